@@ -1,0 +1,32 @@
+"""One part as the sensors saw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Modality = Literal["rgb", "xyz"]
+RgbImage = npt.NDArray[np.uint8]
+"""uint8 `[h, w, 3]`, RGB order, 0-255."""
+XyzImage = npt.NDArray[np.float32]
+"""float32 `[h, w, 3]` organised point cloud, x y z in metres, zeros where the sensor saw nothing."""
+Mask = npt.NDArray[np.bool_]
+"""bool `[h, w]`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One part: an RGB image, an organised point cloud, or both registered pixel by pixel.
+
+    Attributes:
+        name: what to call the sample in results and messages, usually its path.
+        rgb: uint8 `[h, w, 3]`, RGB order, 0-255, or None.
+        xyz: float32 `[h, w, 3]`, metres, zeros or NaN where the sensor saw nothing, or None.
+    """
+
+    name: str
+    rgb: RgbImage | None = None
+    xyz: XyzImage | None = None
