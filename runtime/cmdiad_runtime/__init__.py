@@ -1,0 +1,64 @@
+"""CMDIAD Edge's lean runtime: inspect parts with one sensor. Never imports torch, timm or onnx.
+
+Names are imported on first use, so that `cmdiad-run --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmdiad_runtime.bundle import Bundle, Calibration
+    from cmdiad_runtime.errors import (
+        BundleError,
+        CertificateError,
+        CmdiadError,
+        EngineError,
+        InputError,
+        OutputError,
+        RunError,
+    )
+    from cmdiad_runtime.inspector import Inspection, Inspector
+    from cmdiad_runtime.readers import read_rgb, read_xyz
+    from cmdiad_runtime.sample import Sample
+
+_HOMES = {
+    "Bundle": "bundle",
+    "BundleError": "errors",
+    "Calibration": "bundle",
+    "CertificateError": "errors",
+    "CmdiadError": "errors",
+    "EngineError": "errors",
+    "InputError": "errors",
+    "Inspection": "inspector",
+    "Inspector": "inspector",
+    "OutputError": "errors",
+    "RunError": "errors",
+    "Sample": "sample",
+    "read_rgb": "readers",
+    "read_xyz": "readers",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Calibration",
+    "CertificateError",
+    "CmdiadError",
+    "EngineError",
+    "InputError",
+    "Inspection",
+    "Inspector",
+    "OutputError",
+    "RunError",
+    "Sample",
+    "read_rgb",
+    "read_xyz",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cmdiad_runtime' has no attribute {name!r}")
+    return getattr(import_module(f"cmdiad_runtime.{_HOMES[name]}"), name)

@@ -1,0 +1,82 @@
+"""Which parts of a detector compute in fp16. The precision lives in the graph: there are no builder flags."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from cmdiad_train.detector import Detector
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.hallucination import FeatureToFeature
+
+CANDIDATES = 4  # bank rows per query that are measured exactly after an fp16 product
+
+Precision = str
+""""fp32" or "fp16"."""
+
+
+class Fp32Island(nn.Module):
+    """A module that computes in fp32 inside an fp16 network."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run in fp32 and give the result back in fp16."""
+        return self.module(x.float()).half()
+
+
+def to_precision(detector: Detector, precision: Precision) -> Detector:
+    """A copy of an fp32 detector whose networks and bank products compute in `precision`.
+
+    fp32 islands of an fp16 detector: image normalisation, LayerNorm, BatchNorm of the point encoder, everything
+    that sees coordinates in metres, exact distances, scores and maps.
+    """
+    detector = copy.deepcopy(detector)
+    if precision == "fp32":
+        return detector
+    extractor = detector.features.extractor
+    if isinstance(extractor, TimmBackbone):
+        extractor.model = _half(extractor.model)
+    else:
+        _half_points(extractor)
+    if detector.network is not None:
+        detector.network = _half_network(detector.network)
+    for scorer in detector.scorers:
+        scorer.search = scorer.search.to_half(CANDIDATES)
+    return detector
+
+
+def _half(module: nn.Module) -> nn.Module:
+    module.half()
+    for name, child in list(module.named_modules()):
+        if isinstance(child, nn.LayerNorm):
+            module.set_submodule(name, Fp32Island(child))
+    return module
+
+
+def _half_points(extractor: PointMae) -> None:
+    first = extractor.encoder.first_conv[0]
+    _half(extractor)
+    first.float()  # sees millimetres as metres
+    extractor.pos_embed.float()  # sees absolute coordinates
+    for norm in (extractor.encoder.first_conv[1], extractor.encoder.second_conv[1]):
+        norm.float()
+
+
+def _half_network(network: FeatureToFeature) -> FeatureToFeature:
+    network.mlp.half()
+    network.norm = Fp32Island(network.norm)
+    return network
+
+
+def island_names(detector: nn.Module) -> list[str]:
+    """Names of the modules with parameters that compute in fp32, for the record."""
+    return sorted(
+        name
+        for name, module in detector.named_modules()
+        if any(p.dtype == torch.float32 for p in module.parameters(recurse=False))
+    )

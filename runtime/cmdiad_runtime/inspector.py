@@ -1,0 +1,121 @@
+"""The whole Python API that a line integrator needs: open a bundle, inspect samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from os import PathLike
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.bundle import Bundle
+from cmdiad_runtime.engines import Engine, EngineName, open_engine
+from cmdiad_runtime.errors import BundleError, EngineError
+from cmdiad_runtime.preprocess.prepare import View, prepare
+from cmdiad_runtime.sample import Modality, Sample
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The outcome for one sample.
+
+    Attributes:
+        name: of the sample.
+        score: image score, larger is more anomalous.
+        threshold: scores above it are NG.
+        verdict: "OK" or "NG".
+        map: float32 `[size, size]`, anomaly map of the network's square view.
+        view: where that view lies over the sensor's image.
+        timings_ms: wall-clock milliseconds by stage: `preprocess`, `engine`.
+    """
+
+    name: str
+    score: float
+    threshold: float
+    verdict: Literal["OK", "NG"]
+    map: npt.NDArray[np.float32]
+    view: View
+    timings_ms: dict[str, float]
+
+
+class Inspector:
+    """A bundle in an engine, ready to inspect samples.
+
+    >>> with Inspector.open("parts.cmdiad") as inspector:  # doctest: +SKIP
+    ...     inspection = inspector.inspect(Sample("part 1", rgb=image))
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+
+    @staticmethod
+    def open(
+        path: str | PathLike[str], *, modality: Modality | None = None, engine: EngineName = "cpu"
+    ) -> Inspector:
+        """Verify a bundle and load its graph.
+
+        Args:
+            path: the bundle's folder.
+            modality: the sensor at hand; None takes the bundle's.
+            engine: "cpu" or "cuda".
+
+        Raises:
+            BundleError: the bundle is damaged, or made for another modality.
+            EngineError: the engine is not installed or does not fit.
+        """
+        bundle = Bundle.open(path)
+        if modality is not None and modality != bundle.preprocessing.modality:
+            raise BundleError(
+                path,
+                found=f"a bundle for --modality {bundle.preprocessing.modality}",
+                expected=f"one for --modality {modality}",
+                action=f"train and export a detector with --modality {modality}, or change the option",
+            )
+        return Inspector(bundle, open_engine(bundle.graph, engine))
+
+    def inspect(self, sample: Sample) -> Inspection:
+        """Inspect one sample.
+
+        Raises:
+            InputError: the sample cannot be used; the inspector stays usable.
+            EngineError: the engine failed, or gave a score that is not a number.
+        """
+        start = time.perf_counter()
+        prepared = prepare(sample, self.bundle.preprocessing)
+        ready = time.perf_counter()
+        outputs = self.engine.run(prepared.inputs)
+        done = time.perf_counter()
+        score = float(outputs["score"][0])
+        if not np.isfinite(score):
+            raise EngineError(
+                sample.name,
+                found=f"a score of {score}",
+                expected="a finite score",
+                action="export the bundle with --engine fp32",
+            )
+        threshold = self.bundle.calibration.score_threshold
+        return Inspection(
+            name=sample.name,
+            score=score,
+            threshold=threshold,
+            verdict="NG" if score > threshold else "OK",
+            map=outputs["map"],
+            view=prepared.view,
+            timings_ms={"preprocess": (ready - start) * 1e3, "engine": (done - ready) * 1e3},
+        )
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self.engine.close()
+
+    def __enter__(self) -> Inspector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

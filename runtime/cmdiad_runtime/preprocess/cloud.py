@@ -1,0 +1,172 @@
+"""The whole 3D preprocessing: organised cloud in, network inputs out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square, valid_mask
+from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_matrix
+from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
+from cmdiad_runtime.preprocess.resize import resize_nearest
+from cmdiad_runtime.sample import Mask, XyzImage
+
+
+@dataclass(frozen=True)
+class CloudInput:
+    """What the graph takes from a cloud: `(weights @ features)[cells]` is the grid of patch features.
+
+    Attributes:
+        centers: float32 `[G, 3]`, group centres, metres.
+        groups: float32 `[G, M, 3]`, neighbours minus their centre, metres.
+        weights: float32 `[R, G]`; row 0 is all zeros (background), then one row for each grid cell with
+            any weight, in raster order.
+        cells: int64 `[grid * grid]`, the row of each cell in raster order; 0 is background.
+    """
+
+    centers: npt.NDArray[np.float32]
+    groups: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+    cells: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CloudFrame:
+    """Where the network's view of a cloud lies in the sensor's image.
+
+    Pixel (row, column) of the sensor is pixel (row + top, column + left) of the frame, which was resized to
+    `valid`'s size.
+
+    Attributes:
+        xyz: float32 `[size, size, 3]`, resized cloud, metres, finite, zeros in removed background.
+        valid: bool `[size, size]`, pixels of `xyz` with a point.
+        top: rows added above the sensor's image.
+        left: columns added left of it.
+        height: rows of the padded image.
+        width: columns of the padded image.
+    """
+
+    xyz: XyzImage
+    valid: Mask
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def prepare_cloud(
+    xyz: XyzImage,
+    *,
+    size: int,
+    grid: int,
+    groups: int,
+    group_size: int,
+    foreground: bool,
+    seed: int,
+    name: str,
+) -> tuple[CloudInput, CloudFrame]:
+    """Take a raw organised cloud to the inputs of the point encoder and of the pooling behind it.
+
+    Args:
+        xyz: float32 `[h, w, 3]`, metres; 0, NaN and infinity mean missing.
+        size: rows and columns of the network's view.
+        grid: cells along each side of the patch features.
+        groups: number of groups G, at least 3.
+        group_size: points per group M.
+        foreground: remove support plane and stray points and pad to a square first, as the published
+            preprocessing does; else the cloud is taken as it is.
+        seed: of the plane search.
+        name: of the sample, for messages.
+
+    Returns:
+        The network inputs, and how they lie in the sensor's image.
+
+    Raises:
+        InputError: not float32 `[h, w, 3]`; no valid point; nothing but background; or fewer points than
+            `groups` or `group_size` after the resize.
+    """
+    _check_array(xyz, name)
+    frame = frame_cloud(xyz, size=size, foreground=foreground, seed=seed, name=name)
+    points = frame.xyz[frame.valid]
+    _check_count(len(points), max(groups, group_size), size, name)
+    centers = points[farthest_point_sampling(points, groups)]
+    neighbours = points[group_points(points, centers, group_size)]
+    index, weight = interpolation_weights(points, centers)
+    matrix = pooling_matrix(frame.valid, index, weight, groups, grid)
+    filled = np.diff(matrix.indptr) > 0
+    cells = np.where(filled, np.cumsum(filled), 0).astype(np.int64)
+    weights = np.zeros((1 + int(filled.sum()), groups), dtype=np.float32)
+    weights[1:] = matrix[np.flatnonzero(filled)].toarray()
+    return CloudInput(centers, neighbours - centers[:, None], weights, cells), frame
+
+
+def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, seed: int, name: str) -> CloudFrame:
+    """Cut, pad and resize a cloud: the part of `prepare_cloud` that precedes the points.
+
+    Args:
+        xyz: float32 `[h, w, 3]`, metres; 0, NaN and infinity mean missing.
+        size: rows and columns of the result.
+        foreground: remove the background and pad to a square, or take the cloud as it is.
+        seed: of the plane search.
+        name: of the sample, for messages.
+
+    Returns:
+        The resized cloud and its place in the sensor's image.
+
+    Raises:
+        InputError: no valid point, or nothing but background.
+    """
+    mask = valid_mask(xyz)
+    if not mask.any():
+        raise _no_points(name)
+    if foreground:
+        mask = foreground_mask(xyz, seed=seed)
+        if not mask.any():
+            raise _only_background(name)
+        top, left, side = pad_offset(*mask.shape)
+        resized = resize_nearest(pad_to_square(np.where(mask[..., None], xyz, np.float32(0))), size)
+        return CloudFrame(resized, valid_mask(resized), top, left, side, side)
+    resized = resize_nearest(xyz, size)
+    resized[~np.isfinite(resized).all(axis=2)] = 0
+    return CloudFrame(resized, valid_mask(resized), 0, 0, *mask.shape)
+
+
+def _check_array(xyz: XyzImage, name: str) -> None:
+    if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
+        raise InputError(
+            name,
+            found=f"a cloud of {xyz.dtype} {list(xyz.shape)}",
+            expected="an organised cloud, float32 [h, w, 3] in metres",
+            action="give x, y, z per pixel as the sensor sees them",
+        )
+
+
+def _no_points(name: str) -> InputError:
+    return InputError(
+        name,
+        found="no valid point in the cloud",
+        expected="pixels whose x, y and z are finite and not 0",
+        action="check that the sensor sees the part and that the file is an xyz image",
+    )
+
+
+def _only_background(name: str) -> InputError:
+    return InputError(
+        name,
+        found="only background in the cloud",
+        expected="a part standing at least 5 mm off its support",
+        action="check that a part is in view and that the unit is metres, or turn background removal off",
+    )
+
+
+def _check_count(count: int, least: int, size: int, name: str) -> None:
+    if count < least:
+        raise InputError(
+            name,
+            found=f"{count} points after resizing to {size} x {size}",
+            expected=f"at least {least} (one per group, and enough for one group)",
+            action="check that the whole part is in view, or train with fewer or smaller groups",
+        )

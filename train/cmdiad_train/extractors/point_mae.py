@@ -1,0 +1,238 @@
+"""Point extractor: Point-MAE's encoder (Pang et al. 2022), as CMDIAD uses it (REFERENCE §6)."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.recipe import XyzExtractor
+
+PUBLISHED_WIDTH = 384
+
+
+class TokenEncoder(nn.Module):
+    """The mini PointNet that turns each group into one token (REFERENCE §6.3).
+
+    The second convolution is split: its half for the concatenated group maximum is computed once per group.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, second, third = (round(c * width / PUBLISHED_WIDTH) for c in (128, 256, 512))
+        self.first_conv = nn.Sequential(
+            nn.Conv1d(3, first, 1), nn.BatchNorm1d(first), nn.ReLU(), nn.Conv1d(first, second, 1)
+        )
+        self.second_conv = nn.Sequential(
+            nn.Conv1d(2 * second, third, 1), nn.BatchNorm1d(third), nn.ReLU(), nn.Conv1d(third, width, 1)
+        )
+
+    def forward(self, groups: Tensor, batch_statistics: bool) -> Tensor:
+        """Tokens `[B, G, width]` of groups `[B, G, M, 3]` in metres relative to their centres."""
+        x = _linear(self.first_conv[0], groups)
+        x = F.relu(_normalise(self.first_conv[1], x, batch_statistics))
+        x = x.to(self.first_conv[3].weight.dtype)
+        local = _linear(self.first_conv[3], x)  # [B, G, M, second]
+        overall = local.amax(2, keepdim=True)  # [B, G, 1, second]
+        conv = self.second_conv[0]
+        half = overall.shape[-1]
+        weight = conv.weight[:, :, 0]
+        x = F.linear(local, weight[:, half:]) + F.linear(overall, weight[:, :half], conv.bias)
+        x = F.relu(_normalise(self.second_conv[1], x, batch_statistics))
+        return _linear(self.second_conv[3], x).amax(2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, qkv without bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over `[B, G, width]`."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])  # [B, heads, G, width / heads]
+        return self.proj(y.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of `[B, G, width]`."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[B, G, width]`."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Blocks(nn.Module):
+    """The transformer; every block is fed the position embedding anew."""
+
+    def __init__(self, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+
+    def forward(self, x: Tensor, position: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
+        """Outputs of the tapped blocks, each `[B, G, width]`."""
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            x = block(x + position)
+            if index in taps:
+                outputs.append(x)
+        return outputs
+
+
+class PointMae(nn.Module):
+    """Group features of a point cloud from Point-MAE's encoder.
+
+    Args:
+        spec: sizes, taps, BatchNorm statistics, weights.
+        seed: for `weights="seeded"`.
+
+    Raises:
+        RunError: the weights are missing or do not fit.
+
+    Attributes:
+        width: channels per group, len(taps) · transformer width.
+        grid: side of the square grid that the features are pooled to.
+        provenance: where the weights came from, in words.
+    """
+
+    def __init__(self, spec: XyzExtractor, *, seed: int = 0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.width = len(spec.taps) * spec.width
+        self.grid = spec.grid
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = TokenEncoder(spec.width)
+            self.pos_embed = nn.Sequential(
+                nn.Linear(3, round(spec.width / 3)), nn.GELU(), nn.Linear(round(spec.width / 3), spec.width)
+            )
+            self.blocks = Blocks(spec.width, spec.depth, spec.heads)
+            self.norm = nn.LayerNorm(spec.width)
+        if spec.weights == "seeded":
+            self.provenance = f"Point-MAE {spec.width}×{spec.depth}, random weights, seed {seed} (not trained)"
+        else:
+            _load_checkpoint(self, Path(spec.weights))
+            self.provenance = f"Point-MAE, {Path(spec.weights).name}"
+        self.eval().requires_grad_(False)
+
+    def forward(self, centers: Tensor, groups: Tensor) -> Tensor:
+        """Features `[B, G, width]` of centres `[B, G, 3]` and groups `[B, G, M, 3]`, both in metres."""
+        tokens = self.encoder(groups, self.spec.normalisation == "batch")
+        position = self.pos_embed(centers)
+        taps = self.blocks(tokens, position.to(tokens.dtype), self.spec.taps)
+        return torch.cat([self.norm(x) for x in taps], dim=-1)
+
+    @torch.no_grad()
+    def calibrate(self, clouds: list[Tensor]) -> None:
+        """Freeze BatchNorm to statistics averaged over training clouds, each groups `[G, M, 3]`.
+
+        The published extractor normalises each cloud by itself (REFERENCE §6.5); this is its deterministic,
+        exportable form: mean of the per-cloud means, and the law of total variance for the variance.
+        """
+        for norm, inputs in (
+            (self.encoder.first_conv[1], lambda groups: _linear(self.encoder.first_conv[0], groups)),
+            (self.encoder.second_conv[1], self._second_norm_input),
+        ):
+            means, squares = [], []
+            for groups in clouds:
+                x = inputs(groups[None]).flatten(0, 2).double()  # [G·M, C]
+                means.append(x.mean(0))
+                squares.append((x * x).mean(0))
+            mean = torch.stack(means).mean(0)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(torch.stack(squares).mean(0) - mean * mean)
+
+    def _second_norm_input(self, groups: Tensor) -> Tensor:
+        first, conv = self.encoder.first_conv, self.encoder.second_conv[0]
+        local = _linear(first[3], F.relu(_normalise(first[1], _linear(first[0], groups), False)))
+        overall = local.amax(2, keepdim=True).expand_as(local)
+        return _linear(conv, torch.cat([overall, local], dim=-1))
+
+
+def _linear(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A pointwise convolution on channels-last `[..., in]`."""
+    return F.linear(x, conv.weight[:, :, 0], conv.bias)
+
+
+def _normalise(norm: nn.BatchNorm1d, x: Tensor, batch_statistics: bool) -> Tensor:
+    """BatchNorm on channels-last `[B, G, M, C]`, in fp32, with this cloud's or the stored statistics."""
+    dtype = x.dtype
+    x = x.float()
+    if batch_statistics:
+        mean = x.mean((1, 2), keepdim=True)
+        variance = (x - mean).square().mean((1, 2), keepdim=True)
+    else:
+        assert norm.running_mean is not None and norm.running_var is not None
+        mean, variance = norm.running_mean.float(), norm.running_var.float()
+    scale = norm.weight.float() / torch.sqrt(variance + norm.eps)
+    return ((x - mean) * scale + norm.bias.float()).to(dtype)
+
+
+def _load_checkpoint(model: PointMae, path: Path) -> None:
+    """Load a safetensors file, or the official checkpoint layout (REFERENCE §6.6)."""
+    state = _read_checkpoint(path)
+    wanted = set(model.state_dict())
+    missing, _ = model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise _bad_checkpoint(path, f"no tensor {missing[0]!r} ({len(missing)} are absent)")
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            state: dict[str, Any] = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("base_model", state)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _bad_checkpoint(path, str(error).splitlines()[0]) from error
+    except Exception as error:  # torch raises UnpicklingError subclasses of several modules
+        raise _bad_checkpoint(path, f"{type(error).__name__}, not plain tensors") from error
+    return {
+        key.removeprefix("module.").removeprefix("MAE_encoder."): value
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _bad_checkpoint(path: Path, found: str) -> RunError:
+    return RunError(
+        path,
+        found=found,
+        expected="a Point-MAE checkpoint (official layout or safetensors) of the recipe's sizes",
+        action="check --xyz-weights and the --xyz-* sizes",
+    )

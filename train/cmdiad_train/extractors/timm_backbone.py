@@ -1,0 +1,233 @@
+"""RGB extractor: any timm backbone, as ViT tokens or as CNN stages pooled to one grid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
+from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, RgbExtractor
+
+Triple = tuple[float, float, float]
+
+
+class TimmBackbone(nn.Module):
+    """Patch features of an RGB image from a frozen timm model.
+
+    ViT: the final normalised tokens without prefix tokens. CNN: the chosen stages (for pre-activation ResNets
+    after the next block's `norm1`, since their raw stages are not normalised), each averaged over 3×3
+    (PatchCore, Roth et al. 2022, §3.1), resized to the finest stage's grid and concatenated.
+
+    Args:
+        spec: backbone, stages, weights.
+        size: side of the square input in pixels.
+        seed: for `weights="seeded"`.
+
+    Raises:
+        RunError: unknown backbone, missing or unfitting weights, or stages that it does not have.
+
+    Attributes:
+        grid: side of the square token grid.
+        width: channels per token.
+        provenance: where the weights came from, in words.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: RgbExtractor, *, size: int, seed: int = 0) -> None:
+        super().__init__()
+        make_torchvision_importable()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = _create_model(spec, size)
+        self.stages = spec.stages
+        mean, std = _load_weights(self.model, spec, seed)
+        self.register_buffer("mean", torch.tensor(spec.mean or mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std or std).reshape(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+        self._indices = _feature_indices(self.model, spec) if spec.stages else []
+        self.provenance = _provenance(spec, seed)
+        used = self._modules_used(size)
+        _check_loaded(self.model, spec, used)
+        _prune(self.model, used)
+        tokens = self(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        self.width = tokens.shape[2]
+        self.grid = round(tokens.shape[1] ** 0.5)
+        if self.grid**2 != tokens.shape[1]:
+            raise RunError(
+                f"backbone {spec.backbone}",
+                found=f"{tokens.shape[1]} tokens",
+                expected="a square grid of tokens",
+                action="choose another backbone or size",
+            )
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Features of uint8 `[B, size, size, 3]` RGB as float `[B, grid², width]`."""
+        return self.tokens(self.normalise(rgb))
+
+    def normalise(self, rgb: Tensor) -> Tensor:
+        """The network input float32 `[B, 3, h, w]` of uint8 `[B, h, w, 3]` (REFERENCE §4)."""
+        image = rgb.permute(0, 3, 1, 2).to(torch.float32)
+        return (image / 255.0 - self.mean) / self.std
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Features `[B, grid², width]` of a normalised image `[B, 3, size, size]`."""
+        image = image.to(next(self.model.parameters()).dtype)
+        if not self.stages:
+            tokens = self.model.forward_features(image)  # [B, prefix + T, C]
+            return tokens[:, self.model.num_prefix_tokens :]
+        maps = [F.avg_pool2d(stage, 3, 1, 1) for stage in self._stage_maps(image)]
+        grid = max(maps, key=lambda stage: stage.shape[-1]).shape[-2:]
+        resized = [m if m.shape[-2:] == grid else _resize(m, grid) for m in maps]
+        return torch.cat(resized, 1).flatten(2).transpose(1, 2)  # [B, T, C]
+
+    def _stage_maps(self, image: Tensor) -> list[Tensor]:
+        maps = self.model.forward_intermediates(
+            image, indices=self._indices, intermediates_only=True, stop_early=True
+        )
+        return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
+
+    def _normalised(self, stage: int, features: Tensor) -> Tensor:
+        norm = _next_norm(self.model, stage)
+        return features if norm is None else norm(features)
+
+    def _modules_used(self, size: int) -> set[str]:
+        """Names of the model's modules that a forward pass runs (the others need no weights)."""
+        used: set[str] = set()
+        hooks = [
+            module.register_forward_hook(lambda *_, name=name: used.add(name))
+            for name, module in self.model.named_modules()
+        ]
+        with torch.no_grad():
+            self.tokens(torch.zeros(1, 3, size, size))
+        for hook in hooks:
+            hook.remove()
+        return used | {""}
+
+
+def _resize(features: Tensor, grid: torch.Size) -> Tensor:
+    return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+
+
+def _create_model(spec: RgbExtractor, size: int) -> Any:
+    import timm
+
+    options: dict[str, Any] = {"pretrained": spec.weights == "timm", "num_classes": 0}
+    try:
+        if not spec.stages:
+            options["img_size"] = size
+        return timm.create_model(spec.backbone, **options)
+    except RuntimeError as error:
+        raise RunError(
+            f"backbone {spec.backbone}",
+            found=str(error).splitlines()[0],
+            expected="a timm model name (timm.list_models() lists them)",
+            action="change --rgb-backbone",
+        ) from error
+    except TypeError as error:
+        raise RunError(
+            f"backbone {spec.backbone}",
+            found="a CNN without --rgb-stages",
+            expected="a ViT, or stages to take features from",
+            action="add --rgb-stages 1,2",
+        ) from error
+    except Exception as error:
+        if spec.weights != "timm":
+            raise
+        raise RunError(
+            f"timm weights of {spec.backbone}",
+            found=f"{type(error).__name__}: {error}".splitlines()[0],
+            expected="a download or a cached copy",
+            action="connect once, or give a safetensors file with --rgb-weights FILE",
+        ) from error
+
+
+def _load_weights(model: Any, spec: RgbExtractor, seed: int) -> tuple[Triple, Triple]:
+    """Load a safetensors file if one is named; return the weights' own mean and std."""
+    model.missing_keys = []
+    if spec.weights == "seeded":
+        return IMAGENET_MEAN, IMAGENET_STD
+    if spec.weights == "timm":
+        config = model.pretrained_cfg
+        return tuple(config["mean"]), tuple(config["std"])
+    state, metadata = _read_safetensors(Path(spec.weights))
+    model.missing_keys, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected:
+        raise _unfitting(spec, f"tensor {unexpected[0]!r} that the backbone does not have")
+    mean = tuple(json.loads(metadata["mean"])) if "mean" in metadata else IMAGENET_MEAN
+    std = tuple(json.loads(metadata["std"])) if "std" in metadata else IMAGENET_STD
+    return mean, std
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            path,
+            found=str(error).splitlines()[0],
+            expected="a safetensors file with timm key names",
+            action="check --rgb-weights",
+        ) from error
+
+
+def _check_loaded(model: Any, spec: RgbExtractor, used: set[str]) -> None:
+    missing = [key for key in model.missing_keys if key.rpartition(".")[0] in used]
+    if missing:
+        raise _unfitting(spec, f"no tensor {missing[0]!r} ({len(missing)} of those needed are absent)")
+
+
+def _prune(model: nn.Module, used: set[str]) -> None:
+    """Replace modules that a forward pass never runs, so that they are neither stored nor exported."""
+    for name, module in list(model.named_modules()):
+        running = any(other == name or other.startswith(f"{name}.") for other in used)
+        if name and not running and next(module.parameters(), None) is not None:
+            model.set_submodule(name, nn.Identity())
+
+
+def _unfitting(spec: RgbExtractor, found: str) -> RunError:
+    return RunError(
+        spec.weights,
+        found=found,
+        expected=f"weights of timm's {spec.backbone}",
+        action="check --rgb-backbone and --rgb-weights",
+    )
+
+
+def _feature_indices(model: Any, spec: RgbExtractor) -> list[int]:
+    """timm's feature indices of the stages, matched by stride (stage k has stride 4·2^k)."""
+    strides = [int(info["reduction"]) for info in model.feature_info]
+    try:
+        return [len(strides) - 1 - strides[::-1].index(4 * 2**stage) for stage in spec.stages]
+    except ValueError as error:
+        raise RunError(
+            f"backbone {spec.backbone}",
+            found=f"strides {sorted(set(strides))}",
+            expected=f"stages {spec.stages} (stride 4·2^stage)",
+            action="change --rgb-stages",
+        ) from error
+
+
+def _next_norm(model: Any, stage: int) -> nn.Module | None:
+    """The normalisation that a pre-activation ResNet applies to a stage's output, if it is one."""
+    stages = getattr(model, "stages", None)
+    if stages is None or stage + 1 >= len(stages):
+        return None
+    block = getattr(stages[stage + 1], "blocks", [None])[0]
+    return block.norm1 if type(block).__name__.startswith("PreAct") else None
+
+
+def _provenance(spec: RgbExtractor, seed: int) -> str:
+    if spec.weights == "seeded":
+        return f"{spec.backbone}, random weights, seed {seed} (not trained)"
+    source = "timm's own download" if spec.weights == "timm" else Path(spec.weights).name
+    return f"{spec.backbone}, {source}"

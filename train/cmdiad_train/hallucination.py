@@ -1,0 +1,119 @@
+"""The distillation networks that hallucinate the missing modality's features or input (REFERENCE §8)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _MlpModule(nn.Module):
+    def __init__(self, width: int, hidden: int, out: int, output: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, out)
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
+        return F.gelu(x) if self.output == "gelu" else x
+
+
+class FeatureToFeature(nn.Module):
+    """F2F: LayerNorm and a three-layer MLP, from one modality's patch features to the other's (§8.1).
+
+    Args:
+        width: channels of the main modality's features.
+        out: channels of the other modality's features.
+        expansion: hidden width as a multiple of `width`.
+        output: "gelu" as published, or "linear", which can also reach values below -0.17.
+
+    Attributes:
+        target_mean: float `[out]`, added to the network's output; 0 as published.
+        target_scale: float `[]`, multiplied with it before that; 1 as published.
+    """
+
+    target_mean: Tensor
+    target_scale: Tensor
+
+    def __init__(self, width: int, out: int, *, expansion: float = 2.5, output: str = "linear") -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mlp = _MlpModule(width, int(expansion * width), out, output)
+        self.register_buffer("target_mean", torch.zeros(out))
+        self.register_buffer("target_scale", torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Hallucinated features `[..., out]` of main features `[..., width]`, row by row."""
+        hallucinated = self.mlp(self.norm(features))
+        return hallucinated.to(self.target_mean.dtype) * self.target_scale + self.target_mean
+
+
+class FeatureToInput(nn.Module):
+    """F2I: a small convolutional decoder from features to the other modality's network input (§8.2).
+
+    The published module also holds a LayerNorm that it never calls; it is left out.
+    """
+
+    def __init__(self, width: int = 768, grid: int = 56, size: int = 224) -> None:
+        super().__init__()
+        self.grid, self.size = grid, size
+        self.conv1 = nn.Conv2d(width, 384, 3, padding=1)
+        self.conv2 = nn.Conv2d(384, 96, 3, padding=1)
+        self.conv3 = nn.Conv2d(96, 32, 3, padding=1)
+        self.conv4 = nn.Conv2d(32, 3, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Input `[B, 3, size, size]` of the other modality from features `[B, grid², width]`."""
+        x = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
+        x = self.conv1(x)
+        x = F.interpolate(x, size=self.size, mode="bicubic", align_corners=False)
+        return self.conv4(F.relu(self.conv3(F.relu(self.conv2(x)))))
+
+
+class Bottleneck(nn.Module):
+    """A residual bottleneck of the I2F trunk."""
+
+    def __init__(self, width: int, middle: int, out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, middle, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.Conv2d(middle, middle, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.conv3 = nn.Conv2d(middle, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        if width != out:
+            self.downsample = nn.Sequential(nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.project = width != out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[B, width, h, w]` to `[B, out, h, w]`."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + (self.downsample(x) if self.project else x))
+
+
+class InputToFeature(nn.Module):
+    """I2F: a residual CNN from the main modality's network input to the other's features (§8.3).
+
+    The published "HRNet" runs only this trunk; its fourth group of blocks is never called and left out.
+    """
+
+    def __init__(self, out: int = 768) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 128, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(128)
+        self.layer1 = nn.Sequential(*[Bottleneck(128 if i == 0 else 512, 128, 512) for i in range(4)])
+        self.layer2 = nn.Sequential(*[Bottleneck(512, 128, 512) for _ in range(4)])
+        self.layer3 = nn.Sequential(*[Bottleneck(512, 128, 512) for _ in range(4)])
+        self.final_layer = nn.Conv2d(512, out, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features `[B, (h/4)·(w/4), out]` of an input `[B, 3, h, w]`."""
+        x = F.relu(self.bn1(self.conv1(image)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.final_layer(self.layer3(self.layer2(self.layer1(x))))
+        return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,242 @@
+"""The run directory: what training leaves for export. Safetensors and JSON, each file whole or absent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cmdiad_runtime.bundle import Calibration
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.files import atomic_write, write_json
+from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.sample import Modality
+from cmdiad_train.detector import Detector, Extractor, PatchFeatures
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.hallucination import FeatureToFeature
+from cmdiad_train.memory_bank import MemoryBank
+from cmdiad_train.recipe import Recipe
+
+FORMAT = "cmdiad-run"
+FORMAT_VERSION = 1
+BANK_NAMES = ("main", "fusion")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        record: `run.json`: recipe, data, seed, provenance, versions.
+        recipe: what the detector is made of.
+        preprocessing: what turns samples into its inputs.
+        calibration: thresholds.
+        detector: in float32 on the CPU.
+        golden: network inputs by sample name, for the certificate.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    recipe: Recipe
+    preprocessing: Preprocessing
+    calibration: Calibration
+    detector: Detector
+    golden: dict[str, dict[str, Tensor]]
+
+
+def load_run(path: Path) -> Run:
+    """Load a finished run.
+
+    Raises:
+        RunError: it is missing, unfinished, damaged or of a newer format.
+    """
+    record = read_record(path)
+    if record["status"] != "complete":
+        raise RunError(
+            path,
+            found="an unfinished training",
+            expected="a finished run",
+            action="run the same cmdiad-train command again; it goes on where it stopped",
+        )
+    recipe = Recipe.from_json(record["recipe"])
+    fusion = read_json(path / "calibration.json")
+    detector = Detector(
+        recipe,
+        PatchFeatures(load_extractor(path, recipe, recipe.modality)),
+        load_banks(path),
+        load_network(path, recipe) if recipe.hallucination == "f2f" else None,
+        torch.tensor(fusion["score_weights"], dtype=torch.float32),
+        torch.tensor(fusion["map_weights"], dtype=torch.float32),
+    )
+    return Run(
+        path=path,
+        record=record,
+        recipe=recipe,
+        preprocessing=Preprocessing(**record["preprocessing"]),
+        calibration=Calibration(**fusion["calibration"]),
+        detector=detector,
+        golden=load_golden(path),
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """`run.json` of a finished or unfinished run."""
+    record = read_json(path / "run.json")
+    if record.get("format") != FORMAT or record.get("format_version", 0) > FORMAT_VERSION:
+        raise RunError(
+            path / "run.json",
+            found=f"{record.get('format')} {record.get('format_version')}",
+            expected=f"{FORMAT} {FORMAT_VERSION}",
+            action="update cmdiad, or train again",
+        )
+    return record
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write `run.json`."""
+    write_json(path / "run.json", {"format": FORMAT, "format_version": FORMAT_VERSION, **record})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, ValueError("not a JSON object"))
+    return value
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def build_extractor(recipe: Recipe, modality: Modality) -> Extractor:
+    """A modality's extractor with the weights that the recipe names."""
+    if modality == "rgb":
+        return TimmBackbone(recipe.rgb, size=recipe.size, seed=recipe.seed)
+    return PointMae(recipe.xyz, seed=recipe.seed)
+
+
+def save_extractor(path: Path, extractor: Extractor, modality: Modality) -> None:
+    """Write an extractor's weights as the run's own copy, with their provenance."""
+    metadata = {"provenance": extractor.provenance}
+    save_tensors(path / f"extractor-{modality}.safetensors", extractor.state_dict(), metadata)
+
+
+def load_extractor(path: Path, recipe: Recipe, modality: Modality) -> Extractor:
+    """An extractor with the run's own copy of its weights; the files the recipe names are not needed."""
+    own = replace(
+        recipe, rgb=replace(recipe.rgb, weights="seeded"), xyz=replace(recipe.xyz, weights="seeded")
+    )
+    extractor = build_extractor(own, modality)
+    file = path / f"extractor-{modality}.safetensors"
+    _load_state(extractor, load_tensors(file), file)
+    return extractor
+
+
+def save_network(path: Path, network: FeatureToFeature) -> None:
+    """Write the distillation network."""
+    save_tensors(path / "hallucination.safetensors", network.state_dict())
+
+
+def load_network(path: Path, recipe: Recipe) -> FeatureToFeature:
+    """The run's distillation network."""
+    file = path / "hallucination.safetensors"
+    state = load_tensors(file)
+    width, out = len(state["norm.weight"]), len(state["target_mean"])
+    options = recipe.distillation
+    network = FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+    _load_state(network, state, file)
+    return network.eval().requires_grad_(False)
+
+
+def save_banks(path: Path, banks: list[MemoryBank]) -> None:
+    """Write the memory banks."""
+    tensors = {}
+    for name, bank in zip(BANK_NAMES, banks, strict=False):
+        tensors[f"{name}.rows"] = bank.rows
+        tensors[f"{name}.neighbours"] = bank.neighbours
+        tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)
+        tensors[f"{name}.std"] = torch.tensor(bank.std, dtype=torch.float64)
+    save_tensors(path / "banks.safetensors", tensors)
+
+
+def load_banks(path: Path) -> list[MemoryBank]:
+    """The run's memory banks, main first."""
+    tensors = load_tensors(path / "banks.safetensors")
+    return [
+        MemoryBank(
+            tensors[f"{name}.rows"],
+            float(tensors[f"{name}.mean"]),
+            float(tensors[f"{name}.std"]),
+            tensors[f"{name}.neighbours"],
+        )
+        for name in BANK_NAMES
+        if f"{name}.rows" in tensors
+    ]
+
+
+def save_calibration(
+    path: Path, calibration: Calibration, score_weights: Tensor, map_weights: Tensor, held_out: list[float]
+) -> None:
+    """Write thresholds, fusion weights and the held-out scores that they rest on."""
+    write_json(
+        path / "calibration.json",
+        {
+            "calibration": asdict(calibration),
+            "score_weights": score_weights.tolist(),
+            "map_weights": map_weights.tolist(),
+            "held_out_scores": held_out,
+        },
+    )
+
+
+def save_golden(path: Path, golden: dict[str, dict[str, Tensor]]) -> None:
+    """Write the golden set's network inputs."""
+    save_tensors(
+        path / "golden.safetensors", {f"{s}:{k}": v for s, inputs in golden.items() for k, v in inputs.items()}
+    )
+
+
+def load_golden(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The golden set's network inputs by sample name."""
+    golden: dict[str, dict[str, Tensor]] = {}
+    for key, value in sorted(load_tensors(path / "golden.safetensors").items()):
+        sample, _, name = key.rpartition(":")
+        golden.setdefault(sample, {})[name] = value
+    return golden
+
+
+def _load_state(module: torch.nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(
+        path,
+        found=str(error).splitlines()[0],
+        expected="a file of a run written by cmdiad-train",
+        action="check the path, or train again",
+    )
