@@ -50,26 +50,34 @@ def to_precision(detector: Detector, precision: Precision) -> Detector:
     return detector
 
 
-def _half(module: nn.Module) -> nn.Module:
-    module.half()
-    for name, child in list(module.named_modules()):
-        if isinstance(child, nn.LayerNorm):
-            module.set_submodule(name, Fp32Island(child))
+def _half(module: nn.Module, keep: tuple[nn.Module, ...] = ()) -> nn.Module:
+    """Take a network to fp16, except LayerNorms, which become islands, and the modules to `keep`."""
+    norms = {name: child for name, child in module.named_modules() if isinstance(child, nn.LayerNorm)}
+    kept = {id(child) for child in (*norms.values(), *(m for k in keep for m in k.modules()))}
+    for child in module.modules():
+        if id(child) not in kept:
+            _half_own_tensors(child)
+    for name, norm in norms.items():
+        module.set_submodule(name, Fp32Island(norm))
     return module
 
 
+def _half_own_tensors(module: nn.Module) -> None:
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.half()
+
+
 def _half_points(extractor: PointMae) -> None:
-    first = extractor.encoder.first_conv[0]
-    _half(extractor)
-    first.float()  # sees millimetres as metres
-    extractor.pos_embed.float()  # sees absolute coordinates
-    for norm in (extractor.encoder.first_conv[1], extractor.encoder.second_conv[1]):
-        norm.float()
+    """The point encoder in fp16, but for what sees coordinates in metres and BatchNorm's statistics."""
+    encoder = extractor.encoder
+    keep = (encoder.first_conv[0], encoder.first_conv[1], encoder.second_conv[1], extractor.pos_embed)
+    _half(extractor, keep)
 
 
 def _half_network(network: FeatureToFeature) -> FeatureToFeature:
-    network.mlp.half()
     network.norm = Fp32Island(network.norm)
+    _half(network.mlp)
     return network
 
 

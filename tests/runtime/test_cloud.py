@@ -2,11 +2,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
-SMALL = {"size": 64, "grid": 16, "groups": 40, "group_size": 8, "seed": 0, "name": "part 7"}
+SMALL = {
+    "size": 64,
+    "grid": 16,
+    "groups": 40,
+    "group_size": 8,
+    "pad_multiple": 1,
+    "seed": 0,
+    "name": "part 7",
+}
 
 
 def golden_file(name):
@@ -76,7 +85,7 @@ def test_patch_features_are_interpolated_and_pooled():
 
 def test_frame_with_foreground_is_cut_and_padded():
     xyz, block = scene()
-    frame = frame_cloud(xyz, size=200, foreground=True, seed=0, name="part")
+    frame = frame_cloud(xyz, size=200, foreground=True, pad_multiple=100, seed=0, name="part")
     assert (frame.top, frame.left, frame.height, frame.width) == (25, 35, 200, 200)
     assert np.array_equal(frame.valid[25:175, 35:165], block)
     assert frame.valid.sum() == block.sum()
@@ -85,7 +94,7 @@ def test_frame_with_foreground_is_cut_and_padded():
 
 def test_frame_without_foreground_is_the_cloud_itself():
     xyz, _ = scene(130, 130)
-    frame = frame_cloud(xyz, size=130, foreground=False, seed=0, name="part")
+    frame = frame_cloud(xyz, size=130, foreground=False, pad_multiple=1, seed=0, name="part")
     assert (frame.top, frame.left, frame.height, frame.width) == (0, 0, 130, 130)
     assert np.array_equal(frame.xyz, xyz)
     assert frame.valid.all()
@@ -95,7 +104,7 @@ def test_frame_without_foreground_keeps_half_zero_pixels_but_not_as_points():
     """Background of preprocessed Eyecandies has x = 0 and constant y and z (REFERENCE §3.5)."""
     xyz = np.full((10, 10, 3), 0.5, dtype=np.float32)
     xyz[:5, :, 0] = 0
-    frame = frame_cloud(xyz, size=10, foreground=False, seed=0, name="part")
+    frame = frame_cloud(xyz, size=10, foreground=False, pad_multiple=1, seed=0, name="part")
     assert np.array_equal(frame.xyz, xyz)
     assert np.array_equal(frame.valid, xyz[..., 0] != 0)
 
@@ -159,7 +168,7 @@ def test_a_bare_support_is_refused():
 
 def test_too_few_points_are_refused():
     xyz, _ = scene()
-    count = frame_cloud(xyz, size=64, foreground=True, seed=0, name="part").valid.sum()
+    count = frame_cloud(xyz, size=64, foreground=True, pad_multiple=100, seed=0, name="part").valid.sum()
     assert f"at least {count + 1}" in refusal(xyz, groups=int(count) + 1)
     assert f"at least {count + 1}" in refusal(xyz, group_size=int(count) + 1)
     one = np.zeros((400, 400, 3), dtype=np.float32)
@@ -172,7 +181,15 @@ def test_golden_bump_sample():
     """`inputs.npz` is already preprocessed: used as it is, and not cut further by foreground removal."""
     data = golden_file("pointmae_small.npz")
     image = np.ascontiguousarray(golden_file("inputs.npz")["test_xyz"][1].transpose(1, 2, 0))
-    options = {"size": 224, "grid": 56, "groups": 256, "group_size": 32, "seed": 0, "name": "bump"}
+    options = {
+        "size": 224,
+        "grid": 56,
+        "groups": 256,
+        "group_size": 32,
+        "pad_multiple": 1,
+        "seed": 0,
+        "name": "bump",
+    }
     cloud, frame = prepare_cloud(image, foreground=False, **options)
     assert np.array_equal(np.flatnonzero(frame.valid), data["nonzero_idx"])
     assert np.array_equal(cloud.centers, data["center"])
@@ -192,7 +209,7 @@ def sort_group(groups):
 def test_golden_raw_sample_with_our_own_plane():
     """The published plane is random; ours may shift the 5 mm cut by less than its noise."""
     data = golden_file("preproc.npz")
-    frame = frame_cloud(data["raw_pc"], size=224, foreground=True, seed=0, name="bump")
+    frame = frame_cloud(data["raw_pc"], size=224, foreground=True, pad_multiple=100, seed=0, name="bump")
     assert (frame.top, frame.left) == tuple(data["pad_offset"])
     published = data["xyz_tensor"].transpose(1, 2, 0)
     same = (frame.xyz == published).all(axis=2)

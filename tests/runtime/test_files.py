@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from cmdiad_runtime import files
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.files import atomic_directory, atomic_write, replace_directory, sha256_of, write_json

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.fingerprint import EngineFingerprint, capability_words, file_sha256
 

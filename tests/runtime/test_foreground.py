@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cmdiad_runtime.preprocess.foreground import (
     PLANE_CLEARANCE,
     Plane,

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_axis, pooling_matrix
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from cmdiad_runtime.overlay import anomaly_overlay, depth_image, verdict_banner
 
 RNG = np.random.default_rng(3)

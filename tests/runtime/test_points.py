@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

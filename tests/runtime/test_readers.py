@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
+
 from cmdiad_runtime import readers
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import _files, image_colour, read_rgb, read_xyz
-from PIL import Image
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -37,7 +40,7 @@ def refusal(read: Any, path: Path, **options: Any) -> str:
         read(path, **options)
     message = str(caught.value)
     assert message.startswith(f"{path}: found ")
-    assert "\n" not in message
+    assert "\n" not in message and message.count(": found ") == 1
     assert message.endswith(f"; {caught.value.action}.") and len(caught.value.action) > 5
     return message
 
@@ -105,14 +108,17 @@ def test_transparent_colour_that_no_pixel_has(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_rgb(path), np.full((4, 4, 3), 9))
 
 
-def test_orientation_one_and_odd_exif_are_fine(tmp_path: Path) -> None:
+def test_orientation_one_is_fine_and_odd_exif_says_nothing(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 1
     path = save_image(tmp_path / "a.jpg", PIXELS, exif=exif)
     assert read_rgb(path).shape == PIXELS.shape
-    cut = bytearray(exif.tobytes())
-    cut[-8:] = b"\x00\x00\x00\xff\x00\x00\x00\xff"  # an entry that points beyond its block
-    assert read_rgb(save_image(tmp_path / "b.jpg", PIXELS, exif=bytes(cut))).shape == PIXELS.shape
+    entry = struct.pack("<HHII", 0x011A, 5, 1, 9999)  # a resolution that lies beyond the end of its block
+    odd = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    path = save_image(tmp_path / "b.jpg", PIXELS, exif=odd)
+    with pytest.warns(UserWarning), Image.open(path) as image:
+        image.getexif().get(0x011A)
+    assert read_rgb(path).shape == PIXELS.shape
 
 
 def test_colour_is_told_by_the_file_not_by_the_pixels(tmp_path: Path) -> None:
@@ -155,8 +161,6 @@ def test_neither_png_nor_jpeg(tmp_path: Path) -> None:
 
 def sixteen_bit_rgb_png() -> bytes:
     """Pillow cannot write one: the header and data of a 1x1 image."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -332,7 +336,10 @@ def test_millimetres(tmp_path: Path) -> None:
 
 
 def test_not_a_tiff(tmp_path: Path) -> None:
-    assert "not a TIFF" in refusal(read_xyz, save_image(tmp_path / "a.png", PIXELS))
+    message = refusal(read_xyz, save_image(tmp_path / "a.png", PIXELS))
+    assert "found a file that is not a TIFF" in message and "save the cloud as TIFF" in message
+    (tmp_path / "b.tiff").write_text("MMMM")
+    assert "damaged" in refusal(read_xyz, tmp_path / "b.tiff")
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"compression": "zlib"}])

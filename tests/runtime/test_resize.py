@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from cmdiad_runtime.preprocess.foreground import pad_to_square
 from cmdiad_runtime.preprocess.resize import resize_ground_truth, resize_nearest, resize_rgb
-from PIL import Image
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "preproc.npz"
 

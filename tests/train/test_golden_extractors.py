@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import golden
 import numpy as np
 import pytest
 import torch
 
+import golden
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cmdiad_train.metrics import ProMode, au_pro, auroc, pixel_auroc, pro_curve
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
+
+from cmdiad_train.metrics import ProMode, au_pro, auroc, pixel_auroc, pro_curve
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "small_cases.npz"
 

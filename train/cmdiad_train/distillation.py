@@ -110,7 +110,9 @@ def _resume(network: FeatureToFeature, optimiser: torch.optim.Adam, checkpoint: 
     if not checkpoint.exists():
         return []
     state = load_file(checkpoint)
-    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    )
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.startswith("adam."):

@@ -22,7 +22,14 @@ from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_train import run_directory as directory
 from cmdiad_train.coreset import greedy_coreset, project
 from cmdiad_train.dataset import SampleFiles, data_colour, find_category, list_split
-from cmdiad_train.detector import Detector, Extractor, PatchFeatures, hallucination_grid, regrid, repeated_cells
+from cmdiad_train.detector import (
+    Detector,
+    Extractor,
+    PatchFeatures,
+    hallucination_grid,
+    regrid,
+    repeated_cells,
+)
 from cmdiad_train.distillation import Pairs, distil, new_network
 from cmdiad_train.evaluate import evaluate
 from cmdiad_train.fusion import ocsvm_weights, standardised_weights
@@ -77,7 +84,9 @@ def fit(data: Path, category: str | None, recipe: Recipe, run: Path, report: Rep
     fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report)
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
-    record["metrics"] = evaluate(detector, fitting.preprocessing, samples.test, report) if samples.test else None
+    record["metrics"] = (
+        evaluate(detector, fitting.preprocessing, samples.test, report) if samples.test else None
+    )
     directory.write_record(run, {**record, "status": "complete"})
     shutil.rmtree(run / "cache", ignore_errors=True)
     (run / "distillation.checkpoint.safetensors").unlink(missing_ok=True)
@@ -310,7 +319,9 @@ class _Fitting:
         directory.save_calibration(self.run, calibration, score_weights, map_weights, scores)
         return detector
 
-    def _held_out_patches(self, features: PatchFeatures) -> tuple[list[Patches], dict[str, dict[str, Tensor]]]:
+    def _held_out_patches(
+        self, features: PatchFeatures
+    ) -> tuple[list[Patches], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""
         patches, golden = [], {}
         for i, files in enumerate(self.samples.held_out):

@@ -213,7 +213,8 @@ def save_calibration(
 def save_golden(path: Path, golden: dict[str, dict[str, Tensor]]) -> None:
     """Write the golden set's network inputs."""
     save_tensors(
-        path / "golden.safetensors", {f"{s}:{k}": v for s, inputs in golden.items() for k, v in inputs.items()}
+        path / "golden.safetensors",
+        {f"{s}:{k}": v for s, inputs in golden.items() for k, v in inputs.items()},
     )
 
 

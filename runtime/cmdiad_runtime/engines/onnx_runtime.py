@@ -34,7 +34,10 @@ class OnnxRuntimeEngine:
             import onnxruntime as ort
         except ImportError as error:
             raise EngineError(
-                "onnxruntime", found="no such package", expected="it for this engine", action=f"run {INSTALL[name]}"
+                "onnxruntime",
+                found="no such package",
+                expected="it for this engine",
+                action=f"run {INSTALL[name]}",
             ) from error
         provider = PROVIDERS[name]
         if provider not in ort.get_available_providers():
@@ -82,6 +85,9 @@ def _open_session(ort: Any, graph: Path, provider: str) -> Any:
         ) from error
     if session.get_providers()[0] != provider:
         raise EngineError(
-            graph, found=f"a fallback to {session.get_providers()[0]}", expected=provider, action="check the drivers"
+            graph,
+            found=f"a fallback to {session.get_providers()[0]}",
+            expected=provider,
+            action="check the drivers",
         )
     return session

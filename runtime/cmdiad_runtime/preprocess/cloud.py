@@ -65,6 +65,7 @@ def prepare_cloud(
     groups: int,
     group_size: int,
     foreground: bool,
+    pad_multiple: int,
     seed: int,
     name: str,
 ) -> tuple[CloudInput, CloudFrame]:
@@ -76,8 +77,8 @@ def prepare_cloud(
         grid: cells along each side of the patch features.
         groups: number of groups G, at least 3.
         group_size: points per group M.
-        foreground: remove support plane and stray points and pad to a square first, as the published
-            preprocessing does; else the cloud is taken as it is.
+        foreground: remove support plane and stray points first, as the published preprocessing does.
+        pad_multiple: the side of the padded square is rounded up to a multiple of this (published: 100).
         seed: of the plane search.
         name: of the sample, for messages.
 
@@ -89,7 +90,9 @@ def prepare_cloud(
             `groups` or `group_size` after the resize.
     """
     _check_array(xyz, name)
-    frame = frame_cloud(xyz, size=size, foreground=foreground, seed=seed, name=name)
+    frame = frame_cloud(
+        xyz, size=size, foreground=foreground, pad_multiple=pad_multiple, seed=seed, name=name
+    )
     points = frame.xyz[frame.valid]
     _check_count(len(points), max(groups, group_size), size, name)
     centers = points[farthest_point_sampling(points, groups)]
@@ -103,13 +106,16 @@ def prepare_cloud(
     return CloudInput(centers, neighbours - centers[:, None], weights, cells), frame
 
 
-def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, seed: int, name: str) -> CloudFrame:
+def frame_cloud(
+    xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str
+) -> CloudFrame:
     """Cut, pad and resize a cloud: the part of `prepare_cloud` that precedes the points.
 
     Args:
         xyz: float32 `[h, w, 3]`, metres; 0, NaN and infinity mean missing.
         size: rows and columns of the result.
-        foreground: remove the background and pad to a square, or take the cloud as it is.
+        foreground: remove the background, or take the cloud as it is.
+        pad_multiple: of the side of the padded square.
         seed: of the plane search.
         name: of the sample, for messages.
 
@@ -126,12 +132,11 @@ def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, seed: int, name: 
         mask = foreground_mask(xyz, seed=seed)
         if not mask.any():
             raise _only_background(name)
-        top, left, side = pad_offset(*mask.shape)
-        resized = resize_nearest(pad_to_square(np.where(mask[..., None], xyz, np.float32(0))), size)
-        return CloudFrame(resized, valid_mask(resized), top, left, side, side)
-    resized = resize_nearest(xyz, size)
+        xyz = np.where(mask[..., None], xyz, np.float32(0))
+    top, left, side = pad_offset(*mask.shape, multiple=pad_multiple)
+    resized = resize_nearest(pad_to_square(xyz, multiple=pad_multiple), size)
     resized[~np.isfinite(resized).all(axis=2)] = 0
-    return CloudFrame(resized, valid_mask(resized), 0, 0, *mask.shape)
+    return CloudFrame(resized, valid_mask(resized), top, left, side, side)
 
 
 def _check_array(xyz: XyzImage, name: str) -> None:

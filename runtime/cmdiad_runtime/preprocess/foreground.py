@@ -28,7 +28,7 @@ _MIN_BORDER_POINTS = 50
 _MIN_BORDER_SHARE = 0.5
 _RANSAC_POINTS = 2000
 _RANSAC_CHUNK = 100
-_PAD_MULTIPLE = 100
+PAD_MULTIPLE = 100
 
 
 @dataclass(frozen=True)
@@ -333,31 +333,33 @@ def foreground_mask(xyz: XyzImage, *, seed: int = 0) -> Mask:
     return mask
 
 
-def pad_offset(height: int, width: int) -> tuple[int, int, int]:
+def pad_offset(height: int, width: int, *, multiple: int = PAD_MULTIPLE) -> tuple[int, int, int]:
     """Where an image lies in its padded square (REFERENCE §2.4).
 
     Args:
         height: rows of the image.
         width: columns of the image.
+        multiple: the published code rounds the side up to a multiple of 100; 1 leaves the longer edge.
 
     Returns:
-        `(top, left, side)` in pixels; `side` is the longer edge rounded up to a multiple of 100.
+        `(top, left, side)` in pixels; `side` is the longer edge rounded up to a multiple of `multiple`.
     """
-    side = -(-max(height, width) // _PAD_MULTIPLE) * _PAD_MULTIPLE
+    side = -(-max(height, width) // multiple) * multiple
     return (side - height) // 2, (side - width) // 2, side
 
 
-def pad_to_square(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def pad_to_square(array: npt.NDArray[Any], *, multiple: int = PAD_MULTIPLE) -> npt.NDArray[Any]:
     """Pad an image or cloud with zeros to the square of `pad_offset` (REFERENCE §2.4).
 
     Args:
         array: `[h, w]` or `[h, w, channels]`, any dtype.
+        multiple: see `pad_offset`.
 
     Returns:
         `[side, side]` or `[side, side, channels]`, same dtype, a copy.
     """
     height, width = array.shape[:2]
-    top, left, side = pad_offset(height, width)
+    top, left, side = pad_offset(height, width, multiple=multiple)
     padded = np.zeros((side, side, *array.shape[2:]), dtype=array.dtype)
     padded[top : top + height, left : left + width] = array
     return padded

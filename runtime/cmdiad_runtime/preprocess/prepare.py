@@ -127,9 +127,7 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:
     """A ground-truth mask `[h, w]` in the network's view, bool `[size, size]` (REFERENCE §4)."""
-    return resize_ground_truth(
-        pad_to_square(mask, multiple=preprocessing.pad_multiple), preprocessing.size
-    )
+    return resize_ground_truth(pad_to_square(mask, multiple=preprocessing.pad_multiple), preprocessing.size)
 
 
 def _prepare_rgb(sample: Sample, preprocessing: Preprocessing) -> Prepared:

@@ -14,6 +14,15 @@ from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_i
 from cmdiad_runtime.sample import XyzImage
 
 _EXPECTED = "an organised point cloud: one TIFF image [h, w, 3] of float32 x y z in metres"
+_BYTE_ORDERS = (b"II", b"MM")
+"""How every TIFF file begins."""
+_COMPRESSIONS = (
+    tifffile.COMPRESSION.NONE,
+    tifffile.COMPRESSION.ADOBE_DEFLATE,
+    tifffile.COMPRESSION.DEFLATE,
+    tifffile.COMPRESSION.LZMA,
+)
+"""What tifffile decodes without the package imagecodecs, which an edge box does without."""
 _FARTHEST_METRES = 50.0
 """No inspection sensor looks farther; a larger median distance is in millimetres."""
 
@@ -46,17 +55,17 @@ def read_xyz(path: FilePath) -> XyzImage:
 
 def _read_array(path: FilePath) -> npt.NDArray[np.floating[Any]]:
     """Read the only image of a TIFF file: float32 or float64 `[h, w, 3]`."""
-    with (
-        open_input(path, expected=_EXPECTED) as file,
-        decoding(path, expected=_EXPECTED),
-        tifffile.TiffFile(file) as tiff,
-    ):
-        series = tiff.series[0]  # a mask in a sub-image, as HALCON writes it, is a series of its own
-        if len(series.pages) != len(tiff.pages):
-            _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a file of its own")
-        _check_layout(path, series.shape, series.dtype)
-        _check_compression(path, tiff)
-        return series.asarray()
+    with open_input(path, expected=_EXPECTED) as file:
+        if file.read(2) not in _BYTE_ORDERS:
+            _refuse(path, "a file that is not a TIFF", "save the cloud as TIFF")
+        file.seek(0)
+        with decoding(path, expected=_EXPECTED), tifffile.TiffFile(file) as tiff:
+            series = tiff.series[0]  # a mask in a sub-image, as HALCON writes it, is a series of its own
+            if len(series.pages) != len(tiff.pages):
+                _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a file of its own")
+            _check_layout(path, series.shape, series.dtype)
+            _check_compression(path, tiff)
+            return series.asarray()
 
 
 def _refuse(path: FilePath, found: str, action: str) -> None:
@@ -73,19 +82,11 @@ def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] |
 
 
 def _check_compression(path: FilePath, tiff: tifffile.TiffFile) -> None:
-    """Name a compression that would need the package imagecodecs, which an edge box does without."""
+    """Refuse a compression that only some installations could decode, and name it."""
     page = tiff.pages.first
     if tifffile.COMPRESSION(page.compression) not in _COMPRESSIONS or page.predictor not in (0, 1):
         found = f"{tifffile.COMPRESSION(page.compression).name} compression (predictor {int(page.predictor)})"
         _refuse(path, found, "save it uncompressed")
-
-
-_COMPRESSIONS = (
-    tifffile.COMPRESSION.NONE,
-    tifffile.COMPRESSION.ADOBE_DEFLATE,
-    tifffile.COMPRESSION.DEFLATE,
-    tifffile.COMPRESSION.LZMA,
-)
 
 
 def _without_missing(points: npt.NDArray[np.floating[Any]]) -> XyzImage:

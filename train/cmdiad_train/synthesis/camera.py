@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import maximum_filter
 
 from cmdiad_train.synthesis.surface import Grid, Raster
 
 Vector = npt.NDArray[np.float64]
 """float64 `[3]` or `[.., 3]`, camera frame: x right, y down, z away from the camera."""
 
-FIELD_OF_VIEW = 80.0
+FIELD_OF_VIEW = 72.0
 """Millimetres of the support plane along each side of the image, whatever the image size."""
 DISTANCE = 400.0
 """Millimetres from the camera to the support plane."""
@@ -127,10 +128,10 @@ def look(camera: Camera, pose: Pose, grid: Grid, height: Raster) -> View:
     return View(rays * depth[..., None], foot_row + level * slope_row, foot_column + level * slope_column)
 
 
-def _first_hit(height: Raster, foot_row: Raster, foot_column: Raster, slope_row: Raster, slope_column: Raster) -> Raster:
+def _first_hit(
+    height: Raster, foot_row: Raster, foot_column: Raster, slope_row: Raster, slope_column: Raster
+) -> Raster:
     """Height in mm at which each ray first meets the surface from above, exactly 0 on the bare plane."""
-    from scipy.ndimage import maximum_filter
-
     top = float(height.max())
     reach = int(np.ceil(top * max(np.abs(slope_row).max(), np.abs(slope_column).max()))) + 2
     ceiling = maximum_filter(height, size=2 * reach + 1, mode="nearest")

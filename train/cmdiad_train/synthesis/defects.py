@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from cmdiad_train.synthesis.surface import (
     SAFE_HEIGHT,
@@ -100,7 +99,13 @@ class _Patch:
 
 
 def _patch(
-    rng: np.random.Generator, grid: Grid, site: Site, radius: float, *, wobble: float = 0.08, slim: float = 1.0
+    rng: np.random.Generator,
+    grid: Grid,
+    site: Site,
+    radius: float,
+    *,
+    wobble: float = 0.08,
+    slim: float = 1.0,
 ) -> _Patch:
     """Irregular round patch; `slim` divides its width across a random direction, `wobble` dents its outline."""
     area = grid.window(*site, 1.5 * radius)
@@ -109,7 +114,7 @@ def _patch(
     angle = np.arctan2(across, along)
     reach = np.ones_like(u)
     for waves in (2, 3, 5):
-        reach += wobble * rng.uniform(-1, 1) * np.cos(waves * angle + rng.uniform(0, 2 * np.pi))
+        reach += 2 / waves * wobble * rng.uniform(-1, 1) * np.cos(waves * angle + rng.uniform(0, 2 * np.pi))
     return _Patch(area, (np.hypot(along, across * slim) / (radius * reach)).astype(np.float32))
 
 
@@ -150,13 +155,13 @@ def _stain(rng: np.random.Generator, surface: Surface, site: Site, radius: float
 
 
 def _dent(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
-    patch = _patch(rng, surface.grid, site, radius, slim=rng.uniform(1.0, 1.25))
-    return _lifted(surface, patch, -rng.uniform(1.3, 2.3) * _cap(patch.outline))
+    patch = _patch(rng, surface.grid, site, radius, slim=rng.uniform(1.0, 1.2))
+    return _lifted(surface, patch, -rng.uniform(1.6, 2.4) * _cap(patch.outline))
 
 
 def _bump(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
-    patch = _patch(rng, surface.grid, site, radius, slim=rng.uniform(1.0, 1.25))
-    return _lifted(surface, patch, rng.uniform(1.3, 2.3) * _cap(patch.outline))
+    patch = _patch(rng, surface.grid, site, radius, slim=rng.uniform(1.0, 1.2))
+    return _lifted(surface, patch, rng.uniform(1.6, 2.4) * _cap(patch.outline))
 
 
 def _hole(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
@@ -187,12 +192,11 @@ DEFECT_TYPES: Mapping[str, DefectType] = {
     defect.name: defect
     for defect in (
         DefectType("stain", "colour", (2.2, 4.0), _stain),
-        DefectType("dent", "shape", (2.6, 4.0), _dent),
-        DefectType("bump", "shape", (2.6, 4.0), _bump),
+        DefectType("dent", "shape", (3.0, 4.0), _dent),
+        DefectType("bump", "shape", (3.0, 4.0), _bump),
         DefectType("hole", "both", (1.6, 2.5), _hole),
-        DefectType("scratch", "both", (4.0, 6.0), _scratch),
+        DefectType("scratch", "both", (4.5, 6.0), _scratch),
         DefectType("contamination", "both", (2.0, 3.6), _contamination),
     )
 }
 """All defect types by the name of their folder."""
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from cmdiad_train.synthesis.camera import Pose, Vector
 from cmdiad_train.synthesis.surface import ColourRaster, Grid, Raster, Surface, resize
@@ -42,7 +43,8 @@ def random_light(rng: np.random.Generator) -> Light:
 def shade(surface: Surface, pose: Pose, light: Light) -> ColourRaster:
     """Radiance that leaves each cell towards the camera, linear, float32 `[n, n, 3]`.
 
-    Source: J. Blinn, "Models of light reflection for computer synthesized pictures" (1977): albedo * n·l + gloss * (n·h)^s.
+    Source: J. Blinn, "Models of light reflection for computer synthesized pictures", SIGGRAPH 1977:
+    albedo * n·l + gloss * (n·h)^s, with n the normal, l towards the lamp, h halfway between lamp and camera.
     """
     to_lamp, to_camera = pose.axes @ light.direction, pose.axes @ (-pose.origin / np.linalg.norm(pose.origin))
     halfway = (to_lamp + to_camera) / np.linalg.norm(to_lamp + to_camera)
@@ -99,8 +101,8 @@ def ambient_occlusion(grid: Grid, height: Raster, *, reach: float = 2.2) -> Rast
 
     An approximation: the further a cell lies under the mean height around it (`reach` mm), the less light it gets.
     """
-    from scipy.ndimage import gaussian_filter
-
     coarse = grid.cells // 3
-    surroundings = gaussian_filter(resize(height, coarse, box=True), reach / (grid.cell * grid.cells / coarse))
+    surroundings = gaussian_filter(
+        resize(height, coarse, box=True), reach / (grid.cell * grid.cells / coarse)
+    )
     return np.exp(np.float32(-0.22) * np.maximum(resize(surroundings, grid.cells) - height, 0))

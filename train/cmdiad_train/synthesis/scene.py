@@ -20,7 +20,7 @@ GENERATOR = "cmdiad-synthesis/1"
 """Changes whenever the same seed no longer gives the same data."""
 GOOD = "good"
 
-_SCENE_WIDTH = 96.0  # mm; the image with room for turn, shift and shadows
+_SCENE_WIDTH = 90.0  # mm; the image with room for turn, shift and shadows
 _PROJECTOR = np.array([-0.30, 0.08, -1.0]) / np.linalg.norm([0.30, 0.08, 1.0])  # towards it, camera frame
 
 

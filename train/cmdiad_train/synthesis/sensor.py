@@ -53,13 +53,21 @@ def scan(
         float32 `[h, w, 3]` in metres, zeros where nothing was measured.
     """
     shape = incidence.shape
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    noise = 0.8 * noise + 0.6 * gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 1.0) * 3.545  # unit variance
+    noise = 0.8 * _white(rng, shape) + 0.6 * _correlated(rng, shape)
     measured = points * (1 + DEPTH_NOISE * noise / points[..., 2])[..., None]
     seen = (lit > 0.5) & (incidence > LARGEST_INCIDENCE)
     seen &= ~_speckle(rng, np.where(on_part, 0.003, 0.03))
     seen &= ~_pinholes(rng, shape[0])
     return np.where(seen[..., None], 1e-3 * measured, 0).astype(np.float32)
+
+
+def _white(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _correlated(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Unit noise smoothed by a Gaussian of one pixel, which leaves 1 / (2 √π) of its spread."""
+    return gaussian_filter(_white(rng, shape), 1.0) * np.float32(2 * np.sqrt(np.pi))
 
 
 def _speckle(rng: np.random.Generator, rate: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

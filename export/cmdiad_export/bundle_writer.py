@@ -1,0 +1,158 @@
+"""From a run to a bundle: graph, golden set, certificate, engines, manifest. Refused beyond tolerance."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_export.precision import island_names, to_precision
+from cmdiad_runtime.bundle import write_manifest
+from cmdiad_runtime.certificate import TOLERANCES, Comparison, GoldenSample, compare, write_golden
+from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.errors import CertificateError
+from cmdiad_runtime.files import atomic_directory, sha256_of
+from cmdiad_train.run_directory import Run
+
+Say = Callable[[str], None]
+RTX_TARGETS = (86, 89, 120)
+UNCERTIFIED = "not executed on the exporting machine: uncertified until the self-test of its target"
+
+
+def write_bundle(run: Run, out: Path, *, precision: str, rtx: bool, say: Say) -> dict[str, Any]:
+    """Export a run into the new folder `out` and return its manifest.
+
+    Args:
+        run: a finished run.
+        out: the bundle's folder; must not exist.
+        precision: "fp32" or "fp16".
+        rtx: also build a TensorRT-RTX engine ahead of time.
+        say: told what is going on, a line at a time.
+
+    Raises:
+        CertificateError: the graph drifts from the trained detector by more than its tolerance.
+        OutputError: `out` exists or cannot be written. EngineError: the engine cannot be built.
+    """
+    with atomic_directory(out) as folder:
+        golden = _golden_set(run)
+        write_golden(folder / "golden.npz", golden)
+        comparisons = [_export_and_compare(run, folder, p, golden, say) for p in _precisions(precision)]
+        for comparison in comparisons:
+            _require_passed(run.path, comparison)
+        engines = [_build_rtx(folder, precision, say)] if rtx else []
+        manifest = _manifest(run, folder, out.name, precision, comparisons, len(golden), engines)
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _precisions(precision: str) -> list[str]:
+    """The graphs to certify: an fp16 export is also held against its fp32 form. The last one is kept."""
+    return ["fp32"] if precision == "fp32" else ["fp32", precision]
+
+
+@torch.no_grad()
+def _golden_set(run: Run) -> list[GoldenSample]:
+    golden = []
+    for name, stored in run.golden.items():
+        inputs = {key: stored[key] for key in _input_order(stored)}
+        score, anomaly_map = run.detector(*inputs.values())
+        arrays = {key: value.numpy() for key, value in inputs.items()}
+        golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy()))
+    return golden
+
+
+def _input_order(inputs: dict[str, Any]) -> list[str]:
+    order = ("rgb", "centers", "groups", "weights", "cells")
+    return [name for name in order if name in inputs]
+
+
+def _export_and_compare(
+    run: Run, folder: Path, precision: str, golden: list[GoldenSample], say: Say
+) -> Comparison:
+    graph = folder / "graph.onnx"
+    inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
+    export_graph(to_precision(run.detector, precision), inputs, graph)
+    engine = open_engine(graph, "cpu")
+    comparison = compare(engine, precision, golden, run.calibration)
+    engine.close()
+    say(
+        f"{precision} graph, {graph.stat().st_size / 1e6:.1f} MB, against torch on {len(golden)} golden samples: "
+        f"score within {comparison.score_max_share:.2%} and map within {comparison.map_max_share:.2%} of the "
+        f"threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
+    )
+    return comparison
+
+
+def _require_passed(run: Path, comparison: Comparison) -> None:
+    if comparison.passed:
+        return
+    tolerance = TOLERANCES[comparison.precision]
+    raise CertificateError(
+        run,
+        found=f"an {comparison.precision} graph {comparison.score_max_share:.2%} off in score, "
+        f"{comparison.map_max_share:.2%} in map, {comparison.label_flips} label flips, "
+        f"{comparison.not_finite} values not finite",
+        expected=f"at most {tolerance.score:.2%}, {tolerance.map:.2%}, 0, 0",
+        action="export with --engine fp32"
+        if comparison.precision != "fp32"
+        else "report this with the run's run.json",
+    )
+
+
+def _build_rtx(folder: Path, precision: str, say: Say) -> dict[str, Any]:
+    from cmdiad_export.rtx import build_rtx_engine
+
+    graph, engine = folder / "graph.onnx", folder / "engines" / f"rtx-{precision}.engine"
+    engine.parent.mkdir()
+    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, RTX_TARGETS))} ahead of time")
+    fingerprint = build_rtx_engine(
+        graph, engine, precision=precision, compute_capabilities=RTX_TARGETS, profiles=None
+    )
+    say(f"{engine.name}, {engine.stat().st_size / 1e6:.1f} MB: {UNCERTIFIED}")
+    return {"file": f"engines/{engine.name}", "fingerprint": fingerprint.to_json()}
+
+
+def _manifest(
+    run: Run,
+    folder: Path,
+    name: str,
+    precision: str,
+    comparisons: list[Comparison],
+    samples: int,
+    engines: list[dict[str, Any]],
+) -> dict[str, Any]:
+    detector = to_precision(run.detector, precision)
+    return {
+        "name": name.removesuffix(".cmdiad"),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "recipe": run.recipe.to_json(),
+        "preprocessing": run.preprocessing.to_json(),
+        "graph": {
+            "file": "graph.onnx",
+            "sha256": sha256_of(folder / "graph.onnx"),
+            "opset": OPSET,
+            "precision": precision,
+            "fp32_islands": island_names(detector) if precision != "fp32" else [],
+            "banks": [list(scorer.search.rows.shape) for scorer in run.detector.scorers],
+        },
+        "calibration": asdict(run.calibration),
+        "certificate": {
+            "reference": f"torch {version('torch')}, fp32, CPU",
+            "samples": samples,
+            "golden": "held-out good samples, and a tampered copy of each",
+            "tolerances": {p: asdict(t) for p, t in TOLERANCES.items()},
+            "comparisons": [c.to_json() for c in comparisons],
+            "machine": platform.machine(),
+        },
+        "provenance": run.record["provenance"]
+        | {"data": {k: run.record["data"][k] for k in ("category",)}, "seed": run.record["seed"]},
+        "versions": run.record["versions"] | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
+        "engines": engines,
+    }

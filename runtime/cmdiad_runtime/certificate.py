@@ -1,0 +1,151 @@
+"""How far an engine's results lie from the trained detector's, on the golden set of a bundle."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.bundle import Calibration
+from cmdiad_runtime.engines import Engine
+from cmdiad_runtime.errors import BundleError
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """Network inputs of one sample and what the trained detector makes of them in fp32.
+
+    Attributes:
+        name: of the sample.
+        inputs: network inputs by name.
+        score: image score.
+        map: float32 `[size, size]`, anomaly map.
+    """
+
+    name: str
+    inputs: Mapping[str, npt.NDArray[Any]]
+    score: float
+    map: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine may lie from the reference.
+
+    Attributes:
+        score: largest difference of a score, as a share of the score threshold.
+        map: largest difference of a map value, as a share of the map threshold.
+    """
+
+    score: float
+    map: float
+
+
+# fp32: engines only reorder sums; 1e-3 leaves two orders above what was seen, and is far below what moves a verdict.
+# fp16: 11 significant bits through a deep network; 2 % of the threshold is a tenth of the usual spread of good parts.
+TOLERANCES = {"fp32": Tolerance(score=1e-3, map=2e-3), "fp16": Tolerance(score=2e-2, map=5e-2)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of one engine over the golden set.
+
+    Attributes:
+        engine: library, version and device.
+        precision: of the graph.
+        score_max_abs: largest difference of a score.
+        score_max_share: the same as a share of the score threshold.
+        map_max_abs: largest difference of a map value.
+        map_mean_abs: mean difference of map values.
+        map_max_share: the largest as a share of the map threshold.
+        label_flips: samples with another verdict, not counting borderline ones.
+        borderline: samples whose reference score is within the score tolerance of the threshold.
+        not_finite: scores and map values that are NaN or infinite.
+        passed: within tolerance, no flip, all finite.
+    """
+
+    engine: str
+    precision: str
+    score_max_abs: float
+    score_max_share: float
+    map_max_abs: float
+    map_mean_abs: float
+    map_max_share: float
+    label_flips: int
+    borderline: int
+    not_finite: int
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON-ready values."""
+        return asdict(self)
+
+
+def compare(
+    engine: Engine, precision: str, golden: list[GoldenSample], calibration: Calibration
+) -> Comparison:
+    """Run the golden set through an engine and measure how far it lies from the reference."""
+    outputs = [engine.run(sample.inputs) for sample in golden]
+    scores = np.array([float(o["score"][0]) for o in outputs])
+    maps = np.stack([o["map"] for o in outputs]).astype(np.float64)
+    reference = np.array([s.score for s in golden])
+    not_finite = int((~np.isfinite(scores)).sum() + (~np.isfinite(maps)).sum())
+    score_difference = np.abs(np.nan_to_num(scores, posinf=0) - reference)
+    map_difference = np.abs(np.nan_to_num(maps, posinf=0) - np.stack([s.map for s in golden]))
+    tolerance = TOLERANCES[precision]
+    threshold = calibration.score_threshold
+    borderline = np.abs(reference - threshold) <= tolerance.score * threshold
+    flips = int((((scores > threshold) != (reference > threshold)) & ~borderline).sum())
+    score_share = float(score_difference.max() / threshold)
+    map_share = float(map_difference.max() / calibration.map_threshold)
+    within = score_share <= tolerance.score and map_share <= tolerance.map
+    return Comparison(
+        engine=engine.description,
+        precision=precision,
+        score_max_abs=float(score_difference.max()),
+        score_max_share=score_share,
+        map_max_abs=float(map_difference.max()),
+        map_mean_abs=float(map_difference.mean()),
+        map_max_share=map_share,
+        label_flips=flips,
+        borderline=int(borderline.sum()),
+        not_finite=not_finite,
+        passed=within and flips == 0 and not_finite == 0,
+    )
+
+
+def write_golden(path: Path, golden: list[GoldenSample]) -> None:
+    """Write a golden set as a plain npz archive."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for sample in golden:
+        arrays |= {f"{sample.name}/input/{key}": value for key, value in sample.inputs.items()}
+        arrays[f"{sample.name}/score"] = np.array(sample.score)
+        arrays[f"{sample.name}/map"] = sample.map
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_golden(path: Path) -> list[GoldenSample]:
+    """Read a golden set; raises BundleError where the archive is not one."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        names = sorted({key.split("/")[0] for key in arrays})
+        return [_golden_sample(name, arrays) for name in names]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(
+            path,
+            found=str(error),
+            expected="a golden set",
+            action="copy the bundle again, or export it again",
+        ) from error
+
+
+def _golden_sample(name: str, arrays: dict[str, npt.NDArray[Any]]) -> GoldenSample:
+    prefix = f"{name}/input/"
+    inputs = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    return GoldenSample(name, inputs, float(arrays[f"{name}/score"]), arrays[f"{name}/map"])
