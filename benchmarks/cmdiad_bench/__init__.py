@@ -1,1 +1,1 @@
-
+"""CMDIAD Edge benchmarks: latency and accuracy of bundles."""

@@ -73,9 +73,7 @@ def _input_order(inputs: dict[str, Any]) -> list[str]:
     return [name for name in order if name in inputs]
 
 
-def _export_and_compare(
-    run: Run, folder: Path, precision: str, golden: list[GoldenSample], say: Say
-) -> Comparison:
+def _export_and_compare(run: Run, folder: Path, precision: str, golden: list[GoldenSample], say: Say) -> Comparison:
     graph = folder / "graph.onnx"
     inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
     export_graph(to_precision(run.detector, precision), inputs, graph)
@@ -100,9 +98,7 @@ def _require_passed(run: Path, comparison: Comparison) -> None:
         f"{comparison.map_max_share:.2%} in map, {comparison.label_flips} label flips, "
         f"{comparison.not_finite} values not finite",
         expected=f"at most {tolerance.score:.2%}, {tolerance.map:.2%}, 0, 0",
-        action="export with --engine fp32"
-        if comparison.precision != "fp32"
-        else "report this with the run's run.json",
+        action="export with --engine fp32" if comparison.precision != "fp32" else "report this with the run's run.json",
     )
 
 
@@ -112,9 +108,7 @@ def _build_rtx(folder: Path, precision: str, say: Say) -> dict[str, Any]:
     graph, engine = folder / "graph.onnx", folder / "engines" / f"rtx-{precision}.engine"
     engine.parent.mkdir()
     say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, RTX_TARGETS))} ahead of time")
-    fingerprint = build_rtx_engine(
-        graph, engine, precision=precision, compute_capabilities=RTX_TARGETS, profiles=None
-    )
+    fingerprint = build_rtx_engine(graph, engine, precision=precision, compute_capabilities=RTX_TARGETS, profiles=None)
     say(f"{engine.name}, {engine.stat().st_size / 1e6:.1f} MB: {UNCERTIFIED}")
     return {"file": f"engines/{engine.name}", "fingerprint": fingerprint.to_json()}
 

@@ -121,7 +121,7 @@ def build_rtx_engine(
 
 def _import_library() -> Any:
     try:
-        import tensorrt_rtx  # noqa: PLC0415 - heavy and optional
+        import tensorrt_rtx
     except (ImportError, OSError) as error:
         raise EngineError(
             "tensorrt_rtx",
@@ -173,9 +173,7 @@ def _read(graph: Path) -> bytes:
 
 def _refused(graph: Path, reason: str, *, action: str | None = None) -> EngineError:
     remedy = next((text for sign, text in _REMEDIES if sign in reason.lower()), _DEFAULT_REMEDY)
-    return EngineError(
-        graph, found=reason, expected="a graph that TensorRT-RTX can build", action=action or remedy
-    )
+    return EngineError(graph, found=reason, expected="a graph that TensorRT-RTX can build", action=action or remedy)
 
 
 def _build(
@@ -242,9 +240,7 @@ def _config(trt: Any, builder: Any, targets: Mapping[int, Any]) -> Any:
     return config
 
 
-def _add_profile(
-    builder: Any, config: Any, network: Any, profiles: Mapping[str, ProfileShapes], graph: Path
-) -> None:
+def _add_profile(builder: Any, config: Any, network: Any, profiles: Mapping[str, ProfileShapes], graph: Path) -> None:
     dynamic = _dynamic_inputs(network)
     if set(profiles) != dynamic:
         raise EngineError(

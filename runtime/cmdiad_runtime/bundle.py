@@ -99,9 +99,7 @@ class Bundle:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write `manifest.json` with the hash and size of every other file in the folder, and its own hash."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    files = {
-        p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in paths
-    }
+    files = {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in paths}
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "files": files}
     write_json(folder / MANIFEST, {**content, "manifest_sha256": _manifest_hash(content)})
 

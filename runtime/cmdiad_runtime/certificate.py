@@ -86,9 +86,7 @@ class Comparison:
         return asdict(self)
 
 
-def compare(
-    engine: Engine, precision: str, golden: list[GoldenSample], calibration: Calibration
-) -> Comparison:
+def compare(engine: Engine, precision: str, golden: list[GoldenSample], calibration: Calibration) -> Comparison:
     """Run the golden set through an engine and measure how far it lies from the reference."""
     outputs = [engine.run(sample.inputs) for sample in golden]
     scores = np.array([float(o["score"][0]) for o in outputs])

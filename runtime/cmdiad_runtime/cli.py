@@ -35,9 +35,7 @@ inspected, 4 bundle unusable, 5 engine unusable, 6 output not writable, 8 self-t
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for results.jsonl and overlays/.")
 @click.option("--engine", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Write heatmap pictures.")
-def cli(
-    paths: tuple[Path, ...], modality: Modality | None, output: Path | None, engine: str, overlays: bool
-) -> None:
+def cli(paths: tuple[Path, ...], modality: Modality | None, output: Path | None, engine: str, overlays: bool) -> None:
     """See HELP."""
     bundle, inputs = _bundle_and_inputs(paths, modality)
     if not inputs:
@@ -91,9 +89,7 @@ def _inspect_all(
     return failed
 
 
-def _inspect_one(
-    inspector: Inspector, file: Path, name: str, results: Results | None, overlays: bool
-) -> bool:
+def _inspect_one(inspector: Inspector, file: Path, name: str, results: Results | None, overlays: bool) -> bool:
     from cmdiad_runtime.errors import InputError
     from cmdiad_runtime.inputs import read_sample
     from cmdiad_runtime.results import draw_overlay
@@ -127,9 +123,7 @@ def _self_test(bundle: Path, modality: Modality | None, engine: str, output: Pat
 
     with Inspector.open(bundle, modality=modality, engine=engine) as inspector:  # type: ignore[arg-type]  # click checked it
         golden = read_golden(inspector.bundle.golden)
-        comparison = compare(
-            inspector.engine, inspector.bundle.precision, golden, inspector.bundle.calibration
-        )
+        comparison = compare(inspector.engine, inspector.bundle.precision, golden, inspector.bundle.calibration)
     click.echo(
         f"self-test {'passed' if comparison.passed else 'FAILED'}: {len(golden)} golden samples on "
         f"{comparison.engine}; score within {comparison.score_max_share:.2%} and map within "

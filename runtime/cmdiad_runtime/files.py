@@ -135,9 +135,7 @@ def _check_folder(target: Path) -> None:
     """Fail before the work, not after it."""
     folder = target.parent
     if not folder.is_dir():
-        raise OutputError(
-            target, found=f"no folder {folder}", expected="an existing folder", action="create it"
-        )
+        raise OutputError(target, found=f"no folder {folder}", expected="an existing folder", action="create it")
     if not os.access(folder, os.W_OK | os.X_OK):
         found = f"no permission to write in {folder}"
         raise OutputError(target, found=found, expected="a writable folder", action="choose another one")
@@ -166,9 +164,7 @@ def _write_errors(named: FilePath, *written: Path) -> Iterator[None]:
             raise
         found = (error.strerror or str(error)).lower()
         action = "free space there or choose another folder"
-        raise OutputError(
-            named, found=found, expected="room and permission to write", action=action
-        ) from error
+        raise OutputError(named, found=found, expected="room and permission to write", action=action) from error
 
 
 def _concerns(error: OSError, written: tuple[Path, ...]) -> bool:

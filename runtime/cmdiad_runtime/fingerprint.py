@@ -86,9 +86,7 @@ class EngineFingerprint:
         _check_values(values, source)
         return cls(**values)
 
-    def mismatch(
-        self, *, library: str, library_version: str, compute_capability: int, graph_sha256: str
-    ) -> str | None:
+    def mismatch(self, *, library: str, library_version: str, compute_capability: int, graph_sha256: str) -> str | None:
         """What keeps this engine from running there, in words; None if it fits.
 
         Args:
@@ -119,9 +117,7 @@ class EngineFingerprint:
                 engine, found=error.strerror or str(error), expected="an engine file", action=_REBUILD
             ) from error
         if size != self.size_bytes:
-            raise BundleError(
-                engine, found=f"{size} bytes", expected=f"{self.size_bytes} bytes", action=_REBUILD
-            )
+            raise BundleError(engine, found=f"{size} bytes", expected=f"{self.size_bytes} bytes", action=_REBUILD)
         if digest != self.engine_sha256:
             raise BundleError(engine, found=f"SHA-256 {digest}", expected=self.engine_sha256, action=_REBUILD)
 

@@ -53,9 +53,7 @@ class Inspector:
         self.engine = engine
 
     @staticmethod
-    def open(
-        path: str | PathLike[str], *, modality: Modality | None = None, engine: EngineName = "cpu"
-    ) -> Inspector:
+    def open(path: str | PathLike[str], *, modality: Modality | None = None, engine: EngineName = "cpu") -> Inspector:
         """Verify a bundle and load its graph.
 
         Args:

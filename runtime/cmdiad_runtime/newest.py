@@ -26,9 +26,7 @@ def newest_run(folder: Path) -> Path:
     return _newest(folder, paths, "run.json", RunError, "a finished run", "name one, or run cmdiad-train")
 
 
-def _newest(
-    folder: Path, paths: list[Path], marker: str, error: type[CmdiadError], kind: str, action: str
-) -> Path:
+def _newest(folder: Path, paths: list[Path], marker: str, error: type[CmdiadError], kind: str, action: str) -> Path:
     if not paths:
         raise error(folder, found="none", expected=kind, action=action)
     return max(paths, key=lambda p: ((p / marker).stat().st_mtime_ns, p.name))

@@ -133,9 +133,7 @@ def _colour_table() -> FloatArray:
     Oklab and its matrices: B. Ottosson, "A perceptual color space for image processing", 2020.
     """
     lightness, chroma, hue = np.array(_LCH_ANCHORS).T
-    corners = np.stack(
-        [lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))]
-    )  # [3, anchors]
+    corners = np.stack([lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))])  # [3, anchors]
     at = np.linspace(0, corners.shape[1] - 1, 256)
     lab = np.stack([np.interp(at, np.arange(corners.shape[1]), corner) for corner in corners])  # [3, 256]
     to_lms = np.array(

@@ -35,9 +35,7 @@ class Results:
             "score": inspection.score,
             "threshold": inspection.threshold,
             "map_max": float(inspection.map.max()),
-            "timings_ms": {
-                key: round(value, 3) for key, value in {"read": read_ms, **inspection.timings_ms}.items()
-            },
+            "timings_ms": {key: round(value, 3) for key, value in {"read": read_ms, **inspection.timings_ms}.items()},
         }
         if overlay is not None:
             line["overlay"] = overlay.relative_to(self.folder).as_posix()

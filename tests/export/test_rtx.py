@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmdiad_export import rtx
 from cmdiad_export.rtx import DEFAULT_COMPUTE_CAPABILITIES, build_rtx_engine
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.fingerprint import EngineFingerprint
@@ -196,6 +197,14 @@ def test_targets_are_sorted_and_taken_once(detector: Path) -> None:
 
 
 @needs_rtx
+def test_fp32_products_are_not_tf32() -> None:
+    import tensorrt_rtx as trt
+
+    config = rtx._config(trt, trt.Builder(rtx._log()), {86: trt.ComputeCapability.SM86})
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+
+
+@needs_rtx
 @pytest.mark.parametrize("cell_type", [INT32, INT64])
 def test_a_dynamic_axis_with_a_profile(tmp_path: Path, cell_type: int) -> None:
     graph = dynamic_graph(tmp_path / "xyz.onnx", cell_type)
@@ -273,9 +282,7 @@ def test_profiles_must_be_for_the_dynamic_inputs(tmp_path: Path, profiles: Any) 
 
 
 @needs_rtx
-@pytest.mark.parametrize(
-    "shapes", [((9, 64), (5, 64), (20, 64)), ((1, 63), (5, 63), (20, 63)), ((1,), (5,), (20,))]
-)
+@pytest.mark.parametrize("shapes", [((9, 64), (5, 64), (20, 64)), ((1, 63), (5, 63), (20, 63)), ((1,), (5,), (20,))])
 def test_impossible_profiles_are_refused(tmp_path: Path, shapes: Any) -> None:
     with pytest.raises(EngineError, match=r"xyz\.onnx: found .*weights"):
         build(dynamic_graph(tmp_path / "xyz.onnx"), profiles={"weights": shapes})
@@ -361,6 +368,31 @@ def test_interruption_leaves_nothing(
     assert names_in(detector.parent) == ["detector.onnx"]
     assert signal.getsignal(signal.SIGINT) is before
     assert capfd.readouterr() == ("", "")
+
+
+@needs_rtx
+def test_interruption_cancels_the_build_early(detector: Path) -> None:
+    def progress(_phase: str, fraction: float) -> None:
+        if fraction > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(detector, progress=progress)
+    assert any("BuildCanceled" in error for error in rtx._log().errors)
+
+
+@needs_rtx
+def test_ctrl_c_never_raises_inside_a_callback(detector: Path) -> None:
+    returned = False
+
+    def progress(_phase: str, _fraction: float) -> None:
+        nonlocal returned
+        press_ctrl_c()
+        returned = True
+
+    with pytest.raises(KeyboardInterrupt):
+        build(detector, progress=progress)
+    assert returned
 
 
 @needs_rtx

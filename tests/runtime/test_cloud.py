@@ -12,7 +12,7 @@ SMALL = {
     "grid": 16,
     "groups": 40,
     "group_size": 8,
-    "pad_multiple": 1,
+    "pad_multiple": 100,
     "seed": 0,
     "name": "part 7",
 }

@@ -141,9 +141,7 @@ def expected_largest(points, eps, min_points):
 def random_cloud(seed):
     """Blobs of several densities, a thin bridge, and scattered noise."""
     rng = np.random.default_rng(seed)
-    blobs = [
-        rng.normal(rng.uniform(-3, 3, 3), rng.uniform(0.1, 0.6), (rng.integers(20, 200), 3)) for _ in range(4)
-    ]
+    blobs = [rng.normal(rng.uniform(-3, 3, 3), rng.uniform(0.1, 0.6), (rng.integers(20, 200), 3)) for _ in range(4)]
     bridge = np.linspace(blobs[0][0], blobs[1][0], 60) + rng.normal(0, 0.02, (60, 3))
     noise = rng.uniform(-4, 4, (150, 3))
     return rng.permutation(np.concatenate([*blobs, bridge, noise])).astype(np.float32)

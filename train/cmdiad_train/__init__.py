@@ -1,1 +1,1 @@
-
+"""CMDIAD Edge training: extractors, distillation networks, memory banks, fusion and thresholds."""

@@ -51,9 +51,7 @@ unusable, 130 interrupted.
     default="default",
     help="What we think is right, or the published code's behaviour.",
 )
-@click.option(
-    "--rgb-backbone", help="Any timm model.  [default: resnet18, faithful: vit_base_patch8_224.dino]"
-)
+@click.option("--rgb-backbone", help="Any timm model.  [default: resnet18, faithful: vit_base_patch8_224.dino]")
 @click.option("--rgb-stages", help="CNN stages as 1,2 (stage k has stride 4·2^k); '' for a ViT.")
 @click.option("--rgb-weights", help="timm (its download), seeded (random) or a safetensors FILE.")
 @click.option(
@@ -78,21 +76,15 @@ unusable, 130 interrupted.
     help="BatchNorm statistics of the point encoder.",
 )
 @click.option("--xyz-weights", help="seeded (random), or a Point-MAE checkpoint FILE.")
-@click.option(
-    "--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds."
-)
+@click.option("--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds.")
 @click.option("--coreset", type=float, default=0.1, help="Fraction of rows kept in a memory bank.")
-@click.option(
-    "--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 30, faithful: 100]"
-)
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 30, faithful: 100]")
 @click.option(
     "--fusion",
     type=click.Choice(["standardised", "ocsvm"]),
     help="Weights of the linear fusion.  [default: standardised, faithful: ocsvm]",
 )
-@click.option(
-    "--false-reject-rate", type=float, default=0.05, help="Share of good parts that may be rejected."
-)
+@click.option("--false-reject-rate", type=float, default=0.05, help="Share of good parts that may be rejected.")
 @click.option("--seed", type=int, default=0)
 def cli(data: Path, category: str | None, out: Path | None, **options: Any) -> None:
     """See HELP."""
@@ -128,9 +120,7 @@ def _recipe(options: dict[str, Any]) -> Recipe:
     )
 
     faithful = options["mode"] == "faithful"
-    rgb = replace(
-        PUBLISHED_RGB if faithful else RgbExtractor(), **_given(options, "rgb_", ("mask", "stages"))
-    )
+    rgb = replace(PUBLISHED_RGB if faithful else RgbExtractor(), **_given(options, "rgb_", ("mask", "stages")))
     if options["rgb_stages"] is not None:
         rgb = replace(rgb, stages=_stages(options["rgb_stages"]))
     xyz = replace(PUBLISHED_XYZ if faithful else XyzExtractor(), **_xyz_options(options))
@@ -155,9 +145,7 @@ def _recipe(options: dict[str, Any]) -> Recipe:
 
 def _given(options: dict[str, Any], prefix: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
     names = {key: key.removeprefix(prefix) for key in options if key.startswith(prefix)}
-    return {
-        name: options[key] for key, name in names.items() if name not in without and options[key] is not None
-    }
+    return {name: options[key] for key, name in names.items() if name not in without and options[key] is not None}
 
 
 def _xyz_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -172,9 +160,7 @@ def _stages(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is not a list of stages such as 1,2", param_hint="--rgb-stages"
-        ) from error
+        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint="--rgb-stages") from error
 
 
 def _summarise(record: dict[str, Any], out: Path) -> None:

@@ -25,9 +25,7 @@ def project(rows: Tensor, *, eps: float, seed: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray((components @ rows.numpy().T).T, dtype=np.float32))
 
 
-def projection_matrix(
-    shape: tuple[int, ...] | torch.Size, *, eps: float, seed: int
-) -> scipy.sparse.csr_matrix | None:
+def projection_matrix(shape: tuple[int, ...] | torch.Size, *, eps: float, seed: int) -> scipy.sparse.csr_matrix | None:
     """The projection `[k, C]` for rows of `shape` (n, C), or None where k would exceed C."""
     transformer = SparseRandomProjection(eps=eps, random_state=seed)
     try:

@@ -64,9 +64,7 @@ def find_category(root: Path, category: str | None) -> tuple[Path, str]:
         RunError: no such folder, or several to choose from.
     """
     if not root.is_dir():
-        raise RunError(
-            root, found="no such folder", expected="a data set in MVTec 3D-AD layout", action="check DATA"
-        )
+        raise RunError(root, found="no such folder", expected="a data set in MVTec 3D-AD layout", action="check DATA")
     names = sorted(p.name for p in root.iterdir() if (p / "train" / "good").is_dir())
     if category is None and len(names) == 1:
         category = names[0]

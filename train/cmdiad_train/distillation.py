@@ -95,9 +95,7 @@ def learning_rate(options: Distillation, epoch: float, published: bool) -> float
     return options.learning_rate * (1 + math.cos(math.pi * remaining)) / 2
 
 
-def _save(
-    network: FeatureToFeature, optimiser: torch.optim.Adam, losses: list[float], checkpoint: Path
-) -> None:
+def _save(network: FeatureToFeature, optimiser: torch.optim.Adam, losses: list[float], checkpoint: Path) -> None:
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
     for i, slot in optimiser.state_dict()["state"].items():
         state |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in slot.items()}
@@ -110,9 +108,7 @@ def _resume(network: FeatureToFeature, optimiser: torch.optim.Adam, checkpoint: 
     if not checkpoint.exists():
         return []
     state = load_file(checkpoint)
-    network.load_state_dict(
-        {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-    )
+    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.startswith("adam."):

@@ -84,9 +84,7 @@ def fit(data: Path, category: str | None, recipe: Recipe, run: Path, report: Rep
     fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report)
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
-    record["metrics"] = (
-        evaluate(detector, fitting.preprocessing, samples.test, report) if samples.test else None
-    )
+    record["metrics"] = evaluate(detector, fitting.preprocessing, samples.test, report) if samples.test else None
     directory.write_record(run, {**record, "status": "complete"})
     shutil.rmtree(run / "cache", ignore_errors=True)
     (run / "distillation.checkpoint.safetensors").unlink(missing_ok=True)
@@ -179,9 +177,7 @@ def _as_json(value: Any) -> Any:
 class _Fitting:
     """One training; each step loads what an earlier attempt has finished."""
 
-    def __init__(
-        self, run: Path, recipe: Recipe, preprocessing: Preprocessing, samples: _Data, report: Report
-    ) -> None:
+    def __init__(self, run: Path, recipe: Recipe, preprocessing: Preprocessing, samples: _Data, report: Report) -> None:
         self.run, self.recipe, self.preprocessing = run, recipe, preprocessing
         self.samples, self.report = samples, report
         self.provenance: dict[str, Any] = {}
@@ -319,9 +315,7 @@ class _Fitting:
         directory.save_calibration(self.run, calibration, score_weights, map_weights, scores)
         return detector
 
-    def _held_out_patches(
-        self, features: PatchFeatures
-    ) -> tuple[list[Patches], dict[str, dict[str, Tensor]]]:
+    def _held_out_patches(self, features: PatchFeatures) -> tuple[list[Patches], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""
         patches, golden = [], {}
         for i, files in enumerate(self.samples.held_out):
@@ -349,9 +343,7 @@ def as_tensors(inputs: dict[str, Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
 
 
-def make_pairs(
-    main: list[Patches], main_grid: int, other: list[Patches], other_grid: int, recipe: Recipe
-) -> Pairs:
+def make_pairs(main: list[Patches], main_grid: int, other: list[Patches], other_grid: int, recipe: Recipe) -> Pairs:
     """Pairs of main and other features, per sample.
 
     Published: one pair per cell of the finer grid (§5, §9). Default: one pair per distinct row of the main

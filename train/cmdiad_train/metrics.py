@@ -39,9 +39,7 @@ def auroc(labels: AnyArray, scores: AnyArray) -> float:
     good = defect.size - defects
     if not defects or not good:
         missing = "defective" if good else "good"
-        raise ValueError(
-            f"AUROC compares good with defective, and none of the {labels.size} labels is {missing}"
-        )
+        raise ValueError(f"AUROC compares good with defective, and none of the {labels.size} labels is {missing}")
     rank_sum = stats.rankdata(scores, method="average")[defect].sum()
     return float((rank_sum - defects * (defects + 1) / 2) / (defects * good))
 

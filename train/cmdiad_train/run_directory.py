@@ -144,9 +144,7 @@ def save_extractor(path: Path, extractor: Extractor, modality: Modality) -> None
 
 def load_extractor(path: Path, recipe: Recipe, modality: Modality) -> Extractor:
     """An extractor with the run's own copy of its weights; the files the recipe names are not needed."""
-    own = replace(
-        recipe, rgb=replace(recipe.rgb, weights="seeded"), xyz=replace(recipe.xyz, weights="seeded")
-    )
+    own = replace(recipe, rgb=replace(recipe.rgb, weights="seeded"), xyz=replace(recipe.xyz, weights="seeded"))
     extractor = build_extractor(own, modality)
     file = path / f"extractor-{modality}.safetensors"
     _load_state(extractor, load_tensors(file), file)

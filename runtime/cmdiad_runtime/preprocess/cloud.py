@@ -90,9 +90,7 @@ def prepare_cloud(
             `groups` or `group_size` after the resize.
     """
     _check_array(xyz, name)
-    frame = frame_cloud(
-        xyz, size=size, foreground=foreground, pad_multiple=pad_multiple, seed=seed, name=name
-    )
+    frame = frame_cloud(xyz, size=size, foreground=foreground, pad_multiple=pad_multiple, seed=seed, name=name)
     points = frame.xyz[frame.valid]
     _check_count(len(points), max(groups, group_size), size, name)
     centers = points[farthest_point_sampling(points, groups)]
@@ -106,9 +104,7 @@ def prepare_cloud(
     return CloudInput(centers, neighbours - centers[:, None], weights, cells), frame
 
 
-def frame_cloud(
-    xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str
-) -> CloudFrame:
+def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str) -> CloudFrame:
     """Cut, pad and resize a cloud: the part of `prepare_cloud` that precedes the points.
 
     Args:

@@ -111,9 +111,7 @@ def border_points(xyz: XyzImage, border: int = 10) -> npt.NDArray[np.float64]:
     return np.concatenate([strip[valid_mask(strip)] for strip in strips]).astype(np.float64)
 
 
-def _best_hypothesis(
-    points: _Points, rng: np.random.Generator, distance: float, iterations: int
-) -> Plane | None:
+def _best_hypothesis(points: _Points, rng: np.random.Generator, distance: float, iterations: int) -> Plane | None:
     """The three-point plane with most points within `distance`; None where all triples are collinear."""
     if len(points) > _RANSAC_POINTS:
         points = points[rng.choice(len(points), _RANSAC_POINTS, replace=False)]

@@ -61,9 +61,7 @@ def _squared_distance(x: _Column, y: _Column, z: _Column, centre: _Column) -> _C
     return total
 
 
-def group_points(
-    points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], size: int
-) -> npt.NDArray[np.int64]:
+def group_points(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.int64]:
     """Find the `size` nearest points of each centre, by exact distances (REFERENCE §6.2).
 
     Args:

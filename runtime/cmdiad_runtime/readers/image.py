@@ -78,9 +78,7 @@ def _open_image(path: FilePath) -> Iterator[Image.Image]:
         file.seek(0)
         if not header.startswith((_PNG, _JPEG)):
             action = "save it as PNG or JPEG"
-            raise InputError(
-                path, found="a file that is neither PNG nor JPEG", expected=_EXPECTED, action=action
-            )
+            raise InputError(path, found="a file that is neither PNG nor JPEG", expected=_EXPECTED, action=action)
         with decoding(path, expected=_EXPECTED):
             # The classes instead of Image.open: that one would also try other formats, and warn about size.
             if header.startswith(_PNG):
@@ -156,7 +154,5 @@ def _opaque(path: FilePath, image: Image.Image) -> Image.Image:
     lowest = int(np.asarray(rgba)[..., 3].min())
     if lowest < 255:
         action = "save it without an alpha channel"
-        raise InputError(
-            path, found=f"transparent pixels (alpha {lowest})", expected=_EXPECTED, action=action
-        )
+        raise InputError(path, found=f"transparent pixels (alpha {lowest})", expected=_EXPECTED, action=action)
     return rgba

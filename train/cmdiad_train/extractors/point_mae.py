@@ -142,9 +142,7 @@ class PointMae(nn.Module):
             self.blocks = Blocks(spec.width, spec.depth, spec.heads)
             self.norm = nn.LayerNorm(spec.width)
         if spec.weights == "seeded":
-            self.provenance = (
-                f"Point-MAE {spec.width}×{spec.depth}, random weights, seed {seed} (not trained)"
-            )
+            self.provenance = f"Point-MAE {spec.width}×{spec.depth}, random weights, seed {seed} (not trained)"
         else:
             _load_checkpoint(self, Path(spec.weights))
             self.provenance = f"Point-MAE, {Path(spec.weights).name}"

@@ -90,9 +90,7 @@ class TimmBackbone(nn.Module):
         return torch.cat(resized, 1).flatten(2).transpose(1, 2)  # [B, T, C]
 
     def _stage_maps(self, image: Tensor) -> list[Tensor]:
-        maps = self.model.forward_intermediates(
-            image, indices=self._indices, intermediates_only=True, stop_early=True
-        )
+        maps = self.model.forward_intermediates(image, indices=self._indices, intermediates_only=True, stop_early=True)
         return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
 
     def _normalised(self, stage: int, features: Tensor) -> Tensor:

@@ -131,9 +131,7 @@ def _painted(surface: Surface, patch: _Patch, colour: Colour, weight: Raster) ->
     return replace(surface, albedo=albedo)
 
 
-def _contrasting(
-    rng: np.random.Generator, surface: Surface, patch: _Patch, colours: tuple[Colour, ...]
-) -> Colour:
+def _contrasting(rng: np.random.Generator, surface: Surface, patch: _Patch, colours: tuple[Colour, ...]) -> Colour:
     """One of the colours that stand out there; compared as square roots, near to what the eye compares."""
     inside = surface.albedo[patch.area][patch.outline < 1]
     ground = np.sqrt(inside.mean(axis=0))

@@ -32,9 +32,7 @@ class Light:
 def random_light(rng: np.random.Generator) -> Light:
     """A lamp at the upper left; direction, strength and colour temperature vary a little."""
     azimuth, elevation = np.deg2rad([rng.uniform(212, 238), rng.uniform(36, 44)])
-    direction = np.array(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)]
-    )
+    direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)])
     warmth = rng.normal(0, 0.02)
     colour = rng.normal(1.0, 0.03) * np.array([1 + warmth, 1.0, 1 - warmth])
     return Light(direction, colour, ambient=rng.uniform(0.28, 0.36))
@@ -102,7 +100,5 @@ def ambient_occlusion(grid: Grid, height: Raster, *, reach: float = 2.2) -> Rast
     An approximation: the further a cell lies under the mean height around it (`reach` mm), the less light it gets.
     """
     coarse = grid.cells // 3
-    surroundings = gaussian_filter(
-        resize(height, coarse, box=True), reach / (grid.cell * grid.cells / coarse)
-    )
+    surroundings = gaussian_filter(resize(height, coarse, box=True), reach / (grid.cell * grid.cells / coarse))
     return np.exp(np.float32(-0.22) * np.maximum(resize(surroundings, grid.cells) - height, 0))
