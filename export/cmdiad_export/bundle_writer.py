@@ -46,7 +46,7 @@ def write_bundle(run: Run, out: Path, *, precision: str, rtx: bool, say: Say) ->
         comparisons = [_export_and_compare(run, folder, p, golden, say) for p in _precisions(precision)]
         for comparison in comparisons:
             _require_passed(run.path, comparison)
-        engines = [_build_rtx(folder, precision, say)] if rtx else []
+        engines = [_build_rtx(run, folder, precision, say)] if rtx else []
         manifest = _manifest(run, folder, out.name, precision, comparisons, len(golden), engines)
         write_manifest(folder, manifest)
     return manifest
@@ -77,7 +77,7 @@ def _export_and_compare(run: Run, folder: Path, precision: str, golden: list[Gol
     graph = folder / "graph.onnx"
     inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
     export_graph(to_precision(run.detector, precision), inputs, graph)
-    engine = open_engine(graph, "cpu")
+    engine = open_engine(graph)
     comparison = compare(engine, precision, golden, run.calibration)
     engine.close()
     say(
@@ -102,15 +102,31 @@ def _require_passed(run: Path, comparison: Comparison) -> None:
     )
 
 
-def _build_rtx(folder: Path, precision: str, say: Say) -> dict[str, Any]:
+def _build_rtx(run: Run, folder: Path, precision: str, say: Say) -> dict[str, Any]:
     from cmdiad_export.rtx import build_rtx_engine
 
-    graph, engine = folder / "graph.onnx", folder / "engines" / f"rtx-{precision}.engine"
+    engine = folder / "engines" / f"rtx-{precision}.engine"
     engine.parent.mkdir()
     say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, RTX_TARGETS))} ahead of time")
-    fingerprint = build_rtx_engine(graph, engine, precision=precision, compute_capabilities=RTX_TARGETS, profiles=None)
-    say(f"{engine.name}, {engine.stat().st_size / 1e6:.1f} MB: {UNCERTIFIED}")
+    fingerprint = build_rtx_engine(
+        folder / "graph.onnx",
+        engine,
+        precision=precision,
+        compute_capabilities=RTX_TARGETS,
+        profiles=_profiles(run),
+    )
+    say(f"{engine.name}, {fingerprint.size_bytes / 1e6:.1f} MB: {UNCERTIFIED}")
     return {"file": f"engines/{engine.name}", "fingerprint": fingerprint.to_json()}
+
+
+def _profiles(run: Run) -> dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] | None:
+    """Smallest, usual and largest shape of the one dynamic input: the distinct rows of a cloud."""
+    weights = [inputs["weights"].shape for inputs in run.golden.values() if "weights" in inputs]
+    if not weights:
+        return None
+    groups, most = weights[0][1], run.detector.features.grid**2 + 1
+    usual = max(2, sum(rows for rows, _ in weights) // len(weights))
+    return {"weights": ((2, groups), (usual, groups), (most, groups))}
 
 
 def _manifest(
@@ -134,7 +150,7 @@ def _manifest(
             "opset": OPSET,
             "precision": precision,
             "fp32_islands": island_names(detector) if precision != "fp32" else [],
-            "banks": [list(scorer.search.rows.shape) for scorer in run.detector.scorers],
+            "banks": [list(search.rows.shape) for search in run.detector.searches],
         },
         "calibration": asdict(run.calibration),
         "certificate": {

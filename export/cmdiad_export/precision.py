@@ -44,9 +44,8 @@ def to_precision(detector: Detector, precision: Precision) -> Detector:
     else:
         _half_points(extractor)
     if detector.network is not None:
-        detector.network = _half_network(detector.network)
-    for scorer in detector.scorers:
-        scorer.search = scorer.search.to_half(CANDIDATES)
+        _half_network(detector.network)
+    detector.to_half(CANDIDATES)
     return detector
 
 
@@ -75,10 +74,9 @@ def _half_points(extractor: PointMae) -> None:
     _half(extractor, keep)
 
 
-def _half_network(network: FeatureToFeature) -> FeatureToFeature:
-    network.norm = Fp32Island(network.norm)
+def _half_network(network: FeatureToFeature) -> None:
+    network.set_submodule("norm", Fp32Island(network.norm))
     _half(network.mlp)
-    return network
 
 
 def island_names(detector: nn.Module) -> list[str]:

@@ -62,7 +62,8 @@ def build_rtx_engine(
 ) -> EngineFingerprint:
     """Build a TensorRT-RTX engine from an ONNX graph and write it to `engine`, whole or not at all.
 
-    Two builds of one graph with one library version give the same bytes. TF32 is off: fp32 means fp32.
+    TF32 is off: fp32 means fp32. Two builds of one graph agree byte for byte if it has one output; with more,
+    the library lists the outputs in either order, so each built file has its own hash.
 
     Args:
         graph: ONNX file, opset 17-20, that holds its weights itself.

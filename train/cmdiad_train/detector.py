@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.hallucination import FeatureToFeature
-from cmdiad_train.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.memory_bank import BankScorer, BankSearch, MemoryBank
 from cmdiad_train.recipe import Recipe
 
 Extractor = TimmBackbone | PointMae
@@ -20,6 +24,8 @@ class PatchFeatures(nn.Module):
     Args:
         extractor: a TimmBackbone, fed `rgb`, or a PointMae, fed `centers, groups, weights, cells`.
     """
+
+    every_cell: Tensor
 
     def __init__(self, extractor: Extractor) -> None:
         super().__init__()
@@ -54,6 +60,7 @@ class Detector(nn.Module):
 
     score_weights: Tensor
     map_weights: Tensor
+    repeat: Tensor
 
     def __init__(
         self,
@@ -83,6 +90,17 @@ class Detector(nn.Module):
         scores, maps = self.score_each(*self.features(*inputs))
         return (self.score_weights * scores).sum().reshape(1), (self.map_weights[:, None, None] * maps).sum(0)
 
+    @property
+    def searches(self) -> list[BankSearch]:
+        """The search of each bank, main first."""
+        return [scorer.search for scorer in self.scorers if isinstance(scorer, BankScorer)]
+
+    def to_half(self, candidates: int) -> None:
+        """Take the banks to fp16; see `BankSearch.to_half`."""
+        for scorer in self.scorers:
+            assert isinstance(scorer, BankScorer)
+            scorer.search = scorer.search.to_half(candidates)
+
     def score_each(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Unfused scores `[banks]` and maps `[banks, size, size]` of patch features."""
         branches = [(rows, cells)]
@@ -90,6 +108,11 @@ class Detector(nn.Module):
             branches.append((self.network(rows).float(), cells[self.repeat]))
         outcomes = [scorer(*branch) for scorer, branch in zip(self.scorers, branches, strict=True)]
         return torch.stack([score for score, _ in outcomes]), torch.stack([m for _, m in outcomes])
+
+
+def as_tensors(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    """Network inputs as tensors of their own memory."""
+    return {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
 
 
 def hallucination_grid(recipe: Recipe, main_grid: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare, prepare_ground_truth
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.dataset import SampleFiles
-from cmdiad_train.detector import Detector
+from cmdiad_train.detector import Detector, as_tensors
 from cmdiad_train.metrics import au_pro, auroc, pixel_auroc
 
 Map = npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ def evaluate(
     def score(sample: Sample) -> tuple[float, Map]:
         inputs = prepare(sample, preprocessing).inputs
         with torch.no_grad():
-            result, anomaly_map = detector(*(torch.from_numpy(a) for a in inputs.values()))
+            result, anomaly_map = detector(*as_tensors(inputs).values())
         return float(result), anomaly_map.numpy()
 
     return evaluate_scorer(score, preprocessing, samples, report)

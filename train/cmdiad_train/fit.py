@@ -26,12 +26,14 @@ from cmdiad_train.detector import (
     Detector,
     Extractor,
     PatchFeatures,
+    as_tensors,
     hallucination_grid,
     regrid,
     repeated_cells,
 )
 from cmdiad_train.distillation import Pairs, distil, new_network
 from cmdiad_train.evaluate import evaluate
+from cmdiad_train.extractors import PointMae
 from cmdiad_train.fusion import ocsvm_weights, standardised_weights
 from cmdiad_train.hallucination import FeatureToFeature
 from cmdiad_train.memory_bank import MemoryBank
@@ -214,7 +216,8 @@ class _Fitting:
         for i, files in enumerate(chosen):
             clouds.append(self._inputs(files, "xyz")["groups"][0])
             self.report("calibrate point encoder", i + 1, len(chosen))
-        extractor.calibrate(clouds)  # type: ignore[operator, union-attr]  # only a PointMae comes here
+        assert isinstance(extractor, PointMae)
+        extractor.calibrate(clouds)
 
     def _inputs(self, files: SampleFiles, modality: Modality) -> dict[str, Tensor]:
         preprocessing = make_preprocessing(self.recipe, self.preprocessing.colour, modality)
@@ -336,11 +339,6 @@ class _Fitting:
             return torch.ones(1)
         fit_weights = ocsvm_weights if self.recipe.fusion == "ocsvm" else standardised_weights
         return torch.from_numpy(fit_weights(columns.double().numpy())).float()
-
-
-def as_tensors(inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """Network inputs as tensors."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
 
 
 def make_pairs(main: list[Patches], main_grid: int, other: list[Patches], other_grid: int, recipe: Recipe) -> Pairs:

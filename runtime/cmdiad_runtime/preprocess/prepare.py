@@ -75,8 +75,9 @@ class View:
     side: int
 
     @staticmethod
-    def of(height: int, width: int, multiple: int) -> View:
-        """The view of an image of this size, padded to a square."""
+    def of(image: npt.NDArray[Any], multiple: int) -> View:
+        """The view of an image or cloud `[h, w, 3]`, padded to a square."""
+        height, width = image.shape[:2]
         top, left, side = pad_offset(height, width, multiple=multiple)
         return View(height, width, top, left, side)
 
@@ -116,13 +117,13 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         seed=preprocessing.seed,
         name=sample.name,
     )
-    inputs = {
+    inputs: dict[str, npt.NDArray[Any]] = {
         "centers": cloud.centers[None],
         "groups": cloud.groups[None],
         "weights": cloud.weights,
         "cells": cloud.cells,
     }
-    return Prepared(inputs, View.of(*sample.xyz.shape[:2], preprocessing.pad_multiple))
+    return Prepared(inputs, View.of(sample.xyz, preprocessing.pad_multiple))
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:
@@ -140,7 +141,7 @@ def _prepare_rgb(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         rgb = np.where(mask[..., None], rgb, np.uint8(0))
         _check_contrast(rgb, sample.name)
     square = pad_to_square(rgb, multiple=preprocessing.pad_multiple)
-    view = View.of(*rgb.shape[:2], preprocessing.pad_multiple)
+    view = View.of(rgb, preprocessing.pad_multiple)
     return Prepared({"rgb": resize_rgb(square, preprocessing.size)[None]}, view)
 
 

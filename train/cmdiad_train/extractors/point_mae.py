@@ -36,17 +36,19 @@ class TokenEncoder(nn.Module):
 
     def forward(self, groups: Tensor, batch_statistics: bool) -> Tensor:
         """Tokens `[B, G, width]` of groups `[B, G, M, 3]` in metres relative to their centres."""
-        x = _linear(self.first_conv[0], groups)
-        x = F.relu(_normalise(self.first_conv[1], x, batch_statistics))
-        x = x.to(self.first_conv[3].weight.dtype)
-        local = _linear(self.first_conv[3], x)  # [B, G, M, second]
+        local = self.local(groups, batch_statistics)
         overall = local.amax(2, keepdim=True)  # [B, G, 1, second]
-        conv = self.second_conv[0]
+        conv, norm, _, last = self.second_conv
+        weight, bias = _weights(conv)
         half = overall.shape[-1]
-        weight = conv.weight[:, :, 0]
-        x = F.linear(local, weight[:, half:]) + F.linear(overall, weight[:, :half], conv.bias)
-        x = F.relu(_normalise(self.second_conv[1], x, batch_statistics))
-        return _linear(self.second_conv[3], x).amax(2)
+        x = F.linear(local, weight[:, half:]) + F.linear(overall, weight[:, :half], bias)
+        return _linear(last, F.relu(_normalise(norm, x, batch_statistics))).amax(2)
+
+    def local(self, groups: Tensor, batch_statistics: bool) -> Tensor:
+        """Per-point features `[B, G, M, second]` after the first two convolutions."""
+        conv, norm, _, last = self.first_conv
+        x = F.relu(_normalise(norm, _linear(conv, groups), batch_statistics))
+        return _linear(last, x.to(_weights(last)[0].dtype))
 
 
 class Attention(nn.Module):
@@ -157,38 +159,46 @@ class PointMae(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, clouds: list[Tensor]) -> None:
-        """Freeze BatchNorm to statistics averaged over training clouds, each groups `[G, M, 3]`.
+        """Freeze BatchNorm to statistics over training clouds, each groups `[G, M, 3]`.
 
         The published extractor normalises each cloud by itself (REFERENCE §6.5); this is its deterministic,
-        exportable form: mean of the per-cloud means, and the law of total variance for the variance.
+        exportable form: mean and variance over all points of all clouds.
         """
-        for norm, inputs in (
-            (self.encoder.first_conv[1], lambda groups: _linear(self.encoder.first_conv[0], groups)),
-            (self.encoder.second_conv[1], self._second_norm_input),
-        ):
-            means, squares = [], []
-            for groups in clouds:
-                x = inputs(groups[None]).flatten(0, 2).double()  # [G·M, C]
-                means.append(x.mean(0))
-                squares.append((x * x).mean(0))
-            mean = torch.stack(means).mean(0)
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(torch.stack(squares).mean(0) - mean * mean)
-
-    def _second_norm_input(self, groups: Tensor) -> Tensor:
-        first, conv = self.encoder.first_conv, self.encoder.second_conv[0]
-        local = _linear(first[3], F.relu(_normalise(first[1], _linear(first[0], groups), False)))
-        overall = local.amax(2, keepdim=True).expand_as(local)
-        return _linear(conv, torch.cat([overall, local], dim=-1))
+        encoder = self.encoder
+        conv, norm = encoder.first_conv[0], encoder.first_conv[1]
+        _freeze(norm, [_linear(conv, groups) for groups in clouds])
+        conv, norm = encoder.second_conv[0], encoder.second_conv[1]
+        _freeze(norm, [_linear(conv, _with_maximum(encoder.local(groups[None], False))) for groups in clouds])
 
 
-def _linear(conv: nn.Conv1d, x: Tensor) -> Tensor:
+def _with_maximum(local: Tensor) -> Tensor:
+    """Per-point features behind their group's maximum, as the second convolution takes them."""
+    return torch.cat([local.amax(2, keepdim=True).expand_as(local), local], dim=-1)
+
+
+def _freeze(norm: nn.Module, inputs: list[Tensor]) -> None:
+    assert isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None
+    rows = [x.flatten(0, -2).double() for x in inputs]
+    mean = torch.stack([x.mean(0) for x in rows]).mean(0)
+    square = torch.stack([(x * x).mean(0) for x in rows]).mean(0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(square - mean * mean)
+
+
+def _weights(conv: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Matrix `[out, in]` and bias of a pointwise convolution."""
+    assert isinstance(conv, nn.Conv1d)
+    return conv.weight[:, :, 0], conv.bias
+
+
+def _linear(conv: nn.Module, x: Tensor) -> Tensor:
     """A pointwise convolution on channels-last `[..., in]`."""
-    return F.linear(x, conv.weight[:, :, 0], conv.bias)
+    return F.linear(x, *_weights(conv))
 
 
-def _normalise(norm: nn.BatchNorm1d, x: Tensor, batch_statistics: bool) -> Tensor:
+def _normalise(norm: nn.Module, x: Tensor, batch_statistics: bool) -> Tensor:
     """BatchNorm on channels-last `[B, G, M, C]`, in fp32, with this cloud's or the stored statistics."""
+    assert isinstance(norm, nn.BatchNorm1d)
     dtype = x.dtype
     x = x.float()
     if batch_statistics:

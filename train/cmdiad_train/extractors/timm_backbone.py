@@ -75,7 +75,7 @@ class TimmBackbone(nn.Module):
 
     def normalise(self, rgb: Tensor) -> Tensor:
         """The network input float32 `[B, 3, h, w]` of uint8 `[B, h, w, 3]` (REFERENCE §4)."""
-        image = rgb.permute(0, 3, 1, 2).to(torch.float32)
+        image = rgb.to(torch.float32).permute(0, 3, 1, 2)  # cast first: TensorRT takes uint8 nowhere else
         return (image / 255.0 - self.mean) / self.std
 
     def tokens(self, image: Tensor) -> Tensor:

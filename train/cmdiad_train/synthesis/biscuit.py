@@ -46,7 +46,8 @@ def _to_outline(rng: np.random.Generator, grid: Grid) -> Raster:
     plain = box_distance(grid.u, grid.v, half_u, half_v, CORNER)
     on_long_side = np.abs(grid.v) - half_v > np.abs(grid.u) - half_u
     along = np.where(on_long_side, grid.u, grid.v)
-    return plain - SCALLOP * np.cos(along * np.float32(2 * np.pi / SCALLOP_PITCH))
+    scallop: Raster = np.cos(along * np.float32(2 * np.pi / SCALLOP_PITCH))
+    return plain - np.float32(SCALLOP) * scallop
 
 
 def _profile(inside: Raster) -> Raster:

@@ -25,18 +25,18 @@ class Camera:
 
     Attributes:
         size: pixels along each side.
-        focal: focal length in pixels.
-        centre: column (= row) of the principal point; outside the crop, so that no x or y is ever 0.
     """
 
     size: int
 
     @property
-    def focal(self) -> float:  # noqa: D102 -- described above
+    def focal(self) -> float:
+        """Focal length in pixels."""
         return self.size * DISTANCE / FIELD_OF_VIEW
 
     @property
-    def centre(self) -> float:  # noqa: D102 -- described above
+    def centre(self) -> float:
+        """Column (= row) of the principal point; outside the crop, so that no x or y is ever 0."""
         return -0.05 * self.size
 
     def rays(self) -> Vector:
@@ -161,7 +161,7 @@ def _bracket(height: Raster, lines: list[Raster], upper: Raster, step: float = 1
 def _bisect(height: Raster, lines: list[Raster], low: Raster, high: Raster, halvings: int = 4) -> Raster:
     """Halve the bracket, then cut the chord; exactly 0 where a ray comes down to the plane."""
     for _ in range(halvings):
-        middle = (low + high) / 2
+        middle = (low + high) * np.float32(0.5)
         above = _clearance(height, lines, middle) > 0
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     under, over = _clearance(height, lines, low), _clearance(height, lines, high)

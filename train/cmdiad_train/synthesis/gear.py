@@ -24,10 +24,10 @@ EJECTOR_MARKS, EJECTOR_RADIUS, EJECTOR_CIRCLE = 5, 1.8, 12.6
 
 def build_gear(rng: np.random.Generator, grid: Grid) -> Surface:
     """One gear with the small differences that moulding leaves between two of a kind."""
-    radius = np.hypot(grid.u, grid.v)
+    radius: Raster = np.hypot(grid.u, grid.v)
     to_outline = _outline(grid) - radius
     part = (to_outline > 0) & (radius > BORE_RADIUS)
-    height = _relief(rng, grid, radius) - _chamfer(to_outline) - _chamfer(radius - BORE_RADIUS)
+    height = _relief(rng, grid, radius) - _chamfer(to_outline) - _chamfer(radius - np.float32(BORE_RADIUS))
     plane = bare_plane(rng, grid, (0.045, 0.045, 0.05))
     return Surface(
         grid=grid,

@@ -52,7 +52,7 @@ def shade(surface: Surface, pose: Pose, light: Light) -> ColourRaster:
     diffuse += np.float32(light.ambient) * ambient_occlusion(surface.grid, surface.height)
     mirror = lit * surface.gloss * np.maximum(_dot(normal, halfway), 0) ** np.float32(SHININESS)
     radiance = surface.albedo * diffuse[..., None] + mirror[..., None]
-    return radiance * light.colour.astype(np.float32)
+    return (radiance * light.colour).astype(np.float32)
 
 
 def normals(grid: Grid, height: Raster) -> tuple[Raster, Raster, Raster]:
