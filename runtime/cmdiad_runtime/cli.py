@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,15 +34,14 @@ inspected, 4 bundle unusable, 5 engine unusable, 6 output not writable, 8 self-t
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for results.jsonl and overlays/.")
 @click.option("--engine", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Write heatmap pictures.")
-def cli(paths: tuple[Path, ...], modality: Modality | None, output: Path | None, engine: str, overlays: bool) -> None:
+def cli(paths: tuple[Path, ...], modality: Modality | None, output: Path | None, engine: str, overlays: bool) -> int:
     """See HELP."""
     bundle, inputs = _bundle_and_inputs(paths, modality)
     if not inputs:
         _self_test(bundle, modality, engine, output)
-        return
+        return 0
     failed = _inspect_all(bundle, inputs, modality, engine, output, overlays)
-    if failed:
-        sys.exit(SOME_FAILED)
+    return SOME_FAILED if failed else 0
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ unusable, 130 interrupted.
     default="default",
     help="What we think is right, or the published code's behaviour.",
 )
-@click.option("--rgb-backbone", help="Any timm model.  [default: resnet18, faithful: vit_base_patch8_224.dino]")
+@click.option("--rgb-backbone", help="Any timm model.  [default: resnet10t, faithful: vit_base_patch8_224.dino]")
 @click.option("--rgb-stages", help="CNN stages as 1,2 (stage k has stride 4·2^k); '' for a ViT.")
 @click.option("--rgb-weights", help="timm (its download), seeded (random) or a safetensors FILE.")
 @click.option(
@@ -78,7 +78,7 @@ unusable, 130 interrupted.
 @click.option("--xyz-weights", help="seeded (random), or a Point-MAE checkpoint FILE.")
 @click.option("--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds.")
 @click.option("--coreset", type=float, default=0.1, help="Fraction of rows kept in a memory bank.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 30, faithful: 100]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 12, faithful: 100]")
 @click.option(
     "--fusion",
     type=click.Choice(["standardised", "ocsvm"]),

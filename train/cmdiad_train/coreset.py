@@ -12,6 +12,8 @@ from sklearn.random_projection import SparseRandomProjection
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
+Step = Callable[[int], int]
+"""Takes the row selected last, returns the next."""
 
 
 def project(rows: Tensor, *, eps: float, seed: int) -> Tensor:
@@ -48,46 +50,42 @@ def greedy_coreset(
         progress: called as `progress(done, count)` now and then.
     """
     selected = np.zeros(count, dtype=np.int64)
-    distance = torch.linalg.norm(rows - rows[:1], dim=1)
-    if half:
-        rows, distance = rows.half(), distance.half()
-        step = _published_step
-    else:
-        step = _exact_step
-    state = _StepState(rows, distance)
+    step = _published_step(rows) if half else _exact_step(rows)
     last = 0
     for i in range(1, count):
-        last = step(state, last)
+        last = step(last)
         selected[i] = last
         if progress is not None and (i % 64 == 0 or i == count - 1):
             progress(i + 1, count)
     return selected
 
 
-class _StepState:
-    """The rows, each row's distance to the nearest selected one, and a buffer of squared norms."""
-
-    def __init__(self, rows: Tensor, distance: Tensor) -> None:
-        self.rows = rows
-        self.distance = distance
-        self.squares = (rows.float() ** 2).sum(1)
-
-
-def _published_step(state: _StepState, last: int) -> int:
+def _published_step(rows: Tensor) -> Step:
     """Distances by differences, rounded to float16 twice as the published code does (REFERENCE §11.2)."""
-    to_last = torch.linalg.norm(state.rows - state.rows[last : last + 1], dim=1)
-    torch.minimum(to_last, state.distance, out=state.distance)
-    chosen = int(torch.argmax(state.distance))
-    state.distance[chosen] = 0
-    return chosen
+    distance = torch.linalg.norm(rows - rows[:1], dim=1).half()
+    rows = rows.half()
+
+    def step(last: int) -> int:
+        torch.minimum(torch.linalg.norm(rows - rows[last : last + 1], dim=1), distance, out=distance)
+        chosen = int(distance.argmax())
+        distance[chosen] = 0
+        return chosen
+
+    return step
 
 
-def _exact_step(state: _StepState, last: int) -> int:
-    """The same in float32, squared norms expanded so that one matrix-vector product does the work."""
-    squared = torch.addmv(state.squares, state.rows, state.rows[last], alpha=-2).add_(state.squares[last])
-    torch.minimum(squared.clamp_(min=0).sqrt_(), state.distance, out=state.distance)
-    state.distance[last] = 0
-    return int(torch.argmax(state.distance))
+def _exact_step(rows: Tensor) -> Step:
+    """Squared distances in float32 with the norms expanded, so that one matrix-vector product does the work."""
+    squares = rows.square().sum(1)
+    nearest = torch.full_like(squares, torch.inf)
+
+    def step(last: int) -> int:
+        squared = torch.addmv(squares, rows, rows[last], alpha=-2)
+        torch.minimum(squared.add_(squares[last]), nearest, out=nearest)
+        nearest[last] = 0
+        return int(nearest.argmax())
+
+    return step
 
 
 def covering_radius(rows: Tensor, selected: npt.NDArray[np.int64]) -> float:

@@ -23,13 +23,15 @@ class RgbExtractor:
     Attributes:
         backbone: timm model name.
         stages: CNN stages to concatenate, stage k having stride 4·2^k; empty for ViT tokens.
+        grid: side of the grid that CNN stages are brought to; None takes the finest stage's.
         weights: "timm" (timm's own download), "seeded" (random, reproducible) or a safetensors file.
         mean: per-channel mean subtracted after scaling to 0-1, RGB order; None takes the weights' own.
         std: per-channel divisor, RGB order; None takes the weights' own.
     """
 
-    backbone: str = "resnet18"
+    backbone: str = "resnet10t"
     stages: tuple[int, ...] = (0, 1)
+    grid: int | None = 28
     weights: str = "seeded"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -52,7 +54,7 @@ class XyzExtractor:
         grid: side of the square grid that group features are pooled to.
     """
 
-    groups: int = 512
+    groups: int = 1024
     group_size: int = 32
     width: int = 96
     depth: int = 2
@@ -60,10 +62,10 @@ class XyzExtractor:
     taps: tuple[int, ...] = (0, 1)
     normalisation: Normalisation = "frozen"
     weights: str = "seeded"
-    grid: int = 56
+    grid: int = 28
 
 
-PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), "timm", IMAGENET_MEAN, IMAGENET_STD)
+PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), None, "timm", IMAGENET_MEAN, IMAGENET_STD)
 PUBLISHED_XYZ = XyzExtractor(1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
 
 
@@ -80,7 +82,7 @@ class Distillation:
         output: "linear", or "gelu" as published (which cannot go below -0.17).
     """
 
-    epochs: int = 30
+    epochs: int = 12
     batch: int = 4
     learning_rate: float = 1e-3
     warmup: int = 2

@@ -23,7 +23,8 @@ class TimmBackbone(nn.Module):
 
     ViT: the final normalised tokens without prefix tokens. CNN: the chosen stages (for pre-activation ResNets
     after the next block's `norm1`, since their raw stages are not normalised), each averaged over 3×3
-    (PatchCore, Roth et al. 2022, §3.1), resized to the finest stage's grid and concatenated.
+    (PatchCore, Roth et al. 2022, §3.1), brought to one grid (the finest stage's unless the recipe names one) and
+    concatenated.
 
     Args:
         spec: backbone, stages, weights.
@@ -48,7 +49,7 @@ class TimmBackbone(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = _create_model(spec, size)
-        self.stages = spec.stages
+        self.stages, self.stage_grid = spec.stages, spec.grid
         mean, std = _load_weights(self.model, spec, seed)
         self.register_buffer("mean", torch.tensor(spec.mean or mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std or std).reshape(1, 3, 1, 1))
@@ -85,9 +86,8 @@ class TimmBackbone(nn.Module):
             tokens = self.model.forward_features(image)  # [B, prefix + T, C]
             return tokens[:, self.model.num_prefix_tokens :]
         maps = [F.avg_pool2d(stage, 3, 1, 1) for stage in self._stage_maps(image)]
-        grid = max(maps, key=lambda stage: stage.shape[-1]).shape[-2:]
-        resized = [m if m.shape[-2:] == grid else _resize(m, grid) for m in maps]
-        return torch.cat(resized, 1).flatten(2).transpose(1, 2)  # [B, T, C]
+        grid = self.stage_grid or max(stage.shape[-1] for stage in maps)
+        return torch.cat([_to_grid(stage, grid) for stage in maps], 1).flatten(2).transpose(1, 2)  # [B, T, C]
 
     def _stage_maps(self, image: Tensor) -> list[Tensor]:
         maps = self.model.forward_intermediates(image, indices=self._indices, intermediates_only=True, stop_early=True)
@@ -111,8 +111,12 @@ class TimmBackbone(nn.Module):
         return used | {""}
 
 
-def _resize(features: Tensor, grid: torch.Size) -> Tensor:
-    return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+def _to_grid(features: Tensor, grid: int) -> Tensor:
+    """Features `[B, C, s, s]` on another grid: averaged where it divides the side, else resized bilinearly."""
+    side = features.shape[-1]
+    if side % grid == 0:
+        return features if side == grid else F.avg_pool2d(features, side // grid)
+    return F.interpolate(features, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
 def _create_model(spec: RgbExtractor, size: int) -> Any:

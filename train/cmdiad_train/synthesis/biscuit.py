@@ -9,11 +9,11 @@ from cmdiad_train.synthesis.surface import (
     Grid,
     Raster,
     Surface,
-    bare_plane,
     box_distance,
     paint,
     smooth_noise,
     smoothstep,
+    stand,
 )
 
 HALF_WIDTH, HALF_DEPTH, CORNER = 24.0, 18.0, 5.0
@@ -30,14 +30,7 @@ def build_biscuit(rng: np.random.Generator, grid: Grid) -> Surface:
     height = _profile(inside) + dough - _docking_holes(rng, grid)
     albedo = _crust(rng, grid, inside, dough)
     height, albedo = _sprinkle(rng, grid, height, albedo)
-    plane = bare_plane(rng, grid, (0.05, 0.055, 0.065))
-    return Surface(
-        grid=grid,
-        height=np.where(part, height, 0).astype(np.float32),
-        albedo=np.where(part[..., None], albedo, plane).astype(np.float32),
-        gloss=np.where(part, 0.03, 0.01).astype(np.float32),
-        part=part,
-    )
+    return stand(rng, grid, part, height=height, material=albedo, gloss=0.03, pad=(0.05, 0.055, 0.065))
 
 
 def _to_outline(rng: np.random.Generator, grid: Grid) -> Raster:

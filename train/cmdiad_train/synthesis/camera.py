@@ -60,12 +60,12 @@ class Pose:
 
 
 def random_pose(rng: np.random.Generator, camera: Camera) -> Pose:
-    """A part in a fixture: turned by up to ±7°, shifted by up to ±2.5 mm, the plane tilted by 1-2.5°."""
+    """A part in a fixture: turned by up to ±5°, shifted by up to ±2 mm, the plane tilted by 1-2.5°."""
     middle = ((camera.size - 1) / 2 - camera.centre) / camera.focal
     distance = DISTANCE + rng.uniform(-2, 2)
-    shift = rng.uniform(-2.5, 2.5, 2)
+    shift = rng.uniform(-2, 2, 2)
     up = np.array([0.025 + rng.normal(0, 0.005), -0.02 + rng.normal(0, 0.005), -1.0])
-    turn = np.deg2rad(rng.uniform(-7, 7))
+    turn = np.deg2rad(rng.uniform(-5, 5))
     axes = _axes(up / np.linalg.norm(up), turn)
     unturned = _axes(axes[2], 0.0)
     return Pose(distance * np.array([middle, middle, 1.0]) + shift @ unturned[:2], axes)
@@ -146,8 +146,11 @@ def _first_hit(
 
 
 def _bracket(height: Raster, lines: list[Raster], upper: Raster, step: float = 1.0) -> tuple[Raster, Raster]:
-    """March down from `upper` until below the surface; the levels below and above it."""
-    low = upper + np.float32(1e-3)
+    """March down until below the surface; the levels below and above it.
+
+    The levels are whole steps, so that a change of the surface moves no hit that it does not concern.
+    """
+    low = np.float32(step) * np.ceil(upper / np.float32(step) + np.float32(1e-3))
     high = low.copy()
     active = np.arange(low.size)
     while active.size:

@@ -10,11 +10,11 @@ from cmdiad_train.synthesis.surface import (
     Grid,
     Raster,
     Surface,
-    bare_plane,
     box_distance,
     paint,
     smooth_noise,
     smoothstep,
+    stand,
 )
 
 HALF_WIDTH, HALF_DEPTH, CORNER = 25.0, 17.0, 2.5
@@ -31,14 +31,8 @@ def build_connector(rng: np.random.Generator, grid: Grid) -> Surface:
     height = BODY_HEIGHT + rng.normal(0, 0.05) + SHIELD_RISE * shield - CAVITY_DEPTH * _cavity_weight(grid)
     height = height + _ribs(grid) - 0.7 * np.square(1 - np.clip(inside / 1.2, 0, 1))
     height = height + 0.012 * smooth_noise(rng, grid, 0.8)
-    plane = bare_plane(rng, grid, (0.20, 0.19, 0.17))
-    return Surface(
-        grid=grid,
-        height=np.where(part, height, 0).astype(np.float32),
-        albedo=np.where(part[..., None], _materials(rng, grid, shield), plane).astype(np.float32),
-        gloss=np.where(part, 0.10 + 0.35 * shield, 0.01).astype(np.float32),
-        part=part,
-    )
+    material, pad = _materials(rng, grid, shield), (0.20, 0.19, 0.17)
+    return stand(rng, grid, part, height=height, material=material, gloss=0.10 + 0.35 * shield, pad=pad)
 
 
 def _shield_weight(grid: Grid) -> Raster:

@@ -1,6 +1,6 @@
 """Defects of three sorts: seen in colour only, in shape only, or in both.
 
-Every defect is 3-8 mm wide (scratches up to 12 mm long) and, where it changes the shape, 0.8-2.5 mm deep or high:
+Every defect is 3-8 mm wide (scratches up to 12 mm long) and, where it changes the shape, 1.4-2.9 mm deep or high:
 clearly above sensor noise, small beside the part.
 """
 
@@ -154,26 +154,26 @@ def _stain(rng: np.random.Generator, surface: Surface, site: Site, radius: float
 
 def _dent(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
     patch = _patch(rng, surface.grid, site, radius, slim=rng.uniform(1.0, 1.2))
-    return _lifted(surface, patch, -rng.uniform(1.6, 2.4) * _cap(patch.outline))
+    return _lifted(surface, patch, -rng.uniform(1.9, 2.5) * _cap(patch.outline))
 
 
 def _bump(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
     patch = _patch(rng, surface.grid, site, radius, slim=rng.uniform(1.0, 1.2))
-    return _lifted(surface, patch, rng.uniform(1.6, 2.4) * _cap(patch.outline))
+    return _lifted(surface, patch, rng.uniform(1.9, 2.5) * _cap(patch.outline))
 
 
 def _hole(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
     patch = _patch(rng, surface.grid, site, radius, wobble=0.05)
     bored = 1 - smoothstep(0.75, 1.0, patch.outline)
     spoilt = _lifted(surface, patch, -rng.uniform(1.9, 2.5) * bored)
-    return _painted(spoilt, patch, (0.015, 0.015, 0.015), 0.7 * bored)
+    return _painted(spoilt, patch, (0.010, 0.010, 0.010), 0.85 * bored)
 
 
 def _scratch(rng: np.random.Generator, surface: Surface, site: Site, radius: float) -> Surface:
-    patch = _patch(rng, surface.grid, site, radius, wobble=0.05, slim=radius / rng.uniform(0.8, 1.2))
+    patch = _patch(rng, surface.grid, site, radius, wobble=0.05, slim=radius / rng.uniform(1.1, 1.5))
     groove = 1 - smoothstep(0.3, 1.0, patch.outline)
     bare = _contrasting(rng, surface, patch, ((0.02, 0.02, 0.02), (0.75, 0.74, 0.72)))
-    spoilt = _lifted(surface, patch, -rng.uniform(0.9, 1.4) * groove)
+    spoilt = _lifted(surface, patch, -rng.uniform(1.4, 2.0) * groove)
     return _painted(spoilt, patch, bare, 0.7 * groove)
 
 
@@ -181,7 +181,7 @@ def _contamination(rng: np.random.Generator, surface: Surface, site: Site, radiu
     patch = _patch(rng, surface.grid, site, radius, wobble=0.2, slim=rng.uniform(1.0, 1.4))
     grain = smooth_noise(rng, surface.grid, 0.9)[patch.area]
     cover = 1 - smoothstep(0.85, 1.0, patch.outline)
-    pile = rng.uniform(1.0, 1.7) * np.sqrt(_cap(patch.outline)) * np.clip(1 + 0.18 * grain, 0.5, 1.4)
+    pile = rng.uniform(1.5, 2.1) * np.sqrt(_cap(patch.outline)) * np.clip(1 + 0.18 * grain, 0.5, 1.4)
     colour = _contrasting(rng, surface, patch, _RESIDUES)
     return _painted(_lifted(surface, patch, pile), patch, colour, np.clip(cover * (0.9 + 0.06 * grain), 0, 1))
 
@@ -192,9 +192,9 @@ DEFECT_TYPES: Mapping[str, DefectType] = {
         DefectType("stain", "colour", (2.2, 4.0), _stain),
         DefectType("dent", "shape", (3.0, 4.0), _dent),
         DefectType("bump", "shape", (3.0, 4.0), _bump),
-        DefectType("hole", "both", (1.6, 2.5), _hole),
+        DefectType("hole", "both", (2.0, 3.0), _hole),
         DefectType("scratch", "both", (4.5, 6.0), _scratch),
-        DefectType("contamination", "both", (2.0, 3.6), _contamination),
+        DefectType("contamination", "both", (2.5, 3.8), _contamination),
     )
 }
 """All defect types by the name of their folder."""

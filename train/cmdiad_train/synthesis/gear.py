@@ -9,11 +9,11 @@ from cmdiad_train.synthesis.surface import (
     Grid,
     Raster,
     Surface,
-    bare_plane,
     box_distance,
     paint,
     smooth_noise,
     smoothstep,
+    stand,
 )
 
 TEETH = 20
@@ -28,14 +28,8 @@ def build_gear(rng: np.random.Generator, grid: Grid) -> Surface:
     to_outline = _outline(grid) - radius
     part = (to_outline > 0) & (radius > BORE_RADIUS)
     height = _relief(rng, grid, radius) - _chamfer(to_outline) - _chamfer(radius - np.float32(BORE_RADIUS))
-    plane = bare_plane(rng, grid, (0.045, 0.045, 0.05))
-    return Surface(
-        grid=grid,
-        height=np.where(part, height, 0).astype(np.float32),
-        albedo=np.where(part[..., None], _plastic(rng, grid), plane).astype(np.float32),
-        gloss=np.where(part, 0.16, 0.01).astype(np.float32),
-        part=part,
-    )
+    material, pad = _plastic(rng, grid), (0.045, 0.045, 0.05)
+    return stand(rng, grid, part, height=height, material=material, gloss=0.16, pad=pad)
 
 
 def _outline(grid: Grid) -> Raster:

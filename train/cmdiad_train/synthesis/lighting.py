@@ -31,11 +31,11 @@ class Light:
 
 def random_light(rng: np.random.Generator) -> Light:
     """A lamp at the upper left; direction, strength and colour temperature vary a little."""
-    azimuth, elevation = np.deg2rad([rng.uniform(212, 238), rng.uniform(36, 44)])
+    azimuth, elevation = np.deg2rad([rng.uniform(219, 231), rng.uniform(38, 42)])
     direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)])
-    warmth = rng.normal(0, 0.02)
-    colour = rng.normal(1.0, 0.03) * np.array([1 + warmth, 1.0, 1 - warmth])
-    return Light(direction, colour, ambient=rng.uniform(0.28, 0.36))
+    warmth = rng.normal(0, 0.015)
+    colour = rng.normal(1.0, 0.025) * np.array([1 + warmth, 1.0, 1 - warmth])
+    return Light(direction, colour, ambient=rng.uniform(0.32, 0.38))
 
 
 def shade(surface: Surface, pose: Pose, light: Light) -> ColourRaster:

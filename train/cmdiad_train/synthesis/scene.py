@@ -21,6 +21,7 @@ GENERATOR = "cmdiad-synthesis/1"
 GOOD = "good"
 
 _SCENE_WIDTH = 90.0  # mm; the image with room for turn, shift and shadows
+_FOOT = 0.1  # mm; what stands higher above the plane is part
 _PROJECTOR = np.array([-0.30, 0.08, -1.0]) / np.linalg.norm([0.30, 0.08, 1.0])  # towards it, camera frame
 
 
@@ -119,7 +120,7 @@ def observe(scene: Scene, rng: np.random.Generator) -> RenderedSample:
     """Let both sensors look at a scene; `rng` gives their noise."""
     surface, pose = scene.surface, scene.pose
     view = look(scene.camera, pose, surface.grid, surface.height)
-    part = view.nearest(surface.part)
+    part = view.sample(surface.height) > _FOOT
     lit = view.sample(cast_shadow(surface.grid, surface.height, pose.axes @ _PROJECTOR))
     return RenderedSample(
         rgb=expose(rng, view.sample(shade(surface, pose, scene.light))),

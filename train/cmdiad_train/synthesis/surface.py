@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 Raster = npt.NDArray[np.float32]
 """float32 `[n, n]`, row = v, column = u."""
@@ -124,6 +125,31 @@ def resize(raster: Raster, cells: int, *, box: bool = False) -> Raster:
 def paint(albedo: ColourRaster, colour: Colour, weight: Raster) -> ColourRaster:
     """Blend `colour` over `albedo` with `weight` `[..]` in 0-1; returns a new float32 `[.., 3]`."""
     return albedo + weight[..., None] * (np.asarray(colour, dtype=np.float32) - albedo)
+
+
+def stand(
+    rng: np.random.Generator,
+    grid: Grid,
+    part: Flags,
+    *,
+    height: Raster,
+    material: ColourRaster,
+    gloss: Raster | float,
+    pad: Colour,
+) -> Surface:
+    """Cut the part out of its rasters and stand it on a pad of the given colour.
+
+    The material reaches one cell further than the part, so that its walls, which slope down within that cell, have
+    the part's colour from top to bottom.
+    """
+    coloured = binary_dilation(part, np.ones((3, 3), dtype=np.bool_))
+    return Surface(
+        grid=grid,
+        height=np.where(part, height, 0).astype(np.float32),
+        albedo=np.where(coloured[..., None], material, bare_plane(rng, grid, pad)).astype(np.float32),
+        gloss=np.where(part, gloss, 0.01).astype(np.float32),
+        part=part,
+    )
 
 
 def bare_plane(rng: np.random.Generator, grid: Grid, colour: Colour) -> ColourRaster:

@@ -1,0 +1,220 @@
+"""Parity of banks, scoring and fusion with the published code, one test per recorded variant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import golden
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.preprocess.cloud import prepare_cloud
+from cmdiad_runtime.preprocess.interpolation import pooling_matrix
+from cmdiad_train.coreset import greedy_coreset, project, projection_matrix
+from cmdiad_train.detector import PatchFeatures, regrid, repeated_cells
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.fit import bank_rows, choose_rows
+from cmdiad_train.fusion import ocsvm_weights
+from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput
+from cmdiad_train.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.metrics import au_pro, auroc, pixel_auroc
+from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Recipe
+
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.slow,
+    pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
+]
+
+RECIPE = Recipe(mode="faithful", coreset=0.03)
+LAMBDAS = {"xyz": 1.0, "rgb": 0.1, "fusion": 1.0}
+GRIDS = {"rgb": 28, "xyz": 56}
+Patches = tuple[Tensor, Tensor]
+
+
+@cache
+def rgb_extractor() -> TimmBackbone:
+    model = TimmBackbone(replace(PUBLISHED_RGB, weights="seeded"), size=224)
+    golden.fill(model.model, "vit.")
+    return model
+
+
+@cache
+def xyz_extractor() -> PointMae:
+    model = PointMae(replace(PUBLISHED_XYZ, groups=256, group_size=32))
+    golden.fill(model, "pointmae.")
+    return model
+
+
+@cache
+@torch.no_grad()
+def patches(split: str, modality: str) -> list[Patches]:
+    """Patch features of the three training or test samples."""
+    stored = golden.load("inputs")[f"{split}_{modality}"]
+    if modality == "rgb":
+        return [rgb_patches(torch.from_numpy(image[None])) for image in stored]
+    features = PatchFeatures(xyz_extractor())
+    return [features(*cloud_inputs(image)) for image in stored]
+
+
+@torch.no_grad()
+def rgb_patches(image: Tensor) -> Patches:
+    return rgb_extractor().tokens(image)[0], torch.arange(28 * 28)
+
+
+def cloud_inputs(image: np.ndarray) -> list[Tensor]:
+    cloud, frame = prepare_cloud(
+        np.ascontiguousarray(image.transpose(1, 2, 0)),
+        size=224,
+        grid=56,
+        groups=256,
+        group_size=32,
+        foreground=False,
+        pad_multiple=1,
+        seed=0,
+        name="golden",
+    )
+    weights, cells = published_weights(frame.xyz, frame.valid, cloud.centers)
+    return [torch.from_numpy(a) for a in (cloud.centers[None], cloud.groups[None], weights, cells)]
+
+
+def published_weights(xyz: np.ndarray, valid: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pooling with interpolation weights from the published, noisy float32 distances (REFERENCE §7.1)."""
+    p, c = torch.from_numpy(xyz[valid]), torch.from_numpy(centers)
+    squared = -2 * p @ c.T + (p**2).sum(1)[:, None] + (c**2).sum(1)[None]
+    nearest, index = squared.sort(1)
+    weight = 1 / (nearest[:, :3] + 1e-8)
+    weight = weight / weight.sum(1, keepdim=True)
+    matrix = pooling_matrix(valid, index[:, :3].numpy(), weight.numpy(), len(centers), 56)
+    filled = np.diff(matrix.indptr) > 0
+    rows = np.zeros((1 + filled.sum(), len(centers)), np.float32)
+    rows[1:] = matrix[np.flatnonzero(filled)].toarray()
+    return rows, np.where(filled, np.cumsum(filled), 0)
+
+
+@cache
+def f2f(modality: str) -> FeatureToFeature:
+    network = FeatureToFeature(768, 768, output="gelu").eval()
+    golden.fill(network, "f2f.", {"norm": f"{modality}_norm", "mlp": f"{modality}_mlp.mlp_module.0"})
+    return network
+
+
+@torch.no_grad()
+def hallucinated(variant: str, main: list[Patches]) -> list[Patches]:
+    if variant == "f2i_xyz":
+        network = FeatureToInput().eval()
+        golden.fill(network, "f2i.")
+        return [rgb_patches(network(rows[cells][None])) for rows, cells in main]
+    modality = variant.removeprefix("f2f_")
+    repeat = repeated_cells(GRIDS[modality], 56)
+    return [(f2f(modality)(rows), cells[repeat]) for rows, cells in main]
+
+
+def branches(variant: str, split: str) -> dict[str, list[Patches]]:
+    """The patch features that are searched, by bank, in the order of fusion."""
+    if variant == "dino":
+        return {"rgb": patches(split, "rgb")}
+    if variant == "pmae":
+        return {"xyz": patches(split, "xyz")}
+    if variant == "dual":
+        return {"xyz": patches(split, "xyz"), "rgb": patches(split, "rgb")}
+    main = variant[-3:]
+    return {main: patches(split, main), "fusion": hallucinated(variant, patches(split, main))}
+
+
+def statistics(variant: str) -> tuple[float, float]:
+    mean, std = {"dino": ("rgb", "rgb"), "pmae": ("xyz", "xyz")}.get(variant, ("xyz", "rgb"))
+    return (
+        float(bank_rows(patches("train", mean), RECIPE).mean()),
+        float(bank_rows(patches("train", std), RECIPE).std()),
+    )
+
+
+@pytest.mark.parametrize("variant", ["dino", "pmae", "dual", "f2f_xyz", "f2f_rgb", "f2i_xyz"])
+@torch.no_grad()
+def test_variant_matches(variant: str) -> None:
+    stored = golden.load(f"e2e_{variant}")
+    mean, std = statistics(variant)
+    first = next(iter(branches(variant, "train")))
+    np.testing.assert_allclose([mean, std], [stored[f"{first}_mean"], stored[f"{first}_std"]], atol=2e-6)
+    train_columns, test_columns = [], []
+    for name, train in branches(variant, "train").items():
+        scorer = check_bank(stored, name, train, mean, std)
+        test = branches(variant, "test")[name]
+        check_scoring(stored, name, scorer, test)
+        for columns, samples in ((train_columns, train), (test_columns, test)):
+            outcomes = [scorer(*sample) for sample in samples]
+            columns.append(
+                (
+                    LAMBDAS[name] * torch.stack([s for s, _ in outcomes]).double().numpy(),
+                    LAMBDAS[name] * torch.stack([m for _, m in outcomes]).double().numpy(),
+                )
+            )
+    check_fusion(stored, train_columns, test_columns)
+
+
+def check_bank(stored: dict[str, np.ndarray], name: str, train: list[Patches], mean: float, std: float) -> BankScorer:
+    rows = (bank_rows(train, RECIPE) - mean) / std
+    assert len(rows) == stored[f"bank_rows_before_{name}"]
+    matrix = projection_matrix(rows.shape, eps=0.9, seed=0)
+    assert matrix is not None
+    parts = tuple(stored[f"srp_{name}_{part}"] for part in ("data", "indices", "indptr"))
+    expected = scipy.sparse.csr_matrix(parts, shape=tuple(stored[f"srp_{name}_shape"]))
+    assert abs(matrix - expected).max() == 0
+    chosen = choose_rows(rows, RECIPE)
+    np.testing.assert_array_equal(chosen, stored[f"coreset_idx_{name}"])
+    fp32 = greedy_coreset(project(rows, eps=0.9, seed=0), len(chosen))
+    np.testing.assert_array_equal(fp32, stored[f"coreset_idx_{name}_fp32"])
+    np.testing.assert_allclose(rows[chosen].numpy(), stored[f"bank_{name}"], atol=5e-5)
+    bank = MemoryBank.from_rows(torch.from_numpy(stored[f"bank_{name}"]), mean, std)
+    grid = round(len(train[0][1]) ** 0.5)
+    return BankScorer(bank, grid=grid, size=224, published_blur=True)
+
+
+def check_scoring(stored: dict[str, np.ndarray], name: str, scorer: BankScorer, test: list[Patches]) -> None:
+    scores = [float(scorer(*sample)[0]) for sample in test]
+    np.testing.assert_allclose(scores, stored[f"test_s_{name}"], atol=1e-3)
+    rows, cells = test[1]
+    distance, index = scorer.search((rows - scorer.mean) / scorer.std)
+    np.testing.assert_allclose(distance[cells].numpy(), stored[f"bump_min_val_{name}"], atol=4e-3)
+    same = index[cells].numpy() == stored[f"bump_min_idx_{name}"]
+    assert same.mean() > 0.99  # ties between equal rows and rounding of the published expanded distances
+    blurred = scorer(*test[1])[1].numpy()
+    step = blurred.max() / 255
+    np.testing.assert_allclose(blurred, stored[f"bump_smap_blur_{name}"], atol=1.5 * step)
+
+
+def check_fusion(stored: dict[str, np.ndarray], train: list[tuple], test: list[tuple]) -> None:
+    scores = np.stack([s for s, _ in train], 1)
+    maps = np.stack([m.ravel() for _, m in train], 1)
+    np.testing.assert_allclose(scores, stored["lf_s_lib"], atol=2e-3)
+    step = maps.max() / 255
+    np.testing.assert_allclose(maps, stored["lf_s_map_lib"], atol=1.5 * step)
+    score_weights = ocsvm_weights(stored["lf_s_lib"])
+    map_weights = ocsvm_weights(stored["lf_s_map_lib"])
+    np.testing.assert_allclose(score_weights, stored["detect_coef"], rtol=1e-6)
+    np.testing.assert_allclose(
+        map_weights, stored["seg_coef"], rtol=1e-3
+    )  # fitted on maps before they were rounded to float32
+    fused = np.stack([s for s, _ in test], 1) @ score_weights
+    fused_maps = sum(w * m for w, (_, m) in zip(map_weights, test, strict=True))
+    np.testing.assert_allclose(fused, stored["test_score"], rtol=2e-3)
+    np.testing.assert_allclose(fused_maps[1], stored["bump_map"], atol=1.5 * stored["bump_map"].max() / 255)
+    inputs = golden.load("inputs")
+    labels, masks = inputs["test_label"], inputs["test_gt"][:, 0]
+    found = [
+        auroc(labels, fused),
+        pixel_auroc(masks, fused_maps),
+        au_pro(masks, fused_maps, 0.3, mode="published"),
+        au_pro(masks, fused_maps, 0.01, mode="published"),
+    ]
+    np.testing.assert_allclose(found, stored["metrics"], atol=5e-3)
+
+
+def test_repeating_equals_adaptive_pooling() -> None:
+    features = torch.randn(28 * 28, 5)
+    assert torch.equal(regrid(features, 28, 56), features[repeated_cells(28, 56)])
