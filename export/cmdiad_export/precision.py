@@ -11,8 +11,6 @@ from cmdiad_train.detector import Detector
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.hallucination import FeatureToFeature
 
-CANDIDATES = 4  # bank rows per query that are measured exactly after an fp16 product
-
 Precision = str
 """"fp32" or "fp16"."""
 
@@ -45,7 +43,7 @@ def to_precision(detector: Detector, precision: Precision) -> Detector:
         _half_points(extractor)
     if detector.network is not None:
         _half_network(detector.network)
-    detector.to_half(CANDIDATES)
+    detector.halve_banks()
     return detector
 
 

@@ -95,11 +95,11 @@ class Detector(nn.Module):
         """The search of each bank, main first."""
         return [scorer.search for scorer in self.scorers if isinstance(scorer, BankScorer)]
 
-    def to_half(self, candidates: int) -> None:
+    def halve_banks(self) -> None:
         """Take the banks to fp16; see `BankSearch.to_half`."""
         for scorer in self.scorers:
             assert isinstance(scorer, BankScorer)
-            scorer.search = scorer.search.to_half(candidates)
+            scorer.search = scorer.search.to_half()
 
     def score_each(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Unfused scores `[banks]` and maps `[banks, size, size]` of patch features."""

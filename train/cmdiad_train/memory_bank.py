@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmdiad_train.pil_blur import PilGaussianBlur
 
 BLUR_SIGMA = 4.0
+CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -48,51 +49,50 @@ def two_nearest(rows: Tensor) -> Tensor:
 class BankSearch(nn.Module):
     """Nearest bank row of each query: selected by matrix product, its distance measured by differences in fp32.
 
+    Rows and queries are centred on the bank's mean row. That changes no distance, but it is what the
+    product's rounding is relative to.
+
     Args:
         rows: float32 `[K, C]`.
-        candidates: rows per query that are measured exactly; 1 suffices where the product is in fp32.
+        candidates: rows per query that are measured exactly. Even an fp32 product orders rows wrongly where they
+            lie much closer to the query than to the centre.
     """
 
+    center: Tensor
     rows: Tensor
     half_squares: Tensor
 
-    def __init__(self, rows: Tensor, candidates: int = 1) -> None:
+    def __init__(self, rows: Tensor, candidates: int = CANDIDATES) -> None:
         super().__init__()
         self.candidates = min(candidates, len(rows))
-        self.register_buffer("rows", rows)
-        self.register_buffer("half_squares", rows.square().sum(1) / 2)
+        self.scale = 1.0
+        center = rows.mean(0)
+        self.register_buffer("center", center)
+        self.register_buffer("rows", rows - center)
+        self.register_buffer("half_squares", self.rows.square().sum(1) / 2)
 
-    def to_half(self, candidates: int) -> BankSearch:
+    def to_half(self) -> BankSearch:
         """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
-        search = BankSearch(self.rows, candidates)
-        scale = self.rows.shape[1] ** -0.5
-        search.rows = (self.rows * scale).half()
+        search = BankSearch(self.rows + self.center, self.candidates)
+        search.scale = self.rows.shape[1] ** -0.5
+        search.rows = (self.rows * search.scale).half()
         search.half_squares = search.rows.float().square().sum(1) / 2
         return search
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
-        queries = self._scaled(queries)
+        queries = (queries - self.center) * self.scale
         product = (queries.to(self.rows.dtype) @ self.rows.T).float()  # [T, K]
         key = product - self.half_squares  # largest where |q - b|² is smallest
-        if self.candidates == 1:
-            index = key.argmax(1)  # [T]
-            return self._unscaled((queries - self.rows[index]).square().sum(1).sqrt()), index
         nearest = key.topk(self.candidates, dim=1).indices  # [T, k]
         squared = (queries[:, None] - self.rows[nearest].float()).square().sum(2)
         best, position = squared.min(1)
-        return self._unscaled(best.sqrt()), nearest.gather(1, position[:, None])[:, 0]
+        return best.sqrt() / self.scale, nearest.gather(1, position[:, None])[:, 0]
 
     def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
         """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
-        difference = self._scaled(query)[None] - self.rows[index].float()
-        return self._unscaled(difference.square().sum(1).sqrt())
-
-    def _scaled(self, queries: Tensor) -> Tensor:
-        return queries * self.rows.shape[1] ** -0.5 if self.rows.dtype == torch.float16 else queries
-
-    def _unscaled(self, distance: Tensor) -> Tensor:
-        return distance * self.rows.shape[1] ** 0.5 if self.rows.dtype == torch.float16 else distance
+        difference = (query - self.center)[None] * self.scale - self.rows[index].float()
+        return difference.square().sum(1).sqrt() / self.scale
 
 
 class BankScorer(nn.Module):
