@@ -1,8 +1,79 @@
-"""Shared fixtures; makes `golden` and the other test helpers importable."""
+"""Shared fixtures: a tiny data set, trained runs and bundles; makes `golden` and `helpers` importable."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+Trained = Callable[..., Path]
+Exported = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic data set of one category, `gear`. Tests that change it take `own_data`."""
+    from helpers import make_data
+
+    return make_data(tmp_path_factory.mktemp("data") / "parts")
+
+
+@pytest.fixture
+def own_data(data: Path, tmp_path: Path) -> Path:
+    """A copy of the data set for one test."""
+    return Path(shutil.copytree(data, tmp_path / "own-data"))
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
+    from helpers import ignore, tiny_recipe
+
+    from cmdiad_train.fit import fit
+
+    folder = tmp_path_factory.mktemp("runs")
+    runs: dict[str, Path] = {}
+
+    def train(modality: str, hallucination: str = "none", **changes: object) -> Path:
+        recipe = tiny_recipe(modality, hallucination, **changes)
+        key = repr(recipe)
+        if key not in runs:
+            run = folder / f"{modality}-{hallucination}-{len(runs)}"
+            fit(data, None, recipe, run, ignore)
+            runs[key] = run
+        return runs[key]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once."""
+    from helpers import silent
+
+    from cmdiad_export.bundle_writer import write_bundle
+    from cmdiad_train.run_directory import load_run
+
+    folder = tmp_path_factory.mktemp("bundles")
+    bundles: dict[tuple[Path, str], Path] = {}
+
+    def export(modality: str, hallucination: str = "none", precision: str = "fp32", **changes: object) -> Path:
+        run = trained(modality, hallucination, **changes)
+        if (run, precision) not in bundles:
+            bundle = folder / f"{run.name}-{precision}.cmdiad"
+            write_bundle(load_run(run), bundle, precision=precision, rtx=False, say=silent)
+            bundles[run, precision] = bundle
+        return bundles[run, precision]
+
+    return export
+
+
+@pytest.fixture
+def own_bundle(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of the plain RGB bundle for one test to damage."""
+    return Path(shutil.copytree(exported("rgb"), tmp_path / "own.cmdiad"))

@@ -15,8 +15,8 @@ from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 
 FloatArray = npt.NDArray[np.float64]
 
-_FIRST_COLOUR = 0.5
-"""Below this multiple of the threshold the image stays untouched."""
+_FIRST_COLOUR = 0.8
+"""Below this multiple of the threshold the image stays untouched; distances of good parts reach about there."""
 _LAST_COLOUR = 2.0
 """From this multiple of the threshold on, the colour is the strongest."""
 _STRONGEST = 0.75
@@ -34,7 +34,7 @@ _LIGHT = np.array([-0.4, -0.4, -0.825])
 def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:
     """Colour an image where the anomaly map is high, on a scale fixed by the threshold.
 
-    Below half the threshold the image is returned as it is. From there colour fades in from yellow over
+    Below 0.8 of the threshold the image is returned as it is. From there colour fades in from yellow over
     red to magenta, which it reaches at twice the threshold. A white line on black surrounds what is at or
     above the threshold.
 

@@ -15,8 +15,8 @@ def flat(value: float, shape: tuple[int, int] = (20, 30)) -> np.ndarray:
     return np.full(shape, value, np.float32)
 
 
-def test_below_half_the_threshold_the_image_is_untouched() -> None:
-    noise = RNG.uniform(0, 0.499, (28, 28)).astype(np.float32) * 3.0
+def test_well_below_the_threshold_the_image_is_untouched() -> None:
+    noise = RNG.uniform(0, 0.799, (28, 28)).astype(np.float32) * 3.0
     np.testing.assert_array_equal(anomaly_overlay(IMAGE, noise, 3.0), IMAGE)
 
 
@@ -32,7 +32,7 @@ def test_scale_belongs_to_the_threshold_not_to_the_image() -> None:
 
 def test_colour_grows_and_saturates() -> None:
     black = np.zeros((40, 60, 3), np.uint8)
-    colours = [anomaly_overlay(black, flat(value), 1.0)[20, 30].astype(int) for value in (0.6, 1.0, 1.5, 2.0)]
+    colours = [anomaly_overlay(black, flat(value), 1.0)[20, 30].astype(int) for value in (0.85, 1.0, 1.5, 2.0)]
     assert [colour.sum() for colour in colours] == sorted(colour.sum() for colour in colours)
     red, green, blue = colours[0]
     assert abs(red - green) < 8 and blue < red  # yellow first

@@ -53,6 +53,7 @@ unusable, 130 interrupted.
 )
 @click.option("--rgb-backbone", help="Any timm model.  [default: resnet10t, faithful: vit_base_patch8_224.dino]")
 @click.option("--rgb-stages", help="CNN stages as 1,2 (stage k has stride 4·2^k); '' for a ViT.")
+@click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
 @click.option("--rgb-weights", help="timm (its download), seeded (random) or a safetensors FILE.")
 @click.option(
     "--rgb-mask",

@@ -133,7 +133,8 @@ def _start(run: Path, folder: Path, category: str, recipe: Recipe, samples: _Dat
                 action="choose another --out",
             )
         return record
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    # Hidden files are what a killed process left of its first write.
+    if run.exists() and (not run.is_dir() or any(not p.name.startswith(".") for p in run.iterdir())):
         raise OutputError(run, found="something else", expected="a new folder", action="choose another --out")
     try:
         run.mkdir(parents=True, exist_ok=True)

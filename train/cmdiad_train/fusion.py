@@ -16,7 +16,7 @@ def ocsvm_weights(columns: Columns, *, nu: float = 0.5, iterations: int = 1000) 
     scikit-learn version (REFERENCE §18.5); only their ratio matters for ranking.
     """
     svm = SGDOneClassSVM(random_state=42, nu=nu, max_iter=iterations)
-    return np.asarray(svm.fit(columns).coef_, dtype=np.float64)
+    return np.asarray(svm.fit(columns.astype(np.float64)).coef_, dtype=np.float64)
 
 
 def standardised_weights(columns: Columns) -> npt.NDArray[np.float64]:

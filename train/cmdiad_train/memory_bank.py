@@ -130,7 +130,8 @@ class BankScorer(nn.Module):
         around = self.neighbours[index[worst]][0]  # [2]
         scale = queries.shape[1] ** -0.5
         to_neighbours = self.search.distance_to(queries[worst][0], around)
-        weight = 1 - torch.exp(farthest * scale) / torch.exp(to_neighbours * scale).sum()
+        # The published quotient, divided by its numerator: that one overflows to NaN for the worst of parts.
+        weight = 1 - 1 / torch.exp((to_neighbours - farthest) * scale).sum()
         return weight * farthest
 
     def map(self, cell_distance: Tensor) -> Tensor:

@@ -1,0 +1,157 @@
+"""What several test files build on: the tiny recipe and data set, running commands, damaging files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import tifffile
+from PIL import Image
+
+SIZE = 112
+
+
+def ignore(step: str, done: int, total: int) -> None:
+    """A report that nobody reads."""
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: Any) -> Any:
+    """A recipe that trains in a second."""
+    from cmdiad_train.recipe import Distillation, Recipe, RgbExtractor, XyzExtractor
+
+    recipe = Recipe(
+        modality=modality,  # type: ignore[arg-type]
+        hallucination=hallucination,  # type: ignore[arg-type]
+        rgb=RgbExtractor(backbone="resnet10t", stages=(0, 1), grid=14),
+        xyz=XyzExtractor(groups=64, group_size=16, width=24, heads=3, depth=2, taps=(0, 1), grid=14),
+        distillation=Distillation(epochs=2, batch=2, warmup=1),
+        size=SIZE,
+        coreset=0.2,
+    )
+    return replace(recipe, **changes)
+
+
+def make_data(folder: Path, **changes: Any) -> Path:
+    """A tiny synthetic data set."""
+    from cmdiad_train.synthesis import synthesize
+
+    options: dict[str, Any] = {
+        "categories": ["gear"],
+        "train": 6,
+        "validation": 3,
+        "test": {"good": 2, "hole": 1, "contamination": 2},
+        "size": SIZE,
+    }
+    synthesize(folder, **{**options, **changes})
+    return folder
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong; fails the test unless it is one."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err + self.out
+        return lines[0]
+
+
+def command(cli: click.Command, *arguments: object) -> Ended:
+    """Run a command as its entry point does, in this process."""
+    from cmdiad_runtime.command_line import run_command
+
+    out, err = io.StringIO(), io.StringIO()
+    code: int | str | None = None
+    with (
+        mock.patch.object(sys, "argv", ["tool", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            run_command(cli, "tool")
+        except SystemExit as ended:
+            code = ended.code
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def assert_refused(ended: Ended, code: int, *words: object) -> None:
+    """Check the exit code and that the one error line names these, in full sentences."""
+    assert ended.code == code, ended.err
+    line = ended.error
+    assert "; expected " in line, line
+    assert line.endswith("."), line
+    for word in words:
+        assert str(word) in line, (word, line)
+
+
+def python(code: str, *arguments: object) -> str:
+    """Standard output of a fresh interpreter that must succeed."""
+    command_line = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    ended = subprocess.run(command_line, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def sample_files(data: Path, split: str, defect: str, modality: str) -> list[Path]:
+    """The files of one kind of sample, sorted."""
+    return sorted((data / "gear" / split / defect / modality).iterdir())
+
+
+def read_image(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_cloud(path: Path, points: np.ndarray) -> Path:
+    tifffile.imwrite(path, points)
+    return path
+
+
+def truncate(path: Path, share: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def flip_byte(path: Path, position: int | None = None) -> Path:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if position is None else position] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
+    from cmdiad_runtime.bundle import _manifest_hash
+
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["manifest_sha256"]
+    change(manifest)
+    path.write_text(json.dumps({**manifest, "manifest_sha256": _manifest_hash(manifest)}), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""Greedy k-centre selection and its random projection."""
+
+from __future__ import annotations
+
+import golden
+import numpy as np
+import pytest
+import torch
+
+from cmdiad_train.coreset import covering_radius, greedy_coreset, project, projection_matrix
+
+
+def rows(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_greedy(points: np.ndarray, count: int) -> list[int]:
+    """REFERENCE §11.2 in float64, without any shortcut."""
+    selected = [0]
+    while len(selected) < count:
+        distance = np.sqrt(((points[:, None] - points[selected][None]) ** 2).sum(2)).min(1)
+        selected.append(int(distance.argmax()))
+    return selected
+
+
+@pytest.mark.parametrize(("count", "width", "seed"), [(60, 3, 0), (200, 16, 1), (120, 40, 2)])
+def test_greedy_matches_the_naive_form(count: int, width: int, seed: int) -> None:
+    points = rows(count, width, seed)
+    found = greedy_coreset(points, count // 3)
+    assert found.tolist() == naive_greedy(points.double().numpy(), count // 3)
+    assert found.dtype == np.int64
+
+
+def test_greedy_is_not_misled_by_a_common_offset() -> None:
+    points = 0.1 * rows(120, 8) + 20
+    assert greedy_coreset(points, 20).tolist() == naive_greedy(points.double().numpy(), 20)
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    assert greedy_coreset(square, 4).tolist() == [0, 3, 1, 2]
+
+
+def test_published_form_selects_each_row_once_while_there_are_others() -> None:
+    chosen = greedy_coreset(rows(100, 8), 100, half=True)
+    assert sorted(chosen.tolist()) == list(range(100))
+
+
+def test_progress_counts_to_the_end() -> None:
+    told: list[tuple[int, int]] = []
+    greedy_coreset(rows(200, 4), 150, progress=lambda done, count: told.append((done, count)))
+    assert told[-1] == (150, 150)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.golden
+@pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout")
+@pytest.mark.parametrize(("half", "key"), [(True, "cs_idx_fp16"), (False, "cs_idx_fp32")])
+def test_published_selections(half: bool, key: str) -> None:
+    stored = golden.load("small_cases")
+    projected = torch.from_numpy(stored["cs_z_projected"])
+    np.testing.assert_array_equal(greedy_coreset(projected, len(stored[key]), half=half), stored[key])
+
+
+@pytest.mark.parametrize("count", [50, 4500])
+def test_covering_radius_matches_brute_force(count: int) -> None:
+    points, selected = rows(count, 5), np.arange(0, count, max(1, count // 7))
+    exact = points.double().numpy()
+    distance = np.sqrt(((exact[:, None] - exact[selected][None]) ** 2).sum(2)).min(1)
+    assert covering_radius(points, selected) == pytest.approx(float(distance.max()), rel=1e-5)
+
+
+def test_greedy_covers_better_than_chance() -> None:
+    points = rows(1000, 8)
+    chance = np.random.default_rng(0).permutation(1000)[:50]
+    assert covering_radius(points, greedy_coreset(points, 50)) < 0.9 * covering_radius(points, chance)
+
+
+def test_projection_preserves_distances_within_eps() -> None:
+    points = rows(2000, 1024)
+    projected = project(points, eps=0.5, seed=0)
+    assert projected.shape == (2000, int(4 * np.log(2000) / (0.5**2 / 2 - 0.5**3 / 3)))
+    first, second = np.random.default_rng(0).integers(0, 2000, (2, 3000))
+    apart = first != second
+    before = (points[first] - points[second])[apart].square().sum(1)
+    after = (projected[first] - projected[second])[apart].square().sum(1)
+    ratio = (after / before).numpy()
+    assert (np.abs(ratio - 1) < 0.5).mean() > 0.999
+    assert ratio.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_projection_depends_on_the_seed_alone() -> None:
+    points = rows(500, 400)
+    assert torch.equal(project(points, eps=0.9, seed=3), project(points, eps=0.9, seed=3))
+    assert not torch.equal(project(points, eps=0.9, seed=3), project(points, eps=0.9, seed=4))
+
+
+def test_rows_narrower_than_the_projection_stay_as_they_are() -> None:
+    points = rows(500, 32)
+    assert projection_matrix(points.shape, eps=0.9, seed=0) is None
+    assert project(points, eps=0.9, seed=0) is points
