@@ -14,7 +14,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspector import Inspector
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_train.dataset import find_category, list_split
-from cmdiad_train.evaluate import evaluate_scorer
+from cmdiad_train.evaluate import evaluate
 
 
 def measure_accuracy(
@@ -47,7 +47,7 @@ def measure_accuracy(
         verdicts.append(inspection.verdict)
         return inspection.score, inspection.map
 
-    metrics = evaluate_scorer(score, preprocessing, samples, progress)
+    metrics = evaluate(score, preprocessing, samples, progress)
     rejected = np.array(verdicts) == "NG"
     good = np.array([s.defect == "good" for s in samples])
     return {

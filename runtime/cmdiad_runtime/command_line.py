@@ -11,9 +11,18 @@ import sys
 
 import click
 
-from cmdiad_runtime.errors import CmdiadError, OutputError
+from cmdiad_runtime.errors import CmdiadError, EngineError, OutputError
 
 INTERRUPTED = 130
+EXTRAS = {
+    "torch": "train",
+    "timm": "train",
+    "sklearn": "train",
+    "safetensors": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+"""Which extra brings a package that some commands need."""
 
 
 def run_command(command: click.Command, prog_name: str) -> None:
@@ -40,9 +49,24 @@ def _run(command: click.Command, prog_name: str) -> int:
         return INTERRUPTED
     except CmdiadError as error:
         return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        return _fail_for_package(error, prog_name)
     except OSError as error:
         return _fail(_describe(error), OutputError.exit_code)
     return result if type(result) is int else 0  # click returns the code of --help and of ctx.exit() so
+
+
+def _fail_for_package(error: ModuleNotFoundError, prog_name: str) -> int:
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRAS:
+        raise error
+    missing = EngineError(
+        package,
+        found="no such package here",
+        expected=f"it for this {prog_name} command",
+        action=f'run pip install "cmdiad[{EXTRAS[package]}]"',
+    )
+    return _fail(str(missing), missing.exit_code)
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -5,7 +5,7 @@
     CmdiadError          1   (never raised itself)
     ├── InputError       3   a sample cannot be read or used
     ├── BundleError      4   a bundle is missing, damaged, too new, or for another modality
-    ├── EngineError      5   an inference engine is missing, does not fit, or failed
+    ├── EngineError      5   an engine or package is missing, does not fit, or failed
     ├── OutputError      6   a result cannot be written
     ├── RunError         7   a training set or run directory cannot be used
     └── CertificateError 8   an export drifted beyond its tolerance and was refused

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import golden
+from cmdiad_train.distillation import distillation_loss
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ
@@ -65,10 +66,13 @@ def test_distillation_networks_match() -> None:
     rgb = torch.nn.functional.adaptive_avg_pool2d(rgb28.transpose(1, 2).reshape(1, 768, 28, 28), 56)
     rgb = rgb.flatten(2).transpose(1, 2)
     np.testing.assert_allclose(rgb28[0, ::4], stored["rgb_patch2_stride2"], atol=2e-5)
+    losses = dict(zip(("xyz", "rgb"), stored["loss_f2f_l2"], strict=True))  # by the modality that is hallucinated
     for ours, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
         network = FeatureToFeature(768, 768, output="gelu").eval()
         golden.fill(network, "f2f.", {"norm": f"{ours}_norm", "mlp": f"{ours}_mlp.mlp_module.0"})
         np.testing.assert_allclose(network(rows).numpy()[::4], stored[key], atol=2e-5)
+        target, hallucinated = (rgb[0], "rgb") if ours == "xyz" else (xyz, "xyz")
+        np.testing.assert_allclose(distillation_loss(network(rows), target, 1), losses[hallucinated], rtol=1e-5)
     to_input = FeatureToInput().eval()
     golden.fill(to_input, "f2i.")
     np.testing.assert_allclose(to_input(xyz[None])[0].numpy(), stored["f2i_rgb_from_xyz"], atol=2e-5)

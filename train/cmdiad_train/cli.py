@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from cmdiad_runtime.command_line import run_command
 
+from cmdiad_runtime.command_line import run_command
 from cmdiad_runtime.progress import Progress
 
 if TYPE_CHECKING:

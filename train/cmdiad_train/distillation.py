@@ -75,14 +75,18 @@ def _train_epoch(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(options, epoch + step / len(steps), recipe.mode == "faithful")
         x, y = (torch.cat([pairs[i][part] for i in chosen]) for part in (0, 1))
-        distance = torch.linalg.norm(network(x) - y, dim=1)
-        loss = distance.sum() / len(chosen)
+        loss = distillation_loss(network(x), y, len(chosen))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        total += float(distance.detach().sum())
-        tokens += len(distance)
+        total += float(loss.detach()) * len(chosen)
+        tokens += len(x)
     return total / tokens
+
+
+def distillation_loss(hallucinated: Tensor, target: Tensor, samples: int) -> Tensor:
+    """The Euclidean distance of each row `[n, C]` to its target, summed over rows, per sample (§9)."""
+    return torch.linalg.norm(hallucinated - target, dim=1).sum() / samples
 
 
 def learning_rate(options: Distillation, epoch: float, published: bool) -> float:

@@ -1,4 +1,4 @@
-"""The figures of a trained detector on a test split."""
+"""The figures of a detector on a test split. Needs no torch: it is told how to score a sample."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare, prepare_ground_truth
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_ground_truth
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.dataset import SampleFiles
-from cmdiad_train.detector import Detector, as_tensors
 from cmdiad_train.metrics import au_pro, auroc, pixel_auroc
 
 Map = npt.NDArray[np.float32]
@@ -21,23 +19,6 @@ Scorer = Callable[[Sample], tuple[float, Map]]
 
 
 def evaluate(
-    detector: Detector,
-    preprocessing: Preprocessing,
-    samples: Sequence[SampleFiles],
-    report: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """Figures of the detector in torch on a test split; see `evaluate_scorer`."""
-
-    def score(sample: Sample) -> tuple[float, Map]:
-        inputs = prepare(sample, preprocessing).inputs
-        with torch.no_grad():
-            result, anomaly_map = detector(*as_tensors(inputs).values())
-        return float(result), anomaly_map.numpy()
-
-    return evaluate_scorer(score, preprocessing, samples, report)
-
-
-def evaluate_scorer(
     score: Scorer,
     preprocessing: Preprocessing,
     samples: Sequence[SampleFiles],
@@ -60,7 +41,7 @@ def evaluate_scorer(
 def summarise(
     defects: npt.NDArray[np.str_], scores: npt.NDArray[np.float64], masks: npt.NDArray[np.bool_], maps: Map
 ) -> dict[str, Any]:
-    """The figures of `evaluate_scorer` from what it collected."""
+    """The figures of `evaluate` from what it collected."""
     labels = defects != "good"
     by_defect = {
         str(defect): auroc(labels[chosen], scores[chosen])

@@ -86,7 +86,7 @@ def fit(data: Path, category: str | None, recipe: Recipe, run: Path, report: Rep
     fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report)
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
-    record["metrics"] = evaluate(detector, fitting.preprocessing, samples.test, report) if samples.test else None
+    record["metrics"] = fitting.metrics(detector) if samples.test else None
     directory.write_record(run, {**record, "status": "complete"})
     shutil.rmtree(run / "cache", ignore_errors=True)
     (run / "distillation.checkpoint.safetensors").unlink(missing_ok=True)
@@ -194,6 +194,16 @@ class _Fitting:
             network = self._network(extractor, patches)
         banks = self._banks(patches, network, extractor.grid)
         return self._calibrated(PatchFeatures(extractor), banks, network, patches)
+
+    def metrics(self, detector: Detector) -> dict[str, Any]:
+        """Figures of the detector on the test split."""
+
+        @torch.no_grad()
+        def score(sample: Sample) -> tuple[float, Any]:
+            result, anomaly_map = detector(*as_tensors(prepare(sample, self.preprocessing).inputs).values())
+            return float(result), anomaly_map.numpy()
+
+        return evaluate(score, self.preprocessing, self.samples.test, self.report)
 
     def _extractor(self, modality: Modality) -> Extractor:
         if (self.run / f"extractor-{modality}.safetensors").exists():

@@ -215,7 +215,10 @@ def _load_checkpoint(model: PointMae, path: Path) -> None:
     """Load a safetensors file, or the official checkpoint layout (REFERENCE §6.6)."""
     state = _read_checkpoint(path)
     wanted = set(model.state_dict())
-    missing, _ = model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+    try:
+        missing, _ = model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+    except RuntimeError as error:  # tensors of other shapes
+        raise _bad_checkpoint(path, str(error).splitlines()[1]) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
         raise _bad_checkpoint(path, f"no tensor {missing[0]!r} ({len(missing)} are absent)")

@@ -161,7 +161,10 @@ def _load_weights(model: Any, spec: RgbExtractor, seed: int) -> tuple[Triple, Tr
         config = model.pretrained_cfg
         return tuple(config["mean"]), tuple(config["std"])
     state, metadata = _read_safetensors(Path(spec.weights))
-    model.missing_keys, unexpected = model.load_state_dict(state, strict=False)
+    try:
+        model.missing_keys, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # tensors of other shapes
+        raise _unfitting(spec, str(error).splitlines()[1]) from error
     if unexpected:
         raise _unfitting(spec, f"tensor {unexpected[0]!r} that the backbone does not have")
     mean = tuple(json.loads(metadata["mean"])) if "mean" in metadata else IMAGENET_MEAN

@@ -1,0 +1,198 @@
+"""Certified bundles, and the refusal of those that drift."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import silent
+
+from cmdiad_export import bundle_writer
+from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
+from cmdiad_runtime.bundle import Bundle
+from cmdiad_runtime.certificate import read_golden
+from cmdiad_runtime.errors import CertificateError, OutputError
+from cmdiad_runtime.files import sha256_of
+from cmdiad_runtime.fingerprint import EngineFingerprint
+from cmdiad_runtime.inspector import Inspector
+from cmdiad_train.run_directory import load_run
+
+Cached = Callable[..., Path]
+VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+def test_bundle_is_certified(exported: Cached, modality: str, hallucination: str, precision: str) -> None:
+    bundle = Bundle.open(exported(modality, hallucination, precision))
+    certificate = bundle.manifest["certificate"]
+    compared = {c["precision"]: c for c in certificate["comparisons"]}
+    assert set(compared) == {"fp32", precision}
+    for name, comparison in compared.items():
+        assert comparison["passed"]
+        assert comparison["score_max_share"] <= certificate["tolerances"][name]["score"]
+        assert comparison["map_max_share"] <= certificate["tolerances"][name]["map"]
+        assert comparison["label_flips"] == comparison["not_finite"] == 0
+        assert comparison["engine"].startswith("onnxruntime ")
+    assert "torch" in certificate["reference"]
+    assert bundle.precision == precision
+    assert bundle.preprocessing.modality == modality
+
+
+def test_golden_set_holds_good_and_tampered_samples_as_torch_sees_them(trained: Cached, exported: Cached) -> None:
+    run = load_run(trained("rgb", "f2f"))
+    golden = read_golden(exported("rgb", "f2f", "fp16") / "golden.npz")
+    assert [sample.name for sample in golden] == sorted(f"{i}-{kind}" for i in range(3) for kind in ("good", "tampered"))
+    for sample in golden:
+        score, anomaly_map = run.detector(*(torch.from_numpy(value) for value in sample.inputs.values()))
+        assert sample.score == float(score)
+        np.testing.assert_array_equal(sample.map, anomaly_map.numpy())
+
+
+def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None:
+    bundle = exported("rgb", "f2f", "fp16")
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    run = load_run(trained("rgb", "f2f"))
+    assert (manifest["format"], manifest["format_version"]) == ("cmdiad-bundle", 1)
+    assert set(manifest["files"]) == {"graph.onnx", "golden.npz"}
+    assert manifest["graph"]["sha256"] == manifest["files"]["graph.onnx"]["sha256"] == sha256_of(bundle / "graph.onnx")
+    assert manifest["graph"]["fp32_islands"] == ["network.norm.module"]
+    assert manifest["graph"]["banks"] == [list(search.rows.shape) for search in run.detector.searches]
+    assert manifest["recipe"]["hallucination"] == "f2f"
+    assert manifest["provenance"]["data"] == {"category": "gear"}
+    assert "not trained" in manifest["provenance"]["rgb"]["extractor"]
+    assert manifest["calibration"]["score_threshold"] == run.calibration.score_threshold
+    assert manifest["engines"] == []
+    assert {p.name for p in bundle.iterdir()} == {"graph.onnx", "golden.npz", "manifest.json"}
+
+
+def spoil_banks(detector: Any) -> None:
+    for search in detector.searches:
+        search.rows.mul_(1.5)
+
+
+def spoil_a_weight(detector: Any) -> None:
+    next(detector.features.parameters()).view(-1)[0] = torch.nan
+
+
+def spoil_score_only(detector: Any) -> None:
+    detector.score_weights.mul_(1.1)
+
+
+def spoil_map_only(detector: Any) -> None:
+    detector.map_weights.mul_(1.2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("spoil", [spoil_banks, spoil_a_weight, spoil_score_only, spoil_map_only])
+def test_spoiled_graph_is_refused_and_leaves_nothing(
+    trained: Cached,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    spoil: Callable[[Any], None],
+) -> None:
+    original = bundle_writer.to_precision
+
+    def spoiled(detector: Any, wanted: str) -> Any:
+        result = original(detector, wanted)
+        if wanted == precision:
+            with torch.no_grad():
+                spoil(result)
+        return result
+
+    def export_quickly(detector: Any, inputs: object, path: Path) -> None:
+        """The detector itself stands for its graph: this is about the certificate."""
+        path.write_bytes(b"graph")
+        engine.detector = detector
+
+    class TorchEngine:
+        description = "torch"
+        detector: Any = None
+
+        @torch.no_grad()
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            score, anomaly_map = self.detector(*(torch.from_numpy(value) for value in inputs.values()))
+            return {"score": score.numpy(), "map": anomaly_map.numpy()}
+
+        def close(self) -> None:
+            """Nothing to give back."""
+
+    engine = TorchEngine()
+    monkeypatch.setattr(bundle_writer, "to_precision", spoiled)
+    monkeypatch.setattr(bundle_writer, "export_graph", export_quickly)
+    monkeypatch.setattr(bundle_writer, "open_engine", lambda graph: engine)
+    run = load_run(trained("rgb"))
+    with pytest.raises(CertificateError, match=f"an {precision} graph") as refused:
+        write_bundle(run, tmp_path / "b.cmdiad", precision=precision, rtx=False, say=silent)
+    assert refused.value.exit_code == 8
+    assert ("0 values not finite" in str(refused.value)) == (spoil is not spoil_a_weight)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spoiled_onnx_graph_is_refused(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bundle_writer.to_precision
+
+    def spoiled(detector: Any, precision: str) -> Any:
+        result = original(detector, precision)
+        spoil_banks(result)
+        return result
+
+    monkeypatch.setattr(bundle_writer, "to_precision", spoiled)
+    with pytest.raises(CertificateError):
+        write_bundle(load_run(trained("rgb")), tmp_path / "b.cmdiad", precision="fp32", rtx=False, say=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interruption_leaves_nothing(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle_writer, "compare", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(load_run(trained("rgb")), tmp_path / "b.cmdiad", precision="fp32", rtx=False, say=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder with files", "file"])
+def test_existing_output_is_refused_and_kept(trained: Cached, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "b.cmdiad"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError) as refused:
+        write_bundle(load_run(trained("rgb")), out, precision="fp32", rtx=False, say=silent)
+    assert refused.value.subject == str(out)
+    assert (out if kind == "file" else out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.rtx
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
+@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp16"), ("xyz", "fp16"), ("xyz", "fp32")])
+def test_rtx_engine_comes_with_its_fingerprint_and_a_plain_word(
+    trained: Cached, tmp_path: Path, modality: str, precision: str
+) -> None:
+    said: list[str] = []
+    out = tmp_path / "b.cmdiad"
+    manifest = write_bundle(load_run(trained(modality, "f2f")), out, precision=precision, rtx=True, say=said.append)
+    (engine,) = manifest["engines"]
+    assert engine["file"] == f"engines/rtx-{precision}.engine"
+    fingerprint = EngineFingerprint.from_json(engine["fingerprint"])
+    assert fingerprint.compute_capabilities == (86, 89, 120)
+    assert fingerprint.precision == precision
+    assert fingerprint.graph_sha256 == sha256_of(out / "graph.onnx")
+    assert fingerprint.engine_sha256 == sha256_of(out / engine["file"])
+    assert not fingerprint.certified
+    assert any(UNCERTIFIED in line for line in said)
+    assert engine["file"] in Bundle.open(out).manifest["files"]
+    with Inspector.open(out) as inspector:  # the engine's presence does not hinder ONNX Runtime
+        assert inspector.engine.description.startswith("onnxruntime")

@@ -1,0 +1,154 @@
+"""The graph computes what the detector computes, alone in one file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import SIZE, sample_files, tiny_recipe
+
+from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.readers import read_rgb, read_xyz
+from cmdiad_runtime.sample import Sample
+from cmdiad_train.detector import as_tensors
+from cmdiad_train.run_directory import Run, load_run
+
+Cached = Callable[..., Path]
+VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]
+FLOAT, HALF, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+
+
+def inputs_of(data: Path, preprocessing: Preprocessing) -> Iterator[dict[str, np.ndarray]]:
+    """Network inputs of the test samples: none of them was in the golden set."""
+    modality = preprocessing.modality
+    for defect in ("good", "hole", "contamination"):
+        for path in sample_files(data, "test", defect, modality):
+            sample = Sample(path.name, **{modality: read_rgb(path) if modality == "rgb" else read_xyz(path)})  # type: ignore[arg-type]
+            yield prepare(sample, preprocessing).inputs
+
+
+def compare(run: Run, graph: Path, data: Path, tolerance: float) -> list[dict[str, np.ndarray]]:
+    engine, seen = open_engine(graph), list(inputs_of(data, run.preprocessing))
+    for inputs in seen:
+        with torch.no_grad():
+            score, anomaly_map = run.detector(*as_tensors(inputs).values())
+        outputs = engine.run(inputs)
+        assert outputs["score"].dtype == outputs["map"].dtype == np.float32
+        assert outputs["map"].shape == (SIZE, SIZE)
+        np.testing.assert_allclose(outputs["score"], score.numpy(), rtol=tolerance)
+        largest = float(anomaly_map.max())
+        np.testing.assert_allclose(outputs["map"], anomaly_map.numpy(), atol=2 * tolerance * largest)
+    engine.close()
+    return seen
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+def test_graph_is_the_detector(
+    data: Path, trained: Cached, exported: Cached, modality: str, hallucination: str, precision: str
+) -> None:
+    run = load_run(trained(modality, hallucination))
+    graph = exported(modality, hallucination, precision) / "graph.onnx"
+    seen = compare(run, graph, data, TOLERANCE[precision])
+    if modality == "xyz":  # the number of distinct rows of a cloud is the one dynamic size
+        assert len({inputs["weights"].shape[0] for inputs in seen}) > 1
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_faithful_graph_is_the_detector(data: Path, trained: Cached, tmp_path: Path, modality: str) -> None:
+    run = load_run(trained(modality, "f2f", **faithful()))
+    inputs = next(inputs_of(data, run.preprocessing))
+    export_graph(run.detector, as_tensors(inputs), tmp_path / "graph.onnx")
+    # One level of the published 8-bit blur may tip over: 1/255 of the map's maximum, and less than that in score.
+    compare(run, tmp_path / "graph.onnx", data, 2.5e-3)
+
+
+def faithful() -> dict[str, object]:
+    from dataclasses import replace
+
+    recipe = tiny_recipe()
+    return {
+        "mode": "faithful",
+        "fusion": "ocsvm",
+        "xyz": replace(recipe.xyz, normalisation="batch", grid=28),
+        "distillation": replace(recipe.distillation, output="gelu"),
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_ports_of_the_rgb_graph(exported: Cached, precision: str) -> None:
+    graph = onnx.load(exported("rgb", "none", precision) / "graph.onnx").graph
+    (rgb,) = graph.input
+    assert (rgb.name, rgb.type.tensor_type.elem_type) == ("rgb", UINT8)
+    assert [d.dim_value for d in rgb.type.tensor_type.shape.dim] == [1, SIZE, SIZE, 3]
+    assert [output.name for output in graph.output] == ["score", "map"]
+
+
+def test_ports_of_the_xyz_graph(exported: Cached) -> None:
+    graph = onnx.load(exported("xyz", "f2f", "fp16") / "graph.onnx").graph
+    shapes = {i.name: [d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim] for i in graph.input}
+    rows = shapes["weights"][0]
+    assert isinstance(rows, str)
+    assert shapes == {"centers": [1, 64, 3], "groups": [1, 64, 16, 3], "weights": [rows, 64], "cells": [196]}
+
+
+def test_graph_is_one_file_of_standard_operators(exported: Cached) -> None:
+    for modality, hallucination in VARIANTS:
+        model = onnx.load(exported(modality, hallucination, "fp16") / "graph.onnx", load_external_data=False)
+        assert [o.version for o in model.opset_import if o.domain == ""] == [OPSET]
+        assert {node.domain for node in model.graph.node} == {""}
+        assert not model.functions
+        assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", FLOAT), ("fp16", HALF)])
+@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+def test_banks_lie_in_the_graph_in_its_precision(
+    trained: Cached, exported: Cached, modality: str, hallucination: str, precision: str, kind: int
+) -> None:
+    model = onnx.load(exported(modality, hallucination, precision) / "graph.onnx")
+    run = load_run(trained(modality, hallucination))
+    for search in run.detector.searches:
+        shape = sorted(search.rows.shape)
+        found = [t for t in model.graph.initializer if sorted(t.dims) == shape and t.data_type == kind]
+        assert found, (shape, [(t.name, list(t.dims), t.data_type) for t in model.graph.initializer])
+
+
+@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+def test_half_graph_holds_half_weights_and_single_norms(exported: Cached, modality: str, hallucination: str) -> None:
+    graph = onnx.load(exported(modality, hallucination, "fp16") / "graph.onnx").graph
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    floats = [t for t in graph.initializer if t.data_type in (FLOAT, HALF)]
+    size = {kind: sum(int(np.prod(t.dims)) for t in floats if t.data_type == kind) for kind in (FLOAT, HALF)}
+    assert size[HALF] > 4 * size[FLOAT]
+    products = {n.op_type for n in graph.node if any(weight_type(initializers, name) == HALF for name in n.input)}
+    assert products & {"Conv", "Gemm", "MatMul"}
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    assert bool(norms) == (modality == "xyz" or hallucination == "f2f")
+    for norm in norms:
+        assert {weight_type(initializers, name) for name in norm.input[1:]} == {FLOAT}
+
+
+def weight_type(initializers: dict[str, onnx.TensorProto], name: str) -> int | None:
+    return initializers[name].data_type if name in initializers else None
+
+
+@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+def test_bundle_names_no_path_of_this_machine(
+    data: Path, trained: Cached, exported: Cached, modality: str, hallucination: str
+) -> None:
+    bundle = exported(modality, hallucination, "fp16")
+    places = [Path(__file__).parents[2], sys.prefix, data, trained(modality, hallucination), bundle.parent, Path.home()]
+    for name in ("graph.onnx", "manifest.json"):
+        content = (bundle / name).read_bytes()
+        for place in places:
+            assert f"{place}/".encode() not in content, (name, place)
+        assert b".py" not in content
