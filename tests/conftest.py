@@ -32,9 +32,8 @@ def own_data(data: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
-    from helpers import ignore, tiny_recipe
-
     from cmdiad_train.fit import fit
+    from helpers import ignore, tiny_recipe
 
     folder = tmp_path_factory.mktemp("runs")
     runs: dict[str, Path] = {}
@@ -54,10 +53,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="session")
 def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once."""
-    from helpers import silent
-
     from cmdiad_export.bundle_writer import write_bundle
     from cmdiad_train.run_directory import load_run
+    from helpers import silent
 
     folder = tmp_path_factory.mktemp("bundles")
     bundles: dict[tuple[Path, str], Path] = {}

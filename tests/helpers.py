@@ -129,7 +129,8 @@ def write_image(path: Path, pixels: np.ndarray) -> Path:
 
 
 def write_cloud(path: Path, points: np.ndarray) -> Path:
-    tifffile.imwrite(path, points)
+    options = {"photometric": "rgb"} if points.ndim == 3 and points.shape[2] == 3 else {"photometric": "minisblack"}
+    tifffile.imwrite(path, points, **options)
     return path
 
 

@@ -78,12 +78,12 @@ class Bundle:
         """
         folder = Path(path)
         manifest = _read_manifest(folder)
-        for name, entry in manifest["files"].items():
-            _check_file(folder, name, entry)
-        for required in ("graph.onnx", "golden.npz"):
-            if required not in manifest["files"]:
-                raise _damaged(folder / MANIFEST, f"no {required} among its files")
         try:
+            for name, entry in manifest["files"].items():
+                _check_file(folder, name, entry)
+            for required in ("graph.onnx", "golden.npz"):
+                if required not in manifest["files"]:
+                    raise _damaged(folder / MANIFEST, f"no {required} among its files")
             return Bundle(
                 path=folder,
                 name=manifest["name"],

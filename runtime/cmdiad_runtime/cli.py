@@ -75,13 +75,12 @@ def _inspect_all(
     from cmdiad_runtime.results import open_results
 
     failed = 0
-    with (
-        open_results(output) if output else nullcontext() as results,
-        Inspector.open(bundle, modality=modality, engine=engine) as inspector,  # type: ignore[arg-type]  # click checked it
-    ):
+    # Earlier results are replaced only once bundle and inputs have turned out to be there.
+    with Inspector.open(bundle, modality=modality, engine=engine) as inspector:  # type: ignore[arg-type]  # click checked it
         files = list_inputs(inputs, inspector.bundle.preprocessing.modality)
-        for file, name in zip(files, output_names(files), strict=True):
-            failed += not _inspect_one(inspector, file, name, results, overlays)
+        with open_results(output) if output else nullcontext() as results:
+            for file, name in zip(files, output_names(files), strict=True):
+                failed += not _inspect_one(inspector, file, name, results, overlays)
     summary = f"{len(files) - failed} of {len(files)} samples inspected"
     click.echo(summary + (f", results in {output}" if output else ""), err=True)
     return failed

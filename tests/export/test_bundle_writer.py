@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import silent
 
 from cmdiad_export import bundle_writer
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
@@ -22,13 +21,20 @@ from cmdiad_runtime.files import sha256_of
 from cmdiad_runtime.fingerprint import EngineFingerprint
 from cmdiad_runtime.inspector import Inspector
 from cmdiad_train.run_directory import load_run
+from helpers import silent
 
 Cached = Callable[..., Path]
-VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]
+# An fp16 export also certifies its fp32 form, so that not every pair needs an export of its own.
+VARIANTS = [
+    ("rgb", "none", "fp32"),
+    ("rgb", "none", "fp16"),
+    ("rgb", "f2f", "fp16"),
+    ("xyz", "none", "fp16"),
+    ("xyz", "f2f", "fp16"),
+]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+@pytest.mark.parametrize(("modality", "hallucination", "precision"), VARIANTS)
 def test_bundle_is_certified(exported: Cached, modality: str, hallucination: str, precision: str) -> None:
     bundle = Bundle.open(exported(modality, hallucination, precision))
     certificate = bundle.manifest["certificate"]
@@ -48,7 +54,9 @@ def test_bundle_is_certified(exported: Cached, modality: str, hallucination: str
 def test_golden_set_holds_good_and_tampered_samples_as_torch_sees_them(trained: Cached, exported: Cached) -> None:
     run = load_run(trained("rgb", "f2f"))
     golden = read_golden(exported("rgb", "f2f", "fp16") / "golden.npz")
-    assert [sample.name for sample in golden] == sorted(f"{i}-{kind}" for i in range(3) for kind in ("good", "tampered"))
+    assert [sample.name for sample in golden] == sorted(
+        f"{i}-{kind}" for i in range(3) for kind in ("good", "tampered")
+    )
     for sample in golden:
         score, anomaly_map = run.detector(*(torch.from_numpy(value) for value in sample.inputs.values()))
         assert sample.score == float(score)
@@ -132,7 +140,7 @@ def test_spoiled_graph_is_refused_and_leaves_nothing(
     with pytest.raises(CertificateError, match=f"an {precision} graph") as refused:
         write_bundle(run, tmp_path / "b.cmdiad", precision=precision, rtx=False, say=silent)
     assert refused.value.exit_code == 8
-    assert ("0 values not finite" in str(refused.value)) == (spoil is not spoil_a_weight)
+    assert (", 0 values not finite" in str(refused.value)) == (spoil is not spoil_a_weight)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,13 +185,13 @@ def test_existing_output_is_refused_and_kept(trained: Cached, tmp_path: Path, ki
 @pytest.mark.rtx
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
-@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp16"), ("xyz", "fp16"), ("xyz", "fp32")])
+@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "fp16")])
 def test_rtx_engine_comes_with_its_fingerprint_and_a_plain_word(
     trained: Cached, tmp_path: Path, modality: str, precision: str
 ) -> None:
     said: list[str] = []
     out = tmp_path / "b.cmdiad"
-    manifest = write_bundle(load_run(trained(modality, "f2f")), out, precision=precision, rtx=True, say=said.append)
+    manifest = write_bundle(load_run(trained(modality)), out, precision=precision, rtx=True, say=said.append)
     (engine,) = manifest["engines"]
     assert engine["file"] == f"engines/rtx-{precision}.engine"
     fingerprint = EngineFingerprint.from_json(engine["fingerprint"])

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import SIZE, sample_files, tiny_recipe
 
 from cmdiad_export.graph import OPSET, export_graph
 from cmdiad_runtime.engines import open_engine
@@ -19,9 +18,12 @@ from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.detector import as_tensors
 from cmdiad_train.run_directory import Run, load_run
+from helpers import SIZE, sample_files, tiny_recipe
 
 Cached = Callable[..., Path]
 VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]
+# An fp16 export certifies its fp32 form too, and the faithful graphs below are fp32.
+EXPORTED = [*((*variant, "fp16") for variant in VARIANTS), ("rgb", "none", "fp32")]
 FLOAT, HALF, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 
@@ -35,7 +37,7 @@ def inputs_of(data: Path, preprocessing: Preprocessing) -> Iterator[dict[str, np
             yield prepare(sample, preprocessing).inputs
 
 
-def compare(run: Run, graph: Path, data: Path, tolerance: float) -> list[dict[str, np.ndarray]]:
+def compare(run: Run, graph: Path, data: Path, tolerance: float, map_tolerance: float) -> list[dict[str, np.ndarray]]:
     engine, seen = open_engine(graph), list(inputs_of(data, run.preprocessing))
     for inputs in seen:
         with torch.no_grad():
@@ -45,30 +47,32 @@ def compare(run: Run, graph: Path, data: Path, tolerance: float) -> list[dict[st
         assert outputs["map"].shape == (SIZE, SIZE)
         np.testing.assert_allclose(outputs["score"], score.numpy(), rtol=tolerance)
         largest = float(anomaly_map.max())
-        np.testing.assert_allclose(outputs["map"], anomaly_map.numpy(), atol=2 * tolerance * largest)
+        np.testing.assert_allclose(outputs["map"], anomaly_map.numpy(), atol=map_tolerance * largest)
+        assert np.abs(outputs["map"] - anomaly_map.numpy()).mean() < tolerance * largest
     engine.close()
     return seen
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+@pytest.mark.parametrize(("modality", "hallucination", "precision"), EXPORTED)
 def test_graph_is_the_detector(
     data: Path, trained: Cached, exported: Cached, modality: str, hallucination: str, precision: str
 ) -> None:
     run = load_run(trained(modality, hallucination))
     graph = exported(modality, hallucination, precision) / "graph.onnx"
-    seen = compare(run, graph, data, TOLERANCE[precision])
+    seen = compare(run, graph, data, TOLERANCE[precision], 2 * TOLERANCE[precision])
     if modality == "xyz":  # the number of distinct rows of a cloud is the one dynamic size
         assert len({inputs["weights"].shape[0] for inputs in seen}) > 1
 
 
-@pytest.mark.parametrize("modality", ["rgb", "xyz"])
-def test_faithful_graph_is_the_detector(data: Path, trained: Cached, tmp_path: Path, modality: str) -> None:
-    run = load_run(trained(modality, "f2f", **faithful()))
+@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "none")])
+def test_faithful_graph_is_the_detector(
+    data: Path, trained: Cached, tmp_path: Path, modality: str, hallucination: str
+) -> None:
+    run = load_run(trained(modality, hallucination, **faithful()))
     inputs = next(inputs_of(data, run.preprocessing))
     export_graph(run.detector, as_tensors(inputs), tmp_path / "graph.onnx")
-    # One level of the published 8-bit blur may tip over: 1/255 of the map's maximum, and less than that in score.
-    compare(run, tmp_path / "graph.onnx", data, 2.5e-3)
+    # Rounding may tip a pixel of the published 8-bit blur over to the next level, 1/255 of the unblurred maximum.
+    compare(run, tmp_path / "graph.onnx", data, 1e-3, map_tolerance=1.5e-2)
 
 
 def faithful() -> dict[str, object]:
@@ -109,11 +113,11 @@ def test_graph_is_one_file_of_standard_operators(exported: Cached) -> None:
         assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp32", FLOAT), ("fp16", HALF)])
-@pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
+@pytest.mark.parametrize(("modality", "hallucination", "precision"), EXPORTED)
 def test_banks_lie_in_the_graph_in_its_precision(
-    trained: Cached, exported: Cached, modality: str, hallucination: str, precision: str, kind: int
+    trained: Cached, exported: Cached, modality: str, hallucination: str, precision: str
 ) -> None:
+    kind = FLOAT if precision == "fp32" else HALF
     model = onnx.load(exported(modality, hallucination, precision) / "graph.onnx")
     run = load_run(trained(modality, hallucination))
     for search in run.detector.searches:

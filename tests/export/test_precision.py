@@ -18,9 +18,7 @@ VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]
 
 @pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_trained_detector_is_left_alone(
-    trained: Cached, modality: str, hallucination: str, precision: str
-) -> None:
+def test_the_trained_detector_is_left_alone(trained: Cached, modality: str, hallucination: str, precision: str) -> None:
     detector = load_run(trained(modality, hallucination)).detector
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     copy = to_precision(detector, precision)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import golden
 import numpy as np
 import pytest
 import torch
 
+import golden
 from cmdiad_train.coreset import covering_radius, greedy_coreset, project, projection_matrix
 
 

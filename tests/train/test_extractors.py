@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import truncate
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import golden
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.point_mae import TokenEncoder
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+from helpers import truncate
 
 WEIGHTS = golden.SHARED / "weights"
 RESNET = WEIGHTS / "resnetv2_50.mxnet_in1k_stage123.safetensors"
@@ -146,7 +146,7 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(RunError, match="ConnectionError: no route; expected a download.*--rgb-weights FILE"):
+    with pytest.raises(RunError, match=r"ConnectionError: no route; expected a download.*--rgb-weights FILE"):
         TimmBackbone(replace(TINY_RGB, weights="timm"), size=112)
 
 
@@ -169,7 +169,7 @@ def test_real_weights_load(backbone: str, stages: tuple[int, ...], path: Path, w
 
 @pytest.mark.parametrize("stage", [pytest.param(3, marks=needs_weights)])
 def test_stage_that_real_weights_lack_is_refused(stage: int) -> None:
-    with pytest.raises(RunError, match="no tensor 'stages.3"):
+    with pytest.raises(RunError, match=r"no tensor 'stages\.3"):
         TimmBackbone(RgbExtractor("resnetv2_50", (stage,), None, str(RESNET)), size=224)
 
 

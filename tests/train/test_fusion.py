@@ -30,7 +30,7 @@ def test_standardised_weights_count_each_column_in_its_own_spread() -> None:
 
 
 def test_standardised_weights_do_not_depend_on_offsets() -> None:
-    np.testing.assert_allclose(standardised_weights(columns()), standardised_weights(columns() + (100, -3)))
+    np.testing.assert_allclose(standardised_weights(columns()), standardised_weights(columns() + np.array([100, -3])))
 
 
 @pytest.mark.parametrize("constant", [0.0, 7.0])

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-import golden
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 from torch import Tensor
 
+import golden
 from cmdiad_runtime.preprocess.cloud import prepare_cloud
 from cmdiad_runtime.preprocess.interpolation import pooling_matrix
 from cmdiad_train.coreset import greedy_coreset, project, projection_matrix
 from cmdiad_train.detector import PatchFeatures, regrid, repeated_cells
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.fit import bank_rows, choose_rows
-from cmdiad_train.fusion import ocsvm_weights
+from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights
 from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput
 from cmdiad_train.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.metrics import au_pro, auroc, pixel_auroc
@@ -31,7 +31,6 @@ pytestmark = [
 ]
 
 RECIPE = Recipe(mode="faithful", coreset=0.03)
-LAMBDAS = {"xyz": 1.0, "rgb": 0.1, "fusion": 1.0}
 GRIDS = {"rgb": 28, "xyz": 56}
 Patches = tuple[Tensor, Tensor]
 
@@ -150,8 +149,8 @@ def test_variant_matches(variant: str) -> None:
             outcomes = [scorer(*sample) for sample in samples]
             columns.append(
                 (
-                    LAMBDAS[name] * torch.stack([s for s, _ in outcomes]).double().numpy(),
-                    LAMBDAS[name] * torch.stack([m for _, m in outcomes]).double().numpy(),
+                    PUBLISHED_LAMBDAS[name] * torch.stack([s for s, _ in outcomes]).double().numpy(),
+                    PUBLISHED_LAMBDAS[name] * torch.stack([m for _, m in outcomes]).double().numpy(),
                 )
             )
     check_fusion(stored, train_columns, test_columns)

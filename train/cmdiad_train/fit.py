@@ -34,7 +34,7 @@ from cmdiad_train.detector import (
 from cmdiad_train.distillation import Pairs, distil, new_network
 from cmdiad_train.evaluate import evaluate
 from cmdiad_train.extractors import PointMae
-from cmdiad_train.fusion import ocsvm_weights, standardised_weights
+from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights, standardised_weights
 from cmdiad_train.hallucination import FeatureToFeature
 from cmdiad_train.memory_bank import MemoryBank
 from cmdiad_train.recipe import Recipe
@@ -346,10 +346,16 @@ class _Fitting:
         return as_tensors(prepare(tamper(sample, self.preprocessing), self.preprocessing).inputs)
 
     def _fusion_weights(self, columns: Tensor) -> Tensor:
+        """Weights float32 `[banks]` fitted on unfused scores or map values `[n, banks]` of good samples."""
         if columns.shape[1] == 1:
             return torch.ones(1)
-        fit_weights = ocsvm_weights if self.recipe.fusion == "ocsvm" else standardised_weights
-        return torch.from_numpy(fit_weights(columns.double().numpy())).float()
+        values = columns.double().numpy()
+        if self.recipe.fusion == "standardised":
+            return torch.from_numpy(standardised_weights(values)).float()
+        lambdas = np.ones(values.shape[1])
+        if self.recipe.mode == "faithful":
+            lambdas = np.array([PUBLISHED_LAMBDAS[self.recipe.modality], PUBLISHED_LAMBDAS["fusion"]])
+        return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
 
 
 def make_pairs(main: list[Patches], main_grid: int, other: list[Patches], other_grid: int, recipe: Recipe) -> Pairs:

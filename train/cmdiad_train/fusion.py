@@ -8,6 +8,9 @@ from sklearn.linear_model import SGDOneClassSVM
 
 Columns = npt.NDArray[np.floating]
 
+PUBLISHED_LAMBDAS = {"xyz": 1.0, "rgb": 0.1, "fusion": 1.0}
+"""What the published code multiplies each bank's scores and maps with before the fusion (REFERENCE §13)."""
+
 
 def ocsvm_weights(columns: Columns, *, nu: float = 0.5, iterations: int = 1000) -> npt.NDArray[np.float64]:
     """Weights float64 `[m]` of the published linear one-class SVM, fitted on columns `[n, m]`.

@@ -16,7 +16,7 @@ class PilGaussianBlur(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Blurred float32 `[h, w]` of a non-negative float32 `[h, w]`; an all-zero map stays zero."""
-        highest = image.amax()
+        highest = image.amax((0, 1))
         divisor = torch.where(highest > 0, highest, torch.ones_like(highest))
         levels = (255 * (image / divisor)).to(torch.int64)
         levels = _box_passes(_box_passes(levels).T).T

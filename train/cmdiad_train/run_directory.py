@@ -58,13 +58,20 @@ def load_run(path: Path) -> Run:
         RunError: it is missing, unfinished, damaged or of a newer format.
     """
     record = read_record(path)
-    if record["status"] != "complete":
+    if record.get("status") != "complete":
         raise RunError(
             path,
             found="an unfinished training",
             expected="a finished run",
             action="run the same cmdiad-train command again; it goes on where it stopped",
         )
+    try:
+        return _load_finished(path, record)
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, ValueError(f"a missing or unknown field ({error})")) from error
+
+
+def _load_finished(path: Path, record: dict[str, Any]) -> Run:
     recipe = Recipe.from_json(record["recipe"])
     fusion = read_json(path / "calibration.json")
     detector = Detector(

@@ -153,7 +153,7 @@ def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
         if preprocessing.modality == "rgb":
             why = "the detector was trained with --rgb-mask cloud"
         raise _missing(sample, "xyz", why)
-    if sample.rgb is not None and (sample.rgb.ndim != 3 or sample.rgb.dtype != np.uint8):
+    if sample.rgb is not None and not _is_image(sample.rgb):
         raise InputError(
             sample.name,
             found=f"an image of {sample.rgb.dtype} {list(sample.rgb.shape)}",
@@ -167,6 +167,10 @@ def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
             expected="rgb and xyz registered pixel by pixel",
             action="check that both files belong to one part",
         )
+
+
+def _is_image(array: npt.NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
 
 
 def _missing(sample: Sample, modality: Modality, why: str) -> InputError:

@@ -1,0 +1,120 @@
+"""The command `cmdiad-bench`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmdiad_bench.cli import cli
+from cmdiad_runtime.inspector import Inspector
+from cmdiad_runtime.readers import read_rgb
+from cmdiad_runtime.sample import Sample
+from cmdiad_train.run_directory import read_record
+from cmdiad_train.synthesis import dataset as synthesis
+from helpers import assert_refused, command, python, sample_files, truncate
+
+Cached = Callable[..., Path]
+COLUMNS = {"mean", "p50", "p90", "p95", "p99", "max"}
+DESCRIPTION = {"bundle", "modality", "hallucination", "precision", "banks", "engine", "machine"}
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_latency_of_named_inputs(data: Path, exported: Cached, tmp_path: Path, modality: str) -> None:
+    bundle = exported(modality, "none", "fp16")
+    inputs = data / "gear" / "test"
+    ended = command(cli, "latency", bundle, inputs, "--runs", 3, "--json", tmp_path / "latency.json")
+    assert ended.code == 0, ended.err
+    figures = json.loads((tmp_path / "latency.json").read_text())
+    assert set(figures) == DESCRIPTION | {"runs", "files", "total_ms", "stages_ms"}
+    assert (figures["runs"], figures["files"]) == (3, 5)
+    assert (figures["modality"], figures["hallucination"], figures["precision"]) == (modality, "none", "fp16")
+    assert set(figures["stages_ms"]) == {"read", "preprocess", "engine", "overlay"}
+    for row in (figures["total_ms"], *figures["stages_ms"].values()):
+        assert set(row) == COLUMNS
+        assert 0 < row["p50"] <= row["p90"] <= row["p95"] <= row["p99"] <= row["max"]
+    without_overlay = sum(figures["stages_ms"][stage]["mean"] for stage in ("read", "preprocess", "engine"))
+    assert figures["total_ms"]["mean"] == pytest.approx(without_overlay, abs=0.01)
+    assert set(figures["machine"]) == {"processor", "cores", "python"}
+    table = ended.out.splitlines()
+    assert [line.split()[0] for line in table[2:-1]] == ["total", "read", "preprocess", "engine", "overlay"]
+
+
+def test_latency_without_inputs_draws_its_own(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "DEFAULT_TEST", {"good": 1})
+    ended = command(cli, "latency", exported("rgb", "none", "fp16"), "--runs", 1)
+    assert ended.code == 0, ended.err
+    assert "fp16, 1 runs, ms per sample" in ended.out
+
+
+def test_latency_stops_after_the_time_given(data: Path, exported: Cached, tmp_path: Path) -> None:
+    bundle, inputs = exported("rgb", "none", "fp16"), data / "gear" / "test"
+    arguments = ("latency", bundle, inputs, "--runs", 1000, "--seconds", 0, "--json", tmp_path / "latency.json")
+    assert command(cli, *arguments).code == 0
+    assert json.loads((tmp_path / "latency.json").read_text())["runs"] == 1
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_accuracy_of_a_bundle(data: Path, trained: Cached, exported: Cached, tmp_path: Path, modality: str) -> None:
+    bundle = exported(modality, "f2f", "fp16")
+    ended = command(cli, "accuracy", bundle, data, "--category", "gear", "--json", tmp_path / "accuracy.json")
+    assert ended.code == 0, ended.err
+    figures = json.loads((tmp_path / "accuracy.json").read_text())
+    own = {"category", "samples", "good", "image_auroc", "pixel_auroc", "aupro_30", "image_auroc_by_defect"}
+    assert set(figures) == DESCRIPTION | own | {"threshold", "false_rejects", "missed_defects"}
+    trained_metrics = read_record(trained(modality, "f2f"))["metrics"]
+    for name in ("pixel_auroc", "aupro_30"):
+        assert figures[name] == pytest.approx(trained_metrics[name], abs=0.01)
+    assert set(figures["image_auroc_by_defect"]) == {"contamination", "hole"}
+    assert f"{figures['missed_defects']} of 3 defects missed" in ended.out
+
+
+def test_accuracy_counts_verdicts_at_the_threshold(data: Path, exported: Cached, tmp_path: Path) -> None:
+    bundle = exported("rgb", "f2f", "fp16")
+    assert command(cli, "accuracy", bundle, data, "--json", tmp_path / "a.json").code == 0
+    figures = json.loads((tmp_path / "a.json").read_text())
+    with Inspector.open(bundle) as inspector:
+        verdicts = {
+            defect: [
+                inspector.inspect(Sample(path.name, rgb=read_rgb(path))).verdict
+                for path in sample_files(data, "test", defect, "rgb")
+            ]
+            for defect in ("good", "hole", "contamination")
+        }
+    assert figures["false_rejects"] == verdicts["good"].count("NG")
+    assert figures["missed_defects"] == (verdicts["hole"] + verdicts["contamination"]).count("OK")
+
+
+def test_accuracy_reads_the_bundles_modality_alone(own_data: Path, exported: Cached) -> None:
+    for folder in list(own_data.glob("gear/*/*/xyz")):
+        shutil.rmtree(folder)
+    assert command(cli, "accuracy", exported("rgb", "f2f", "fp16"), own_data).code == 0
+
+
+def test_accuracy_needs_both_kinds(own_data: Path, exported: Cached) -> None:
+    shutil.rmtree(own_data / "gear" / "test" / "good")
+    refused = command(cli, "accuracy", exported("rgb"), own_data)
+    assert_refused(refused, 7, own_data / "gear" / "test", "3 samples of one kind")
+
+
+def test_bad_inputs_are_named(own_data: Path, exported: Cached, own_bundle: Path, tmp_path: Path) -> None:
+    path = truncate(sample_files(own_data, "test", "good", "rgb")[0])
+    assert_refused(command(cli, "accuracy", exported("rgb"), own_data), 3, path)
+    assert_refused(command(cli, "latency", exported("rgb"), path), 3, path)
+    assert_refused(command(cli, "latency", tmp_path / "no.cmdiad"), 4, tmp_path / "no.cmdiad")
+    truncate(own_bundle / "graph.onnx")
+    assert_refused(command(cli, "latency", own_bundle), 4, own_bundle / "graph.onnx")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['cmdiad-bench', 'latency', '--help']\n"
+        "from cmdiad_bench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "print([m for m in ('numpy', 'torch', 'onnxruntime') if m in sys.modules])"
+    )
+    assert python(code).splitlines()[-1] == "[]"

@@ -1,0 +1,155 @@
+"""The command `cmdiad-export`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmdiad_export import bundle_writer
+from cmdiad_export.cli import cli
+from cmdiad_runtime.bundle import Bundle
+from helpers import assert_refused, command, flip_byte, python, truncate
+
+Cached = Callable[..., Path]
+
+
+@pytest.fixture
+def run(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a finished run, as the only one under ./runs."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(trained("rgb"), tmp_path / "runs" / "gear-rgb-none"))
+
+
+def test_newest_finished_run_is_taken_and_named(run: Path, trained: Cached) -> None:
+    older = shutil.copytree(trained("xyz"), run.parent / "z-older")
+    unfinished = shutil.copytree(trained("rgb"), run.parent / "z-unfinished")
+    record = json.loads((unfinished / "run.json").read_text())
+    (unfinished / "run.json").write_text(json.dumps({**record, "status": "fitting"}))
+    set_age(older, 100)
+    set_age(run, 50)
+    ended = command(cli)
+    assert ended.code == 0, ended.err
+    assert ended.err.splitlines()[0] == "run: runs/gear-rgb-none (the newest)"
+    assert ended.out == "bundle: bundles/gear-rgb-none-fp32.cmdiad\n"
+    assert "fp32 graph" in ended.err
+    assert Bundle.open("bundles/gear-rgb-none-fp32.cmdiad").preprocessing.modality == "rgb"
+
+
+def set_age(run: Path, seconds: int) -> None:
+    import os
+
+    stamp = 1_700_000_000 - seconds
+    os.utime(run / "run.json", (stamp, stamp))
+
+
+def test_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(command(cli), 7, "runs: found none", "a finished run", "cmdiad-train")
+
+
+def test_missing_run(tmp_path: Path) -> None:
+    assert_refused(command(cli, tmp_path / "nowhere", "--out", tmp_path / "b"), 7, tmp_path / "nowhere" / "run.json")
+
+
+def test_unfinished_run(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "status": "fitting"}))
+    assert_refused(command(cli, run), 7, run, "an unfinished training", "cmdiad-train")
+
+
+def test_run_of_a_newer_format(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "format_version": 99}))
+    assert_refused(command(cli, run), 7, run / "run.json", "99", "update cmdiad")
+
+
+FILES = ["run.json", "calibration.json", "banks.safetensors", "extractor-rgb.safetensors", "golden.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
+def test_damaged_run_names_the_file(run: Path, name: str, damage: Callable[[Path], object]) -> None:
+    damage(run / name)
+    assert_refused(command(cli, run), 7, run / name, "a file of a run written by cmdiad-train")
+    assert not list(Path("bundles").glob("*"))
+
+
+def test_run_without_a_field(run: Path) -> None:
+    (run / "calibration.json").write_text("{}")
+    assert_refused(command(cli, run), 7, run, "a missing or unknown field ('score_weights')")
+    record = json.loads((run / "run.json").read_text())
+    del record["recipe"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert_refused(command(cli, run), 7, run, "a missing or unknown field ('recipe')")
+    (run / "run.json").write_text("[]")
+    assert_refused(command(cli, run), 7, run / "run.json")
+
+
+def test_flipped_header_byte_of_a_run(run: Path) -> None:
+    flip_byte(run / "banks.safetensors", 12)
+    assert_refused(command(cli, run), 7, run)
+
+
+def test_existing_bundle_is_kept(run: Path, own_bundle: Path) -> None:
+    before = (own_bundle / "manifest.json").read_bytes()
+    assert_refused(command(cli, run, "--out", own_bundle), 6, own_bundle, "a folder that is not empty")
+    assert (own_bundle / "manifest.json").read_bytes() == before
+
+
+def test_output_below_a_file(run: Path) -> None:
+    (run.parent / "file").write_text("mine")
+    assert_refused(command(cli, run, "--out", run.parent / "file" / "b.cmdiad"), 6, "file/b.cmdiad")
+
+
+def test_bundles_folder_that_is_a_file(run: Path) -> None:
+    Path("bundles").write_text("mine")
+    ended = command(cli, run)
+    assert ended.code == 6
+    assert "bundles" in ended.error
+
+
+def test_tensorrt_is_refused(run: Path) -> None:
+    assert_refused(command(cli, run, "--target", "tensorrt"), 5, "--target tensorrt", "--target onnx")
+    assert not Path("bundles").exists()
+
+
+def test_auto_target_follows_what_is_installed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[bool] = []
+    monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_, rtx, **__: wanted.append(rtx))
+    for found in (None, object()):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+        assert command(cli, run, "--target", "auto").code == 0
+    for target in ("onnx", "rtx"):
+        assert command(cli, run, "--target", target).code == 0
+    assert wanted == [False, True, False, True]
+
+
+def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmdiad_runtime.certificate import Tolerance
+
+    monkeypatch.setitem(bundle_writer.TOLERANCES, "fp32", Tolerance(score=-1, map=-1))
+    assert_refused(command(cli, run), 8, run, "an fp32 graph")
+    assert list(Path("bundles").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("--engine", "int8"), ("--target", "openvino"), ("--numbr", "1"), ("a", "b")])
+def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
+    ended = command(cli, *arguments)
+    assert ended.code == 2
+    assert "Usage:" in ended.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['cmdiad-export', '--help']\n"
+        "from cmdiad_export.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime', 'timm') if m in sys.modules])"
+    )
+    assert python(code).splitlines()[-1] == "[]"
