@@ -90,7 +90,7 @@ def _synthetic_inputs(folder: Path) -> Path:
     from cmdiad_train.synthesis import CATEGORIES, synthesize
 
     data = folder / "data"
-    synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, size=400)
+    synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
     return data / CATEGORIES[0] / "test"
 
 

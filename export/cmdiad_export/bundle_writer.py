@@ -14,8 +14,8 @@ import torch
 
 from cmdiad_export.graph import OPSET, export_graph
 from cmdiad_export.precision import island_names, to_precision
-from cmdiad_runtime.bundle import write_manifest
-from cmdiad_runtime.certificate import TOLERANCES, Comparison, GoldenSample, compare, write_golden
+from cmdiad_runtime.bundle import Tolerance, write_manifest
+from cmdiad_runtime.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.files import atomic_directory, sha256_of
@@ -45,7 +45,7 @@ def write_bundle(run: Run, out: Path, *, precision: str, rtx: bool, say: Say) ->
         write_golden(folder / "golden.npz", golden)
         comparisons = [_export_and_compare(run, folder, p, golden, say) for p in _precisions(precision)]
         for comparison in comparisons:
-            _require_passed(run.path, comparison)
+            _require_passed(run, comparison)
         engines = [_build_rtx(run, folder, precision, say)] if rtx else []
         manifest = _manifest(run, folder, out.name, precision, comparisons, len(golden), engines)
         write_manifest(folder, manifest)
@@ -78,7 +78,7 @@ def _export_and_compare(run: Run, folder: Path, precision: str, golden: list[Gol
     inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
     export_graph(to_precision(run.detector, precision), inputs, graph)
     engine = open_engine(graph)
-    comparison = compare(engine, precision, golden, run.calibration)
+    comparison = compare(engine, precision, golden, run.calibration, _tolerance(run, precision))
     engine.close()
     say(
         f"{precision} graph, {graph.stat().st_size / 1e6:.1f} MB, against torch on {len(golden)} golden samples: "
@@ -88,12 +88,16 @@ def _export_and_compare(run: Run, folder: Path, precision: str, golden: list[Gol
     return comparison
 
 
-def _require_passed(run: Path, comparison: Comparison) -> None:
+def _tolerance(run: Run, precision: str) -> Tolerance:
+    return tolerance_for(precision, published_blur=run.recipe.mode == "faithful")
+
+
+def _require_passed(run: Run, comparison: Comparison) -> None:
     if comparison.passed:
         return
-    tolerance = TOLERANCES[comparison.precision]
+    tolerance = _tolerance(run, comparison.precision)
     raise CertificateError(
-        run,
+        run.path,
         found=f"an {comparison.precision} graph {comparison.score_max_share:.2%} off in score, "
         f"{comparison.map_max_share:.2%} in map, {comparison.label_flips} label flips, "
         f"{comparison.not_finite} values not finite",
@@ -157,7 +161,7 @@ def _manifest(
             "reference": f"torch {version('torch')}, fp32, CPU",
             "samples": samples,
             "golden": "held-out good samples, and a tampered copy of each",
-            "tolerances": {p: asdict(t) for p, t in TOLERANCES.items()},
+            "tolerances": {c.precision: asdict(_tolerance(run, c.precision)) for c in comparisons},
             "comparisons": [c.to_json() for c in comparisons],
             "machine": platform.machine(),
         },

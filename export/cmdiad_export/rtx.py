@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast, get_args
 
-from cmdiad_runtime.errors import EngineError, OutputError
+from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.files import atomic_write
 from cmdiad_runtime.fingerprint import EngineFingerprint, Precision
 
 __all__ = ["DEFAULT_COMPUTE_CAPABILITIES", "ProfileShapes", "Progress", "build_rtx_engine"]
@@ -103,7 +103,8 @@ def build_rtx_engine(
         )
     tracker.reraise()
     content = memoryview(plan)
-    _write_whole(engine, content)
+    with atomic_write(engine) as temporary:
+        temporary.write_bytes(content)
     return EngineFingerprint(
         library="tensorrt_rtx",
         library_version=str(trt.__version__),
@@ -282,27 +283,6 @@ def _logged_number(pattern: str) -> int | None:
     """The last number that the build log gives in this place; None where the log has no such line."""
     found = (re.match(pattern, line) for line in reversed(_log().lines))
     return next((int(match[1]) for match in found if match), None)
-
-
-def _write_whole(path: Path, content: memoryview) -> None:
-    """Write beside `path`, then move into place: a reader sees the old file or the whole new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise OutputError(
-            path,
-            found=error.strerror or str(error),
-            expected=f"room for {content.nbytes} bytes in a writable folder",
-            action="choose another output folder",
-        ) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()  # gone already, unless something above failed
 
 
 class _Tracker:

@@ -40,6 +40,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """How far an engine may lie from the trained detector.
+
+    Attributes:
+        score: largest difference of a score, as a share of the score threshold.
+        map: largest difference of a map value, as a share of the map threshold.
+    """
+
+    score: float
+    map: float
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A verified bundle.
 
@@ -49,6 +62,7 @@ class Bundle:
         precision: of the graph, "fp32" or "fp16".
         preprocessing: what turns a sample into the graph's inputs.
         calibration: thresholds.
+        tolerance: what the graph was certified to.
         manifest: all of `manifest.json`.
     """
 
@@ -57,6 +71,7 @@ class Bundle:
     precision: str
     preprocessing: Preprocessing
     calibration: Calibration
+    tolerance: Tolerance
     manifest: dict[str, Any]
 
     @property
@@ -90,6 +105,7 @@ class Bundle:
                 precision=manifest["graph"]["precision"],
                 preprocessing=Preprocessing(**manifest["preprocessing"]),
                 calibration=Calibration(**manifest["calibration"]),
+                tolerance=Tolerance(**manifest["certificate"]["tolerances"][manifest["graph"]["precision"]]),
                 manifest=manifest,
             )
         except (KeyError, TypeError) as error:

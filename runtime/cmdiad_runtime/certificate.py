@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.bundle import Calibration
+from cmdiad_runtime.bundle import Calibration, Tolerance
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.errors import BundleError
 
@@ -33,22 +33,21 @@ class GoldenSample:
     map: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an engine may lie from the reference.
-
-    Attributes:
-        score: largest difference of a score, as a share of the score threshold.
-        map: largest difference of a map value, as a share of the map threshold.
-    """
-
-    score: float
-    map: float
-
-
 # fp32: engines only reorder sums; 1e-3 leaves two orders above what was seen, and is far below what moves a verdict.
 # fp16: 11 significant bits through a deep network; 2 % of the threshold is a tenth of the usual spread of good parts.
 TOLERANCES = {"fp32": Tolerance(score=1e-3, map=2e-3), "fp16": Tolerance(score=2e-2, map=5e-2)}
+
+# The published blur rounds to 256 levels of the map's own maximum, which may be several thresholds high; a sum that
+# is rounded the other way moves a pixel by a whole level.
+PUBLISHED_BLUR_LEVEL = 3e-2
+
+
+def tolerance_for(precision: str, *, published_blur: bool) -> Tolerance:
+    """The tolerance that a graph of this precision must keep."""
+    tolerance = TOLERANCES[precision]
+    if not published_blur:
+        return tolerance
+    return Tolerance(score=tolerance.score, map=tolerance.map + PUBLISHED_BLUR_LEVEL)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,9 @@ class Comparison:
         return asdict(self)
 
 
-def compare(engine: Engine, precision: str, golden: list[GoldenSample], calibration: Calibration) -> Comparison:
+def compare(
+    engine: Engine, precision: str, golden: list[GoldenSample], calibration: Calibration, tolerance: Tolerance
+) -> Comparison:
     """Run the golden set through an engine and measure how far it lies from the reference."""
     outputs = [engine.run(sample.inputs) for sample in golden]
     scores = np.array([float(o["score"][0]) for o in outputs])
@@ -95,7 +96,6 @@ def compare(engine: Engine, precision: str, golden: list[GoldenSample], calibrat
     not_finite = int((~np.isfinite(scores)).sum() + (~np.isfinite(maps)).sum())
     score_difference = np.abs(np.nan_to_num(scores, posinf=0) - reference)
     map_difference = np.abs(np.nan_to_num(maps, posinf=0) - np.stack([s.map for s in golden]))
-    tolerance = TOLERANCES[precision]
     threshold = calibration.score_threshold
     borderline = np.abs(reference - threshold) <= tolerance.score * threshold
     flips = int((((scores > threshold) != (reference > threshold)) & ~borderline).sum())

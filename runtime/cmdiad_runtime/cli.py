@@ -119,8 +119,9 @@ def _self_test(bundle: Path, modality: Modality | None, engine: str, output: Pat
     from cmdiad_runtime.inspector import Inspector
 
     with Inspector.open(bundle, modality=modality, engine=engine) as inspector:  # type: ignore[arg-type]  # click checked it
-        golden = read_golden(inspector.bundle.golden)
-        comparison = compare(inspector.engine, inspector.bundle.precision, golden, inspector.bundle.calibration)
+        tested = inspector.bundle
+        golden = read_golden(tested.golden)
+        comparison = compare(inspector.engine, tested.precision, golden, tested.calibration, tested.tolerance)
     click.echo(
         f"self-test {'passed' if comparison.passed else 'FAILED'}: {len(golden)} golden samples on "
         f"{comparison.engine}; score within {comparison.score_max_share:.2%} and map within "

@@ -6,7 +6,6 @@ for one graph. None of that can be read back from the file without a device, so 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.files import sha256_of
 
-__all__ = ["EngineFingerprint", "EngineLibrary", "Precision", "capability_words", "file_sha256"]
+__all__ = ["EngineFingerprint", "EngineLibrary", "Precision", "capability_words"]
 
 EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
 Precision = Literal["fp32", "fp16"]
 
 _SUBJECT = "engine fingerprint"
 _REBUILD = "export the bundle again"
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class EngineFingerprint:
     def check_file(self, engine: Path) -> None:
         """Raise BundleError unless `engine` is, byte for byte, the file that this fingerprint describes."""
         try:
-            size, digest = engine.stat().st_size, file_sha256(engine)
+            size, digest = engine.stat().st_size, sha256_of(engine)
         except OSError as error:
             raise BundleError(
                 engine, found=error.strerror or str(error), expected="an engine file", action=_REBUILD
@@ -120,15 +119,6 @@ class EngineFingerprint:
             raise BundleError(engine, found=f"{size} bytes", expected=f"{self.size_bytes} bytes", action=_REBUILD)
         if digest != self.engine_sha256:
             raise BundleError(engine, found=f"SHA-256 {digest}", expected=self.engine_sha256, action=_REBUILD)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes as 64 lowercase hex digits, read in pieces; raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def capability_words(compute_capability: int) -> str:

@@ -130,9 +130,10 @@ def test_auto_target_follows_what_is_installed(run: Path, monkeypatch: pytest.Mo
 
 
 def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cmdiad_runtime.certificate import Tolerance
+    from cmdiad_runtime import certificate
+    from cmdiad_runtime.bundle import Tolerance
 
-    monkeypatch.setitem(bundle_writer.TOLERANCES, "fp32", Tolerance(score=-1, map=-1))
+    monkeypatch.setitem(certificate.TOLERANCES, "fp32", Tolerance(score=-1, map=-1))
     assert_refused(command(cli, run), 8, run, "an fp32 graph")
     assert list(Path("bundles").iterdir()) == []
 

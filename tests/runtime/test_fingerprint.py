@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cmdiad_runtime.errors import BundleError
-from cmdiad_runtime.fingerprint import EngineFingerprint, capability_words, file_sha256
+from cmdiad_runtime.fingerprint import EngineFingerprint, capability_words
 
 CONTENT = b"an engine"
 GRAPH = "ab" * 32
@@ -164,13 +164,6 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gone: found No such file"):
         FINGERPRINT.check_file(tmp_path / "gone")
-
-
-def test_file_hash_covers_more_than_one_piece(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 8200  # two mebibytes and a bit
-    path = tmp_path / "large"
-    path.write_bytes(content)
-    assert file_sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(("capability", "words"), [(75, "7.5"), (86, "8.6"), (120, "12.0"), (121, "12.1")])
