@@ -302,3 +302,23 @@ def test_grid_coarser_than_the_stage_averages() -> None:
     coarse = TimmBackbone(replace(TINY_RGB, stages=(0,), grid=14), size=112)
     expected = F.avg_pool2d(fine(image()).transpose(1, 2).reshape(1, -1, 28, 28), 2).flatten(2).transpose(1, 2)
     torch.testing.assert_close(coarse(image()), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "grid"),
+    [
+        ("vit_tiny_patch16_224", (), 7),
+        ("convnext_atto", (1, 2), 14),
+        ("efficientnet_b0", (1, 2), 14),
+        ("resnetv2_50", (1, 2), 14),
+        ("swin_tiny_patch4_window7_224", (0, 1), 28),
+    ],
+)
+@torch.no_grad()
+def test_any_timm_backbone_gives_a_square_grid(name: str, stages: tuple[int, ...], grid: int) -> None:
+    size = 224 if name.startswith("swin") else 112
+    extractor = TimmBackbone(RgbExtractor(name, stages, None), size=size)
+    tokens = extractor(torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8))
+    assert extractor.grid == (grid if size == 112 else 2 * grid)
+    assert tokens.shape == (1, extractor.grid**2, extractor.width)
+    assert torch.isfinite(tokens).all() and tokens.std() > 0

@@ -55,6 +55,7 @@ class TimmBackbone(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std or std).reshape(1, 3, 1, 1))
         self.eval().requires_grad_(False)
         self._indices = _feature_indices(self.model, spec) if spec.stages else []
+        self._pre_activation = [stage for stage in spec.stages if _next_norm(self.model, stage) is not None]
         self.provenance = _provenance(spec, seed)
         used = self._modules_used(size)
         _check_loaded(self.model, spec, used)
@@ -94,7 +95,7 @@ class TimmBackbone(nn.Module):
         return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
 
     def _normalised(self, stage: int, features: Tensor) -> Tensor:
-        norm = _next_norm(self.model, stage)
+        norm = _next_norm(self.model, stage) if stage in self._pre_activation else None
         return features if norm is None else norm(features)
 
     def _modules_used(self, size: int) -> set[str]:
