@@ -72,4 +72,12 @@ def _cloud_beside(image: Path) -> Path:
     """`…/xyz/NNN.tiff` of `…/rgb/NNN.png`, else `NNN.tiff` beside the image."""
     folder = image.parent.with_name("xyz") if image.parent.name == "rgb" else image.parent
     candidates = [folder / f"{image.stem}{suffix}" for suffix in SUFFIXES["xyz"]]
-    return next((c for c in candidates if c.exists()), candidates[0])
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise InputError(
+        image,
+        found=f"no cloud {candidates[0]} to it",
+        expected="one, since the detector was trained with --rgb-mask cloud",
+        action="add it, or train a detector with --rgb-mask none for a station without a 3D sensor",
+    )

@@ -256,7 +256,7 @@ def test_mismatched_and_missing_partners(data: Path, own_bundle: Path, tmp_path:
     (tmp_path / "rgb").mkdir()
     (tmp_path / "xyz").mkdir()
     image = Path(shutil.copy(sample_files(data, "test", "good", "rgb")[0], tmp_path / "rgb" / "000.png"))
-    assert_refused(command(cli, bundle, image), 3, tmp_path / "xyz" / "000.tiff", "no such file")
+    assert_refused(command(cli, bundle, image), 3, image, "no cloud", tmp_path / "xyz" / "000.tiff", "--rgb-mask none")
     cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
     write_cloud(tmp_path / "xyz" / "000.tiff", cloud[:100])
     assert_refused(command(cli, bundle, image), 3, image, "(112, 112)", "(100, 112)", "registered pixel by pixel")
