@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
@@ -255,6 +256,23 @@ def test_without_test_split_there_are_no_metrics(own_data: Path, tmp_path: Path)
     record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
     assert record["status"] == "complete"
     assert record["metrics"] is None
+
+
+def test_a_test_split_of_good_samples_alone_gives_no_metrics(own_data: Path, tmp_path: Path) -> None:
+    for folder in (own_data / "gear" / "test").iterdir():
+        if folder.name != "good":
+            shutil.rmtree(folder)
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert record["metrics"] is None
+    assert record["status"] == "complete"
+
+
+def test_mask_of_another_size_is_named(own_data: Path, tmp_path: Path) -> None:
+    mask = next(p for p in sorted((own_data / "gear" / "test").glob("*/gt/*.png")) if p.parts[-3] != "good")
+    write_image(mask, np.zeros((20, 20), np.uint8))
+    with pytest.raises(InputError, match="a mask of") as refused:
+        fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert refused.value.subject == str(mask)
 
 
 def test_too_few_samples(own_data: Path, tmp_path: Path) -> None:

@@ -50,11 +50,19 @@ class SampleFiles:
         return Sample(str(self.rgb or self.xyz), rgb=rgb, xyz=xyz)
 
     def read_mask(self, shape: tuple[int, int]) -> Mask:
-        """The defect's mask bool `[h, w]`, all False for a good sample."""
+        """The defect's mask bool `[h, w]`, all False for a good sample; InputError where it has another shape."""
         if self.ground_truth is None:
             return np.zeros(shape, dtype=bool)
         with Image.open(self.ground_truth) as image:
-            return np.asarray(image.convert("L")) > 127
+            mask = np.asarray(image.convert("L")) > 127
+        if mask.shape != shape:
+            raise InputError(
+                self.ground_truth,
+                found=f"a mask of {mask.shape} pixels",
+                expected=f"{shape}, as its sample",
+                action="check that it belongs to the sample",
+            )
+        return mask
 
 
 def find_category(root: Path, category: str | None) -> tuple[Path, str]:

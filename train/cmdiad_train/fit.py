@@ -86,11 +86,16 @@ def fit(data: Path, category: str | None, recipe: Recipe, run: Path, report: Rep
     fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report)
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
-    record["metrics"] = fitting.metrics(detector) if samples.test else None
+    record["metrics"] = fitting.metrics(detector) if _is_labelled(samples.test) else None
     directory.write_record(run, {**record, "status": "complete"})
     shutil.rmtree(run / "cache", ignore_errors=True)
     (run / "distillation.checkpoint.safetensors").unlink(missing_ok=True)
     return directory.read_record(run)
+
+
+def _is_labelled(test: list[SampleFiles]) -> bool:
+    """Whether a test split holds both good samples and defects, without which there is no figure."""
+    return len({files.defect == "good" for files in test}) == 2
 
 
 def _split(folder: Path, recipe: Recipe) -> _Data:
