@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cmdiad_bench.latency import describe
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspector import Inspector
-from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_runtime.sample import Sample
 from cmdiad_train.dataset import find_category, list_split
 from cmdiad_train.evaluate import evaluate
 
@@ -29,10 +29,7 @@ def measure_accuracy(
     """
     folder, name = find_category(data, category)
     preprocessing = inspector.bundle.preprocessing
-    modalities: tuple[Modality, ...] = (
-        ("rgb", "xyz") if preprocessing.rgb_mask == "cloud" else (preprocessing.modality,)
-    )
-    samples = list_split(folder, "test", modalities)
+    samples = list_split(folder, "test", preprocessing.modalities)
     if len({s.defect == "good" for s in samples}) < 2:
         raise RunError(
             folder / "test",

@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 
-from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_export.graph import INPUT_NAMES, OPSET, export_graph
 from cmdiad_export.precision import island_names, to_precision
+from cmdiad_export.rtx import DEFAULT_COMPUTE_CAPABILITIES, build_rtx_engine
 from cmdiad_runtime.bundle import Tolerance, write_manifest
 from cmdiad_runtime.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.files import atomic_directory, sha256_of
+from cmdiad_train.detector import Detector
 from cmdiad_train.run_directory import Run
 
 Say = Callable[[str], None]
-RTX_TARGETS = (86, 89, 120)
 UNCERTIFIED = "not executed on the exporting machine: uncertified until the self-test of its target"
 
 
@@ -43,11 +44,15 @@ def write_bundle(run: Run, out: Path, *, precision: str, rtx: bool, say: Say) ->
     with atomic_directory(out) as folder:
         golden = _golden_set(run)
         write_golden(folder / "golden.npz", golden)
-        comparisons = [_export_and_compare(run, folder, p, golden, say) for p in _precisions(precision)]
+        comparisons = []
+        for each in _precisions(precision):
+            detector = to_precision(run.detector, each)
+            comparisons.append(_export_and_compare(run, detector, folder, each, golden, say))
         for comparison in comparisons:
             _require_passed(run, comparison)
+        islands = island_names(detector) if precision != "fp32" else []
         engines = [_build_rtx(run, folder, precision, say)] if rtx else []
-        manifest = _manifest(run, folder, out.name, precision, comparisons, len(golden), engines)
+        manifest = _manifest(run, folder, out.name, precision, islands, comparisons, len(golden), engines)
         write_manifest(folder, manifest)
     return manifest
 
@@ -61,22 +66,19 @@ def _precisions(precision: str) -> list[str]:
 def _golden_set(run: Run) -> list[GoldenSample]:
     golden = []
     for name, stored in run.golden.items():
-        inputs = {key: stored[key] for key in _input_order(stored)}
+        inputs = {key: stored[key] for key in INPUT_NAMES[run.preprocessing.modality]}
         score, anomaly_map = run.detector(*inputs.values())
         arrays = {key: value.numpy() for key, value in inputs.items()}
         golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy()))
     return golden
 
 
-def _input_order(inputs: dict[str, Any]) -> list[str]:
-    order = ("rgb", "centers", "groups", "weights", "cells")
-    return [name for name in order if name in inputs]
-
-
-def _export_and_compare(run: Run, folder: Path, precision: str, golden: list[GoldenSample], say: Say) -> Comparison:
+def _export_and_compare(
+    run: Run, detector: Detector, folder: Path, precision: str, golden: list[GoldenSample], say: Say
+) -> Comparison:
     graph = folder / "graph.onnx"
     inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
-    export_graph(to_precision(run.detector, precision), inputs, graph)
+    export_graph(detector, inputs, graph)
     engine = open_engine(graph)
     comparison = compare(engine, precision, golden, run.calibration, _tolerance(run, precision))
     engine.close()
@@ -107,16 +109,13 @@ def _require_passed(run: Run, comparison: Comparison) -> None:
 
 
 def _build_rtx(run: Run, folder: Path, precision: str, say: Say) -> dict[str, Any]:
-    from cmdiad_export.rtx import build_rtx_engine
-
     engine = folder / "engines" / f"rtx-{precision}.engine"
     engine.parent.mkdir()
-    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, RTX_TARGETS))} ahead of time")
+    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, DEFAULT_COMPUTE_CAPABILITIES))} ahead of time")
     fingerprint = build_rtx_engine(
         folder / "graph.onnx",
         engine,
         precision=precision,
-        compute_capabilities=RTX_TARGETS,
         profiles=_profiles(run),
     )
     say(f"{engine.name}, {fingerprint.size_bytes / 1e6:.1f} MB: {UNCERTIFIED}")
@@ -138,11 +137,11 @@ def _manifest(
     folder: Path,
     name: str,
     precision: str,
+    islands: list[str],
     comparisons: list[Comparison],
     samples: int,
     engines: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    detector = to_precision(run.detector, precision)
     return {
         "name": name.removesuffix(".cmdiad"),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -153,7 +152,7 @@ def _manifest(
             "sha256": sha256_of(folder / "graph.onnx"),
             "opset": OPSET,
             "precision": precision,
-            "fp32_islands": island_names(detector) if precision != "fp32" else [],
+            "fp32_islands": islands,
             "banks": [list(search.rows.shape) for search in run.detector.searches],
         },
         "calibration": asdict(run.calibration),

@@ -87,8 +87,12 @@ class Detector(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Image score float32 `[1]` and anomaly map float32 `[size, size]` of one sample's network inputs."""
-        scores, maps = self.score_each(*self.features(*inputs))
-        return (self.score_weights * scores).sum().reshape(1), (self.map_weights[:, None, None] * maps).sum(0)
+        score, anomaly_map = self.fuse(*self.score_each(*self.features(*inputs)))
+        return score.reshape(1), anomaly_map
+
+    def fuse(self, scores: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Score `[]` and map `[size, size]` of unfused scores `[banks]` and maps `[banks, size, size]`."""
+        return (self.score_weights * scores).sum(), (self.map_weights[:, None, None] * maps).sum(0)
 
     @property
     def searches(self) -> list[BankSearch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 from cmdiad_runtime.bundle import Calibration
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.files import atomic_write, sha256_of
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_train import run_directory as directory
 from cmdiad_train.coreset import greedy_coreset, project
@@ -99,11 +100,8 @@ def _is_labelled(test: list[SampleFiles]) -> bool:
 
 
 def _split(folder: Path, recipe: Recipe) -> _Data:
-    modalities: tuple[Modality, ...] = ("rgb", "xyz") if recipe.needs_both else (recipe.modality,)
-    main: tuple[Modality, ...] = (recipe.modality,)
-    if recipe.modality == "rgb" and recipe.rgb_mask == "cloud":
-        main = ("rgb", "xyz")
-    train = list_split(folder, "train", modalities)
+    main = needed_modalities(recipe.modality, recipe.rgb_mask)
+    train = list_split(folder, "train", main if recipe.hallucination == "none" else ("rgb", "xyz"))
     held_out = list_split(folder, "validation", main)
     if len(held_out) < 2:
         held_out, train = train[::HELD_OUT_SHARE], [s for i, s in enumerate(train) if i % HELD_OUT_SHARE]
@@ -130,7 +128,7 @@ def _start(run: Path, folder: Path, category: str, recipe: Recipe, samples: _Dat
     }
     if (run / "run.json").exists():
         record = directory.read_record(run)
-        if _as_json({k: record.get(k) for k in wanted}) != _as_json(wanted):
+        if {k: record.get(k) for k in wanted} != json.loads(json.dumps(wanted)):  # tuples are lists in JSON
             raise OutputError(
                 run,
                 found="a run with another recipe or other data",
@@ -176,12 +174,6 @@ def make_preprocessing(recipe: Recipe, colour: Any, modality: Modality | None = 
     )
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _as_json(v) for k, v in value.items()}
-    return [_as_json(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 class _Fitting:
     """One training; each step loads what an earlier attempt has finished."""
 
@@ -213,7 +205,6 @@ class _Fitting:
     def _extractor(self, modality: Modality) -> Extractor:
         if (self.run / f"extractor-{modality}.safetensors").exists():
             extractor = directory.load_extractor(self.run, self.recipe, modality)
-            extractor.provenance = directory.build_extractor(self.recipe, modality).provenance
         else:
             extractor = directory.build_extractor(self.recipe, modality)
             if modality == "xyz" and self.recipe.xyz.normalisation == "frozen":
@@ -313,25 +304,24 @@ class _Fitting:
         network: FeatureToFeature | None,
         patches: list[Patches],
     ) -> Detector:
-        unfused = Detector(self.recipe, features, banks, network)
+        detector = Detector(self.recipe, features, banks, network)
         held_out, golden = self._held_out_patches(features)
-        outcomes = [unfused.score_each(*p) for p in (patches if self.recipe.fusion == "ocsvm" else held_out)]
-        score_weights = self._fusion_weights(torch.stack([s for s, _ in outcomes]))
-        map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in outcomes]))
-        detector = Detector(self.recipe, features, banks, network, score_weights, map_weights)
-        scores, peaks = [], []
-        for i, (rows, cells) in enumerate(held_out):
-            each, maps = detector.score_each(rows, cells)
-            scores.append(float((score_weights * each).sum()))
-            peaks.append(float((map_weights[:, None, None] * maps).sum(0).max()))
+        outcomes = []
+        for i, sample in enumerate(held_out):
+            outcomes.append(detector.score_each(*sample))
             self.report("calibrate threshold", i + 1, len(held_out))
+        fitted_on = [detector.score_each(*p) for p in patches] if self.recipe.fusion == "ocsvm" else outcomes
+        detector.score_weights = self._fusion_weights(torch.stack([s for s, _ in fitted_on]))
+        detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
+        fused = [detector.fuse(*outcome) for outcome in outcomes]
+        scores, peaks = [float(s) for s, _ in fused], [float(m.max()) for _, m in fused]
         score = calibrate_threshold(scores, self.recipe.false_reject_rate)
         peak = calibrate_threshold(peaks, self.recipe.false_reject_rate)
         calibration = Calibration(
             score.value, peak.value, score.false_reject_rate, score.samples, score.method, score.warning
         )
         directory.save_golden(self.run, golden)
-        directory.save_calibration(self.run, calibration, score_weights, map_weights, scores)
+        directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights, scores)
         return detector
 
     def _held_out_patches(self, features: PatchFeatures) -> tuple[list[Patches], dict[str, dict[str, Tensor]]]:

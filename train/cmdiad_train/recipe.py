@@ -156,11 +156,6 @@ class Recipe:
         """The modality that is hallucinated, or absent."""
         return "xyz" if self.modality == "rgb" else "rgb"
 
-    @property
-    def needs_both(self) -> bool:
-        """Whether training reads both modalities."""
-        return self.hallucination != "none" or (self.rgb_mask == "cloud" and self.modality == "rgb")
-
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
         return asdict(self)

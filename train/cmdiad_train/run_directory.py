@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -155,6 +155,8 @@ def load_extractor(path: Path, recipe: Recipe, modality: Modality) -> Extractor:
     extractor = build_extractor(own, modality)
     file = path / f"extractor-{modality}.safetensors"
     _load_state(extractor, load_tensors(file), file)
+    with safe_open(file, framework="pt") as stored:
+        extractor.provenance = (stored.metadata() or {}).get("provenance", extractor.provenance)
     return extractor
 
 

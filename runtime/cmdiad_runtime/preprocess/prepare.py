@@ -47,9 +47,14 @@ class Preprocessing:
     seed: int = 0
 
     @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What a sample must have; see `needed_modalities`."""
+        return needed_modalities(self.modality, self.rgb_mask)
+
+    @property
     def needs_cloud(self) -> bool:
         """Whether a sample must have a cloud."""
-        return self.modality == "xyz" or self.rgb_mask == "cloud"
+        return "xyz" in self.modalities
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON-ready values."""
@@ -94,6 +99,11 @@ class Prepared:
 
     inputs: dict[str, npt.NDArray[Any]]
     view: View
+
+
+def needed_modalities(modality: Modality, rgb_mask: str) -> tuple[Modality, ...]:
+    """The modalities that inspecting with `modality` reads: its own, and for a masked image the cloud too."""
+    return ("rgb", "xyz") if modality == "rgb" and rgb_mask == "cloud" else (modality,)
 
 
 def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
