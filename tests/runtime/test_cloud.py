@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import golden
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 SMALL = {
     "size": 64,
     "grid": 16,
@@ -16,13 +14,6 @@ SMALL = {
     "seed": 0,
     "name": "part 7",
 }
-
-
-def golden_file(name):
-    if not (GOLDEN / name).exists():
-        pytest.skip(f"no golden data at {GOLDEN / name}")
-    with np.load(GOLDEN / name, allow_pickle=False) as data:
-        return dict(data)
 
 
 def scene(height=150, width=130):
@@ -179,8 +170,8 @@ def test_too_few_points_are_refused():
 @pytest.mark.golden
 def test_golden_bump_sample():
     """`inputs.npz` is already preprocessed: used as it is, and not cut further by foreground removal."""
-    data = golden_file("pointmae_small.npz")
-    image = np.ascontiguousarray(golden_file("inputs.npz")["test_xyz"][1].transpose(1, 2, 0))
+    data = golden.load("pointmae_small")
+    image = np.ascontiguousarray(golden.load("inputs")["test_xyz"][1].transpose(1, 2, 0))
     options = {
         "size": 224,
         "grid": 56,
@@ -208,7 +199,7 @@ def sort_group(groups):
 @pytest.mark.golden
 def test_golden_raw_sample_with_our_own_plane():
     """The published plane is random; ours may shift the 5 mm cut by less than its noise."""
-    data = golden_file("preproc.npz")
+    data = golden.load("preproc")
     frame = frame_cloud(data["raw_pc"], size=224, foreground=True, pad_multiple=100, seed=0, name="bump")
     assert (frame.top, frame.left) == tuple(data["pad_offset"])
     published = data["xyz_tensor"].transpose(1, 2, 0)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,16 +12,12 @@ from cmdiad_runtime.preprocess.foreground import (
     pad_to_square,
     valid_mask,
 )
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "preproc.npz"
+from golden import load
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"no golden data at {GOLDEN}")
-    with np.load(GOLDEN, allow_pickle=False) as data:
-        return dict(data)
+    return load("preproc")
 
 
 def unpack(bits, shape):

@@ -1,19 +1,10 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import golden
 from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_axis, pooling_matrix
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 SIZES = [(224, 56), (224, 28), (224, 37), (64, 16), (518, 56), (30, 28), (12, 10)]
-
-
-def golden_file(name):
-    if not (GOLDEN / name).exists():
-        pytest.skip(f"no golden data at {GOLDEN / name}")
-    with np.load(GOLDEN / name, allow_pickle=False) as data:
-        return dict(data)
 
 
 def torch_pooling(image, grid):
@@ -100,7 +91,7 @@ def test_rows_are_empty_exactly_where_no_valid_pixel_reaches():
 
 @pytest.mark.golden
 def test_golden_adaptive_windows():
-    data = golden_file("small_cases.npz")
+    data = golden.load("small_cases")
     axis = pooling_axis(224, 56) > 0
     first, last = axis.argmax(axis=1), 223 - axis[:, ::-1].argmax(axis=1)
     assert np.array_equal(first, data["pool222_start"])
@@ -109,10 +100,10 @@ def test_golden_adaptive_windows():
 
 @pytest.fixture(scope="module")
 def bump():
-    data = golden_file("pointmae_small.npz")
+    data = golden.load("pointmae_small")
     valid = np.zeros(224 * 224, dtype=bool)
     valid[data["nonzero_idx"]] = True
-    image = golden_file("inputs.npz")["test_xyz"][1].reshape(3, -1).T
+    image = golden.load("inputs")["test_xyz"][1].reshape(3, -1).T
     return data, valid.reshape(224, 224), np.ascontiguousarray(image[data["nonzero_idx"]])
 
 

@@ -1,18 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import golden
 from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
-
-
-def golden_file(name):
-    if not (GOLDEN / name).exists():
-        pytest.skip(f"no golden data at {GOLDEN / name}")
-    with np.load(GOLDEN / name, allow_pickle=False) as data:
-        return dict(data)
 
 
 def kernel(points, count):
@@ -99,15 +89,15 @@ def test_groups_are_the_same_at_every_call_even_with_ties():
 @pytest.mark.golden
 @pytest.mark.parametrize("case", ["near_origin", "ties", "few_valid"])
 def test_golden_sampling_corner_cases(case):
-    data = golden_file("small_cases.npz")
+    data = golden.load("small_cases")
     expected = data[f"fps_{case}_idx"]
     assert np.array_equal(farthest_point_sampling(data[f"fps_{case}_pts"], len(expected)), expected)
 
 
 @pytest.mark.golden
 def test_golden_sampling_and_groups():
-    data = golden_file("pointmae_small.npz")
-    image = golden_file("inputs.npz")["test_xyz"][1].transpose(1, 2, 0)
+    data = golden.load("pointmae_small")
+    image = golden.load("inputs")["test_xyz"][1].transpose(1, 2, 0)
     nonzero = np.flatnonzero((image != 0).all(axis=2))
     assert np.array_equal(nonzero, data["nonzero_idx"])
     points = image.reshape(-1, 3)[nonzero]

@@ -1,21 +1,15 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from cmdiad_runtime.preprocess.foreground import pad_to_square
 from cmdiad_runtime.preprocess.resize import resize_ground_truth, resize_nearest, resize_rgb
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "preproc.npz"
+from golden import load
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"no golden data at {GOLDEN}")
-    with np.load(GOLDEN, allow_pickle=False) as data:
-        return dict(data)
+    return load("preproc")
 
 
 @pytest.mark.parametrize("size", [14, 56, 224, 518])
