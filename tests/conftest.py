@@ -75,3 +75,15 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
 def own_bundle(exported: Exported, tmp_path: Path) -> Path:
     """A copy of the plain RGB bundle for one test to damage."""
     return Path(shutil.copytree(exported("rgb"), tmp_path / "own.cmdiad"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, visibly, what needs a GPU where there is none."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

@@ -38,7 +38,7 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
         hallucination=hallucination,  # type: ignore[arg-type]
         rgb=RgbExtractor(backbone="resnet10t", stages=(0, 1), grid=14),
         xyz=XyzExtractor(groups=64, group_size=16, width=24, heads=3, depth=2, taps=(0, 1), grid=14),
-        distillation=Distillation(epochs=2, batch=2, warmup=1),
+        distillation=Distillation(epochs=2, batch=2, warmup=1, validation=0.0),
         size=SIZE,
         coreset=0.2,
     )

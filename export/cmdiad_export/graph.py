@@ -14,7 +14,6 @@ from torch import Tensor
 from cmdiad_train.detector import Detector
 
 OPSET = 18
-INPUT_NAMES = {"rgb": ["rgb"], "xyz": ["centers", "groups", "weights", "cells"]}
 OUTPUT_NAMES = ["score", "map"]
 
 
@@ -30,7 +29,8 @@ def export_graph(detector: Detector, inputs: dict[str, Tensor], path: Path) -> N
         inputs: network inputs of one sample, by name.
         path: the file to write.
     """
-    rows = torch.export.Dim("rows", min=2, max=detector.features.grid**2 + 1)
+    most = len(inputs["cells"]) + 1 if "cells" in inputs else 3  # unused then
+    rows = torch.export.Dim("rows", min=2, max=most)
     shapes = tuple({0: rows} if name == "weights" else None for name in inputs)
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cmdiad_train.detector import Detector
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.hallucination import FeatureToFeature
+from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput
+from cmdiad_train.patches import Extractor, Hallucinated, PatchFeatures
 
 Precision = str
 """"fp32" or "fp16"."""
@@ -31,20 +32,27 @@ def to_precision(detector: Detector, precision: Precision) -> Detector:
     """A copy of an fp32 detector whose networks and bank products compute in `precision`.
 
     fp32 islands of an fp16 detector: image normalisation, LayerNorm, BatchNorm of the point encoder, everything
-    that sees coordinates in metres, exact distances, scores and maps.
+    that sees coordinates in metres, exact distances, scores and maps. Where F2I generates a cloud, all that it
+    comes from stays fp32 too: farthest point sampling takes other points for another last digit.
     """
     detector = copy.deepcopy(detector)
     if precision == "fp32":
         return detector
-    extractor = detector.features.extractor
+    for features in detector.features:
+        assert isinstance(features, PatchFeatures)
+        if detector.hallucinated is None or detector.hallucinated.cloud is None:
+            _half_extractor(features.extractor)
+    if detector.hallucinated is not None:
+        _half_hallucinated(detector.hallucinated)
+    detector.halve_banks()
+    return detector
+
+
+def _half_extractor(extractor: Extractor) -> None:
     if isinstance(extractor, TimmBackbone):
         extractor.model = _half(extractor.model)
     else:
         _half_points(extractor)
-    if detector.network is not None:
-        _half_network(detector.network)
-    detector.halve_banks()
-    return detector
 
 
 def _half(module: nn.Module, keep: tuple[nn.Module, ...] = ()) -> nn.Module:
@@ -72,9 +80,17 @@ def _half_points(extractor: PointMae) -> None:
     _half(extractor, keep)
 
 
-def _half_network(network: FeatureToFeature) -> None:
-    network.set_submodule("norm", Fp32Island(network.norm))
-    _half(network.mlp)
+def _half_hallucinated(hallucinated: Hallucinated) -> None:
+    """A generated cloud stays in fp32: its coordinates are metres."""
+    network = hallucinated.network
+    if isinstance(network, FeatureToFeature):
+        network.set_submodule("norm", Fp32Island(network.norm))
+        _half(network.mlp)
+    elif not (isinstance(network, FeatureToInput) and hallucinated.cloud is not None):
+        for layer in network.children():
+            _half(layer)
+    if hallucinated.extractor is not None:
+        _half_extractor(hallucinated.extractor)
 
 
 def island_names(detector: nn.Module) -> list[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Modality = Literal["rgb", "xyz"]
+Sensors = Literal["rgb", "xyz", "both"]
+"""What a detector looks at: one modality, or both."""
 RgbImage = npt.NDArray[np.uint8]
 """uint8 `[h, w, 3]`, RGB order, 0-255."""
 XyzImage = npt.NDArray[np.float32]

@@ -34,8 +34,7 @@ def test_the_trained_detector_is_left_alone(trained: Cached, modality: str, hall
 def test_fp32_is_the_same_detector(trained: Cached, modality: str, hallucination: str) -> None:
     run = load_run(trained(modality, hallucination))
     inputs = next(iter(run.golden.values()))
-    order = ("rgb", "centers", "groups", "weights", "cells")
-    tensors = [inputs[name] for name in order if name in inputs]
+    tensors = [inputs[name] for name in run.detector.input_names]
     for same, other in zip(run.detector(*tensors), to_precision(run.detector, "fp32")(*tensors), strict=True):
         assert torch.equal(same, other)
 
@@ -53,13 +52,13 @@ def test_products_are_half_and_norms_single(trained: Cached, modality: str, hall
     assert all(search.rows.dtype == torch.float16 for search in detector.searches)
     assert all(search.half_squares.dtype == torch.float32 for search in detector.searches)
     assert detector.score_weights.dtype == detector.map_weights.dtype == torch.float32
-    if detector.network is not None:
-        assert detector.network.mlp.fc2.weight.dtype == torch.float16
+    if detector.hallucinated is not None:
+        assert detector.hallucinated.network.mlp.fc2.weight.dtype == torch.float16
 
 
 def test_what_sees_metres_stays_single(trained: Cached) -> None:
     """A group is millimetres wide: in fp16 metres its shape would be lost (REFERENCE §6.5)."""
-    extractor = to_precision(load_run(trained("xyz")).detector, "fp16").features.extractor
+    extractor = to_precision(load_run(trained("xyz")).detector, "fp16").features[0].extractor
     assert extractor.encoder.first_conv[0].weight.dtype == torch.float32
     assert extractor.pos_embed[0].weight.dtype == torch.float32
     assert extractor.encoder.second_conv[3].weight.dtype == torch.float16
@@ -68,7 +67,7 @@ def test_what_sees_metres_stays_single(trained: Cached) -> None:
 
 def test_islands_are_named_for_the_record(trained: Cached) -> None:
     detector = load_run(trained("rgb", "f2f")).detector
-    assert island_names(to_precision(detector, "fp16")) == ["network.norm.module"]
+    assert island_names(to_precision(detector, "fp16")) == ["hallucinated.network.norm.module"]
     xyz = island_names(to_precision(load_run(trained("xyz")).detector, "fp16"))
-    assert "features.extractor.encoder.first_conv.0" in xyz
+    assert "features.0.extractor.encoder.first_conv.0" in xyz
     assert not any("attn" in name for name in xyz)

@@ -254,7 +254,7 @@ def test_point_weights_of_another_width_are_refused(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_split_convolution_is_the_concatenated_one(batch_statistics: bool) -> None:
     torch.manual_seed(0)
-    encoder = TokenEncoder(48)
+    encoder = TokenEncoder(48, 48)
     for norm in (encoder.first_conv[1], encoder.second_conv[1]):
         torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)  # type: ignore[arg-type]
         torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import golden
 from cmdiad_runtime.preprocess.cloud import prepare_cloud
 from cmdiad_runtime.preprocess.interpolation import pooling_matrix
 from cmdiad_train.coreset import greedy_coreset, project, projection_matrix
-from cmdiad_train.detector import PatchFeatures, regrid, repeated_cells
+from cmdiad_train.patches import PatchFeatures, regrid, repeated_cells
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.fit import bank_rows, choose_rows
 from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights

@@ -11,13 +11,13 @@ from cmdiad_runtime.command_line import run_command
 from cmdiad_runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from cmdiad_train.recipe import Recipe
+    from cmdiad_train.recipe import Distillation, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
 
-HELP = """Train a detector on DATA (MVTec 3D-AD layout) and write a run directory.
+HELP = """Train a detector on DATA (cmdiad-data check DATA tells its layout) and write a run directory.
 
-DATA/CATEGORY/train/good/{rgb,xyz} build the memory bank, validation/good sets the threshold (every fifth training
-sample where it is absent), test/ is evaluated if there is one. An interrupted training goes on when the same
-command is given again.
+The good training samples build the memory bank, the validation split sets the threshold (every fifth training
+sample where there is none), the test split is evaluated if there is one. An interrupted training goes on when the
+same command is given again.
 
 \b
 Exit codes: 0 done, 2 wrong command line, 3 a sample cannot be read, 6 output not writable, 7 data or recipe
@@ -30,15 +30,15 @@ unusable, 130 interrupted.
 @click.option("--category", help="Which category of DATA; may be left out where there is one.")
 @click.option(
     "--modality",
-    type=click.Choice(["rgb", "xyz"]),
+    type=click.Choice(["rgb", "xyz", "both"]),
     default="rgb",
-    help="Main modality, the sensor on the line.",
+    help="Main modality, the sensor on the line; both hallucinates nothing.",
 )
 @click.option(
     "--hallucination",
-    type=click.Choice(["none", "f2f"]),
+    type=click.Choice(["none", "f2f", "f2i", "i2f"]),
     default="none",
-    help="Hallucinate the other modality's features.",
+    help="How the other modality is hallucinated: features to features, features to input, input to features.",
 )
 @click.option(
     "--out",
@@ -61,13 +61,24 @@ unusable, 130 interrupted.
     default="none",
     help="cloud: black out the image's background by the cloud (the paper's protocol).",
 )
+@click.option(
+    "--xyz",
+    "xyz_kind",
+    type=click.Choice(["point_mae", "point_bert", "normals", "depth"]),
+    default="point_mae",
+    help="How clouds are looked at: as groups of points, or as an image of surface normals or depth.",
+)
+@click.option("--surface-backbone", help="timm model for normals and depth.  [default: that of --rgb-backbone]")
+@click.option("--surface-stages", help="Its CNN stages.  [default: those of --rgb-stages]")
+@click.option("--surface-grid", type=click.IntRange(min=2), help="Side of its grid.  [default: that of --rgb-grid]")
+@click.option("--surface-weights", help="Its weights.  [default: those of --rgb-weights]")
 @click.option("--xyz-groups", type=click.IntRange(min=3), help="Point groups per cloud.")
 @click.option("--xyz-group-size", type=click.IntRange(min=1), help="Points per group.")
 @click.option("--xyz-width", type=click.IntRange(min=8), help="Width of the point transformer.")
 @click.option(
     "--xyz-depth",
     type=click.IntRange(min=1),
-    help="Blocks of the point transformer; the last and the middle one are tapped.",
+    help="Blocks of the point transformer; the last and the one a third of the way are tapped.",
 )
 @click.option("--xyz-heads", type=click.IntRange(min=1), help="Its attention heads.")
 @click.option("--xyz-grid", type=click.IntRange(min=2), help="Side of the grid of point features.")
@@ -76,10 +87,35 @@ unusable, 130 interrupted.
     type=click.Choice(["frozen", "batch", "eval"]),
     help="BatchNorm statistics of the point encoder.",
 )
-@click.option("--xyz-weights", help="seeded (random), or a Point-MAE checkpoint FILE.")
+@click.option("--xyz-weights", help="seeded (random), or a Point-MAE or Point-BERT checkpoint FILE.")
 @click.option("--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds.")
 @click.option("--coreset", type=float, default=0.1, help="Fraction of rows kept in a memory bank.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 12, faithful: 100]")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Samples per step of its training.  [default: 4, faithful: 32]"
+)
+@click.option("--learning-rate", type=float, help="Its learning rate.  [default: 1e-3; faithful: 5e-4, i2f 3e-4 or 2e-4]")
+@click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Its loss per row.  [default: l2]")
+@click.option("--f2f-output", type=click.Choice(["linear", "gelu"]), help="[default: linear, faithful: gelu]")
+@click.option(
+    "--distil-validation",
+    type=float,
+    help="Share of training samples that choose its best epoch.  [default: 0.1, faithful: 0]",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=0),
+    help="Epochs without a better one before it stops; 0 never.  [default: 5, faithful: 0]",
+)
+@click.option(
+    "--distil-on",
+    help="Categories whose good samples it is trained on too, as a,b or all (as published).  [default: its own]",
+)
+@click.option(
+    "--network-from",
+    type=click.Path(path_type=Path),
+    help="Take extractors and network over from this finished run (train a joint network once).",
+)
 @click.option(
     "--fusion",
     type=click.Choice(["standardised", "ocsvm"]),
@@ -87,17 +123,33 @@ unusable, 130 interrupted.
 )
 @click.option("--false-reject-rate", type=float, default=0.05, help="Share of good parts that may be rejected.")
 @click.option("--seed", type=int, default=0)
-def cli(data: Path, category: str | None, out: Path | None, **options: Any) -> None:
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where features are extracted and networks trained; auto takes CUDA where there is one.",
+)
+@click.option("--cache-gb", type=float, default=50.0, help="Disk space that cached features may take.")
+def cli(
+    data: Path,
+    category: str | None,
+    out: Path | None,
+    network_from: Path | None,
+    device: str,
+    cache_gb: float,
+    **options: Any,
+) -> None:
     """See HELP."""
-    from cmdiad_train.dataset import find_category
-    from cmdiad_train.fit import fit
+    from cmdiad_train.datasets import open_category
+    from cmdiad_train.fit import Machine, fit
 
-    recipe = _recipe(options)
+    recipe = _recipe(options, data)
     if out is None:
-        name = find_category(data, category)[1]
+        name = open_category(data, category).name
         out = Path("runs") / f"{name}-{recipe.modality}-{recipe.hallucination}"
     progress = Progress()
-    record = fit(data, category, recipe, out, progress)
+    machine = Machine(device, cache_gb)
+    record = fit(data, category, recipe, out, progress, machine=machine, network_from=network_from)
     progress.close()
     _summarise(record, out)
 
@@ -107,34 +159,23 @@ def main() -> None:
     run_command(cli, "cmdiad-train")
 
 
-def _recipe(options: dict[str, Any]) -> Recipe:
+def _recipe(options: dict[str, Any], data: Path) -> Recipe:
     """The recipe that the options describe, over the mode's own defaults."""
     from dataclasses import replace
 
-    from cmdiad_train.recipe import (
-        PUBLISHED_RGB,
-        PUBLISHED_XYZ,
-        Distillation,
-        Recipe,
-        RgbExtractor,
-        XyzExtractor,
-    )
+    from cmdiad_train.recipe import PUBLISHED_RGB, Recipe, RgbExtractor
 
     faithful = options["mode"] == "faithful"
     rgb = replace(PUBLISHED_RGB if faithful else RgbExtractor(), **_given(options, "rgb_", ("mask", "stages")))
     if options["rgb_stages"] is not None:
-        rgb = replace(rgb, stages=_stages(options["rgb_stages"]))
-    xyz = replace(PUBLISHED_XYZ if faithful else XyzExtractor(), **_xyz_options(options))
-    distillation = Distillation(100, 32, 5e-4, 10, 2.5, "gelu") if faithful else Distillation()
-    if options["epochs"] is not None:
-        distillation = replace(distillation, epochs=options["epochs"])
+        rgb = replace(rgb, stages=_stages(options["rgb_stages"], "--rgb-stages"))
     return Recipe(
         mode=options["mode"],
         modality=options["modality"],
         hallucination=options["hallucination"],
         rgb=rgb,
-        xyz=xyz,
-        distillation=distillation,
+        xyz=_xyz(options, rgb),
+        distillation=_distillation(options, data),
         rgb_mask=options["rgb_mask"],
         foreground=options["foreground"],
         coreset=options["coreset"],
@@ -144,24 +185,72 @@ def _recipe(options: dict[str, Any]) -> Recipe:
     )
 
 
+def _xyz(options: dict[str, Any], rgb: RgbExtractor) -> XyzExtractor | SurfaceExtractor:
+    from dataclasses import replace
+
+    from cmdiad_train.recipe import PUBLISHED_XYZ, SurfaceExtractor, XyzExtractor
+
+    kind = options["xyz_kind"]
+    if kind in ("normals", "depth"):
+        backbone = replace(rgb, **_given(options, "surface_", ("stages",)))
+        if options["surface_stages"] is not None:
+            backbone = replace(backbone, stages=_stages(options["surface_stages"], "--surface-stages"))
+        return SurfaceExtractor(kind, backbone)
+    points = PUBLISHED_XYZ if options["mode"] == "faithful" else XyzExtractor()
+    return replace(points, network=kind, **_xyz_options(options))
+
+
+def _distillation(options: dict[str, Any], data: Path) -> Distillation:
+    from dataclasses import replace
+
+    from cmdiad_train.recipe import PUBLISHED_DISTILLATION, PUBLISHED_I2F_RATE, Distillation
+
+    distillation = Distillation()
+    if options["mode"] == "faithful":
+        distillation = PUBLISHED_DISTILLATION
+        if options["hallucination"] == "i2f":
+            distillation = replace(distillation, learning_rate=PUBLISHED_I2F_RATE[options["modality"]])
+    names = {
+        "epochs": "epochs",
+        "batch": "batch",
+        "learning_rate": "learning_rate",
+        "loss": "loss",
+        "f2f_output": "output",
+        "distil_validation": "validation",
+        "patience": "patience",
+    }
+    given = {name: options[key] for key, name in names.items() if options[key] is not None}
+    return replace(distillation, **given, categories=_categories(options["distil_on"], data))
+
+
+def _categories(text: str | None, data: Path) -> tuple[str, ...]:
+    if not text:
+        return ()
+    if text != "all":
+        return tuple(sorted(part.strip() for part in text.split(",") if part.strip()))
+    from cmdiad_train.datasets import list_categories
+
+    return tuple(list_categories(data))
+
+
 def _given(options: dict[str, Any], prefix: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
     names = {key: key.removeprefix(prefix) for key in options if key.startswith(prefix)}
     return {name: options[key] for key, name in names.items() if name not in without and options[key] is not None}
 
 
 def _xyz_options(options: dict[str, Any]) -> dict[str, Any]:
-    given = _given(options, "xyz_")
+    given = _given(options, "xyz_", ("kind",))
     if "depth" in given:
         depth = given["depth"]
         given["taps"] = tuple(sorted({(depth - 1) // 3, depth - 1}))
     return given
 
 
-def _stages(text: str) -> tuple[int, ...]:
+def _stages(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint="--rgb-stages") from error
+        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint=option) from error
 
 
 def _summarise(record: dict[str, Any], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The detector: everything after preprocessing, as one module. What it computes is what the graph computes."""
+"""A detector: patch features, hallucination, memory banks and fusion as one module, which export turns into the graph."""
 
 from __future__ import annotations
 
@@ -7,88 +7,77 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.hallucination import FeatureToFeature
 from cmdiad_train.memory_bank import BankScorer, BankSearch, MemoryBank
+from cmdiad_train.patches import Hallucinated, PatchFeatures, Patches, image_name, input_names
 from cmdiad_train.recipe import Recipe
-
-Extractor = TimmBackbone | PointMae
-
-
-class PatchFeatures(nn.Module):
-    """Patch features of one modality, without repeated rows.
-
-    Args:
-        extractor: a TimmBackbone, fed `rgb`, or a PointMae, fed `centers, groups, weights, cells`.
-    """
-
-    every_cell: Tensor
-
-    def __init__(self, extractor: Extractor) -> None:
-        super().__init__()
-        self.extractor = extractor
-        self.grid: int = extractor.grid
-        self.register_buffer("every_cell", torch.arange(extractor.grid**2), persistent=False)
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows float32 `[R, C]` and cells int64 `[grid²]`: grid cell i has features `rows[cells[i]]`.
-
-        For a cloud the rows are `weights @ group features`: interpolation, zero fill and pooling as one
-        product (REFERENCE §19.2); row 0 is the background.
-        """
-        if isinstance(self.extractor, TimmBackbone):
-            return self.extractor(inputs[0])[0].float(), self.every_cell
-        centers, groups, weights, cells = inputs
-        features = self.extractor(centers, groups)[0].float()  # [G, C]
-        return weights @ features, cells.long()
 
 
 class Detector(nn.Module):
-    """One main modality to image score and anomaly map, hallucinating the other's features if asked.
+    """The network inputs of one sample to image score and anomaly map.
 
     Args:
         recipe: what the detector is made of.
-        features: of the main modality.
-        banks: the main bank, and with hallucination the bank of hallucinated features.
-        network: the distillation network, or None.
+        features: of each main modality, in the order of `recipe.mains`.
+        banks: one for each of them, and with hallucination the bank of hallucinated features.
+        hallucinated: the missing modality's features, or None.
         score_weights: float `[len(banks)]`, of the linear fusion of image scores.
         map_weights: float `[len(banks)]`, of the linear fusion of maps.
+
+    Attributes:
+        input_names: names of the inputs, in the order of `forward`.
     """
 
     score_weights: Tensor
     map_weights: Tensor
-    repeat: Tensor
 
     def __init__(
         self,
         recipe: Recipe,
-        features: PatchFeatures,
+        features: list[PatchFeatures],
         banks: list[MemoryBank],
-        network: FeatureToFeature | None = None,
+        hallucinated: Hallucinated | None = None,
         score_weights: Tensor | None = None,
         map_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
-        faithful = recipe.mode == "faithful"
-        self.features, self.network = features, network
-        grids = [features.grid, hallucination_grid(recipe, features.grid)][: len(banks)]
+        self.features = nn.ModuleList(features)
+        self.hallucinated = hallucinated
+        self._fed = [input_names(recipe, modality) for modality in recipe.mains]
+        self._shown = image_name(recipe, recipe.mains[0]) if recipe.hallucination == "i2f" else None
+        self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
+        grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
         self.scorers = nn.ModuleList(
-            BankScorer(bank, grid=grid, size=recipe.size, published_blur=faithful)
+            BankScorer(bank, grid=grid, size=recipe.size, published_blur=recipe.mode == "faithful")
             for bank, grid in zip(banks, grids, strict=True)
         )
         ones = torch.ones(len(banks))
         self.register_buffer("score_weights", ones if score_weights is None else score_weights)
         self.register_buffer("map_weights", ones if map_weights is None else map_weights)
-        self.register_buffer("repeat", repeated_cells(grids[0], grids[-1]), persistent=False)
         self.eval().requires_grad_(False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Image score float32 `[1]` and anomaly map float32 `[size, size]` of one sample's network inputs."""
-        score, anomaly_map = self.fuse(*self.score_each(*self.features(*inputs)))
+        score, anomaly_map = self.fuse(*self.score_each(self.patches(*inputs)))
         return score.reshape(1), anomaly_map
+
+    def patches(self, *inputs: Tensor) -> list[Patches]:
+        """Patch features of each main modality, and with hallucination those of the missing one."""
+        named = dict(zip(self.input_names, inputs, strict=True))
+        found: list[Patches] = [
+            features(*(named[name] for name in fed)) for features, fed in zip(self.features, self._fed, strict=True)
+        ]
+        if self.hallucinated is not None:
+            image = None if self._shown is None else self._main.image(named[self._shown])
+            found.append(self.hallucinated(*found[0], image))
+        return found
+
+    @property
+    def _main(self) -> PatchFeatures:
+        main = self.features[0]
+        assert isinstance(main, PatchFeatures)
+        return main
 
     def fuse(self, scores: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Score `[]` and map `[size, size]` of unfused scores `[banks]` and maps `[banks, size, size]`."""
@@ -105,39 +94,12 @@ class Detector(nn.Module):
             assert isinstance(scorer, BankScorer)
             scorer.search = scorer.search.to_half()
 
-    def score_each(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Unfused scores `[banks]` and maps `[banks, size, size]` of patch features."""
-        branches = [(rows, cells)]
-        if self.network is not None:
-            branches.append((self.network(rows).float(), cells[self.repeat]))
-        outcomes = [scorer(*branch) for scorer, branch in zip(self.scorers, branches, strict=True)]
+    def score_each(self, patches: list[Patches]) -> tuple[Tensor, Tensor]:
+        """Unfused scores `[banks]` and maps `[banks, size, size]` of each bank's patch features."""
+        outcomes = [scorer(*found) for scorer, found in zip(self.scorers, patches, strict=True)]
         return torch.stack([score for score, _ in outcomes]), torch.stack([m for _, m in outcomes])
 
 
 def as_tensors(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
     """Network inputs as tensors of their own memory."""
     return {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
-
-
-def hallucination_grid(recipe: Recipe, main_grid: int) -> int:
-    """Side of the grid of hallucinated features: the main one, or the finer of both as published (§8)."""
-    if recipe.mode == "faithful" and recipe.modality == "rgb":
-        return max(main_grid, recipe.xyz.grid)
-    return main_grid
-
-
-def repeated_cells(grid: int, finer: int) -> Tensor:
-    """int64 `[finer²]`: the cell of a grid that each cell of a finer grid repeats."""
-    axis = torch.arange(finer) * grid // finer
-    return (axis[:, None] * grid + axis[None]).reshape(-1)
-
-
-def regrid(features: Tensor, grid: int, target: int) -> Tensor:
-    """Features `[grid², C]` on a grid of another size, `[target², C]`, by adaptive average pooling.
-
-    Towards a whole multiple this is an exact repetition (REFERENCE §5).
-    """
-    if grid == target:
-        return features
-    image = features.T.reshape(1, -1, grid, grid)
-    return F.adaptive_avg_pool2d(image, target)[0].flatten(1).T

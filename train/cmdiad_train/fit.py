@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,27 +17,31 @@ from torch import Tensor
 
 from cmdiad_runtime.bundle import Calibration
 from cmdiad_runtime.errors import OutputError, RunError
-from cmdiad_runtime.files import atomic_write, sha256_of
+from cmdiad_runtime.files import sha256_of
 from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, prepare
-from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.sample import Modality, Sample, Sensors
 from cmdiad_train import run_directory as directory
 from cmdiad_train.coreset import greedy_coreset, project
-from cmdiad_train.dataset import SampleFiles, data_colour, find_category, list_split
-from cmdiad_train.detector import (
-    Detector,
-    Extractor,
-    PatchFeatures,
-    as_tensors,
-    hallucination_grid,
-    regrid,
-    repeated_cells,
-)
-from cmdiad_train.distillation import Pairs, distil, new_network
+from cmdiad_train.datasets import Category, SampleFiles, data_colour, open_category
+from cmdiad_train.detector import Detector, as_tensors
+from cmdiad_train.distillation import Pair, distil, new_network, write_log
 from cmdiad_train.evaluate import evaluate
 from cmdiad_train.extractors import PointMae
+from cmdiad_train.feature_cache import FeatureCache, Stored
 from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights, standardised_weights
-from cmdiad_train.hallucination import FeatureToFeature
+from cmdiad_train.loss_plot import plot_losses
 from cmdiad_train.memory_bank import MemoryBank
+from cmdiad_train.patches import (
+    Extractor,
+    Hallucinated,
+    PatchFeatures,
+    Patches,
+    hallucination_grid,
+    image_name,
+    input_names,
+    regrid,
+)
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.tamper import tamper
 from cmdiad_train.threshold import calibrate_threshold
@@ -45,32 +49,67 @@ from cmdiad_train.threshold import calibrate_threshold
 Report = Callable[[str, int, int], None]
 """Called as `report(step, done, total)`."""
 
-Patches = tuple[Tensor, Tensor]
-"""Rows float32 `[R, C]` and cells int64 `[grid²]` of one sample: cell i has features `rows[cells[i]]`."""
-
 GOLDEN_SAMPLES = 4
 CALIBRATION_CLOUDS = 16
 HELD_OUT_SHARE = 5  # without a validation split every fifth training sample is held out
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a training may use; none of it changes the result but for rounding.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        cache_gb: disk space for cached features.
+    """
+
+    device: str = "auto"
+    cache_gb: float = 50.0
+
+    def torch_device(self) -> torch.device:
+        """The device; RunError where CUDA is asked for and absent."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RunError(
+                "--device cuda",
+                found=f"no CUDA device (torch {torch.__version__})",
+                expected="a GPU and a CUDA build of torch",
+                action="use --device cpu, or install torch for CUDA",
+            )
+        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if cuda else "cpu")
+
+
+@dataclass(frozen=True)
 class _Data:
-    """The samples of one category, split."""
+    """The samples of one category, split, and the training samples of those that the network is trained on too."""
 
     train: list[SampleFiles]
     held_out: list[SampleFiles]
     test: list[SampleFiles]
+    joint: dict[str, list[SampleFiles]]
 
 
-def fit(data: Path, category: str | None, recipe: Recipe, run: Path, report: Report) -> dict[str, Any]:
-    """Train a detector on `data/category` into the folder `run`, or go on with an interrupted training there.
+def fit(
+    data: Path,
+    category: str | None,
+    recipe: Recipe,
+    run: Path,
+    report: Report,
+    *,
+    machine: Machine | None = None,
+    network_from: Path | None = None,
+) -> dict[str, Any]:
+    """Train a detector on a category of a data set into the folder `run`, or go on with an interrupted training there.
 
     Args:
-        data: a data set in MVTec 3D-AD layout.
+        data: a data set in one of the layouts of `cmdiad_train.datasets`.
         category: which of its categories; None where there is one.
         recipe: what to train.
         run: new folder, or that of an unfinished training with the same recipe and data.
         report: told of the progress.
+        machine: device and disk space.
+        network_from: a finished run whose extractors and distillation network are taken over, so that a network
+            that is joint over categories is trained once.
 
     Returns:
         The run's record (`run.json`).
@@ -79,12 +118,14 @@ def fit(data: Path, category: str | None, recipe: Recipe, run: Path, report: Rep
         RunError: data or recipe cannot be used. InputError: a training sample cannot be read.
         OutputError: `run` holds something else.
     """
-    folder, name = find_category(data, category)
-    samples = _split(folder, recipe)
-    record = _start(run, folder, name, recipe, samples)
+    chosen = open_category(data, category)
+    samples = _split(chosen, recipe)
+    record = _start(run, chosen, recipe, samples, network_from)
     if record["status"] == "complete":
         return record
-    fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report)
+    if network_from is not None:
+        _take_over(network_from, run, recipe)
+    fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report, machine or Machine())
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
     record["metrics"] = fitting.metrics(detector) if _is_labelled(samples.test) else None
@@ -99,29 +140,36 @@ def _is_labelled(test: list[SampleFiles]) -> bool:
     return len({files.defect == "good" for files in test}) == 2
 
 
-def _split(folder: Path, recipe: Recipe) -> _Data:
+def _split(category: Category, recipe: Recipe) -> _Data:
     main = needed_modalities(recipe.modality, recipe.rgb_mask)
-    train = list_split(folder, "train", main if recipe.hallucination == "none" else ("rgb", "xyz"))
-    held_out = list_split(folder, "validation", main)
+    trained: tuple[Modality, ...] = main if recipe.hallucination == "none" else ("rgb", "xyz")
+    train = category.split("train", trained)
+    held_out = category.split("validation", main)
     if len(held_out) < 2:
         held_out, train = train[::HELD_OUT_SHARE], [s for i, s in enumerate(train) if i % HELD_OUT_SHARE]
     if len(train) < 2 or len(held_out) < 2:
         raise RunError(
-            folder,
+            category.folder,
             found=f"{len(train)} training and {len(held_out)} held-out samples",
             expected="at least 2 of each (train/good, validation/good)",
             action="add good samples",
         )
-    return _Data(train, held_out, list_split(folder, "test", main))
+    others = [name for name in recipe.distillation.categories if name != category.name]
+    joint = {name: open_category(category.root, name).split("train", trained) for name in others}
+    return _Data(train, held_out, category.split("test", main), joint)
 
 
-def _start(run: Path, folder: Path, category: str, recipe: Recipe, samples: _Data) -> dict[str, Any]:
+def _start(
+    run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None
+) -> dict[str, Any]:
     """The record of a new run, or of the one to go on with."""
+    network = None if network_from is None else sha256_of(_network_file(network_from))
     wanted = {
         "recipe": recipe.to_json(),
+        "network_from": network,
         "data": {
-            "folder": str(folder.resolve()),
-            "category": category,
+            "folder": str(category.folder.resolve()),
+            "category": category.name,
             "train": [s.name for s in samples.train],
             "held_out": [s.name for s in samples.held_out],
         },
@@ -158,159 +206,261 @@ def _start(run: Path, folder: Path, category: str, recipe: Recipe, samples: _Dat
     return record
 
 
-def make_preprocessing(recipe: Recipe, colour: Any, modality: Modality | None = None) -> Preprocessing:
-    """The preprocessing of a modality (default: the main one) under a recipe."""
+def _network_file(run: Path) -> Path:
+    file = run / "hallucination.safetensors"
+    if not file.is_file():
+        raise RunError(
+            run, found="no distillation network", expected="a finished run with one", action="check --network-from"
+        )
+    return file
+
+
+def _take_over(source: Path, run: Path, recipe: Recipe) -> None:
+    """Copy extractors and distillation network of a finished run; RunError where its recipe trains others."""
+    theirs = Recipe.from_json(directory.read_record(source)["recipe"])
+    for name in ("mode", "modality", "hallucination", "rgb", "xyz", "distillation", "size", "rgb_mask", "foreground"):
+        if getattr(theirs, name) != getattr(recipe, name):
+            raise RunError(
+                source,
+                found=f"a network trained with another {name}",
+                expected="one trained with the options of this run",
+                action="give the same options, or train a network of its own",
+            )
+    for name in ("extractor-rgb", "extractor-xyz", "hallucination"):
+        if not (run / f"{name}.safetensors").exists():
+            directory.save_tensors(
+                run / f"{name}.safetensors",
+                directory.load_tensors(source / f"{name}.safetensors"),
+                directory.load_metadata(source / f"{name}.safetensors"),
+            )
+
+
+def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors | None = None) -> Preprocessing:
+    """The preprocessing of a modality (default: what inspection needs) under a recipe."""
+    points = recipe.points
+    shown = {"i2f": recipe.mains[0], "f2i": recipe.other}.get(recipe.hallucination)
+    asked = modality or recipe.modality
     return Preprocessing(
-        modality=modality or recipe.modality,
+        modality=asked,
         size=recipe.size,
         pad_multiple=100 if recipe.mode == "faithful" else 1,
         colour=colour,
         rgb_mask=recipe.rgb_mask,
         foreground=recipe.foreground,
-        groups=recipe.xyz.groups,
-        group_size=recipe.xyz.group_size,
-        grid=recipe.xyz.grid,
+        groups=points.groups if points else 0,
+        group_size=points.group_size if points else 0,
+        grid=points.grid if points else 0,
+        xyz_feed="points" if points else recipe.xyz.image,  # type: ignore[union-attr]  # then it is a SurfaceExtractor
+        xyz_image=points is not None and shown == asked == "xyz",
         seed=recipe.seed,
     )
+
+
+class _Pairs:
+    """What a distillation network learns from, read from the cache sample by sample; see `distillation.Pairs`."""
+
+    def __init__(self, main: Sequence[Stored], other: Sequence[Stored], grids: tuple[int, int], recipe: Recipe) -> None:
+        self.main, self.other, self.grids, self.recipe = main, other, grids, recipe
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+    def __getitem__(self, index: int) -> Pair:
+        return make_pair(self.main[index], self.other[index], self.grids, self.recipe)
 
 
 class _Fitting:
     """One training; each step loads what an earlier attempt has finished."""
 
-    def __init__(self, run: Path, recipe: Recipe, preprocessing: Preprocessing, samples: _Data, report: Report) -> None:
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        samples: _Data,
+        report: Report,
+        machine: Machine,
+    ) -> None:
         self.run, self.recipe, self.preprocessing = run, recipe, preprocessing
         self.samples, self.report = samples, report
+        self.device = machine.torch_device()
+        self.cache = FeatureCache(run / "cache", budget=int(machine.cache_gb * 1e9))
         self.provenance: dict[str, Any] = {}
 
     def detector(self) -> Detector:
         """All steps, in order."""
-        extractor = self._extractor(self.recipe.modality)
-        patches = self._patches(extractor, self.recipe.modality)
-        network = None
-        if self.recipe.hallucination == "f2f":
-            network = self._network(extractor, patches)
-        banks = self._banks(patches, network, extractor.grid)
-        return self._calibrated(PatchFeatures(extractor), banks, network, patches)
+        mains = {modality: PatchFeatures(self._extractor(modality)) for modality in self.recipe.mains}
+        stored = [self._stored(features, modality) for modality, features in mains.items()]
+        hallucinated = self._hallucinated(next(iter(mains.values())), stored[0])
+        patches = [[(s["rows"], s["cells"]) for s in each] for each in stored]
+        if hallucinated is not None:
+            patches.append(self._hallucinate(hallucinated, stored[0]))
+        banks = self._banks(patches)
+        detector = Detector(self.recipe, list(mains.values()), banks, hallucinated)
+        return self._calibrated(detector, patches)
 
     def metrics(self, detector: Detector) -> dict[str, Any]:
         """Figures of the detector on the test split."""
 
         @torch.no_grad()
         def score(sample: Sample) -> tuple[float, Any]:
-            result, anomaly_map = detector(*as_tensors(prepare(sample, self.preprocessing).inputs).values())
+            result, anomaly_map = detector(*self._inspection_inputs(sample, detector))
             return float(result), anomaly_map.numpy()
 
         return evaluate(score, self.preprocessing, self.samples.test, self.report)
+
+    def _inspection_inputs(self, sample: Sample, detector: Detector) -> list[Tensor]:
+        inputs = as_tensors(prepare(sample, self.preprocessing).inputs)
+        return [inputs[name] for name in detector.input_names]
 
     def _extractor(self, modality: Modality) -> Extractor:
         if (self.run / f"extractor-{modality}.safetensors").exists():
             extractor = directory.load_extractor(self.run, self.recipe, modality)
         else:
             extractor = directory.build_extractor(self.recipe, modality)
-            if modality == "xyz" and self.recipe.xyz.normalisation == "frozen":
+            if isinstance(extractor, PointMae) and extractor.spec.normalisation == "frozen":
                 self._calibrate(extractor)
             directory.save_extractor(self.run, extractor, modality)
-        weights = self.recipe.rgb.weights if modality == "rgb" else self.recipe.xyz.weights
         self.provenance[modality] = {"extractor": extractor.provenance}
+        weights = self.recipe.weights(modality)
         if weights not in ("seeded", "timm"):
             self.provenance[modality]["weights_sha256"] = sha256_of(weights)
         return extractor
 
-    def _calibrate(self, extractor: Extractor) -> None:
-        step = max(1, len(self.samples.train) // CALIBRATION_CLOUDS)
-        chosen = self.samples.train[::step][:CALIBRATION_CLOUDS]
+    def _calibrate(self, extractor: PointMae) -> None:
+        samples = [files for each in (self.samples.train, *self.samples.joint.values()) for files in each]
+        chosen = samples[:: max(1, len(samples) // CALIBRATION_CLOUDS)][:CALIBRATION_CLOUDS]
         clouds = []
         for i, files in enumerate(chosen):
             clouds.append(self._inputs(files, "xyz")["groups"][0])
             self.report("calibrate point encoder", i + 1, len(chosen))
-        assert isinstance(extractor, PointMae)
         extractor.calibrate(clouds)
 
     def _inputs(self, files: SampleFiles, modality: Modality) -> dict[str, Tensor]:
         preprocessing = make_preprocessing(self.recipe, self.preprocessing.colour, modality)
         return as_tensors(prepare(files.read(self.preprocessing.colour), preprocessing).inputs)
 
-    @torch.no_grad()
-    def _patches(self, extractor: Extractor, modality: Modality) -> list[Patches]:
-        """Patch features of every training sample, each kept on disk until the run is complete."""
-        features = PatchFeatures(extractor)
-        cache = self.run / "cache" / modality
-        cache.mkdir(parents=True, exist_ok=True)
-        patches = []
-        for i, files in enumerate(self.samples.train):
-            file = cache / (files.name.replace("/", "-") + ".safetensors")
-            if not file.exists():
-                inputs = self._inputs(files, modality)
-                rows, cells = features(*inputs.values())
-                directory.save_tensors(file, {"rows": rows, "cells": cells})
-            stored = directory.load_tensors(file)
-            patches.append((stored["rows"], stored["cells"]))
-            self.report(f"extract {modality} features", i + 1, len(self.samples.train))
-        return patches
+    def _stored(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
+        """What later steps need of every training sample, each kept on disk until the run is complete."""
+        samples = self.samples.joint[category] if category else self.samples.train
+        folder = f"{category}/{modality}" if category else modality
+        features.to(self.device)
+        stored = []
+        for i, files in enumerate(samples):
+            stored.append(
+                self.cache.get(
+                    folder, files.name, len(samples), lambda f=files: self._features(features, f, modality)  # type: ignore[misc]
+                )
+            )
+            self.report(f"extract {modality} features", i + 1, len(samples))
+        features.cpu()
+        return stored
 
-    def _network(self, extractor: Extractor, patches: list[Patches]) -> FeatureToFeature:
-        if (self.run / "hallucination.safetensors").exists():
-            self._extractor(self.recipe.other)
-            return directory.load_network(self.run, self.recipe)
-        other = self._extractor(self.recipe.other)
-        targets = self._patches(other, self.recipe.other)
-        pairs = make_pairs(patches, extractor.grid, targets, other.grid, self.recipe)
-        network = new_network(pairs, self.recipe)
-        losses = distil(
+    @torch.no_grad()
+    def _features(self, features: PatchFeatures, files: SampleFiles, modality: Modality) -> Stored:
+        inputs = {name: value.to(self.device) for name, value in self._inputs(files, modality).items()}
+        shown = {"i2f": self.recipe.mains[0], "f2i": self.recipe.other}.get(self.recipe.hallucination) == modality
+        only_shown = shown and self.recipe.hallucination == "f2i" and self.recipe.mode == "default"
+        stored = {}
+        if shown:
+            stored["image"] = features.image(inputs[image_name(self.recipe, modality)])
+        if not only_shown:
+            fed = [inputs[name] for name in input_names(self.recipe, modality)]
+            stored["rows"], stored["cells"] = features(*fed)
+        return stored
+
+    def _hallucinated(self, main: PatchFeatures, stored: list[Stored]) -> Hallucinated | None:
+        recipe = self.recipe
+        if recipe.hallucination == "none":
+            return None
+        other = PatchFeatures(self._extractor(recipe.other))
+        if not (self.run / "hallucination.safetensors").exists():
+            self._train_network(main, stored, other)
+        return directory.load_hallucinated(self.run, recipe, main.grid)
+
+    def _train_network(self, main: PatchFeatures, stored: list[Stored], other: PatchFeatures) -> None:
+        recipe, grids = self.recipe, (main.grid, other.grid)
+        mains, others = list(stored), self._stored(other, recipe.other)
+        for category in self.samples.joint:
+            mains += self._stored(main, recipe.mains[0], category)
+            others += self._stored(other, recipe.other, category)
+        pairs = _Pairs(mains, others, grids, recipe)
+        network = new_network(pairs, recipe)
+        log = distil(
             network,
             pairs,
-            self.recipe,
+            recipe,
             checkpoint=self.run / "distillation.checkpoint.safetensors",
-            progress=lambda done, total, loss: self.report(f"distil f2f (loss {loss:.4g})", done, total),
+            device=self.device,
+            progress=lambda done, total, loss: self.report(
+                f"distil {recipe.hallucination} (loss {loss:.4g})", done, total
+            ),
         )
-        with atomic_write(self.run / "distillation.csv") as temporary:
-            rows = (f"{epoch},{loss:.9g}\n" for epoch, loss in enumerate(losses, 1))
-            temporary.write_text("epoch,loss\n" + "".join(rows), encoding="utf-8")
-        directory.save_network(self.run, network)
-        return directory.load_network(self.run, self.recipe)
+        write_log(self.run / "distillation.csv", log)
+        plot_losses(self.run / "distillation.png", [e.loss for e in log], [e.validation for e in log])
+        grid = hallucination_grid(recipe, *grids)
+        directory.save_network(self.run, network, grid)
+
+    def _hallucinate(self, hallucinated: Hallucinated, stored: list[Stored]) -> list[Patches]:
+        """Hallucinated patch features of every training sample."""
+
+        @torch.no_grad()
+        def make(sample: Stored) -> Stored:
+            given = [sample[name].to(self.device) for name in ("rows", "cells", "image") if name in sample]
+            rows, cells = hallucinated(*given) if len(given) == 3 else hallucinated(*given, None)
+            return {"rows": rows, "cells": cells}
+
+        hallucinated.to(self.device)
+        patches = []
+        for i, (sample, files) in enumerate(zip(stored, self.samples.train, strict=True)):
+            made = self.cache.get("hallucinated", files.name, len(stored), lambda s=sample: make(s))  # type: ignore[misc]
+            patches.append((made["rows"], made["cells"]))
+            self.report(f"hallucinate {self.recipe.other} features", i + 1, len(stored))
+        hallucinated.cpu()
+        return patches
 
     @torch.no_grad()
-    def _banks(self, patches: list[Patches], network: FeatureToFeature | None, grid: int) -> list[MemoryBank]:
+    def _banks(self, patches: list[list[Patches]]) -> list[MemoryBank]:
         if (self.run / "banks.safetensors").exists():
             return directory.load_banks(self.run)
-        statistics = self._shared_statistics(patches) if self.recipe.mode == "faithful" and network else None
-        banks = [self._bank("main", bank_rows(patches, self.recipe), statistics)]
-        if network is not None:
-            repeat = repeated_cells(grid, hallucination_grid(self.recipe, grid))
-            hallucinated = [(network(rows), cells[repeat]) for rows, cells in patches]
-            banks.append(self._bank("fusion", bank_rows(hallucinated, self.recipe), statistics))
+        statistics = self._shared_statistics(patches) if self.recipe.mode == "faithful" and len(patches) > 1 else None
+        banks = {
+            name: self._bank(name, bank_rows(each, self.recipe), statistics)
+            for name, each in zip(directory.bank_names(self.recipe), patches, strict=True)
+        }
         directory.save_banks(self.run, banks)
-        return banks
+        return list(banks.values())
 
-    def _shared_statistics(self, patches: list[Patches]) -> tuple[float, float]:
+    def _shared_statistics(self, patches: list[list[Patches]]) -> tuple[float, float]:
         """The published single pair: mean of raw xyz patches, deviation of raw rgb patches (§10.1)."""
-        other = self._patches(self._extractor(self.recipe.other), self.recipe.other)
-        xyz, rgb = (patches, other) if self.recipe.modality == "xyz" else (other, patches)
+        by_modality = dict(zip(self.recipe.mains, patches, strict=False))
+        for modality in ("xyz", "rgb"):
+            if modality not in by_modality:
+                stored = self._stored(PatchFeatures(self._extractor(modality)), modality)
+                by_modality[modality] = [(s["rows"], s["cells"]) for s in stored]
+        xyz, rgb = by_modality["xyz"], by_modality["rgb"]
         return float(bank_rows(xyz, self.recipe).mean()), float(bank_rows(rgb, self.recipe).std())
 
     def _bank(self, name: str, rows: Tensor, statistics: tuple[float, float] | None) -> MemoryBank:
         mean, std = statistics or (float(rows.mean()), float(rows.std()))
         normalised = (rows - mean) / std
         chosen = choose_rows(
-            normalised, self.recipe, lambda done, total: self.report(f"choose {name} bank", done, total)
+            normalised,
+            self.recipe,
+            lambda done, total: self.report(f"choose {name} bank", done, total),
+            device=self.device,
         )
         return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std)
 
     @torch.no_grad()
-    def _calibrated(
-        self,
-        features: PatchFeatures,
-        banks: list[MemoryBank],
-        network: FeatureToFeature | None,
-        patches: list[Patches],
-    ) -> Detector:
-        detector = Detector(self.recipe, features, banks, network)
-        held_out, golden = self._held_out_patches(features)
+    def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:
+        held_out, golden = self._held_out_patches(detector)
         outcomes = []
         for i, sample in enumerate(held_out):
-            outcomes.append(detector.score_each(*sample))
+            outcomes.append(detector.score_each(sample))
             self.report("calibrate threshold", i + 1, len(held_out))
-        fitted_on = [detector.score_each(*p) for p in patches] if self.recipe.fusion == "ocsvm" else outcomes
+        by_sample = [list(each) for each in zip(*patches, strict=True)]
+        fitted_on = [detector.score_each(p) for p in by_sample] if self.recipe.fusion == "ocsvm" else outcomes
         detector.score_weights = self._fusion_weights(torch.stack([s for s, _ in fitted_on]))
         detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
         fused = [detector.fuse(*outcome) for outcome in outcomes]
@@ -324,21 +474,19 @@ class _Fitting:
         directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights, scores)
         return detector
 
-    def _held_out_patches(self, features: PatchFeatures) -> tuple[list[Patches], dict[str, dict[str, Tensor]]]:
+    def _held_out_patches(self, detector: Detector) -> tuple[list[list[Patches]], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""
         patches, golden = [], {}
         for i, files in enumerate(self.samples.held_out):
             sample = files.read(self.preprocessing.colour)
-            inputs = as_tensors(prepare(sample, self.preprocessing).inputs)
-            patches.append(features(*inputs.values()))
+            inputs = self._inspection_inputs(sample, detector)
+            patches.append(detector.patches(*inputs))
             if i < GOLDEN_SAMPLES:
-                golden[f"{i}-good"] = inputs
-                golden[f"{i}-tampered"] = self._tampered_inputs(sample)
+                tampered = self._inspection_inputs(tamper(sample, self.preprocessing), detector)
+                golden[f"{i}-good"] = dict(zip(detector.input_names, inputs, strict=True))
+                golden[f"{i}-tampered"] = dict(zip(detector.input_names, tampered, strict=True))
             self.report("extract held-out features", i + 1, len(self.samples.held_out))
         return patches, golden
-
-    def _tampered_inputs(self, sample: Sample) -> dict[str, Tensor]:
-        return as_tensors(prepare(tamper(sample, self.preprocessing), self.preprocessing).inputs)
 
     def _fusion_weights(self, columns: Tensor) -> Tensor:
         """Weights float32 `[banks]` fitted on unfused scores or map values `[n, banks]` of good samples."""
@@ -349,29 +497,39 @@ class _Fitting:
             return torch.from_numpy(standardised_weights(values)).float()
         lambdas = np.ones(values.shape[1])
         if self.recipe.mode == "faithful":
-            lambdas = np.array([PUBLISHED_LAMBDAS[self.recipe.modality], PUBLISHED_LAMBDAS["fusion"]])
+            names = [*self.recipe.mains, "fusion"][: values.shape[1]]
+            lambdas = np.array([PUBLISHED_LAMBDAS[name] for name in names])
         return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
 
 
-def make_pairs(main: list[Patches], main_grid: int, other: list[Patches], other_grid: int, recipe: Recipe) -> Pairs:
-    """Pairs of main and other features, per sample.
+def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recipe) -> Pair:
+    """What one sample teaches a distillation network: given and wanted, see `distillation.Pairs`.
 
-    Published: one pair per cell of the finer grid (§5, §9). Default: one pair per distinct row of the main
+    F2F, published: one pair per cell of the finer grid (§5, §9). Default: one pair per distinct row of the main
     modality, its target the mean over the cells that share the row, since equal inputs can only learn one output.
+
+    Args:
+        main: `rows` and `cells` of the main modality, for I2F also its `image`.
+        other: `rows` and `cells` of the other one, for F2I its `image`.
+        grids: sides of the grids of main and other features.
+        recipe: what is trained.
     """
+    main_grid, other_grid = grids
+    if recipe.hallucination == "f2i":
+        given = main["rows"][main["cells"]]
+        finer = max(grids) if recipe.mode == "faithful" else main_grid
+        return regrid(given, main_grid, finer), other["image"]
+    grid = hallucination_grid(recipe, main_grid, other_grid)
+    target = other["rows"][other["cells"]]
+    if recipe.hallucination == "i2f":
+        return main["image"], regrid(target, other_grid, recipe.size // 4)
     if recipe.mode == "faithful":
-        grid = max(main_grid, other_grid)
-        return [
-            (regrid(m[mc], main_grid, grid), regrid(o[oc], other_grid, grid))
-            for (m, mc), (o, oc) in zip(main, other, strict=True)
-        ]
-    return [
-        _distinct_pairs(rows, cells, regrid(o[oc], other_grid, main_grid))
-        for (rows, cells), (o, oc) in zip(main, other, strict=True)
-    ]
+        finer = max(grids)
+        return regrid(main["rows"][main["cells"]], main_grid, finer), regrid(target, other_grid, finer)
+    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid))
 
 
-def _distinct_pairs(rows: Tensor, cells: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor) -> Pair:
     used, position, count = torch.unique(cells, return_inverse=True, return_counts=True)
     total = torch.zeros(len(used), targets.shape[1]).index_add_(0, position, targets)
     return rows[used], total / count[:, None]
@@ -384,10 +542,16 @@ def bank_rows(patches: list[Patches], recipe: Recipe) -> Tensor:
     return torch.cat([rows[torch.unique(cells)] for rows, cells in patches])
 
 
-def choose_rows(rows: Tensor, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Any:
+def choose_rows(
+    rows: Tensor,
+    recipe: Recipe,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    device: torch.device | None = None,
+) -> Any:
     """Indices int64 of the rows that a bank keeps, in order of selection."""
     if recipe.coreset == 1:
         return np.arange(len(rows))
     count = max(3, int(recipe.coreset * len(rows)))
-    projected = project(rows, eps=recipe.coreset_eps, seed=recipe.seed)
+    projected = project(rows, eps=recipe.coreset_eps, seed=recipe.seed).to(device or "cpu")
     return greedy_coreset(projected, count, half=recipe.mode == "faithful", progress=progress)

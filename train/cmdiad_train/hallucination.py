@@ -54,7 +54,19 @@ class FeatureToInput(nn.Module):
     """F2I: a small convolutional decoder from features to the other modality's network input (§8.2).
 
     The published module also holds a LayerNorm that it never calls; it is left out.
+
+    Args:
+        width: channels of the main modality's features.
+        grid: side of their grid.
+        size: side of the generated input in pixels.
+
+    Attributes:
+        target_mean: float `[3]`, added to the network's output; 0 as published.
+        target_scale: float `[]`, multiplied with it before that; 1 as published.
     """
+
+    target_mean: Tensor
+    target_scale: Tensor
 
     def __init__(self, width: int = 768, grid: int = 56, size: int = 224) -> None:
         super().__init__()
@@ -63,13 +75,16 @@ class FeatureToInput(nn.Module):
         self.conv2 = nn.Conv2d(384, 96, 3, padding=1)
         self.conv3 = nn.Conv2d(96, 32, 3, padding=1)
         self.conv4 = nn.Conv2d(32, 3, 3, padding=1)
+        self.register_buffer("target_mean", torch.zeros(3))
+        self.register_buffer("target_scale", torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
         """Input `[B, 3, size, size]` of the other modality from features `[B, grid², width]`."""
         x = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
         x = self.conv1(x)
         x = F.interpolate(x, size=self.size, mode="bicubic", align_corners=False)
-        return self.conv4(F.relu(self.conv3(F.relu(self.conv2(x)))))
+        x = self.conv4(F.relu(self.conv3(F.relu(self.conv2(x)))))
+        return x.to(self.target_mean.dtype) * self.target_scale + self.target_mean[:, None, None]
 
 
 class Bottleneck(nn.Module):
@@ -97,8 +112,19 @@ class Bottleneck(nn.Module):
 class InputToFeature(nn.Module):
     """I2F: a residual CNN from the main modality's network input to the other's features (§8.3).
 
-    The published "HRNet" runs only this trunk; its fourth group of blocks is never called and left out.
+    The published "HRNet" runs only this trunk; its fourth group of blocks is never called and left out. Its last
+    convolution takes the trunk's 512 channels: with the documented 128 or 192 the published code stops (§8.3).
+
+    Args:
+        out: channels of the other modality's features.
+
+    Attributes:
+        target_mean: float `[out]`, added to the network's output; 0 as published.
+        target_scale: float `[]`, multiplied with it before that; 1 as published.
     """
+
+    target_mean: Tensor
+    target_scale: Tensor
 
     def __init__(self, out: int = 768) -> None:
         super().__init__()
@@ -110,10 +136,15 @@ class InputToFeature(nn.Module):
         self.layer2 = nn.Sequential(*[Bottleneck(512, 128, 512) for _ in range(4)])
         self.layer3 = nn.Sequential(*[Bottleneck(512, 128, 512) for _ in range(4)])
         self.final_layer = nn.Conv2d(512, out, 1)
+        self.register_buffer("target_mean", torch.zeros(out))
+        self.register_buffer("target_scale", torch.ones(()))
 
     def forward(self, image: Tensor) -> Tensor:
         """Features `[B, (h/4)·(w/4), out]` of an input `[B, 3, h, w]`."""
         x = F.relu(self.bn1(self.conv1(image)))
         x = F.relu(self.bn2(self.conv2(x)))
-        x = self.final_layer(self.layer3(self.layer2(self.layer1(x))))
-        return x.flatten(2).transpose(1, 2)
+        x = self.final_layer(self.layer3(self.layer2(self.layer1(x)))).flatten(2).transpose(1, 2)
+        return x.to(self.target_mean.dtype) * self.target_scale + self.target_mean
+
+
+Network = FeatureToFeature | FeatureToInput | InputToFeature

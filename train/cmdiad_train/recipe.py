@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.sample import Modality, Sensors
 
 Mode = Literal["default", "faithful"]
-Hallucination = Literal["none", "f2f"]
+Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Normalisation = Literal["frozen", "batch", "eval"]
+PointNetwork = Literal["point_mae", "point_bert"]
+Loss = Literal["l2", "cosine", "smooth_l1"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class RgbExtractor:
-    """An RGB extractor: any timm backbone.
+    """An image extractor: any timm backbone.
 
     Attributes:
         backbone: timm model name.
@@ -39,9 +41,10 @@ class RgbExtractor:
 
 @dataclass(frozen=True)
 class XyzExtractor:
-    """A point extractor: Point-MAE's encoder (REFERENCE §6).
+    """A point extractor: the encoder of Point-MAE or Point-BERT (REFERENCE §6).
 
     Attributes:
+        network: "point_mae" or "point_bert".
         groups: number of groups (centres) per cloud.
         group_size: points per group.
         width: transformer width; the token encoder's widths scale with it (384 gives the published ones).
@@ -50,10 +53,11 @@ class XyzExtractor:
         taps: blocks (0-based) whose normalised outputs are concatenated.
         normalisation: BatchNorm statistics: "frozen" (calibrated on the training clouds), "batch"
             (of the current cloud, as published) or "eval" (as stored in the weights).
-        weights: "seeded" (random, reproducible), a Point-MAE checkpoint or a safetensors file.
+        weights: "seeded" (random, reproducible), an official checkpoint or a safetensors file.
         grid: side of the square grid that group features are pooled to.
     """
 
+    network: PointNetwork = "point_mae"
     groups: int = 1024
     group_size: int = 32
     width: int = 96
@@ -65,8 +69,21 @@ class XyzExtractor:
     grid: int = 28
 
 
+@dataclass(frozen=True)
+class SurfaceExtractor:
+    """An extractor that looks at a cloud as an image of its surface, through a timm backbone.
+
+    Attributes:
+        image: "normals" (one component of the surface normal per colour) or "depth".
+        backbone: what the image goes through.
+    """
+
+    image: Literal["normals", "depth"] = "normals"
+    backbone: RgbExtractor = field(default_factory=RgbExtractor)
+
+
 PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), None, "timm", IMAGENET_MEAN, IMAGENET_STD)
-PUBLISHED_XYZ = XyzExtractor(1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
+PUBLISHED_XYZ = XyzExtractor("point_mae", 1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,14 @@ class Distillation:
         batch: samples per step.
         learning_rate: Adam's, after the warm-up.
         warmup: epochs of linear warm-up; the default mode then decays by a half cosine.
-        expansion: hidden width as a multiple of the input width.
-        output: "linear", or "gelu" as published (which cannot go below -0.17).
+        expansion: F2F's hidden width as a multiple of the input width.
+        output: F2F's last activation: "linear", or "gelu" as published (which cannot go below -0.17).
+        loss: "l2" (Euclidean distance), "cosine" or "smooth_l1", per row.
+        validation: share of the training samples that choose the best epoch and are not trained on; 0, as
+            published, takes the last epoch.
+        patience: epochs without a better validation loss after which training stops; 0 never stops.
+        categories: further categories of the data set whose good samples the network is trained on too (the
+            published networks are joint over all classes).
     """
 
     epochs: int = 12
@@ -88,6 +111,15 @@ class Distillation:
     warmup: int = 2
     expansion: float = 2.5
     output: Literal["linear", "gelu"] = "linear"
+    loss: Loss = "l2"
+    validation: float = 0.1
+    patience: int = 5
+    categories: tuple[str, ...] = ()
+
+
+PUBLISHED_DISTILLATION = Distillation(100, 32, 5e-4, 10, 2.5, "gelu", "l2", 0.0, 0)
+PUBLISHED_I2F_RATE = {"xyz": 3e-4, "rgb": 2e-4, "both": 3e-4}
+"""Learning rates of I2F by main modality (REFERENCE §9); with both there is no such network."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +128,11 @@ class Recipe:
 
     Attributes:
         mode: "default" (per-bank statistics, float blur, deterministic) or "faithful" (as published).
-        modality: the main modality, the only one needed at inference.
-        hallucination: "none", or "f2f" (feature to feature).
+        modality: the main modality, the only one needed at inference; or "both", which hallucinates nothing.
+        hallucination: "none", or what stands in for the missing modality: "f2f" (feature to feature), "f2i"
+            (feature to input, then the other modality's own extractor) or "i2f" (input to feature).
         rgb: RGB extractor.
-        xyz: point extractor.
+        xyz: extractor of clouds, as points or as an image of the surface.
         distillation: training of the distillation network.
         size: working size in pixels, width and height.
         rgb_mask: "none", or "cloud" (background blacked out with the help of the cloud, the paper's
@@ -113,10 +146,10 @@ class Recipe:
     """
 
     mode: Mode = "default"
-    modality: Modality = "rgb"
+    modality: Sensors = "rgb"
     hallucination: Hallucination = "none"
     rgb: RgbExtractor = field(default_factory=RgbExtractor)
-    xyz: XyzExtractor = field(default_factory=XyzExtractor)
+    xyz: XyzExtractor | SurfaceExtractor = field(default_factory=XyzExtractor)
     distillation: Distillation = field(default_factory=Distillation)
     size: int = 224
     rgb_mask: Literal["none", "cloud"] = "none"
@@ -132,17 +165,14 @@ class Recipe:
         _require(0 < self.coreset_eps < 1, "coreset_eps", self.coreset_eps, "a number in (0, 1)")
         _require(0 < self.false_reject_rate < 1, "false_reject_rate", self.false_reject_rate, "in (0, 1)")
         _require(self.size >= 32, "size", self.size, "at least 32 pixels")
+        if isinstance(self.xyz, XyzExtractor):
+            _check_points(self.xyz)
+        _check_distillation(self.distillation)
         _require(
-            self.xyz.width % self.xyz.heads == 0,
-            "xyz.heads",
-            self.xyz.heads,
-            f"a divisor of the width {self.xyz.width}",
-        )
-        _require(
-            bool(self.xyz.taps) and max(self.xyz.taps) < self.xyz.depth,
-            "xyz.taps",
-            self.xyz.taps,
-            f"block indices below the depth {self.xyz.depth}",
+            not (self.modality == "both" and self.hallucination != "none"),
+            "hallucination",
+            self.hallucination,
+            "none, since with both modalities nothing is missing",
         )
         _require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -152,9 +182,32 @@ class Recipe:
         )
 
     @property
+    def mains(self) -> tuple[Modality, ...]:
+        """The modalities with a bank of their own, in the published order."""
+        return ("xyz", "rgb") if self.modality == "both" else (self.modality,)
+
+    @property
     def other(self) -> Modality:
         """The modality that is hallucinated, or absent."""
         return "xyz" if self.modality == "rgb" else "rgb"
+
+    @property
+    def points(self) -> XyzExtractor | None:
+        """The point extractor, or None where clouds are looked at as images."""
+        return self.xyz if isinstance(self.xyz, XyzExtractor) else None
+
+    def weights(self, modality: Modality) -> str:
+        """Where a modality's extractor takes its weights from: "seeded", "timm" or a file."""
+        if modality == "rgb":
+            return self.rgb.weights
+        return self.xyz.backbone.weights if isinstance(self.xyz, SurfaceExtractor) else self.xyz.weights
+
+    def without_weights(self) -> Recipe:
+        """The same recipe with random weights, for extractors that are filled from a run."""
+        rgb, xyz = replace(self.rgb, weights="seeded"), self.xyz
+        if isinstance(xyz, SurfaceExtractor):
+            return replace(self, rgb=rgb, xyz=replace(xyz, backbone=replace(xyz.backbone, weights="seeded")))
+        return replace(self, rgb=rgb, xyz=replace(xyz, weights="seeded"))
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
@@ -166,13 +219,34 @@ class Recipe:
         try:
             fields = dict(value)
             fields["rgb"] = RgbExtractor(**_tuples(fields["rgb"]))
-            fields["xyz"] = XyzExtractor(**_tuples(fields["xyz"]))
-            fields["distillation"] = Distillation(**fields["distillation"])
+            fields["xyz"] = _xyz_from_json(fields["xyz"])
+            fields["distillation"] = Distillation(**_tuples(fields["distillation"]))
             return Recipe(**fields)
         except (KeyError, TypeError) as error:
             raise RunError(
                 "recipe", found=str(error), expected="the fields of Recipe", action="train the run again"
             ) from error
+
+
+def _xyz_from_json(fields: dict[str, Any]) -> XyzExtractor | SurfaceExtractor:
+    if "image" in fields:
+        return SurfaceExtractor(fields["image"], RgbExtractor(**_tuples(fields["backbone"])))
+    return XyzExtractor(**_tuples(fields))
+
+
+def _check_points(xyz: XyzExtractor) -> None:
+    _require(xyz.width % xyz.heads == 0, "xyz.heads", xyz.heads, f"a divisor of the width {xyz.width}")
+    _require(
+        bool(xyz.taps) and max(xyz.taps) < xyz.depth,
+        "xyz.taps",
+        xyz.taps,
+        f"block indices below the depth {xyz.depth}",
+    )
+
+
+def _check_distillation(options: Distillation) -> None:
+    _require(0 <= options.validation < 1, "distillation.validation", options.validation, "a fraction in [0, 1)")
+    _require(options.patience >= 0, "distillation.patience", options.patience, "0 or a number of epochs")
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -17,15 +17,16 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.files import atomic_write, write_json
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.sample import Modality
-from cmdiad_train.detector import Detector, Extractor, PatchFeatures
+from cmdiad_train.detector import Detector
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.hallucination import FeatureToFeature
+from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
 from cmdiad_train.memory_bank import MemoryBank
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.patches import Extractor, Hallucinated, PatchFeatures
+from cmdiad_train.recipe import Recipe, SurfaceExtractor
 
 FORMAT = "cmdiad-run"
 FORMAT_VERSION = 1
-BANK_NAMES = ("main", "fusion")
+BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ def load_run(path: Path) -> Run:
 def _load_finished(path: Path, record: dict[str, Any]) -> Run:
     recipe = Recipe.from_json(record["recipe"])
     fusion = read_json(path / "calibration.json")
+    features = [PatchFeatures(load_extractor(path, recipe, modality)) for modality in recipe.mains]
     detector = Detector(
         recipe,
-        PatchFeatures(load_extractor(path, recipe, recipe.modality)),
+        features,
         load_banks(path),
-        load_network(path, recipe) if recipe.hallucination == "f2f" else None,
+        load_hallucinated(path, recipe, features[0].grid) if recipe.hallucination != "none" else None,
         torch.tensor(fusion["score_weights"], dtype=torch.float32),
         torch.tensor(fusion["map_weights"], dtype=torch.float32),
     )
@@ -136,10 +138,21 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from error
 
 
+def load_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
 def build_extractor(recipe: Recipe, modality: Modality) -> Extractor:
     """A modality's extractor with the weights that the recipe names."""
     if modality == "rgb":
         return TimmBackbone(recipe.rgb, size=recipe.size, seed=recipe.seed)
+    if isinstance(recipe.xyz, SurfaceExtractor):
+        return TimmBackbone(recipe.xyz.backbone, size=recipe.size, seed=recipe.seed)
     return PointMae(recipe.xyz, seed=recipe.seed)
 
 
@@ -151,35 +164,56 @@ def save_extractor(path: Path, extractor: Extractor, modality: Modality) -> None
 
 def load_extractor(path: Path, recipe: Recipe, modality: Modality) -> Extractor:
     """An extractor with the run's own copy of its weights; the files the recipe names are not needed."""
-    own = replace(recipe, rgb=replace(recipe.rgb, weights="seeded"), xyz=replace(recipe.xyz, weights="seeded"))
-    extractor = build_extractor(own, modality)
+    extractor = build_extractor(recipe.without_weights(), modality)
     file = path / f"extractor-{modality}.safetensors"
     _load_state(extractor, load_tensors(file), file)
-    with safe_open(file, framework="pt") as stored:
-        extractor.provenance = (stored.metadata() or {}).get("provenance", extractor.provenance)
+    extractor.provenance = load_metadata(file).get("provenance", extractor.provenance)
     return extractor
 
 
-def save_network(path: Path, network: FeatureToFeature) -> None:
-    """Write the distillation network."""
-    save_tensors(path / "hallucination.safetensors", network.state_dict())
+def save_network(path: Path, network: Network, grid: int) -> None:
+    """Write the distillation network, with the side of the grid of what it hallucinates."""
+    metadata = {"grid": str(grid)}
+    if isinstance(network, FeatureToInput):
+        metadata["fed_grid"] = str(network.grid)
+    save_tensors(path / "hallucination.safetensors", network.state_dict(), metadata)
 
 
-def load_network(path: Path, recipe: Recipe) -> FeatureToFeature:
-    """The run's distillation network."""
+def load_hallucinated(path: Path, recipe: Recipe, main_grid: int) -> Hallucinated:
+    """The run's hallucination of the missing modality."""
     file = path / "hallucination.safetensors"
-    state = load_tensors(file)
-    width, out = len(state["norm.weight"]), len(state["target_mean"])
-    options = recipe.distillation
-    network = FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+    state, metadata = load_tensors(file), load_metadata(file)
+    network = _new_network(state, metadata, recipe)
     _load_state(network, state, file)
-    return network.eval().requires_grad_(False)
+    extractor = load_extractor(path, recipe, recipe.other) if recipe.hallucination == "f2i" else None
+    hallucinated = Hallucinated(
+        network, main_grid=main_grid, grid=int(metadata["grid"]), extractor=extractor, size=recipe.size
+    )
+    return hallucinated.eval().requires_grad_(False)
 
 
-def save_banks(path: Path, banks: list[MemoryBank]) -> None:
-    """Write the memory banks."""
+def _new_network(state: dict[str, Tensor], metadata: dict[str, str], recipe: Recipe) -> Network:
+    """A distillation network of the sizes of a state."""
+    options, out = recipe.distillation, len(state["target_mean"])
+    if recipe.hallucination == "f2f":
+        width = len(state["norm.weight"])
+        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+    if recipe.hallucination == "f2i":
+        return FeatureToInput(state["conv1.weight"].shape[1], int(metadata["fed_grid"]), recipe.size)
+    return InputToFeature(out)
+
+
+def bank_names(recipe: Recipe) -> list[str]:
+    """The names of a detector's banks, in the order of its scorers."""
+    if recipe.modality == "both":
+        return list(recipe.mains)
+    return ["main"] if recipe.hallucination == "none" else ["main", "fusion"]
+
+
+def save_banks(path: Path, banks: dict[str, MemoryBank]) -> None:
+    """Write the memory banks, each under its name."""
     tensors = {}
-    for name, bank in zip(BANK_NAMES, banks, strict=False):
+    for name, bank in banks.items():
         tensors[f"{name}.rows"] = bank.rows
         tensors[f"{name}.neighbours"] = bank.neighbours
         tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)

@@ -89,7 +89,6 @@ def prepare_cloud(
         InputError: not float32 `[h, w, 3]`; no valid point; nothing but background; or fewer points than
             `groups` or `group_size` after the resize.
     """
-    _check_array(xyz, name)
     frame = frame_cloud(xyz, size=size, foreground=foreground, pad_multiple=pad_multiple, seed=seed, name=name)
     points = frame.xyz[frame.valid]
     _check_count(len(points), max(groups, group_size), size, name)
@@ -121,6 +120,22 @@ def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int
     Raises:
         InputError: no valid point, or nothing but background.
     """
+    mask = part_mask(xyz, foreground=foreground, seed=seed, name=name)
+    if foreground:
+        xyz = np.where(mask[..., None], xyz, np.float32(0))
+    top, left, side = pad_offset(*mask.shape, multiple=pad_multiple)
+    resized = resize_nearest(pad_to_square(xyz, multiple=pad_multiple), size)
+    resized[~np.isfinite(resized).all(axis=2)] = 0
+    return CloudFrame(resized, valid_mask(resized), top, left, side, side)
+
+
+def part_mask(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> Mask:
+    """Pixels bool `[h, w]` of a cloud that show the part, or any point where the background stays.
+
+    Raises:
+        InputError: not float32 `[h, w, 3]`; no valid point; or nothing but background.
+    """
+    _check_array(xyz, name)
     mask = valid_mask(xyz)
     if not mask.any():
         raise _no_points(name)
@@ -128,11 +143,7 @@ def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int
         mask = foreground_mask(xyz, seed=seed)
         if not mask.any():
             raise _only_background(name)
-        xyz = np.where(mask[..., None], xyz, np.float32(0))
-    top, left, side = pad_offset(*mask.shape, multiple=pad_multiple)
-    resized = resize_nearest(pad_to_square(xyz, multiple=pad_multiple), size)
-    resized[~np.isfinite(resized).all(axis=2)] = 0
-    return CloudFrame(resized, valid_mask(resized), top, left, side, side)
+    return mask
 
 
 def _check_array(xyz: XyzImage, name: str) -> None:

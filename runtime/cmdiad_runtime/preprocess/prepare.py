@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud import prepare_cloud
+from cmdiad_runtime.preprocess.cloud import part_mask, prepare_cloud
 from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square
 from cmdiad_runtime.preprocess.resize import resize_ground_truth, resize_rgb
-from cmdiad_runtime.sample import Mask, Modality, RgbImage, Sample
+from cmdiad_runtime.sample import Mask, Modality, RgbImage, Sample, Sensors
 
 LEAST_CONTRAST = 8  # grey levels between the darkest and brightest pixel of a usable image
 
@@ -22,7 +22,7 @@ class Preprocessing:
     """Everything that preprocessing depends on; stored in the run and in the bundle.
 
     Attributes:
-        modality: which of the sample's images the inputs are made of.
+        modality: what of the sample the inputs are made of: `rgb`, `xyz` or `both`.
         size: side of the network's view in pixels.
         pad_multiple: the padded square's side is rounded up to this many pixels (100 as published).
         colour: what kind of image files the detector was trained on.
@@ -32,10 +32,13 @@ class Preprocessing:
         groups: point groups per cloud.
         group_size: points per group.
         grid: side of the grid that point features are pooled to.
+        xyz_feed: what the cloud's extractor is fed: "points" (groups of points), or an image of the surface,
+            "normals" or "depth".
+        xyz_image: also give the resized cloud itself, for a network that takes it as an image.
         seed: of the plane search.
     """
 
-    modality: Modality
+    modality: Sensors
     size: int = 224
     pad_multiple: int = 1
     colour: Literal["rgb", "grey"] = "rgb"
@@ -44,6 +47,8 @@ class Preprocessing:
     groups: int = 1024
     group_size: int = 128
     grid: int = 56
+    xyz_feed: Literal["points", "normals", "depth"] = "points"
+    xyz_image: bool = False
     seed: int = 0
 
     @property
@@ -92,8 +97,10 @@ class Prepared:
     """Network inputs by name, and how they lie over the sensor's image.
 
     Attributes:
-        inputs: for rgb `rgb` uint8 `[1, size, size, 3]`; for xyz `centers` float32 `[1, G, 3]`, `groups`
-            float32 `[1, G, M, 3]`, `weights` float32 `[R, G]`, `cells` int64 `[grid²]` (see CloudInput).
+        inputs: of the cloud first, then of the image. For rgb `rgb` uint8 `[1, size, size, 3]`. For points
+            `centers` float32 `[1, G, 3]`, `groups` float32 `[1, G, M, 3]`, `weights` float32 `[R, G]`, `cells`
+            int64 `[grid²]` (see CloudInput); for a surface image `surface` float32 `[1, size, size, 3]`, 0 to
+            255 (see `surface_image`); with `xyz_image` also `xyz` float32 `[1, size, size, 3]`, metres.
         view: the padded square.
     """
 
@@ -101,9 +108,11 @@ class Prepared:
     view: View
 
 
-def needed_modalities(modality: Modality, rgb_mask: str) -> tuple[Modality, ...]:
+def needed_modalities(modality: Sensors, rgb_mask: str) -> tuple[Modality, ...]:
     """The modalities that inspecting with `modality` reads: its own, and for a masked image the cloud too."""
-    return ("rgb", "xyz") if modality == "rgb" and rgb_mask == "cloud" else (modality,)
+    if modality == "both" or (modality == "rgb" and rgb_mask == "cloud"):
+        return ("rgb", "xyz")
+    return (modality,)
 
 
 def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
@@ -113,10 +122,21 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         InputError: the sample lacks what the modality needs, or cannot be used (see `prepare_cloud`).
     """
     _check_present(sample, preprocessing)
-    if preprocessing.modality == "rgb":
-        return _prepare_rgb(sample, preprocessing)
+    inputs: dict[str, npt.NDArray[Any]] = {}
+    if preprocessing.modality != "rgb":
+        inputs |= _prepare_xyz(sample, preprocessing)
+    if preprocessing.modality != "xyz":
+        inputs["rgb"] = _prepare_rgb(sample, preprocessing)
+    image = sample.rgb if sample.rgb is not None else sample.xyz
+    assert image is not None
+    return Prepared(inputs, View.of(image, preprocessing.pad_multiple))
+
+
+def _prepare_xyz(sample: Sample, preprocessing: Preprocessing) -> dict[str, npt.NDArray[Any]]:
     assert sample.xyz is not None
-    cloud, _ = prepare_cloud(
+    if preprocessing.xyz_feed != "points":
+        return {"surface": _prepare_surface(sample, preprocessing)}
+    cloud, frame = prepare_cloud(
         sample.xyz,
         size=preprocessing.size,
         grid=preprocessing.grid,
@@ -133,7 +153,9 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         "weights": cloud.weights,
         "cells": cloud.cells,
     }
-    return Prepared(inputs, View.of(sample.xyz, preprocessing.pad_multiple))
+    if preprocessing.xyz_image:
+        inputs["xyz"] = frame.xyz[None]
+    return inputs
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:
@@ -141,7 +163,17 @@ def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Prep
     return resize_ground_truth(pad_to_square(mask, multiple=preprocessing.pad_multiple), preprocessing.size)
 
 
-def _prepare_rgb(sample: Sample, preprocessing: Preprocessing) -> Prepared:
+def _prepare_surface(sample: Sample, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    from cmdiad_runtime.preprocess.surface import resize_surface, surface_image
+
+    assert sample.xyz is not None
+    assert preprocessing.xyz_feed != "points"
+    mask = part_mask(sample.xyz, foreground=preprocessing.foreground, seed=preprocessing.seed, name=sample.name)
+    image = surface_image(sample.xyz, mask, kind=preprocessing.xyz_feed)
+    return resize_surface(pad_to_square(image, multiple=preprocessing.pad_multiple), preprocessing.size)[None]
+
+
+def _prepare_rgb(sample: Sample, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     assert sample.rgb is not None
     rgb = sample.rgb
     _check_contrast(rgb, sample.name)
@@ -151,15 +183,14 @@ def _prepare_rgb(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         rgb = np.where(mask[..., None], rgb, np.uint8(0))
         _check_contrast(rgb, sample.name)
     square = pad_to_square(rgb, multiple=preprocessing.pad_multiple)
-    view = View.of(rgb, preprocessing.pad_multiple)
-    return Prepared({"rgb": resize_rgb(square, preprocessing.size)[None]}, view)
+    return resize_rgb(square, preprocessing.size)[None]
 
 
 def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
-    if preprocessing.modality == "rgb" and sample.rgb is None:
-        raise _missing(sample, "rgb", "the detector's modality is rgb")
+    if preprocessing.modality != "xyz" and sample.rgb is None:
+        raise _missing(sample, "rgb", f"the detector's modality is {preprocessing.modality}")
     if preprocessing.needs_cloud and sample.xyz is None:
-        why = "the detector's modality is xyz"
+        why = f"the detector's modality is {preprocessing.modality}"
         if preprocessing.modality == "rgb":
             why = "the detector was trained with --rgb-mask cloud"
         raise _missing(sample, "xyz", why)

@@ -1,4 +1,7 @@
-"""Point extractor: Point-MAE's encoder (Pang et al. 2022), as CMDIAD uses it (REFERENCE §6)."""
+"""Point extractor: the encoder of Point-MAE (Pang et al. 2022) or Point-BERT (Yu et al. 2022), as CMDIAD uses them.
+
+REFERENCE §6 describes both.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,30 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.recipe import XyzExtractor
 
 PUBLISHED_WIDTH = 384
+POINT_BERT_TOKEN = 256  # width of Point-BERT's tokens before they are brought to the transformer's
+NAMES = {"point_mae": "Point-MAE", "point_bert": "Point-BERT"}
+PREFIXES = {"point_mae": "MAE_encoder.", "point_bert": "transformer_q."}
+"""What the official checkpoints put before the encoder's keys, behind `module.` (REFERENCE §6.6)."""
 
 
 class TokenEncoder(nn.Module):
     """The mini PointNet that turns each group into one token (REFERENCE §6.3).
 
     The second convolution is split: its half for the concatenated group maximum is computed once per group.
+
+    Args:
+        width: of the transformer, which the inner widths scale with.
+        out: channels of a token.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, out: int) -> None:
         super().__init__()
         first, second, third = (round(c * width / PUBLISHED_WIDTH) for c in (128, 256, 512))
         self.first_conv = nn.Sequential(
             nn.Conv1d(3, first, 1), nn.BatchNorm1d(first), nn.ReLU(), nn.Conv1d(first, second, 1)
         )
         self.second_conv = nn.Sequential(
-            nn.Conv1d(2 * second, third, 1), nn.BatchNorm1d(third), nn.ReLU(), nn.Conv1d(third, width, 1)
+            nn.Conv1d(2 * second, third, 1), nn.BatchNorm1d(third), nn.ReLU(), nn.Conv1d(third, out, 1)
         )
 
     def forward(self, groups: Tensor, batch_statistics: bool) -> Tensor:
@@ -115,10 +126,13 @@ class Blocks(nn.Module):
 
 
 class PointMae(nn.Module):
-    """Group features of a point cloud from Point-MAE's encoder.
+    """Group features of a point cloud from Point-MAE's encoder, or Point-BERT's.
+
+    Point-BERT differs in narrower tokens, brought to the transformer's width by one linear layer, and a class
+    token, which takes part and is dropped at the end.
 
     Args:
-        spec: sizes, taps, BatchNorm statistics, weights.
+        spec: network, sizes, taps, BatchNorm statistics, weights.
         seed: for `weights="seeded"`.
 
     Raises:
@@ -137,25 +151,37 @@ class PointMae(nn.Module):
         self.grid = spec.grid
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoder = TokenEncoder(spec.width)
+            bert = spec.network == "point_bert"
+            token = round(spec.width * POINT_BERT_TOKEN / PUBLISHED_WIDTH) if bert else spec.width
+            self.encoder = TokenEncoder(spec.width, token)
+            if bert:
+                self.reduce_dim = nn.Linear(token, spec.width)
+                self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, spec.width))
+                self.cls_pos = nn.Parameter(0.02 * torch.randn(1, 1, spec.width))
             self.pos_embed = nn.Sequential(
                 nn.Linear(3, round(spec.width / 3)), nn.GELU(), nn.Linear(round(spec.width / 3), spec.width)
             )
             self.blocks = Blocks(spec.width, spec.depth, spec.heads)
             self.norm = nn.LayerNorm(spec.width)
+        name = NAMES[spec.network]
         if spec.weights == "seeded":
-            self.provenance = f"Point-MAE {spec.width}×{spec.depth}, random weights, seed {seed} (not trained)"
+            self.provenance = f"{name} {spec.width}×{spec.depth}, random weights, seed {seed} (not trained)"
         else:
             _load_checkpoint(self, Path(spec.weights))
-            self.provenance = f"Point-MAE, {Path(spec.weights).name}"
+            self.provenance = f"{name}, {Path(spec.weights).name}"
         self.eval().requires_grad_(False)
 
     def forward(self, centers: Tensor, groups: Tensor) -> Tensor:
         """Features `[B, G, width]` of centres `[B, G, 3]` and groups `[B, G, M, 3]`, both in metres."""
         tokens = self.encoder(groups, self.spec.normalisation == "batch")
-        position = self.pos_embed(centers)
-        taps = self.blocks(tokens, position.to(tokens.dtype), self.spec.taps)
-        return torch.cat([self.norm(x) for x in taps], dim=-1)
+        position = self.pos_embed(centers).to(tokens.dtype)
+        if self.spec.network == "point_bert":
+            batch = (len(tokens), 1, self.spec.width)
+            tokens = torch.cat([self.cls_token.expand(batch), self.reduce_dim(tokens)], 1)
+            position = torch.cat([self.cls_pos.expand(batch), position], 1)
+        taps = self.blocks(tokens, position, self.spec.taps)
+        features = torch.cat([self.norm(x) for x in taps], dim=-1)
+        return features[:, 1:] if self.spec.network == "point_bert" else features
 
     @torch.no_grad()
     def calibrate(self, clouds: list[Tensor]) -> None:
@@ -213,7 +239,7 @@ def _normalise(norm: nn.Module, x: Tensor, batch_statistics: bool) -> Tensor:
 
 def _load_checkpoint(model: PointMae, path: Path) -> None:
     """Load a safetensors file, or the official checkpoint layout (REFERENCE §6.6)."""
-    state = _read_checkpoint(path)
+    state = _read_checkpoint(path, PREFIXES[model.spec.network])
     wanted = set(model.state_dict())
     try:
         missing, _ = model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
@@ -224,7 +250,7 @@ def _load_checkpoint(model: PointMae, path: Path) -> None:
         raise _bad_checkpoint(path, f"no tensor {missing[0]!r} ({len(missing)} are absent)")
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path, prefix: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             state: dict[str, Any] = load_file(path)
@@ -236,7 +262,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises UnpicklingError subclasses of several modules
         raise _bad_checkpoint(path, f"{type(error).__name__}, not plain tensors") from error
     return {
-        key.removeprefix("module.").removeprefix("MAE_encoder."): value
+        key.removeprefix("module.").removeprefix(prefix): value
         for key, value in state.items()
         if isinstance(value, Tensor)
     }
@@ -246,6 +272,6 @@ def _bad_checkpoint(path: Path, found: str) -> RunError:
     return RunError(
         path,
         found=found,
-        expected="a Point-MAE checkpoint (official layout or safetensors) of the recipe's sizes",
-        action="check --xyz-weights and the --xyz-* sizes",
+        expected="a checkpoint (official layout or safetensors) of the recipe's network and sizes",
+        action="check --xyz, --xyz-weights and the --xyz-* sizes",
     )
