@@ -1,4 +1,4 @@
-"""`cmdiad-bench`: latency and accuracy of a bundle."""
+"""`cmdiad-bench`: latency and accuracy of a bundle, and the evaluation report."""
 
 from __future__ import annotations
 
@@ -70,15 +70,45 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: str, json_f
         progress = Progress()
         result = measure_accuracy(inspector, data, category, progress)
         progress.close()
-    click.echo(
-        f"{result['samples']} samples: image AUROC {result['image_auroc']:.3f}, pixel AUROC "
-        f"{result['pixel_auroc']:.3f}, AUPRO@30% {result['aupro_30']:.3f}; at the threshold "
-        f"{result['false_rejects']} of {result['good']} good rejected, {result['missed_defects']} of "
-        f"{result['samples'] - result['good']} defects missed"
-    )
+    _print_accuracy(result)
     for defect, value in result["image_auroc_by_defect"].items():
         click.echo(f"  {defect:<16} image AUROC {value:.3f}")
     _write(json_file, result)
+
+
+@cli.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for report.html and report.json.")
+@click.option("--category", help="Which category of DATA, in place of the one that the one BUNDLE was trained on.")
+@ENGINE
+def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: str) -> None:
+    """One page on the labelled test split of DATA, for one or more bundles.
+
+    Each BUNDLE is inspected on the category that it was trained on. report.html needs no other file and no
+    network; report.json holds the same figures.
+    """
+    import shlex
+    import sys
+
+    from cmdiad_bench.report import write_report
+
+    if category is not None and len(bundles) > 1:
+        raise click.UsageError("--category goes with one BUNDLE; several name their own.")
+    progress = Progress()
+    record = write_report(
+        data,
+        bundles,
+        out,
+        category=category,
+        engine=engine,  # type: ignore[arg-type]  # click checked it
+        command=shlex.join(["cmdiad-bench", *sys.argv[1:]]),
+        progress=progress,
+    )
+    progress.close()
+    for result in record["classes"]:
+        _print_accuracy(result)
+    click.echo(f"report: {out / 'report.html'}")
 
 
 def main() -> None:
@@ -92,6 +122,17 @@ def _synthetic_inputs(folder: Path) -> Path:
     data = folder / "data"
     synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
     return data / CATEGORIES[0] / "test"
+
+
+def _print_accuracy(result: dict[str, Any]) -> None:
+    pixels = ""
+    if result["pixel_auroc"] is not None:
+        pixels = f", pixel AUROC {result['pixel_auroc']:.3f}, AUPRO@30% {result['aupro_30']:.3f}"
+    click.echo(
+        f"{result['category']}, {result['samples']} samples: image AUROC {result['image_auroc']:.3f}{pixels}; "
+        f"at the threshold {result['false_rejects']} of {result['good']} good rejected, "
+        f"{result['missed_defects']} of {result['samples'] - result['good']} defects missed"
+    )
 
 
 def _print_latency(result: dict[str, Any]) -> None:

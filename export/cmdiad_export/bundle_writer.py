@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from cmdiad_export.graph import INPUT_NAMES, OPSET, export_graph
+from cmdiad_export.graph import OPSET, export_graph
 from cmdiad_export.precision import island_names, to_precision
-from cmdiad_export.rtx import DEFAULT_COMPUTE_CAPABILITIES, build_rtx_engine
+from cmdiad_runtime.building import AHEAD_OF_TIME, OPTIONAL, build_engine
+from cmdiad_runtime.built_engines import profiles_of
 from cmdiad_runtime.bundle import Tolerance, write_manifest
 from cmdiad_runtime.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
 from cmdiad_runtime.engines import open_engine
@@ -51,7 +52,7 @@ def write_bundle(run: Run, out: Path, *, precision: str, rtx: bool, say: Say) ->
         for comparison in comparisons:
             _require_passed(run, comparison)
         islands = island_names(detector) if precision != "fp32" else []
-        engines = [_build_rtx(run, folder, precision, say)] if rtx else []
+        engines = [_build_rtx(run, folder, precision, golden, say)] if rtx else []
         manifest = _manifest(run, folder, out.name, precision, islands, comparisons, len(golden), engines)
         write_manifest(folder, manifest)
     return manifest
@@ -66,7 +67,7 @@ def _precisions(precision: str) -> list[str]:
 def _golden_set(run: Run) -> list[GoldenSample]:
     golden = []
     for name, stored in run.golden.items():
-        inputs = {key: stored[key] for key in INPUT_NAMES[run.preprocessing.modality]}
+        inputs = {key: stored[key] for key in run.detector.input_names}
         score, anomaly_map = run.detector(*inputs.values())
         arrays = {key: value.numpy() for key, value in inputs.items()}
         golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy()))
@@ -108,28 +109,24 @@ def _require_passed(run: Run, comparison: Comparison) -> None:
     )
 
 
-def _build_rtx(run: Run, folder: Path, precision: str, say: Say) -> dict[str, Any]:
+def _build_rtx(run: Run, folder: Path, precision: str, golden: list[GoldenSample], say: Say) -> dict[str, Any]:
     engine = folder / "engines" / f"rtx-{precision}.engine"
     engine.parent.mkdir()
-    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, DEFAULT_COMPUTE_CAPABILITIES))} ahead of time")
-    fingerprint = build_rtx_engine(
+    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, AHEAD_OF_TIME))} ahead of time")
+    fingerprint = build_engine(
         folder / "graph.onnx",
         engine,
+        library="tensorrt_rtx",
         precision=precision,
-        profiles=_profiles(run),
+        compute_capabilities=AHEAD_OF_TIME,
+        optional=OPTIONAL,
+        profiles=profiles_of(golden, run.preprocessing.grid),
     )
-    say(f"{engine.name}, {fingerprint.size_bytes / 1e6:.1f} MB: {UNCERTIFIED}")
+    if fingerprint.note:
+        say(fingerprint.note)
+    scratch = "" if fingerprint.scratch_bytes is None else f", {fingerprint.scratch_bytes / 1e6:.1f} MB of scratch"
+    say(f"{engine.name}, {fingerprint.size_bytes / 1e6:.1f} MB{scratch}: {UNCERTIFIED}")
     return {"file": f"engines/{engine.name}", "fingerprint": fingerprint.to_json()}
-
-
-def _profiles(run: Run) -> dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] | None:
-    """Smallest, usual and largest shape of the one dynamic input: the distinct rows of a cloud."""
-    weights = [inputs["weights"].shape for inputs in run.golden.values() if "weights" in inputs]
-    if not weights:
-        return None
-    groups, most = weights[0][1], run.detector.features.grid**2 + 1
-    usual = max(2, sum(rows for rows, _ in weights) // len(weights))
-    return {"weights": ((2, groups), (usual, groups), (most, groups))}
 
 
 def _manifest(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import click
 
+from cmdiad_export.build_cli import build
 from cmdiad_runtime.command_line import run_command
 
 HELP = """Export a trained RUN (the newest under ./runs if none is named) to a bundle.
@@ -16,9 +18,13 @@ scores, maps and verdicts lie from the trained detector's. Beyond tolerance noth
 
 \b
 --target onnx      the graph alone (runs in ONNX Runtime, on any box)
---target rtx       also a TensorRT-RTX engine for SM 86, 89, 120, built ahead of time, no GPU needed
---target tensorrt  not part of this version; refused
+--target rtx       also a TensorRT-RTX engine for SM 75 (where the graph allows it), 86, 89, 120, no GPU needed
+--target tensorrt  refused: its engines are built on their device, by the command below
 --target auto      rtx where its package is installed, else onnx
+
+\b
+cmdiad-export build BUNDLE   an engine for the device at hand, from a bundle, without torch and onnx; see
+                             cmdiad-export build --help. (Export a run named `build` as ./build.)
 
 \b
 Exit codes: 0 done, 2 wrong command line, 5 engine cannot be built, 6 output not writable, 7 run unusable,
@@ -26,7 +32,21 @@ Exit codes: 0 done, 2 wrong command line, 5 engine cannot be built, 6 output not
 """
 
 
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+class _ExportOrBuild(click.Command):
+    """The export command, but for a first word `build`, which makes all the rest another command's."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["build"]:
+            return super().make_context(info_name, args, parent, **extra)
+        return build.make_context(f"{info_name} build", args[1:], parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=_ExportOrBuild, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--engine", "precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision."
@@ -67,8 +87,8 @@ def _wants_rtx(target: str) -> bool:
     if target == "tensorrt":
         raise EngineError(
             "--target tensorrt",
-            found="no builder for it in this version",
+            found="a target whose engines are built on their device",
             expected="onnx or rtx",
-            action="export with --target onnx; graph.onnx in the bundle is strongly typed for TensorRT 10 and 11",
+            action="export with --target onnx, and run cmdiad-export build BUNDLE on the device",
         )
     return target == "rtx" or (target == "auto" and importlib.util.find_spec("tensorrt_rtx") is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ import numpy.typing as npt
 from cmdiad_runtime.bundle import Calibration, Tolerance
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.errors import BundleError
+
+GOLDEN_LIMIT = 1 << 30
+"""Bytes of a golden set in memory; a small archive may unpack to any number."""
+
+_NO_ARCHIVE = (OSError, ValueError, KeyError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -128,19 +134,30 @@ def write_golden(path: Path, golden: list[GoldenSample]) -> None:
 
 
 def read_golden(path: Path) -> list[GoldenSample]:
-    """Read a golden set; raises BundleError where the archive is not one."""
+    """Read a golden set; raises BundleError where the archive is not one, or unpacks to more than GOLDEN_LIMIT."""
     try:
+        _check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         names = sorted({key.split("/")[0] for key in arrays})
+        if not names:
+            raise ValueError("no samples")
         return [_golden_sample(name, arrays) for name in names]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _NO_ARCHIVE as error:
         raise BundleError(
             path,
             found=str(error),
             expected="a golden set",
             action="copy the bundle again, or export it again",
         ) from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """What the archive's index says of the sizes holds: reading an entry ends there."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > GOLDEN_LIMIT:
+        raise ValueError(f"arrays of {size} bytes, more than {GOLDEN_LIMIT}")
 
 
 def _golden_sample(name: str, arrays: dict[str, npt.NDArray[Any]]) -> GoldenSample:

@@ -19,6 +19,9 @@ EXTRAS = {
     "timm": "train",
     "sklearn": "train",
     "safetensors": "train",
+    "yaml": "train",
+    "matplotlib": "train",
+    "jinja2": "bench",
     "onnx": "export",
     "onnxscript": "export",
 }

@@ -22,7 +22,7 @@ EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
 Precision = Literal["fp32", "fp16"]
 
 _SUBJECT = "engine fingerprint"
-_REBUILD = "export the bundle again"
+_REBUILD = "export the bundle again, or build the engine again (cmdiad-export build BUNDLE)"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class EngineFingerprint:
         scratch_bytes: device memory for one inference besides the weights, at the largest input shapes.
         weights_bytes: device memory that the weights need.
         layers: layers that were left after the builder's fusing.
+        note: what the builder left out and why, or "".
 
     Raises:
         BundleError: if any field has the wrong type or an impossible value.
@@ -59,6 +60,7 @@ class EngineFingerprint:
     scratch_bytes: int | None = None
     weights_bytes: int | None = None
     layers: int | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         _check_values({field.name: getattr(self, field.name) for field in fields(self)}, _SUBJECT)
@@ -165,6 +167,7 @@ _RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "scratch_bytes": (_is_optional_count, "a whole number or null"),
     "weights_bytes": (_is_optional_count, "a whole number or null"),
     "layers": (_is_optional_count, "a whole number or null"),
+    "note": (lambda value: isinstance(value, str), "text"),
 }
 
 

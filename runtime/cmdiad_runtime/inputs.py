@@ -1,4 +1,4 @@
-"""Which files to inspect, and reading them as samples of one modality."""
+"""Which files to inspect, and reading them as samples."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.readers import read_rgb, read_xyz
-from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, read_rgb, read_xyz
+from cmdiad_runtime.sample import Modality, Sample, Sensors
 
-SUFFIXES: dict[Modality, tuple[str, ...]] = {"rgb": (".png", ".jpg", ".jpeg"), "xyz": (".tiff", ".tif")}
+_SUFFIXES: dict[Modality, tuple[str, ...]] = {"rgb": RGB_SUFFIXES, "xyz": XYZ_SUFFIXES}
+_OWN_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "xyz": ("xyz", "depth")}
+"""Where a data set keeps the files of a modality."""
+_LAYOUT_FOLDERS = ("gt", "rgb", "xyz", "depth")
 
 
-def list_inputs(paths: Sequence[Path], modality: Modality) -> list[Path]:
+def list_inputs(paths: Sequence[Path], modality: Sensors) -> list[Path]:
     """The files to inspect: files as named, folders searched for files of the modality, sorted.
 
-    In a folder of data-set layout (with sub-folders `rgb`, `xyz`, `gt`) only the modality's own are taken.
+    For `"both"` these are the images; `read_sample` finds their clouds. In a folder of data-set layout (with
+    sub-folders `rgb`, `xyz` or `depth`, `gt`) only the modality's own are taken; elsewhere a PNG file is an
+    image and never depth.
 
     Raises:
-        InputError: a path does not exist, or a folder holds no file of the modality.
+        InputError: a folder holds no file of the modality.
     """
+    listed: Modality = "xyz" if modality == "xyz" else "rgb"
     files: list[Path] = []
     for path in paths:
-        files.extend(_in_folder(path, modality) if path.is_dir() else [path])
+        files.extend(_in_folder(path, listed) if path.is_dir() else [path])
     return files
 
 
@@ -33,9 +39,9 @@ def read_sample(path: Path, preprocessing: Preprocessing) -> Sample:
     Raises:
         InputError: a file is missing or cannot be used.
     """
-    if preprocessing.modality == "xyz":
+    if "rgb" not in preprocessing.modalities:
         return Sample(str(path), xyz=read_xyz(path))
-    xyz = read_xyz(_cloud_beside(path)) if preprocessing.needs_cloud else None
+    xyz = read_xyz(_cloud_beside(path, preprocessing)) if "xyz" in preprocessing.modalities else None
     return Sample(str(path), rgb=read_rgb(path, colour=preprocessing.colour), xyz=xyz)
 
 
@@ -55,29 +61,53 @@ def output_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _in_folder(folder: Path, modality: Modality) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES[modality])
-    own = [p for p in files if p.parent.name == modality]
-    files = own or [p for p in files if p.parent.name not in ("gt", "rgb", "xyz")]
-    if not files:
+    suffixes = _SUFFIXES[modality]
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in suffixes)
+    for own in _OWN_FOLDERS[modality]:
+        if found := [p for p in files if p.parent.name == own]:
+            return found
+    plain = _outside_layout(modality)
+    found = [p for p in files if p.parent.name not in _LAYOUT_FOLDERS and p.suffix.lower() in plain]
+    if not found:
         raise InputError(
             folder,
             found=f"no {modality} file",
-            expected=f"files ending in {', '.join(SUFFIXES[modality])}",
-            action="check the folder and --modality",
+            expected=f"files ending in {', '.join(plain)}",
+            action="check the folder and --modality"
+            + ("; depth images in PNG go into a folder named depth" if modality == "xyz" else ""),
         )
-    return files
+    return found
 
 
-def _cloud_beside(image: Path) -> Path:
-    """`…/xyz/NNN.tiff` of `…/rgb/NNN.png`, else `NNN.tiff` beside the image."""
-    folder = image.parent.with_name("xyz") if image.parent.name == "rgb" else image.parent
-    candidates = [folder / f"{image.stem}{suffix}" for suffix in SUFFIXES["xyz"]]
+def _outside_layout(modality: Modality) -> tuple[str, ...]:
+    """The suffixes of a modality where no folder tells images from clouds: there, PNG is an image."""
+    return tuple(s for s in _SUFFIXES[modality] if modality == "rgb" or s not in RGB_SUFFIXES)
+
+
+def _cloud_beside(image: Path, preprocessing: Preprocessing) -> Path:
+    """`…/xyz/NNN.*` or `…/depth/NNN.*` of `…/rgb/NNN.png`, else `NNN.*` beside the image."""
+    candidates = _cloud_candidates(image)
     for candidate in candidates:
-        if candidate.exists():
+        if candidate.is_file():
             return candidate
+    why, action = "the detector looks at both", "add it, or use a bundle for rgb alone"
+    if preprocessing.modality == "rgb":
+        why = "the detector was trained with --rgb-mask cloud"
+        action = "add it, or train a detector with --rgb-mask none for a station without a 3D sensor"
     raise InputError(
         image,
-        found=f"no cloud {candidates[0]} to it",
-        expected="one, since the detector was trained with --rgb-mask cloud",
-        action="add it, or train a detector with --rgb-mask none for a station without a 3D sensor",
+        found=f"no cloud {candidates[0]} to it (nor one in another format: {', '.join(XYZ_SUFFIXES[1:])})",
+        expected=f"one, since {why}",
+        action=action,
     )
+
+
+def _cloud_candidates(image: Path) -> list[Path]:
+    if image.parent.name in _OWN_FOLDERS["rgb"]:
+        folders = [image.parent.with_name(name) for name in _OWN_FOLDERS["xyz"]]
+        suffixes = XYZ_SUFFIXES
+    else:
+        folders = [image.parent]
+        suffixes = _outside_layout("xyz")
+    written = [spelling for suffix in suffixes for spelling in (suffix, suffix.upper())]
+    return [folder / f"{image.stem}{suffix}" for folder in folders for suffix in written]

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.bundle import Bundle
-from cmdiad_runtime.engines import Engine, EngineName, open_engine
+from cmdiad_runtime.engines import Engine, EngineName
+from cmdiad_runtime.engines.choose import choose_engine
 from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.preprocess.prepare import View, prepare
-from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_runtime.sample import Sample, Sensors
+from cmdiad_runtime.threshold import adjusted
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class Inspection:
     timings_ms: dict[str, float]
 
 
+def open_bundle(
+    path: str | PathLike[str], modality: Sensors | None, require_signature: str | PathLike[str] | None = None
+) -> Bundle:
+    """Verify a bundle, and that it is made for the sensor at hand; raises BundleError."""
+    bundle = Bundle.open(path, require_signature=require_signature)
+    if modality is not None and modality != bundle.preprocessing.modality:
+        raise BundleError(
+            path,
+            found=f"a bundle for --modality {bundle.preprocessing.modality}",
+            expected=f"one for --modality {modality}",
+            action=f"train and export a detector with --modality {modality}, or change the option",
+        )
+    return bundle
+
+
 class Inspector:
     """A bundle in an engine, ready to inspect samples.
 
@@ -53,27 +70,36 @@ class Inspector:
         self.engine = engine
 
     @staticmethod
-    def open(path: str | PathLike[str], *, modality: Modality | None = None, engine: EngineName = "cpu") -> Inspector:
+    def open(
+        path: str | PathLike[str],
+        *,
+        modality: Sensors | None = None,
+        engine: EngineName = "cpu",
+        rebuild: bool = False,
+        threshold: float | None = None,
+        false_reject_rate: float | None = None,
+        require_signature: str | PathLike[str] | None = None,
+    ) -> Inspector:
         """Verify a bundle and load its graph.
 
         Args:
             path: the bundle's folder.
             modality: the sensor at hand; None takes the bundle's.
-            engine: "cpu" or "cuda".
+            engine: see `cmdiad_runtime.engines`; "auto" takes the fastest that has passed its self-test here.
+            rebuild: build a TensorRT or TensorRT-RTX engine where the bundle has none that fits.
+            threshold: a raw score to use instead of the bundle's threshold; the map threshold stays.
+            false_reject_rate: compute both thresholds for this rate from the bundle's held-out scores.
+            require_signature: public key (PEM file) whose owner must have signed the bundle.
 
         Raises:
-            BundleError: the bundle is damaged, or made for another modality.
-            EngineError: the engine is not installed or does not fit.
+            BundleError: the bundle is damaged, made for another modality, or holds no held-out scores for a rate.
+            EngineError: the engine is not installed, does not fit, or has not passed its self-test here.
+            ValueError: both a threshold and a rate, or one outside its range.
         """
-        bundle = Bundle.open(path)
-        if modality is not None and modality != bundle.preprocessing.modality:
-            raise BundleError(
-                path,
-                found=f"a bundle for --modality {bundle.preprocessing.modality}",
-                expected=f"one for --modality {modality}",
-                action=f"train and export a detector with --modality {modality}, or change the option",
-            )
-        return Inspector(bundle, open_engine(bundle.graph, engine))
+        bundle = adjusted(
+            open_bundle(path, modality, require_signature), score=threshold, false_reject_rate=false_reject_rate
+        )
+        return Inspector(bundle, choose_engine(bundle, engine, rebuild=rebuild).engine)
 
     def inspect(self, sample: Sample) -> Inspection:
         """Inspect one sample.

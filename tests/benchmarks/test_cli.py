@@ -13,6 +13,7 @@ from cmdiad_bench.cli import cli
 from cmdiad_runtime.inspector import Inspector
 from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
+from cmdiad_train.evaluate import METRICS
 from cmdiad_train.run_directory import read_record
 from cmdiad_train.synthesis import dataset as synthesis
 from helpers import assert_refused, command, python, sample_files, truncate
@@ -63,10 +64,11 @@ def test_accuracy_of_a_bundle(data: Path, trained: Cached, exported: Cached, tmp
     ended = command(cli, "accuracy", bundle, data, "--category", "gear", "--json", tmp_path / "accuracy.json")
     assert ended.code == 0, ended.err
     figures = json.loads((tmp_path / "accuracy.json").read_text())
-    own = {"category", "samples", "good", "image_auroc", "pixel_auroc", "aupro_30", "image_auroc_by_defect"}
+    own = {"category", "samples", "good", "without_mask", "image_auroc_by_defect", "intervals", *METRICS}
     assert set(figures) == DESCRIPTION | own | {"threshold", "false_rejects", "missed_defects"}
+    assert set(figures["intervals"]) == set(METRICS)
     trained_metrics = read_record(trained(modality, "f2f"))["metrics"]
-    for name in ("pixel_auroc", "aupro_30"):
+    for name in ("pixel_auroc", "aupro_30", "aupro_1"):
         assert figures[name] == pytest.approx(trained_metrics[name], abs=0.01)
     assert set(figures["image_auroc_by_defect"]) == {"contamination", "hole"}
     assert f"{figures['missed_defects']} of 3 defects missed" in ended.out

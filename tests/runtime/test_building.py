@@ -1,4 +1,4 @@
-"""TensorRT-RTX engines of graphs made here, and what graph authors may rely on. No GPU is needed."""
+"""Engines built from graphs made here by TensorRT-RTX itself, and what graph authors may rely on. No GPU is needed."""
 
 import dataclasses
 import hashlib
@@ -6,133 +6,30 @@ import importlib.util
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cmdiad_export import rtx
-from cmdiad_export.rtx import DEFAULT_COMPUTE_CAPABILITIES, build_rtx_engine
+from cmdiad_runtime.building import AHEAD_OF_TIME, OPTIONAL, build_engine
+from cmdiad_runtime.engines._library import log_of
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.fingerprint import EngineFingerprint
+from graphs import FLOAT, HALF, INT32, INT64, UINT8, detector_graph, dynamic_graph, node, noise, write_graph
 
-onnx = pytest.importorskip("onnx", reason="building test graphs needs onnx")
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package"
 )
 pytestmark = [pytest.mark.rtx]
 
-FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-UINT8, INT32, INT64 = onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64
-Port = tuple[str, int, Sequence[int | str]]
-node = onnx.helper.make_node
-
-
-def write_graph(
-    path: Path,
-    nodes: Sequence[Any],
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
-    *,
-    opset: int = 18,
-    **constants: np.ndarray,
-) -> Path:
-    def ports(values: Sequence[Port]) -> list[Any]:
-        return [onnx.helper.make_tensor_value_info(*value) for value in values]
-
-    graph = onnx.helper.make_graph(
-        list(nodes),
-        "test",
-        ports(inputs),
-        ports(outputs),
-        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=9)
-    onnx.save(model, path)
-    return path
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def detector_graph(path: Path) -> Path:
-    """uint8 image -> tokens -> fp16 search -> fp32 distance of the four best -> map and score."""
-    bank = noise(512, 64)
-    return write_graph(
-        path,
-        [
-            node("Cast", ["rgb"], ["pixels"], to=FLOAT),
-            node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
-            node("Sub", ["planes", "mean"], ["centred"]),
-            node("Div", ["centred", "deviation"], ["normal"]),
-            node("Conv", ["normal", "patches"], ["grid"], strides=[8, 8]),
-            node("Reshape", ["grid", "as_columns"], ["columns"]),
-            node("Transpose", ["columns"], ["tokens"], perm=[1, 0]),  # [64, C]
-            node("Cast", ["tokens"], ["tokens16"], to=HALF),
-            node("MatMul", ["tokens16", "bank16"], ["product16"], name="search"),  # [64, bank]
-            node("Cast", ["product16"], ["product"], to=FLOAT),
-            node("Sub", ["half_norms", "product"], ["order"]),
-            node("TopK", ["order", "four"], ["ignored", "rows"], axis=1, largest=0),
-            node("Gather", ["bank", "rows"], ["candidates"], axis=0),  # [64, 4, C]
-            node("Unsqueeze", ["tokens", "one"], ["queries"]),
-            node("Sub", ["candidates", "queries"], ["difference"]),
-            node("ReduceL2", ["difference", "two"], ["distances"], keepdims=0),
-            node("ReduceMin", ["distances", "one"], ["nearest"], keepdims=0),
-            node("Reshape", ["nearest", "as_row"], ["row"]),
-            node("ArgMax", ["row"], ["worst"], axis=1, keepdims=0),
-            node("Gather", ["nearest", "worst"], ["score"], axis=0),
-            node("Reshape", ["nearest", "as_map"], ["small"]),
-            node(
-                "Resize",
-                ["small", "", "", "full_size"],
-                ["map"],
-                mode="linear",
-                coordinate_transformation_mode="half_pixel",
-            ),
-        ],
-        [("rgb", UINT8, [1, 64, 64, 3])],
-        [("score", FLOAT, [1]), ("map", FLOAT, [1, 1, 64, 64])],
-        mean=np.full((1, 3, 1, 1), 120, np.float32),
-        deviation=np.full((1, 3, 1, 1), 58, np.float32),
-        patches=noise(64, 3, 8, 8),
-        as_columns=np.array([64, -1]),
-        bank=bank,
-        bank16=bank.T.astype(np.float16),
-        half_norms=(bank**2).sum(1) / 2,
-        four=np.array([4]),
-        one=np.array([1]),
-        two=np.array([2]),
-        as_row=np.array([1, 64]),
-        as_map=np.array([1, 1, 8, 8]),
-        full_size=np.array([1, 1, 64, 64]),
-    )
-
-
-def dynamic_graph(path: Path, cell_type: int = INT64) -> Path:
-    """Interpolation weights of a varying number of rows, one background row, spread over the cells."""
-    return write_graph(
-        path,
-        [
-            node("MatMul", ["weights", "features"], ["foreground"]),
-            node("Concat", ["background", "foreground"], ["rows"], axis=0),
-            node("Gather", ["rows", "cells"], ["map"], axis=0),
-        ],
-        [("weights", FLOAT, ["rows", 64]), ("cells", cell_type, [3136])],
-        [("map", FLOAT, [3136, 32])],
-        features=noise(64, 32),
-        background=noise(1, 32),
-    )
-
-
 PROFILES = {"weights": ((1, 64), (900, 64), (3136, 64))}
 
 
 def build(graph: Path, **options: Any) -> EngineFingerprint:
-    options.setdefault("precision", "fp32")
-    return build_rtx_engine(graph, graph.with_suffix(".engine"), **options)
+    defaults = {"library": "tensorrt_rtx", "precision": "fp32", "compute_capabilities": (86, 89, 120)}
+    return build_engine(graph, graph.with_suffix(".engine"), **{**defaults, **options})
 
 
 def names_in(folder: Path) -> list[str]:
@@ -154,7 +51,7 @@ def test_an_engine_and_its_fingerprint(detector: Path) -> None:
     fingerprint.check_file(engine)
     assert engine.stat().st_size == fingerprint.size_bytes > 0
     assert fingerprint.graph_sha256 == hashlib.sha256(detector.read_bytes()).hexdigest()
-    assert fingerprint.compute_capabilities == DEFAULT_COMPUTE_CAPABILITIES
+    assert fingerprint.compute_capabilities == (86, 89, 120)
     assert fingerprint.precision == "fp16"
     assert not fingerprint.certified
     assert EngineFingerprint.from_json(fingerprint.to_json()) == fingerprint
@@ -206,14 +103,6 @@ def test_a_flipped_byte_is_found(detector: Path) -> None:
 @needs_rtx
 def test_targets_are_sorted_and_taken_once(detector: Path) -> None:
     assert build(detector, compute_capabilities=[120, 86, 120]).compute_capabilities == (86, 120)
-
-
-@needs_rtx
-def test_fp32_products_are_not_tf32() -> None:
-    import tensorrt_rtx as trt
-
-    config = rtx._config(trt, trt.Builder(rtx._log()), {86: trt.ComputeCapability.SM86})
-    assert not config.get_flag(trt.BuilderFlag.TF32)
 
 
 @needs_rtx
@@ -281,6 +170,8 @@ def test_a_bad_node_is_named_with_its_reason(tmp_path: Path) -> None:
 def test_weights_outside_the_graph_are_refused(tmp_path: Path) -> None:
     graph = dynamic_graph(tmp_path / "inside.onnx")
     outside = tmp_path / "outside.onnx"
+    import onnx
+
     onnx.save(onnx.load(graph), outside, save_as_external_data=True, location="weights.bin", size_threshold=0)
     with pytest.raises(EngineError, match="not as external data"):
         build(outside, profiles=PROFILES)
@@ -327,9 +218,47 @@ def test_turing_refuses_fp32_products_and_says_what_to_do(tmp_path: Path) -> Non
 
 
 @needs_rtx
+def test_turing_is_left_out_with_a_note_where_the_graph_does_not_allow_it(tmp_path: Path) -> None:
+    graph = dynamic_graph(tmp_path / "xyz.onnx")
+    fingerprint = build(graph, compute_capabilities=AHEAD_OF_TIME, optional=OPTIONAL, profiles=PROFILES)
+    assert fingerprint.compute_capabilities == (86, 89, 120)
+    assert "7.5 left out: " in fingerprint.note
+    assert "FP32 GEMM" in fingerprint.note
+    fingerprint.check_file(graph.with_suffix(".engine"))
+
+
+@needs_rtx
+def test_turing_is_taken_where_the_graph_allows_it(tmp_path: Path) -> None:
+    graph = write_graph(
+        tmp_path / "half.onnx",
+        [node("MatMul", ["x", "w"], ["y"])],
+        [("x", HALF, [16, 32])],
+        [("y", HALF, [16, 8])],
+        w=noise(32, 8).astype(np.float16),
+    )
+    fingerprint = build(graph, compute_capabilities=AHEAD_OF_TIME, optional=OPTIONAL, precision="fp16")
+    assert fingerprint.compute_capabilities == (75, 86, 89, 120)
+    assert fingerprint.note == ""
+
+
+@needs_rtx
+def test_only_optional_targets_are_left_out(tmp_path: Path) -> None:
+    graph = dynamic_graph(tmp_path / "xyz.onnx")
+    with pytest.raises(EngineError, match="FP32 GEMM"):
+        build(graph, compute_capabilities=[75], optional=OPTIONAL, profiles=PROFILES)
+    assert names_in(tmp_path) == ["xyz.onnx"]
+
+
+@needs_rtx
 def test_an_unwritable_folder(detector: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
-        build_rtx_engine(detector, detector.parent / "nowhere" / "engine", precision="fp32")
+        build_engine(
+            detector,
+            detector.parent / "nowhere" / "engine",
+            library="tensorrt_rtx",
+            precision="fp32",
+            compute_capabilities=[86],
+        )
 
 
 def test_a_missing_library_names_the_pip_command(detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +319,7 @@ def test_interruption_cancels_the_build_early(detector: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build(detector, progress=progress)
-    assert any("BuildCanceled" in error for error in rtx._log().errors)
+    assert any("BuildCanceled" in error for error in log_of("tensorrt_rtx").errors)
 
 
 @needs_rtx

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cmdiad_runtime import inspector as inspector_module
 from cmdiad_runtime.cli import cli
+from cmdiad_runtime.engines import choose
 from cmdiad_runtime.readers import read_xyz
 from helpers import (
     Ended,
@@ -112,7 +113,7 @@ def test_self_test_without_inputs(exported: Cached, tmp_path: Path, modality: st
 
 
 def test_failed_self_test(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = inspector_module.open_engine
+    original = choose.open_engine
 
     def off(graph: Path, name: str) -> Any:
         engine = original(graph, name)  # type: ignore[arg-type]
@@ -120,7 +121,7 @@ def test_failed_self_test(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(engine, "run", lambda inputs: {k: 1.01 * v for k, v in run(inputs).items()})
         return engine
 
-    monkeypatch.setattr(inspector_module, "open_engine", off)
+    monkeypatch.setattr(choose, "open_engine", off)
     ended = command(cli, own_bundle)
     assert_refused(ended, 8, own_bundle, "of the threshold on this machine", "those of the certificate")
     assert ended.out.startswith("self-test FAILED")

@@ -53,6 +53,7 @@ def test_json_form_is_stable() -> None:
         "scratch_bytes": 8_282_112,
         "weights_bytes": None,
         "layers": None,
+        "note": "",
     }
 
 
@@ -83,6 +84,7 @@ def test_json_form_is_stable() -> None:
         ("scratch_bytes", -1),
         ("weights_bytes", "12"),
         ("layers", False),
+        ("note", None),
     ],
 )
 def test_impossible_values_are_refused_by_name(field: str, value: object) -> None:

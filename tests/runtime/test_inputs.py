@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
+from cloud_files import depth_of, pcd, ply, records, write_intrinsics
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inputs import list_inputs, output_names, read_sample
 from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, read_xyz
 from helpers import sample_files
 
 
@@ -27,6 +31,43 @@ def test_plain_folder_is_searched_by_suffix(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert [p.name for p in list_inputs([tmp_path], "rgb")] == ["a.JPG", "b.png", "c.jpeg", "f.png"]
     assert [p.name for p in list_inputs([tmp_path], "xyz")] == ["d.tiff"]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def listed(folder: Path, modality: str) -> list[str]:
+    return [str(p.relative_to(folder)) for p in list_inputs([folder], modality)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", ["xyz", "depth"])
+def test_own_folder_of_clouds_gives_every_format_and_png_is_depth(tmp_path: Path, folder: str) -> None:
+    clouds = [f"good/{folder}/{number}{suffix}" for number, suffix in enumerate(XYZ_SUFFIXES)]
+    touch(tmp_path, *clouds, "good/rgb/0.png", "good/gt/0.png", "other.ply")
+    touch(tmp_path, f"good/{folder}/intrinsics.json", "intrinsics.json", f"good/{folder}/0.json")
+    assert listed(tmp_path, "xyz") == clouds
+    assert listed(tmp_path, "rgb") == ["good/rgb/0.png"]
+    assert listed(tmp_path, "both") == ["good/rgb/0.png"]
+
+
+def test_clouds_go_before_depth_images_of_the_same_parts(tmp_path: Path) -> None:
+    touch(tmp_path, "depth/0.png", "xyz/0.ply")
+    assert listed(tmp_path, "xyz") == ["xyz/0.ply"]
+
+
+def test_plain_folder_holds_images_in_png_and_clouds_in_the_other_formats(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"a{suffix}" for suffix in {*RGB_SUFFIXES, *XYZ_SUFFIXES}), "b.NPZ", "a.json", "gt/a.png")
+    assert listed(tmp_path, "xyz") == ["a.npz", "a.pcd", "a.ply", "a.tif", "a.tiff", "b.NPZ"]
+    assert listed(tmp_path, "rgb") == listed(tmp_path, "both") == ["a.jpeg", "a.jpg", "a.png"]
+
+
+def test_folder_of_nothing_but_depth_and_colour_in_png(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "intrinsics.json")
+    with pytest.raises(InputError, match=r"no xyz file; .*\.npz; .* depth images in PNG go into a folder named depth"):
+        list_inputs([tmp_path], "xyz")
 
 
 def test_named_files_are_taken_as_they_are_in_order(tmp_path: Path) -> None:
@@ -77,3 +118,56 @@ def test_cloud_is_found_where_the_detector_needs_it(data: Path, tmp_path: Path) 
     assert refused.value.subject == str(beside)
     (tmp_path / "part.tif").write_bytes(sample_files(data, "test", "good", "xyz")[0].read_bytes())
     assert read_sample(beside, masked).xyz is not None
+
+
+def test_both_reads_the_image_and_its_cloud(data: Path) -> None:
+    rgb, xyz = (sample_files(data, "test", "good", m)[0] for m in ("rgb", "xyz"))
+    sample = read_sample(rgb, Preprocessing("both"))
+    assert sample.name == str(rgb)
+    assert sample.rgb is not None and sample.xyz is not None
+    np.testing.assert_array_equal(sample.xyz, read_xyz(xyz))
+    assert sample.rgb.shape == sample.xyz.shape
+
+
+def test_both_needs_both(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    image = tmp_path / "rgb" / "part.png"
+    image.write_bytes(sample_files(data, "test", "good", "rgb")[0].read_bytes())
+    with pytest.raises(InputError, match=r"no cloud .*xyz/part\.tiff .*the detector looks at both") as refused:
+        read_sample(image, Preprocessing("both"))
+    assert refused.value.subject == str(image)
+    assert "--rgb-mask" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["xyz/7.tiff", "xyz/7.TIF", "xyz/7.ply", "xyz/7.PCD", "xyz/7.npz", "xyz/7.png", "depth/7.png", "7.ply"],
+)
+def test_cloud_is_found_in_any_format(tmp_path: Path, name: str) -> None:
+    points = np.random.default_rng(1).uniform(0.1, 0.4, (12, 17, 3)).astype(np.float32)
+    image = tmp_path / ("7.png" if "/" not in name else "rgb/7.png")
+    for folder in ("rgb", "xyz", "depth"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.zeros((12, 17, 3), np.uint8)).save(image)
+    write_intrinsics(tmp_path / "intrinsics.json")
+    cloud = tmp_path / name
+    match cloud.suffix.lower():
+        case ".tiff" | ".tif":
+            tifffile.imwrite(cloud, points, photometric="rgb")
+        case ".ply":
+            cloud.write_bytes(ply({"vertex": records(points)}))
+        case ".pcd":
+            cloud.write_bytes(pcd(points))
+        case ".npz":
+            np.savez(cloud, xyz=points)
+        case ".png":
+            Image.fromarray(depth_of()).save(cloud)
+    sample = read_sample(image, Preprocessing("both"))
+    assert sample.xyz is not None
+    np.testing.assert_array_equal(sample.xyz, read_xyz(cloud))
+
+
+def test_image_beside_its_cloud_is_not_its_own_depth(tmp_path: Path) -> None:
+    Image.fromarray(depth_of()).save(tmp_path / "7.png")
+    with pytest.raises(InputError, match="no cloud"):
+        read_sample(tmp_path / "7.png", Preprocessing("both"))

@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cloud_files import refusal
 from cmdiad_runtime import readers
-from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import _files, image_colour, read_rgb, read_xyz
 
 RNG = np.random.default_rng(7)
@@ -34,19 +34,9 @@ def save_tiff(path: Path, points: Any, **options: Any) -> Path:
     return path
 
 
-def refusal(read: Any, path: Path, **options: Any) -> str:
-    """The message of the InputError that reading must raise: one line, with file and action."""
-    with pytest.raises(InputError) as caught:
-        read(path, **options)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: found ")
-    assert "\n" not in message and message.count(": found ") == 1
-    assert message.endswith(f"; {caught.value.action}.") and len(caught.value.action) > 5
-    return message
-
-
 def test_door() -> None:
-    assert readers.__all__ == ["Colour", "image_colour", "read_rgb", "read_xyz"]
+    assert readers.__all__ == ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "image_colour", "read_rgb", "read_xyz"]
+    assert readers.XYZ_SUFFIXES == (".tiff", ".tif", ".ply", ".pcd", ".npz", ".png")
 
 
 # Images that are read
@@ -293,13 +283,24 @@ def test_sub_image_is_not_a_second_cloud(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_xyz(tmp_path / "a.tiff"), POINTS)
 
 
+def test_suffix_in_capitals(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_xyz(save_tiff(tmp_path / "a.TIFF", POINTS)), POINTS)
+
+
 # Point clouds that are refused
+
+
+@pytest.mark.parametrize("name", ["a.stl", "a", ".tiff"])
+def test_unknown_suffix(tmp_path: Path, name: str) -> None:
+    path = save_tiff(tmp_path / "a.tiff", POINTS).rename(tmp_path / name)
+    message = refusal(read_xyz, path)
+    assert f"a file ending in {path.suffix or 'nothing'};" in message
+    assert ".tiff, .tif, .ply, .pcd, .npz, .png" in message
 
 
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ((12, 17), {"photometric": "minisblack"}),
         ((3, 12, 17), {"photometric": "minisblack"}),
         ((3, 12, 17), {"planarconfig": "separate"}),
         ((12, 17, 4), {}),
@@ -336,7 +337,7 @@ def test_millimetres(tmp_path: Path) -> None:
 
 
 def test_not_a_tiff(tmp_path: Path) -> None:
-    message = refusal(read_xyz, save_image(tmp_path / "a.png", PIXELS))
+    message = refusal(read_xyz, save_image(tmp_path / "a.tif", PIXELS, format="PNG"))
     assert "found a file that is not a TIFF" in message and "save the cloud as TIFF" in message
     (tmp_path / "b.tiff").write_text("MMMM")
     assert "damaged" in refusal(read_xyz, tmp_path / "b.tiff")
@@ -374,6 +375,29 @@ def test_huge_cloud_is_refused_before_decoding(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(_files, "MAX_PIXELS", 203)
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda self: pytest.fail("decoded"))
     assert "17×12 pixels" in refusal(read_xyz, save_tiff(tmp_path / "a.tiff", POINTS))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma"])
+def test_bomb_in_a_strip_is_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    path = save_tiff(
+        tmp_path / "a.tiff", np.zeros((4000, 1000, 3), np.float32), compression=compression, rowsperstrip=4000
+    )
+    for code, rows in ((257, 12), (278, 12)):  # the image is said to have 12 rows only
+        patch(path, tag_value_offset(path, code), rows.to_bytes(2, "little"))
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda self: pytest.fail("decoded"))
+    assert "its data become more than the image" in refusal(read_xyz, path)
+
+
+def test_strip_of_hostile_size(tmp_path: Path) -> None:
+    path = save_tiff(tmp_path / "a.tiff", POINTS, compression="zlib", byteorder="<", bigtiff=False, rowsperstrip=12)
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags[279]
+        assert tag.count == 1
+        value, width = tag.valueoffset, struct.calcsize("<" + tag.dtype.name[0].replace("L", "I"))
+    patch(path, value, b"\xff" * width)
+    assert "bytes early" in refusal(read_xyz, path)
 
 
 def test_nothing_is_printed_about_a_damaged_cloud(tmp_path: Path) -> None:

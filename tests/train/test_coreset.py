@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 import golden
+from cmdiad_bench.coreset import plain_greedy
+from cmdiad_train import coreset
 from cmdiad_train.coreset import covering_radius, greedy_coreset, project, projection_matrix
 
 
@@ -21,6 +25,101 @@ def naive_greedy(points: np.ndarray, count: int) -> list[int]:
         distance = np.sqrt(((points[:, None] - points[selected][None]) ** 2).sum(2)).min(1)
         selected.append(int(distance.argmax()))
     return selected
+
+
+def clustered(count: int, width: int, *, spread: float = 0.2, seed: int = 0) -> torch.Tensor:
+    """Twelve clusters and, among them, rows that are ten times as far out."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(12, width, generator=generator)
+    points = centres[torch.randint(12, (count,), generator=generator)]
+    points += spread * torch.rand(count, 1, generator=generator) * torch.randn(count, width, generator=generator)
+    points[::97] *= 10
+    return points
+
+
+def repeated(count: int, distinct: int, width: int) -> torch.Tensor:
+    """Each row several times over, and a third of them zero, as the background cells of a cloud are."""
+    generator = torch.Generator().manual_seed(1)
+    points = torch.randn(distinct, width, generator=generator)[torch.randint(distinct, (count,), generator=generator)]
+    points[torch.rand(count, generator=generator) < 1 / 3] = 0
+    return points
+
+
+def on_a_grid(count: int, width: int) -> torch.Tensor:
+    """Small whole numbers: distances tie exactly, also in float16."""
+    return torch.randint(0, 5, (count, width), generator=torch.Generator().manual_seed(2)).float()
+
+
+HARD = {
+    "random": rows(1500, 24),
+    "offset": 0.1 * rows(1500, 24) + 20,
+    "clustered": clustered(1500, 24),
+    "tight": clustered(1500, 24, spread=0.01),
+    "one far row": torch.cat([rows(1499, 8), torch.full((1, 8), 1000.0)]),
+    "repeated": repeated(1500, 400, 24),
+    "grid": on_a_grid(1500, 6),
+    "line": torch.linspace(0, 1, 1500)[:, None],
+    "equal": torch.ones(1500, 4),
+    "tiny": 1e-4 * rows(1500, 24),
+}
+
+
+@pytest.mark.parametrize("candidates", [1, 16, 100, 4096])
+@pytest.mark.parametrize("kind", HARD)
+def test_published_form_makes_the_picks_of_the_plain_one(
+    kind: str, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coreset, "CANDIDATES", candidates)
+    monkeypatch.setattr(coreset, "BLOCK_VALUES", {"cpu": 999})
+    found = greedy_coreset(HARD[kind], 300, half=True)
+    assert found.tolist() == plain_greedy(HARD[kind], 300, half=True).tolist()
+
+
+@pytest.mark.parametrize("candidates", [1, 16, 100, 4096])
+@pytest.mark.parametrize("kind", HARD)
+def test_every_pick_is_the_farthest_row(kind: str, candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, within the rounding of a squared distance in float32."""
+    monkeypatch.setattr(coreset, "CANDIDATES", candidates)
+    monkeypatch.setattr(coreset, "BLOCK_VALUES", {"cpu": 999})
+    points = HARD[kind].double().numpy()
+    rounding = 1e-6 * ((points - points.mean(0)) ** 2).sum(1).max()
+    found = greedy_coreset(HARD[kind], 300)
+    assert found[0] == 0
+    nearest = np.full(len(points), np.inf)
+    for last, pick in pairwise(found):
+        nearest = np.minimum(nearest, ((points - points[last]) ** 2).sum(1))
+        assert nearest[pick] >= nearest.max() - rounding
+    plain = plain_greedy(HARD[kind], 300)
+    assert covering_radius(HARD[kind], found) == pytest.approx(covering_radius(HARD[kind], plain), rel=1e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_rounds_save_work(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many picks a round, and rows in tight clusters are left alone once their cluster is reached."""
+    monkeypatch.setattr(coreset, "CANDIDATES", 100)
+    met: list[int] = []
+    shorten = coreset._shorten
+
+    def count(nearest: torch.Tensor, squared: torch.Tensor, *rest: object) -> None:
+        met.append(squared.numel())
+        shorten(nearest, squared, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(coreset, "_shorten", count)
+    told: list[int] = []
+    greedy_coreset(HARD["random"], 300, half=half, progress=lambda done, _: told.append(done))
+    assert len(told) < 30
+    met.clear()
+    greedy_coreset(HARD["tight"], 40, half=half)
+    assert sum(met) < 0.7 * 40 * len(HARD["tight"])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_rows_that_run_out_give_the_first_one(half: bool) -> None:
+    points = on_a_grid(5, 2)[[0, 1, 2, 1, 0, 2]]
+    assert len(points.unique(dim=0)) == 3
+    found = greedy_coreset(points, 6, half=half).tolist()
+    assert sorted(found) == [0, 0, 0, 0, 1, 2]
+    assert found[0] == found[3] == 0
 
 
 @pytest.mark.parametrize(("count", "width", "seed"), [(60, 3, 0), (200, 16, 1), (120, 40, 2)])
@@ -87,6 +186,14 @@ def test_projection_preserves_distances_within_eps() -> None:
     ratio = (after / before).numpy()
     assert (np.abs(ratio - 1) < 0.5).mean() > 0.999
     assert ratio.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_projection_in_blocks_is_the_whole_product() -> None:
+    points = rows(2500, 1024)
+    components = projection_matrix(points.shape, eps=0.9, seed=0)
+    assert components is not None
+    whole = np.ascontiguousarray((components @ points.numpy().T).T)
+    np.testing.assert_array_equal(project(points, eps=0.9, seed=0).numpy(), whole)
 
 
 def test_projection_depends_on_the_seed_alone() -> None:

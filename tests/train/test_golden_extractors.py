@@ -66,19 +66,32 @@ def test_distillation_networks_match() -> None:
     rgb = torch.nn.functional.adaptive_avg_pool2d(rgb28.transpose(1, 2).reshape(1, 768, 28, 28), 56)
     rgb = rgb.flatten(2).transpose(1, 2)
     np.testing.assert_allclose(rgb28[0, ::4], stored["rgb_patch2_stride2"], atol=2e-5)
-    losses = dict(zip(("xyz", "rgb"), stored["loss_f2f_l2"], strict=True))  # by the modality that is hallucinated
+    names = {"l2": "l2", "cosine": "cos", "smooth_l1": "smoothl1"}
     for ours, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
         network = FeatureToFeature(768, 768, output="gelu").eval()
         golden.fill(network, "f2f.", {"norm": f"{ours}_norm", "mlp": f"{ours}_mlp.mlp_module.0"})
         np.testing.assert_allclose(network(rows).numpy()[::4], stored[key], atol=2e-5)
         target, hallucinated = (rgb[0], "rgb") if ours == "xyz" else (xyz, "xyz")
-        np.testing.assert_allclose(distillation_loss(network(rows), target, 1), losses[hallucinated], rtol=1e-5)
+        for kind, name in names.items():
+            expected = stored[f"loss_f2f_{name}"][("xyz", "rgb").index(hallucinated)]
+            np.testing.assert_allclose(distillation_loss(network(rows), target, 1, kind), expected, rtol=1e-5)
     to_input = FeatureToInput().eval()
     golden.fill(to_input, "f2i.")
     np.testing.assert_allclose(to_input(xyz[None])[0].numpy(), stored["f2i_rgb_from_xyz"], atol=2e-5)
     np.testing.assert_allclose(to_input(rgb)[0].numpy(), stored["f2i_xyz_from_rgb"], atol=2e-5)
+    for modality, features in (("xyz", rgb), ("rgb", xyz[None])):  # by the input that is hallucinated
+        target = torch.from_numpy(inputs[f"test_{modality}"][1])
+        loss = distillation_loss(_pixels(to_input(features)[0]), _pixels(target), 1)
+        source = "rgb" if modality == "xyz" else "xyz"
+        np.testing.assert_allclose(loss, stored[f"loss_f2i_from_{source}"], rtol=1e-5)
     to_feature = InputToFeature().eval()
     golden.fill(to_feature, "i2f.")
     for modality in ("xyz", "rgb"):
         features = to_feature(torch.from_numpy(inputs[f"test_{modality}"][1:2]))[0].numpy()
         np.testing.assert_allclose(features[::16], stored[f"i2f_from_{modality}"], atol=2e-5)
+    from_xyz = to_feature(torch.from_numpy(inputs["test_xyz"][1:2]))[0]
+    np.testing.assert_allclose(distillation_loss(from_xyz, rgb[0], 1), stored["loss_i2f_from_xyz"], rtol=1e-5)
+
+
+def _pixels(image: torch.Tensor) -> torch.Tensor:
+    return image.flatten(1).T

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage
+from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
-from cmdiad_train.metrics import ProMode, au_pro, auroc, pixel_auroc, pro_curve
+from cmdiad_train.metrics import ProMode, area_under_pro, au_pro, auroc, pixel_auroc, pro_curve, roc_curve
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "small_cases.npz"
 
@@ -89,6 +90,25 @@ def test_exact_pro_is_the_definition(seed: int, levels: int) -> None:
     np.testing.assert_allclose(pro, expected[1][1:], atol=1e-12)
     for limit in (0.01, 0.05, 0.3, 1.0):
         assert au_pro(masks, maps, limit) == pytest.approx(brute_force_area(*expected, limit), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [3, 10_000])
+def test_roc_curve_is_that_of_scikit_learn(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    labels = rng.integers(0, 2, 80)
+    scores = rng.integers(0, levels, 80) + labels
+    expected = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
+    for found, reference in zip(roc_curve(labels * 255, scores), expected, strict=False):
+        np.testing.assert_allclose(found, reference, atol=1e-15)
+
+
+def test_one_curve_serves_all_limits() -> None:
+    masks, maps = random_set(3, 10_000)
+    curve = pro_curve(masks, maps)
+    for limit in (0.3, 0.1, 0.05, 0.01):
+        assert area_under_pro(*curve, limit) == au_pro(masks, maps, limit)
+    with pytest.raises(ValueError, match="limit"):
+        area_under_pro(*curve, 0.0)
 
 
 def test_limit_on_a_vertical_step() -> None:

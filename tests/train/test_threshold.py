@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cmdiad_train.threshold import calibrate_threshold
+from cmdiad_runtime.threshold import calibrate_threshold
 
 
 @pytest.mark.parametrize(

@@ -159,10 +159,13 @@ def test_joint_network_is_trained_once_and_taken_over(two_categories: Path, tmp_
 
 
 def test_network_of_another_recipe_is_refused(two_categories: Path, trained: Any, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="hallucination"):
-        fit(two_categories, "gear", tiny_recipe("rgb", "i2f"), tmp_path / "r", ignore, network_from=trained("rgb", "f2f"))
-    with pytest.raises(RunError, match="no distillation network"):
-        fit(two_categories, "gear", tiny_recipe("rgb", "f2f"), tmp_path / "s", ignore, network_from=trained("rgb"))
+    for hallucination, source, words in (
+        ("i2f", trained("rgb", "f2f"), "another hallucination"),
+        ("f2f", trained("rgb"), "no distillation network"),
+    ):
+        recipe, run = tiny_recipe("rgb", hallucination), tmp_path / hallucination
+        with pytest.raises(RunError, match=words):
+            fit(two_categories, "gear", recipe, run, ignore, network_from=source)
 
 
 def test_missing_partner_of_a_pair_is_named(data: Path, exported: Any, tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ unusable, 130 interrupted.
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Samples per step of its training.  [default: 4, faithful: 32]"
 )
-@click.option("--learning-rate", type=float, help="Its learning rate.  [default: 1e-3; faithful: 5e-4, i2f 3e-4 or 2e-4]")
+@click.option(
+    "--learning-rate", type=float, help="Its learning rate.  [default: 1e-3; faithful: 5e-4, i2f 3e-4 or 2e-4]"
+)
 @click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Its loss per row.  [default: l2]")
 @click.option("--f2f-output", type=click.Choice(["linear", "gelu"]), help="[default: linear, faithful: gelu]")
 @click.option(
@@ -258,8 +260,7 @@ def _summarise(record: dict[str, Any], out: Path) -> None:
         click.echo(f"{modality} extractor: {provenance['extractor']}")
     metrics = record["metrics"]
     if metrics is not None:
-        click.echo(
-            f"test split ({metrics['samples']} samples): image AUROC {metrics['image_auroc']:.3f}, "
-            f"pixel AUROC {metrics['pixel_auroc']:.3f}, AUPRO@30% {metrics['aupro_30']:.3f}"
-        )
+        names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
+        figures = ", ".join(f"{words} {metrics[key]:.3f}" for key, words in names.items() if metrics[key] is not None)
+        click.echo(f"test split ({metrics['samples']} samples): {figures}")
     click.echo(f"run: {out}")

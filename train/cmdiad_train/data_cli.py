@@ -1,24 +1,28 @@
-"""The command `cmdiad-data`: data to train and try detectors with."""
+"""The command `cmdiad-data`: make, check and prepare data to train detectors with."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import click
 
 from cmdiad_runtime.command_line import run_command
+from cmdiad_runtime.progress import Progress
 
+SOME_FAILED = 3
 _MOST_WORKERS = 8
-_LOG_LINES = 10
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Make data sets of paired RGB images and organised point clouds."""
+    """Make, check and prepare data sets of RGB images, organised point clouds, or both.
+
+    \b
+    Exit codes: 0 done, 2 wrong command line, 3 some samples cannot be used, 6 output not writable,
+    7 nothing that can be used is recognised, 130 interrupted.
+    """
 
 
 @cli.command()
@@ -43,7 +47,7 @@ def synthesize(directory: Path, categories: tuple[str, ...], train: int, validat
     from cmdiad_train import synthesis  # numpy and scipy would slow --help down
 
     _check_options(categories, synthesis.CATEGORIES, {"train": train, "validation": validation, "seed": seed})
-    with _progress() as report:
+    with closing(Progress()) as progress:
         written = synthesis.synthesize(
             directory,
             categories=categories or None,
@@ -52,9 +56,57 @@ def synthesize(directory: Path, categories: tuple[str, ...], train: int, validat
             size=size,
             seed=seed,
             workers=min(_usable_cores(), _MOST_WORKERS),
-            progress=report,
+            progress=lambda done, total: progress("render samples", done, total),
         )
     click.echo(f"{'wrote' if written else 'kept, already complete:'} {directory}", err=True)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--category", metavar="NAME", help="Check this category alone.  [default: all]")
+@click.option(
+    "--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the findings there too."
+)
+def check(directory: Path, category: str | None, json_file: Path | None) -> int:
+    """Read every sample of the data set DIR, say what is there and list what is wrong with it.
+
+    DIR is in the layout of MVTec 3D-AD, MVTec-AD or VisA, or a folder of good samples of your own (docs/data.md).
+    Counts, notes and problems go to standard output, one problem a line.
+    """
+    from cmdiad_runtime.files import write_json
+    from cmdiad_train.data_check import check as check_data
+
+    with closing(Progress()) as progress:
+        findings = check_data(directory, category, progress)
+    for found in findings:
+        click.echo("\n".join(found.lines()))
+    if json_file is not None:
+        write_json(json_file, {"root": str(directory), "categories": [found.to_json() for found in findings]})
+    problems = sum(len(found.problems) for found in findings)
+    click.echo(f"{problems} problems" if problems else "no problems", err=True)
+    return SOME_FAILED if problems else 0
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--category", "categories", metavar="NAME", multiple=True, help="May be repeated.  [default: all]")
+@click.option("--jobs", metavar="N", type=click.IntRange(min=1), help="Processes.  [default: one per core, at most 8]")
+def prepare(directory: Path, out: Path, categories: tuple[str, ...], jobs: int | None) -> int:
+    """Write a preprocessed copy of the raw data set DIR to the folder OUT; DIR is never changed.
+
+    MVTec 3D-AD: support plane and stray clusters are removed, all is padded to squares. Eyecandies: depth images
+    become clouds in MVTec 3D-AD layout. An interrupted preparation goes on when the same command is given again.
+    """
+    from cmdiad_train.data_prepare import prepare as prepare_data
+
+    workers = jobs or min(_usable_cores(), _MOST_WORKERS)
+    with closing(Progress()) as progress:
+        done = prepare_data(directory, out, categories, workers, progress)
+    for error in done.failed:
+        click.echo(f"error: {error}", err=True)
+    click.echo(f"{done.written} samples prepared, {done.kept} kept, {len(done.failed)} left out: {out}", err=True)
+    return SOME_FAILED if done.failed else 0
 
 
 def _check_options(categories: tuple[str, ...], known: tuple[str, ...], counts: dict[str, int]) -> None:
@@ -68,26 +120,6 @@ def _check_options(categories: tuple[str, ...], known: tuple[str, ...], counts: 
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, ten plain lines in a log; on stderr either way."""
-    if not sys.stderr.isatty():
-        yield _log
-        return
-    with click.progressbar(length=1, label="rendering", file=sys.stderr) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        yield advance
-
-
-def _log(done: int, total: int) -> None:
-    if done * _LOG_LINES // total > (done - 1) * _LOG_LINES // total:
-        click.echo(f"rendered {done} of {total} samples", err=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A detector: patch features, hallucination, memory banks and fusion as one module, which export turns into the graph."""
+"""A detector: patch features, hallucination, memory banks and fusion as one module, which becomes the graph."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cmdiad_train.memory_bank import BankScorer, BankSearch, MemoryBank
-from cmdiad_train.patches import Hallucinated, PatchFeatures, Patches, image_name, input_names
+from cmdiad_train.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
 from cmdiad_train.recipe import Recipe
+from cmdiad_train.search import BankSearch, SearchPlan
 
 
 class Detector(nn.Module):
@@ -87,6 +88,12 @@ class Detector(nn.Module):
     def searches(self) -> list[BankSearch]:
         """The search of each bank, main first."""
         return [scorer.search for scorer in self.scorers if isinstance(scorer, BankScorer)]
+
+    def plan_search(self, plan: SearchPlan) -> None:
+        """Search every bank by this plan."""
+        for scorer in self.scorers:
+            assert isinstance(scorer, BankScorer)
+            scorer.search = BankSearch(scorer.search.rows + scorer.search.center, plan)
 
     def halve_banks(self) -> None:
         """Take the banks to fp16; see `BankSearch.to_half`."""

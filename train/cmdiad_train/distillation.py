@@ -27,7 +27,7 @@ class Pairs(Protocol):
     I2F: an image `[3, h, w]` to features `[T, C']`.
     """
 
-    def __len__(self) -> int: ...  # noqa: D105
+    def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Pair: ...
 
 
@@ -175,9 +175,7 @@ def validation_loss(
     return sum(float(loss) for loss, _ in losses) / sum(n for _, n in losses) if losses else math.nan
 
 
-def _batch_loss(
-    network: Network, batch: list[Pair], options: Distillation, device: torch.device
-) -> tuple[Tensor, int]:
+def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:
     """The loss per sample of a batch, and its number of rows."""
     join = torch.cat if isinstance(network, FeatureToFeature) else torch.stack
     x, y = (join([pair[part] for pair in batch]).to(device) for part in (0, 1))
@@ -238,9 +236,7 @@ def _save(
         save_file({key: value.cpu().contiguous() for key, value in state.items()}, temporary)
 
 
-def _resume(
-    network: Network, optimiser: torch.optim.Adam, checkpoint: Path
-) -> tuple[list[Epoch], dict[str, Tensor]]:
+def _resume(network: Network, optimiser: torch.optim.Adam, checkpoint: Path) -> tuple[list[Epoch], dict[str, Tensor]]:
     if not checkpoint.exists():
         return [], {key: value.cpu().clone() for key, value in network.state_dict().items()}
     state = load_file(checkpoint)

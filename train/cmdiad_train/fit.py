@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmdiad_runtime.bundle import Calibration
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.files import sha256_of
 from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample, Sensors
+from cmdiad_runtime.threshold import calibrate
 from cmdiad_train import run_directory as directory
 from cmdiad_train.coreset import greedy_coreset, project
 from cmdiad_train.datasets import Category, SampleFiles, data_colour, open_category
@@ -35,8 +35,8 @@ from cmdiad_train.memory_bank import MemoryBank
 from cmdiad_train.patches import (
     Extractor,
     Hallucinated,
-    PatchFeatures,
     Patches,
+    PatchFeatures,
     hallucination_grid,
     image_name,
     input_names,
@@ -44,7 +44,6 @@ from cmdiad_train.patches import (
 )
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.tamper import tamper
-from cmdiad_train.threshold import calibrate_threshold
 
 Report = Callable[[str, int, int], None]
 """Called as `report(step, done, total)`."""
@@ -159,9 +158,7 @@ def _split(category: Category, recipe: Recipe) -> _Data:
     return _Data(train, held_out, category.split("test", main), joint)
 
 
-def _start(
-    run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None
-) -> dict[str, Any]:
+def _start(run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None) -> dict[str, Any]:
     """The record of a new run, or of the one to go on with."""
     network = None if network_from is None else sha256_of(_network_file(network_from))
     wanted = {
@@ -349,7 +346,10 @@ class _Fitting:
         for i, files in enumerate(samples):
             stored.append(
                 self.cache.get(
-                    folder, files.name, len(samples), lambda f=files: self._features(features, f, modality)  # type: ignore[misc]
+                    folder,
+                    files.name,
+                    len(samples),
+                    lambda f=files: self._features(features, f, modality),  # type: ignore[misc]
                 )
             )
             self.report(f"extract {modality} features", i + 1, len(samples))
@@ -465,13 +465,9 @@ class _Fitting:
         detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
         fused = [detector.fuse(*outcome) for outcome in outcomes]
         scores, peaks = [float(s) for s, _ in fused], [float(m.max()) for _, m in fused]
-        score = calibrate_threshold(scores, self.recipe.false_reject_rate)
-        peak = calibrate_threshold(peaks, self.recipe.false_reject_rate)
-        calibration = Calibration(
-            score.value, peak.value, score.false_reject_rate, score.samples, score.method, score.warning
-        )
+        calibration = calibrate(scores, peaks, self.recipe.false_reject_rate)
         directory.save_golden(self.run, golden)
-        directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights, scores)
+        directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights)
         return detector
 
     def _held_out_patches(self, detector: Detector) -> tuple[list[list[Patches]], dict[str, dict[str, Tensor]]]:

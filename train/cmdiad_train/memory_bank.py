@@ -10,9 +10,9 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from cmdiad_train.pil_blur import PilGaussianBlur
+from cmdiad_train.search import BankSearch
 
 BLUR_SIGMA = 4.0
-CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -44,55 +44,6 @@ def two_nearest(rows: Tensor) -> Tensor:
         raise ValueError(f"a memory bank needs at least 3 rows, got {len(rows)}")
     blocks = [torch.cdist(block, rows).topk(3, largest=False).indices[:, 1:] for block in rows.split(1024)]
     return torch.cat(blocks)
-
-
-class BankSearch(nn.Module):
-    """Nearest bank row of each query: selected by matrix product, its distance measured by differences in fp32.
-
-    Rows and queries are centred on the bank's mean row. That changes no distance, but it is what the
-    product's rounding is relative to.
-
-    Args:
-        rows: float32 `[K, C]`.
-        candidates: rows per query that are measured exactly. Even an fp32 product orders rows wrongly where they
-            lie much closer to the query than to the centre.
-    """
-
-    center: Tensor
-    rows: Tensor
-    half_squares: Tensor
-
-    def __init__(self, rows: Tensor, candidates: int = CANDIDATES) -> None:
-        super().__init__()
-        self.candidates = min(candidates, len(rows))
-        self.scale = 1.0
-        center = rows.mean(0)
-        self.register_buffer("center", center)
-        self.register_buffer("rows", rows - center)
-        self.register_buffer("half_squares", self.rows.square().sum(1) / 2)
-
-    def to_half(self) -> BankSearch:
-        """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
-        search = BankSearch(self.rows + self.center, self.candidates)
-        search.scale = self.rows.shape[1] ** -0.5
-        search.rows = (self.rows * search.scale).half()
-        search.half_squares = search.rows.float().square().sum(1) / 2
-        return search
-
-    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
-        queries = (queries - self.center) * self.scale
-        product = (queries.to(self.rows.dtype) @ self.rows.T).float()  # [T, K]
-        key = product - self.half_squares  # largest where |q - b|² is smallest
-        nearest = key.topk(self.candidates, dim=1).indices  # [T, k]
-        squared = (queries[:, None] - self.rows[nearest].float()).square().sum(2)
-        best, position = squared.min(1)
-        return best.sqrt() / self.scale, nearest.gather(1, position[:, None])[:, 0]
-
-    def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
-        """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
-        difference = (query - self.center)[None] * self.scale - self.rows[index].float()
-        return difference.square().sum(1).sqrt() / self.scale
 
 
 class BankScorer(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import integrate, ndimage, stats
+from scipy import integrate, ndimage
 
 FloatArray = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[Any]
@@ -25,8 +25,8 @@ _EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))
 def auroc(labels: AnyArray, scores: AnyArray) -> float:
     """Area under the ROC curve: the chance that a defect scores higher than a good one, ties counting half.
 
-    The Mann-Whitney statistic: (R - m(m+1)/2) / (m·g), R the rank sum of the m defects, g the number of
-    good ones.
+    The Mann-Whitney statistic: over all pairs of a defect and a good one, the share in which the defect scores
+    higher, plus half the share of ties.
 
     Args:
         labels: `[n]`, zero for good.
@@ -40,8 +40,10 @@ def auroc(labels: AnyArray, scores: AnyArray) -> float:
     if not defects or not good:
         missing = "defective" if good else "good"
         raise ValueError(f"AUROC compares good with defective, and none of the {labels.size} labels is {missing}")
-    rank_sum = stats.rankdata(scores, method="average")[defect].sum()
-    return float((rank_sum - defects * (defects + 1) / 2) / (defects * good))
+    ascending, found = np.sort(scores[~defect]), np.sort(scores[defect])
+    below = int(np.searchsorted(ascending, found, side="left").sum())
+    below_or_tied = int(np.searchsorted(ascending, found, side="right").sum())
+    return (below + below_or_tied) / (2 * defects * good)
 
 
 def pixel_auroc(masks: AnyArray, maps: AnyArray) -> float:
@@ -67,14 +69,43 @@ def au_pro(masks: AnyArray, maps: AnyArray, limit: float = 0.3, *, mode: ProMode
         limit: the largest false positive rate that counts, in (0, 1].
         mode: as for `pro_curve`.
     """
-    if not 0.0 < limit <= 1.0:
-        raise ValueError(f"the limit of AU-PRO is in (0, 1], not {limit}")
-    fpr, pro = pro_curve(masks, maps, mode=mode)
+    check_limit(limit)
+    return area_under_pro(*pro_curve(masks, maps, mode=mode), limit)
+
+
+def area_under_pro(fpr: FloatArray, pro: FloatArray, limit: float) -> float:
+    """`au_pro` from a curve, for several limits of one curve.
+
+    Args:
+        fpr: `[points]`, as from `pro_curve`.
+        pro: `[points]`, likewise.
+        limit: the largest false positive rate that counts, in (0, 1].
+    """
+    check_limit(limit)
     end = int(np.searchsorted(fpr, limit, side="left"))  # the first point at or beyond the limit
     step = (limit - fpr[end - 1]) / (fpr[end] - fpr[end - 1])
     at_limit = pro[end - 1] + step * (pro[end] - pro[end - 1])
     area = integrate.trapezoid(np.append(pro[:end], at_limit), np.append(fpr[:end], limit))
     return float(area / limit)
+
+
+def roc_curve(labels: AnyArray, scores: AnyArray) -> tuple[FloatArray, FloatArray]:
+    """Share of good and of defective ones above each threshold.
+
+    Args:
+        labels: `[n]`, zero for good; both kinds occur.
+        scores: `[n]`, higher is more anomalous.
+
+    Returns:
+        `(fpr, tpr)`, float64 `[distinct scores + 1]` each, from (0, 0) to (1, 1).
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    _check_scores(labels, scores)
+    descending = np.argsort(scores)[::-1]
+    defect = labels[descending] != 0
+    last_of_tie = _last_of_ties(scores[descending])
+    rates = [np.cumsum(kind)[last_of_tie] / kind.sum() for kind in (~defect, defect)]
+    return np.append(0.0, rates[0]), np.append(0.0, rates[1])
 
 
 def pro_curve(masks: AnyArray, maps: AnyArray, *, mode: ProMode = "exact") -> tuple[FloatArray, FloatArray]:
@@ -97,19 +128,30 @@ def pro_curve(masks: AnyArray, maps: AnyArray, *, mode: ProMode = "exact") -> tu
     _check_scores(masks, maps)
     if masks.ndim != 3:
         raise ValueError(f"masks and maps have the shape [n, h, w], not {masks.shape}")
-    regions, count = ndimage.label(masks != 0, structure=_EIGHT_CONNECTED)
+    regions, count = label_regions(masks)
     if count == 0 or regions.all():
         raise ValueError("PRO compares good with defective pixels, and all masks are alike")
     curve = {"exact": _exact_curve, "published": _published_curve}[mode]
     return curve(regions.ravel(), maps.ravel(), count)
 
 
+def label_regions(masks: AnyArray) -> tuple[AnyArray, int]:
+    """Number the 8-connected components of each mask, int32 `[n, h, w]` from 1 on, 0 outside; and their count."""
+    regions, count = ndimage.label(masks != 0, structure=_EIGHT_CONNECTED)
+    return regions, int(count)
+
+
+def check_limit(limit: float) -> None:
+    """Raise a `ValueError` for a limit of AU-PRO that is not in (0, 1]."""
+    if not 0.0 < limit <= 1.0:
+        raise ValueError(f"the limit of AU-PRO is in (0, 1], not {limit}")
+
+
 def _exact_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[FloatArray, FloatArray]:
     """One sort: going down the scores, each pixel adds its share to one of the two rates."""
     descending = np.argsort(scores)[::-1]
     ordered = regions[descending]
-    falling = scores[descending]
-    last_of_tie = np.append(np.flatnonzero(falling[1:] != falling[:-1]), scores.size - 1)
+    last_of_tie = _last_of_ties(scores[descending])
     outside = np.cumsum(ordered == 0)
     region_share = 1.0 / (count * np.bincount(regions, minlength=count + 1))  # [regions + 1]
     region_share[0] = 0.0
@@ -117,6 +159,10 @@ def _exact_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[Float
     fpr = np.append(0.0, outside[last_of_tie] / outside[-1])
     pro = np.append(0.0, overlap[last_of_tie] / overlap[-1])
     return fpr, pro
+
+
+def _last_of_ties(falling: AnyArray) -> AnyArray:
+    return np.append(np.flatnonzero(falling[1:] != falling[:-1]), falling.size - 1)
 
 
 def _published_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[FloatArray, FloatArray]:

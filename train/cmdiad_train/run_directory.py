@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -237,16 +237,15 @@ def load_banks(path: Path) -> list[MemoryBank]:
 
 
 def save_calibration(
-    path: Path, calibration: Calibration, score_weights: Tensor, map_weights: Tensor, held_out: list[float]
+    path: Path, calibration: Calibration, score_weights: Tensor, map_weights: Tensor
 ) -> None:
-    """Write thresholds, fusion weights and the held-out scores that they rest on."""
+    """Write thresholds, with the held-out scores that they rest on, and fusion weights."""
     write_json(
         path / "calibration.json",
         {
             "calibration": asdict(calibration),
             "score_weights": score_weights.tolist(),
             "map_weights": map_weights.tolist(),
-            "held_out_scores": held_out,
         },
     )
 

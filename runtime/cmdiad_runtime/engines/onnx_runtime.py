@@ -1,64 +1,73 @@
-"""ONNX Runtime on the CPU, or through its CUDA provider."""
+"""ONNX Runtime on the CPU, or through its CUDA, TensorRT or TensorRT-RTX provider."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from cmdiad_runtime.engines import Arrays, EngineName
+from cmdiad_runtime.cache import cache_folder
+from cmdiad_runtime.engines import Arrays, OnnxRuntimeName
 from cmdiad_runtime.errors import EngineError
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-INSTALL = {"cpu": 'pip install "cmdiad[cpu]"', "cuda": 'pip install "cmdiad[gpu]"'}
+PROVIDERS: dict[OnnxRuntimeName, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "ort-tensorrt": "TensorrtExecutionProvider",
+    "ort-rtx": "NvTensorRTRTXExecutionProvider",
+}
+RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+INSTALL: dict[OnnxRuntimeName, str] = {
+    "cpu": 'pip install "cmdiad[cpu]"',
+    "cuda": 'pip install "cmdiad[gpu]"',
+    "ort-tensorrt": 'pip install "cmdiad[gpu]" and TensorRT 10',
+    "ort-rtx": 'pip install "cmdiad[ort-rtx]"',
+}
 
 
 class OnnxRuntimeEngine:
     """A graph in an ONNX Runtime session with exactly one verified provider."""
 
-    def __init__(self, session: Any, description: str, graph: Path) -> None:
+    def __init__(self, session: Any, identity: str, graph: Path) -> None:
         self._session = session
-        self.description = description
+        self._names = [output.name for output in session.get_outputs()]
+        self.identity = identity
+        self.description = identity
         self._graph = graph
 
     @staticmethod
-    def open(graph: Path, name: EngineName = "cpu") -> OnnxRuntimeEngine:
+    def open(graph: Path, name: OnnxRuntimeName = "cpu") -> OnnxRuntimeEngine:
         """Load a graph.
 
         Raises:
             EngineError: onnxruntime is absent, cannot load the graph, or lacks the provider.
         """
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise EngineError(
-                "onnxruntime",
-                found="no such package",
-                expected="it for this engine",
-                action=f"run {INSTALL[name]}",
-            ) from error
+        ort = _import_onnxruntime(name)
         provider = PROVIDERS[name]
-        if provider not in ort.get_available_providers():
-            raise EngineError(
-                "onnxruntime",
-                found=f"providers {', '.join(ort.get_available_providers())}",
-                expected=provider,
-                action=f"run {INSTALL[name]} on a machine that has the device",
-            )
-        session = _open_session(ort, graph, provider)
-        return OnnxRuntimeEngine(session, f"onnxruntime {ort.__version__}, {provider}", graph)
+        options = _session_options(ort, name)
+        if provider in ort.get_available_providers():
+            session = _open_session(ort, graph, provider, options, [(provider, _provider_options(name))])
+        elif name == "ort-rtx":
+            options.add_provider_for_devices(_plugin_devices(ort), {})
+            session = _open_session(ort, graph, provider, options, None)
+        else:
+            raise _no_provider(ort, name)
+        return OnnxRuntimeEngine(session, f"onnxruntime {ort.__version__}, {provider} on {_device(name)}", graph)
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         """See Engine."""
-        names = [output.name for output in self._session.get_outputs()]
+        if self._session is None:
+            raise EngineError(self._graph, found="a closed engine", expected="an open one", action="open it again")
         try:
-            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+            return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise EngineError(
                 self._graph,
-                found=str(error).splitlines()[0],
+                found=_first_line(error),
                 expected="the graph to run",
                 action="check that bundle and onnxruntime fit (export again with this version)",
             ) from error
@@ -68,18 +77,62 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def _open_session(ort: Any, graph: Path, provider: str) -> Any:
+def _import_onnxruntime(name: OnnxRuntimeName) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            "onnxruntime",
+            found="no such package",
+            expected="it for this engine",
+            action=f"run {INSTALL[name]}",
+        ) from error
+    return onnxruntime
+
+
+def _session_options(ort: Any, name: OnnxRuntimeName) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    if provider != PROVIDERS["cpu"]:
+    if name != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _provider_options(name: OnnxRuntimeName) -> dict[str, str]:
+    """No precision option at all: the graph is strongly typed. TensorRT's engines are kept where there is a cache."""
+    folder = cache_folder() if name == "ort-tensorrt" else None
+    if folder is None:
+        return {}
+    kept = {f"trt_{kind}_cache_enable": "True" for kind in ("engine", "timing")}
+    return kept | {f"trt_{kind}_cache_path": str(folder / "ort-tensorrt") for kind in ("engine", "timing")}
+
+
+def _plugin_devices(ort: Any) -> list[Any]:
+    """The devices of the TensorRT-RTX plugin, which is a package of its own beside onnxruntime."""
     try:
-        session = ort.InferenceSession(str(graph), options, providers=[provider])
+        plugin = importlib.import_module(RTX_PLUGIN)
+    except ImportError as error:
+        raise _no_provider(ort, "ort-rtx") from error
+    provider = PROVIDERS["ort-rtx"]
+    try:
+        if not any(device.ep_name == provider for device in ort.get_ep_devices()):
+            ort.register_execution_provider_library(provider, plugin.get_library_path())
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == provider]
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise _cannot_use(ort, "ort-rtx", _first_line(error)) from error
+    if not devices:
+        raise _cannot_use(ort, "ort-rtx", "the plugin, but no device that it takes")
+    return devices[:1]
+
+
+def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
+    try:
+        session = ort.InferenceSession(str(graph), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise EngineError(
             graph,
-            found=str(error).splitlines()[0],
+            found=_first_line(error),
             expected=f"a graph that {provider} takes",
             action="check device and drivers, or export again",
         ) from error
@@ -91,3 +144,28 @@ def _open_session(ort: Any, graph: Path, provider: str) -> Any:
             action="check the drivers",
         )
     return session
+
+
+def _device(name: OnnxRuntimeName) -> str:
+    if name == "cpu":
+        return platform.machine()
+    from cmdiad_runtime.engines._cuda import current_device, load_cuda
+
+    return str(current_device(load_cuda()))
+
+
+def _no_provider(ort: Any, name: OnnxRuntimeName) -> EngineError:
+    return _cannot_use(ort, name, f"providers {', '.join(ort.get_available_providers())}")
+
+
+def _cannot_use(ort: Any, name: OnnxRuntimeName, found: str) -> EngineError:
+    return EngineError(
+        f"onnxruntime {ort.__version__}",
+        found=found,
+        expected=PROVIDERS[name],
+        action=f"run {INSTALL[name]} on a machine that has the device",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

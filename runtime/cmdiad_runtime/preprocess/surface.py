@@ -48,7 +48,9 @@ def surface_image(xyz: XyzImage, mask: Mask, *, kind: SurfaceKind) -> SurfaceIma
     if kind == "normals":
         normals = surface_normals(xyz, mask)
         known = normals.any(axis=2, keepdims=True)
-        return np.where(known, (normals * np.array([1, 1, -1], dtype=np.float32) + 1) * np.float32(127.5), np.float32(0))
+        return np.where(
+            known, (normals * np.array([1, 1, -1], dtype=np.float32) + 1) * np.float32(127.5), np.float32(0)
+        )
     return np.repeat(_depth_image(xyz, mask)[..., None], 3, axis=2)
 
 
@@ -83,9 +85,9 @@ def surface_normals(xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA) -
 def resize_surface(image: SurfaceImage, size: int) -> SurfaceImage:
     """Resize a surface image: the mean over each target pixel of the part's pixels alone.
 
-    Pillow's bilinear filter, antialiased when shrinking, on float channels ("F"): 8-bit rounding would cost
-    half a degree. Each channel is divided by the share of the part in the window, so that no background mixes into
-    the rim; pixels of which the part covers less than half are background.
+    Pillow's bilinear filter, antialiased when shrinking, on float channels ("F"): rounding to 8 bit would cost up to
+    a quarter of a degree. Each channel is divided by the share of the part in the window, so that no background
+    mixes into the rim; pixels of which the part covers less than half are background.
 
     Args:
         image: float32 `[h, w, 3]`, 0-255, background 0 in all channels.
@@ -94,16 +96,16 @@ def resize_surface(image: SurfaceImage, size: int) -> SurfaceImage:
     Returns:
         float32 `[size, size, 3]`, 0-255, background 0 in all channels.
     """
-    known = image.any(axis=2)
-    share = _resize(known.astype(np.float32), size)
+    known = np.asarray(image.any(axis=2))
+    share = _resize(np.asarray(known, dtype=np.float32), size)
     kept = share >= 0.5
     share = np.where(kept, share, np.float32(1))
-    channels = [np.where(kept, _resize(image[..., channel], size) / share, np.float32(0)) for channel in range(3)]
-    return np.stack(channels, axis=2)
+    channels = [_resize(np.ascontiguousarray(image[..., channel]), size) for channel in range(3)]
+    return np.where(kept[..., None], np.stack(channels, axis=2) / share[..., None], np.float32(0))
 
 
 def _resize(channel: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
-    image = Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32))
+    image = Image.fromarray(channel)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.errors import CmdiadError, InputError
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: 300 MB as RGB, more than any inspection needs."""
+
+_MAX_HEADER = 65_536
+"""Bytes that the text header of a PLY or PCD file may take."""
 
 FilePath = str | PathLike[str]
 
@@ -66,3 +76,61 @@ def check_size(path: FilePath, height: int, width: int) -> None:
             expected=f"at most {MAX_PIXELS // 1_000_000} million pixels",
             action="crop or shrink the image; if it is not that large, the file is damaged",
         )
+
+
+def header_lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of a text header, without their ends; the caller stops at the last.
+
+    Raises:
+        EOFError: the file ends, or 64 KiB are read, before the caller has stopped.
+    """
+    left = _MAX_HEADER
+    while line := file.readline(left):
+        left -= len(line)
+        yield line.decode("latin-1").strip()
+    raise EOFError("its header does not end")
+
+
+def whole_number(text: str) -> int:
+    """The number that a header names; stricter than `int`, which takes `+1_0` too.
+
+    Raises:
+        ValueError: it is not 1 to 18 digits.
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"{text[:20]!r} where its header should have a number")
+    return int(text)
+
+
+def check_left(file: BinaryIO, size: int) -> None:
+    """Check before anything is allocated that `size` more bytes are there.
+
+    Raises:
+        EOFError: they are not.
+    """
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if size > left:
+        raise EOFError(f"it ends {size - left} bytes early")
+
+
+def read_bytes(file: BinaryIO, size: int) -> bytes:
+    """The next `size` bytes; `EOFError` as `check_left`."""
+    check_left(file, size)
+    return file.read(size)
+
+
+def read_text_table(file: BinaryIO, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Numbers in text, one row a line: float64 `[rows, columns]`.
+
+    Raises:
+        EOFError: there are fewer lines.
+        ValueError: a line has another number of columns, or a word that is no number.
+    """
+    check_left(file, rows * (2 * columns) - 1)  # a digit and a blank each, but for the last
+    lines = (line.decode("latin-1") for line in islice(file, rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NumPy only warns about nothing but empty lines
+        table = np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2)
+    if table.shape != (rows, columns):
+        raise EOFError(f"{len(table)} rows of {table.shape[1]} numbers, not {rows} of {columns}")
+    return table

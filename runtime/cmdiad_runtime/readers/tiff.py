@@ -1,19 +1,27 @@
-"""Reading organised point clouds from TIFF files."""
+"""Reading organised point clouds, and depth images, from TIFF files."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import lzma
+import os
+import zlib
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers._cloud import finish_cloud
 from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_input
+from cmdiad_runtime.readers.depth import DEPTH_TYPES, cloud_of_depth
 from cmdiad_runtime.sample import XyzImage
 
-_EXPECTED = "an organised point cloud: one TIFF image [h, w, 3] of float32 x y z in metres"
+_EXPECTED = (
+    "an organised point cloud: one TIFF image [h, w, 3] of float32 x y z in metres,"
+    " or a depth image [h, w] of uint16 or float32"
+)
 _BYTE_ORDERS = (b"II", b"MM")
 """How every TIFF file begins."""
 _COMPRESSIONS = (
@@ -23,38 +31,36 @@ _COMPRESSIONS = (
     tifffile.COMPRESSION.LZMA,
 )
 """What tifffile decodes without the package imagecodecs, which an edge box does without."""
-_FARTHEST_METRES = 50.0
-"""No inspection sensor looks farther; a larger median distance is in millimetres."""
+_MAX_LZMA_MEMORY = 256 << 20
+_TILE_PADDING = 16 << 20
+"""Bytes by which a tile may be larger than the image that it holds."""
 
 # tifffile logs what it dislikes about a file; without this Python prints it on the operator's terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def read_xyz(path: FilePath) -> XyzImage:
-    """Read an organised point cloud from a TIFF file.
-
-    A point with a NaN or infinite coordinate becomes three zeros. A cloud of nothing but missing points is
-    returned as it is.
+def read_tiff(path: FilePath) -> XyzImage:
+    """Read an organised point cloud, or a depth image with its intrinsics, from a TIFF file.
 
     Args:
-        path: a TIFF file of one image `[h, w, 3]` (channels last), float32 or float64, uncompressed or in a
-            compression that tifffile decodes by itself (deflate, LZMA).
+        path: a TIFF file of one image, uncompressed or in a compression that tifffile decodes by itself
+            (deflate, LZMA): `[h, w, 3]` (channels last), float32 or float64; or depth `[h, w]`, uint16,
+            float32 or float64.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
         InputError: the file is missing, empty, damaged or no TIFF; it holds another shape, several images or
-            integers; it is larger than 100 million points; or its median distance says that it is in
-            millimetres.
+            other numbers; it is larger than 100 million points; its median distance says that it is in
+            millimetres; or a depth image has no intrinsics (see `cloud_of_depth`).
     """
-    points = _without_missing(_read_array(path))
-    _check_metres(path, points)
-    return points
+    image = _read_array(path)
+    return cloud_of_depth(path, image) if image.ndim == 2 else finish_cloud(path, image)
 
 
-def _read_array(path: FilePath) -> npt.NDArray[np.floating[Any]]:
-    """Read the only image of a TIFF file: float32 or float64 `[h, w, 3]`."""
+def _read_array(path: FilePath) -> npt.NDArray[Any]:
+    """Read the only image of a TIFF file: a cloud `[h, w, 3]`, or depth `[h, w]`."""
     with open_input(path, expected=_EXPECTED) as file:
         if file.read(2) not in _BYTE_ORDERS:
             _refuse(path, "a file that is not a TIFF", "save the cloud as TIFF")
@@ -65,18 +71,24 @@ def _read_array(path: FilePath) -> npt.NDArray[np.floating[Any]]:
                 _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a file of its own")
             _check_layout(path, series.shape, series.dtype)
             _check_compression(path, tiff)
-            return series.asarray()
+            _check_segments(file, tiff, series)
+            image = series.asarray()
+            if image.shape != series.shape or image.size == 0:
+                raise ValueError(f"its data are {list(image.shape)}, its header says {list(series.shape)}")
+            return image
 
 
-def _refuse(path: FilePath, found: str, action: str) -> None:
+def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
     raise InputError(path, found=found, expected=_EXPECTED, action=action)
 
 
 def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> None:
-    if len(shape) != 3 or shape[2] != 3:
+    if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
         found = f"an array of shape [{', '.join(map(str, shape))}]"
         _refuse(path, found, "save x, y and z as the three channels of one image, channels last")
-    if dtype is None or dtype.kind != "f" or dtype.itemsize not in (4, 8):
+    if len(shape) == 2 and dtype not in DEPTH_TYPES:
+        _refuse(path, f"a depth image of {dtype} values", "save depth as uint16 or float32")
+    if len(shape) == 3 and (dtype is None or dtype.kind != "f" or dtype.itemsize not in (4, 8)):
         _refuse(path, f"{dtype} values", "convert the sensor's values to metres and save them as float32")
     check_size(path, shape[0], shape[1])
 
@@ -89,22 +101,29 @@ def _check_compression(path: FilePath, tiff: tifffile.TiffFile) -> None:
         _refuse(path, found, "save it uncompressed")
 
 
-def _without_missing(points: npt.NDArray[np.floating[Any]]) -> XyzImage:
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = np.array(points, dtype=np.float32)
-    cast[~np.isfinite(cast).all(axis=-1)] = 0.0
-    return cast
+def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Check what tifffile does not before it reads: that all data are there, and become no more than the image.
+
+    Raises:
+        EOFError: a strip or tile lies beyond the end of the file.
+        ValueError: one decompresses to more than the image.
+        lzma.LZMAError: one would take too much memory to decompress.
+    """
+    end = os.fstat(file.fileno()).st_size
+    most = 2 * series.nbytes + _TILE_PADDING
+    for page in series.pages:
+        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True) if page else ():
+            if offset + size > end:
+                raise EOFError(f"it ends {offset + size - end} bytes early")
+            file.seek(offset)
+            if _decompressed_size(file, size, most, tiff.pages.first.compression) > most:
+                raise ValueError("its data become more than the image")
 
 
-def _check_metres(path: FilePath, points: XyzImage) -> None:
-    valid = (points != 0).all(axis=-1)  # [h, w]
-    if not valid.any():
-        return
-    distance = float(np.median(np.abs(points[valid, 2])))
-    if distance > _FARTHEST_METRES:
-        raise InputError(
-            path,
-            found=f"points at a median distance of {distance:.6g}",
-            expected="coordinates in metres",
-            action="these are surely millimetres: divide them by 1000 before saving",
-        )
+def _decompressed_size(file: BinaryIO, size: int, most: int, compression: int) -> int:
+    """How many bytes the next `size` become, up to one more than `most`."""
+    if compression == tifffile.COMPRESSION.NONE:
+        return size
+    if compression == tifffile.COMPRESSION.LZMA:
+        return len(lzma.LZMADecompressor(memlimit=_MAX_LZMA_MEMORY).decompress(file.read(size), most + 1))
+    return len(zlib.decompressobj().decompress(file.read(size), most + 1))

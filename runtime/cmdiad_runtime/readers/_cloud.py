@@ -1,0 +1,81 @@
+"""What all readers of clouds share: missing points, units, and the size of the grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers._files import FilePath, check_size
+from cmdiad_runtime.sample import XyzImage
+
+_FARTHEST_METRES = 50.0
+"""No inspection sensor looks farther; a larger median distance is in millimetres."""
+
+
+def finish_cloud(
+    path: FilePath,
+    points: npt.NDArray[np.floating[Any]],
+    *,
+    if_millimetres: str = "divide them by 1000 before saving",
+) -> XyzImage:
+    """Points `[h, w, 3]` as every reader returns them: float32, metres, zeros where one is missing.
+
+    Args:
+        path: the file, for messages.
+        points: float32 or float64 `[h, w, 3]`, as stored.
+        if_millimetres: what to do about points in millimetres.
+
+    Raises:
+        InputError: the median distance says that the points are in millimetres.
+    """
+    cloud = _without_missing(points)
+    _check_metres(path, cloud, if_millimetres)
+    return cloud
+
+
+def check_grid(path: FilePath, height: int, width: int, cells: int, *, expected: str) -> None:
+    """Check that a header's grid of `height` × `width` is organised, not too large, and holds `cells` points.
+
+    Raises:
+        InputError: it is one row or one column, larger than 100 million points, or of another size.
+    """
+    if min(height, width) < 2:
+        raise unorganised(path, f"one row of {max(height, width)} points", expected=expected)
+    check_size(path, height, width)
+    if height * width != cells:
+        raise InputError(
+            path,
+            found=f"{cells} points for a grid of {width}×{height}",
+            expected=expected,
+            action="save every point of the grid, also the missing ones (as zeros or NaN)",
+        )
+
+
+def unorganised(path: FilePath, what: str, *, expected: str, otherwise: str = "") -> InputError:
+    """The error for a cloud without rows and columns."""
+    action = "set the sensor's software to save an organised (ordered, structured) cloud"
+    return InputError(path, found=f"an unorganised cloud ({what})", expected=expected, action=action + otherwise)
+
+
+def _without_missing(points: npt.NDArray[np.floating[Any]]) -> XyzImage:
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = np.array(points, dtype=np.float32, order="C")
+    cast[~np.isfinite(cast).all(axis=-1)] = 0.0
+    return cast
+
+
+def _check_metres(path: FilePath, points: XyzImage, if_millimetres: str) -> None:
+    valid = (points != 0).all(axis=-1)  # [h, w]
+    if not valid.any():
+        return
+    distance = float(np.median(np.abs(points[valid, 2])))
+    if distance > _FARTHEST_METRES:
+        raise InputError(
+            path,
+            found=f"points at a median distance of {distance:.6g}",
+            expected="coordinates in metres",
+            action=f"these are surely millimetres: {if_millimetres}",
+        )

@@ -1,0 +1,121 @@
+"""Reading organised point clouds, and depth images with their intrinsics, from NumPy's NPZ files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import IO, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers._cloud import finish_cloud
+from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_input
+from cmdiad_runtime.readers.depth import DEPTH_TYPES, Intrinsics, depth_scale_of, finish_depth
+from cmdiad_runtime.sample import XyzImage
+
+_EXPECTED = (
+    "an NPZ file with xyz [h, w, 3] in metres, or depth [h, w] and intrinsics [fx, fy, cx, cy]"
+    " (and depth_scale, the metres of one unit)"
+)
+_ZIP = b"PK\x03\x04"
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What NumPy writes."""
+_CLOUD_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_NUMBERS = (*_CLOUD_TYPES, np.dtype(np.int32), np.dtype(np.int64))
+
+_Array = npt.NDArray[Any]
+
+
+def read_npz(path: FilePath) -> XyzImage:
+    """Read an organised point cloud, or a depth image, from an NPZ file. Pickled arrays are refused.
+
+    Args:
+        path: an NPZ file with `xyz`, float32 or float64 `[h, w, 3]` in metres; or with `depth`, uint16,
+            float32 or float64 `[h, w]`, `intrinsics` `[4]` (fx, fy, cx, cy in pixels) and `depth_scale`
+            (metres of one unit; may be left out for floating-point depth in metres). Others are ignored.
+
+    Returns:
+        float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
+
+    Raises:
+        InputError: the file is missing, empty, damaged or no NPZ; an array is missing, or has another shape
+            or type; it is larger than 100 million points; or the points are in millimetres.
+    """
+    with open_input(path, expected=_EXPECTED) as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            _refuse(path, "a file that is not an NPZ archive", "write it with numpy.savez")
+        with decoding(path, expected=_EXPECTED):
+            file.seek(0)
+            # In memory, where a damaged directory cannot make zipfile allocate more than there is.
+            with zipfile.ZipFile(io.BytesIO(file.read())) as archive:
+                return _cloud(path, archive)
+
+
+def _cloud(path: FilePath, archive: zipfile.ZipFile) -> XyzImage:
+    names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+    if "xyz" in names:
+        return finish_cloud(path, _read_array(path, archive, "xyz", (None, None, 3), _CLOUD_TYPES))
+    if "depth" not in names or "intrinsics" not in names:
+        found = f"arrays {', '.join(names)[:80]}" if names else "no array"
+        _refuse(path, found, "save the cloud as xyz, or the depth image as depth with its intrinsics")
+    depth = _read_array(path, archive, "depth", (None, None), DEPTH_TYPES)
+    intrinsics = _intrinsics(path, archive, depth, scaled="depth_scale" in names)
+    return finish_depth(path, depth, intrinsics, if_millimetres="add depth_scale = 0.001")
+
+
+def _intrinsics(path: FilePath, archive: zipfile.ZipFile, depth: _Array, *, scaled: bool) -> Intrinsics:
+    fx, fy, cx, cy = _read_array(path, archive, "intrinsics", (4,), _NUMBERS).astype(np.float64).tolist()
+    given = float(_read_array(path, archive, "depth_scale", (), _NUMBERS)) if scaled else None
+    values = [fx, fy, cx, cy, *([] if given is None else [given])]
+    if not np.isfinite(values).all() or min(fx, fy) <= 0 or (given is not None and given <= 0):
+        _refuse(path, f"intrinsics and scale {values}", "give finite numbers; fx, fy and depth_scale above 0")
+    return Intrinsics(fx, fy, cx, cy, depth_scale_of(path, given, depth))
+
+
+def _read_array(
+    path: FilePath,
+    archive: zipfile.ZipFile,
+    name: str,
+    shape: tuple[int | None, ...],
+    dtypes: tuple[np.dtype[Any], ...],
+) -> _Array:
+    """One array of an archive; its shape and type are checked before it is decompressed."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in _COMPRESSIONS or info.flag_bits & 1:
+        _refuse(path, "a compression or encryption that NumPy does not write", "write it with numpy.savez")
+    with archive.open(info) as member:
+        found, by_columns, dtype = _read_array_header(member)
+        if dtype.newbyteorder("=") not in dtypes or not _fits(found, shape):
+            _refuse(path, f"{name} of {dtype} {list(found)}", f"save it as {dtypes[0]} {_named(shape)}")
+        if len(found) > 1:
+            check_size(path, *found[:2])
+        size = int(np.prod(found, dtype=np.int64)) * dtype.itemsize
+        data = member.read(size + 1)  # one more reaches the end, where the archive's checksum is compared
+    if len(data) != size:
+        raise ValueError(f"{name} is longer or shorter than its header says")
+    return np.frombuffer(data, dtype).reshape(found, order="F" if by_columns else "C").astype(dtype.newbyteorder("="))
+
+
+def _read_array_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(member)
+    raise ValueError(f"array format {version}")
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    sizes = zip(found, wanted, strict=False)
+    return len(found) == len(wanted) and all(f == w if w is not None else f > 0 for f, w in sizes)
+
+
+def _named(shape: tuple[int | None, ...]) -> str:
+    names = iter("hw")
+    return f"[{', '.join(str(next(names) if size is None else size) for size in shape)}]"
+
+
+def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
+    raise InputError(path, found=found, expected=_EXPECTED, action=action)

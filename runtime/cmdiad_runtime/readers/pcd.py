@@ -1,0 +1,196 @@
+"""Reading organised point clouds from PCD files, the format of the Point Cloud Library: text, binary, compressed.
+
+A parser of our own: the ready-made ones bring Open3D, or compile LZF, or are not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers._cloud import check_grid, finish_cloud, unorganised
+from cmdiad_runtime.readers._files import (
+    FilePath,
+    decoding,
+    header_lines,
+    open_input,
+    read_bytes,
+    read_text_table,
+    whole_number,
+)
+from cmdiad_runtime.sample import XyzImage
+
+_EXPECTED = "an organised point cloud: a PCD file of float x y z in metres with a HEIGHT above 1"
+_KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
+_KINDS = {"F": "f", "I": "i", "U": "u"}
+_LZF_LARGEST = 88
+"""Bytes that one compressed byte can become: a reference of three bytes gives at most 264."""
+
+_Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the points lie in the file.
+
+    Attributes:
+        height: rows of the grid.
+        width: columns of the grid.
+        point: NumPy's type of one point; its fields are named by their position.
+        columns: numbers that each field takes in text.
+        xyz: the positions of the fields x, y and z.
+        data: `ascii`, `binary` or `binary_compressed`.
+    """
+
+    height: int
+    width: int
+    point: np.dtype[Any]
+    columns: tuple[int, ...]
+    xyz: tuple[int, ...]
+    data: str
+
+    @property
+    def count(self) -> int:
+        """How many points there are, missing ones included."""
+        return self.height * self.width
+
+
+def read_pcd(path: FilePath) -> XyzImage:
+    """Read an organised point cloud from a PCD file. Fields besides x, y, z, and the viewpoint, are ignored.
+
+    Args:
+        path: a PCD file of version 0.7 (`DATA ascii`, `binary` or `binary_compressed`), little-endian, with
+            fields x, y, z of type F.
+
+    Returns:
+        float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
+
+    Raises:
+        InputError: the file is missing, empty, damaged or no PCD; its HEIGHT is 1; x, y, z are missing or
+            whole numbers; it is larger than 100 million points; or in millimetres.
+    """
+    readers = {"ascii": _read_text, "binary": _read_binary, "binary_compressed": _read_compressed}
+    with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
+        layout = _layout(path, _read_header(path, file))
+        if layout.data not in readers:
+            raise ValueError(f"DATA {layout.data[:20]}")
+        points = readers[layout.data](file, layout)  # [points, 3]
+        return finish_cloud(path, points.reshape(layout.height, layout.width, 3))
+
+
+def _read_header(path: FilePath, file: BinaryIO) -> dict[str, list[str]]:
+    """The words behind each key."""
+    header: dict[str, list[str]] = {}
+    for line in header_lines(file):
+        if not line or line.startswith("#"):
+            continue
+        key, *words = line.split()
+        if key not in _KEYS and not header:
+            _refuse(path, "a file that is not a PCD", "save the cloud as PCD")
+        if key not in _KEYS or key in header:
+            raise ValueError(f"{line[:40]!r} in its header")
+        header[key] = words
+        if key == "DATA":
+            break
+    missing = [key for key in _KEYS if key not in header and key not in ("VERSION", "COUNT", "VIEWPOINT")]
+    if missing:
+        raise ValueError(f"no {', '.join(missing)} in its header")
+    return header
+
+
+def _layout(path: FilePath, header: dict[str, list[str]]) -> _Layout:
+    names = header["FIELDS"]
+    counts = [whole_number(word) for word in header.get("COUNT", ["1"] * len(names))]
+    if not set(header["TYPE"]) <= _KINDS.keys():
+        raise ValueError(f"TYPE {' '.join(header['TYPE'])[:40]}")
+    kinds = [_KINDS[kind] + size for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)]
+    fields = [(f"{i}", kind, (count,)) for i, (kind, count) in enumerate(zip(kinds, counts, strict=True))]
+    if len(fields) != len(names) or 0 in counts:
+        raise ValueError("FIELDS, SIZE, TYPE and COUNT that do not match")
+    if not {"x", "y", "z"} <= set(names):
+        _refuse(path, f"fields {' '.join(names)[:80]}", "save x, y and z")
+    xyz = tuple(names.index(name) for name in "xyz")
+    if any(kinds[i] not in ("f4", "f8") or counts[i] != 1 for i in xyz):
+        _refuse(path, "x, y and z that are not single floats", "save them as TYPE F and SIZE 4, in metres")
+    height, width, points = (whole_number(" ".join(header[key])) for key in ("HEIGHT", "WIDTH", "POINTS"))
+    if height == 1:
+        raise unorganised(path, f"HEIGHT 1, {points} points", expected=_EXPECTED)
+    check_grid(path, height, width, points, expected=_EXPECTED)
+    point = np.dtype(fields).newbyteorder("<")
+    return _Layout(height, width, point, tuple(counts), xyz, " ".join(header["DATA"]))
+
+
+def _read_text(file: BinaryIO, layout: _Layout) -> _Floats:
+    starts = np.cumsum([0, *layout.columns])
+    table = read_text_table(file, layout.count, int(starts[-1]))
+    return table[:, starts[list(layout.xyz)]]
+
+
+def _read_binary(file: BinaryIO, layout: _Layout) -> _Floats:
+    points = np.frombuffer(read_bytes(file, layout.count * layout.point.itemsize), layout.point)
+    return np.concatenate([points[f"{i}"] for i in layout.xyz], axis=1)
+
+
+def _read_compressed(file: BinaryIO, layout: _Layout) -> _Floats:
+    """Compressed data hold all values of the first field, then all of the second, and so on."""
+    packed, unpacked = (int.from_bytes(read_bytes(file, 4), "little") for _ in range(2))
+    if unpacked != layout.count * layout.point.itemsize or unpacked > _LZF_LARGEST * packed:
+        raise ValueError(f"{packed} bytes that should become {unpacked}")
+    data = decompress_lzf(read_bytes(file, packed), unpacked)
+    fields = [layout.point.fields[f"{i}"] for i in layout.xyz]  # type: ignore[index]  # it has fields
+    return np.stack([np.frombuffer(data, f[0].base, layout.count, layout.count * f[1]) for f in fields], axis=1)
+
+
+def decompress_lzf(data: bytes, size: int) -> bytes:
+    """Undo LZF compression (Marc Lehmann's LibLZF), as PCD files use it.
+
+    A control byte below 32 is followed by that many bytes and one more, taken as they are. Any other refers
+    back: its upper three bits are the length minus 2 (7: the next byte is added), its lower five and the next
+    byte are the distance minus 1. A reference may overlap what it writes.
+
+    Args:
+        data: compressed.
+        size: how many bytes come out.
+
+    Raises:
+        ValueError: the data are damaged.
+    """
+    out = bytearray()
+    position = 0
+    try:
+        while position < len(data) and len(out) < size:
+            control = data[position]
+            position += 1
+            if control < 32:
+                out += data[position : position + control + 1]
+                position += control + 1
+                continue
+            length = (control >> 5) + 2
+            if length == 9:
+                length += data[position]
+                position += 1
+            distance = ((control & 31) << 8) + data[position] + 1
+            position += 1
+            _repeat(out, distance, length)
+    except IndexError as error:
+        raise ValueError("compressed data that end early") from error
+    if len(out) != size or position != len(data):
+        raise ValueError(f"compressed data that become {len(out)} bytes, not {size}")
+    return bytes(out)
+
+
+def _repeat(out: bytearray, distance: int, length: int) -> None:
+    """Append the `length` bytes that begin `distance` before the end, as they are written."""
+    start = len(out) - distance
+    if start < 0:
+        raise ValueError("compressed data that refer to before their beginning")
+    pattern = out[start : start + length]
+    out += (pattern * (length // len(pattern) + 1))[:length]
+
+
+def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
+    raise InputError(path, found=found, expected=_EXPECTED, action=action)

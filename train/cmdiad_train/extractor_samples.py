@@ -1,0 +1,176 @@
+"""What extractors are trained on: good samples of the user's own data sets, or generated ones, as network inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_train.datasets import data_colour, list_categories, open_category
+from cmdiad_train.detector import as_tensors
+from cmdiad_train.feature_cache import FeatureCache
+from cmdiad_train.fit import make_preprocessing
+from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
+
+View = Literal["rgb", "normals", "depth", "points"]
+"""What of a sample an extractor looks at."""
+GENERATED_SIZE = 320  # pixels along each side, as `cmdiad-data synthesize` makes them
+LEAST_SAMPLES = 2
+
+Report = Callable[[str, int, int], None]
+"""Called as `report(step, done, total)`."""
+
+
+class _Readable(Protocol):
+    """What samples of a data set and generated ones have in common."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, colour: Colour = "rgb") -> Sample: ...
+
+
+@dataclass(frozen=True)
+class GeneratedSample:
+    """A good synthetic sample, rendered when it is read.
+
+    Attributes:
+        category: object kind, one of `cmdiad_train.synthesis.CATEGORIES`.
+        index: number within its kind.
+        seed: of the generator.
+    """
+
+    category: str
+    index: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Kind and number, as `generated/gear/003`."""
+        return f"generated/{self.category}/{self.index:03d}"
+
+    def read(self, colour: Colour = "rgb") -> Sample:
+        """Render the sample; `colour` is that of all data, and rendered images always have it."""
+        from cmdiad_train.synthesis import render_sample
+
+        made = render_sample(self.category, split="train", index=self.index, size=GENERATED_SIZE, seed=self.seed)
+        return Sample(self.name, rgb=made.rgb, xyz=made.xyz)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which samples to train on.
+
+    Attributes:
+        data: data sets, in the layouts of `cmdiad_train.datasets`; their good training samples are taken.
+        categories: of these data sets; empty takes all.
+        generate: number of synthetic good samples, spread over the object kinds of `cmdiad_train.synthesis`.
+        seed: of the generator.
+    """
+
+    data: tuple[Path, ...] = ()
+    categories: tuple[str, ...] = ()
+    generate: int = 0
+    seed: int = 0
+
+    @property
+    def words(self) -> str:
+        """What is trained on, for the record: names, no paths."""
+        parts = [f"{path.resolve().name}" + (f" ({', '.join(self.categories)})" * bool(self.categories)) for path in self.data]
+        if self.generate:
+            parts.append(f"{self.generate} generated samples (seed {self.seed})")
+        return " and ".join(parts)
+
+
+def collect(source: Source, view: View) -> tuple[list[_Readable], Colour]:
+    """The samples of a source that have what a view needs, and the kind of their images.
+
+    Raises:
+        RunError: no data set or category, too few samples, or grey images beside generated ones.
+    """
+    modality: Modality = "rgb" if view == "rgb" else "xyz"
+    found = [
+        files
+        for root in source.data
+        for name in source.categories or list_categories(root)
+        for files in open_category(root, name).split("train", (modality,))
+    ]
+    colour = data_colour(found)
+    samples: list[_Readable] = [*found, *_generated(source)]
+    if colour == "grey" and source.generate and view == "rgb":
+        raise RunError(
+            source.data[0],
+            found="grey images beside generated ones in colour",
+            expected="one kind",
+            action="leave out --generate",
+        )
+    if len(samples) < LEAST_SAMPLES:
+        raise RunError(
+            " ".join(map(str, source.data)) or "--generate",
+            found=f"{len(samples)} samples to train on",
+            expected=f"at least {LEAST_SAMPLES}",
+            action="give a data set with good training samples, or --generate 64",
+        )
+    return samples, colour
+
+
+def _generated(source: Source) -> list[GeneratedSample]:
+    from cmdiad_train.synthesis import CATEGORIES
+
+    kinds = sorted(CATEGORIES)
+    return [GeneratedSample(kinds[i % len(kinds)], i // len(kinds), source.seed) for i in range(source.generate)]
+
+
+class Inputs:
+    """Network inputs of samples, prepared once and then read from disk.
+
+    Args:
+        samples: to prepare.
+        colour: of their images.
+        view: what is looked at.
+        recipe: its size, and for points its groups, are those prepared.
+        cache: where they are kept.
+    """
+
+    def __init__(
+        self, samples: Sequence[_Readable], colour: Colour, view: View, recipe: Recipe, cache: FeatureCache
+    ) -> None:
+        self.samples, self.view, self.cache = samples, view, cache
+        modality: Modality = "rgb" if view == "rgb" else "xyz"
+        if view in ("normals", "depth"):
+            recipe = replace(recipe, xyz=SurfaceExtractor(view))
+        self.preprocessing = make_preprocessing(replace(recipe, modality=modality), colour, modality)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """For points `centers` `[G, 3]` and `groups` `[G, M, 3]`, metres; else `image` `[size, size, 3]`, 0-255."""
+        name = f"{index:05d}"
+        return self.cache.get(self.view, name, len(self), lambda: self._prepare(self.samples[index]))
+
+    def prepare_all(self, report: Report) -> None:
+        """Prepare what is not on disk yet; raises InputError for a sample that cannot be used."""
+        for index in range(len(self)):
+            self[index]
+            report("prepare samples", index + 1, len(self))
+
+    def _prepare(self, sample: _Readable) -> dict[str, Tensor]:
+        inputs = as_tensors(prepare(sample.read(self.preprocessing.colour), self.preprocessing).inputs)
+        if self.view == "points":
+            return {name: inputs[name][0].clone() for name in ("centers", "groups")}
+        return {"image": inputs["rgb" if self.view == "rgb" else "surface"][0]}
+
+
+def recipe_for(size: int, extractor: RgbExtractor | XyzExtractor) -> Recipe:
+    """A recipe that has this extractor, for the preprocessing that comes with it."""
+    if isinstance(extractor, XyzExtractor):
+        return Recipe(modality="xyz", xyz=extractor, size=size)
+    return Recipe(modality="rgb", rgb=extractor, size=size)

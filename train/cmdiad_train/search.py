@@ -1,0 +1,147 @@
+"""The nearest bank row of each query: candidates by a matrix product, distances by differences in fp32.
+
+The contract of `BankSearch`: queries `[T, C]` to the distance `[T]` and the index `[T]` of a row of the bank. Its
+oracle is brute force in float64 (tests/train/test_search.py). Whatever the product's precision, the distance that
+is returned is the true one to the row that is returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops import scan
+
+NOT_A_ROW = 1e30  # half of a squared norm that no row has
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How candidates are found.
+
+    Attributes:
+        candidates: rows per query that are measured exactly. Even an fp32 product orders rows wrongly where they
+            lie much closer to the query than to the centre.
+        width: principal components of the bank that the product is taken over; None takes all channels.
+        chunk: bank rows at a time, in a loop, for devices without the memory for the whole product; None takes
+            the bank as a whole.
+    """
+
+    candidates: int = 4
+    width: int | None = None
+    chunk: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON-ready values."""
+        return asdict(self)
+
+
+class BankSearch(nn.Module):
+    """Nearest bank row of each query.
+
+    Rows and queries are centred on the bank's mean row. That changes no distance, but it is what the
+    product's rounding is relative to.
+
+    With principal components V the key of a row is (V·q)·(V·b) - |b|²/2, with the whole norm: what is left out of
+    the squared distance then is the product of the residuals, which is near zero on average, and not their norms.
+
+    Args:
+        rows: float32 `[K, C]`.
+        plan: how candidates are found.
+    """
+
+    center: Tensor
+    rows: Tensor
+    half_squares: Tensor
+    basis: Tensor | None
+    projected: Tensor | None
+
+    def __init__(self, rows: Tensor, plan: SearchPlan | None = None) -> None:
+        super().__init__()
+        plan = plan or SearchPlan()
+        self.plan = plan
+        self.candidates = min(plan.candidates, len(rows))
+        self.scale = 1.0
+        center = rows.mean(0)
+        self.register_buffer("center", center)
+        self.register_buffer("rows", rows - center)
+        self.register_buffer("half_squares", self.rows.square().sum(1) / 2)
+        self.register_buffer("basis", None)
+        self.register_buffer("projected", None)
+        if plan.width is not None and plan.width < rows.shape[1]:
+            self.basis = principal_components(self.rows, plan.width)
+            self.projected = self.rows @ self.basis
+
+    def to_half(self) -> BankSearch:
+        """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
+        search = BankSearch(self.rows + self.center, self.plan)
+        search.scale = self.rows.shape[1] ** -0.5
+        search.rows = (self.rows * search.scale).half()
+        search.half_squares = search.rows.float().square().sum(1) / 2
+        if search.basis is not None:
+            search.basis = search.basis.half()
+            search.projected = search.rows @ search.basis
+        return search
+
+    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
+        queries = (queries - self.center) * self.scale
+        nearest = self._nearest(queries.to(self.rows.dtype))  # [T, k]
+        squared = (queries[:, None] - self.rows[nearest].float()).square().sum(2)
+        best, position = squared.min(1)
+        return best.sqrt() / self.scale, nearest.gather(1, position[:, None])[:, 0]
+
+    def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
+        """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
+        difference = (query - self.center)[None] * self.scale - self.rows[index].float()
+        return difference.square().sum(1).sqrt() / self.scale
+
+    def _nearest(self, queries: Tensor) -> Tensor:
+        """Candidate rows int64 `[T, k]` of centred queries: those with the largest q·b - |b|²/2."""
+        bank = self.rows
+        if self.basis is not None and self.projected is not None:
+            queries, bank = queries @ self.basis, self.projected
+        if self.plan.chunk is None or self.plan.chunk >= len(bank):
+            return self._keys(queries, bank, self.half_squares).topk(self.candidates, dim=1).indices
+        return self._nearest_by_chunks(queries, bank, self.plan.chunk)
+
+    def _nearest_by_chunks(self, queries: Tensor, bank: Tensor, chunk: int) -> Tensor:
+        """The same in a loop: each round keeps the best of its chunk and of the rounds before."""
+        count, width, candidates = len(queries), bank.shape[1], self.candidates
+        missing = -len(bank) % chunk
+        chunks = torch.cat([bank, bank.new_zeros(missing, width)]).reshape(-1, chunk, width)
+        padding = torch.full((missing,), NOT_A_ROW, device=bank.device)
+        half_squares = torch.cat([self.half_squares, padding]).reshape(-1, chunk)
+        first = torch.arange(len(chunks), device=bank.device)[:, None] * chunk
+
+        def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+            best, index = carry
+            rows, squares, offset = part
+            keys, found = self._keys(queries, rows, squares).topk(candidates, dim=1)
+            keys, position = torch.cat([best, keys], 1).topk(candidates, dim=1)
+            index = torch.cat([index, found + offset], 1).gather(1, position)
+            return [keys, index], [offset.clone()]
+
+        start = torch.full((count, candidates), -torch.inf, device=queries.device)
+        carry = [start, torch.zeros(count, candidates, dtype=torch.int64, device=queries.device)]
+        parts = [chunks, half_squares, first]
+        if torch.compiler.is_exporting():
+            return scan(round_, carry, parts)[0][1]
+        for part in zip(*parts, strict=True):
+            carry, _ = round_(carry, list(part))
+        return carry[1]
+
+    @staticmethod
+    def _keys(queries: Tensor, rows: Tensor, half_squares: Tensor) -> Tensor:
+        """float32 `[T, K]`, largest where |q - b|² is smallest."""
+        return (queries @ rows.T).float() - half_squares
+
+
+@torch.no_grad()
+def principal_components(rows: Tensor, width: int) -> Tensor:
+    """The `width` leading principal components of centred rows `[K, C]`, orthonormal columns float32 `[C, width]`."""
+    double = rows.double()
+    _, vectors = torch.linalg.eigh(double.T @ double)  # ascending eigenvalues
+    return vectors[:, -width:].flip(1).float().contiguous()
