@@ -395,8 +395,9 @@ def test_strip_of_hostile_size(tmp_path: Path) -> None:
     with tifffile.TiffFile(path) as tiff:
         tag = tiff.pages.first.tags[279]
         assert tag.count == 1
-        value, width = tag.valueoffset, struct.calcsize("<" + tag.dtype.name[0].replace("L", "I"))
-    patch(path, value, b"\xff" * width)
+        width = {3: 2, 4: 4}[int(tag.dtype)]
+        offset = tag.valueoffset
+    patch(path, offset, b"\xff" * width)
     assert "bytes early" in refusal(read_xyz, path)
 
 

@@ -113,6 +113,15 @@ def test_rounds_save_work(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(met) < 0.7 * 40 * len(HARD["tight"])
 
 
+@pytest.mark.parametrize("row", [0, 20])
+@pytest.mark.parametrize(("value", "half"), [(float("nan"), False), (float("inf"), True), (1e5, True)])
+def test_rows_that_are_not_finite_are_refused(value: float, half: bool, row: int) -> None:
+    points = rows(50, 4)
+    points[row, 2] = value
+    with pytest.raises(ValueError, match="rows to select from must be finite"):
+        greedy_coreset(points, 10, half=half)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_rows_that_run_out_give_the_first_one(half: bool) -> None:
     points = on_a_grid(5, 2)[[0, 1, 2, 1, 0, 2]]

@@ -14,6 +14,7 @@ the rows read from memory each time. Three savings make the same picks in minute
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,11 +75,16 @@ def greedy_coreset(
     equally far within the rounding of float32; with `half` on a processor it never does.
 
     Args:
-        rows: on any device.
+        rows: on a processor or a CUDA device.
         half: keep distances and rows in float16 after the first round, as published; many exact ties follow.
         progress: called as `progress(done, count)` after every round.
+
+    Raises:
+        ValueError: rows that are not finite, in float16 where `half` is set.
     """
     space = _half_space(rows) if half else _single_space(rows)
+    if not math.isfinite(space.slack):
+        raise ValueError("rows to select from must be finite" + (", in float16 too" if half else ""))
     nearest = _from_first(space, rows)
     selected = torch.zeros(count, dtype=torch.int64, device=rows.device)
     done = 1

@@ -1,12 +1,13 @@
-"""A training loop that can be interrupted after any epoch and ends with the same weights all the same."""
+"""Training of extractors: a job's files, and a loop that may be interrupted and ends with the same weights still."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from torch import Tensor, nn
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.files import atomic_write
-from cmdiad_train.distillation import Epoch
-from cmdiad_train.extractor_weights import serialise
+from cmdiad_train.distillation import Epoch, write_log
+from cmdiad_train.extractor_samples import Inputs, Source, View, collect
+from cmdiad_train.extractor_weights import read_metadata, serialise
+from cmdiad_train.feature_cache import FeatureCache
+from cmdiad_train.fit import Machine
+from cmdiad_train.loss_plot import plot_losses
+from cmdiad_train.recipe import Recipe
 
 BatchLoss = Callable[[list[int], torch.Generator], Tensor]
 """Mean loss of the samples with these indices; all chance comes from the generator, which is on the CPU."""
@@ -51,6 +57,67 @@ class Schedule:
         return self.learning_rate * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every training of an extractor is told.
+
+    Attributes:
+        source: samples to train on.
+        out: safetensors file to write; log and plot lie beside it, and while it is trained a folder `.work`.
+        schedule: how long and how fast.
+        command: for the record.
+        licence: of the weights that come out.
+        machine: device and disk space.
+    """
+
+    source: Source
+    out: Path
+    schedule: Schedule
+    command: str
+    licence: str
+    machine: Machine
+
+    @property
+    def work(self) -> Path:
+        """What is needed to go on after an interruption."""
+        return self.out.with_suffix(".work")
+
+    def inputs(self, view: View, recipe: Recipe) -> Inputs:
+        """The network inputs of the samples; raises RunError where there are too few."""
+        samples, colour = collect(self.source, view)
+        cache = FeatureCache(self.work / "inputs", budget=int(self.machine.cache_gb * 1e9))
+        return Inputs(samples, colour, view, recipe, cache)
+
+    def identity(self, inputs: Inputs, **what: Any) -> str:
+        """A digest of all that the result depends on: samples, schedule and `what`, JSON-ready."""
+        samples = [sample.name for sample in inputs.samples]
+        told = {"samples": samples, "inputs": inputs.preprocessing.to_json(), "schedule": asdict(self.schedule), **what}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def is_done(self, identity: str) -> bool:
+        """Whether the result of this very job is there already.
+
+        Raises:
+            OutputError: something else is.
+        """
+        if not self.out.exists():
+            return False
+        if self.out.suffix == ".safetensors" and read_metadata(self.out).get("training") == identity:
+            return True
+        raise OutputError(
+            self.out,
+            found="a file of another training",
+            expected="a new file, or the same training once more",
+            action="choose another --out",
+        )
+
+    def finish(self, log: list[Epoch]) -> None:
+        """Write log and plot, and remove what only an interruption needs."""
+        write_log(self.out.with_suffix(".csv"), log)
+        plot_losses(self.out.with_suffix(".png"), [e.loss for e in log], [e.validation for e in log])
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
 def train(
     module: nn.Module,
     loss: BatchLoss,
@@ -58,7 +125,7 @@ def train(
     schedule: Schedule,
     *,
     checkpoint: Path,
-    identity: dict[str, Any],
+    identity: str,
     device: torch.device,
     validate: Callable[[], float] | None = None,
     after_step: Callable[[], None] | None = None,
@@ -75,7 +142,7 @@ def train(
         samples: indices to train on.
         schedule: how long and how fast.
         checkpoint: safetensors file.
-        identity: what is trained on what; a checkpoint of another training is refused.
+        identity: digest of what is trained on what; a checkpoint of another training is refused.
         device: where the module computes.
         validate: validation loss, computed after each epoch.
         after_step: called after each step of the optimiser.
@@ -86,11 +153,11 @@ def train(
     """
     module.to(device)
     optimiser = torch.optim.AdamW(_parameter_groups(module, schedule.weight_decay), lr=schedule.learning_rate)
-    log = _resume(module, optimiser, checkpoint, _digest(identity))
+    log = _resume(module, optimiser, checkpoint, identity)
     for epoch in range(len(log), schedule.epochs):
         trained = _train_epoch(module, optimiser, loss, samples, schedule, epoch, device, after_step)
         log.append(Epoch(trained, validate() if validate else math.nan, optimiser.param_groups[0]["lr"]))
-        _save(module, optimiser, log, checkpoint, _digest(identity))
+        _save(module, optimiser, log, checkpoint, identity)
         if progress is not None:
             progress(epoch + 1, schedule.epochs, trained)
     module.cpu()
@@ -141,24 +208,20 @@ def _batches(order: list[int], size: int) -> list[list[int]]:
     return [order[i * len(order) // count : (i + 1) * len(order) // count] for i in range(count)]
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _save(module: nn.Module, optimiser: torch.optim.AdamW, log: list[Epoch], checkpoint: Path, digest: str) -> None:
+def _save(module: nn.Module, optimiser: torch.optim.AdamW, log: list[Epoch], checkpoint: Path, identity: str) -> None:
     state = {f"module.{key}": value for key, value in module.state_dict().items()}
     for i, slot in optimiser.state_dict()["state"].items():
         state |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in slot.items()}
     state["log"] = torch.tensor([(e.loss, e.validation, e.learning_rate) for e in log], dtype=torch.float64)
-    content = serialise(state, {"identity": digest})
+    content = serialise(state, {"identity": identity})
     with atomic_write(checkpoint) as temporary:
         temporary.write_bytes(content)
 
 
-def _resume(module: nn.Module, optimiser: torch.optim.AdamW, checkpoint: Path, digest: str) -> list[Epoch]:
+def _resume(module: nn.Module, optimiser: torch.optim.AdamW, checkpoint: Path, identity: str) -> list[Epoch]:
     if not checkpoint.exists():
         return []
-    state = _read_checkpoint(checkpoint, digest)
+    state = _read_checkpoint(checkpoint, identity)
     module.load_state_dict(_under(state, "module."))
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in _under(state, "adam.").items():
@@ -168,14 +231,14 @@ def _resume(module: nn.Module, optimiser: torch.optim.AdamW, checkpoint: Path, d
     return [Epoch(*row) for row in state["log"].tolist()]
 
 
-def _read_checkpoint(checkpoint: Path, digest: str) -> dict[str, Tensor]:
+def _read_checkpoint(checkpoint: Path, identity: str) -> dict[str, Tensor]:
     try:
         with safe_open(checkpoint, framework="pt") as file:
             found = (file.metadata() or {}).get("identity")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _not_ours(checkpoint, str(error).splitlines()[0]) from error
-    if found != digest:
+    if found != identity:
         raise _not_ours(checkpoint, "the checkpoint of a training with other options or other samples")
     return state
 

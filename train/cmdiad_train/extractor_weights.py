@@ -9,6 +9,7 @@ images `size`, `mean` and `std`, and as plain text `format`, `kind`, `source`, `
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,14 @@ def _strings(kind: str, values: dict[str, Any]) -> dict[str, str]:
     return {"format": FORMAT, "kind": kind, **{name: json.dumps(value) for name, value in values.items()}}
 
 
-def save_weights(path: Path, tensors: dict[str, Tensor], use: dict[str, str], origin: Origin) -> None:
+def save_weights(
+    path: Path,
+    tensors: dict[str, Tensor],
+    use: dict[str, str],
+    origin: Origin,
+    *,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write weights; the same arguments give the same bytes.
 
     Args:
@@ -79,6 +87,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor], use: dict[str, str], or
         tensors: by key.
         use: from `image_metadata` or `point_metadata`.
         origin: where they came from.
+        check: given what was written, before it gets its name; raises if it is of no use.
 
     Raises:
         OutputError: it cannot be written.
@@ -87,6 +96,8 @@ def save_weights(path: Path, tensors: dict[str, Tensor], use: dict[str, str], or
     content = serialise(tensors, {**use, **told})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+        if check is not None:
+            check(temporary)
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -7,13 +7,18 @@ folded into its first layers afterwards, so that it takes metres.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractor_samples import Report
+from cmdiad_train.extractor_training import Job, train
+from cmdiad_train.extractor_weights import Origin, point_metadata, save_weights
 from cmdiad_train.extractors.point_mae import Blocks, PointMae
-from cmdiad_train.recipe import XyzExtractor
+from cmdiad_train.recipe import Recipe, XyzExtractor
 
 HIDDEN = 0.6
 """Share of the groups that is hidden (Pang et al. 2022, §4.1)."""
@@ -23,6 +28,63 @@ CALIBRATION_CLOUDS = 16
 
 Cloud = dict[str, Tensor]
 """`centers` float32 `[G, 3]` and `groups` float32 `[G, M, 3]`, metres."""
+
+
+class Clouds(Protocol):
+    """Clouds by index."""
+
+    def __len__(self) -> int: ...  # noqa: D105
+    def __getitem__(self, index: int, /) -> Cloud: ...
+
+
+def pretrain_points(job: Job, spec: XyzExtractor, size: int, report: Report, *, shift: float = 0.0) -> bool:
+    """Pretrain a point extractor and write its weights.
+
+    Args:
+        job: samples, output, schedule.
+        spec: the extractor; its weights are where training starts.
+        size: side in pixels to which clouds are resized.
+        report: told of the progress.
+        shift: see `MaskedPoints`.
+
+    Returns:
+        False where the same result was there already.
+
+    Raises:
+        RunError: the data, or the network, cannot be used. InputError: a sample cannot be read.
+        OutputError: `job.out` holds something else.
+    """
+    if spec.network != "point_mae":
+        raise RunError("pretraining", found=spec.network, expected="point_mae", action="import Point-BERT instead")
+    seed = job.schedule.seed
+    inputs = job.inputs("points", Recipe(modality="xyz", xyz=spec, size=size))
+    identity = job.identity(inputs, extractor=asdict(spec), shift=shift)
+    if job.is_done(identity):
+        return False
+    inputs.prepare_all(report)
+    model, device = MaskedPoints(spec, inputs, shift=shift, seed=seed), job.machine.torch_device()
+
+    def loss(chosen: list[int], generator: torch.Generator) -> Tensor:
+        batch = [inputs[i] for i in chosen]
+        centers, groups = (torch.stack([cloud[name] for cloud in batch]).to(device) for name in ("centers", "groups"))
+        return model.loss(centers, groups, generator)
+
+    log = train(
+        model,
+        loss,
+        list(range(len(inputs))),
+        job.schedule,
+        checkpoint=job.work / "checkpoint.safetensors",
+        identity=identity,
+        device=device,
+        progress=lambda done, total, value: report(f"pretrain points (loss {value:.4g})", done, total),
+    )
+    encoder = model.finished(inputs)
+    use = point_metadata(replace(spec, weights="seeded")) | {"training": identity}
+    origin = Origin(f"Point-MAE's objective on {job.source.words}", job.licence, job.command, seed=seed)
+    save_weights(job.out, encoder.state_dict(), use, origin)
+    job.finish(log)
+    return True
 
 
 class MaskedPoints(nn.Module):
@@ -41,7 +103,7 @@ class MaskedPoints(nn.Module):
     radius: Tensor
     reach: Tensor
 
-    def __init__(self, spec: XyzExtractor, clouds: Sequence[Cloud], *, shift: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, spec: XyzExtractor, clouds: Clouds, *, shift: float = 0.0, seed: int = 0) -> None:
         super().__init__()
         self.encoder = PointMae(spec, seed=seed).requires_grad_(True)
         self.shift = shift
@@ -53,11 +115,12 @@ class MaskedPoints(nn.Module):
             self.decoder = Blocks(width, DECODER_DEPTH, spec.heads)
             self.norm = nn.LayerNorm(width)
             self.head = nn.Linear(width, 3 * spec.group_size)
-        middle, radius, reach = _units(clouds)
+        middle, radius, reach = _units(spread(clouds))
         self.register_buffer("middle", middle)
         self.register_buffer("radius", radius)
         self.register_buffer("reach", reach)
-        _unfold(self.encoder, middle, radius, reach) if spec.weights != "seeded" else None
+        if spec.weights != "seeded":
+            _unfold(self.encoder, middle, radius, reach)
 
     def loss(self, centers: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
         """Chamfer-L2 distance of the hidden groups from what the decoder makes of them.
@@ -94,7 +157,7 @@ class MaskedPoints(nn.Module):
         return self.head(self.norm(decoded)).unflatten(2, (-1, 3))
 
     @torch.no_grad()
-    def finished(self, clouds: Sequence[Cloud]) -> PointMae:
+    def finished(self, clouds: Clouds) -> PointMae:
         """The trained encoder, taking metres, its BatchNorm statistics those of some training clouds."""
         encoder = self.encoder
         _fold(encoder, self.middle, self.radius, self.reach)
@@ -102,10 +165,10 @@ class MaskedPoints(nn.Module):
         return encoder.eval().requires_grad_(False)
 
 
-def spread(clouds: Sequence[Cloud], count: int = CALIBRATION_CLOUDS) -> list[Cloud]:
+def spread(clouds: Clouds, count: int = CALIBRATION_CLOUDS) -> list[Cloud]:
     """At most `count` clouds, spread evenly."""
     step = max(1, len(clouds) // count)
-    return [clouds[i] for i in range(0, len(clouds), step)][:count]
+    return [clouds[i] for i in range(0, len(clouds), step)[:count]]
 
 
 def turned(centers: Tensor, groups: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -136,7 +199,7 @@ def chamfer(made: Tensor, wanted: Tensor) -> Tensor:
     return squared.amin(2).mean() + squared.amin(1).mean()
 
 
-def _units(clouds: Sequence[Cloud]) -> tuple[Tensor, Tensor, Tensor]:
+def _units(clouds: list[Cloud]) -> tuple[Tensor, Tensor, Tensor]:
     """Middle `[3]` of all clouds, root mean square distance of centres from their own, and of points from theirs."""
     middles = torch.stack([cloud["centers"].mean(0) for cloud in clouds])
     around = [cloud["centers"] - middle for cloud, middle in zip(clouds, middles, strict=True)]
