@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,32 @@ from torch import Tensor
 from cmdiad_train.detector import Detector
 
 OPSET = 18
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where the exporter notes the modules that a node comes from, outermost first, and last the operation."""
 OUTPUT_NAMES = ["score", "map"]
 
 
 @torch.no_grad()
-def export_graph(detector: Detector, inputs: dict[str, Tensor], path: Path) -> None:
+def export_graph(
+    detector: Detector,
+    inputs: dict[str, Tensor],
+    path: Path,
+    *,
+    opset: int = OPSET,
+    single_precision_softmax: bool = False,
+) -> None:
     """Write the detector as an ONNX graph.
 
     Inputs and outputs are named as in `Prepared.inputs` and `score` float32 `[1]`, `map` float32
     `[size, size]`. All shapes are static but the number of distinct rows of a cloud (`weights`' first axis).
+    Nodes are named by the module that they come from, `features.0.extractor.model.conv1/node_conv2d`.
 
     Args:
         detector: in the precision that the graph shall have.
         inputs: network inputs of one sample, by name.
         path: the file to write.
+        opset: of the graph's operators.
+        single_precision_softmax: compute every softmax in fp32, also where what surrounds it is fp16.
     """
     most = len(inputs["cells"]) + 1 if "cells" in inputs else 3  # unused then
     rows = torch.export.Dim("rows", min=2, max=most)
@@ -39,7 +53,7 @@ def export_graph(detector: Detector, inputs: dict[str, Tensor], path: Path) -> N
             tuple(inputs.values()),
             input_names=list(inputs),
             output_names=OUTPUT_NAMES,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             dynamic_shapes=(shapes,),
             external_data=False,
@@ -48,19 +62,65 @@ def export_graph(detector: Detector, inputs: dict[str, Tensor], path: Path) -> N
         )
     assert program is not None
     model = program.model_proto
+    _name_by_module(model)
     _strip(model)
+    if single_precision_softmax:
+        _widen_softmax(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, str(path))
 
 
+def module_of(node: onnx.NodeProto) -> str:
+    """The module that a node of an exported graph comes from, "" for the detector itself."""
+    return node.name.rpartition("/")[0]
+
+
+def _name_by_module(model: onnx.ModelProto) -> None:
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith(".weight")}
+    for node in model.graph.node:
+        # A convolution that took up a BatchNorm carries that one's note, or none; its weight still tells.
+        noted = next((ast.literal_eval(p.value)[-2] for p in node.metadata_props if p.key == SCOPES), "")
+        module = next((name.removesuffix(".weight") for name in node.input if name in weights), noted)
+        node.name = f"{module}/{node.name}" if module else node.name
+
+
 def _strip(model: onnx.ModelProto) -> None:
     """Remove what names this machine (source paths in node metadata)."""
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
-        del value.metadata_props[:]
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+        for value in [*graph.value_info, *graph.input, *graph.output]:
+            del value.metadata_props[:]
+        del graph.metadata_props[:]
     del model.metadata_props[:]
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies of its loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
+
+
+def _widen_softmax(model: onnx.ModelProto) -> None:
+    """Cast the operand of every fp16 softmax to fp32, and its result back."""
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Softmax" or types.get(node.output[0]) != onnx.TensorProto.FLOAT16:
+            nodes.append(node)
+            continue
+        given, found, wide = node.input[0], node.output[0], f"{node.output[0]}_fp32"
+        single, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+        node.input[0], node.output[0] = f"{given}_before_{found}", wide
+        nodes.append(onnx.helper.make_node("Cast", [given], [node.input[0]], f"{node.name}/widen", to=single))
+        nodes.append(node)
+        nodes.append(onnx.helper.make_node("Cast", [wide], [found], f"{node.name}/narrow", to=half))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 class _quiet_exporter:  # noqa: N801  (used as a verb)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image
 
 from cloud_files import refusal
 from cmdiad_runtime import readers
+from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import _files, image_colour, read_rgb, read_xyz
 
 RNG = np.random.default_rng(7)
@@ -223,6 +226,20 @@ def test_flipped_byte_in_png(tmp_path: Path) -> None:
     damaged[60] ^= 0xFF
     path.write_bytes(damaged)
     assert "damaged" in refusal(read_rgb, path)
+
+
+@pytest.mark.parametrize(("read", "dtype"), [(read_rgb, np.uint8), (read_xyz, np.uint16)])
+def test_damaged_length_in_a_png_allocates_nothing(tmp_path: Path, read: Any, dtype: Any) -> None:
+    pixels = np.arange(900, dtype=dtype).reshape(30, 30)
+    path = save_image(tmp_path / "a.png", np.dstack([pixels] * 3) if read is read_rgb else pixels)
+    (tmp_path / "intrinsics.json").write_text('{"fx": 9, "fy": 9, "cx": 4.5, "cy": 4.5, "depth_scale": 0.001}')
+    patch(path, path.read_bytes().index(b"IDAT") - 4, b"\x7f\xff\xff\xff")
+    tracemalloc.start()
+    with contextlib.suppress(InputError):  # Pillow reads an image whose pixels are all there
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000_000
 
 
 def test_bomb_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,15 @@ import pytest
 
 from cmdiad_train import fit as fit_module
 from cmdiad_train.cli import cli
+from cmdiad_train.recipe import (
+    PUBLISHED_DISTILLATION,
+    PUBLISHED_RGB,
+    PUBLISHED_XYZ,
+    Distillation,
+    Recipe,
+    RgbExtractor,
+    SurfaceExtractor,
+)
 from cmdiad_train.run_directory import read_record
 from helpers import Ended, assert_refused, command, python, sample_files, truncate, write_cloud, write_image
 
@@ -141,7 +151,7 @@ def test_impossible_recipes(data: Path, tmp_path: Path, options: tuple[object, .
 
 
 @pytest.mark.parametrize(
-    "options", [("--rgb-stages", "one"), ("--modality", "both"), ("--xyz-groups", 2), ("--epochs", 0), ("--speed", 1)]
+    "options", [("--rgb-stages", "one"), ("--modality", "lidar"), ("--xyz-groups", 2), ("--epochs", 0), ("--speed", 1)]
 )
 def test_wrong_command_line(data: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
     ended = train(data, *options, out=tmp_path / "run")
@@ -181,3 +191,111 @@ def test_help_imports_nothing_heavy() -> None:
         "print([m for m in ('numpy', 'torch', 'timm', 'sklearn') if m in sys.modules])"
     )
     assert python(code).splitlines()[-1] == "[]"
+
+
+def recipe_of(data: Path, tmp_path: Path, *options: object, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The recipe that a command line asks for, without training it."""
+    asked: list[Recipe] = []
+
+    def remember(data: Path, category: str | None, recipe: Recipe, *_: object, **__: object) -> None:
+        asked.append(recipe)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "fit", remember)
+        assert command(cli, data, *options, "--out", tmp_path / "run").code == 130
+    return asked[0]
+
+
+def test_defaults_are_the_recipes_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recipe_of(data, tmp_path, monkeypatch=monkeypatch) == Recipe()
+
+
+def test_faithful_options_are_the_published_ones(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--mode", "faithful", "--modality", "xyz", "--hallucination", "i2f")
+    recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
+    assert (recipe.rgb, recipe.xyz, recipe.fusion) == (PUBLISHED_RGB, PUBLISHED_XYZ, "ocsvm")
+    assert recipe.distillation == replace(PUBLISHED_DISTILLATION, learning_rate=3e-4)
+    rgb = recipe_of(data, tmp_path, "--mode", "faithful", "--hallucination", "i2f", monkeypatch=monkeypatch)
+    assert rgb.distillation.learning_rate == 2e-4
+
+
+def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [
+        "--modality",
+        "xyz",
+        "--hallucination",
+        "f2i",
+        "--rgb-backbone",
+        "resnetv2_50",
+        "--rgb-stages",
+        "1,2",
+        "--rgb-grid",
+        "14",
+        "--rgb-weights",
+        "a",
+        "--xyz",
+        "normals",
+        "--surface-stages",
+        "0,1",
+        "--surface-grid",
+        "28",
+        "--surface-weights",
+        "b",
+        "--epochs",
+        "3",
+        "--batch",
+        "2",
+        "--learning-rate",
+        "0.01",
+        "--loss",
+        "cosine",
+        "--f2f-output",
+        "gelu",
+        "--distil-validation",
+        "0.5",
+        "--patience",
+        "1",
+        "--distil-on",
+        "all",
+        "--coreset",
+        "0.5",
+        "--fusion",
+        "ocsvm",
+        "--false-reject-rate",
+        "0.1",
+        "--seed",
+        "7",
+        "--no-foreground",
+    ]
+    recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
+    rgb = RgbExtractor("resnetv2_50", (1, 2), 14, "a")
+    assert recipe == Recipe(
+        modality="xyz",
+        hallucination="f2i",
+        rgb=rgb,
+        xyz=SurfaceExtractor("normals", replace(rgb, stages=(0, 1), grid=28, weights="b")),
+        distillation=Distillation(3, 2, 0.01, 2, 2.5, "gelu", "cosine", 0.5, 1, ("gear",)),
+        foreground=False,
+        coreset=0.5,
+        fusion="ocsvm",
+        false_reject_rate=0.1,
+        seed=7,
+    )
+    bert = recipe_of(data, tmp_path, "--xyz", "point_bert", monkeypatch=monkeypatch).points
+    assert bert is not None
+    assert bert.network == "point_bert"
+
+
+def test_cuda_where_there_is_none(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert_refused(train(data, "--device", "cuda", out=tmp_path / "run"), 7, "--device cuda", "no CUDA device")
+
+
+def test_cache_budget(data: Path, tmp_path: Path) -> None:
+    assert_refused(train(data, "--cache-gb", 1e-6, out=tmp_path / "run"), 7, "GB", "--cache-gb")
+
+
+def test_both_with_hallucination(data: Path, tmp_path: Path) -> None:
+    refused = train(data, "--modality", "both", "--hallucination", "f2f", out=tmp_path / "run")
+    assert_refused(refused, 7, "recipe hallucination", "nothing is missing")

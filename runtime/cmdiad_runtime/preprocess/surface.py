@@ -122,8 +122,19 @@ def _centred(xyz: XyzImage, mask: Mask) -> tuple[_Float, Mask]:
     return points, mask
 
 
+def median_pitch(xyz: XyzImage, mask: Mask) -> float:
+    """Median distance across the line of sight between neighbouring pixels, metres; infinite without neighbours.
+
+    Args:
+        xyz: float32 `[h, w, 3]`, metres; read where `mask` is True only.
+        mask: bool `[h, w]`.
+    """
+    box = _bounding_box(mask)
+    return np.inf if box is None else _pitch(*_centred(xyz[box], mask[box]))
+
+
 def _pitch(points: _Float, mask: Mask) -> float:
-    """Median distance across the line of sight between neighbouring pixels, metres; infinite without neighbours."""
+    """`median_pitch` of centred points `[3, h, w]`."""
     steps = []
     for axis in (0, 1):
         both = mask[1:] & mask[:-1] if axis == 0 else mask[:, 1:] & mask[:, :-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -48,6 +49,11 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
             raise InputError(path, found="an empty file", expected=expected, action=action)
         file.seek(0)
         yield file
+
+
+def in_memory(file: BinaryIO) -> BinaryIO:
+    """The rest of a file, for decoders that believe the lengths in it: a file allocates what is asked for."""
+    return io.BytesIO(file.read())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from PIL import PngImagePlugin
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._cloud import finish_cloud
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_input
+from cmdiad_runtime.readers._files import FilePath, check_size, decoding, in_memory, open_input
 from cmdiad_runtime.sample import XyzImage
 
 DEPTH_TYPES = (np.dtype(np.uint16), np.dtype(np.float32), np.dtype(np.float64))
@@ -69,7 +69,7 @@ def read_depth(path: FilePath) -> XyzImage:
             action = "save the depth image as PNG"
             raise InputError(path, found="a file that is not a PNG image", expected=_EXPECTED, action=action)
         with decoding(path, expected=_EXPECTED):
-            image = PngImagePlugin.PngImageFile(file)
+            image = PngImagePlugin.PngImageFile(in_memory(file))
             _check_depth(path, header)
             check_size(path, image.height, image.width)
             depth = np.asarray(image).astype(np.uint16)

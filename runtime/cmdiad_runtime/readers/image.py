@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_input
+from cmdiad_runtime.readers._files import FilePath, check_size, decoding, in_memory, open_input
 from cmdiad_runtime.sample import RgbImage
 
 Colour = Literal["rgb", "grey"]
@@ -82,7 +82,7 @@ def _open_image(path: FilePath) -> Iterator[Image.Image]:
         with decoding(path, expected=_EXPECTED):
             # The classes instead of Image.open: that one would also try other formats, and warn about size.
             if header.startswith(_PNG):
-                image: Image.Image = PngImagePlugin.PngImageFile(file)
+                image: Image.Image = PngImagePlugin.PngImageFile(in_memory(file))
                 _check_depth(path, header)
             else:
                 image = JpegImagePlugin.JpegImageFile(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from typing import IO, Any, NoReturn
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._cloud import finish_cloud
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_input
+from cmdiad_runtime.readers._files import FilePath, check_size, decoding, in_memory, open_input
 from cmdiad_runtime.readers.depth import DEPTH_TYPES, Intrinsics, depth_scale_of, finish_depth
 from cmdiad_runtime.sample import XyzImage
 
@@ -48,8 +47,7 @@ def read_npz(path: FilePath) -> XyzImage:
             _refuse(path, "a file that is not an NPZ archive", "write it with numpy.savez")
         with decoding(path, expected=_EXPECTED):
             file.seek(0)
-            # In memory, where a damaged directory cannot make zipfile allocate more than there is.
-            with zipfile.ZipFile(io.BytesIO(file.read())) as archive:
+            with zipfile.ZipFile(in_memory(file)) as archive:
                 return _cloud(path, archive)
 
 

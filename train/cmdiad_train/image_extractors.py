@@ -1,0 +1,62 @@
+"""Image extractors in training: opened for it, and closed again as files that `cmdiad-train` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cmdiad_train.extractor_weights import Triple, image_metadata
+from cmdiad_train.extractors import TimmBackbone
+from cmdiad_train.recipe import RgbExtractor
+
+STATISTICS_BATCH = 8
+STATISTICS_IMAGES = 128
+
+
+def trainable(spec: RgbExtractor, size: int, seed: int) -> TimmBackbone:
+    """An extractor of which the parts that it uses can be trained."""
+    return TimmBackbone(spec, size=size, seed=seed).requires_grad_(True)
+
+
+@torch.no_grad()
+def settle_statistics(extractor: TimmBackbone, images: Sequence[Tensor]) -> None:
+    """Set the statistics of all BatchNorm layers to the mean over unchanged images, each `[size, size, 3]`.
+
+    Those of a training lag behind the weights and come from changed images.
+    """
+    norms = [module for module in extractor.model.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    chosen = images[:: max(1, len(images) // STATISTICS_IMAGES)]
+    extractor.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    for batch in torch.stack(list(chosen)).split(STATISTICS_BATCH):
+        extractor(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    extractor.eval()
+
+
+def use_of(extractor: TimmBackbone, spec: RgbExtractor, size: int) -> dict[str, str]:
+    """The metadata of an extractor's file."""
+    return image_metadata(spec, size, _triple(extractor.mean), _triple(extractor.std))
+
+
+def _triple(values: Tensor) -> Triple:
+    red, green, blue = (round(float(value), 9) for value in values.flatten())
+    return red, green, blue
+
+
+def follow(average: nn.Module, module: nn.Module, rate: float) -> None:
+    """Move the parameters of a running average a little towards those of a module, and take over its statistics."""
+    with torch.no_grad():
+        for mine, theirs in zip(average.parameters(), module.parameters(), strict=True):
+            mine.lerp_(theirs, rate)
+        for mine, theirs in zip(average.buffers(), module.buffers(), strict=True):
+            mine.copy_(theirs)
