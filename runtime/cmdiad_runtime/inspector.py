@@ -15,7 +15,7 @@ from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.engines import Engine, EngineName
 from cmdiad_runtime.engines.choose import choose_engine
 from cmdiad_runtime.errors import BundleError, EngineError
-from cmdiad_runtime.preprocess.prepare import View, prepare
+from cmdiad_runtime.preprocess.prepare import Prepared, View, prepare
 from cmdiad_runtime.sample import Sample, Sensors
 from cmdiad_runtime.threshold import adjusted
 
@@ -110,26 +110,34 @@ class Inspector:
         """
         start = time.perf_counter()
         prepared = prepare(sample, self.bundle.preprocessing)
-        ready = time.perf_counter()
+        return self.judge(sample.name, prepared, preprocess_ms=(time.perf_counter() - start) * 1e3)
+
+    def judge(self, name: str, prepared: Prepared, *, preprocess_ms: float) -> Inspection:
+        """The second half of `inspect`, for a sample whose network inputs are made elsewhere (see `pipeline`).
+
+        Raises:
+            EngineError: the engine failed, or gave a score that is not a number.
+        """
+        start = time.perf_counter()
         outputs = self.engine.run(prepared.inputs)
-        done = time.perf_counter()
+        engine_ms = (time.perf_counter() - start) * 1e3
         score = float(outputs["score"][0])
         if not np.isfinite(score):
             raise EngineError(
-                sample.name,
+                name,
                 found=f"a score of {score}",
                 expected="a finite score",
                 action="export the bundle with --engine fp32",
             )
         threshold = self.bundle.calibration.score_threshold
         return Inspection(
-            name=sample.name,
+            name=name,
             score=score,
             threshold=threshold,
             verdict="NG" if score > threshold else "OK",
             map=outputs["map"],
             view=prepared.view,
-            timings_ms={"preprocess": (ready - start) * 1e3, "engine": (done - ready) * 1e3},
+            timings_ms={"preprocess": preprocess_ms, "engine": engine_ms},
         )
 
     def close(self) -> None:

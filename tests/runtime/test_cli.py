@@ -222,7 +222,7 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
         ("missing", "no such file"),
         ("truncated", "a damaged or incomplete file"),
         ("image", "a file that is not a TIFF"),
-        ("wrong shape", "an array of shape [112, 112]"),
+        ("wrong shape", "a depth image of shape [112, 112] without intrinsics"),
         ("wrong dtype", "int16 values"),
         ("not finite", "no valid point"),
         ("no points", "no valid point"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -221,53 +222,12 @@ def test_faithful_options_are_the_published_ones(data: Path, tmp_path: Path, mon
 
 
 def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [
-        "--modality",
-        "xyz",
-        "--hallucination",
-        "f2i",
-        "--rgb-backbone",
-        "resnetv2_50",
-        "--rgb-stages",
-        "1,2",
-        "--rgb-grid",
-        "14",
-        "--rgb-weights",
-        "a",
-        "--xyz",
-        "normals",
-        "--surface-stages",
-        "0,1",
-        "--surface-grid",
-        "28",
-        "--surface-weights",
-        "b",
-        "--epochs",
-        "3",
-        "--batch",
-        "2",
-        "--learning-rate",
-        "0.01",
-        "--loss",
-        "cosine",
-        "--f2f-output",
-        "gelu",
-        "--distil-validation",
-        "0.5",
-        "--patience",
-        "1",
-        "--distil-on",
-        "all",
-        "--coreset",
-        "0.5",
-        "--fusion",
-        "ocsvm",
-        "--false-reject-rate",
-        "0.1",
-        "--seed",
-        "7",
-        "--no-foreground",
-    ]
+    options = shlex.split(
+        "--modality xyz --hallucination f2i --rgb-backbone resnetv2_50 --rgb-stages 1,2 --rgb-grid 14 --rgb-weights a "
+        "--xyz normals --surface-stages 0,1 --surface-grid 28 --surface-weights b --epochs 3 --batch 2 "
+        "--learning-rate 0.01 --loss cosine --f2f-output gelu --distil-validation 0.5 --patience 1 --distil-on all "
+        "--coreset 0.5 --fusion ocsvm --false-reject-rate 0.1 --seed 7 --no-foreground"
+    )
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
     rgb = RgbExtractor("resnetv2_50", (1, 2), 14, "a")
     assert recipe == Recipe(

@@ -140,7 +140,7 @@ def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
         validate=validate,
         progress=lambda done, total, value: report(f"distil (loss {value:.4g})", done, total),
     )
-    settle_statistics(student.extractor, [inputs[i]["image"] for i in training])
+    settle_statistics(student.extractor, inputs, training)
     student.eval().requires_grad_(False)
     told = {
         "teacher": _described(teacher.cpu(), lesson.teacher, lesson.size),
@@ -286,13 +286,6 @@ def _processor() -> str:
 
 def _hash(weights: str) -> str:
     return weights if weights in ("seeded", "timm") else sha256_of(weights)
-
-
-def teacher_licence(spec: RgbExtractor) -> str | None:
-    """The licence on record of an extractor's weights; None where none is."""
-    if spec.weights in ("seeded", "timm"):
-        return None
-    return read_metadata(Path(spec.weights)).get("licence")
 
 
 def _budget(job: Job) -> int:

@@ -154,6 +154,13 @@ def stored_extractor(path: Path) -> RgbExtractor | XyzExtractor | None:
         ) from error
 
 
+def recorded_licence(weights: str) -> str:
+    """What is on record of the licence of "timm" or a file; in words where nothing is."""
+    if weights == "timm":
+        return "see timm's record of the model"
+    return read_metadata(Path(weights)).get("licence", "licence not on record")
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; raises RunError where it cannot be read."""
     try:

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractor_samples import Inputs
 from cmdiad_train.extractor_weights import Triple, image_metadata
 from cmdiad_train.extractors import TimmBackbone
+from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.recipe import RgbExtractor
 
 STATISTICS_BATCH = 8
 STATISTICS_IMAGES = 128
+
+
+def has_tokens(backbone: str) -> bool:
+    """Whether a timm model gives tokens by itself (a ViT) and needs no stages.
+
+    Raises:
+        RunError: no such model.
+    """
+    make_torchvision_importable()
+    import timm
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return hasattr(timm.create_model(backbone, num_classes=0), "num_prefix_tokens")
+    except RuntimeError as error:
+        raise RunError(
+            f"backbone {backbone}",
+            found=str(error).splitlines()[0],
+            expected="a timm model name (timm.list_models() lists them)",
+            action="correct it",
+        ) from error
 
 
 def trainable(spec: RgbExtractor, size: int, seed: int) -> TimmBackbone:
@@ -22,8 +44,8 @@ def trainable(spec: RgbExtractor, size: int, seed: int) -> TimmBackbone:
 
 
 @torch.no_grad()
-def settle_statistics(extractor: TimmBackbone, images: Sequence[Tensor]) -> None:
-    """Set the statistics of all BatchNorm layers to the mean over unchanged images, each `[size, size, 3]`.
+def settle_statistics(extractor: TimmBackbone, inputs: Inputs, indices: list[int]) -> None:
+    """Set the statistics of all BatchNorm layers to the mean over unchanged training images, 128 at most.
 
     Those of a training lag behind the weights and come from changed images.
     """
@@ -31,13 +53,13 @@ def settle_statistics(extractor: TimmBackbone, images: Sequence[Tensor]) -> None
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    chosen = images[:: max(1, len(images) // STATISTICS_IMAGES)]
     extractor.train()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
-    for batch in torch.stack(list(chosen)).split(STATISTICS_BATCH):
-        extractor(batch)
+    chosen = indices[:: max(1, len(indices) // STATISTICS_IMAGES)]
+    for start in range(0, len(chosen), STATISTICS_BATCH):
+        extractor(torch.stack([inputs[i]["image"] for i in chosen[start : start + STATISTICS_BATCH]]))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     extractor.eval()

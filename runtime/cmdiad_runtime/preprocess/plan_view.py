@@ -21,7 +21,8 @@ from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 
 TEMPLATE_SIZE = 64
 _COARSE_ANGLES = 48
-_FINE_ANGLES = 7
+_FINE_ANGLES = 9
+_THINNED = 6  # every so many points suffice to find the pose
 _MASK_WEIGHT = 0.5  # of a pixel being covered, beside its unit normal
 _OCCLUDED = 0.0015  # metres: what lies further below the top is not seen from above
 _CLOSED = 0.001  # metres: gaps in the measurement up to twice as wide are filled
@@ -96,7 +97,7 @@ def pose_template(clouds: Sequence[PlanCloud], pitch: float, *, rounds: int = 3)
         pitch: of the template, metres per pixel; its 64 pixels must hold a part in any direction.
         rounds: of finding poses by the mean so far; the first mean is the first part.
     """
-    template = _draw_coarse(clouds[0], _start(clouds[0], 0.0), pitch, TEMPLATE_SIZE)
+    template = _draw_coarse(clouds[0], _start(clouds[0]), pitch, TEMPLATE_SIZE)
     for _ in range(rounds):
         images = [_draw_coarse(c, find_pose(c, template, pitch), pitch, TEMPLATE_SIZE) for c in clouds]
         template = np.mean(images, axis=0)
@@ -111,10 +112,11 @@ def find_pose(cloud: PlanCloud, template: npt.NDArray[np.floating[Any]], pitch: 
         template: `[3, 64, 64]` of `pose_template`.
         pitch: of the template, metres per pixel.
     """
+    cloud = _thinned(cloud)
     half = template.reshape(3, TEMPLATE_SIZE // 2, 2, TEMPLATE_SIZE // 2, 2).mean(axis=(2, 4))
     step = 2 * np.pi / _COARSE_ANGLES
-    pose = _best_pose(cloud, _start(cloud, 0.0), half, 2 * pitch, np.arange(_COARSE_ANGLES) * step)
-    return _best_pose(cloud, pose, template, pitch, pose.angle + np.linspace(-0.75, 0.75, _FINE_ANGLES) * step)
+    rough = _best_pose(cloud, _start(cloud), half, 2 * pitch, np.arange(_COARSE_ANGLES) * step)
+    return _best_pose(cloud, rough, template, pitch, rough.angle + np.linspace(-2 / 3, 2 / 3, _FINE_ANGLES) * step)
 
 
 def plan_view(cloud: PlanCloud, values: _Float, pose: Pose, *, size: int, side: float) -> SurfaceImage:
@@ -167,9 +169,14 @@ def _turn(angle: float) -> _Float:
     return np.array([[c, -s], [s, c]])
 
 
-def _start(cloud: PlanCloud, angle: float) -> Pose:
+def _thinned(cloud: PlanCloud) -> PlanCloud:
+    part = slice(None, None, _THINNED)
+    return PlanCloud(cloud.position[part], cloud.normals[part], cloud.pixels[:, part], cloud.pitch)
+
+
+def _start(cloud: PlanCloud) -> Pose:
     x, y = cloud.position[:, :2].mean(axis=0)
-    return Pose(angle, float(x), float(y))
+    return Pose(0.0, float(x), float(y))
 
 
 def _best_pose(cloud: PlanCloud, start: Pose, template: _Float, pitch: float, angles: _Float) -> Pose:
