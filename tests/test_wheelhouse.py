@@ -89,11 +89,11 @@ def test_every_dependency_has_a_wheel(index: None, machine: str, python: str, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", MACHINES)
-def test_bare_runtime_brings_no_engine(index: None, machine: str) -> None:
-    names = {pin.split("==")[0] for pin in _pins(machine, "3.10", "--no-extra")}
-    assert "numpy" in names
-    assert not names & (ENGINES | HEAVY)
+@pytest.mark.parametrize(("jetpack", "python", "cuda"), [("jetpack6", "3.10", "12"), ("jetpack7", "3.12", "13")])
+def test_jetson_brings_its_own_tensorrt(index: None, jetpack: str, python: str, cuda: str) -> None:
+    versions = dict(pin.split("==") for pin in _pins("aarch64", python, "--extra", jetpack))
+    assert versions["cuda-bindings"].startswith(f"{cuda}.")
+    assert not versions.keys() & (ENGINES | HEAVY)
 
 
 @pytest.mark.slow
@@ -179,7 +179,6 @@ def test_unknown_extra() -> None:
         ["--platform", "linux-riscv64", "--python", "3.10"],
         ["--platform", "linux-aarch64", "--python", "3.13"],
         ["--python", "3.10"],
-        ["--platform", "linux-aarch64", "--python", "3.10", "--no-extra", "--extra", "cpu"],
     ],
 )
 def test_wrong_command_line(arguments: list[str]) -> None:

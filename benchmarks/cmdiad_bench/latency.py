@@ -1,24 +1,33 @@
-"""How long a bundle takes from file to verdict, stage by stage."""
+"""How long a bundle takes from file to verdict, stage by stage, one at a time or pipelined, against a takt time."""
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.inputs import read_sample
-from cmdiad_runtime.inspector import Inspector
+from cmdiad_runtime.inspector import Inspection, Inspector
+from cmdiad_runtime.pipeline import Outcome, inspect_stream
 from cmdiad_runtime.results import draw_overlay
+from cmdiad_runtime.sample import Sample
 
-STAGES = ("read", "preprocess", "engine", "overlay")
+STAGES = ("decode", "preprocess", "engine", "post")
 PERCENTILES = (50, 90, 95, 99)
+TAKT_PERCENTILE = 99
 WARM_UP = 5
+
+Progress = Callable[[str, int, int], None]
+Stream = Generator[dict[str, float], None, None]
+Times = list[dict[str, float]]
+"""Milliseconds of each sample by stage, and `total`; pipelined also `interval`."""
 
 
 def measure_latency(
@@ -27,9 +36,15 @@ def measure_latency(
     *,
     runs: int,
     seconds: float,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
+    pipeline: bool = False,
+    takt_ms: float | None = None,
 ) -> dict[str, Any]:
-    """Milliseconds per sample, one sample at a time, by stage and from file to verdict.
+    """Milliseconds per sample by stage and from file to verdict, and samples per second.
+
+    One at a time, the total is decode + preprocess + engine, what the verdict waits for; `post`, the drawing of the
+    overlay, comes after it. Pipelined, the total also holds the wait for the engine, and `interval` is the time from
+    one verdict to the next.
 
     Args:
         inspector: an open bundle.
@@ -37,26 +52,48 @@ def measure_latency(
         runs: samples to measure, after five to warm up.
         seconds: stop earlier after this time.
         progress: told how many are done.
+        pipeline: prepare the next samples beside the engine's work.
+        takt_ms: the time that the line gives each part; see `judge_takt`.
 
     Returns:
-        `total` (read + preprocess + engine, what the verdict waits for) and each stage as
-        `{mean, p50, p90, p95, p99, max}` in ms, the number of runs, and what it ran on.
+        `total_ms` and `stages_ms` as `{mean, p50, p90, p95, p99, max}`, `per_second`, the number of runs, what
+        ended them, the takt's verdict, and what it ran on.
+
+    Raises:
+        InputError: a file cannot be used.
     """
-    samples: list[dict[str, float]] = []
-    for i in range(WARM_UP):
-        _inspect_timed(inspector, files[i % len(files)])
-    deadline = time.monotonic() + seconds
-    while len(samples) < runs and (not samples or time.monotonic() < deadline):
-        samples.append(_inspect_timed(inspector, files[len(samples) % len(files)]))
-        progress("inspect", len(samples), runs)
-    stages = {stage: np.array([s[stage] for s in samples]) for stage in STAGES}
-    total = stages["read"] + stages["preprocess"] + stages["engine"]
+    machine = describe_machine()  # before the measurement is load itself
+    measure = _pipelined if pipeline else _one_by_one
+    measured = measure(inspector, [files[i % len(files)] for i in range(WARM_UP + runs)])
+    times, elapsed = _collect(measured, runs, seconds, progress)
+    columns = {name: np.array([each[name] for each in times]) for name in times[0]}
     return {
-        "runs": len(samples),
+        "runs": len(times),
+        "ended_by": "runs" if len(times) == runs else "seconds",
         "files": len(files),
-        "total_ms": _percentiles(total),
-        "stages_ms": {stage: _percentiles(values) for stage, values in stages.items()},
+        "pipeline": pipeline,
+        "total_ms": _percentiles(columns["total"]),
+        "stages_ms": {stage: _percentiles(columns[stage]) for stage in STAGES},
+        "interval_ms": _percentiles(columns["interval"]) if pipeline else None,
+        "per_second": round(len(times) / elapsed, 3),
+        "takt": None if takt_ms is None else judge_takt(columns["interval" if pipeline else "total"], takt_ms),
         **describe(inspector),
+        "machine": machine,
+    }
+
+
+def judge_takt(values: npt.NDArray[np.float64], takt_ms: float) -> dict[str, Any]:
+    """Whether 99 of 100 parts keep within the takt, by file-to-verdict times or, pipelined, by intervals.
+
+    Returns:
+        `takt_ms`, `p99_ms`, `passed`, and `late`, the number of parts beyond the takt.
+    """
+    p99 = float(np.percentile(values, TAKT_PERCENTILE))
+    return {
+        "takt_ms": takt_ms,
+        "p99_ms": round(p99, 3),
+        "passed": p99 <= takt_ms,
+        "late": int((values > takt_ms).sum()),
     }
 
 
@@ -70,22 +107,59 @@ def describe(inspector: Inspector) -> dict[str, Any]:
         "precision": inspector.bundle.precision,
         "banks": manifest["graph"]["banks"],
         "engine": inspector.engine.description,
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-        },
+        "machine": describe_machine(),
     }
 
 
-def _inspect_timed(inspector: Inspector, file: Path) -> dict[str, float]:
+def _collect(measured: Stream, runs: int, seconds: float, progress: Progress) -> tuple[Times, float]:
+    """The samples' times after the warm-up until runs or seconds are over, at least one, and what they took."""
+    times: Times = []
+    with closing(measured):
+        for _ in islice(measured, WARM_UP):
+            pass
+        start = time.monotonic()
+        for each in measured:
+            times.append(each)
+            progress("inspect", len(times), runs)
+            if time.monotonic() - start >= seconds:
+                break
+        return times, time.monotonic() - start
+
+
+def _one_by_one(inspector: Inspector, files: Sequence[Path]) -> Stream:
+    for file in files:
+        times: dict[str, float] = {}
+        with _timed(times, "decode"):
+            sample = read_sample(file, inspector.bundle.preprocessing)
+        inspection = inspector.inspect(sample)
+        times |= inspection.timings_ms
+        times["total"] = sum(times.values())
+        yield times | _post(inspector, sample, inspection)
+
+
+def _pipelined(inspector: Inspector, files: Sequence[Path]) -> Stream:
+    last = time.perf_counter()
+    with closing(inspect_stream(inspector, files)) as outcomes:
+        for outcome in outcomes:
+            times = _stages_of(inspector, outcome)
+            now = time.perf_counter()
+            yield times | {"interval": (now - last) * 1e3}
+            last = now
+
+
+def _stages_of(inspector: Inspector, outcome: Outcome) -> dict[str, float]:
+    if not isinstance(outcome.result, tuple):
+        raise outcome.result
+    sample, inspection = outcome.result
+    times = {"decode": outcome.read_ms, **inspection.timings_ms, "total": outcome.latency_ms}
+    return times | _post(inspector, sample, inspection)
+
+
+def _post(inspector: Inspector, sample: Sample, inspection: Inspection) -> dict[str, float]:
     times: dict[str, float] = {}
-    with _timed(times, "read"):
-        sample = read_sample(file, inspector.bundle.preprocessing)
-    inspection = inspector.inspect(sample)
-    with _timed(times, "overlay"):
+    with _timed(times, "post"):
         draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
-    return {**times, **inspection.timings_ms}
+    return times
 
 
 @contextmanager
@@ -95,14 +169,6 @@ def _timed(times: dict[str, float], stage: str) -> Iterator[None]:
     times[stage] = (time.perf_counter() - start) * 1e3
 
 
-def _percentiles(values: Any) -> dict[str, float]:
+def _percentiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
     found = {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
     return {k: round(v, 3) for k, v in {"mean": float(values.mean()), **found, "max": float(values.max())}.items()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -35,7 +35,7 @@ Exit codes: 0 done, 2 wrong command line, 4 bundle unusable, 5 engine cannot be 
 @click.option(
     "--engine",
     "precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
     help="Precision, which must be the graph's.  [default: the graph's]",
 )
 @click.option("--target", type=click.Choice(["tensorrt", "rtx", "auto"]), default="auto", show_default=True)

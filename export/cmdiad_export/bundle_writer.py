@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import platform
 from collections.abc import Callable
@@ -13,54 +14,122 @@ from typing import Any
 import torch
 
 from cmdiad_export.graph import OPSET, export_graph
-from cmdiad_export.precision import island_names, to_precision
-from cmdiad_runtime.building import AHEAD_OF_TIME, OPTIONAL, build_engine
+from cmdiad_export.precision import Precision, to_precision
+from cmdiad_export.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
+from cmdiad_export.search_budget import SearchBudget, SearchMode, bank_sizes, choose_search
+from cmdiad_runtime.building import OPTIONAL, ahead_of_time, build_engine
 from cmdiad_runtime.built_engines import profiles_of
 from cmdiad_runtime.bundle import Tolerance, write_manifest
 from cmdiad_runtime.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.files import atomic_directory, sha256_of
-from cmdiad_train.detector import Detector
-from cmdiad_train.run_directory import Run
+from cmdiad_train.run_directory import Run, load_quantisation_inputs
 
 Say = Callable[[str], None]
+_REMEDIES = {
+    "fp32": "report this with the run's run.json",
+    "fp16": "export with --engine fp32",
+    "int8": "export with --engine fp16",
+    "fp8": "export with --engine fp16",
+}
 UNCERTIFIED = "not executed on the exporting machine: uncertified until the self-test of its target"
 
 
-def write_bundle(run: Run, out: Path, *, precision: str, rtx: bool, say: Say) -> dict[str, Any]:
+def write_bundle(
+    run: Run,
+    out: Path,
+    *,
+    precision: Precision,
+    rtx: bool,
+    say: Say,
+    search: SearchMode = "auto",
+    search_megabytes: int | None = None,
+) -> dict[str, Any]:
     """Export a run into the new folder `out` and return its manifest.
 
     Args:
         run: a finished run.
         out: the bundle's folder; must not exist.
-        precision: "fp32" or "fp16".
+        precision: of the graph. What fails its certificate gets more fp32 islands until it passes.
         rtx: also build a TensorRT-RTX engine ahead of time.
         say: told what is going on, a line at a time.
+        search: how the banks are searched; see `choose_search`.
+        search_megabytes: budget for the search's scratch memory.
 
     Raises:
-        CertificateError: the graph drifts from the trained detector by more than its tolerance.
+        CertificateError: the graph drifts from the trained detector by more than its tolerance; where it drifts.
+        RunError: there is nothing to calibrate int8 or fp8 on.
         OutputError: `out` exists or cannot be written. EngineError: the engine cannot be built.
     """
     with atomic_directory(out) as folder:
         golden = _golden_set(run)
         write_golden(folder / "golden.npz", golden)
-        comparisons = []
-        for each in _precisions(precision):
-            detector = to_precision(run.detector, each)
-            comparisons.append(_export_and_compare(run, detector, folder, each, golden, say))
-        for comparison in comparisons:
-            _require_passed(run, comparison)
-        islands = island_names(detector) if precision != "fp32" else []
+        exported = _Export(run, folder, golden, say)
+        budget = exported.plan_search(precision, search, search_megabytes)
+        comparisons = [exported.single()]
+        widened: dict[str, Any] = {"opset": OPSET, "fp32_islands": []}
+        if precision != "fp32":
+            reduced = reduce_precision(exported.graphs(precision), lambda: exported.compare(precision), say)
+            _require_passed(run, reduced.comparison, reduced.refusal)
+            comparisons.append(reduced.comparison)
+            widened = {"opset": reduced.opset, "fp32_islands": reduced.islands, "widened": reduced.widened}
         engines = [_build_rtx(run, folder, precision, golden, say)] if rtx else []
-        manifest = _manifest(run, folder, out.name, precision, islands, comparisons, len(golden), engines)
+        graph = {"precision": precision, **widened, "search": budget.to_json()}
+        manifest = _manifest(run, folder, out.name, graph, comparisons, len(golden), engines)
         write_manifest(folder, manifest)
     return manifest
 
 
-def _precisions(precision: str) -> list[str]:
-    """The graphs to certify: an fp16 export is also held against its fp32 form. The last one is kept."""
-    return ["fp32"] if precision == "fp32" else ["fp32", precision]
+class _Export:
+    """One export: the detector to write, and what its graphs are held against."""
+
+    def __init__(self, run: Run, folder: Path, golden: list[GoldenSample], say: Say) -> None:
+        self.run, self.golden, self.say = run, golden, say
+        self.graph = folder / "graph.onnx"
+        self.detector = run.detector
+        self.inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
+
+    def plan_search(self, precision: Precision, mode: SearchMode, megabytes: int | None) -> SearchBudget:
+        """Choose how the banks are searched."""
+        budget = choose_search(bank_sizes(self.detector, self.inputs, precision), mode, megabytes)
+        if budget.plan.chunk is not None:
+            self.detector = copy.deepcopy(self.detector)
+            self.detector.plan_search(budget.plan)
+            self.say(
+                f"search in a loop over {budget.plan.chunk} rows of the bank at a time: about {budget.bytes / 1e6:.0f} "
+                f"MB of scratch memory instead of {budget.whole_bytes / 1e6:.0f}"
+            )
+        return budget
+
+    def single(self) -> Comparison:
+        """Write the fp32 graph, which every reduced one is a form of, and require that it passes."""
+        export_graph(to_precision(self.detector, "fp32"), self.inputs, self.graph)
+        comparison = self.compare("fp32")
+        _require_passed(self.run, comparison, "")
+        return comparison
+
+    def graphs(self, precision: Precision) -> Graphs:
+        """The reduced graphs to choose from."""
+        if precision == "int8" or precision == "fp8":
+            samples = [
+                {name: sample[name].numpy() for name in self.detector.input_names}
+                for sample in load_quantisation_inputs(self.run.path).values()
+            ]
+            return QuantisedGraphs(self.detector, precision, self.inputs, samples, self.graph)
+        return HalfGraphs(self.detector, self.inputs, self.graph)
+
+    def compare(self, precision: Precision) -> Comparison:
+        """Hold the graph that was written last against the trained detector."""
+        engine = open_engine(self.graph)
+        comparison = compare(engine, precision, self.golden, self.run.calibration, _tolerance(self.run, precision))
+        engine.close()
+        self.say(
+            f"{precision} graph, {self.graph.stat().st_size / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
+            f"samples: score within {comparison.score_max_share:.2%} and map within {comparison.map_max_share:.2%} of "
+            f"the threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
+        )
+        return comparison
 
 
 @torch.no_grad()
@@ -74,51 +143,36 @@ def _golden_set(run: Run) -> list[GoldenSample]:
     return golden
 
 
-def _export_and_compare(
-    run: Run, detector: Detector, folder: Path, precision: str, golden: list[GoldenSample], say: Say
-) -> Comparison:
-    graph = folder / "graph.onnx"
-    inputs = {key: torch.from_numpy(value) for key, value in golden[0].inputs.items()}
-    export_graph(detector, inputs, graph)
-    engine = open_engine(graph)
-    comparison = compare(engine, precision, golden, run.calibration, _tolerance(run, precision))
-    engine.close()
-    say(
-        f"{precision} graph, {graph.stat().st_size / 1e6:.1f} MB, against torch on {len(golden)} golden samples: "
-        f"score within {comparison.score_max_share:.2%} and map within {comparison.map_max_share:.2%} of the "
-        f"threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
-    )
-    return comparison
-
-
 def _tolerance(run: Run, precision: str) -> Tolerance:
     return tolerance_for(precision, published_blur=run.recipe.mode == "faithful")
 
 
-def _require_passed(run: Run, comparison: Comparison) -> None:
+def _require_passed(run: Run, comparison: Comparison, where: str) -> None:
     if comparison.passed:
         return
     tolerance = _tolerance(run, comparison.precision)
+    drift = f", with every fp32 island tried: {where}" if where else ""
     raise CertificateError(
         run.path,
         found=f"an {comparison.precision} graph {comparison.score_max_share:.2%} off in score, "
         f"{comparison.map_max_share:.2%} in map, {comparison.label_flips} label flips, "
-        f"{comparison.not_finite} values not finite",
+        f"{comparison.not_finite} values not finite{drift}",
         expected=f"at most {tolerance.score:.2%}, {tolerance.map:.2%}, 0, 0",
-        action="export with --engine fp32" if comparison.precision != "fp32" else "report this with the run's run.json",
+        action=_REMEDIES[comparison.precision],
     )
 
 
 def _build_rtx(run: Run, folder: Path, precision: str, golden: list[GoldenSample], say: Say) -> dict[str, Any]:
     engine = folder / "engines" / f"rtx-{precision}.engine"
     engine.parent.mkdir()
-    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, AHEAD_OF_TIME))} ahead of time")
+    targets = ahead_of_time(precision)
+    say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, targets))} ahead of time")
     fingerprint = build_engine(
         folder / "graph.onnx",
         engine,
         library="tensorrt_rtx",
         precision=precision,
-        compute_capabilities=AHEAD_OF_TIME,
+        compute_capabilities=targets,
         optional=OPTIONAL,
         profiles=profiles_of(golden, run.preprocessing.grid),
     )
@@ -133,8 +187,7 @@ def _manifest(
     run: Run,
     folder: Path,
     name: str,
-    precision: str,
-    islands: list[str],
+    graph: dict[str, Any],
     comparisons: list[Comparison],
     samples: int,
     engines: list[dict[str, Any]],
@@ -147,10 +200,8 @@ def _manifest(
         "graph": {
             "file": "graph.onnx",
             "sha256": sha256_of(folder / "graph.onnx"),
-            "opset": OPSET,
-            "precision": precision,
-            "fp32_islands": islands,
             "banks": [list(search.rows.shape) for search in run.detector.searches],
+            **graph,
         },
         "calibration": asdict(run.calibration),
         "certificate": {

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from cmdiad_train.detector import Detector
@@ -64,6 +66,7 @@ def export_graph(
     model = program.model_proto
     _name_by_module(model)
     _strip(model)
+    _loop_over_scans(model)
     if single_precision_softmax:
         _widen_softmax(model)
     onnx.checker.check_model(model, full_check=True)
@@ -105,6 +108,51 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(attribute.g)
 
 
+def _loop_over_scans(model: onnx.ModelProto) -> None:
+    """Turn each Scan into a Loop that takes its parts by Gather: TensorRT unrolls a Scan, and saves nothing by it."""
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    shapes |= {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in model.graph.value_info
+    }
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Scan":
+            nodes.append(node)
+            continue
+        scanned = next(attribute.i for attribute in node.attribute if attribute.name == "num_scan_inputs")
+        carried, parts = node.input[:-scanned], node.input[-scanned:]
+        rounds, start = f"{node.name}/rounds", f"{node.name}/start"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shapes[parts[0]][0]), rounds))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), start))
+        outputs = node.output[: len(carried)]
+        nodes.append(helper.make_node("Loop", [rounds, start, *carried], outputs, node.name, body=_loop_body(node)))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _loop_body(scan: onnx.NodeProto) -> onnx.GraphProto:
+    """A Scan's body as that of a Loop over as many rounds; what it only collects is dropped."""
+    body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
+    scanned = next(attribute.i for attribute in scan.attribute if attribute.name == "num_scan_inputs")
+    carried, parts = body.input[:-scanned], body.input[-scanned:]
+    index, go, going = (f"{scan.name}/{name}" for name in ("round", "go", "going"))
+    taken = [
+        helper.make_node("Gather", [source, index], [part.name], f"{scan.name}/take_{i}", axis=0)
+        for i, (source, part) in enumerate(zip(scan.input[-scanned:], parts, strict=True))
+    ]
+    return helper.make_graph(
+        [*taken, *body.node, helper.make_node("Identity", [go], [going], f"{scan.name}/on")],
+        f"{scan.name}/body",
+        [
+            helper.make_tensor_value_info(index, onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info(go, onnx.TensorProto.BOOL, []),
+            *carried,
+        ],
+        [helper.make_tensor_value_info(going, onnx.TensorProto.BOOL, []), *body.output[: len(carried)]],
+        initializer=body.initializer,
+    )
+
+
 def _widen_softmax(model: onnx.ModelProto) -> None:
     """Cast the operand of every fp16 softmax to fp32, and its result back."""
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
@@ -116,9 +164,9 @@ def _widen_softmax(model: onnx.ModelProto) -> None:
         given, found, wide = node.input[0], node.output[0], f"{node.output[0]}_fp32"
         single, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
         node.input[0], node.output[0] = f"{given}_before_{found}", wide
-        nodes.append(onnx.helper.make_node("Cast", [given], [node.input[0]], f"{node.name}/widen", to=single))
+        nodes.append(helper.make_node("Cast", [given], [node.input[0]], f"{node.name}/widen", to=single))
         nodes.append(node)
-        nodes.append(onnx.helper.make_node("Cast", [wide], [found], f"{node.name}/narrow", to=half))
+        nodes.append(helper.make_node("Cast", [wide], [found], f"{node.name}/narrow", to=half))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 

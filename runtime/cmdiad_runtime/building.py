@@ -20,16 +20,19 @@ from cmdiad_runtime.errors import EngineError, OutputError
 from cmdiad_runtime.files import atomic_write
 from cmdiad_runtime.fingerprint import EngineFingerprint, EngineLibrary, Precision, capability_words
 
-__all__ = ["AHEAD_OF_TIME", "OPTIONAL", "ProfileShapes", "build_engine"]
+__all__ = ["AHEAD_OF_TIME", "OPTIONAL", "ProfileShapes", "ahead_of_time", "build_engine"]
 
 AHEAD_OF_TIME = (75, 86, 89, 120)
 """What TensorRT-RTX engines are built for without a device: Turing, Ampere, Ada and Blackwell."""
 OPTIONAL = (75,)
 """Left out, with a note, where the graph does not allow it: there is no fp32 matrix product for Turing."""
+FP8_FROM = 89
+"""Ada was the first with fp8."""
 
 ProfileShapes = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Smallest, usual and largest shape of one input."""
 
+_TYPES = {"fp16": "HALF", "int8": "INT8", "fp8": "FP8"}
 _UNCERTIFIED = "has not run on any device yet"
 _NO_TURING_FP32 = "fp32 gemm is not supported"
 
@@ -43,6 +46,7 @@ _REMEDIES = (
     ("uint8", "let a Cast to float32 or float16 be the only user of a uint8 input"),
     ("at least 2 dimensions are required", "reshape the input of that node to [1, n]"),
     ("same input types", "cast both operands of that node to one type"),
+    ("fp8", "export with --engine fp16 or int8: fp8 needs compute capability 8.9 or higher"),
     ("antialiasing is not supported", "resize with antialiasing before the graph"),
     ("k exceeds the maximum value", "select fewer neighbours: TopK takes at most 3840"),
     ("convertonnxweights", "save the graph with its weights inside it, not as external data"),
@@ -72,8 +76,8 @@ def build_engine(
         graph: ONNX file, opset 17-20, that holds its weights itself.
         engine: file to write, in an existing folder; an older one is replaced.
         library: what to build with.
-        precision: "fp32" or "fp16", for the fingerprint. It converts nothing; "fp16" is refused for a graph
-            without any fp16 tensor.
+        precision: "fp32", "fp16", "int8" or "fp8", for the fingerprint. It converts nothing; all but "fp32" are
+            refused for a graph without any tensor of the type.
         compute_capabilities: devices to hold code for, as 86 for 8.6. TensorRT: that of the device at hand alone.
         optional: those of them to leave out, with a note in the fingerprint, if the library refuses the graph
             for them.
@@ -126,6 +130,11 @@ def build_engine(
         layers=logged_number(library, r"After [\w -]+: (\d+) layers"),
         note=note,
     )
+
+
+def ahead_of_time(precision: str) -> tuple[int, ...]:
+    """The devices of AHEAD_OF_TIME that have a precision."""
+    return tuple(each for each in AHEAD_OF_TIME if precision != "fp8" or each >= FP8_FROM)
 
 
 def _check_precision(precision: str) -> None:
@@ -200,8 +209,8 @@ class _Request:
         self.log.clear()
         builder = self._builder()
         network = self._network(builder)
-        if self.precision == "fp16":
-            self._check_holds_fp16(network)
+        if self.precision in _TYPES:
+            self._check_holds(_TYPES[self.precision], network)
         config = self._config(builder, targets)
         self._add_profile(builder, config, network)
         config.progress_monitor = monitor(self.trt, self.tracker)
@@ -226,12 +235,14 @@ class _Request:
             raise self._refused(_parser_reason(parser))
         return network
 
-    def _check_holds_fp16(self, network: Any) -> None:
+    def _check_holds(self, kind: str, network: Any) -> None:
         layers = (network.get_layer(index) for index in range(network.num_layers))
         outputs = (layer.get_output(index) for layer in layers for index in range(layer.num_outputs))
-        if not any(output.dtype == self.trt.DataType.HALF for output in outputs):
+        wanted = getattr(self.trt.DataType, kind, None)
+        if wanted is None or not any(output.dtype == wanted for output in outputs):
             raise self._refused(
-                "no fp16 tensor", action="export an fp16 graph: the engine takes its types from the graph"
+                f"no {self.precision} tensor",
+                action=f"export an {self.precision} graph: the engine takes its types from the graph",
             )
 
     def _config(self, builder: Any, targets: Mapping[int, Any]) -> Any:

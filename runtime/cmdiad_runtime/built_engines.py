@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmdiad_runtime.building import AHEAD_OF_TIME, OPTIONAL, ProfileShapes, build_engine
+from cmdiad_runtime.building import OPTIONAL, ProfileShapes, ahead_of_time, build_engine
 from cmdiad_runtime.bundle import MANIFEST, Bundle
 from cmdiad_runtime.cache import cache_folder
 from cmdiad_runtime.certificate import GoldenSample, read_golden
@@ -86,7 +86,7 @@ def own_folder(bundle: Bundle) -> Path:
 def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | None = None) -> BuiltEngine:
     """Build an engine from the bundle's graph for the device at hand, beside the bundle's others.
 
-    TensorRT-RTX without a device builds for all of `AHEAD_OF_TIME`.
+    TensorRT-RTX without a device builds for all of `AHEAD_OF_TIME` that have the graph's precision.
 
     Args:
         bundle: a verified bundle.
@@ -96,7 +96,7 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | No
     Raises:
         EngineError: library or device is missing, or the graph is refused. OutputError: it cannot be written.
     """
-    targets, optional = targets_here(library)
+    targets, optional = targets_here(library, bundle.precision)
     where = f"sm{targets[0]}" if len(targets) == 1 else "ahead"
     path = own_folder(bundle) / f"{TARGETS[library]}-{bundle.precision}-{where}.engine"
     start = time.monotonic()
@@ -116,7 +116,7 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | No
     return built
 
 
-def targets_here(library: EngineLibrary) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def targets_here(library: EngineLibrary, precision: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Compute capabilities to build for, and those of them that may be left out.
 
     Raises:
@@ -129,7 +129,7 @@ def targets_here(library: EngineLibrary) -> tuple[tuple[int, ...], tuple[int, ..
     except EngineError:
         if library == "tensorrt":
             raise
-        return AHEAD_OF_TIME, OPTIONAL
+        return ahead_of_time(precision), OPTIONAL
 
 
 def profiles_of(golden: list[GoldenSample], grid: int) -> dict[str, ProfileShapes]:
@@ -147,7 +147,7 @@ def estimate(bundle: Bundle, library: EngineLibrary) -> str:
     size = bundle.graph.stat().st_size
     need = _MEMORY_FLOOR + _MEMORY_FACTOR * size
     last = [engine for engine in engines_of(bundle, library) if engine.seconds is not None]
-    targets = ", ".join(capability_words(target) for target in targets_here(library)[0])
+    targets = ", ".join(capability_words(target) for target in targets_here(library, bundle.precision)[0])
     took = f"{last[0].seconds:.0f} s as last time" if last else _usual_time(library)
     free = _available_memory()
     least = "about" if library == "tensorrt_rtx" else "at least"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from cmdiad_runtime.threshold_cli import POSITIVE, RATE, finite
 if TYPE_CHECKING:
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspector import Inspector
+    from cmdiad_runtime.pipeline import Outcome
     from cmdiad_runtime.results import Results
     from cmdiad_runtime.sample import Sensors
 
@@ -116,11 +116,12 @@ def _inspect_all(
     false_reject_rate: float | None,
     require_signature: Path | None,
 ) -> int:
-    """Inspect the inputs one after another; return how many could not be."""
-    from contextlib import nullcontext
+    """Inspect the inputs in order; return how many could not be."""
+    from contextlib import closing, nullcontext
 
     from cmdiad_runtime.inputs import list_inputs, output_names
     from cmdiad_runtime.inspector import Inspector
+    from cmdiad_runtime.pipeline import inspect_stream
     from cmdiad_runtime.results import open_results
 
     failed = 0
@@ -135,36 +136,36 @@ def _inspect_all(
         require_signature=require_signature,
     ) as inspector:
         files = list_inputs(inputs, inspector.bundle.preprocessing.modality)
-        with open_results(output) if output else nullcontext() as results:
-            for file, name in zip(files, output_names(files), strict=True):
-                failed += not _inspect_one(inspector, file, name, results, overlays)
+        with (
+            open_results(output) if output else nullcontext() as results,
+            closing(inspect_stream(inspector, files)) as outcomes,
+        ):
+            for outcome, file, name in zip(outcomes, files, output_names(files), strict=True):
+                failed += not _report(inspector, outcome, file, name, results, overlays)
     summary = f"{len(files) - failed} of {len(files)} samples inspected"
     click.echo(summary + (f", results in {output}" if output else ""), err=True)
     return failed
 
 
-def _inspect_one(inspector: Inspector, file: Path, name: str, results: Results | None, overlays: bool) -> bool:
+def _report(
+    inspector: Inspector, outcome: Outcome, file: Path, name: str, results: Results | None, overlays: bool
+) -> bool:
     from cmdiad_runtime.errors import InputError
-    from cmdiad_runtime.inputs import read_sample
     from cmdiad_runtime.results import draw_overlay
 
-    start = time.perf_counter()
-    try:
-        sample = read_sample(file, inspector.bundle.preprocessing)
-        read_ms = (time.perf_counter() - start) * 1e3
-        inspection = inspector.inspect(sample)
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
+    if isinstance(outcome.result, InputError):
+        click.echo(f"error: {outcome.result}", err=True)
         if results is not None:
-            results.add_error(str(file), error)
+            results.add_error(str(file), outcome.result)
         return False
+    sample, inspection = outcome.result
     click.echo(f"{inspection.verdict}\t{inspection.score:.6g}\t{file}")
     if results is not None:
         overlay = None
         if overlays:
             picture = draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
             overlay = results.save_overlay(name, picture)
-        results.add(inspection, read_ms=read_ms, overlay=overlay)
+        results.add(inspection, read_ms=outcome.read_ms, overlay=overlay)
     return True
 
 

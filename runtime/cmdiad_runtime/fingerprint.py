@@ -19,7 +19,7 @@ from cmdiad_runtime.files import sha256_of
 __all__ = ["EngineFingerprint", "EngineLibrary", "Precision", "capability_words"]
 
 EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
 
 _SUBJECT = "engine fingerprint"
 _REBUILD = "export the bundle again, or build the engine again (cmdiad-export build BUNDLE)"

@@ -135,7 +135,7 @@ class Inspector:
             score=score,
             threshold=threshold,
             verdict="NG" if score > threshold else "OK",
-            map=outputs["map"],
+            map=prepared.to_sensor(outputs["map"]),
             view=prepared.view,
             timings_ms={"preprocess": preprocess_ms, "engine": engine_ms},
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,9 @@ class Outcome:
     latency_ms: float
 
 
+Outcomes = Generator[Outcome, None, None]
+
+
 @dataclass(frozen=True)
 class _Ready:
     """A sample whose network inputs are made, or why they are not; times are `time.perf_counter()`'s."""
@@ -51,7 +54,7 @@ class _Ready:
     preprocess_ms: float
 
 
-def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> Iterator[Outcome]:
+def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> Outcomes:
     """Inspect files or samples in order, preparing up to `ahead` of them while the engine works.
 
     A sample that cannot be used gives an outcome that says so, and the others go on. However the iteration ends,
@@ -71,17 +74,17 @@ def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ah
     return _inspect_stream(inspector, sources, ahead)
 
 
-def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> Iterator[Outcome]:
+def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> Outcomes:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
-    make_ready = partial(pool.submit, _make_ready, inspector.bundle.preprocessing)
+    make_ready = partial(_make_ready, inspector.bundle.preprocessing)
     try:
         waiting = iter(sources)
         queue: deque[tuple[Path | Sample, Future[_Ready]]] = deque()
-        queue.extend((source, make_ready(source)) for source in islice(waiting, ahead))
+        queue.extend((source, pool.submit(make_ready, source)) for source in islice(waiting, ahead))
         while queue:
             source, future = queue.popleft()
             ready = future.result()
-            queue.extend((following, make_ready(following)) for following in islice(waiting, 1))
+            queue.extend((following, pool.submit(make_ready, following)) for following in islice(waiting, 1))
             yield _outcome(inspector, source, ready)
     finally:
         pool.shutdown(cancel_futures=True)

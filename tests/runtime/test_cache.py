@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,17 @@ def test_named_folder_that_cannot_be_made(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CMDIAD_CACHE", str(home / "taken"))
     with pytest.raises(OutputError, match=r"CMDIAD_CACHE=.*taken: found a folder that cannot be made"):
         cache_folder()
+
+
+def test_inspection_leaves_nothing_in_the_home_folder(
+    home: Path, exported: Callable[..., Path], data: Path, tmp_path: Path
+) -> None:
+    """Neither ours nor our libraries': ONNX Runtime would keep an identifier there for what it reports to its maker."""
+    image = next((data / "gear" / "test" / "good" / "rgb").iterdir())
+    run = [sys.executable, "-c", "from cmdiad_runtime.cli import main; main()"]
+    command = [*run, exported("rgb"), image, "--output", tmp_path / "out"]
+    environment = {"HOME": str(home), "PYTHONPATH": ":".join(sys.path)}  # without CI, which silences it too
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / "results.jsonl").exists()
+    assert list(home.rglob("*")) == []

@@ -354,15 +354,15 @@ def test_self_test_output_that_cannot_be_written(exported: Cached, tmp_path: Pat
 def test_interruption_leaves_what_was_done(
     data: Path, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, seen = inspector_module.Inspector.inspect, []
+    original, seen = inspector_module.Inspector.judge, []
 
-    def interrupt(self: object, sample: object) -> object:
-        seen.append(sample)
+    def interrupt(self: object, name: str, *arguments: object, preprocess_ms: float) -> object:
+        seen.append(name)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return original(self, sample)  # type: ignore[arg-type]
+        return original(self, name, *arguments, preprocess_ms=preprocess_ms)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(inspector_module.Inspector, "inspect", interrupt)
+    monkeypatch.setattr(inspector_module.Inspector, "judge", interrupt)
     ended = command(cli, exported("rgb"), data / "gear" / "test", "--output", tmp_path / "out")
     assert ended.code == 130
     assert ended.err.strip() == "interrupted"

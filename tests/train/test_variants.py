@@ -87,6 +87,20 @@ def test_surface_images_take_the_place_of_points(
     assert {i.name for i in session.get_inputs()} == expected_inputs(modality, hallucination, False)
 
 
+@pytest.mark.parametrize(("modality", "hallucination"), [("xyz", "none"), ("xyz", "f2f"), ("both", "none")])
+def test_plan_view_trains_exports_and_inspects(
+    data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
+) -> None:
+    bundle = exported(modality, hallucination, xyz=NORMALS, view="plan")
+    check_single_modality(bundle, data, tmp_path, modality)
+
+
+def test_plan_view_needs_a_cloud_seen_as_normals() -> None:
+    for modality, xyz in (("rgb", NORMALS), ("xyz", tiny_recipe().xyz), ("both", replace(NORMALS, image="depth"))):
+        with pytest.raises(RunError, match="recipe view"):
+            tiny_recipe(modality, xyz=xyz, view="plan")
+
+
 def test_depth_image_and_point_bert_train_and_export(data: Path, exported: Any, tmp_path: Path) -> None:
     bert = replace(tiny_recipe("xyz").xyz, network="point_bert")
     for number, extractor in enumerate((replace(NORMALS, image="depth"), bert)):

@@ -55,6 +55,13 @@ unusable, 130 interrupted.
 @click.option("--rgb-stages", help="CNN stages as 1,2 (stage k has stride 4·2^k); '' for a ViT.")
 @click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
 @click.option("--rgb-weights", help="timm (its download), seeded (random) or a safetensors FILE.")
+@click.option("--size", type=click.IntRange(min=32), default=224, help="Side of the network's view in pixels.")
+@click.option(
+    "--view",
+    type=click.Choice(["sensor", "plan"]),
+    default="sensor",
+    help="plan: the part from above its support, turned upright, at one scale (xyz normals or both).",
+)
 @click.option(
     "--rgb-mask",
     type=click.Choice(["none", "cloud"]),
@@ -178,6 +185,8 @@ def _recipe(options: dict[str, Any], data: Path) -> Recipe:
         rgb=rgb,
         xyz=_xyz(options, rgb),
         distillation=_distillation(options, data),
+        size=options["size"],
+        view=options["view"],
         rgb_mask=options["rgb_mask"],
         foreground=options["foreground"],
         coreset=options["coreset"],

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.files import sha256_of, write_json
+from cmdiad_runtime.files import write_json
 from cmdiad_train.extractor_samples import Inputs, Report, View, recipe_for
 from cmdiad_train.extractor_training import Job, train
-from cmdiad_train.extractor_weights import Origin, read_metadata, save_weights
+from cmdiad_train.extractor_weights import Origin, save_weights, weights_digest
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.feature_cache import FeatureCache
 from cmdiad_train.image_augmentation import moved, relit
@@ -108,12 +108,14 @@ def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
     teacher = TimmBackbone(lesson.teacher, size=lesson.size, seed=seed)
     spec = replace(lesson.student, grid=lesson.student.grid or (teacher.grid if lesson.student.stages else None))
     inputs = job.inputs(lesson.view, recipe_for(lesson.size, spec))
-    hashes = [_hash(spec.weights) for spec in (lesson.teacher, spec)]
-    identity = job.identity(inputs, lesson=asdict(lesson), weights=hashes)
+    known = [replace(each, weights=weights_digest(each.weights)) for each in (lesson.teacher, spec)]
+    identity = job.identity(inputs, lesson=asdict(replace(lesson, teacher=known[0], student=known[1])))
     if job.is_done(identity):
         return _stored_report(job.out.with_suffix(".json"))
     training, held_out = _split(len(inputs))
-    lessons = _Lessons(inputs, teacher.to(device), lesson, FeatureCache(job.work / "teacher", budget=_budget(job)), seed)
+    lessons = _Lessons(
+        inputs, teacher.to(device), lesson, FeatureCache(job.work / "teacher", budget=_budget(job)), seed
+    )
     lessons.compute_all(training, held_out, report)
     mean, scale = _feature_statistics(lessons, training)
     student = Student(trainable(spec, lesson.size, seed), teacher.grid, mean, scale, seed=seed)
@@ -282,10 +284,6 @@ def _processor() -> str:
     except OSError:
         lines = []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _hash(weights: str) -> str:
-    return weights if weights in ("seeded", "timm") else sha256_of(weights)
 
 
 def _budget(job: Job) -> int:

@@ -312,7 +312,8 @@ def _stages(text: str) -> tuple[int, ...]:
 
 def _command(context: click.Context) -> str:
     """The command as it was given, without what does not change the result: output, device and disk space."""
-    names, silent = [], {"out", "device", "cache_gb"}
+    names: list[str] = []
+    silent = {"out", "device", "cache_gb"}
     here: click.Context | None = context
     while here is not None and here.parent is not None:
         names.insert(0, str(here.info_name))

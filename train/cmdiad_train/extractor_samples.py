@@ -83,7 +83,10 @@ class Source:
     @property
     def words(self) -> str:
         """What is trained on, for the record: names, no paths."""
-        parts = [f"{path.resolve().name}" + (f" ({', '.join(self.categories)})" * bool(self.categories)) for path in self.data]
+        parts = [
+            f"{path.resolve().name}" + (f" ({', '.join(self.categories)})" * bool(self.categories))
+            for path in self.data
+        ]
         if self.generate:
             parts.append(f"{self.generate} generated samples (seed {self.seed})")
         return " and ".join(parts)

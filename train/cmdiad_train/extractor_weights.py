@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.files import atomic_write
+from cmdiad_runtime.files import atomic_write, sha256_of
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 
 FORMAT = "cmdiad-weights"
@@ -151,6 +151,22 @@ def stored_extractor(path: Path) -> RgbExtractor | XyzExtractor | None:
             found=f"metadata that cannot be understood ({type(error).__name__}: {error})",
             expected="what cmdiad-extractor writes",
             action="make the file again",
+        ) from error
+
+
+def weights_digest(weights: str) -> str:
+    """What tells weights apart: the hash of a file, "seeded" and "timm" themselves.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    if weights in ("seeded", "timm"):
+        return weights
+    try:
+        return sha256_of(weights)
+    except OSError as error:
+        raise RunError(
+            weights, found=str(error.strerror).lower(), expected="a file of weights", action="check the path"
         ) from error
 
 

@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.files import sha256_of
-from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, prepare
+from cmdiad_runtime.preprocess.plan_settings import PlanSettings, learn_plan
+from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, plan_cloud_of, prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample, Sensors
 from cmdiad_runtime.threshold import calibrate
@@ -50,6 +51,7 @@ Report = Callable[[str, int, int], None]
 
 GOLDEN_SAMPLES = 4
 CALIBRATION_CLOUDS = 16
+QUANTISATION_SAMPLES = 8
 HELD_OUT_SHARE = 5  # without a validation split every fifth training sample is held out
 
 
@@ -119,7 +121,7 @@ def fit(
     """
     chosen = open_category(data, category)
     samples = _split(chosen, recipe)
-    record = _start(run, chosen, recipe, samples, network_from)
+    record = _start(run, chosen, recipe, samples, network_from, report)
     if record["status"] == "complete":
         return record
     if network_from is not None:
@@ -158,7 +160,9 @@ def _split(category: Category, recipe: Recipe) -> _Data:
     return _Data(train, held_out, category.split("test", main), joint)
 
 
-def _start(run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None) -> dict[str, Any]:
+def _start(
+    run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None, report: Report
+) -> dict[str, Any]:
     """The record of a new run, or of the one to go on with."""
     network = None if network_from is None else sha256_of(_network_file(network_from))
     wanted = {
@@ -191,6 +195,8 @@ def _start(run: Path, category: Category, recipe: Recipe, samples: _Data, networ
             run, found=str(error.strerror), expected="a writable folder", action="choose another --out"
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
+    if recipe.view == "plan":
+        preprocessing = replace(preprocessing, plan=_learn_plan(samples.train, preprocessing, report))
     record = {
         **wanted,
         "status": "fitting",
@@ -201,6 +207,15 @@ def _start(run: Path, category: Category, recipe: Recipe, samples: _Data, networ
     }
     directory.write_record(run, record)
     return record
+
+
+def _learn_plan(samples: list[SampleFiles], preprocessing: Preprocessing, report: Report) -> PlanSettings:
+    """Direction and scale of a category's parts, from its training samples."""
+    clouds = []
+    for i, files in enumerate(samples):
+        clouds.append(plan_cloud_of(files.read(preprocessing.colour), preprocessing))
+        report("turn parts upright", i + 1, len(samples))
+    return learn_plan(clouds)
 
 
 def _network_file(run: Path) -> Path:
@@ -282,6 +297,7 @@ class _Fitting:
         self.samples, self.report = samples, report
         self.device = machine.torch_device()
         self.cache = FeatureCache(run / "cache", budget=int(machine.cache_gb * 1e9))
+        self.plans: dict[str, PlanSettings] = {}
         self.provenance: dict[str, Any] = {}
 
     def detector(self) -> Detector:
@@ -301,8 +317,10 @@ class _Fitting:
 
         @torch.no_grad()
         def score(sample: Sample) -> tuple[float, Any]:
-            result, anomaly_map = detector(*self._inspection_inputs(sample, detector))
-            return float(result), anomaly_map.numpy()
+            prepared = prepare(sample, self.preprocessing)
+            inputs = as_tensors(prepared.inputs)
+            result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
+            return float(result), prepared.to_sensor(anomaly_map.numpy())
 
         return evaluate(score, self.preprocessing, self.samples.test, self.report)
 
@@ -333,9 +351,16 @@ class _Fitting:
             self.report("calibrate point encoder", i + 1, len(chosen))
         extractor.calibrate(clouds)
 
-    def _inputs(self, files: SampleFiles, modality: Modality) -> dict[str, Tensor]:
+    def _inputs(self, files: SampleFiles, modality: Modality, category: str = "") -> dict[str, Tensor]:
         preprocessing = make_preprocessing(self.recipe, self.preprocessing.colour, modality)
+        if self.recipe.view == "plan":
+            preprocessing = replace(preprocessing, plan=self._plan(category))
         return as_tensors(prepare(files.read(self.preprocessing.colour), preprocessing).inputs)
+
+    def _plan(self, category: str) -> PlanSettings | None:
+        if category and category not in self.plans:
+            self.plans[category] = _learn_plan(self.samples.joint[category], self.preprocessing, self.report)
+        return self.plans[category] if category else self.preprocessing.plan
 
     def _stored(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
         """What later steps need of every training sample, each kept on disk until the run is complete."""
@@ -349,7 +374,7 @@ class _Fitting:
                     folder,
                     files.name,
                     len(samples),
-                    lambda f=files: self._features(features, f, modality),  # type: ignore[misc]
+                    lambda f=files: self._features(features, f, modality, category),  # type: ignore[misc]
                 )
             )
             self.report(f"extract {modality} features", i + 1, len(samples))
@@ -357,8 +382,8 @@ class _Fitting:
         return stored
 
     @torch.no_grad()
-    def _features(self, features: PatchFeatures, files: SampleFiles, modality: Modality) -> Stored:
-        inputs = {name: value.to(self.device) for name, value in self._inputs(files, modality).items()}
+    def _features(self, features: PatchFeatures, files: SampleFiles, modality: Modality, category: str) -> Stored:
+        inputs = {name: value.to(self.device) for name, value in self._inputs(files, modality, category).items()}
         shown = {"i2f": self.recipe.mains[0], "f2i": self.recipe.other}.get(self.recipe.hallucination) == modality
         only_shown = shown and self.recipe.hallucination == "f2i" and self.recipe.mode == "default"
         stored = {}
@@ -455,6 +480,7 @@ class _Fitting:
     @torch.no_grad()
     def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:
         held_out, golden = self._held_out_patches(detector)
+        directory.save_quantisation_inputs(self.run, self._quantisation_inputs(detector))
         outcomes = []
         for i, sample in enumerate(held_out):
             outcomes.append(detector.score_each(sample))
@@ -469,6 +495,13 @@ class _Fitting:
         directory.save_golden(self.run, golden)
         directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights)
         return detector
+
+    def _quantisation_inputs(self, detector: Detector) -> dict[str, dict[str, Tensor]]:
+        """What inspection feeds the detector of some training samples: export calibrates int8 and fp8 on it."""
+        samples = self.samples.train
+        chosen = samples[:: max(1, len(samples) // QUANTISATION_SAMPLES)][:QUANTISATION_SAMPLES]
+        read = (self._inspection_inputs(files.read(self.preprocessing.colour), detector) for files in chosen)
+        return {str(i): dict(zip(detector.input_names, inputs, strict=True)) for i, inputs in enumerate(read)}
 
     def _held_out_patches(self, detector: Detector) -> tuple[list[list[Patches]], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""

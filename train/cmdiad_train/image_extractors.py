@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmdiad_runtime.errors import RunError
@@ -73,12 +73,3 @@ def use_of(extractor: TimmBackbone, spec: RgbExtractor, size: int) -> dict[str, 
 def _triple(values: Tensor) -> Triple:
     red, green, blue = (round(float(value), 9) for value in values.flatten())
     return red, green, blue
-
-
-def follow(average: nn.Module, module: nn.Module, rate: float) -> None:
-    """Move the parameters of a running average a little towards those of a module, and take over its statistics."""
-    with torch.no_grad():
-        for mine, theirs in zip(average.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs, rate)
-        for mine, theirs in zip(average.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)

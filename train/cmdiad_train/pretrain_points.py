@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractor_samples import Report
 from cmdiad_train.extractor_training import Job, train
-from cmdiad_train.extractor_weights import Origin, point_metadata, save_weights
+from cmdiad_train.extractor_weights import Origin, point_metadata, save_weights, weights_digest
 from cmdiad_train.extractors.point_mae import Blocks, PointMae
 from cmdiad_train.recipe import Recipe, XyzExtractor
 
@@ -33,7 +33,7 @@ Cloud = dict[str, Tensor]
 class Clouds(Protocol):
     """Clouds by index."""
 
-    def __len__(self) -> int: ...  # noqa: D105
+    def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Cloud: ...
 
 
@@ -58,7 +58,8 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, report: Report, *, 
         raise RunError("pretraining", found=spec.network, expected="point_mae", action="import Point-BERT instead")
     seed = job.schedule.seed
     inputs = job.inputs("points", Recipe(modality="xyz", xyz=spec, size=size))
-    identity = job.identity(inputs, extractor=asdict(spec), shift=shift)
+    start = replace(spec, weights=weights_digest(spec.weights))
+    identity = job.identity(inputs, extractor=asdict(start), shift=shift)
     if job.is_done(identity):
         return False
     inputs.prepare_all(report)

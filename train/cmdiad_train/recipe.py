@@ -135,6 +135,8 @@ class Recipe:
         xyz: extractor of clouds, as points or as an image of the surface.
         distillation: training of the distillation network.
         size: working size in pixels, width and height.
+        view: "sensor" (the image as it is), or "plan" (the part from above its support, turned upright, at one
+            scale; found in the cloud, so rgb alone cannot have it).
         rgb_mask: "none", or "cloud" (background blacked out with the help of the cloud, the paper's
             protocol; inspection then needs the cloud too).
         foreground: remove the support plane and stray clusters from clouds before use.
@@ -152,6 +154,7 @@ class Recipe:
     xyz: XyzExtractor | SurfaceExtractor = field(default_factory=XyzExtractor)
     distillation: Distillation = field(default_factory=Distillation)
     size: int = 224
+    view: Literal["sensor", "plan"] = "sensor"
     rgb_mask: Literal["none", "cloud"] = "none"
     foreground: bool = True
     coreset: float = 0.1
@@ -173,6 +176,12 @@ class Recipe:
             "hallucination",
             self.hallucination,
             "none, since with both modalities nothing is missing",
+        )
+        _require(
+            self.view == "sensor" or (self.modality != "rgb" and _has_normals(self.xyz)),
+            "view",
+            self.view,
+            "sensor, unless a cloud is measured on the line and looked at as normals (--modality xyz or both)",
         )
         _require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -232,6 +241,10 @@ def _xyz_from_json(fields: dict[str, Any]) -> XyzExtractor | SurfaceExtractor:
     if "image" in fields:
         return SurfaceExtractor(fields["image"], RgbExtractor(**_tuples(fields["backbone"])))
     return XyzExtractor(**_tuples(fields))
+
+
+def _has_normals(xyz: XyzExtractor | SurfaceExtractor) -> bool:
+    return isinstance(xyz, SurfaceExtractor) and xyz.image == "normals"
 
 
 def _check_points(xyz: XyzExtractor) -> None:

@@ -26,6 +26,7 @@ from cmdiad_train.recipe import Recipe, SurfaceExtractor
 
 FORMAT = "cmdiad-run"
 FORMAT_VERSION = 1
+QUANTISATION = "quantisation.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 
 
@@ -252,19 +253,45 @@ def save_calibration(
 
 def save_golden(path: Path, golden: dict[str, dict[str, Tensor]]) -> None:
     """Write the golden set's network inputs."""
-    save_tensors(
-        path / "golden.safetensors",
-        {f"{s}:{k}": v for s, inputs in golden.items() for k, v in inputs.items()},
-    )
+    _save_inputs(path / "golden.safetensors", golden)
+
+
+def save_quantisation_inputs(path: Path, inputs: dict[str, dict[str, Tensor]]) -> None:
+    """Write the network inputs of training samples that int8 and fp8 are calibrated on."""
+    _save_inputs(path / QUANTISATION, inputs)
+
+
+def load_quantisation_inputs(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The network inputs of training samples by sample name.
+
+    Raises:
+        RunError: the run is older than quantisation and has none, or they are damaged.
+    """
+    if not (path / QUANTISATION).exists():
+        raise RunError(
+            path / QUANTISATION,
+            found="no such file",
+            expected="inputs of training samples to calibrate int8 and fp8 on",
+            action="train again with this version, or export with --engine fp16",
+        )
+    return _load_inputs(path / QUANTISATION)
+
+
+def _save_inputs(file: Path, samples: dict[str, dict[str, Tensor]]) -> None:
+    save_tensors(file, {f"{s}:{k}": v for s, inputs in samples.items() for k, v in inputs.items()})
 
 
 def load_golden(path: Path) -> dict[str, dict[str, Tensor]]:
     """The golden set's network inputs by sample name."""
-    golden: dict[str, dict[str, Tensor]] = {}
-    for key, value in sorted(load_tensors(path / "golden.safetensors").items()):
+    return _load_inputs(path / "golden.safetensors")
+
+
+def _load_inputs(file: Path) -> dict[str, dict[str, Tensor]]:
+    samples: dict[str, dict[str, Tensor]] = {}
+    for key, value in sorted(load_tensors(file).items()):
         sample, _, name = key.rpartition(":")
-        golden.setdefault(sample, {})[name] = value
-    return golden
+        samples.setdefault(sample, {})[name] = value
+    return samples
 
 
 def _load_state(module: torch.nn.Module, state: dict[str, Tensor], file: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +78,9 @@ def plan_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PlanCloud:
     position = xyz[pixels[0], pixels[1]].astype(np.float64) @ axes.T
     if plane is not None:
         position[:, 2] += plane.offset
-    return PlanCloud(position, normals[pixels[0], pixels[1]].astype(np.float64) @ axes.T, pixels, median_pitch(xyz, mask))
+    return PlanCloud(
+        position, normals[pixels[0], pixels[1]].astype(np.float64) @ axes.T, pixels, median_pitch(xyz, mask)
+    )
 
 
 def plane_axes(normal: _Float) -> _Float:
@@ -97,14 +98,14 @@ def pose_template(clouds: Sequence[PlanCloud], pitch: float, *, rounds: int = 3)
         pitch: of the template, metres per pixel; its 64 pixels must hold a part in any direction.
         rounds: of finding poses by the mean so far; the first mean is the first part.
     """
-    template = _draw_coarse(clouds[0], _start(clouds[0]), pitch, TEMPLATE_SIZE)
+    template = _draw_coarse(clouds[0], _start(clouds[0]), pitch, TEMPLATE_SIZE).astype(np.float32)
     for _ in range(rounds):
         images = [_draw_coarse(c, find_pose(c, template, pitch), pitch, TEMPLATE_SIZE) for c in clouds]
-        template = np.mean(images, axis=0)
-    return template.astype(np.float32)
+        template = np.mean(images, axis=0, dtype=np.float32)
+    return template
 
 
-def find_pose(cloud: PlanCloud, template: npt.NDArray[np.floating[Any]], pitch: float) -> Pose:
+def find_pose(cloud: PlanCloud, template: npt.NDArray[np.float32], pitch: float) -> Pose:
     """The turn and shift with the largest correlation with the template: all angles coarsely, then around the best.
 
     Args:
@@ -113,10 +114,12 @@ def find_pose(cloud: PlanCloud, template: npt.NDArray[np.floating[Any]], pitch: 
         pitch: of the template, metres per pixel.
     """
     cloud = _thinned(cloud)
-    half = template.reshape(3, TEMPLATE_SIZE // 2, 2, TEMPLATE_SIZE // 2, 2).mean(axis=(2, 4))
+    whole = template.astype(np.float64)
+    half = whole.reshape(3, TEMPLATE_SIZE // 2, 2, TEMPLATE_SIZE // 2, 2).mean(axis=(2, 4))
     step = 2 * np.pi / _COARSE_ANGLES
-    rough = _best_pose(cloud, _start(cloud), half, 2 * pitch, np.arange(_COARSE_ANGLES) * step)
-    return _best_pose(cloud, rough, template, pitch, rough.angle + np.linspace(-2 / 3, 2 / 3, _FINE_ANGLES) * step)
+    around = np.linspace(0, 2 * np.pi, _COARSE_ANGLES, endpoint=False)
+    rough = _best_pose(cloud, _start(cloud), half, 2 * pitch, around)
+    return _best_pose(cloud, rough, whole, pitch, rough.angle + np.linspace(-2 / 3, 2 / 3, _FINE_ANGLES) * step)
 
 
 def plan_view(cloud: PlanCloud, values: _Float, pose: Pose, *, size: int, side: float) -> SurfaceImage:
@@ -210,7 +213,7 @@ def _draw_coarse(cloud: PlanCloud, pose: Pose, pitch: float, size: int) -> _Floa
 
 def _seen_from_above(target: _Float, height: _Float, size: int) -> npt.NDArray[np.bool_]:
     cell = np.rint(target).astype(np.int64)
-    inside = ((cell >= 0) & (cell < size)).all(axis=1)
+    inside = np.asarray(((cell >= 0) & (cell < size)).all(axis=1))
     top = np.full((size, size), -np.inf)
     rows, columns = cell[inside].T
     np.maximum.at(top, (rows, columns), height[inside])

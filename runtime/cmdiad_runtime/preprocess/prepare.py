@@ -7,13 +7,26 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import map_coordinates
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud import part_mask, prepare_cloud
-from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.foreground import fit_support_plane, foreground_mask, pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.plan_settings import PlanSettings
+from cmdiad_runtime.preprocess.plan_view import (
+    PlanCloud,
+    find_pose,
+    normal_colours,
+    plan_cloud,
+    plan_pixels,
+    plan_view,
+    point_colours,
+)
 from cmdiad_runtime.preprocess.resize import resize_ground_truth, resize_rgb
+from cmdiad_runtime.preprocess.surface import resize_surface, surface_image
 from cmdiad_runtime.sample import Mask, Modality, RgbImage, Sample, Sensors
 
+LEAST_POINTS = 100  # of a part that shall be turned upright
 LEAST_CONTRAST = 8  # grey levels between the darkest and brightest pixel of a usable image
 
 
@@ -34,6 +47,8 @@ class Preprocessing:
         grid: side of the grid that point features are pooled to.
         xyz_feed: what the cloud's extractor is fed: "points" (groups of points), or an image of the surface,
             "normals" or "depth".
+        plan: turn parts upright and look at them from above their support (needs a cloud; see `plan_view`); None
+            looks as the sensor does.
         xyz_image: also give the resized cloud itself, for a network that takes it as an image.
         seed: of the plane search.
     """
@@ -48,8 +63,13 @@ class Preprocessing:
     group_size: int = 128
     grid: int = 56
     xyz_feed: Literal["points", "normals", "depth"] = "points"
+    plan: PlanSettings | None = None
     xyz_image: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.plan, dict):  # as JSON has it
+            object.__setattr__(self, "plan", PlanSettings(**self.plan))
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -93,6 +113,41 @@ class View:
 
 
 @dataclass(frozen=True)
+class PlanPlace:
+    """Where the pixels of the sensor's image lie in a plan view.
+
+    Attributes:
+        pixels: int64 `[2, N]`, row and column of the part's points in the sensor's image.
+        target: float64 `[N, 2]`, row and column of each in the plan view.
+    """
+
+    pixels: npt.NDArray[np.int64]
+    target: npt.NDArray[np.float64]
+
+    def to_sensor(self, anomaly_map: npt.NDArray[np.float32], view: View) -> npt.NDArray[np.float32]:
+        """A map over the plan view as one over the sensor's padded square, both float32 `[size, size]`.
+
+        A pixel with a point takes the map's value at that point. The others, such as a hole's, take it where the
+        affine map that fits the points best puts them.
+        """
+        size = len(anomaly_map)
+        known = np.column_stack([self.pixels.T, np.ones(self.pixels.shape[1])])
+        affine = np.linalg.lstsq(known, self.target, rcond=None)[0]  # [3, 2]
+        scale = view.side / size
+        steps = (np.arange(size) + 0.5) * scale - 0.5
+        rows, columns = np.meshgrid(steps - view.top, steps - view.left, indexing="ij")
+        place = np.stack([rows, columns, np.ones_like(rows)], axis=2) @ affine  # [size, size, 2]
+        exact = np.full((view.height, view.width, 2), np.nan)
+        exact[self.pixels[0], self.pixels[1]] = self.target
+        inside = (rows > -0.5) & (rows < view.height - 0.5) & (columns > -0.5) & (columns < view.width - 0.5)
+        found = exact[np.rint(rows[inside]).astype(int), np.rint(columns[inside]).astype(int)]
+        place[inside] = np.where(np.isnan(found), place[inside], found)
+        values = map_coordinates(anomaly_map, place.transpose(2, 0, 1), order=1, mode="nearest")
+        beyond = ((place < -0.5) | (place > size - 0.5)).any(axis=2)
+        return np.where(beyond, anomaly_map.min(), values).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Network inputs by name, and how they lie over the sensor's image.
 
@@ -102,14 +157,23 @@ class Prepared:
             int64 `[grid²]` (see CloudInput); for a surface image `surface` float32 `[1, size, size, 3]`, 0 to
             255 (see `surface_image`); with `xyz_image` also `xyz` float32 `[1, size, size, 3]`, metres.
         view: the padded square.
+        plan: where the part lay, in a plan view.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
     view: View
+    plan: PlanPlace | None = None
+
+    def to_sensor(self, anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A map over the network's view, float32 `[size, size]`, as one over the sensor's padded square."""
+        return anomaly_map if self.plan is None else self.plan.to_sensor(anomaly_map, self.view)
 
 
 def needed_modalities(modality: Sensors, rgb_mask: str) -> tuple[Modality, ...]:
-    """The modalities that inspecting with `modality` reads: its own, and for a masked image the cloud too."""
+    """The modalities that inspecting with `modality` reads: its own, and for a masked image the cloud too.
+
+    A plan view of an image alone is refused by the recipe, so it needs no case here.
+    """
     if modality == "both" or (modality == "rgb" and rgb_mask == "cloud"):
         return ("rgb", "xyz")
     return (modality,)
@@ -122,6 +186,8 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         InputError: the sample lacks what the modality needs, or cannot be used (see `prepare_cloud`).
     """
     _check_present(sample, preprocessing)
+    if preprocessing.plan is not None:
+        return prepare_plan(sample, preprocessing, preprocessing.plan)
     inputs: dict[str, npt.NDArray[Any]] = {}
     if preprocessing.modality != "rgb":
         inputs |= _prepare_xyz(sample, preprocessing)
@@ -158,14 +224,49 @@ def _prepare_xyz(sample: Sample, preprocessing: Preprocessing) -> dict[str, npt.
     return inputs
 
 
+def plan_cloud_of(sample: Sample, preprocessing: Preprocessing) -> PlanCloud:
+    """The part's points on its support plane.
+
+    Raises:
+        InputError: the cloud cannot be used, or too little of a part is in it.
+    """
+    assert sample.xyz is not None
+    mask = part_mask(sample.xyz, foreground=preprocessing.foreground, seed=preprocessing.seed, name=sample.name)
+    cloud = plan_cloud(sample.xyz, mask, fit_support_plane(sample.xyz, seed=preprocessing.seed))
+    if len(cloud.position) < LEAST_POINTS:
+        raise InputError(
+            sample.name,
+            found=f"a part of {len(cloud.position)} points with a surface",
+            expected=f"at least {LEAST_POINTS}",
+            action="check that the whole part is in view",
+        )
+    return cloud
+
+
+def prepare_plan(sample: Sample, preprocessing: Preprocessing, plan: PlanSettings) -> Prepared:
+    """The network inputs of a sample in a plan view; the image's colours are drawn at the cloud's points."""
+    cloud = plan_cloud_of(sample, preprocessing)
+    pose = find_pose(cloud, plan.array, plan.pitch)
+    size = preprocessing.size
+    inputs: dict[str, npt.NDArray[Any]] = {}
+    if preprocessing.modality != "rgb":
+        inputs["surface"] = plan_view(cloud, normal_colours(cloud, pose), pose, size=size, side=plan.side)[None]
+    if preprocessing.modality != "xyz":
+        assert sample.rgb is not None
+        _check_contrast(sample.rgb, sample.name)
+        drawn = plan_view(cloud, point_colours(cloud, sample.rgb), pose, size=size, side=plan.side)
+        inputs["rgb"] = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)[None]
+    assert sample.xyz is not None
+    place = PlanPlace(cloud.pixels, plan_pixels(cloud, pose, size=size, side=plan.side))
+    return Prepared(inputs, View.of(sample.xyz, preprocessing.pad_multiple), place)
+
+
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:
     """A ground-truth mask `[h, w]` in the network's view, bool `[size, size]` (REFERENCE §4)."""
     return resize_ground_truth(pad_to_square(mask, multiple=preprocessing.pad_multiple), preprocessing.size)
 
 
 def _prepare_surface(sample: Sample, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    from cmdiad_runtime.preprocess.surface import resize_surface, surface_image
-
     assert sample.xyz is not None
     assert preprocessing.xyz_feed != "points"
     mask = part_mask(sample.xyz, foreground=preprocessing.foreground, seed=preprocessing.seed, name=sample.name)

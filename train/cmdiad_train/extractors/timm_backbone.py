@@ -99,7 +99,10 @@ class TimmBackbone(nn.Module):
         return features if norm is None else norm(features)
 
     def _modules_used(self, size: int) -> set[str]:
-        """Names of the model's modules that a forward pass runs (the others need no weights)."""
+        """Names of the model's modules that a forward pass runs (the others need no weights).
+
+        A module within one that runs counts too: some attention layers only take the weights of theirs.
+        """
         used: set[str] = set()
         hooks = [
             module.register_forward_hook(lambda *_, name=name: used.add(name))
@@ -109,7 +112,8 @@ class TimmBackbone(nn.Module):
             self.tokens(torch.zeros(1, 3, size, size))
         for hook in hooks:
             hook.remove()
-        return used | {""}
+        within = {name for name, _ in self.model.named_modules() if name.rpartition(".")[0] in used}
+        return used | within | {""}
 
 
 def _to_grid(features: Tensor, grid: int) -> Tensor:

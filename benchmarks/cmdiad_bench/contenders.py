@@ -1,0 +1,521 @@
+"""What `compare` measures: the published inference, ours in each form, and their stages, on one set of banks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cmdiad_bench.floor import Work, total_work, work_of
+from cmdiad_bench.published import Published, PublishedBank, Stopwatch
+from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_export.precision import to_precision
+from cmdiad_runtime.engines import Engine, open_engine
+from cmdiad_runtime.files import write_json
+from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_train.detector import Detector, as_tensors
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.fit import make_preprocessing
+from cmdiad_train.hallucination import FeatureToFeature
+from cmdiad_train.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.patches import Extractor, Hallucinated, PatchFeatures, hallucination_grid
+from cmdiad_train.recipe import PUBLISHED_DISTILLATION, PUBLISHED_RGB, PUBLISHED_XYZ, Mode, Recipe, RgbExtractor
+from cmdiad_train.recipe import XyzExtractor as PointExtractor
+from cmdiad_train.search import SearchPlan
+
+RGB_BANK, XYZ_BANK = 19_129, 76_518
+"""Rows of a whole class at the published tenth (REFERENCE §18)."""
+SEEDED_VIT = replace(PUBLISHED_RGB, weights="seeded")
+SPREAD = 0.3  # of drawn rows around the line between two real ones, in standard deviations of the features
+STAGES = ("extract", "geometry", "hallucination", "search", "reweight", "map")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all contenders have in common.
+
+    Attributes:
+        main: the modality that is inspected.
+        hallucination: "f2f", or "none" for a detector with one bank.
+        rgb: image extractor; random weights.
+        xyz: point extractor; random weights.
+        size: side of the working images.
+        rgb_bank: rows of the bank of image features.
+        xyz_bank: rows of the bank of point features, and of hallucinated features.
+        seed: of weights and drawn rows.
+    """
+
+    main: Modality
+    hallucination: Literal["none", "f2f"] = "f2f"
+    rgb: RgbExtractor = SEEDED_VIT
+    xyz: PointExtractor = PUBLISHED_XYZ
+    size: int = 224
+    rgb_bank: int = RGB_BANK
+    xyz_bank: int = XYZ_BANK
+    seed: int = 0
+
+    def recipe(self, mode: Mode) -> Recipe:
+        """The detector in a mode."""
+        xyz = self.xyz if mode == "faithful" else replace(self.xyz, normalisation="frozen")
+        return Recipe(
+            mode=mode,
+            modality=self.main,
+            hallucination=self.hallucination,
+            rgb=self.rgb,
+            xyz=xyz,
+            distillation=PUBLISHED_DISTILLATION,
+            size=self.size,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of ours.
+
+    Attributes:
+        mode: "faithful" or "default".
+        precision: "fp32" or "fp16".
+        plan: how candidates are found.
+    """
+
+    mode: Mode
+    precision: str
+    plan: SearchPlan = field(default_factory=SearchPlan)
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        fast = "" if self.plan.width is None else f", {self.plan.width} components, {self.plan.candidates} candidates"
+        return f"{self.mode} {self.precision}{fast}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A sample for both: as the sensors saw it, and as the published program takes it.
+
+    Attributes:
+        sample: rgb and xyz.
+        resized: uint8 `[1, size, size, 3]`, the image in the network's view.
+        rgb: float32 `[1, 3, size, size]`, normalised.
+        xyz: float32 `[3, size, size]`, metres, zeros in the background.
+    """
+
+    sample: Sample
+    resized: npt.NDArray[np.uint8]
+    rgb: Tensor
+    xyz: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write the arrays for a process of its own (`cmdiad_bench.peak`)."""
+        assert self.sample.rgb is not None and self.sample.xyz is not None
+        np.savez(
+            path,
+            rgb=self.sample.rgb,
+            xyz=self.sample.xyz,
+            resized=self.resized,
+            image=self.rgb.numpy(),
+            cloud=self.xyz.numpy(),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of a contender.
+
+    Attributes:
+        score: image score.
+        total_ms: published: from resized tensors; ours: from what the sensors saw, so preprocessing included.
+    """
+
+    score: float
+    total_ms: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Weights and banks that the contenders share.
+
+    Attributes:
+        setup: what they are made for.
+        rgb: image extractor.
+        xyz: point extractor, normalised by each cloud's own statistics.
+        frozen: the same with statistics of the samples.
+        network: F2F.
+        banks: the main one, and with hallucination that of hallucinated features.
+    """
+
+    setup: Setup
+    rgb: TimmBackbone
+    xyz: PointMae
+    frozen: PointMae
+    network: FeatureToFeature
+    banks: tuple[MemoryBank, ...]
+
+    def published(self) -> Published:
+        """The published inference with these parts."""
+        main, hallucinated = (PublishedBank(bank.rows, 1.0, 1.0) for bank in self.banks)
+        mean, std = self.banks[0].mean, self.banks[0].std
+        banks = (main, hallucinated)
+        return Published(self.setup.main, self.rgb, self.xyz, self.network, banks, mean, std, self.setup.size)
+
+    def detector(self, mode: Mode, plan: SearchPlan | None = None) -> Detector:
+        """Ours in fp32 torch."""
+        recipe = self.setup.recipe(mode)
+        xyz = self.xyz if mode == "faithful" else self.frozen
+        main: Extractor = self.rgb if self.setup.main == "rgb" else xyz
+        hallucinated = None
+        if recipe.hallucination != "none":
+            grid = hallucination_grid(recipe, main.grid, (xyz if self.setup.main == "rgb" else self.rgb).grid)
+            hallucinated = Hallucinated(self.network, main_grid=main.grid, grid=grid)
+        detector = Detector(recipe, [PatchFeatures(main)], list(self.banks), hallucinated)
+        if plan is not None and plan != SearchPlan():
+            detector.plan_search(plan)
+        return detector
+
+
+def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
+    """A sample with its published tensors: the image as it is, the cloud without its background."""
+    recipe = setup.recipe("faithful")
+    image = prepare(sample, make_preprocessing(recipe, "rgb", "rgb")).inputs["rgb"]
+    assert sample.xyz is not None
+    options = make_preprocessing(recipe, "rgb", "xyz")
+    frame = frame_cloud(
+        sample.xyz,
+        size=setup.size,
+        foreground=True,
+        pad_multiple=options.pad_multiple,
+        seed=options.seed,
+        name=sample.name,
+    )
+    cloud = torch.from_numpy(np.ascontiguousarray(frame.xyz.transpose(2, 0, 1)))
+    return Paired(sample, image, rgb.normalise(torch.from_numpy(image)), cloud)
+
+
+@torch.no_grad()
+def build_parts(setup: Setup, samples: Sequence[Sample], say: Callable[[str], None]) -> tuple[Parts, list[Paired]]:
+    """Random weights, and banks of the asked sizes drawn around the samples' own features."""
+    recipe = setup.recipe("faithful")
+    rgb, xyz = TimmBackbone(recipe.rgb, size=setup.size, seed=setup.seed), PointMae(setup.xyz, seed=setup.seed)
+    network = _network(setup, rgb.width, xyz.width)
+    paired = [pair(sample, setup, rgb) for sample in samples]
+    frozen = copy.deepcopy(xyz)
+    frozen.spec = replace(setup.xyz, normalisation="frozen")
+    frozen.calibrate([_cloud_groups(sample, setup) for sample in samples])
+    empty = PublishedBank(torch.empty(0), 1.0, 1.0)
+    draft = Published(setup.main, rgb, xyz, network, (empty, empty), 0.0, 1.0, setup.size)
+    say("features of the samples")
+    patches = zip(*(draft.patches(each.rgb, each.xyz, Stopwatch()) for each in paired), strict=True)
+    features = [_distinct(torch.cat(rows)) for rows in patches][: 1 if setup.hallucination == "none" else 2]
+    mean, std = float(features[0].mean()), float(features[0].std())
+    sizes = (setup.rgb_bank if setup.main == "rgb" else setup.xyz_bank, setup.xyz_bank)
+    banks = []
+    for number, (rows, count) in enumerate(zip(features, sizes, strict=False)):
+        say(f"bank {number + 1} of {len(features)}: {count} x {rows.shape[1]} and its neighbour table")
+        banks.append(MemoryBank.from_rows(draw_rows((rows - mean) / std, count, seed=setup.seed + number), mean, std))
+    return Parts(setup, rgb, xyz, frozen, network, tuple(banks)), paired
+
+
+def draw_rows(rows: Tensor, count: int, *, seed: int) -> Tensor:
+    """Rows float32 `[count, C]` on lines between two of the given ones, with some noise: they lie as real ones do."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randint(len(rows), (2, count), generator=generator)
+    drawn = rows[first].lerp_(rows[second], torch.rand(count, 1, generator=generator))
+    noise = torch.randn(drawn.shape, generator=generator)
+    return drawn.add_(noise.mul_(SPREAD * rows.std(0)))
+
+
+class OursContender:
+    """One of ours: a graph in ONNX Runtime behind the runtime's preprocessing.
+
+    Args:
+        parts: weights and banks.
+        form: which one.
+        paired: a sample to export with.
+        folder: where `graph.onnx`, `preprocessing.json` and the graphs of the stages go.
+    """
+
+    def __init__(self, parts: Parts, form: Form, paired: Paired, folder: Path) -> None:
+        self.name = form.name
+        self.peak_arguments = ["graph", str(folder)]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.preprocessing = make_preprocessing(parts.setup.recipe(form.mode), "rgb")
+        write_json(folder / "preprocessing.json", self.preprocessing.to_json())
+        detector = to_precision(parts.detector(form.mode, form.plan), form.precision)
+        inputs = as_tensors(prepare(paired.sample, self.preprocessing).inputs)
+        inputs = {name: inputs[name] for name in detector.input_names}
+        export_graph(detector, inputs, folder / "graph.onnx")
+        self._engine = open_engine(folder / "graph.onnx")
+        self._stages = Stages(detector, inputs, folder)
+
+    def run(self, paired: Paired) -> Outcome:
+        """From what the sensors saw to score and map."""
+        start = time.perf_counter()
+        outputs = self._engine.run(prepare(paired.sample, self.preprocessing).inputs)
+        return Outcome(float(outputs["score"][0]), (time.perf_counter() - start) * 1e3)
+
+    def run_stages(self, paired: Paired) -> dict[str, float]:
+        """Milliseconds of each of `STAGES`, each in a graph of its own."""
+        return self._stages.run(paired, self.preprocessing)
+
+    def close(self) -> None:
+        """Give the engines' memory back."""
+        self._engine.close()
+        self._stages.close()
+
+
+class PublishedContender:
+    """The published inference in torch; what a process of its own needs of it goes to `folder`."""
+
+    name = "published"
+
+    def __init__(self, parts: Parts, folder: Path) -> None:
+        self._published = parts.published()
+        self._stages_ms: dict[str, float] = {}
+        self.peak_arguments = ["published", str(folder)]
+        save_published(parts, folder)
+
+    def run(self, paired: Paired) -> Outcome:
+        """From resized tensors to score and map."""
+        start = time.perf_counter()
+        prediction = self._published.predict(paired.rgb, paired.xyz)
+        self._stages_ms = prediction.stages_ms
+        return Outcome(prediction.score, (time.perf_counter() - start) * 1e3)
+
+    def run_stages(self, paired: Paired) -> dict[str, float]:
+        """Those of the last run, which tells them itself."""
+        return self._stages_ms
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Stages:
+    """A detector's stages, each as a graph of its own; reweighting and map, without any product, in torch."""
+
+    def __init__(self, detector: Detector, inputs: dict[str, Tensor], folder: Path) -> None:
+        self._detector = detector
+        self._engines: dict[str, Engine] = {}
+        for name, (module, fed) in stage_modules(detector, inputs).items():
+            path = folder / f"stage-{name}.onnx"
+            export_stage(module, fed, path)
+            self._engines[name] = open_engine(path)
+
+    @torch.no_grad()
+    def run(self, paired: Paired, preprocessing: Preprocessing) -> dict[str, float]:
+        """Milliseconds of each of `STAGES`; `geometry` is sampling, grouping, interpolation and pooling."""
+        watch = Stopwatch()
+        rows, cells = self._features(paired, preprocessing, watch)
+        searched = [(rows, cells)]
+        if self._detector.hallucinated is not None:
+            with watch("hallucination"):
+                hallucinated = self._call("hallucination", rows=rows)
+            searched.append((hallucinated, cells[self._detector.hallucinated.repeat]))
+        for number, (features, at) in enumerate(searched):
+            scorer = self._detector.scorers[number]
+            assert isinstance(scorer, BankScorer)
+            with watch("search"):
+                distance, index = self._engines[f"search-{number}"].run({"rows": features.numpy()}).values()
+            distance, index = torch.from_numpy(distance), torch.from_numpy(index)
+            queries = (features - scorer.mean) / scorer.std
+            with watch("reweight"):
+                scorer.score(queries, distance, index, at)
+            with watch("map"):
+                scorer.map(distance[at])
+        return watch.stages_ms
+
+    def _features(self, paired: Paired, preprocessing: Preprocessing, watch: Stopwatch) -> tuple[Tensor, Tensor]:
+        if preprocessing.modality == "rgb":
+            image = prepare(paired.sample, preprocessing).inputs["rgb"]
+            with watch("extract"):
+                rows = self._call("extract", rgb=torch.from_numpy(image))
+            return rows, torch.arange(len(rows))
+        framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
+        with watch("geometry"):
+            cloud, _ = prepare_cloud(
+                framed,
+                size=preprocessing.size,
+                grid=preprocessing.grid,
+                groups=preprocessing.groups,
+                group_size=preprocessing.group_size,
+                foreground=False,
+                pad_multiple=1,
+                seed=preprocessing.seed,
+                name=paired.sample.name,
+            )
+        with watch("extract"):
+            features = self._call(
+                "extract", centers=torch.from_numpy(cloud.centers[None]), groups=torch.from_numpy(cloud.groups[None])
+            )
+        with watch("geometry"):
+            rows = self._call("pool", weights=torch.from_numpy(cloud.weights), features=features)
+        return rows, torch.from_numpy(cloud.cells)
+
+    def _call(self, stage: str, **inputs: Tensor) -> Tensor:
+        (output,) = self._engines[stage].run({name: tensor.numpy() for name, tensor in inputs.items()}).values()
+        return torch.from_numpy(output)
+
+    def close(self) -> None:
+        """Give the engines' memory back."""
+        for engine in self._engines.values():
+            engine.close()
+
+
+StageModules = dict[str, tuple[nn.Module, dict[str, Tensor]]]
+
+
+@torch.no_grad()
+def stage_modules(detector: Detector, inputs: dict[str, Tensor]) -> StageModules:
+    """The stages with products in them, as modules, each with inputs of one sample by name."""
+    features = detector.features[0]
+    assert isinstance(features, PatchFeatures)
+    rows, _ = features(*inputs.values())
+    found: StageModules = {"extract": (_Extract(features.extractor), _fed_to_extractor(inputs))}
+    if "weights" in inputs:
+        group_features = found["extract"][0](*found["extract"][1].values())
+        found["pool"] = (_Pool(), {"weights": inputs["weights"], "features": group_features})
+    searched = [rows]
+    if detector.hallucinated is not None:
+        network = _Float(detector.hallucinated.network)
+        found["hallucination"] = (network, {"rows": rows})
+        searched.append(network(rows))
+    for number, queries in enumerate(searched):
+        scorer = detector.scorers[number]
+        assert isinstance(scorer, BankScorer)
+        found[f"search-{number}"] = (_Search(scorer), {"rows": queries})
+    return found
+
+
+def needed_work(parts: Parts, paired: Paired) -> dict[str, Work]:
+    """What each stage cannot do without, by what ours does in fp32; the stages without products are left out."""
+    detector = parts.detector("faithful")
+    prepared = prepare(paired.sample, make_preprocessing(parts.setup.recipe("faithful"), "rgb"))
+    inputs = as_tensors(prepared.inputs)
+    modules = stage_modules(detector, {name: inputs[name] for name in detector.input_names})
+    work = {name: work_of(module, *fed.values()) for name, (module, fed) in modules.items()}
+    found = {name: work[name] for name in ("extract", "hallucination") if name in work}
+    if "pool" in work:
+        found["geometry"] = work["pool"]
+    return found | {"search": total_work(work[name] for name in work if name.startswith("search"))}
+
+
+@torch.no_grad()
+def export_stage(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    """Write a module as a graph; the first axis of `rows` and `weights` is dynamic."""
+    count = torch.export.Dim("count", min=2, max=1 << 16)
+    shapes = tuple({0: count} if name in ("rows", "weights") else None for name in inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=(shapes,) if isinstance(module, _Extract) else shapes,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path)
+
+
+def save_published(parts: Parts, folder: Path) -> None:
+    """Leave what a process of its own needs to build the published inference again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    banks = {f"bank{number}": bank.rows.contiguous() for number, bank in enumerate(parts.banks)}
+    save_file(banks, folder / "banks.safetensors")
+    write_json(
+        folder / "setup.json", {"setup": asdict(parts.setup), "mean": parts.banks[0].mean, "std": parts.banks[0].std}
+    )
+
+
+def load_published(folder: Path) -> tuple[Setup, Published]:
+    """What `save_published` left; weights come from the seed again."""
+    record = json.loads((folder / "setup.json").read_text(encoding="utf-8"))
+    fields = record["setup"]
+    fields["rgb"], fields["xyz"] = RgbExtractor(**_tuples(fields["rgb"])), PointExtractor(**_tuples(fields["xyz"]))
+    setup = Setup(**fields)
+    rgb, xyz = TimmBackbone(setup.rgb, size=setup.size, seed=setup.seed), PointMae(setup.xyz, seed=setup.seed)
+    rows = load_file(folder / "banks.safetensors")
+    banks = (PublishedBank(rows["bank0"], 1.0, 1.0), PublishedBank(rows["bank1"], 1.0, 1.0))
+    network = _network(setup, rgb.width, xyz.width)
+    return setup, Published(setup.main, rgb, xyz, network, banks, record["mean"], record["std"], setup.size)
+
+
+class _Extract(nn.Module):
+    """An extractor's features of the one sample, `[T, C]`."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.extractor(*inputs)[0].float()
+
+
+class _Pool(nn.Module):
+    """Interpolation, zero fill and pooling as one product."""
+
+    def forward(self, weights: Tensor, features: Tensor) -> Tensor:
+        return weights @ features
+
+
+class _Float(nn.Module):
+    """A network whose output is float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.network(rows).float()
+
+
+class _Search(nn.Module):
+    """Normalisation and search of a bank."""
+
+    def __init__(self, scorer: BankScorer) -> None:
+        super().__init__()
+        self.search, self.mean, self.std = scorer.search, scorer.mean, scorer.std
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.search((rows - self.mean) / self.std)
+
+
+def _network(setup: Setup, rgb_width: int, xyz_width: int) -> FeatureToFeature:
+    width, out = (rgb_width, xyz_width) if setup.main == "rgb" else (xyz_width, rgb_width)
+    options = PUBLISHED_DISTILLATION
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setup.seed)
+        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output).eval()
+
+
+def _cloud_groups(sample: Sample, setup: Setup) -> Tensor:
+    options = make_preprocessing(setup.recipe("faithful"), "rgb", "xyz")
+    return torch.from_numpy(prepare(sample, options).inputs["groups"][0])
+
+
+def _distinct(rows: Tensor) -> Tensor:
+    """Rows without repetitions and without the empty one."""
+    return torch.unique(rows[(rows != 0).any(1)], dim=0)
+
+
+def _fed_to_extractor(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in inputs.items() if name not in ("weights", "cells")}
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

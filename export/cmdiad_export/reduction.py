@@ -1,0 +1,130 @@
+"""From a detector to its graph in fp16, int8 or fp8: fp32 islands grow until the certificate passes, or it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx
+from torch import Tensor
+
+from cmdiad_export.drift import Culprits, module_drift, product_drift
+from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_export.precision import Level, fp16_levels, island_names, to_precision
+from cmdiad_export.quantise import (
+    OPSETS,
+    Arrays,
+    Quantised,
+    largest_values,
+    products,
+    quantise,
+    quantised_levels,
+    to_quantise,
+)
+from cmdiad_runtime.certificate import Comparison
+from cmdiad_train.detector import Detector
+
+Certify = Callable[[], Comparison]
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A reduced graph, as it was written.
+
+    Attributes:
+        comparison: with the trained detector; it may have failed.
+        islands: names of the modules that compute in fp32.
+        widened: the steps that were taken, each with what made it necessary.
+        opset: of the graph.
+        refusal: where the graph drifts, if it failed.
+    """
+
+    comparison: Comparison
+    islands: list[str]
+    widened: list[dict[str, Any]] = field(default_factory=list)
+    opset: int = OPSET
+    refusal: str = ""
+
+
+class Graphs(Protocol):
+    """The graphs of one detector at one precision, by level."""
+
+    opset: int
+    levels: Sequence[Level]
+
+    def write(self, level: Level) -> list[str]:
+        """Write the graph of a level, and return the names of its fp32 islands."""
+
+    def culprits(self) -> Culprits:
+        """Where the last graph drifts."""
+
+
+def reduce_precision(graphs: Graphs, certify: Certify, say: Callable[[str], None]) -> Reduced:
+    """Write the graph of the first level that passes, or of the last one.
+
+    Args:
+        graphs: to choose from.
+        certify: compares the graph that was written last.
+        say: told of each step.
+    """
+    widened: list[dict[str, Any]] = []
+    for level, wider in zip(graphs.levels, [*graphs.levels[1:], None], strict=True):
+        islands = graphs.write(level)
+        comparison = certify()
+        if comparison.passed:
+            break
+        culprits = graphs.culprits()
+        if wider is None:
+            return Reduced(comparison, islands, widened, graphs.opset, str(culprits))
+        say(f"beyond tolerance: {culprits}; keeping the {wider.name} in fp32 too")
+        widened.append({"step": wider.name, "because": comparison.to_json(), "drift": culprits.to_json()})
+    return Reduced(comparison, islands, widened, graphs.opset)
+
+
+class HalfGraphs:
+    """The fp16 graphs of a detector, by level."""
+
+    opset = OPSET
+
+    def __init__(self, detector: Detector, inputs: Mapping[str, Tensor], graph: Path) -> None:
+        self.detector, self.inputs, self.graph = detector, dict(inputs), graph
+        self.levels = fp16_levels(detector)
+
+    def write(self, level: Level) -> list[str]:
+        """See Graphs."""
+        self.reduced = to_precision(self.detector, "fp16", level)
+        export_graph(self.reduced, self.inputs, self.graph, single_precision_softmax=level.softmax)
+        return island_names(self.reduced)
+
+    def culprits(self) -> Culprits:
+        """See Graphs."""
+        return Culprits.among(module_drift(self.detector, self.reduced, list(self.inputs.values())))
+
+
+class QuantisedGraphs:
+    """The int8 or fp8 graphs of a detector, by level, with scales from calibration samples."""
+
+    def __init__(
+        self, detector: Detector, kind: Quantised, inputs: Mapping[str, Tensor], samples: Sequence[Arrays], graph: Path
+    ) -> None:
+        self.detector, self.kind, self.graph = detector, kind, graph
+        self.opset = OPSETS[kind]
+        self.sample = {name: value.numpy() for name, value in inputs.items()}
+        export_graph(to_precision(detector, kind), dict(inputs), graph, opset=self.opset)
+        self.base = onnx.load(graph)
+        self.products = products(self.base)
+        self.largest = largest_values(self.base, [product.given for product in self.products], samples)
+        self.levels = quantised_levels(detector, self.products)
+
+    def write(self, level: Level) -> list[str]:
+        """See Graphs."""
+        chosen = to_quantise(self.detector, self.products, level)
+        self.reduced = quantise(self.base, self.largest, self.kind, chosen)
+        onnx.save_model(self.reduced, str(self.graph))
+        return sorted({product.module for product in self.products if product not in chosen})
+
+    def culprits(self) -> Culprits:
+        """See Graphs."""
+        return Culprits.among(product_drift(self.base, self.reduced, self.products, self.sample))

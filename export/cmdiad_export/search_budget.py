@@ -1,0 +1,136 @@
+"""How the banks are searched: the whole product at once, or in a loop over chunks of the bank for small devices.
+
+The product of all queries with all bank rows is by far the largest array of a detector. A graph without a loop can be
+captured as one CUDA graph, so the loop is for those devices only that have no room for the product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.errors import EngineError
+from cmdiad_train.detector import Detector
+from cmdiad_train.search import SearchPlan
+
+SearchMode = Literal["auto", "whole", "loop"]
+
+DEFAULT_MEGABYTES = 512
+"""What `auto` may use where no budget is stated: a graphics card has that to spare, a Jetson has not."""
+SMALLEST_CHUNK = 256
+"""Fewer rows at a time would keep no GPU busy."""
+KEY_BYTES = 4
+"""Of a key inside the loop, in any precision of the bank."""
+FIXED_BYTES = 10_000_000
+"""Measured with TensorRT-RTX 1.7.1 on top of the keys and the candidates, at any size."""
+
+
+@dataclass(frozen=True)
+class BankSize:
+    """What a search's memory depends on.
+
+    Attributes:
+        queries: at most, of one sample.
+        rows: of the bank.
+        channels: of both.
+        item: bytes of a number of the bank.
+    """
+
+    queries: int
+    rows: int
+    channels: int
+    item: int
+
+    def scratch(self, plan: SearchPlan) -> int:
+        """Bytes that a search by this plan needs besides the bank; see docs/precision.md for measured figures."""
+        candidates = self.queries * plan.candidates * self.channels * self.item  # rows gathered for exact distances
+        if plan.chunk is None or plan.chunk >= self.rows:
+            return self.queries * self.rows * self.item + candidates + FIXED_BYTES
+        return self.queries * plan.chunk * KEY_BYTES + candidates + FIXED_BYTES
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """A plan and the memory that it takes.
+
+    Attributes:
+        plan: for every bank.
+        bytes: of scratch memory, of the largest search.
+        whole_bytes: what the whole product would take.
+        budget_bytes: what was stated; None where none was asked for.
+    """
+
+    plan: SearchPlan
+    bytes: int
+    whole_bytes: int
+    budget_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in a bundle's manifest."""
+        return {
+            "plan": self.plan.to_json(),
+            "scratch_bytes": self.bytes,
+            "whole_scratch_bytes": self.whole_bytes,
+            "budget_bytes": self.budget_bytes,
+        }
+
+
+@torch.no_grad()
+def bank_sizes(detector: Detector, inputs: Mapping[str, Tensor], precision: str) -> list[BankSize]:
+    """The sizes of a detector's searches in a precision, given the inputs of one sample.
+
+    A cloud has another number of distinct rows each time, at most one for every cell and one for the background.
+    """
+    found = detector.patches(*(inputs[name] for name in detector.input_names))
+    item = 4 if precision == "fp32" else 2  # the bank is fp16 in every reduced graph
+    return [
+        BankSize(_most_queries(rows, cells, "weights" in inputs), *search.rows.shape, item)
+        for search, (rows, cells) in zip(detector.searches, found, strict=True)
+    ]
+
+
+def _most_queries(rows: Tensor, cells: Tensor, cloud: bool) -> int:
+    return max(len(rows), len(cells) + 1) if cloud else len(rows)
+
+
+def choose_search(sizes: list[BankSize], mode: SearchMode, megabytes: int | None) -> SearchBudget:
+    """The plan for banks of these sizes.
+
+    Args:
+        sizes: of each bank.
+        mode: "whole", "loop" (the largest chunk within the budget), or "auto": whole where it fits.
+        megabytes: budget for scratch memory, of 10⁶ bytes; DEFAULT_MEGABYTES where None. "whole" heeds none.
+
+    Raises:
+        EngineError: not even the smallest chunk fits.
+    """
+    budget = 1_000_000 * (DEFAULT_MEGABYTES if megabytes is None else megabytes)
+    whole = max(size.scratch(SearchPlan()) for size in sizes)
+    if mode == "whole":
+        return SearchBudget(SearchPlan(), whole, whole, None)
+    if mode == "auto" and whole <= budget:
+        return SearchBudget(SearchPlan(), whole, whole, budget)
+    chunk = _largest_chunk(sizes, budget)
+    plan = SearchPlan(chunk=chunk)
+    return SearchBudget(plan, max(size.scratch(plan) for size in sizes), whole, budget)
+
+
+def _largest_chunk(sizes: list[BankSize], budget: int) -> int:
+    """Rows at a time: as many as fit, in steps of SMALLEST_CHUNK, but no more than half of the largest bank."""
+    half = max(SearchPlan().candidates, max(size.rows for size in sizes) // 2)
+    least = min(SMALLEST_CHUNK, half)
+    fitting = min((budget - size.scratch(SearchPlan(chunk=0))) // (size.queries * KEY_BYTES) for size in sizes)
+    if fitting < least:
+        needed = max(size.scratch(SearchPlan(chunk=least)) for size in sizes)
+        raise EngineError(
+            "--search-mb",
+            found=f"{budget / 1e6:.0f}",
+            expected=f"at least {math.ceil(needed / 1e6)}, what {least} rows of the bank at a time need",
+            action="allow more memory, or train with fewer patches (a coarser grid)",
+        )
+    return half if half <= fitting else max(least, fitting // SMALLEST_CHUNK * SMALLEST_CHUNK)
