@@ -96,7 +96,7 @@ class AnomalibExported:
 
 def unit_image(resized: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """An image uint8 `[1, size, size, 3]` as anomalib takes it: float32 `[1, 3, size, size]`, 0 to 1."""
-    return np.ascontiguousarray(resized.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+    return np.ascontiguousarray(resized.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
 
 
 def save_patchcore(folder: Path, parts: Parts) -> None:

@@ -1,18 +1,25 @@
-"""`cmdiad-bench`: latency and accuracy of a bundle, and the evaluation report."""
+"""`cmdiad-bench`: latency, memory and accuracy of a bundle, comparisons, and the evaluation report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cmdiad_runtime.command_line import run_command
 from cmdiad_runtime.progress import Progress
 
+if TYPE_CHECKING:
+    from cmdiad_bench.contenders import Form, Setup
+    from cmdiad_runtime.engines import EngineName
+    from cmdiad_runtime.sample import Sample
+
+TAKT_MISSED = 9
+ENGINES = ["auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx"]
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 JSON = click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures there.")
-ENGINE = click.option("--engine", type=click.Choice(["cpu", "cuda"]), default="cpu")
+ENGINE = click.option("--engine", type=click.Choice(ENGINES), default="cpu", help="What runs the graph.")
 
 
 @click.group(context_settings=CONTEXT)
@@ -20,7 +27,7 @@ def cli() -> None:
     """Measure a bundle as it runs on the line.
 
     \b
-    Exit codes: 0 done, 2 wrong command line, 3 to 8 as cmdiad-run, 130 interrupted.
+    Exit codes: 0 done, 2 wrong command line, 3 to 8 as cmdiad-run, 9 takt time missed, 130 interrupted.
     """
 
 
@@ -29,15 +36,27 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), default=1000, help="Samples to measure.")
 @click.option("--seconds", type=float, default=60.0, help="Stop earlier after this time.")
+@click.option("--pipeline", is_flag=True, help="Prepare the next samples beside the engine's work.")
+@click.option("--takt-ms", type=click.FloatRange(min=0, min_open=True), help="Time the line gives each part.")
 @ENGINE
 @JSON
 def latency(
-    bundle: Path, inputs: tuple[Path, ...], runs: int, seconds: float, engine: str, json_file: Path | None
-) -> None:
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    runs: int,
+    seconds: float,
+    pipeline: bool,
+    takt_ms: float | None,
+    engine: EngineName,
+    json_file: Path | None,
+) -> int:
     """Time from file to verdict on INPUT files or folders.
 
     Without INPUT synthetic samples are drawn and written to a temporary folder first: good for the machine's speed,
     not for accuracy.
+
+    With --takt-ms the exit code is 9 unless 99 of 100 parts keep within it: from file to verdict, or with
+    --pipeline from one verdict to the next.
     """
     import tempfile
 
@@ -45,14 +64,111 @@ def latency(
     from cmdiad_runtime.inputs import list_inputs
     from cmdiad_runtime.inspector import Inspector
 
-    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, engine=engine) as inspector:  # type: ignore[arg-type]  # click checked it
+    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, engine=engine) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
         files = list_inputs(paths, inspector.bundle.preprocessing.modality)
         progress = Progress()
-        result = measure_latency(inspector, files, runs=runs, seconds=seconds, progress=progress)
+        result = measure_latency(
+            inspector, files, runs=runs, seconds=seconds, progress=progress, pipeline=pipeline, takt_ms=takt_ms
+        )
         progress.close()
     _print_latency(result)
     _write(json_file, result)
+    return 0 if result["takt"] is None or result["takt"]["passed"] else TAKT_MISSED
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
+@ENGINE
+@JSON
+def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file: Path | None) -> None:
+    """Peak memory of a process that opens BUNDLE and inspects three INPUTs, or synthetic ones of its own.
+
+    Resident memory as the kernel counts it (Linux); on the GPU what nvidia-smi says is in use beyond what was before.
+    """
+    import tempfile
+
+    from cmdiad_bench.memory import measure_memory
+    from cmdiad_runtime.bundle import Bundle
+    from cmdiad_runtime.inputs import list_inputs
+
+    modality = Bundle.open(bundle).preprocessing.modality
+    with tempfile.TemporaryDirectory() as folder:
+        files = list_inputs(inputs or (_synthetic_inputs(Path(folder)),), modality)
+        result = measure_memory(bundle, files, engine=engine)
+    device = result["peak_device_mb"]
+    click.echo(
+        f"{result['engine']}, {result['precision']}: {result['opened_mb']:.0f} MB resident once open, at most "
+        f"{result['peak_resident_mb']:.0f} MB; " + ("no GPU seen" if device is None else f"{device:.0f} MB on the GPU")
+    )
+    _write(json_file, result)
+
+
+@cli.command()
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables, pictures, figures.")
+@click.option("--category", help="Which category of DATA; may be left out where there is one.")
+@click.option("--main", "mains", type=click.Choice(["rgb", "xyz"]), multiple=True, default=["rgb", "xyz"])
+@click.option("--anomalib", is_flag=True, help="Also rgb alone against anomalib's PatchCore (extra `compare`).")
+@click.option("--runs", type=click.IntRange(min=1), default=9, help="Interleaved rounds.")
+@click.option("--samples", type=click.IntRange(min=1), default=3, help="Samples to take in turn.")
+@click.option("--rgb-bank", type=click.IntRange(min=3), default=19129, help="Rows of the bank of image features.")
+@click.option("--xyz-bank", type=click.IntRange(min=3), default=76518, help="Rows of the banks of other features.")
+@click.option("--precision", "precisions", type=click.Choice(["fp32", "fp16"]), multiple=True, default=["fp32"])
+@click.option("--fast", multiple=True, metavar="WIDTH:CANDIDATES", help="Also a search over principal components.")
+@click.option("--memory/--no-memory", default=True, help="Peak memory, each in a process of its own.")
+@click.option("--small", is_flag=True, help="Tiny random networks, to try the command out.")
+def compare(
+    data: Path | None,
+    out: Path,
+    category: str | None,
+    mains: tuple[str, ...],
+    anomalib: bool,
+    runs: int,
+    samples: int,
+    rgb_bank: int,
+    xyz_bank: int,
+    precisions: tuple[str, ...],
+    fast: tuple[str, ...],
+    memory: bool,
+    small: bool,
+) -> None:
+    """The published inference in plain torch and ours in each mode, side by side and interleaved, in one run.
+
+    Networks have random weights and banks are drawn around the features of DATA's test samples (without DATA, of
+    synthetic ones): good for time and memory, which do not depend on them, not for accuracy.
+    """
+    import tempfile
+
+    from cmdiad_bench.compare import compare as compare_all
+
+    with tempfile.TemporaryDirectory() as folder:
+        taken = _paired_samples(data or _synthetic_inputs(Path(folder)).parents[1], category, samples)
+    compare_all(
+        _setups(mains, anomalib, rgb_bank, xyz_bank, small),
+        taken,
+        _forms(precisions, fast),
+        out,
+        runs=runs,
+        memory=memory,
+        say=lambda line: click.echo(line, err=True),
+    )
+    click.echo((out / "compare.md").read_text(encoding="utf-8"))
+
+
+@cli.command()
+@click.option("--runs", type=click.IntRange(min=1), default=9, help="Of each, interleaved with what it saves.")
+@JSON
+def savings(runs: int, json_file: Path | None) -> None:
+    """What each exact saving gains at full size, and how little it changes."""
+    from cmdiad_bench.machine import describe_machine
+    from cmdiad_bench.savings import Sizes, measure_savings, savings_table
+
+    machine = describe_machine()
+    rows = measure_savings(Sizes(), runs=runs, say=lambda line: click.echo(line, err=True))
+    click.echo(savings_table(rows))
+    _write(json_file, {"machine": machine, "runs": runs, "savings": rows})
 
 
 @cli.command()
@@ -61,12 +177,12 @@ def latency(
 @click.option("--category", help="Which category of DATA; may be left out where there is one.")
 @ENGINE
 @JSON
-def accuracy(bundle: Path, data: Path, category: str | None, engine: str, json_file: Path | None) -> None:
+def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName, json_file: Path | None) -> None:
     """Accuracy on the labelled test split of DATA (MVTec 3D-AD layout)."""
     from cmdiad_bench.accuracy import measure_accuracy
     from cmdiad_runtime.inspector import Inspector
 
-    with Inspector.open(bundle, engine=engine) as inspector:  # type: ignore[arg-type]  # click checked it
+    with Inspector.open(bundle, engine=engine) as inspector:
         progress = Progress()
         result = measure_accuracy(inspector, data, category, progress)
         progress.close()
@@ -82,7 +198,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: str, json_f
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for report.html and report.json.")
 @click.option("--category", help="Which category of DATA, in place of the one that the one BUNDLE was trained on.")
 @ENGINE
-def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: str) -> None:
+def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: EngineName) -> None:
     """One page on the labelled test split of DATA, for one or more bundles.
 
     Each BUNDLE is inspected on the category that it was trained on. report.html needs no other file and no
@@ -101,7 +217,7 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
         bundles,
         out,
         category=category,
-        engine=engine,  # type: ignore[arg-type]  # click checked it
+        engine=engine,
         command=shlex.join(["cmdiad-bench", *sys.argv[1:]]),
         progress=progress,
     )
@@ -124,6 +240,38 @@ def _synthetic_inputs(folder: Path) -> Path:
     return data / CATEGORIES[0] / "test"
 
 
+def _paired_samples(data: Path, category: str | None, count: int) -> list[Sample]:
+    from cmdiad_train.datasets import open_category
+
+    chosen = open_category(data, category).split("test", ("rgb", "xyz"))
+    return [files.read("rgb") for files in chosen[:: max(1, len(chosen) // count)][:count]]
+
+
+def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int, small: bool) -> list[Setup]:
+    from cmdiad_bench.contenders import Setup
+    from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+
+    kinds = [(main, "f2f") for main in mains] + ([("rgb", "none")] if anomalib else [])
+    if not small:
+        return [Setup(main, kind, rgb_bank=rgb_bank, xyz_bank=xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]  # click checked
+    rgb = RgbExtractor("test_vit", (), None, "seeded")
+    xyz = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
+    return [Setup(main, kind, rgb, xyz, 112, rgb_bank, xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]
+
+
+def _forms(precisions: tuple[str, ...], fast: tuple[str, ...]) -> list[Form]:
+    from cmdiad_bench.contenders import Form
+    from cmdiad_train.search import SearchPlan
+
+    try:
+        pairs = [tuple(int(number) for number in each.split(":")) for each in fast]
+        plans = [SearchPlan(candidates, width) for width, candidates in pairs]
+    except ValueError as error:
+        raise click.UsageError("--fast takes WIDTH:CANDIDATES, for example 64:32") from error
+    forms = [Form(mode, precision) for mode in ("faithful", "default") for precision in precisions]  # type: ignore[arg-type]
+    return forms + [Form("default", precision, plan) for plan in plans for precision in precisions]  # type: ignore[arg-type]
+
+
 def _print_accuracy(result: dict[str, Any]) -> None:
     pixels = ""
     if result["pixel_auroc"] is not None:
@@ -136,12 +284,23 @@ def _print_accuracy(result: dict[str, Any]) -> None:
 
 
 def _print_latency(result: dict[str, Any]) -> None:
-    click.echo(f"{result['engine']}, {result['precision']}, {result['runs']} runs, ms per sample")
+    kind = "pipelined" if result["pipeline"] else "one at a time"
+    click.echo(f"{result['engine']}, {result['precision']}, {result['runs']} runs, {kind}, ms per sample")
     columns = ("mean", "p50", "p90", "p95", "p99", "max")
     click.echo(f"{'':<12}" + "".join(f"{c:>9}" for c in columns))
-    for name, row in {"total": result["total_ms"], **result["stages_ms"]}.items():
+    intervals = {"interval": result["interval_ms"]} if result["pipeline"] else {}
+    for name, row in {"total": result["total_ms"], **result["stages_ms"], **intervals}.items():
         click.echo(f"{name:<12}" + "".join(f"{row[c]:9.2f}" for c in columns))
-    click.echo("total = read + preprocess + engine, what the verdict waits for")
+    waiting = " and the wait for the engine" if result["pipeline"] else ""
+    click.echo(f"total = decode + preprocess + engine{waiting}, what the verdict waits for")
+    click.echo(f"{result['per_second']:.2f} samples per second")
+    takt = result["takt"]
+    if takt is not None:
+        verdict = "kept" if takt["passed"] else "MISSED"
+        click.echo(
+            f"takt of {takt['takt_ms']:g} ms {verdict}: p99 {takt['p99_ms']:.2f} ms, {takt['late']} of "
+            f"{result['runs']} late"
+        )
 
 
 def _write(path: Path | None, result: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cmdiad_bench.floor import Work, total_work, work_of
 from cmdiad_bench.published import Published, PublishedBank, Stopwatch
 from cmdiad_export.graph import OPSET, export_graph
-from cmdiad_export.precision import to_precision
+from cmdiad_export.precision import Precision, to_precision
 from cmdiad_runtime.engines import Engine, open_engine
 from cmdiad_runtime.files import write_json
 from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
@@ -88,12 +88,12 @@ class Form:
 
     Attributes:
         mode: "faithful" or "default".
-        precision: "fp32" or "fp16".
+        precision: of the graph.
         plan: how candidates are found.
     """
 
     mode: Mode
-    precision: str
+    precision: Precision
     plan: SearchPlan = field(default_factory=SearchPlan)
 
     @property
@@ -202,7 +202,7 @@ def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
         name=sample.name,
     )
     cloud = torch.from_numpy(np.ascontiguousarray(frame.xyz.transpose(2, 0, 1)))
-    return Paired(sample, image, rgb.normalise(torch.from_numpy(image)), cloud)
+    return Paired(sample, image, rgb.normalise(torch.from_numpy(image.copy())), cloud)
 
 
 @torch.no_grad()
@@ -328,8 +328,8 @@ class Stages:
             scorer = self._detector.scorers[number]
             assert isinstance(scorer, BankScorer)
             with watch("search"):
-                distance, index = self._engines[f"search-{number}"].run({"rows": features.numpy()}).values()
-            distance, index = torch.from_numpy(distance), torch.from_numpy(index)
+                found = self._engines[f"search-{number}"].run({"rows": features.numpy()}).values()
+            distance, index = (torch.from_numpy(array) for array in found)
             queries = (features - scorer.mean) / scorer.std
             with watch("reweight"):
                 scorer.score(queries, distance, index, at)
@@ -339,9 +339,9 @@ class Stages:
 
     def _features(self, paired: Paired, preprocessing: Preprocessing, watch: Stopwatch) -> tuple[Tensor, Tensor]:
         if preprocessing.modality == "rgb":
-            image = prepare(paired.sample, preprocessing).inputs["rgb"]
+            image = torch.from_numpy(paired.resized.copy())
             with watch("extract"):
-                rows = self._call("extract", rgb=torch.from_numpy(image))
+                rows = self._call("extract", rgb=image)
             return rows, torch.arange(len(rows))
         framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
         with watch("geometry"):
@@ -406,7 +406,7 @@ def needed_work(parts: Parts, paired: Paired) -> dict[str, Work]:
     inputs = as_tensors(prepared.inputs)
     modules = stage_modules(detector, {name: inputs[name] for name in detector.input_names})
     work = {name: work_of(module, *fed.values()) for name, (module, fed) in modules.items()}
-    found = {name: work[name] for name in ("extract", "hallucination") if name in work}
+    found: dict[str, Work] = {name: work[name] for name in ("extract", "hallucination") if name in work}
     if "pool" in work:
         found["geometry"] = work["pool"]
     return found | {"search": total_work(work[name] for name in work if name.startswith("search"))}
@@ -442,7 +442,7 @@ def save_published(parts: Parts, folder: Path) -> None:
     )
 
 
-def load_published(folder: Path) -> tuple[Setup, Published]:
+def load_published(folder: Path) -> Published:
     """What `save_published` left; weights come from the seed again."""
     record = json.loads((folder / "setup.json").read_text(encoding="utf-8"))
     fields = record["setup"]
@@ -452,7 +452,7 @@ def load_published(folder: Path) -> tuple[Setup, Published]:
     rows = load_file(folder / "banks.safetensors")
     banks = (PublishedBank(rows["bank0"], 1.0, 1.0), PublishedBank(rows["bank1"], 1.0, 1.0))
     network = _network(setup, rgb.width, xyz.width)
-    return setup, Published(setup.main, rgb, xyz, network, banks, record["mean"], record["std"], setup.size)
+    return Published(setup.main, rgb, xyz, network, banks, record["mean"], record["std"], setup.size)
 
 
 class _Extract(nn.Module):
@@ -505,7 +505,7 @@ def _network(setup: Setup, rgb_width: int, xyz_width: int) -> FeatureToFeature:
 
 def _cloud_groups(sample: Sample, setup: Setup) -> Tensor:
     options = make_preprocessing(setup.recipe("faithful"), "rgb", "xyz")
-    return torch.from_numpy(prepare(sample, options).inputs["groups"][0])
+    return as_tensors(prepare(sample, options).inputs)["groups"][0]
 
 
 def _distinct(rows: Tensor) -> Tensor:

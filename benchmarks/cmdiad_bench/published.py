@@ -256,7 +256,7 @@ def blurred(image: Tensor) -> npt.NDArray[np.float32]:
     highest = float(image.max())
     levels = (255 * (image / highest)).to(torch.uint8).numpy()
     blurred_levels = np.asarray(Image.fromarray(levels).filter(ImageFilter.GaussianBlur(BLUR_RADIUS)))
-    return blurred_levels.astype(np.float32) / 255 * highest
+    return blurred_levels.astype(np.float32) / np.float32(255) * np.float32(highest)
 
 
 def _batch_norm(norm: nn.Module, x: Tensor) -> Tensor:

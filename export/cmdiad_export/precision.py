@@ -104,9 +104,7 @@ def fp16_levels(detector: Detector) -> list[Level]:
     return [Level(), *softmax, *widening(steps, always_single(detector), softmax=bool(softmax))]
 
 
-def widening(
-    steps: list[tuple[str, tuple[str, ...]]], kept: tuple[str, ...], *, softmax: bool = False
-) -> list[Level]:
+def widening(steps: list[tuple[str, tuple[str, ...]]], kept: tuple[str, ...], *, softmax: bool = False) -> list[Level]:
     """Levels that each add a step's modules to those before; steps that add nothing are left out."""
     levels: list[Level] = []
     modules: tuple[str, ...] = ()
@@ -121,6 +119,11 @@ def widening(
 def attention_names(detector: nn.Module) -> tuple[str, ...]:
     """Names of the attention modules, projections included; timm and we name their classes so."""
     return tuple(name for name, module in detector.named_modules() if type(module).__name__.endswith("Attention"))
+
+
+def point_encoder_names(detector: Detector) -> tuple[str, ...]:
+    """Names of the small networks that turn groups of points into tokens."""
+    return tuple(f"{name}.encoder" for name, e in _extractors(detector).items() if isinstance(e, PointMae))
 
 
 def _extractors(detector: Detector) -> dict[str, Extractor]:

@@ -25,7 +25,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from cmdiad_export.graph import module_of
-from cmdiad_export.precision import Level, always_single, attention_names, is_within, widening
+from cmdiad_export.precision import (
+    Level,
+    always_single,
+    attention_names,
+    is_within,
+    point_encoder_names,
+    widening,
+)
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_train.detector import Detector
 
@@ -132,8 +139,9 @@ def quantised_levels(detector: Detector, found: Sequence[Product]) -> list[Level
     """The levels of fp32 islands to try in a quantised graph, least first; each leaves something quantised."""
     steps = [
         ("layers that read the image", tuple(product.module for product in found if product.reads_input)),
+        ("point encoder", point_encoder_names(detector)),
         ("attention", attention_names(detector)),
-        ("hallucination network", ("hallucinated.network",)),
+        ("hallucination network", ("hallucinated.network",) if detector.hallucinated is not None else ()),
         ("second half of each extractor", _second_halves(found)),
     ]
     levels = [Level(), *widening(steps, always_single(detector))]

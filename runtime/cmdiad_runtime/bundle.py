@@ -106,11 +106,6 @@ class Bundle:
         """The golden set: network inputs and what torch made of them."""
         return self.path / "golden.npz"
 
-    @property
-    def identity(self) -> str:
-        """Hash of the manifest as it was exported: adjusting a threshold makes no other bundle of it."""
-        return _manifest_hash(_as_exported(self.manifest))
-
     @staticmethod
     def open(path: str | PathLike[str], *, require_signature: str | PathLike[str] | None = None) -> Bundle:
         """Read and verify a bundle.

@@ -13,8 +13,6 @@ from cmdiad_runtime.command_line import run_command
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle import Bundle, Calibration
 
-SIGNATURE = "manifest.sig"
-
 HELP = """Show the threshold of BUNDLE, or adjust it there: no export, no torch, and no score changes by it.
 
 A false-reject rate is turned into thresholds of score and map by the held-out scores that the bundle carries. The
@@ -65,8 +63,11 @@ def main() -> None:
 
 
 def _warn_of_signature(path: Path) -> None:
+    from cmdiad_runtime.signature import SIGNATURE
+
     if (path / SIGNATURE).exists():
-        click.echo(f"warning: {path / SIGNATURE} does not fit the changed manifest; sign the bundle again", err=True)
+        message = f"warning: {path / SIGNATURE} does not fit the changed manifest; run cmdiad-sign again"
+        click.echo(message, err=True)
 
 
 def _show(bundle: Bundle) -> None:

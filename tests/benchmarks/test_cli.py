@@ -19,7 +19,9 @@ from cmdiad_train.synthesis import dataset as synthesis
 from helpers import assert_refused, command, python, sample_files, truncate
 
 Cached = Callable[..., Path]
+LATENCY = {"runs", "ended_by", "files", "pipeline", "total_ms", "stages_ms", "interval_ms", "per_second", "takt"}
 COLUMNS = {"mean", "p50", "p90", "p95", "p99", "max"}
+MACHINE = {"processor", "cores", "clocks_mhz", "load_1min", "gpus", "python", "versions"}
 DESCRIPTION = {"bundle", "modality", "hallucination", "precision", "banks", "engine", "machine"}
 
 
@@ -30,25 +32,26 @@ def test_latency_of_named_inputs(data: Path, exported: Cached, tmp_path: Path, m
     ended = command(cli, "latency", bundle, inputs, "--runs", 3, "--json", tmp_path / "latency.json")
     assert ended.code == 0, ended.err
     figures = json.loads((tmp_path / "latency.json").read_text())
-    assert set(figures) == DESCRIPTION | {"runs", "files", "total_ms", "stages_ms"}
+    assert set(figures) == DESCRIPTION | LATENCY
     assert (figures["runs"], figures["files"]) == (3, 5)
     assert (figures["modality"], figures["hallucination"], figures["precision"]) == (modality, "none", "fp16")
-    assert set(figures["stages_ms"]) == {"read", "preprocess", "engine", "overlay"}
+    assert set(figures["stages_ms"]) == {"decode", "preprocess", "engine", "post"}
     for row in (figures["total_ms"], *figures["stages_ms"].values()):
         assert set(row) == COLUMNS
         assert 0 < row["p50"] <= row["p90"] <= row["p95"] <= row["p99"] <= row["max"]
-    without_overlay = sum(figures["stages_ms"][stage]["mean"] for stage in ("read", "preprocess", "engine"))
+    without_overlay = sum(figures["stages_ms"][stage]["mean"] for stage in ("decode", "preprocess", "engine"))
     assert figures["total_ms"]["mean"] == pytest.approx(without_overlay, abs=0.01)
-    assert set(figures["machine"]) == {"processor", "cores", "python"}
+    assert set(figures["machine"]) == MACHINE
     table = ended.out.splitlines()
-    assert [line.split()[0] for line in table[2:-1]] == ["total", "read", "preprocess", "engine", "overlay"]
+    assert [line.split()[0] for line in table[2:7]] == ["total", "decode", "preprocess", "engine", "post"]
+    assert float(table[-1].split()[0]) == pytest.approx(figures["per_second"], abs=0.01)
 
 
 def test_latency_without_inputs_draws_its_own(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "DEFAULT_TEST", {"good": 1})
     ended = command(cli, "latency", exported("rgb", "none", "fp16"), "--runs", 1)
     assert ended.code == 0, ended.err
-    assert "fp16, 1 runs, ms per sample" in ended.out
+    assert "fp16, 1 runs, one at a time, ms per sample" in ended.out
 
 
 def test_latency_stops_after_the_time_given(data: Path, exported: Cached, tmp_path: Path) -> None:
@@ -56,6 +59,26 @@ def test_latency_stops_after_the_time_given(data: Path, exported: Cached, tmp_pa
     arguments = ("latency", bundle, inputs, "--runs", 1000, "--seconds", 0, "--json", tmp_path / "latency.json")
     assert command(cli, *arguments).code == 0
     assert json.loads((tmp_path / "latency.json").read_text())["runs"] == 1
+
+
+@pytest.mark.parametrize(("takt", "code", "word"), [(1e-6, 9, "MISSED"), (1e6, 0, "kept")])
+@pytest.mark.parametrize("pipeline", [(), ("--pipeline",)])
+def test_takt_is_in_the_exit_code(
+    data: Path, exported: Cached, takt: float, code: int, word: str, pipeline: tuple[str, ...]
+) -> None:
+    inputs = data / "gear" / "test"
+    ended = command(cli, "latency", exported("rgb"), inputs, "--runs", 3, "--takt-ms", takt, *pipeline)
+    assert ended.code == code, ended.err
+    assert f"takt of {takt:g} ms {word}: p99 " in ended.out.splitlines()[-1]
+    assert ("pipelined" in ended.out) == bool(pipeline)
+
+
+def test_memory_of_a_bundle(data: Path, exported: Cached, tmp_path: Path) -> None:
+    ended = command(cli, "memory", exported("rgb"), data / "gear" / "test", "--json", tmp_path / "memory.json")
+    assert ended.code == 0, ended.err
+    figures = json.loads((tmp_path / "memory.json").read_text())
+    assert f"{figures['opened_mb']:.0f} MB resident once open" in ended.out
+    assert figures["peak_resident_mb"] >= figures["opened_mb"] > 0
 
 
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])

@@ -21,7 +21,7 @@ from cmdiad_train.extractors import PointMae
 from cmdiad_train.fit import Machine
 from cmdiad_train.pretrain_points import HIDDEN, Cloud, MaskedPoints, chamfer, pretrain_points, spread, turned
 from cmdiad_train.recipe import XyzExtractor
-from helpers import SIZE, ignore
+from helpers import SIZE, ignore, sample_files
 
 SPEC = XyzExtractor(groups=48, group_size=12, width=24, heads=3, depth=2, taps=(0, 1), grid=14)
 
@@ -170,6 +170,33 @@ def test_interrupted_pretraining_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     pretrain_points(job(None, part), SPEC, SIZE, ignore)
     assert part.read_bytes() == whole.read_bytes()
     assert part.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
+
+
+def test_samples_prepared_for_other_data_are_not_taken(own_data: Path, data: Path, tmp_path: Path) -> None:
+    """An interruption while samples are prepared, then another data set with the same names."""
+
+    def interrupt(step: str, done: int, total: int) -> None:
+        if step.startswith("prepare") and done == 4:
+            raise KeyboardInterrupt
+
+    clouds_there = sample_files(own_data, "train", "good", "xyz")
+    clouds_there[0].write_bytes(clouds_there[1].read_bytes())
+    out, expected = tmp_path / "out.safetensors", tmp_path / "expected.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, interrupt)
+    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, ignore)
+    pretrain_points(job(data, expected, epochs=1), SPEC, SIZE, ignore)
+    assert out.read_bytes() == expected.read_bytes()
+    with pytest.raises(OutputError, match="another training"):
+        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, ignore)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path) -> None:
+    mine = replace(job(None, tmp_path / "gpu.safetensors", epochs=4), machine=Machine("cuda"))
+    assert pretrain_points(mine, SPEC, SIZE, ignore)
+    losses = [float(line.split(",")[1]) for line in (tmp_path / "gpu.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0]
 
 
 def test_too_few_samples_and_other_networks_are_refused(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
     spec = replace(lesson.student, grid=lesson.student.grid or (teacher.grid if lesson.student.stages else None))
     inputs = job.inputs(lesson.view, recipe_for(lesson.size, spec))
     known = [replace(each, weights=weights_digest(each.weights)) for each in (lesson.teacher, spec)]
-    identity = job.identity(inputs, lesson=asdict(replace(lesson, teacher=known[0], student=known[1])))
+    identity = job.identity(inputs, {"lesson": asdict(replace(lesson, teacher=known[0], student=known[1]))})
     if job.is_done(identity):
         return _stored_report(job.out.with_suffix(".json"))
     training, held_out = _split(len(inputs))
@@ -154,8 +154,9 @@ def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
     origin = Origin(f"distilled from {teacher.provenance} on {job.source.words}", job.licence, job.command, seed=seed)
     use = use_of(student.extractor, replace(spec, weights="seeded"), lesson.size) | {"training": identity}
     write_json(job.out.with_suffix(".json"), told)
+    job.write_log(log)
     save_weights(job.out, student.extractor.model.state_dict(), use, origin)
-    job.finish(log)
+    job.clean()
     return told
 
 
@@ -209,11 +210,11 @@ def _split(count: int) -> tuple[list[int], list[int]]:
 
 def _feature_statistics(lessons: _Lessons, training: list[int]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[C]` of the teacher's features of the training images."""
-    rows = count = 0
+    rows = 0
     total = squares = torch.zeros(())
     for index in training:
         features = lessons.one(index, 0)["features"].double()
-        total, squares, count = total + features.sum(0), squares + features.square().sum(0), count + len(features)
+        total, squares = total + features.sum(0), squares + features.square().sum(0)
         rows += len(features)
     mean = total / rows
     deviation = (squares / rows - mean.square()).clamp(min=0).sqrt()
@@ -284,10 +285,6 @@ def _processor() -> str:
     except OSError:
         lines = []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _budget(job: Job) -> int:
-    return int(job.machine.cache_gb * 1e9)
 
 
 def _stored_report(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.files import sha256_of
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample
-from cmdiad_train.datasets import data_colour, list_categories, open_category
+from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, open_category
 from cmdiad_train.detector import as_tensors
 from cmdiad_train.feature_cache import FeatureCache
 from cmdiad_train.fit import make_preprocessing
@@ -28,7 +31,7 @@ Report = Callable[[str, int, int], None]
 """Called as `report(step, done, total)`."""
 
 
-class _Readable(Protocol):
+class Readable(Protocol):
     """What samples of a data set and generated ones have in common."""
 
     @property
@@ -92,7 +95,7 @@ class Source:
         return " and ".join(parts)
 
 
-def collect(source: Source, view: View) -> tuple[list[_Readable], Colour]:
+def collect(source: Source, view: View) -> tuple[list[Readable], Colour]:
     """The samples of a source that have what a view needs, and the kind of their images.
 
     Raises:
@@ -106,7 +109,7 @@ def collect(source: Source, view: View) -> tuple[list[_Readable], Colour]:
         for files in open_category(root, name).split("train", (modality,))
     ]
     colour = data_colour(found)
-    samples: list[_Readable] = [*found, *_generated(source)]
+    samples: list[Readable] = [*found, *_generated(source)]
     if colour == "grey" and source.generate and view == "rgb":
         raise RunError(
             source.data[0],
@@ -131,6 +134,23 @@ def _generated(source: Source) -> list[GeneratedSample]:
     return [GeneratedSample(kinds[i % len(kinds)], i // len(kinds), source.seed) for i in range(source.generate)]
 
 
+def content_digest(sample: Readable, view: View) -> str:
+    """What tells a sample from any other of any data set: the hash of its file, or how it is generated."""
+    if isinstance(sample, GeneratedSample):
+        from cmdiad_train.synthesis.scene import GENERATOR
+
+        return f"{GENERATOR} {sample.name} {GENERATED_SIZE} {sample.seed}"
+    assert isinstance(sample, SampleFiles)
+    file = sample.rgb if view == "rgb" else sample.xyz
+    assert file is not None
+    try:
+        return sha256_of(file)
+    except OSError as error:
+        raise InputError(
+            file, found=str(error.strerror).lower(), expected="a readable file", action="check it and its permissions"
+        ) from error
+
+
 class Inputs:
     """Network inputs of samples, prepared once and then read from disk.
 
@@ -139,17 +159,24 @@ class Inputs:
         colour: of their images.
         view: what is looked at.
         recipe: its size, and for points its groups, are those prepared.
-        cache: where they are kept.
+        folder: where they are kept, beside those of other samples and settings.
+        budget: bytes that they may take.
+
+    Attributes:
+        digest: of all that they depend on.
     """
 
     def __init__(
-        self, samples: Sequence[_Readable], colour: Colour, view: View, recipe: Recipe, cache: FeatureCache
+        self, samples: Sequence[Readable], colour: Colour, view: View, recipe: Recipe, folder: Path, budget: int
     ) -> None:
-        self.samples, self.view, self.cache = samples, view, cache
+        self.samples, self.view = samples, view
         modality: Modality = "rgb" if view == "rgb" else "xyz"
         if view in ("normals", "depth"):
             recipe = replace(recipe, xyz=SurfaceExtractor(view))
         self.preprocessing = make_preprocessing(replace(recipe, modality=modality), colour, modality)
+        told = [self.preprocessing.to_json(), [content_digest(sample, view) for sample in samples]]
+        self.digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        self.cache = FeatureCache(folder / self.digest[:16], budget=budget)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -165,7 +192,7 @@ class Inputs:
             self[index]
             report("prepare samples", index + 1, len(self))
 
-    def _prepare(self, sample: _Readable) -> dict[str, Tensor]:
+    def _prepare(self, sample: Readable) -> dict[str, Tensor]:
         inputs = as_tensors(prepare(sample.read(self.preprocessing.colour), self.preprocessing).inputs)
         if self.view == "points":
             return {name: inputs[name][0].clone() for name in ("centers", "groups")}

@@ -20,7 +20,6 @@ from cmdiad_runtime.files import atomic_write
 from cmdiad_train.distillation import Epoch, write_log
 from cmdiad_train.extractor_samples import Inputs, Source, View, collect
 from cmdiad_train.extractor_weights import read_metadata, serialise
-from cmdiad_train.feature_cache import FeatureCache
 from cmdiad_train.fit import Machine
 from cmdiad_train.loss_plot import plot_losses
 from cmdiad_train.recipe import Recipe
@@ -85,13 +84,16 @@ class Job:
     def inputs(self, view: View, recipe: Recipe) -> Inputs:
         """The network inputs of the samples; raises RunError where there are too few."""
         samples, colour = collect(self.source, view)
-        cache = FeatureCache(self.work / "inputs", budget=int(self.machine.cache_gb * 1e9))
-        return Inputs(samples, colour, view, recipe, cache)
+        return Inputs(samples, colour, view, recipe, self.work / "inputs", self.cache_bytes)
 
-    def identity(self, inputs: Inputs, **what: Any) -> str:
+    @property
+    def cache_bytes(self) -> int:
+        """Disk space that one kind of stored tensors may take."""
+        return int(self.machine.cache_gb * 1e9)
+
+    def identity(self, inputs: Inputs, what: dict[str, Any]) -> str:
         """A digest of all that the result depends on: samples, schedule and `what`, JSON-ready."""
-        samples = [sample.name for sample in inputs.samples]
-        told = {"samples": samples, "inputs": inputs.preprocessing.to_json(), "schedule": asdict(self.schedule), **what}
+        told = {"inputs": inputs.digest, "schedule": asdict(self.schedule), "what": what}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def is_done(self, identity: str) -> bool:
@@ -103,6 +105,7 @@ class Job:
         if not self.out.exists():
             return False
         if self.out.suffix == ".safetensors" and read_metadata(self.out).get("training") == identity:
+            self.clean()
             return True
         raise OutputError(
             self.out,
@@ -111,10 +114,13 @@ class Job:
             action="choose another --out",
         )
 
-    def finish(self, log: list[Epoch]) -> None:
-        """Write log and plot, and remove what only an interruption needs."""
+    def write_log(self, log: list[Epoch]) -> None:
+        """Write log and plot beside the output."""
         write_log(self.out.with_suffix(".csv"), log)
         plot_losses(self.out.with_suffix(".png"), [e.loss for e in log], [e.validation for e in log])
+
+    def clean(self) -> None:
+        """Remove what only an interruption needs, once the output is there."""
         shutil.rmtree(self.work, ignore_errors=True)
 
 

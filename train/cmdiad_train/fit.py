@@ -51,7 +51,7 @@ Report = Callable[[str, int, int], None]
 
 GOLDEN_SAMPLES = 4
 CALIBRATION_CLOUDS = 16
-QUANTISATION_SAMPLES = 8
+QUANTISATION_SAMPLES = 4
 HELD_OUT_SHARE = 5  # without a validation split every fifth training sample is held out
 
 
@@ -497,11 +497,19 @@ class _Fitting:
         return detector
 
     def _quantisation_inputs(self, detector: Detector) -> dict[str, dict[str, Tensor]]:
-        """What inspection feeds the detector of some training samples: export calibrates int8 and fp8 on it."""
+        """What inspection feeds the detector of some training samples and tampered copies of them.
+
+        Export calibrates int8 and fp8 on it. Good samples alone would clip what defects look like.
+        """
         samples = self.samples.train
         chosen = samples[:: max(1, len(samples) // QUANTISATION_SAMPLES)][:QUANTISATION_SAMPLES]
-        read = (self._inspection_inputs(files.read(self.preprocessing.colour), detector) for files in chosen)
-        return {str(i): dict(zip(detector.input_names, inputs, strict=True)) for i, inputs in enumerate(read)}
+        inputs = {}
+        for i, files in enumerate(chosen):
+            sample = files.read(self.preprocessing.colour)
+            for kind, shown in (("good", sample), ("tampered", tamper(sample, self.preprocessing))):
+                tensors = self._inspection_inputs(shown, detector)
+                inputs[f"{i}-{kind}"] = dict(zip(detector.input_names, tensors, strict=True))
+        return inputs
 
     def _held_out_patches(self, detector: Detector) -> tuple[list[list[Patches]], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""

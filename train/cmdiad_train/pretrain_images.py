@@ -115,7 +115,8 @@ def pretrain_images(job: Job, spec: RgbExtractor, view: View, size: int, report:
     """
     seed, device = job.schedule.seed, job.machine.torch_device()
     inputs = job.inputs(view, recipe_for(size, spec))
-    identity = job.identity(inputs, extractor=asdict(replace(spec, weights=weights_digest(spec.weights))))
+    start = replace(spec, weights=weights_digest(spec.weights))
+    identity = job.identity(inputs, {"images": asdict(start)})
     if job.is_done(identity):
         return False
     model = MaskedImages(trainable(spec, size, seed), size, seed=seed)
@@ -139,6 +140,7 @@ def pretrain_images(job: Job, spec: RgbExtractor, view: View, size: int, report:
     settle_statistics(extractor, inputs, list(range(len(inputs))))
     use = use_of(extractor, replace(spec, weights="seeded"), size) | {"training": identity}
     origin = Origin(f"masked image modelling on {view} of {job.source.words}", job.licence, job.command, seed=seed)
+    job.write_log(log)
     save_weights(job.out, extractor.model.state_dict(), use, origin)
-    job.finish(log)
+    job.clean()
     return True

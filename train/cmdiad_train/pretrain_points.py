@@ -22,6 +22,8 @@ from cmdiad_train.recipe import Recipe, XyzExtractor
 
 HIDDEN = 0.6
 """Share of the groups that is hidden (Pang et al. 2022, §4.1)."""
+MOST_TOLD = 256
+"""Hidden groups of a cloud that are told in one step, at most; the cost of a step would grow with all of them."""
 DECODER_DEPTH = 2
 SCALES = (0.9, 1.1)  # of a cloud; the published pretraining, on single objects of any size, has 2/3 to 3/2
 CALIBRATION_CLOUDS = 16
@@ -59,7 +61,7 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, report: Report, *, 
     seed = job.schedule.seed
     inputs = job.inputs("points", Recipe(modality="xyz", xyz=spec, size=size))
     start = replace(spec, weights=weights_digest(spec.weights))
-    identity = job.identity(inputs, extractor=asdict(start), shift=shift)
+    identity = job.identity(inputs, {"points": asdict(start), "shift": shift})
     if job.is_done(identity):
         return False
     inputs.prepare_all(report)
@@ -83,8 +85,9 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, report: Report, *, 
     encoder = model.finished(inputs)
     use = point_metadata(replace(spec, weights="seeded")) | {"training": identity}
     origin = Origin(f"Point-MAE's objective on {job.source.words}", job.licence, job.command, seed=seed)
+    job.write_log(log)
     save_weights(job.out, encoder.state_dict(), use, origin)
-    job.finish(log)
+    job.clean()
     return True
 
 
@@ -135,9 +138,11 @@ class MaskedPoints(nn.Module):
         batch, count = groups.shape[:2]
         order = torch.stack([torch.randperm(count, generator=generator) for _ in range(batch)]).to(groups.device)
         hidden, seen = order.split([round(HIDDEN * count), count - round(HIDDEN * count)], 1)
+        hidden = hidden[:, :MOST_TOLD]
         tokens = self._encode(_pick(centers, seen), _pick(groups, seen))
         made = self._decode(tokens, _pick(centers, seen), _pick(centers, hidden))  # [B, hidden, M, 3]
-        return chamfer(made.flatten(0, 1).float(), _pick(groups, hidden).flatten(0, 1))
+        with torch.autocast(made.device.type, enabled=False):
+            return chamfer(made.flatten(0, 1).float(), _pick(groups, hidden).flatten(0, 1))
 
     def _in_units(self, centers: Tensor, groups: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         shift = self.shift * (2 * torch.rand(len(centers), 1, 3, generator=generator) - 1)

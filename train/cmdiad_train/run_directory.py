@@ -237,9 +237,7 @@ def load_banks(path: Path) -> list[MemoryBank]:
     ]
 
 
-def save_calibration(
-    path: Path, calibration: Calibration, score_weights: Tensor, map_weights: Tensor
-) -> None:
+def save_calibration(path: Path, calibration: Calibration, score_weights: Tensor, map_weights: Tensor) -> None:
     """Write thresholds, with the held-out scores that they rest on, and fusion weights."""
     write_json(
         path / "calibration.json",

@@ -1,0 +1,219 @@
+"""The comparison on tiny networks and banks: everything agrees, and the tables say what was measured."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cmdiad_bench.cli import cli
+from cmdiad_bench.compare import Times, _figures, _interleaved, compare, markdown
+from cmdiad_bench.contenders import (
+    STAGES,
+    Form,
+    OursContender,
+    Outcome,
+    Setup,
+    build_parts,
+    draw_rows,
+    needed_work,
+)
+from cmdiad_bench.floor import Rates, Work, measure_rates, work_of
+from cmdiad_runtime.readers import read_rgb, read_xyz
+from cmdiad_runtime.sample import Sample
+from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+from cmdiad_train.search import BankSearch, SearchPlan
+from helpers import command, sample_files, silent
+
+RGB = RgbExtractor("test_vit", (), None, "seeded")
+XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
+
+
+def small_setup(main: str) -> Setup:
+    return Setup(main, "f2f", RGB, XYZ, 112, 150, 220)  # type: ignore[arg-type]
+
+
+def samples(data: Path) -> list[Sample]:
+    rgb, xyz = (sample_files(data, "test", "good", modality) for modality in ("rgb", "xyz"))
+    return [Sample(str(a), rgb=read_rgb(a), xyz=read_xyz(b)) for a, b in zip(rgb, xyz, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("main", ["rgb", "xyz"])
+def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> None:
+    said: list[str] = []
+    forms = [Form("faithful", "fp32"), Form("default", "fp32", SearchPlan(8, 8))]
+    record = compare([small_setup(main)], samples(data), forms, tmp_path, runs=2, memory=True, say=said.append)
+    assert record == json.loads((tmp_path / "compare.json").read_text())
+    table = record["tables"][f"main {main}"]
+    assert list(table["contenders"]) == ["published", "faithful fp32", "default fp32, 8 components, 8 candidates"]
+    assert table["banks"] == [
+        [150 if main == "rgb" else 220, 64 if main == "rgb" else 48],
+        [220, 48 if main == "rgb" else 64],
+    ]
+    for name, each in table["contenders"].items():
+        expected = set(STAGES) if main == "xyz" or name == "published" else set(STAGES) - {"geometry"}
+        assert set(each["stages_ms"]) == expected
+        assert each["total_ms"]["low"] <= each["total_ms"]["median"] <= each["total_ms"]["high"]
+        assert 20 < each["memory"]["opened_mb"] <= each["memory"]["peak_resident_mb"]
+        assert len(each["scores"]) == 2
+    assert table["contenders"]["published"]["times_faster"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert table["contenders"]["published"]["largest_score_difference"] == 0
+    assert table["contenders"]["faithful fp32"]["largest_score_difference"] < (1e-4 if main == "rgb" else 0.02)
+    assert {"extract", "hallucination", "search", "total"} <= set(table["floor"])
+    assert [line for line in said if line.startswith("round")][-1].startswith("round 2 of 2")
+    text = (tmp_path / "compare.md").read_text()
+    assert f"## main {main}" in text and "| faithful fp32 |" in text and "| search |" in text
+    for picture in (f"main-{main}.png", f"main-{main}-stages.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_command_with_small_networks(data: Path, tmp_path: Path) -> None:
+    arguments = ("--small", "--main", "rgb", "--rgb-bank", 60, "--xyz-bank", 60, "--runs", 1, "--samples", 1)
+    ended = command(cli, "compare", data, "--out", tmp_path / "out", *arguments, "--fast", "8:8", "--no-memory")
+    assert ended.code == 0, ended.err
+    assert "| default fp32, 8 components, 8 candidates |" in ended.out
+    record = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert list(record["tables"]) == ["main rgb"]
+    assert record["tables"]["main rgb"]["contenders"]["published"]["memory"] is None
+
+
+def test_fast_search_that_is_no_pair_of_numbers(data: Path, tmp_path: Path) -> None:
+    ended = command(cli, "compare", data, "--out", tmp_path, "--fast", "64")
+    assert ended.code == 2
+    assert "--fast takes WIDTH:CANDIDATES" in ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("anomalib") is None, reason="needs anomalib")
+@pytest.mark.filterwarnings("ignore")
+def test_patchcore_beside_anomalibs(data: Path, tmp_path: Path) -> None:
+    setup = Setup("rgb", "none", RGB, XYZ, 112, 150, 220)
+    record = compare([setup], samples(data), [Form("default", "fp32")], tmp_path, runs=1, memory=False, say=silent)
+    (table,) = record["tables"].values()
+    assert list(table["contenders"]) == ["anomalib torch", "anomalib exported", "default fp32"]
+    assert table["contenders"]["anomalib exported"]["largest_score_difference"] < 1e-3
+
+
+@pytest.mark.parametrize("main", ["rgb", "xyz"])
+@torch.no_grad()
+def test_stage_graphs_together_are_the_whole_graph(data: Path, tmp_path: Path, main: str) -> None:
+    parts, paired = build_parts(small_setup(main), samples(data)[:1], silent)
+    found: dict[str, Any] = {}
+
+    ours = OursContender(parts, Form("faithful", "fp32"), paired[0], tmp_path)
+    scorers = ours._stages._detector.scorers
+    for number, scorer in enumerate(scorers):
+        score = scorer.score
+        scorer.score = lambda *given, number=number, score=score: found.setdefault(number, score(*given))
+    times = ours.run_stages(paired[0])
+    whole = ours.run(paired[0]).score
+    ours.close()
+    assert float(sum(found.values())) == pytest.approx(whole, rel=1e-5)
+    assert min(times.values()) > 0
+
+
+class Fake:
+    """A contender that keeps a diary."""
+
+    def __init__(self, name: str, diary: list[str]) -> None:
+        self.name, self.diary = name, diary
+        self.peak_arguments: list[str] = []
+
+    def run(self, paired: Any) -> Outcome:
+        self.diary.append(f"{self.name}{paired}")
+        return Outcome(1.0, 2.0)
+
+    def run_stages(self, paired: Any) -> dict[str, float]:
+        return {"search": 1.0}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
+    diary: list[str] = []
+    times = _interleaved([Fake("a", diary), Fake("b", diary)], [0, 1], 3, silent)  # type: ignore[list-item]
+    assert diary == ["a1", "b1", "a0", "b0", "a1", "b1", "a0", "b0"]
+    assert [len(each.outcomes) for each in times.values()] == [3, 3]
+
+
+def test_figures_are_ratios_of_medians_with_the_spread_of_the_rounds() -> None:
+    slow = Times([Outcome(2.0, t) for t in (100.0, 200.0, 300.0)], [{"search": t} for t in (10.0, 20.0, 30.0)])
+    fast = Times([Outcome(2.1, t) for t in (10.0, 50.0, 20.0)], [{"search": t} for t in (1.0, 2.0, 3.0)])
+    found = _figures(fast, slow)
+    assert found["total_ms"] == {"median": 20.0, "low": 15.0, "high": 35.0}
+    assert found["times_faster"] == {"median": 10.0, "low": 7.0, "high": 12.5}
+    assert found["stages_times_faster"]["search"]["median"] == 10.0
+    assert found["largest_score_difference"] == pytest.approx(0.05)
+
+
+def test_floor_is_the_slower_of_product_and_copy() -> None:
+    rates = Rates(multiply_adds=1e9, copied_bytes=1e10)
+    assert Work(5e6, 1e6).floor_ms(rates) == pytest.approx(5.0)
+    assert Work(1e5, 2e8).floor_ms(rates) == pytest.approx(20.0)
+    assert Rates(1, 4).better(Rates(2, 3)) == Rates(2, 4)
+
+
+def test_work_of_a_linear_layer_and_of_a_search_is_counted() -> None:
+    layer = nn.Linear(30, 50)
+    work = work_of(layer, torch.zeros(7, 30))
+    assert work.multiply_adds == 7 * 30 * 50
+    assert work.moved_bytes == 4 * (30 * 50 + 50 + 7 * 30 + 7 * 50)
+    search = BankSearch(torch.randn(200, 16))
+    assert work_of(search, torch.randn(9, 16)).multiply_adds == 9 * 200 * 16
+
+
+def test_needed_work_counts_distinct_rows(data: Path) -> None:
+    parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], silent)
+    work = needed_work(parts, paired[0])
+    assert set(work) == {"extract", "hallucination", "search"}
+    assert work["search"].multiply_adds == 49 * (150 * 64 + 220 * 48)
+
+
+def test_rates_are_plausible() -> None:
+    rates = measure_rates(seconds=0.01)
+    assert 1e8 < rates.multiply_adds < 1e15
+    assert 1e7 < rates.copied_bytes < 1e14
+
+
+def test_drawn_rows_lie_as_the_given_ones_do() -> None:
+    rows = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 1, 1, 1, 1, 0.1]) + 3
+    drawn = draw_rows(rows, 5000, seed=1)
+    assert drawn.shape == (5000, 6)
+    assert torch.equal(drawn, draw_rows(rows, 5000, seed=1))
+    np.testing.assert_allclose(drawn.mean(0), rows.mean(0), atol=0.3)
+    np.testing.assert_allclose(drawn.std(0) / rows.std(0), 1, atol=0.25)
+
+
+def test_markdown_has_a_cell_for_every_column(data: Path) -> None:
+    spread = {"median": 4.0, "low": 3.0, "high": 5.0}
+    contender = {
+        "total_ms": spread,
+        "times_faster": spread,
+        "stages_ms": {"search": spread},
+        "stages_times_faster": {"search": spread},
+        "scores": [1.0],
+        "largest_score_difference": 0.01,
+        "memory": {"peak_resident_mb": 100.0},
+    }
+    table = {
+        "rgb": "vit",
+        "banks": [[10, 4]],
+        "contenders": {"a": contender, "b": {**contender, "stages_ms": {}, "memory": None}},
+        "floor": {"total": {"ms": 2.0}, "search": {"ms": 1.0}},
+    }
+    machine = {"processor": "p", "cores": 2, "torch_threads": 2, "load_1min": 0.1, "versions": {"numpy": "2"}}
+    rates = {"multiply_adds_per_s": 1e11, "copied_bytes_per_s": 1e10}
+    text = markdown({"machine": machine, "rates": rates, "runs": 3, "tables": {"main rgb": table}})
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [row.count("|") for row in rows] == [8, 8, 8, 8, 4, 4, 4]
+    assert "| a | 4.0 (3.0–5.0) | 4.00 (3.00–5.00) | 2.0 × | 100 | 1.00 | 1.00% |" in rows
+    assert rows[-1] == "| search | 1.0 | 4.0 (3.0–5.0); 4.0 × |"
