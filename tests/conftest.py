@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the runtime does, for tests that import onnxruntime themselves
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # a desktop's, and a Jetson's
 Trained = Callable[..., Path]

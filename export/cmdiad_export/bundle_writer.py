@@ -112,13 +112,14 @@ class _Export:
 
     def graphs(self, precision: Precision) -> Graphs:
         """The reduced graphs to choose from."""
-        if precision == "int8" or precision == "fp8":
-            samples = [
-                {name: sample[name].numpy() for name in self.detector.input_names}
-                for sample in load_quantisation_inputs(self.run.path).values()
-            ]
-            return QuantisedGraphs(self.detector, precision, self.inputs, samples, self.graph)
-        return HalfGraphs(self.detector, self.inputs, self.graph)
+        if precision == "fp16":
+            return HalfGraphs(self.detector, self.inputs, self.graph)
+        assert precision != "fp32"
+        samples = [
+            {name: sample[name].numpy() for name in self.detector.input_names}
+            for sample in load_quantisation_inputs(self.run.path).values()
+        ]
+        return QuantisedGraphs(self.detector, precision, self.inputs, samples, self.graph)
 
     def compare(self, precision: Precision) -> Comparison:
         """Hold the graph that was written last against the trained detector."""

@@ -208,8 +208,11 @@ def _pair(given: str, node: str) -> list[onnx.NodeProto]:
 
 def _dequantise(name: str, quantised: str, node: str, axis: int | None = None) -> onnx.NodeProto:
     """`axis` only matters where there is more than one scale."""
-    inputs, options = [quantised, f"{name}_scale", f"{name}_zero"], {} if axis is None else {"axis": axis}
-    return helper.make_node("DequantizeLinear", inputs, [f"{name}_restored"], f"{node}/restore/{name}", **options)
+    inputs = [quantised, f"{name}_scale", f"{name}_zero"]
+    made = helper.make_node("DequantizeLinear", inputs, [f"{name}_restored"], f"{node}/restore/{name}")
+    if axis is not None:
+        made.attribute.append(helper.make_attribute("axis", axis))
+    return made
 
 
 def _stored(product: Product, weight: npt.NDArray[np.float32], kind: Quantised) -> list[onnx.TensorProto]:

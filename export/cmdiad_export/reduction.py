@@ -1,4 +1,4 @@
-"""From a detector to its graph in fp16, int8 or fp8: fp32 islands grow until the certificate passes, or it is refused."""
+"""From a detector to its graph in fp16, int8 or fp8: fp32 islands grow until the certificate passes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Graphs(Protocol):
     """The graphs of one detector at one precision, by level."""
 
     opset: int
-    levels: Sequence[Level]
+    levels: list[Level]
 
     def write(self, level: Level) -> list[str]:
         """Write the graph of a level, and return the names of its fp32 islands."""

@@ -89,7 +89,7 @@ def bank_sizes(detector: Detector, inputs: Mapping[str, Tensor], precision: str)
     found = detector.patches(*(inputs[name] for name in detector.input_names))
     item = 4 if precision == "fp32" else 2  # the bank is fp16 in every reduced graph
     return [
-        BankSize(_most_queries(rows, cells, "weights" in inputs), *search.rows.shape, item)
+        BankSize(_most_queries(rows, cells, "weights" in inputs), len(search.rows), search.rows.shape[1], item)
         for search, (rows, cells) in zip(detector.searches, found, strict=True)
     ]
 

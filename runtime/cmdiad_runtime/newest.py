@@ -35,6 +35,6 @@ def _newest(folder: Path, paths: list[Path], marker: str, error: type[CmdiadErro
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

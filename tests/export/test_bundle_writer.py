@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from cmdiad_export import bundle_writer
+from cmdiad_export import bundle_writer, reduction
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
+from cmdiad_export.precision import to_precision
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import read_golden
 from cmdiad_runtime.errors import CertificateError, OutputError
@@ -31,6 +33,9 @@ VARIANTS = [
     ("rgb", "f2f", "fp16"),
     ("xyz", "none", "fp16"),
     ("xyz", "f2f", "fp16"),
+    ("rgb", "f2f", "int8"),
+    ("xyz", "none", "int8"),
+    ("xyz", "none", "fp8"),
 ]
 
 
@@ -71,6 +76,9 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert set(manifest["files"]) == {"graph.onnx", "golden.npz"}
     assert manifest["graph"]["sha256"] == manifest["files"]["graph.onnx"]["sha256"] == sha256_of(bundle / "graph.onnx")
     assert manifest["graph"]["fp32_islands"] == ["network.norm.module"]
+    assert manifest["graph"]["widened"] == []
+    assert manifest["graph"]["search"]["plan"] == {"candidates": 4, "width": None, "chunk": None}
+    assert manifest["graph"]["search"]["budget_bytes"] == 512_000_000
     assert manifest["graph"]["banks"] == [list(search.rows.shape) for search in run.detector.searches]
     assert manifest["recipe"]["hallucination"] == "f2f"
     assert manifest["provenance"]["data"] == {"category": "gear"}
@@ -78,6 +86,36 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert manifest["calibration"]["score_threshold"] == run.calibration.score_threshold
     assert manifest["engines"] == []
     assert {p.name for p in bundle.iterdir()} == {"graph.onnx", "golden.npz", "manifest.json"}
+
+
+def test_every_widening_is_recorded_with_what_made_it_necessary(exported: Cached) -> None:
+    """Random weights leave int8 little room: the tiny detectors pass with some islands only."""
+    found = [json.loads((exported(*v) / "manifest.json").read_text()) for v in VARIANTS if v[2] in ("int8", "fp8")]
+    widened = [(manifest, step) for manifest in found for step in manifest["graph"]["widened"]]
+    assert widened
+    for manifest, step in widened:
+        because = step["because"]
+        limit = manifest["certificate"]["tolerances"][because["precision"]]
+        assert not because["passed"]
+        assert because["score_max_share"] > limit["score"] or because["map_max_share"] > limit["map"]
+        assert step["drift"]["first"]["name"].startswith(("features.0.extractor", "hallucinated.network"))
+        assert step["drift"]["worst"]["error"] >= step["drift"]["first"]["error"] > 0
+        assert manifest["graph"]["fp32_islands"]
+
+
+def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path) -> None:
+    run, out = load_run(trained("rgb")), tmp_path / "b.cmdiad"
+    said: list[str] = []
+    manifest = write_bundle(run, out, precision="fp32", rtx=False, say=said.append, search="loop")
+    graph = onnx.load(out / "graph.onnx").graph
+    (loop,) = [node for node in graph.node if node.op_type == "Loop"]
+    assert loop.name.startswith("scorers.0.search/")
+    assert not any(node.op_type == "Scan" for node in graph.node)
+    assert manifest["graph"]["search"]["plan"]["chunk"] == len(run.detector.searches[0].rows) // 2
+    assert manifest["certificate"]["comparisons"][0]["passed"]
+    assert said[0].startswith("search in a loop over ")
+    content = (out / "graph.onnx").read_bytes()
+    assert b".py" not in content
 
 
 def spoil_banks(detector: Any) -> None:
@@ -106,16 +144,14 @@ def test_spoiled_graph_is_refused_and_leaves_nothing(
     precision: str,
     spoil: Callable[[Any], None],
 ) -> None:
-    original = bundle_writer.to_precision
-
-    def spoiled(detector: Any, wanted: str) -> Any:
-        result = original(detector, wanted)
+    def spoiled(detector: Any, wanted: str, *level: object) -> Any:
+        result = to_precision(detector, wanted, *level)
         if wanted == precision:
             with torch.no_grad():
                 spoil(result)
         return result
 
-    def export_quickly(detector: Any, inputs: object, path: Path) -> None:
+    def export_quickly(detector: Any, inputs: object, path: Path, **options: object) -> None:
         """The detector itself stands for its graph: this is about the certificate."""
         path.write_bytes(b"graph")
         engine.detector = detector
@@ -133,22 +169,22 @@ def test_spoiled_graph_is_refused_and_leaves_nothing(
             """Nothing to give back."""
 
     engine = TorchEngine()
-    monkeypatch.setattr(bundle_writer, "to_precision", spoiled)
-    monkeypatch.setattr(bundle_writer, "export_graph", export_quickly)
+    for module in (bundle_writer, reduction):
+        monkeypatch.setattr(module, "to_precision", spoiled)
+        monkeypatch.setattr(module, "export_graph", export_quickly)
     monkeypatch.setattr(bundle_writer, "open_engine", lambda graph: engine)
     run = load_run(trained("rgb"))
     with pytest.raises(CertificateError, match=f"an {precision} graph") as refused:
         write_bundle(run, tmp_path / "b.cmdiad", precision=precision, rtx=False, say=silent)
     assert refused.value.exit_code == 8
     assert (", 0 values not finite" in str(refused.value)) == (spoil is not spoil_a_weight)
+    assert ("is the first to drift" in str(refused.value)) == (precision != "fp32")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_spoiled_onnx_graph_is_refused(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = bundle_writer.to_precision
-
     def spoiled(detector: Any, precision: str) -> Any:
-        result = original(detector, precision)
+        result = to_precision(detector, precision)
         spoil_banks(result)
         return result
 

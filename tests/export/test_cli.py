@@ -138,11 +138,50 @@ def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert list(Path("bundles").iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("--engine", "int8"), ("--target", "openvino"), ("--numbr", "1"), ("a", "b")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--engine", "int4"),
+        ("--search-mb", "0"),
+        ("--search", "tree"),
+        ("--target", "openvino"),
+        ("--numbr", "1"),
+        ("a", "b"),
+    ],
+)
 def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
     ended = command(cli, *arguments)
     assert ended.code == 2
     assert "Usage:" in ended.err
+
+
+def test_a_budget_for_the_whole_search_is_refused(run: Path) -> None:
+    ended = command(cli, run, "--search", "whole", "--search-mb", "64")
+    assert ended.code == 2
+    assert "whole heeds none" in ended.err
+
+
+def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_, say, **options: told.append(options))
+    assert command(cli, run, "--engine", "int8", "--search", "loop", "--search-mb", "64").code == 0
+    assert command(cli, run).code == 0
+    assert told == [
+        {"precision": "int8", "rtx": False, "search": "loop", "search_megabytes": 64},
+        {"precision": "fp32", "rtx": False, "search": "auto", "search_megabytes": None},
+    ]
+
+
+def test_a_search_that_cannot_fit_is_refused(run: Path) -> None:
+    ended = command(cli, run, "--search-mb", "1")
+    assert_refused(ended, 5, "--search-mb", "found 1;", "expected at least", "coarser grid")
+    assert list(Path("bundles").iterdir()) == []
+
+
+def test_run_without_calibration_samples(run: Path) -> None:
+    (run / "quantisation.safetensors").unlink()
+    assert_refused(command(cli, run, "--engine", "int8"), 7, run / "quantisation.safetensors", "train again")
+    assert list(Path("bundles").iterdir()) == []
 
 
 def test_help_imports_nothing_heavy() -> None:
