@@ -109,7 +109,8 @@ def save_patchcore(folder: Path, parts: Parts) -> None:
     save_file({**state, "bank": bank.rows * bank.std + bank.mean}, folder / WEIGHTS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        load_patchcore(folder).to_onnx(folder, input_size=(setup.size, setup.size))
+        # A batch of one: with a dynamic batch torch.export stops at PatchCore's chunks.
+        load_patchcore(folder).to_onnx(folder, input_size=(setup.size, setup.size), dynamic_axes={}, opset_version=18)
 
 
 def load_patchcore(folder: Path) -> Any:

@@ -255,8 +255,8 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
     if not small:
         return [Setup(main, kind, rgb_bank=rgb_bank, xyz_bank=xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]  # click checked
     rgb = RgbExtractor("test_vit", (), None, "seeded")
-    xyz = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
-    return [Setup(main, kind, rgb, xyz, 112, rgb_bank, xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]
+    xyz = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 20)
+    return [Setup(main, kind, rgb, xyz, 160, rgb_bank, xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]
 
 
 def _forms(precisions: tuple[str, ...], fast: tuple[str, ...]) -> list[Form]:

@@ -137,12 +137,14 @@ def session_showing(model: onnx.ModelProto, names: Collection[str]) -> Any:
 
 def quantised_levels(detector: Detector, found: Sequence[Product]) -> list[Level]:
     """The levels of fp32 islands to try in a quantised graph, least first; each leaves something quantised."""
+    encoders = (*always_single(detector), *point_encoder_names(detector))
+    blocks = [product for product in found if not is_within(product.module, encoders)]
     steps = [
         ("layers that read the image", tuple(product.module for product in found if product.reads_input)),
         ("point encoder", point_encoder_names(detector)),
         ("attention", attention_names(detector)),
         ("hallucination network", ("hallucinated.network",) if detector.hallucinated is not None else ()),
-        ("second half of each extractor", _second_halves(found)),
+        ("second half of each extractor", _second_halves(blocks)),
     ]
     levels = [Level(), *widening(steps, always_single(detector))]
     return [level for level in levels if to_quantise(detector, found, level)]

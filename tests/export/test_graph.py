@@ -11,7 +11,8 @@ import onnx
 import pytest
 import torch
 
-from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_export.graph import OPSET, export_graph, module_of
+from cmdiad_export.precision import to_precision
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.readers import read_rgb, read_xyz
@@ -85,6 +86,35 @@ def faithful() -> dict[str, object]:
         "xyz": replace(recipe.xyz, normalisation="batch", grid=28),
         "distillation": replace(recipe.distillation, output="gelu"),
     }
+
+
+def test_nodes_are_named_by_their_modules(exported: Cached) -> None:
+    model = onnx.load(exported("rgb", "f2f", "fp16") / "graph.onnx")
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    modules = {
+        node.op_type: {module_of(n) for n in model.graph.node if n.op_type == node.op_type} for node in model.graph.node
+    }
+    assert "features.0.extractor.model.layer1.0.conv2" in modules["Conv"]
+    assert {f"hallucinated.network.mlp.fc{i}" for i in (1, 2, 3)} == modules["Gemm"]
+    assert modules["TopK"] == {"scorers.0.search", "scorers.1.search"}
+
+
+def test_softmax_in_single_precision_inside_half(trained: Cached, tmp_path: Path) -> None:
+    run = load_run(trained("xyz"))
+    inputs = {name: next(iter(run.golden.values()))[name] for name in run.detector.input_names}
+    found = {}
+    for single in (False, True):
+        path = tmp_path / f"{single}.onnx"
+        export_graph(to_precision(run.detector, "fp16"), inputs, path, single_precision_softmax=single)
+        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+        nodes = [node for node in graph.node if node.op_type == "Softmax"]
+        assert len(nodes) == 2
+        assert {types[name] for node in nodes for name in (*node.input, *node.output)} == {FLOAT if single else HALF}
+        engine = open_engine(path)
+        found[single] = engine.run({name: value.numpy() for name, value in inputs.items()})["score"]
+    np.testing.assert_allclose(found[True], found[False], rtol=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -60,6 +60,14 @@ def test_images_are_pretrained_and_taken_by_training(data: Path, tmp_path: Path)
     assert ended.out.splitlines()[0] == "rgb extractor: test_resnet, rgb.safetensors"
 
 
+def test_features_lie_on_the_grid_of_training_unless_told_otherwise(tmp_path: Path) -> None:
+    out = tmp_path / "rgb.safetensors"
+    options = ("--backbone", "test_resnet", "--epochs", 1, "--generate", 2)
+    assert command(cli, "pretrain", "rgb", *options, "--out", out).code == 0
+    found = read_metadata(out)
+    assert (found["grid"], found["size"], found["stages"]) == ("28", "224", "[0, 1]")
+
+
 def test_generated_weights_are_the_same_bytes_wherever_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     for place in (tmp_path, tmp_path / "deeper"):

@@ -113,9 +113,8 @@ def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
     if job.is_done(identity):
         return _stored_report(job.out.with_suffix(".json"))
     training, held_out = _split(len(inputs))
-    lessons = _Lessons(
-        inputs, teacher.to(device), lesson, FeatureCache(job.work / "teacher", budget=_budget(job)), seed
-    )
+    cache = FeatureCache(job.work / f"teacher-{identity[:16]}", budget=job.cache_bytes)
+    lessons = _Lessons(inputs, teacher.to(device), lesson, cache, seed)
     lessons.compute_all(training, held_out, report)
     mean, scale = _feature_statistics(lessons, training)
     student = Student(trainable(spec, lesson.size, seed), teacher.grid, mean, scale, seed=seed)

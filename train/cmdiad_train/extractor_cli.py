@@ -168,9 +168,15 @@ def _image_pretraining(view: str) -> None:
     @_schedule(epochs=20, batch=16, rate=1e-3)
     @_machine
     def command(data: tuple[Path, ...], out: Path, size: int, **options: Any) -> None:
-        from cmdiad_train.pretrain_images import pretrain_images
+        from dataclasses import replace
 
-        spec = _image_spec(options["backbone"], options["stages"], options["grid"], options["weights"], (0, 1))
+        from cmdiad_train.pretrain_images import pretrain_images
+        from cmdiad_train.recipe import RgbExtractor
+
+        stages, grid = options["stages"], options["grid"]
+        spec = _image_spec(options["backbone"], stages, grid, options["weights"], (0, 1))
+        if spec.stages and grid is None:
+            spec = replace(spec, grid=RgbExtractor.grid)
         job = _job(data, out, options, [spec.weights])
         with closing(Progress()) as progress:
             pretrain_images(job, spec, view, size, progress)  # type: ignore[arg-type]  # one of VIEWS

@@ -35,9 +35,9 @@ class Readable(Protocol):
     """What samples of a data set and generated ones have in common."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str: ...  # noqa: D102
 
-    def read(self, colour: Colour = "rgb") -> Sample: ...
+    def read(self, colour: Colour = "rgb") -> Sample: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
