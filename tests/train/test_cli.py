@@ -226,7 +226,8 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         "--modality xyz --hallucination f2i --rgb-backbone resnetv2_50 --rgb-stages 1,2 --rgb-grid 14 --rgb-weights a "
         "--xyz normals --surface-stages 0,1 --surface-grid 28 --surface-weights b --epochs 3 --batch 2 "
         "--learning-rate 0.01 --loss cosine --f2f-output gelu --distil-validation 0.5 --patience 1 --distil-on all "
-        "--coreset 0.5 --fusion ocsvm --false-reject-rate 0.1 --seed 7 --no-foreground"
+        "--coreset 0.5 --view plan --size 320 --components 9 "
+        "--image-score max --fusion ocsvm --false-reject-rate 0.1 --seed 7 --no-foreground"
     )
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
     rgb = RgbExtractor("resnetv2_50", (1, 2), 14, "a")
@@ -238,6 +239,10 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         distillation=Distillation(3, 2, 0.01, 2, 2.5, "gelu", "cosine", 0.5, 1, ("gear",)),
         foreground=False,
         coreset=0.5,
+        view="plan",
+        size=320,
+        components=9,
+        image_score="max",
         fusion="ocsvm",
         false_reject_rate=0.1,
         seed=7,

@@ -14,7 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import OutputError, RunError
-from cmdiad_train.distil_student import Lesson, Student, agreement, cost, distil_student, multiply_adds
+from cmdiad_train.distil_student import (
+    Lesson,
+    Student,
+    agreement,
+    cost,
+    distances,
+    distil_student,
+    multiply_adds,
+    some_rows,
+)
 from cmdiad_train.extractor_samples import Source
 from cmdiad_train.extractor_training import Job, Schedule
 from cmdiad_train.extractor_weights import read_metadata, stored_extractor
@@ -106,11 +115,12 @@ def test_agreement_is_what_numpy_says() -> None:
     rng = np.random.default_rng(0)
     true, told = rng.normal(2, 1, (3, 10, 4)), rng.normal(2, 1, (3, 10, 4))
     mean = torch.tensor([1.0, 2.0, 2.0, 3.0])
-    calls = iter(torch.tensor(told).float())
+    calls, own = iter(torch.tensor(told).float()), rng.normal(size=(3, 10, 2))
+    owns = iter(torch.tensor(own).float())
 
     class Fake(SimpleNamespace):
-        def __call__(self, images: Tensor) -> Tensor:
-            return next(calls)[None]
+        def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return next(owns)[None], next(calls)[None]
 
     found = agreement(Fake(mean=mean), Known(torch.tensor(true).float()), [0, 1, 2])  # type: ignore[arg-type]
     a, b, m = told.reshape(-1, 4), true.reshape(-1, 4), mean.numpy().astype(float)
@@ -120,6 +130,11 @@ def test_agreement_is_what_numpy_says() -> None:
 
     assert found["cosine"] == pytest.approx(cosine(a, b), abs=1e-5)
     assert found["centred_cosine"] == pytest.approx(cosine(a - m, b - m), abs=1e-5)
+    pairs = np.triu_indices(10, 1)
+    apart = [
+        [np.linalg.norm(x[:, None] - x[None], axis=2)[pairs] for x in both] for both in zip(own, true, strict=True)
+    ]
+    assert found["distances"] == pytest.approx(np.mean([np.corrcoef(*both)[0, 1] for both in apart]), abs=1e-5)
     assert found["r2"] == pytest.approx(1 - ((a - b) ** 2).sum() / ((b - m) ** 2).sum(), abs=1e-5)
 
 
@@ -147,7 +162,23 @@ def test_cost_is_of_what_runs() -> None:
 @pytest.mark.parametrize("grid", [7, 14])
 def test_student_of_another_grid_is_brought_to_the_teachers(grid: int) -> None:
     student = Student(trainable(TEACHER, SIZE, 0), grid, torch.zeros(5), torch.ones(5), seed=0)
-    assert student(torch.zeros(2, SIZE, SIZE, 3)).shape == (2, grid**2, 5)
+    own, told = student(torch.zeros(2, SIZE, SIZE, 3))
+    assert (own.shape, told.shape) == ((2, grid**2, 64), (2, grid**2, 5))
+
+
+def test_a_student_that_is_the_teacher_has_no_distance_to_learn() -> None:
+    extractor = trainable(TEACHER, SIZE, 0).eval()
+    student = Student(extractor, 7, torch.zeros(64), torch.ones(64), seed=0)
+    torch.nn.init.eye_(student.head.weight)
+    torch.nn.init.zeros_(student.head.bias)
+    images = torch.randint(0, 256, (2, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(0)).float()
+    features = extractor(images).detach()
+    rows = some_rows(2 * 49)
+    assert rows.tolist() == list(range(98))
+    assert float(student.loss(images, features, rows).detach()) == pytest.approx(0, abs=1e-9)
+    torch.testing.assert_close(distances(3 * features, rows), distances(features, rows))
+    torch.nn.init.zeros_(student.head.weight)
+    assert float(student.loss(images, features, rows).detach()) == pytest.approx(float(features.square().mean()))
 
 
 def test_too_few_samples_to_hold_any_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,12 @@ def test_plan_view_needs_a_cloud_seen_as_normals() -> None:
     for modality, xyz in (("rgb", NORMALS), ("xyz", tiny_recipe().xyz), ("both", replace(NORMALS, image="depth"))):
         with pytest.raises(RunError, match="recipe view"):
             tiny_recipe(modality, xyz=xyz, view="plan")
+
+
+def test_few_components_and_the_plain_maximum_survive_the_export(exported: Any) -> None:
+    bundle = exported("xyz", "f2f", components=8, image_score="max")
+    graph = json.loads((bundle / "manifest.json").read_text())["graph"]
+    assert [columns for _, columns in graph["banks"]] == [8, 8]
 
 
 def test_depth_image_and_point_bert_train_and_export(data: Path, exported: Any, tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ unusable, 130 interrupted.
 @click.option("--xyz-weights", help="seeded (random), or a Point-MAE or Point-BERT checkpoint FILE.")
 @click.option("--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds.")
 @click.option("--coreset", type=float, default=0.1, help="Fraction of rows kept in a memory bank.")
+@click.option(
+    "--components",
+    type=click.IntRange(min=2),
+    help="Principal components of the normal features to compare in.  [default: all channels]",
+)
+@click.option(
+    "--image-score",
+    type=click.Choice(["reweighted", "max"]),
+    default="reweighted",
+    help="The largest distance, by how usual its bank row is (as published) or as it is.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 12, faithful: 100]")
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Samples per step of its training.  [default: 4, faithful: 32]"
@@ -190,6 +201,8 @@ def _recipe(options: dict[str, Any], data: Path) -> Recipe:
         rgb_mask=options["rgb_mask"],
         foreground=options["foreground"],
         coreset=options["coreset"],
+        components=options["components"],
+        image_score=options["image_score"],
         fusion=options["fusion"] or ("ocsvm" if faithful else "standardised"),
         false_reject_rate=options["false_reject_rate"],
         seed=options["seed"],

@@ -50,7 +50,13 @@ class Detector(nn.Module):
         self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
         grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
         self.scorers = nn.ModuleList(
-            BankScorer(bank, grid=grid, size=recipe.size, published_blur=recipe.mode == "faithful")
+            BankScorer(
+                bank,
+                grid=grid,
+                size=recipe.size,
+                published_blur=recipe.mode == "faithful",
+                reweight=recipe.image_score == "reweighted",
+            )
             for bank, grid in zip(banks, grids, strict=True)
         )
         ones = torch.ones(len(banks))

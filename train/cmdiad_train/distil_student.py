@@ -1,7 +1,8 @@
 """A small image extractor learns what a large one sees, and takes its place in the recipe.
 
 The teacher's patch features of every image, and of changed copies of it, are computed once. The student learns them
-through one linear layer, which is thrown away: a memory bank is built of the student's own features.
+through one linear layer, which is thrown away; a memory bank is built of the student's own features. All that a bank
+takes from features are distances, so the student learns those between the teacher's patches too (Park et al. 2019).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from cmdiad_train.recipe import RgbExtractor
 HELD_OUT_SHARE = 5
 """Every fifth image is not learned from; the agreement is measured on these."""
 TIMED_RUNS = 9
+RELATED = 512
+"""Patches of a step, or of a held-out image, whose distances from each other are compared."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,40 @@ class Student(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The teacher's features `[B, T, C]` as the student tells them, of images `[B, size, size, 3]`, 0-255."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's own features `[B, T, C']` and the teacher's as it tells them `[B, T, C]`, on the latter's grid.
+
+        Args:
+            images: `[B, size, size, 3]`, 0-255.
+        """
         tokens = self.extractor(images)
         if self.extractor.grid != self.grid:
             planes = tokens.transpose(1, 2).unflatten(2, (self.extractor.grid, self.extractor.grid))
             tokens = F.adaptive_avg_pool2d(planes, self.grid).flatten(2).transpose(1, 2)
-        return self.head(tokens).float() * self.scale + self.mean
+        return tokens.float(), self.head(tokens).float() * self.scale + self.mean
 
-    def loss(self, images: Tensor, features: Tensor) -> Tensor:
-        """Mean squared error in units of each channel's standard deviation."""
-        return ((self(images) - features) / self.scale).square().mean()
+    def loss(self, images: Tensor, features: Tensor, rows: Tensor) -> Tensor:
+        """Mean squared error in units of each channel's deviation, and that of distances between some patches.
+
+        Args:
+            images: `[B, size, size, 3]`, 0-255.
+            features: the teacher's `[B, T, C]`.
+            rows: int64, which of all patches are compared.
+        """
+        own, told = self(images)
+        error = ((told - features) / self.scale).square().mean()
+        return error + (distances(own, rows) - distances(features, rows)).square().mean()
+
+
+def distances(features: Tensor, rows: Tensor) -> Tensor:
+    """Euclidean distances between all pairs of some patches, in units of their mean.
+
+    Args:
+        features: `[B, T, C]`.
+        rows: int64 `[n]`, below B·T.
+    """
+    found = torch.pdist(features.flatten(0, 1)[rows])
+    return found / found.mean().clamp(min=1e-12)
 
 
 def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
@@ -122,12 +148,15 @@ def distil_student(job: Job, lesson: Lesson, report: Report) -> dict[str, Any]:
     def loss(chosen: list[int], generator: torch.Generator) -> Tensor:
         copies = torch.randint(lesson.copies + 1, (len(chosen),), generator=generator).tolist()
         images, features = lessons.batch(list(zip(chosen, copies, strict=True)))
-        return student.loss(images.to(device), features.to(device))
+        rows = torch.randperm(features.shape[0] * features.shape[1], generator=generator)[:RELATED]
+        return student.loss(images.to(device), features.to(device), rows.to(device))
 
     @torch.no_grad()
     def validate() -> float:
         student.eval()
-        losses = [student.loss(*(part.to(device) for part in lessons.batch([(i, 0)]))) for i in held_out]
+        rows = some_rows(teacher.grid**2).to(device)
+        batches = [lessons.batch([(i, 0)]) for i in held_out]
+        losses = [student.loss(images.to(device), features.to(device), rows) for images, features in batches]
         return sum(map(float, losses)) / len(losses)
 
     log = train(
@@ -220,6 +249,11 @@ def _feature_statistics(lessons: _Lessons, training: list[int]) -> tuple[Tensor,
     return mean.float(), deviation.clamp(min=1e-3 * float(deviation.max()) + 1e-12).float()
 
 
+def some_rows(count: int) -> Tensor:
+    """Indices int64 of at most 512 of `count` patches, spread evenly."""
+    return torch.arange(min(count, RELATED)) * count // min(count, RELATED)
+
+
 @torch.no_grad()
 def agreement(student: Student, lessons: _Lessons, held_out: list[int]) -> dict[str, float]:
     """How far a student tells the teacher's features of images that it has not learned from.
@@ -227,13 +261,19 @@ def agreement(student: Student, lessons: _Lessons, held_out: list[int]) -> dict[
     Returns:
         `cosine`: mean cosine between told and true features of a patch. `centred_cosine`: the same around the
         teacher's mean feature, without which all features look alike. `r2`: share of the variance that is told.
+        `distances`: correlation of the distances between patches of an image, by the student's own features and by
+        the teacher's; mean over images.
     """
     cosine: list[Tensor] = []
     centred: list[Tensor] = []
+    related: list[Tensor] = []
     error = spread = torch.zeros((), dtype=torch.float64)
     for index in held_out:
         images, features = lessons.batch([(index, 0)])
-        told, true = student(images)[0], features[0]
+        own, whole = student(images)
+        told, true = whole[0], features[0]
+        rows = some_rows(len(true))
+        related.append(torch.corrcoef(torch.stack([distances(own, rows), distances(features, rows)]))[0, 1])
         cosine.append(F.cosine_similarity(told, true, dim=1))
         centred.append(F.cosine_similarity(told - student.mean, true - student.mean, dim=1))
         error = error + (told - true).double().square().sum()
@@ -242,6 +282,7 @@ def agreement(student: Student, lessons: _Lessons, held_out: list[int]) -> dict[
         "cosine": float(torch.cat(cosine).mean()),
         "centred_cosine": float(torch.cat(centred).mean()),
         "r2": float(1 - error / spread),
+        "distances": float(torch.stack(related).mean()),
     }
 
 

@@ -226,7 +226,7 @@ def distill(data: tuple[Path, ...], out: Path, size: int, **options: Any) -> Non
     found = told["agreement"]
     click.echo(
         f"agreement on {told['samples']['held_out']} held-out images: cosine {found['cosine']:.3f} "
-        f"(centred {found['centred_cosine']:.3f}), R² {found['r2']:.3f}"
+        f"(centred {found['centred_cosine']:.3f}), R² {found['r2']:.3f}, distances {found['distances']:.3f}"
     )
     _say_use(out)
 

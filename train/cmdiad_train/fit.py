@@ -42,8 +42,10 @@ from cmdiad_train.patches import (
     image_name,
     input_names,
     regrid,
+    shows_part_alone,
 )
 from cmdiad_train.recipe import Recipe
+from cmdiad_train.search import principal_components
 from cmdiad_train.tamper import tamper
 
 Report = Callable[[str, int, int], None]
@@ -302,7 +304,7 @@ class _Fitting:
 
     def detector(self) -> Detector:
         """All steps, in order."""
-        mains = {modality: PatchFeatures(self._extractor(modality)) for modality in self.recipe.mains}
+        mains = {modality: self._patch_features(modality) for modality in self.recipe.mains}
         stored = [self._stored(features, modality) for modality, features in mains.items()]
         hallucinated = self._hallucinated(next(iter(mains.values())), stored[0])
         patches = [[(s["rows"], s["cells"]) for s in each] for each in stored]
@@ -327,6 +329,9 @@ class _Fitting:
     def _inspection_inputs(self, sample: Sample, detector: Detector) -> list[Tensor]:
         inputs = as_tensors(prepare(sample, self.preprocessing).inputs)
         return [inputs[name] for name in detector.input_names]
+
+    def _patch_features(self, modality: Modality) -> PatchFeatures:
+        return PatchFeatures(self._extractor(modality), cut_out=shows_part_alone(self.recipe, modality))
 
     def _extractor(self, modality: Modality) -> Extractor:
         if (self.run / f"extractor-{modality}.safetensors").exists():
@@ -398,7 +403,7 @@ class _Fitting:
         recipe = self.recipe
         if recipe.hallucination == "none":
             return None
-        other = PatchFeatures(self._extractor(recipe.other))
+        other = self._patch_features(recipe.other)
         if not (self.run / "hallucination.safetensors").exists():
             self._train_network(main, stored, other)
         return directory.load_hallucinated(self.run, recipe, main.grid)
@@ -461,7 +466,7 @@ class _Fitting:
         by_modality = dict(zip(self.recipe.mains, patches, strict=False))
         for modality in ("xyz", "rgb"):
             if modality not in by_modality:
-                stored = self._stored(PatchFeatures(self._extractor(modality)), modality)
+                stored = self._stored(self._patch_features(modality), modality)
                 by_modality[modality] = [(s["rows"], s["cells"]) for s in stored]
         xyz, rgb = by_modality["xyz"], by_modality["rgb"]
         return float(bank_rows(xyz, self.recipe).mean()), float(bank_rows(rgb, self.recipe).std())
@@ -469,13 +474,17 @@ class _Fitting:
     def _bank(self, name: str, rows: Tensor, statistics: tuple[float, float] | None) -> MemoryBank:
         mean, std = statistics or (float(rows.mean()), float(rows.std()))
         normalised = (rows - mean) / std
+        basis = None
+        if self.recipe.components is not None and self.recipe.components < rows.shape[1]:
+            basis = principal_components(normalised - normalised.mean(0), self.recipe.components)
+            normalised = normalised @ basis
         chosen = choose_rows(
             normalised,
             self.recipe,
             lambda done, total: self.report(f"choose {name} bank", done, total),
             device=self.device,
         )
-        return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std)
+        return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std, basis)
 
     @torch.no_grad()
     def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:

@@ -24,17 +24,20 @@ class MemoryBank:
         mean: subtracted from raw features.
         std: raw features are divided by it after that.
         neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting.
+        basis: float32 `[C', C]`, orthonormal columns that normalised features are projected on before they are
+            compared, or None.
     """
 
     rows: Tensor
     mean: float
     std: float
     neighbours: Tensor
+    basis: Tensor | None = None
 
     @staticmethod
-    def from_rows(rows: Tensor, mean: float, std: float) -> MemoryBank:
-        """A bank of normalised rows, with the neighbour table computed."""
-        return MemoryBank(rows, mean, std, two_nearest(rows))
+    def from_rows(rows: Tensor, mean: float, std: float, basis: Tensor | None = None) -> MemoryBank:
+        """A bank of normalised and projected rows, with the neighbour table computed."""
+        return MemoryBank(rows, mean, std, two_nearest(rows), basis)
 
 
 @torch.no_grad()
@@ -54,14 +57,17 @@ class BankScorer(nn.Module):
         grid: side of the square grid of patches.
         size: side of the anomaly map in pixels.
         published_blur: the published 8-bit blur instead of the float one.
+        reweight: weigh the largest distance by how usual its bank row is, as published, or take it as it is.
     """
 
     neighbours: Tensor
     upsample: Tensor
+    basis: Tensor | None
 
-    def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool) -> None:
+    def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
         super().__init__()
-        self.grid, self.mean, self.std = grid, bank.mean, bank.std
+        self.grid, self.mean, self.std, self.reweight = grid, bank.mean, bank.std, reweight
+        self.register_buffer("basis", bank.basis)
         self.search = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
@@ -70,6 +76,8 @@ class BankScorer(nn.Module):
     def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Score `[]` and map `[size, size]` of rows `[R, C]`, where grid cell i has features `rows[cells[i]]`."""
         queries = (rows.float() - self.mean) / self.std
+        if self.basis is not None:
+            queries = queries @ self.basis
         distance, index = self.search(queries)
         cell_distance = distance[cells]
         return self.score(queries, distance, index, cells), self.map(cell_distance)
@@ -78,6 +86,8 @@ class BankScorer(nn.Module):
         """The largest patch distance, reweighted by how usual its bank row is (REFERENCE §12.2)."""
         worst = cells[distance[cells][None].argmax(1)]  # [1]
         farthest = distance[worst][0]
+        if not self.reweight:
+            return farthest
         around = self.neighbours[index[worst]][0]  # [2]
         scale = queries.shape[1] ** -0.5
         to_neighbours = self.search.distance_to(queries[worst][0], around)

@@ -26,6 +26,13 @@ def input_names(recipe: Recipe, modality: Modality) -> tuple[str, ...]:
     return POINT_INPUTS if recipe.points else ("surface",)
 
 
+def shows_part_alone(recipe: Recipe, modality: Modality) -> bool:
+    """Whether a modality's network input is an image whose background is 0."""
+    if modality == "xyz":
+        return recipe.points is None
+    return recipe.view != "sensor"
+
+
 def image_name(recipe: Recipe, modality: Modality) -> str:
     """The network input that shows a modality as an image, which F2I generates and I2F takes."""
     if modality == "rgb":
@@ -38,13 +45,16 @@ class PatchFeatures(nn.Module):
 
     Args:
         extractor: a TimmBackbone, fed an image, or a PointMae, fed `centers, groups, weights, cells`.
+        cut_out: the image shows the part alone, its background 0 in all channels: cells without any of the part
+            then share one row of zeros, as those of a cloud do.
     """
 
     every_cell: Tensor
 
-    def __init__(self, extractor: Extractor) -> None:
+    def __init__(self, extractor: Extractor, *, cut_out: bool = False) -> None:
         super().__init__()
         self.extractor = extractor
+        self.cut_out = cut_out
         self.grid: int = extractor.grid
         self.register_buffer("every_cell", torch.arange(extractor.grid**2), persistent=False)
 
@@ -55,10 +65,20 @@ class PatchFeatures(nn.Module):
         product (REFERENCE §19.2); row 0 is the background.
         """
         if isinstance(self.extractor, TimmBackbone):
-            return self.extractor(inputs[0])[0].float(), self.every_cell
+            rows = self.extractor(inputs[0])[0].float()
+            return self._cut_out(rows, inputs[0]) if self.cut_out else (rows, self.every_cell)
         centers, groups, weights, cells = inputs
         features = self.extractor(centers, groups)[0].float()  # [G, C]
         return weights @ features, cells.long()
+
+    def _cut_out(self, rows: Tensor, image: Tensor) -> Patches:
+        """Rows `[grid², C]` with those of background cells 0, all of which point to the first of them."""
+        part = image.float().amax(3)[:, None]  # [1, 1, size, size]; cast first: TensorRT takes uint8 nowhere else
+        stride = part.shape[-1] // self.grid
+        kernel = part.shape[-1] - stride * (self.grid - 1)  # the stride where the grid divides the side, else wider
+        on_part = F.max_pool2d(part, kernel, stride).flatten() > 0
+        background = (~on_part).float()[None].argmax(1)  # [1]
+        return rows * on_part[:, None].float(), torch.where(on_part, self.every_cell, background)
 
     def image(self, shown: Tensor) -> Tensor:
         """A modality's network input as an image float32 `[3, size, size]`: normalised colours, or metres.

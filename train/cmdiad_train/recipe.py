@@ -142,6 +142,8 @@ class Recipe:
         foreground: remove the support plane and stray clusters from clouds before use.
         coreset: fraction of the training rows kept in each memory bank.
         coreset_eps: distortion bound of the sparse random projection before the coreset search.
+        components: principal components of the normal features that banks are compared in; None takes all channels.
+        image_score: "reweighted" as published (the largest distance, by how usual its bank row is), or "max".
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
         false_reject_rate: share of good parts that may be rejected; sets the threshold.
         seed: of everything random.
@@ -159,6 +161,8 @@ class Recipe:
     foreground: bool = True
     coreset: float = 0.1
     coreset_eps: float = 0.9
+    components: int | None = None
+    image_score: Literal["reweighted", "max"] = "reweighted"
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     false_reject_rate: float = 0.05
     seed: int = 0
@@ -167,6 +171,7 @@ class Recipe:
         _require(0 < self.coreset <= 1, "coreset", self.coreset, "a fraction in (0, 1]")
         _require(0 < self.coreset_eps < 1, "coreset_eps", self.coreset_eps, "a number in (0, 1)")
         _require(0 < self.false_reject_rate < 1, "false_reject_rate", self.false_reject_rate, "in (0, 1)")
+        _require(self.components is None or self.components >= 2, "components", self.components, "at least 2")
         _require(self.size >= 32, "size", self.size, "at least 32 pixels")
         if isinstance(self.xyz, XyzExtractor):
             _check_points(self.xyz)

@@ -21,7 +21,7 @@ from cmdiad_train.detector import Detector
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
 from cmdiad_train.memory_bank import MemoryBank
-from cmdiad_train.patches import Extractor, Hallucinated, PatchFeatures
+from cmdiad_train.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
 from cmdiad_train.recipe import Recipe, SurfaceExtractor
 
 FORMAT = "cmdiad-run"
@@ -76,7 +76,10 @@ def load_run(path: Path) -> Run:
 def _load_finished(path: Path, record: dict[str, Any]) -> Run:
     recipe = Recipe.from_json(record["recipe"])
     fusion = read_json(path / "calibration.json")
-    features = [PatchFeatures(load_extractor(path, recipe, modality)) for modality in recipe.mains]
+    features = [
+        PatchFeatures(load_extractor(path, recipe, modality), cut_out=shows_part_alone(recipe, modality))
+        for modality in recipe.mains
+    ]
     detector = Detector(
         recipe,
         features,
@@ -217,6 +220,8 @@ def save_banks(path: Path, banks: dict[str, MemoryBank]) -> None:
     for name, bank in banks.items():
         tensors[f"{name}.rows"] = bank.rows
         tensors[f"{name}.neighbours"] = bank.neighbours
+        if bank.basis is not None:
+            tensors[f"{name}.basis"] = bank.basis
         tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)
         tensors[f"{name}.std"] = torch.tensor(bank.std, dtype=torch.float64)
     save_tensors(path / "banks.safetensors", tensors)
@@ -231,6 +236,7 @@ def load_banks(path: Path) -> list[MemoryBank]:
             float(tensors[f"{name}.mean"]),
             float(tensors[f"{name}.std"]),
             tensors[f"{name}.neighbours"],
+            tensors.get(f"{name}.basis"),
         )
         for name in BANK_NAMES
         if f"{name}.rows" in tensors
