@@ -143,6 +143,7 @@ def compare(
 
     from cmdiad_bench.compare import compare as compare_all
 
+    _use_all_cores()
     with tempfile.TemporaryDirectory() as folder:
         taken = _paired_samples(data or _synthetic_inputs(Path(folder)).parents[1], category, samples)
     compare_all(
@@ -166,6 +167,7 @@ def savings(runs: int, json_file: Path | None) -> None:
     from cmdiad_bench.savings import Sizes, measure_savings, savings_table
 
     machine = describe_machine()
+    _use_all_cores()
     rows = measure_savings(Sizes(), runs=runs, say=lambda line: click.echo(line, err=True))
     click.echo(savings_table(rows))
     _write(json_file, {"machine": machine, "runs": runs, "savings": rows})
@@ -227,6 +229,24 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
     click.echo(f"report: {out / 'report.html'}")
 
 
+@cli.command()
+@click.option("--rows", type=click.IntRange(min=100), default=223 * 3136, help="Patch features to select from.")
+@click.option("--half", is_flag=True, help="The published float16 form.")
+@click.option("--plain", is_flag=True, help="Also run the plain greedy (slow), and compare.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+@JSON
+def coreset(rows: int, half: bool, plain: bool, device: str, json_file: Path | None) -> None:
+    """Time the selection of a memory bank on synthetic features."""
+    from cmdiad_bench.coreset import measure_coreset
+
+    progress = Progress()
+    result = measure_coreset(rows=rows, half=half, plain=plain, device=device, progress=progress)
+    progress.close()
+    for key, value in result.items():
+        click.echo(f"{key:<30} {value}")
+    _write(json_file, result)
+
+
 def main() -> None:
     """Entry point."""
     run_command(cli, "cmdiad-bench")
@@ -238,6 +258,15 @@ def _synthetic_inputs(folder: Path) -> Path:
     data = folder / "data"
     synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
     return data / CATEGORIES[0] / "test"
+
+
+def _use_all_cores() -> None:
+    """Give torch the threads that ONNX Runtime has, whatever OMP_NUM_THREADS says."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def _paired_samples(data: Path, category: str | None, count: int) -> list[Sample]:

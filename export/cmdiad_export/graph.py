@@ -124,14 +124,14 @@ def _loop_over_scans(model: onnx.ModelProto) -> None:
         rounds, start = f"{node.name}/rounds", f"{node.name}/start"
         model.graph.initializer.append(numpy_helper.from_array(np.array(shapes[parts[0]][0]), rounds))
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), start))
-        outputs = node.output[: len(carried)]
-        nodes.append(helper.make_node("Loop", [rounds, start, *carried], outputs, node.name, body=_loop_body(node)))
+        inputs, body = [rounds, start, *carried], _loop_body(node)
+        nodes.append(helper.make_node("Loop", inputs, list(node.output), node.name, body=body))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
 
 def _loop_body(scan: onnx.NodeProto) -> onnx.GraphProto:
-    """A Scan's body as that of a Loop over as many rounds; what it only collects is dropped."""
+    """A Scan's body as that of a Loop over as many rounds."""
     body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
     scanned = next(attribute.i for attribute in scan.attribute if attribute.name == "num_scan_inputs")
     carried, parts = body.input[:-scanned], body.input[-scanned:]
@@ -148,7 +148,7 @@ def _loop_body(scan: onnx.NodeProto) -> onnx.GraphProto:
             helper.make_tensor_value_info(go, onnx.TensorProto.BOOL, []),
             *carried,
         ],
-        [helper.make_tensor_value_info(going, onnx.TensorProto.BOOL, []), *body.output[: len(carried)]],
+        [helper.make_tensor_value_info(going, onnx.TensorProto.BOOL, []), *body.output],
         initializer=body.initializer,
     )
 

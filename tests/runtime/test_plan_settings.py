@@ -87,14 +87,14 @@ def test_defect_is_found_where_it_is(plan: PlanSettings) -> None:
     """A bright spot of the plan view's map over one place of the part comes back over the same place."""
     turned = sample(2.5, (0.002, 0.001))
     prepared = prepare(turned, replace(SETTINGS, plan=plan))
-    assert prepared.plan is not None
-    chosen = len(prepared.plan.target) // 3
-    row, column = prepared.plan.target[chosen]
+    assert isinstance(prepared.place, PlanPlace)
+    chosen = len(prepared.place.target) // 3
+    row, column = prepared.place.target[chosen]
     rows, columns = np.mgrid[:96, :96]
     spot = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 18).astype(np.float32)
     found = prepared.to_sensor(spot)
     at = np.array(np.unravel_index(found.argmax(), found.shape)) * SIZE / 96
-    np.testing.assert_allclose(at, prepared.plan.pixels[:, chosen], atol=2.5)
+    np.testing.assert_allclose(at, prepared.place.pixels[:, chosen], atol=2.5)
 
 
 def test_pixels_without_a_point_follow_the_affine_map() -> None:

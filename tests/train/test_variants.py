@@ -196,3 +196,17 @@ def test_missing_partner_of_a_pair_is_named(data: Path, exported: Any, tmp_path:
     ended = command(cli, exported("both"), own / "gear" / "test" / "good", "--modality", "both")
     assert ended.code == 3
     assert cloud.stem in ended.err
+
+
+@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "none"), ("rgb", "f2f"), ("both", "none")])
+def test_cut_out_view_trains_exports_and_inspects(
+    data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
+) -> None:
+    bundle = exported(modality, hallucination, xyz=NORMALS, view="part")
+    check_single_modality(bundle, data, tmp_path, modality)
+
+
+def test_cut_out_view_needs_an_image() -> None:
+    for modality, hallucination, xyz in (("xyz", "none", NORMALS), ("rgb", "f2f", tiny_recipe().xyz)):
+        with pytest.raises(RunError, match="recipe view"):
+            tiny_recipe(modality, hallucination, xyz=xyz, view="part")

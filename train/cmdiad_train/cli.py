@@ -58,9 +58,10 @@ unusable, 130 interrupted.
 @click.option("--size", type=click.IntRange(min=32), default=224, help="Side of the network's view in pixels.")
 @click.option(
     "--view",
-    type=click.Choice(["sensor", "plan"]),
+    type=click.Choice(["sensor", "plan", "part"]),
     default="sensor",
-    help="plan: the part from above its support, turned upright, at one scale (xyz normals or both).",
+    help="part: turned upright and cut out of the image (rgb or both); plan: from above its support, turned upright, "
+    "at one scale (xyz normals or both).",
 )
 @click.option(
     "--rgb-mask",

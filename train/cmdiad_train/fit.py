@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +17,15 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.files import sha256_of
-from cmdiad_runtime.preprocess.plan_settings import PlanSettings, learn_plan
-from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, plan_cloud_of, prepare
+from cmdiad_runtime.preprocess.image_view import learn_image_view
+from cmdiad_runtime.preprocess.plan_settings import learn_plan
+from cmdiad_runtime.preprocess.prepare import (
+    Preprocessing,
+    needed_modalities,
+    part_in_image,
+    plan_cloud_of,
+    prepare,
+)
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample, Sensors
 from cmdiad_runtime.threshold import calibrate
@@ -197,8 +204,7 @@ def _start(
             run, found=str(error.strerror), expected="a writable folder", action="choose another --out"
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
-    if recipe.view == "plan":
-        preprocessing = replace(preprocessing, plan=_learn_plan(samples.train, preprocessing, report))
+    preprocessing = _follow_part(samples.train, recipe, preprocessing, report)
     record = {
         **wanted,
         "status": "fitting",
@@ -211,13 +217,25 @@ def _start(
     return record
 
 
-def _learn_plan(samples: list[SampleFiles], preprocessing: Preprocessing, report: Report) -> PlanSettings:
-    """Direction and scale of a category's parts, from its training samples."""
-    clouds = []
-    for i, files in enumerate(samples):
-        clouds.append(plan_cloud_of(files.read(preprocessing.colour), preprocessing))
-        report("turn parts upright", i + 1, len(samples))
-    return learn_plan(clouds)
+def _follow_part(
+    files: list[SampleFiles], recipe: Recipe, preprocessing: Preprocessing, report: Report
+) -> Preprocessing:
+    """The preprocessing with direction and scale of a category's parts, where the recipe's view follows them."""
+    if recipe.view == "sensor":
+        return preprocessing
+
+    def samples() -> Iterator[Sample]:
+        for i, each in enumerate(files):
+            yield each.read(preprocessing.colour)
+            report("turn parts upright", i + 1, len(files))
+
+    if recipe.view == "plan":
+        return replace(preprocessing, plan=learn_plan([plan_cloud_of(sample, preprocessing) for sample in samples()]))
+    found = [(sample.rgb, part_in_image(sample)) for sample in samples()]
+    return replace(
+        preprocessing,
+        part=learn_image_view([rgb for rgb, _ in found if rgb is not None], [mask for _, mask in found]),
+    )
 
 
 def _network_file(run: Path) -> Path:
@@ -299,7 +317,7 @@ class _Fitting:
         self.samples, self.report = samples, report
         self.device = machine.torch_device()
         self.cache = FeatureCache(run / "cache", budget=int(machine.cache_gb * 1e9))
-        self.plans: dict[str, PlanSettings] = {}
+        self.preprocessings: dict[str, Preprocessing] = {}
         self.provenance: dict[str, Any] = {}
 
     def detector(self) -> Detector:
@@ -358,14 +376,18 @@ class _Fitting:
 
     def _inputs(self, files: SampleFiles, modality: Modality, category: str = "") -> dict[str, Tensor]:
         preprocessing = make_preprocessing(self.recipe, self.preprocessing.colour, modality)
-        if self.recipe.view == "plan":
-            preprocessing = replace(preprocessing, plan=self._plan(category))
+        followed = self._followed(category)
+        preprocessing = replace(preprocessing, plan=followed.plan, part=followed.part)
         return as_tensors(prepare(files.read(self.preprocessing.colour), preprocessing).inputs)
 
-    def _plan(self, category: str) -> PlanSettings | None:
-        if category and category not in self.plans:
-            self.plans[category] = _learn_plan(self.samples.joint[category], self.preprocessing, self.report)
-        return self.plans[category] if category else self.preprocessing.plan
+    def _followed(self, category: str) -> Preprocessing:
+        """The preprocessing of a category that the distillation network is trained on too, or of the main one."""
+        if not category:
+            return self.preprocessing
+        if category not in self.preprocessings:
+            samples = self.samples.joint[category]
+            self.preprocessings[category] = _follow_part(samples, self.recipe, self.preprocessing, self.report)
+        return self.preprocessings[category]
 
     def _stored(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
         """What later steps need of every training sample, each kept on disk until the run is complete."""

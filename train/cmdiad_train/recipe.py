@@ -135,8 +135,9 @@ class Recipe:
         xyz: extractor of clouds, as points or as an image of the surface.
         distillation: training of the distillation network.
         size: working size in pixels, width and height.
-        view: "sensor" (the image as it is), or "plan" (the part from above its support, turned upright, at one
-            scale; found in the cloud, so rgb alone cannot have it).
+        view: "sensor" (the image as it is), "plan" (the part from above its support, turned upright, at one
+            scale; found in the cloud, so rgb alone cannot have it) or "part" (turned upright and cut out of the
+            image; found in the image, so xyz alone cannot have it).
         rgb_mask: "none", or "cloud" (background blacked out with the help of the cloud, the paper's
             protocol; inspection then needs the cloud too).
         foreground: remove the support plane and stray clusters from clouds before use.
@@ -156,7 +157,7 @@ class Recipe:
     xyz: XyzExtractor | SurfaceExtractor = field(default_factory=XyzExtractor)
     distillation: Distillation = field(default_factory=Distillation)
     size: int = 224
-    view: Literal["sensor", "plan"] = "sensor"
+    view: Literal["sensor", "plan", "part"] = "sensor"
     rgb_mask: Literal["none", "cloud"] = "none"
     foreground: bool = True
     coreset: float = 0.1
@@ -183,10 +184,17 @@ class Recipe:
             "none, since with both modalities nothing is missing",
         )
         _require(
-            self.view == "sensor" or (self.modality != "rgb" and _has_normals(self.xyz)),
+            self.view != "plan" or (self.modality != "rgb" and _has_normals(self.xyz)),
             "view",
             self.view,
-            "sensor, unless a cloud is measured on the line and looked at as normals (--modality xyz or both)",
+            "sensor or part, unless a cloud is measured on the line and looked at as normals (--modality xyz or both)",
+        )
+        single = self.modality == "rgb" and self.hallucination == "none"
+        _require(
+            self.view != "part" or (self.modality != "xyz" and (single or _has_normals(self.xyz))),
+            "view",
+            self.view,
+            "sensor or plan, unless an image is taken on the line and clouds, if any, are looked at as normals",
         )
         _require(
             not (self.rgb_mask == "cloud" and not self.foreground),

@@ -23,10 +23,11 @@ from cmdiad_runtime.sample import Mask, RgbImage
 TEMPLATE_SIZE = 64
 _COARSE_ANGLES = 48
 _FINE_ANGLES = 9
+_STARTS = 4
 _MASK_WEIGHT = 0.25  # of a pixel being covered, beside its brightness
 _LEAST_DEVIATION = 10.0  # grey levels: a part of one brightness is not stretched to its noise
 
-_WORKING_EDGE = 400  # pixels: larger images are reduced to about this to find the part, and three lengths are in its pixels
+_WORKING_EDGE = 400  # pixels: larger images are reduced to about this to find the part; lengths below are in its pixels
 _SMOOTHED = 1.5
 _CLOSED = 10  # radius: dark grooves up to twice as wide do not cut a part in two
 _LEAST_AREA = 100
@@ -128,15 +129,22 @@ def image_template(
         rgbs: images of normal parts, uint8 `[h, w, 3]`.
         masks: their parts, bool `[h, w]`, none empty.
         pitch: of the template, sensor pixels per pixel; its 64 pixels must hold a part in any direction.
-        rounds: of finding poses by the mean so far; the first mean is the first part.
+        rounds: of finding poses by the mean so far.
+
+    The first mean is a single part, and where it is an unusual one the others line up badly: several are tried, and
+    the sharpest mean, that with the largest sum of squares, is kept.
     """
     small = [_reduced(rgb, mask, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
-    template = _draw_coarse(small[0], _start(masks[0]), pitch, TEMPLATE_SIZE).astype(np.float32)
-    for _ in range(rounds):
-        poses = [find_image_pose(rgb, mask, template, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
-        images = [_draw_coarse(part, pose, pitch, TEMPLATE_SIZE) for part, pose in zip(small, poses, strict=True)]
-        template = np.mean(images, axis=0, dtype=np.float32)
-    return template
+    best = np.zeros((2, TEMPLATE_SIZE, TEMPLATE_SIZE), dtype=np.float32)
+    for first in range(0, len(rgbs), -(-len(rgbs) // _STARTS)):
+        template = _draw_coarse(small[first], _start(masks[first]), pitch, TEMPLATE_SIZE)
+        for _ in range(rounds):
+            poses = [find_image_pose(rgb, mask, template, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
+            images = [_draw_coarse(part, pose, pitch, TEMPLATE_SIZE) for part, pose in zip(small, poses, strict=True)]
+            template = np.mean(images, axis=0, dtype=np.float32)
+        if np.square(template).sum() > np.square(best).sum():
+            best = template
+    return best
 
 
 def image_view(rgb: RgbImage, mask: Mask, pose: ImagePose, *, size: int, side: float) -> RgbImage:
@@ -308,5 +316,6 @@ def _radius(mask: Mask) -> float:
 
 def _reach(mask: Mask, pose: ImagePose) -> float:
     """How far the turned part reaches from the middle along an axis, but for one in a thousand pixels."""
-    rows, columns = to_view(*np.nonzero(mask), pose, size=2, side=2.0)
-    return float(np.quantile(np.abs(np.concatenate([rows, columns]) - 0.5), 0.999))
+    rows, columns = np.nonzero(mask)
+    place = np.concatenate(to_view(rows, columns, pose, size=2, side=2.0)) - 0.5
+    return float(np.quantile(np.abs(place), 0.999))

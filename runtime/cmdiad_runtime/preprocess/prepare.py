@@ -12,6 +12,14 @@ from scipy.ndimage import map_coordinates
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud import part_mask, prepare_cloud
 from cmdiad_runtime.preprocess.foreground import fit_support_plane, foreground_mask, pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.image_view import (
+    ImagePose,
+    ImageViewSettings,
+    find_image_pose,
+    image_foreground,
+    image_view,
+    to_view,
+)
 from cmdiad_runtime.preprocess.plan_settings import PlanSettings
 from cmdiad_runtime.preprocess.plan_view import (
     PlanCloud,
@@ -49,6 +57,7 @@ class Preprocessing:
             "normals" or "depth".
         plan: turn parts upright and look at them from above their support (needs a cloud; see `plan_view`); None
             looks as the sensor does.
+        part: find the part in the image, turn it upright and cut it out (needs an image; see `image_view`).
         xyz_image: also give the resized cloud itself, for a network that takes it as an image.
         seed: of the plane search.
     """
@@ -64,12 +73,15 @@ class Preprocessing:
     grid: int = 56
     xyz_feed: Literal["points", "normals", "depth"] = "points"
     plan: PlanSettings | None = None
+    part: ImageViewSettings | None = None
     xyz_image: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.plan, dict):  # as JSON has it
             object.__setattr__(self, "plan", PlanSettings(**self.plan))
+        if isinstance(self.part, dict):
+            object.__setattr__(self, "part", ImageViewSettings(**self.part))
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -111,6 +123,12 @@ class View:
         top, left, side = pad_offset(height, width, multiple=multiple)
         return View(height, width, top, left, side)
 
+    def sensor_pixels(self, size: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Row and column in the sensor's image of each pixel of the view at `size`, both `[size, size]`."""
+        steps = (np.arange(size) + 0.5) * self.side / size - 0.5
+        rows, columns = np.meshgrid(steps - self.top, steps - self.left, indexing="ij")
+        return rows, columns
+
 
 @dataclass(frozen=True)
 class PlanPlace:
@@ -130,21 +148,44 @@ class PlanPlace:
         A pixel with a point takes the map's value at that point. The others, such as a hole's, take it where the
         affine map that fits the points best puts them.
         """
-        size = len(anomaly_map)
         known = np.column_stack([self.pixels.T, np.ones(self.pixels.shape[1])])
         affine = np.linalg.lstsq(known, self.target, rcond=None)[0]  # [3, 2]
-        scale = view.side / size
-        steps = (np.arange(size) + 0.5) * scale - 0.5
-        rows, columns = np.meshgrid(steps - view.top, steps - view.left, indexing="ij")
+        rows, columns = view.sensor_pixels(len(anomaly_map))
         place = np.stack([rows, columns, np.ones_like(rows)], axis=2) @ affine  # [size, size, 2]
         exact = np.full((view.height, view.width, 2), np.nan)
         exact[self.pixels[0], self.pixels[1]] = self.target
         inside = (rows > -0.5) & (rows < view.height - 0.5) & (columns > -0.5) & (columns < view.width - 0.5)
         found = exact[np.rint(rows[inside]).astype(int), np.rint(columns[inside]).astype(int)]
         place[inside] = np.where(np.isnan(found), place[inside], found)
-        values = map_coordinates(anomaly_map, place.transpose(2, 0, 1), order=1, mode="nearest")
-        beyond = ((place < -0.5) | (place > size - 0.5)).any(axis=2)
-        return np.where(beyond, anomaly_map.min(), values).astype(np.float32)
+        return _map_at(anomaly_map, place[..., 0], place[..., 1])
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where the part lay in an image, for a view that was cut out of it.
+
+    Attributes:
+        pose: the part's turn and place.
+        side: length of the view's edge, sensor pixels.
+    """
+
+    pose: ImagePose
+    side: float
+
+    def to_sensor(self, anomaly_map: npt.NDArray[np.float32], view: View) -> npt.NDArray[np.float32]:
+        """A map over the cut-out as one over the sensor's padded square, both float32 `[size, size]`."""
+        size = len(anomaly_map)
+        return _map_at(anomaly_map, *to_view(*view.sensor_pixels(size), self.pose, size=size, side=self.side))
+
+
+def _map_at(
+    anomaly_map: npt.NDArray[np.float32], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """A map's values at places between its pixels, its least value beyond its edge."""
+    size = len(anomaly_map)
+    values = map_coordinates(anomaly_map, [rows, columns], order=1, mode="nearest")
+    beyond = (rows < -0.5) | (rows > size - 0.5) | (columns < -0.5) | (columns > size - 0.5)
+    return np.where(beyond, anomaly_map.min(), values).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -157,16 +198,16 @@ class Prepared:
             int64 `[grid²]` (see CloudInput); for a surface image `surface` float32 `[1, size, size, 3]`, 0 to
             255 (see `surface_image`); with `xyz_image` also `xyz` float32 `[1, size, size, 3]`, metres.
         view: the padded square.
-        plan: where the part lay, in a plan view.
+        place: where the part lay, in a view that follows it; None where the view is the padded square.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
     view: View
-    plan: PlanPlace | None = None
+    place: PlanPlace | ImagePlace | None = None
 
     def to_sensor(self, anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """A map over the network's view, float32 `[size, size]`, as one over the sensor's padded square."""
-        return anomaly_map if self.plan is None else self.plan.to_sensor(anomaly_map, self.view)
+        return anomaly_map if self.place is None else self.place.to_sensor(anomaly_map, self.view)
 
 
 def needed_modalities(modality: Sensors, rgb_mask: str) -> tuple[Modality, ...]:
@@ -188,6 +229,8 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
     _check_present(sample, preprocessing)
     if preprocessing.plan is not None:
         return prepare_plan(sample, preprocessing, preprocessing.plan)
+    if preprocessing.part is not None:
+        return prepare_part(sample, preprocessing, preprocessing.part)
     inputs: dict[str, npt.NDArray[Any]] = {}
     if preprocessing.modality != "rgb":
         inputs |= _prepare_xyz(sample, preprocessing)
@@ -259,6 +302,54 @@ def prepare_plan(sample: Sample, preprocessing: Preprocessing, plan: PlanSetting
     assert sample.xyz is not None
     place = PlanPlace(cloud.pixels, plan_pixels(cloud, pose, size=size, side=plan.side))
     return Prepared(inputs, View.of(sample.xyz, preprocessing.pad_multiple), place)
+
+
+def part_in_image(sample: Sample) -> Mask:
+    """The part's pixels bool `[h, w]` in a sample's image; InputError where there is none."""
+    assert sample.rgb is not None
+    mask = image_foreground(sample.rgb)
+    if not mask.any():
+        raise InputError(
+            sample.name,
+            found="no part in the image",
+            expected="a part that is brighter than its support and does not fill the picture",
+            action="check camera, light and part, or train with --view sensor",
+        )
+    return mask
+
+
+def prepare_part(sample: Sample, preprocessing: Preprocessing, part: ImageViewSettings) -> Prepared:
+    """The network inputs of a sample, cut out of the image where the part lies; normals are turned with it."""
+    assert sample.rgb is not None
+    _check_contrast(sample.rgb, sample.name)
+    mask = part_in_image(sample)
+    pose = find_image_pose(sample.rgb, mask, part.array, part.pitch)
+    size = preprocessing.size
+    inputs: dict[str, npt.NDArray[Any]] = {}
+    if preprocessing.modality != "rgb":
+        inputs["surface"] = _turned_surface(sample, preprocessing, pose, part.side)[None]
+    if preprocessing.modality != "xyz":
+        inputs["rgb"] = image_view(sample.rgb, mask, pose, size=size, side=part.side)[None]
+    return Prepared(inputs, View.of(sample.rgb, preprocessing.pad_multiple), ImagePlace(pose, part.side))
+
+
+def _turned_surface(
+    sample: Sample, preprocessing: Preprocessing, pose: ImagePose, side: float
+) -> npt.NDArray[np.float32]:
+    """The normals of a cloud as an image `[size, size, 3]` in an image's pose, 0 to 255, 0 off the part."""
+    assert sample.xyz is not None
+    mask = part_mask(sample.xyz, foreground=preprocessing.foreground, seed=preprocessing.seed, name=sample.name)
+    image = surface_image(sample.xyz, mask, kind="normals")
+    size = preprocessing.size
+    steps = (np.arange(size) - (size - 1) / 2) * side / size
+    down, right = np.meshgrid(steps, steps, indexing="ij")
+    c, s = np.cos(pose.angle), np.sin(pose.angle)
+    place = [pose.y + s * right + c * down, pose.x + c * right - s * down]
+    known = image.any(axis=2)
+    share = map_coordinates(known.astype(np.float32), place, order=1)
+    x, y, z = (map_coordinates((image[..., i] - 127.5) * known, place, order=1) for i in range(3))
+    turned = np.stack([c * x + s * y, c * y - s * x, z], axis=2) / np.maximum(share, 1e-6)[..., None] + 127.5
+    return np.where(share[..., None] >= 0.5, turned, 0).astype(np.float32)
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:
