@@ -24,7 +24,7 @@ class Level:
 
     Attributes:
         name: what this level adds to the one before; "" for the first, which adds nothing.
-        modules: names of all modules kept, those of the levels before included.
+        modules: names of all modules kept, those of the levels before included; of a quantised graph, of nodes.
         softmax: every softmax is kept too (fp16 only: quantised graphs never touch one).
     """
 
@@ -119,11 +119,6 @@ def widening(steps: list[tuple[str, tuple[str, ...]]], kept: tuple[str, ...], *,
 def attention_names(detector: nn.Module) -> tuple[str, ...]:
     """Names of the attention modules, projections included; timm and we name their classes so."""
     return tuple(name for name, module in detector.named_modules() if type(module).__name__.endswith("Attention"))
-
-
-def point_encoder_names(detector: Detector) -> tuple[str, ...]:
-    """Names of the small networks that turn groups of points into tokens."""
-    return tuple(f"{name}.encoder" for name, e in _extractors(detector).items() if isinstance(e, PointMae))
 
 
 def _extractors(detector: Detector) -> dict[str, Extractor]:

@@ -25,14 +25,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from cmdiad_export.graph import module_of
-from cmdiad_export.precision import (
-    Level,
-    always_single,
-    attention_names,
-    is_within,
-    point_encoder_names,
-    widening,
-)
+from cmdiad_export.precision import Level, always_single, is_within
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_train.detector import Detector
 
@@ -44,7 +37,7 @@ OPSETS: dict[Quantised, int] = {"int8": 18, "fp8": 19}
 """Opset 19 was the first with fp8."""
 NETWORKS = ("features", "hallucinated")
 COORDINATES = 3
-"""A product over three channels sees colours or coordinates."""
+"""A matrix product over three channels sees coordinates in metres; what sees colours is a convolution."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,6 @@ class Product:
         given: name of the array that is fed to it.
         weight: name of its weights.
         axis: of the weights, along which the output channels lie.
-        reads_input: whether it sees an image.
     """
 
     node: str
@@ -67,7 +59,6 @@ class Product:
     given: str
     weight: str
     axis: int
-    reads_input: bool
 
 
 def products(model: onnx.ModelProto) -> list[Product]:
@@ -81,10 +72,9 @@ def products(model: onnx.ModelProto) -> list[Product]:
         if given in shapes or weight not in shapes or (node.op_type == "MatMul" and len(shapes[weight]) != 2):
             continue
         axis = _output_axis(node)
-        inner = shapes[weight][1 - axis]
-        if node.op_type != "Conv" and inner == COORDINATES:
+        if node.op_type != "Conv" and shapes[weight][1 - axis] == COORDINATES:
             continue
-        found.append(Product(node.name, module_of(node), node.op_type, given, weight, axis, inner == COORDINATES))
+        found.append(Product(node.name, module_of(node), node.op_type, given, weight, axis))
     return found
 
 
@@ -135,34 +125,51 @@ def session_showing(model: onnx.ModelProto, names: Collection[str]) -> Any:
     return onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def quantised_levels(detector: Detector, found: Sequence[Product]) -> list[Level]:
-    """The levels of fp32 islands to try in a quantised graph, least first; each leaves something quantised."""
-    encoders = (*always_single(detector), *point_encoder_names(detector))
-    blocks = [product for product in found if not is_within(product.module, encoders)]
-    steps = [
-        ("layers that read the image", tuple(product.module for product in found if product.reads_input)),
-        ("point encoder", point_encoder_names(detector)),
-        ("attention", attention_names(detector)),
-        ("hallucination network", ("hallucinated.network",) if detector.hallucinated is not None else ()),
-        ("second half of each extractor", _second_halves(blocks)),
-    ]
-    levels = [Level(), *widening(steps, always_single(detector))]
-    return [level for level in levels if to_quantise(detector, found, level)]
+def quantised_levels(harm: Mapping[str, float]) -> list[Level]:
+    """Levels that keep the 2, 4, 8 ... most harmful products, up to half of them: past that little is gained.
+
+    Args:
+        harm: of each product alone, by its node's name, from `harm_of_each`.
+    """
+    ranked, half = sorted(harm, key=lambda node: -harm[node]), len(harm) // 2
+    counts = sorted({min(2**power, half) for power in range(1, half.bit_length() + 1)} - {0})
+    return [Level(f"{count} products that do most harm alone", tuple(ranked[:count])) for count in counts]
 
 
-def _second_halves(found: Sequence[Product]) -> tuple[str, ...]:
-    by_extractor: dict[str, list[str]] = {}
+def harm_of_each(
+    model: onnx.ModelProto,
+    largest: Mapping[str, float],
+    kind: Quantised,
+    found: Sequence[Product],
+    samples: Sequence[Arrays],
+) -> dict[str, float]:
+    """How far each product, were it alone quantised, moves the results, by its node's name.
+
+    Largest over the samples of the change of a score, or of a map value, as a share of the fp32 graph's score or
+    largest map value.
+    """
+    reference = [_results(model, sample) for sample in samples]
+    harm = {}
     for product in found:
-        extractor, inside, _ = product.module.partition(".extractor")
-        if inside:
-            by_extractor.setdefault(extractor, []).append(product.module)
-    return tuple(name for names in by_extractor.values() for name in names[(len(names) + 1) // 2 :])
+        alone = quantise(model, largest, kind, [product])
+        results = (_results(alone, sample) for sample in samples)
+        harm[product.node] = max(_harm(*pair) for pair in zip(results, reference, strict=True))
+    return harm
+
+
+def _results(model: onnx.ModelProto, sample: Arrays) -> list[npt.NDArray[Any]]:
+    return session_showing(model, ()).run(["score", "map"], dict(sample))
+
+
+def _harm(found: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) -> float:
+    shares = [float(np.abs(f - r).max() / np.abs(r).max()) for f, r in zip(found, reference, strict=True)]
+    return max(share if np.isfinite(share) else np.inf for share in shares)
 
 
 def to_quantise(detector: Detector, found: Sequence[Product], level: Level) -> list[Product]:
-    """The products that a level does not keep in fp32."""
-    kept = (*always_single(detector), *level.modules)
-    return [product for product in found if not is_within(product.module, kept)]
+    """The products that neither see metres nor are kept by a level."""
+    kept = always_single(detector)
+    return [p for p in found if p.node not in level.modules and not is_within(p.module, kept)]
 
 
 def quantise(

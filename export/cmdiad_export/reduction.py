@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from cmdiad_export.quantise import (
     OPSETS,
     Arrays,
     Quantised,
+    harm_of_each,
     largest_values,
     products,
     quantise,
@@ -52,7 +53,9 @@ class Graphs(Protocol):
     """The graphs of one detector at one precision, by level."""
 
     opset: int
-    levels: list[Level]
+
+    def levels(self) -> Iterator[Level]:
+        """The levels to try, least first; those after the first may take measuring."""
 
     def write(self, level: Level) -> list[str]:
         """Write the graph of a level, and return the names of its fp32 islands."""
@@ -70,17 +73,20 @@ def reduce_precision(graphs: Graphs, certify: Certify, say: Callable[[str], None
         say: told of each step.
     """
     widened: list[dict[str, Any]] = []
-    for level, wider in zip(graphs.levels, [*graphs.levels[1:], None], strict=True):
+    levels = graphs.levels()
+    level = next(levels)
+    while True:
         islands = graphs.write(level)
         comparison = certify()
         if comparison.passed:
-            break
+            return Reduced(comparison, islands, widened, graphs.opset)
         culprits = graphs.culprits()
+        wider = next(levels, None)
         if wider is None:
             return Reduced(comparison, islands, widened, graphs.opset, str(culprits))
         say(f"beyond tolerance: {culprits}; keeping the {wider.name} in fp32 too")
         widened.append({"step": wider.name, "because": comparison.to_json(), "drift": culprits.to_json()})
-    return Reduced(comparison, islands, widened, graphs.opset)
+        level = wider
 
 
 class HalfGraphs:
@@ -90,7 +96,10 @@ class HalfGraphs:
 
     def __init__(self, detector: Detector, inputs: Mapping[str, Tensor], graph: Path) -> None:
         self.detector, self.inputs, self.graph = detector, dict(inputs), graph
-        self.levels = fp16_levels(detector)
+
+    def levels(self) -> Iterator[Level]:
+        """See Graphs."""
+        yield from fp16_levels(self.detector)
 
     def write(self, level: Level) -> list[str]:
         """See Graphs."""
@@ -116,7 +125,13 @@ class QuantisedGraphs:
         self.base = onnx.load(graph)
         self.products = products(self.base)
         self.largest = largest_values(self.base, [product.given for product in self.products], samples)
-        self.levels = quantised_levels(detector, self.products)
+        self.samples = samples
+
+    def levels(self) -> Iterator[Level]:
+        """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify."""
+        yield Level()
+        chosen = to_quantise(self.detector, self.products, Level())
+        yield from quantised_levels(harm_of_each(self.base, self.largest, self.kind, chosen, self.samples[-2:]))
 
     def write(self, level: Level) -> list[str]:
         """See Graphs."""

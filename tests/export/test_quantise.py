@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from cmdiad_export.precision import Level
 from cmdiad_export.quantise import (
     LARGEST,
     OPSETS,
+    harm_of_each,
     largest_values,
     products,
     quantise,
     quantised_levels,
     session_showing,
-    to_quantise,
 )
 from cmdiad_export.reduction import QuantisedGraphs
 from cmdiad_runtime.engines import open_engine
@@ -166,23 +168,49 @@ def golden_graphs(run: Run, kind: str, graph: Path) -> QuantisedGraphs:
     return QuantisedGraphs(run.detector, kind, inputs, seen, graph)  # type: ignore[arg-type]
 
 
-def test_levels_keep_ever_more_and_metres_always(trained: object, tmp_path: Path) -> None:
+def test_levels_keep_the_most_harmful_up_to_half() -> None:
+    harm = {f"n{i}": float(i * 7 % 11) for i in range(11)}
+    levels = quantised_levels(harm)
+    assert [len(level.modules) for level in levels] == [2, 4, 5]
+    assert levels[0].modules == ("n3", "n6")  # 10 and 9
+    for narrow, wide in itertools.pairwise(levels):
+        assert wide.modules[: len(narrow.modules)] == narrow.modules
+    assert [len(level.modules) for level in quantised_levels({"a": 1.0, "b": 2.0})] == [1]
+    assert quantised_levels({"a": 1.0}) == []
+
+
+def test_harm_is_what_a_product_alone_does(trained: object, tmp_path: Path) -> None:
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+    worst, fine = graphs.products[2], graphs.products[-1]
+    graphs.largest[worst.given] *= 100  # steps a hundred times as wide
+    harm = harm_of_each(graphs.base, graphs.largest, "int8", [worst, fine], graphs.samples[-2:])
+    assert harm[worst.node] > 5 * harm[fine.node] > 0
+    (first, *_) = quantised_levels(harm)
+    assert first.modules == (worst.node,)
+
+
+def test_metres_are_never_quantised(trained: object, tmp_path: Path) -> None:
     run = load_run(trained("xyz"))  # type: ignore[operator]
     graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
-    levels = quantised_levels(run.detector, graphs.products)
-    assert [level.name for level in levels] == ["", "point encoder", "attention", "second half of each extractor"]
-    counts = [len(to_quantise(run.detector, graphs.products, level)) for level in levels]
-    assert counts == sorted(set(counts), reverse=True)
-    assert counts[-1] > 0
-    for level in levels:
-        kept = graphs.write(level)
-        assert "features.0.extractor.pos_embed.2" in kept
-        assert all("scorers" not in name for name in kept)
-        model = onnx.load(tmp_path / "graph.onnx")
-        restored = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
-        fed = {name for n in model.graph.node if n.op_type == "MatMul" for name in n.input[:2]}
-        assert len(restored & fed) == 2 * counts[levels.index(level)]
-        assert not {"centers_restored", "groups_restored"} & restored
+    kept = graphs.write(Level())
+    assert kept == ["features.0.extractor.pos_embed.2"]
+    nodes = onnx.load(tmp_path / "graph.onnx").graph.node
+    restored = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    fed = [n.input[0] for n in nodes if n.op_type == "MatMul"]
+    assert sum(name in restored for name in fed) == len(graphs.products) - 1
+    assert {"centers", "groups"} <= set(fed)
+
+
+def test_kept_products_are_as_they_were(trained: object, tmp_path: Path) -> None:
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+    nodes = tuple(product.node for product in graphs.products[:4])
+    assert graphs.write(Level("some", nodes)) == sorted(product.module for product in graphs.products[:4])
+    before = {n.name: list(n.input) for n in graphs.base.graph.node}
+    after = {n.name: list(n.input) for n in onnx.load(tmp_path / "graph.onnx").graph.node}
+    changed = {name for name, inputs in before.items() if after[name] != inputs}
+    assert changed == {product.node for product in graphs.products[4:]}
 
 
 def test_calibration_sees_good_and_tampered_training_samples(trained: object) -> None:

@@ -23,7 +23,6 @@ from cmdiad_runtime.sample import Mask, RgbImage
 TEMPLATE_SIZE = 64
 _COARSE_ANGLES = 48
 _FINE_ANGLES = 9
-_STARTS = 4
 _MASK_WEIGHT = 0.25  # of a pixel being covered, beside its brightness
 _LEAST_DEVIATION = 10.0  # grey levels: a part of one brightness is not stretched to its noise
 
@@ -31,8 +30,6 @@ _WORKING_EDGE = 400  # pixels: larger images are reduced to about this to find t
 _SMOOTHED = 1.5
 _CLOSED = 10  # radius: dark grooves up to twice as wide do not cut a part in two
 _LEAST_AREA = 100
-_SHADOWS = 0.25  # of the way from the support's mean brightness to Otsu's threshold
-_UNEVEN = 2.0  # standard deviations of the support
 _LEAST_DIFFERENCE = 20.0  # grey levels between part and support
 _MOST_OF_RIM = 0.5  # of the frame's pixels covered: more is no part on a support
 
@@ -129,22 +126,15 @@ def image_template(
         rgbs: images of normal parts, uint8 `[h, w, 3]`.
         masks: their parts, bool `[h, w]`, none empty.
         pitch: of the template, sensor pixels per pixel; its 64 pixels must hold a part in any direction.
-        rounds: of finding poses by the mean so far.
-
-    The first mean is a single part, and where it is an unusual one the others line up badly: several are tried, and
-    the sharpest mean, that with the largest sum of squares, is kept.
+        rounds: of finding poses by the mean so far; the first mean is the first part.
     """
     small = [_reduced(rgb, mask, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
-    best = np.zeros((2, TEMPLATE_SIZE, TEMPLATE_SIZE), dtype=np.float32)
-    for first in range(0, len(rgbs), -(-len(rgbs) // _STARTS)):
-        template = _draw_coarse(small[first], _start(masks[first]), pitch, TEMPLATE_SIZE)
-        for _ in range(rounds):
-            poses = [find_image_pose(rgb, mask, template, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
-            images = [_draw_coarse(part, pose, pitch, TEMPLATE_SIZE) for part, pose in zip(small, poses, strict=True)]
-            template = np.mean(images, axis=0, dtype=np.float32)
-        if np.square(template).sum() > np.square(best).sum():
-            best = template
-    return best
+    template = _draw_coarse(small[0], _start(masks[0]), pitch, TEMPLATE_SIZE)
+    for _ in range(rounds):
+        poses = [find_image_pose(rgb, mask, template, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
+        images = [_draw_coarse(part, pose, pitch, TEMPLATE_SIZE) for part, pose in zip(small, poses, strict=True)]
+        template = np.mean(images, axis=0, dtype=np.float32)
+    return template
 
 
 def image_view(rgb: RgbImage, mask: Mask, pose: ImagePose, *, size: int, side: float) -> RgbImage:
@@ -208,24 +198,21 @@ def learn_image_view(rgbs: Sequence[RgbImage], masks: Sequence[Mask]) -> ImageVi
 
 
 def _threshold(brightest: npt.NDArray[np.uint8]) -> float:
-    """A quarter of the way from the support's mean to Otsu's threshold, so that faces in shadow belong to the part.
+    """Half way from the support's mean to Otsu's threshold, so that faces in shadow belong to the part.
 
     Otsu 1979, "A threshold selection method from gray-level histograms": the largest variance between two classes.
-    Higher, up to Otsu's, where the support is uneven; above every pixel where the classes hardly differ.
+    Above every pixel where the classes hardly differ.
     """
-    levels = np.arange(256.0)
     share = np.bincount(brightest.ravel(), minlength=256) / brightest.size
     dark = np.cumsum(share)
-    total = np.cumsum(share * levels)
+    total = np.cumsum(share * np.arange(256))
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = total / dark, (total[-1] - total) / (1 - dark)
         between = np.where((dark > 0) & (dark < 1), dark * (1 - dark) * (high - low) ** 2, 0)
     otsu = int(between.argmax())
     if between[otsu] == 0 or high[otsu] - low[otsu] < _LEAST_DIFFERENCE:
         return np.inf
-    support = float(low[otsu])
-    deviation = np.sqrt((share * (levels - support) ** 2)[: otsu + 1].sum() / dark[otsu])
-    return min(max(support + (otsu - support) * _SHADOWS, support + _UNEVEN * float(deviation)), otsu)
+    return float(low[otsu] + otsu) / 2
 
 
 def _closed(mask: Mask, radius: int) -> Mask:
