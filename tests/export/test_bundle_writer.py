@@ -75,7 +75,7 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert (manifest["format"], manifest["format_version"]) == ("cmdiad-bundle", 1)
     assert set(manifest["files"]) == {"graph.onnx", "golden.npz"}
     assert manifest["graph"]["sha256"] == manifest["files"]["graph.onnx"]["sha256"] == sha256_of(bundle / "graph.onnx")
-    assert manifest["graph"]["fp32_islands"] == ["network.norm.module"]
+    assert manifest["graph"]["fp32_islands"] == ["hallucinated.network.norm.module"]
     assert manifest["graph"]["widened"] == []
     assert manifest["graph"]["search"]["plan"] == {"candidates": 4, "width": None, "chunk": None}
     assert manifest["graph"]["search"]["budget_bytes"] == 512_000_000

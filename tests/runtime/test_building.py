@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmdiad_runtime.building import AHEAD_OF_TIME, OPTIONAL, build_engine
+from cmdiad_runtime.building import AHEAD_OF_TIME, OPTIONAL, ahead_of_time, build_engine
 from cmdiad_runtime.engines._library import log_of
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.fingerprint import EngineFingerprint
@@ -192,15 +192,23 @@ def test_impossible_profiles_are_refused(tmp_path: Path, shapes: Any) -> None:
 
 
 @needs_rtx
-def test_fp16_is_not_claimed_for_a_graph_without_it(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no fp16 tensor"):
-        build(dynamic_graph(tmp_path / "xyz.onnx"), precision="fp16", profiles=PROFILES)
+def test_fp8_is_for_ada_and_later() -> None:
+    assert ahead_of_time("fp8") == (89, 120)
+    for precision in ("fp32", "fp16", "int8"):
+        assert ahead_of_time(precision) == AHEAD_OF_TIME
 
 
 @needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+def test_a_graph_without_the_type_is_refused(tmp_path: Path, precision: str) -> None:
+    graph = dynamic_graph(tmp_path / "xyz.onnx")
+    with pytest.raises(EngineError, match=f"no {precision} tensor.*export an {precision} graph"):
+        build(graph, precision=precision, profiles=PROFILES)
+
+
 def test_an_unknown_precision_is_refused(detector: Path) -> None:
-    with pytest.raises(EngineError, match="precision: found 'int8'; expected fp32 or fp16"):
-        build(detector, precision="int8")
+    with pytest.raises(EngineError, match="precision: found 'int4'; expected fp32 or fp16 or int8 or fp8"):
+        build(detector, precision="int4")
 
 
 @needs_rtx

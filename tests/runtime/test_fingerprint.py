@@ -71,7 +71,7 @@ def test_json_form_is_stable() -> None:
         ("compute_capabilities", [86.0]),
         ("compute_capabilities", [True, 86]),
         ("compute_capabilities", [8]),
-        ("precision", "int8"),
+        ("precision", "int4"),
         ("graph_sha256", GRAPH.upper()),
         ("graph_sha256", GRAPH + "\n"),
         ("engine_sha256", None),

@@ -53,7 +53,7 @@ class Lesson:
     student: RgbExtractor
     view: View = "rgb"
     size: int = 224
-    copies: int = 3
+    copies: int = 7
 
 
 class Student(nn.Module):

@@ -137,7 +137,7 @@ def pretrain() -> None:
     "--shift", type=click.FloatRange(min=0), default=0.0, help="Metres by which clouds are moved, for other sensors."
 )
 @_size
-@_schedule(epochs=30, batch=8, rate=1e-3)
+@_schedule(epochs=12, batch=8, rate=1e-3)
 @_machine
 def points(data: tuple[Path, ...], out: Path, size: int, shift: float, **options: Any) -> None:
     """Masked autoencoding of point clouds: Point-MAE's objective on the good samples of DATA."""
@@ -165,7 +165,7 @@ def _image_pretraining(view: str) -> None:
     @click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
     @click.option("--weights", default="seeded", metavar="FILE", help="Start from these: seeded, timm or a file.")
     @_size
-    @_schedule(epochs=20, batch=16, rate=1e-3)
+    @_schedule(epochs=12, batch=16, rate=1e-3)
     @_machine
     def command(data: tuple[Path, ...], out: Path, size: int, **options: Any) -> None:
         from dataclasses import replace
@@ -199,9 +199,9 @@ for _view in VIEWS:
 @click.option("--student-stages", help="Its CNN stages; '' for a ViT.  [default: 1,2]")
 @click.option("--student-grid", type=click.IntRange(min=2), help="Side of its grid.  [default: the teacher's]")
 @click.option("--student-weights", default="seeded", metavar="FILE", help="Where it starts: seeded, timm or a file.")
-@click.option("--copies", type=click.IntRange(min=0), default=3, help="Changed copies of each image to learn from too.")
+@click.option("--copies", type=click.IntRange(min=0), default=7, help="Changed copies of each image to learn from too.")
 @_size
-@_schedule(epochs=30, batch=8, rate=1e-3)
+@_schedule(epochs=60, batch=8, rate=3e-3)
 @_machine
 def distill(data: tuple[Path, ...], out: Path, size: int, **options: Any) -> None:
     """A small student learns the patch features of a large teacher on DATA, and replaces it in the recipe.

@@ -1,8 +1,8 @@
 """Masked image modelling for image extractors (SimMIM, Xie et al. 2022): hidden squares are told from what is seen.
 
 The extractor that is trained is the very one of inference, so it works for ViTs and CNNs alike: hidden squares are
-grey, and a light decoder on the grid of patch features paints what was there. docs/extractors.md says against what
-it was chosen.
+grey, and a light decoder on the grid of patch features paints what was there. docs/extractors.md compares it with
+others.
 """
 
 from __future__ import annotations
