@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,17 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
 def own_bundle(exported: Exported, tmp_path: Path) -> Path:
     """A copy of the plain RGB bundle for one test to damage."""
     return Path(shutil.copytree(exported("rgb"), tmp_path / "own.cmdiad"))
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Give torch its number of threads back: sums round by it, and a benchmark's command changes it."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    yield
+    torch = sys.modules.get("torch")
+    if torch and threads is not None:
+        torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import cmdiad_runtime
+from cmdiad_runtime.building import _TYPES
 from doubles import VERSIONS, FakeCuda, fake_tensorrt, table
 
 SOURCES = Path(cmdiad_runtime.__file__).parent
@@ -180,7 +181,14 @@ def test_the_reading_of_the_sources_sees_what_matters() -> None:
         *ASKED_FOR,
     } <= seen
     constants = {use for file in FILES for use in enum_uses_of(file)}
-    assert {("ExecutionContextAllocationStrategy", "USER_MANAGED"), ("DataType", "HALF")} <= constants
+    assert {("ExecutionContextAllocationStrategy", "USER_MANAGED"), ("TensorIOMode", "INPUT")} <= constants
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kind", sorted(_TYPES.values()))
+def test_every_precision_has_a_tensor_type(version: str, kind: str) -> None:
+    """`building` looks these up by name."""
+    assert kind in table(version)["enums"]["DataType"]
 
 
 @pytest.mark.parametrize("guard", sorted(set(ASKED_FOR.values())))
