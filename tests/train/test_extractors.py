@@ -322,3 +322,56 @@ def test_any_timm_backbone_gives_a_square_grid(name: str, stages: tuple[int, ...
     assert extractor.grid == (grid if size == 112 else 2 * grid)
     assert tokens.shape == (1, extractor.grid**2, extractor.width)
     assert torch.isfinite(tokens).all() and tokens.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "width"),
+    [
+        ("vit_small_patch8_224.dino", 28, 384),
+        ("vit_base_patch8_224.dino", 28, 768),
+        ("vit_base_patch8_224.augreg_in21k", 28, 768),
+        ("vit_small_patch14_dinov2.lvd142m", 16, 384),
+        ("vit_base_patch14_dinov2.lvd142m", 16, 768),
+        ("vit_small_patch16_dinov3.lvd1689m", 14, 384),
+        ("vit_base_patch16_dinov3.lvd1689m", 14, 768),
+    ],
+)
+def test_grid_and_width_follow_from_the_backbone(name: str, grid: int, width: int) -> None:
+    """The published backbones and their successors, with random weights: the downloads need a network."""
+    extractor = TimmBackbone(RgbExtractor(name, (), None), size=224)
+    assert (extractor.grid, extractor.width) == (grid, width)
+
+
+TINY_BERT = replace(TINY_XYZ, network="point_bert")
+
+
+def official_point_bert(model: PointMae) -> dict[str, object]:
+    """The layout of Point-BERT's checkpoint: the transformer's keys behind two prefixes, heads and a tokenizer."""
+    state = {f"module.transformer_q.{key}": value for key, value in model.state_dict().items()}
+    others = {"module.transformer_q.cls_head.0.weight": torch.ones(3), "module.dvae.encoder.x": torch.ones(2)}
+    return {"base_model": {**state, **others}, "epoch": 300}
+
+
+@torch.no_grad()
+def test_point_bert_is_read_from_its_official_layout(tmp_path: Path) -> None:
+    path = tmp_path / "Point-BERT.pth"
+    trained = PointMae(TINY_BERT, seed=5)
+    torch.save(official_point_bert(trained), path)
+    centers, groups = cloud()
+    found = PointMae(replace(TINY_BERT, weights=str(path)))
+    torch.testing.assert_close(found(centers, groups), trained(centers, groups))
+    assert found.provenance == "Point-BERT, Point-BERT.pth"
+    with pytest.raises(RunError, match="cls_token|reduce_dim|encoder"):
+        save_file(PointMae(TINY_XYZ).state_dict(), tmp_path / "mae.safetensors")
+        PointMae(replace(TINY_BERT, weights=str(tmp_path / "mae.safetensors")))
+
+
+@torch.no_grad()
+def test_point_bert_attends_to_its_class_token_and_drops_it() -> None:
+    centers, groups = cloud()
+    model = PointMae(TINY_BERT)
+    assert model.reduce_dim.in_features == 16  # 256 of 384, scaled with the width
+    features = model(centers, groups)
+    assert features.shape == (1, 20, 48)
+    model.cls_token += 1
+    assert not torch.allclose(model(centers, groups), features)
