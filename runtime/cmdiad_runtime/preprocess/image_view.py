@@ -7,7 +7,6 @@ A pose has its middle in sensor pixels, pixel centres at whole numbers.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +17,19 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 from scipy.ndimage import label
 
+from cmdiad_runtime.preprocess.template import (
+    COARSE_ANGLES,
+    TEMPLATE_MARGIN,
+    TEMPLATE_SIZE,
+    VIEW_MARGIN,
+    best_match,
+    decode_template,
+    encode_template,
+    fine_angles,
+    halved,
+)
 from cmdiad_runtime.sample import Mask, RgbImage
 
-TEMPLATE_SIZE = 64
-_COARSE_ANGLES = 48
-_FINE_ANGLES = 9
 _MASK_WEIGHT = 0.25  # of a pixel being covered, beside its brightness
 _LEAST_DEVIATION = 10.0  # grey levels: a part of one brightness is not stretched to its noise
 
@@ -33,9 +40,6 @@ _LEAST_AREA = 100
 _LEAST_DIFFERENCE = 20.0  # grey levels between part and support
 _MOST_OF_RIM = 0.5  # of the frame's pixels covered: more is no part on a support
 
-_LEVELS = 127  # of the stored template; its values lie in -1 to 1
-_TEMPLATE_MARGIN = 1.1
-_VIEW_MARGIN = 1.05
 _ANTIALIAS = 0.4  # standard deviation of the blur, in steps of the view
 
 _Float = npt.NDArray[np.float64]
@@ -75,8 +79,7 @@ class ImageViewSettings:
     @cached_property
     def array(self) -> npt.NDArray[np.float32]:
         """The template, float32 `[2, 64, 64]`; ValueError where the text holds something else."""
-        values = np.frombuffer(base64.b64decode(self.template, validate=True), dtype=np.int8)
-        return values.reshape(2, TEMPLATE_SIZE, TEMPLATE_SIZE).astype(np.float32) / np.float32(_LEVELS)
+        return decode_template(self.template, 2)
 
 
 def image_foreground(rgb: RgbImage) -> Mask:
@@ -109,12 +112,8 @@ def find_image_pose(rgb: RgbImage, mask: Mask, template: npt.NDArray[np.float32]
         pitch: of the template, sensor pixels per template pixel.
     """
     whole = template.astype(np.float64)
-    half = whole.reshape(2, TEMPLATE_SIZE // 2, 2, TEMPLATE_SIZE // 2, 2).mean(axis=(2, 4))
-    step = 2 * np.pi / _COARSE_ANGLES
-    around = np.linspace(0, 2 * np.pi, _COARSE_ANGLES, endpoint=False)
-    rough = _best_pose(_reduced(rgb, mask, 2 * pitch), _start(mask), half, 2 * pitch, around)
-    near = rough.angle + np.linspace(-2 / 3, 2 / 3, _FINE_ANGLES) * step
-    return _best_pose(_reduced(rgb, mask, pitch), rough, whole, pitch, near)
+    rough = _best_pose(_reduced(rgb, mask, 2 * pitch), _start(mask), halved(whole), 2 * pitch, COARSE_ANGLES)
+    return _best_pose(_reduced(rgb, mask, pitch), rough, whole, pitch, fine_angles(rough.angle))
 
 
 def image_template(
@@ -189,12 +188,11 @@ def learn_image_view(rgbs: Sequence[RgbImage], masks: Sequence[Mask]) -> ImageVi
         masks: their parts, bool `[h, w]`, none empty.
     """
     radius = max(_radius(mask) for mask in masks)
-    pitch = 2 * _TEMPLATE_MARGIN * radius / TEMPLATE_SIZE
-    stored = np.clip(np.rint(image_template(rgbs, masks, pitch) * _LEVELS), -_LEVELS, _LEVELS).astype(np.int8)
-    rough = ImageViewSettings(2.0, pitch, base64.b64encode(stored.tobytes()).decode("ascii"))
+    pitch = 2 * TEMPLATE_MARGIN * radius / TEMPLATE_SIZE
+    rough = ImageViewSettings(2.0, pitch, encode_template(image_template(rgbs, masks, pitch)))
     poses = [find_image_pose(rgb, mask, rough.array, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
     reach = max(_reach(mask, pose) for mask, pose in zip(masks, poses, strict=True))
-    return ImageViewSettings(2 * _VIEW_MARGIN * reach, pitch, rough.template)
+    return ImageViewSettings(2 * VIEW_MARGIN * reach, pitch, rough.template)
 
 
 def _threshold(brightest: npt.NDArray[np.uint8]) -> float:
@@ -279,20 +277,12 @@ def _turned(image: Image.Image, pose: ImagePose, step: float, size: int) -> Imag
 
 
 def _best_pose(part: _Reduced, start: ImagePose, template: _Float, pitch: float, angles: _Float) -> ImagePose:
-    size = template.shape[-1]
-    spectrum = np.conj(np.fft.rfft2(template))
-    best, found = -np.inf, start
-    for angle in angles:
-        turned = ImagePose(float(angle), start.x, start.y)
-        image = _draw_coarse(part, turned, pitch, size)
-        match = np.fft.irfft2((np.fft.rfft2(image) * spectrum).sum(axis=0), s=(size, size))
-        if match.max() > best:
-            best = float(match.max())
-            down, right = np.unravel_index(int(match.argmax()), match.shape)
-            v, u = ((shift + size // 2) % size - size // 2 for shift in (int(down), int(right)))  # lies too far by
-            c, s = pitch * np.cos(angle), pitch * np.sin(angle)
-            found = ImagePose(turned.angle, float(start.x + c * u - s * v), float(start.y + s * u + c * v))
-    return found
+    def draw(angle: float) -> npt.NDArray[np.float32]:
+        return _draw_coarse(part, ImagePose(angle, start.x, start.y), pitch, template.shape[-1])
+
+    angle, rows, columns = best_match(draw, template, angles)
+    c, s = pitch * np.cos(angle), pitch * np.sin(angle)
+    return ImagePose(angle, float(start.x + c * columns - s * rows), float(start.y + s * columns + c * rows))
 
 
 def _radius(mask: Mask) -> float:

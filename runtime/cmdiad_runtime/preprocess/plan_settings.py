@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +9,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.preprocess.plan_view import TEMPLATE_SIZE, PlanCloud, find_pose, plan_pixels, pose_template
-
-_LEVELS = 127  # of the stored template; its values lie in -1 to 1
-_TEMPLATE_MARGIN = 1.1
-_VIEW_MARGIN = 1.05
+from cmdiad_runtime.preprocess.plan_view import PlanCloud, find_pose, plan_pixels, pose_template
+from cmdiad_runtime.preprocess.template import (
+    TEMPLATE_MARGIN,
+    TEMPLATE_SIZE,
+    VIEW_MARGIN,
+    decode_template,
+    encode_template,
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,7 @@ class PlanSettings:
     @cached_property
     def array(self) -> npt.NDArray[np.float32]:
         """The template, float32 `[3, 64, 64]`; ValueError where the text holds something else."""
-        values = np.frombuffer(base64.b64decode(self.template, validate=True), dtype=np.int8)
-        return values.reshape(3, TEMPLATE_SIZE, TEMPLATE_SIZE).astype(np.float32) / np.float32(_LEVELS)
+        return decode_template(self.template, 3)
 
 
 def learn_plan(clouds: Sequence[PlanCloud]) -> PlanSettings:
@@ -45,13 +46,11 @@ def learn_plan(clouds: Sequence[PlanCloud]) -> PlanSettings:
         clouds: of the training parts; at least one.
     """
     radius = max(_radius(cloud) for cloud in clouds)
-    pitch = 2 * _TEMPLATE_MARGIN * radius / TEMPLATE_SIZE
-    template = pose_template(clouds, pitch)
-    stored = np.clip(np.rint(template * _LEVELS), -_LEVELS, _LEVELS).astype(np.int8)
-    text = base64.b64encode(stored.tobytes()).decode("ascii")
+    pitch = 2 * TEMPLATE_MARGIN * radius / TEMPLATE_SIZE
+    text = encode_template(pose_template(clouds, pitch))
     rough = PlanSettings(2.0, pitch, text)  # a view of two metres: pixels are then half sides per metre
     reach = max(_reach(cloud, rough) for cloud in clouds)
-    return PlanSettings(2 * _VIEW_MARGIN * reach, pitch, text)
+    return PlanSettings(2 * VIEW_MARGIN * reach, pitch, text)
 
 
 def _radius(cloud: PlanCloud) -> float:

@@ -16,11 +16,9 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 from cmdiad_runtime.preprocess.foreground import Plane
 from cmdiad_runtime.preprocess.surface import SurfaceImage, median_pitch, surface_normals
+from cmdiad_runtime.preprocess.template import COARSE_ANGLES, TEMPLATE_SIZE, best_match, fine_angles, halved
 from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 
-TEMPLATE_SIZE = 64
-_COARSE_ANGLES = 48
-_FINE_ANGLES = 9
 _THINNED = 6  # every so many points suffice to find the pose
 _MASK_WEIGHT = 0.5  # of a pixel being covered, beside its unit normal
 _OCCLUDED = 0.0015  # metres: what lies further below the top is not seen from above
@@ -115,11 +113,8 @@ def find_pose(cloud: PlanCloud, template: npt.NDArray[np.float32], pitch: float)
     """
     cloud = _thinned(cloud)
     whole = template.astype(np.float64)
-    half = whole.reshape(3, TEMPLATE_SIZE // 2, 2, TEMPLATE_SIZE // 2, 2).mean(axis=(2, 4))
-    step = 2 * np.pi / _COARSE_ANGLES
-    around = np.linspace(0, 2 * np.pi, _COARSE_ANGLES, endpoint=False)
-    rough = _best_pose(cloud, _start(cloud), half, 2 * pitch, around)
-    return _best_pose(cloud, rough, whole, pitch, rough.angle + np.linspace(-2 / 3, 2 / 3, _FINE_ANGLES) * step)
+    rough = _best_pose(cloud, _start(cloud), halved(whole), 2 * pitch, COARSE_ANGLES)
+    return _best_pose(cloud, rough, whole, pitch, fine_angles(rough.angle))
 
 
 def plan_view(cloud: PlanCloud, values: _Float, pose: Pose, *, size: int, side: float) -> SurfaceImage:
@@ -183,20 +178,12 @@ def _start(cloud: PlanCloud) -> Pose:
 
 
 def _best_pose(cloud: PlanCloud, start: Pose, template: _Float, pitch: float, angles: _Float) -> Pose:
-    size = template.shape[-1]
-    spectrum = np.conj(np.fft.rfft2(template))
-    best, found = -np.inf, start
-    for angle in angles:
-        turned = Pose(float(angle), start.x, start.y)
-        image = _draw_coarse(cloud, turned, pitch, size)
-        match = np.fft.irfft2((np.fft.rfft2(image) * spectrum).sum(axis=0), s=(size, size))
-        if match.max() > best:
-            best = float(match.max())
-            shift = np.array(np.unravel_index(int(match.argmax()), match.shape))
-            shift = (shift + size // 2) % size - size // 2  # rows, columns by which the part lies too far
-            x, y = np.array([start.x, start.y]) + (shift[::-1] * pitch) @ _turn(float(angle)).T
-            found = Pose(turned.angle, float(x), float(y))
-    return found
+    def draw(angle: float) -> _Float:
+        return _draw_coarse(cloud, Pose(angle, start.x, start.y), pitch, template.shape[-1])
+
+    angle, rows, columns = best_match(draw, template, angles)
+    x, y = np.array([start.x, start.y]) + (np.array([columns, rows]) * pitch) @ _turn(angle).T
+    return Pose(angle, float(x), float(y))
 
 
 def _draw_coarse(cloud: PlanCloud, pose: Pose, pitch: float, size: int) -> _Float:
