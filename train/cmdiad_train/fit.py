@@ -51,8 +51,8 @@ from cmdiad_train.patches import (
     regrid,
     shows_part_alone,
 )
+from cmdiad_train.projection import principal_directions
 from cmdiad_train.recipe import Recipe
-from cmdiad_train.search import principal_components
 from cmdiad_train.tamper import tamper
 
 Report = Callable[[str, int, int], None]
@@ -250,7 +250,18 @@ def _network_file(run: Path) -> Path:
 def _take_over(source: Path, run: Path, recipe: Recipe) -> None:
     """Copy extractors and distillation network of a finished run; RunError where its recipe trains others."""
     theirs = Recipe.from_json(directory.read_record(source)["recipe"])
-    for name in ("mode", "modality", "hallucination", "rgb", "xyz", "distillation", "size", "rgb_mask", "foreground"):
+    for name in (
+        "mode",
+        "modality",
+        "hallucination",
+        "rgb",
+        "xyz",
+        "components",
+        "distillation",
+        "size",
+        "rgb_mask",
+        "foreground",
+    ):
         if getattr(theirs, name) != getattr(recipe, name):
             raise RunError(
                 source,
@@ -258,12 +269,12 @@ def _take_over(source: Path, run: Path, recipe: Recipe) -> None:
                 expected="one trained with the options of this run",
                 action="give the same options, or train a network of its own",
             )
-    for name in ("extractor-rgb", "extractor-xyz", "hallucination"):
-        if not (run / f"{name}.safetensors").exists():
+    for name in ("extractor-rgb", "extractor-xyz", "projection-rgb", "projection-xyz", "hallucination"):
+        if (source / f"{name}.safetensors").exists() and not (run / f"{name}.safetensors").exists():
             directory.save_tensors(
                 run / f"{name}.safetensors",
                 directory.load_tensors(source / f"{name}.safetensors"),
-                directory.load_metadata(source / f"{name}.safetensors"),
+                directory.load_metadata(source / f"{name}.safetensors") or None,
             )
 
 
@@ -349,7 +360,21 @@ class _Fitting:
         return [inputs[name] for name in detector.input_names]
 
     def _patch_features(self, modality: Modality) -> PatchFeatures:
-        return PatchFeatures(self._extractor(modality), cut_out=shows_part_alone(self.recipe, modality))
+        """A modality's patch features, projected on principal components where the recipe says so."""
+        extractor, cut_out = self._extractor(modality), shows_part_alone(self.recipe, modality)
+        if self.recipe.components is None or self.recipe.components >= extractor.width:
+            return PatchFeatures(extractor, cut_out=cut_out)
+        if not (self.run / f"projection-{modality}.safetensors").exists():
+            directory.save_basis(self.run, self._basis(PatchFeatures(extractor, cut_out=cut_out), modality), modality)
+        return PatchFeatures(extractor, cut_out=cut_out, basis=directory.load_basis(self.run, modality))
+
+    def _basis(self, features: PatchFeatures, modality: Modality) -> Tensor:
+        """Principal components of the training samples' features, with those of all categories of a joint network."""
+        assert self.recipe.components is not None
+        categories = ["", *self.samples.joint] if self.recipe.hallucination != "none" else [""]
+        samples = [s for category in categories for s in self._stored(features, modality, category, raw=True)]
+        rows = (bank_rows([(s["rows"], s["cells"])], self.recipe) for s in samples)
+        return principal_directions(rows, self.recipe.components)
 
     def _extractor(self, modality: Modality) -> Extractor:
         if (self.run / f"extractor-{modality}.safetensors").exists():
@@ -389,37 +414,65 @@ class _Fitting:
             self.preprocessings[category] = _follow_part(samples, self.recipe, self.preprocessing, self.report)
         return self.preprocessings[category]
 
-    def _stored(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
-        """What later steps need of every training sample, each kept on disk until the run is complete."""
+    def _stored(
+        self, features: PatchFeatures, modality: Modality, category: str = "", *, raw: bool = False
+    ) -> list[Stored]:
+        """What later steps need of every training sample, each kept on disk until the run is complete.
+
+        Args:
+            features: to extract with.
+            modality: of the features.
+            category: one that the network is trained on too, or "" for the main one.
+            raw: with all channels of the extractor, to find the principal components of. These are projected, not
+                extracted again, when they are asked for without, and given up then.
+        """
         samples = self.samples.joint[category] if category else self.samples.train
-        folder = f"{category}/{modality}" if category else modality
+        kind = f"{category}/{modality}" if category else modality
+        raws = f"{kind}-raw"
         features.to(self.device)
         stored = []
         for i, files in enumerate(samples):
-            stored.append(
-                self.cache.get(
-                    folder,
-                    files.name,
-                    len(samples),
-                    lambda f=files: self._features(features, f, modality, category),  # type: ignore[misc]
-                )
-            )
+
+            def make(files: SampleFiles = files) -> Stored:
+                if not raw and self.cache.has(raws, files.name):
+                    return self._projected(features, self.cache.read(raws, files.name), modality)
+                return self._features(features, files, modality, category, raw=raw)
+
+            stored.append(self.cache.get(raws if raw else kind, files.name, len(samples), make))
             self.report(f"extract {modality} features", i + 1, len(samples))
+        if not raw:
+            self.cache.drop(raws)
         features.cpu()
         return stored
 
     @torch.no_grad()
-    def _features(self, features: PatchFeatures, files: SampleFiles, modality: Modality, category: str) -> Stored:
+    def _features(
+        self, features: PatchFeatures, files: SampleFiles, modality: Modality, category: str, *, raw: bool
+    ) -> Stored:
         inputs = {name: value.to(self.device) for name, value in self._inputs(files, modality, category).items()}
-        shown = {"i2f": self.recipe.mains[0], "f2i": self.recipe.other}.get(self.recipe.hallucination) == modality
-        only_shown = shown and self.recipe.hallucination == "f2i" and self.recipe.mode == "default"
         stored = {}
-        if shown:
+        if self._shown == modality:
             stored["image"] = features.image(inputs[image_name(self.recipe, modality)])
-        if not only_shown:
+        if raw or not self._only_shown(modality):
             fed = [inputs[name] for name in input_names(self.recipe, modality)]
             stored["rows"], stored["cells"] = features(*fed)
         return stored
+
+    @torch.no_grad()
+    def _projected(self, features: PatchFeatures, stored: Stored, modality: Modality) -> Stored:
+        """What `_features` makes of a sample, from what it made with all channels."""
+        if self._only_shown(modality):
+            return {"image": stored["image"]}
+        return {**stored, "rows": features.project(stored["rows"].to(self.device))}
+
+    @property
+    def _shown(self) -> Modality | None:
+        """The modality that the network takes, or makes, as an image."""
+        return {"i2f": self.recipe.mains[0], "f2i": self.recipe.other}.get(self.recipe.hallucination)
+
+    def _only_shown(self, modality: Modality) -> bool:
+        """Whether nothing but the image of a modality is needed to train the network."""
+        return self.recipe.hallucination == "f2i" and self._shown == modality and self.recipe.mode == "default"
 
     def _hallucinated(self, main: PatchFeatures, stored: list[Stored]) -> Hallucinated | None:
         recipe = self.recipe
@@ -496,17 +549,13 @@ class _Fitting:
     def _bank(self, name: str, rows: Tensor, statistics: tuple[float, float] | None) -> MemoryBank:
         mean, std = statistics or (float(rows.mean()), float(rows.std()))
         normalised = (rows - mean) / std
-        basis = None
-        if self.recipe.components is not None and self.recipe.components < rows.shape[1]:
-            basis = principal_components(normalised - normalised.mean(0), self.recipe.components)
-            normalised = normalised @ basis
         chosen = choose_rows(
             normalised,
             self.recipe,
             lambda done, total: self.report(f"choose {name} bank", done, total),
             device=self.device,
         )
-        return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std, basis)
+        return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std)
 
     @torch.no_grad()
     def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:

@@ -24,20 +24,17 @@ class MemoryBank:
         mean: subtracted from raw features.
         std: raw features are divided by it after that.
         neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting.
-        basis: float32 `[C', C]`, orthonormal columns that normalised features are projected on before they are
-            compared, or None.
     """
 
     rows: Tensor
     mean: float
     std: float
     neighbours: Tensor
-    basis: Tensor | None = None
 
     @staticmethod
-    def from_rows(rows: Tensor, mean: float, std: float, basis: Tensor | None = None) -> MemoryBank:
-        """A bank of normalised and projected rows, with the neighbour table computed."""
-        return MemoryBank(rows, mean, std, two_nearest(rows), basis)
+    def from_rows(rows: Tensor, mean: float, std: float) -> MemoryBank:
+        """A bank of normalised rows, with the neighbour table computed."""
+        return MemoryBank(rows, mean, std, two_nearest(rows))
 
 
 @torch.no_grad()
@@ -62,12 +59,10 @@ class BankScorer(nn.Module):
 
     neighbours: Tensor
     upsample: Tensor
-    basis: Tensor | None
 
     def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
         super().__init__()
         self.grid, self.mean, self.std, self.reweight = grid, bank.mean, bank.std, reweight
-        self.register_buffer("basis", bank.basis)
         self.search = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
@@ -76,8 +71,6 @@ class BankScorer(nn.Module):
     def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Score `[]` and map `[size, size]` of rows `[R, C]`, where grid cell i has features `rows[cells[i]]`."""
         queries = (rows.float() - self.mean) / self.std
-        if self.basis is not None:
-            queries = queries @ self.basis
         distance, index = self.search(queries)
         cell_distance = distance[cells]
         return self.score(queries, distance, index, cells), self.map(cell_distance)
