@@ -86,6 +86,16 @@ def test_two_nearest_matches_brute_force(count: int) -> None:
     assert torch.equal(two_nearest(rows), expected)
 
 
+@pytest.mark.parametrize(("start", "end"), [(0, 7), (20, 33), (40, 50)])
+def test_bank_without_some_rows_is_that_of_the_others(start: int, end: int) -> None:
+    rows = noise(50, 6)
+    found = MemoryBank.from_rows(rows, 0.5, 2.0).without(start, end)
+    expected = MemoryBank.from_rows(torch.cat([rows[:start], rows[end:]]), 0.5, 2.0)
+    assert torch.equal(found.rows, expected.rows)
+    assert torch.equal(found.neighbours, expected.neighbours)
+    assert (found.mean, found.std) == (0.5, 2.0)
+
+
 def test_bank_of_two_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 3 rows, got 2"):
         two_nearest(noise(2, 4))

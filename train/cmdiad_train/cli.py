@@ -58,10 +58,10 @@ unusable, 130 interrupted.
 @click.option("--size", type=click.IntRange(min=32), default=224, help="Side of the network's view in pixels.")
 @click.option(
     "--view",
-    type=click.Choice(["sensor", "plan", "part"]),
+    type=click.Choice(["sensor", "plan", "part", "each"]),
     default="sensor",
     help="part: turned upright and cut out of the image (rgb or both); plan: from above its support, turned upright, "
-    "at one scale (xyz normals or both).",
+    "at one scale (xyz normals or both); each: the cloud in plan view, the image cut out (both).",
 )
 @click.option(
     "--rgb-mask",

@@ -229,13 +229,14 @@ def _follow_part(
             yield each.read(preprocessing.colour)
             report("turn parts upright", i + 1, len(files))
 
-    if recipe.view == "plan":
-        return replace(preprocessing, plan=learn_plan([plan_cloud_of(sample, preprocessing) for sample in samples()]))
-    found = [(sample.rgb, part_in_image(sample)) for sample in samples()]
-    return replace(
-        preprocessing,
-        part=learn_image_view([rgb for rgb, _ in found if rgb is not None], [mask for _, mask in found]),
-    )
+    if recipe.view in ("plan", "each"):
+        clouds = [plan_cloud_of(sample, preprocessing) for sample in samples()]
+        preprocessing = replace(preprocessing, plan=learn_plan(clouds))
+    if recipe.view in ("part", "each"):
+        found = [(sample.rgb, part_in_image(sample)) for sample in samples()]
+        rgbs, masks = [rgb for rgb, _ in found if rgb is not None], [mask for _, mask in found]
+        preprocessing = replace(preprocessing, part=learn_image_view(rgbs, masks))
+    return preprocessing
 
 
 def _network_file(run: Path) -> Path:
@@ -341,7 +342,7 @@ class _Fitting:
             patches.append(self._hallucinate(hallucinated, stored[0]))
         banks = self._banks(patches)
         detector = Detector(self.recipe, list(mains.values()), banks, hallucinated)
-        return self._calibrated(detector, patches)
+        return self._calibrated(detector, banks, patches)
 
     def metrics(self, detector: Detector) -> dict[str, Any]:
         """Figures of the detector on the test split."""
@@ -558,23 +559,50 @@ class _Fitting:
         return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std)
 
     @torch.no_grad()
-    def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:
+    def _calibrated(self, detector: Detector, banks: list[MemoryBank], patches: list[list[Patches]]) -> Detector:
         held_out, golden = self._held_out_patches(detector)
         directory.save_quantisation_inputs(self.run, self._quantisation_inputs(detector))
         outcomes = []
-        for i, sample in enumerate(held_out):
-            outcomes.append(detector.score_each(sample))
+        for i, (files, sample) in enumerate(zip(self.samples.held_out, held_out, strict=True)):
+            outcomes.append(self._over_sensor(files, detector.score_each(sample)))
             self.report("calibrate threshold", i + 1, len(held_out))
-        by_sample = [list(each) for each in zip(*patches, strict=True)]
-        fitted_on = [detector.score_each(p) for p in by_sample] if self.recipe.fusion == "ocsvm" else outcomes
+        if all(_is_whole(bank, each, self.recipe) for bank, each in zip(banks, patches, strict=True)):
+            outcomes += self._without_own_rows(detector, banks, patches)
+        fitted_on = self._in_banks(detector, patches) if self.recipe.fusion == "ocsvm" else outcomes
         detector.score_weights = self._fusion_weights(torch.stack([s for s, _ in fitted_on]))
         detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
-        fused = [detector.fuse(*outcome) for outcome in outcomes]
-        scores, peaks = [float(s) for s, _ in fused], [float(m.max()) for _, m in fused]
+        scores = [float((detector.score_weights * s).sum()) for s, _ in outcomes]
+        peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in outcomes]
         calibration = calibrate(scores, peaks, self.recipe.false_reject_rate)
         directory.save_golden(self.run, golden)
         directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights)
         return detector
+
+    def _over_sensor(self, files: SampleFiles, outcome: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores and maps `[banks, size, size]` of a sample, maps over the sensor's image as the operator sees them."""
+        if self.recipe.view == "sensor":
+            return outcome
+        scores, maps = outcome
+        prepared = prepare(files.read(self.preprocessing.colour), self.preprocessing)
+        return scores, torch.from_numpy(prepared.each_to_sensor(maps.numpy()))
+
+    def _in_banks(self, detector: Detector, patches: list[list[Patches]]) -> list[tuple[Tensor, Tensor]]:
+        """Scores and maps of the training samples that the banks hold, which the published fusion is fitted on."""
+        by_sample = [list(each) for each in zip(*patches, strict=True)]
+        samples = zip(self.samples.train, by_sample, strict=True)
+        return [self._over_sensor(files, detector.score_each(found)) for files, found in samples]
+
+    def _without_own_rows(
+        self, detector: Detector, banks: list[MemoryBank], patches: list[list[Patches]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Scores and maps of every training sample against banks without its own rows: it is held out of them."""
+        starts = [np.cumsum([0, *(len(bank_rows([each], self.recipe)) for each in found)]) for found in patches]
+        outcomes = []
+        for i, files in enumerate(self.samples.train):
+            others = [bank.without(start[i], start[i + 1]) for bank, start in zip(banks, starts, strict=True)]
+            outcomes.append(self._over_sensor(files, detector.against(others).score_each([p[i] for p in patches])))
+            self.report("hold out training samples", i + 1, len(self.samples.train))
+        return outcomes
 
     def _quantisation_inputs(self, detector: Detector) -> dict[str, dict[str, Tensor]]:
         """What inspection feeds the detector of some training samples and tampered copies of them.
@@ -657,6 +685,11 @@ def bank_rows(patches: list[Patches], recipe: Recipe) -> Tensor:
     if recipe.mode == "faithful":
         return torch.cat([rows[cells] for rows, cells in patches])
     return torch.cat([rows[torch.unique(cells)] for rows, cells in patches])
+
+
+def _is_whole(bank: MemoryBank, patches: list[Patches], recipe: Recipe) -> bool:
+    """Whether a bank holds every candidate row, in the order of the samples."""
+    return recipe.mode == "default" and len(bank.rows) == sum(len(bank_rows([each], recipe)) for each in patches)
 
 
 def choose_rows(

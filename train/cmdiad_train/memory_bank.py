@@ -36,13 +36,31 @@ class MemoryBank:
         """A bank of normalised rows, with the neighbour table computed."""
         return MemoryBank(rows, mean, std, two_nearest(rows))
 
+    def without(self, start: int, end: int) -> MemoryBank:
+        """The bank without rows `start` to `end`, as if they had never been in it but for mean and std.
+
+        Only rows that lose a neighbour look for new ones.
+        """
+        kept = torch.cat([torch.arange(start), torch.arange(end, len(self.rows))])
+        rows, neighbours = self.rows[kept], self.neighbours[kept]
+        lost = ((neighbours >= start) & (neighbours < end)).any(1).nonzero()[:, 0]
+        neighbours = torch.where(neighbours >= end, neighbours - (end - start), neighbours)
+        neighbours[lost] = two_nearest(rows, lost)
+        return MemoryBank(rows, self.mean, self.std, neighbours)
+
 
 @torch.no_grad()
-def two_nearest(rows: Tensor) -> Tensor:
-    """int64 `[K, 2]`: the second and third of each row's nearest rows (the first is the row itself)."""
+def two_nearest(rows: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """int64 `[K, 2]`: the second and third of each row's nearest rows (the first is the row itself).
+
+    Args:
+        rows: float32 `[n, C]`.
+        chosen: int64 `[K]`, which of them to look for; None takes all.
+    """
     if len(rows) < 3:
         raise ValueError(f"a memory bank needs at least 3 rows, got {len(rows)}")
-    blocks = [torch.cdist(block, rows).topk(3, largest=False).indices[:, 1:] for block in rows.split(1024)]
+    asked = rows if chosen is None else rows[chosen]
+    blocks = [torch.cdist(block, rows).topk(3, largest=False).indices[:, 1:] for block in asked.split(1024)]
     return torch.cat(blocks)
 
 

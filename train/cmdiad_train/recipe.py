@@ -136,8 +136,9 @@ class Recipe:
         distillation: training of the distillation network.
         size: working size in pixels, width and height.
         view: "sensor" (the image as it is), "plan" (the part from above its support, turned upright, at one
-            scale; found in the cloud, so rgb alone cannot have it) or "part" (turned upright and cut out of the
-            image; found in the image, so xyz alone cannot have it).
+            scale; found in the cloud, so rgb alone cannot have it), "part" (turned upright and cut out of the image;
+            found in the image, so xyz alone cannot have it) or "each" (of both, the cloud in plan view and the image
+            cut out).
         rgb_mask: "none", or "cloud" (background blacked out with the help of the cloud, the paper's
             protocol; inspection then needs the cloud too).
         foreground: remove the support plane and stray clusters from clouds before use.
@@ -157,7 +158,7 @@ class Recipe:
     xyz: XyzExtractor | SurfaceExtractor = field(default_factory=XyzExtractor)
     distillation: Distillation = field(default_factory=Distillation)
     size: int = 224
-    view: Literal["sensor", "plan", "part"] = "sensor"
+    view: Literal["sensor", "plan", "part", "each"] = "sensor"
     rgb_mask: Literal["none", "cloud"] = "none"
     foreground: bool = True
     coreset: float = 0.1
@@ -195,6 +196,12 @@ class Recipe:
             "view",
             self.view,
             "sensor or plan, unless an image is taken on the line and clouds, if any, are looked at as normals",
+        )
+        _require(
+            self.view != "each" or (self.modality == "both" and _has_normals(self.xyz)),
+            "view",
+            self.view,
+            "sensor, plan or part, unless image and cloud are both measured and the cloud looked at as normals",
         )
         _require(
             not (self.rgb_mask == "cloud" and not self.foreground),
