@@ -78,6 +78,9 @@ class Setup:
             xyz=xyz,
             distillation=PUBLISHED_DISTILLATION,
             size=self.size,
+            view="sensor",
+            components=None,
+            image_score="reweighted",
             seed=self.seed,
         )
 

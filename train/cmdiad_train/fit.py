@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +17,7 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.files import sha256_of
-from cmdiad_runtime.preprocess.image_view import learn_image_view
-from cmdiad_runtime.preprocess.plan_settings import learn_plan
-from cmdiad_runtime.preprocess.prepare import (
-    Preprocessing,
-    needed_modalities,
-    part_in_image,
-    plan_cloud_of,
-    prepare,
-)
+from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample, Sensors
 from cmdiad_runtime.threshold import calibrate
@@ -40,6 +32,7 @@ from cmdiad_train.feature_cache import FeatureCache, Stored
 from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights, standardised_weights
 from cmdiad_train.loss_plot import plot_losses
 from cmdiad_train.memory_bank import MemoryBank
+from cmdiad_train.part_views import follow_parts
 from cmdiad_train.patches import (
     Extractor,
     Hallucinated,
@@ -52,7 +45,7 @@ from cmdiad_train.patches import (
     shows_part_alone,
 )
 from cmdiad_train.projection import principal_directions
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.tamper import tamper
 
 Report = Callable[[str, int, int], None]
@@ -108,6 +101,7 @@ def fit(
     *,
     machine: Machine | None = None,
     network_from: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train a detector on a category of a data set into the folder `run`, or go on with an interrupted training there.
 
@@ -120,6 +114,7 @@ def fit(
         machine: device and disk space.
         network_from: a finished run whose extractors and distillation network are taken over, so that a network
             that is joint over categories is trained once.
+        say: told in a line where parts are seen otherwise than is best for the recipe.
 
     Returns:
         The run's record (`run.json`).
@@ -130,9 +125,10 @@ def fit(
     """
     chosen = open_category(data, category)
     samples = _split(chosen, recipe)
-    record = _start(run, chosen, recipe, samples, network_from, report)
+    record = _start(run, chosen, recipe, samples, network_from, report, say)
     if record["status"] == "complete":
         return record
+    recipe = Recipe.from_json(record["recipe"])
     if network_from is not None:
         _take_over(network_from, run, recipe)
     fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report, machine or Machine())
@@ -170,9 +166,15 @@ def _split(category: Category, recipe: Recipe) -> _Data:
 
 
 def _start(
-    run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None, report: Report
+    run: Path,
+    category: Category,
+    recipe: Recipe,
+    samples: _Data,
+    network_from: Path | None,
+    report: Report,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The record of a new run, or of the one to go on with."""
+    """The record of a new run, or of the one to go on with. Its recipe names the view that was chosen."""
     network = None if network_from is None else sha256_of(_network_file(network_from))
     wanted = {
         "recipe": recipe.to_json(),
@@ -186,7 +188,10 @@ def _start(
     }
     if (run / "run.json").exists():
         record = directory.read_record(run)
-        if {k: record.get(k) for k in wanted} != json.loads(json.dumps(wanted)):  # tuples are lists in JSON
+        asked = {**record["recipe"], "view": record["view"]["asked"]}
+        if {k: {**record, "recipe": asked}.get(k) for k in wanted} != json.loads(
+            json.dumps(wanted)
+        ):  # tuples are lists in JSON
             raise OutputError(
                 run,
                 found="a run with another recipe or other data",
@@ -204,9 +209,14 @@ def _start(
             run, found=str(error.strerror), expected="a writable folder", action="choose another --out"
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
-    preprocessing = _follow_part(samples.train, recipe, preprocessing, report)
+    others = [*samples.held_out, *(files for joint in samples.joint.values() for files in joint)]
+    view, preprocessing, reason = follow_parts(samples.train, others, recipe, preprocessing, report)
+    if reason:
+        say(f"parts are seen as the sensor sees them (--view sensor): {reason}")
     record = {
         **wanted,
+        "recipe": replace(recipe, view=view).to_json(),
+        "view": {"asked": recipe.view, "because": reason},
         "status": "fitting",
         "seed": recipe.seed,
         "preprocessing": preprocessing.to_json(),
@@ -215,28 +225,6 @@ def _start(
     }
     directory.write_record(run, record)
     return record
-
-
-def _follow_part(
-    files: list[SampleFiles], recipe: Recipe, preprocessing: Preprocessing, report: Report
-) -> Preprocessing:
-    """The preprocessing with direction and scale of a category's parts, where the recipe's view follows them."""
-    if recipe.view == "sensor":
-        return preprocessing
-
-    def samples() -> Iterator[Sample]:
-        for i, each in enumerate(files):
-            yield each.read(preprocessing.colour)
-            report("turn parts upright", i + 1, len(files))
-
-    if recipe.view in ("plan", "each"):
-        clouds = [plan_cloud_of(sample, preprocessing) for sample in samples()]
-        preprocessing = replace(preprocessing, plan=learn_plan(clouds))
-    if recipe.view in ("part", "each"):
-        found = [(sample.rgb, part_in_image(sample)) for sample in samples()]
-        rgbs, masks = [rgb for rgb, _ in found if rgb is not None], [mask for _, mask in found]
-        preprocessing = replace(preprocessing, part=learn_image_view(rgbs, masks))
-    return preprocessing
 
 
 def _network_file(run: Path) -> Path:
@@ -412,7 +400,8 @@ class _Fitting:
             return self.preprocessing
         if category not in self.preprocessings:
             samples = self.samples.joint[category]
-            self.preprocessings[category] = _follow_part(samples, self.recipe, self.preprocessing, self.report)
+            _, followed, _ = follow_parts(samples, (), self.recipe, self.preprocessing, self.report)
+            self.preprocessings[category] = followed
         return self.preprocessings[category]
 
     def _stored(
@@ -700,8 +689,8 @@ def choose_rows(
     device: torch.device | None = None,
 ) -> Any:
     """Indices int64 of the rows that a bank keeps, in order of selection."""
-    if recipe.coreset == 1:
+    if recipe.coreset == 1 or (recipe.coreset is None and len(rows) <= MOST_ROWS):
         return np.arange(len(rows))
-    count = max(3, int(recipe.coreset * len(rows)))
+    count = MOST_ROWS if recipe.coreset is None else max(3, int(recipe.coreset * len(rows)))
     projected = project(rows, eps=recipe.coreset_eps, seed=recipe.seed).to(device or "cpu")
     return greedy_coreset(projected, count, half=recipe.mode == "faithful", progress=progress)
