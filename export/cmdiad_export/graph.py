@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
 from cmdiad_train.detector import Detector
@@ -21,6 +22,8 @@ OPSET = 18
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the modules that a node comes from, outermost first, and last the operation."""
 OUTPUT_NAMES = ["score", "map"]
+FOLDED_NUMBERS = 1 << 21
+"""What follows from weights alone is computed at export up to this size: any layer's weights, but no bank."""
 
 
 @torch.no_grad()
@@ -63,6 +66,7 @@ def export_graph(
             verbose=False,
         )
     assert program is not None
+    fold_constants(program.model, input_size_limit=FOLDED_NUMBERS, output_size_limit=FOLDED_NUMBERS)
     model = program.model_proto
     _name_by_module(model)
     _strip(model)
