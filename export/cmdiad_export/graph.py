@@ -144,9 +144,11 @@ def _loop_over_scans(model: onnx.ModelProto) -> None:
 
 def _sliced_weight(part: str, makers: Mapping[str, onnx.NodeProto], weights: Collection[str]) -> str | None:
     """The weight that a scanned array is the reshaped front of, or None."""
-    for kind in ("Reshape", "Slice"):
-        if part in makers and makers[part].op_type == kind:
-            part = makers[part].input[0]
+    if part not in makers or makers[part].op_type != "Reshape":
+        return None
+    part = makers[part].input[0]
+    if part in makers and makers[part].op_type == "Slice":
+        part = makers[part].input[0]
     return part if part in weights else None
 
 
