@@ -39,13 +39,16 @@ class AnomalibTorch:
 
     def __init__(self, folder: Path) -> None:
         self.peak_arguments = ["anomalib-torch", str(folder)]
+        self._stages_ms: list[dict[str, float]] = []
         self._model = load_patchcore(folder)
 
     def run(self, paired: Paired) -> Outcome:
         """From the resized image to score and map."""
         start = time.perf_counter()
         score = self.score(paired.resized)
-        return Outcome(score, (time.perf_counter() - start) * 1e3)
+        outcome = Outcome(score, (time.perf_counter() - start) * 1e3)
+        self._stages_ms.append(self._stages(paired))
+        return outcome
 
     @torch.no_grad()
     def score(self, resized: npt.NDArray[np.uint8]) -> float:
@@ -53,8 +56,8 @@ class AnomalibTorch:
         return float(self._model(torch.from_numpy(unit_image(resized))).pred_score.reshape(-1)[0])
 
     @torch.no_grad()
-    def run_stages(self, paired: Paired) -> dict[str, float]:
-        """Milliseconds of its extraction and its search."""
+    def _stages(self, paired: Paired) -> dict[str, float]:
+        """Milliseconds of its extraction and its search, in a run of their own."""
         watch, model = Stopwatch(), self._model.model
         image = self._model.pre_processor(torch.from_numpy(unit_image(paired.resized)))
         with watch("extract"):
@@ -65,8 +68,9 @@ class AnomalibTorch:
             model.nearest_neighbors(embedding=rows, n_neighbors=1)
         return watch.stages_ms
 
-    def close(self) -> None:
-        """Nothing to give back."""
+    def close(self) -> list[dict[str, float]]:
+        """Milliseconds of its extraction and its search after each run."""
+        return self._stages_ms
 
 
 class AnomalibExported:
@@ -77,21 +81,20 @@ class AnomalibExported:
     def __init__(self, folder: Path) -> None:
         self.peak_arguments = ["anomalib-exported", str(folder)]
         self._engine = open_engine(folder / "weights" / "onnx" / "model.onnx")
+        self._runs = 0
 
     def run(self, paired: Paired) -> Outcome:
         """From the resized image to score and map."""
         start = time.perf_counter()
         outputs = self._engine.run({"input": unit_image(paired.resized)})
         score = float(np.ravel(outputs["pred_score"])[0])
+        self._runs += 1
         return Outcome(score, (time.perf_counter() - start) * 1e3)
 
-    def run_stages(self, paired: Paired) -> dict[str, float]:
-        """Its graph is one piece."""
-        return {}
-
-    def close(self) -> None:
-        """Give the engine's memory back."""
+    def close(self) -> list[dict[str, float]]:
+        """Give the engine's memory back; its graph is one piece, so no stages."""
         self._engine.close()
+        return [{} for _ in range(self._runs)]
 
 
 def unit_image(resized: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

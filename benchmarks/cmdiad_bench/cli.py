@@ -115,8 +115,14 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
 @click.option("--samples", type=click.IntRange(min=1), default=3, help="Samples to take in turn.")
 @click.option("--rgb-bank", type=click.IntRange(min=3), default=19129, help="Rows of the bank of image features.")
 @click.option("--xyz-bank", type=click.IntRange(min=3), default=76518, help="Rows of the banks of other features.")
-@click.option("--precision", "precisions", type=click.Choice(["fp32", "fp16"]), multiple=True, default=["fp32"])
-@click.option("--fast", multiple=True, metavar="WIDTH:CANDIDATES", help="Also a search over principal components.")
+@click.option(
+    "--fast",
+    multiple=True,
+    default=["64:16"],
+    metavar="WIDTH:CANDIDATES",
+    help="Also int8-cpu with a search over principal components.",
+)
+@click.option("--chunk", type=click.IntRange(min=1), default=4096, help="Bank rows that ours search at a time.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in a process of its own.")
 @click.option("--small", is_flag=True, help="Tiny random networks, to try the command out.")
 def compare(
@@ -129,8 +135,8 @@ def compare(
     samples: int,
     rgb_bank: int,
     xyz_bank: int,
-    precisions: tuple[str, ...],
     fast: tuple[str, ...],
+    chunk: int,
     memory: bool,
     small: bool,
 ) -> None:
@@ -149,7 +155,7 @@ def compare(
     compare_all(
         _setups(mains, anomalib, rgb_bank, xyz_bank, small),
         taken,
-        _forms(precisions, fast),
+        _forms(fast, chunk),
         out,
         runs=runs,
         memory=memory,
@@ -288,17 +294,18 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
     return [Setup(main, kind, rgb, xyz, 160, rgb_bank, xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]
 
 
-def _forms(precisions: tuple[str, ...], fast: tuple[str, ...]) -> list[Form]:
+def _forms(fast: tuple[str, ...], chunk: int) -> list[Form]:
     from cmdiad_bench.contenders import Form
     from cmdiad_train.search import SearchPlan
 
     try:
         pairs = [tuple(int(number) for number in each.split(":")) for each in fast]
-        plans = [SearchPlan(candidates, width) for width, candidates in pairs]
+        plans = [SearchPlan(candidates, width, chunk) for width, candidates in pairs]
     except ValueError as error:
         raise click.UsageError("--fast takes WIDTH:CANDIDATES, for example 64:32") from error
-    forms = [Form(mode, precision) for mode in ("faithful", "default") for precision in precisions]  # type: ignore[arg-type]
-    return forms + [Form("default", precision, plan) for plan in plans for precision in precisions]  # type: ignore[arg-type]
+    exact = SearchPlan(chunk=chunk)
+    forms = [Form("faithful", "fp32", exact), Form("default", "fp32", exact)]
+    return forms + [Form("default", "int8-cpu", plan) for plan in plans]
 
 
 def _print_accuracy(result: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,18 +12,21 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_bench.floor import Work, total_work, work_of
 from cmdiad_bench.published import Published, PublishedBank, Stopwatch
-from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_bench.stage_times import ProfiledGraph
+from cmdiad_export.graph import export_graph
 from cmdiad_export.precision import Precision, to_precision
-from cmdiad_runtime.engines import Engine, open_engine
+from cmdiad_export.quantise import products
+from cmdiad_export.rowwise import KINDS, quantise_rows
 from cmdiad_runtime.files import write_json
 from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_train.detector import Detector, as_tensors
 from cmdiad_train.extractors import PointMae, TimmBackbone
@@ -40,7 +42,6 @@ RGB_BANK, XYZ_BANK = 19_129, 76_518
 """Rows of a whole class at the published tenth (REFERENCE §18)."""
 SEEDED_VIT = replace(PUBLISHED_RGB, weights="seeded")
 SPREAD = 0.3  # of drawn rows around the line between two real ones, in standard deviations of the features
-STAGES = ("extract", "geometry", "hallucination", "search", "reweight", "map")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class Form:
         """What tables call it."""
         fast = "" if self.plan.width is None else f", {self.plan.width} components, {self.plan.candidates} candidates"
         return f"{self.mode} {self.precision}{fast}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes the same as the trained detector, but for rounding."""
+        return self.precision == "fp32" and self.plan.width is None
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ class OursContender:
         parts: weights and banks.
         form: which one.
         paired: a sample to export with.
-        folder: where `graph.onnx`, `preprocessing.json` and the graphs of the stages go.
+        folder: where `graph.onnx` and `preprocessing.json` go.
     """
 
     def __init__(self, parts: Parts, form: Form, paired: Paired, folder: Path) -> None:
@@ -259,25 +265,49 @@ class OursContender:
         write_json(folder / "preprocessing.json", self.preprocessing.to_json())
         detector = to_precision(parts.detector(form.mode, form.plan), form.precision)
         inputs = as_tensors(prepare(paired.sample, self.preprocessing).inputs)
-        inputs = {name: inputs[name] for name in detector.input_names}
-        export_graph(detector, inputs, folder / "graph.onnx")
-        self._engine = open_engine(folder / "graph.onnx")
-        self._stages = Stages(detector, inputs, folder)
+        graph = folder / "graph.onnx"
+        export_graph(detector, {name: inputs[name] for name in detector.input_names}, graph)
+        if form.precision == "int8-cpu":
+            model = onnx.load(graph)
+            onnx.save(quantise_rows(model, [p for p in products(model) if p.kind in KINDS]), graph)
+        self._graph = ProfiledGraph(graph)
+        self._geometry_ms: list[float] = []
 
     def run(self, paired: Paired) -> Outcome:
         """From what the sensors saw to score and map."""
         start = time.perf_counter()
-        outputs = self._engine.run(prepare(paired.sample, self.preprocessing).inputs)
-        return Outcome(float(outputs["score"][0]), (time.perf_counter() - start) * 1e3)
+        outputs = self._graph.run(prepare(paired.sample, self.preprocessing).inputs)
+        outcome = Outcome(float(outputs["score"][0]), (time.perf_counter() - start) * 1e3)
+        if self.preprocessing.modality == "xyz":
+            self._geometry_ms.append(self._time_geometry(paired))
+        return outcome
 
-    def run_stages(self, paired: Paired) -> dict[str, float]:
-        """Milliseconds of each of `STAGES`, each in a graph of its own."""
-        return self._stages.run(paired, self.preprocessing)
+    def _time_geometry(self, paired: Paired) -> float:
+        """Milliseconds of sampling, grouping and interpolation on the cloud that the published program is given."""
+        framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
+        start = time.perf_counter()
+        prepare_cloud(
+            framed,
+            size=self.preprocessing.size,
+            grid=self.preprocessing.grid,
+            groups=self.preprocessing.groups,
+            group_size=self.preprocessing.group_size,
+            foreground=False,
+            pad_multiple=1,
+            seed=self.preprocessing.seed,
+            name=paired.sample.name,
+        )
+        return (time.perf_counter() - start) * 1e3
 
-    def close(self) -> None:
-        """Give the engines' memory back."""
-        self._engine.close()
-        self._stages.close()
+    def close(self) -> list[dict[str, float]]:
+        """Give the engine's memory back; milliseconds of each of `STAGES` in each run."""
+        runs = self._graph.close()
+        for stages, geometry_ms in zip(runs, self._geometry_ms, strict=False):
+            stages["geometry"] += geometry_ms
+        if self.preprocessing.modality == "rgb":  # an image has none: what lies behind its extractor is a reshape
+            for stages in runs:
+                stages["extract"] += stages.pop("geometry")
+        return [{stage: ms for stage, ms in stages.items() if ms} for stages in runs]
 
 
 class PublishedContender:
@@ -287,7 +317,7 @@ class PublishedContender:
 
     def __init__(self, parts: Parts, folder: Path) -> None:
         self._published = parts.published()
-        self._stages_ms: dict[str, float] = {}
+        self._stages_ms: list[dict[str, float]] = []
         self.peak_arguments = ["published", str(folder)]
         save_published(parts, folder)
 
@@ -295,86 +325,12 @@ class PublishedContender:
         """From resized tensors to score and map."""
         start = time.perf_counter()
         prediction = self._published.predict(paired.rgb, paired.xyz)
-        self._stages_ms = prediction.stages_ms
+        self._stages_ms.append(prediction.stages_ms)
         return Outcome(prediction.score, (time.perf_counter() - start) * 1e3)
 
-    def run_stages(self, paired: Paired) -> dict[str, float]:
-        """Those of the last run, which tells them itself."""
+    def close(self) -> list[dict[str, float]]:
+        """Milliseconds of each stage in each run."""
         return self._stages_ms
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class Stages:
-    """A detector's stages, each as a graph of its own; reweighting and map, without any product, in torch."""
-
-    def __init__(self, detector: Detector, inputs: dict[str, Tensor], folder: Path) -> None:
-        self._detector = detector
-        self._engines: dict[str, Engine] = {}
-        for name, (module, fed) in stage_modules(detector, inputs).items():
-            path = folder / f"stage-{name}.onnx"
-            export_stage(module, fed, path)
-            self._engines[name] = open_engine(path)
-
-    @torch.no_grad()
-    def run(self, paired: Paired, preprocessing: Preprocessing) -> dict[str, float]:
-        """Milliseconds of each of `STAGES`; `geometry` is sampling, grouping, interpolation and pooling."""
-        watch = Stopwatch()
-        rows, cells = self._features(paired, preprocessing, watch)
-        searched = [(rows, cells)]
-        if self._detector.hallucinated is not None:
-            with watch("hallucination"):
-                hallucinated = self._call("hallucination", rows=rows)
-            searched.append((hallucinated, cells[self._detector.hallucinated.repeat]))
-        for number, (features, at) in enumerate(searched):
-            scorer = self._detector.scorers[number]
-            assert isinstance(scorer, BankScorer)
-            with watch("search"):
-                found = self._engines[f"search-{number}"].run({"rows": features.numpy()}).values()
-            distance, index = (torch.from_numpy(array) for array in found)
-            queries = (features - scorer.mean) / scorer.std
-            with watch("reweight"):
-                scorer.score(queries, distance, index, at)
-            with watch("map"):
-                scorer.map(distance[at])
-        return watch.stages_ms
-
-    def _features(self, paired: Paired, preprocessing: Preprocessing, watch: Stopwatch) -> tuple[Tensor, Tensor]:
-        if preprocessing.modality == "rgb":
-            image = torch.from_numpy(paired.resized.copy())
-            with watch("extract"):
-                rows = self._call("extract", rgb=image)
-            return rows, torch.arange(len(rows))
-        framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
-        with watch("geometry"):
-            cloud, _ = prepare_cloud(
-                framed,
-                size=preprocessing.size,
-                grid=preprocessing.grid,
-                groups=preprocessing.groups,
-                group_size=preprocessing.group_size,
-                foreground=False,
-                pad_multiple=1,
-                seed=preprocessing.seed,
-                name=paired.sample.name,
-            )
-        with watch("extract"):
-            features = self._call(
-                "extract", centers=torch.from_numpy(cloud.centers[None]), groups=torch.from_numpy(cloud.groups[None])
-            )
-        with watch("geometry"):
-            rows = self._call("pool", weights=torch.from_numpy(cloud.weights), features=features)
-        return rows, torch.from_numpy(cloud.cells)
-
-    def _call(self, stage: str, **inputs: Tensor) -> Tensor:
-        (output,) = self._engines[stage].run({name: tensor.numpy() for name, tensor in inputs.items()}).values()
-        return torch.from_numpy(output)
-
-    def close(self) -> None:
-        """Give the engines' memory back."""
-        for engine in self._engines.values():
-            engine.close()
 
 
 StageModules = dict[str, tuple[nn.Module, dict[str, Tensor]]]
@@ -413,26 +369,6 @@ def needed_work(parts: Parts, paired: Paired) -> dict[str, Work]:
     if "pool" in work:
         found["geometry"] = work["pool"]
     return found | {"search": total_work(work[name] for name in work if name.startswith("search"))}
-
-
-@torch.no_grad()
-def export_stage(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
-    """Write a module as a graph; the first axis of `rows` and `weights` is dynamic."""
-    count = torch.export.Dim("count", min=2, max=1 << 16)
-    shapes = tuple({0: count} if name in ("rows", "weights") else None for name in inputs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            input_names=list(inputs),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=(shapes,) if isinstance(module, _Extract) else shapes,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(path)
 
 
 def save_published(parts: Parts, folder: Path) -> None:

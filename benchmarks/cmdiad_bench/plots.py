@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cmdiad_bench.contenders import STAGES
+from cmdiad_bench.stage_times import STAGES
 from cmdiad_runtime.files import atomic_write
 
 BAR = 0.45  # inches

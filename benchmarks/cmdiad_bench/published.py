@@ -56,8 +56,7 @@ class Prediction:
     Attributes:
         score: fused image score.
         map: float32 `[size, size]`.
-        stages_ms: milliseconds by stage: `extract`, `geometry`, `hallucination`, `search`, `reweight`, `map`.
-            `geometry` is sampling, grouping, interpolation, zero fill and pooling.
+        stages_ms: milliseconds by stage, see `cmdiad_bench.stage_times`.
     """
 
     score: float
@@ -111,7 +110,7 @@ class Published:
         scores, maps = zip(
             *(self._score(p, bank, watch) for p, bank in zip(patches, self.banks, strict=True)), strict=True
         )
-        with watch("map"):
+        with watch("scoring"):
             fused = sum(bank.map_weight * m for bank, m in zip(self.banks, maps, strict=True))
         score = sum(bank.score_weight * s for bank, s in zip(self.banks, scores, strict=True))
         return Prediction(float(score), np.asarray(fused, dtype=np.float32), watch.stages_ms)
@@ -147,9 +146,9 @@ class Published:
         queries = (patches - self.mean) / self.std
         with watch("search"):
             distance, index = nearest_rows(queries, bank.rows)
-        with watch("reweight"):
+        with watch("scoring"):
             score = reweighted_score(queries, bank.rows, distance, index)
-        with watch("map"):
+        with watch("scoring"):
             return score, blurred(upsampled(distance, self.size))
 
 

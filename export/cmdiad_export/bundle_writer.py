@@ -31,6 +31,7 @@ _REMEDIES = {
     "fp32": "report this with the run's run.json",
     "fp16": "export with --engine fp32",
     "int8": "export with --engine fp16",
+    "int8-cpu": "export with --engine fp32",
     "fp8": "export with --engine fp16",
 }
 UNCERTIFIED = "not executed on the exporting machine: uncertified until the self-test of its target"

@@ -56,10 +56,10 @@ class _ExportOrBuild(click.Command):
 @click.option(
     "--engine",
     "precision",
-    type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
+    type=click.Choice(["fp32", "fp16", "int8", "int8-cpu", "fp8"]),
     default="fp32",
     show_default=True,
-    help="Precision; fp8 runs on GPUs from compute capability 8.9.",
+    help="Precision; int8-cpu is for ONNX Runtime on a processor, fp8 for GPUs from compute capability 8.9.",
 )
 @click.option(
     "--search",
@@ -88,7 +88,7 @@ def cli(
 
     if search == "whole" and search_mb is not None:
         raise click.UsageError("--search-mb is a budget for --search auto and loop; whole heeds none")
-    rtx = _wants_rtx(target)
+    rtx = _wants_rtx(target, precision)
     if run is None:
         run = newest_run(Path("runs"))
         _say(f"run: {run} (the newest)")
@@ -112,9 +112,18 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _wants_rtx(target: str) -> bool:
+def _wants_rtx(target: str, precision: str) -> bool:
     from cmdiad_runtime.errors import EngineError
 
+    if precision == "int8-cpu":
+        if target in ("onnx", "auto"):
+            return False
+        raise EngineError(
+            f"--target {target}",
+            found="--engine int8-cpu, whose integer products ONNX Runtime alone computes",
+            expected="--target onnx",
+            action="export with --engine int8 for a GPU",
+        )
     if target == "tensorrt":
         raise EngineError(
             "--target tensorrt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
 from cmdiad_train.detector import Detector
@@ -21,6 +22,8 @@ OPSET = 18
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the modules that a node comes from, outermost first, and last the operation."""
 OUTPUT_NAMES = ["score", "map"]
+FOLDED_NUMBERS = 1 << 21
+"""What follows from weights alone is computed at export up to this size: any layer's weights, but no bank."""
 
 
 @torch.no_grad()
@@ -63,6 +66,7 @@ def export_graph(
             verbose=False,
         )
     assert program is not None
+    fold_constants(program.model, input_size_limit=FOLDED_NUMBERS, output_size_limit=FOLDED_NUMBERS)
     model = program.model_proto
     _name_by_module(model)
     _strip(model)
@@ -109,11 +113,17 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _loop_over_scans(model: onnx.ModelProto) -> None:
-    """Turn each Scan into a Loop that takes its parts by Gather: TensorRT unrolls a Scan, and saves nothing by it."""
+    """Turn each Scan into a Loop that takes its own parts: TensorRT unrolls a Scan, and saves nothing by it.
+
+    A part of a weight is sliced from it inside the loop. As torch writes it, the weight is cut and reshaped first,
+    which onnxruntime does once, when it loads the graph, and keeps beside the weight itself.
+    """
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    weights = set(shapes)
     shapes |= {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in model.graph.value_info
     }
+    makers = {name: node for node in model.graph.node for name in node.output}
     nodes = []
     for node in model.graph.node:
         if node.op_type != "Scan":
@@ -124,22 +134,76 @@ def _loop_over_scans(model: onnx.ModelProto) -> None:
         rounds, start = f"{node.name}/rounds", f"{node.name}/start"
         model.graph.initializer.append(numpy_helper.from_array(np.array(shapes[parts[0]][0]), rounds))
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), start))
-        inputs, body = [rounds, start, *carried], _loop_body(node)
+        sources = [(part, _sliced_weight(part, makers, weights), shapes[part]) for part in parts]
+        inputs, body = [rounds, start, *carried], _loop_body(node, sources)
         nodes.append(helper.make_node("Loop", inputs, list(node.output), node.name, body=body))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    _drop_unused_nodes(model.graph)
 
 
-def _loop_body(scan: onnx.NodeProto) -> onnx.GraphProto:
-    """A Scan's body as that of a Loop over as many rounds."""
+def _sliced_weight(part: str, makers: Mapping[str, onnx.NodeProto], weights: Collection[str]) -> str | None:
+    """The weight that a scanned array is the reshaped front of, or None."""
+    if part not in makers or makers[part].op_type != "Reshape":
+        return None
+    part = makers[part].input[0]
+    if part in makers and makers[part].op_type == "Slice":
+        part = makers[part].input[0]
+    return part if part in weights else None
+
+
+def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
+    """Remove nodes that nothing takes a result from, last first."""
+    used = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if used.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        used |= {name for inner in _nodes(node) for name in inner.input}
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+
+
+def _nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """A node and those in its bodies."""
+    yield node
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from _nodes(inner)
+
+
+def _loop_body(scan: onnx.NodeProto, sources: Sequence[tuple[str, str | None, list[int]]]) -> onnx.GraphProto:
+    """A Scan's body as that of a Loop over as many rounds.
+
+    Args:
+        scan: the node.
+        sources: of each scanned array its name, the weight that it is the front of, and its shape.
+    """
     body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
-    scanned = next(attribute.i for attribute in scan.attribute if attribute.name == "num_scan_inputs")
-    carried, parts = body.input[:-scanned], body.input[-scanned:]
+    carried, parts = body.input[: -len(sources)], body.input[-len(sources) :]
     index, go, going = (f"{scan.name}/{name}" for name in ("round", "go", "going"))
-    taken = [
-        helper.make_node("Gather", [source, index], [part.name], f"{scan.name}/take_{i}", axis=0)
-        for i, (source, part) in enumerate(zip(scan.input[-scanned:], parts, strict=True))
-    ]
+    taken: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+    for i, ((source, weight, shape), part) in enumerate(zip(sources, parts, strict=True)):
+        name = f"{scan.name}/take_{i}"
+        if weight is None:
+            taken.append(helper.make_node("Gather", [source, index], [part.name], name, axis=0))
+            continue
+        names = [f"{name}/{what}" for what in ("length", "one", "axis", "from", "to", "at")]
+        length, one, axis, first, last, at = names
+        constants += [
+            numpy_helper.from_array(np.array([shape[1]]), length),
+            numpy_helper.from_array(np.array([1]), one),
+            numpy_helper.from_array(np.array([0]), axis),
+        ]
+        taken += [
+            helper.make_node("Reshape", [index, one], [at], f"{name}/reshape"),
+            helper.make_node("Mul", [at, length], [first], f"{name}/first"),
+            helper.make_node("Add", [first, length], [last], f"{name}/last"),
+            helper.make_node("Slice", [weight, first, last, axis], [part.name], f"{name}/slice"),
+        ]
     return helper.make_graph(
         [*taken, *body.node, helper.make_node("Identity", [go], [going], f"{scan.name}/on")],
         f"{scan.name}/body",
@@ -149,7 +213,7 @@ def _loop_body(scan: onnx.NodeProto) -> onnx.GraphProto:
             *carried,
         ],
         [helper.make_tensor_value_info(going, onnx.TensorProto.BOOL, []), *body.output],
-        initializer=body.initializer,
+        initializer=[*body.initializer, *constants],
     )
 
 

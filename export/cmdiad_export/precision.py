@@ -15,7 +15,7 @@ from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.hallucination import FeatureToFeature
 from cmdiad_train.patches import Extractor, PatchFeatures
 
-Precision = Literal["fp32", "fp16", "int8", "fp8"]
+Precision = Literal["fp32", "fp16", "int8", "int8-cpu", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def to_precision(detector: Detector, precision: Precision, level: Level | None =
     a cloud, all that it comes from stays fp32 too: farthest point sampling takes other points for another last
     digit.
 
-    For int8 and fp8 this is what is then quantised as a graph: networks in fp32, and the bank in fp16.
+    For int8 and fp8 this is what is then quantised as a graph: networks in fp32, and the bank in fp16; for int8-cpu the
+    bank's rows are in fp16 and its products in fp32, since processors have no products in fp16.
     """
     detector = copy.deepcopy(detector)
     if precision == "fp32":
@@ -76,7 +77,7 @@ def to_precision(detector: Detector, precision: Precision, level: Level | None =
         for name in attention:
             if not is_within(name, [network for network in _networks(detector) if is_within(network, kept)]):
                 detector.set_submodule(name, Fp32Island(detector.get_submodule(name)))
-    detector.halve_banks()
+    detector.halve_banks(products=precision != "int8-cpu")
     return detector
 
 

@@ -14,7 +14,7 @@ on top of the rows that those distances need, and miss neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,8 @@ from cmdiad_train.detector import Detector
 
 Quantised = Literal["int8", "fp8"]
 Arrays = Mapping[str, npt.NDArray[Any]]
+Quantise = Callable[[onnx.ModelProto, "Sequence[Product]"], onnx.ModelProto]
+"""Makes a copy of a graph with the chosen products quantised."""
 
 LARGEST: dict[Quantised, float] = {"int8": 127.0, "fp8": 448.0}
 OPSETS: dict[Quantised, int] = {"int8": 18, "fp8": 19}
@@ -137,11 +139,7 @@ def quantised_levels(harm: Mapping[str, float]) -> list[Level]:
 
 
 def harm_of_each(
-    model: onnx.ModelProto,
-    largest: Mapping[str, float],
-    kind: Quantised,
-    found: Sequence[Product],
-    samples: Sequence[Arrays],
+    model: onnx.ModelProto, quantised: Quantise, found: Sequence[Product], samples: Sequence[Arrays]
 ) -> dict[str, float]:
     """How far each product, were it alone quantised, moves the results, by its node's name.
 
@@ -151,7 +149,7 @@ def harm_of_each(
     reference = [_results(model, sample) for sample in samples]
     harm = {}
     for product in found:
-        alone = quantise(model, largest, kind, [product])
+        alone = quantised(model, [product])
         results = (_results(alone, sample) for sample in samples)
         harm[product.node] = max(_harm(*pair) for pair in zip(results, reference, strict=True))
     return harm
@@ -203,7 +201,7 @@ def quantise(
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph, set(weights))
+    drop_unused(graph, set(weights))
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 
@@ -254,7 +252,8 @@ def _numbers(name: str, scaled: npt.NDArray[np.float32], kind: Quantised) -> onn
     return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, list(scaled.shape), stored.tobytes(), raw=True)
 
 
-def _drop_unused(graph: onnx.GraphProto, names: set[str]) -> None:
+def drop_unused(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Remove those of the named weights that no node takes."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name not in names or tensor.name in used]
     del graph.initializer[:]

@@ -1,11 +1,11 @@
-"""From a detector to its graph in fp16, int8 or fp8: fp32 islands grow until the certificate passes."""
+"""From a detector to its graph in fp16, int8, int8-cpu or fp8: fp32 islands grow until the certificate passes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import onnx
 from torch import Tensor
@@ -16,6 +16,7 @@ from cmdiad_export.precision import Level, fp16_levels, island_names, to_precisi
 from cmdiad_export.quantise import (
     OPSETS,
     Arrays,
+    Quantise,
     Quantised,
     harm_of_each,
     largest_values,
@@ -24,6 +25,7 @@ from cmdiad_export.quantise import (
     quantised_levels,
     to_quantise,
 )
+from cmdiad_export.rowwise import KINDS, quantise_rows
 from cmdiad_runtime.certificate import Comparison
 from cmdiad_train.detector import Detector
 
@@ -113,30 +115,41 @@ class HalfGraphs:
 
 
 class QuantisedGraphs:
-    """The int8 or fp8 graphs of a detector, by level, with scales from calibration samples."""
+    """The int8, int8-cpu or fp8 graphs of a detector, by level; int8 and fp8 with scales from calibration samples."""
 
     def __init__(
-        self, detector: Detector, kind: Quantised, inputs: Mapping[str, Tensor], samples: Sequence[Arrays], graph: Path
+        self,
+        detector: Detector,
+        kind: Quantised | Literal["int8-cpu"],
+        inputs: Mapping[str, Tensor],
+        samples: Sequence[Arrays],
+        graph: Path,
     ) -> None:
-        self.detector, self.kind, self.graph = detector, kind, graph
-        self.opset = OPSETS[kind]
+        self.detector, self.graph = detector, graph
+        self.opset = OPSET if kind == "int8-cpu" else OPSETS[kind]
         self.sample = {name: value.numpy() for name, value in inputs.items()}
         export_graph(to_precision(detector, kind), dict(inputs), graph, opset=self.opset)
         self.base = onnx.load(graph)
         self.products = products(self.base)
-        self.largest = largest_values(self.base, [product.given for product in self.products], samples)
         self.samples = samples
+        self.largest: dict[str, float] = {}
+        self.quantise: Quantise = quantise_rows
+        if kind == "int8-cpu":
+            self.products = [product for product in self.products if product.kind in KINDS]
+        else:
+            self.largest = largest_values(self.base, [product.given for product in self.products], samples)
+            self.quantise = lambda model, chosen: quantise(model, self.largest, kind, chosen)
 
     def levels(self) -> Iterator[Level]:
         """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify."""
         yield Level()
         chosen = to_quantise(self.detector, self.products, Level())
-        yield from quantised_levels(harm_of_each(self.base, self.largest, self.kind, chosen, self.samples[-2:]))
+        yield from quantised_levels(harm_of_each(self.base, self.quantise, chosen, self.samples[-2:]))
 
     def write(self, level: Level) -> list[str]:
         """See Graphs."""
         chosen = to_quantise(self.detector, self.products, level)
-        self.reduced = quantise(self.base, self.largest, self.kind, chosen)
+        self.reduced = self.quantise(self.base, chosen)
         onnx.save_model(self.reduced, str(self.graph))
         return sorted({product.module for product in self.products if product not in chosen})
 

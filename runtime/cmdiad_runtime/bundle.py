@@ -79,7 +79,7 @@ class Bundle:
     Attributes:
         path: its folder.
         name: of the detector.
-        precision: of the graph, "fp32", "fp16", "int8" or "fp8".
+        precision: of the graph, "fp32", "fp16", "int8", "int8-cpu" or "fp8".
         preprocessing: what turns a sample into the graph's inputs.
         calibration: thresholds.
         certified_calibration: those that the bundle was exported with, which its certificate refers to.

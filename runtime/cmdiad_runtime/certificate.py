@@ -48,6 +48,7 @@ TOLERANCES = {
     "fp32": Tolerance(score=1e-3, map=2e-3),
     "fp16": Tolerance(score=2e-2, map=5e-2),
     "int8": Tolerance(score=5e-2, map=1e-1),
+    "int8-cpu": Tolerance(score=5e-2, map=1e-1),
     "fp8": Tolerance(score=5e-2, map=1e-1),
 }
 

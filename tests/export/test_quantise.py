@@ -201,7 +201,7 @@ def test_harm_is_what_a_product_alone_does(trained: object, tmp_path: Path) -> N
     graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
     worst, fine = graphs.products[2], graphs.products[-1]
     graphs.largest[worst.given] *= 100  # steps a hundred times as wide
-    harm = harm_of_each(graphs.base, graphs.largest, "int8", [worst, fine], graphs.samples[-2:])
+    harm = harm_of_each(graphs.base, graphs.quantise, [worst, fine], graphs.samples[-2:])
     assert harm[worst.node] > 5 * harm[fine.node] > 0
     (first, *_) = quantised_levels(harm)
     assert first.modules == (worst.node,)
@@ -212,11 +212,14 @@ def test_metres_are_never_quantised(trained: object, tmp_path: Path) -> None:
     graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
     kept = graphs.write(Level())
     assert kept == ["features.0.extractor.pos_embed.2"]
-    nodes = onnx.load(tmp_path / "graph.onnx").graph.node
-    restored = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
-    fed = [n.input[0] for n in nodes if n.op_type == "MatMul"]
-    assert sum(name in restored for name in fed) == len(graphs.products) - 1
-    assert {"centers", "groups"} <= set(fed)
+    graph = onnx.load(tmp_path / "graph.onnx").graph
+    restored = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    multiplied = [n for n in graph.node if n.op_type in ("MatMul", "Gemm")]
+    assert sum(n.input[0] in restored for n in multiplied) == len(graphs.products) - 1
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    metres = [n for n in multiplied if 3 in shapes.get(n.input[1], [])]
+    assert len(metres) == 2  # of the centres and of the groups
+    assert not any(n.input[0] in restored for n in metres)
 
 
 def test_kept_products_are_as_they_were(trained: object, tmp_path: Path) -> None:

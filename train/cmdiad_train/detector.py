@@ -114,11 +114,11 @@ class Detector(nn.Module):
             assert isinstance(scorer, BankScorer)
             scorer.search = BankSearch(scorer.search.rows + scorer.search.center, plan)
 
-    def halve_banks(self) -> None:
-        """Take the banks to fp16; see `BankSearch.to_half`."""
+    def halve_banks(self, *, products: bool) -> None:
+        """Take the banks to fp16, with or without their products; see `BankSearch.to_half`."""
         for scorer in self.scorers:
             assert isinstance(scorer, BankScorer)
-            scorer.search = scorer.search.to_half()
+            scorer.search = scorer.search.to_half() if products else scorer.search.to_half_rows()
 
     def score_each(self, patches: list[Patches]) -> tuple[Tensor, Tensor]:
         """Unfused scores `[banks]` and maps `[banks, size, size]` of each bank's patch features."""

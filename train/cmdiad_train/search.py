@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan
 
-NOT_A_ROW = 1e30  # half of a squared norm that no row has
-
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -64,6 +62,7 @@ class BankSearch(nn.Module):
         self.plan = plan
         self.candidates = min(plan.candidates, len(rows))
         self.scale = 1.0
+        self.product = torch.float32
         center = rows.mean(0)
         self.register_buffer("center", center)
         self.register_buffer("rows", rows - center)
@@ -78,6 +77,7 @@ class BankSearch(nn.Module):
         """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
         search = BankSearch(self.rows + self.center, self.plan)
         search.scale = self.rows.shape[1] ** -0.5
+        search.product = torch.float16
         search.rows = (self.rows * search.scale).half()
         search.half_squares = search.rows.float().square().sum(1) / 2
         if search.basis is not None:
@@ -85,10 +85,16 @@ class BankSearch(nn.Module):
             search.projected = search.rows @ search.basis
         return search
 
+    def to_half_rows(self) -> BankSearch:
+        """The same search with an fp16 bank and products in fp32, for processors without fp16 products."""
+        search = BankSearch(self.rows.half().float() + self.center, self.plan)
+        search.rows = self.rows.half()
+        return search
+
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
         queries = (queries - self.center) * self.scale
-        nearest = self._nearest(queries.to(self.rows.dtype))  # [T, k]
+        nearest = self._nearest(queries.to(self.product))  # [T, k]
         squared = (queries[:, None] - self.rows[nearest].float()).square().sum(2)
         best, position = squared.min(1)
         return best.sqrt() / self.scale, nearest.gather(1, position[:, None])[:, 0]
@@ -108,25 +114,30 @@ class BankSearch(nn.Module):
         return self._nearest_by_chunks(queries, bank, self.plan.chunk)
 
     def _nearest_by_chunks(self, queries: Tensor, bank: Tensor, chunk: int) -> Tensor:
-        """The same in a loop: each round keeps the best of its chunk and of the rounds before."""
-        count, width, candidates = len(queries), bank.shape[1], self.candidates
-        missing = -len(bank) % chunk
-        chunks = torch.cat([bank, bank.new_zeros(missing, width)]).reshape(-1, chunk, width)
-        padding = torch.full((missing,), NOT_A_ROW, device=bank.device)
-        half_squares = torch.cat([self.half_squares, padding]).reshape(-1, chunk)
-        first = torch.arange(len(chunks), device=bank.device)[:, None] * chunk
+        """The same in a loop: each round keeps the best of its chunk and of the rounds before.
+
+        What is left when the bank is cut into chunks comes first. Exported, the chunks are slices of the one bank that
+        distances are measured with, not a copy of it.
+        """
+        candidates, rounds = self.candidates, len(bank) // chunk
+        cut = rounds * chunk
+
+        def better(carry: list[Tensor], rows: Tensor, squares: Tensor, offset: Tensor | int) -> list[Tensor]:
+            best, index = carry
+            keys, found = self._keys(queries, rows, squares).topk(min(candidates, len(rows)), dim=1)
+            keys, position = torch.cat([best, keys], 1).topk(candidates, dim=1)
+            return [keys, torch.cat([index, found + offset], 1).gather(1, position)]
 
         def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-            best, index = carry
             rows, squares, offset = part
-            keys, found = self._keys(queries, rows, squares).topk(candidates, dim=1)
-            keys, position = torch.cat([best, keys], 1).topk(candidates, dim=1)
-            index = torch.cat([index, found + offset], 1).gather(1, position)
-            return [keys, index], [offset.clone()]
+            return better(carry, rows, squares, offset), [offset.clone()]
 
-        start = torch.full((count, candidates), -torch.inf, device=queries.device)
-        carry = [start, torch.zeros(count, candidates, dtype=torch.int64, device=queries.device)]
-        parts = [chunks, half_squares, first]
+        start = torch.full((len(queries), candidates), -torch.inf, device=queries.device)
+        carry = [start, torch.zeros(len(queries), candidates, dtype=torch.int64, device=queries.device)]
+        if cut < len(bank):
+            carry = better(carry, bank[cut:], self.half_squares[cut:], cut)
+        first = torch.arange(rounds, device=bank.device)[:, None] * chunk
+        parts = [bank[:cut].reshape(rounds, chunk, -1), self.half_squares[:cut].reshape(rounds, chunk), first]
         if torch.compiler.is_exporting():
             return scan(round_, carry, parts)[0][1]
         for part in zip(*parts, strict=True):
@@ -135,8 +146,8 @@ class BankSearch(nn.Module):
 
     @staticmethod
     def _keys(queries: Tensor, rows: Tensor, half_squares: Tensor) -> Tensor:
-        """float32 `[T, K]`, largest where |q - b|² is smallest."""
-        return (queries @ rows.T).float() - half_squares
+        """float32 `[T, K]`, largest where |q - b|² is smallest; the product is of the queries' type."""
+        return (queries @ rows.to(queries.dtype).T).float() - half_squares
 
 
 @torch.no_grad()

@@ -46,9 +46,9 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: onnxruntime is absent, cannot load the graph, or lacks the provider.
         """
-        ort = _import_onnxruntime(name)
+        ort = import_onnxruntime(name)
         provider = PROVIDERS[name]
-        options = _session_options(ort, name)
+        options = session_options(ort, name)
         if provider in ort.get_available_providers():
             session = _open_session(ort, graph, provider, options, [(provider, _provider_options(name))])
         elif name == "ort-rtx":
@@ -77,7 +77,8 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def _import_onnxruntime(name: OnnxRuntimeName) -> Any:
+def import_onnxruntime(name: OnnxRuntimeName) -> Any:
+    """The package, told to keep no identifier; EngineError where it is absent."""
     # Since 1.29 its Linux wheels report to their maker and keep an identifier in ~/.cache, unless told beforehand.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
@@ -92,7 +93,8 @@ def _import_onnxruntime(name: OnnxRuntimeName) -> Any:
     return onnxruntime
 
 
-def _session_options(ort: Any, name: OnnxRuntimeName) -> Any:
+def session_options(ort: Any, name: OnnxRuntimeName) -> Any:
+    """How every session is opened: all cores of this process, no fallback to another provider."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = len(os.sched_getaffinity(0))

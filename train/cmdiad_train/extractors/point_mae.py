@@ -21,6 +21,7 @@ from cmdiad_train.recipe import XyzExtractor
 PUBLISHED_WIDTH = 384
 POINT_BERT_TOKEN = 256  # width of Point-BERT's tokens before they are brought to the transformer's
 NAMES = {"point_mae": "Point-MAE", "point_bert": "Point-BERT"}
+GROUPS_AT_A_TIME = 128
 PREFIXES = {"point_mae": "MAE_encoder.", "point_bert": "transformer_q."}
 """What the official checkpoints put before the encoder's keys, behind `module.` (REFERENCE §6.6)."""
 
@@ -46,20 +47,37 @@ class TokenEncoder(nn.Module):
         )
 
     def forward(self, groups: Tensor, batch_statistics: bool) -> Tensor:
-        """Tokens `[B, G, width]` of groups `[B, G, M, 3]` in metres relative to their centres."""
+        """Tokens `[B, G, width]` of groups `[B, G, M, 3]` in metres relative to their centres.
+
+        With stored statistics groups do not depend on each other and are taken some at a time: the activations of
+        all points at once would be by far the largest arrays of a detector.
+        """
+        if batch_statistics:
+            return self._tokens(groups, True)
+        return torch.cat([self._tokens(some, False) for some in groups.split(GROUPS_AT_A_TIME, dim=1)], 1)
+
+    def _tokens(self, groups: Tensor, batch_statistics: bool) -> Tensor:
         local = self.local(groups, batch_statistics)
         overall = local.amax(2, keepdim=True)  # [B, G, 1, second]
         conv, norm, _, last = self.second_conv
         weight, bias = _weights(conv)
         half = overall.shape[-1]
-        x = F.linear(local, weight[:, half:]) + F.linear(overall, weight[:, :half], bias)
-        return _linear(last, F.relu(_normalise(norm, x, batch_statistics))).amax(2)
+        if batch_statistics:
+            x = F.linear(local, weight[:, half:]) + F.linear(overall, weight[:, :half], bias)
+            x = _normalise(norm, x)
+        else:
+            weight, bias = _folded(conv, norm, local.dtype)
+            x = F.linear(local, weight[:, half:]) + F.linear(overall, weight[:, :half], bias)
+        return _linear(last, F.relu(x)).amax(2)
 
     def local(self, groups: Tensor, batch_statistics: bool) -> Tensor:
         """Per-point features `[B, G, M, second]` after the first two convolutions."""
         conv, norm, _, last = self.first_conv
-        x = F.relu(_normalise(norm, _linear(conv, groups), batch_statistics))
-        return _linear(last, x.to(_weights(last)[0].dtype))
+        if batch_statistics:
+            x = _normalise(norm, _linear(conv, groups))
+        else:
+            x = F.linear(groups, *_folded(conv, norm, groups.dtype))
+        return _linear(last, F.relu(x).to(_weights(last)[0].dtype))
 
 
 class Attention(nn.Module):
@@ -222,19 +240,25 @@ def _linear(conv: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x, *_weights(conv))
 
 
-def _normalise(norm: nn.Module, x: Tensor, batch_statistics: bool) -> Tensor:
-    """BatchNorm on channels-last `[B, G, M, C]`, in fp32, with this cloud's or the stored statistics."""
+def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    """BatchNorm on channels-last `[B, G, M, C]`, in fp32, with this cloud's statistics."""
     assert isinstance(norm, nn.BatchNorm1d)
     dtype = x.dtype
     x = x.float()
-    if batch_statistics:
-        mean = x.mean((1, 2), keepdim=True)
-        variance = (x - mean).square().mean((1, 2), keepdim=True)
-    else:
-        assert norm.running_mean is not None and norm.running_var is not None
-        mean, variance = norm.running_mean.float(), norm.running_var.float()
+    mean = x.mean((1, 2), keepdim=True)
+    variance = (x - mean).square().mean((1, 2), keepdim=True)
     scale = norm.weight.float() / torch.sqrt(variance + norm.eps)
     return ((x - mean) * scale + norm.bias.float()).to(dtype)
+
+
+def _folded(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of a pointwise convolution followed by BatchNorm with its stored statistics, folded in fp32."""
+    assert isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None
+    weight, bias = _weights(conv)
+    assert bias is not None
+    scale = norm.weight.float() / torch.sqrt(norm.running_var.float() + norm.eps)
+    shift = (bias.float() - norm.running_mean.float()) * scale + norm.bias.float()
+    return (weight.float() * scale[:, None]).to(dtype), shift.to(dtype)
 
 
 def _load_checkpoint(model: PointMae, path: Path) -> None:
