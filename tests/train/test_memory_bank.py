@@ -94,6 +94,9 @@ def test_bank_without_some_rows_is_that_of_the_others(start: int, end: int) -> N
     assert torch.equal(found.rows, expected.rows)
     assert torch.equal(found.neighbours, expected.neighbours)
     assert (found.mean, found.std) == (0.5, 2.0)
+    plain = MemoryBank.from_rows(rows, 0.5, 2.0, reweight=False).without(start, end)
+    assert torch.equal(plain.rows, expected.rows)
+    assert plain.neighbours is None
 
 
 def test_bank_of_two_rows_is_refused() -> None:

@@ -545,7 +545,8 @@ class _Fitting:
             lambda done, total: self.report(f"choose {name} bank", done, total),
             device=self.device,
         )
-        return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std)
+        rows, reweight = normalised[torch.from_numpy(chosen)].contiguous(), self.recipe.image_score == "reweighted"
+        return MemoryBank.from_rows(rows, mean, std, reweight=reweight)
 
     @torch.no_grad()
     def _calibrated(self, detector: Detector, banks: list[MemoryBank], patches: list[list[Patches]]) -> Detector:

@@ -23,18 +23,18 @@ class MemoryBank:
         rows: float32 `[K, C]`, normalised, in order of selection.
         mean: subtracted from raw features.
         std: raw features are divided by it after that.
-        neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting.
+        neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting; None without.
     """
 
     rows: Tensor
     mean: float
     std: float
-    neighbours: Tensor
+    neighbours: Tensor | None
 
     @staticmethod
-    def from_rows(rows: Tensor, mean: float, std: float) -> MemoryBank:
-        """A bank of normalised rows, with the neighbour table computed."""
-        return MemoryBank(rows, mean, std, two_nearest(rows))
+    def from_rows(rows: Tensor, mean: float, std: float, *, reweight: bool = True) -> MemoryBank:
+        """A bank of normalised rows, with the neighbour table computed if scores are reweighted."""
+        return MemoryBank(rows, mean, std, two_nearest(rows) if reweight else None)
 
     def without(self, start: int, end: int) -> MemoryBank:
         """The bank without rows `start` to `end`, as if they had never been in it but for mean and std.
@@ -42,7 +42,10 @@ class MemoryBank:
         Only rows that lose a neighbour look for new ones.
         """
         kept = torch.cat([torch.arange(start), torch.arange(end, len(self.rows))])
-        rows, neighbours = self.rows[kept], self.neighbours[kept]
+        rows = self.rows[kept]
+        if self.neighbours is None:
+            return MemoryBank(rows, self.mean, self.std, None)
+        neighbours = self.neighbours[kept]
         lost = ((neighbours >= start) & (neighbours < end)).any(1).nonzero()[:, 0]
         neighbours = torch.where(neighbours >= end, neighbours - (end - start), neighbours)
         neighbours[lost] = two_nearest(rows, lost)
@@ -75,7 +78,7 @@ class BankScorer(nn.Module):
         reweight: weigh the largest distance by how usual its bank row is, as published, or take it as it is.
     """
 
-    neighbours: Tensor
+    neighbours: Tensor | None
     upsample: Tensor
 
     def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
@@ -99,6 +102,7 @@ class BankScorer(nn.Module):
         farthest = distance[worst][0]
         if not self.reweight:
             return farthest
+        assert self.neighbours is not None
         around = self.neighbours[index[worst]][0]  # [2]
         scale = queries.shape[1] ** -0.5
         to_neighbours = self.search.distance_to(queries[worst][0], around)

@@ -240,7 +240,8 @@ def save_banks(path: Path, banks: dict[str, MemoryBank]) -> None:
     tensors = {}
     for name, bank in banks.items():
         tensors[f"{name}.rows"] = bank.rows
-        tensors[f"{name}.neighbours"] = bank.neighbours
+        if bank.neighbours is not None:
+            tensors[f"{name}.neighbours"] = bank.neighbours
         tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)
         tensors[f"{name}.std"] = torch.tensor(bank.std, dtype=torch.float64)
     save_tensors(path / "banks.safetensors", tensors)
@@ -254,7 +255,7 @@ def load_banks(path: Path) -> list[MemoryBank]:
             tensors[f"{name}.rows"],
             float(tensors[f"{name}.mean"]),
             float(tensors[f"{name}.std"]),
-            tensors[f"{name}.neighbours"],
+            tensors.get(f"{name}.neighbours"),
         )
         for name in BANK_NAMES
         if f"{name}.rows" in tensors
