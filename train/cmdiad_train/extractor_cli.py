@@ -87,7 +87,7 @@ def cli() -> None:
 @click.option("--backbone", metavar="NAME", help="timm model that SOURCE is of.  [default: told by its name]")
 @_size
 @click.option("--stages", help="CNN stages to use, as 1,2; '' for a ViT.  [default: 1,2 for a CNN]")
-@click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]")
+@click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
 @click.option("--licence", help="Of the weights.  [default: that of the official release, or timm's record]")
 def import_(
     source: Path | None,
@@ -164,7 +164,7 @@ def _image_pretraining(view: str) -> None:
     @click.option("--stages", help="CNN stages to use, as 0,1; '' for a ViT.  [default: 0,1]")
     @click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]")
     @click.option("--weights", default="seeded", metavar="FILE", help="Start from these: seeded, timm or a file.")
-    @_size
+    @click.option("--size", type=click.IntRange(min=32), default=320, help="Side of the images in pixels.")
     @_schedule(epochs=12, batch=16, rate=1e-3)
     @_machine
     def command(data: tuple[Path, ...], out: Path, size: int, **options: Any) -> None:
