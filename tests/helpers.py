@@ -40,7 +40,10 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
         xyz=XyzExtractor(groups=64, group_size=16, width=24, heads=3, depth=2, taps=(0, 1), grid=14),
         distillation=Distillation(epochs=2, batch=2, warmup=1, validation=0.0),
         size=SIZE,
+        view="sensor",
         coreset=0.2,
+        components=None,
+        image_score="reweighted",
     )
     return replace(recipe, **changes)
 

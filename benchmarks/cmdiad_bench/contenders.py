@@ -79,6 +79,9 @@ class Setup:
             xyz=xyz,
             distillation=PUBLISHED_DISTILLATION,
             size=self.size,
+            view="sensor",
+            components=None,
+            image_score="reweighted",
             seed=self.seed,
         )
 

@@ -21,6 +21,7 @@ CATEGORY = "gear"
 MODALITIES = ("rgb", "xyz")
 HALLUCINATIONS = ("none", "f2f")
 LATENCY_SECONDS = "6"
+SMALL = ("--size", "224", "--rgb-grid", "28")  # half as many patches as usual: the demo shall take minutes
 EXTRACTORS_SAID = (
     "The demo's extractors are small networks with random, seeded weights: nothing was pre-trained or downloaded. "
     "They show the whole path at work; for real parts train with real weights (README)."
@@ -48,7 +49,7 @@ def _one_detector(folder: Path, data: Path, modality: str, hallucination: str) -
     run, bundle = folder / "runs" / name, folder / "bundles" / f"{name}.cmdiad"
     accuracy, latency = folder / f"accuracy-{name}.json", folder / f"latency-{name}.json"
     options = ("--category", CATEGORY, "--modality", modality, "--hallucination", hallucination)
-    _run("cmdiad-train", data, *options, "--out", run)
+    _run("cmdiad-train", data, *options, *SMALL, "--out", run)
     if not bundle.exists():
         bundle.parent.mkdir(exist_ok=True)
         _run("cmdiad-export", run, "--engine", "fp16", "--out", bundle)

@@ -35,6 +35,9 @@ from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
 SPLITS = ("train", "validation", "test")
 
 
+CORESET = 0.1  # of the rows
+
+
 @dataclass(frozen=True)
 class Change:
     """One row of the table: what differs from the default mode.
@@ -98,7 +101,7 @@ class Features:
 
     def __init__(self, data: Path, category: str, rgb: RgbExtractor, seed: int) -> None:
         self.category = open_category(data, category)
-        self.recipe = Recipe(rgb=rgb, xyz=XyzExtractor(), seed=seed)
+        self.recipe = Recipe(rgb=rgb, xyz=XyzExtractor(), size=224, view="sensor", seed=seed)
         self.samples = {split: self.category.split(split, ("rgb", "xyz")) for split in SPLITS}  # type: ignore[arg-type]
         self.progress = Progress()
         self._known: dict[tuple[Any, ...], list[Patches]] = {}
@@ -186,7 +189,7 @@ def _scorer(
     rows = bank_rows(features.of(change, modality, "train"), recipe)
     mean, std = shared or (float(rows.mean()), float(rows.std()))
     rows = (rows - mean) / std
-    count = max(3, int(recipe.coreset * len(rows)))
+    count = max(3, int(CORESET * len(rows)))
     chosen = greedy_coreset(
         project(rows, eps=recipe.coreset_eps, seed=recipe.seed),
         count,

@@ -1,8 +1,10 @@
 """int8 matrix products for processors: one scale per row of what is fed, found at run time; no calibration.
 
-A row of a matrix product's input (a token, a patch, a point) is divided by its own largest absolute value, so that one
-outlying token costs no other its precision. That is the dynamic quantisation of vectors of Dettmers et al. 2022,
-"LLM.int8()", §2, without their split. Weights have one scale per output channel.
+A row x of a matrix product's input (a token, a patch, a point) becomes 256 steps s from its own least to its own
+largest number: one outlying token costs no other its precision, and numbers cut off at 0 waste no steps. That is the
+dynamic quantisation of vectors of Dettmers et al. 2022, "LLM.int8()", §2, without their split, and with the offset of
+Jacob et al. 2018, §2.1. Weights have one scale c per output channel:
+x W ≈ (s (n Q) + least(x) (1 Q)) c, with the integers n = (x - least(x)) / s and Q = W / c.
 
 The operator is ONNX's MatMulInteger. onnxruntime computes it with the integer instructions of x86-64 (VNNI) and ARM
 processors; TensorRT does not know it.
@@ -21,17 +23,15 @@ from onnx import TensorProto, helper, numpy_helper
 from cmdiad_export.quantise import Product, drop_unused
 
 LARGEST = 127
-OFFSET = 128
-"""Added to a row's numbers: x86-64 multiplies unsigned by signed ones, all others take ten times as long (1.31)."""
+STEPS = 255
+"""A row's numbers are unsigned: x86-64 multiplies unsigned by signed ones; signed by signed took ten times as long."""
 KINDS = ("Gemm", "MatMul")
 _Step = tuple[str, list[str], str, dict[str, Any]]
 """A node: operator, inputs, result, attributes."""
 _CONSTANTS: dict[str, npt.NDArray[Any]] = {
     "rowwise/axis": np.array([-1]),
-    "rowwise/step": np.array(1 / LARGEST, np.float32),
-    "rowwise/least": np.array(1e-30, np.float32),  # a row of zeros is divided by it
-    "rowwise/offset": np.array(OFFSET, np.float32),
-    "rowwise/zero": np.array(OFFSET, np.uint8),
+    "rowwise/step": np.array(1 / STEPS, np.float32),
+    "rowwise/tiny": np.array(1e-30, np.float32),  # a row of one number is divided by it
 }
 
 
@@ -69,16 +69,17 @@ def quantise_rows(model: onnx.ModelProto, chosen: Sequence[Product]) -> onnx.Mod
 
 
 def _rows(given: str) -> list[onnx.NodeProto]:
-    """`given_row_scale` float32 `[..., 1]` and `given_rows` uint8, the rows in units of it."""
+    """`given/step` and `given/least` float32 `[..., 1]`, and `given/rows` uint8, the rows in steps above the least."""
     steps: list[_Step] = [
-        ("Abs", [given], "magnitude", {}),
-        ("ReduceMax", [f"{given}/magnitude", "rowwise/axis"], "largest", {"keepdims": 1}),
-        ("Max", [f"{given}/largest", "rowwise/least"], "range", {}),
-        ("Mul", [f"{given}/range", "rowwise/step"], "row_scale", {}),
-        ("Div", [given, f"{given}/row_scale"], "scaled", {}),
+        ("ReduceMax", [given, "rowwise/axis"], "largest", {"keepdims": 1}),
+        ("ReduceMin", [given, "rowwise/axis"], "least", {"keepdims": 1}),
+        ("Sub", [f"{given}/largest", f"{given}/least"], "span", {}),
+        ("Max", [f"{given}/span", "rowwise/tiny"], "range", {}),
+        ("Mul", [f"{given}/range", "rowwise/step"], "step", {}),
+        ("Sub", [given, f"{given}/least"], "above", {}),
+        ("Div", [f"{given}/above", f"{given}/step"], "scaled", {}),
         ("Round", [f"{given}/scaled"], "rounded", {}),
-        ("Add", [f"{given}/rounded", "rowwise/offset"], "shifted", {}),
-        ("Cast", [f"{given}/shifted"], "rows", {"to": TensorProto.UINT8}),
+        ("Cast", [f"{given}/rounded"], "rows", {"to": TensorProto.UINT8}),
     ]
     return [
         helper.make_node(kind, inputs, [f"{given}/{result}"], f"{given}/rowwise/{result}", **options)
@@ -87,7 +88,7 @@ def _rows(given: str) -> list[onnx.NodeProto]:
 
 
 def _columns(product: Product, weight: npt.NDArray[np.float32]) -> list[onnx.TensorProto]:
-    """int8 weights `[in, out]` and their scales float32 `[out]`."""
+    """int8 weights `[in, out]`, and float32 `[out]` their scales and their sums over the inputs."""
     matrix = weight if product.axis == 1 else weight.T
     largest = np.abs(matrix).max(0)
     scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
@@ -95,6 +96,7 @@ def _columns(product: Product, weight: npt.NDArray[np.float32]) -> list[onnx.Ten
     return [
         numpy_helper.from_array(np.ascontiguousarray(numbers), f"{product.weight}/columns"),
         numpy_helper.from_array(scale, f"{product.weight}/column_scale"),
+        numpy_helper.from_array(numbers.sum(0, dtype=np.float32), f"{product.weight}/column_sum"),
     ]
 
 
@@ -105,10 +107,12 @@ def _product(node: onnx.NodeProto, product: Product) -> list[onnx.NodeProto]:
     bias = node.input[2:3] if product.kind == "Gemm" else []
     unbiased = f"{result}/unbiased" if bias else result
     steps: list[_Step] = [
-        ("MatMulInteger", [f"{given}/rows", f"{weight}/columns", "rowwise/zero"], f"{result}/integers", {}),
+        ("MatMulInteger", [f"{given}/rows", f"{weight}/columns"], f"{result}/integers", {}),
         ("Cast", [f"{result}/integers"], f"{result}/floats", {"to": TensorProto.FLOAT}),
-        ("Mul", [f"{result}/floats", f"{weight}/column_scale"], f"{result}/in_row_units", {}),
-        ("Mul", [f"{result}/in_row_units", f"{given}/row_scale"], unbiased, {}),
+        ("Mul", [f"{result}/floats", f"{given}/step"], f"{result}/above", {}),
+        ("Mul", [f"{given}/least", f"{weight}/column_sum"], f"{result}/below", {}),
+        ("Add", [f"{result}/above", f"{result}/below"], f"{result}/in_columns", {}),
+        ("Mul", [f"{result}/in_columns", f"{weight}/column_scale"], unbiased, {}),
     ]
     made = [helper.make_node(kind, i, [o], f"{name}/rowwise_{n}", **a) for n, (kind, i, o, a) in enumerate(steps)]
     if bias:

@@ -15,7 +15,8 @@ from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.engines import Engine, EngineName
 from cmdiad_runtime.engines.choose import choose_engine
 from cmdiad_runtime.errors import BundleError, EngineError
-from cmdiad_runtime.preprocess.prepare import Prepared, View, prepare
+from cmdiad_runtime.preprocess.place import View
+from cmdiad_runtime.preprocess.prepare import Prepared, prepare
 from cmdiad_runtime.sample import Sample, Sensors
 from cmdiad_runtime.threshold import adjusted
 
@@ -29,8 +30,8 @@ class Inspection:
         score: image score, larger is more anomalous.
         threshold: scores above it are NG.
         verdict: "OK" or "NG".
-        map: float32 `[size, size]`, anomaly map of the network's square view.
-        view: where that view lies over the sensor's image.
+        map: float32 `[size, size]`, anomaly map over the sensor's padded square.
+        view: where that square lies over the sensor's image.
         timings_ms: wall-clock milliseconds by stage: `preprocess`, `engine`.
     """
 

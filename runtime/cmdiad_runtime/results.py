@@ -16,7 +16,7 @@ from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.files import atomic_write
 from cmdiad_runtime.inspector import Inspection
 from cmdiad_runtime.overlay import anomaly_overlay, depth_image, verdict_banner
-from cmdiad_runtime.preprocess.prepare import View
+from cmdiad_runtime.preprocess.place import View
 from cmdiad_runtime.sample import RgbImage, Sample
 
 

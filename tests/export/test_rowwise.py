@@ -43,11 +43,12 @@ def two_layers() -> onnx.ModelProto:
 
 
 def emulated(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The product of rows and columns rounded to 127 steps each, in float64."""
-    row = np.maximum(np.abs(x).max(1, keepdims=True), 1e-30) / 127
+    """The product of rows and columns rounded to 255 and 2 times 127 steps, in float64."""
+    least = x.min(1, keepdims=True)
+    step = np.maximum(x.max(1, keepdims=True) - least, 1e-30) / 255
     column = np.abs(weight).max(0)
     column = np.where(column > 0, column / 127, 1)
-    return (np.rint(x / row) @ np.rint(weight / column)) * row * column
+    return (np.rint((x - least) / step) * step + least) @ (np.rint(weight / column) * column)
 
 
 def test_computes_what_its_scales_say(tmp_path: Path) -> None:

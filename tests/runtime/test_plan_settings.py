@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.image_view import learn_image_view
+from cmdiad_runtime.preprocess.place import PlanPlace, View
 from cmdiad_runtime.preprocess.plan_settings import PlanSettings, learn_plan
-from cmdiad_runtime.preprocess.prepare import PlanPlace, Preprocessing, View, plan_cloud_of, prepare
+from cmdiad_runtime.preprocess.prepare import Preprocessing, part_in_image, plan_cloud_of, prepare
 from cmdiad_runtime.sample import Sample
 
 SIZE = 120
@@ -87,14 +89,15 @@ def test_defect_is_found_where_it_is(plan: PlanSettings) -> None:
     """A bright spot of the plan view's map over one place of the part comes back over the same place."""
     turned = sample(2.5, (0.002, 0.001))
     prepared = prepare(turned, replace(SETTINGS, plan=plan))
-    assert isinstance(prepared.place, PlanPlace)
-    chosen = len(prepared.place.target) // 3
-    row, column = prepared.place.target[chosen]
+    (place,) = prepared.places
+    assert isinstance(place, PlanPlace)
+    chosen = len(place.target) // 3
+    row, column = place.target[chosen]
     rows, columns = np.mgrid[:96, :96]
     spot = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 18).astype(np.float32)
     found = prepared.to_sensor(spot)
     at = np.array(np.unravel_index(found.argmax(), found.shape)) * SIZE / 96
-    np.testing.assert_allclose(at, prepared.place.pixels[:, chosen], atol=2.5)
+    np.testing.assert_allclose(at, place.pixels[:, chosen], atol=2.5)
 
 
 def test_pixels_without_a_point_follow_the_affine_map() -> None:
@@ -122,3 +125,24 @@ def test_too_little_of_a_part_is_refused(plan: PlanSettings) -> None:
     keep[:, :12] = keep[58:62, 40:48] = True
     with pytest.raises(InputError, match="only background|points"):
         prepare(Sample("scrap", xyz=np.where(keep[..., None], xyz, 0)), replace(SETTINGS, plan=plan))
+
+
+def test_each_modality_in_its_own_view(plan: PlanSettings) -> None:
+    turned = sample(1.0)
+    assert turned.rgb is not None
+    part_view = learn_image_view([turned.rgb], [part_in_image(turned)])
+    both = replace(SETTINGS, modality="both", plan=plan, part=part_view)
+    prepared = prepare(turned, both)
+    above = prepare(turned, replace(SETTINGS, modality="xyz", plan=plan))
+    cut_out = prepare(turned, replace(SETTINGS, modality="rgb", part=part_view))
+    assert list(prepared.inputs) == ["surface", "rgb"]
+    np.testing.assert_array_equal(prepared.inputs["surface"], above.inputs["surface"])
+    np.testing.assert_array_equal(prepared.inputs["rgb"], cut_out.inputs["rgb"])
+    assert prepared.view == above.view == cut_out.view
+    maps = np.random.default_rng(0).random((2, 96, 96), dtype=np.float32)
+    np.testing.assert_array_equal(prepared.to_sensor(maps), above.to_sensor(maps[0]) + cut_out.to_sensor(maps[1]))
+    again = Preprocessing(**json.loads(json.dumps(both.to_json())))
+    assert again == both
+    for modality in ("rgb", "xyz"):  # as training sees them, one by one
+        alone = prepare(turned, replace(both, modality=modality)).inputs
+        np.testing.assert_array_equal(*(each[next(iter(alone))] for each in (alone, prepared.inputs)))

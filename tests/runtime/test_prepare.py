@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.prepare import Preprocessing, View, prepare, prepare_ground_truth
+from cmdiad_runtime.preprocess.place import View
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare, prepare_ground_truth
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from helpers import sample_files

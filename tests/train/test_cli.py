@@ -25,7 +25,8 @@ from cmdiad_train.recipe import (
 from cmdiad_train.run_directory import read_record
 from helpers import Ended, assert_refused, command, python, sample_files, truncate, write_cloud, write_image
 
-SMALL = ("--xyz-groups", 64, "--xyz-group-size", 16, "--xyz-width", 24, "--epochs", 2)
+POINTS = ("--xyz", "point_mae", "--xyz-groups", 64, "--xyz-group-size", 16, "--xyz-width", 24)
+SMALL = (*POINTS, "--epochs", 2, "--size", 112, "--rgb-grid", 14)
 
 
 def train(data: Path, *options: object, out: Path) -> Ended:
@@ -152,7 +153,15 @@ def test_impossible_recipes(data: Path, tmp_path: Path, options: tuple[object, .
 
 
 @pytest.mark.parametrize(
-    "options", [("--rgb-stages", "one"), ("--modality", "lidar"), ("--xyz-groups", 2), ("--epochs", 0), ("--speed", 1)]
+    "options",
+    [
+        ("--surface-grid", 9),
+        ("--rgb-stages", "one"),
+        ("--modality", "lidar"),
+        ("--xyz-groups", 2),
+        ("--epochs", 0),
+        ("--speed", 1),
+    ],
 )
 def test_wrong_command_line(data: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
     ended = train(data, *options, out=tmp_path / "run")
@@ -216,6 +225,8 @@ def test_faithful_options_are_the_published_ones(data: Path, tmp_path: Path, mon
     options = ("--mode", "faithful", "--modality", "xyz", "--hallucination", "i2f")
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
     assert (recipe.rgb, recipe.xyz, recipe.fusion) == (PUBLISHED_RGB, PUBLISHED_XYZ, "ocsvm")
+    assert (recipe.size, recipe.view, recipe.coreset) == (224, "sensor", 0.1)
+    assert (recipe.components, recipe.image_score) == (None, "reweighted")
     assert recipe.distillation == replace(PUBLISHED_DISTILLATION, learning_rate=3e-4)
     rgb = recipe_of(data, tmp_path, "--mode", "faithful", "--hallucination", "i2f", monkeypatch=monkeypatch)
     assert rgb.distillation.learning_rate == 2e-4
@@ -247,6 +258,7 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         false_reject_rate=0.1,
         seed=7,
     )
+    assert recipe_of(data, tmp_path, "--components", 0, monkeypatch=monkeypatch).components is None
     bert = recipe_of(data, tmp_path, "--xyz", "point_bert", monkeypatch=monkeypatch).points
     assert bert is not None
     assert bert.network == "point_bert"

@@ -65,7 +65,7 @@ def test_features_lie_on_the_grid_of_training_unless_told_otherwise(tmp_path: Pa
     options = ("--backbone", "test_resnet", "--epochs", 1, "--generate", 2)
     assert command(cli, "pretrain", "rgb", *options, "--out", out).code == 0
     found = read_metadata(out)
-    assert (found["grid"], found["size"], found["stages"]) == ("28", "224", "[0, 1]")
+    assert (found["grid"], found["size"], found["stages"]) == ("40", "320", "[0, 1]")
 
 
 def test_generated_weights_are_the_same_bytes_wherever_they_are_written(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_interruption_within_an_epoch_repeats_only_that_epoch(
 
 def test_killed_process_can_go_on(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = [str(data), "--out", str(run)]
+    arguments = [str(data), "--size", "112", "--rgb-grid", "14", "--out", str(run)]
     start = [sys.executable, "-c", "from cmdiad_train.cli import main; main()", *arguments]
     with subprocess.Popen(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         for _ in range(6000):
@@ -142,7 +142,8 @@ def test_killed_process_can_go_on(data: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=60) == -signal.SIGKILL
     assert any((run / "cache" / "rgb").glob("[!.]*.safetensors"))
-    recipe = Recipe.from_json(read_record(run)["recipe"])
+    record = read_record(run)
+    recipe = replace(Recipe.from_json(record["recipe"]), view=record["view"]["asked"])
     assert fit(data, "gear", recipe, run, ignore)["status"] == "complete"
     fit(data, "gear", recipe, tmp_path / "undisturbed", ignore)
     assert hashes(run) == hashes(tmp_path / "undisturbed")

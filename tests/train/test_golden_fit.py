@@ -22,7 +22,7 @@ from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput, Network
 from cmdiad_train.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.metrics import au_pro, auroc, pixel_auroc
 from cmdiad_train.patches import Hallucinated, PatchFeatures, hallucination_grid, regrid, repeated_cells
-from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Recipe
+from cmdiad_train.recipe import PUBLISHED_RECIPE, PUBLISHED_RGB, PUBLISHED_XYZ
 
 pytestmark = [
     pytest.mark.golden,
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
 ]
 
-RECIPE = Recipe(mode="faithful", coreset=0.03)
+RECIPE = replace(PUBLISHED_RECIPE, coreset=0.03)
 GRIDS = {"rgb": 28, "xyz": 56}
 Patches = tuple[Tensor, Tensor]
 

@@ -88,12 +88,40 @@ def test_surface_images_take_the_place_of_points(
     assert {i.name for i in session.get_inputs()} == expected_inputs(modality, hallucination, False)
 
 
-@pytest.mark.parametrize(("modality", "hallucination"), [("xyz", "none"), ("xyz", "f2f"), ("both", "none")])
+@pytest.mark.parametrize(
+    ("modality", "hallucination"), [("xyz", "none"), ("xyz", "f2f"), ("xyz", "f2i"), ("xyz", "i2f"), ("both", "none")]
+)
 def test_plan_view_trains_exports_and_inspects(
     data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
 ) -> None:
     bundle = exported(modality, hallucination, xyz=NORMALS, view="plan")
     check_single_modality(bundle, data, tmp_path, modality)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_each_modality_in_its_own_view_trains_exports_and_inspects(
+    data: Path, exported: Any, tmp_path: Path, precision: str
+) -> None:
+    bundle = exported("both", "none", precision, xyz=NORMALS, view="each")
+    check_single_modality(bundle, data, tmp_path, "both")
+    outputs = {o.name: o.shape for o in onnxruntime.InferenceSession(bundle / "graph.onnx").get_outputs()}
+    assert outputs == {"score": [1], "map": [2, 112, 112]}
+    ended = command(cli, bundle, "--self-test")
+    assert ended.code == 0, ended.err
+
+
+def test_each_view_is_that_of_the_modality_alone(trained: Any) -> None:
+    """Banks, and a sum of maps over the sensor's image that nothing is lost from."""
+    both = load_run(trained("both", xyz=NORMALS, view="each", coreset=1.0))
+    for search, modality, view in zip(both.detector.searches, ("xyz", "rgb"), ("plan", "part"), strict=True):
+        alone = load_run(trained(modality, xyz=NORMALS, view=view, coreset=1.0)).detector
+        assert torch.equal(search.rows, alone.searches[0].rows)
+
+
+def test_each_view_needs_both_and_normals() -> None:
+    for modality, xyz in (("rgb", NORMALS), ("xyz", NORMALS), ("both", tiny_recipe().xyz)):
+        with pytest.raises(RunError, match="recipe view"):
+            tiny_recipe(modality, xyz=xyz, view="each")
 
 
 def test_plan_view_needs_a_cloud_seen_as_normals() -> None:
@@ -211,7 +239,9 @@ def test_missing_partner_of_a_pair_is_named(data: Path, exported: Any, tmp_path:
     assert cloud.stem in ended.err
 
 
-@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "none"), ("rgb", "f2f"), ("both", "none")])
+@pytest.mark.parametrize(
+    ("modality", "hallucination"), [("rgb", "none"), ("rgb", "f2f"), ("rgb", "f2i"), ("rgb", "i2f"), ("both", "none")]
+)
 def test_cut_out_view_trains_exports_and_inspects(
     data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
 ) -> None:

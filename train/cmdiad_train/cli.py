@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cmdiad_runtime.command_line import run_command
 from cmdiad_runtime.progress import Progress
-
-if TYPE_CHECKING:
-    from cmdiad_train.recipe import Distillation, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
 
 HELP = """Train a detector on DATA (cmdiad-data check DATA tells its layout) and write a run directory.
 
@@ -53,15 +50,20 @@ unusable, 130 interrupted.
 )
 @click.option("--rgb-backbone", help="Any timm model.  [default: resnet10t, faithful: vit_base_patch8_224.dino]")
 @click.option("--rgb-stages", help="CNN stages as 1,2 (stage k has stride 4·2^k); '' for a ViT.")
-@click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
-@click.option("--rgb-weights", help="timm (its download), seeded (random) or a safetensors FILE.")
-@click.option("--size", type=click.IntRange(min=32), default=224, help="Side of the network's view in pixels.")
+@click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]")
+@click.option(
+    "--rgb-weights",
+    help="timm (its download), seeded (random) or a safetensors FILE; one of cmdiad-extractor's sets the others.",
+)
+@click.option(
+    "--size", type=click.IntRange(min=32), help="Side of the network's view in pixels.  [default: 320, faithful: 224]"
+)
 @click.option(
     "--view",
-    type=click.Choice(["sensor", "plan", "part"]),
-    default="sensor",
+    type=click.Choice(["auto", "sensor", "plan", "part", "each"]),
     help="part: turned upright and cut out of the image (rgb or both); plan: from above its support, turned upright, "
-    "at one scale (xyz normals or both).",
+    "at one scale (xyz normals or both); each: the cloud in plan view, the image cut out (both); sensor: as it is; "
+    "auto: the best of these in which every good part is found.  [default: auto, faithful: sensor]",
 )
 @click.option(
     "--rgb-mask",
@@ -73,8 +75,8 @@ unusable, 130 interrupted.
     "--xyz",
     "xyz_kind",
     type=click.Choice(["point_mae", "point_bert", "normals", "depth"]),
-    default="point_mae",
-    help="How clouds are looked at: as groups of points, or as an image of surface normals or depth.",
+    help="How clouds are looked at: as groups of points, or as an image of surface normals or depth.  "
+    "[default: normals, faithful: point_mae, or what --xyz-weights are for]",
 )
 @click.option("--surface-backbone", help="timm model for normals and depth.  [default: that of --rgb-backbone]")
 @click.option("--surface-stages", help="Its CNN stages.  [default: those of --rgb-stages]")
@@ -97,17 +99,22 @@ unusable, 130 interrupted.
 )
 @click.option("--xyz-weights", help="seeded (random), or a Point-MAE or Point-BERT checkpoint FILE.")
 @click.option("--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds.")
-@click.option("--coreset", type=float, default=0.1, help="Fraction of rows kept in a memory bank.")
+@click.option(
+    "--coreset",
+    type=float,
+    help="Fraction of rows kept in a memory bank.  [default: all up to 25 000 rows, faithful: 0.1]",
+)
 @click.option(
     "--components",
-    type=click.IntRange(min=2),
-    help="Principal components of the normal features to compare in.  [default: all channels]",
+    type=click.IntRange(min=0),
+    help="Principal components of the normal features that are used; 0 takes all channels.  "
+    "[default: 256, faithful: 0]",
 )
 @click.option(
     "--image-score",
     type=click.Choice(["reweighted", "max"]),
-    default="reweighted",
-    help="The largest distance, by how usual its bank row is (as published) or as it is.",
+    help="The largest distance, by how usual its bank row is (as published) or as it is.  "
+    "[default: max, faithful: reweighted]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the distillation network.  [default: 12, faithful: 100]")
 @click.option(
@@ -163,89 +170,26 @@ def cli(
     """See HELP."""
     from cmdiad_train.datasets import open_category
     from cmdiad_train.fit import Machine, fit
+    from cmdiad_train.recipe_options import recipe_from
 
-    recipe = _recipe(options, data)
+    recipe = recipe_from(options, _categories(options["distil_on"], data))
     if out is None:
         name = open_category(data, category).name
         out = Path("runs") / f"{name}-{recipe.modality}-{recipe.hallucination}"
     progress = Progress()
     machine = Machine(device, cache_gb)
-    record = fit(data, category, recipe, out, progress, machine=machine, network_from=network_from)
+    record = fit(data, category, recipe, out, progress, machine=machine, network_from=network_from, say=_say)
     progress.close()
     _summarise(record, out)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def main() -> None:
     """Entry point."""
     run_command(cli, "cmdiad-train")
-
-
-def _recipe(options: dict[str, Any], data: Path) -> Recipe:
-    """The recipe that the options describe, over the mode's own defaults."""
-    from dataclasses import replace
-
-    from cmdiad_train.recipe import PUBLISHED_RGB, Recipe, RgbExtractor
-
-    faithful = options["mode"] == "faithful"
-    rgb = replace(PUBLISHED_RGB if faithful else RgbExtractor(), **_given(options, "rgb_", ("mask", "stages")))
-    if options["rgb_stages"] is not None:
-        rgb = replace(rgb, stages=_stages(options["rgb_stages"], "--rgb-stages"))
-    return Recipe(
-        mode=options["mode"],
-        modality=options["modality"],
-        hallucination=options["hallucination"],
-        rgb=rgb,
-        xyz=_xyz(options, rgb),
-        distillation=_distillation(options, data),
-        size=options["size"],
-        view=options["view"],
-        rgb_mask=options["rgb_mask"],
-        foreground=options["foreground"],
-        coreset=options["coreset"],
-        components=options["components"],
-        image_score=options["image_score"],
-        fusion=options["fusion"] or ("ocsvm" if faithful else "standardised"),
-        false_reject_rate=options["false_reject_rate"],
-        seed=options["seed"],
-    )
-
-
-def _xyz(options: dict[str, Any], rgb: RgbExtractor) -> XyzExtractor | SurfaceExtractor:
-    from dataclasses import replace
-
-    from cmdiad_train.recipe import PUBLISHED_XYZ, SurfaceExtractor, XyzExtractor
-
-    kind = options["xyz_kind"]
-    if kind in ("normals", "depth"):
-        backbone = replace(rgb, **_given(options, "surface_", ("stages",)))
-        if options["surface_stages"] is not None:
-            backbone = replace(backbone, stages=_stages(options["surface_stages"], "--surface-stages"))
-        return SurfaceExtractor(kind, backbone)
-    points = PUBLISHED_XYZ if options["mode"] == "faithful" else XyzExtractor()
-    return replace(points, network=kind, **_xyz_options(options))
-
-
-def _distillation(options: dict[str, Any], data: Path) -> Distillation:
-    from dataclasses import replace
-
-    from cmdiad_train.recipe import PUBLISHED_DISTILLATION, PUBLISHED_I2F_RATE, Distillation
-
-    distillation = Distillation()
-    if options["mode"] == "faithful":
-        distillation = PUBLISHED_DISTILLATION
-        if options["hallucination"] == "i2f":
-            distillation = replace(distillation, learning_rate=PUBLISHED_I2F_RATE[options["modality"]])
-    names = {
-        "epochs": "epochs",
-        "batch": "batch",
-        "learning_rate": "learning_rate",
-        "loss": "loss",
-        "f2f_output": "output",
-        "distil_validation": "validation",
-        "patience": "patience",
-    }
-    given = {name: options[key] for key, name in names.items() if options[key] is not None}
-    return replace(distillation, **given, categories=_categories(options["distil_on"], data))
 
 
 def _categories(text: str | None, data: Path) -> tuple[str, ...]:
@@ -256,26 +200,6 @@ def _categories(text: str | None, data: Path) -> tuple[str, ...]:
     from cmdiad_train.datasets import list_categories
 
     return tuple(list_categories(data))
-
-
-def _given(options: dict[str, Any], prefix: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    names = {key: key.removeprefix(prefix) for key in options if key.startswith(prefix)}
-    return {name: options[key] for key, name in names.items() if name not in without and options[key] is not None}
-
-
-def _xyz_options(options: dict[str, Any]) -> dict[str, Any]:
-    given = _given(options, "xyz_", ("kind",))
-    if "depth" in given:
-        depth = given["depth"]
-        given["taps"] = tuple(sorted({(depth - 1) // 3, depth - 1}))
-    return given
-
-
-def _stages(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint=option) from error
 
 
 def _summarise(record: dict[str, Any], out: Path) -> None:

@@ -18,6 +18,9 @@ from cmdiad_train.search import BankSearch, SearchPlan
 class Detector(nn.Module):
     """The network inputs of one sample to image score and anomaly map.
 
+    The map is the weighted sum of the banks' maps. Where each modality has its own view, the weighted maps of each lie
+    over different pixels: they are given one by one, and `Prepared.to_sensor` adds them up over the sensor's image.
+
     Args:
         recipe: what the detector is made of.
         features: of each main modality, in the order of `recipe.mains`.
@@ -43,6 +46,7 @@ class Detector(nn.Module):
         map_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self._recipe = recipe
         self.features = nn.ModuleList(features)
         self.hallucinated = hallucinated
         self._fed = [input_names(recipe, modality) for modality in recipe.mains]
@@ -65,7 +69,10 @@ class Detector(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Image score float32 `[1]` and anomaly map float32 `[size, size]` of one sample's network inputs."""
+        """Image score float32 `[1]` and anomaly map float32 `[size, size]` of one sample's network inputs.
+
+        With a view for each modality the map is `[maps, size, size]`, weighted maps that add up.
+        """
         score, anomaly_map = self.fuse(*self.score_each(self.patches(*inputs)))
         return score.reshape(1), anomaly_map
 
@@ -87,13 +94,19 @@ class Detector(nn.Module):
         return main
 
     def fuse(self, scores: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Score `[]` and map `[size, size]` of unfused scores `[banks]` and maps `[banks, size, size]`."""
-        return (self.score_weights * scores).sum(), (self.map_weights[:, None, None] * maps).sum(0)
+        """Score `[]` and map, see `forward`, of unfused scores `[banks]` and maps `[banks, size, size]`."""
+        weighted = self.map_weights[:, None, None] * maps
+        return (self.score_weights * scores).sum(), weighted.sum(0) if self._recipe.view != "each" else weighted
 
     @property
     def searches(self) -> list[BankSearch]:
         """The search of each bank, main first."""
         return [scorer.search for scorer in self.scorers if isinstance(scorer, BankScorer)]
+
+    def against(self, banks: list[MemoryBank]) -> Detector:
+        """This detector with other banks and no fusion weights; it shares its networks."""
+        features = [each for each in self.features if isinstance(each, PatchFeatures)]
+        return Detector(self._recipe, features, banks, self.hallucinated)
 
     def plan_search(self, plan: SearchPlan) -> None:
         """Search every bank by this plan."""

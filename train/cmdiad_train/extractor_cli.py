@@ -162,9 +162,9 @@ def _image_pretraining(view: str) -> None:
     @_out
     @click.option("--backbone", default="resnet10t", help="Any timm model.")
     @click.option("--stages", help="CNN stages to use, as 0,1; '' for a ViT.  [default: 0,1]")
-    @click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
+    @click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]")
     @click.option("--weights", default="seeded", metavar="FILE", help="Start from these: seeded, timm or a file.")
-    @_size
+    @click.option("--size", type=click.IntRange(min=32), default=320, help="Side of the images in pixels.")
     @_schedule(epochs=12, batch=16, rate=1e-3)
     @_machine
     def command(data: tuple[Path, ...], out: Path, size: int, **options: Any) -> None:

@@ -39,13 +39,29 @@ class FeatureCache:
         Raises:
             RunError: all samples of this kind would exceed the budget or the disk.
         """
-        file = self.folder / kind / (sample.replace("/", "-") + ".safetensors")
+        file = self._file(kind, sample)
         if not file.exists():
             tensors = {name: tensor.cpu() for name, tensor in make().items()}
             self._plan(kind, sum(t.numel() * t.element_size() for t in tensors.values()) * samples)
             file.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(file, tensors)
         return load_tensors(file)
+
+    def read(self, kind: str, sample: str) -> Stored:
+        """The tensors of a sample that are on disk."""
+        return load_tensors(self._file(kind, sample))
+
+    def has(self, kind: str, sample: str) -> bool:
+        """Whether the tensors of a sample are on disk."""
+        return self._file(kind, sample).exists()
+
+    def drop(self, kind: str) -> None:
+        """Give up the tensors of all samples of a kind."""
+        shutil.rmtree(self.folder / kind, ignore_errors=True)
+        self._planned.pop(kind, None)
+
+    def _file(self, kind: str, sample: str) -> Path:
+        return self.folder / kind / (sample.replace("/", "-") + ".safetensors")
 
     def _plan(self, kind: str, needed: int) -> None:
         if kind in self._planned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +17,7 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.files import sha256_of
-from cmdiad_runtime.preprocess.image_view import learn_image_view
-from cmdiad_runtime.preprocess.plan_settings import learn_plan
-from cmdiad_runtime.preprocess.prepare import (
-    Preprocessing,
-    needed_modalities,
-    part_in_image,
-    plan_cloud_of,
-    prepare,
-)
+from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities, prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample, Sensors
 from cmdiad_runtime.threshold import calibrate
@@ -40,6 +32,7 @@ from cmdiad_train.feature_cache import FeatureCache, Stored
 from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights, standardised_weights
 from cmdiad_train.loss_plot import plot_losses
 from cmdiad_train.memory_bank import MemoryBank
+from cmdiad_train.part_views import follow_parts
 from cmdiad_train.patches import (
     Extractor,
     Hallucinated,
@@ -51,8 +44,8 @@ from cmdiad_train.patches import (
     regrid,
     shows_part_alone,
 )
-from cmdiad_train.recipe import Recipe
-from cmdiad_train.search import principal_components
+from cmdiad_train.projection import principal_directions
+from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.tamper import tamper
 
 Report = Callable[[str, int, int], None]
@@ -108,6 +101,7 @@ def fit(
     *,
     machine: Machine | None = None,
     network_from: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train a detector on a category of a data set into the folder `run`, or go on with an interrupted training there.
 
@@ -120,6 +114,7 @@ def fit(
         machine: device and disk space.
         network_from: a finished run whose extractors and distillation network are taken over, so that a network
             that is joint over categories is trained once.
+        say: told in a line where parts are seen otherwise than is best for the recipe.
 
     Returns:
         The run's record (`run.json`).
@@ -130,9 +125,10 @@ def fit(
     """
     chosen = open_category(data, category)
     samples = _split(chosen, recipe)
-    record = _start(run, chosen, recipe, samples, network_from, report)
+    record = _start(run, chosen, recipe, samples, network_from, report, say)
     if record["status"] == "complete":
         return record
+    recipe = Recipe.from_json(record["recipe"])
     if network_from is not None:
         _take_over(network_from, run, recipe)
     fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report, machine or Machine())
@@ -170,9 +166,15 @@ def _split(category: Category, recipe: Recipe) -> _Data:
 
 
 def _start(
-    run: Path, category: Category, recipe: Recipe, samples: _Data, network_from: Path | None, report: Report
+    run: Path,
+    category: Category,
+    recipe: Recipe,
+    samples: _Data,
+    network_from: Path | None,
+    report: Report,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The record of a new run, or of the one to go on with."""
+    """The record of a new run, or of the one to go on with. Its recipe names the view that was chosen."""
     network = None if network_from is None else sha256_of(_network_file(network_from))
     wanted = {
         "recipe": recipe.to_json(),
@@ -186,7 +188,10 @@ def _start(
     }
     if (run / "run.json").exists():
         record = directory.read_record(run)
-        if {k: record.get(k) for k in wanted} != json.loads(json.dumps(wanted)):  # tuples are lists in JSON
+        asked = {**record["recipe"], "view": record["view"]["asked"]}
+        if {k: {**record, "recipe": asked}.get(k) for k in wanted} != json.loads(
+            json.dumps(wanted)
+        ):  # tuples are lists in JSON
             raise OutputError(
                 run,
                 found="a run with another recipe or other data",
@@ -204,9 +209,14 @@ def _start(
             run, found=str(error.strerror), expected="a writable folder", action="choose another --out"
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
-    preprocessing = _follow_part(samples.train, recipe, preprocessing, report)
+    others = [*samples.held_out, *(files for joint in samples.joint.values() for files in joint)]
+    view, preprocessing, reason = follow_parts(samples.train, others, recipe, preprocessing, report)
+    if reason:
+        say(f"parts are seen as the sensor sees them (--view sensor): {reason}")
     record = {
         **wanted,
+        "recipe": replace(recipe, view=view).to_json(),
+        "view": {"asked": recipe.view, "because": reason},
         "status": "fitting",
         "seed": recipe.seed,
         "preprocessing": preprocessing.to_json(),
@@ -215,27 +225,6 @@ def _start(
     }
     directory.write_record(run, record)
     return record
-
-
-def _follow_part(
-    files: list[SampleFiles], recipe: Recipe, preprocessing: Preprocessing, report: Report
-) -> Preprocessing:
-    """The preprocessing with direction and scale of a category's parts, where the recipe's view follows them."""
-    if recipe.view == "sensor":
-        return preprocessing
-
-    def samples() -> Iterator[Sample]:
-        for i, each in enumerate(files):
-            yield each.read(preprocessing.colour)
-            report("turn parts upright", i + 1, len(files))
-
-    if recipe.view == "plan":
-        return replace(preprocessing, plan=learn_plan([plan_cloud_of(sample, preprocessing) for sample in samples()]))
-    found = [(sample.rgb, part_in_image(sample)) for sample in samples()]
-    return replace(
-        preprocessing,
-        part=learn_image_view([rgb for rgb, _ in found if rgb is not None], [mask for _, mask in found]),
-    )
 
 
 def _network_file(run: Path) -> Path:
@@ -250,7 +239,18 @@ def _network_file(run: Path) -> Path:
 def _take_over(source: Path, run: Path, recipe: Recipe) -> None:
     """Copy extractors and distillation network of a finished run; RunError where its recipe trains others."""
     theirs = Recipe.from_json(directory.read_record(source)["recipe"])
-    for name in ("mode", "modality", "hallucination", "rgb", "xyz", "distillation", "size", "rgb_mask", "foreground"):
+    for name in (
+        "mode",
+        "modality",
+        "hallucination",
+        "rgb",
+        "xyz",
+        "components",
+        "distillation",
+        "size",
+        "rgb_mask",
+        "foreground",
+    ):
         if getattr(theirs, name) != getattr(recipe, name):
             raise RunError(
                 source,
@@ -258,12 +258,12 @@ def _take_over(source: Path, run: Path, recipe: Recipe) -> None:
                 expected="one trained with the options of this run",
                 action="give the same options, or train a network of its own",
             )
-    for name in ("extractor-rgb", "extractor-xyz", "hallucination"):
-        if not (run / f"{name}.safetensors").exists():
+    for name in ("extractor-rgb", "extractor-xyz", "projection-rgb", "projection-xyz", "hallucination"):
+        if (source / f"{name}.safetensors").exists() and not (run / f"{name}.safetensors").exists():
             directory.save_tensors(
                 run / f"{name}.safetensors",
                 directory.load_tensors(source / f"{name}.safetensors"),
-                directory.load_metadata(source / f"{name}.safetensors"),
+                directory.load_metadata(source / f"{name}.safetensors") or None,
             )
 
 
@@ -330,7 +330,7 @@ class _Fitting:
             patches.append(self._hallucinate(hallucinated, stored[0]))
         banks = self._banks(patches)
         detector = Detector(self.recipe, list(mains.values()), banks, hallucinated)
-        return self._calibrated(detector, patches)
+        return self._calibrated(detector, banks, patches)
 
     def metrics(self, detector: Detector) -> dict[str, Any]:
         """Figures of the detector on the test split."""
@@ -349,7 +349,21 @@ class _Fitting:
         return [inputs[name] for name in detector.input_names]
 
     def _patch_features(self, modality: Modality) -> PatchFeatures:
-        return PatchFeatures(self._extractor(modality), cut_out=shows_part_alone(self.recipe, modality))
+        """A modality's patch features, projected on principal components where the recipe says so."""
+        extractor, cut_out = self._extractor(modality), shows_part_alone(self.recipe, modality)
+        if self.recipe.components is None or self.recipe.components >= extractor.width:
+            return PatchFeatures(extractor, cut_out=cut_out)
+        if not (self.run / f"projection-{modality}.safetensors").exists():
+            directory.save_basis(self.run, self._basis(PatchFeatures(extractor, cut_out=cut_out), modality), modality)
+        return PatchFeatures(extractor, cut_out=cut_out, basis=directory.load_basis(self.run, modality))
+
+    def _basis(self, features: PatchFeatures, modality: Modality) -> Tensor:
+        """Principal components of the training samples' features, with those of all categories of a joint network."""
+        assert self.recipe.components is not None
+        categories = ["", *self.samples.joint] if self.recipe.hallucination != "none" else [""]
+        samples = [s for category in categories for s in self._stored(features, modality, category, raw=True)]
+        rows = (bank_rows([(s["rows"], s["cells"])], self.recipe) for s in samples)
+        return principal_directions(rows, self.recipe.components)
 
     def _extractor(self, modality: Modality) -> Extractor:
         if (self.run / f"extractor-{modality}.safetensors").exists():
@@ -386,40 +400,69 @@ class _Fitting:
             return self.preprocessing
         if category not in self.preprocessings:
             samples = self.samples.joint[category]
-            self.preprocessings[category] = _follow_part(samples, self.recipe, self.preprocessing, self.report)
+            _, followed, _ = follow_parts(samples, (), self.recipe, self.preprocessing, self.report)
+            self.preprocessings[category] = followed
         return self.preprocessings[category]
 
-    def _stored(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
-        """What later steps need of every training sample, each kept on disk until the run is complete."""
+    def _stored(
+        self, features: PatchFeatures, modality: Modality, category: str = "", *, raw: bool = False
+    ) -> list[Stored]:
+        """What later steps need of every training sample, each kept on disk until the run is complete.
+
+        Args:
+            features: to extract with.
+            modality: of the features.
+            category: one that the network is trained on too, or "" for the main one.
+            raw: with all channels of the extractor, to find the principal components of. These are projected, not
+                extracted again, when they are asked for without, and given up then.
+        """
         samples = self.samples.joint[category] if category else self.samples.train
-        folder = f"{category}/{modality}" if category else modality
+        kind = f"{category}/{modality}" if category else modality
+        raws = f"{kind}-raw"
         features.to(self.device)
         stored = []
         for i, files in enumerate(samples):
-            stored.append(
-                self.cache.get(
-                    folder,
-                    files.name,
-                    len(samples),
-                    lambda f=files: self._features(features, f, modality, category),  # type: ignore[misc]
-                )
-            )
+
+            def make(files: SampleFiles = files) -> Stored:
+                if not raw and self.cache.has(raws, files.name):
+                    return self._projected(features, self.cache.read(raws, files.name), modality)
+                return self._features(features, files, modality, category, raw=raw)
+
+            stored.append(self.cache.get(raws if raw else kind, files.name, len(samples), make))
             self.report(f"extract {modality} features", i + 1, len(samples))
+        if not raw:
+            self.cache.drop(raws)
         features.cpu()
         return stored
 
     @torch.no_grad()
-    def _features(self, features: PatchFeatures, files: SampleFiles, modality: Modality, category: str) -> Stored:
+    def _features(
+        self, features: PatchFeatures, files: SampleFiles, modality: Modality, category: str, *, raw: bool
+    ) -> Stored:
         inputs = {name: value.to(self.device) for name, value in self._inputs(files, modality, category).items()}
-        shown = {"i2f": self.recipe.mains[0], "f2i": self.recipe.other}.get(self.recipe.hallucination) == modality
-        only_shown = shown and self.recipe.hallucination == "f2i" and self.recipe.mode == "default"
         stored = {}
-        if shown:
+        if self._shown == modality:
             stored["image"] = features.image(inputs[image_name(self.recipe, modality)])
-        if not only_shown:
+        if raw or not self._only_shown(modality):
             fed = [inputs[name] for name in input_names(self.recipe, modality)]
             stored["rows"], stored["cells"] = features(*fed)
         return stored
+
+    @torch.no_grad()
+    def _projected(self, features: PatchFeatures, stored: Stored, modality: Modality) -> Stored:
+        """What `_features` makes of a sample, from what it made with all channels."""
+        if self._only_shown(modality):
+            return {"image": stored["image"]}
+        return {**stored, "rows": features.project(stored["rows"].to(self.device))}
+
+    @property
+    def _shown(self) -> Modality | None:
+        """The modality that the network takes, or makes, as an image."""
+        return {"i2f": self.recipe.mains[0], "f2i": self.recipe.other}.get(self.recipe.hallucination)
+
+    def _only_shown(self, modality: Modality) -> bool:
+        """Whether nothing but the image of a modality is needed to train the network."""
+        return self.recipe.hallucination == "f2i" and self._shown == modality and self.recipe.mode == "default"
 
     def _hallucinated(self, main: PatchFeatures, stored: list[Stored]) -> Hallucinated | None:
         recipe = self.recipe
@@ -496,36 +539,60 @@ class _Fitting:
     def _bank(self, name: str, rows: Tensor, statistics: tuple[float, float] | None) -> MemoryBank:
         mean, std = statistics or (float(rows.mean()), float(rows.std()))
         normalised = (rows - mean) / std
-        basis = None
-        if self.recipe.components is not None and self.recipe.components < rows.shape[1]:
-            basis = principal_components(normalised - normalised.mean(0), self.recipe.components)
-            normalised = normalised @ basis
         chosen = choose_rows(
             normalised,
             self.recipe,
             lambda done, total: self.report(f"choose {name} bank", done, total),
             device=self.device,
         )
-        return MemoryBank.from_rows(normalised[torch.from_numpy(chosen)].contiguous(), mean, std, basis)
+        rows, reweight = normalised[torch.from_numpy(chosen)].contiguous(), self.recipe.image_score == "reweighted"
+        return MemoryBank.from_rows(rows, mean, std, reweight=reweight)
 
     @torch.no_grad()
-    def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:
+    def _calibrated(self, detector: Detector, banks: list[MemoryBank], patches: list[list[Patches]]) -> Detector:
         held_out, golden = self._held_out_patches(detector)
         directory.save_quantisation_inputs(self.run, self._quantisation_inputs(detector))
         outcomes = []
-        for i, sample in enumerate(held_out):
-            outcomes.append(detector.score_each(sample))
+        for i, (files, sample) in enumerate(zip(self.samples.held_out, held_out, strict=True)):
+            outcomes.append(self._over_sensor(files, detector.score_each(sample)))
             self.report("calibrate threshold", i + 1, len(held_out))
-        by_sample = [list(each) for each in zip(*patches, strict=True)]
-        fitted_on = [detector.score_each(p) for p in by_sample] if self.recipe.fusion == "ocsvm" else outcomes
+        if all(_is_whole(bank, each, self.recipe) for bank, each in zip(banks, patches, strict=True)):
+            outcomes += self._without_own_rows(detector, banks, patches)
+        fitted_on = self._in_banks(detector, patches) if self.recipe.fusion == "ocsvm" else outcomes
         detector.score_weights = self._fusion_weights(torch.stack([s for s, _ in fitted_on]))
         detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
-        fused = [detector.fuse(*outcome) for outcome in outcomes]
-        scores, peaks = [float(s) for s, _ in fused], [float(m.max()) for _, m in fused]
+        scores = [float((detector.score_weights * s).sum()) for s, _ in outcomes]
+        peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in outcomes]
         calibration = calibrate(scores, peaks, self.recipe.false_reject_rate)
         directory.save_golden(self.run, golden)
         directory.save_calibration(self.run, calibration, detector.score_weights, detector.map_weights)
         return detector
+
+    def _over_sensor(self, files: SampleFiles, outcome: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores and maps `[banks, size, size]` of a sample, maps over the sensor's image as the operator sees them."""
+        if self.recipe.view == "sensor":
+            return outcome
+        scores, maps = outcome
+        prepared = prepare(files.read(self.preprocessing.colour), self.preprocessing)
+        return scores, torch.from_numpy(prepared.each_to_sensor(maps.numpy()))
+
+    def _in_banks(self, detector: Detector, patches: list[list[Patches]]) -> list[tuple[Tensor, Tensor]]:
+        """Scores and maps of the training samples that the banks hold, which the published fusion is fitted on."""
+        by_sample = [list(each) for each in zip(*patches, strict=True)]
+        samples = zip(self.samples.train, by_sample, strict=True)
+        return [self._over_sensor(files, detector.score_each(found)) for files, found in samples]
+
+    def _without_own_rows(
+        self, detector: Detector, banks: list[MemoryBank], patches: list[list[Patches]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Scores and maps of every training sample against banks without its own rows: it is held out of them."""
+        starts = [np.cumsum([0, *(len(bank_rows([each], self.recipe)) for each in found)]) for found in patches]
+        outcomes = []
+        for i, files in enumerate(self.samples.train):
+            others = [bank.without(start[i], start[i + 1]) for bank, start in zip(banks, starts, strict=True)]
+            outcomes.append(self._over_sensor(files, detector.against(others).score_each([p[i] for p in patches])))
+            self.report("hold out training samples", i + 1, len(self.samples.train))
+        return outcomes
 
     def _quantisation_inputs(self, detector: Detector) -> dict[str, dict[str, Tensor]]:
         """What inspection feeds the detector of some training samples and tampered copies of them.
@@ -610,6 +677,11 @@ def bank_rows(patches: list[Patches], recipe: Recipe) -> Tensor:
     return torch.cat([rows[torch.unique(cells)] for rows, cells in patches])
 
 
+def _is_whole(bank: MemoryBank, patches: list[Patches], recipe: Recipe) -> bool:
+    """Whether a bank holds every candidate row, in the order of the samples."""
+    return recipe.mode == "default" and len(bank.rows) == sum(len(bank_rows([each], recipe)) for each in patches)
+
+
 def choose_rows(
     rows: Tensor,
     recipe: Recipe,
@@ -618,8 +690,8 @@ def choose_rows(
     device: torch.device | None = None,
 ) -> Any:
     """Indices int64 of the rows that a bank keeps, in order of selection."""
-    if recipe.coreset == 1:
+    if recipe.coreset == 1 or (recipe.coreset is None and len(rows) <= MOST_ROWS):
         return np.arange(len(rows))
-    count = max(3, int(recipe.coreset * len(rows)))
+    count = MOST_ROWS if recipe.coreset is None else max(3, int(recipe.coreset * len(rows)))
     projected = project(rows, eps=recipe.coreset_eps, seed=recipe.seed).to(device or "cpu")
     return greedy_coreset(projected, count, half=recipe.mode == "faithful", progress=progress)

@@ -23,29 +23,47 @@ class MemoryBank:
         rows: float32 `[K, C]`, normalised, in order of selection.
         mean: subtracted from raw features.
         std: raw features are divided by it after that.
-        neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting.
-        basis: float32 `[C', C]`, orthonormal columns that normalised features are projected on before they are
-            compared, or None.
+        neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting; None without.
     """
 
     rows: Tensor
     mean: float
     std: float
-    neighbours: Tensor
-    basis: Tensor | None = None
+    neighbours: Tensor | None
 
     @staticmethod
-    def from_rows(rows: Tensor, mean: float, std: float, basis: Tensor | None = None) -> MemoryBank:
-        """A bank of normalised and projected rows, with the neighbour table computed."""
-        return MemoryBank(rows, mean, std, two_nearest(rows), basis)
+    def from_rows(rows: Tensor, mean: float, std: float, *, reweight: bool = True) -> MemoryBank:
+        """A bank of normalised rows, with the neighbour table computed if scores are reweighted."""
+        return MemoryBank(rows, mean, std, two_nearest(rows) if reweight else None)
+
+    def without(self, start: int, end: int) -> MemoryBank:
+        """The bank without rows `start` to `end`, as if they had never been in it but for mean and std.
+
+        Only rows that lose a neighbour look for new ones.
+        """
+        kept = torch.cat([torch.arange(start), torch.arange(end, len(self.rows))])
+        rows = self.rows[kept]
+        if self.neighbours is None:
+            return MemoryBank(rows, self.mean, self.std, None)
+        neighbours = self.neighbours[kept]
+        lost = ((neighbours >= start) & (neighbours < end)).any(1).nonzero()[:, 0]
+        neighbours = torch.where(neighbours >= end, neighbours - (end - start), neighbours)
+        neighbours[lost] = two_nearest(rows, lost)
+        return MemoryBank(rows, self.mean, self.std, neighbours)
 
 
 @torch.no_grad()
-def two_nearest(rows: Tensor) -> Tensor:
-    """int64 `[K, 2]`: the second and third of each row's nearest rows (the first is the row itself)."""
+def two_nearest(rows: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """int64 `[K, 2]`: the second and third of each row's nearest rows (the first is the row itself).
+
+    Args:
+        rows: float32 `[n, C]`.
+        chosen: int64 `[K]`, which of them to look for; None takes all.
+    """
     if len(rows) < 3:
         raise ValueError(f"a memory bank needs at least 3 rows, got {len(rows)}")
-    blocks = [torch.cdist(block, rows).topk(3, largest=False).indices[:, 1:] for block in rows.split(1024)]
+    asked = rows if chosen is None else rows[chosen]
+    blocks = [torch.cdist(block, rows).topk(3, largest=False).indices[:, 1:] for block in asked.split(1024)]
     return torch.cat(blocks)
 
 
@@ -60,14 +78,12 @@ class BankScorer(nn.Module):
         reweight: weigh the largest distance by how usual its bank row is, as published, or take it as it is.
     """
 
-    neighbours: Tensor
+    neighbours: Tensor | None
     upsample: Tensor
-    basis: Tensor | None
 
     def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
         super().__init__()
         self.grid, self.mean, self.std, self.reweight = grid, bank.mean, bank.std, reweight
-        self.register_buffer("basis", bank.basis)
         self.search = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
@@ -76,8 +92,6 @@ class BankScorer(nn.Module):
     def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Score `[]` and map `[size, size]` of rows `[R, C]`, where grid cell i has features `rows[cells[i]]`."""
         queries = (rows.float() - self.mean) / self.std
-        if self.basis is not None:
-            queries = queries @ self.basis
         distance, index = self.search(queries)
         cell_distance = distance[cells]
         return self.score(queries, distance, index, cells), self.map(cell_distance)
@@ -88,6 +102,7 @@ class BankScorer(nn.Module):
         farthest = distance[worst][0]
         if not self.reweight:
             return farthest
+        assert self.neighbours is not None
         around = self.neighbours[index[worst]][0]  # [2]
         scale = queries.shape[1] ** -0.5
         to_neighbours = self.search.distance_to(queries[worst][0], around)

@@ -10,6 +10,7 @@ from cmdiad_runtime.sample import Modality
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud
 from cmdiad_train.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.projection import projection_layer
 from cmdiad_train.recipe import Recipe
 
 Extractor = TimmBackbone | PointMae
@@ -47,13 +48,16 @@ class PatchFeatures(nn.Module):
         extractor: a TimmBackbone, fed an image, or a PointMae, fed `centers, groups, weights, cells`.
         cut_out: the image shows the part alone, its background 0 in all channels: cells without any of the part
             then share one row of zeros, as those of a cloud do.
+        basis: float32 `[C', C]`, orthonormal columns that the extractor's features are projected on; None keeps all
+            of its channels.
     """
 
     every_cell: Tensor
 
-    def __init__(self, extractor: Extractor, *, cut_out: bool = False) -> None:
+    def __init__(self, extractor: Extractor, *, cut_out: bool = False, basis: Tensor | None = None) -> None:
         super().__init__()
         self.extractor = extractor
+        self.projection = nn.Identity() if basis is None else projection_layer(basis)
         self.cut_out = cut_out
         self.grid: int = extractor.grid
         self.register_buffer("every_cell", torch.arange(extractor.grid**2), persistent=False)
@@ -65,11 +69,14 @@ class PatchFeatures(nn.Module):
         product (REFERENCE §19.2); row 0 is the background.
         """
         if isinstance(self.extractor, TimmBackbone):
-            rows = self.extractor(inputs[0])[0].float()
+            rows = self.project(self.extractor(inputs[0])[0])
             return self._cut_out(rows, inputs[0]) if self.cut_out else (rows, self.every_cell)
         centers, groups, weights, cells = inputs
-        features = self.extractor(centers, groups)[0].float()  # [G, C]
-        return weights @ features, cells.long()
+        return weights @ self.project(self.extractor(centers, groups)[0]), cells.long()
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Rows `[R, C]` of the extractor's own channels `[R, C']`, float32."""
+        return project(self.projection, rows)
 
     def _cut_out(self, rows: Tensor, image: Tensor) -> Patches:
         """Rows `[grid², C]` with those of background cells 0, all of which point to the first of them."""
@@ -99,6 +106,7 @@ class Hallucinated(nn.Module):
         main_grid: side of the grid of the main features.
         grid: side of the grid of hallucinated features.
         extractor: for F2I, the other modality's extractor, which looks at the generated input.
+        basis: for F2I, what its features are projected on, see `PatchFeatures`.
         size: for F2I with a point extractor, the side of the generated input.
     """
 
@@ -106,10 +114,18 @@ class Hallucinated(nn.Module):
     repeat: Tensor
 
     def __init__(
-        self, network: Network, *, main_grid: int, grid: int, extractor: Extractor | None = None, size: int = 0
+        self,
+        network: Network,
+        *,
+        main_grid: int,
+        grid: int,
+        extractor: Extractor | None = None,
+        basis: Tensor | None = None,
+        size: int = 0,
     ) -> None:
         super().__init__()
         self.network, self.extractor, self.grid = network, extractor, grid
+        self.projection = nn.Identity() if basis is None else projection_layer(basis)
         self.cloud = None
         if isinstance(extractor, PointMae):
             spec = extractor.spec
@@ -134,10 +150,17 @@ class Hallucinated(nn.Module):
 
     def _extract(self, generated: Tensor) -> Tensor:
         if isinstance(self.extractor, TimmBackbone):
-            return self.extractor.tokens(generated)[0].float()
+            return project(self.projection, self.extractor.tokens(generated)[0])
         assert self.extractor is not None and self.cloud is not None
         centers, groups, weights = self.cloud(generated[0])
-        return weights @ self.extractor(centers, groups)[0].float()
+        return weights @ project(self.projection, self.extractor(centers, groups)[0])
+
+
+def project(projection: nn.Module, rows: Tensor) -> Tensor:
+    """Rows float32 after a linear layer in its own precision, or as they are after none."""
+    if isinstance(projection, nn.Linear):
+        rows = projection(rows.to(projection.weight.dtype))
+    return rows.float()
 
 
 def hallucination_grid(recipe: Recipe, main_grid: int, other_grid: int) -> int:

@@ -13,9 +13,12 @@ Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Normalisation = Literal["frozen", "batch", "eval"]
 PointNetwork = Literal["point_mae", "point_bert"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
+View = Literal["auto", "sensor", "plan", "part", "each"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEFAULT_WEIGHTS = "seeded"
+"""Of image extractors where none are named."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class RgbExtractor:
 
     backbone: str = "resnet10t"
     stages: tuple[int, ...] = (0, 1)
-    grid: int | None = 28
-    weights: str = "seeded"
+    grid: int | None = 40
+    weights: str = DEFAULT_WEIGHTS
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
@@ -120,6 +123,8 @@ class Distillation:
 PUBLISHED_DISTILLATION = Distillation(100, 32, 5e-4, 10, 2.5, "gelu", "l2", 0.0, 0)
 PUBLISHED_I2F_RATE = {"xyz": 3e-4, "rgb": 2e-4, "both": 3e-4}
 """Learning rates of I2F by main modality (REFERENCE §9); with both there is no such network."""
+MOST_ROWS = 25_000
+"""Of a bank that is kept whole; beyond that a coreset of as many rows is chosen."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,16 @@ class Recipe:
         distillation: training of the distillation network.
         size: working size in pixels, width and height.
         view: "sensor" (the image as it is), "plan" (the part from above its support, turned upright, at one
-            scale; found in the cloud, so rgb alone cannot have it) or "part" (turned upright and cut out of the
-            image; found in the image, so xyz alone cannot have it).
+            scale; found in the cloud, so rgb alone cannot have it), "part" (turned upright and cut out of the image;
+            found in the image, so xyz alone cannot have it), "each" (of both, the cloud in plan view and the image
+            cut out) or "auto" (the best of these in which every part is found; see `part_views`).
         rgb_mask: "none", or "cloud" (background blacked out with the help of the cloud, the paper's
             protocol; inspection then needs the cloud too).
         foreground: remove the support plane and stray clusters from clouds before use.
-        coreset: fraction of the training rows kept in each memory bank.
+        coreset: fraction of the training rows kept in each memory bank; None keeps all, up to `MOST_ROWS`.
         coreset_eps: distortion bound of the sparse random projection before the coreset search.
-        components: principal components of the normal features that banks are compared in; None takes all channels.
+        components: principal components of the normal features that networks and banks see; None, or more than the
+            extractor has channels, takes all channels.
         image_score: "reweighted" as published (the largest distance, by how usual its bank row is), or "max".
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
         false_reject_rate: share of good parts that may be rejected; sets the threshold.
@@ -154,22 +161,22 @@ class Recipe:
     modality: Sensors = "rgb"
     hallucination: Hallucination = "none"
     rgb: RgbExtractor = field(default_factory=RgbExtractor)
-    xyz: XyzExtractor | SurfaceExtractor = field(default_factory=XyzExtractor)
+    xyz: XyzExtractor | SurfaceExtractor = field(default_factory=SurfaceExtractor)
     distillation: Distillation = field(default_factory=Distillation)
-    size: int = 224
-    view: Literal["sensor", "plan", "part"] = "sensor"
+    size: int = 320
+    view: View = "auto"
     rgb_mask: Literal["none", "cloud"] = "none"
     foreground: bool = True
-    coreset: float = 0.1
+    coreset: float | None = None
     coreset_eps: float = 0.9
-    components: int | None = None
-    image_score: Literal["reweighted", "max"] = "reweighted"
+    components: int | None = 256
+    image_score: Literal["reweighted", "max"] = "max"
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     false_reject_rate: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(0 < self.coreset <= 1, "coreset", self.coreset, "a fraction in (0, 1]")
+        _require(self.coreset is None or 0 < self.coreset <= 1, "coreset", self.coreset, "a fraction in (0, 1]")
         _require(0 < self.coreset_eps < 1, "coreset_eps", self.coreset_eps, "a number in (0, 1)")
         _require(0 < self.false_reject_rate < 1, "false_reject_rate", self.false_reject_rate, "in (0, 1)")
         _require(self.components is None or self.components >= 2, "components", self.components, "at least 2")
@@ -184,17 +191,23 @@ class Recipe:
             "none, since with both modalities nothing is missing",
         )
         _require(
-            self.view != "plan" or (self.modality != "rgb" and _has_normals(self.xyz)),
+            self.view != "plan" or (self.modality != "rgb" and self.has_normals),
             "view",
             self.view,
             "sensor or part, unless a cloud is measured on the line and looked at as normals (--modality xyz or both)",
         )
         single = self.modality == "rgb" and self.hallucination == "none"
         _require(
-            self.view != "part" or (self.modality != "xyz" and (single or _has_normals(self.xyz))),
+            self.view != "part" or (self.modality != "xyz" and (single or self.has_normals)),
             "view",
             self.view,
             "sensor or plan, unless an image is taken on the line and clouds, if any, are looked at as normals",
+        )
+        _require(
+            self.view != "each" or (self.modality == "both" and self.has_normals),
+            "view",
+            self.view,
+            "sensor, plan or part, unless image and cloud are both measured and the cloud looked at as normals",
         )
         _require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -217,6 +230,11 @@ class Recipe:
     def points(self) -> XyzExtractor | None:
         """The point extractor, or None where clouds are looked at as images."""
         return self.xyz if isinstance(self.xyz, XyzExtractor) else None
+
+    @property
+    def has_normals(self) -> bool:
+        """Whether clouds are looked at as images of surface normals."""
+        return isinstance(self.xyz, SurfaceExtractor) and self.xyz.image == "normals"
 
     def weights(self, modality: Modality) -> str:
         """Where a modality's extractor takes its weights from: "seeded", "timm" or a file."""
@@ -256,10 +274,6 @@ def _xyz_from_json(fields: dict[str, Any]) -> XyzExtractor | SurfaceExtractor:
     return XyzExtractor(**_tuples(fields))
 
 
-def _has_normals(xyz: XyzExtractor | SurfaceExtractor) -> bool:
-    return isinstance(xyz, SurfaceExtractor) and xyz.image == "normals"
-
-
 def _check_points(xyz: XyzExtractor) -> None:
     _require(xyz.width % xyz.heads == 0, "xyz.heads", xyz.heads, f"a divisor of the width {xyz.width}")
     _require(
@@ -282,3 +296,17 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
 def _require(condition: bool, name: str, found: object, expected: str) -> None:
     if not condition:
         raise RunError(f"recipe {name}", found=str(found), expected=expected, action="change the option")
+
+
+PUBLISHED_RECIPE = Recipe(
+    mode="faithful",
+    rgb=PUBLISHED_RGB,
+    xyz=PUBLISHED_XYZ,
+    distillation=PUBLISHED_DISTILLATION,
+    size=224,
+    view="sensor",
+    coreset=0.1,
+    components=None,
+    image_score="reweighted",
+    fusion="ocsvm",
+)

@@ -25,7 +25,8 @@ from cmdiad_train.patches import Extractor, Hallucinated, PatchFeatures, shows_p
 from cmdiad_train.recipe import Recipe, SurfaceExtractor
 
 FORMAT = "cmdiad-run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 kept principal components in the banks."""
 QUANTISATION = "quantisation.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 
@@ -77,7 +78,11 @@ def _load_finished(path: Path, record: dict[str, Any]) -> Run:
     recipe = Recipe.from_json(record["recipe"])
     fusion = read_json(path / "calibration.json")
     features = [
-        PatchFeatures(load_extractor(path, recipe, modality), cut_out=shows_part_alone(recipe, modality))
+        PatchFeatures(
+            load_extractor(path, recipe, modality),
+            cut_out=shows_part_alone(recipe, modality),
+            basis=load_basis(path, modality),
+        )
         for modality in recipe.mains
     ]
     detector = Detector(
@@ -102,7 +107,7 @@ def _load_finished(path: Path, record: dict[str, Any]) -> Run:
 def read_record(path: Path) -> dict[str, Any]:
     """`run.json` of a finished or unfinished run."""
     record = read_json(path / "run.json")
-    if record.get("format") != FORMAT or record.get("format_version", 0) > FORMAT_VERSION:
+    if record.get("format") != FORMAT or record.get("format_version") != FORMAT_VERSION:
         raise RunError(
             path / "run.json",
             found=f"{record.get('format')} {record.get('format_version')}",
@@ -175,6 +180,17 @@ def load_extractor(path: Path, recipe: Recipe, modality: Modality) -> Extractor:
     return extractor
 
 
+def save_basis(path: Path, basis: Tensor, modality: Modality) -> None:
+    """Write the principal components `[C', C]` of a modality's features."""
+    save_tensors(path / f"projection-{modality}.safetensors", {"basis": basis})
+
+
+def load_basis(path: Path, modality: Modality) -> Tensor | None:
+    """The principal components of a modality's features, or None where all channels are used."""
+    file = path / f"projection-{modality}.safetensors"
+    return load_tensors(file)["basis"] if file.exists() else None
+
+
 def save_network(path: Path, network: Network, grid: int) -> None:
     """Write the distillation network, with the side of the grid of what it hallucinates."""
     metadata = {"grid": str(grid)}
@@ -189,9 +205,14 @@ def load_hallucinated(path: Path, recipe: Recipe, main_grid: int) -> Hallucinate
     state, metadata = load_tensors(file), load_metadata(file)
     network = _new_network(state, metadata, recipe)
     _load_state(network, state, file)
-    extractor = load_extractor(path, recipe, recipe.other) if recipe.hallucination == "f2i" else None
+    looks = recipe.hallucination == "f2i"
     hallucinated = Hallucinated(
-        network, main_grid=main_grid, grid=int(metadata["grid"]), extractor=extractor, size=recipe.size
+        network,
+        main_grid=main_grid,
+        grid=int(metadata["grid"]),
+        extractor=load_extractor(path, recipe, recipe.other) if looks else None,
+        basis=load_basis(path, recipe.other) if looks else None,
+        size=recipe.size,
     )
     return hallucinated.eval().requires_grad_(False)
 
@@ -219,9 +240,8 @@ def save_banks(path: Path, banks: dict[str, MemoryBank]) -> None:
     tensors = {}
     for name, bank in banks.items():
         tensors[f"{name}.rows"] = bank.rows
-        tensors[f"{name}.neighbours"] = bank.neighbours
-        if bank.basis is not None:
-            tensors[f"{name}.basis"] = bank.basis
+        if bank.neighbours is not None:
+            tensors[f"{name}.neighbours"] = bank.neighbours
         tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)
         tensors[f"{name}.std"] = torch.tensor(bank.std, dtype=torch.float64)
     save_tensors(path / "banks.safetensors", tensors)
@@ -235,8 +255,7 @@ def load_banks(path: Path) -> list[MemoryBank]:
             tensors[f"{name}.rows"],
             float(tensors[f"{name}.mean"]),
             float(tensors[f"{name}.std"]),
-            tensors[f"{name}.neighbours"],
-            tensors.get(f"{name}.basis"),
+            tensors.get(f"{name}.neighbours"),
         )
         for name in BANK_NAMES
         if f"{name}.rows" in tensors

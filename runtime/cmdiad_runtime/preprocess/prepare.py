@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,15 +11,15 @@ from scipy.ndimage import map_coordinates
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud import part_mask, prepare_cloud
-from cmdiad_runtime.preprocess.foreground import fit_support_plane, foreground_mask, pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.foreground import fit_support_plane, foreground_mask, pad_to_square
 from cmdiad_runtime.preprocess.image_view import (
     ImagePose,
     ImageViewSettings,
     find_image_pose,
     image_foreground,
     image_view,
-    to_view,
 )
+from cmdiad_runtime.preprocess.place import ImagePlace, Place, PlanPlace, View
 from cmdiad_runtime.preprocess.plan_settings import PlanSettings
 from cmdiad_runtime.preprocess.plan_view import (
     PlanCloud,
@@ -57,7 +57,8 @@ class Preprocessing:
             "normals" or "depth".
         plan: turn parts upright and look at them from above their support (needs a cloud; see `plan_view`); None
             looks as the sensor does.
-        part: find the part in the image, turn it upright and cut it out (needs an image; see `image_view`).
+        part: find the part in the image, turn it upright and cut it out (needs an image; see `image_view`). With
+            `plan` too, each modality is seen in its own view: the cloud from above, the image cut out.
         xyz_image: also give the resized cloud itself, for a network that takes it as an image.
         seed: of the plane search.
     """
@@ -99,96 +100,6 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class View:
-    """Where the network's square view lies over the sensor's image.
-
-    Attributes:
-        height: of the sensor's image, pixels.
-        width: of the sensor's image, pixels.
-        top: padding above it.
-        left: padding left of it.
-        side: of the padded square.
-    """
-
-    height: int
-    width: int
-    top: int
-    left: int
-    side: int
-
-    @staticmethod
-    def of(image: npt.NDArray[Any], multiple: int) -> View:
-        """The view of an image or cloud `[h, w, 3]`, padded to a square."""
-        height, width = image.shape[:2]
-        top, left, side = pad_offset(height, width, multiple=multiple)
-        return View(height, width, top, left, side)
-
-    def sensor_pixels(self, size: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Row and column in the sensor's image of each pixel of the view at `size`, both `[size, size]`."""
-        steps = (np.arange(size) + 0.5) * self.side / size - 0.5
-        rows, columns = np.meshgrid(steps - self.top, steps - self.left, indexing="ij")
-        return rows, columns
-
-
-@dataclass(frozen=True)
-class PlanPlace:
-    """Where the pixels of the sensor's image lie in a plan view.
-
-    Attributes:
-        pixels: int64 `[2, N]`, row and column of the part's points in the sensor's image.
-        target: float64 `[N, 2]`, row and column of each in the plan view.
-    """
-
-    pixels: npt.NDArray[np.int64]
-    target: npt.NDArray[np.float64]
-
-    def to_sensor(self, anomaly_map: npt.NDArray[np.float32], view: View) -> npt.NDArray[np.float32]:
-        """A map over the plan view as one over the sensor's padded square, both float32 `[size, size]`.
-
-        A pixel with a point takes the map's value at that point. The others, such as a hole's, take it where the
-        affine map that fits the points best puts them.
-        """
-        known = np.column_stack([self.pixels.T, np.ones(self.pixels.shape[1])])
-        affine = np.linalg.lstsq(known, self.target, rcond=None)[0]  # [3, 2]
-        rows, columns = view.sensor_pixels(len(anomaly_map))
-        place = np.stack([rows, columns, np.ones_like(rows)], axis=2) @ affine  # [size, size, 2]
-        exact = np.full((view.height, view.width, 2), np.nan)
-        exact[self.pixels[0], self.pixels[1]] = self.target
-        inside = (rows > -0.5) & (rows < view.height - 0.5) & (columns > -0.5) & (columns < view.width - 0.5)
-        found = exact[np.rint(rows[inside]).astype(int), np.rint(columns[inside]).astype(int)]
-        place[inside] = np.where(np.isnan(found), place[inside], found)
-        return _map_at(anomaly_map, place[..., 0], place[..., 1])
-
-
-@dataclass(frozen=True)
-class ImagePlace:
-    """Where the part lay in an image, for a view that was cut out of it.
-
-    Attributes:
-        pose: the part's turn and place.
-        side: length of the view's edge, sensor pixels.
-    """
-
-    pose: ImagePose
-    side: float
-
-    def to_sensor(self, anomaly_map: npt.NDArray[np.float32], view: View) -> npt.NDArray[np.float32]:
-        """A map over the cut-out as one over the sensor's padded square, both float32 `[size, size]`."""
-        size = len(anomaly_map)
-        return _map_at(anomaly_map, *to_view(*view.sensor_pixels(size), self.pose, size=size, side=self.side))
-
-
-def _map_at(
-    anomaly_map: npt.NDArray[np.float32], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
-    """A map's values at places between its pixels, its least value beyond its edge."""
-    size = len(anomaly_map)
-    values = map_coordinates(anomaly_map, [rows, columns], order=1, mode="nearest")
-    beyond = (rows < -0.5) | (rows > size - 0.5) | (columns < -0.5) | (columns > size - 0.5)
-    return np.where(beyond, anomaly_map.min(), values).astype(np.float32)
-
-
-@dataclass(frozen=True)
 class Prepared:
     """Network inputs by name, and how they lie over the sensor's image.
 
@@ -198,16 +109,31 @@ class Prepared:
             int64 `[grid²]` (see CloudInput); for a surface image `surface` float32 `[1, size, size, 3]`, 0 to
             255 (see `surface_image`); with `xyz_image` also `xyz` float32 `[1, size, size, 3]`, metres.
         view: the padded square.
-        place: where the part lay, in a view that follows it; None where the view is the padded square.
+        places: where the part lay, in views that follow it: one for all, or one for each modality's own view, in the
+            order of `inputs`; none where the view is the padded square.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
     view: View
-    place: PlanPlace | ImagePlace | None = None
+    places: tuple[Place, ...] = ()
 
     def to_sensor(self, anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """A map over the network's view, float32 `[size, size]`, as one over the sensor's padded square."""
-        return anomaly_map if self.place is None else self.place.to_sensor(anomaly_map, self.view)
+        """The graph's map as one over the sensor's padded square, float32 `[size, size]`.
+
+        Args:
+            anomaly_map: over the network's view, float32 `[size, size]`; where each modality has its own view one map
+                for each, `[maps, size, size]`, which add up.
+        """
+        if anomaly_map.ndim == 2:
+            return self.each_to_sensor(anomaly_map[None])[0]
+        return np.asarray(self.each_to_sensor(anomaly_map).sum(axis=0))
+
+    def each_to_sensor(self, maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Maps over their views, float32 `[maps, size, size]`, as maps over the sensor's padded square."""
+        if not self.places:
+            return maps
+        places = self.places * len(maps) if len(self.places) == 1 else self.places
+        return np.stack([place.to_sensor(each, self.view) for place, each in zip(places, maps, strict=True)])
 
 
 def needed_modalities(modality: Sensors, rgb_mask: str) -> tuple[Modality, ...]:
@@ -227,6 +153,8 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
         InputError: the sample lacks what the modality needs, or cannot be used (see `prepare_cloud`).
     """
     _check_present(sample, preprocessing)
+    if preprocessing.plan is not None and preprocessing.part is not None:
+        return prepare_each(sample, preprocessing, preprocessing.plan, preprocessing.part)
     if preprocessing.plan is not None:
         return prepare_plan(sample, preprocessing, preprocessing.plan)
     if preprocessing.part is not None:
@@ -301,7 +229,7 @@ def prepare_plan(sample: Sample, preprocessing: Preprocessing, plan: PlanSetting
         inputs["rgb"] = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)[None]
     assert sample.xyz is not None
     place = PlanPlace(cloud.pixels, plan_pixels(cloud, pose, size=size, side=plan.side))
-    return Prepared(inputs, View.of(sample.xyz, preprocessing.pad_multiple), place)
+    return Prepared(inputs, View.of(sample.xyz, preprocessing.pad_multiple), (place,))
 
 
 def part_in_image(sample: Sample) -> Mask:
@@ -330,7 +258,18 @@ def prepare_part(sample: Sample, preprocessing: Preprocessing, part: ImageViewSe
         inputs["surface"] = _turned_surface(sample, preprocessing, pose, part.side)[None]
     if preprocessing.modality != "xyz":
         inputs["rgb"] = image_view(sample.rgb, mask, pose, size=size, side=part.side)[None]
-    return Prepared(inputs, View.of(sample.rgb, preprocessing.pad_multiple), ImagePlace(pose, part.side))
+    return Prepared(inputs, View.of(sample.rgb, preprocessing.pad_multiple), (ImagePlace(pose, part.side),))
+
+
+def prepare_each(sample: Sample, preprocessing: Preprocessing, plan: PlanSettings, part: ImageViewSettings) -> Prepared:
+    """The network inputs of a sample, each modality in its own view: the cloud from above, the image cut out."""
+    seen = []
+    if preprocessing.modality != "rgb":
+        seen.append(prepare_plan(sample, replace(preprocessing, modality="xyz"), plan))
+    if preprocessing.modality != "xyz":
+        seen.append(prepare_part(sample, replace(preprocessing, modality="rgb"), part))
+    inputs = {name: value for each in seen for name, value in each.inputs.items()}
+    return Prepared(inputs, seen[0].view, tuple(place for each in seen for place in each.places))
 
 
 def _turned_surface(
