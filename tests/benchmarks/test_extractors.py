@@ -6,11 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cmdiad_bench import extractors
-from cmdiad_bench.extractors import Bench, Configuration, Weights, configurations, main, markdown
-from helpers import SIZE, silent
+from cmdiad_bench.extractors import (
+    BANK,
+    LARGE,
+    SMALL,
+    STUDENT,
+    Bench,
+    Configuration,
+    Weights,
+    configurations,
+    cut_out_images,
+    main,
+    markdown,
+)
+from cmdiad_bench.extractors import SIZE as SIZE_OF_PARTS
+from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_train.cli import cli
+from cmdiad_train.datasets import open_category
+from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+from cmdiad_train.recipe_options import recipe_from
+from cmdiad_train.run_directory import load_run
+from helpers import SIZE, read_image, silent
 
 TINY = ("--rgb-backbone", "resnet10t", "--rgb-stages", "0,1", "--rgb-grid", "14", "--view", "sensor")
 TINY = (*TINY, "--size", str(SIZE), "--xyz", "depth", "--epochs", "1")
@@ -82,10 +102,44 @@ def test_detectors_have_names_of_their_own_and_what_is_not_drawn_has_one_seed() 
     ]
 
 
+@pytest.mark.parametrize("each", configurations(WEIGHTS), ids=lambda each: each.name)
+def test_options_name_what_matters(each: Configuration) -> None:
+    """Whatever the defaults are, or will be."""
+    what = ("--modality", each.sensors, "--hallucination", each.hallucination)
+    options = cli.make_context("cmdiad-train", ["data", *what, *BANK, *each.options]).params
+    recipe = recipe_from(options, ())
+    assert (recipe.coreset, recipe.components, recipe.image_score) == (1, 256, "max")
+    assert recipe.rgb.stages == (1, 2)
+    seen = {"xyz-point_mae": (224, 28, "sensor"), "xyz-depth": (320, 40, "sensor")}
+    views = {"rgb": "part", "xyz": "plan", "both": "each"}
+    kind = each.name.rsplit("-", 1)[0].removesuffix("-random").removesuffix("-pretrained")
+    assert (recipe.size, recipe.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.sensors]))
+    if isinstance(recipe.xyz, XyzExtractor):
+        assert (recipe.xyz.grid, recipe.xyz.weights) == (28, "seeded" if "random" in each.name else "points")
+    else:
+        assert recipe.xyz.image == ("depth" if kind == "xyz-depth" else "normals")
+        assert recipe.xyz.backbone == RgbExtractor(LARGE, (1, 2), 40, "large")
+    backbone = each.name.split("-")[1] if each.sensors == "rgb" else LARGE
+    weights = {LARGE: "large", SMALL: "small", STUDENT: "student"}
+    assert (recipe.rgb.backbone, recipe.rgb.weights) == (backbone, weights[backbone])
+
+
+def test_student_learns_from_what_inspection_feeds(data: Path, trained: Any, tmp_path: Path) -> None:
+    run = load_run(trained("rgb", view="part", size=SIZE_OF_PARTS))
+    cut_out_images(data, "gear", tmp_path / "parts")
+    files = open_category(data, "gear").split("train", ("rgb",))
+    written = sorted((tmp_path / "parts").iterdir())
+    assert len(written) == len(files)
+    for path, sample in zip(written, files, strict=True):
+        fed = prepare(sample.read("rgb"), run.preprocessing).inputs["rgb"][0]
+        assert np.array_equal(read_image(path), fed)
+
+
 def test_extractors_are_trained_only_for_detectors_that_take_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(extractors, "cut_out_images", lambda *given: None)
     monkeypatch.setattr(extractors, "_command", lambda cli, *arguments: commands.append(arguments))
     bench = Bench(tmp_path, "gear", tmp_path, 0)
     table = configurations(WEIGHTS)
