@@ -180,6 +180,22 @@ def savings(runs: int, json_file: Path | None) -> None:
 
 
 @cli.command()
+@click.option("--points", type=click.IntRange(min=1024, max=50176), default=25000, help="Points of the part, about.")
+@click.option("--runs", type=click.IntRange(min=1), default=20, help="Interleaved rounds.")
+@JSON
+def geometry(points: int, runs: int, json_file: Path | None) -> None:
+    """Sampling, grouping, interpolation and pooling of a synthetic cloud: published in plain torch, and ours."""
+    from cmdiad_bench.geometry import geometry_table, measure_geometry, wavy_sheet
+    from cmdiad_bench.machine import describe_machine
+
+    machine = describe_machine()
+    _use_all_cores()
+    result = measure_geometry(wavy_sheet(points), runs=runs)
+    click.echo(geometry_table(result))
+    _write(json_file, {"machine": machine, **result})
+
+
+@cli.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--category", help="Which category of DATA; may be left out where there is one.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cmdiad_bench.contenders import draw_rows
 from cmdiad_bench.published import blurred, encoded, interpolated, nearest_rows, pooled, reweighted_score, upsampled
-from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_matrix
+from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
 from cmdiad_train.extractors.point_mae import TokenEncoder
 from cmdiad_train.fusion import ocsvm_weights
 from cmdiad_train.hallucination import FeatureToFeature
@@ -155,10 +155,11 @@ def pooling_product(sizes: Sizes, seed: int) -> Saving:
 
     def saved() -> Tensor:
         index, weight = interpolation_weights(points, centers)
-        return torch.from_numpy(pooling_matrix(valid, index, weight, sizes.groups, sizes.fine) @ features.numpy())
+        weights, cells = pooling_weights(valid, index, weight, sizes.groups, sizes.fine)
+        return (torch.from_numpy(weights) @ features)[torch.from_numpy(cells)]  # as the graph does
 
     return Saving(
-        "interpolation, zero fill and pooling as one sparse matrix",
+        "interpolation, zero fill and pooling as one matrix",
         plain,
         saved,
         1e-3,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import golden
-from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_axis, pooling_matrix
+from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_axis, pooling_weights
 
 SIZES = [(224, 56), (224, 28), (224, 37), (64, 16), (518, 56), (30, 28), (12, 10)]
 
@@ -70,10 +70,10 @@ def test_matrix_is_interpolation_scatter_and_pooling(size, grid, coverage):
     image = np.zeros((5, size, size))
     image[:, valid] = np.einsum("nj,njc->cn", weight, features[index])
     expected = torch_pooling(image, grid).reshape(5, -1).T
-    matrix = pooling_matrix(valid, index, weight, groups, grid)
-    assert matrix.dtype == np.float32
-    assert matrix.shape == (grid * grid, groups)
-    assert matrix @ features == pytest.approx(expected, abs=1e-6)
+    weights, cells = pooling_weights(valid, index, weight, groups, grid)
+    assert (weights.dtype, cells.dtype) == (np.float32, np.int64)
+    assert (weights.shape, cells.shape) == ((cells.max() + 1, groups), (grid * grid,))
+    assert (weights @ features)[cells] == pytest.approx(expected, abs=2e-6)
 
 
 def test_rows_are_empty_exactly_where_no_valid_pixel_reaches():
@@ -82,11 +82,40 @@ def test_rows_are_empty_exactly_where_no_valid_pixel_reaches():
     count = int(valid.sum())
     index = np.tile(np.arange(3), (count, 1))
     weight = np.full((count, 3), 1 / 3, dtype=np.float32)
-    matrix = pooling_matrix(valid, index, weight, 3, 56)
+    weights, cells = pooling_weights(valid, index, weight, 3, 56)
     reached = torch_pooling(valid[None].astype(np.float64), 56).reshape(-1)
-    assert np.array_equal(np.diff(matrix.indptr) > 0, reached > 0)
-    assert (matrix.data != 0).all()
-    assert matrix.sum(axis=1) == pytest.approx(reached, abs=1e-6)
+    assert np.array_equal(cells > 0, reached > 0)
+    assert cells[cells > 0].tolist() == list(range(1, len(weights)))
+    assert (weights[0] == 0).all()
+    assert (weights[1:] > 0).all()
+    assert weights.sum(axis=1)[cells] == pytest.approx(reached, abs=1e-6)
+
+
+def test_float32_sums_are_within_the_stated_tolerance():
+    rng = np.random.default_rng(0)
+    valid = np.zeros((224, 224), dtype=bool)
+    valid[30:190, 20:200] = rng.random((160, 180)) < 0.9
+    count = int(valid.sum())
+    index = rng.integers(0, 40, (count, 3))
+    weight = rng.dirichlet(np.ones(3), count).astype(np.float32)
+    axis = pooling_axis(224, 56).astype(np.float64)
+    spread = np.zeros((224, 224, 40))
+    y, x = np.nonzero(valid)
+    np.add.at(spread, (y[:, None], x[:, None], index), weight)
+    exact = np.einsum("ay,bx,yxg->abg", axis, axis, spread, optimize=True).reshape(-1, 40)
+    weights, cells = pooling_weights(valid, index, weight, 40, 56)
+    assert np.abs(weights[cells] - exact).max() < 5e-7
+
+
+def test_weights_are_written_where_asked_and_do_not_depend_on_it():
+    rng = np.random.default_rng(0)
+    points = rng.normal(0.5, 0.01, (5000, 3)).astype(np.float32)  # more than are searched at once
+    index, weight = np.empty((5000, 3), np.int64), np.empty((5000, 3), np.float32)
+    interpolation_weights(points, points[:40], out=(index, weight))
+    expected = interpolation_weights(points, points[:40])
+    assert np.array_equal(index, expected[0])
+    assert np.array_equal(weight, expected[1])
+    assert weight.sum(axis=1) == pytest.approx(np.ones(5000), abs=1e-6)
 
 
 @pytest.mark.golden
@@ -126,10 +155,10 @@ def test_golden_weights(bump):
 @pytest.mark.parametrize("mode", ["batch", "eval"])
 def test_golden_patch_features_from_published_weights(bump, mode):
     data, valid, _ = bump
-    matrix = pooling_matrix(valid, data["idw_idx"].astype(np.int64), data["idw_w"], 256, 56)
+    weights, cells = pooling_weights(valid, data["idw_idx"].astype(np.int64), data["idw_w"], 256, 56)
     rows = data[f"{mode}_patch56_nonzero_rows"]
-    assert np.array_equal(np.flatnonzero(np.diff(matrix.indptr)), rows)
-    patch = (matrix @ data[f"{mode}_feat"])[rows]
+    assert np.array_equal(np.flatnonzero(cells), rows)
+    patch = (weights @ data[f"{mode}_feat"])[cells[rows]]
     stride = 1 if mode == "batch" else 4
     assert np.abs(patch[::stride] - data[f"{mode}_patch56"]).max() < 2e-6
 
@@ -137,13 +166,13 @@ def test_golden_patch_features_from_published_weights(bump, mode):
 @pytest.mark.golden
 def test_golden_patch_features_from_exact_weights(bump):
     data, valid, points = bump
-    matrix = pooling_matrix(valid, *interpolation_weights(points, data["center"]), 256, 56)
-    patch = (matrix @ data["batch_feat"])[data["batch_patch56_nonzero_rows"]]
+    weights, cells = pooling_weights(valid, *interpolation_weights(points, data["center"]), 256, 56)
+    patch = (weights @ data["batch_feat"])[cells[data["batch_patch56_nonzero_rows"]]]
     assert np.abs(patch - data["batch_patch56"]).max() < 5e-2
 
 
 @pytest.mark.golden
 def test_golden_28_grid(bump):
     data, valid, _ = bump
-    matrix = pooling_matrix(valid, data["idw_idx"].astype(np.int64), data["idw_w"], 256, 28)
-    assert np.abs((matrix @ data["batch_feat"])[::8] - data["batch_patch28"]).max() < 2e-6
+    weights, cells = pooling_weights(valid, data["idw_idx"].astype(np.int64), data["idw_w"], 256, 28)
+    assert np.abs((weights @ data["batch_feat"])[cells][::8] - data["batch_patch28"]).max() < 2e-6

@@ -37,6 +37,23 @@ def test_sampling_resolves_ties_as_the_kernel(seed, n):
     assert farthest_point_sampling(points, 30).tolist() == kernel(points, 30)
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("shift", [-0.4, 0.0, 0.4])
+def test_sampling_of_a_long_part_on_either_side_of_zero(axis, shift):
+    points = np.random.default_rng(axis).normal(0, 0.02, (700, 3)).astype(np.float32)
+    points[:, axis] *= 5
+    points += np.float32(shift)
+    assert farthest_point_sampling(points, 120).tolist() == kernel(points, 120)
+
+
+def test_sampling_of_points_that_coincide():
+    points = np.full((50, 3), 0.3, dtype=np.float32)
+    assert farthest_point_sampling(points, 5).tolist() == kernel(points, 5)
+    points[20:] += np.float32(1e-22)
+    points[30:, 0] = np.nextafter(np.float32(0.3), np.float32(1))
+    assert farthest_point_sampling(points, 8).tolist() == kernel(points, 8)
+
+
 def test_points_near_the_origin_are_never_chosen_but_as_the_start():
     points = np.zeros((10, 3), dtype=np.float32)
     points[[3, 7], 2] = 0.2, 0.3

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import golden
 from cmdiad_runtime.preprocess.cloud import prepare_cloud
-from cmdiad_runtime.preprocess.interpolation import pooling_matrix
+from cmdiad_runtime.preprocess.interpolation import pooling_weights
 from cmdiad_train.coreset import greedy_coreset, project, projection_matrix
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.fit import bank_rows, choose_rows
@@ -88,11 +88,7 @@ def published_weights(xyz: np.ndarray, valid: np.ndarray, centers: np.ndarray) -
     nearest, index = squared.sort(1)
     weight = 1 / (nearest[:, :3] + 1e-8)
     weight = weight / weight.sum(1, keepdim=True)
-    matrix = pooling_matrix(valid, index[:, :3].numpy(), weight.numpy(), len(centers), 56)
-    filled = np.diff(matrix.indptr) > 0
-    rows = np.zeros((1 + filled.sum(), len(centers)), np.float32)
-    rows[1:] = matrix[np.flatnonzero(filled)].toarray()
-    return rows, np.where(filled, np.cumsum(filled), 0)
+    return pooling_weights(valid, index[:, :3].numpy(), weight.numpy(), len(centers), 56)
 
 
 @cache

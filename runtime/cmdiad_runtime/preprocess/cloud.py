@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square, valid_mask
-from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_matrix
+from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
 from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
 from cmdiad_runtime.preprocess.resize import resize_nearest
+from cmdiad_runtime.preprocess.workspace import WORKSPACE
 from cmdiad_runtime.sample import Mask, XyzImage
 
 
@@ -93,14 +94,27 @@ def prepare_cloud(
     points = frame.xyz[frame.valid]
     _check_count(len(points), max(groups, group_size), size, name)
     centers = points[farthest_point_sampling(points, groups)]
-    neighbours = points[group_points(points, centers, group_size)]
-    index, weight = interpolation_weights(points, centers)
-    matrix = pooling_matrix(frame.valid, index, weight, groups, grid)
-    filled = np.diff(matrix.indptr) > 0
-    cells = np.where(filled, np.cumsum(filled), 0).astype(np.int64)
-    weights = np.zeros((1 + int(filled.sum()), groups), dtype=np.float32)
-    weights[1:] = matrix[np.flatnonzero(filled)].toarray()
-    return CloudInput(centers, neighbours - centers[:, None], weights, cells), frame
+    weights, cells = _pooling(points, centers, frame.valid, grid)
+    return CloudInput(centers, _groups(points, centers, group_size), weights, cells), frame
+
+
+def _groups(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """The groups float32 `[G, size, 3]`, relative to their centres."""
+    shape = (len(centers), size)
+    index = group_points(points, centers, size, out=WORKSPACE.take("group_index", shape, np.int64))
+    groups = np.empty((*shape, 3), dtype=np.float32)
+    np.take(points, index, axis=0, out=groups, mode="clip")
+    return np.subtract(groups, centers[:, None], out=groups)
+
+
+def _pooling(
+    points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], valid: Mask, grid: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Weights and cells of `CloudInput`."""
+    index = WORKSPACE.take("near_index", points.shape, np.int64)
+    weight = WORKSPACE.take("near_weight", points.shape, np.float32)
+    interpolation_weights(points, centers, out=(index, weight))
+    return pooling_weights(valid, index, weight, len(centers), grid)
 
 
 def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str) -> CloudFrame:

@@ -1,4 +1,4 @@
-"""From group features to a grid of patch features, as one sparse matrix (REFERENCE §7, §19.2).
+"""From group features to a grid of patch features, as one matrix (REFERENCE §7, §19.2).
 
 Interpolating group features to all points, scattering them into an image with zeros elsewhere and pooling
 that image are linear in the features, so geometry alone gives a matrix that does all three.
@@ -6,20 +6,28 @@ that image are linear in the features, so geometry alone gives a matrix that doe
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import product
+
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
+from cmdiad_runtime.preprocess.workspace import WORKSPACE
 from cmdiad_runtime.sample import Mask
 
 _NEIGHBOURS = 3
 _WEIGHT_GUARD = 1e-8
 _BOX = 3
+_POINTS_AT_ONCE = 2048  # SciPy allocates distances and indices of one query: 48 KiB each
+_ROWS_AT_ONCE = 16
 
 
 def interpolation_weights(
-    points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]
+    points: npt.NDArray[np.float32],
+    centers: npt.NDArray[np.float32],
+    *,
+    out: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Weigh the three nearest centres of each point by 1 / (d² + 1e-8), normalised (REFERENCE §7.1).
 
@@ -29,6 +37,7 @@ def interpolation_weights(
     Args:
         points: float32 `[N, 3]`, metres.
         centers: float32 `[G, 3]`, metres, G >= 3.
+        out: index and weight to write into; None makes new ones.
 
     Returns:
         index: int64 `[N, 3]` into `centers`, nearest first.
@@ -39,12 +48,20 @@ def interpolation_weights(
     """
     if len(centers) < _NEIGHBOURS:
         raise ValueError(f"interpolation needs at least {_NEIGHBOURS} centres, got {len(centers)}")
-    distance, index = cKDTree(centers).query(points, k=_NEIGHBOURS, workers=-1)
-    weight = 1.0 / (np.square(distance) + _WEIGHT_GUARD)
-    weight /= weight.sum(axis=1, keepdims=True)
-    return np.asarray(index, dtype=np.int64), weight.astype(np.float32)
+    index, weight = out or (np.empty((len(points), 3), np.int64), np.empty((len(points), 3), np.float32))
+    tree = cKDTree(centers)
+    for start in range(0, len(points), _POINTS_AT_ONCE):
+        part = slice(start, start + _POINTS_AT_ONCE)
+        distance, index[part] = tree.query(points[part], k=_NEIGHBOURS, workers=-1)
+        np.square(distance, out=distance)
+        distance += _WEIGHT_GUARD
+        np.reciprocal(distance, out=distance)
+        distance /= distance.sum(axis=1, keepdims=True)
+        weight[part] = distance
+    return index, weight
 
 
+@lru_cache(maxsize=8)
 def pooling_axis(size: int, grid: int) -> npt.NDArray[np.float32]:
     """One axis of the published pooling: 3-wide box, then adaptive average (REFERENCE §7.2).
 
@@ -67,14 +84,14 @@ def pooling_axis(size: int, grid: int) -> npt.NDArray[np.float32]:
     return matrix.astype(np.float32)
 
 
-def pooling_matrix(
+def pooling_weights(
     valid: Mask,
     index: npt.NDArray[np.int64],
     weight: npt.NDArray[np.float32],
     groups: int,
     grid: int,
-) -> csr_array:
-    """Build the matrix that takes group features `[groups, C]` to patch features `[grid², C]`.
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Build the matrix that takes group features to patch features: `(weights @ features)[cells]`.
 
     Args:
         valid: bool `[S, S]`, N pixels True.
@@ -84,32 +101,63 @@ def pooling_matrix(
         grid: cells along each side.
 
     Returns:
-        Sparse float32 `[grid², groups]`, cells in raster order. Rows of cells without a valid pixel are
-        empty; rows of cells at the rim sum to less than 1, as published.
+        weights: float32 `[R, groups]`; row 0 is all zeros (background), then one row for each cell with a
+            valid pixel, in raster order. Rows of cells at the rim sum to less than 1, as published. Added up in
+            float32: within 5e-7 of exact sums.
+        cells: int64 `[grid²]`, the row of each cell in raster order; 0 is background.
     """
-    y, x = np.nonzero(valid)
-    size, count = len(valid), len(y)
-    cell, share = _cells_of_pixel(size, grid)  # each [size, K]
-    per_pixel = cell.shape[1] ** 2
-    cells = (cell[y][:, :, None] * grid + cell[x][:, None, :]).reshape(-1)
-    shares = (share[y][:, :, None] * share[x][:, None, :]).reshape(-1)
-    pool = csr_array((shares, cells, np.arange(count + 1) * per_pixel), shape=(count, grid * grid))
-    spread = csr_array(
-        (weight.astype(np.float64).reshape(-1), index.reshape(-1), np.arange(count + 1) * index.shape[1]),
-        shape=(count, groups),
-    )
-    matrix = (pool.T.tocsr() @ spread).astype(np.float32)
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
-    return matrix
+    cells, rows = _rows_of_cells(valid, grid)
+    weights = np.zeros((rows, groups), dtype=np.float32)
+    cell, share = _cells_of_pixel(len(valid), grid)  # each [K, size]
+    y, x = _places(valid)
+    target = WORKSPACE.take("target", (len(y),), np.int64)
+    part = WORKSPACE.take("part", (len(y),), np.float32)
+    entry = WORKSPACE.take("entry", index.shape, np.int64)
+    amount = WORKSPACE.take("amount", weight.shape, np.float32)
+    across = WORKSPACE.take("across", (len(y),), np.int64)
+    factor = WORKSPACE.take("factor", (len(y),), np.float32)
+    for down, right in product(range(len(cell)), repeat=2):
+        np.take(cell[down], y, out=target, mode="clip")
+        np.multiply(target, grid, out=target)
+        np.add(target, np.take(cell[right], x, out=across, mode="clip"), out=target)
+        np.take(cells, target, out=across, mode="clip")
+        np.add(np.multiply(across, groups, out=across)[:, None], index, out=entry)
+        np.take(share[down], y, out=part, mode="clip")
+        np.multiply(part, np.take(share[right], x, out=factor, mode="clip"), out=part)
+        np.multiply(part[:, None], weight, out=amount)
+        np.add.at(weights.reshape(-1), entry.reshape(-1), amount.reshape(-1))
+    return weights, cells
 
 
-def _cells_of_pixel(size: int, grid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Transpose `pooling_axis` to lists: for each pixel its K cells and its share in each, `[size, K]`.
+def _rows_of_cells(valid: Mask, grid: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Row of each cell int64 `[grid²]`, 0 where it has no valid pixel, and the number of rows."""
+    touches = np.asarray(pooling_axis(len(valid), grid) > 0, dtype=np.float32)
+    known = WORKSPACE.take("known", valid.shape, np.float32)
+    np.copyto(known, valid)
+    filled = (touches @ known @ touches.T).reshape(-1) > 0
+    return np.where(filled, np.cumsum(filled), 0).astype(np.int64), 1 + int(np.count_nonzero(filled))
+
+
+def _places(valid: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Row and column of the valid pixels in raster order, work arrays int64 `[N]` each."""
+    count, size = int(np.count_nonzero(valid)), valid.shape[1]
+    flat, y, x = (WORKSPACE.take(name, (count,), np.int64) for name in ("flat", "y", "x"))
+    end = 0
+    for row in range(0, len(valid), _ROWS_AT_ONCE):
+        found = np.flatnonzero(valid[row : row + _ROWS_AT_ONCE])
+        np.add(found, row * size, out=flat[end : end + len(found)])
+        end += len(found)
+    np.divmod(flat, size, out=(y, x))
+    return y, x
+
+
+@lru_cache(maxsize=8)
+def _cells_of_pixel(size: int, grid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Transpose `pooling_axis` to lists: for each pixel its K cells and its share in each, `[K, size]`.
 
     Pixels in fewer than K cells are filled up with cells in which their share is 0.
     """
-    axis = pooling_axis(size, grid).astype(np.float64)
+    axis = pooling_axis(size, grid)
     width = int((axis > 0).sum(axis=0).max())
-    cells = np.argsort(-axis, axis=0, kind="stable")[:width].T
-    return cells, np.take_along_axis(axis, cells.T, axis=0).T
+    cells = np.argsort(-axis, axis=0, kind="stable")[:width]
+    return cells, np.take_along_axis(axis, cells, axis=0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.fft import irfft2, rfft2
 
 TEMPLATE_SIZE = 64
 TEMPLATE_MARGIN = 1.1  # of the template around the largest part, in any direction
@@ -45,16 +46,12 @@ def best_match(
         angles: to try, radians.
     """
     size = template.shape[-1]
-    spectrum = np.conj(np.fft.rfft2(template))
-    best, found = -np.inf, (float(angles[0]), 0, 0)
-    for angle in angles:
-        match = np.fft.irfft2((np.fft.rfft2(draw(float(angle))) * spectrum).sum(axis=0), s=(size, size))
-        if match.max() > best:
-            best = float(match.max())
-            down, right = np.unravel_index(int(match.argmax()), match.shape)
-            rows, columns = ((int(shift) + size // 2) % size - size // 2 for shift in (down, right))
-            found = (float(angle), rows, columns)
-    return found
+    drawn = np.stack([draw(float(angle)) for angle in angles])  # [A, C, size, size]
+    spectra = rfft2(drawn) * np.conj(rfft2(template))
+    match = irfft2(spectra.sum(axis=1), s=(size, size))
+    best, down, right = np.unravel_index(int(match.argmax()), match.shape)
+    rows, columns = ((int(shift) + size // 2) % size - size // 2 for shift in (down, right))
+    return float(angles[best]), rows, columns
 
 
 def encode_template(template: npt.NDArray[np.float32]) -> str:
