@@ -291,9 +291,11 @@ def _teacher(options: dict[str, Any]) -> RgbExtractor:
     from cmdiad_runtime.errors import RunError
     from cmdiad_train.extractor_weights import stored_extractor
     from cmdiad_train.recipe import RgbExtractor
+    from cmdiad_train.shipped import weights_file
 
     weights, backbone = options["teacher_weights"], options["teacher_backbone"]
-    stored = stored_extractor(Path(weights)) if weights not in ("timm", "seeded") else None
+    file = weights_file(weights)
+    stored = None if file is None else stored_extractor(file)
     if not isinstance(stored, RgbExtractor):
         if backbone is None:
             raise RunError(
@@ -303,7 +305,8 @@ def _teacher(options: dict[str, Any]) -> RgbExtractor:
                 action="give --teacher-backbone, and for a CNN --teacher-stages",
             )
         return _image_spec(backbone, options["teacher_stages"], options["teacher_grid"], weights, (1, 2))
-    teacher = replace(stored, backbone=backbone or stored.backbone, grid=options["teacher_grid"] or stored.grid)
+    grid = options["teacher_grid"] or stored.grid
+    teacher = replace(stored, backbone=backbone or stored.backbone, grid=grid, weights=weights)
     return teacher if options["teacher_stages"] is None else replace(teacher, stages=_stages(options["teacher_stages"]))
 
 

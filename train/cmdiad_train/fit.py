@@ -46,6 +46,7 @@ from cmdiad_train.patches import (
 )
 from cmdiad_train.projection import principal_directions
 from cmdiad_train.recipe import MOST_ROWS, Recipe
+from cmdiad_train.shipped import weights_file
 from cmdiad_train.tamper import tamper
 
 Report = Callable[[str, int, int], None]
@@ -374,8 +375,8 @@ class _Fitting:
                 self._calibrate(extractor)
             directory.save_extractor(self.run, extractor, modality)
         self.provenance[modality] = {"extractor": extractor.provenance}
-        weights = self.recipe.weights(modality)
-        if weights not in ("seeded", "timm"):
+        weights = weights_file(self.recipe.weights(modality))
+        if weights is not None:
             self.provenance[modality]["weights_sha256"] = sha256_of(weights)
         return extractor
 

@@ -179,6 +179,8 @@ def pretrain_images(job: Job, spec: RgbExtractor, view: View, size: int, report:
     use = use_of(extractor, replace(spec, weights="seeded"), size) | {"training": identity}
     origin = Origin(f"contrast of places on {view} of {job.source.words}", job.licence, job.command, seed=seed)
     job.write_log(log)
-    save_weights(job.out, extractor.model.state_dict(), use, origin)
+    # In fp16: half the size, and the last bits of a weight are nothing beside what another seed changes.
+    tensors = {key: t.half() if t.is_floating_point() else t for key, t in extractor.model.state_dict().items()}
+    save_weights(job.out, tensors, use, origin)
     job.clean()
     return True
