@@ -518,7 +518,7 @@ class _Fitting:
     @torch.no_grad()
     def _banks(self, patches: list[list[Patches]]) -> list[MemoryBank]:
         if (self.run / "banks.safetensors").exists():
-            return directory.load_banks(self.run)
+            return directory.load_banks(self.run, self.recipe)
         statistics = self._shared_statistics(patches) if self.recipe.mode == "faithful" and len(patches) > 1 else None
         banks = {
             name: self._bank(name, bank_rows(each, self.recipe), statistics)

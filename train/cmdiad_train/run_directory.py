@@ -88,7 +88,7 @@ def _load_finished(path: Path, record: dict[str, Any]) -> Run:
     detector = Detector(
         recipe,
         features,
-        load_banks(path),
+        load_banks(path, recipe),
         load_hallucinated(path, recipe, features[0].grid) if recipe.hallucination != "none" else None,
         torch.tensor(fusion["score_weights"], dtype=torch.float32),
         torch.tensor(fusion["map_weights"], dtype=torch.float32),
@@ -247,15 +247,16 @@ def save_banks(path: Path, banks: dict[str, MemoryBank]) -> None:
     save_tensors(path / "banks.safetensors", tensors)
 
 
-def load_banks(path: Path) -> list[MemoryBank]:
+def load_banks(path: Path, recipe: Recipe) -> list[MemoryBank]:
     """The run's memory banks, main first."""
+    reweight = recipe.image_score == "reweighted"
     tensors = load_tensors(path / "banks.safetensors")
     return [
         MemoryBank(
             tensors[f"{name}.rows"],
             float(tensors[f"{name}.mean"]),
             float(tensors[f"{name}.std"]),
-            tensors.get(f"{name}.neighbours"),
+            tensors[f"{name}.neighbours"] if reweight else None,
         )
         for name in BANK_NAMES
         if f"{name}.rows" in tensors
