@@ -61,6 +61,7 @@ Report = Callable[[str, int, int], None]
 GOLDEN_SAMPLES = 4
 CALIBRATION_CLOUDS = 16
 QUANTISATION_SAMPLES = 4
+HELD_OUT_SAMPLES = 24
 HELD_OUT_SHARE = 5  # without a validation split every fifth training sample is held out
 
 
@@ -512,6 +513,7 @@ class _Fitting:
     def _calibrated(self, detector: Detector, patches: list[list[Patches]]) -> Detector:
         held_out, golden = self._held_out_patches(detector)
         directory.save_quantisation_inputs(self.run, self._quantisation_inputs(detector))
+        directory.save_held_out(self.run, self._held_out_inputs(detector))
         outcomes = []
         for i, sample in enumerate(held_out):
             outcomes.append(detector.score_each(sample))
@@ -534,13 +536,31 @@ class _Fitting:
         """
         samples = self.samples.train
         chosen = samples[:: max(1, len(samples) // QUANTISATION_SAMPLES)][:QUANTISATION_SAMPLES]
-        inputs = {}
+        inputs: dict[str, dict[str, Tensor]] = {}
         for i, files in enumerate(chosen):
-            sample = files.read(self.preprocessing.colour)
-            for kind, shown in (("good", sample), ("tampered", tamper(sample, self.preprocessing))):
-                tensors = self._inspection_inputs(shown, detector)
-                inputs[f"{i}-{kind}"] = dict(zip(detector.input_names, tensors, strict=True))
+            inputs |= self._good_and_tampered(str(i), files, detector)
         return inputs
+
+    def _held_out_inputs(self, detector: Detector) -> dict[str, dict[str, Tensor]]:
+        """What inspection feeds the detector of held-out samples, evenly spread, and of tampered copies of them.
+
+        Export measures on it what a faster search or a smaller bank changes.
+        """
+        inputs: dict[str, dict[str, Tensor]] = {}
+        chosen = evenly_spread(self.samples.held_out, HELD_OUT_SAMPLES)
+        for i, files in enumerate(chosen):
+            inputs |= self._good_and_tampered(f"{i:02d}", files, detector)
+            self.report("keep held-out samples", i + 1, len(chosen))
+        return inputs
+
+    def _good_and_tampered(self, name: str, files: SampleFiles, detector: Detector) -> dict[str, dict[str, Tensor]]:
+        """Network inputs of a sample and of its tampered copy, as `NAME-good` and `NAME-tampered`."""
+        sample = files.read(self.preprocessing.colour)
+        shown = {"good": sample, "tampered": tamper(sample, self.preprocessing)}
+        return {
+            f"{name}-{kind}": dict(zip(detector.input_names, self._inspection_inputs(each, detector), strict=True))
+            for kind, each in shown.items()
+        }
 
     def _held_out_patches(self, detector: Detector) -> tuple[list[list[Patches]], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""
@@ -568,6 +588,12 @@ class _Fitting:
             names = [*self.recipe.mains, "fusion"][: values.shape[1]]
             lambdas = np.array([PUBLISHED_LAMBDAS[name] for name in names])
         return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
+
+
+def evenly_spread(samples: Sequence[SampleFiles], count: int) -> list[SampleFiles]:
+    """`count` of the samples at equal steps, the first one included; all where there are no more."""
+    count = min(count, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recipe) -> Pair:
