@@ -13,7 +13,7 @@ from cmdiad_runtime.command_line import run_command
 
 if TYPE_CHECKING:
     from cmdiad_export.precision import Precision
-    from cmdiad_export.search_budget import SearchMode
+    from cmdiad_export.search_choice import SearchMode
 
 HELP = """Export a trained RUN (the newest under ./runs if none is named) to a bundle.
 
@@ -63,15 +63,15 @@ class _ExportOrBuild(click.Command):
 )
 @click.option(
     "--search",
-    type=click.Choice(["auto", "whole", "loop"]),
-    default="auto",
+    type=click.Choice(["exact", "fast"]),
+    default="exact",
     show_default=True,
-    help="Search the bank as a whole or in a loop; auto loops where the whole does not fit --search-mb.",
+    help="fast: over principal components of the bank, where that keeps scores and verdicts of held-out samples.",
 )
 @click.option(
     "--search-mb",
-    type=click.IntRange(min=1),
-    help="Scratch memory on the device that the search may take, in MB.  [default: 512]",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Scratch memory that the search may take, in MB; beyond it the bank is searched in a loop.  [default: 512]",
 )
 @click.option("--target", type=click.Choice(["onnx", "rtx", "tensorrt", "auto"]), default="onnx", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/RUN-PRECISION.cmdiad]")
@@ -79,15 +79,13 @@ def cli(
     run: Path | None,
     precision: Precision,
     search: SearchMode,
-    search_mb: int | None,
+    search_mb: float | None,
     target: str,
     out: Path | None,
 ) -> None:
     """See HELP."""
     from cmdiad_runtime.newest import newest_run
 
-    if search == "whole" and search_mb is not None:
-        raise click.UsageError("--search-mb is a budget for --search auto and loop; whole heeds none")
     rtx = _wants_rtx(target)
     if run is None:
         run = newest_run(Path("runs"))
@@ -97,9 +95,12 @@ def cli(
         out.parent.mkdir(exist_ok=True)
 
     from cmdiad_export.bundle_writer import write_bundle
+    from cmdiad_export.search_choice import choose_candidates
     from cmdiad_train.run_directory import load_run
 
-    write_bundle(load_run(run), out, precision=precision, rtx=rtx, say=_say, search=search, search_megabytes=search_mb)
+    loaded = load_run(run)
+    choice = choose_candidates(loaded, search, _say)
+    write_bundle(loaded, out, precision=precision, rtx=rtx, say=_say, search=choice, search_megabytes=search_mb)
     click.echo(f"bundle: {out}")
 
 
