@@ -47,6 +47,7 @@ def write_bundle(
     say: Say,
     search: SearchChoice | None = None,
     search_megabytes: float | None = None,
+    plan: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Export a run into the new folder `out` and return its manifest.
 
@@ -58,6 +59,7 @@ def write_bundle(
         say: told what is going on, a line at a time.
         search: how candidates are found (`choose_candidates`); None chooses and measures an exact search.
         search_megabytes: budget for the search's scratch memory; see `choose_search`.
+        plan: the record of the plan that this graph was chosen from.
 
     Raises:
         CertificateError: the graph drifts from the trained detector by more than its tolerance; where it drifts.
@@ -90,6 +92,8 @@ def write_bundle(
             "machine": platform.machine(),
         }
         manifest = _manifest(run, folder, out.name, graph, certificate, engines)
+        if plan is not None:
+            manifest["plan"] = plan
         write_manifest(folder, manifest)
     return manifest
 

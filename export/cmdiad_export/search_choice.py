@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -132,19 +132,32 @@ def choose_candidates(run: Run, mode: SearchMode, say: Callable[[str], None]) ->
 @torch.no_grad()
 def choose_on(run: Run, held_out: HeldOut, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
     """The same for samples at hand."""
+    return _choose(_Bench(run, held_out), mode, say)
+
+
+@torch.no_grad()
+def choose_both(run: Run, held_out: HeldOut, say: Callable[[str], None]) -> list[SearchChoice]:
+    """The exact search, and the fast one where there is one."""
     bench = _Bench(run, held_out)
+    exact, fast = (_choose(bench, mode, say) for mode in get_args(SearchMode))
+    return [exact, fast] if fast.fast else [exact]
+
+
+def _choose(bench: _Bench, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
     tried: list[Measured] = []
-    if mode == "fast":
-        for setting in settings(run.detector.searches):
-            tried.append(bench.fast(setting))
-            if tried[-1].passed:
-                break
-    passed = tried.pop() if tried and tried[-1].passed else None
+    plans = settings(bench.detector.searches) if mode == "fast" else []
+    passed = None
+    for plan in plans:
+        measured = bench.fast(plan)
+        if measured.passed:
+            passed = measured
+            break
+        tried.append(measured)
     if mode == "fast" and passed is None:
         say(f"no fast search is within tolerance ({len(tried)} tried): the search stays exact")
-    bad = int(held_out.tampered.sum())
-    chosen = passed or bench.exact()
-    choice = SearchChoice(mode, chosen, bench.tolerance, len(held_out.tampered) - bad, bad, tuple(tried))
+    tampered = bench.held_out.tampered
+    bad = int(tampered.sum())
+    choice = SearchChoice(mode, passed or bench.exact(), bench.tolerance, len(tampered) - bad, bad, tuple(tried))
     say(str(choice))
     return choice
 

@@ -37,7 +37,7 @@ from cmdiad_train.distillation import Pair, distil, new_network, write_log
 from cmdiad_train.evaluate import evaluate
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.feature_cache import FeatureCache, Stored
-from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights, standardised_weights
+from cmdiad_train.fusion import fusion_weights
 from cmdiad_train.loss_plot import plot_losses
 from cmdiad_train.memory_bank import MemoryBank
 from cmdiad_train.patches import (
@@ -520,8 +520,8 @@ class _Fitting:
             self.report("calibrate threshold", i + 1, len(held_out))
         by_sample = [list(each) for each in zip(*patches, strict=True)]
         fitted_on = [detector.score_each(p) for p in by_sample] if self.recipe.fusion == "ocsvm" else outcomes
-        detector.score_weights = self._fusion_weights(torch.stack([s for s, _ in fitted_on]))
-        detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
+        detector.score_weights = fusion_weights(torch.stack([s for s, _ in fitted_on]), self.recipe)
+        detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), self.recipe)
         fused = [detector.fuse(*outcome) for outcome in outcomes]
         scores, peaks = [float(s) for s, _ in fused], [float(m.max()) for _, m in fused]
         calibration = calibrate(scores, peaks, self.recipe.false_reject_rate)
@@ -575,19 +575,6 @@ class _Fitting:
                 golden[f"{i}-tampered"] = dict(zip(detector.input_names, tampered, strict=True))
             self.report("extract held-out features", i + 1, len(self.samples.held_out))
         return patches, golden
-
-    def _fusion_weights(self, columns: Tensor) -> Tensor:
-        """Weights float32 `[banks]` fitted on unfused scores or map values `[n, banks]` of good samples."""
-        if columns.shape[1] == 1:
-            return torch.ones(1)
-        values = columns.double().numpy()
-        if self.recipe.fusion == "standardised":
-            return torch.from_numpy(standardised_weights(values)).float()
-        lambdas = np.ones(values.shape[1])
-        if self.recipe.mode == "faithful":
-            names = [*self.recipe.mains, "fusion"][: values.shape[1]]
-            lambdas = np.array([PUBLISHED_LAMBDAS[name] for name in names])
-        return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
 
 
 def evenly_spread(samples: Sequence[SampleFiles], count: int) -> list[SampleFiles]:
