@@ -21,9 +21,8 @@ CATEGORY = "gear"
 MODALITIES = ("rgb", "xyz")
 HALLUCINATIONS = ("none", "f2f")
 LATENCY_SECONDS = "6"
-# The demo shall take minutes: half as many patches as usual, and a tenth of them in its banks. It looks at points: random
-# weights see more in them than in an image of normals.
-SMALL = ("--size", "224", "--rgb-grid", "28", "--coreset", "0.1", "--xyz", "point_mae")
+# The demo shall take minutes: half as many patches as usual, and a tenth of them in its banks.
+SMALL = ("--size", "224", "--rgb-grid", "28", "--coreset", "0.1")
 EXTRACTORS_SAID = (
     "The demo's extractors are small networks with random, seeded weights: nothing was pre-trained or downloaded. "
     "They show the whole path at work; for real parts train with real weights (README)."

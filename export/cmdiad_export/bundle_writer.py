@@ -16,7 +16,8 @@ import torch
 from cmdiad_export.graph import OPSET, export_graph
 from cmdiad_export.precision import Precision, to_precision
 from cmdiad_export.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
-from cmdiad_export.search_budget import SearchBudget, SearchMode, bank_sizes, choose_search
+from cmdiad_export.search_budget import SearchBudget, bank_sizes, choose_search
+from cmdiad_export.search_choice import SearchChoice, choose_candidates
 from cmdiad_runtime.building import OPTIONAL, ahead_of_time, build_engine
 from cmdiad_runtime.built_engines import profiles_of
 from cmdiad_runtime.bundle import Tolerance, write_manifest
@@ -25,6 +26,7 @@ from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.files import atomic_directory, sha256_of
 from cmdiad_train.run_directory import Run, load_quantisation_inputs
+from cmdiad_train.search import SearchPlan
 
 Say = Callable[[str], None]
 _REMEDIES = {
@@ -44,8 +46,9 @@ def write_bundle(
     precision: Precision,
     rtx: bool,
     say: Say,
-    search: SearchMode = "auto",
-    search_megabytes: int | None = None,
+    search: SearchChoice | None = None,
+    search_megabytes: float | None = None,
+    plan: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Export a run into the new folder `out` and return its manifest.
 
@@ -55,8 +58,9 @@ def write_bundle(
         precision: of the graph. What fails its certificate gets more fp32 islands until it passes.
         rtx: also build a TensorRT-RTX engine ahead of time.
         say: told what is going on, a line at a time.
-        search: how the banks are searched; see `choose_search`.
-        search_megabytes: budget for the search's scratch memory.
+        search: how candidates are found (`choose_candidates`); None chooses and measures an exact search.
+        search_megabytes: budget for the search's scratch memory; see `choose_search`.
+        plan: the record of the plan that this graph was chosen from.
 
     Raises:
         CertificateError: the graph drifts from the trained detector by more than its tolerance; where it drifts.
@@ -66,18 +70,31 @@ def write_bundle(
     with atomic_directory(out) as folder:
         golden = _golden_set(run)
         write_golden(folder / "golden.npz", golden)
-        exported = _Export(run, folder, golden, say)
-        budget = exported.plan_search(precision, search, search_megabytes)
+        search = search or choose_candidates(run, "exact", say)
+        _require_found(run, search)
+        exported = _Export(run, folder, golden, search, say)
+        budget = exported.plan_search(precision, search_megabytes)
         comparisons = [exported.single()]
         widened: dict[str, Any] = {"opset": OPSET, "fp32_islands": []}
         if precision != "fp32":
             reduced = reduce_precision(exported.graphs(precision), lambda: exported.compare(precision), say)
-            _require_passed(run, reduced.comparison, reduced.refusal)
+            exported.require_passed(reduced.comparison, reduced.refusal)
             comparisons.append(reduced.comparison)
             widened = {"opset": reduced.opset, "fp32_islands": reduced.islands, "widened": reduced.widened}
         engines = [_build_rtx(run, folder, precision, golden, say)] if rtx else []
         graph = {"precision": precision, **widened, "search": budget.to_json()}
-        manifest = _manifest(run, folder, out.name, graph, comparisons, len(golden), engines)
+        certificate = {
+            "reference": f"torch {version('torch')}, fp32, CPU",
+            "samples": len(golden),
+            "golden": "held-out good samples, and a tampered copy of each",
+            "tolerances": {c.precision: asdict(exported.tolerance(c.precision)) for c in comparisons},
+            "comparisons": [c.to_json() for c in comparisons],
+            "search": search.to_json(),
+            "machine": platform.machine(),
+        }
+        manifest = _manifest(run, folder, out.name, graph, certificate, engines)
+        if plan is not None:
+            manifest["plan"] = plan
         write_manifest(folder, manifest)
     return manifest
 
@@ -85,19 +102,21 @@ def write_bundle(
 class _Export:
     """One export: the detector to write, and what its graphs are held against."""
 
-    def __init__(self, run: Run, folder: Path, golden: list[GoldenSample], say: Say) -> None:
-        self.run, self.golden, self.say = run, golden, say
+    def __init__(self, run: Run, folder: Path, golden: list[GoldenSample], search: SearchChoice, say: Say) -> None:
+        self.run, self.golden, self.search, self.say = run, golden, search, say
         self.graph = folder / "graph.onnx"
         self.detector = run.detector
         # A tampered sample: should the graph drift, it shows there what good ones do not, clipping above all.
         self.inputs = {key: torch.from_numpy(value) for key, value in golden[-1].inputs.items()}
 
-    def plan_search(self, precision: Precision, mode: SearchMode, megabytes: int | None) -> SearchBudget:
-        """Choose how the banks are searched."""
-        budget = choose_search(bank_sizes(self.detector, self.inputs, precision), mode, megabytes)
-        if budget.plan.chunk is not None:
+    def plan_search(self, precision: Precision, megabytes: float | None) -> SearchBudget:
+        """Choose between the whole product and a loop, and let the detector search by that plan."""
+        sizes = bank_sizes(self.detector, self.inputs, precision)
+        budget = choose_search(sizes, self.search.chosen.plan, megabytes)
+        if budget.plan != SearchPlan():
             self.detector = copy.deepcopy(self.detector)
             self.detector.plan_search(budget.plan)
+        if budget.plan.chunk is not None:
             self.say(
                 f"search in a loop over {budget.plan.chunk} rows of the bank at a time: about {budget.bytes / 1e6:.0f} "
                 f"MB of scratch memory instead of {budget.whole_bytes / 1e6:.0f}"
@@ -108,7 +127,7 @@ class _Export:
         """Write the fp32 graph, which every reduced one is a form of, and require that it passes."""
         export_graph(to_precision(self.detector, "fp32"), self.inputs, self.graph)
         comparison = self.compare("fp32")
-        _require_passed(self.run, comparison, "")
+        self.require_passed(comparison, "")
         return comparison
 
     def graphs(self, precision: Precision) -> Graphs:
@@ -125,7 +144,7 @@ class _Export:
     def compare(self, precision: Precision) -> Comparison:
         """Hold the graph that was written last against the trained detector."""
         engine = open_engine(self.graph)
-        comparison = compare(engine, precision, self.golden, self.run.calibration, _tolerance(self.run, precision))
+        comparison = compare(engine, precision, self.golden, self.run.calibration, self.tolerance(precision))
         engine.close()
         self.say(
             f"{precision} graph, {self.graph.stat().st_size / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
@@ -133,6 +152,26 @@ class _Export:
             f"the threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
         )
         return comparison
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """What a graph of this precision must keep."""
+        published = self.run.recipe.mode == "faithful"
+        return tolerance_for(precision, published_blur=published, fast_search=self.search.fast)
+
+    def require_passed(self, comparison: Comparison, where: str) -> None:
+        """Refuse a graph that has drifted; `where` tells what else was tried."""
+        if comparison.passed:
+            return
+        tolerance = self.tolerance(comparison.precision)
+        drift = f", with every fp32 island tried: {where}" if where else ""
+        raise CertificateError(
+            self.run.path,
+            found=f"an {comparison.precision} graph {comparison.score_max_share:.2%} off in score, "
+            f"{comparison.map_max_share:.2%} in map, {comparison.label_flips} label flips, "
+            f"{comparison.not_finite} values not finite{drift}",
+            expected=f"at most {tolerance.score:.2%}, {tolerance.map:.2%}, 0, 0",
+            action=_REMEDIES[comparison.precision],
+        )
 
 
 @torch.no_grad()
@@ -146,22 +185,14 @@ def _golden_set(run: Run) -> list[GoldenSample]:
     return golden
 
 
-def _tolerance(run: Run, precision: str) -> Tolerance:
-    return tolerance_for(precision, published_blur=run.recipe.mode == "faithful")
-
-
-def _require_passed(run: Run, comparison: Comparison, where: str) -> None:
-    if comparison.passed:
+def _require_found(run: Run, search: SearchChoice) -> None:
+    if search.chosen.passed:
         return
-    tolerance = _tolerance(run, comparison.precision)
-    drift = f", with every fp32 island tried: {where}" if where else ""
     raise CertificateError(
         run.path,
-        found=f"an {comparison.precision} graph {comparison.score_max_share:.2%} off in score, "
-        f"{comparison.map_max_share:.2%} in map, {comparison.label_flips} label flips, "
-        f"{comparison.not_finite} values not finite{drift}",
-        expected=f"at most {tolerance.score:.2%}, {tolerance.map:.2%}, 0, 0",
-        action=_REMEDIES[comparison.precision],
+        found=f"an {search}",
+        expected=f"at most {search.tolerance.score:.2%} in score, {search.tolerance.auroc} in AUROC, no flip",
+        action="report this with the run's run.json",
     )
 
 
@@ -191,8 +222,7 @@ def _manifest(
     folder: Path,
     name: str,
     graph: dict[str, Any],
-    comparisons: list[Comparison],
-    samples: int,
+    certificate: dict[str, Any],
     engines: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
@@ -207,14 +237,7 @@ def _manifest(
             **graph,
         },
         "calibration": asdict(run.calibration),
-        "certificate": {
-            "reference": f"torch {version('torch')}, fp32, CPU",
-            "samples": samples,
-            "golden": "held-out good samples, and a tampered copy of each",
-            "tolerances": {c.precision: asdict(_tolerance(run, c.precision)) for c in comparisons},
-            "comparisons": [c.to_json() for c in comparisons],
-            "machine": platform.machine(),
-        },
+        "certificate": certificate,
         "provenance": run.record["provenance"]
         | {"data": {k: run.record["data"][k] for k in ("category",)}, "seed": run.record["seed"]},
         "versions": run.record["versions"] | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cmdiad_export.build_cli import build
 from cmdiad_runtime.command_line import run_command
 
 if TYPE_CHECKING:
     from cmdiad_export.precision import Precision
-    from cmdiad_export.search_budget import SearchMode
+    from cmdiad_export.search_choice import SearchMode
 
 HELP = """Export a trained RUN (the newest under ./runs if none is named) to a bundle.
 
@@ -63,44 +64,112 @@ class _ExportOrBuild(click.Command):
 )
 @click.option(
     "--search",
-    type=click.Choice(["auto", "whole", "loop"]),
-    default="auto",
+    type=click.Choice(["exact", "fast"]),
+    default="exact",
     show_default=True,
-    help="Search the bank as a whole or in a loop; auto loops where the whole does not fit --search-mb.",
+    help="fast: over principal components of the bank, where that keeps scores and verdicts of held-out samples.",
 )
 @click.option(
     "--search-mb",
-    type=click.IntRange(min=1),
-    help="Scratch memory on the device that the search may take, in MB.  [default: 512]",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Scratch memory that the search may take, in MB; beyond it the bank is searched in a loop.  [default: 512]",
+)
+@click.option(
+    "--plan",
+    is_flag=True,
+    help="Write no bundle; measure banks, searches and precisions into plan.json and plan.png, in RUN or --out.",
+)
+@click.option(
+    "--budget-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Plan, and write the best bundle whose graph runs in so many milliseconds here.",
+)
+@click.option(
+    "--budget-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Plan, and write the best bundle whose graph runs in so much memory (10⁶ bytes).",
 )
 @click.option("--target", type=click.Choice(["onnx", "rtx", "tensorrt", "auto"]), default="onnx", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/RUN-PRECISION.cmdiad]")
+@click.pass_context
 def cli(
+    context: click.Context,
     run: Path | None,
     precision: Precision,
     search: SearchMode,
-    search_mb: int | None,
+    search_mb: float | None,
+    plan: bool,
+    budget_ms: float | None,
+    budget_mb: float | None,
     target: str,
     out: Path | None,
 ) -> None:
     """See HELP."""
     from cmdiad_runtime.newest import newest_run
 
-    if search == "whole" and search_mb is not None:
-        raise click.UsageError("--search-mb is a budget for --search auto and loop; whole heeds none")
+    budgeted = budget_ms is not None or budget_mb is not None
+    _check_plan_options(context, plan, budgeted)
     rtx = _wants_rtx(target, precision)
     if run is None:
         run = newest_run(Path("runs"))
         _say(f"run: {run} (the newest)")
+    if plan:
+        _plan(run, out or run, search_mb)
+        return
     if out is None:
-        out = Path("bundles") / f"{run.resolve().name}-{precision}.cmdiad"
+        out = Path("bundles") / f"{run.resolve().name}-{'budget' if budgeted else precision}.cmdiad"
         out.parent.mkdir(exist_ok=True)
+    if budgeted:
+        _export_within(run, out, budget_ms, budget_mb, rtx, search_mb)
+    else:
+        _export(run, out, precision, search, rtx, search_mb)
+    click.echo(f"bundle: {out}")
 
+
+def _export(run: Path, out: Path, precision: Precision, search: SearchMode, rtx: bool, search_mb: float | None) -> None:
     from cmdiad_export.bundle_writer import write_bundle
+    from cmdiad_export.search_choice import choose_candidates
     from cmdiad_train.run_directory import load_run
 
-    write_bundle(load_run(run), out, precision=precision, rtx=rtx, say=_say, search=search, search_megabytes=search_mb)
-    click.echo(f"bundle: {out}")
+    loaded = load_run(run)
+    choice = choose_candidates(loaded, search, _say)
+    write_bundle(loaded, out, precision=precision, rtx=rtx, say=_say, search=choice, search_megabytes=search_mb)
+
+
+def _plan(run: Path, folder: Path, search_mb: float | None) -> None:
+    from cmdiad_export.plan_report import table, write_plan
+    from cmdiad_export.planner import make_plan
+    from cmdiad_train.run_directory import load_run
+
+    loaded = load_run(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = make_plan(loaded, _say, search_megabytes=search_mb).plan
+    write_plan(folder, made)
+    click.echo(table(made))
+    click.echo(f"\nplan: {folder / 'plan.json'}, {folder / 'plan.png'}")
+
+
+def _export_within(
+    run: Path, out: Path, milliseconds: float | None, megabytes: float | None, rtx: bool, search_mb: float | None
+) -> None:
+    from cmdiad_export.plan import Budget
+    from cmdiad_export.plan_report import table
+    from cmdiad_export.planner import make_plan, write_within
+    from cmdiad_train.run_directory import load_run
+
+    planned = make_plan(load_run(run), _say, search_megabytes=search_mb)
+    _say(table(planned.plan))
+    budget = Budget(milliseconds, megabytes)
+    write_within(planned, budget, out, rtx=rtx, say=_say, search_megabytes=search_mb)
+
+
+def _check_plan_options(context: click.Context, plan: bool, budgeted: bool) -> None:
+    if plan and budgeted:
+        raise click.UsageError("a budget makes its own plan: give --plan or --budget-ms and --budget-mb")
+    fixed = {"precision": "--engine", "search": "--search"} | ({"target": "--target"} if plan else {})
+    given = [name for key, name in fixed.items() if context.get_parameter_source(key) is ParameterSource.COMMANDLINE]
+    if given and (plan or budgeted):
+        raise click.UsageError(f"{' and '.join(given)}: a plan tries them all")
 
 
 def main() -> None:

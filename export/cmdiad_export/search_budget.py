@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,8 @@ from cmdiad_runtime.errors import EngineError
 from cmdiad_train.detector import Detector
 from cmdiad_train.search import SearchPlan
 
-SearchMode = Literal["auto", "whole", "loop"]
-
 DEFAULT_MEGABYTES = 512
-"""What `auto` may use where no budget is stated: a graphics card has that to spare, a Jetson has not."""
+"""What a search may use where no budget is stated: a graphics card has that to spare, a Jetson has not."""
 SMALLEST_CHUNK = 256
 """Fewer rows at a time would keep no GPU busy."""
 KEY_BYTES = 4
@@ -62,13 +60,13 @@ class SearchBudget:
         plan: for every bank.
         bytes: of scratch memory, of the largest search.
         whole_bytes: what the whole product would take.
-        budget_bytes: what was stated; None where none was asked for.
+        budget_bytes: what was stated, or the default.
     """
 
     plan: SearchPlan
     bytes: int
     whole_bytes: int
-    budget_bytes: int | None
+    budget_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """The record in a bundle's manifest."""
@@ -98,35 +96,32 @@ def _most_queries(rows: Tensor, cells: Tensor, cloud: bool) -> int:
     return max(len(rows), len(cells) + 1) if cloud else len(rows)
 
 
-def choose_search(sizes: list[BankSize], mode: SearchMode, megabytes: int | None) -> SearchBudget:
-    """The plan for banks of these sizes.
+def choose_search(sizes: list[BankSize], found_by: SearchPlan, megabytes: float | None) -> SearchBudget:
+    """The plan for banks of these sizes: whole where that fits, else in a loop.
 
     Args:
         sizes: of each bank.
-        mode: "whole", "loop" (the largest chunk within the budget), or "auto": whole where it fits.
-        megabytes: budget for scratch memory, of 10⁶ bytes; DEFAULT_MEGABYTES where None. "whole" heeds none.
+        found_by: how candidates are found.
+        megabytes: budget for scratch memory, of 10⁶ bytes; DEFAULT_MEGABYTES where None.
 
     Raises:
         EngineError: not even the smallest chunk fits.
     """
-    budget = 1_000_000 * (DEFAULT_MEGABYTES if megabytes is None else megabytes)
-    whole = max(size.scratch(SearchPlan()) for size in sizes)
-    if mode == "whole":
-        return SearchBudget(SearchPlan(), whole, whole, None)
-    if mode == "auto" and whole <= budget:
-        return SearchBudget(SearchPlan(), whole, whole, budget)
-    chunk = _largest_chunk(sizes, budget)
-    plan = SearchPlan(chunk=chunk)
+    budget = int(1_000_000 * (DEFAULT_MEGABYTES if megabytes is None else megabytes))
+    whole = max(size.scratch(found_by) for size in sizes)
+    if whole <= budget:
+        return SearchBudget(found_by, whole, whole, budget)
+    plan = replace(found_by, chunk=_largest_chunk(sizes, found_by, budget))
     return SearchBudget(plan, max(size.scratch(plan) for size in sizes), whole, budget)
 
 
-def _largest_chunk(sizes: list[BankSize], budget: int) -> int:
+def _largest_chunk(sizes: list[BankSize], plan: SearchPlan, budget: int) -> int:
     """Rows at a time: as many as fit, in steps of SMALLEST_CHUNK, but no more than half of the largest bank."""
-    half = max(SearchPlan().candidates, max(size.rows for size in sizes) // 2)
+    half = max(plan.candidates, max(size.rows for size in sizes) // 2)
     least = min(SMALLEST_CHUNK, half)
-    fitting = min((budget - size.scratch(SearchPlan(chunk=0))) // (size.queries * KEY_BYTES) for size in sizes)
+    fitting = min((budget - size.scratch(replace(plan, chunk=0))) // (size.queries * KEY_BYTES) for size in sizes)
     if fitting < least:
-        needed = max(size.scratch(SearchPlan(chunk=least)) for size in sizes)
+        needed = max(size.scratch(replace(plan, chunk=least)) for size in sizes)
         raise EngineError(
             "--search-mb",
             found=f"{budget / 1e6:.0f}",

@@ -25,6 +25,7 @@ MANIFEST_LIMIT = 4 << 20  # bytes
 FILES_LIMIT = 256
 FILE_LIMIT = 4 << 30  # bytes
 TOTAL_LIMIT = 16 << 30  # bytes
+SEARCH_FIGURES = ("recall", "distance_max_error", "score_max_share", "map_max_share", "auroc_change", "label_flips")
 PREPROCESSING_LIMITS = {"size": 4096, "pad_multiple": 4096, "groups": 1 << 14, "group_size": 1 << 12, "grid": 256}
 
 
@@ -138,6 +139,7 @@ class Bundle:
                 manifest=manifest,
             )
             _check_numbers(bundle)
+            _check_search(bundle)
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise _damaged(folder / MANIFEST, f"a missing or unknown field ({error})") from error
         return bundle
@@ -285,6 +287,20 @@ def _check_numbers(bundle: Bundle) -> None:
     for value in (calibration.score_threshold, calibration.map_threshold, tolerance.score, tolerance.map):
         if not math.isfinite(value):
             raise _damaged(bundle.path / MANIFEST, f"a threshold or tolerance of {value}")
+
+
+def _check_search(bundle: Bundle) -> None:
+    """What the certificate says of the search, in bundles that carry it: measured, within its tolerance, and finite."""
+    search = bundle.manifest["certificate"].get("search")
+    if search is None:
+        return
+    chosen, tolerance = search["chosen"], search["tolerance"]
+    figures = {name: chosen[name] for name in SEARCH_FIGURES} | {f"tolerance of {k}": v for k, v in tolerance.items()}
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise _damaged(bundle.path / MANIFEST, f"a certificate of the search with {name} {value!r:.40}")
+    if chosen["passed"] is not True:
+        raise _damaged(bundle.path / MANIFEST, "a certificate of a search beyond its tolerance")
 
 
 def _too_large(path: Path, found: str, expected: str) -> BundleError:

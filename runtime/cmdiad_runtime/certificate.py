@@ -57,12 +57,38 @@ TOLERANCES = {
 PUBLISHED_BLUR_LEVEL = 3e-2
 
 
-def tolerance_for(precision: str, *, published_blur: bool) -> Tolerance:
-    """The tolerance that a graph of this precision must keep."""
+@dataclass(frozen=True)
+class SearchTolerance:
+    """How far a fast search may move results from those of an exact one, on held-out samples. No verdict may change.
+
+    Attributes:
+        score: largest change of a score, as a share of the score threshold.
+        map: largest change of a map value, as a share of the map threshold.
+        auroc: largest change of the AUROC of good samples against tampered ones.
+    """
+
+    score: float
+    map: float
+    auroc: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The tolerance as JSON-ready values."""
+        return asdict(self)
+
+
+def search_tolerance(*, published_blur: bool) -> SearchTolerance:
+    """The tolerance of a search. A map is the extreme of thousands of values, so it may move by twice as much."""
+    return SearchTolerance(score=5e-3, map=1e-2 + PUBLISHED_BLUR_LEVEL * published_blur, auroc=2e-3)
+
+
+def tolerance_for(precision: str, *, published_blur: bool, fast_search: bool = False) -> Tolerance:
+    """The tolerance that a graph of this precision must keep; what a fast search may move comes on top."""
     tolerance = TOLERANCES[precision]
-    if not published_blur:
-        return tolerance
-    return Tolerance(score=tolerance.score, map=tolerance.map + PUBLISHED_BLUR_LEVEL)
+    added = search_tolerance(published_blur=False)
+    return Tolerance(
+        score=tolerance.score + added.score * fast_search,
+        map=tolerance.map + PUBLISHED_BLUR_LEVEL * published_blur + added.map * fast_search,
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from cmdiad_export import bundle_writer, reduction
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
 from cmdiad_export.precision import to_precision
+from cmdiad_export.search_budget import bank_sizes
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import read_golden
 from cmdiad_runtime.errors import CertificateError, OutputError
@@ -23,6 +24,7 @@ from cmdiad_runtime.files import sha256_of
 from cmdiad_runtime.fingerprint import EngineFingerprint
 from cmdiad_runtime.inspector import Inspector
 from cmdiad_train.run_directory import load_run
+from cmdiad_train.search import SearchPlan
 from helpers import silent
 
 Cached = Callable[..., Path]
@@ -79,6 +81,8 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert manifest["graph"]["widened"] == []
     assert manifest["graph"]["search"]["plan"] == {"candidates": 4, "width": None, "chunk": None}
     assert manifest["graph"]["search"]["budget_bytes"] == 512_000_000
+    assert manifest["certificate"]["search"]["chosen"]["recall"] == 1
+    assert manifest["certificate"]["search"]["chosen"]["plan"] == {"candidates": 4, "width": None}
     assert manifest["graph"]["banks"] == [list(search.rows.shape) for search in run.detector.searches]
     assert manifest["recipe"]["hallucination"] == "f2f"
     assert manifest["provenance"]["data"] == {"category": "gear"}
@@ -106,14 +110,17 @@ def test_every_widening_is_recorded_with_what_made_it_necessary(exported: Cached
 def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path) -> None:
     run, out = load_run(trained("rgb")), tmp_path / "b.cmdiad"
     said: list[str] = []
-    manifest = write_bundle(run, out, precision="fp32", rtx=False, say=said.append, search="loop")
+    (size,) = bank_sizes(run.detector, next(iter(run.golden.values())), "fp32")
+    budget = (size.scratch(SearchPlan()) - 1) / 1e6
+    manifest = write_bundle(run, out, precision="fp32", rtx=False, say=said.append, search_megabytes=budget)
     graph = onnx.load(out / "graph.onnx").graph
     (loop,) = [node for node in graph.node if node.op_type == "Loop"]
     assert loop.name.startswith("scorers.0.search/")
     assert not any(node.op_type == "Scan" for node in graph.node)
     assert manifest["graph"]["search"]["plan"]["chunk"] == len(run.detector.searches[0].rows) // 2
     assert manifest["certificate"]["comparisons"][0]["passed"]
-    assert said[0].startswith("search in a loop over ")
+    assert said[0].startswith("exact search, ")
+    assert said[1].startswith("search in a loop over ")
     content = (out / "graph.onnx").read_bytes()
     assert b".py" not in content
 

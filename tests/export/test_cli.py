@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmdiad_export import bundle_writer
+from cmdiad_export import bundle_writer, search_choice
 from cmdiad_export.cli import cli
 from cmdiad_runtime.bundle import Bundle
 from helpers import assert_refused, command, flip_byte, python, truncate
@@ -155,21 +155,31 @@ def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
     assert "Usage:" in ended.err
 
 
-def test_a_budget_for_the_whole_search_is_refused(run: Path) -> None:
-    ended = command(cli, run, "--search", "whole", "--search-mb", "64")
-    assert ended.code == 2
-    assert "whole heeds none" in ended.err
-
-
 def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, object]] = []
     monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_, say, **options: told.append(options))
-    assert command(cli, run, "--engine", "int8", "--search", "loop", "--search-mb", "64").code == 0
+    monkeypatch.setattr(search_choice, "choose_candidates", lambda run, mode, say: f"{mode} search of {run.path.name}")
+    assert command(cli, run, "--engine", "int8", "--search", "fast", "--search-mb", "64").code == 0
     assert command(cli, run).code == 0
     assert told == [
-        {"precision": "int8", "rtx": False, "search": "loop", "search_megabytes": 64},
-        {"precision": "fp32", "rtx": False, "search": "auto", "search_megabytes": None},
+        {"precision": "int8", "rtx": False, "search": f"fast search of {run.name}", "search_megabytes": 64},
+        {"precision": "fp32", "rtx": False, "search": f"exact search of {run.name}", "search_megabytes": None},
     ]
+
+
+def test_fast_search(run: Path) -> None:
+    ended = command(cli, run, "--search", "fast")
+    assert ended.code == 0, ended.err
+    assert "against brute force in float64 on 3 good and 3 tampered samples" in ended.err
+    manifest = Bundle.open("bundles/gear-rgb-none-fp32.cmdiad").manifest
+    assert manifest["certificate"]["search"]["asked"] == "fast"
+
+
+def test_run_without_held_out_samples(run: Path) -> None:
+    (run / "held_out.safetensors").unlink()
+    assert_refused(command(cli, run, "--search", "fast"), 7, run / "held_out.safetensors", "train again")
+    assert list(Path("bundles").iterdir()) == []
+    assert command(cli, run).code == 0
 
 
 def test_a_search_that_cannot_fit_is_refused(run: Path) -> None:

@@ -16,15 +16,20 @@ import pytest
 import torch
 from torch import nn
 
+from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.graph import export_graph
+from cmdiad_export.precision import Precision
 from cmdiad_export.search_budget import BankSize
+from cmdiad_export.search_choice import choose_candidates
 from cmdiad_runtime.building import build_engine
 from cmdiad_runtime.built_engines import profiles_of
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import read_golden
 from cmdiad_runtime.fingerprint import EngineFingerprint
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
+from cmdiad_train.run_directory import load_run
 from cmdiad_train.search import BankSearch, SearchPlan
+from helpers import silent
 
 Cached = Callable[..., Path]
 MB = 1_000_000
@@ -111,7 +116,7 @@ def search_scratch(folder: Path, half: bool, plan: SearchPlan) -> int:
     noise = torch.randn(21_024, 64, generator=torch.Generator().manual_seed(0))
     search = BankSearch(noise[:20_000], plan)
     search = (search.to_half() if half else search).eval()
-    graph = folder / f"{plan.chunk}.onnx"
+    graph = folder / f"{plan.width}-{plan.chunk}.onnx"
     export_graph(_Alone(search), {"queries": noise[20_000:]}, graph)  # type: ignore[arg-type]
     built = build_engine(
         graph,
@@ -130,3 +135,21 @@ def test_a_loop_saves_the_scratch_that_it_promises(tmp_path: Path, half: bool) -
     for plan in (SearchPlan(), SearchPlan(chunk=2048)):
         scratch = search_scratch(tmp_path, half, plan)
         assert size.scratch(plan) / 2 <= scratch <= size.scratch(plan), (plan, scratch / MB)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_fast_search_builds_and_keeps_its_estimate(tmp_path: Path, half: bool) -> None:
+    size = BankSize(queries=1024, rows=20_000, channels=64, item=2 if half else 4)
+    for plan in (SearchPlan(32, 16), SearchPlan(32, 16, 2048)):
+        scratch = search_scratch(tmp_path, half, plan)
+        assert size.scratch(plan) / 2 <= scratch <= size.scratch(plan), (plan, scratch / MB)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_detector_with_a_fast_search_builds(trained: Cached, tmp_path: Path, precision: Precision) -> None:
+    run = load_run(trained("rgb", "f2f"))
+    search = choose_candidates(run, "fast", silent)
+    assert search.fast
+    out = tmp_path / "b.cmdiad"
+    write_bundle(run, out, precision=precision, rtx=False, say=silent, search=search)
+    check(build(out, tmp_path / "e.engine"), out / "graph.onnx", SCRATCH["f2f"])

@@ -157,3 +157,34 @@ def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "file.cmdiad").write_text("mine")
     with pytest.raises(BundleError):
         Bundle.open(tmp_path / "file.cmdiad")
+
+
+def test_bundle_without_a_measured_search_is_an_older_one(own_bundle: Path) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest["certificate"].pop("search"))
+    assert Bundle.open(own_bundle).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("recall", None),
+        ("recall", True),
+        ("score_max_share", "0.001"),
+        ("distance_max_error", 10**400),
+        ("label_flips", [0]),
+        ("passed", False),
+        ("passed", 1),
+    ],
+)
+def test_certificate_of_a_search_that_says_nothing(own_bundle: Path, field: str, value: object) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest["certificate"]["search"]["chosen"].update({field: value}))
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(own_bundle)
+    assert refused.value.subject == str(own_bundle / "manifest.json")
+
+
+@pytest.mark.parametrize("field", ["chosen", "tolerance"])
+def test_certificate_of_a_search_without_a_field(own_bundle: Path, field: str) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest["certificate"]["search"].pop(field))
+    with pytest.raises(BundleError, match=field):
+        Bundle.open(own_bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.files import sha256_of
 from cmdiad_train import distillation
-from cmdiad_train.fit import fit
+from cmdiad_train.fit import evenly_spread, fit
 from cmdiad_train.recipe import Recipe
-from cmdiad_train.run_directory import load_run, load_tensors, read_record
+from cmdiad_train.run_directory import load_held_out, load_run, load_tensors, read_record
 from helpers import ignore, sample_files, tiny_recipe, truncate, write_image
 
 
@@ -316,3 +318,23 @@ def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 100000") as refused:
         fit(data, "gear", greedy, tmp_path / "run", ignore)
     assert refused.value.subject == str(sample_files(data, "train", "good", "xyz")[0])
+
+
+def test_held_out_samples_and_tampered_copies_are_kept(trained: object) -> None:
+    run = load_run(trained("xyz"))  # type: ignore[operator]
+    held_out = load_held_out(run.path)
+    assert list(held_out) == [f"{i:02d}-{kind}" for i in range(3) for kind in ("good", "tampered")]
+    for name, inputs in run.golden.items():  # of the same three samples
+        assert inputs.keys() == held_out[f"0{name}"].keys() == set(run.detector.input_names)
+        for key, value in inputs.items():
+            assert torch.equal(held_out[f"0{name}"][key], value), (name, key)
+
+
+@pytest.mark.parametrize(("there", "count"), [(3, 24), (24, 24), (25, 24), (100, 24), (7, 3)])
+def test_evenly_spread_samples(there: int, count: int) -> None:
+    chosen = evenly_spread(list(range(there)), count)  # type: ignore[arg-type]
+    steps = {b - a for a, b in itertools.pairwise(chosen)}  # type: ignore[operator]
+    assert chosen[0] == 0
+    assert len(chosen) == len(set(chosen)) == min(there, count)
+    assert max(steps) - min(steps) <= 1
+    assert there - chosen[-1] <= max(steps) + 1  # type: ignore[operator]

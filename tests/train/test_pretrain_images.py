@@ -1,4 +1,4 @@
-"""Masked image modelling: what is hidden and wanted, that it is learned, interruptions, and files that load."""
+"""Contrast of places: which places are paired, that they are told apart, interruptions, and files that load."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from cmdiad_train.extractor_training import Job, Schedule
 from cmdiad_train.extractor_weights import read_metadata, stored_extractor
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.fit import Machine
-from cmdiad_train.image_augmentation import moved, relit
+from cmdiad_train.image_augmentation import moved, relit, window_changes
 from cmdiad_train.image_extractors import has_tokens, settle_statistics, trainable
-from cmdiad_train.pretrain_images import HIDDEN, MaskedImages, hidden_cells, pretrain_images
+from cmdiad_train.pretrain_images import (
+    PlaceContrast,
+    compose,
+    info_nce,
+    pretrain_images,
+    shown_by_both,
+    window_at_random,
+)
 from cmdiad_train.recipe import RgbExtractor
 from helpers import SIZE, ignore
 
@@ -39,56 +46,75 @@ def images(count: int = 4) -> Tensor:
     return (255 * smooth).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-@pytest.mark.parametrize(("grid", "cell", "unit"), [(28, 8, 2), (14, 16, 1), (56, 4, 4), (7, 32, 1), (5, 8, 2)])
-def test_half_of_the_squares_are_hidden(grid: int, cell: int, unit: int) -> None:
-    hidden = hidden_cells(6, grid, cell, torch.Generator().manual_seed(0))
-    assert hidden.shape == (6, 1, grid, grid)
-    whole = grid // unit * unit
-    squares = hidden[:, 0, :whole, :whole].unfold(1, unit, unit).unfold(2, unit, unit).flatten(3)
-    assert torch.equal(squares.amin(3), squares.amax(3))
-    if grid % unit == 0:
-        assert squares[..., 0].sum((1, 2)).tolist() == [round(HIDDEN * (grid // unit) ** 2)] * 6
-    assert not torch.equal(hidden[0], hidden[1])
+def at(window: Tensor, u: float, v: float) -> Tensor:
+    return window[:, :, :2] @ torch.tensor([u, v])[:, None] + window[:, :, 2:]
 
 
-def test_hidden_pixels_do_not_reach_the_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MaskedImages(trainable(CNN, SIZE, 0), SIZE)
-    fed: list[Tensor] = []
-    tokens = model.extractor.tokens
-    monkeypatch.setattr(model.extractor, "tokens", lambda image: fed.append(image) or tokens(image))
-    loss = model.loss(images(), "rgb", torch.Generator().manual_seed(0))
-    grey = (fed[0] == 0).all(1)  # [B, size, size]
-    cells = grey.unfold(1, 16, 16).unfold(2, 16, 16).flatten(3).all(3)
-    assert cells.sum((1, 2)).tolist() == [round(HIDDEN * cells[0].numel())] * 4
-    assert loss.ndim == 0
+def test_windows_lie_at_whole_pixels_inside_the_image() -> None:
+    windows = window_at_random(50, 20, 8, torch.Generator().manual_seed(0))
+    corner = (at(windows, -1, -1)[..., 0] + 1) * 10
+    torch.testing.assert_close(corner, corner.round(), atol=1e-4, rtol=0)
+    assert corner.min() >= 0 and corner.max() == 12
+    torch.testing.assert_close((at(windows, 1, 1) - at(windows, -1, -1))[..., 0] * 10, torch.full((50, 2), 8.0))
+
+
+def test_composed_maps_apply_one_after_the_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outer, inner = window_at_random(3, 20, 8, generator), window_changes(3, "rgb", generator)
+    through = at(inner, 0.3, -0.7)
+    expected = outer[:, :, :2] @ through + outer[:, :, 2:]
+    torch.testing.assert_close(at(compose(outer, inner), 0.3, -0.7), expected)
 
 
 @torch.no_grad()
-def test_loss_is_what_an_explicit_sum_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that paints nothing: the loss is the mean |normalised pixel| over hidden cells."""
+def test_pairs_are_the_same_place_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extractor that tells where in the image each cell lies: paired rows must agree, whatever the windows."""
     from cmdiad_train import pretrain_images as module
 
-    monkeypatch.setattr(module, "moved", lambda image, *_: image)
     monkeypatch.setattr(module, "relit", lambda image, *_: image)
-    model = MaskedImages(trainable(CNN, SIZE, 0), SIZE)
-    torch.nn.init.zeros_(model.decoder[-1].weight)
-    torch.nn.init.zeros_(model.decoder[-1].bias)
-    found = float(model.loss(images(2), "rgb", torch.Generator().manual_seed(3)))
-    hidden = hidden_cells(2, 14, 8, torch.Generator().manual_seed(3))
-    normalised = model.extractor.normalise(images(2)).double()
-    errors = []
-    for b in range(2):
-        for row in range(14):
-            for column in range(14):
-                cell = normalised[b, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-                if hidden[b, 0, row, column]:
-                    errors.append(((cell - cell.mean()) / (cell.var() + 1e-2).sqrt()).abs().mean())
-    assert found == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+    model = PlaceContrast(trainable(replace(CNN, grid=None), SIZE // 2, 0), SIZE // 2)
+    ramp = torch.linspace(10, 250, SIZE)
+    image = torch.stack([ramp.expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.full((SIZE, SIZE), 99.0)], 2)
+
+    def colours(windows: Tensor) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(windows.permute(0, 3, 1, 2), model.grid)
+
+    monkeypatch.setattr(model, "_embedded", colours)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr(module, "info_nce", lambda first, second: pairs.append((first, second)) or first.sum())
+    model.loss(image.expand(6, SIZE, SIZE, 3), "rgb", torch.Generator().manual_seed(0))
+    ((first, second),) = pairs
+    assert len(first) > 6 * 8
+    off = (first - second)[:, :2].abs()  # within a fraction of a cell, where the second window is not cut off
+    inside = second[:, 2] > 98
+    assert inside.float().mean() > 0.8
+    assert off[inside].max() < 0.35 * 240 / SIZE * (SIZE // 2) / model.grid
+    assert not torch.equal(first, second)
+
+
+def test_places_off_the_part_and_out_of_the_window_are_left_out() -> None:
+    places = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 4, 4], align_corners=False) * 1.2
+    second = torch.ones(1, 8, 8, 3)
+    second[:, :, :4] = 0
+    both = shown_by_both(places, second, 4)
+    assert both[0].tolist() == [[False] * 4, [False, False, True, False], [False, False, True, False], [False] * 4]
+
+
+def test_loss_is_the_cross_entropy_of_cosines() -> None:
+    first, second = torch.randn(5, 3), torch.randn(5, 3)
+    a = first.double() / first.double().norm(dim=1, keepdim=True)
+    b = second.double() / second.double().norm(dim=1, keepdim=True)
+    likeness = a @ b.T / 0.1
+    rows = -(likeness.diagonal() - likeness.logsumexp(1)).mean()
+    columns = -(likeness.diagonal() - likeness.logsumexp(0)).mean()
+    assert float(info_nce(first, second)) == pytest.approx(float((rows + columns) / 2), rel=1e-5)
+    assert float(info_nce(first[:1], second[:1])) == 0
 
 
 @pytest.mark.parametrize("spec", [CNN, VIT], ids=["cnn", "vit"])
-def test_what_is_hidden_is_learned(spec: RgbExtractor) -> None:
-    model = MaskedImages(trainable(spec, SIZE, 0), SIZE)
+def test_places_are_told_apart_with_training(spec: RgbExtractor) -> None:
+    window = SIZE if spec is VIT else SIZE // 2
+    model = PlaceContrast(trainable(replace(spec, grid=None), window, 0), window)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     generator, losses = torch.Generator().manual_seed(0), []
     for _ in range(40):
@@ -159,11 +185,6 @@ def test_settled_statistics_are_those_of_the_images() -> None:
     torch.testing.assert_close(norm.running_mean, stem.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert norm.momentum == 0.1
     assert not extractor.training
-
-
-def test_size_must_be_a_multiple_of_the_grid() -> None:
-    with pytest.raises(RunError, match="13 cells along 112 pixels"):
-        MaskedImages(trainable(replace(CNN, grid=13), SIZE, 0), SIZE)
 
 
 def test_changed_images_stay_images() -> None:

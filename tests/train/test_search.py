@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.search import BankSearch, SearchPlan, principal_components
+from cmdiad_train.search import BankSearch, SearchPlan, brute_force, principal_components
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -43,6 +43,16 @@ KINDS = ["plain", "common offset", "outlier channel", "copies"]
 def exact(rows: Tensor, queries: Tensor) -> Tensor:
     """Distances float64 `[T, K]` by differences."""
     return (queries.double()[:, None] - rows.double()[None]).square().sum(2).sqrt()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_brute_force_is_the_smallest_of_all_distances(kind: str) -> None:
+    rows, queries = features(kind)
+    expected = exact(rows, queries)
+    distance, index = brute_force(queries, rows)
+    assert distance.dtype == torch.float64
+    assert torch.equal(index, expected.argmin(1))
+    np.testing.assert_allclose(distance, expected.amin(1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -159,6 +159,12 @@ def _image_pretraining(view: str) -> None:
 
     @pretrain.command(view, help=f"Self-supervision on the {view} images of the good samples of DATA.")
     @_samples
+    @click.option(
+        "--draw",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Take this many images drawn from nothing instead: textured, shaded shapes.",
+    )
     @_out
     @click.option("--backbone", default="resnet10t", help="Any timm model.")
     @click.option("--stages", help="CNN stages to use, as 0,1; '' for a ViT.  [default: 0,1]")
@@ -241,11 +247,14 @@ def _job(data: tuple[Path, ...], out: Path, options: dict[str, Any], weights: li
     from cmdiad_train.extractor_training import Job, Schedule
     from cmdiad_train.fit import Machine
 
-    if not data and not options["generate"]:
+    drawn = options.get("draw", 0)  # of images alone
+    if not data and not options["generate"] and not drawn:
         raise click.UsageError("give DATA, or --generate N, or both")
+    if drawn and (data or options["generate"]):
+        raise click.UsageError("--draw N takes the place of DATA and --generate")
     _check_out(out)
     return Job(
-        source=Source(data, options["categories"], options["generate"], options["seed"]),
+        source=Source(data, options["categories"], options["generate"], options["seed"], drawn),
         out=out,
         schedule=Schedule(options["epochs"], options["batch"], options["learning_rate"], seed=options["seed"]),
         command=_command(click.get_current_context()),
@@ -282,9 +291,11 @@ def _teacher(options: dict[str, Any]) -> RgbExtractor:
     from cmdiad_runtime.errors import RunError
     from cmdiad_train.extractor_weights import stored_extractor
     from cmdiad_train.recipe import RgbExtractor
+    from cmdiad_train.shipped import weights_file
 
     weights, backbone = options["teacher_weights"], options["teacher_backbone"]
-    stored = stored_extractor(Path(weights)) if weights not in ("timm", "seeded") else None
+    file = weights_file(weights)
+    stored = None if file is None else stored_extractor(file)
     if not isinstance(stored, RgbExtractor):
         if backbone is None:
             raise RunError(
@@ -294,7 +305,8 @@ def _teacher(options: dict[str, Any]) -> RgbExtractor:
                 action="give --teacher-backbone, and for a CNN --teacher-stages",
             )
         return _image_spec(backbone, options["teacher_stages"], options["teacher_grid"], weights, (1, 2))
-    teacher = replace(stored, backbone=backbone or stored.backbone, grid=options["teacher_grid"] or stored.grid)
+    grid = options["teacher_grid"] or stored.grid
+    teacher = replace(stored, backbone=backbone or stored.backbone, grid=grid, weights=weights)
     return teacher if options["teacher_stages"] is None else replace(teacher, stages=_stages(options["teacher_stages"]))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import InputError, RunError
@@ -20,10 +21,12 @@ from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, ope
 from cmdiad_train.detector import as_tensors
 from cmdiad_train.feature_cache import FeatureCache
 from cmdiad_train.fit import make_preprocessing
+from cmdiad_train.procedural_images import DRAWING, draw
 from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
 
 View = Literal["rgb", "normals", "depth", "points"]
 """What of a sample an extractor looks at."""
+DRAWN_SIZE = 128  # pixels along each side
 GENERATED_SIZE = 320  # pixels along each side, as `cmdiad-data synthesize` makes them
 LEAST_SAMPLES = 2
 
@@ -68,6 +71,28 @@ class GeneratedSample:
 
 
 @dataclass(frozen=True)
+class DrawnImage:
+    """An image of `cmdiad_train.procedural_images`: large enough for the windows that extractors are trained on.
+
+    Attributes:
+        index: its number.
+        seed: of all drawn images.
+    """
+
+    index: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its number, as `drawn/00003`."""
+        return f"drawn/{self.index:05d}"
+
+    def image(self, view: View) -> Tensor:
+        """The network input `[128, 128, 3]`, 0-255: uint8 for "rgb", float32 for "normals" and "depth"."""
+        return torch.from_numpy(getattr(draw(DRAWN_SIZE, seed=self.seed, index=self.index), view))
+
+
+@dataclass(frozen=True)
 class Source:
     """Which samples to train on.
 
@@ -76,12 +101,14 @@ class Source:
         categories: of these data sets; empty takes all.
         generate: number of synthetic good samples, spread over the object kinds of `cmdiad_train.synthesis`.
         seed: of the generator.
+        draw: number of drawn images, in place of all others; not for points.
     """
 
     data: tuple[Path, ...] = ()
     categories: tuple[str, ...] = ()
     generate: int = 0
     seed: int = 0
+    draw: int = 0
 
     @property
     def words(self) -> str:
@@ -92,10 +119,16 @@ class Source:
         ]
         if self.generate:
             parts.append(f"{self.generate} generated samples (seed {self.seed})")
+        if self.draw:
+            parts.append(f"{self.draw} drawn images (seed {self.seed})")
         return " and ".join(parts)
 
 
-def collect(source: Source, view: View) -> tuple[list[Readable], Colour]:
+Trainable = Readable | DrawnImage
+"""What an extractor can be trained on."""
+
+
+def collect(source: Source, view: View) -> tuple[list[Trainable], Colour]:
     """The samples of a source that have what a view needs, and the kind of their images.
 
     Raises:
@@ -109,7 +142,8 @@ def collect(source: Source, view: View) -> tuple[list[Readable], Colour]:
         for files in open_category(root, name).split("train", (modality,))
     ]
     colour = data_colour(found)
-    samples: list[Readable] = [*found, *_generated(source)]
+    drawn = [DrawnImage(i, source.seed) for i in range(source.draw)]
+    samples: list[Trainable] = [*found, *_generated(source), *drawn]
     if colour == "grey" and source.generate and view == "rgb":
         raise RunError(
             source.data[0],
@@ -134,8 +168,10 @@ def _generated(source: Source) -> list[GeneratedSample]:
     return [GeneratedSample(kinds[i % len(kinds)], i // len(kinds), source.seed) for i in range(source.generate)]
 
 
-def content_digest(sample: Readable, view: View) -> str:
+def content_digest(sample: Trainable, view: View) -> str:
     """What tells a sample from any other of any data set: the hash of its file, or how it is generated."""
+    if isinstance(sample, DrawnImage):
+        return f"{DRAWING} {sample.name} {sample.seed}"
     if isinstance(sample, GeneratedSample):
         from cmdiad_train.synthesis.scene import GENERATOR
 
@@ -167,7 +203,7 @@ class Inputs:
     """
 
     def __init__(
-        self, samples: Sequence[Readable], colour: Colour, view: View, recipe: Recipe, folder: Path, budget: int
+        self, samples: Sequence[Trainable], colour: Colour, view: View, recipe: Recipe, folder: Path, budget: int
     ) -> None:
         self.samples, self.view = samples, view
         modality: Modality = "rgb" if view == "rgb" else "xyz"
@@ -192,7 +228,9 @@ class Inputs:
             self[index]
             report("prepare samples", index + 1, len(self))
 
-    def _prepare(self, sample: Readable) -> dict[str, Tensor]:
+    def _prepare(self, sample: Trainable) -> dict[str, Tensor]:
+        if isinstance(sample, DrawnImage):
+            return {"image": sample.image(self.view)}
         inputs = as_tensors(prepare(sample.read(self.preprocessing.colour), self.preprocessing).inputs)
         if self.view == "points":
             return {name: inputs[name][0].clone() for name in ("centers", "groups")}

@@ -21,6 +21,7 @@ from torch import Tensor
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.files import atomic_write, sha256_of
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+from cmdiad_train.shipped import weights_file
 
 FORMAT = "cmdiad-weights"
 IMAGES = "timm"
@@ -155,15 +156,16 @@ def stored_extractor(path: Path) -> RgbExtractor | XyzExtractor | None:
 
 
 def weights_digest(weights: str) -> str:
-    """What tells weights apart: the hash of a file, "seeded" and "timm" themselves.
+    """What tells weights apart: the hash of their file, "seeded" and "timm" themselves.
 
     Raises:
         RunError: the file cannot be read.
     """
-    if weights in ("seeded", "timm"):
+    file = weights_file(weights)
+    if file is None:
         return weights
     try:
-        return sha256_of(weights)
+        return sha256_of(file)
     except OSError as error:
         raise RunError(
             weights, found=str(error.strerror).lower(), expected="a file of weights", action="check the path"
@@ -171,10 +173,11 @@ def weights_digest(weights: str) -> str:
 
 
 def recorded_licence(weights: str) -> str:
-    """What is on record of the licence of "timm" or a file; in words where nothing is."""
-    if weights == "timm":
+    """What is on record of the licence of weights, "timm" or a file's; in words where nothing is."""
+    file = weights_file(weights)
+    if file is None:
         return "see timm's record of the model"
-    return read_metadata(Path(weights)).get("licence", "licence not on record")
+    return read_metadata(file).get("licence", "licence not on record")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

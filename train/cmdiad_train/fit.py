@@ -29,7 +29,7 @@ from cmdiad_train.distillation import Pair, distil, new_network, write_log
 from cmdiad_train.evaluate import evaluate
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.feature_cache import FeatureCache, Stored
-from cmdiad_train.fusion import PUBLISHED_LAMBDAS, ocsvm_weights, standardised_weights
+from cmdiad_train.fusion import fusion_weights
 from cmdiad_train.loss_plot import plot_losses
 from cmdiad_train.memory_bank import MemoryBank
 from cmdiad_train.part_views import follow_parts
@@ -46,6 +46,7 @@ from cmdiad_train.patches import (
 )
 from cmdiad_train.projection import principal_directions
 from cmdiad_train.recipe import MOST_ROWS, Recipe
+from cmdiad_train.shipped import weights_file
 from cmdiad_train.tamper import tamper
 
 Report = Callable[[str, int, int], None]
@@ -54,6 +55,7 @@ Report = Callable[[str, int, int], None]
 GOLDEN_SAMPLES = 4
 CALIBRATION_CLOUDS = 16
 QUANTISATION_SAMPLES = 4
+HELD_OUT_SAMPLES = 24
 HELD_OUT_SHARE = 5  # without a validation split every fifth training sample is held out
 
 
@@ -374,8 +376,8 @@ class _Fitting:
                 self._calibrate(extractor)
             directory.save_extractor(self.run, extractor, modality)
         self.provenance[modality] = {"extractor": extractor.provenance}
-        weights = self.recipe.weights(modality)
-        if weights not in ("seeded", "timm"):
+        weights = weights_file(self.recipe.weights(modality))
+        if weights is not None:
             self.provenance[modality]["weights_sha256"] = sha256_of(weights)
         return extractor
 
@@ -552,6 +554,7 @@ class _Fitting:
     def _calibrated(self, detector: Detector, banks: list[MemoryBank], patches: list[list[Patches]]) -> Detector:
         held_out, golden = self._held_out_patches(detector)
         directory.save_quantisation_inputs(self.run, self._quantisation_inputs(detector))
+        directory.save_held_out(self.run, self._held_out_inputs(detector))
         outcomes = []
         for i, (files, sample) in enumerate(zip(self.samples.held_out, held_out, strict=True)):
             outcomes.append(self._over_sensor(files, detector.score_each(sample)))
@@ -559,8 +562,8 @@ class _Fitting:
         if all(_is_whole(bank, each, self.recipe) for bank, each in zip(banks, patches, strict=True)):
             outcomes += self._without_own_rows(detector, banks, patches)
         fitted_on = self._in_banks(detector, patches) if self.recipe.fusion == "ocsvm" else outcomes
-        detector.score_weights = self._fusion_weights(torch.stack([s for s, _ in fitted_on]))
-        detector.map_weights = self._fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]))
+        detector.score_weights = fusion_weights(torch.stack([s for s, _ in fitted_on]), self.recipe)
+        detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), self.recipe)
         scores = [float((detector.score_weights * s).sum()) for s, _ in outcomes]
         peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in outcomes]
         calibration = calibrate(scores, peaks, self.recipe.false_reject_rate)
@@ -601,13 +604,31 @@ class _Fitting:
         """
         samples = self.samples.train
         chosen = samples[:: max(1, len(samples) // QUANTISATION_SAMPLES)][:QUANTISATION_SAMPLES]
-        inputs = {}
+        inputs: dict[str, dict[str, Tensor]] = {}
         for i, files in enumerate(chosen):
-            sample = files.read(self.preprocessing.colour)
-            for kind, shown in (("good", sample), ("tampered", tamper(sample, self.preprocessing))):
-                tensors = self._inspection_inputs(shown, detector)
-                inputs[f"{i}-{kind}"] = dict(zip(detector.input_names, tensors, strict=True))
+            inputs |= self._good_and_tampered(str(i), files, detector)
         return inputs
+
+    def _held_out_inputs(self, detector: Detector) -> dict[str, dict[str, Tensor]]:
+        """What inspection feeds the detector of held-out samples, evenly spread, and of tampered copies of them.
+
+        Export measures on it what a faster search or a smaller bank changes.
+        """
+        inputs: dict[str, dict[str, Tensor]] = {}
+        chosen = evenly_spread(self.samples.held_out, HELD_OUT_SAMPLES)
+        for i, files in enumerate(chosen):
+            inputs |= self._good_and_tampered(f"{i:02d}", files, detector)
+            self.report("keep held-out samples", i + 1, len(chosen))
+        return inputs
+
+    def _good_and_tampered(self, name: str, files: SampleFiles, detector: Detector) -> dict[str, dict[str, Tensor]]:
+        """Network inputs of a sample and of its tampered copy, as `NAME-good` and `NAME-tampered`."""
+        sample = files.read(self.preprocessing.colour)
+        shown = {"good": sample, "tampered": tamper(sample, self.preprocessing)}
+        return {
+            f"{name}-{kind}": dict(zip(detector.input_names, self._inspection_inputs(each, detector), strict=True))
+            for kind, each in shown.items()
+        }
 
     def _held_out_patches(self, detector: Detector) -> tuple[list[list[Patches]], dict[str, dict[str, Tensor]]]:
         """Patch features of the held-out samples, and the golden set: some of them and tampered copies."""
@@ -623,18 +644,11 @@ class _Fitting:
             self.report("extract held-out features", i + 1, len(self.samples.held_out))
         return patches, golden
 
-    def _fusion_weights(self, columns: Tensor) -> Tensor:
-        """Weights float32 `[banks]` fitted on unfused scores or map values `[n, banks]` of good samples."""
-        if columns.shape[1] == 1:
-            return torch.ones(1)
-        values = columns.double().numpy()
-        if self.recipe.fusion == "standardised":
-            return torch.from_numpy(standardised_weights(values)).float()
-        lambdas = np.ones(values.shape[1])
-        if self.recipe.mode == "faithful":
-            names = [*self.recipe.mains, "fusion"][: values.shape[1]]
-            lambdas = np.array([PUBLISHED_LAMBDAS[name] for name in names])
-        return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
+
+def evenly_spread(samples: Sequence[SampleFiles], count: int) -> list[SampleFiles]:
+    """`count` of the samples at equal steps, the first one included; all where there are no more."""
+    count = min(count, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recipe) -> Pair:

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.linear_model import SGDOneClassSVM
+from torch import Tensor
+
+from cmdiad_train.recipe import Recipe
 
 Columns = npt.NDArray[np.floating]
 
 PUBLISHED_LAMBDAS = {"xyz": 1.0, "rgb": 0.1, "fusion": 1.0}
 """What the published code multiplies each bank's scores and maps with before the fusion (REFERENCE §13)."""
+
+
+def fusion_weights(columns: Tensor, recipe: Recipe) -> Tensor:
+    """Weights float32 `[banks]` of a recipe's fusion, on unfused scores or map values `[n, banks]` of good samples."""
+    if columns.shape[1] == 1:
+        return torch.ones(1)
+    values = columns.double().numpy()
+    if recipe.fusion == "standardised":
+        return torch.from_numpy(standardised_weights(values)).float()
+    lambdas = np.ones(values.shape[1])
+    if recipe.mode == "faithful":
+        names = [*recipe.mains, "fusion"][: values.shape[1]]
+        lambdas = np.array([PUBLISHED_LAMBDAS[name] for name in names])
+    return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
 
 
 def ocsvm_weights(columns: Columns, *, nu: float = 0.5, iterations: int = 1000) -> npt.NDArray[np.float64]:

@@ -14,6 +14,9 @@ TURN = math.radians(15)
 ZOOM = (0.9, 1.1)
 SHIFT = 0.05  # of the image's side
 BRIGHTNESS, CONTRAST, SATURATION = (0.7, 1.3), (0.7, 1.3), (0.6, 1.4)
+WINDOW_TURN = math.radians(20)
+WINDOW_ZOOM = (0.75, 1.25)
+WINDOW_SHIFT = 0.4  # of half a window's side
 NOISE = 3.0  # grey levels, standard deviation
 
 
@@ -33,6 +36,17 @@ def moved(images: Tensor, view: View, generator: torch.Generator) -> Tensor:
     places = F.affine_grid(matrix.to(images.device), list(planes.shape), align_corners=False)
     padding = "border" if view == "rgb" else "zeros"
     return F.grid_sample(planes, places, padding_mode=padding, align_corners=False).permute(0, 2, 3, 1)
+
+
+def window_changes(batch: int, view: View, generator: torch.Generator) -> Tensor:
+    """Affine maps `[batch, 2, 3]` from a window to one near it, turned, zoomed and shifted, both from -1 to 1."""
+    angle = WINDOW_TURN * (2 * torch.rand(batch, generator=generator) - 1) * (view == "rgb")
+    zoom = _between(WINDOW_ZOOM, (batch,), generator)
+    matrix = torch.zeros(batch, 2, 3)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos() * zoom
+    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin() * zoom, angle.sin() * zoom
+    matrix[:, :, 2] = WINDOW_SHIFT * (2 * torch.rand(batch, 2, generator=generator) - 1)
+    return matrix
 
 
 def relit(images: Tensor, view: View, generator: torch.Generator) -> Tensor:

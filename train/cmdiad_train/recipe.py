@@ -17,8 +17,6 @@ View = Literal["auto", "sensor", "plan", "part", "each"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-DEFAULT_WEIGHTS = "seeded"
-"""Of image extractors where none are named."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class RgbExtractor:
         backbone: timm model name.
         stages: CNN stages to concatenate, stage k having stride 4·2^k; empty for ViT tokens.
         grid: side of the grid that CNN stages are brought to; None takes the finest stage's.
-        weights: "timm" (timm's own download), "seeded" (random, reproducible) or a safetensors file.
+        weights: "timm" (timm's own download), "seeded" (random, reproducible), "shipped-rgb" or "shipped-normals"
+            (see `cmdiad_train.shipped`), or a safetensors file.
         mean: per-channel mean subtracted after scaling to 0-1, RGB order; None takes the weights' own.
         std: per-channel divisor, RGB order; None takes the weights' own.
     """
@@ -37,7 +36,7 @@ class RgbExtractor:
     backbone: str = "resnet10t"
     stages: tuple[int, ...] = (0, 1)
     grid: int | None = 40
-    weights: str = DEFAULT_WEIGHTS
+    weights: str = "seeded"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
@@ -85,6 +84,8 @@ class SurfaceExtractor:
     backbone: RgbExtractor = field(default_factory=RgbExtractor)
 
 
+SMALL_RGB = RgbExtractor("resnet10t", (1, 2), 40, "shipped-rgb")
+SMALL_NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 40, "shipped-normals"))
 PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), None, "timm", IMAGENET_MEAN, IMAGENET_STD)
 PUBLISHED_XYZ = XyzExtractor("point_mae", 1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
 
@@ -160,8 +161,8 @@ class Recipe:
     mode: Mode = "default"
     modality: Sensors = "rgb"
     hallucination: Hallucination = "none"
-    rgb: RgbExtractor = field(default_factory=RgbExtractor)
-    xyz: XyzExtractor | SurfaceExtractor = field(default_factory=SurfaceExtractor)
+    rgb: RgbExtractor = SMALL_RGB
+    xyz: XyzExtractor | SurfaceExtractor = SMALL_NORMALS
     distillation: Distillation = field(default_factory=Distillation)
     size: int = 320
     view: View = "auto"

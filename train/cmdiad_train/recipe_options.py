@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,12 +13,15 @@ from cmdiad_train.extractor_weights import FORMAT, IMAGES, read_metadata, stored
 from cmdiad_train.recipe import (
     PUBLISHED_I2F_RATE,
     PUBLISHED_RECIPE,
+    SMALL_NORMALS,
+    SMALL_RGB,
     Distillation,
     Recipe,
     RgbExtractor,
     SurfaceExtractor,
     XyzExtractor,
 )
+from cmdiad_train.shipped import weights_file
 
 Options = dict[str, Any]
 
@@ -85,7 +87,9 @@ def _xyz(options: Options, base: Recipe, rgb: RgbExtractor) -> XyzExtractor | Su
         wanted = "point_mae or point_bert" if images else "normals or depth"
         raise click.UsageError(f"--{idle[0].replace('_', '-')} needs --xyz {wanted}; clouds are looked at as {kind}")
     if images:
-        return SurfaceExtractor(kind, _image_extractor(options, "surface", rgb))  # type: ignore[arg-type]
+        shipped = SMALL_NORMALS.backbone if kind == "normals" else replace(SMALL_NORMALS.backbone, weights="seeded")
+        base_image = shipped if rgb == SMALL_RGB else rgb
+        return SurfaceExtractor(kind, _image_extractor(options, "surface", base_image))  # type: ignore[arg-type]
     points = base.points or XyzExtractor()
     asked = {**_given(options, "xyz_", _POINTS), "network": kind}
     if told is not None:
@@ -112,19 +116,23 @@ def _image_extractor(options: Options, prefix: str, base: RgbExtractor) -> RgbEx
         raise _contradiction(f"--{prefix}-weights", asked["weights"], "weights of an image extractor", "a cloud's")
     if told is not None:
         _check(asked["weights"], told, asked, "image", f"--{prefix}-")
+    elif asked.get("backbone", base.backbone) != base.backbone:
+        asked.setdefault("weights", "seeded")  # another network than the default weights are of
     return replace(told or base, **asked)
 
 
 def _told(weights: str | None) -> RgbExtractor | XyzExtractor | None:
     """What a weights file of ours says that it is for; None for others, which whoever loads them judges."""
-    return None if _metadata(weights) is None else stored_extractor(Path(str(weights)))
+    file = None if weights is None or _metadata(weights) is None else weights_file(weights)
+    return None if file is None else stored_extractor(file)
 
 
 def _metadata(weights: str | None) -> dict[str, str] | None:
-    if weights is None or not Path(weights).is_file():
+    file = None if weights is None else weights_file(weights)
+    if file is None or not file.is_file():
         return None
     try:
-        metadata = read_metadata(Path(weights))
+        metadata = read_metadata(file)
     except RunError:
         return None
     return metadata if metadata.get("format") == FORMAT else None

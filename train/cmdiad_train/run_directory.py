@@ -28,6 +28,7 @@ FORMAT = "cmdiad-run"
 FORMAT_VERSION = 2
 """1 kept principal components in the banks."""
 QUANTISATION = "quantisation.safetensors"
+HELD_OUT = "held_out.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 
 
@@ -291,14 +292,33 @@ def load_quantisation_inputs(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         RunError: the run is older than quantisation and has none, or they are damaged.
     """
-    if not (path / QUANTISATION).exists():
-        raise RunError(
-            path / QUANTISATION,
-            found="no such file",
-            expected="inputs of training samples to calibrate int8 and fp8 on",
-            action="train again with this version, or export with --engine fp16",
-        )
-    return _load_inputs(path / QUANTISATION)
+    return _load_later_inputs(
+        path / QUANTISATION, "inputs of training samples to calibrate int8 and fp8 on", "export with --engine fp16"
+    )
+
+
+def save_held_out(path: Path, inputs: dict[str, dict[str, Tensor]]) -> None:
+    """Write the network inputs of held-out good samples (`NAME-good`) and of tampered copies (`NAME-tampered`)."""
+    _save_inputs(path / HELD_OUT, inputs)
+
+
+def load_held_out(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The network inputs of held-out good samples and of tampered copies of them, by sample name.
+
+    Raises:
+        RunError: the run is older than `--search fast` and `--plan` and has none, or they are damaged.
+    """
+    return _load_later_inputs(
+        path / HELD_OUT, "inputs of held-out samples to measure a search or a plan on", "export with --search exact"
+    )
+
+
+def _load_later_inputs(file: Path, expected: str, otherwise: str) -> dict[str, dict[str, Tensor]]:
+    """Inputs that runs of the first versions do not have."""
+    if not file.exists():
+        action = f"train again with this version, or {otherwise}"
+        raise RunError(file, found="no such file", expected=expected, action=action)
+    return _load_inputs(file)
 
 
 def _save_inputs(file: Path, samples: dict[str, dict[str, Tensor]]) -> None:

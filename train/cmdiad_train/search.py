@@ -156,3 +156,31 @@ def principal_components(rows: Tensor, width: int) -> Tensor:
     double = rows.double()
     _, vectors = torch.linalg.eigh(double.T @ double)  # ascending eigenvalues
     return vectors[:, -width:].flip(1).float().contiguous()
+
+
+QUERIES_AT_ONCE = 256
+
+
+@torch.no_grad()
+def brute_force(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances float64 `[T]` and indices int64 `[T]` of the nearest rows, all in float64: the oracle of searches.
+
+    Args:
+        queries: float `[T, C]`.
+        rows: float `[K, C]`.
+    """
+    rows = rows.double()
+    center = rows.mean(0)
+    centred = rows - center
+    half_squares = centred.square().sum(1) / 2
+    indices = [
+        ((block.double() - center) @ centred.T - half_squares).argmax(1) for block in queries.split(QUERIES_AT_ONCE)
+    ]
+    index = torch.cat(indices)
+    return distances_between(queries, rows, index), index
+
+
+def distances_between(queries: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """Distances float64 `[T]` by differences, of each query `[T, C]` to the row `[K, C]` of its index `[T]`."""
+    pairs = zip(queries.split(QUERIES_AT_ONCE), index.split(QUERIES_AT_ONCE), strict=True)
+    return torch.cat([(block.double() - rows[chosen].double()).square().sum(1).sqrt() for block, chosen in pairs])

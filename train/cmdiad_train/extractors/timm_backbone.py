@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, RgbExtractor
+from cmdiad_train.shipped import SHIPPED, weights_file
 
 Triple = tuple[float, float, float]
 
@@ -160,12 +161,13 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
 def _load_weights(model: Any, spec: RgbExtractor, seed: int) -> tuple[Triple, Triple]:
     """Load a safetensors file if one is named; return the weights' own mean and std."""
     model.missing_keys = []
+    file = weights_file(spec.weights)
     if spec.weights == "seeded":
         return IMAGENET_MEAN, IMAGENET_STD
-    if spec.weights == "timm":
+    if file is None:
         config = model.pretrained_cfg
         return tuple(config["mean"]), tuple(config["std"])
-    state, metadata = _read_safetensors(Path(spec.weights))
+    state, metadata = _read_safetensors(file)
     try:
         model.missing_keys, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # tensors of other shapes
@@ -239,5 +241,7 @@ def _next_norm(model: Any, stage: int) -> nn.Module | None:
 def _provenance(spec: RgbExtractor, seed: int) -> str:
     if spec.weights == "seeded":
         return f"{spec.backbone}, random weights, seed {seed} (not trained)"
+    if spec.weights in SHIPPED:
+        return f"{spec.backbone}, {spec.weights} (trained on images drawn from nothing)"
     source = "timm's own download" if spec.weights == "timm" else Path(spec.weights).name
     return f"{spec.backbone}, {source}"

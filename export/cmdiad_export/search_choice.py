@@ -1,0 +1,366 @@
+"""Exact or fast: how the candidates of the search are found, measured on held-out samples against brute force.
+
+The fast search takes the product over the leading principal components of the bank only, and measures more
+candidates exactly. Settings are tried from the cheapest on; the first within tolerance is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cmdiad_export.held_out import Change, HeldOut, Outcomes
+from cmdiad_runtime.certificate import SearchTolerance, search_tolerance
+from cmdiad_train.detector import Detector
+from cmdiad_train.memory_bank import BankScorer
+from cmdiad_train.run_directory import Run, load_held_out
+from cmdiad_train.search import BankSearch, SearchPlan, brute_force, distances_between, principal_components
+
+SearchMode = Literal["exact", "fast"]
+Found = tuple[Tensor, Tensor]
+"""Distances `[T]` and indices int64 `[T]`."""
+
+WIDTHS = (8, 16, 32, 64, 128, 256)
+CANDIDATES = (4, 8, 16, 32, 64, 128)
+GATHERED = 8
+"""What a number of a gathered row costs, in multiply-adds of a matrix product: about that in ONNX Runtime."""
+VALUES_AT_ONCE = 1 << 24
+NEAR_ZERO = 1e-3
+"""Of the median distance: below it lie copies of bank rows, whose distance is rounding and no reference."""
+EXACT = "exact: product over all channels"
+FAST = "fast: product over the principal components of the bank"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way of finding candidates, held against brute force in float64 on held-out samples.
+
+    Attributes:
+        plan: of every bank.
+        multiply_adds: per query, of all banks together; a gathered number counts GATHERED times.
+        recall: share of queries whose returned row is a nearest one.
+        distance_max_error: largest error of a returned distance, relative to the smallest distance there is.
+        change: of scores, maps, AUROC and verdicts.
+        passed: the change is within tolerance.
+    """
+
+    plan: SearchPlan
+    multiply_adds: int
+    recall: float
+    distance_max_error: float
+    change: Change
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in a bundle's manifest."""
+        return {
+            "plan": {"candidates": self.plan.candidates, "width": self.plan.width},
+            "multiply_adds": self.multiply_adds,
+            "recall": self.recall,
+            "distance_max_error": self.distance_max_error,
+            **self.change.to_json(),
+            "passed": self.passed,
+        }
+
+
+@dataclass(frozen=True)
+class SearchChoice:
+    """How candidates are found, and the measurements behind it.
+
+    Attributes:
+        asked: for an exact or a fast search.
+        chosen: what is taken.
+        tolerance: that it keeps.
+        good: held-out good samples that were measured.
+        tampered: tampered copies.
+        tried: what was measured before, cheapest first.
+    """
+
+    asked: SearchMode
+    chosen: Measured
+    tolerance: SearchTolerance
+    good: int
+    tampered: int
+    tried: tuple[Measured, ...] = field(default=())
+
+    @property
+    def fast(self) -> bool:
+        """Whether the product leaves components out."""
+        return self.chosen.plan.width is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in a bundle's manifest."""
+        return {
+            "asked": self.asked,
+            "method": FAST if self.fast else EXACT,
+            "reference": "brute force in float64",
+            "samples": {"good": self.good, "tampered": self.tampered},
+            "tolerance": self.tolerance.to_json(),
+            "chosen": self.chosen.to_json(),
+            "tried": [each.to_json() for each in self.tried],
+        }
+
+    def __str__(self) -> str:
+        chosen, change = self.chosen, self.chosen.change
+        plan = f"{chosen.plan.candidates} candidates from {chosen.plan.width or 'all'} components"
+        return (
+            f"{'fast' if self.fast else 'exact'} search, {plan}, against brute force in float64 on {self.good} good "
+            f"and {self.tampered} tampered samples: recall {chosen.recall:.4%}, distance within "
+            f"{chosen.distance_max_error:.2%}, score within {change.score_max_share:.3%} of the threshold, AUROC "
+            f"{change.auroc_change:+.4f}, {change.label_flips} label flips"
+        )
+
+
+def choose_candidates(run: Run, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
+    """How a run's graph finds candidates: exactly, or by the cheapest fast setting within tolerance.
+
+    An exact search is measured on the run's golden samples, a fast one on all that it keeps (`load_held_out`).
+    Where no fast setting is within tolerance, or none is cheaper, the search is exact.
+
+    Raises:
+        RunError: the run keeps no held-out samples for a fast search.
+    """
+    samples = run.golden if mode == "exact" else load_held_out(run.path)
+    return choose_on(run, HeldOut.of(run.detector, samples), mode, say)
+
+
+@torch.no_grad()
+def choose_on(run: Run, held_out: HeldOut, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
+    """The same for samples at hand."""
+    return _choose(_Bench(run, held_out), mode, say)
+
+
+@torch.no_grad()
+def choose_both(run: Run, held_out: HeldOut, say: Callable[[str], None]) -> list[SearchChoice]:
+    """The exact search, and the fast one where there is one."""
+    bench = _Bench(run, held_out)
+    exact, fast = (_choose(bench, mode, say) for mode in get_args(SearchMode))
+    return [exact, fast] if fast.fast else [exact]
+
+
+def _choose(bench: _Bench, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
+    tried: list[Measured] = []
+    plans = settings(bench.detector.searches) if mode == "fast" else []
+    passed = None
+    for plan in plans:
+        measured = bench.fast(plan)
+        if measured.passed:
+            passed = measured
+            break
+        tried.append(measured)
+    if mode == "fast" and passed is None:
+        say(f"no fast search is within tolerance ({len(tried)} tried): the search stays exact")
+    tampered = bench.held_out.tampered
+    bad = int(tampered.sum())
+    choice = SearchChoice(mode, passed or bench.exact(), bench.tolerance, len(tampered) - bad, bad, tuple(tried))
+    say(str(choice))
+    return choice
+
+
+def settings(searches: Sequence[BankSearch]) -> list[SearchPlan]:
+    """Fast plans that take fewer multiply-adds than the exact one, cheapest first."""
+    narrowest = min(search.rows.shape[1] for search in searches)
+    plans = [SearchPlan(candidates, width) for width in WIDTHS if width < narrowest for candidates in CANDIDATES]
+    cost = {plan: multiply_adds(searches, plan) for plan in plans}
+    most = multiply_adds(searches, SearchPlan())
+    return sorted((plan for plan in plans if cost[plan] < most), key=lambda plan: cost[plan])
+
+
+def multiply_adds(searches: Sequence[BankSearch], plan: SearchPlan) -> int:
+    """Per query and all banks together: projection, product, and the exact distances of the candidates."""
+    total = 0
+    for search in searches:
+        rows, channels = search.rows.shape
+        product = rows * channels if plan.width is None else plan.width * (rows + channels)
+        total += product + GATHERED * min(plan.candidates, rows) * channels
+    return total
+
+
+class _Bench:
+    """Queries of held-out samples, their nearest rows by brute force, and what comes of them."""
+
+    def __init__(self, run: Run, held_out: HeldOut) -> None:
+        self.detector, self.calibration, self.held_out = run.detector, run.calibration, held_out
+        self.tolerance = search_tolerance(published_blur=run.recipe.mode == "faithful")
+        self.queries = queries_of(self.detector, held_out)
+        self.counts = [[len(queries) for queries in each] for each in self.queries]
+        joined = [torch.cat(each) for each in self.queries]
+        self.banks = [_Bank(search, queries) for search, queries in zip(self.detector.searches, joined, strict=True)]
+        self.reference = self._outcomes([(bank.nearest.float(), bank.index) for bank in self.banks])
+
+    def exact(self) -> Measured:
+        """The product over all channels."""
+        plan = SearchPlan()
+        return self._measured(plan, [bank.exact(plan) for bank in self.banks])
+
+    def fast(self, plan: SearchPlan) -> Measured:
+        """A product over principal components."""
+        return self._measured(plan, [bank.projected(plan) for bank in self.banks])
+
+    def _measured(self, plan: SearchPlan, found: list[Found]) -> Measured:
+        change = Change.between(self.reference, self._outcomes(found), self.held_out.tampered, self.tolerance)
+        hits = sum(bank.hits(index) for bank, (_, index) in zip(self.banks, found, strict=True))
+        return Measured(
+            plan=plan,
+            multiply_adds=multiply_adds(self.detector.searches, plan),
+            recall=hits / sum(map(sum, self.counts)),
+            distance_max_error=max(bank.error(distance) for bank, (distance, _) in zip(self.banks, found, strict=True)),
+            change=change,
+            passed=change.within(self.tolerance),
+        )
+
+    def _outcomes(self, found: list[Found]) -> Outcomes:
+        """Scores and maps of all samples, from the nearest rows of all their queries."""
+        answers = [
+            zip(distance.split(counts), index.split(counts), strict=True)
+            for (distance, index), counts in zip(found, self.counts, strict=True)
+        ]
+        scores, maps = [], []
+        with _searching(self.detector, [_Given(s, a) for s, a in zip(self.detector.searches, answers, strict=True)]):
+            for patches in self.held_out.patches:
+                score, anomaly_map = self.detector.fuse(*self.detector.score_each(patches))
+                scores.append(float(score))
+                maps.append(anomaly_map.numpy())
+        return Outcomes.of(scores, maps, self.calibration)
+
+
+class _Bank:
+    """All queries of one bank, their nearest rows by brute force, and faster ways to find them."""
+
+    def __init__(self, search: BankSearch, queries: Tensor) -> None:
+        self.search, self.queries = search, queries
+        self.rows = search.rows + search.center
+        self.nearest, self.index = brute_force(queries, self.rows)
+        self.listed: dict[int, _Listed] = {}
+        self.basis: Tensor | None = None
+
+    def exact(self, plan: SearchPlan) -> Found:
+        """What the graph's search returns."""
+        search = BankSearch(self.rows, plan)
+        parts = [search(block) for block in self.queries.split(_at_once(len(self.rows)))]
+        return torch.cat([distance for distance, _ in parts]), torch.cat([index for _, index in parts])
+
+    def projected(self, plan: SearchPlan) -> Found:
+        """The same by a plan with a width; plans of one width come with growing numbers of candidates."""
+        assert plan.width is not None
+        if plan.width not in self.listed:
+            self.listed[plan.width] = _Listed(self.search, self.queries, self._components(plan.width))
+        return self.listed[plan.width].nearest(plan.candidates)
+
+    def _components(self, width: int) -> Tensor:
+        """The leading ones of the widest basis, which takes its time."""
+        if self.basis is None:
+            widest = max(w for w in WIDTHS if w < self.rows.shape[1])
+            self.basis = principal_components(self.search.rows, widest)
+        return self.basis[:, :width]
+
+    def hits(self, index: Tensor) -> int:
+        """Queries whose row is as near as any."""
+        missed = (index != self.index).nonzero()[:, 0]
+        distance = distances_between(self.queries[missed], self.rows, index[missed]) if len(missed) else missed
+        return len(index) - int((distance > self.nearest[missed] * (1 + 1e-9)).sum())
+
+    def error(self, distance: Tensor) -> float:
+        """The largest relative error of a distance."""
+        floor = float(self.nearest.median()) * NEAR_ZERO
+        return float(((distance.double() - self.nearest).abs() / self.nearest.clamp(min=max(floor, 1e-30))).max())
+
+
+class _Listed:
+    """The candidates of each query in order, by one product, and the nearest among the first few of them."""
+
+    def __init__(self, search: BankSearch, queries: Tensor, basis: Tensor) -> None:
+        self.search, self.queries = search, queries - search.center
+        most = min(max(CANDIDATES), len(search.rows))
+        projected = (search.rows @ basis).T
+        self.order = torch.cat(
+            [
+                ((block @ basis) @ projected - search.half_squares).topk(most, dim=1).indices
+                for block in self.queries.split(_at_once(len(search.rows)))
+            ]
+        )
+        self.measured = 0
+        self.squared = torch.full((len(queries),), torch.inf)
+        self.index = torch.zeros(len(queries), dtype=torch.int64)
+
+    def nearest(self, candidates: int) -> Found:
+        """The nearest of the first candidates, no fewer than in the call before."""
+        size = _at_once((candidates - self.measured) * self.queries.shape[1])
+        added = self.order[:, self.measured : candidates]
+        self.measured = max(self.measured, candidates)
+        if added.shape[1]:
+            parts = zip(
+                self.queries.split(size),
+                added.split(size),
+                self.squared.split(size),
+                self.index.split(size),
+                strict=True,
+            )
+            for queries, rows, squared, index in parts:
+                best, position = (queries[:, None] - self.search.rows[rows]).square().sum(2).min(1)
+                better = best < squared
+                index[better] = rows.gather(1, position[:, None])[:, 0][better]
+                squared[better] = best[better]
+        return self.squared.sqrt(), self.index.clone()
+
+
+def _at_once(values: int) -> int:
+    """Queries at a time where each takes so many values."""
+    return max(1, VALUES_AT_ONCE // max(1, values))
+
+
+def queries_of(detector: Detector, held_out: HeldOut) -> list[list[Tensor]]:
+    """What each bank is asked for, float32 `[T, C]` of each sample."""
+    asked = [_Asked() for _ in detector.searches]
+    with _searching(detector, asked):
+        for patches in held_out.patches:
+            detector.score_each(patches)
+    return [each.queries for each in asked]
+
+
+class _Asked(nn.Module):
+    """Stands in for a search, and keeps the queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries: list[Tensor] = []
+
+    def forward(self, queries: Tensor) -> Found:
+        self.queries.append(queries)
+        return torch.zeros(len(queries)), torch.zeros(len(queries), dtype=torch.int64)
+
+    def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
+        return torch.zeros(len(index))
+
+
+class _Given(nn.Module):
+    """Stands in for a search whose results are known, sample by sample."""
+
+    def __init__(self, search: BankSearch, answers: Iterator[Found]) -> None:
+        super().__init__()
+        self.search, self.answers = search, answers
+
+    def forward(self, queries: Tensor) -> Found:
+        return next(self.answers)
+
+    def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
+        return self.search.distance_to(query, index)
+
+
+@contextmanager
+def _searching(detector: Detector, searches: Sequence[nn.Module]) -> Iterator[None]:
+    """Let a detector's banks be searched by others for a while."""
+    scorers = [scorer for scorer in detector.scorers if isinstance(scorer, BankScorer)]
+    own = [scorer.search for scorer in scorers]
+    try:
+        for scorer, search in zip(scorers, searches, strict=True):
+            scorer.search = search  # type: ignore[assignment]
+        yield
+    finally:
+        for scorer, search in zip(scorers, own, strict=True):
+            scorer.search = search
