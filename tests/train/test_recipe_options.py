@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_other_files_say_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "official.pth"
     path.write_bytes(content)
     found = recipe("--xyz", "point_mae", "--xyz-weights", path, "--rgb-weights", path)
-    assert found.rgb == RgbExtractor(weights=str(path))
+    assert found.rgb == replace(Recipe().rgb, weights=str(path))
     assert found.xyz == XyzExtractor(weights=str(path))
 
 
