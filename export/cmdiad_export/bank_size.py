@@ -13,11 +13,9 @@ import torch
 
 from cmdiad_export.held_out import HeldOut
 from cmdiad_runtime.threshold import calibrate, calibrate_threshold
-from cmdiad_train.detector import Detector
 from cmdiad_train.fit import choose_rows
 from cmdiad_train.fusion import fusion_weights
 from cmdiad_train.memory_bank import MemoryBank
-from cmdiad_train.patches import PatchFeatures
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.run_directory import Run, load_banks
 
@@ -72,8 +70,7 @@ def _first(bank: MemoryBank, count: int) -> MemoryBank:
 @torch.no_grad()
 def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: HeldOut) -> Run:
     """The run with these banks, and what follows from them on held-out good samples."""
-    features = [each for each in run.detector.features if isinstance(each, PatchFeatures)]
-    detector = Detector(run.recipe, features, banks, run.detector.hallucinated)
+    detector = run.detector.against(banks)
     good = [patches for patches, bad in zip(held_out.patches, held_out.tampered, strict=True) if not bad]
     outcomes = [detector.score_each(patches) for patches in good]
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in outcomes]), run.recipe)

@@ -139,10 +139,15 @@ def _export(run: Path, out: Path, precision: Precision, search: SearchMode, rtx:
 def _plan(run: Path, folder: Path, search_mb: float | None) -> None:
     from cmdiad_export.plan_report import table, write_plan
     from cmdiad_export.planner import make_plan
+    from cmdiad_runtime.errors import OutputError
     from cmdiad_train.run_directory import load_run
 
     loaded = load_run(run)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = str(error.strerror)
+        raise OutputError(folder, found=found, expected="a writable folder", action="choose another --out") from error
     made = make_plan(loaded, _say, search_megabytes=search_mb).plan
     write_plan(folder, made)
     click.echo(table(made))

@@ -7,7 +7,7 @@ from pathlib import Path
 from cmdiad_export.plan import Form, Plan, Point, pareto
 from cmdiad_runtime.files import atomic_write, write_json
 
-MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "fp8": "v"}
+MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "int8-cpu": "D"}
 
 
 def table(plan: Plan) -> str:
@@ -75,7 +75,9 @@ def plot(path: Path, plan: Plan) -> None:
     ranking.set(ylabel=f"AUROC, {plan.good} good and {plan.tampered} tampered samples")
     drift.set(ylabel="largest change of a score, % of the threshold")
     ranking.legend(
-        fontsize="small", title="filled: exact search, hollow: fast\no fp32  □ fp16  △ int8", title_fontsize=7
+        fontsize="small",
+        title="filled: exact search, hollow: fast\no fp32  □ fp16  △ int8  ◇ int8-cpu",
+        title_fontsize=7,
     )
     with atomic_write(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)

@@ -76,7 +76,7 @@ class Planned:
 def make_plan(
     run: Run, say: Say, *, search_megabytes: float | None = None, shares: Sequence[float] = SHARES
 ) -> Planned:
-    """Export and measure a run's graphs: every bank and search in fp32, then the best banks in fp16 and int8.
+    """Export and measure a run's graphs: every bank and search in fp32, then the best in lower precisions.
 
     Every graph is what `write_bundle` writes, in a temporary folder. AUROC and changes are those of held-out good
     samples and tampered copies, against the detector as trained; latency is the median over rounds that go through all
@@ -126,10 +126,11 @@ def write_within(
         EngineError: no point fits.
     """
     plan = planned.plan
-    best = best_within(plan.points, budget)
+    points = [point for point in plan.points if not (rtx and point.form.precision == "int8-cpu")]
+    best = best_within(points, budget)
     candidate = planned.candidates[plan.points.index(best)]
-    fitting = sum(map(budget.allows, plan.points))
-    why = f"the highest AUROC, then the smallest change of scores, of {fitting} of {len(plan.points)} points within it"
+    fitting = sum(map(budget.allows, points))
+    why = f"the highest AUROC, then the smallest change of scores, of {fitting} of {len(points)} points within it"
     say(
         f"for {budget}: {best.form}; {best.latency_ms:.1f} ms, {best.memory_mb:.0f} MB, AUROC {best.change.auroc:.3f}: "
         f"{why}"

@@ -27,8 +27,8 @@ Found = tuple[Tensor, Tensor]
 
 WIDTHS = (8, 16, 32, 64, 128, 256)
 CANDIDATES = (4, 8, 16, 32, 64, 128)
-GATHERED = 8
-"""What a number of a gathered row costs, in multiply-adds of a matrix product: about that in ONNX Runtime."""
+GATHERED = 64
+"""What a number of a gathered row costs, in multiply-adds of a matrix product: measured in ONNX Runtime on a CPU."""
 VALUES_AT_ONCE = 1 << 24
 NEAR_ZERO = 1e-3
 """Of the median distance: below it lie copies of bank rows, whose distance is rounding and no reference."""

@@ -26,6 +26,7 @@ FILES_LIMIT = 256
 FILE_LIMIT = 4 << 30  # bytes
 TOTAL_LIMIT = 16 << 30  # bytes
 SEARCH_FIGURES = ("recall", "distance_max_error", "score_max_share", "map_max_share", "auroc_change", "label_flips")
+PLAN_FIGURES = ("bank", "latency_ms", "memory_mb", "graph_mb", "auroc", "score_max_share")
 PREPROCESSING_LIMITS = {"size": 4096, "pad_multiple": 4096, "groups": 1 << 14, "group_size": 1 << 12, "grid": 256}
 
 
@@ -140,6 +141,7 @@ class Bundle:
             )
             _check_numbers(bundle)
             _check_search(bundle)
+            _check_plan(bundle)
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise _damaged(folder / MANIFEST, f"a missing or unknown field ({error})") from error
         return bundle
@@ -296,11 +298,22 @@ def _check_search(bundle: Bundle) -> None:
         return
     chosen, tolerance = search["chosen"], search["tolerance"]
     figures = {name: chosen[name] for name in SEARCH_FIGURES} | {f"tolerance of {k}": v for k, v in tolerance.items()}
-    for name, value in figures.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise _damaged(bundle.path / MANIFEST, f"a certificate of the search with {name} {value!r:.40}")
+    _check_figures(bundle, "a certificate of the search", figures)
     if chosen["passed"] is not True:
         raise _damaged(bundle.path / MANIFEST, "a certificate of a search beyond its tolerance")
+
+
+def _check_plan(bundle: Bundle) -> None:
+    """The figures of the point that a bundle was chosen for, in bundles that a budget was given for."""
+    plan = bundle.manifest.get("plan")
+    if plan is not None:
+        _check_figures(bundle, "a plan", {name: plan["chosen"][name] for name in PLAN_FIGURES})
+
+
+def _check_figures(bundle: Bundle, of: str, figures: dict[str, Any]) -> None:
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise _damaged(bundle.path / MANIFEST, f"{of} with {name} {value!r:.40}")
 
 
 def _too_large(path: Path, found: str, expected: str) -> BundleError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmdiad_export import bundle_writer, search_choice
+from cmdiad_export import bundle_writer, planner, search_choice
 from cmdiad_export.cli import cli
 from cmdiad_runtime.bundle import Bundle
 from helpers import assert_refused, command, flip_byte, python, truncate
@@ -192,6 +192,65 @@ def test_run_without_calibration_samples(run: Path) -> None:
     (run / "quantisation.safetensors").unlink()
     assert_refused(command(cli, run, "--engine", "int8"), 7, run / "quantisation.safetensors", "train again")
     assert list(Path("bundles").iterdir()) == []
+
+
+@pytest.fixture
+def quick_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bank, in fp32."""
+    monkeypatch.setattr(planner, "REDUCED", ())
+    monkeypatch.setattr(planner, "with_smaller_banks", lambda *_: {})
+
+
+def test_plan_is_a_table_a_file_and_a_picture(run: Path, quick_plan: None) -> None:
+    ended = command(cli, run, "--plan")
+    assert ended.code == 0, ended.err
+    assert "| bank | rows | search | precision | p50 ms |" in ended.out
+    assert "| 20% | " in ended.out
+    assert ended.out.splitlines()[-1] == f"plan: {run / 'plan.json'}, {run / 'plan.png'}"
+    points = json.loads((run / "plan.json").read_text(encoding="utf-8"))["points"]
+    assert points[0]["precision"] == "fp32"
+    assert (run / "plan.png").stat().st_size > 1000
+    assert not Path("bundles").exists()
+
+
+def test_plan_elsewhere(run: Path, quick_plan: None, tmp_path: Path) -> None:
+    assert command(cli, run, "--plan", "--out", tmp_path / "plans" / "one").code == 0
+    assert sorted(p.name for p in (tmp_path / "plans" / "one").iterdir()) == ["plan.json", "plan.png"]
+    assert not (run / "plan.json").exists()
+    (tmp_path / "file").write_text("mine")
+    assert_refused(command(cli, run, "--plan", "--out", tmp_path / "file"), 6, tmp_path / "file")
+
+
+def test_bundle_within_a_budget(run: Path, quick_plan: None) -> None:
+    ended = command(cli, run, "--budget-ms", "100000", "--budget-mb", "100000")
+    assert ended.code == 0, ended.err
+    assert ended.out == "bundle: bundles/gear-rgb-none-budget.cmdiad\n"
+    assert "| bank | rows |" in ended.err
+    assert "for 100000 ms and 100000 MB: 20% bank" in ended.err
+    assert Bundle.open("bundles/gear-rgb-none-budget.cmdiad").manifest["plan"]["chosen"]["bank"] == 0.2
+
+
+def test_budget_that_cannot_be_met(run: Path, quick_plan: None) -> None:
+    ended = command(cli, run, "--budget-mb", "1")
+    assert_refused(ended, 5, "a budget of 1 MB", "at the nearest of", "20% bank", "a coarser grid")
+    assert list(Path("bundles").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--plan", "--budget-ms", "5"), "makes its own plan"),
+        (("--plan", "--engine", "fp16"), "--engine"),
+        (("--plan", "--target", "rtx"), "--target"),
+        (("--budget-mb", "5", "--search", "fast"), "--search"),
+        (("--budget-ms", "0"), "budget-ms"),
+    ],
+)
+def test_options_that_a_plan_decides(run: Path, arguments: tuple[str, ...], word: str) -> None:
+    ended = command(cli, run, *arguments)
+    assert ended.code == 2
+    assert word in ended.err
+    assert not (run / "plan.json").exists()
 
 
 def test_help_imports_nothing_heavy() -> None:

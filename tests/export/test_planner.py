@@ -34,7 +34,7 @@ def test_banks_searches_and_precisions_are_measured(planned: Planned) -> None:
     assert [candidate.form for candidate in planned.candidates] == [point.form for point in points]
     assert {point.form.bank for point in points} == {0.2, 0.05}
     tried = {p.form.precision for p in points} | {form.precision for form, _ in planned.plan.refused}
-    assert tried == {"fp32", "fp16", "int8"}
+    assert tried == {"fp32", "fp16", "int8", "int8-cpu"}
     assert (planned.plan.good, planned.plan.tampered) == (3, 3)
     assert planned.plan.engine.startswith("onnxruntime ")
     for point in points:
@@ -96,6 +96,21 @@ def test_smaller_bank_is_written_with_its_own_threshold(planned: Planned, tmp_pa
     assert bundle.calibration == small.calibration
     assert bundle.manifest["recipe"]["coreset"] == 0.05
     assert bundle.manifest["certificate"]["comparisons"][0]["passed"]
+
+
+def test_no_graph_for_a_processor_where_a_gpu_engine_is_asked_for(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(planner, "write_bundle", lambda *_, precision, **__: written.append(precision))
+    points = [replace(p, form=replace(p.form, precision="int8-cpu")) for p in planned.plan.points[:1]]
+    points += [replace(p, latency_ms=p.latency_ms + 1000) for p in planned.plan.points[1:2]]
+    two = Planned(
+        replace(planned.plan, points=tuple(points)), (planned.candidates[0].at("int8-cpu"), planned.candidates[1])
+    )
+    for rtx in (False, True):
+        write_within(two, Budget(1e6, None), tmp_path / "b.cmdiad", rtx=rtx, say=silent)
+    assert written == ["int8-cpu", "fp32"]
 
 
 def test_budget_that_cannot_be_met_writes_nothing(planned: Planned, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_settings_are_cheaper_than_exact_and_start_with_the_cheapest(run: Run) -
     narrow = min(search.rows.shape[1] for search in searches)
     assert all(plan.width is not None and plan.width < narrow for plan in settings(searches))
     alone = BankSearch(torch.randn(1000, 64))
-    assert multiply_adds([alone], SearchPlan()) == 1000 * 64 + 8 * 4 * 64
-    assert multiply_adds([alone], SearchPlan(16, 8)) == 8 * (1000 + 64) + 8 * 16 * 64
+    assert multiply_adds([alone], SearchPlan()) == 1000 * 64 + 64 * 4 * 64
+    assert multiply_adds([alone], SearchPlan(16, 8)) == 8 * (1000 + 64) + 64 * 16 * 64
 
 
 def test_cheapest_fast_search_within_tolerance_is_taken(

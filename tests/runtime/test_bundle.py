@@ -188,3 +188,15 @@ def test_certificate_of_a_search_without_a_field(own_bundle: Path, field: str) -
     rewrite_manifest(own_bundle, lambda manifest: manifest["certificate"]["search"].pop(field))
     with pytest.raises(BundleError, match=field):
         Bundle.open(own_bundle)
+
+
+@pytest.mark.parametrize("value", [None, "5", 10**400])
+def test_plan_without_its_figures(own_bundle: Path, value: object) -> None:
+    figures = ("bank", "latency_ms", "memory_mb", "graph_mb", "auroc", "score_max_share")
+    chosen = dict.fromkeys(figures, 0.5)
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(plan={"chosen": chosen}))
+    Bundle.open(own_bundle)
+    rewrite_manifest(own_bundle, lambda manifest: manifest["plan"]["chosen"].update(memory_mb=value))
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(own_bundle)
+    assert refused.value.subject == str(own_bundle / "manifest.json")
