@@ -52,7 +52,7 @@ def interpolation_weights(
     tree = cKDTree(centers)
     for start in range(0, len(points), _POINTS_AT_ONCE):
         part = slice(start, start + _POINTS_AT_ONCE)
-        distance, index[part] = tree.query(points[part], k=_NEIGHBOURS, workers=-1)
+        distance, index[part] = tree.query(points[part], k=_NEIGHBOURS)
         np.square(distance, out=distance)
         distance += _WEIGHT_GUARD
         np.reciprocal(distance, out=distance)

@@ -20,7 +20,9 @@ _NEVER = -1.0  # a nearest distance that no point has, so that it is never the l
 _MAX_THREADS = 512
 _SLACK = 1e-6  # of a distance, beyond what rounding to float32 can take from it
 _UNDERFLOW = 2e-19  # metres: squares of shorter steps may round to 0
-_CENTERS_AT_ONCE = 56  # SciPy allocates distances and indices of one query: 56 KiB each for groups of 128
+_CENTERS_AT_ONCE = 56
+"""SciPy allocates distances and indices of one query: 56 KiB each for groups of 128. For queries this small, starting
+its worker threads each time takes longer than they save."""
 
 
 def farthest_point_sampling(points: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
@@ -135,5 +137,5 @@ def group_points(
     ranks = np.arange(1, size + 1)
     for start in range(0, len(centers), _CENTERS_AT_ONCE):
         part = slice(start, start + _CENTERS_AT_ONCE)
-        index[part] = tree.query(centers[part], k=ranks, workers=-1)[1]
+        index[part] = tree.query(centers[part], k=ranks)[1]
     return index
