@@ -66,7 +66,7 @@ def test_prediction_is_that_of_the_faithful_detector(built: tuple[Parts, list[Pa
         assert found.score == pytest.approx(score, rel=tolerance)
         assert found.map.shape == (112, 112)
         np.testing.assert_allclose(found.map, anomaly_map, atol=(tolerance + 4 * LEVEL) * anomaly_map.max())
-        assert set(found.stages_ms) == {"extract", "geometry", "hallucination", "search", "reweight", "map"}
+        assert set(found.stages_ms) == {"extract", "geometry", "hallucination", "search", "scoring"}
         assert min(found.stages_ms.values()) > 0
 
 
