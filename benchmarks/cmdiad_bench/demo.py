@@ -24,8 +24,8 @@ LATENCY_SECONDS = "6"
 # The demo shall take minutes: half as many patches as usual, and a tenth of them in its banks.
 SMALL = ("--size", "224", "--rgb-grid", "28", "--coreset", "0.1")
 EXTRACTORS_SAID = (
-    "The demo's extractors are small networks with random, seeded weights: nothing was pre-trained or downloaded. "
-    "They show the whole path at work; for real parts train with real weights (README)."
+    "The demo's extractors are small networks from the package, trained on images drawn from nothing: nothing is "
+    "downloaded. They show the whole path at work; for real parts take a backbone that has seen photographs (README)."
 )
 
 

@@ -85,7 +85,7 @@ def bank_sizes(detector: Detector, inputs: Mapping[str, Tensor], precision: str)
     A cloud has another number of distinct rows each time, at most one for every cell and one for the background.
     """
     found = detector.patches(*(inputs[name] for name in detector.input_names))
-    item = 4 if precision == "fp32" else 2  # the bank is fp16 in every reduced graph
+    item = 4 if precision in ("fp32", "int8-cpu") else 2  # of a number of the product
     return [
         BankSize(_most_queries(rows, cells, "weights" in inputs), len(search.rows), search.rows.shape[1], item)
         for search, (rows, cells) in zip(detector.searches, found, strict=True)
