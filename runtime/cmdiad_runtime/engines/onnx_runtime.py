@@ -98,7 +98,9 @@ def session_options(ort: Any, name: OnnxRuntimeName) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    if name != "cpu":
+    if name == "cpu":
+        options.enable_mem_pattern = False  # one block for all arrays of a run: up to 280 MB more, and no faster
+    else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
