@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +14,24 @@ import pytest
 import torch
 
 from cmdiad_export import search_choice
+from cmdiad_export.bank_size import with_smaller_banks
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.held_out import Change, HeldOut, Outcomes
 from cmdiad_export.search_budget import bank_sizes
-from cmdiad_export.search_choice import EXACT, FAST, choose_candidates, choose_on, multiply_adds, queries_of, settings
+from cmdiad_export.search_choice import (
+    EXACT,
+    FAST,
+    choose_both,
+    choose_candidates,
+    choose_on,
+    multiply_adds,
+    queries_of,
+    settings,
+)
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import SearchTolerance, search_tolerance, tolerance_for
 from cmdiad_runtime.errors import CertificateError, RunError
+from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.run_directory import Run, load_held_out, load_run
 from cmdiad_train.search import BankSearch, SearchPlan
 from helpers import silent
@@ -56,6 +68,27 @@ def test_exact_search_is_measured_on_the_golden_samples(run: Run) -> None:
     assert said[0].startswith(
         "exact search, 4 candidates from all components, against brute force in float64 on 3 good"
     )
+
+
+NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
+EACH = {"xyz": NORMALS, "view": "each", "coreset": 1.0, "image_score": "max"}
+"""Two banks, two maps, no table of neighbours."""
+
+
+@pytest.mark.parametrize(("modality", "hallucination", "changes"), [("xyz", "f2f", {}), ("both", "none", EACH)])
+def test_other_detectors(trained: Cached, modality: str, hallucination: str, changes: dict[str, Any]) -> None:
+    run = load_run(trained(modality, hallucination, **changes))
+    held_out = HeldOut.of(run.detector, load_held_out(run.path))
+    for choice in choose_both(run, held_out, silent):
+        assert choice.chosen.passed
+        assert choice.chosen.recall > 0.9
+    for share, smaller in with_smaller_banks(run, held_out, (0.1, 0.05)).items():
+        assert smaller.recipe.coreset == share
+        assert smaller.calibration.samples == 3
+        assert smaller.calibration.map_threshold > 0
+        exact = choose_both(smaller, held_out, silent)[0].chosen
+        assert exact.recall == 1
+        assert exact.passed
 
 
 def test_oracle_is_what_the_detector_computes(run: Run, held_out: HeldOut) -> None:
