@@ -47,7 +47,7 @@ def images(count: int = 4) -> Tensor:
 
 
 def at(window: Tensor, u: float, v: float) -> Tensor:
-    return window[:, :, :2] @ torch.tensor([u, v])[:, None] + window[:, :, 2:]
+    return window[:, :, :2] @ torch.tensor([float(u), float(v)])[:, None] + window[:, :, 2:]
 
 
 def test_windows_lie_at_whole_pixels_inside_the_image() -> None:

@@ -59,6 +59,16 @@ def test_surface_file_is_independent_of_the_images(tmp_path: Path) -> None:
     assert found.xyz == SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 20, str(surface)))
 
 
+def test_each_kind_of_image_has_weights_of_its_own() -> None:
+    found = recipe("--rgb-grid", 28, "--size", 224)
+    assert found.rgb == RgbExtractor("resnet10t", (1, 2), 28, "shipped-rgb")
+    assert found.xyz == SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 28, "shipped-normals"))
+    depth = recipe("--xyz", "depth").xyz
+    assert depth == SurfaceExtractor("depth", RgbExtractor("resnet10t", (1, 2), 40, "seeded"))
+    other = recipe("--rgb-backbone", "convnext_atto")
+    assert other.rgb.weights == "seeded" and other.xyz == SurfaceExtractor("normals", other.rgb)
+
+
 def test_points_file_sets_all_of_its_encoder(tmp_path: Path) -> None:
     file = point_file(tmp_path / "points.safetensors")
     found = recipe("--modality", "xyz", "--xyz-weights", file)

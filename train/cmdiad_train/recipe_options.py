@@ -87,8 +87,8 @@ def _xyz(options: Options, base: Recipe, rgb: RgbExtractor) -> XyzExtractor | Su
         wanted = "point_mae or point_bert" if images else "normals or depth"
         raise click.UsageError(f"--{idle[0].replace('_', '-')} needs --xyz {wanted}; clouds are looked at as {kind}")
     if images:
-        shipped = SMALL_NORMALS.backbone if kind == "normals" else replace(SMALL_NORMALS.backbone, weights="seeded")
-        base_image = shipped if rgb == SMALL_RGB else rgb
+        own = {"normals": SMALL_NORMALS.backbone.weights, "depth": "seeded"}[kind]
+        base_image = replace(rgb, weights=own) if rgb.weights == SMALL_RGB.weights else rgb
         return SurfaceExtractor(kind, _image_extractor(options, "surface", base_image))  # type: ignore[arg-type]
     points = base.points or XyzExtractor()
     asked = {**_given(options, "xyz_", _POINTS), "network": kind}
