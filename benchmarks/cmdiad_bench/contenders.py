@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,9 +20,8 @@ from cmdiad_bench.floor import Work, total_work, work_of
 from cmdiad_bench.published import Published, PublishedBank, Stopwatch
 from cmdiad_bench.stage_times import ProfiledGraph
 from cmdiad_export.graph import export_graph
-from cmdiad_export.precision import Precision, to_precision
-from cmdiad_export.quantise import products
-from cmdiad_export.rowwise import KINDS, quantise_rows
+from cmdiad_export.precision import Level, Precision, to_precision
+from cmdiad_export.reduction import QuantisedGraphs
 from cmdiad_runtime.files import write_json
 from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
 from cmdiad_runtime.preprocess.prepare import prepare
@@ -263,13 +261,14 @@ class OursContender:
         folder.mkdir(parents=True, exist_ok=True)
         self.preprocessing = make_preprocessing(parts.setup.recipe(form.mode), "rgb")
         write_json(folder / "preprocessing.json", self.preprocessing.to_json())
-        detector = to_precision(parts.detector(form.mode, form.plan), form.precision)
-        inputs = as_tensors(prepare(paired.sample, self.preprocessing).inputs)
+        detector = parts.detector(form.mode, form.plan)
+        arrays = as_tensors(prepare(paired.sample, self.preprocessing).inputs)
+        inputs = {name: arrays[name] for name in detector.input_names}
         graph = folder / "graph.onnx"
-        export_graph(detector, {name: inputs[name] for name in detector.input_names}, graph)
         if form.precision == "int8-cpu":
-            model = onnx.load(graph)
-            onnx.save(quantise_rows(model, [p for p in products(model) if p.kind in KINDS]), graph)
+            QuantisedGraphs(detector, "int8-cpu", inputs, [], graph).write(Level())
+        else:
+            export_graph(to_precision(detector, form.precision), inputs, graph)
         self._graph = ProfiledGraph(graph)
         self._geometry_ms: list[float] = []
 

@@ -25,13 +25,7 @@ def moved(images: Tensor, view: View, generator: torch.Generator) -> Tensor:
 
     Images of a surface are not turned, since that would ask for other normals; their new rim is background.
     """
-    batch = len(images)
-    angle = TURN * (2 * torch.rand(batch, generator=generator) - 1) * (view == "rgb")
-    zoom = _between(ZOOM, (batch,), generator)
-    matrix = torch.zeros(batch, 2, 3)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos() * zoom
-    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin() * zoom, angle.sin() * zoom
-    matrix[:, :, 2] = 2 * SHIFT * (2 * torch.rand(batch, 2, generator=generator) - 1)
+    matrix = _affine(len(images), view, TURN, ZOOM, 2 * SHIFT, generator)
     planes = images.permute(0, 3, 1, 2)
     places = F.affine_grid(matrix.to(images.device), list(planes.shape), align_corners=False)
     padding = "border" if view == "rgb" else "zeros"
@@ -40,12 +34,19 @@ def moved(images: Tensor, view: View, generator: torch.Generator) -> Tensor:
 
 def window_changes(batch: int, view: View, generator: torch.Generator) -> Tensor:
     """Affine maps `[batch, 2, 3]` from a window to one near it, turned, zoomed and shifted, both from -1 to 1."""
-    angle = WINDOW_TURN * (2 * torch.rand(batch, generator=generator) - 1) * (view == "rgb")
-    zoom = _between(WINDOW_ZOOM, (batch,), generator)
+    return _affine(batch, view, WINDOW_TURN, WINDOW_ZOOM, WINDOW_SHIFT, generator)
+
+
+def _affine(
+    batch: int, view: View, turn: float, zoom: tuple[float, float], shift: float, generator: torch.Generator
+) -> Tensor:
+    """Affine maps `[batch, 2, 3]` of images from -1 to 1; those of a surface are not turned."""
+    angle = turn * (2 * torch.rand(batch, generator=generator) - 1) * (view == "rgb")
+    scale = _between(zoom, (batch,), generator)
     matrix = torch.zeros(batch, 2, 3)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos() * zoom
-    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin() * zoom, angle.sin() * zoom
-    matrix[:, :, 2] = WINDOW_SHIFT * (2 * torch.rand(batch, 2, generator=generator) - 1)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos() * scale
+    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin() * scale, angle.sin() * scale
+    matrix[:, :, 2] = shift * (2 * torch.rand(batch, 2, generator=generator) - 1)
     return matrix
 
 
