@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
+from cmdiad_export import in_full
 from cmdiad_train.detector import Detector
 
 OPSET = 18
@@ -69,6 +70,7 @@ def export_graph(
     fold_constants(program.model, input_size_limit=FOLDED_NUMBERS, output_size_limit=FOLDED_NUMBERS)
     model = program.model_proto
     _name_by_module(model)
+    in_full.write_out(model)
     _strip(model)
     _loop_over_scans(model)
     if single_precision_softmax:

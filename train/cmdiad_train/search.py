@@ -3,6 +3,11 @@
 The contract of `BankSearch`: queries `[T, C]` to the distance `[T]` and the index `[T]` of a row of the bank. Its
 oracle is brute force in float64 (tests/train/test_search.py). Whatever the product's precision, the distance that
 is returned is the true one to the row that is returned.
+
+A product over some components of the bank alone can prove more than it computes. With a query q = Va + r and a row
+b = Vc + s, columns of V orthonormal, q·b = a·c + r·s <= a·c + |r|·|s| (Cauchy and Schwarz): one product more than
+there are components bounds every key from above. A query whose best measured candidate beats the bound of all that were
+not measured has its nearest row, and the few others are searched in full.
 """
 
 from __future__ import annotations
@@ -13,6 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32: the largest relative error of one rounding."""
+IN_FULL = "cmdiad::SearchInFull"
+IN_FULL_AT_ONCE = 64
+"""Queries in doubt that are searched at a time: their keys of a bank of 76 518 rows take 20 MB."""
+IN_FULL_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,19 @@ class SearchPlan:
         width: principal components of the bank that the product is taken over; None takes all channels.
         chunk: bank rows at a time, in a loop, for devices without the memory for the whole product; None takes
             the bank as a whole.
+        proven: with a width, search those queries in full for which nothing proves that the nearest row is among the
+            candidates. As exact as the product over all channels, and in fp32 only.
     """
 
     candidates: int = 4
     width: int | None = None
     chunk: int | None = None
+    proven: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the nearest row of every query is found."""
+        return self.width is None or self.proven
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-ready values."""
@@ -43,7 +63,8 @@ class BankSearch(nn.Module):
     product's rounding is relative to.
 
     With principal components V the key of a row is (V·q)·(V·b) - |b|²/2, with the whole norm: what is left out of
-    the squared distance then is the product of the residuals, which is near zero on average, and not their norms.
+    the squared distance then is the product of the residuals, which is near zero on average, and not their norms. To
+    prove something, the product of their norms is added: one more component, in which a key is an upper bound.
 
     Args:
         rows: float32 `[K, C]`.
@@ -72,10 +93,19 @@ class BankSearch(nn.Module):
         if plan.width is not None and plan.width < rows.shape[1]:
             self.basis = principal_components(self.rows, plan.width)
             self.projected = self.rows @ self.basis
+        self.proven = plan.proven and self.projected is not None
+        if self.proven and self.basis is not None and self.projected is not None:
+            residual = (self.rows.double() - self.projected.double() @ self.basis.double().T).norm(dim=1)
+            self.projected = torch.cat([self.projected, residual.float()[:, None]], 1)
+            self.rounding = (self.rows.shape[1] + plan.width) * UNIT_ROUNDOFF if plan.width else 0.0
+            self.longest = float((2 * self.half_squares).max().sqrt())
 
     def to_half(self) -> BankSearch:
-        """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
-        search = BankSearch(self.rows + self.center, self.plan)
+        """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small.
+
+        Nothing is proven in fp16.
+        """
+        search = BankSearch(self.rows + self.center, _unproven(self.plan))
         search.scale = self.rows.shape[1] ** -0.5
         search.product = torch.float16
         search.rows = (self.rows * search.scale).half()
@@ -87,33 +117,58 @@ class BankSearch(nn.Module):
 
     def to_half_rows(self) -> BankSearch:
         """The same search with an fp16 bank and products in fp32, for processors without fp16 products."""
-        search = BankSearch(self.rows.half().float() + self.center, self.plan)
+        search = BankSearch(self.rows.half().float() + self.center, _unproven(self.plan))
         search.rows = self.rows.half()
         return search
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
         queries = (queries - self.center) * self.scale
-        nearest = self._nearest(queries.to(self.product))  # [T, k]
-        squared = (queries[:, None] - self.rows[nearest].float()).square().sum(2)
-        best, position = squared.min(1)
-        return best.sqrt() / self.scale, nearest.gather(1, position[:, None])[:, 0]
+        bounds, nearest = self._nearest(queries.to(self.product))  # [T, k]
+        squared, index = nearest_of(queries, self.rows, nearest)
+        if self.proven:
+            doubt = self._doubt(queries, squared, bounds[:, -1])
+            index = search_in_full(queries, self.rows, self.half_squares, index, doubt)
+            squared = (queries - self.rows[index]).square().sum(1)
+        return squared.sqrt() / self.scale, index
 
     def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
         """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
         difference = (query - self.center)[None] * self.scale - self.rows[index].float()
         return difference.square().sum(1).sqrt() / self.scale
 
-    def _nearest(self, queries: Tensor) -> Tensor:
-        """Candidate rows int64 `[T, k]` of centred queries: those with the largest q·b - |b|²/2."""
+    def _doubt(self, queries: Tensor, squared: Tensor, bound: Tensor) -> Tensor:
+        """float32 `[T]`: by how much the bound of the rows that were not measured exceeds the best key, or below 0.
+
+        The slack is that of as many roundings as the products have terms; they would have to fall all on one side.
+
+        Args:
+            queries: centred, `[T, C]`.
+            squared: of the best candidate, `[T]`.
+            bound: the smallest upper bound among the candidates, `[T]`.
+        """
+        squares = queries.square().sum(1)
+        slack = self.rounding * (squares + squares.sqrt() * self.longest)
+        return bound + slack - (squares - squared) / 2
+
+    def _nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and rows int64 `[T, k]` of the candidates of centred queries: those with the largest q·b - |b|²/2."""
         bank = self.rows
         if self.basis is not None and self.projected is not None:
-            queries, bank = queries @ self.basis, self.projected
+            bank, inside = self.projected, queries @ self.basis
+            queries = torch.cat([inside, self._residual(queries, inside)], 1) if self.proven else inside
         if self.plan.chunk is None or self.plan.chunk >= len(bank):
-            return self._keys(queries, bank, self.half_squares).topk(self.candidates, dim=1).indices
+            found = self._keys(queries, bank, self.half_squares).topk(self.candidates, dim=1)
+            return found.values, found.indices
         return self._nearest_by_chunks(queries, bank, self.plan.chunk)
 
-    def _nearest_by_chunks(self, queries: Tensor, bank: Tensor, chunk: int) -> Tensor:
+    def _residual(self, queries: Tensor, inside: Tensor) -> Tensor:
+        """At least the length `[T, 1]` of what components leave out of queries `[T, C]`, of which `inside` is kept."""
+        squares = queries.square().sum(1, keepdim=True)
+        left_out = (squares - inside.square().sum(1, keepdim=True)).clamp(min=0)
+        return (left_out + self.rounding * squares).sqrt()
+
+    def _nearest_by_chunks(self, queries: Tensor, bank: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """The same in a loop: each round keeps the best of its chunk and of the rounds before.
 
         What is left when the bank is cut into chunks comes first. Exported, the chunks are slices of the one bank that
@@ -122,32 +177,73 @@ class BankSearch(nn.Module):
         candidates, rounds = self.candidates, len(bank) // chunk
         cut = rounds * chunk
 
-        def better(carry: list[Tensor], rows: Tensor, squares: Tensor, offset: Tensor | int) -> list[Tensor]:
+        def better(carry: list[Tensor], rows: Tensor, squares: Tensor, offset: Tensor | int, most: int) -> list[Tensor]:
             best, index = carry
-            keys, found = self._keys(queries, rows, squares).topk(min(candidates, len(rows)), dim=1)
+            keys, found = self._keys(queries, rows, squares).topk(most, dim=1)
             keys, position = torch.cat([best, keys], 1).topk(candidates, dim=1)
             return [keys, torch.cat([index, found + offset], 1).gather(1, position)]
 
         def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             rows, squares, offset = part
-            return better(carry, rows, squares, offset), [offset.clone()]
+            return better(carry, rows, squares, offset, min(candidates, chunk)), [offset.clone()]
 
         start = torch.full((len(queries), candidates), -torch.inf, device=queries.device)
         carry = [start, torch.zeros(len(queries), candidates, dtype=torch.int64, device=queries.device)]
         if cut < len(bank):
-            carry = better(carry, bank[cut:], self.half_squares[cut:], cut)
-        first = torch.arange(rounds, device=bank.device)[:, None] * chunk
+            carry = better(carry, bank[cut:], self.half_squares[cut:], cut, min(candidates, len(bank) - cut))
+        first = torch.arange(rounds, device=bank.device) * chunk
         parts = [bank[:cut].reshape(rounds, chunk, -1), self.half_squares[:cut].reshape(rounds, chunk), first]
         if torch.compiler.is_exporting():
-            return scan(round_, carry, parts)[0][1]
+            keys, index = scan(round_, carry, parts)[0]
+            return keys, index
         for part in zip(*parts, strict=True):
             carry, _ = round_(carry, list(part))
-        return carry[1]
+        keys, index = carry
+        return keys, index
 
     @staticmethod
     def _keys(queries: Tensor, rows: Tensor, half_squares: Tensor) -> Tensor:
         """float32 `[T, K]`, largest where |q - b|² is smallest; the product is of the queries' type."""
         return (queries @ rows.to(queries.dtype).T).float() - half_squares
+
+
+def _unproven(plan: SearchPlan) -> SearchPlan:
+    return SearchPlan(chunk=plan.chunk) if plan.proven else plan
+
+
+def nearest_of(queries: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances float32 `[T]` and the row int64 `[T]`, by differences, of each query's nearest candidate.
+
+    Args:
+        queries: float32 `[T, C]`.
+        rows: `[K, C]`.
+        candidates: int64 `[T, k]`, rows.
+    """
+    squared = (queries[:, None] - rows[candidates].float()).square().sum(2)
+    best, position = squared.min(1)
+    return best, candidates.gather(1, position[:, None])[:, 0]
+
+
+def search_in_full(queries: Tensor, rows: Tensor, half_squares: Tensor, index: Tensor, doubt: Tensor) -> Tensor:
+    """The nearest row int64 `[T]` of each query: `index` as it is, but over all channels where `doubt` is above 0.
+
+    In a graph this is one node, which `cmdiad_export.in_full` writes out as a loop over the queries in doubt.
+
+    Args:
+        queries: float32 `[T, C]`, centred.
+        rows: float32 `[K, C]`, centred.
+        half_squares: float32 `[K]`, half of each row's squared length.
+        index: int64 `[T]`.
+        doubt: float32 `[T]`.
+    """
+    if torch.compiler.is_exporting():
+        given = [queries, rows, half_squares, index, doubt]
+        return torch.onnx.ops.symbolic(IN_FULL, given, dtype=torch.int64, shape=index.shape, version=1)
+    index = index.clone()
+    for part in (doubt > 0).nonzero()[:, 0].split(IN_FULL_AT_ONCE):
+        keys = queries[part] @ rows.T - half_squares
+        index[part] = nearest_of(queries[part], rows, keys.topk(min(IN_FULL_CANDIDATES, len(rows)), dim=1).indices)[1]
+    return index
 
 
 @torch.no_grad()

@@ -1,0 +1,102 @@
+"""The loop over queries in doubt, which a proven search ends with, in the operators that every engine has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import parser
+
+from cmdiad_train.search import IN_FULL, IN_FULL_AT_ONCE, IN_FULL_CANDIDATES
+
+DOMAIN, OPERATION = IN_FULL.split("::")
+
+_LOOP = f"""
+<domain: "{DOMAIN}", opset_import: ["" : 18]>
+{OPERATION} (queries, rows, half_squares, index, doubt) => (nearest)
+{{
+    one = Constant <value_ints: ints = [1]> ()
+    first_axis = Constant <value_ints: ints = [0]> ()
+    at_once = Constant <value_ints: ints = [{IN_FULL_AT_ONCE}]> ()
+    fill = Constant <value_ints: ints = [{IN_FULL_AT_ONCE - 1}]> ()
+    few = Constant <value_ints: ints = [{IN_FULL_CANDIDATES}]> ()
+    third_axis = Constant <value_ints: ints = [2]> ()
+    nothing = Constant <value_float: float = 0.0> ()
+    start = Constant <value = bool {{1}}> ()
+
+    queries_in_all = Shape (doubt)
+    as_row = Unsqueeze (doubt, first_axis)
+    most_first, order_row = TopK <axis: int = 1> (as_row, queries_in_all)
+    order = Squeeze (order_row, first_axis)
+    doubted = Greater (doubt, nothing)
+    counted = Cast <to: int = 7> (doubted)
+    count = ReduceSum <keepdims: int = 1> (counted, first_axis)
+    filled = Add (count, fill)
+    rounds_1 = Div (filled, at_once)
+    rounds = Squeeze (rounds_1, first_axis)
+    bias = Neg (half_squares)
+    nearest = Loop (rounds, start, index) <body = body
+        (int64 turn, bool go, int64[queries] found) => (bool going, int64[queries] corrected)
+        {{
+            turn_1 = Reshape (turn, one)
+            from = Mul (turn_1, at_once)
+            to = Add (from, at_once)
+            part = Slice (order, from, to, first_axis)
+            asked = Gather (queries, part)
+            keys = Gemm <transB: int = 1> (asked, rows, bias)
+            largest, candidates = TopK <axis: int = 1> (keys, few)
+            asked_again = Unsqueeze (asked, one)
+            measured = Gather (rows, candidates)
+            difference = Sub (asked_again, measured)
+            square = Mul (difference, difference)
+            squared = ReduceSum <keepdims: int = 0> (square, third_axis)
+            smallest, position = TopK <axis: int = 1, largest: int = 0> (squared, one)
+            chosen = GatherElements <axis: int = 1> (candidates, position)
+            chosen_row = Squeeze (chosen, one)
+            corrected = ScatterElements <axis: int = 0> (found, part, chosen_row)
+            going = Identity (go)
+        }}>
+}}
+"""
+
+
+def write_out(model: onnx.ModelProto) -> None:
+    """Replace each `SearchInFull` of a model by its loop, in place.
+
+    Queries are taken by doubt, most first, so that those in doubt are the first ones. The last turn may take some
+    beyond; they are searched in full as well, which changes nothing.
+    """
+    nodes = []
+    for node in model.graph.node:
+        nodes += _loop(node) if (node.domain, node.op_type) == (DOMAIN, OPERATION) else [node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    kept = [each for each in model.opset_import if each.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _loop(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    function = parser.parse_function(_LOOP)
+    names = dict(zip([*function.input, *function.output], [*node.input, *node.output], strict=True))
+    nodes = list(function.node)
+    for each in nodes:
+        _rename(each, names, node.name)
+    return nodes
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str], prefix: str) -> None:
+    """Give a node, and those of its body, names and values of their own; `names` are those that are given."""
+
+    def named(value: str) -> str:
+        return names.get(value, f"{prefix}/{value}") if value else ""
+
+    node.name = f"{prefix}/{node.output[0]}"
+    node.input[:], node.output[:] = map(named, node.input), map(named, node.output)
+    for attribute in node.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        for value in (*attribute.g.input, *attribute.g.output):
+            value.name = named(value.name)
+        for inner in attribute.g.node:
+            _rename(inner, names, prefix)
