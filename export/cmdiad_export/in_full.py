@@ -66,7 +66,7 @@ def write_out(model: onnx.ModelProto) -> None:
     Queries are taken by doubt, most first, so that those in doubt are the first ones. The last turn may take some
     beyond; they are searched in full as well, which changes nothing.
     """
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += _loop(node) if (node.domain, node.op_type) == (DOMAIN, OPERATION) else [node]
     del model.graph.node[:]

@@ -21,6 +21,7 @@ class Form:
         width: principal components that candidates are found in; None for the exact search.
         candidates: per query.
         precision: of the graph.
+        proven: the search is as exact as one over all channels.
     """
 
     bank: float
@@ -28,9 +29,16 @@ class Form:
     width: int | None
     candidates: int
     precision: Precision
+    proven: bool = False
+
+    @property
+    def cpu_only(self) -> bool:
+        """Whether ONNX Runtime on a processor alone is known to run it."""
+        return self.proven or self.precision == "int8-cpu"
 
     def __str__(self) -> str:
-        search = "exact search" if self.width is None else f"fast search ({self.width} components, {self.candidates})"
+        kind = "proven" if self.proven else "fast"
+        search = "exact search" if self.width is None else f"{kind} search ({self.width} components, {self.candidates})"
         return f"{self.bank:.0%} bank ({' + '.join(map(str, self.rows))} rows), {search}, {self.precision}"
 
 

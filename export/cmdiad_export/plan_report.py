@@ -27,7 +27,8 @@ def table(plan: Plan) -> str:
 
 
 def _cells(form: Form) -> str:
-    search = "exact" if form.width is None else f"fast {form.width}:{form.candidates}"
+    kind = "proven" if form.proven else "fast"
+    search = "exact" if form.width is None else f"{kind} {form.width}:{form.candidates}"
     return f"{form.bank:.0%} | {' + '.join(map(str, form.rows))} | {search} | {form.precision}"
 
 

@@ -20,7 +20,7 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.held_out import Change, HeldOut, Outcomes
 from cmdiad_export.plan import Budget, Form, Plan, Point, best_within, pareto
 from cmdiad_export.precision import Precision
-from cmdiad_export.search_choice import SearchChoice, choose_both
+from cmdiad_export.search_choice import SearchChoice, choose_all
 from cmdiad_runtime.certificate import search_tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError, EngineError
@@ -53,7 +53,7 @@ class Candidate:
         """What it is made of."""
         rows = tuple(len(search.rows) for search in self.run.detector.searches)
         plan = self.search.chosen.plan
-        return Form(trained_share(self.run.recipe), rows, plan.width, plan.candidates, self.precision)
+        return Form(trained_share(self.run.recipe), rows, plan.width, plan.candidates, self.precision, plan.proven)
 
     def at(self, precision: Precision) -> Candidate:
         """The same in another precision."""
@@ -95,7 +95,7 @@ def make_plan(
     with tempfile.TemporaryDirectory() as folder:
         exports = _Exports(Path(folder), say, search_megabytes)
         for each in (run, *with_smaller_banks(run, held_out, shares).values()):
-            for search in choose_both(each, held_out, say):
+            for search in choose_all(each, held_out, say):
                 exports.add(Candidate(each, search, "fp32"))
         singles = _measure(exports, run, held_out, say)
         for candidate in promising(exports.candidates, singles.points):
@@ -107,12 +107,13 @@ def make_plan(
 def promising(candidates: Sequence[Candidate], points: Sequence[Point]) -> list[Candidate]:
     """Those to try in lower precisions too: the bank as trained with its faster search, and the next best few.
 
-    int8 takes minutes to calibrate, so no more than MOST_REDUCED, by AUROC and then by latency.
+    int8 takes minutes to calibrate, so no more than MOST_REDUCED, by AUROC and then by latency. Proofs need fp32.
     """
+    reducible = [point for point in points if not point.form.proven]
     trained = min(
-        (point for point in points if point.form.bank == points[0].form.bank), key=lambda point: point.latency_ms
+        (point for point in reducible if point.form.bank == points[0].form.bank), key=lambda point: point.latency_ms
     )
-    best = sorted(pareto(points), key=lambda point: (-point.change.auroc, point.latency_ms))
+    best = sorted(pareto(reducible), key=lambda point: (-point.change.auroc, point.latency_ms))
     chosen = [trained, *(point for point in best if point is not trained)][:MOST_REDUCED]
     return [c for c, point in zip(candidates, points, strict=True) if any(point is each for each in chosen)]
 
@@ -126,7 +127,7 @@ def write_within(
         EngineError: no point fits.
     """
     plan = planned.plan
-    points = [point for point in plan.points if not (rtx and point.form.precision == "int8-cpu")]
+    points = [point for point in plan.points if not (rtx and point.form.cpu_only)]
     best = best_within(points, budget)
     candidate = planned.candidates[plan.points.index(best)]
     fitting = sum(map(budget.allows, points))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import EngineError
 from cmdiad_train.detector import Detector
-from cmdiad_train.search import SearchPlan
+from cmdiad_train.search import IN_FULL_AT_ONCE, SearchPlan
 
 DEFAULT_MEGABYTES = 512
 """What a search may use where no budget is stated: a graphics card has that to spare, a Jetson has not."""
@@ -46,7 +46,9 @@ class BankSize:
 
     def scratch(self, plan: SearchPlan) -> int:
         """Bytes that a search by this plan needs besides the bank; see docs/precision.md for measured figures."""
-        candidates = self.queries * plan.candidates * self.channels * self.item  # rows gathered for exact distances
+        at_once = 1 if plan.proven else plan.candidates  # of the rows gathered for exact distances
+        candidates = self.queries * at_once * self.channels * self.item
+        candidates += IN_FULL_AT_ONCE * self.rows * KEY_BYTES if plan.proven else 0
         if plan.chunk is None or plan.chunk >= self.rows:
             return self.queries * self.rows * self.item + candidates + FIXED_BYTES
         return self.queries * plan.chunk * KEY_BYTES + candidates + FIXED_BYTES

@@ -1,7 +1,9 @@
-"""Exact or fast: how the candidates of the search are found, measured on held-out samples against brute force.
+"""Exact, proven or fast: how the search finds candidates, measured on held-out samples against brute force.
 
-The fast search takes the product over the leading principal components of the bank only, and measures more
-candidates exactly. Settings are tried from the cheapest on; the first within tolerance is taken.
+The proven and the fast search take the product over the leading principal components of the bank only, and measure
+more candidates exactly. The proven one is as exact as the product over all channels: where nothing proves that the
+nearest row is among the candidates, a query is searched in full; of its settings that is taken which should cost least.
+Fast settings are tried from the cheapest on; the first within tolerance is taken.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from cmdiad_train.memory_bank import BankScorer
 from cmdiad_train.run_directory import Run, load_held_out
 from cmdiad_train.search import BankSearch, SearchPlan, brute_force, distances_between, principal_components
 
-SearchMode = Literal["exact", "fast"]
+SearchMode = Literal["exact", "proven", "fast"]
 Found = tuple[Tensor, Tensor]
 """Distances `[T]` and indices int64 `[T]`."""
 
@@ -32,7 +34,10 @@ GATHERED = 64
 VALUES_AT_ONCE = 1 << 24
 NEAR_ZERO = 1e-3
 """Of the median distance: below it lie copies of bank rows, whose distance is rounding and no reference."""
+WORTH = 0.8
+"""Of the cost of the product over all channels: a proven search that does not save so much is not worth its loops."""
 EXACT = "exact: product over all channels"
+PROVEN = "proven: product over the principal components of the bank, what that does not settle over all channels"
 FAST = "fast: product over the principal components of the bank"
 
 
@@ -43,6 +48,7 @@ class Measured:
     Attributes:
         plan: of every bank.
         multiply_adds: per query, of all banks together; a gathered number counts GATHERED times.
+        in_full: share of queries that a proven search searches in full.
         recall: share of queries whose returned row is a nearest one.
         distance_max_error: largest error of a returned distance, relative to the smallest distance there is.
         change: of scores, maps, AUROC and verdicts.
@@ -55,11 +61,13 @@ class Measured:
     distance_max_error: float
     change: Change
     passed: bool
+    in_full: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The record in a bundle's manifest."""
         return {
-            "plan": {"candidates": self.plan.candidates, "width": self.plan.width},
+            "plan": {"candidates": self.plan.candidates, "width": self.plan.width, "proven": self.plan.proven},
+            "in_full": self.in_full,
             "multiply_adds": self.multiply_adds,
             "recall": self.recall,
             "distance_max_error": self.distance_max_error,
@@ -73,7 +81,7 @@ class SearchChoice:
     """How candidates are found, and the measurements behind it.
 
     Attributes:
-        asked: for an exact or a fast search.
+        asked: for which kind of search.
         chosen: what is taken.
         tolerance: that it keeps.
         good: held-out good samples that were measured.
@@ -90,14 +98,19 @@ class SearchChoice:
 
     @property
     def fast(self) -> bool:
-        """Whether the product leaves components out."""
-        return self.chosen.plan.width is not None
+        """Whether another row than the nearest may be found."""
+        return not self.chosen.plan.exact
+
+    @property
+    def proven(self) -> bool:
+        """Whether the graph holds what only ONNX Runtime on a processor is known to run: loops as long as needed."""
+        return self.chosen.plan.proven
 
     def to_json(self) -> dict[str, Any]:
         """The record in a bundle's manifest."""
         return {
             "asked": self.asked,
-            "method": FAST if self.fast else EXACT,
+            "method": FAST if self.fast else PROVEN if self.proven else EXACT,
             "reference": "brute force in float64",
             "samples": {"good": self.good, "tampered": self.tampered},
             "tolerance": self.tolerance.to_json(),
@@ -109,7 +122,9 @@ class SearchChoice:
         chosen, change = self.chosen, self.chosen.change
         plan = f"{chosen.plan.candidates} candidates from {chosen.plan.width or 'all'} components"
         return (
-            f"{'fast' if self.fast else 'exact'} search, {plan}, against brute force in float64 on {self.good} good "
+            f"{'fast' if self.fast else 'proven' if self.proven else 'exact'} search, {plan}"
+            + (f", {chosen.in_full:.2%} of queries in full" if self.proven else "")
+            + f", against brute force in float64 on {self.good} good "
             f"and {self.tampered} tampered samples: recall {chosen.recall:.4%}, distance within "
             f"{chosen.distance_max_error:.2%}, score within {change.score_max_share:.3%} of the threshold, AUROC "
             f"{change.auroc_change:+.4f}, {change.label_flips} label flips"
@@ -117,15 +132,16 @@ class SearchChoice:
 
 
 def choose_candidates(run: Run, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
-    """How a run's graph finds candidates: exactly, or by the cheapest fast setting within tolerance.
+    """How a run's graph finds candidates: exactly, with a proof, or by the cheapest fast setting within tolerance.
 
-    An exact search is measured on the run's golden samples, a fast one on all that it keeps (`load_held_out`).
-    Where no fast setting is within tolerance, or none is cheaper, the search is exact.
+    A search that finds the nearest rows is measured on the run's golden samples, a fast one on all that it keeps
+    (`load_held_out`). Where no fast setting is within tolerance, or no other is cheaper, the product is over all
+    channels.
 
     Raises:
         RunError: the run keeps no held-out samples for a fast search.
     """
-    samples = run.golden if mode == "exact" else load_held_out(run.path)
+    samples = load_held_out(run.path) if mode == "fast" else run.golden
     return choose_on(run, HeldOut.of(run.detector, samples), mode, say)
 
 
@@ -136,18 +152,17 @@ def choose_on(run: Run, held_out: HeldOut, mode: SearchMode, say: Callable[[str]
 
 
 @torch.no_grad()
-def choose_both(run: Run, held_out: HeldOut, say: Callable[[str], None]) -> list[SearchChoice]:
-    """The exact search, and the fast one where there is one."""
+def choose_all(run: Run, held_out: HeldOut, say: Callable[[str], None]) -> list[SearchChoice]:
+    """The exact search, and the proven and the fast one where there is one."""
     bench = _Bench(run, held_out)
-    exact, fast = (_choose(bench, mode, say) for mode in get_args(SearchMode))
-    return [exact, fast] if fast.fast else [exact]
+    exact, proven, fast = (_choose(bench, mode, say) for mode in get_args(SearchMode))
+    return [exact, *([proven] if proven.proven else []), *([fast] if fast.fast else [])]
 
 
 def _choose(bench: _Bench, mode: SearchMode, say: Callable[[str], None]) -> SearchChoice:
     tried: list[Measured] = []
-    plans = settings(bench.detector.searches) if mode == "fast" else []
-    passed = None
-    for plan in plans:
+    passed = bench.proven() if mode == "proven" else None
+    for plan in settings(bench.detector.searches) if mode == "fast" else ():
         measured = bench.fast(plan)
         if measured.passed:
             passed = measured
@@ -155,6 +170,8 @@ def _choose(bench: _Bench, mode: SearchMode, say: Callable[[str], None]) -> Sear
         tried.append(measured)
     if mode == "fast" and passed is None:
         say(f"no fast search is within tolerance ({len(tried)} tried): the search stays exact")
+    if mode == "proven" and passed is None:
+        say("no proof saves enough here: the search takes the product over all channels")
     tampered = bench.held_out.tampered
     bad = int(tampered.sum())
     choice = SearchChoice(mode, passed or bench.exact(), bench.tolerance, len(tampered) - bad, bad, tuple(tried))
@@ -171,14 +188,21 @@ def settings(searches: Sequence[BankSearch]) -> list[SearchPlan]:
     return sorted((plan for plan in plans if cost[plan] < most), key=lambda plan: cost[plan])
 
 
-def multiply_adds(searches: Sequence[BankSearch], plan: SearchPlan) -> int:
-    """Per query and all banks together: projection, product, and the exact distances of the candidates."""
-    total = 0
-    for search in searches:
+def multiply_adds(searches: Sequence[BankSearch], plan: SearchPlan, in_full: Sequence[float] | None = None) -> int:
+    """Per query and all banks together: projection, product, and the exact distances of the candidates.
+
+    Args:
+        searches: of the banks.
+        plan: of every bank.
+        in_full: of each bank, the share of queries that is searched in full afterwards.
+    """
+    total = 0.0
+    for search, share in zip(searches, in_full or [0.0] * len(searches), strict=True):
         rows, channels = search.rows.shape
+        whole = rows * channels + GATHERED * min(SearchPlan().candidates, rows) * channels
         product = rows * channels if plan.width is None else plan.width * (rows + channels)
-        total += product + GATHERED * min(plan.candidates, rows) * channels
-    return total
+        total += product + GATHERED * min(plan.candidates, rows) * channels + share * whole
+    return round(total)
 
 
 class _Bench:
@@ -202,16 +226,37 @@ class _Bench:
         """A product over principal components."""
         return self._measured(plan, [bank.projected(plan) for bank in self.banks])
 
-    def _measured(self, plan: SearchPlan, found: list[Found]) -> Measured:
+    def proven(self) -> Measured | None:
+        """The proven search that should cost least, or None where that is not much less than the exact one."""
+        searches = self.detector.searches
+        narrowest = min(min(search.rows.shape) for search in searches)
+        cheapest, in_full = SearchPlan(), [0.0] * len(searches)
+        least = WORTH * multiply_adds(searches, cheapest)
+        for width in (width for width in WIDTHS if width < narrowest):
+            rivals = [bank.rivals(width) for bank in self.banks]
+            for candidates in (candidates for candidates in CANDIDATES if candidates < narrowest):
+                plan = SearchPlan(candidates, width, proven=True)
+                shares = [float((each >= candidates).float().mean()) for each in rivals]
+                cost = multiply_adds(searches, plan, shares)
+                if cost < least:
+                    cheapest, in_full, least = plan, shares, cost
+        if not cheapest.proven:
+            return None
+        return self._measured(cheapest, [bank.exact(cheapest) for bank in self.banks], in_full)
+
+    def _measured(self, plan: SearchPlan, found: list[Found], in_full: list[float] | None = None) -> Measured:
         change = Change.between(self.reference, self._outcomes(found), self.held_out.tampered, self.tolerance)
         hits = sum(bank.hits(index) for bank, (_, index) in zip(self.banks, found, strict=True))
+        counts = [sum(each) for each in self.counts]
+        in_full = in_full or [0.0] * len(counts)
         return Measured(
             plan=plan,
-            multiply_adds=multiply_adds(self.detector.searches, plan),
-            recall=hits / sum(map(sum, self.counts)),
+            multiply_adds=multiply_adds(self.detector.searches, plan, in_full),
+            recall=hits / sum(counts),
             distance_max_error=max(bank.error(distance) for bank, (distance, _) in zip(self.banks, found, strict=True)),
             change=change,
             passed=change.within(self.tolerance),
+            in_full=sum(share * count for share, count in zip(in_full, counts, strict=True)) / sum(counts),
         )
 
     def _outcomes(self, found: list[Found]) -> Outcomes:
@@ -240,8 +285,8 @@ class _Bank:
         self.basis: Tensor | None = None
 
     def exact(self, plan: SearchPlan) -> Found:
-        """What the graph's search returns."""
-        search = BankSearch(self.rows, plan)
+        """What the graph's search returns by a plan that finds the nearest rows."""
+        search = BankSearch(self.rows, plan, None if plan.width is None else self._components(plan.width))
         parts = [search(block) for block in self.queries.split(_at_once(len(self.rows)))]
         return torch.cat([distance for distance, _ in parts]), torch.cat([index for _, index in parts])
 
@@ -251,6 +296,13 @@ class _Bank:
         if plan.width not in self.listed:
             self.listed[plan.width] = _Listed(self.search, self.queries, self._components(plan.width))
         return self.listed[plan.width].nearest(plan.candidates)
+
+    def rivals(self, width: int) -> Tensor:
+        """How many rows int64 `[T]` may be as near as the nearest, for all that components tell of them."""
+        search = BankSearch(self.rows, SearchPlan(1, width, proven=True), self._components(width))
+        size = _at_once(len(self.rows))
+        parts = zip(self.queries.split(size), self.nearest.float().split(size), strict=True)
+        return torch.cat([search.rivals(queries, distance) for queries, distance in parts])
 
     def _components(self, width: int) -> Tensor:
         """The leading ones of the widest basis, which takes its time."""

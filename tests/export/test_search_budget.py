@@ -91,3 +91,8 @@ def test_a_cloud_may_have_as_many_rows_as_cells_and_one(trained: Cached) -> None
     inputs = next(iter(run.golden.values()))
     assert len(inputs["weights"]) < 197
     assert [size.queries for size in bank_sizes(run.detector, inputs, "fp16")] == [197]
+
+
+def test_a_proven_search_measures_one_candidate_at_a_time_and_a_few_queries_in_full() -> None:
+    proven = SearchPlan(32, 64, proven=True)
+    assert PUBLISHED.scratch(proven) - PUBLISHED.scratch(SearchPlan(1, 64)) == 64 * 76_000 * 4

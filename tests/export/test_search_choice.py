@@ -21,7 +21,8 @@ from cmdiad_export.search_budget import bank_sizes
 from cmdiad_export.search_choice import (
     EXACT,
     FAST,
-    choose_both,
+    PROVEN,
+    choose_all,
     choose_candidates,
     choose_on,
     multiply_adds,
@@ -79,14 +80,14 @@ EACH = {"xyz": NORMALS, "view": "each", "coreset": 1.0, "image_score": "max"}
 def test_other_detectors(trained: Cached, modality: str, hallucination: str, changes: dict[str, Any]) -> None:
     run = load_run(trained(modality, hallucination, **changes))
     held_out = HeldOut.of(run.detector, load_held_out(run.path))
-    for choice in choose_both(run, held_out, silent):
+    for choice in choose_all(run, held_out, silent):
         assert choice.chosen.passed
         assert choice.chosen.recall > 0.9
     for share, smaller in with_smaller_banks(run, held_out, (0.1, 0.05)).items():
         assert smaller.recipe.coreset == share
         assert smaller.calibration.samples == 3
         assert smaller.calibration.map_threshold > 0
-        exact = choose_both(smaller, held_out, silent)[0].chosen
+        exact = choose_all(smaller, held_out, silent)[0].chosen
         assert exact.recall == 1
         assert exact.passed
 
@@ -194,7 +195,7 @@ def test_fast_search_is_in_the_graph_and_in_the_certificate(
     )
     plan = manifest["graph"]["search"]["plan"]
     found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["certificate"]["search"]
-    assert {key: plan[key] for key in ("candidates", "width")} == found["chosen"]["plan"]
+    assert {key: plan[key] for key in ("candidates", "width", "proven")} == found["chosen"]["plan"]
     assert (plan["chunk"] is not None) == loop
     graph = onnx.load(out / "graph.onnx").graph
     assert any(node.op_type == "Loop" for node in graph.node) == loop
@@ -255,3 +256,57 @@ def test_each_limit_of_a_fast_search_counts(changes: dict[str, float]) -> None:
     change = Change(0.005, 0.01, 0.9, 0.002, 0, 0)
     assert change.within(TOLERANCE)
     assert not replace(change, **changes).within(TOLERANCE)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_proven_search_is_exact_in_graph_and_certificate(run: Run, tmp_path: Path, loop: bool) -> None:
+    said: list[str] = []
+    choice = choose_candidates(run, "proven", said.append)
+    chosen = choice.chosen
+    assert choice.proven
+    assert not choice.fast
+    assert chosen.plan.proven
+    assert chosen.recall == 1
+    assert chosen.distance_max_error < 1e-4
+    assert 0 <= chosen.in_full < 1
+    assert said == [str(choice)]
+    assert said[0].startswith(f"proven search, {chosen.plan.candidates} candidates from {chosen.plan.width} components")
+    out = tmp_path / "b.cmdiad"
+    size = max(bank_sizes(run.detector, next(iter(run.golden.values())), "fp32"), key=lambda each: each.rows)
+    budget = (size.scratch(chosen.plan) - 1) / 1e6 if loop else None
+    manifest = write_bundle(run, out, precision="fp32", rtx=False, say=silent, search=choice, search_megabytes=budget)
+    assert manifest["graph"]["search"]["plan"]["proven"]
+    assert (manifest["graph"]["search"]["plan"]["chunk"] is not None) == loop
+    assert manifest["certificate"]["search"]["method"] == PROVEN
+    assert manifest["certificate"]["search"]["chosen"]["in_full"] == chosen.in_full
+    assert Bundle.open(out).tolerance == tolerance_for("fp32", published_blur=False)
+    assert manifest["certificate"]["comparisons"][0]["score_max_share"] < 1e-4
+
+
+def test_share_in_full_is_that_of_the_queries_in_doubt(run: Run, held_out: HeldOut) -> None:
+    for search, queries in zip(run.detector.searches, queries_of(run.detector, held_out), strict=True):
+        asked = torch.cat(queries)
+        rivals = search_choice._Bank(search, asked).rivals(2)
+        proven = BankSearch(search.rows + search.center, SearchPlan(4, 2, proven=True))
+        centred = asked - proven.center
+        keys, nearest = proven._nearest(centred)
+        best = (centred[:, None] - proven.rows[nearest]).square().sum(2).amin(1)
+        doubt = keys[:, -1] > proven._proving(centred, best)
+        assert float(((rivals >= 4) == doubt).float().mean()) > 0.999  # but for rounding
+
+
+def test_proven_search_where_it_saves_nothing_is_the_exact_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_choice, "WORTH", 0.01)
+    said: list[str] = []
+    choice = choose_candidates(run, "proven", said.append)
+    assert said[0] == "no proof saves enough here: the search takes the product over all channels"
+    assert choice.asked == "proven"
+    assert choice.chosen.plan == SearchPlan()
+    assert choice.to_json()["method"] == EXACT
+
+
+def test_costs_of_a_proven_search() -> None:
+    alone = BankSearch(torch.randn(1000, 64))
+    proven = SearchPlan(16, 8, proven=True)
+    whole = multiply_adds([alone], SearchPlan())
+    assert multiply_adds([alone], proven, [0.25]) == multiply_adds([alone], proven) + whole / 4

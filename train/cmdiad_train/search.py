@@ -69,6 +69,7 @@ class BankSearch(nn.Module):
     Args:
         rows: float32 `[K, C]`.
         plan: how candidates are found.
+        basis: for a plan with a width, the principal components if they are known already, `[C, width]`.
     """
 
     center: Tensor
@@ -77,7 +78,7 @@ class BankSearch(nn.Module):
     basis: Tensor | None
     projected: Tensor | None
 
-    def __init__(self, rows: Tensor, plan: SearchPlan | None = None) -> None:
+    def __init__(self, rows: Tensor, plan: SearchPlan | None = None, basis: Tensor | None = None) -> None:
         super().__init__()
         plan = plan or SearchPlan()
         self.plan = plan
@@ -90,14 +91,15 @@ class BankSearch(nn.Module):
         self.register_buffer("half_squares", self.rows.square().sum(1) / 2)
         self.register_buffer("basis", None)
         self.register_buffer("projected", None)
+        self.proven = False
         if plan.width is not None and plan.width < rows.shape[1]:
-            self.basis = principal_components(self.rows, plan.width)
+            self.basis = principal_components(self.rows, plan.width) if basis is None else basis
             self.projected = self.rows @ self.basis
-        self.proven = plan.proven and self.projected is not None
+            self.proven = plan.proven
         if self.proven and self.basis is not None and self.projected is not None:
-            residual = (self.rows.double() - self.projected.double() @ self.basis.double().T).norm(dim=1)
-            self.projected = torch.cat([self.projected, residual.float()[:, None]], 1)
-            self.rounding = (self.rows.shape[1] + plan.width) * UNIT_ROUNDOFF if plan.width else 0.0
+            left_out = self.rows.double() - self.projected.double() @ self.basis.double().T
+            self.projected = torch.cat([self.projected, left_out.norm(dim=1, keepdim=True).float()], 1)
+            self.rounding = sum(self.basis.shape) * UNIT_ROUNDOFF
             self.longest = float((2 * self.half_squares).max().sqrt())
 
     def to_half(self) -> BankSearch:
@@ -124,39 +126,51 @@ class BankSearch(nn.Module):
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
         queries = (queries - self.center) * self.scale
-        bounds, nearest = self._nearest(queries.to(self.product))  # [T, k]
-        squared, index = nearest_of(queries, self.rows, nearest)
+        keys, nearest = self._nearest(queries.to(self.product))  # [T, k]
+        squared, index = (nearest_one_by_one if self.proven else nearest_of)(queries, self.rows, nearest)
         if self.proven:
-            doubt = self._doubt(queries, squared, bounds[:, -1])
+            doubt = keys[:, -1] - self._proving(queries, squared)
             index = search_in_full(queries, self.rows, self.half_squares, index, doubt)
             squared = (queries - self.rows[index]).square().sum(1)
         return squared.sqrt() / self.scale, index
+
+    def rivals(self, queries: Tensor, distance: Tensor) -> Tensor:
+        """How many rows int64 `[T]` may lie within a distance `[T]` of normalised queries `[T, C]`, by their bounds.
+
+        With no fewer candidates than that, and the row at that distance among them, a query is in doubt.
+        """
+        queries = queries - self.center
+        assert self.proven and self.projected is not None
+        bounds = self._keys(self._bounding(queries), self.projected, self.half_squares)
+        return (bounds > self._proving(queries, distance.square())[:, None]).sum(1)
 
     def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
         """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
         difference = (query - self.center)[None] * self.scale - self.rows[index].float()
         return difference.square().sum(1).sqrt() / self.scale
 
-    def _doubt(self, queries: Tensor, squared: Tensor, bound: Tensor) -> Tensor:
-        """float32 `[T]`: by how much the bound of the rows that were not measured exceeds the best key, or below 0.
+    def _proving(self, queries: Tensor, squared: Tensor) -> Tensor:
+        """The key of rows at squared distances `[T]` from centred queries `[T, C]`, less what rounding may hide.
 
-        The slack is that of as many roundings as the products have terms; they would have to fall all on one side.
-
-        Args:
-            queries: centred, `[T, C]`.
-            squared: of the best candidate, `[T]`.
-            bound: the smallest upper bound among the candidates, `[T]`.
+        A bound below it proves that a row is farther away. The slack is that of as many roundings as the products have
+        terms; they would have to fall all on one side.
         """
         squares = queries.square().sum(1)
-        slack = self.rounding * (squares + squares.sqrt() * self.longest)
-        return bound + slack - (squares - squared) / 2
+        return (squares - squared) / 2 - self.rounding * (squares + squares.sqrt() * self.longest)
+
+    def _bounding(self, queries: Tensor) -> Tensor:
+        """Components of centred queries `[T, C]`, and at least the length of what those leave out, `[T, width + 1]`."""
+        assert self.basis is not None
+        inside = queries @ self.basis
+        squares = queries.square().sum(1, keepdim=True)
+        left_out = (squares - inside.square().sum(1, keepdim=True)).clamp(min=0)
+        return torch.cat([inside, (left_out + self.rounding * squares).sqrt()], 1)
 
     def _nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and rows int64 `[T, k]` of the candidates of centred queries: those with the largest q·b - |b|²/2."""
         bank = self.rows
         if self.basis is not None and self.projected is not None:
-            bank, inside = self.projected, queries @ self.basis
-            queries = torch.cat([inside, self._residual(queries, inside)], 1) if self.proven else inside
+            queries, bank = self._bounding(queries) if self.proven else queries @ self.basis, self.projected
         if self.plan.chunk is None or self.plan.chunk >= len(bank):
             found = self._keys(queries, bank, self.half_squares).topk(self.candidates, dim=1)
             return found.values, found.indices
@@ -187,8 +201,8 @@ class BankSearch(nn.Module):
             rows, squares, offset = part
             return better(carry, rows, squares, offset, min(candidates, chunk)), [offset.clone()]
 
-        start = torch.full((len(queries), candidates), -torch.inf, device=queries.device)
-        carry = [start, torch.zeros(len(queries), candidates, dtype=torch.int64, device=queries.device)]
+        start = torch.full((queries.shape[0], candidates), -torch.inf, device=queries.device)
+        carry = [start, torch.zeros(queries.shape[0], candidates, dtype=torch.int64, device=queries.device)]
         if cut < len(bank):
             carry = better(carry, bank[cut:], self.half_squares[cut:], cut, min(candidates, len(bank) - cut))
         first = torch.arange(rounds, device=bank.device) * chunk
@@ -222,6 +236,27 @@ def nearest_of(queries: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tenso
     squared = (queries[:, None] - rows[candidates].float()).square().sum(2)
     best, position = squared.min(1)
     return best, candidates.gather(1, position[:, None])[:, 0]
+
+
+def nearest_one_by_one(queries: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as `nearest_of` in a loop over candidates, which takes the memory of one of them."""
+
+    def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (squared, index), (rank,) = carry, part
+        candidate = candidates.index_select(1, rank)[:, 0]
+        found = (queries - rows[candidate].float()).square().sum(1)
+        nearer = found < squared
+        return [torch.where(nearer, found, squared), torch.where(nearer, candidate, index)], [rank.clone()]
+
+    carry = [torch.full((queries.shape[0],), torch.inf, device=rows.device), torch.zeros_like(candidates[:, 0])]
+    ranks = torch.arange(candidates.shape[1], device=rows.device)[:, None]
+    if torch.compiler.is_exporting():
+        squared, index = scan(round_, carry, [ranks])[0]
+        return squared, index
+    for rank in ranks:
+        carry, _ = round_(carry, [rank])
+    squared, index = carry
+    return squared, index
 
 
 def search_in_full(queries: Tensor, rows: Tensor, half_squares: Tensor, index: Tensor, doubt: Tensor) -> Tensor:
