@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from cmdiad_bench.contenders import Form, Setup
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.sample import Sample
+    from cmdiad_train.datasets import Split
 
 TAKT_MISSED = 9
+MOST_GOOD = 100
+"""Samples that the banks of `compare` are made of: as many as a full-class bank of image features takes, and more."""
 ENGINES = ["auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx"]
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 JSON = click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures there.")
@@ -122,6 +125,13 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     metavar="WIDTH:CANDIDATES",
     help="Also int8-cpu with a search over principal components.",
 )
+@click.option(
+    "--proven",
+    multiple=True,
+    default=["128:32"],
+    metavar="WIDTH:CANDIDATES",
+    help="Also fp32 with a search over principal components, and in full where that proves nothing.",
+)
 @click.option("--chunk", type=click.IntRange(min=1), default=4096, help="Bank rows that ours search at a time.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in a process of its own.")
 @click.option("--small", is_flag=True, help="Tiny random networks, to try the command out.")
@@ -136,14 +146,15 @@ def compare(
     rgb_bank: int,
     xyz_bank: int,
     fast: tuple[str, ...],
+    proven: tuple[str, ...],
     chunk: int,
     memory: bool,
     small: bool,
 ) -> None:
     """The published inference in plain torch and ours in each mode, side by side and interleaved, in one run.
 
-    Networks have random weights and banks are drawn around the features of DATA's test samples (without DATA, of
-    synthetic ones): good for time and memory, which do not depend on them, not for accuracy.
+    Networks have random weights and banks are features of DATA's training samples (without DATA, of synthetic ones):
+    good for time and memory, not for accuracy.
     """
     import tempfile
 
@@ -151,11 +162,14 @@ def compare(
 
     _use_all_cores()
     with tempfile.TemporaryDirectory() as folder:
-        taken = _paired_samples(data or _synthetic_inputs(Path(folder)).parents[1], category, samples)
+        source = data or _synthetic_inputs(Path(folder)).parents[1]
+        taken = _paired_samples(source, category, "test", samples)
+        good = _paired_samples(source, category, "train", MOST_GOOD)
     compare_all(
         _setups(mains, anomalib, rgb_bank, xyz_bank, small),
         taken,
-        _forms(fast, chunk),
+        good,
+        _forms(fast, proven, chunk),
         out,
         runs=runs,
         memory=memory,
@@ -291,10 +305,10 @@ def _use_all_cores() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
-def _paired_samples(data: Path, category: str | None, count: int) -> list[Sample]:
+def _paired_samples(data: Path, category: str | None, split: Split, count: int) -> list[Sample]:
     from cmdiad_train.datasets import open_category
 
-    chosen = open_category(data, category).split("test", ("rgb", "xyz"))
+    chosen = open_category(data, category).split(split, ("rgb", "xyz"))
     return [files.read("rgb") for files in chosen[:: max(1, len(chosen) // count)][:count]]
 
 
@@ -310,18 +324,21 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
     return [Setup(main, kind, rgb, xyz, 160, rgb_bank, xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]
 
 
-def _forms(fast: tuple[str, ...], chunk: int) -> list[Form]:
+def _forms(fast: tuple[str, ...], proven: tuple[str, ...], chunk: int) -> list[Form]:
     from cmdiad_bench.contenders import Form
     from cmdiad_train.search import SearchPlan
 
-    try:
-        pairs = [tuple(int(number) for number in each.split(":")) for each in fast]
-        plans = [SearchPlan(candidates, width, chunk) for width, candidates in pairs]
-    except ValueError as error:
-        raise click.UsageError("--fast takes WIDTH:CANDIDATES, for example 64:32") from error
     exact = SearchPlan(chunk=chunk)
     forms = [Form("faithful", "fp32", exact), Form("default", "fp32", exact)]
-    return forms + [Form("default", "int8-cpu", plan) for plan in plans]
+    forms += [Form("default", "fp32", SearchPlan(k, w, chunk, proven=True)) for w, k in _pairs("--proven", proven)]
+    return forms + [Form("default", "int8-cpu", SearchPlan(k, w, chunk)) for w, k in _pairs("--fast", fast)]
+
+
+def _pairs(option: str, texts: tuple[str, ...]) -> list[tuple[int, int]]:
+    try:
+        return [(int(width), int(candidates)) for width, candidates in (text.split(":") for text in texts)]
+    except ValueError as error:
+        raise click.UsageError(f"{option} takes WIDTH:CANDIDATES, for example 64:32") from error
 
 
 def _print_accuracy(result: dict[str, Any]) -> None:

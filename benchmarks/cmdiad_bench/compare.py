@@ -70,6 +70,7 @@ class Times:
 def compare(
     setups: Sequence[Setup],
     samples: Sequence[Sample],
+    good: Sequence[Sample],
     forms: Sequence[Form],
     out: Path,
     *,
@@ -83,6 +84,7 @@ def compare(
         setups: what to compare; one with hallucination against the published inference, one without against
             anomalib's PatchCore.
         samples: rgb and xyz, taken in turn, one in each round.
+        good: rgb and xyz; the banks are made of their features.
         forms: ours.
         out: folder; `work/` in it holds graphs and banks.
         runs: rounds, in each of which every contender runs once, after one to warm up.
@@ -97,7 +99,7 @@ def compare(
     for setup in setups:
         say(title_of(setup))
         work = out / "work" / f"{setup.main}-{setup.hallucination}"
-        tables[title_of(setup)] = _compare_one(setup, samples, forms, work, runs=runs, memory=memory, say=say)
+        tables[title_of(setup)] = _compare_one(setup, samples, good, forms, work, runs=runs, memory=memory, say=say)
     rates = rates.better(measure_rates())
     for table in tables.values():
         table["floor"] = _floors(table.pop("work"), rates)
@@ -124,10 +126,18 @@ def title_of(setup: Setup) -> str:
 
 
 def _compare_one(
-    setup: Setup, samples: Sequence[Sample], forms: Sequence[Form], work: Path, *, runs: int, memory: bool, say: Say
+    setup: Setup,
+    samples: Sequence[Sample],
+    good: Sequence[Sample],
+    forms: Sequence[Form],
+    work: Path,
+    *,
+    runs: int,
+    memory: bool,
+    say: Say,
 ) -> Record:
     work.mkdir(parents=True, exist_ok=True)
-    parts, paired = build_parts(setup, samples, say)
+    parts, paired = build_parts(setup, samples, good, say)
     paired[0].save(work / SAMPLE_FILE)
     contenders = _others(parts, work, say)
     for number, form in enumerate(forms):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_bench.floor import Work, total_work, work_of
-from cmdiad_bench.published import Published, PublishedBank, Stopwatch
+from cmdiad_bench.published import Published, PublishedBank
 from cmdiad_bench.stage_times import ProfiledGraph
 from cmdiad_export.graph import export_graph
 from cmdiad_export.precision import Level, Precision, to_precision
@@ -39,7 +39,7 @@ from cmdiad_train.search import SearchPlan
 RGB_BANK, XYZ_BANK = 19_129, 76_518
 """Rows of a whole class at the published tenth (REFERENCE §18)."""
 SEEDED_VIT = replace(PUBLISHED_RGB, weights="seeded")
-SPREAD = 0.3  # of drawn rows around the line between two real ones, in standard deviations of the features
+SPREAD = 0.05  # of drawn rows around the line between two real ones, in standard deviations of the features
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,15 @@ class Form:
     @property
     def name(self) -> str:
         """What tables call it."""
-        fast = "" if self.plan.width is None else f", {self.plan.width} components, {self.plan.candidates} candidates"
-        return f"{self.mode} {self.precision}{fast}"
+        if self.plan.width is None:
+            return f"{self.mode} {self.precision}"
+        proven = ", proven" if self.plan.proven else ""
+        return f"{self.mode} {self.precision}{proven}, {self.plan.width} components, {self.plan.candidates} candidates"
 
     @property
     def exact(self) -> bool:
         """Whether it computes the same as the trained detector, but for rounding."""
-        return self.precision == "fp32" and self.plan.width is None
+        return self.precision == "fp32" and self.plan.exact
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,18 @@ def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
 
 
 @torch.no_grad()
-def build_parts(setup: Setup, samples: Sequence[Sample], say: Callable[[str], None]) -> tuple[Parts, list[Paired]]:
-    """Random weights, and banks of the asked sizes drawn around the samples' own features."""
+def build_parts(
+    setup: Setup, samples: Sequence[Sample], good: Sequence[Sample], say: Callable[[str], None]
+) -> tuple[Parts, list[Paired]]:
+    """Random weights, and banks of the asked sizes, of features of good samples.
+
+    Args:
+        setup: what to build.
+        samples: to measure on.
+        good: others, which the banks are made of. Where they have too few distinct features, the rest is drawn
+            between them.
+        say: told what is going on, a line at a time.
+    """
     recipe = setup.recipe("faithful")
     rgb, xyz = TimmBackbone(recipe.rgb, size=setup.size, seed=setup.seed), PointMae(setup.xyz, seed=setup.seed)
     network = _network(setup, rgb.width, xyz.width)
@@ -222,18 +234,29 @@ def build_parts(setup: Setup, samples: Sequence[Sample], say: Callable[[str], No
     frozen = copy.deepcopy(xyz)
     frozen.spec = replace(setup.xyz, normalisation="frozen")
     frozen.calibrate([_cloud_groups(sample, setup) for sample in samples])
-    empty = PublishedBank(torch.empty(0), 1.0, 1.0)
-    draft = Published(setup.main, rgb, xyz, network, (empty, empty), 0.0, 1.0, setup.size)
-    say("features of the samples")
-    patches = zip(*(draft.patches(each.rgb, each.xyz, Stopwatch()) for each in paired), strict=True)
-    features = [_distinct(torch.cat(rows)) for rows in patches][: 1 if setup.hallucination == "none" else 2]
-    mean, std = float(features[0].mean()), float(features[0].std())
+    main = PatchFeatures(rgb if setup.main == "rgb" else xyz)
+    say(f"features of {len(good)} good samples")
+    rows = _distinct(torch.cat([_main_features(main, sample, setup) for sample in good]))
+    features = [rows] if setup.hallucination == "none" else [rows, network(rows)]
+    mean, std = float(rows.mean()), float(rows.std())
     sizes = (setup.rgb_bank if setup.main == "rgb" else setup.xyz_bank, setup.xyz_bank)
     banks = []
-    for number, (rows, count) in enumerate(zip(features, sizes, strict=False)):
-        say(f"bank {number + 1} of {len(features)}: {count} x {rows.shape[1]} and its neighbour table")
-        banks.append(MemoryBank.from_rows(draw_rows((rows - mean) / std, count, seed=setup.seed + number), mean, std))
+    for number, (found, count) in enumerate(zip(features, sizes, strict=False)):
+        say(f"bank {number + 1} of {len(features)}: {count} x {found.shape[1]} of {len(found)}, its neighbour table")
+        banks.append(MemoryBank.from_rows(bank_rows((found - mean) / std, count, seed=setup.seed + number), mean, std))
     return Parts(setup, rgb, xyz, frozen, network, tuple(banks)), paired
+
+
+def _main_features(main: PatchFeatures, sample: Sample, setup: Setup) -> Tensor:
+    options = make_preprocessing(setup.recipe("faithful"), "rgb", setup.main)
+    return main(*as_tensors(prepare(sample, options).inputs).values())[0]
+
+
+def bank_rows(rows: Tensor, count: int, *, seed: int) -> Tensor:
+    """Rows float32 `[count, C]`: as many of the given ones, in any order, and the rest drawn between them."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
+    missing = count - len(chosen)
+    return torch.cat([rows[chosen], draw_rows(rows, missing, seed=seed)]) if missing else rows[chosen]
 
 
 def draw_rows(rows: Tensor, count: int, *, seed: int) -> Tensor:

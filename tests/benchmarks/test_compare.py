@@ -20,6 +20,7 @@ from cmdiad_bench.contenders import (
     OursContender,
     Outcome,
     Setup,
+    bank_rows,
     build_parts,
     draw_rows,
     needed_work,
@@ -34,11 +35,18 @@ from helpers import command, sample_files, silent
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 FAST = "default int8-cpu, 8 components, 8 candidates"
+PROVEN = Form("default", "fp32", SearchPlan(8, 16, 64, proven=True))
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
 
 
 def small_setup(main: str) -> Setup:
     return Setup(main, "f2f", RGB, XYZ, 112, 150, 220)  # type: ignore[arg-type]
+
+
+def good(data: Path) -> list[Sample]:
+    """Training samples, for banks."""
+    rgb, xyz = (sample_files(data, "train", "good", modality) for modality in ("rgb", "xyz"))
+    return [Sample(str(a), rgb=read_rgb(a), xyz=read_xyz(b)) for a, b in zip(rgb, xyz, strict=True)]
 
 
 def samples(data: Path) -> list[Sample]:
@@ -50,11 +58,18 @@ def samples(data: Path) -> list[Sample]:
 @pytest.mark.parametrize("main", ["rgb", "xyz"])
 def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> None:
     said: list[str] = []
-    forms = [Form("faithful", "fp32"), Form("default", "fp32"), Form("default", "int8-cpu", SearchPlan(8, 8, 64))]
-    record = compare([small_setup(main)], samples(data), forms, tmp_path, runs=2, memory=True, say=said.append)
+    forms = [
+        Form("faithful", "fp32"),
+        Form("default", "fp32"),
+        PROVEN,
+        Form("default", "int8-cpu", SearchPlan(8, 8, 64)),
+    ]
+    record = compare(
+        [small_setup(main)], samples(data), good(data), forms, tmp_path, runs=2, memory=True, say=said.append
+    )
     assert record == json.loads((tmp_path / "compare.json").read_text())
     table = record["tables"][f"main {main}"]
-    assert list(table["contenders"]) == ["published", "faithful fp32", "default fp32", FAST]
+    assert list(table["contenders"]) == ["published", "faithful fp32", "default fp32", PROVEN.name, FAST]
     assert table["banks"] == [
         [150 if main == "rgb" else 220, 64 if main == "rgb" else 48],
         [220, 48 if main == "rgb" else 64],
@@ -99,7 +114,9 @@ def test_fast_search_that_is_no_pair_of_numbers(data: Path, tmp_path: Path) -> N
 @pytest.mark.filterwarnings("ignore")
 def test_patchcore_beside_anomalibs(data: Path, tmp_path: Path) -> None:
     setup = Setup("rgb", "none", RGB, replace(XYZ, grid=20), 160, 150, 220)  # the ViT's own size: anomalib has no other
-    record = compare([setup], samples(data), [Form("default", "fp32")], tmp_path, runs=1, memory=False, say=silent)
+    record = compare(
+        [setup], samples(data), good(data), [Form("default", "fp32")], tmp_path, runs=1, memory=False, say=silent
+    )
     (table,) = record["tables"].values()
     assert list(table["contenders"]) == ["anomalib torch", "anomalib exported", "default fp32"]
     assert table["contenders"]["anomalib exported"]["largest_score_difference"] < 1e-3
@@ -132,7 +149,7 @@ def test_stages_of_runs_count_each_node_once() -> None:
 @pytest.mark.parametrize("main", ["rgb", "xyz"])
 def test_profile_covers_the_run(data: Path, tmp_path: Path, main: str) -> None:
     """Stages add up to most of what ONNX Runtime says a run took, so no module's time goes missing."""
-    parts, paired = build_parts(small_setup(main), samples(data)[:1], silent)
+    parts, paired = build_parts(small_setup(main), samples(data)[:1], good(data), silent)
     ours = OursContender(parts, Form("default", "int8-cpu", SearchPlan(8, 8, 64)), paired[0], tmp_path)
     ours.run(paired[0])
     (stages,) = ours.close()
@@ -189,7 +206,7 @@ def test_work_of_a_linear_layer_and_of_a_search_is_counted() -> None:
 
 
 def test_needed_work_counts_distinct_rows(data: Path) -> None:
-    parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], silent)
+    parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], good(data), silent)
     work = needed_work(parts, paired[0])
     assert set(work) == {"extract", "hallucination", "search"}
     assert work["search"].multiply_adds == 49 * (150 * 64 + 220 * 48)
@@ -199,6 +216,17 @@ def test_rates_are_plausible() -> None:
     rates = measure_rates(seconds=0.01)
     assert 1e8 < rates.multiply_adds < 1e15
     assert 1e7 < rates.copied_bytes < 1e14
+
+
+def test_rows_of_a_bank_are_the_given_ones_as_far_as_they_go() -> None:
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    for count in (20, 50, 80):
+        found = bank_rows(rows, count, seed=1)
+        assert found.shape == (count, 6)
+        assert torch.equal(found, bank_rows(rows, count, seed=1))
+        known = (found[:, None] == rows[None]).all(2).any(1)
+        assert int(known.sum()) == min(count, 50)
+        assert len(torch.unique(found, dim=0)) == count
 
 
 def test_drawn_rows_lie_as_the_given_ones_do() -> None:

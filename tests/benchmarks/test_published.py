@@ -34,6 +34,12 @@ def small_setup(main: str, hallucination: str = "f2f") -> Setup:
     return Setup(main, hallucination, RGB, XYZ, 112, 150, 220)  # type: ignore[arg-type]
 
 
+def good(data: Path) -> list[Sample]:
+    """Training samples, for banks."""
+    rgb, xyz = (sample_files(data, "train", "good", modality) for modality in ("rgb", "xyz"))
+    return [Sample(str(a), rgb=read_rgb(a), xyz=read_xyz(b)) for a, b in zip(rgb, xyz, strict=True)]
+
+
 def samples(data: Path) -> list[Sample]:
     files = zip(
         [p for kind in ("good", "hole") for p in sample_files(data, "test", kind, "rgb")],
@@ -45,7 +51,7 @@ def samples(data: Path) -> list[Sample]:
 
 @pytest.fixture(scope="module", params=["rgb", "xyz"])
 def built(request: pytest.FixtureRequest, data: Path) -> tuple[Parts, list[Paired]]:
-    return build_parts(small_setup(request.param), samples(data), silent)
+    return build_parts(small_setup(request.param), samples(data), good(data), silent)
 
 
 @torch.no_grad()

@@ -167,6 +167,15 @@ def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_proven_search_is_for_processors(run: Path) -> None:
+    for options, found in ((("--engine", "fp16"), "--engine fp16"), (("--target", "rtx"), "TensorRT-RTX")):
+        assert_refused(command(cli, run, "--search", "proven", *options), 5, "--search proven", found, "--search exact")
+    assert not Path("bundles").exists()
+    assert command(cli, run, "--search", "proven").code == 0
+    manifest = Bundle.open("bundles/gear-rgb-none-fp32.cmdiad").manifest
+    assert manifest["certificate"]["search"]["asked"] == "proven"
+
+
 def test_fast_search(run: Path) -> None:
     ended = command(cli, run, "--search", "fast")
     assert ended.code == 0, ended.err
