@@ -470,8 +470,8 @@ def _cloud_groups(sample: Sample, setup: Setup) -> Tensor:
 
 
 def _distinct(rows: Tensor) -> Tensor:
-    """Rows without repetitions and without the empty one."""
-    return torch.unique(rows[(rows != 0).any(1)], dim=0)
+    """Rows without repetitions."""
+    return torch.unique(rows, dim=0)
 
 
 def _fed_to_extractor(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

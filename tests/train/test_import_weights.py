@@ -20,7 +20,7 @@ from cmdiad_train.extractor_weights import stored_extractor
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.import_weights import LICENCES, Wanted, import_file, import_timm, told_backbone, told_kind
-from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
 from helpers import truncate
 
 make_torchvision_importable()
@@ -200,11 +200,24 @@ def test_convnext_in_its_authors_key_names(tmp_path: Path) -> None:
     out = tmp_path / "c.safetensors"
     import_file(tmp_path / "dinov3_convnext_x.pth", out, WANTED, command=COMMAND, backbone="test_convnext")
     save_file(model.state_dict(), tmp_path / "same.safetensors")
-    spec = RgbExtractor("test_convnext", (1, 2), 28, str(tmp_path / "same.safetensors"))
+    spec = RgbExtractor("test_convnext", (1, 2), SIZE // 8, str(tmp_path / "same.safetensors"))
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     expected = TimmBackbone(replace(spec, mean=tuple(mean), std=tuple(std)), size=SIZE)
     assert torch.equal(imported(out)(image()), expected(image()))
-    assert (json.loads(metadata(out)["stages"]), json.loads(metadata(out)["grid"])) == ([1, 2], 28)
+    assert (json.loads(metadata(out)["stages"]), json.loads(metadata(out)["grid"])) == ([1, 2], SIZE // 8)
+
+
+@pytest.mark.parametrize(("backbone", "size", "grid"), [("test_resnet", 320, 40), ("test_vit", 224, None)])
+def test_a_cnn_is_imported_for_the_size_of_the_default_recipe(
+    tmp_path: Path, backbone: str, size: int, grid: int | None
+) -> None:
+    save_file(model_of(backbone).state_dict(), tmp_path / "weights.safetensors")
+    out = tmp_path / "imported.safetensors"
+    wanted = Wanted(licence="MIT")
+    import_file(tmp_path / "weights.safetensors", out, wanted, command=COMMAND, kind="timm", backbone=backbone)
+    assert (json.loads(metadata(out)["size"]), json.loads(metadata(out)["grid"])) == (size, grid)
+    assert Recipe.size == 320
+    assert RgbExtractor.grid == 40
 
 
 @pytest.mark.parametrize(

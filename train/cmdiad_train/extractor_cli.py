@@ -85,9 +85,13 @@ def cli() -> None:
     help="Which official release SOURCE is of; timm: key names of timm.  [default: told by its name and layout]",
 )
 @click.option("--backbone", metavar="NAME", help="timm model that SOURCE is of.  [default: told by its name]")
-@_size
+@click.option(
+    "--size",
+    type=click.IntRange(min=32),
+    help="Side of the images in pixels.  [default: 224 for a ViT, 320 for a CNN]",
+)
 @click.option("--stages", help="CNN stages to use, as 1,2; '' for a ViT.  [default: 1,2 for a CNN]")
-@click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 28]")
+@click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: --size / 8]")
 @click.option("--licence", help="Of the weights.  [default: that of the official release, or timm's record]")
 def import_(
     source: Path | None,
@@ -95,7 +99,7 @@ def import_(
     out: Path,
     kind: str | None,
     backbone: str | None,
-    size: int,
+    size: int | None,
     stages: str | None,
     grid: int | None,
     licence: str | None,

@@ -26,7 +26,7 @@ from cmdiad_train.extractor_weights import Origin, Triple, image_metadata, point
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.point_mae import PREFIXES
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
-from cmdiad_train.recipe import PUBLISHED_XYZ, RgbExtractor, XyzExtractor
+from cmdiad_train.recipe import PUBLISHED_XYZ, Recipe, RgbExtractor, XyzExtractor
 
 LICENCES = {
     "dino": "Apache-2.0",
@@ -37,7 +37,8 @@ LICENCES = {
 }
 """Licence of each official release."""
 POINTS = ("point_mae", "point_bert")
-CNN_STAGES, CNN_GRID = (1, 2), 28
+CNN_STAGES, CNN_STRIDE = (1, 2), 8
+VIT_SIZE = 224
 HEAD_WIDTH = 64  # of the official point transformers: 384 = 6 · 64
 
 _DINOV3_BACKBONES = {
@@ -60,13 +61,14 @@ class Wanted:
     """How imported image weights are to be used.
 
     Attributes:
-        size: side of the images in pixels; position embeddings are resampled to it.
+        size: side of the images in pixels; a ViT's position embeddings are resampled to it. None takes 224 for a ViT
+            and the default recipe's for a CNN.
         stages: CNN stages; None takes (1, 2) for a CNN and tokens for a ViT.
-        grid: side of the grid of CNN features; None takes 28 for a CNN.
+        grid: side of the grid of CNN features; None takes an eighth of the size for a CNN.
         licence: of the weights; None takes what is known of the release.
     """
 
-    size: int = 224
+    size: int | None = None
     stages: tuple[int, ...] | None = None
     grid: int | None = None
     licence: str | None = None
@@ -193,16 +195,17 @@ def _backbone_state(state: dict[str, Any]) -> dict[str, Any]:
 def _save_images(
     name: str, state: dict[str, Any] | None, out: Path, wanted: Wanted, origin: Origin, source: Path
 ) -> None:
-    model, is_vit = _build(name, state, wanted.size, source)
+    model, is_vit = _build(name, state, wanted.size or VIT_SIZE, source)
+    size = wanted.size or (VIT_SIZE if is_vit else Recipe.size)
     stages = wanted.stages if wanted.stages is not None else (() if is_vit else CNN_STAGES)
-    spec = RgbExtractor(name, stages, wanted.grid or (CNN_GRID if stages else None))
+    spec = RgbExtractor(name, stages, wanted.grid or (size // CNN_STRIDE if stages else None))
     config = model.pretrained_cfg
     mean: Triple = tuple(config["mean"])
     std: Triple = tuple(config["std"])
-    use = image_metadata(spec, wanted.size, mean, std)
+    use = image_metadata(spec, size, mean, std)
 
     def check(written: Path) -> None:
-        TimmBackbone(replace(spec, weights=str(written)), size=wanted.size)
+        TimmBackbone(replace(spec, weights=str(written)), size=size)
 
     save_weights(out, model.state_dict(), use, origin, check=check)
 
