@@ -88,6 +88,7 @@ def test_plan_files(tmp_path: Path) -> None:
             "width": None,
             "candidates": 4,
             "precision": "fp16",
+            "proven": False,
             "because": "9 % off in score",
         }
     ]

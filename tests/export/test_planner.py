@@ -13,7 +13,7 @@ import pytest
 from cmdiad_export import planner
 from cmdiad_export.held_out import HeldOut
 from cmdiad_export.plan import Budget
-from cmdiad_export.planner import Planned, make_plan, peak_megabytes, promising, write_within
+from cmdiad_export.planner import Candidate, Planned, make_plan, peak_megabytes, promising, write_within
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.errors import CertificateError, EngineError, RunError
 from cmdiad_train.run_directory import load_held_out, load_run
@@ -103,14 +103,14 @@ def test_no_graph_for_a_processor_where_a_gpu_engine_is_asked_for(
 ) -> None:
     written: list[str] = []
     monkeypatch.setattr(planner, "write_bundle", lambda *_, precision, **__: written.append(precision))
-    points = [replace(p, form=replace(p.form, precision="int8-cpu")) for p in planned.plan.points[:1]]
-    points += [replace(p, latency_ms=p.latency_ms + 1000) for p in planned.plan.points[1:2]]
-    two = Planned(
-        replace(planned.plan, points=tuple(points)), (planned.candidates[0].at("int8-cpu"), planned.candidates[1])
-    )
-    for rtx in (False, True):
-        write_within(two, Budget(1e6, None), tmp_path / "b.cmdiad", rtx=rtx, say=silent)
-    assert written == ["int8-cpu", "fp32"]
+    first = planned.plan.points[0]
+    for form in (replace(first.form, precision="int8-cpu"), replace(first.form, proven=True)):
+        points = (replace(first, form=form), replace(first, latency_ms=first.latency_ms + 1000))
+        processor = Candidate(planned.candidates[0].run, planned.candidates[0].search, form.precision)
+        two = Planned(replace(planned.plan, points=points), (processor, planned.candidates[0].at("fp16")))
+        for rtx in (False, True):
+            write_within(two, Budget(1e6, None), tmp_path / "b.cmdiad", rtx=rtx, say=silent)
+    assert written == ["int8-cpu", "fp16", "fp32", "fp16"]
 
 
 def test_budget_that_cannot_be_met_writes_nothing(planned: Planned, tmp_path: Path) -> None:
