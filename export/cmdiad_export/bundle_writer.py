@@ -24,7 +24,8 @@ from cmdiad_runtime.bundle import Tolerance, write_manifest
 from cmdiad_runtime.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
-from cmdiad_runtime.files import atomic_directory, sha256_of
+from cmdiad_runtime.files import atomic_directory
+from cmdiad_runtime.graph_file import graph_bytes, graph_digest
 from cmdiad_train.run_directory import Run, load_quantisation_inputs
 from cmdiad_train.search import SearchPlan
 
@@ -147,7 +148,7 @@ class _Export:
         comparison = compare(engine, precision, self.golden, self.run.calibration, self.tolerance(precision))
         engine.close()
         self.say(
-            f"{precision} graph, {self.graph.stat().st_size / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
+            f"{precision} graph, {graph_bytes(self.graph) / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
             f"samples: score within {comparison.score_max_share:.2%} and map within {comparison.map_max_share:.2%} of "
             f"the threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
         )
@@ -232,7 +233,7 @@ def _manifest(
         "preprocessing": run.preprocessing.to_json(),
         "graph": {
             "file": "graph.onnx",
-            "sha256": sha256_of(folder / "graph.onnx"),
+            "sha256": graph_digest(folder / "graph.onnx"),
             "banks": [list(search.rows.shape) for search in run.detector.searches],
             **graph,
         },

@@ -13,16 +13,23 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
 from cmdiad_export import in_full
+from cmdiad_runtime.files import atomic_write
+from cmdiad_runtime.graph_file import weights_path
 from cmdiad_train.detector import Detector
 
 OPSET = 18
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the modules that a node comes from, outermost first, and last the operation."""
 OUTPUT_NAMES = ["score", "map"]
+LARGE = 1 << 26
+"""Bytes of weights and banks from which on they lie beside the graph."""
+PAGE = 4096
+"""What is mapped from a file starts at a multiple of it."""
 FOLDED_NUMBERS = 1 << 21
 """What follows from weights alone is computed at export up to this size: any layer's weights, but no bank."""
 
@@ -76,7 +83,35 @@ def export_graph(
     if single_precision_softmax:
         _widen_softmax(model)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save_model(model, str(path))
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, with its weights beside it (`weights_path`) where it is large; the model stays as it was.
+
+    ONNX Runtime reads a single file and then makes its tensors of it, so that for a moment it holds both; weights
+    beside the graph it maps from disk.
+    """
+    weights = weights_path(path)
+    large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= PAGE]
+    contents = [tensor.raw_data for tensor in large]
+    outside = sum(map(len, contents)) >= LARGE
+    if outside:
+        with atomic_write(weights) as temporary, temporary.open("wb") as file:
+            for tensor, content in zip(large, contents, strict=True):
+                file.write(bytes(-file.tell() % PAGE))
+                set_external_data(tensor, weights.name, offset=file.tell(), length=len(content))
+                tensor.ClearField("raw_data")
+                file.write(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    if not outside:
+        weights.unlink(missing_ok=True)
+        return
+    for tensor, content in zip(large, contents, strict=True):
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        tensor.raw_data = content
 
 
 def module_of(node: onnx.NodeProto) -> str:

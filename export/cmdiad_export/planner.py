@@ -24,6 +24,7 @@ from cmdiad_export.search_choice import SearchChoice, choose_all
 from cmdiad_runtime.certificate import search_tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError, EngineError
+from cmdiad_runtime.graph_file import graph_bytes
 from cmdiad_train.run_directory import Run, load_held_out
 
 Say = Callable[[str], None]
@@ -212,7 +213,7 @@ def _measure(exports: _Exports, run: Run, held_out: HeldOut, say: Say) -> Plan:
         outcomes = Outcomes.of(scores, maps, candidate.run.calibration)
         change = Change.between(reference, outcomes, held_out.tampered, tolerance)
         memory = peak_megabytes(graph, exports.folder / "inputs.npz")
-        points.append(Point(candidate.form, statistics.median(spent), memory, graph.stat().st_size / 1e6, change))
+        points.append(Point(candidate.form, statistics.median(spent), memory, graph_bytes(graph) / 1e6, change))
     bad = int(held_out.tampered.sum())
     return Plan(tuple(points), tuple(exports.refused), len(inputs) - bad, bad, description)
 

@@ -11,7 +11,7 @@ import onnx
 from torch import Tensor
 
 from cmdiad_export.drift import Culprits, module_drift, product_drift
-from cmdiad_export.graph import OPSET, export_graph
+from cmdiad_export.graph import OPSET, export_graph, save_graph
 from cmdiad_export.precision import Level, fp16_levels, island_names, to_precision
 from cmdiad_export.quantise import (
     OPSETS,
@@ -150,7 +150,7 @@ class QuantisedGraphs:
         """See Graphs."""
         chosen = to_quantise(self.detector, self.products, level)
         self.reduced = self.quantise(self.base, chosen)
-        onnx.save_model(self.reduced, str(self.graph))
+        save_graph(self.reduced, self.graph)
         return sorted({product.module for product in self.products if product not in chosen})
 
     def culprits(self) -> Culprits:

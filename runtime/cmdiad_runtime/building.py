@@ -19,6 +19,7 @@ from cmdiad_runtime.engines._library import WORDS, first_error, load_library, lo
 from cmdiad_runtime.errors import EngineError, OutputError
 from cmdiad_runtime.files import atomic_write
 from cmdiad_runtime.fingerprint import EngineFingerprint, EngineLibrary, Precision, capability_words
+from cmdiad_runtime.graph_file import graph_digest, weights_path
 
 __all__ = ["AHEAD_OF_TIME", "OPTIONAL", "ProfileShapes", "ahead_of_time", "build_engine"]
 
@@ -120,7 +121,7 @@ def build_engine(
         library_version=str(trt.__version__),
         compute_capabilities=tuple(targets),
         precision=cast(Precision, precision),
-        graph_sha256=hashlib.sha256(source).hexdigest(),
+        graph_sha256=graph_digest(graph),
         engine_sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=content.nbytes,
         certified=False,
@@ -230,8 +231,10 @@ class _Request:
     def _network(self, builder: Any) -> Any:
         network = builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self._parser = parser = self.trt.OnnxParser(network, self.log)
-        # From bytes and not from the path, so that the hash covers every weight: external data is refused.
-        if not parser.parse(self.source):
+        # From bytes where there are no weights beside the graph, so that the hash covers every weight: then external
+        # data is refused, wherever it may lie.
+        outside = weights_path(self.graph).exists()
+        if not (parser.parse_from_file(str(self.graph)) if outside else parser.parse(self.source)):
             raise self._refused(_parser_reason(parser))
         return network
 

@@ -21,6 +21,7 @@ from cmdiad_runtime.certificate import GoldenSample, read_golden
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.files import write_json
 from cmdiad_runtime.fingerprint import EngineFingerprint, EngineLibrary, capability_words
+from cmdiad_runtime.graph_file import graph_bytes
 
 Report = Callable[[str, int, int], None]
 """Called as `report(step, done, total)`."""
@@ -144,7 +145,7 @@ def profiles_of(golden: list[GoldenSample], grid: int) -> dict[str, ProfileShape
 
 def estimate(bundle: Bundle, library: EngineLibrary) -> str:
     """What a build will take, in words: memory by the graph's size, time by the last build if there was one."""
-    size = bundle.graph.stat().st_size
+    size = graph_bytes(bundle.graph)
     need = _MEMORY_FLOOR + _MEMORY_FACTOR * size
     last = [engine for engine in engines_of(bundle, library) if engine.seconds is not None]
     targets = ", ".join(capability_words(target) for target in targets_here(library, bundle.precision)[0])

@@ -12,6 +12,7 @@ from typing import Any
 
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.files import sha256_of, write_json
+from cmdiad_runtime.graph_file import weights_path
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.signature import SIGNATURE, verify_signature
 
@@ -20,7 +21,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ORIGINAL = "calibration_original"
 
-# What a bundle may ask of the machine that opens it. An ONNX file holds less than 2 GiB.
+# What a bundle may ask of the machine that opens it.
 MANIFEST_LIMIT = 4 << 20  # bytes
 FILES_LIMIT = 256
 FILE_LIMIT = 4 << 30  # bytes
@@ -100,7 +101,7 @@ class Bundle:
 
     @property
     def graph(self) -> Path:
-        """The ONNX file."""
+        """The ONNX file; `weights_path` of it are the weights of a large one."""
         return self.path / "graph.onnx"
 
     @property
@@ -126,7 +127,9 @@ class Bundle:
         manifest = _read_manifest(folder, require_signature)
         try:
             _check_files(folder, manifest["files"])
-            for required in ("graph.onnx", "golden.npz", *(engine["file"] for engine in manifest.get("engines", []))):
+            weights = weights_path(folder / "graph.onnx")
+            engines = [engine["file"] for engine in manifest.get("engines", [])]
+            for required in ("graph.onnx", "golden.npz", *([weights.name] if weights.exists() else []), *engines):
                 if required not in manifest["files"]:
                     raise _damaged(folder / MANIFEST, f"no {required} among its files")
             bundle = Bundle(

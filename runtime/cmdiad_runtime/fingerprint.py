@@ -34,7 +34,7 @@ class EngineFingerprint:
         library_version: its full version, as in `tensorrt_rtx.__version__`.
         compute_capabilities: devices that the engine holds code for, ascending; 86 means 8.6.
         precision: the type that the graph computes its features in.
-        graph_sha256: SHA-256 of the graph file that the engine was built from, 64 lowercase hex digits.
+        graph_sha256: `graph_digest` of the graph that the engine was built from, 64 lowercase hex digits.
         engine_sha256: SHA-256 of the engine file.
         size_bytes: length of the engine file.
         certified: whether the engine itself ran the golden set within tolerance.
@@ -94,7 +94,7 @@ class EngineFingerprint:
             library: import name of the library at hand.
             library_version: its full version. Engines are tied to it exactly.
             compute_capability: the device's, as 86 for 8.6.
-            graph_sha256: SHA-256 of the bundle's graph file.
+            graph_sha256: `graph_digest` of the bundle's graph.
         """
         reasons = []
         built_with, at_hand = f"{self.library} {self.library_version}", f"{library} {library_version}"

@@ -115,7 +115,7 @@ def certificate_key(bundle: Bundle) -> str:
     """SHA-256 over graph, golden set, exported thresholds and tolerance: a threshold moved on site changes nothing."""
     files = bundle.manifest["files"]
     parts = [
-        files["graph.onnx"]["sha256"],
+        bundle.manifest["graph"]["sha256"],
         files["golden.npz"]["sha256"],
         asdict(bundle.certified_calibration),
         asdict(bundle.tolerance),

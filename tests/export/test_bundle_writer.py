@@ -14,18 +14,20 @@ import pytest
 import torch
 
 from cmdiad_export import bundle_writer, reduction
+from cmdiad_export import graph as graph_writer
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
 from cmdiad_export.precision import to_precision
 from cmdiad_export.search_budget import bank_sizes
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import read_golden
-from cmdiad_runtime.errors import CertificateError, OutputError
+from cmdiad_runtime.errors import BundleError, CertificateError, OutputError
 from cmdiad_runtime.files import sha256_of
 from cmdiad_runtime.fingerprint import EngineFingerprint
+from cmdiad_runtime.graph_file import graph_digest
 from cmdiad_runtime.inspector import Inspector
 from cmdiad_train.run_directory import load_run
 from cmdiad_train.search import SearchPlan
-from helpers import silent
+from helpers import flip_byte, rewrite_manifest, silent
 
 Cached = Callable[..., Path]
 # An fp16 export also certifies its fp32 form, so that not every pair needs an export of its own.
@@ -79,10 +81,10 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert manifest["graph"]["sha256"] == manifest["files"]["graph.onnx"]["sha256"] == sha256_of(bundle / "graph.onnx")
     assert manifest["graph"]["fp32_islands"] == ["hallucinated.network.norm.module"]
     assert manifest["graph"]["widened"] == []
-    assert manifest["graph"]["search"]["plan"] == {"candidates": 4, "width": None, "chunk": None}
+    assert manifest["graph"]["search"]["plan"] == {"candidates": 4, "width": None, "chunk": None, "proven": False}
     assert manifest["graph"]["search"]["budget_bytes"] == 512_000_000
     assert manifest["certificate"]["search"]["chosen"]["recall"] == 1
-    assert manifest["certificate"]["search"]["chosen"]["plan"] == {"candidates": 4, "width": None}
+    assert manifest["certificate"]["search"]["chosen"]["plan"] == {"candidates": 4, "width": None, "proven": False}
     assert manifest["graph"]["banks"] == [list(search.rows.shape) for search in run.detector.searches]
     assert manifest["recipe"]["hallucination"] == "f2f"
     assert manifest["provenance"]["data"] == {"category": "gear"}
@@ -225,17 +227,65 @@ def test_existing_output_is_refused_and_kept(trained: Cached, tmp_path: Path, ki
     assert (out if kind == "file" else out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "int8-cpu")])
+def test_weights_beside_a_large_graph(
+    trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str
+) -> None:
+    run = load_run(trained(modality))
+    inside, outside = tmp_path / "inside.cmdiad", tmp_path / "outside.cmdiad"
+    options = {"precision": precision, "rtx": False, "say": silent}
+    write_bundle(run, inside, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(graph_writer, "LARGE", 1)
+    write_bundle(run, outside, **options)  # type: ignore[arg-type]
+    manifest = Bundle.open(outside).manifest
+    assert set(manifest["files"]) == {"graph.onnx", "graph.weights", "golden.npz"}
+    assert (outside / "graph.onnx").stat().st_size < (inside / "graph.onnx").stat().st_size
+    assert (outside / "graph.weights").stat().st_mode == (outside / "graph.onnx").stat().st_mode
+    assert manifest["graph"]["sha256"] == graph_digest(outside / "graph.onnx")
+    assert manifest["graph"]["sha256"] != manifest["files"]["graph.onnx"]["sha256"]
+    sample = read_golden(inside / "golden.npz")[0]
+    found = []
+    for bundle in (inside, outside):
+        with Inspector.open(bundle) as inspector:
+            found.append(inspector.engine.run(sample.inputs))
+    np.testing.assert_array_equal(found[0]["map"], found[1]["map"])
+    again = write_bundle(run, tmp_path / "again.cmdiad", **options)  # type: ignore[arg-type]
+    assert again["graph"]["sha256"] == manifest["graph"]["sha256"]
+
+
+def test_changed_and_foreign_weights_are_refused(
+    trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_writer, "LARGE", 1)
+    out = tmp_path / "b.cmdiad"
+    write_bundle(load_run(trained("rgb")), out, precision="fp32", rtx=False, say=silent)
+    intact = (out / "graph.weights").read_bytes()
+    flip_byte(out / "graph.weights")
+    with pytest.raises(BundleError, match=r"graph\.weights: found contents whose hash"):
+        Bundle.open(out)
+    (out / "graph.weights").write_bytes(intact)
+    assert Bundle.open(out).graph.exists()
+    rewrite_manifest(out, lambda manifest: manifest["files"].pop("graph.weights"))
+    with pytest.raises(BundleError, match=r"no graph\.weights among its files"):
+        Bundle.open(out)
+
+
 @pytest.mark.rtx
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
-@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "fp16")])
+@pytest.mark.parametrize(
+    ("modality", "precision", "outside"), [("rgb", "fp32", False), ("xyz", "fp16", False), ("rgb", "fp16", True)]
+)
 def test_rtx_engine_comes_with_its_fingerprint_and_a_plain_word(
-    trained: Cached, tmp_path: Path, modality: str, precision: str
+    trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str, outside: bool
 ) -> None:
     said: list[str] = []
+    if outside:
+        monkeypatch.setattr(graph_writer, "LARGE", 1)
     out = tmp_path / "b.cmdiad"
     manifest = write_bundle(load_run(trained(modality)), out, precision=precision, rtx=True, say=said.append)
     (engine,) = manifest["engines"]
+    assert (out / "graph.weights").exists() == outside
     assert engine["file"] == f"engines/rtx-{precision}.engine"
     fingerprint = EngineFingerprint.from_json(engine["fingerprint"])
     assert fingerprint.compute_capabilities[-3:] == (86, 89, 120)
@@ -243,7 +293,7 @@ def test_rtx_engine_comes_with_its_fingerprint_and_a_plain_word(
     assert fingerprint.note == "" or fingerprint.note in said
     assert fingerprint.scratch_bytes is not None
     assert fingerprint.precision == precision
-    assert fingerprint.graph_sha256 == sha256_of(out / "graph.onnx")
+    assert fingerprint.graph_sha256 == graph_digest(out / "graph.onnx")
     assert fingerprint.engine_sha256 == sha256_of(out / engine["file"])
     assert not fingerprint.certified
     assert any(UNCERTIFIED in line for line in said)

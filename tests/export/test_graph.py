@@ -11,9 +11,11 @@ import onnx
 import pytest
 import torch
 
-from cmdiad_export.graph import OPSET, export_graph, module_of
+from cmdiad_export import graph as graph_module
+from cmdiad_export.graph import OPSET, export_graph, module_of, save_graph
 from cmdiad_export.precision import to_precision
 from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
@@ -186,3 +188,44 @@ def test_bundle_names_no_path_of_this_machine(
         for place in places:
             assert f"{place}/".encode() not in content, (name, place)
         assert b".py" not in content
+
+
+def large_model() -> onnx.ModelProto:
+    """One product with 64 KiB of weights, and a bias that is small."""
+    weights = onnx.numpy_helper.from_array(np.arange(1 << 14, dtype=np.float32).reshape(128, 128), "weights")
+    bias = onnx.numpy_helper.from_array(np.ones(128, np.float32), "bias")
+    nodes = [onnx.helper.make_node("Gemm", ["x", "weights", "bias"], ["y"])]
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 128]) for name in "xy")
+    graph = onnx.helper.make_graph(nodes, "graph", [x], [y], [bias, weights])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path = large_model(), tmp_path / "graph.onnx"
+    before = model.SerializeToString(deterministic=True)
+    monkeypatch.setattr(graph_module, "LARGE", 1 << 16)
+    save_graph(model, path)
+    assert model.SerializeToString(deterministic=True) == before
+    assert (tmp_path / "graph.weights").stat().st_size == 1 << 16
+    bias, weights = onnx.load(path, load_external_data=False).graph.initializer
+    assert (len(bias.raw_data), len(weights.raw_data)) == (512, 0)
+    assert onnx.load(path).graph.initializer[1].raw_data == model.graph.initializer[1].raw_data
+    monkeypatch.setattr(graph_module, "LARGE", 1 << 17)
+    save_graph(model, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["graph.onnx"]  # what the graph no longer needs is gone
+    assert path.read_bytes() == before
+
+
+def test_weights_outside_a_bundle_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime reads weights below the graph's folder only."""
+    monkeypatch.setattr(graph_module, "LARGE", 1)
+    inside, secret = tmp_path / "inside", tmp_path / "secret.weights"
+    inside.mkdir()
+    save_graph(large_model(), inside / "graph.onnx")
+    (inside / "graph.weights").rename(secret)
+    for place in ("../secret.weights", str(secret)):
+        model = onnx.load(inside / "graph.onnx", load_external_data=False)
+        model.graph.initializer[1].external_data[0].value = place
+        (inside / "graph.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(EngineError, match="External data path"):
+            open_engine(inside / "graph.onnx")

@@ -1,0 +1,30 @@
+"""A graph on disk: one ONNX file, and beside it the weights and banks of a large one, which are mapped, not read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from cmdiad_runtime.files import sha256_of
+
+
+def weights_path(graph: Path) -> Path:
+    """Where the weights of a large graph lie: `graph.onnx` has `graph.weights`."""
+    return graph.with_suffix(".weights")
+
+
+def graph_bytes(graph: Path) -> int:
+    """Size of a graph with its weights; OSError where it cannot be read."""
+    weights = weights_path(graph)
+    return graph.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+
+
+def graph_digest(graph: Path) -> str:
+    """What tells a graph from all others: the SHA-256 of its file, or with weights beside it that of both hashes.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    weights = weights_path(graph)
+    own = sha256_of(graph)
+    return hashlib.sha256(f"{own} {sha256_of(weights)}".encode()).hexdigest() if weights.exists() else own
