@@ -190,7 +190,8 @@ def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int
         xyz = np.where(mask[..., None], xyz, np.float32(0))
     top, left, side = pad_offset(*mask.shape, multiple=pad_multiple)
     resized = resize_nearest(pad_to_square(xyz, multiple=pad_multiple), size)
-    resized[~np.isfinite(resized).all(axis=2)] = 0
+    finite = np.isfinite(resized)
+    resized[~(finite[..., 0] & finite[..., 1] & finite[..., 2])] = 0
     return CloudFrame(resized, valid_mask(resized), top, left, side, side)
 
 

@@ -214,14 +214,21 @@ def _cluster_labels(points: _Points, eps: float, min_points: int) -> _Index:
 def _voxel_keys(points: _Points, side: float) -> tuple[_Index, _Index]:
     """Number of each point's voxel `[N]`, and what to add for each of 62 (half of 124) nearby voxels."""
     cell = np.floor(points / side)
-    if float(np.prod(np.ptp(cell, axis=0) + 3)) > 2.0**62:
+    low, high = _extremes(cell)
+    if float(np.prod(high - low + 3)) > 2.0**62:
         cell = np.stack([_close_gaps(column) for column in cell.T], axis=1)
-    cell -= cell.min(axis=0)
-    extent = cell.max(axis=0).astype(np.int64) + 3  # margin: two voxels further never wraps onto another
+        low, high = _extremes(cell)
+    cell -= low
+    extent = (high - low).astype(np.int64) + 3  # margin: two voxels further never wraps onto another
     stride = np.array([extent[1] * extent[2], extent[2], 1], dtype=np.int64)
     near = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     offsets = near @ stride
     return cell.astype(np.int64) @ stride, offsets[len(near) // 2 + 1 :]
+
+
+def _extremes(cell: _Points) -> tuple[_Points, _Points]:
+    """Smallest and largest of each column, `[3]` each; NumPy takes ten times as long along axis 0."""
+    return np.array([column.min() for column in cell.T]), np.array([column.max() for column in cell.T])
 
 
 def _close_gaps(cell: _Points) -> _Points:
