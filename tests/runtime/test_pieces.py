@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from cmdiad_runtime.preprocess import pieces as module
-from cmdiad_runtime.preprocess.pieces import Once, Pieces
+from cmdiad_runtime.preprocess.pieces import Once, Pieces, parts, share
 
 WAIT = 10  # seconds at most for what happens at once
 
@@ -69,6 +69,28 @@ def test_each_piece_is_done_once():
         for piece in reversed(offered):
             piece.result()
     assert sorted(done) == list(range(200))
+
+
+def test_shared_work_is_done_once_by_both_ends(busy):
+    done = []
+
+    def work(number):
+        done.append(number)
+        if number == 5:  # the caller is half through
+            busy.set()
+            assert helped.wait(WAIT)
+        if number == 0:
+            helped.set()
+
+    helped = threading.Event()
+    share(partial(work, number) for number in range(10))
+    assert done[:5] == [9, 8, 7, 6, 5]
+    assert sorted(done) == list(range(10))
+
+
+def test_parts():
+    assert parts(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert parts(0, 3) == []
 
 
 def test_postponed_pieces_come_behind_the_others(busy):

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square, valid_mask
 from cmdiad_runtime.preprocess.interpolation import POINTS_AT_ONCE, center_tree, pooling_weights, weigh_centers
-from cmdiad_runtime.preprocess.pieces import Once, Piece, Pieces
+from cmdiad_runtime.preprocess.pieces import Once, Piece, Pieces, parts
 from cmdiad_runtime.preprocess.points import CENTERS_AT_ONCE, doubles, farthest_points, nearest_points, point_tree
 from cmdiad_runtime.preprocess.resize import resize_nearest
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
@@ -135,7 +135,7 @@ def cloud_input(points: npt.NDArray[np.float32], valid: Mask, *, groups: int, gr
 def _sampled(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]) -> Iterator[slice]:
     """Fill `centers` `[G, 3]`, and say which part of it is known as soon as it is."""
     choices = farthest_points(points, len(centers))
-    for part in _parts(len(centers), CENTERS_AT_ONCE):
+    for part in parts(len(centers), CENTERS_AT_ONCE):
         centers[part] = points[list(islice(choices, CENTERS_AT_ONCE))]
         yield part
 
@@ -159,13 +159,11 @@ def _offer_weights(
     index = WORKSPACE.take("near_index", points.shape, np.int64)
     weight = WORKSPACE.take("near_weight", points.shape, np.float32)
     tree = center_tree(centers)
-    parts = reversed(list(_parts(len(points), POINTS_AT_ONCE)))
-    offered = [pieces.offer(partial(weigh_centers, tree, points[part], index[part], weight[part])) for part in parts]
+    offered = [
+        pieces.offer(partial(weigh_centers, tree, points[part], index[part], weight[part]))
+        for part in reversed(parts(len(points), POINTS_AT_ONCE))
+    ]
     return index, weight, offered
-
-
-def _parts(count: int, at_once: int) -> Iterator[slice]:
-    return (slice(start, min(start + at_once, count)) for start in range(0, count, at_once))
 
 
 def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str) -> CloudFrame:

@@ -9,6 +9,7 @@ label); a cloud whose border shows no plane (already preprocessed, or no support
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from cmdiad_runtime.preprocess.pieces import parts, share
 from cmdiad_runtime.sample import Mask, XyzImage
 
 _Points = npt.NDArray[np.float64]
@@ -28,6 +30,7 @@ _MIN_BORDER_POINTS = 50
 _MIN_BORDER_SHARE = 0.5
 _RANSAC_POINTS = 2000
 _RANSAC_CHUNK = 100
+_QUERIES_AT_ONCE = 128
 PAD_MULTIPLE = 100
 
 
@@ -46,8 +49,11 @@ class Plane:
     def distance(self, xyz: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Unsigned distance to the plane: `[..., 3]` metres in, float64 `[...]` metres out."""
         a, b, c = (float(component) for component in self.normal)
-        x, y, z = (xyz[..., axis].astype(np.float64) for axis in range(3))
-        return np.abs(a * x + b * y + c * z + self.offset)
+        gap = a * xyz[..., 0].astype(np.float64)
+        gap += b * xyz[..., 1].astype(np.float64)
+        gap += c * xyz[..., 2].astype(np.float64)
+        gap += self.offset
+        return np.abs(gap, out=gap)
 
 
 def valid_mask(xyz: XyzImage) -> Mask:
@@ -137,14 +143,17 @@ def _count_inliers(points: _Points, normals: _Points, offsets: _Points, distance
     x, y, z = (np.ascontiguousarray(column, dtype=np.float32) for column in points.T)
     planes = np.concatenate([normals, offsets[:, None]], axis=1).astype(np.float32)  # [I, 4]
     counts = np.empty(len(planes), dtype=np.int64)
-    for start in range(0, len(planes), _RANSAC_CHUNK):
-        part = planes[start : start + _RANSAC_CHUNK]
-        gap = part[:, :1] * x
-        gap += part[:, 1:2] * y
-        gap += part[:, 2:3] * z
-        gap += part[:, 3:]
+
+    def count(part: slice) -> None:
+        some = planes[part]
+        gap = some[:, :1] * x
+        gap += some[:, 1:2] * y
+        gap += some[:, 2:3] * z
+        gap += some[:, 3:]
         np.abs(gap, out=gap)
-        counts[start : start + _RANSAC_CHUNK] = np.count_nonzero(gap < distance, axis=1)
+        counts[part] = np.count_nonzero(gap < distance, axis=1)
+
+    share(partial(count, part) for part in parts(len(planes), _RANSAC_CHUNK))
     return counts
 
 
@@ -245,8 +254,13 @@ def _nearest_within(points: _Points, queries: _Index, radius: float, count: int)
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
     bound = np.nextafter(radius, np.inf)
     ranks = np.arange(1, count + 1)
-    _, index = tree.query(points[queries], k=ranks, distance_upper_bound=bound, workers=-1)
-    return np.asarray(index, dtype=np.int64)
+    index = np.empty((len(queries), count), dtype=np.int64)
+
+    def search(part: slice) -> None:
+        index[part] = tree.query(points[queries[part]], k=ranks, distance_upper_bound=bound)[1]
+
+    share(partial(search, part) for part in parts(len(queries), _QUERIES_AT_ONCE))
+    return index
 
 
 def _connect(points: _Points, keys: _Index, offsets: _Index, eps: float) -> _Index:
@@ -333,7 +347,8 @@ def foreground_mask(xyz: XyzImage, *, seed: int = 0) -> Mask:
     mask = valid_mask(xyz)
     plane = fit_support_plane(xyz, seed=seed)
     if plane is not None:
-        mask[mask] = plane.distance(xyz[mask]) >= PLANE_CLEARANCE
+        with np.errstate(invalid="ignore"):  # infinity in pixels without a point
+            mask &= plane.distance(xyz) >= PLANE_CLEARANCE
     mask[mask] = largest_cluster(xyz[mask])
     return mask
 

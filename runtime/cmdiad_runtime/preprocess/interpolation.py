@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from cmdiad_runtime.preprocess.pieces import parts
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
 from cmdiad_runtime.sample import Mask
 
@@ -44,8 +45,7 @@ def interpolation_weights(
     """
     tree = center_tree(centers)
     index, weight = np.empty((len(points), 3), np.int64), np.empty((len(points), 3), np.float32)
-    for start in range(0, len(points), POINTS_AT_ONCE):
-        part = slice(start, start + POINTS_AT_ONCE)
+    for part in parts(len(points), POINTS_AT_ONCE):
         weigh_centers(tree, points[part], index[part], weight[part])
     return index, weight
 

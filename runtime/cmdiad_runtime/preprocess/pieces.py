@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,6 +72,18 @@ class Pieces:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         wait([piece.future for piece in self._offered if not piece.future.cancel()])
+
+
+def share(works: Iterable[Callable[[], Any]]) -> None:
+    """Do pieces of work that do not need each other: the helper from the first one on, the caller from the last."""
+    with Pieces() as pieces:
+        for piece in reversed([pieces.offer(work) for work in works]):
+            piece.result()
+
+
+def parts(count: int, at_once: int) -> list[slice]:
+    """Slices of at most `at_once` that make up `count`."""
+    return [slice(start, min(start + at_once, count)) for start in range(0, count, at_once)]
 
 
 def _submitted(work: Callable[[], _T]) -> Future[_T]:

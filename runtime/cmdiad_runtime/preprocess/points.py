@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from cmdiad_runtime.preprocess.pieces import parts
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
 
 _Columns = npt.NDArray[np.float32]
@@ -148,8 +149,7 @@ def group_points(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float3
     """
     index = np.empty((len(centers), size), dtype=np.int64)
     tree = point_tree(doubles(points))
-    for start in range(0, len(centers), CENTERS_AT_ONCE):
-        part = slice(start, start + CENTERS_AT_ONCE)
+    for part in parts(len(centers), CENTERS_AT_ONCE):
         index[part] = nearest_points(tree, centers[part], size)
     return index
 
