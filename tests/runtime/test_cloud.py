@@ -4,7 +4,8 @@ import pytest
 import golden
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess import pieces
-from cmdiad_runtime.preprocess.cloud import cloud_input, frame_cloud, prepare_cloud
+from cmdiad_runtime.preprocess.cloud import cloud_input, frame_cloud, part_and_support, part_mask, prepare_cloud
+from cmdiad_runtime.preprocess.foreground import fit_support_plane
 from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
 from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
 
@@ -137,6 +138,25 @@ def test_non_finite_points_equal_missing_ones(foreground, missing):
     assert np.array_equal(frame.xyz, expected_frame.xyz)
     for name in ("centers", "groups", "weights", "cells"):
         assert np.array_equal(getattr(cloud, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_part_and_its_support(foreground):
+    xyz, block = scene()
+    mask, plane = part_and_support(xyz, foreground=foreground, seed=3, name="part 7")
+    assert np.array_equal(mask, part_mask(xyz, foreground=foreground, seed=3, name="part 7"))
+    assert np.array_equal(mask, block if foreground else np.ones_like(block))
+    expected = fit_support_plane(xyz, seed=3)
+    assert np.array_equal(plane.normal, expected.normal)
+    assert plane.offset == expected.offset
+
+
+@pytest.mark.parametrize("find", [part_mask, part_and_support])
+def test_a_part_is_not_found_in_nothing(find):
+    with pytest.raises(InputError, match="no valid point"):
+        find(np.zeros((50, 50, 3), np.float32), foreground=False, seed=0, name="part 7")
+    with pytest.raises(InputError, match="only background"):
+        find(scene()[0][:, :40], foreground=True, seed=0, name="part 7")
 
 
 def test_same_cloud_same_result_and_input_untouched():

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square, valid_mask
+from cmdiad_runtime.preprocess.foreground import (
+    Plane,
+    fit_support_plane,
+    pad_offset,
+    pad_to_square,
+    part_above,
+    valid_mask,
+)
 from cmdiad_runtime.preprocess.interpolation import POINTS_AT_ONCE, center_tree, pooling_weights, weigh_centers
 from cmdiad_runtime.preprocess.pieces import Once, Piece, Pieces, parts
 from cmdiad_runtime.preprocess.points import CENTERS_AT_ONCE, doubles, farthest_points, nearest_points, point_tree
@@ -199,14 +206,29 @@ def part_mask(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> Mask:
     Raises:
         InputError: not float32 `[h, w, 3]`; no valid point; or nothing but background.
     """
+    mask = _point_mask(xyz, name)
+    return _part_above(xyz, fit_support_plane(xyz, seed=seed), name) if foreground else mask
+
+
+def part_and_support(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> tuple[Mask, Plane | None]:
+    """`part_mask`, and the plane that the part lies on (see `fit_support_plane`)."""
+    mask = _point_mask(xyz, name)
+    plane = fit_support_plane(xyz, seed=seed)
+    return (_part_above(xyz, plane, name) if foreground else mask), plane
+
+
+def _point_mask(xyz: XyzImage, name: str) -> Mask:
     _check_array(xyz, name)
     mask = valid_mask(xyz)
     if not mask.any():
         raise _no_points(name)
-    if foreground:
-        mask = foreground_mask(xyz, seed=seed)
-        if not mask.any():
-            raise _only_background(name)
+    return mask
+
+
+def _part_above(xyz: XyzImage, plane: Plane | None, name: str) -> Mask:
+    mask = part_above(xyz, plane)
+    if not mask.any():
+        raise _only_background(name)
     return mask
 
 

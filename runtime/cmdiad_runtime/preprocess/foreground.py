@@ -344,8 +344,12 @@ def foreground_mask(xyz: XyzImage, *, seed: int = 0) -> Mask:
     Returns:
         bool `[h, w]`, all False where nothing remains.
     """
+    return part_above(xyz, fit_support_plane(xyz, seed=seed))
+
+
+def part_above(xyz: XyzImage, plane: Plane | None) -> Mask:
+    """`foreground_mask` where the support plane is known, or that there is none."""
     mask = valid_mask(xyz)
-    plane = fit_support_plane(xyz, seed=seed)
     if plane is not None:
         with np.errstate(invalid="ignore"):  # infinity in pixels without a point
             mask &= plane.distance(xyz) >= PLANE_CLEARANCE
