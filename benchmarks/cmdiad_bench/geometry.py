@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_bench.published import farthest_points, interpolated, nearest_points, pooled
+from cmdiad_runtime.preprocess.cloud import cloud_input
 from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
 from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
 from cmdiad_runtime.sample import Mask
@@ -21,6 +22,10 @@ from cmdiad_runtime.sample import Mask
 WARM = 2
 STAGES = ("sampling", "groups", "interpolation", "pooling")
 """Published and ours alike; the published interpolation is of features, ours of weights, and `product` follows."""
+TOGETHER = "all four together"
+"""Ours as a sample's preprocessing runs them, on two threads where there are two cores."""
+WHOLE = {"published": STAGES, "ours": (TOGETHER, "product")}
+FROM_INTERPOLATION = {"published": STAGES[2:], "ours": (*STAGES[2:], "product")}
 MEBIBYTE = 1024 * 1024
 
 Work = Callable[[], Any]
@@ -68,8 +73,9 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
         runs: rounds, after two to warm up.
 
     Returns:
-        `stages` (by stage, published and ours: p50, p95), `whole` and `interpolation_to_patches` (the same, and
-        how many times faster the medians are), `allocated` (by stage of ours, bytes at most beside the result).
+        `stages` (by stage, published and ours: p50, p95), `whole` (ours: TOGETHER and the product) and
+        `interpolation_to_patches` (the stages one by one; both the same, and how many times faster the medians are),
+        `allocated` (by stage of ours, bytes at most beside the result).
     """
     published, ours = _published(problem), _ours(problem)
     rounds = [(_times(published), _times(ours)) for _ in range(WARM + runs)][WARM:]
@@ -83,8 +89,8 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
             form: {stage: _summary([times[stage] for times in found]) for stage in found[0]}
             for form, found in both.items()
         },
-        "whole": _compared(both, None),
-        "interpolation_to_patches": _compared(both, ("interpolation", "pooling", "product")),
+        "whole": _compared(both, WHOLE),
+        "interpolation_to_patches": _compared(both, FROM_INTERPOLATION),
         "allocated": {name: _transient(work) for name, work in ours},
     }
 
@@ -129,6 +135,10 @@ def _ours(problem: Problem) -> list[tuple[str, Work]]:
         ("groups", lambda: group_points(points, centers, problem.group_size)),
         ("interpolation", lambda: interpolation_weights(points, centers)),
         ("pooling", lambda: pooling_weights(problem.valid, index, weight, groups, problem.grid)),
+        (
+            TOGETHER,
+            lambda: cloud_input(points, problem.valid, groups=groups, group_size=problem.group_size, grid=problem.grid),
+        ),
         ("product", lambda: (weights @ problem.features)[cells]),
     ]
 
@@ -142,11 +152,8 @@ def _times(stages: list[tuple[str, Work]]) -> dict[str, float]:
     return times
 
 
-def _compared(both: dict[str, list[dict[str, float]]], stages: tuple[str, ...] | None) -> dict[str, Any]:
-    sums = {
-        form: [sum(ms for name, ms in times.items() if stages is None or name in stages) for times in found]
-        for form, found in both.items()
-    }
+def _compared(both: dict[str, list[dict[str, float]]], stages: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    sums = {form: [sum(times[name] for name in stages[form]) for times in found] for form, found in both.items()}
     summaries: dict[str, Any] = {form: _summary(values) for form, values in sums.items()}
     return {**summaries, "times_faster": summaries["published"]["p50"] / summaries["ours"]["p50"]}
 

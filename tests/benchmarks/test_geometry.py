@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cmdiad_bench.cli import cli
-from cmdiad_bench.geometry import STAGES, _ours, _published, geometry_table, measure_geometry, wavy_sheet
+from cmdiad_bench.geometry import STAGES, TOGETHER, _ours, _published, geometry_table, measure_geometry, wavy_sheet
 from helpers import command
 
 SMALL = {"size": 64, "groups": 60, "width": 8}
@@ -34,17 +34,22 @@ def test_both_forms_give_the_same() -> None:
     same = [len(np.intersect1d(a, b)) for a, b in zip(published["groups"].numpy(), ours["groups"], strict=True)]
     assert min(same) >= 127
     assert torch.allclose(published["pooling"], ours["product"], atol=1e-3)
+    together = ours[TOGETHER]
+    assert np.array_equal(together.centers, problem.points[ours["sampling"]])
+    assert np.array_equal(together.groups, problem.points[ours["groups"]] - together.centers[:, None])
+    assert np.array_equal(together.weights, ours["pooling"][0])
 
 
 def test_record_and_table() -> None:
     result = measure_geometry(wavy_sheet(400, **SMALL), runs=3)
     assert tuple(result["stages"]["published"]) == STAGES
-    assert tuple(result["stages"]["ours"]) == (*STAGES, "product")
-    parts = sum(row["p50"] for row in result["stages"]["ours"].values())
-    assert 0 < result["interpolation_to_patches"]["ours"]["p50"] < result["whole"]["ours"]["p50"] <= 3 * parts
+    assert tuple(result["stages"]["ours"]) == (*STAGES, TOGETHER, "product")
+    ours = {name: row["p50"] for name, row in result["stages"]["ours"].items()}
+    assert max(ours[TOGETHER], ours["product"]) < result["whole"]["ours"]["p50"]
+    assert ours["interpolation"] < result["interpolation_to_patches"]["ours"]["p50"]
     assert set(result["allocated"]) == set(result["stages"]["ours"])
     table = geometry_table(result)
-    assert table.count("\n") == 2 + 5 + 2
+    assert table.count("\n") == 2 + 6 + 2
     assert "| product | – |" in table
 
 

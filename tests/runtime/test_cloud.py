@@ -3,7 +3,11 @@ import pytest
 
 import golden
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud import frame_cloud, prepare_cloud
+from cmdiad_runtime.preprocess import pieces
+from cmdiad_runtime.preprocess.cloud import cloud_input, frame_cloud, part_and_support, part_mask, prepare_cloud
+from cmdiad_runtime.preprocess.foreground import fit_support_plane
+from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
+from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
 
 SMALL = {
     "size": 64,
@@ -55,6 +59,27 @@ def test_rows_are_background_then_cells_in_raster_order():
     assert cloud.weights.sum(axis=1).max() == pytest.approx(1, abs=1e-5)
     row, column = np.argwhere(frame.valid).mean(axis=0) * 16 // 64
     assert cloud.weights[cloud.cells[int(row) * 16 + int(column)]].sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize(("groups", "size"), [(40, 8), (56, 56), (700, 100)])
+def test_two_threads_give_what_the_steps_give(monkeypatch, cores, groups, size):
+    """One after another, and shared with a helper that is idle."""
+    frame = frame_cloud(scene()[0], size=224, foreground=True, pad_multiple=100, seed=0, name="a")
+    points = frame.xyz[frame.valid]
+    centers = points[farthest_point_sampling(points, groups)]
+    near = points[group_points(points, centers, size)] - centers[:, None]
+    weights, cells = pooling_weights(frame.valid, *interpolation_weights(points, centers), groups, 56)
+    helper = pieces.ThreadPoolExecutor(1) if cores > 1 else None
+    monkeypatch.setattr(pieces, "_helper", lambda: helper)
+    for _ in range(5):
+        found = cloud_input(points, frame.valid, groups=groups, group_size=size, grid=56)
+        assert np.array_equal(found.centers, centers)
+        assert np.array_equal(found.groups, near)
+        assert np.array_equal(found.weights, weights)
+        assert np.array_equal(found.cells, cells)
+    if helper:
+        helper.shutdown()
 
 
 def test_patch_features_are_interpolated_and_pooled():
@@ -113,6 +138,25 @@ def test_non_finite_points_equal_missing_ones(foreground, missing):
     assert np.array_equal(frame.xyz, expected_frame.xyz)
     for name in ("centers", "groups", "weights", "cells"):
         assert np.array_equal(getattr(cloud, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_part_and_its_support(foreground):
+    xyz, block = scene()
+    mask, plane = part_and_support(xyz, foreground=foreground, seed=3, name="part 7")
+    assert np.array_equal(mask, part_mask(xyz, foreground=foreground, seed=3, name="part 7"))
+    assert np.array_equal(mask, block if foreground else np.ones_like(block))
+    expected = fit_support_plane(xyz, seed=3)
+    assert np.array_equal(plane.normal, expected.normal)
+    assert plane.offset == expected.offset
+
+
+@pytest.mark.parametrize("find", [part_mask, part_and_support])
+def test_a_part_is_not_found_in_nothing(find):
+    with pytest.raises(InputError, match="no valid point"):
+        find(np.zeros((50, 50, 3), np.float32), foreground=False, seed=0, name="part 7")
+    with pytest.raises(InputError, match="only background"):
+        find(scene()[0][:, :40], foreground=True, seed=0, name="part 7")
 
 
 def test_same_cloud_same_result_and_input_untouched():

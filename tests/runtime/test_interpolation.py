@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 import golden
-from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_axis, pooling_weights
+from cmdiad_runtime.preprocess.interpolation import (
+    center_tree,
+    interpolation_weights,
+    pooling_axis,
+    pooling_weights,
+    weigh_centers,
+)
 
 SIZES = [(224, 56), (224, 28), (224, 37), (64, 16), (518, 56), (30, 28), (12, 10)]
 
@@ -107,11 +113,11 @@ def test_float32_sums_are_within_the_stated_tolerance():
     assert np.abs(weights[cells] - exact).max() < 5e-7
 
 
-def test_weights_are_written_where_asked_and_do_not_depend_on_it():
+def test_weights_do_not_depend_on_how_many_points_are_weighed_at_once():
     rng = np.random.default_rng(0)
     points = rng.normal(0.5, 0.01, (5000, 3)).astype(np.float32)  # more than are searched at once
     index, weight = np.empty((5000, 3), np.int64), np.empty((5000, 3), np.float32)
-    interpolation_weights(points, points[:40], out=(index, weight))
+    weigh_centers(center_tree(points[:40]), points, index, weight)
     expected = interpolation_weights(points, points[:40])
     assert np.array_equal(index, expected[0])
     assert np.array_equal(weight, expected[1])

@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cmdiad_runtime.preprocess.cloud import prepare_cloud
+from cmdiad_runtime.preprocess.cloud import cloud_input, prepare_cloud
 from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
 from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
 from cmdiad_runtime.preprocess.workspace import Workspace
@@ -98,6 +98,13 @@ def test_pooling_allocates_nothing_large():
     xyz, valid = surface()
     index, weight = interpolation_weights(xyz[valid], xyz[valid][::900])
     assert transient(lambda: pooling_weights(valid, index, weight, 100, 80)) < TRANSIENT
+
+
+def test_all_of_it_on_two_threads_allocates_nothing_large_but_the_trees_index():
+    xyz, valid = surface()
+    points = xyz[valid]
+    settings = {"groups": 200, "group_size": 128, "grid": 8}  # few cells: what is kept does not hide the rest
+    assert transient(lambda: cloud_input(points, valid, **settings)) < 2 * TRANSIENT + 8 * COUNT
 
 
 def test_the_measure_sees_one_column_of_points():

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_offset, pad_to_square, valid_mask
-from cmdiad_runtime.preprocess.interpolation import interpolation_weights, pooling_weights
-from cmdiad_runtime.preprocess.points import farthest_point_sampling, group_points
+from cmdiad_runtime.preprocess.foreground import (
+    Plane,
+    fit_support_plane,
+    pad_offset,
+    pad_to_square,
+    part_above,
+    valid_mask,
+)
+from cmdiad_runtime.preprocess.interpolation import POINTS_AT_ONCE, center_tree, pooling_weights, weigh_centers
+from cmdiad_runtime.preprocess.pieces import Once, Piece, Pieces, parts
+from cmdiad_runtime.preprocess.points import CENTERS_AT_ONCE, doubles, farthest_points, nearest_points, point_tree
 from cmdiad_runtime.preprocess.resize import resize_nearest
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
 from cmdiad_runtime.sample import Mask, XyzImage
@@ -93,28 +105,72 @@ def prepare_cloud(
     frame = frame_cloud(xyz, size=size, foreground=foreground, pad_multiple=pad_multiple, seed=seed, name=name)
     points = frame.xyz[frame.valid]
     _check_count(len(points), max(groups, group_size), size, name)
-    centers = points[farthest_point_sampling(points, groups)]
-    weights, cells = _pooling(points, centers, frame.valid, grid)
-    return CloudInput(centers, _groups(points, centers, group_size), weights, cells), frame
+    return cloud_input(points, frame.valid, groups=groups, group_size=group_size, grid=grid), frame
 
 
-def _groups(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
-    """The groups float32 `[G, size, 3]`, relative to their centres."""
-    shape = (len(centers), size)
-    index = group_points(points, centers, size, out=WORKSPACE.take("group_index", shape, np.int64))
-    groups = np.empty((*shape, 3), dtype=np.float32)
-    np.take(points, index, axis=0, out=groups, mode="clip")
-    return np.subtract(groups, centers[:, None], out=groups)
+def cloud_input(points: npt.NDArray[np.float32], valid: Mask, *, groups: int, group_size: int, grid: int) -> CloudInput:
+    """Sampling, groups, interpolation and pooling of a cloud, on two threads where there are two cores.
+
+    While this thread samples, the helper groups the centres that are chosen already. Then both weigh centres for
+    interpolation, this thread from the first point on, the helper from the last; groups that are left come after.
+
+    Args:
+        points: float32 `[N, 3]`, finite, metres, N at least `groups` and `group_size`.
+        valid: bool `[S, S]`, their pixels, N True, in raster order.
+        groups: number of groups G, at least 3.
+        group_size: points per group M.
+        grid: cells along each side.
+    """
+    centers = np.empty((groups, 3), dtype=np.float32)
+    near = np.empty((groups, group_size, 3), dtype=np.float32)
+    with Pieces() as pieces:
+        tree = Once(partial(point_tree, doubles(points)))
+        pieces.offer(tree)
+        grouped = [
+            pieces.offer(partial(_group, tree, points, centers[part], near[part])) for part in _sampled(points, centers)
+        ]
+        index, weight, weighed = _offer_weights(pieces, points, centers)
+        grouped = [pieces.postpone(piece) for piece in grouped]
+        for piece in reversed(weighed):
+            piece.result()
+        weights, cells = pooling_weights(valid, index, weight, groups, grid)
+        for piece in reversed(grouped):
+            piece.result()
+    return CloudInput(centers, near, weights, cells)
 
 
-def _pooling(
-    points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], valid: Mask, grid: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Weights and cells of `CloudInput`."""
+def _sampled(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]) -> Iterator[slice]:
+    """Fill `centers` `[G, 3]`, and say which part of it is known as soon as it is."""
+    choices = farthest_points(points, len(centers))
+    for part in parts(len(centers), CENTERS_AT_ONCE):
+        centers[part] = points[list(islice(choices, CENTERS_AT_ONCE))]
+        yield part
+
+
+def _group(
+    tree: Once[cKDTree],
+    points: npt.NDArray[np.float32],
+    centers: npt.NDArray[np.float32],
+    near: npt.NDArray[np.float32],
+) -> None:
+    """Fill `near` `[n, M, 3]` with the points next to a few centres, relative to them."""
+    index = nearest_points(tree(), centers, near.shape[1])
+    np.take(points, index, axis=0, out=near, mode="clip")
+    np.subtract(near, centers[:, None], out=near)
+
+
+def _offer_weights(
+    pieces: Pieces, points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], list[Piece[None]]]:
+    """What `interpolation_weights` gives once all of these pieces are done; the first one has the last points."""
     index = WORKSPACE.take("near_index", points.shape, np.int64)
     weight = WORKSPACE.take("near_weight", points.shape, np.float32)
-    interpolation_weights(points, centers, out=(index, weight))
-    return pooling_weights(valid, index, weight, len(centers), grid)
+    tree = center_tree(centers)
+    offered = [
+        pieces.offer(partial(weigh_centers, tree, points[part], index[part], weight[part]))
+        for part in reversed(parts(len(points), POINTS_AT_ONCE))
+    ]
+    return index, weight, offered
 
 
 def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str) -> CloudFrame:
@@ -139,7 +195,8 @@ def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int
         xyz = np.where(mask[..., None], xyz, np.float32(0))
     top, left, side = pad_offset(*mask.shape, multiple=pad_multiple)
     resized = resize_nearest(pad_to_square(xyz, multiple=pad_multiple), size)
-    resized[~np.isfinite(resized).all(axis=2)] = 0
+    finite = np.isfinite(resized)
+    resized[~(finite[..., 0] & finite[..., 1] & finite[..., 2])] = 0
     return CloudFrame(resized, valid_mask(resized), top, left, side, side)
 
 
@@ -149,14 +206,29 @@ def part_mask(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> Mask:
     Raises:
         InputError: not float32 `[h, w, 3]`; no valid point; or nothing but background.
     """
+    mask = _point_mask(xyz, name)
+    return _part_above(xyz, fit_support_plane(xyz, seed=seed), name) if foreground else mask
+
+
+def part_and_support(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> tuple[Mask, Plane | None]:
+    """`part_mask`, and the plane that the part lies on (see `fit_support_plane`)."""
+    mask = _point_mask(xyz, name)
+    plane = fit_support_plane(xyz, seed=seed)
+    return (_part_above(xyz, plane, name) if foreground else mask), plane
+
+
+def _point_mask(xyz: XyzImage, name: str) -> Mask:
     _check_array(xyz, name)
     mask = valid_mask(xyz)
     if not mask.any():
         raise _no_points(name)
-    if foreground:
-        mask = foreground_mask(xyz, seed=seed)
-        if not mask.any():
-            raise _only_background(name)
+    return mask
+
+
+def _part_above(xyz: XyzImage, plane: Plane | None, name: str) -> Mask:
+    mask = part_above(xyz, plane)
+    if not mask.any():
+        raise _only_background(name)
     return mask
 
 

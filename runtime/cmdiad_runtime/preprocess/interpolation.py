@@ -13,21 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from cmdiad_runtime.preprocess.pieces import parts
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
 from cmdiad_runtime.sample import Mask
 
 _NEIGHBOURS = 3
 _WEIGHT_GUARD = 1e-8
 _BOX = 3
-_POINTS_AT_ONCE = 2048  # SciPy allocates distances and indices of one query: 48 KiB each
+POINTS_AT_ONCE = 2048  # SciPy allocates distances and indices of one query: 48 KiB each
 _ROWS_AT_ONCE = 16
 
 
 def interpolation_weights(
-    points: npt.NDArray[np.float32],
-    centers: npt.NDArray[np.float32],
-    *,
-    out: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None,
+    points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Weigh the three nearest centres of each point by 1 / (d² + 1e-8), normalised (REFERENCE §7.1).
 
@@ -37,7 +35,6 @@ def interpolation_weights(
     Args:
         points: float32 `[N, 3]`, metres.
         centers: float32 `[G, 3]`, metres, G >= 3.
-        out: index and weight to write into; None makes new ones.
 
     Returns:
         index: int64 `[N, 3]` into `centers`, nearest first.
@@ -46,19 +43,41 @@ def interpolation_weights(
     Raises:
         ValueError: with fewer than three centres.
     """
+    tree = center_tree(centers)
+    index, weight = np.empty((len(points), 3), np.int64), np.empty((len(points), 3), np.float32)
+    for part in parts(len(points), POINTS_AT_ONCE):
+        weigh_centers(tree, points[part], index[part], weight[part])
+    return index, weight
+
+
+def center_tree(centers: npt.NDArray[np.float32]) -> cKDTree:
+    """A k-d tree of the centres `[G, 3]`, for `weigh_centers`.
+
+    Raises:
+        ValueError: with fewer than three centres.
+    """
     if len(centers) < _NEIGHBOURS:
         raise ValueError(f"interpolation needs at least {_NEIGHBOURS} centres, got {len(centers)}")
-    index, weight = out or (np.empty((len(points), 3), np.int64), np.empty((len(points), 3), np.float32))
-    tree = cKDTree(centers)
-    for start in range(0, len(points), _POINTS_AT_ONCE):
-        part = slice(start, start + _POINTS_AT_ONCE)
-        distance, index[part] = tree.query(points[part], k=_NEIGHBOURS)
-        np.square(distance, out=distance)
-        distance += _WEIGHT_GUARD
-        np.reciprocal(distance, out=distance)
-        distance /= distance.sum(axis=1, keepdims=True)
-        weight[part] = distance
-    return index, weight
+    return cKDTree(centers)
+
+
+def weigh_centers(
+    tree: cKDTree, points: npt.NDArray[np.float32], index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]
+) -> None:
+    """`interpolation_weights` of a few points, written to `index` and `weight` `[n, 3]`.
+
+    Args:
+        tree: of the centres; threads may ask it at once.
+        points: float32 `[n, 3]`, metres.
+        index: int64 `[n, 3]`.
+        weight: float32 `[n, 3]`.
+    """
+    distance, index[:] = tree.query(points, k=_NEIGHBOURS)
+    np.square(distance, out=distance)
+    distance += _WEIGHT_GUARD
+    np.reciprocal(distance, out=distance)
+    distance /= distance.sum(axis=1, keepdims=True)
+    weight[:] = distance
 
 
 @lru_cache(maxsize=8)

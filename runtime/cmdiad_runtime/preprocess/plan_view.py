@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from cmdiad_runtime.preprocess.foreground import Plane
-from cmdiad_runtime.preprocess.surface import SurfaceImage, median_pitch, surface_normals
+from cmdiad_runtime.preprocess.surface import SurfaceImage, normals_and_pitch, smoothed
 from cmdiad_runtime.preprocess.template import COARSE_ANGLES, TEMPLATE_SIZE, best_match, fine_angles, halved
 from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 
@@ -69,16 +69,15 @@ def plan_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PlanCloud:
         mask: bool `[h, w]`, the part's pixels that carry a point.
         plane: the support; None takes a plane across the line of sight.
     """
-    normals = surface_normals(xyz, mask)
-    pixels = np.stack(np.nonzero(mask & normals.any(axis=2)))
+    normals, pitch = normals_and_pitch(xyz, mask)
+    x, y, z = np.moveaxis(normals, 2, 0) != 0
+    pixels = np.stack(np.nonzero(mask & (x | y | z)))
     up = np.array([0.0, 0.0, -1.0]) if plane is None else plane.normal
     axes = plane_axes(up)
     position = xyz[pixels[0], pixels[1]].astype(np.float64) @ axes.T
     if plane is not None:
         position[:, 2] += plane.offset
-    return PlanCloud(
-        position, normals[pixels[0], pixels[1]].astype(np.float64) @ axes.T, pixels, median_pitch(xyz, mask)
-    )
+    return PlanCloud(position, normals[pixels[0], pixels[1]].astype(np.float64) @ axes.T, pixels, pitch)
 
 
 def plane_axes(normal: _Float) -> _Float:
@@ -135,7 +134,7 @@ def plan_view(cloud: PlanCloud, values: _Float, pose: Pose, *, size: int, side: 
     seen = _seen_from_above(target, cloud.position[:, 2], size)
     spot = max(1.0, cloud.pitch / pitch)
     sums = _splat(target[seen], np.column_stack([np.ones(seen.sum()), values[seen]]), size)
-    sums = gaussian_filter(sums, (0, _SPREAD * spot, _SPREAD * spot), mode="constant")
+    sums = smoothed(sums, _SPREAD * spot)
     known = sums[0] > _LEAST_WEIGHT / spot**2
     image = np.where(known, sums[1:] / np.where(known, sums[0], 1), 0)
     return np.moveaxis(_fill_gaps(image, known, _CLOSED / pitch), 0, 2).astype(np.float32)
@@ -190,7 +189,7 @@ def _draw_coarse(cloud: PlanCloud, pose: Pose, pitch: float, size: int) -> _Floa
     """Mean of the turned normals' components along the plane and of the coverage per pixel, `[3, size, size]`."""
     place = (cloud.position[:, :2] - (pose.x, pose.y)) @ _turn(pose.angle) / pitch + size / 2
     cell = np.floor(place).astype(np.int64)
-    inside = ((cell >= 0) & (cell < size)).all(axis=1)
+    inside = _inside(cell, size)
     index = cell[inside, 1] * size + cell[inside, 0]
     normals = cloud.normals[inside, :2] @ _turn(pose.angle)
     count = np.bincount(index, minlength=size * size)
@@ -198,9 +197,15 @@ def _draw_coarse(cloud: PlanCloud, pose: Pose, pitch: float, size: int) -> _Floa
     return (image / np.maximum(count, 1)).reshape(3, size, size)
 
 
+def _inside(cell: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
+    """Which cells `[N, 2]` lie in a grid, bool `[N]`."""
+    first, second = ((column >= 0) & (column < size) for column in cell.T)
+    return np.asarray(first & second)
+
+
 def _seen_from_above(target: _Float, height: _Float, size: int) -> npt.NDArray[np.bool_]:
     cell = np.rint(target).astype(np.int64)
-    inside = np.asarray(((cell >= 0) & (cell < size)).all(axis=1))
+    inside = _inside(cell, size)
     top = np.full((size, size), -np.inf)
     rows, columns = cell[inside].T
     np.maximum.at(top, (rows, columns), height[inside])
@@ -228,6 +233,6 @@ def _fill_gaps(image: _Float, known: Mask, reach: float) -> _Float:
     """Fill what a morphological closing by `reach` pixels adds to `known`, by normalised convolution."""
     width = 2 * max(round(reach), 1) + 1
     closed = minimum_filter(maximum_filter(np.pad(known, width), width), width)[width:-width, width:-width]
-    sums = gaussian_filter(np.concatenate([known[None], image]), (0, width / 4, width / 4), mode="constant")
+    sums = smoothed(np.concatenate([known[None], image]), width / 4)
     smooth = sums[1:] / np.maximum(sums[0], 1e-6)
     return np.where(known, image, np.where(closed, smooth, 0))

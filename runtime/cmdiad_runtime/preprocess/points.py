@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from cmdiad_runtime.preprocess.pieces import parts
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
 
 _Columns = npt.NDArray[np.float32]
+_Triple = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 _Index = npt.NDArray[np.int64]
 
 _NEAR_ORIGIN = np.float32(1e-3)  # rounds up: at or above it is what the kernel's double 1e-3 calls above
@@ -20,7 +24,7 @@ _NEVER = -1.0  # a nearest distance that no point has, so that it is never the l
 _MAX_THREADS = 512
 _SLACK = 1e-6  # of a distance, beyond what rounding to float32 can take from it
 _UNDERFLOW = 2e-19  # metres: squares of shorter steps may round to 0
-_CENTERS_AT_ONCE = 56
+CENTERS_AT_ONCE = 56
 """SciPy allocates distances and indices of one query: 56 KiB each for groups of 128. For queries this small, starting
 its worker threads each time takes longer than they save."""
 
@@ -43,32 +47,48 @@ def farthest_point_sampling(points: npt.NDArray[np.float32], count: int) -> npt.
         int64 `[count]`, indices into `points` in the order of choice.
     """
     chosen = np.zeros(count, dtype=np.int64)
-    total = len(points)
-    axis = int((points.max(axis=0) - points.min(axis=0)).argmax())
+    for turn, choice in enumerate(farthest_points(points, count)):
+        chosen[turn] = choice
+    return chosen
+
+
+def farthest_points(points: npt.NDArray[np.float32], count: int) -> Iterator[int]:
+    """The choices of `farthest_point_sampling` one by one, so that others can begin with the first ones.
+
+    Between two of them, nothing else may sample in this thread.
+    """
+    axis = int(np.argmax([column.max() - column.min() for column in points.T]))  # far faster than along axis 0
     order, columns = _sorted_along(points, axis)
-    along = memoryview(columns[axis])
-    squares = WORKSPACE.take("squares", (3, total), np.float32)
-    nearest = WORKSPACE.take("nearest", (total,), np.float32)
-    flags = WORKSPACE.take("flags", (total,), np.bool_)
-    np.less(_squared_distance(columns, np.zeros(3, np.float32), squares), _NEAR_ORIGIN, out=flags)
+    nearest = WORKSPACE.take("nearest", (len(points),), np.float32)
+    squares = WORKSPACE.take("squares", (3 * len(points),), np.float32)
+    last = np.zeros(3, dtype=np.float32)
+    at = last[0, ...], last[1, ...], last[2, ...]  # arrays without axes: NumPy's fastest way to take one from many
+    flags = WORKSPACE.take("flags", (len(points),), np.bool_)
+    np.less(_squared_distance(columns, at, squares), _NEAR_ORIGIN, out=flags)
     nearest.fill(_FAR)
     np.copyto(nearest, np.float32(_NEVER), where=flags)
-    last, farthest = points[0], _FAR
+    along = memoryview(columns[axis])
+    x, y, z = columns
+    choice, farthest = 0, _FAR
     for turn in range(1, count):
+        yield choice
+        last[:] = points[choice]
         reach = farthest**0.5 * (1 + _SLACK) + _UNDERFLOW
-        middle = float(last[axis])
+        middle = last.item(axis)
         start = bisect_left(along, middle - reach)
         end = bisect_right(along, middle + reach, start)
         part = nearest[start:end]
-        np.minimum(part, _squared_distance(columns[:, start:end], last, squares[:, start:end]), out=part)
+        np.minimum(part, _squared_distance((x[start:end], y[start:end], z[start:end]), at, squares), out=part)
         best = int(nearest.argmax())
         farthest = nearest.item(best)
         if farthest < 0:
-            break
-        np.equal(nearest, nearest[best], out=flags)
-        chosen[turn] = order[best] if np.count_nonzero(flags) == 1 else _first_of(order[flags], total)
-        last = points[chosen[turn]]
-    return chosen
+            yield from repeat(0, count - turn)
+            return
+        others = nearest[best + 1 :]  # argmax gives the first of equals
+        alone = best + 1 == len(nearest) or others.item(others.argmax()) < farthest
+        choice = order.item(best) if alone else _first_of(order[nearest == nearest[best]], len(points))
+    if count:
+        yield choice
 
 
 def _sorted_along(points: npt.NDArray[np.float32], axis: int) -> tuple[_Index, _Columns]:
@@ -102,40 +122,51 @@ def _first_of(tied: _Index, total: int) -> int:
     return int(tied[np.lexsort((tied, tied % threads))[0]])
 
 
-def _squared_distance(columns: _Columns, centre: npt.NDArray[np.float32], squares: _Columns) -> Any:
-    """(dx² + dy²) + dz² in float32, the kernel's order; lies in the first row of the work array `squares`."""
-    np.subtract(columns, centre[:, None], out=squares)
-    np.multiply(squares, squares, out=squares)
-    x, y, z = squares
+def _squared_distance(columns: _Columns | _Triple, centre: _Triple, squares: npt.NDArray[np.float32]) -> Any:
+    """(dx² + dy²) + dz² in float32, the kernel's order, of three columns `[n]`; lies first in the work array."""
+    n = len(columns[0])
+    x, y, z = squares[:n], squares[n : 2 * n], squares[2 * n : 3 * n]
+    np.subtract(columns[0], centre[0], out=x)
+    np.subtract(columns[1], centre[1], out=y)
+    np.subtract(columns[2], centre[2], out=z)
+    all_three = squares[: 3 * n]
+    np.multiply(all_three, all_three, out=all_three)
     np.add(x, y, out=x)
     return np.add(x, z, out=x)
 
 
-def group_points(
-    points: npt.NDArray[np.float32],
-    centers: npt.NDArray[np.float32],
-    size: int,
-    *,
-    out: npt.NDArray[np.int64] | None = None,
-) -> npt.NDArray[np.int64]:
+def group_points(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.int64]:
     """Find the `size` nearest points of each centre, by exact distances (REFERENCE §6.2).
 
     Args:
         points: float32 `[N, 3]`, metres, N >= `size`.
         centers: float32 `[G, 3]`, metres.
         size: points per group.
-        out: int64 `[G, size]` to write into; None makes a new one.
 
     Returns:
         int64 `[G, size]`, indices into `points`, nearest first. Which of several equally far points comes
         first or in at all is not specified, but the same at every call.
     """
-    index = np.empty((len(centers), size), dtype=np.int64) if out is None else out
+    index = np.empty((len(centers), size), dtype=np.int64)
+    tree = point_tree(doubles(points))
+    for part in parts(len(centers), CENTERS_AT_ONCE):
+        index[part] = nearest_points(tree, centers[part], size)
+    return index
+
+
+def doubles(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Points as `point_tree` takes them, float64 `[N, 3]`: a work array of this thread."""
     position = WORKSPACE.take("position", points.shape, np.float64)
     position[:] = points
-    tree = cKDTree(position, balanced_tree=False)  # without medians: a quarter of the time to build
-    ranks = np.arange(1, size + 1)
-    for start in range(0, len(centers), _CENTERS_AT_ONCE):
-        part = slice(start, start + _CENTERS_AT_ONCE)
-        index[part] = tree.query(centers[part], k=ranks)[1]
+    return position
+
+
+def point_tree(position: npt.NDArray[np.float64]) -> cKDTree:
+    """A k-d tree of all points `[N, 3]`, for `nearest_points`; it refers to `position`."""
+    return cKDTree(position, balanced_tree=False)  # without medians: a quarter of the time to build
+
+
+def nearest_points(tree: cKDTree, centers: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.int64]:
+    """The `size` nearest points int64 `[n, size]` of a few centres `[n, 3]`; threads may ask one tree at once."""
+    index: npt.NDArray[np.int64] = tree.query(centers, k=np.arange(1, size + 1))[1]
     return index

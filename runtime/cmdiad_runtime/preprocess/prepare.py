@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.ndimage import map_coordinates
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud import part_mask, prepare_cloud
-from cmdiad_runtime.preprocess.foreground import fit_support_plane, foreground_mask, pad_to_square
+from cmdiad_runtime.preprocess.cloud import part_and_support, part_mask, prepare_cloud
+from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_to_square
 from cmdiad_runtime.preprocess.image_view import (
     ImagePose,
     ImageViewSettings,
@@ -202,8 +202,10 @@ def plan_cloud_of(sample: Sample, preprocessing: Preprocessing) -> PlanCloud:
         InputError: the cloud cannot be used, or too little of a part is in it.
     """
     assert sample.xyz is not None
-    mask = part_mask(sample.xyz, foreground=preprocessing.foreground, seed=preprocessing.seed, name=sample.name)
-    cloud = plan_cloud(sample.xyz, mask, fit_support_plane(sample.xyz, seed=preprocessing.seed))
+    mask, plane = part_and_support(
+        sample.xyz, foreground=preprocessing.foreground, seed=preprocessing.seed, name=sample.name
+    )
+    cloud = plan_cloud(sample.xyz, mask, plane)
     if len(cloud.position) < LEAST_POINTS:
         raise InputError(
             sample.name,

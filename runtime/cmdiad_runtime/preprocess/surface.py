@@ -8,13 +8,15 @@ exact for any plane, however steep. The window is a length on the part, not a nu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import find_objects, gaussian_filter1d
+from scipy.ndimage import find_objects, gaussian_filter
 
+from cmdiad_runtime.preprocess.pieces import share
 from cmdiad_runtime.sample import Mask, XyzImage
 
 SurfaceKind = Literal["normals", "depth"]
@@ -66,12 +68,23 @@ def surface_normals(xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA) -
         float32 `[h, w, 3]` of length 1, z negative where the sensor looks along +z; 0 where there is no surface,
         or where the points around a pixel lie on one line.
     """
+    return normals_and_pitch(xyz, mask, sigma=sigma)[0]
+
+
+def normals_and_pitch(
+    xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA
+) -> tuple[npt.NDArray[np.float32], float]:
+    """`surface_normals`, and the median distance across the line of sight between neighbouring pixels.
+
+    The distance is in metres, infinite without neighbours.
+    """
     normals = np.zeros((*mask.shape, 3), dtype=np.float32)
     box = _bounding_box(mask)
     if box is None:
-        return normals
+        return normals, np.inf
     points, inside = _centred(xyz[box], mask[box])
-    pixels = float(np.clip(sigma / _pitch(points, inside), _LEAST_SIGMA, _MOST_SIGMA))
+    pitch = _pitch(points, inside)
+    pixels = float(np.clip(sigma / pitch, _LEAST_SIGMA, _MOST_SIGMA))
     weight, means, products = _moments(points, inside, pixels)
     slopes, proper = _slopes(means, products)
     proper &= inside | (weight > _FILLED)
@@ -79,7 +92,7 @@ def surface_normals(xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA) -
     direction = np.stack([*(slopes * -towards_z), np.full(weight.shape, towards_z)], axis=2)
     direction /= np.linalg.norm(direction, axis=2, keepdims=True)
     normals[box] = np.where(proper[..., None], direction, 0)
-    return normals
+    return normals, pitch
 
 
 def resize_surface(image: SurfaceImage, size: int) -> SurfaceImage:
@@ -122,19 +135,8 @@ def _centred(xyz: XyzImage, mask: Mask) -> tuple[_Float, Mask]:
     return points, mask
 
 
-def median_pitch(xyz: XyzImage, mask: Mask) -> float:
-    """Median distance across the line of sight between neighbouring pixels, metres; infinite without neighbours.
-
-    Args:
-        xyz: float32 `[h, w, 3]`, metres; read where `mask` is True only.
-        mask: bool `[h, w]`.
-    """
-    box = _bounding_box(mask)
-    return np.inf if box is None else _pitch(*_centred(xyz[box], mask[box]))
-
-
 def _pitch(points: _Float, mask: Mask) -> float:
-    """`median_pitch` of centred points `[3, h, w]`."""
+    """The median distance of `normals_and_pitch`, of centred points `[3, h, w]`."""
     steps = []
     for axis in (0, 1):
         both = mask[1:] & mask[:-1] if axis == 0 else mask[:, 1:] & mask[:, :-1]
@@ -154,9 +156,18 @@ def _moments(points: _Float, mask: Mask, sigma: float) -> tuple[_Float, _Float, 
 
 
 def _smooth(images: npt.NDArray[Any], sigma: float) -> _Float:
-    for axis in (1, 2):
-        images = gaussian_filter1d(images, sigma, axis=axis, mode="constant", truncate=_TRUNCATE, output=np.float64)
-    return images
+    return smoothed(images, sigma, truncate=_TRUNCATE)
+
+
+def smoothed(images: npt.NDArray[Any], sigma: float, *, truncate: float = 4.0) -> _Float:
+    """Images `[C, h, w]` under a Gaussian of `sigma` pixels, zeros around them; the helper takes some of them."""
+    smooth = np.empty(images.shape, dtype=np.float64)
+
+    def smooth_one(index: int) -> None:
+        gaussian_filter(images[index], sigma, output=smooth[index], mode="constant", truncate=truncate)
+
+    share(partial(smooth_one, index) for index in range(len(images)))
+    return smooth
 
 
 def _slopes(means: _Float, products: _Float) -> tuple[_Float, Mask]:
