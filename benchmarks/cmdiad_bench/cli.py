@@ -128,11 +128,11 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
 @click.option(
     "--proven",
     multiple=True,
-    default=["128:32"],
+    default=["256:16"],
     metavar="WIDTH:CANDIDATES",
     help="Also fp32 with a search over principal components, and in full where that proves nothing.",
 )
-@click.option("--chunk", type=click.IntRange(min=1), default=4096, help="Bank rows that ours search at a time.")
+@click.option("--chunk", type=click.IntRange(min=1), default=2048, help="Bank rows that ours search at a time.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in a process of its own.")
 @click.option("--small", is_flag=True, help="Tiny random networks, to try the command out.")
 def compare(

@@ -34,7 +34,8 @@ _LOOP = f"""
     filled = Add (count, fill)
     rounds_1 = Div (filled, at_once)
     rounds = Squeeze (rounds_1, first_axis)
-    bias = Neg (half_squares)
+    less = Neg (half_squares)
+    bias = Unsqueeze (less, one)
     nearest = Loop (rounds, start, index) <body = body
         (int64 turn, bool go, int64[queries] found) => (bool going, int64[queries] corrected)
         {{
@@ -43,7 +44,8 @@ _LOOP = f"""
             to = Add (from, at_once)
             part = Slice (order, from, to, first_axis)
             asked = Gather (queries, part)
-            keys = Gemm <transB: int = 1> (asked, rows, bias)
+            keys_of_rows = Gemm <transB: int = 1> (rows, asked, bias)
+            keys = Transpose <perm: ints = [1, 0]> (keys_of_rows)
             largest, candidates = TopK <axis: int = 1> (keys, few)
             asked_again = Unsqueeze (asked, one)
             measured = Gather (rows, candidates)
@@ -64,7 +66,8 @@ def write_out(model: onnx.ModelProto) -> None:
     """Replace each `SearchInFull` of a model by its loop, in place.
 
     Queries are taken by doubt, most first, so that those in doubt are the first ones. The last turn may take some
-    beyond; they are searched in full as well, which changes nothing.
+    beyond; they are searched in full as well, which changes nothing. The bank is the left factor of the product, since
+    ONNX Runtime keeps a rearranged copy of a constant right one.
     """
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:

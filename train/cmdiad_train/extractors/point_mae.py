@@ -21,7 +21,7 @@ from cmdiad_train.recipe import XyzExtractor
 PUBLISHED_WIDTH = 384
 POINT_BERT_TOKEN = 256  # width of Point-BERT's tokens before they are brought to the transformer's
 NAMES = {"point_mae": "Point-MAE", "point_bert": "Point-BERT"}
-GROUPS_AT_A_TIME = 128
+GROUPS_AT_A_TIME = 64
 PREFIXES = {"point_mae": "MAE_encoder.", "point_bert": "transformer_q."}
 """What the official checkpoints put before the encoder's keys, behind `module.` (REFERENCE §6.6)."""
 
