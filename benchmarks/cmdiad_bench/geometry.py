@@ -129,7 +129,7 @@ def _ours(problem: Problem) -> list[tuple[str, Work]]:
     points, groups = problem.points, len(problem.features)
     centers = points[farthest_point_sampling(points, groups)]
     index, weight = interpolation_weights(points, centers)
-    weights, cells = (torch.from_numpy(a) for a in pooling_weights(problem.valid, index, weight, groups, problem.grid))
+    weights = torch.from_numpy(pooling_weights(problem.valid, index, weight, groups, problem.grid)[0])
     return [
         ("sampling", lambda: farthest_point_sampling(points, groups)),
         ("groups", lambda: group_points(points, centers, problem.group_size)),
@@ -139,7 +139,7 @@ def _ours(problem: Problem) -> list[tuple[str, Work]]:
             TOGETHER,
             lambda: cloud_input(points, problem.valid, groups=groups, group_size=problem.group_size, grid=problem.grid),
         ),
-        ("product", lambda: (weights @ problem.features)[cells]),
+        ("product", lambda: weights @ problem.features),
     ]
 
 
