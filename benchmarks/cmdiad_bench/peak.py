@@ -16,21 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_export.peak import resident_mb
+
 RUNS = 3
-STATUS = Path("/proc/self/status")
 SAMPLE_ARRAYS = ("rgb", "xyz", "resized", "image", "cloud")
 """Of a SAMPLE file: as the sensors saw it, the resized image, and the published program's tensors."""
 
 Arrays = dict[str, npt.NDArray[Any]]
-
-
-def resident_mb(which: str = "VmRSS") -> float:
-    """Resident memory of this process in 10⁶ bytes, now (`VmRSS`) or at most so far (`VmHWM`)."""
-    for line in STATUS.read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name == which:
-            return round(int(value.split()[0]) * 1024 / 1e6, 1)
-    raise OSError(f"{STATUS} has no {which}: peak memory can be measured on Linux only")
 
 
 def measured(opened: Callable[[], Callable[[int], object]]) -> dict[str, float]:

@@ -14,6 +14,15 @@ RUNS = 3
 STATUS = Path("/proc/self/status")
 
 
+def resident_mb(which: str = "VmRSS") -> float:
+    """Resident memory of this process in 10⁶ bytes, now (`VmRSS`) or at most so far (`VmHWM`)."""
+    for line in STATUS.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == which:
+            return round(int(value.split()[0]) * 1024 / 1e6, 1)
+    raise OSError(f"{STATUS} has no {which}: peak memory can be measured on Linux only")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run a graph three times and print the most memory that was resident, in 10⁶ bytes."""
     graph, inputs = map(Path, arguments)
@@ -23,8 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     for _ in range(RUNS):
         engine.run(arrays)
     engine.close()
-    (line,) = (line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
-    sys.stdout.write(f"{int(line.split()[1]) * 1024 / 1e6:.1f}\n")
+    sys.stdout.write(f"{resident_mb('VmHWM')}\n")
 
 
 if __name__ == "__main__":

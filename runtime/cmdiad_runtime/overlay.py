@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 
@@ -120,8 +120,8 @@ def _resized(anomaly_map: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Fl
 def _draw_contour(picture: RgbImage, region: Mask) -> RgbImage:
     """Draw the inner edge of `region` white and its outer edge black: visible on any part."""
     line = max(1, min(picture.shape[:2]) // 400)
-    outer = ndimage.binary_dilation(region, iterations=line) & ~region
-    inner = region & ~ndimage.binary_erosion(region, iterations=line, border_value=1)
+    outer = scipy.ndimage.binary_dilation(region, iterations=line) & ~region
+    inner = region & ~scipy.ndimage.binary_erosion(region, iterations=line, border_value=1)
     picture[outer] = 0
     picture[inner] = 255
     return picture
@@ -177,6 +177,6 @@ def _hill_shade(points: FloatArray, valid: Mask) -> FloatArray:
     normals *= np.where(normals[..., 2:] > 0, -1.0, 1.0)  # towards the sensor, whichever way x and y run
     length = np.linalg.norm(normals, axis=-1)
     cosine = (normals @ (_LIGHT / np.linalg.norm(_LIGHT))) / np.maximum(length, 1e-30)
-    surrounded = ndimage.binary_erosion(valid)[1:-1, 1:-1] & (length > 0)
+    surrounded = scipy.ndimage.binary_erosion(valid)[1:-1, 1:-1] & (length > 0)
     shade[1:-1, 1:-1] = np.where(surrounded, 0.4 + 0.6 * np.clip(cosine, 0.0, 1.0), 0.8)
     return shade

@@ -139,6 +139,7 @@ sample = Sample("part", **{modality: (read_rgb if modality == "rgb" else read_xy
 with Inspector.open(bundle, modality=modality) as inspector:
     print(inspector.inspect(sample).verdict)
 heavy = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "safetensors")
+heavy += ("scipy.ndimage", "scipy.sparse", "scipy.spatial") if modality == "rgb" else ()
 print([m for m in (*heavy, "cmdiad_train", "cmdiad_export") if m in sys.modules])
 """
     path = sample_files(data, "test", "good", modality)[0]

@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+import scipy
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.foreground import (
@@ -148,7 +148,7 @@ def _sampled(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]) 
 
 
 def _group(
-    tree: Once[cKDTree],
+    tree: Once[scipy.spatial.cKDTree],
     points: npt.NDArray[np.float32],
     centers: npt.NDArray[np.float32],
     near: npt.NDArray[np.float32],

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+import scipy
 
 from cmdiad_runtime.preprocess.pieces import parts, share
 from cmdiad_runtime.sample import Mask, XyzImage
@@ -251,7 +249,7 @@ def _nearest_within(points: _Points, queries: _Index, radius: float, count: int)
     """The `count` nearest points within `radius` (inclusive) of each query, ascending; N where none."""
     if len(queries) == 0:
         return np.empty((0, count), dtype=np.int64)
-    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    tree = scipy.spatial.cKDTree(points, balanced_tree=False, compact_nodes=False)
     bound = np.nextafter(radius, np.inf)
     ranks = np.arange(1, count + 1)
     index = np.empty((len(queries), count), dtype=np.int64)
@@ -301,8 +299,8 @@ def _have_link(witness: _Points, pairs: _Index, eps: float) -> npt.NDArray[np.bo
 
 def _components(count: int, edges: _Index) -> _Index:
     """Connected component of each of `count` nodes under undirected `edges` `[2, E]`, int64 `[count]`."""
-    graph = coo_array((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    graph = scipy.sparse.coo_array((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), shape=(count, count))
+    return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
 def _exact_links(points: _Points, voxel: _Index, group: _Index, pairs: _Index, eps: float) -> _Index:
@@ -322,13 +320,13 @@ def _exact_links(points: _Points, voxel: _Index, group: _Index, pairs: _Index, e
     rim = rim[np.argsort(group[voxel[rim]], kind="stable")]
     names, start = np.unique(group[voxel[rim]], return_index=True)
     members = dict(zip(names.tolist(), np.split(points[rim], start[1:]), strict=True)) if len(rim) else {}
-    trees = {name: cKDTree(part) for name, part in members.items()}
+    trees = {name: scipy.spatial.cKDTree(part) for name, part in members.items()}
     candidates = np.unique(np.sort(group[open_pairs], axis=0), axis=1)
     linked = [_is_within(trees[a], trees[b], eps) for a, b in candidates.T.tolist()]
     return candidates[:, np.array(linked, dtype=np.bool_)]
 
 
-def _is_within(first: cKDTree, second: cKDTree, radius: float) -> bool:
+def _is_within(first: scipy.spatial.cKDTree, second: scipy.spatial.cKDTree, radius: float) -> bool:
     few, many = sorted((first, second), key=lambda tree: int(tree.n))
     nearest, _ = many.query(few.data, distance_upper_bound=np.nextafter(radius, np.inf))
     return bool(np.isfinite(nearest).any())

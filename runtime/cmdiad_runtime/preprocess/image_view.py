@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from PIL import Image, ImageFilter
-from scipy.ndimage import label
 
 from cmdiad_runtime.preprocess.template import (
     COARSE_ANGLES,
@@ -233,7 +233,7 @@ def _grown(mask: Mask, radius: int) -> Mask:
 
 
 def _largest_region(mask: Mask) -> Mask:
-    regions, _ = label(mask)
+    regions, _ = scipy.ndimage.label(mask)
     area = np.bincount(regions.ravel())
     area[0] = 0
     return np.asarray((regions == area.argmax()) & mask)
@@ -241,7 +241,7 @@ def _largest_region(mask: Mask) -> Mask:
 
 def _filled(mask: Mask) -> Mask:
     """With all that does not reach the image's edge."""
-    outside, _ = label(~np.pad(mask, 1))
+    outside, _ = scipy.ndimage.label(~np.pad(mask, 1))
     return np.asarray(outside != outside[0, 0])[1:-1, 1:-1]
 
 

@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+import scipy
 
 from cmdiad_runtime.preprocess.pieces import parts
 from cmdiad_runtime.preprocess.workspace import WORKSPACE
@@ -50,7 +50,7 @@ def interpolation_weights(
     return index, weight
 
 
-def center_tree(centers: npt.NDArray[np.float32]) -> cKDTree:
+def center_tree(centers: npt.NDArray[np.float32]) -> scipy.spatial.cKDTree:
     """A k-d tree of the centres `[G, 3]`, for `weigh_centers`.
 
     Raises:
@@ -58,11 +58,14 @@ def center_tree(centers: npt.NDArray[np.float32]) -> cKDTree:
     """
     if len(centers) < _NEIGHBOURS:
         raise ValueError(f"interpolation needs at least {_NEIGHBOURS} centres, got {len(centers)}")
-    return cKDTree(centers)
+    return scipy.spatial.cKDTree(centers)
 
 
 def weigh_centers(
-    tree: cKDTree, points: npt.NDArray[np.float32], index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]
+    tree: scipy.spatial.cKDTree,
+    points: npt.NDArray[np.float32],
+    index: npt.NDArray[np.int64],
+    weight: npt.NDArray[np.float32],
 ) -> None:
     """`interpolation_weights` of a few points, written to `index` and `weight` `[n, 3]`.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import map_coordinates
+import scipy
 
 from cmdiad_runtime.preprocess.foreground import pad_offset
 from cmdiad_runtime.preprocess.image_view import ImagePose, to_view
@@ -98,7 +98,7 @@ def _map_at(
 ) -> npt.NDArray[np.float32]:
     """A map's values at places between its pixels, its least value beyond its edge."""
     size = len(anomaly_map)
-    values = map_coordinates(anomaly_map, [rows, columns], order=1, mode="nearest")
+    values = scipy.ndimage.map_coordinates(anomaly_map, [rows, columns], order=1, mode="nearest")
     beyond = (rows < -0.5) | (rows > size - 0.5) | (columns < -0.5) | (columns > size - 0.5)
     return np.where(beyond, anomaly_map.min(), values).astype(np.float32)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import maximum_filter, minimum_filter
+import scipy
 
 from cmdiad_runtime.preprocess.foreground import Plane
 from cmdiad_runtime.preprocess.surface import SurfaceImage, normals_and_pitch, smoothed
@@ -209,7 +209,7 @@ def _seen_from_above(target: _Float, height: _Float, size: int) -> npt.NDArray[n
     top = np.full((size, size), -np.inf)
     rows, columns = cell[inside].T
     np.maximum.at(top, (rows, columns), height[inside])
-    top = maximum_filter(top, 3)
+    top = scipy.ndimage.maximum_filter(top, 3)
     inside[inside] = height[inside] >= top[rows, columns] - _OCCLUDED
     return inside
 
@@ -232,7 +232,9 @@ def _splat(target: _Float, values: _Float, size: int) -> _Float:
 def _fill_gaps(image: _Float, known: Mask, reach: float) -> _Float:
     """Fill what a morphological closing by `reach` pixels adds to `known`, by normalised convolution."""
     width = 2 * max(round(reach), 1) + 1
-    closed = minimum_filter(maximum_filter(np.pad(known, width), width), width)[width:-width, width:-width]
+    closed = scipy.ndimage.minimum_filter(scipy.ndimage.maximum_filter(np.pad(known, width), width), width)[
+        width:-width, width:-width
+    ]
     sums = smoothed(np.concatenate([known[None], image]), width / 4)
     smooth = sums[1:] / np.maximum(sums[0], 1e-6)
     return np.where(known, image, np.where(closed, smooth, 0))

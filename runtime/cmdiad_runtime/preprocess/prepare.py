@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import map_coordinates
+import scipy
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud import part_and_support, part_mask, prepare_cloud
@@ -287,8 +287,8 @@ def _turned_surface(
     c, s = np.cos(pose.angle), np.sin(pose.angle)
     place = [pose.y + s * right + c * down, pose.x + c * right - s * down]
     known = image.any(axis=2)
-    share = map_coordinates(known.astype(np.float32), place, order=1)
-    x, y, z = (map_coordinates((image[..., i] - 127.5) * known, place, order=1) for i in range(3))
+    share = scipy.ndimage.map_coordinates(known.astype(np.float32), place, order=1)
+    x, y, z = (scipy.ndimage.map_coordinates((image[..., i] - 127.5) * known, place, order=1) for i in range(3))
     turned = np.stack([c * x + s * y, c * y - s * x, z], axis=2) / np.maximum(share, 1e-6)[..., None] + 127.5
     return np.where(share[..., None] >= 0.5, turned, 0).astype(np.float32)
 

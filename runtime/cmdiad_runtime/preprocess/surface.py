@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from PIL import Image
-from scipy.ndimage import find_objects, gaussian_filter
 
 from cmdiad_runtime.preprocess.pieces import share
 from cmdiad_runtime.sample import Mask, XyzImage
@@ -123,7 +123,7 @@ def _resize(channel: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float
 
 
 def _bounding_box(mask: Mask) -> tuple[slice, slice] | None:
-    boxes = find_objects(mask.astype(np.uint8))
+    boxes = scipy.ndimage.find_objects(mask.astype(np.uint8))
     return boxes[0] if boxes else None
 
 
@@ -164,7 +164,7 @@ def smoothed(images: npt.NDArray[Any], sigma: float, *, truncate: float = 4.0) -
     smooth = np.empty(images.shape, dtype=np.float64)
 
     def smooth_one(index: int) -> None:
-        gaussian_filter(images[index], sigma, output=smooth[index], mode="constant", truncate=truncate)
+        scipy.ndimage.gaussian_filter(images[index], sigma, output=smooth[index], mode="constant", truncate=truncate)
 
     share(partial(smooth_one, index) for index in range(len(images)))
     return smooth

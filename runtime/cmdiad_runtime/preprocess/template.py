@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import irfft2, rfft2
+import scipy
 
 TEMPLATE_SIZE = 64
 TEMPLATE_MARGIN = 1.1  # of the template around the largest part, in any direction
@@ -47,8 +47,8 @@ def best_match(
     """
     size = template.shape[-1]
     drawn = np.stack([draw(float(angle)) for angle in angles])  # [A, C, size, size]
-    spectra = rfft2(drawn) * np.conj(rfft2(template))
-    match = irfft2(spectra.sum(axis=1), s=(size, size))
+    spectra = scipy.fft.rfft2(drawn) * np.conj(scipy.fft.rfft2(template))
+    match = scipy.fft.irfft2(spectra.sum(axis=1), s=(size, size))
     best, down, right = np.unravel_index(int(match.argmax()), match.shape)
     rows, columns = ((int(shift) + size // 2) % size - size // 2 for shift in (down, right))
     return float(angles[best]), rows, columns
