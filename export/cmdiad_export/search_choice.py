@@ -33,7 +33,8 @@ GATHERED = 64
 """What a number of a gathered row costs, in multiply-adds of a matrix product: measured in ONNX Runtime on a CPU."""
 VALUES_AT_ONCE = 1 << 24
 NEAR_ZERO = 1e-3
-"""Of the median distance: below it lie copies of bank rows, whose distance is rounding and no reference."""
+"""Of the mean distance: below it lie copies of bank rows, whose distance is rounding and no reference. Of an image of
+the part alone most patches are background, such a copy each."""
 WORTH = 0.8
 """Of the cost of the product over all channels: a proven search that does not save so much is not worth its loops."""
 EXACT = "exact: product over all channels"
@@ -319,7 +320,7 @@ class _Bank:
 
     def error(self, distance: Tensor) -> float:
         """The largest relative error of a distance."""
-        floor = float(self.nearest.median()) * NEAR_ZERO
+        floor = float(self.nearest.mean()) * NEAR_ZERO
         return float(((distance.double() - self.nearest).abs() / self.nearest.clamp(min=max(floor, 1e-30))).max())
 
 
