@@ -19,7 +19,7 @@ from cmdiad_runtime.engines._library import WORDS, first_error, load_library, lo
 from cmdiad_runtime.errors import EngineError, OutputError
 from cmdiad_runtime.files import atomic_write
 from cmdiad_runtime.fingerprint import EngineFingerprint, EngineLibrary, Precision, capability_words
-from cmdiad_runtime.graph_file import graph_digest, weights_path
+from cmdiad_runtime.graph_file import joint_digest, weights_digest, weights_path
 
 __all__ = ["AHEAD_OF_TIME", "OPTIONAL", "ProfileShapes", "ahead_of_time", "build_engine"]
 
@@ -121,7 +121,7 @@ def build_engine(
         library_version=str(trt.__version__),
         compute_capabilities=tuple(targets),
         precision=cast(Precision, precision),
-        graph_sha256=graph_digest(graph),
+        graph_sha256=joint_digest(hashlib.sha256(source).hexdigest(), weights_digest(graph)),
         engine_sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=content.nbytes,
         certified=False,

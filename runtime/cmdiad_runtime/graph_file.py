@@ -20,11 +20,18 @@ def graph_bytes(graph: Path) -> int:
 
 
 def graph_digest(graph: Path) -> str:
-    """What tells a graph from all others: the SHA-256 of its file, or with weights beside it that of both hashes.
+    """`joint_digest` of a graph on disk; OSError where a file cannot be read."""
+    return joint_digest(sha256_of(graph), weights_digest(graph))
 
-    Raises:
-        OSError: a file cannot be read.
-    """
+
+def weights_digest(graph: Path) -> str | None:
+    """SHA-256 of the weights beside a graph, None where there are none; OSError where they cannot be read."""
     weights = weights_path(graph)
-    own = sha256_of(graph)
-    return hashlib.sha256(f"{own} {sha256_of(weights)}".encode()).hexdigest() if weights.exists() else own
+    return sha256_of(weights) if weights.exists() else None
+
+
+def joint_digest(graph_sha256: str, weights_sha256: str | None) -> str:
+    """What tells a graph from all others: the SHA-256 of its file, or with weights beside it that of both hashes."""
+    if weights_sha256 is None:
+        return graph_sha256
+    return hashlib.sha256(f"{graph_sha256} {weights_sha256}".encode()).hexdigest()

@@ -23,6 +23,7 @@ from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import Comparison, compare, read_golden
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.files import write_json
+from cmdiad_runtime.graph_file import joint_digest, weights_path
 
 FORMAT = "cmdiad-self-test"
 
@@ -113,9 +114,10 @@ def has_passed(bundle: Bundle, name: str, identity: str, file_sha256: str) -> bo
 
 def certificate_key(bundle: Bundle) -> str:
     """SHA-256 over graph, golden set, exported thresholds and tolerance: a threshold moved on site changes nothing."""
-    files = bundle.manifest["files"]
+    files = bundle.manifest["files"]  # their hashes are verified
+    weights = files.get(weights_path(bundle.graph).name)
     parts = [
-        bundle.manifest["graph"]["sha256"],
+        joint_digest(files["graph.onnx"]["sha256"], weights["sha256"] if weights else None),
         files["golden.npz"]["sha256"],
         asdict(bundle.certified_calibration),
         asdict(bundle.tolerance),

@@ -176,12 +176,6 @@ class BankSearch(nn.Module):
             return found.values, found.indices
         return self._nearest_by_chunks(queries, bank, self.plan.chunk)
 
-    def _residual(self, queries: Tensor, inside: Tensor) -> Tensor:
-        """At least the length `[T, 1]` of what components leave out of queries `[T, C]`, of which `inside` is kept."""
-        squares = queries.square().sum(1, keepdim=True)
-        left_out = (squares - inside.square().sum(1, keepdim=True)).clamp(min=0)
-        return (left_out + self.rounding * squares).sqrt()
-
     def _nearest_by_chunks(self, queries: Tensor, bank: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """The same in a loop: each round keeps the best of its chunk and of the rounds before.
 
