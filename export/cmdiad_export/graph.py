@@ -78,6 +78,7 @@ def export_graph(
     model = program.model_proto
     _name_by_module(model)
     in_full.write_out(model)
+    _halve_first_in_gelu(model)
     _strip(model)
     _loop_over_scans(model)
     if single_precision_softmax:
@@ -126,6 +127,27 @@ def _name_by_module(model: onnx.ModelProto) -> None:
         noted = next((ast.literal_eval(p.value)[-2] for p in node.metadata_props if p.key == SCOPES), "")
         module = next((name.removesuffix(".weight") for name in node.input if name in weights), noted)
         node.name = f"{module}/{node.name}" if module else node.name
+
+
+def _halve_first_in_gelu(model: onnx.ModelProto) -> None:
+    """Write x·(½·(1 + erf(x/√2))), as torch exports GELU, as (½·x)·(1 + erf(x/√2)), in place.
+
+    ONNX Runtime takes only the latter for one operator, which is twice as fast. Halving is exact, so is the change.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+
+    def made_by(name: str, operator: str) -> onnx.NodeProto | None:
+        node = makers.get(name)
+        return node if node is not None and node.op_type == operator else None
+
+    for node in model.graph.node:
+        if node.op_type != "Mul" or (halved := made_by(node.input[1], "Mul")) is None:
+            continue
+        half, raised = halved.input
+        shifted = made_by(raised, "Add")
+        if shifted is not None and made_by(shifted.input[0], "Erf") is not None:
+            halved.input[:] = node.input[0], half
+            node.input[:] = halved.output[0], raised
 
 
 def _strip(model: onnx.ModelProto) -> None:

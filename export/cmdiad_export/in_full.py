@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import onnx
 from onnx import parser
 
-from cmdiad_train.search import IN_FULL, IN_FULL_AT_ONCE, IN_FULL_CANDIDATES
+from cmdiad_train.proven_search import IN_FULL, IN_FULL_AT_ONCE, IN_FULL_CANDIDATES
 
 DOMAIN, OPERATION = IN_FULL.split("::")
 
 _LOOP = f"""
 <domain: "{DOMAIN}", opset_import: ["" : 18]>
-{OPERATION} (queries, rows, half_squares, index, doubt) => (nearest)
+{OPERATION} (leading, rest, row_leading, row_rest, half_squares, index, doubt) => (nearest)
 {{
     one = Constant <value_ints: ints = [1]> ()
     first_axis = Constant <value_ints: ints = [0]> ()
@@ -21,6 +21,8 @@ _LOOP = f"""
     fill = Constant <value_ints: ints = [{IN_FULL_AT_ONCE - 1}]> ()
     few = Constant <value_ints: ints = [{IN_FULL_CANDIDATES}]> ()
     third_axis = Constant <value_ints: ints = [2]> ()
+    last = Constant <value_ints: ints = [-1]> ()
+    a_length = Constant <value_ints: ints = [0, 0, 0, 1]> ()
     nothing = Constant <value_float: float = 0.0> ()
     start = Constant <value = bool {{1}}> ()
 
@@ -36,6 +38,7 @@ _LOOP = f"""
     rounds = Squeeze (rounds_1, first_axis)
     less = Neg (half_squares)
     bias = Unsqueeze (less, one)
+    beside_length = Pad (leading, a_length, nothing)
     nearest = Loop (rounds, start, index) <body = body
         (int64 turn, bool go, int64[queries] found) => (bool going, int64[queries] corrected)
         {{
@@ -43,15 +46,24 @@ _LOOP = f"""
             from = Mul (turn_1, at_once)
             to = Add (from, at_once)
             part = Slice (order, from, to, first_axis)
-            asked = Gather (queries, part)
-            keys_of_rows = Gemm <transB: int = 1> (rows, asked, bias)
+            asked_leading = Gather (beside_length, part)
+            asked_rest = Gather (rest, part)
+            keys_of_leading = Gemm <transB: int = 1> (row_leading, asked_leading, bias)
+            keys_of_rows = Gemm <transB: int = 1> (row_rest, asked_rest, keys_of_leading)
             keys = Transpose <perm: ints = [1, 0]> (keys_of_rows)
             largest, candidates = TopK <axis: int = 1> (keys, few)
-            asked_again = Unsqueeze (asked, one)
-            measured = Gather (rows, candidates)
-            difference = Sub (asked_again, measured)
-            square = Mul (difference, difference)
-            squared = ReduceSum <keepdims: int = 0> (square, third_axis)
+            asked_leading_again = Unsqueeze (asked_leading, one)
+            asked_rest_again = Unsqueeze (asked_rest, one)
+            measured_leading = Gather (row_leading, candidates)
+            measured_rest = Gather (row_rest, candidates)
+            difference_leading = Sub (asked_leading_again, measured_leading)
+            difference_rest = Sub (asked_rest_again, measured_rest)
+            counted_leading = Slice (difference_leading, first_axis, last, third_axis)
+            square_leading = Mul (counted_leading, counted_leading)
+            square_rest = Mul (difference_rest, difference_rest)
+            squared_leading = ReduceSum <keepdims: int = 0> (square_leading, third_axis)
+            squared_rest = ReduceSum <keepdims: int = 0> (square_rest, third_axis)
+            squared = Add (squared_leading, squared_rest)
             smallest, position = TopK <axis: int = 1, largest: int = 0> (squared, one)
             chosen = GatherElements <axis: int = 1> (candidates, position)
             chosen_row = Squeeze (chosen, one)
@@ -66,7 +78,7 @@ def write_out(model: onnx.ModelProto) -> None:
     """Replace each `SearchInFull` of a model by its loop, in place.
 
     Queries are taken by doubt, most first, so that those in doubt are the first ones. The last turn may take some
-    beyond; they are searched in full as well, which changes nothing. The bank is the left factor of the product, since
+    beyond; they are searched in full as well, which changes nothing. The bank is the left factor of the products, since
     ONNX Runtime keeps a rearranged copy of a constant right one.
     """
     nodes: list[onnx.NodeProto] = []

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import EngineError
 from cmdiad_train.detector import Detector
-from cmdiad_train.search import IN_FULL_AT_ONCE, SearchPlan
+from cmdiad_train.proven_search import IN_FULL_AT_ONCE
+from cmdiad_train.search import SearchPlan
 
 DEFAULT_MEGABYTES = 512
 """What a search may use where no budget is stated: a graphics card has that to spare, a Jetson has not."""

@@ -21,6 +21,7 @@ from cmdiad_export.held_out import Change, HeldOut, Outcomes
 from cmdiad_runtime.certificate import SearchTolerance, search_tolerance
 from cmdiad_train.detector import Detector
 from cmdiad_train.memory_bank import BankScorer
+from cmdiad_train.proven_search import ProvenSearch, search_by
 from cmdiad_train.run_directory import Run, load_held_out
 from cmdiad_train.search import BankSearch, SearchPlan, brute_force, distances_between, principal_components
 
@@ -202,7 +203,9 @@ def multiply_adds(searches: Sequence[BankSearch], plan: SearchPlan, in_full: Seq
     for search, share in zip(searches, in_full or [0.0] * len(searches), strict=True):
         rows, channels = search.rows.shape
         whole = rows * channels + GATHERED * min(SearchPlan().candidates, rows) * channels
-        product = rows * channels if plan.width is None else plan.width * (rows + channels)
+        product = rows * channels
+        if plan.width is not None:
+            product = rows * plan.width + channels * (channels if plan.proven else plan.width)
         total += product + GATHERED * min(plan.candidates, rows) * channels + share * whole
     return round(total)
 
@@ -285,11 +288,11 @@ class _Bank:
         self.rows = search.rows + search.center
         self.nearest, self.index = brute_force(queries, self.rows)
         self.listed: dict[int, _Listed] = {}
-        self.basis: Tensor | None = None
+        self.axes: Tensor | None = None
 
     def exact(self, plan: SearchPlan) -> Found:
         """What the graph's search returns by a plan that finds the nearest rows."""
-        search = BankSearch(self.rows, plan, None if plan.width is None else self._components(plan.width))
+        search = search_by(self.rows, plan, None if plan.width is None else self._axes())
         parts = [search(block) for block in self.queries.split(_at_once(len(self.rows)))]
         return torch.cat([distance for distance, _ in parts]), torch.cat([index for _, index in parts])
 
@@ -297,22 +300,21 @@ class _Bank:
         """The same by a plan with a width; plans of one width come with growing numbers of candidates."""
         assert plan.width is not None
         if plan.width not in self.listed:
-            self.listed[plan.width] = _Listed(self.search, self.queries, self._components(plan.width))
+            self.listed[plan.width] = _Listed(self.search, self.queries, self._axes()[:, : plan.width])
         return self.listed[plan.width].nearest(plan.candidates)
 
     def rivals(self, width: int) -> Tensor:
         """How many rows int64 `[T]` may be as near as the nearest, for all that components tell of them."""
-        search = BankSearch(self.rows, SearchPlan(1, width, proven=True), self._components(width))
+        search = ProvenSearch(self.rows, SearchPlan(1, width, proven=True), self._axes())
         size = _at_once(len(self.rows))
         parts = zip(self.queries.split(size), self.nearest.float().split(size), strict=True)
         return torch.cat([search.rivals(queries, distance) for queries, distance in parts])
 
-    def _components(self, width: int) -> Tensor:
-        """The leading ones of the widest basis, which takes its time."""
-        if self.basis is None:
-            widest = max(w for w in WIDTHS if w < self.rows.shape[1])
-            self.basis = principal_components(self.search.rows, widest)
-        return self.basis[:, :width]
+    def _axes(self) -> Tensor:
+        """All principal axes of the bank, which take their time."""
+        if self.axes is None:
+            self.axes = principal_components(self.search.rows, self.rows.shape[1])
+        return self.axes
 
     def hits(self, index: Tensor) -> int:
         """Queries whose row is as near as any."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_export import in_full
+from cmdiad_train.proven_search import ProvenSearch
 from cmdiad_train.search import BankSearch, SearchPlan, brute_force
 
 
@@ -27,7 +28,7 @@ def features() -> tuple[Tensor, Tensor]:
     return noise(700, 6) @ mix + 0.3 * noise(700, 24), noise(200, 6) @ mix + 0.3 * noise(200, 24)
 
 
-def exported(search: BankSearch, queries: Tensor, path: Path) -> onnx.ModelProto:
+def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> onnx.ModelProto:
     rows = torch.export.Dim("rows", min=2, max=1000)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -46,7 +47,7 @@ def exported(search: BankSearch, queries: Tensor, path: Path) -> onnx.ModelProto
 @pytest.mark.parametrize(("candidates", "width"), [(1, 2), (16, 8), (64, 20)])
 def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int, chunk: int | None) -> None:
     rows, queries = features()
-    search = BankSearch(rows, SearchPlan(candidates, width, chunk, proven=True))
+    search = ProvenSearch(rows, SearchPlan(candidates, width, chunk, proven=True))
     exported(search, queries, tmp_path / "search.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "search.onnx")
     for count in (200, 64, 65, 3):
@@ -58,7 +59,7 @@ def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int
 
 def test_graph_holds_standard_operators_under_names_of_its_own(tmp_path: Path) -> None:
     rows, queries = features()
-    model = exported(BankSearch(rows, SearchPlan(8, 6, proven=True)), queries, tmp_path / "search.onnx")
+    model = exported(ProvenSearch(rows, SearchPlan(8, 6, proven=True)), queries, tmp_path / "search.onnx")
     assert [each.domain for each in model.opset_import] == [""]
     nodes = [*model.graph.node]
     loops = [node for node in nodes if node.op_type == "Loop" and node.input[1]]

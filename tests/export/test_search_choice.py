@@ -32,6 +32,7 @@ from cmdiad_export.search_choice import (
 from cmdiad_runtime.bundle import Bundle
 from cmdiad_runtime.certificate import SearchTolerance, search_tolerance, tolerance_for
 from cmdiad_runtime.errors import CertificateError, RunError
+from cmdiad_train.proven_search import ProvenSearch, nearest_one_by_one
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.run_directory import Run, load_held_out, load_run
 from cmdiad_train.search import BankSearch, SearchPlan
@@ -259,7 +260,10 @@ def test_each_limit_of_a_fast_search_counts(changes: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_proven_search_is_exact_in_graph_and_certificate(run: Run, tmp_path: Path, loop: bool) -> None:
+def test_proven_search_is_exact_in_graph_and_certificate(
+    run: Run, tmp_path: Path, loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_choice, "WORTH", 3.0)  # of so small a bank, turning the queries costs more than it saves
     said: list[str] = []
     choice = choose_candidates(run, "proven", said.append)
     chosen = choice.chosen
@@ -287,11 +291,11 @@ def test_share_in_full_is_that_of_the_queries_in_doubt(run: Run, held_out: HeldO
     for search, queries in zip(run.detector.searches, queries_of(run.detector, held_out), strict=True):
         asked = torch.cat(queries)
         rivals = search_choice._Bank(search, asked).rivals(2)
-        proven = BankSearch(search.rows + search.center, SearchPlan(4, 2, proven=True))
-        centred = asked - proven.center
-        keys, nearest = proven._nearest(centred)
-        best = (centred[:, None] - proven.rows[nearest]).square().sum(2).amin(1)
-        doubt = keys[:, -1] > proven._proving(centred, best)
+        proven = ProvenSearch(search.rows + search.center, SearchPlan(4, 2, proven=True))
+        leading, rest = proven._turn(asked)
+        keys, nearest = proven._candidates(leading, rest)
+        best, _ = nearest_one_by_one(leading, rest, proven.leading, proven.rest, nearest)
+        doubt = keys[:, -1] > proven._proving(leading, rest, best)
         assert float(((rivals >= 4) == doubt).float().mean()) > 0.999  # but for rounding
 
 
@@ -310,3 +314,4 @@ def test_costs_of_a_proven_search() -> None:
     proven = SearchPlan(16, 8, proven=True)
     whole = multiply_adds([alone], SearchPlan())
     assert multiply_adds([alone], proven, [0.25]) == multiply_adds([alone], proven) + whole / 4
+    assert multiply_adds([alone], proven) == multiply_adds([alone], SearchPlan(16, 8)) + 64 * (64 - 8)

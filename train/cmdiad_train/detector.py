@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cmdiad_train.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
+from cmdiad_train.proven_search import search_by
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.search import BankSearch, SearchPlan
 
@@ -100,8 +101,8 @@ class Detector(nn.Module):
 
     @property
     def searches(self) -> list[BankSearch]:
-        """The search of each bank, main first."""
-        return [scorer.search for scorer in self.scorers if isinstance(scorer, BankScorer)]
+        """The search of each bank, main first; of a detector whose searches prove nothing."""
+        return [_unproven(scorer) for scorer in self.scorers]
 
     def against(self, banks: list[MemoryBank]) -> Detector:
         """This detector with other banks and no fusion weights; it shares its networks."""
@@ -110,20 +111,24 @@ class Detector(nn.Module):
 
     def plan_search(self, plan: SearchPlan) -> None:
         """Search every bank by this plan."""
-        for scorer in self.scorers:
-            assert isinstance(scorer, BankScorer)
-            scorer.search = BankSearch(scorer.search.rows + scorer.search.center, plan)
+        for scorer, search in zip(self.scorers, self.searches, strict=True):
+            scorer.search = search_by(search.rows + search.center, plan)
 
     def halve_banks(self, *, products: bool) -> None:
-        """Take the banks to fp16, with or without their products; see `BankSearch.to_half`."""
-        for scorer in self.scorers:
-            assert isinstance(scorer, BankScorer)
-            scorer.search = scorer.search.to_half() if products else scorer.search.to_half_rows()
+        """Take the banks to fp16, with or without their products; see `BankSearch.to_half`. Nothing is proven there."""
+        for scorer, search in zip(self.scorers, self.searches, strict=True):
+            scorer.search = search.to_half() if products else search.to_half_rows()
 
     def score_each(self, patches: list[Patches]) -> tuple[Tensor, Tensor]:
         """Unfused scores `[banks]` and maps `[banks, size, size]` of each bank's patch features."""
         outcomes = [scorer(*found) for scorer, found in zip(self.scorers, patches, strict=True)]
         return torch.stack([score for score, _ in outcomes]), torch.stack([m for _, m in outcomes])
+
+
+def _unproven(scorer: nn.Module) -> BankSearch:
+    search = scorer.search
+    assert isinstance(search, BankSearch)
+    return search
 
 
 def as_tensors(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from cmdiad_train.pil_blur import PilGaussianBlur
+from cmdiad_train.proven_search import ProvenSearch
 from cmdiad_train.search import BankSearch
 
 BLUR_SIGMA = 4.0
@@ -84,7 +85,7 @@ class BankScorer(nn.Module):
     def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
         super().__init__()
         self.grid, self.mean, self.std, self.reweight = grid, bank.mean, bank.std, reweight
-        self.search = BankSearch(bank.rows)
+        self.search: BankSearch | ProvenSearch = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
         self.blur = PilGaussianBlur() if published_blur else nn.Identity()

@@ -3,11 +3,6 @@
 The contract of `BankSearch`: queries `[T, C]` to the distance `[T]` and the index `[T]` of a row of the bank. Its
 oracle is brute force in float64 (tests/train/test_search.py). Whatever the product's precision, the distance that
 is returned is the true one to the row that is returned.
-
-A product over some components of the bank alone can prove more than it computes. With a query q = Va + r and a row
-b = Vc + s, columns of V orthonormal, q·b = a·c + r·s <= a·c + |r|·|s| (Cauchy and Schwarz): one product more than
-there are components bounds every key from above. A query whose best measured candidate beats the bound of all that were
-not measured has its nearest row, and the few others are searched in full.
 """
 
 from __future__ import annotations
@@ -18,13 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan
-
-UNIT_ROUNDOFF = 2.0**-24
-"""Of float32: the largest relative error of one rounding."""
-IN_FULL = "cmdiad::SearchInFull"
-IN_FULL_AT_ONCE = 64
-"""Queries in doubt that are searched at a time: their keys of a bank of 76 518 rows take 20 MB."""
-IN_FULL_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class SearchPlan:
         chunk: bank rows at a time, in a loop, for devices without the memory for the whole product; None takes
             the bank as a whole.
         proven: with a width, search those queries in full for which nothing proves that the nearest row is among the
-            candidates. As exact as the product over all channels, and in fp32 only.
+            candidates (`cmdiad_train.proven_search`). As exact as the product over all channels, and in fp32 only.
     """
 
     candidates: int = 4
@@ -63,8 +51,7 @@ class BankSearch(nn.Module):
     product's rounding is relative to.
 
     With principal components V the key of a row is (V·q)·(V·b) - |b|²/2, with the whole norm: what is left out of
-    the squared distance then is the product of the residuals, which is near zero on average, and not their norms. To
-    prove something, the product of their norms is added: one more component, in which a key is an upper bound.
+    the squared distance then is the product of the residuals, which is near zero on average, and not their norms.
 
     Args:
         rows: float32 `[K, C]`.
@@ -91,23 +78,13 @@ class BankSearch(nn.Module):
         self.register_buffer("half_squares", self.rows.square().sum(1) / 2)
         self.register_buffer("basis", None)
         self.register_buffer("projected", None)
-        self.proven = False
         if plan.width is not None and plan.width < rows.shape[1]:
             self.basis = principal_components(self.rows, plan.width) if basis is None else basis
             self.projected = self.rows @ self.basis
-            self.proven = plan.proven
-        if self.proven and self.basis is not None and self.projected is not None:
-            left_out = self.rows.double() - self.projected.double() @ self.basis.double().T
-            self.projected = torch.cat([self.projected, left_out.norm(dim=1, keepdim=True).float()], 1)
-            self.rounding = sum(self.basis.shape) * UNIT_ROUNDOFF
-            self.longest = float((2 * self.half_squares).max().sqrt())
 
     def to_half(self) -> BankSearch:
-        """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small.
-
-        Nothing is proven in fp16.
-        """
-        search = BankSearch(self.rows + self.center, _unproven(self.plan))
+        """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
+        search = BankSearch(self.rows + self.center, self.plan)
         search.scale = self.rows.shape[1] ** -0.5
         search.product = torch.float16
         search.rows = (self.rows * search.scale).half()
@@ -119,104 +96,77 @@ class BankSearch(nn.Module):
 
     def to_half_rows(self) -> BankSearch:
         """The same search with an fp16 bank and products in fp32, for processors without fp16 products."""
-        search = BankSearch(self.rows.half().float() + self.center, _unproven(self.plan))
+        search = BankSearch(self.rows.half().float() + self.center, self.plan)
         search.rows = self.rows.half()
         return search
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
         queries = (queries - self.center) * self.scale
-        keys, nearest = self._nearest(queries.to(self.product))  # [T, k]
-        squared, index = (nearest_one_by_one if self.proven else nearest_of)(queries, self.rows, nearest)
-        if self.proven:
-            doubt = keys[:, -1] - self._proving(queries, squared)
-            index = search_in_full(queries, self.rows, self.half_squares, index, doubt)
-            squared = (queries - self.rows[index]).square().sum(1)
+        squared, index = nearest_of(queries, self.rows, self._candidates(queries.to(self.product)))
         return squared.sqrt() / self.scale, index
-
-    def rivals(self, queries: Tensor, distance: Tensor) -> Tensor:
-        """How many rows int64 `[T]` may lie within a distance `[T]` of normalised queries `[T, C]`, by their bounds.
-
-        With no fewer candidates than that, and the row at that distance among them, a query is in doubt.
-        """
-        queries = queries - self.center
-        assert self.proven and self.projected is not None
-        bounds = self._keys(self._bounding(queries), self.projected, self.half_squares)
-        return (bounds > self._proving(queries, distance.square())[:, None]).sum(1)
 
     def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
         """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
         difference = (query - self.center)[None] * self.scale - self.rows[index].float()
         return difference.square().sum(1).sqrt() / self.scale
 
-    def _proving(self, queries: Tensor, squared: Tensor) -> Tensor:
-        """The key of rows at squared distances `[T]` from centred queries `[T, C]`, less what rounding may hide.
+    def _candidates(self, queries: Tensor) -> Tensor:
+        """int64 `[T, k]`: the rows with the largest q·b - |b|²/2 for centred queries of the product's type."""
+        if self.basis is None or self.projected is None:
+            return best_rows(queries, self.rows, self.half_squares, self.candidates, self.plan.chunk)[1]
+        return best_rows(queries @ self.basis, self.projected, self.half_squares, self.candidates, self.plan.chunk)[1]
 
-        A bound below it proves that a row is farther away. The slack is that of as many roundings as the products have
-        terms; they would have to fall all on one side.
-        """
-        squares = queries.square().sum(1)
-        return (squares - squared) / 2 - self.rounding * (squares + squares.sqrt() * self.longest)
 
-    def _bounding(self, queries: Tensor) -> Tensor:
-        """Components of centred queries `[T, C]`, and at least the length of what those leave out, `[T, width + 1]`."""
-        assert self.basis is not None
-        inside = queries @ self.basis
-        squares = queries.square().sum(1, keepdim=True)
-        left_out = (squares - inside.square().sum(1, keepdim=True)).clamp(min=0)
-        return torch.cat([inside, (left_out + self.rounding * squares).sqrt()], 1)
+def keys_of(queries: Tensor, rows: Tensor, half_squares: Tensor) -> Tensor:
+    """float32 `[T, K]`, largest where |q - b|² is smallest; the product is of the queries' type."""
+    return (queries @ rows.to(queries.dtype).T).float() - half_squares
 
-    def _nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and rows int64 `[T, k]` of the candidates of centred queries: those with the largest q·b - |b|²/2."""
-        bank = self.rows
-        if self.basis is not None and self.projected is not None:
-            queries, bank = self._bounding(queries) if self.proven else queries @ self.basis, self.projected
-        if self.plan.chunk is None or self.plan.chunk >= len(bank):
-            found = self._keys(queries, bank, self.half_squares).topk(self.candidates, dim=1)
-            return found.values, found.indices
-        return self._nearest_by_chunks(queries, bank, self.plan.chunk)
 
-    def _nearest_by_chunks(self, queries: Tensor, bank: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-        """The same in a loop: each round keeps the best of its chunk and of the rounds before.
+def best_rows(
+    queries: Tensor, rows: Tensor, half_squares: Tensor, count: int, chunk: int | None
+) -> tuple[Tensor, Tensor]:
+    """The largest keys float32 `[T, count]` of queries `[T, C]`, and their rows int64 `[T, count]`, best first.
 
-        What is left when the bank is cut into chunks comes first. Exported, the chunks are slices of the one bank that
-        distances are measured with, not a copy of it.
-        """
-        candidates, rounds = self.candidates, len(bank) // chunk
-        cut = rounds * chunk
+    With a chunk this is a loop: each round keeps the best of its chunk and of the rounds before. What is left when the
+    bank is cut into chunks comes first. Exported, the chunks are slices of the one bank, not a copy of it.
 
-        def better(carry: list[Tensor], rows: Tensor, squares: Tensor, offset: Tensor | int, most: int) -> list[Tensor]:
-            best, index = carry
-            keys, found = self._keys(queries, rows, squares).topk(most, dim=1)
-            keys, position = torch.cat([best, keys], 1).topk(candidates, dim=1)
-            return [keys, torch.cat([index, found + offset], 1).gather(1, position)]
+    Args:
+        queries: `[T, C]`.
+        rows: `[K, C]`.
+        half_squares: float32 `[K]`.
+        count: of rows per query, at most K.
+        chunk: see `SearchPlan`.
+    """
+    if chunk is None or chunk >= len(rows):
+        found = keys_of(queries, rows, half_squares).topk(count, dim=1)
+        return found.values, found.indices
+    rounds = len(rows) // chunk
+    cut = rounds * chunk
 
-        def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-            rows, squares, offset = part
-            return better(carry, rows, squares, offset, min(candidates, chunk)), [offset.clone()]
+    def better(carry: list[Tensor], rows: Tensor, squares: Tensor, offset: Tensor | int, most: int) -> list[Tensor]:
+        best, index = carry
+        keys, found = keys_of(queries, rows, squares).topk(most, dim=1)
+        keys, position = torch.cat([best, keys], 1).topk(count, dim=1)
+        return [keys, torch.cat([index, found + offset], 1).gather(1, position)]
 
-        start = torch.full((queries.shape[0], candidates), -torch.inf, device=queries.device)
-        carry = [start, torch.zeros(queries.shape[0], candidates, dtype=torch.int64, device=queries.device)]
-        if cut < len(bank):
-            carry = better(carry, bank[cut:], self.half_squares[cut:], cut, min(candidates, len(bank) - cut))
-        first = torch.arange(rounds, device=bank.device) * chunk
-        parts = [bank[:cut].reshape(rounds, chunk, -1), self.half_squares[:cut].reshape(rounds, chunk), first]
-        if torch.compiler.is_exporting():
-            keys, index = scan(round_, carry, parts)[0]
-            return keys, index
-        for part in zip(*parts, strict=True):
-            carry, _ = round_(carry, list(part))
-        keys, index = carry
+    def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        rows, squares, offset = part
+        return better(carry, rows, squares, offset, min(count, chunk)), [offset.clone()]
+
+    start = torch.full((queries.shape[0], count), -torch.inf, device=queries.device)
+    carry = [start, torch.zeros(queries.shape[0], count, dtype=torch.int64, device=queries.device)]
+    if cut < len(rows):
+        carry = better(carry, rows[cut:], half_squares[cut:], cut, min(count, len(rows) - cut))
+    first = torch.arange(rounds, device=rows.device) * chunk
+    parts = [rows[:cut].reshape(rounds, chunk, -1), half_squares[:cut].reshape(rounds, chunk), first]
+    if torch.compiler.is_exporting():
+        keys, index = scan(round_, carry, parts)[0]
         return keys, index
-
-    @staticmethod
-    def _keys(queries: Tensor, rows: Tensor, half_squares: Tensor) -> Tensor:
-        """float32 `[T, K]`, largest where |q - b|² is smallest; the product is of the queries' type."""
-        return (queries @ rows.to(queries.dtype).T).float() - half_squares
-
-
-def _unproven(plan: SearchPlan) -> SearchPlan:
-    return SearchPlan(chunk=plan.chunk) if plan.proven else plan
+    for part in zip(*parts, strict=True):
+        carry, _ = round_(carry, list(part))
+    keys, index = carry
+    return keys, index
 
 
 def nearest_of(queries: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,49 +180,6 @@ def nearest_of(queries: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tenso
     squared = (queries[:, None] - rows[candidates].float()).square().sum(2)
     best, position = squared.min(1)
     return best, candidates.gather(1, position[:, None])[:, 0]
-
-
-def nearest_one_by_one(queries: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as `nearest_of` in a loop over candidates, which takes the memory of one of them."""
-
-    def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        (squared, index), (rank,) = carry, part
-        candidate = candidates.index_select(1, rank)[:, 0]
-        found = (queries - rows[candidate].float()).square().sum(1)
-        nearer = found < squared
-        return [torch.where(nearer, found, squared), torch.where(nearer, candidate, index)], [rank.clone()]
-
-    carry = [torch.full((queries.shape[0],), torch.inf, device=rows.device), torch.zeros_like(candidates[:, 0])]
-    ranks = torch.arange(candidates.shape[1], device=rows.device)[:, None]
-    if torch.compiler.is_exporting():
-        squared, index = scan(round_, carry, [ranks])[0]
-        return squared, index
-    for rank in ranks:
-        carry, _ = round_(carry, [rank])
-    squared, index = carry
-    return squared, index
-
-
-def search_in_full(queries: Tensor, rows: Tensor, half_squares: Tensor, index: Tensor, doubt: Tensor) -> Tensor:
-    """The nearest row int64 `[T]` of each query: `index` as it is, but over all channels where `doubt` is above 0.
-
-    In a graph this is one node, which `cmdiad_export.in_full` writes out as a loop over the queries in doubt.
-
-    Args:
-        queries: float32 `[T, C]`, centred.
-        rows: float32 `[K, C]`, centred.
-        half_squares: float32 `[K]`, half of each row's squared length.
-        index: int64 `[T]`.
-        doubt: float32 `[T]`.
-    """
-    if torch.compiler.is_exporting():
-        given = [queries, rows, half_squares, index, doubt]
-        return torch.onnx.ops.symbolic(IN_FULL, given, dtype=torch.int64, shape=index.shape, version=1)
-    index = index.clone()
-    for part in (doubt > 0).nonzero()[:, 0].split(IN_FULL_AT_ONCE):
-        keys = queries[part] @ rows.T - half_squares
-        index[part] = nearest_of(queries[part], rows, keys.topk(min(IN_FULL_CANDIDATES, len(rows)), dim=1).indices)[1]
-    return index
 
 
 @torch.no_grad()
