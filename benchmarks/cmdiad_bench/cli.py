@@ -115,7 +115,7 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
 @click.option("--main", "mains", type=click.Choice(["rgb", "xyz"]), multiple=True, default=["rgb", "xyz"])
 @click.option("--anomalib", is_flag=True, help="Also rgb alone against anomalib's PatchCore (extra `compare`).")
 @click.option("--runs", type=click.IntRange(min=1), default=9, help="Interleaved rounds.")
-@click.option("--samples", type=click.IntRange(min=1), default=3, help="Samples to take in turn.")
+@click.option("--samples", type=click.IntRange(min=1), default=12, help="Of the test split: rounds take them in turn.")
 @click.option("--rgb-bank", type=click.IntRange(min=3), default=19129, help="Rows of the bank of image features.")
 @click.option("--xyz-bank", type=click.IntRange(min=3), default=76518, help="Rows of the banks of other features.")
 @click.option(

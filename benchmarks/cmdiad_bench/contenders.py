@@ -79,7 +79,7 @@ class Setup:
             size=self.size,
             view="sensor",
             components=None,
-            image_score="reweighted",
+            image_score="reweighted" if mode == "faithful" else "max",
             seed=self.seed,
         )
 

@@ -53,6 +53,7 @@ class Product:
         given: name of the array that is fed to it.
         weight: name of its weights.
         axis: of the weights, along which the output channels lie.
+        channels: that each sum of products runs over; of a convolution, at one place of its kernel.
     """
 
     node: str
@@ -61,6 +62,7 @@ class Product:
     given: str
     weight: str
     axis: int
+    channels: int
 
 
 def products(model: onnx.ModelProto) -> list[Product]:
@@ -74,9 +76,10 @@ def products(model: onnx.ModelProto) -> list[Product]:
         if given in shapes or weight not in shapes or (node.op_type == "MatMul" and len(shapes[weight]) != 2):
             continue
         axis = _output_axis(node)
-        if node.op_type != "Conv" and shapes[weight][1 - axis] == COORDINATES:
+        channels = shapes[weight][1 - axis]
+        if node.op_type != "Conv" and channels == COORDINATES:
             continue
-        found.append(Product(node.name, module_of(node), node.op_type, given, weight, axis))
+        found.append(Product(node.name, module_of(node), node.op_type, given, weight, axis, channels))
     return found
 
 

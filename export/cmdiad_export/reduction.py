@@ -25,7 +25,7 @@ from cmdiad_export.quantise import (
     quantised_levels,
     to_quantise,
 )
-from cmdiad_export.rowwise import KINDS, quantise_rows
+from cmdiad_export.rowwise import quantise_rows, worthwhile
 from cmdiad_runtime.certificate import Comparison
 from cmdiad_train.detector import Detector
 
@@ -125,7 +125,7 @@ class QuantisedGraphs:
         samples: Sequence[Arrays],
         graph: Path,
     ) -> None:
-        self.detector, self.graph = detector, graph
+        self.detector, self.kind, self.graph = detector, kind, graph
         self.opset = OPSET if kind == "int8-cpu" else OPSETS[kind]
         self.sample = {name: value.numpy() for name, value in inputs.items()}
         export_graph(to_precision(detector, kind), dict(inputs), graph, opset=self.opset)
@@ -135,16 +135,21 @@ class QuantisedGraphs:
         self.largest: dict[str, float] = {}
         self.quantise: Quantise = quantise_rows
         if kind == "int8-cpu":
-            self.products = [product for product in self.products if product.kind in KINDS]
+            self.products = worthwhile(self.products)
         else:
             self.largest = largest_values(self.base, [product.given for product in self.products], samples)
             self.quantise = lambda model, chosen: quantise(model, self.largest, kind, chosen)
 
     def levels(self) -> Iterator[Level]:
-        """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify."""
+        """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify.
+
+        int8-cpu ends with networks wholly in fp32: its bank and its search are still worth having on a processor.
+        """
         yield Level()
         chosen = to_quantise(self.detector, self.products, Level())
         yield from quantised_levels(harm_of_each(self.base, self.quantise, chosen, self.samples[-2:]))
+        if self.kind == "int8-cpu":
+            yield Level("networks", tuple(product.node for product in chosen))
 
     def write(self, level: Level) -> list[str]:
         """See Graphs."""

@@ -44,11 +44,13 @@ class GoldenSample:
 # int8, fp8: 7 and 4 significant bits, in networks alone: errors of single products, a percent and more, average out
 # over hundreds of channels. 5 % of the threshold is still a fraction of what defects lie above it, and no verdict of
 # the golden set may change; double for a map, whose largest value is the extreme of thousands.
+# int8-cpu: a scale per row moves scores of trained detectors by 0.2 % (docs/performance.md); together with the fast
+# search, which may move them by 0.5 % too, it keeps to that.
 TOLERANCES = {
     "fp32": Tolerance(score=1e-3, map=2e-3),
     "fp16": Tolerance(score=2e-2, map=5e-2),
     "int8": Tolerance(score=5e-2, map=1e-1),
-    "int8-cpu": Tolerance(score=5e-2, map=1e-1),
+    "int8-cpu": Tolerance(score=5e-3, map=5e-2),
     "fp8": Tolerance(score=5e-2, map=1e-1),
 }
 
@@ -82,12 +84,15 @@ def search_tolerance(*, published_blur: bool) -> SearchTolerance:
 
 
 def tolerance_for(precision: str, *, published_blur: bool, fast_search: bool = False) -> Tolerance:
-    """The tolerance that a graph of this precision must keep; what a fast search may move comes on top."""
+    """The tolerance that a graph of this precision must keep.
+
+    A fast search has one of its own: for scores the wider of the two holds, for maps both together.
+    """
     tolerance = TOLERANCES[precision]
-    added = search_tolerance(published_blur=False)
+    search = search_tolerance(published_blur=False)
     return Tolerance(
-        score=tolerance.score + added.score * fast_search,
-        map=tolerance.map + PUBLISHED_BLUR_LEVEL * published_blur + added.map * fast_search,
+        score=max(tolerance.score, search.score) if fast_search else tolerance.score,
+        map=tolerance.map + PUBLISHED_BLUR_LEVEL * published_blur + search.map * fast_search,
     )
 
 

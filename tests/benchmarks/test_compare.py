@@ -65,7 +65,7 @@ def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> No
         Form("default", "int8-cpu", SearchPlan(8, 8, 64)),
     ]
     record = compare(
-        [small_setup(main)], samples(data), good(data), forms, tmp_path, runs=2, memory=True, say=said.append
+        [small_setup(main)], samples(data), good(data), forms, tmp_path, runs=3, memory=True, say=said.append
     )
     assert record == json.loads((tmp_path / "compare.json").read_text())
     table = record["tables"][f"main {main}"]
@@ -79,13 +79,16 @@ def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> No
         assert set(each["stages_ms"]) == expected
         assert each["total_ms"]["low"] <= each["total_ms"]["median"] <= each["total_ms"]["high"]
         assert 20 < each["memory"]["opened_mb"] <= each["memory"]["peak_resident_mb"]
-        assert len(each["scores"]) == 2
+        assert len(each["scores"]) == 3
     assert table["contenders"]["published"]["times_faster"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert table["contenders"]["published"]["largest_score_difference"] == 0
     assert 0 < table["contenders"][FAST]["largest_score_difference"] < 0.05
+    assert table["contenders"][PROVEN.name]["largest_score_difference"] < 1e-5
+    compared = {name: each["scores_compared"] for name, each in table["contenders"].items()}
+    assert compared == {"published": 3, "faithful fp32": 3, "default fp32": 3, PROVEN.name: 2, FAST: 2}
     assert table["contenders"]["faithful fp32"]["largest_score_difference"] < (1e-4 if main == "rgb" else 0.02)
     assert {"extract", "hallucination", "search", "total"} <= set(table["floor"])
-    assert [line for line in said if line.startswith("round")][-1].startswith("round 2 of 2")
+    assert [line for line in said if line.startswith("round")][-1].startswith("round 3 of 3")
     text = (tmp_path / "compare.md").read_text()
     assert f"## main {main}" in text and "| faithful fp32 |" in text and "| search |" in text
     for picture in (f"main-{main}.png", f"main-{main}-stages.png"):
@@ -166,23 +169,28 @@ class Fake:
 
     def run(self, paired: Any) -> Outcome:
         self.diary.append(f"{self.name}{paired}")
-        return Outcome(1.0, 2.0)
+        return Outcome(10.0 + paired, 2.0)
 
     def close(self) -> list[dict[str, float]]:
-        return [{"search": 1.0}] * len([each for each in self.diary if each.startswith(self.name)])
+        runs = [each for each in self.diary if each.startswith(self.name)]
+        return [{"search": float(number)} for number in range(len(runs))]
 
 
 def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
     diary: list[str] = []
-    times = _interleaved([Fake("a", diary), Fake("b", diary)], [0, 1], 3, silent)  # type: ignore[list-item]
-    assert diary == ["a1", "b1", "a0", "b0", "a1", "b1", "a0", "b0"]
+    contenders = [Fake("a", diary), Fake("b", diary)]
+    times = _interleaved(contenders, [0, 1], 3, {"b"}, silent)  # type: ignore[list-item]
+    assert diary == ["a1", "b1", "a0", "b0", "a1", "b1", "a0", "b0", "b0", "b1"]
     assert [len(each.outcomes) for each in times.values()] == [3, 3]
+    assert times["a"].scores == [10, 11, 10]
+    assert times["b"].scores == [10, 11]
+    assert [stages["search"] for stages in times["b"].stages_ms] == [1, 2, 3]
 
 
 def test_figures_are_ratios_of_medians_with_the_spread_of_the_rounds() -> None:
-    slow = Times([Outcome(2.0, t) for t in (100.0, 200.0, 300.0)], [{"search": t} for t in (10.0, 20.0, 30.0)])
-    fast = Times([Outcome(2.1, t) for t in (10.0, 50.0, 20.0)], [{"search": t} for t in (1.0, 2.0, 3.0)])
-    found = _figures(fast, slow, slow)
+    slow = Times([Outcome(2.0, t) for t in (100.0, 200.0, 300.0)], [{"search": t} for t in (10.0, 20.0, 30.0)], [])
+    fast = Times([Outcome(2.1, t) for t in (10.0, 50.0, 20.0)], [{"search": t} for t in (1.0, 2.0, 3.0)], [])
+    found = _figures(fast, slow)
     assert found["total_ms"] == {"median": 20.0, "low": 15.0, "high": 35.0}
     assert found["times_faster"] == {"median": 10.0, "low": 7.0, "high": 12.5}
     assert found["stages_times_faster"]["search"]["median"] == 10.0
@@ -257,7 +265,7 @@ def test_markdown_has_a_cell_for_every_column(data: Path) -> None:
     }
     machine = {"processor": "p", "cores": 2, "torch_threads": 2, "load_1min": 0.1, "versions": {"numpy": "2"}}
     rates = {"multiply_adds_per_s": 1e11, "copied_bytes_per_s": 1e10}
-    text = markdown({"machine": machine, "rates": rates, "runs": 3, "tables": {"main rgb": table}})
+    text = markdown({"machine": machine, "rates": rates, "runs": 3, "samples": ["s"], "tables": {"main rgb": table}})
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [row.count("|") for row in rows] == [8, 8, 8, 8, 4, 4, 4]
     assert "| a | 4.0 (3.0–5.0) | 4.00 (3.00–5.00) | 2.0 × | 100 | 1.00 | 1.00% |" in rows

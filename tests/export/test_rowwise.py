@@ -9,11 +9,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cmdiad_export import rowwise
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
 from cmdiad_export.quantise import Product, products
-from cmdiad_export.rowwise import quantise_rows
+from cmdiad_export.rowwise import quantise_rows, worthwhile
+from cmdiad_runtime import certificate
+from cmdiad_runtime.bundle import Tolerance
 from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.inspector import Inspector
 from cmdiad_train.run_directory import load_run
 from helpers import assert_refused, command, silent
@@ -82,18 +86,46 @@ def test_what_is_not_chosen_stays_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "f2f")])
-def test_bundle_in_int8_for_processors(trained: object, tmp_path: Path, modality: str, hallucination: str) -> None:
+def test_bundle_in_int8_for_processors(
+    trained: object, tmp_path: Path, modality: str, hallucination: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rowwise, "NARROW", 1)  # the networks of tests are narrow
     run = load_run(trained(modality, hallucination))  # type: ignore[operator]
     out = tmp_path / "b.cmdiad"
     manifest = write_bundle(run, out, precision="int8-cpu", rtx=False, say=silent)
     reduced = manifest["certificate"]["comparisons"][1]
-    assert reduced["precision"] == "int8-cpu" and 0 < reduced["score_max_share"] < 0.05
+    assert reduced["precision"] == "int8-cpu" and 0 < reduced["score_max_share"] <= 0.005
     model = onnx.load(out / "graph.onnx")
     assert any(node.op_type == "MatMulInteger" for node in model.graph.node)
     banks = [t for t in model.graph.initializer if list(t.dims) == manifest["graph"]["banks"][0]]
     assert TensorProto.FLOAT16 in {bank.data_type for bank in banks}
     with Inspector.open(out) as inspector:
         assert inspector.bundle.precision == "int8-cpu"
+
+
+def test_narrow_products_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = found = products(two_layers())
+    assert (first.channels, second.channels) == (WIDTH, HIDDEN)
+    assert worthwhile(found) == []
+    for least, expected in ((HIDDEN, [first, second]), (HIDDEN + 1, [first]), (WIDTH + 1, [])):
+        monkeypatch.setattr(rowwise, "NARROW", least)
+        assert worthwhile(found) == expected
+
+
+@pytest.mark.parametrize(("score", "whole"), [(0.005, False), (1e-6, True)])
+def test_networks_stay_in_fp32_where_nothing_less_is_within_tolerance(
+    trained: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, whole: bool
+) -> None:
+    monkeypatch.setattr(rowwise, "NARROW", 1)
+    monkeypatch.setitem(certificate.TOLERANCES, "int8-cpu", Tolerance(score, 1))
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    said: list[str] = []
+    try:
+        manifest = write_bundle(run, tmp_path / "b.cmdiad", precision="int8-cpu", rtx=False, say=said.append)
+        steps = [step["step"] for step in manifest["graph"]["widened"]]
+    except CertificateError:  # not even the fp16 bank is within
+        steps = [line.split("keeping the ")[1].split(" in fp32")[0] for line in said if "keeping the" in line]
+    assert ("networks" in steps) == whole
 
 
 def test_no_engine_for_a_gpu_is_made_of_it(trained: object) -> None:

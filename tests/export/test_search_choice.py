@@ -211,7 +211,7 @@ def test_fast_search_is_in_the_graph_and_in_the_certificate(
     assert 0.9 < found["chosen"]["recall"] <= 1
     expected = tolerance_for(precision, published_blur=False, fast_search=True)
     assert Bundle.open(out).tolerance == expected
-    assert expected.score == tolerance_for(precision, published_blur=False).score + 5e-3
+    assert expected.score == max(tolerance_for(precision, published_blur=False).score, 5e-3)
 
 
 def test_exact_search_beyond_tolerance_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
