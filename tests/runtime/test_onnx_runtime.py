@@ -52,6 +52,11 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
     return Session.opened
 
 
+def test_threads_rest_between_two_samples(graph: Path, sessions: list[Session]) -> None:
+    open_engine(graph)
+    assert sessions[0].options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 @pytest.mark.parametrize("name", DEVICES)
 def test_a_provider_that_is_not_there_is_an_error(graph: Path, name: Any) -> None:
     assert PROVIDERS[name] not in onnxruntime.get_available_providers()
