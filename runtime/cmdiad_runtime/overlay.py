@@ -11,6 +11,7 @@ import numpy.typing as npt
 import scipy
 from PIL import Image, ImageDraw, ImageFont
 
+from cmdiad_runtime.preprocess.products import times
 from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 
 FloatArray = npt.NDArray[np.float64]
@@ -176,7 +177,8 @@ def _hill_shade(points: FloatArray, valid: Mask) -> FloatArray:
     normals = np.cross(along_x, along_y)
     normals *= np.where(normals[..., 2:] > 0, -1.0, 1.0)  # towards the sensor, whichever way x and y run
     length = np.linalg.norm(normals, axis=-1)
-    cosine = (normals @ (_LIGHT / np.linalg.norm(_LIGHT))) / np.maximum(length, 1e-30)
+    towards_light = times(normals.reshape(-1, 3), (_LIGHT / np.linalg.norm(_LIGHT))[:, None]).reshape(length.shape)
+    cosine = towards_light / np.maximum(length, 1e-30)
     surrounded = scipy.ndimage.binary_erosion(valid)[1:-1, 1:-1] & (length > 0)
     shade[1:-1, 1:-1] = np.where(surrounded, 0.4 + 0.6 * np.clip(cosine, 0.0, 1.0), 0.8)
     return shade

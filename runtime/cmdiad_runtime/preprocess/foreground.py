@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy
 
 from cmdiad_runtime.preprocess.pieces import parts, share
+from cmdiad_runtime.preprocess.products import moments
 from cmdiad_runtime.sample import Mask, XyzImage
 
 _Points = npt.NDArray[np.float64]
@@ -159,7 +160,7 @@ def _least_squares_plane(points: _Points) -> Plane:
     """The plane of least squared distances: through the mean, across the direction of least variance."""
     centre = points.mean(axis=0)
     local = points - centre
-    normal = np.linalg.eigh(local.T @ local)[1][:, 0]
+    normal = np.linalg.eigh(moments(local, local))[1][:, 0]
     return _oriented(normal, float(-normal @ centre))
 
 

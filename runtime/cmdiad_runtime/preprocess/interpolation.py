@@ -153,11 +153,21 @@ def pooling_weights(
 
 def _rows_of_cells(valid: Mask, grid: int) -> tuple[npt.NDArray[np.int64], int]:
     """Row of each cell int64 `[grid²]`, 0 where it has no valid pixel, and the number of rows."""
-    touches = np.asarray(pooling_axis(len(valid), grid) > 0, dtype=np.float32)
-    known = WORKSPACE.take("known", valid.shape, np.float32)
-    np.copyto(known, valid)
-    filled = (touches @ known @ touches.T).reshape(-1) > 0
+    start, end = _span_of_cells(len(valid), grid)
+    right = WORKSPACE.take("right", (len(valid), len(valid) + 1), np.int32)
+    right[:, 0] = 0
+    np.cumsum(valid, axis=1, out=right[:, 1:])
+    down = np.zeros((len(valid) + 1, grid), np.int32)
+    np.cumsum(right[:, end] > right[:, start], axis=0, out=down[1:])
+    filled = (down[end] > down[start]).reshape(-1)
     return np.where(filled, np.cumsum(filled), 0).astype(np.int64), 1 + int(np.count_nonzero(filled))
+
+
+@lru_cache(maxsize=8)
+def _span_of_cells(size: int, grid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The pixels that each cell covers along an axis, from `[grid]` up to, without, `[grid]`."""
+    touches = pooling_axis(size, grid) > 0
+    return touches.argmax(axis=1), size - touches[:, ::-1].argmax(axis=1)
 
 
 def _places(valid: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -11,6 +11,7 @@ import scipy
 
 from cmdiad_runtime.preprocess.foreground import pad_offset
 from cmdiad_runtime.preprocess.image_view import ImagePose, to_view
+from cmdiad_runtime.preprocess.products import moments, times
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ class PlanPlace:
         A pixel with a point takes the map's value at that point. The others, such as a hole's, take it where the
         affine map that fits the points best puts them.
         """
-        known = np.column_stack([self.pixels.T, np.ones(self.pixels.shape[1])])
-        affine = np.linalg.lstsq(known, self.target, rcond=None)[0]  # [3, 2]
+        middle, target = self.pixels.mean(axis=1), self.target.mean(axis=0)
+        known = self.pixels.T - middle
+        turn = np.linalg.pinv(moments(known, known)) @ moments(known, self.target - target)  # [2, 2]
         rows, columns = view.sensor_pixels(len(anomaly_map))
-        place = np.stack([rows, columns, np.ones_like(rows)], axis=2) @ affine  # [size, size, 2]
+        sensor = np.stack([rows, columns], axis=2).reshape(-1, 2) - middle
+        place = (times(sensor, turn) + target).reshape(*rows.shape, 2)
         exact = np.full((view.height, view.width, 2), np.nan)
         exact[self.pixels[0], self.pixels[1]] = self.target
         inside = (rows > -0.5) & (rows < view.height - 0.5) & (columns > -0.5) & (columns < view.width - 0.5)

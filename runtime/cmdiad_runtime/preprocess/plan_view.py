@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy
 
 from cmdiad_runtime.preprocess.foreground import Plane
+from cmdiad_runtime.preprocess.products import times
 from cmdiad_runtime.preprocess.surface import SurfaceImage, normals_and_pitch, smoothed
 from cmdiad_runtime.preprocess.template import COARSE_ANGLES, TEMPLATE_SIZE, best_match, fine_angles, halved
 from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
@@ -74,10 +75,10 @@ def plan_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PlanCloud:
     pixels = np.stack(np.nonzero(mask & (x | y | z)))
     up = np.array([0.0, 0.0, -1.0]) if plane is None else plane.normal
     axes = plane_axes(up)
-    position = xyz[pixels[0], pixels[1]].astype(np.float64) @ axes.T
+    position = times(xyz[pixels[0], pixels[1]], axes.T)
     if plane is not None:
         position[:, 2] += plane.offset
-    return PlanCloud(position, normals[pixels[0], pixels[1]].astype(np.float64) @ axes.T, pixels, pitch)
+    return PlanCloud(position, times(normals[pixels[0], pixels[1]], axes.T), pixels, pitch)
 
 
 def plane_axes(normal: _Float) -> _Float:
@@ -145,13 +146,13 @@ def plan_pixels(cloud: PlanCloud, pose: Pose, *, size: int, side: float) -> _Flo
 
     With these and `cloud.pixels` a map over the plan view is carried back to the sensor's image.
     """
-    place = (cloud.position[:, :2] - (pose.x, pose.y)) @ _turn(pose.angle)
+    place = times(cloud.position[:, :2] - (pose.x, pose.y), _turn(pose.angle))
     return place[:, ::-1] * (size / side) + (size - 1) / 2
 
 
 def normal_colours(cloud: PlanCloud, pose: Pose) -> _Float:
     """Normals in the template's pose as colours `[N, 3]`, -1 to 1 mapped to 0-255."""
-    turned = np.column_stack([cloud.normals[:, :2] @ _turn(pose.angle), cloud.normals[:, 2]])
+    turned = np.column_stack([times(cloud.normals[:, :2], _turn(pose.angle)), cloud.normals[:, 2]])
     return (turned + 1) * 127.5
 
 
@@ -187,11 +188,11 @@ def _best_pose(cloud: PlanCloud, start: Pose, template: _Float, pitch: float, an
 
 def _draw_coarse(cloud: PlanCloud, pose: Pose, pitch: float, size: int) -> _Float:
     """Mean of the turned normals' components along the plane and of the coverage per pixel, `[3, size, size]`."""
-    place = (cloud.position[:, :2] - (pose.x, pose.y)) @ _turn(pose.angle) / pitch + size / 2
+    place = times(cloud.position[:, :2] - (pose.x, pose.y), _turn(pose.angle)) / pitch + size / 2
     cell = np.floor(place).astype(np.int64)
     inside = _inside(cell, size)
     index = cell[inside, 1] * size + cell[inside, 0]
-    normals = cloud.normals[inside, :2] @ _turn(pose.angle)
+    normals = times(cloud.normals[inside, :2], _turn(pose.angle))
     count = np.bincount(index, minlength=size * size)
     image = np.stack([np.bincount(index, column, size * size) for column in normals.T] + [_MASK_WEIGHT * count])
     return (image / np.maximum(count, 1)).reshape(3, size, size)
