@@ -144,7 +144,7 @@ def _compare_one(
     contenders = _others(parts, work, say)
     for number, form in enumerate(forms):
         say(f"export {form.name}")
-        contenders.append(OursContender(parts, form, paired[0], work / f"ours-{number}"))
+        contenders.append(OursContender(parts, form, paired, work / f"ours-{number}"))
     exact = {form.mode: form.name for form in reversed(forms) if form.exact}
     held_against = {form.name: exact[form.mode] for form in forms if form.name != exact.get(form.mode, form.name)}
     times = _interleaved(contenders, paired, runs, {*held_against, *held_against.values()}, say)

@@ -25,7 +25,7 @@ from cmdiad_export.quantise import (
     quantised_levels,
     to_quantise,
 )
-from cmdiad_export.rowwise import quantise_rows, worthwhile
+from cmdiad_export.rowwise import quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.certificate import Comparison
 from cmdiad_train.detector import Detector
 
@@ -141,15 +141,13 @@ class QuantisedGraphs:
             self.quantise = lambda model, chosen: quantise(model, self.largest, kind, chosen)
 
     def levels(self) -> Iterator[Level]:
-        """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify.
-
-        int8-cpu ends with networks wholly in fp32: its bank and its search are still worth having on a processor.
-        """
-        yield Level()
+        """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify."""
         chosen = to_quantise(self.detector, self.products, Level())
-        yield from quantised_levels(harm_of_each(self.base, self.quantise, chosen, self.samples[-2:]))
         if self.kind == "int8-cpu":
-            yield Level("networks", tuple(product.node for product in chosen))
+            yield from rowwise_levels(chosen)
+            return
+        yield Level()
+        yield from quantised_levels(harm_of_each(self.base, self.quantise, chosen, self.samples[-2:]))
 
     def write(self, level: Level) -> list[str]:
         """See Graphs."""

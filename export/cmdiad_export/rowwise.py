@@ -12,6 +12,7 @@ processors; TensorRT does not know it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from cmdiad_export.precision import Level
 from cmdiad_export.quantise import Product, drop_unused
 
 LARGEST = 127
@@ -28,6 +30,7 @@ STEPS = 255
 KINDS = ("Gemm", "MatMul")
 NARROW = 256
 """A product over fewer channels stays in fp32: at 128 of them (8192 rows, 256 outputs) scales took what int8 gained."""
+LEVELS = {"first quarter of the products": 0.25, "first half of the products": 0.5, "networks": 1.0}
 _Step = tuple[str, list[str], str, dict[str, Any]]
 """A node: operator, inputs, result, attributes."""
 _CONSTANTS: dict[str, npt.NDArray[Any]] = {
@@ -40,6 +43,19 @@ _CONSTANTS: dict[str, npt.NDArray[Any]] = {
 def worthwhile(found: Sequence[Product]) -> list[Product]:
     """The products that gain by int8 rows."""
     return [product for product in found if product.kind in KINDS and product.channels >= NARROW]
+
+
+def rowwise_levels(chosen: Sequence[Product]) -> list[Level]:
+    """Levels that keep more and more of the first products in fp32: what they add runs through all others.
+
+    The last keeps all of them: a fast search over an fp16 bank is worth having on a processor by itself.
+    """
+    weights = list(dict.fromkeys(product.weight for product in chosen))
+    levels = [Level()]
+    for name, share in LEVELS.items():
+        kept = set(weights[: math.ceil(share * len(weights))])
+        levels.append(Level(name, tuple(product.node for product in chosen if product.weight in kept)))
+    return levels
 
 
 def quantise_rows(model: onnx.ModelProto, chosen: Sequence[Product]) -> onnx.ModelProto:

@@ -153,7 +153,7 @@ def test_stages_of_runs_count_each_node_once() -> None:
 def test_profile_covers_the_run(data: Path, tmp_path: Path, main: str) -> None:
     """Stages add up to most of what ONNX Runtime says a run took, so no module's time goes missing."""
     parts, paired = build_parts(small_setup(main), samples(data)[:1], good(data), silent)
-    ours = OursContender(parts, Form("default", "int8-cpu", SearchPlan(8, 8, 64)), paired[0], tmp_path)
+    ours = OursContender(parts, Form("default", "int8-cpu", SearchPlan(8, 8, 64)), paired, tmp_path)
     ours.run(paired[0])
     (stages,) = ours.close()
     assert set(stages) == set(STAGES) - ({"geometry"} if main == "rgb" else set())

@@ -13,7 +13,7 @@ from cmdiad_export import rowwise
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
 from cmdiad_export.quantise import Product, products
-from cmdiad_export.rowwise import quantise_rows, worthwhile
+from cmdiad_export.rowwise import quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime import certificate
 from cmdiad_runtime.bundle import Tolerance
 from cmdiad_runtime.engines import open_engine
@@ -101,6 +101,19 @@ def test_bundle_in_int8_for_processors(
     assert TensorProto.FLOAT16 in {bank.data_type for bank in banks}
     with Inspector.open(out) as inspector:
         assert inspector.bundle.precision == "int8-cpu"
+
+
+def test_first_products_are_the_first_to_stay_in_fp32() -> None:
+    """Products of one weight, as of chunks, stay together."""
+    weights = ["a", "b", "c", "d", "e", "f", "g", "a", "b"]
+    chosen = [Product(f"n{i}", "m", "MatMul", "x", weight, 1, 512) for i, weight in enumerate(weights)]
+    levels = rowwise_levels(chosen)
+    assert [sorted(level.modules) for level in levels[:3]] == [
+        [],
+        ["n0", "n1", "n7", "n8"],
+        ["n0", "n1", "n2", "n3", "n7", "n8"],
+    ]
+    assert levels[3].name == "networks" and len(levels[3].modules) == len(chosen)
 
 
 def test_narrow_products_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
