@@ -108,12 +108,13 @@ def test_first_products_are_the_first_to_stay_in_fp32() -> None:
     weights = ["a", "b", "c", "d", "e", "f", "g", "a", "b"]
     chosen = [Product(f"n{i}", "m", "MatMul", "x", weight, 1, 512) for i, weight in enumerate(weights)]
     levels = rowwise_levels(chosen)
-    assert [sorted(level.modules) for level in levels[:3]] == [
+    assert [sorted(level.modules) for level in levels[:4]] == [
         [],
+        ["n0", "n7"],
         ["n0", "n1", "n7", "n8"],
         ["n0", "n1", "n2", "n3", "n7", "n8"],
     ]
-    assert levels[3].name == "networks" and len(levels[3].modules) == len(chosen)
+    assert levels[4].name == "networks" and len(levels[4].modules) == len(chosen)
 
 
 def test_narrow_products_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
