@@ -104,7 +104,8 @@ def test_all_of_it_on_two_threads_allocates_nothing_large_but_the_trees_index():
     xyz, valid = surface()
     points = xyz[valid]
     settings = {"groups": 200, "group_size": 128, "grid": 8}  # few cells: what is kept does not hide the rest
-    assert transient(lambda: cloud_input(points, valid, **settings)) < 2 * TRANSIENT + 8 * COUNT
+    # Each thread's at once, and what one hands the other. One column of points more would not fit.
+    assert transient(lambda: cloud_input(points, valid, **settings)) < 3 * TRANSIENT + 8 * COUNT
 
 
 def test_the_measure_sees_one_column_of_points():
