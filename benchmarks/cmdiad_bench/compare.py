@@ -153,10 +153,7 @@ def _compare_one(
     found: Record = {}
     for contender in contenders:
         name = contender.name
-        figures = _figures(times[name], reference)
-        if name in held_against:
-            figures |= _difference(times[name].scores, times[held_against[name]].scores)
-        found[name] = figures
+        found[name] = _figures(times[name], reference, times[held_against[name]] if name in held_against else None)
         say(f"peak memory of {name}" if memory else f"done with {name}")
         found[name]["memory"] = _peak(contender, work) if memory else None
     return {
@@ -200,8 +197,11 @@ def _interleaved(
     return found
 
 
-def _figures(times: Times, reference: Times) -> Record:
-    """Medians and quartiles; how much faster than the reference, round by round, and how far its scores lie off."""
+def _figures(times: Times, reference: Times, exact: Times | None = None) -> Record:
+    """Medians and quartiles; how much faster than the reference, round by round; how far its scores lie off.
+
+    They are held against those of the exact form on all samples, or else against the reference's of the same rounds.
+    """
     totals, others = _totals(times), _totals(reference)
     told = [stage for stage in STAGES if stage in times.stages_ms[0]]
     stages = {stage: np.array([each[stage] for each in times.stages_ms]) for stage in told}
@@ -211,9 +211,17 @@ def _figures(times: Times, reference: Times) -> Record:
         "times_faster": _ratio(others, totals),
         "stages_ms": {stage: _spread(values) for stage, values in stages.items()},
         "stages_times_faster": {s: _ratio(references[s], values) for s, values in stages.items() if s in references},
-        "scores": [round(outcome.score, 6) for outcome in times.outcomes],
-        **_difference(*([outcome.score for outcome in each.outcomes] for each in (times, reference))),
+        "scores": [round(score, 6) for score in _scores_of_rounds(times)],
+        **(
+            _difference(_scores_of_rounds(times), _scores_of_rounds(reference))
+            if exact is None
+            else _difference(times.scores, exact.scores)
+        ),
     }
+
+
+def _scores_of_rounds(times: Times) -> list[float]:
+    return [outcome.score for outcome in times.outcomes]
 
 
 def _difference(scores: Sequence[float], expected: Sequence[float]) -> Record:

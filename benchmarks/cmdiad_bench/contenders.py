@@ -288,13 +288,12 @@ class OursContender:
         self.preprocessing = make_preprocessing(parts.setup.recipe(form.mode), "rgb")
         write_json(folder / "preprocessing.json", self.preprocessing.to_json())
         detector = parts.detector(form.mode, form.plan)
-        prepared = [as_tensors(prepare(each.sample, self.preprocessing).inputs) for each in paired]
-        inputs = [{name: arrays[name] for name in detector.input_names} for arrays in prepared]
         graph = folder / "graph.onnx"
         if form.precision == "int8-cpu":
+            inputs = [self._inputs(each, detector) for each in paired]
             write_within_tolerance(detector, parts.detector(form.mode), inputs, graph)
         else:
-            export_graph(to_precision(detector, form.precision), inputs[0], graph)
+            export_graph(to_precision(detector, form.precision), self._inputs(paired[0], detector), graph)
         self._graph = ProfiledGraph(graph)
         self._geometry_ms: list[float] = []
 
@@ -306,6 +305,10 @@ class OursContender:
         if self.preprocessing.modality == "xyz":
             self._geometry_ms.append(self._time_geometry(paired))
         return outcome
+
+    def _inputs(self, paired: Paired, detector: Detector) -> dict[str, Tensor]:
+        arrays = as_tensors(prepare(paired.sample, self.preprocessing).inputs)
+        return {name: arrays[name] for name in detector.input_names}
 
     def _time_geometry(self, paired: Paired) -> float:
         """Milliseconds of sampling, grouping and interpolation on the cloud that the published program is given."""

@@ -114,9 +114,8 @@ class ProvenSearch(nn.Module):
         return (squares - squared) / 2 - self.rounding * (squares + squares.sqrt() * self.longest)
 
 
-def search_by(rows: Tensor, plan: SearchPlan | None = None, axes: Tensor | None = None) -> BankSearch | ProvenSearch:
+def search_by(rows: Tensor, plan: SearchPlan, axes: Tensor | None = None) -> BankSearch | ProvenSearch:
     """The search of a bank `[K, C]` by a plan, with the bank's principal axes `[C, C]` if they are known already."""
-    plan = plan or SearchPlan()
     if plan.proven and plan.width is not None and plan.width < rows.shape[1]:
         return ProvenSearch(rows, plan, axes)
     return BankSearch(rows, plan, None if axes is None else axes[:, : plan.width])
