@@ -38,7 +38,7 @@ def own_data(data: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
-    from cmdiad_train.fit import fit
+    from cmdiad_train.fit.fit import fit
     from helpers import ignore, tiny_recipe
 
     folder = tmp_path_factory.mktemp("runs")
@@ -60,7 +60,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once."""
     from cmdiad_export.bundle_writer import write_bundle
-    from cmdiad_train.run_directory import load_run
+    from cmdiad_train.runs.run_directory import load_run
     from helpers import silent
 
     folder = tmp_path_factory.mktemp("bundles")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-TABLES = Path(__file__).parent / "runtime" / "tensorrt_api"
+TABLES = Path(__file__).parent / "runtime" / "engines" / "tensorrt_api"
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106", "rtx-1.7.1.116")
 
 
@@ -559,7 +559,7 @@ def install(
     monkeypatch.setitem(sys.modules, trt.__name__, trt)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
     monkeypatch.setattr(_library, "log_of", functools.cache(_library.log_of.__wrapped__))
-    for user in ("building", "engines._tensorrt"):
+    for user in ("engines.building.builder", "engines._tensorrt"):
         monkeypatch.setattr(f"cmdiad_runtime.{user}.log_of", _library.log_of)
     return cuda, trt
 

@@ -154,9 +154,9 @@ def tiny_bundle(folder: Path, **changes: Any) -> Path:
     """A bundle around `cloud_graph`, made without any training; `changes` go into the manifest."""
     import platform
 
-    from cmdiad_runtime.bundle import write_manifest
-    from cmdiad_runtime.certificate import GoldenSample, write_golden
-    from cmdiad_runtime.files import sha256_of
+    from cmdiad_runtime.bundle.certificate import GoldenSample, write_golden
+    from cmdiad_runtime.bundle.manifest import write_manifest
+    from cmdiad_runtime.support.files import sha256_of
 
     folder.mkdir()
     graph = cloud_graph(folder / "graph.onnx")

@@ -82,7 +82,7 @@ class Ended:
 
 def command(cli: click.Command, *arguments: object) -> Ended:
     """Run a command as its entry point does, in this process."""
-    from cmdiad_runtime.command_line import run_command
+    from cmdiad_runtime.support.command_line import run_command
 
     out, err = io.StringIO(), io.StringIO()
     code: int | str | None = None
@@ -152,7 +152,7 @@ def flip_byte(path: Path, position: int | None = None) -> Path:
 
 def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
-    from cmdiad_runtime.bundle import _manifest_hash
+    from cmdiad_runtime.bundle.manifest import _manifest_hash
 
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import golden
 from cmdiad_bench.cli import cli as bench
 from cmdiad_export.cli import cli as export
-from cmdiad_train.cli import cli as train
+from cmdiad_train.cli.train import cli as train
 
 DATA = golden.SHARED / "data" / "mvtec3d"
 WEIGHTS = golden.SHARED / "weights" / "resnetv2_50.mxnet_in1k_stage123.safetensors"

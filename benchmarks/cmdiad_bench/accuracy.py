@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from cmdiad_bench.latency import describe
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.inspector import Inspector
+from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import GOOD, Category, open_category
-from cmdiad_train.evaluate import Outcomes, collect, summarise
+from cmdiad_train.evaluation.evaluate import Outcomes, collect, summarise
 
 Progress = Callable[[str, int, int], None]
 

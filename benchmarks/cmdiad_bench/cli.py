@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.command_line import run_command
-from cmdiad_runtime.progress import Progress
+from cmdiad_runtime.support.command_line import run_command
+from cmdiad_runtime.support.progress import Progress
 
 if TYPE_CHECKING:
-    from cmdiad_bench.contenders import Form, Setup
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.sample import Sample
     from cmdiad_train.datasets import Split
+    from studies.contenders import Form, Setup
 
 TAKT_MISSED = 9
 MOST_GOOD = 100
@@ -64,8 +64,8 @@ def latency(
     import tempfile
 
     from cmdiad_bench.latency import measure_latency
-    from cmdiad_runtime.inputs import list_inputs
-    from cmdiad_runtime.inspector import Inspector
+    from cmdiad_runtime.inspection.inputs import list_inputs
+    from cmdiad_runtime.inspection.inspector import Inspector
 
     with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, engine=engine) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
@@ -93,8 +93,8 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     import tempfile
 
     from cmdiad_bench.memory import measure_memory
-    from cmdiad_runtime.bundle import Bundle
-    from cmdiad_runtime.inputs import list_inputs
+    from cmdiad_runtime.bundle.manifest import Bundle
+    from cmdiad_runtime.inspection.inputs import list_inputs
 
     modality = Bundle.open(bundle).preprocessing.modality
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def compare(
     """
     import tempfile
 
-    from cmdiad_bench.compare import compare as compare_all
+    from studies.compare import compare as compare_all
 
     _use_all_cores()
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +184,7 @@ def compare(
 def savings(runs: int, json_file: Path | None) -> None:
     """What each exact saving gains at full size, and how little it changes."""
     from cmdiad_bench.machine import describe_machine
-    from cmdiad_bench.savings import Sizes, measure_savings, savings_table
+    from studies.savings import Sizes, measure_savings, savings_table
 
     machine = describe_machine()
     _use_all_cores()
@@ -199,8 +199,8 @@ def savings(runs: int, json_file: Path | None) -> None:
 @JSON
 def geometry(points: int, runs: int, json_file: Path | None) -> None:
     """Sampling, grouping, interpolation and pooling of a synthetic cloud: published in plain torch, and ours."""
-    from cmdiad_bench.geometry import geometry_table, measure_geometry, wavy_sheet
     from cmdiad_bench.machine import describe_machine
+    from studies.geometry import geometry_table, measure_geometry, wavy_sheet
 
     machine = describe_machine()
     _use_all_cores()
@@ -218,7 +218,7 @@ def geometry(points: int, runs: int, json_file: Path | None) -> None:
 def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName, json_file: Path | None) -> None:
     """Accuracy on the labelled test split of DATA (MVTec 3D-AD layout)."""
     from cmdiad_bench.accuracy import measure_accuracy
-    from cmdiad_runtime.inspector import Inspector
+    from cmdiad_runtime.inspection.inspector import Inspector
 
     with Inspector.open(bundle, engine=engine) as inspector:
         progress = Progress()
@@ -245,7 +245,7 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
     import shlex
     import sys
 
-    from cmdiad_bench.report import write_report
+    from cmdiad_bench.report.report import write_report
 
     if category is not None and len(bundles) > 1:
         raise click.UsageError("--category goes with one BUNDLE; several name their own.")
@@ -273,7 +273,7 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
 @JSON
 def coreset(rows: int, half: bool, plain: bool, device: str, json_file: Path | None) -> None:
     """Time the selection of a memory bank on synthetic features."""
-    from cmdiad_bench.coreset import measure_coreset
+    from studies.coreset import measure_coreset
 
     progress = Progress()
     result = measure_coreset(rows=rows, half=half, plain=plain, device=device, progress=progress)
@@ -313,8 +313,8 @@ def _paired_samples(data: Path, category: str | None, split: Split, count: int) 
 
 
 def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int, small: bool) -> list[Setup]:
-    from cmdiad_bench.contenders import Setup
     from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+    from studies.contenders import Setup
 
     kinds = [(main, "f2f") for main in mains] + ([("rgb", "none")] if anomalib else [])
     if not small:
@@ -325,8 +325,8 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
 
 
 def _forms(fast: tuple[str, ...], proven: tuple[str, ...], chunk: int) -> list[Form]:
-    from cmdiad_bench.contenders import Form
-    from cmdiad_train.search import SearchPlan
+    from cmdiad_train.detectors.bank.search.exact import SearchPlan
+    from studies.contenders import Form
 
     exact = SearchPlan(chunk=chunk)
     forms = [Form("faithful", "fp32", exact), Form("default", "fp32", exact)]
@@ -373,7 +373,7 @@ def _print_latency(result: dict[str, Any]) -> None:
 
 
 def _write(path: Path | None, result: dict[str, Any]) -> None:
-    from cmdiad_runtime.files import write_json
+    from cmdiad_runtime.support.files import write_json
 
     if path is not None:
         write_json(path, result)

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from cmdiad_runtime.files import write_json
+from cmdiad_runtime.support.files import write_json
 
 CATEGORY = "gear"
 MODALITIES = ("rgb", "xyz")

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_bench.machine import describe_machine
-from cmdiad_runtime.inputs import read_sample
-from cmdiad_runtime.inspector import Inspection, Inspector
-from cmdiad_runtime.pipeline import Outcome, inspect_stream
-from cmdiad_runtime.results import draw_overlay
+from cmdiad_runtime.inspection.inputs import read_sample
+from cmdiad_runtime.inspection.inspector import Inspection, Inspector
+from cmdiad_runtime.inspection.pipeline import Outcome, inspect_stream
+from cmdiad_runtime.inspection.results import draw_overlay
 from cmdiad_runtime.sample import Sample
 
 STAGES = ("decode", "preprocess", "engine", "post")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_export.peak import resident_mb
+from cmdiad_export.planning.peak import resident_mb
 
 RUNS = 3
 SAMPLE_ARRAYS = ("rgb", "xyz", "resized", "image", "cloud")
@@ -35,8 +35,8 @@ def measured(opened: Callable[[], Callable[[int], object]]) -> dict[str, float]:
 
 
 def _bundle(path: str, engine: str, *files: str) -> dict[str, Any]:
-    from cmdiad_runtime.inputs import read_sample
-    from cmdiad_runtime.inspector import Inspector
+    from cmdiad_runtime.inspection.inputs import read_sample
+    from cmdiad_runtime.inspection.inspector import Inspector
 
     with Inspector.open(path, engine=engine) as inspector:  # type: ignore[arg-type]  # the parent checked it
 
@@ -71,7 +71,7 @@ def _graph(folder: str, sample_file: str) -> dict[str, Any]:
 def _published(folder: str, sample_file: str) -> dict[str, Any]:
     import torch
 
-    from cmdiad_bench.contenders import load_published
+    from studies.contenders import load_published
 
     arrays = _arrays(sample_file)
 
@@ -84,7 +84,7 @@ def _published(folder: str, sample_file: str) -> dict[str, Any]:
 
 
 def _anomalib_torch(folder: str, sample_file: str) -> dict[str, Any]:
-    from cmdiad_bench.anomalib_patchcore import AnomalibTorch
+    from studies.anomalib_patchcore import AnomalibTorch
 
     return measured(lambda: _run_on(AnomalibTorch(Path(folder)), sample_file))
 

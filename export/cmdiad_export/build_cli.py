@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.built_engines import BuiltEngine
-    from cmdiad_runtime.fingerprint import EngineLibrary
+    from cmdiad_runtime.bundle.built_engines import BuiltEngine
+    from cmdiad_runtime.engines.fingerprint import EngineLibrary
 
 HELP = """Build an engine from BUNDLE's graph, for the device at hand and with the library that is installed here.
 
@@ -41,9 +41,9 @@ Exit codes: 0 done, 2 wrong command line, 4 bundle unusable, 5 engine cannot be 
 @click.option("--target", type=click.Choice(["tensorrt", "rtx", "auto"]), default="auto", show_default=True)
 def build(bundle: Path, precision: str | None, target: str) -> None:
     """See HELP."""
-    from cmdiad_runtime.built_engines import build_for_bundle, estimate
-    from cmdiad_runtime.bundle import Bundle
-    from cmdiad_runtime.progress import Progress
+    from cmdiad_runtime.bundle.built_engines import build_for_bundle, estimate
+    from cmdiad_runtime.bundle.manifest import Bundle
+    from cmdiad_runtime.support.progress import Progress
 
     opened = Bundle.open(bundle)
     _check_precision(bundle, opened.precision, precision)
@@ -76,8 +76,8 @@ def _library(target: str) -> EngineLibrary:
 
 
 def _tell(built: BuiltEngine, bundle: Path, library: EngineLibrary) -> None:
-    from cmdiad_runtime.built_engines import TARGETS
-    from cmdiad_runtime.fingerprint import capability_words
+    from cmdiad_runtime.bundle.built_engines import TARGETS
+    from cmdiad_runtime.engines.fingerprint import capability_words
 
     label = built.fingerprint
     if label.note:

@@ -13,21 +13,21 @@ from typing import Any
 
 import torch
 
-from cmdiad_export.graph import OPSET, export_graph
-from cmdiad_export.precision import Precision, to_precision
-from cmdiad_export.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
-from cmdiad_export.search_budget import SearchBudget, bank_sizes, choose_search
-from cmdiad_export.search_choice import SearchChoice, choose_candidates
-from cmdiad_runtime.building import OPTIONAL, ahead_of_time, build_engine
-from cmdiad_runtime.built_engines import profiles_of
-from cmdiad_runtime.bundle import Tolerance, write_manifest
-from cmdiad_runtime.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
+from cmdiad_export.graph.exporter import OPSET, export_graph
+from cmdiad_export.precision.precision import Precision, to_precision
+from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
+from cmdiad_export.search.budget import SearchBudget, bank_sizes, choose_search
+from cmdiad_export.search.choice import SearchChoice, choose_candidates
+from cmdiad_runtime.bundle.built_engines import profiles_of
+from cmdiad_runtime.bundle.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
+from cmdiad_runtime.bundle.manifest import Tolerance, write_manifest
 from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines.building.builder import OPTIONAL, ahead_of_time, build_engine
+from cmdiad_runtime.engines.graph_file import graph_bytes, graph_digest
 from cmdiad_runtime.errors import CertificateError
-from cmdiad_runtime.files import atomic_directory
-from cmdiad_runtime.graph_file import graph_bytes, graph_digest
-from cmdiad_train.run_directory import Run, load_quantisation_inputs
-from cmdiad_train.search import SearchPlan
+from cmdiad_runtime.support.files import atomic_directory
+from cmdiad_train.detectors.bank.search.exact import SearchPlan
+from cmdiad_train.runs.run_directory import Run, load_quantisation_inputs
 
 Say = Callable[[str], None]
 _REMEDIES = {

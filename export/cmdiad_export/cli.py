@@ -10,11 +10,11 @@ import click
 from click.core import ParameterSource
 
 from cmdiad_export.build_cli import build
-from cmdiad_runtime.command_line import run_command
+from cmdiad_runtime.support.command_line import run_command
 
 if TYPE_CHECKING:
-    from cmdiad_export.precision import Precision
-    from cmdiad_export.search_choice import SearchMode
+    from cmdiad_export.precision.precision import Precision
+    from cmdiad_export.search.choice import SearchMode
 
 HELP = """Export a trained RUN (the newest under ./runs if none is named) to a bundle.
 
@@ -106,7 +106,7 @@ def cli(
     out: Path | None,
 ) -> None:
     """See HELP."""
-    from cmdiad_runtime.newest import newest_run
+    from cmdiad_runtime.support.newest import newest_run
 
     budgeted = budget_ms is not None or budget_mb is not None
     _check_plan_options(context, plan, budgeted)
@@ -131,8 +131,8 @@ def cli(
 
 def _export(run: Path, out: Path, precision: Precision, search: SearchMode, rtx: bool, search_mb: float | None) -> None:
     from cmdiad_export.bundle_writer import write_bundle
-    from cmdiad_export.search_choice import choose_candidates
-    from cmdiad_train.run_directory import load_run
+    from cmdiad_export.search.choice import choose_candidates
+    from cmdiad_train.runs.run_directory import load_run
 
     loaded = load_run(run)
     choice = choose_candidates(loaded, search, _say)
@@ -140,10 +140,10 @@ def _export(run: Path, out: Path, precision: Precision, search: SearchMode, rtx:
 
 
 def _plan(run: Path, folder: Path, search_mb: float | None) -> None:
-    from cmdiad_export.plan_report import table, write_plan
-    from cmdiad_export.planner import make_plan
+    from cmdiad_export.planning.planner import make_plan
+    from cmdiad_export.planning.report import table, write_plan
     from cmdiad_runtime.errors import OutputError
-    from cmdiad_train.run_directory import load_run
+    from cmdiad_train.runs.run_directory import load_run
 
     loaded = load_run(run)
     try:
@@ -160,10 +160,10 @@ def _plan(run: Path, folder: Path, search_mb: float | None) -> None:
 def _export_within(
     run: Path, out: Path, milliseconds: float | None, megabytes: float | None, rtx: bool, search_mb: float | None
 ) -> None:
-    from cmdiad_export.plan import Budget
-    from cmdiad_export.plan_report import table
-    from cmdiad_export.planner import make_plan, write_within
-    from cmdiad_train.run_directory import load_run
+    from cmdiad_export.planning.plan import Budget
+    from cmdiad_export.planning.planner import make_plan, write_within
+    from cmdiad_export.planning.report import table
+    from cmdiad_train.runs.run_directory import load_run
 
     planned = make_plan(load_run(run), _say, search_megabytes=search_mb)
     _say(table(planned.plan))

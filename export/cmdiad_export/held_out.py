@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cmdiad_runtime.bundle import Calibration
-from cmdiad_runtime.certificate import SearchTolerance
-from cmdiad_train.detector import Detector
-from cmdiad_train.metrics import auroc
-from cmdiad_train.patches import Patches
+from cmdiad_runtime.bundle.certificate import SearchTolerance
+from cmdiad_runtime.bundle.manifest import Calibration
+from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.patches import Patches
+from cmdiad_train.evaluation.metrics import auroc
 
 Floats = npt.NDArray[np.float64]
 

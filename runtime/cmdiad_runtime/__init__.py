@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.bundle import Bundle, Calibration
+    from cmdiad_runtime.bundle.manifest import Bundle, Calibration
     from cmdiad_runtime.errors import (
         BundleError,
         CertificateError,
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
         OutputError,
         RunError,
     )
-    from cmdiad_runtime.inspector import Inspection, Inspector
+    from cmdiad_runtime.inspection.inspector import Inspection, Inspector
     from cmdiad_runtime.readers import read_rgb, read_xyz
     from cmdiad_runtime.sample import Sample
 
 _HOMES = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.manifest",
     "BundleError": "errors",
-    "Calibration": "bundle",
+    "Calibration": "bundle.manifest",
     "CertificateError": "errors",
     "CmdiadError": "errors",
     "EngineError": "errors",
     "InputError": "errors",
-    "Inspection": "inspector",
-    "Inspector": "inspector",
+    "Inspection": "inspection.inspector",
+    "Inspector": "inspection.inspector",
     "OutputError": "errors",
     "RunError": "errors",
     "Sample": "sample",

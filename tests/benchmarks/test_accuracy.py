@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmdiad_bench.cli import cli
-from cmdiad_train.evaluate import METRICS
+from cmdiad_train.evaluation.evaluate import METRICS
 from helpers import command
 
 

@@ -12,8 +12,8 @@ import pytest
 from cmdiad_bench import machine
 from cmdiad_bench.latency import STAGES, WARM_UP, judge_takt, measure_latency
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inputs import list_inputs
-from cmdiad_runtime.inspector import Inspector
+from cmdiad_runtime.inspection.inputs import list_inputs
+from cmdiad_runtime.inspection.inspector import Inspector
 from helpers import ignore, sample_files, truncate
 
 Cached = Callable[..., Path]

@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 from scipy import integrate
 
-from cmdiad_bench import report
 from cmdiad_bench.cli import cli
-from cmdiad_bench.report_figures import Scores, score_figure
-from cmdiad_bench.report_pictures import draw_pictures
-from cmdiad_runtime.files import sha256_of
+from cmdiad_bench.report import report
+from cmdiad_bench.report.figures import Scores, score_figure
+from cmdiad_bench.report.pictures import draw_pictures
 from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
-from cmdiad_train.evaluate import METRICS
+from cmdiad_train.evaluation.evaluate import METRICS
 from helpers import assert_refused, command, rewrite_manifest, truncate, write_cloud, write_image
 
 Cached = Callable[..., Path]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cmdiad_export.cli import cli
-from cmdiad_runtime.built_engines import engines_of
-from cmdiad_runtime.bundle import Bundle
+from cmdiad_runtime.bundle.built_engines import engines_of
+from cmdiad_runtime.bundle.manifest import Bundle
 from doubles import install
 from graphs import tiny_bundle
 from helpers import assert_refused, command, flip_byte, python

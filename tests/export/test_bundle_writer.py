@@ -13,20 +13,21 @@ import onnx
 import pytest
 import torch
 
-from cmdiad_export import bundle_writer, reduction
-from cmdiad_export import graph as graph_writer
+from cmdiad_export import bundle_writer
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
-from cmdiad_export.precision import to_precision
-from cmdiad_export.search_budget import bank_sizes
-from cmdiad_runtime.bundle import Bundle
-from cmdiad_runtime.certificate import read_golden
+from cmdiad_export.graph import exporter as graph_writer
+from cmdiad_export.precision import reduction
+from cmdiad_export.precision.precision import to_precision
+from cmdiad_export.search.budget import bank_sizes
+from cmdiad_runtime.bundle.certificate import read_golden
+from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint
+from cmdiad_runtime.engines.graph_file import graph_digest
 from cmdiad_runtime.errors import BundleError, CertificateError, OutputError
-from cmdiad_runtime.files import sha256_of
-from cmdiad_runtime.fingerprint import EngineFingerprint
-from cmdiad_runtime.graph_file import graph_digest
-from cmdiad_runtime.inspector import Inspector
-from cmdiad_train.run_directory import load_run
-from cmdiad_train.search import SearchPlan
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.support.files import sha256_of
+from cmdiad_train.detectors.bank.search.exact import SearchPlan
+from cmdiad_train.runs.run_directory import load_run
 from helpers import flip_byte, rewrite_manifest, silent
 
 Cached = Callable[..., Path]

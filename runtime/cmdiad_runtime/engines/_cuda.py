@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.engines.fingerprint import capability_words
 from cmdiad_runtime.errors import EngineError
-from cmdiad_runtime.fingerprint import capability_words
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import re
 from collections import deque
 from typing import Any
 
+from cmdiad_runtime.engines.fingerprint import EngineLibrary
 from cmdiad_runtime.errors import EngineError
-from cmdiad_runtime.fingerprint import EngineLibrary
 
 WORDS: dict[EngineLibrary, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL: dict[EngineLibrary, str] = {

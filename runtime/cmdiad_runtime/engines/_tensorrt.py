@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.cache import cache_folder
 from cmdiad_runtime.engines import Arrays
 from cmdiad_runtime.engines._cuda import (
     Buffer,
@@ -35,9 +34,10 @@ from cmdiad_runtime.engines._cuda import (
     new_stream,
 )
 from cmdiad_runtime.engines._library import WORDS, first_error, load_library, log_of
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, EngineLibrary
 from cmdiad_runtime.errors import EngineError, OutputError
-from cmdiad_runtime.files import atomic_write
-from cmdiad_runtime.fingerprint import EngineFingerprint, EngineLibrary
+from cmdiad_runtime.support.cache import cache_folder
+from cmdiad_runtime.support.files import atomic_write
 
 SHAPES = 8
 """Sizes that a dynamic axis is filled up to."""

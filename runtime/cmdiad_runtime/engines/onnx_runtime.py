@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from cmdiad_runtime.cache import cache_folder
 from cmdiad_runtime.engines import Arrays, OnnxRuntimeName
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.cache import cache_folder
 
 PROVIDERS: dict[OnnxRuntimeName, str] = {
     "cpu": "CPUExecutionProvider",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmdiad_runtime.engines._tensorrt import TensorRtEngine
-from cmdiad_runtime.fingerprint import EngineFingerprint
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 
 
 def open_tensorrt(plan: Path, fingerprint: EngineFingerprint, graph_sha256: str) -> TensorRtEngine:

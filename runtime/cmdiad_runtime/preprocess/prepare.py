@@ -10,18 +10,20 @@ import numpy.typing as npt
 import scipy
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud import part_and_support, part_mask, prepare_cloud
-from cmdiad_runtime.preprocess.foreground import foreground_mask, pad_to_square
-from cmdiad_runtime.preprocess.image_view import (
+from cmdiad_runtime.preprocess.cloud.cloud_inputs import part_and_support, part_mask, prepare_cloud
+from cmdiad_runtime.preprocess.cloud.foreground import foreground_mask, pad_to_square
+from cmdiad_runtime.preprocess.cloud.surface import resize_surface, surface_image
+from cmdiad_runtime.preprocess.image.resize import resize_ground_truth, resize_rgb
+from cmdiad_runtime.preprocess.views.part_view import (
     ImagePose,
     ImageViewSettings,
     find_image_pose,
     image_foreground,
     image_view,
 )
-from cmdiad_runtime.preprocess.place import ImagePlace, Place, PlanPlace, View
-from cmdiad_runtime.preprocess.plan_settings import PlanSettings
-from cmdiad_runtime.preprocess.plan_view import (
+from cmdiad_runtime.preprocess.views.place import ImagePlace, Place, PlanPlace, View
+from cmdiad_runtime.preprocess.views.top_settings import PlanSettings
+from cmdiad_runtime.preprocess.views.top_view import (
     PlanCloud,
     find_pose,
     normal_colours,
@@ -30,8 +32,6 @@ from cmdiad_runtime.preprocess.plan_view import (
     plan_view,
     point_colours,
 )
-from cmdiad_runtime.preprocess.resize import resize_ground_truth, resize_rgb
-from cmdiad_runtime.preprocess.surface import resize_surface, surface_image
 from cmdiad_runtime.sample import Mask, Modality, RgbImage, Sample, Sensors
 
 LEAST_POINTS = 100  # of a part that shall be turned upright

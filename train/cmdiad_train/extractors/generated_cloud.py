@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan
 
-from cmdiad_runtime.preprocess.interpolation import pooling_axis
+from cmdiad_runtime.preprocess.cloud.interpolation import pooling_axis
 
 NEAR_ORIGIN = 1e-3  # squared metres; the published sampling never picks points so close to the sensor (§6.1)
 WEIGHT_GUARD = 1e-8

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractors.shipped import SHIPPED, weights_file
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, RgbExtractor
-from cmdiad_train.shipped import SHIPPED, weights_file
 
 Triple = tuple[float, float, float]
 

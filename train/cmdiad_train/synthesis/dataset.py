@@ -32,7 +32,7 @@ import tifffile
 from PIL import Image
 
 from cmdiad_runtime.errors import OutputError, RunError
-from cmdiad_runtime.files import atomic_directory, write_json
+from cmdiad_runtime.support.files import atomic_directory, write_json
 from cmdiad_train.synthesis.camera import Camera
 from cmdiad_train.synthesis.defects import DEFECT_TYPES
 from cmdiad_train.synthesis.kinds import CATEGORIES

@@ -1,0 +1,224 @@
+"""The evaluation report: one page for people and one JSON with the same figures, from bundles and labelled data."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_bench.accuracy import Inspected, Progress, figures, inspect_test_split
+from cmdiad_bench.report.page import Gallery, Row, Section, render
+from cmdiad_bench.report.pictures import draw_pictures, find_companions
+from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
+from cmdiad_runtime.engines import EngineName
+from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
+from cmdiad_train.datasets import GOOD, SampleFiles, open_category
+from cmdiad_train.evaluation.bootstrap import LEVEL, RESAMPLES
+from cmdiad_train.evaluation.evaluate import PRO_LIMITS, mean_over_classes
+from cmdiad_train.evaluation.metrics import pro_curve, roc_curve
+
+FORMAT = "cmdiad-report"
+FORMAT_VERSION = 1
+_ROWS = 3
+"""Samples per gallery."""
+_CURVE_POINTS = 200
+
+
+def write_report(
+    data: Path,
+    bundles: Sequence[Path],
+    out: Path,
+    *,
+    category: str | None,
+    engine: EngineName,
+    command: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Inspect the test split of each bundle's category and write `out/report.json` and `out/report.html`.
+
+    Both are finished before either is written; existing ones are replaced.
+
+    Args:
+        data: a data set in MVTec 3D-AD layout.
+        bundles: one or more; each names its category.
+        out: folder, made if need be.
+        category: in place of the one that the bundle names.
+        engine: that runs the bundles.
+        command: the command line, for the record.
+        progress: told how far each bundle is.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        BundleError: a bundle is damaged. RunError: no labelled test split. OutputError: `out` cannot be written.
+    """
+    _check_inputs(data, bundles, category)
+    _make_folder(out)
+    sections = [_inspect(data, bundle, category, engine, progress) for bundle in bundles]
+    record = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "data": str(data),
+        "versions": {package: version(package) for package in ("cmdiad", "numpy", "scipy", "pillow")},
+        "intervals": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over samples"},
+        "mean": _mean([section.record for section in sections]),
+        "classes": [section.record for section in sections],
+    }
+    page = render(record, sections)
+    write_json(out / "report.json", record)
+    with atomic_write(out / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+    return record
+
+
+def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> None:
+    """Open every bundle and find its data before the first of them is run."""
+    for path in bundles:
+        open_category(data, _category_of(Bundle.open(path), category))
+
+
+def _category_of(bundle: Bundle, category: str | None) -> str | None:
+    named: str | None = bundle.manifest["provenance"]["data"]["category"]
+    return category or named
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            out,
+            found=(error.strerror or str(error)).lower(),
+            expected="a folder to write the report to",
+            action="choose another --out",
+        ) from error
+
+
+def _inspect(data: Path, path: Path, category: str | None, engine: EngineName, progress: Progress) -> Section:
+    with Inspector.open(path, engine=engine) as inspector:
+        inspected = inspect_test_split(inspector, data, _category_of(inspector.bundle, category), progress)
+        measured = figures(inspector, inspected)
+    return Section(_record(inspector.bundle, inspected, measured), _galleries(inspector.bundle, inspected))
+
+
+def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> dict[str, Any]:
+    """One class: the figures of `cmdiad-bench accuracy` and what they rest on."""
+    manifest = bundle.manifest
+    return {
+        **measured,
+        "bundle_sha256": sha256_of(bundle.path / MANIFEST),
+        "created": manifest["created"],
+        "mode": manifest["recipe"]["mode"],
+        "provenance": manifest["provenance"],
+        "calibration": manifest["calibration"],
+        "versions": manifest["versions"],
+        "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),
+        "held_out_scores": manifest["calibration"].get("held_out_scores"),
+        "per_sample": _per_sample(inspected),
+        "curves": _curves(inspected),
+    }
+
+
+def _by_defect(inspected: Inspected, aurocs: dict[str, float]) -> list[dict[str, Any]]:
+    defects, known = inspected.outcomes.defects, inspected.outcomes.known
+    return [
+        {
+            "defect": defect,
+            "samples": int((defects == defect).sum()),
+            "without_mask": int((~known & (defects == defect)).sum()),
+            "missed": int((~inspected.rejected & (defects == defect)).sum()),
+            "image_auroc": auroc,
+        }
+        for defect, auroc in aurocs.items()
+    ]
+
+
+def _per_sample(inspected: Inspected) -> list[dict[str, Any]]:
+    outcomes = inspected.outcomes
+    return [
+        {
+            "name": files.name,
+            "defect": files.defect,
+            "score": float(score),
+            "verdict": "NG" if rejected else "OK",
+            "correct": bool(rejected) == (files.defect != GOOD),
+            "map_max": float(anomaly_map.max()),
+            "has_mask": files.ground_truth is not None,
+        }
+        for files, score, rejected, anomaly_map in zip(
+            outcomes.files, outcomes.scores, inspected.rejected, outcomes.maps, strict=True
+        )
+    ]
+
+
+def _curves(inspected: Inspected) -> dict[str, Any]:
+    """The ROC curve of the images, and the PRO curve up to its largest limit at 200 rates, denser near 0."""
+    outcomes = inspected.outcomes
+    fpr, tpr = roc_curve(outcomes.defects != GOOD, outcomes.scores)
+    curves: dict[str, Any] = {"roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()}, "pro": None}
+    masks = outcomes.masks[outcomes.known]
+    if masks.any() and not masks.all():
+        rates = max(PRO_LIMITS.values()) * np.linspace(0, 1, _CURVE_POINTS) ** 2
+        overlap = np.interp(rates, *pro_curve(masks, outcomes.maps[outcomes.known]))
+        curves["pro"] = {"fpr": rates.tolist(), "pro": overlap.tolist()}
+    return curves
+
+
+def _galleries(bundle: Bundle, inspected: Inspected) -> list[Gallery]:
+    outcomes, rejected = inspected.outcomes, inspected.rejected
+    good = outcomes.defects == GOOD
+    companions = find_companions(inspected.category, bundle.preprocessing)
+    lowest = np.argsort(outcomes.scores, kind="stable")
+    worst_good = lowest[good[lowest]][::-1][:_ROWS]
+    defects = lowest[~good[lowest]]
+    worst, best = defects[:_ROWS], defects[_ROWS:][::-1][:_ROWS]
+    false_rejects, missed = int((rejected & good).sum()), int((~rejected & ~good).sum())
+    chosen = [
+        ("Good parts that score highest", f"{false_rejects} of {int(good.sum())} good parts are rejected.", worst_good),
+        ("Defects that score lowest", f"{missed} of {len(defects)} defects are missed.", worst),
+        ("Defects that score highest", "What the detector finds most easily.", best),
+    ]
+    return [
+        Gallery(t, said, _rows(bundle, inspected, companions, indices)) for t, said, indices in chosen if len(indices)
+    ]
+
+
+def _rows(
+    bundle: Bundle, inspected: Inspected, companions: Mapping[str, SampleFiles], indices: npt.NDArray[np.intp]
+) -> list[Row]:
+    outcomes = inspected.outcomes
+    return [
+        Row(
+            name=files.name,
+            good=files.defect == GOOD,
+            rejected=bool(inspected.rejected[i]),
+            score=float(outcomes.scores[i]),
+            pictures=draw_pictures(
+                files,
+                companions.get(files.name),
+                None if files.ground_truth is None else outcomes.masks[i],
+                outcomes.maps[i],
+                bundle.preprocessing,
+                bundle.calibration.map_threshold,
+            ),
+        )
+        for i in indices
+        for files in [outcomes.files[i]]
+    ]
+
+
+def _mean(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The mean over classes; None where one class occurs twice, as in a comparison of detectors."""
+    if len({record["category"] for record in records}) < len(records):
+        return None
+    return mean_over_classes(records)

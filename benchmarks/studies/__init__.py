@@ -1,0 +1,1 @@
+"""Research programs. Not part of the wheel."""

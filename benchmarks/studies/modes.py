@@ -1,0 +1,227 @@
+"""What each difference between the two modes does on a data set, one at a time from the default mode.
+
+Features are extracted once; each row of the table changes one thing of `docs/modes.md`, builds the banks anew and
+scores the test split. `python -m studies.modes DATA CATEGORY RGB_WEIGHTS --json FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.preprocess.prepare import prepare, prepare_ground_truth
+from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.progress import Progress
+from cmdiad_train.datasets import SampleFiles, open_category
+from cmdiad_train.detectors.bank.coreset import greedy_coreset, project
+from cmdiad_train.detectors.bank.detector import as_tensors
+from cmdiad_train.detectors.bank.fusion import ocsvm_weights, standardised_weights
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.bank.patches import Patches, PatchFeatures
+from cmdiad_train.evaluation.evaluate import summarise
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.fit.fit import bank_rows, make_preprocessing
+from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
+
+SPLITS = ("train", "validation", "test")
+
+
+CORESET = 0.1  # of the rows
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row of the table: what differs from the default mode.
+
+    Attributes:
+        name: as in docs/modes.md.
+        banks: the modalities whose banks are searched.
+        rows: "distinct" or "every cell".
+        half: the coreset's distances in float16.
+        published_blur: the 8-bit blur.
+        shared: one mean (of xyz) and deviation (of rgb) for all banks.
+        fusion: "standardised" or "ocsvm", which is fitted on the training samples.
+        mask: rgb masked by the cloud.
+        pad: the padded square's side is a multiple of this.
+        normalisation: BatchNorm statistics of the point encoder.
+    """
+
+    name: str
+    banks: tuple[Modality, ...] = ("xyz", "rgb")
+    rows: str = "distinct"
+    half: bool = False
+    published_blur: bool = False
+    shared: bool = False
+    fusion: str = "standardised"
+    mask: bool = False
+    pad: int = 1
+    normalisation: str = "frozen"
+
+
+def changes() -> list[Change]:
+    """The default mode, each published behaviour alone, and all of them."""
+    published: dict[str, Any] = {
+        "rows": "every cell",
+        "half": True,
+        "published_blur": True,
+        "shared": True,
+        "fusion": "ocsvm",
+        "mask": True,
+        "pad": 100,
+        "normalisation": "batch",
+    }
+    alone = [replace(Change(f"{key}: {value}"), **{key: value}) for key, value in published.items()]
+    rows = [Change("default"), *alone, replace(Change("all published"), **published)]
+    return [replace(row, banks=banks) for banks in (("rgb",), ("xyz",), ("xyz", "rgb")) for row in rows]
+
+
+def applies(change: Change) -> bool:
+    """Whether a change can have an effect on its banks."""
+    single = len(change.banks) == 1
+    if change.name.startswith(("shared", "fusion")):
+        return not single
+    if change.name.startswith("mask"):
+        return "rgb" in change.banks
+    if change.name.startswith("normalisation"):
+        return "xyz" in change.banks
+    return True
+
+
+class Features:
+    """Patch features of every sample under each preprocessing that some change asks for, computed once."""
+
+    def __init__(self, data: Path, category: str, rgb: RgbExtractor, seed: int) -> None:
+        self.category = open_category(data, category)
+        self.recipe = Recipe(rgb=rgb, xyz=XyzExtractor(), size=224, view="sensor", seed=seed)
+        self.samples = {split: self.category.split(split, ("rgb", "xyz")) for split in SPLITS}  # type: ignore[arg-type]
+        self.progress = Progress()
+        self._known: dict[tuple[Any, ...], list[Patches]] = {}
+
+    def of(self, change: Change, modality: Modality, split: str) -> list[Patches]:
+        """Patch features of a split."""
+        key = (modality, split, change.pad, change.mask if modality == "rgb" else change.normalisation)
+        if key not in self._known:
+            self._known[key] = self._extract(change, modality, split)
+        return self._known[key]
+
+    @torch.no_grad()
+    def _extract(self, change: Change, modality: Modality, split: str) -> list[Patches]:
+        recipe = replace(self.recipe, rgb_mask="cloud" if change.mask else "none")
+        preprocessing = replace(make_preprocessing(recipe, "rgb", modality), pad_multiple=change.pad)
+
+        def inputs(files: SampleFiles) -> dict[str, Tensor]:
+            return as_tensors(prepare(files.read("rgb"), preprocessing).inputs)
+
+        features = PatchFeatures(self._extractor(change, modality, inputs))
+        found = []
+        for i, files in enumerate(self.samples[split]):
+            found.append(features(*inputs(files).values()))
+            self.progress(f"{modality} features, {split}", i + 1, len(self.samples[split]))
+        return found
+
+    def _extractor(
+        self, change: Change, modality: Modality, inputs: Callable[[SampleFiles], dict[str, Tensor]]
+    ) -> TimmBackbone | PointMae:
+        if modality == "rgb":
+            return TimmBackbone(self.recipe.rgb, size=self.recipe.size, seed=self.recipe.seed)
+        assert self.recipe.points is not None
+        spec = replace(self.recipe.points, normalisation=change.normalisation)  # type: ignore[arg-type]
+        extractor = PointMae(spec, seed=self.recipe.seed)
+        if spec.normalisation == "frozen":
+            chosen = self.samples["train"][:: max(1, len(self.samples["train"]) // 16)][:16]
+            extractor.calibrate([inputs(files)["groups"][0] for files in chosen])
+        return extractor
+
+    def masks(self, pad: int) -> np.ndarray:
+        """Ground truth bool `[test samples, size, size]`."""
+        preprocessing = replace(make_preprocessing(self.recipe, "rgb"), pad_multiple=pad)
+        masks = []
+        for files in self.samples["test"]:
+            image = files.read("rgb").rgb
+            assert image is not None
+            masks.append(prepare_ground_truth(files.read_mask(image.shape[:2]), preprocessing))
+        return np.stack(masks)
+
+
+@torch.no_grad()
+def figures(features: Features, change: Change) -> dict[str, Any]:
+    """Image AUROC, pixel AUROC and AUPRO on the test split under a change."""
+    recipe = replace(features.recipe, mode="faithful" if change.rows == "every cell" else "default")
+    shared = None
+    if change.shared:
+        mean = float(bank_rows(features.of(change, "xyz", "train"), recipe).mean())
+        shared = (mean, float(bank_rows(features.of(change, "rgb", "train"), recipe).std()))
+    scorers = [_scorer(features, change, modality, recipe, shared) for modality in change.banks]
+
+    def columns(split: str) -> tuple[np.ndarray, np.ndarray]:
+        scores, maps = [], []
+        for modality, scorer in zip(change.banks, scorers, strict=True):
+            outcomes = [scorer(*patches) for patches in features.of(change, modality, split)]
+            scores.append(torch.stack([s for s, _ in outcomes]).numpy())
+            maps.append(torch.stack([m for _, m in outcomes]).numpy())
+        return np.stack(scores, 1), np.stack(maps, -1)
+
+    fitted_scores, fitted_maps = columns("train" if change.fusion == "ocsvm" else "validation")
+    weigh = ocsvm_weights if change.fusion == "ocsvm" else standardised_weights
+    scores, maps = columns("test")
+    defects = np.array([files.defect for files in features.samples["test"]])
+    summary = summarise(
+        defects,
+        scores @ weigh(fitted_scores),
+        features.masks(change.pad),
+        (maps @ weigh(fitted_maps.reshape(-1, len(scorers)))).astype(np.float32),
+    )
+    return {key: summary[key] for key in ("image_auroc", "pixel_auroc", "aupro_30")}
+
+
+def _scorer(
+    features: Features, change: Change, modality: Modality, recipe: Recipe, shared: tuple[float, float] | None
+) -> BankScorer:
+    rows = bank_rows(features.of(change, modality, "train"), recipe)
+    mean, std = shared or (float(rows.mean()), float(rows.std()))
+    rows = (rows - mean) / std
+    count = max(3, int(CORESET * len(rows)))
+    chosen = greedy_coreset(
+        project(rows, eps=recipe.coreset_eps, seed=recipe.seed),
+        count,
+        half=change.half,
+        progress=lambda done, total: features.progress(f"{change.name}, {modality} bank", done, total),
+    )
+    bank = MemoryBank.from_rows(rows[torch.from_numpy(chosen)].contiguous(), mean, std)
+    grid = round(len(features.of(change, modality, "train")[0][1]) ** 0.5)
+    return BankScorer(bank, grid=grid, size=recipe.size, published_blur=change.published_blur)
+
+
+def main() -> None:
+    """Measure every change and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("category")
+    parser.add_argument("rgb_weights")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rgb = RgbExtractor("resnetv2_50", (1, 2), 28, options.rgb_weights)
+    features = Features(options.data, options.category, rgb, options.seed)
+    rows = []
+    for change in filter(applies, changes()):
+        rows.append({"banks": "+".join(change.banks), "change": change.name, **figures(features, change)})
+        write_json(options.json, {"category": options.category, "seed": options.seed, "rows": rows})
+    features.progress.close()
+    print("| banks | change | image AUROC | pixel AUROC | AUPRO@30 % |\n|---|---|---|---|---|")
+    for row in json.loads(options.json.read_text(encoding="utf-8"))["rows"]:
+        figures_ = " | ".join(f"{row[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "aupro_30"))
+        print(f"| {row['banks']} | {row['change']} | {figures_} |")
+
+
+if __name__ == "__main__":
+    main()

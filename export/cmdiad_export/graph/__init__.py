@@ -1,0 +1,1 @@
+"""Export a detector to one ONNX graph."""

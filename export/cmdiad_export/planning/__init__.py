@@ -1,0 +1,1 @@
+"""Plan an export within a budget of latency and memory."""

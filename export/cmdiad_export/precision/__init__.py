@@ -1,0 +1,1 @@
+"""Reduce a graph's precision within the certificate's tolerance."""

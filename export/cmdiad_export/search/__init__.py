@@ -1,0 +1,1 @@
+"""Choose and certify how memory banks are searched."""

@@ -1,0 +1,1 @@
+"""Bundles: manifest, certificate, thresholds, signatures, self-tests and the choice of an engine."""

@@ -1,0 +1,155 @@
+"""A detached Ed25519 signature of a bundle's manifest, which holds the hash of every other file.
+
+`manifest.sig` beside `manifest.json` is the raw signature (64 bytes) over the manifest's exact bytes; keys are PEM
+files. OpenSSL makes and checks the same: ``openssl pkeyutl -verify -pubin -inkey KEY.pub -rawin
+-in manifest.json -sigfile manifest.sig``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmdiad_runtime.errors import BundleError, EngineError, OutputError
+from cmdiad_runtime.support.files import atomic_write
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+SIGNATURE = "manifest.sig"
+SIGNATURE_BYTES = 64
+_KEY_LIMIT = 16_384
+
+
+def new_key(path: Path) -> Path:
+    """Write a new private key to `path`, readable by its owner only, and its public half beside it; return the latter.
+
+    Raises:
+        OutputError: one of the two exists, or cannot be written. EngineError: cryptography is missing.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    public = path.with_name(path.name + ".pub")
+    for each in (path, public):
+        if each.exists():
+            raise OutputError(each, found="a file", expected="no key there yet", action="choose another name")
+    key = Ed25519PrivateKey.generate()
+    _write_key(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    _write_key(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), mode=0o644)
+    return public
+
+
+def sign(content: bytes, private_key: Path) -> bytes:
+    """The signature of a manifest's bytes.
+
+    Raises:
+        BundleError: the file holds no Ed25519 private key. EngineError: cryptography is missing.
+    """
+    return _private_key(private_key).sign(content)
+
+
+def verify_signature(bundle: Path, content: bytes, public_key: Path) -> None:
+    """Check that the bundle's `manifest.sig` is the key owner's signature of these bytes.
+
+    Args:
+        bundle: its folder.
+        content: of its manifest, not looked into.
+        public_key: PEM file of the one key that is accepted.
+
+    Raises:
+        BundleError: there is no signature, it is another key's or another manifest's, or the key cannot be read.
+        EngineError: cryptography is missing.
+    """
+    key = _public_key(public_key)
+    from cryptography.exceptions import InvalidSignature
+
+    path = bundle / SIGNATURE
+    try:
+        key.verify(_read(path, SIGNATURE_BYTES), content)
+    except FileNotFoundError as error:
+        action = "ask for the signed bundle, or sign it (cmdiad-sign)"
+        raise BundleError(path, found="no signature", expected=f"one by {public_key}", action=action) from error
+    except (InvalidSignature, OSError, ValueError) as error:
+        raise BundleError(
+            path,
+            found="a signature that is not this key's of this manifest",
+            expected=f"one by {public_key}",
+            action="ask for the bundle again: it was changed after signing, or signed with another key",
+        ) from error
+
+
+def _public_key(path: Path) -> Ed25519PublicKey:
+    _require_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    kind = "public"
+    key = _load(path, kind, load_pem_public_key)
+    if not isinstance(key, Ed25519PublicKey):
+        raise _no_key(path, kind, type(key).__name__)
+    return key
+
+
+def _private_key(path: Path) -> Ed25519PrivateKey:
+    _require_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    kind = "private"
+    key = _load(path, kind, lambda pem: load_pem_private_key(pem, password=None))
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _no_key(path, kind, type(key).__name__)
+    return key
+
+
+def _load(path: Path, kind: str, load: Any) -> object:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return load(_read(path, _KEY_LIMIT))
+    except OSError as error:
+        raise _no_key(path, kind, (error.strerror or str(error)).lower()) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(path, kind, "another kind of file") from error
+    except TypeError as error:
+        raise _no_key(path, kind, "a key behind a passphrase") from error
+
+
+def _no_key(path: Path, kind: str, found: str) -> BundleError:
+    return BundleError(
+        path,
+        found=found,
+        expected=f"an Ed25519 {kind} key (PEM, no passphrase)",
+        action=f"name the {kind} one of the two files that cmdiad-sign --new-key wrote",
+    )
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """The file's bytes; ValueError where it is longer than the limit."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    return content
+
+
+def _write_key(path: Path, pem: bytes, mode: int) -> None:
+    with atomic_write(path) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise EngineError(
+            "cryptography",
+            found="no such package",
+            expected="it for signatures",
+            action='run pip install "cmdiad[signature]"',
+        ) from error

@@ -1,0 +1,1 @@
+"""Build TensorRT and TensorRT-RTX engines on the device."""

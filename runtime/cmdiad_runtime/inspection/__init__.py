@@ -1,0 +1,1 @@
+"""Inspect samples: inputs, inspector, pipeline, results and overlays."""

@@ -1,0 +1,184 @@
+"""Pictures for people: an anomaly map over an image, a point cloud as a grey image, the verdict as a frame.
+
+The colour scale is tied to the threshold and the same for every part: a good part stays as the camera saw
+it, and two pictures can be compared. Nothing here is used to decide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+from PIL import Image, ImageDraw, ImageFont
+
+from cmdiad_runtime.preprocess.work.products import times
+from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
+
+FloatArray = npt.NDArray[np.float64]
+
+_FIRST_COLOUR = 0.8
+"""Below this multiple of the threshold the image stays untouched; distances of good parts reach about there."""
+_LAST_COLOUR = 2.0
+"""From this multiple of the threshold on, the colour is the strongest."""
+_STRONGEST = 0.75
+"""Share of colour in the blend at the strong end, so that the part shows through everywhere."""
+_LCH_ANCHORS = ((0.93, 0.19, 105.0), (0.72, 0.20, 55.0), (0.58, 0.22, 25.0), (0.45, 0.20, 340.0))
+"""Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: ever darker, so greys work."""
+_GREEN = (0, 140, 60)
+_RED = (205, 30, 30)
+_FAR_GREY = 50.0
+"""Grey of the farthest measured point; only a missing one is black."""
+_LIGHT = np.array([-0.4, -0.4, -0.825])
+"""Direction towards the lamp of the hill shading: from the upper left, behind the sensor."""
+
+
+def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:
+    """Colour an image where the anomaly map is high, on a scale fixed by the threshold.
+
+    Below 0.8 of the threshold the image is returned as it is. From there colour fades in from yellow over
+    red to magenta, which it reaches at twice the threshold. A white line on black surrounds what is at or
+    above the threshold.
+
+    Args:
+        image: uint8 `[h, w, 3]` RGB.
+        anomaly_map: float32 `[H, W]` of any size over the same field of view; resized bilinearly to `[h, w]`.
+        threshold: of the map, in its units.
+
+    Returns:
+        uint8 `[h, w, 3]` RGB, a new array.
+
+    Raises:
+        ValueError: a wrong shape, a map that is not finite, or a threshold that is not positive.
+    """
+    _check(image, anomaly_map, threshold)
+    ratio = _resized(anomaly_map, image.shape[:2]) / threshold  # [h, w]
+    strength = np.clip((ratio - _FIRST_COLOUR) / (_LAST_COLOUR - _FIRST_COLOUR), 0.0, 1.0)
+    colours = _COLOUR_TABLE[np.rint(strength * 255).astype(np.intp)]  # [h, w, 3]
+    share = _STRONGEST * strength[..., None]
+    blended = np.rint((1.0 - share) * image + share * colours).astype(np.uint8)
+    return _draw_contour(blended, ratio >= 1.0)
+
+
+def depth_image(xyz: XyzImage) -> RgbImage:
+    """Show a point cloud as a grey image: near is bright, missing is black, a lamp at the upper left.
+
+    Args:
+        xyz: float32 `[h, w, 3]` metres, z away from the sensor, zeros or NaN where the sensor saw nothing.
+
+    Returns:
+        uint8 `[h, w, 3]`, three equal channels. Grey spans the 2nd to 98th percentile of z.
+
+    Raises:
+        ValueError: a wrong shape.
+    """
+    if xyz.ndim != 3 or xyz.shape[2] != 3:
+        raise ValueError(f"a cloud has shape [h, w, 3], not {xyz.shape}")
+    valid = np.isfinite(xyz).all(axis=-1) & (xyz != 0).all(axis=-1)  # [h, w]
+    points = np.where(valid[..., None], xyz, 0.0).astype(np.float64)
+    grey = np.where(valid, _nearness(points[..., 2], valid) * _hill_shade(points, valid), 0.0)
+    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def verdict_banner(overlay: RgbImage, text: str, *, ok: bool) -> RgbImage:
+    """Draw a thin green or red frame and a small label, such as "OK 0.83 / thr 1.00", into a picture.
+
+    Args:
+        overlay: uint8 `[h, w, 3]` RGB; stays as it is.
+        text: one short line; what does not fit is cut off.
+        ok: green frame if true, red otherwise.
+
+    Returns:
+        uint8 `[h, w, 3]` RGB, a new array of the same size.
+    """
+    height, width = overlay.shape[:2]
+    colour = _GREEN if ok else _RED
+    line = max(2, min(height, width) // 120)
+    picture = Image.fromarray(overlay)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, width - 1, height - 1), outline=colour, width=line)
+    font = ImageFont.load_default(size=max(11, height // 28))
+    _, _, right, bottom = draw.textbbox((2 * line, line), text, font=font)
+    draw.rectangle((0, 0, right + 2 * line, bottom + line), fill=colour)
+    draw.text((2 * line, line), text, font=font, fill=(255, 255, 255))
+    return np.array(picture, dtype=np.uint8)
+
+
+def _check(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {image.shape}")
+    if anomaly_map.ndim != 2 or not np.isfinite(anomaly_map).all():
+        raise ValueError(f"an anomaly map is finite and [H, W], not {anomaly_map.shape} with NaN or infinity")
+    if not (np.isfinite(threshold) and threshold > 0):
+        raise ValueError(f"the threshold of an overlay is positive, not {threshold}")
+
+
+def _resized(anomaly_map: npt.NDArray[np.float32], shape: tuple[int, ...]) -> FloatArray:
+    picture = Image.fromarray(np.ascontiguousarray(anomaly_map, dtype=np.float32))
+    resized = picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float64)
+
+
+def _draw_contour(picture: RgbImage, region: Mask) -> RgbImage:
+    """Draw the inner edge of `region` white and its outer edge black: visible on any part."""
+    line = max(1, min(picture.shape[:2]) // 400)
+    outer = scipy.ndimage.binary_dilation(region, iterations=line) & ~region
+    inner = region & ~scipy.ndimage.binary_erosion(region, iterations=line, border_value=1)
+    picture[outer] = 0
+    picture[inner] = 255
+    return picture
+
+
+def _colour_table() -> FloatArray:
+    """Return 256 colours `[256, 3]`, RGB 0-255, evenly spaced between the anchors in Oklab.
+
+    Oklab and its matrices: B. Ottosson, "A perceptual color space for image processing", 2020.
+    """
+    lightness, chroma, hue = np.array(_LCH_ANCHORS).T
+    corners = np.stack([lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))])  # [3, anchors]
+    at = np.linspace(0, corners.shape[1] - 1, 256)
+    lab = np.stack([np.interp(at, np.arange(corners.shape[1]), corner) for corner in corners])  # [3, 256]
+    to_lms = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
+    )
+    to_linear_rgb = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.707614701],
+        ]
+    )
+    linear = np.clip(to_linear_rgb @ (to_lms @ lab) ** 3, 0.0, 1.0)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # sRGB curve
+    return np.ascontiguousarray(255.0 * encoded.T)
+
+
+_COLOUR_TABLE = _colour_table()
+
+
+def _nearness(z: FloatArray, valid: Mask) -> FloatArray:
+    """Return the grey of each pixel without shading: 255 at the near end, `_FAR_GREY` at the far end."""
+    if not valid.any():
+        return np.zeros_like(z)
+    near, far = np.percentile(z[valid], (2, 98))
+    depth = np.clip((z - near) / max(far - near, 1e-9), 0.0, 1.0)
+    return 255.0 - (255.0 - _FAR_GREY) * depth
+
+
+def _hill_shade(points: FloatArray, valid: Mask) -> FloatArray:
+    """Return the share of light 0.4-1 that each point throws back; 0.8 where a neighbour is missing.
+
+    Lambert's cosine law with the normal from the cross product of central differences, `[h, w]`.
+    """
+    shade = np.full(valid.shape, 0.8)
+    if min(valid.shape) < 3:
+        return shade
+    along_x = points[1:-1, 2:] - points[1:-1, :-2]  # [h-2, w-2, 3]
+    along_y = points[2:, 1:-1] - points[:-2, 1:-1]
+    normals = np.cross(along_x, along_y)
+    normals *= np.where(normals[..., 2:] > 0, -1.0, 1.0)  # towards the sensor, whichever way x and y run
+    length = np.linalg.norm(normals, axis=-1)
+    towards_light = times(normals.reshape(-1, 3), (_LIGHT / np.linalg.norm(_LIGHT))[:, None]).reshape(length.shape)
+    cosine = towards_light / np.maximum(length, 1e-30)
+    surrounded = scipy.ndimage.binary_erosion(valid)[1:-1, 1:-1] & (length > 0)
+    shade[1:-1, 1:-1] = np.where(surrounded, 0.4 + 0.6 * np.clip(cosine, 0.0, 1.0), 0.8)
+    return shade

@@ -1,0 +1,1 @@
+"""Organised point clouds: background removal, surfaces, point groups."""

@@ -1,0 +1,1 @@
+"""Views: where the network looks at a sample."""

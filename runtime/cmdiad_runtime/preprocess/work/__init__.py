@@ -1,0 +1,1 @@
+"""Work arrays, shared pieces of work and small matrix products without BLAS."""

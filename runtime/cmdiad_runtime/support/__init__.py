@@ -1,0 +1,1 @@
+"""Support shared by every room of the runtime: files, caches, progress lines, command endings."""

@@ -1,0 +1,245 @@
+"""Q/DQ in graphs, held against a fake quantisation in torch."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from cmdiad_export.precision.precision import Level
+from cmdiad_export.precision.quantise import (
+    LARGEST,
+    OPSETS,
+    harm_of_each,
+    largest_values,
+    products,
+    quantise,
+    quantised_levels,
+    session_showing,
+)
+from cmdiad_export.precision.reduction import QuantisedGraphs
+from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.errors import CertificateError
+from cmdiad_train.runs.run_directory import Run, load_quantisation_inputs, load_run
+
+KINDS = ["int8", "fp8"]
+HIDDEN, OUT = 24, 5
+
+
+def small_graph(opset: int) -> onnx.ModelProto:
+    """Convolution, Relu, matrix product: `x` [1, 4, 6, 6] to `y` [36, OUT]; one output channel is always 0."""
+    random = np.random.default_rng(0)
+    conv = (
+        random.normal(size=(HIDDEN, 4, 3, 3)).astype(np.float32) * np.geomspace(0.01, 10, HIDDEN)[:, None, None, None]
+    )
+    conv[3] = 0
+    weights = {
+        "features.conv.weight": conv.astype(np.float32),
+        "features.conv.bias": random.normal(size=HIDDEN).astype(np.float32),
+        "folded": random.normal(size=(HIDDEN, OUT)).astype(np.float32),
+        "unused_by_rule": random.normal(size=(3, 3)).astype(np.float32),
+        "shape": np.array([HIDDEN, 36]),
+    }
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "features.conv.weight", "features.conv.bias"], ["c"], "features.conv/c", pads=[1] * 4
+        ),
+        helper.make_node("Reshape", ["c", "shape"], ["flat"], "features.flat"),
+        helper.make_node("Transpose", ["flat"], ["turned"], "features.rows", perm=[1, 0]),
+        helper.make_node("Relu", ["turned"], ["rows"], "features.relu"),
+        helper.make_node("MatMul", ["rows", "folded"], ["y"], "hallucinated.linear/m"),
+        helper.make_node("MatMul", ["metres", "unused_by_rule"], ["z"], "features.points/m"),
+        helper.make_node("Transpose", ["y"], ["y_again"], "features.attention/t", perm=[1, 0]),
+        helper.make_node("MatMul", ["y", "y_again"], ["s"], "features.attention/m"),
+    ]
+    ports = [("x", [1, 4, 6, 6]), ("metres", [2, 3])], [("y", [36, OUT]), ("z", [2, 3]), ("s", [36, 36])]
+    inputs, outputs = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in side] for side in ports)
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "small", inputs, outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def samples(count: int = 3) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(1)
+    return [
+        {
+            "x": random.normal(size=(1, 4, 6, 6)).astype(np.float32),
+            "metres": random.normal(size=(2, 3)).astype(np.float32),
+        }
+        for _ in range(count)
+    ]
+
+
+def fake(values: Tensor, largest: Tensor, kind: str) -> Tensor:
+    """Quantised and restored values."""
+    scale = torch.where(largest > 0, largest / LARGEST[kind], 1.0)
+    scaled = (values / scale).clamp(-LARGEST[kind], LARGEST[kind])
+    return scale * (scaled.round() if kind == "int8" else scaled.to(torch.float8_e4m3fn).float())
+
+
+def emulated(model: onnx.ModelProto, largest: dict[str, float], x: np.ndarray, kind: str) -> np.ndarray:
+    weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in model.graph.initializer}
+    conv, linear = weights["features.conv.weight"], weights["folded"]
+    whole = kind == "fp8"
+    conv = fake(conv, conv.abs().max() if whole else conv.abs().amax((1, 2, 3), keepdim=True), kind)
+    linear = fake(linear, linear.abs().max() if whole else linear.abs().amax(0, keepdim=True), kind)
+    given = fake(torch.from_numpy(x), torch.tensor(largest["x"]), kind)
+    hidden = torch.relu(torch.nn.functional.conv2d(given, conv, weights["features.conv.bias"], padding=1))
+    rows = fake(hidden.reshape(HIDDEN, 36).T, torch.tensor(largest["rows"]), kind)
+    return (rows @ linear).numpy()
+
+
+def test_products_with_constant_weights_are_found_in_order() -> None:
+    found = products(small_graph(18))
+    assert [(p.module, p.given, p.weight, p.axis) for p in found] == [
+        ("features.conv", "x", "features.conv.weight", 0),
+        ("hallucinated.linear", "rows", "folded", 1),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantised_graph_computes_what_its_scales_say(kind: str, tmp_path: Path) -> None:
+    model, seen = small_graph(OPSETS[kind]), samples()
+    found = products(model)
+    largest = largest_values(model, [p.given for p in found], seen)
+    assert largest["x"] == max(float(np.abs(s["x"]).max()) for s in seen)
+    onnx.save(quantise(model, largest, kind, found), tmp_path / "q.onnx")
+    engine = open_engine(tmp_path / "q.onnx")
+    exact = session_showing(model, ["y"])
+    for sample in seen:
+        outputs = engine.run(sample)
+        expected = emulated(model, largest, sample["x"], kind)
+        # A value on the border between two steps may go either way, so some rows are off by a step.
+        off = np.abs(outputs["y"] - expected).max(1) > 1e-4 * np.abs(expected).max()
+        assert off.mean() < 0.1
+        (single,) = exact.run(["y"], sample)
+        assert 1e-5 < np.abs(outputs["y"] - single).max() / np.abs(single).max() < (0.05 if kind == "int8" else 0.2)
+        np.testing.assert_array_equal(outputs["z"], sample["metres"] @ coordinates(model))
+
+
+def coordinates(model: onnx.ModelProto) -> np.ndarray:
+    return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "unused_by_rule")
+
+
+def test_onnxruntime_alone_would_get_fp8_wrong(tmp_path: Path) -> None:
+    """Why the runtime's engine turns two of its rules off; should this fail, they can stay on."""
+    import onnxruntime
+
+    model, (sample, *_) = small_graph(OPSETS["fp8"]), samples()
+    found = products(model)
+    largest = largest_values(model, [p.given for p in found], [sample])
+    onnx.save(quantise(model, largest, "fp8", found), tmp_path / "q.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with pytest.raises(Exception, match="float8"):
+        onnxruntime.InferenceSession(tmp_path / "q.onnx", options)
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    wrong = onnxruntime.InferenceSession(tmp_path / "q.onnx", options).run(["y"], sample)[0]
+    right = open_engine(tmp_path / "q.onnx").run(sample)["y"]
+    assert np.abs(wrong - right).max() > 0.5 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_symmetric_and_in_one_type(kind: str) -> None:
+    model = small_graph(OPSETS[kind])
+    found = products(model)
+    quantised = quantise(model, largest_values(model, [p.given for p in found], samples()), kind, found)
+    stored = {t.name: t for t in quantised.graph.initializer}
+    expected = TensorProto.INT8 if kind == "int8" else TensorProto.FLOAT8E4M3FN
+    pairs = [n for n in quantised.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) == 2 * 2 + 2
+    for node in pairs:
+        assert stored[node.input[2]].data_type == expected
+        assert not numpy_helper.to_array(stored[node.input[2]]).astype(np.float32).any()
+        assert (numpy_helper.to_array(stored[node.input[1]]) > 0).all()
+    per_channel = (HIDDEN,) if kind == "int8" else ()
+    assert numpy_helper.to_array(stored["features.conv.weight_scale"]).shape == per_channel
+    assert "features.conv.weight" not in stored
+    assert stored["features.conv.bias"].data_type == TensorProto.FLOAT
+    assert quantised.opset_import[0].version == OPSETS[kind]
+    assert {n.op_type for n in model.graph.node} == {"Conv", "Relu", "Reshape", "Transpose", "MatMul"}
+
+
+def test_nothing_chosen_is_the_same_graph() -> None:
+    model = small_graph(18)
+    assert quantise(model, {}, "int8", []).SerializeToString() == model.SerializeToString()
+
+
+def test_what_is_not_finite_is_named() -> None:
+    (sample,) = samples(1)
+    sample["x"][0, 0, 0, 0] = np.inf
+    with pytest.raises(CertificateError, match="x, inside the fp32 graph"):
+        largest_values(small_graph(18), ["x"], [sample])
+
+
+def golden_graphs(run: Run, kind: str, graph: Path) -> QuantisedGraphs:
+    inputs = {name: next(iter(run.golden.values()))[name] for name in run.detector.input_names}
+    stored = load_quantisation_inputs(run.path).values()
+    seen = [{name: sample[name].numpy() for name in run.detector.input_names} for sample in stored]
+    return QuantisedGraphs(run.detector, kind, inputs, seen, graph)  # type: ignore[arg-type]
+
+
+def test_levels_keep_the_most_harmful_up_to_half() -> None:
+    harm = {f"n{i}": float(i * 7 % 11) for i in range(11)}
+    levels = quantised_levels(harm)
+    assert [len(level.modules) for level in levels] == [2, 4, 5]
+    assert levels[0].modules == ("n3", "n6")  # 10 and 9
+    for narrow, wide in itertools.pairwise(levels):
+        assert wide.modules[: len(narrow.modules)] == narrow.modules
+    assert [len(level.modules) for level in quantised_levels({"a": 1.0, "b": 2.0})] == [1]
+    assert quantised_levels({"a": 1.0}) == []
+
+
+def test_harm_is_what_a_product_alone_does(trained: object, tmp_path: Path) -> None:
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+    worst, fine = graphs.products[2], graphs.products[-1]
+    graphs.largest[worst.given] *= 100  # steps a hundred times as wide
+    harm = harm_of_each(graphs.base, graphs.quantise, [worst, fine], graphs.samples[-2:])
+    assert harm[worst.node] > 5 * harm[fine.node] > 0
+    (first, *_) = quantised_levels(harm)
+    assert first.modules == (worst.node,)
+
+
+def test_metres_are_never_quantised(trained: object, tmp_path: Path) -> None:
+    run = load_run(trained("xyz"))  # type: ignore[operator]
+    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+    kept = graphs.write(Level())
+    assert kept == ["features.0.extractor.pos_embed.2"]
+    graph = onnx.load(tmp_path / "graph.onnx").graph
+    restored = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    multiplied = [n for n in graph.node if n.op_type in ("MatMul", "Gemm")]
+    assert sum(n.input[0] in restored for n in multiplied) == len(graphs.products) - 1
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    metres = [n for n in multiplied if 3 in shapes.get(n.input[1], [])]
+    assert len(metres) == 2  # of the centres and of the groups
+    assert not any(n.input[0] in restored for n in metres)
+
+
+def test_kept_products_are_as_they_were(trained: object, tmp_path: Path) -> None:
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+    nodes = tuple(product.node for product in graphs.products[:4])
+    assert graphs.write(Level("some", nodes)) == sorted(product.module for product in graphs.products[:4])
+    before = {n.name: list(n.input) for n in graphs.base.graph.node}
+    after = {n.name: list(n.input) for n in onnx.load(tmp_path / "graph.onnx").graph.node}
+    changed = {name for name, inputs in before.items() if after[name] != inputs}
+    assert changed == {product.node for product in graphs.products[4:]}
+
+
+def test_calibration_sees_good_and_tampered_training_samples(trained: object) -> None:
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    stored = load_quantisation_inputs(run.path)
+    assert list(stored) == sorted(f"{i}-{kind}" for i in range(4) for kind in ("good", "tampered"))
+    for i in range(4):
+        good, tampered = stored[f"{i}-good"]["rgb"], stored[f"{i}-tampered"]["rgb"]
+        assert good.dtype == torch.uint8
+        assert not torch.equal(good, tampered)
+    held_out = [sample["rgb"] for sample in run.golden.values()]
+    assert not any(torch.equal(sample["rgb"], other) for sample in stored.values() for other in held_out)

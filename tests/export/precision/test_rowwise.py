@@ -1,0 +1,147 @@
+"""int8 products with a scale per row, held against the same arithmetic in NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cmdiad_export.bundle_writer import write_bundle
+from cmdiad_export.cli import cli
+from cmdiad_export.precision import rowwise
+from cmdiad_export.precision.quantise import Product, products
+from cmdiad_export.precision.rowwise import quantise_rows, rowwise_levels, worthwhile
+from cmdiad_runtime.bundle import certificate
+from cmdiad_runtime.bundle.manifest import Tolerance
+from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.errors import CertificateError
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_train.runs.run_directory import load_run
+from helpers import assert_refused, command, silent
+
+WIDTH, HIDDEN, OUT = 48, 32, 7
+
+
+def two_layers() -> onnx.ModelProto:
+    """`x` [n, WIDTH] through a Gemm with a bias and a MatMul; one output channel is always 0."""
+    random = np.random.default_rng(0)
+    second = random.normal(size=(HIDDEN, OUT)).astype(np.float32)
+    second[:, 2] = 0
+    weights = {
+        "first": random.normal(size=(HIDDEN, WIDTH)).astype(np.float32),
+        "bias": random.normal(size=HIDDEN).astype(np.float32),
+        "second": second,
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "first", "bias"], ["h"], "features.first/g", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], "features.relu"),
+        helper.make_node("MatMul", ["r", "second"], ["y"], "features.second/m"),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", w]) for name, w in (("x", WIDTH), ("y", OUT)))
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "two", [x], [y], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def emulated(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The product of rows and columns rounded to 255 and 2 times 127 steps, in float64."""
+    least = x.min(1, keepdims=True)
+    step = np.maximum(x.max(1, keepdims=True) - least, 1e-30) / 255
+    column = np.abs(weight).max(0)
+    column = np.where(column > 0, column / 127, 1)
+    return (np.rint((x - least) / step) * step + least) @ (np.rint(weight / column) * column)
+
+
+def test_computes_what_its_scales_say(tmp_path: Path) -> None:
+    model = two_layers()
+    onnx.save(quantise_rows(model, products(model)), tmp_path / "q.onnx")
+    x = np.random.default_rng(1).normal(size=(9, WIDTH)).astype(np.float32)
+    x[3] *= 1000  # an outlying row costs the others nothing
+    x[4] = 0
+    stored = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer}
+    hidden = np.maximum(emulated(x.astype(np.float64), stored["first"].T) + stored["bias"], 0)
+    expected = emulated(hidden, stored["second"])
+    found = open_engine(tmp_path / "q.onnx").run({"x": x})["y"]
+    size = np.abs(expected).max(1, keepdims=True)
+    # A number on the border between two steps may be rounded the other way after float32.
+    assert (np.abs(found - expected) <= 1e-4 * size).mean() > 0.9
+    exact = np.maximum(x.astype(np.float64) @ stored["first"].T + stored["bias"], 0) @ stored["second"]
+    assert (np.abs(found - exact) <= 0.03 * size).all()
+    assert np.abs(found - exact).max() > 0
+    assert not found[:, 2].any()
+
+
+def test_what_is_not_chosen_stays_as_it_was(tmp_path: Path) -> None:
+    model = two_layers()
+    first, second = products(model)
+    quantised = quantise_rows(model, [second])
+    kinds = [node.op_type for node in quantised.graph.node]
+    assert kinds[:2] == ["Gemm", "Relu"] and kinds.count("MatMulInteger") == 1
+    names = {tensor.name for tensor in quantised.graph.initializer}
+    assert first.weight in names and second.weight not in names
+    assert quantise_rows(model, list[Product]()).SerializeToString() == model.SerializeToString()
+
+
+@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "f2f")])
+def test_bundle_in_int8_for_processors(
+    trained: object, tmp_path: Path, modality: str, hallucination: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rowwise, "NARROW", 1)  # the networks of tests are narrow
+    run = load_run(trained(modality, hallucination))  # type: ignore[operator]
+    out = tmp_path / "b.cmdiad"
+    manifest = write_bundle(run, out, precision="int8-cpu", rtx=False, say=silent)
+    reduced = manifest["certificate"]["comparisons"][1]
+    assert reduced["precision"] == "int8-cpu" and 0 < reduced["score_max_share"] <= 0.005
+    model = onnx.load(out / "graph.onnx")
+    assert any(node.op_type == "MatMulInteger" for node in model.graph.node)
+    banks = [t for t in model.graph.initializer if list(t.dims) == manifest["graph"]["banks"][0]]
+    assert TensorProto.FLOAT16 in {bank.data_type for bank in banks}
+    with Inspector.open(out) as inspector:
+        assert inspector.bundle.precision == "int8-cpu"
+
+
+def test_first_products_are_the_first_to_stay_in_fp32() -> None:
+    """Products of one weight, as of chunks, stay together."""
+    weights = ["a", "b", "c", "d", "e", "f", "g", "a", "b"]
+    chosen = [Product(f"n{i}", "m", "MatMul", "x", weight, 1, 512) for i, weight in enumerate(weights)]
+    levels = rowwise_levels(chosen)
+    assert [sorted(level.modules) for level in levels[:4]] == [
+        [],
+        ["n0", "n7"],
+        ["n0", "n1", "n7", "n8"],
+        ["n0", "n1", "n2", "n3", "n7", "n8"],
+    ]
+    assert levels[4].name == "networks" and len(levels[4].modules) == len(chosen)
+
+
+def test_narrow_products_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = found = products(two_layers())
+    assert (first.channels, second.channels) == (WIDTH, HIDDEN)
+    assert worthwhile(found) == []
+    for least, expected in ((HIDDEN, [first, second]), (HIDDEN + 1, [first]), (WIDTH + 1, [])):
+        monkeypatch.setattr(rowwise, "NARROW", least)
+        assert worthwhile(found) == expected
+
+
+@pytest.mark.parametrize(("score", "whole"), [(0.005, False), (1e-6, True)])
+def test_networks_stay_in_fp32_where_nothing_less_is_within_tolerance(
+    trained: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, whole: bool
+) -> None:
+    monkeypatch.setattr(rowwise, "NARROW", 1)
+    monkeypatch.setitem(certificate.TOLERANCES, "int8-cpu", Tolerance(score, 1))
+    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
+    said: list[str] = []
+    try:
+        manifest = write_bundle(run, tmp_path / "b.cmdiad", precision="int8-cpu", rtx=False, say=said.append)
+        steps = [step["step"] for step in manifest["graph"]["widened"]]
+    except CertificateError:  # not even the fp16 bank is within
+        steps = [line.split("keeping the ")[1].split(" in fp32")[0] for line in said if "keeping the" in line]
+    assert ("networks" in steps) == whole
+
+
+def test_no_engine_for_a_gpu_is_made_of_it(trained: object) -> None:
+    ended = command(cli, trained("rgb"), "--engine", "int8-cpu", "--target", "rtx")  # type: ignore[operator]
+    assert_refused(ended, 5, "int8-cpu", "ONNX Runtime")

@@ -1,0 +1,406 @@
+"""The command `cmdiad-run`: verdicts, and every kind of bad input in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmdiad_runtime.bundle import engine_selection as choose
+from cmdiad_runtime.cli.run import cli
+from cmdiad_runtime.inspection import inspector as inspector_module
+from cmdiad_runtime.readers import read_xyz
+from helpers import (
+    Ended,
+    assert_refused,
+    command,
+    flip_byte,
+    python,
+    read_image,
+    rewrite_manifest,
+    sample_files,
+    truncate,
+    write_cloud,
+    write_image,
+)
+
+Cached = Callable[..., Path]
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_each_sample_gets_a_verdict_by_the_threshold(
+    data: Path, exported: Cached, tmp_path: Path, modality: str
+) -> None:
+    bundle, out = exported(modality, "f2f", "fp16"), tmp_path / "out"
+    ended = command(cli, bundle, data / "gear" / "test", "--modality", modality, "--output", out)
+    assert ended.code == 0, ended.err
+    assert ended.err == f"5 of 5 samples inspected, results in {out}\n"
+    lines = results(out)
+    threshold = json.loads((bundle / "manifest.json").read_text())["calibration"]["score_threshold"]
+    for line, printed in zip(lines, ended.out.splitlines(), strict=True):
+        assert line["threshold"] == threshold
+        assert line["verdict"] == ("NG" if line["score"] > threshold else "OK")
+        assert printed == f"{line['verdict']}\t{line['score']:.6g}\t{line['input']}"
+        assert set(line["timings_ms"]) == {"read", "preprocess", "engine"}
+        assert (out / line["overlay"]).is_file()
+    assert len({line["overlay"] for line in lines}) == 5
+    assert {p.name for p in out.iterdir()} == {"results.jsonl", "overlays"}
+
+
+def test_overlays_have_the_samples_own_size(data: Path, exported: Cached, tmp_path: Path) -> None:
+    source = sample_files(data, "test", "good", "rgb")[0]
+    image = read_image(source)
+    write_image(tmp_path / "wide.png", image[:80])
+    Image.fromarray(image).resize((150, 200)).save(tmp_path / "tall.jpg")
+    cloud = write_cloud(tmp_path / "cloud.tiff", read_xyz(sample_files(data, "test", "good", "xyz")[0])[6:, :100])
+    out = tmp_path / "out"
+    assert command(cli, exported("rgb"), tmp_path / "wide.png", tmp_path / "tall.jpg", "--output", out).code == 0
+    assert [read_image(out / line["overlay"]).shape for line in results(out)] == [(80, 112, 3), (200, 150, 3)]
+    assert command(cli, exported("xyz", "none", "fp16"), cloud, "--output", tmp_path / "xyz").code == 0
+    (line,) = results(tmp_path / "xyz")
+    assert read_image(tmp_path / "xyz" / line["overlay"]).shape == (106, 100, 3)
+
+
+def test_overlays_can_be_left_out(data: Path, exported: Cached, tmp_path: Path) -> None:
+    path = sample_files(data, "test", "good", "rgb")[0]
+    assert command(cli, exported("rgb"), path, "--output", tmp_path / "out", "--no-overlays").code == 0
+    (line,) = results(tmp_path / "out")
+    assert "overlay" not in line
+    assert list((tmp_path / "out" / "overlays").iterdir()) == []
+
+
+def test_newest_bundle_of_the_modality_is_taken_and_named(
+    data: Path, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for modality in ("rgb", "xyz"):
+        shutil.copytree(exported(modality, "f2f", "fp16"), tmp_path / "bundles" / f"{modality}.cmdiad")
+    path = sample_files(data, "test", "good", "rgb")[0]
+    ended = command(cli, path, "--modality", "rgb")
+    assert ended.code == 0, ended.err
+    assert ended.err.splitlines()[0] == "bundle: bundles/rgb.cmdiad (the newest)"
+    self_test = command(cli, "--modality", "rgb")
+    assert self_test.code == 0, self_test.err
+    assert "bundle: bundles/rgb.cmdiad (the newest)" in self_test.err
+
+
+def test_without_any_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(command(cli), 4, "bundles: found none", "cmdiad-export")
+    assert_refused(command(cli, "--modality", "xyz"), 4, "a bundle for --modality xyz")
+
+
+@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "fp16")])
+def test_self_test_without_inputs(exported: Cached, tmp_path: Path, modality: str, precision: str) -> None:
+    ended = command(cli, exported(modality, "none", precision), "--output", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("self-test passed: 6 golden samples on onnxruntime ")
+    comparison = json.loads((tmp_path / "out" / "self-test.json").read_text())
+    assert comparison["passed"] is True
+    assert comparison["precision"] == precision
+
+
+def test_failed_self_test(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = choose.open_engine
+
+    def off(graph: Path, name: str) -> Any:
+        engine = original(graph, name)  # type: ignore[arg-type]
+        run = engine.run
+        monkeypatch.setattr(engine, "run", lambda inputs: {k: 1.01 * v for k, v in run(inputs).items()})
+        return engine
+
+    monkeypatch.setattr(choose, "open_engine", off)
+    ended = command(cli, own_bundle)
+    assert_refused(ended, 8, own_bundle, "of the threshold on this machine", "those of the certificate")
+    assert ended.out.startswith("self-test FAILED")
+
+
+# --- one bad sample does not stop the others ---------------------------------------------------------------------
+
+
+def test_one_bad_sample_among_three(data: Path, exported: Cached, tmp_path: Path) -> None:
+    good = sample_files(data, "test", "good", "rgb")
+    bad = truncate(Path(shutil.copy(good[0], tmp_path / "bad.png")))
+    ended = command(cli, exported("rgb"), good[0], bad, good[1], "--output", tmp_path / "out")
+    assert_refused(ended, 3, bad, "a damaged or incomplete file")
+    assert len(ended.out.splitlines()) == 2
+    assert ended.err.splitlines()[-1] == f"2 of 3 samples inspected, results in {tmp_path / 'out'}"
+    first, error, last = results(tmp_path / "out")
+    assert (first["input"], error["input"], last["input"]) == (str(good[0]), str(bad), str(good[1]))
+    assert error["error"]["kind"] == "InputError"
+    assert str(bad) in error["error"]["message"]
+    assert set(error) == {"input", "error"}
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+
+
+def bad_image(kind: str, path: Path) -> Path:
+    """Write an image that cannot be inspected."""
+    if kind == "empty":
+        path.touch()
+    elif kind == "truncated":
+        truncate(write_image(path, picture()))
+    elif kind == "text":
+        path.write_text("not an image")
+    elif kind == "folder-like":
+        path.symlink_to(path.parent / "nowhere")
+    elif kind == "grey":
+        write_image(path, picture()[..., 0])
+    elif kind == "rgba":
+        write_image(path, np.dstack([picture(), np.full((112, 112), 128, np.uint8)]))
+    elif kind == "16-bit":
+        write_image(path, picture()[..., 0].astype(np.uint16) * 256)
+    elif kind == "uniform":
+        write_image(path, np.full((112, 112, 3), 77, np.uint8))
+    elif kind == "cloud":
+        write_cloud(path, np.ones((112, 112, 3), np.float32))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("missing", "no such file"),
+        ("folder-like", "no such file"),
+        ("empty", "an empty file"),
+        ("truncated", "a damaged or incomplete file"),
+        ("text", "a file that is neither PNG nor JPEG"),
+        ("grey", "a grey image"),
+        ("rgba", "transparent pixels (alpha 128)"),
+        ("16-bit", "16 bits per channel"),
+        ("uniform", "an image that is all background"),
+        ("cloud", "a file that is neither PNG nor JPEG"),
+    ],
+)
+def test_bad_images(exported: Cached, tmp_path: Path, kind: str, found: str) -> None:
+    path = bad_image(kind, tmp_path / "part.png")
+    ended = command(cli, exported("rgb"), path, "--output", tmp_path / "out")
+    assert_refused(ended, 3, path, f"found {found}")
+    assert [line["error"]["kind"] for line in results(tmp_path / "out")] == ["InputError"]
+
+
+def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
+    """Write a cloud that cannot be inspected."""
+    arrays = {
+        "wrong shape": cloud[..., 0],
+        "wrong dtype": (cloud * 1000).astype(np.int16),
+        "not finite": np.full_like(cloud, np.inf),
+        "no points": np.zeros_like(cloud),
+        "millimetres": cloud * 1000,
+    }
+    few = np.zeros_like(cloud)
+    rows, columns = np.mgrid[1:8, 1:8] * 0.0005  # dense enough for a part, but only 49 points
+    few[52:59, 52:59] = np.stack([columns, rows, np.full((7, 7), 0.4)], axis=-1)
+    arrays["few points"] = few
+    if kind == "truncated":
+        return truncate(write_cloud(path, cloud))
+    if kind == "image":
+        write_image(path.with_suffix(".png"), picture()).rename(path)
+    elif kind != "missing":
+        write_cloud(path, arrays[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("missing", "no such file"),
+        ("truncated", "a damaged or incomplete file"),
+        ("image", "a file that is not a TIFF"),
+        ("wrong shape", "a depth image of shape [112, 112] without intrinsics"),
+        ("wrong dtype", "int16 values"),
+        ("not finite", "no valid point"),
+        ("no points", "no valid point"),
+        ("few points", "49 points after resizing"),
+        ("millimetres", "points at a median distance"),
+    ],
+)
+def test_bad_clouds(data: Path, exported: Cached, tmp_path: Path, kind: str, found: str) -> None:
+    cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
+    path = bad_cloud(kind, tmp_path / "part.tiff", cloud)
+    ended = command(cli, exported("xyz", "none", "fp16"), path, "--output", tmp_path / "out")
+    assert_refused(ended, 3, path, f"found {found}")
+    assert [line["error"]["kind"] for line in results(tmp_path / "out")] == ["InputError"]
+
+
+def test_some_points_that_are_not_finite_count_as_missing(data: Path, exported: Cached, tmp_path: Path) -> None:
+    cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
+    holes = np.random.default_rng(0).random(cloud.shape[:2]) < 0.03
+    paths = [
+        write_cloud(tmp_path / f"{value}.tiff", np.where(holes[..., None], np.float32(value), cloud))
+        for value in (0.0, np.nan, np.inf)
+    ]
+    ended = command(cli, exported("xyz", "none", "fp16"), *paths)
+    assert ended.code == 0, ended.err
+    assert len({line.split("\t")[1] for line in ended.out.splitlines()}) == 1
+
+
+def test_mismatched_and_missing_partners(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    """A detector for images masked by the cloud needs the right cloud beside each image."""
+    bundle = own_bundle
+    rewrite_manifest(bundle, lambda manifest: manifest["preprocessing"].update(rgb_mask="cloud"))
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "xyz").mkdir()
+    image = Path(shutil.copy(sample_files(data, "test", "good", "rgb")[0], tmp_path / "rgb" / "000.png"))
+    assert_refused(command(cli, bundle, image), 3, image, "no cloud", tmp_path / "xyz" / "000.tiff", "--rgb-mask none")
+    cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
+    write_cloud(tmp_path / "xyz" / "000.tiff", cloud[:100])
+    assert_refused(command(cli, bundle, image), 3, image, "(112, 112)", "(100, 112)", "registered pixel by pixel")
+    write_cloud(tmp_path / "xyz" / "000.tiff", cloud)
+    assert command(cli, bundle, image).code == 0
+
+
+def test_folder_without_inputs(exported: Cached, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert_refused(command(cli, exported("rgb"), tmp_path / "empty"), 3, tmp_path / "empty", "no rgb file")
+
+
+# --- bundles -----------------------------------------------------------------------------------------------------
+
+
+def first_sample(data: Path) -> Path:
+    return sample_files(data, "test", "good", "rgb")[0]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "graph.onnx", "golden.npz"])
+@pytest.mark.parametrize("damage", [flip_byte, truncate, Path.unlink])
+@pytest.mark.parametrize("self_test", [False, True])
+def test_damaged_bundle(
+    data: Path, own_bundle: Path, name: str, damage: Callable[[Path], object], self_test: bool
+) -> None:
+    damage(own_bundle / name)
+    named = own_bundle if (name, damage) == ("manifest.json", Path.unlink) else own_bundle / name
+    arguments = () if self_test else (first_sample(data),)
+    assert_refused(command(cli, own_bundle, *arguments), 4, named)
+
+
+def test_damaged_bundle_keeps_earlier_results(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command(cli, own_bundle, first_sample(data), "--output", out).code == 0
+    before = results(out)
+    truncate(own_bundle / "graph.onnx")
+    assert command(cli, own_bundle, first_sample(data), "--output", out).code == 4
+    assert results(out) == before
+
+
+def test_bundle_of_a_newer_format(data: Path, own_bundle: Path) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(format_version=2))
+    refused = command(cli, own_bundle, first_sample(data))
+    assert_refused(refused, 4, own_bundle / "manifest.json", "bundle format 2", "format 1 or older", "update cmdiad")
+
+
+@pytest.mark.parametrize("name", ["../graph.onnx", "/etc/hostname"])
+def test_bundle_that_points_outside(data: Path, own_bundle: Path, name: str) -> None:
+    rewrite_manifest(own_bundle, lambda m: m["files"].update({name: m["files"]["graph.onnx"]}))
+    assert_refused(command(cli, own_bundle, first_sample(data)), 4, repr(name), "which leaves the bundle")
+
+
+def test_missing_bundle(data: Path, tmp_path: Path) -> None:
+    assert_refused(command(cli, tmp_path / "no.cmdiad", first_sample(data)), 4, tmp_path / "no.cmdiad")
+
+
+@pytest.mark.parametrize(("own", "wanted"), [("rgb", "xyz"), ("xyz", "rgb")])
+def test_wrong_modality(data: Path, exported: Cached, own: str, wanted: str) -> None:
+    bundle = exported(own, "none", "fp16")
+    refused = command(cli, bundle, data / "gear" / "test", "--modality", wanted)
+    assert_refused(refused, 4, bundle, f"a bundle for --modality {own}", f"one for --modality {wanted}")
+
+
+def test_engine_that_is_not_there(data: Path, exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    refused = command(cli, exported("rgb"), first_sample(data), "--engine", "cuda")
+    assert_refused(refused, 5, "CUDAExecutionProvider", "cmdiad[gpu]")
+
+
+# --- outputs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "used"])
+def test_output_that_cannot_be_written(data: Path, exported: Cached, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "overlays").write_text("mine")
+    out = tmp_path / place
+    assert_refused(
+        command(cli, exported("rgb"), first_sample(data), "--output", out), 6, out, "choose another --output"
+    )
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_self_test_output_that_cannot_be_written(exported: Cached, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    ended = command(cli, exported("rgb"), "--output", tmp_path / "file")
+    assert ended.code == 6
+    assert str(tmp_path / "file") in ended.error
+
+
+def test_interruption_leaves_what_was_done(
+    data: Path, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = inspector_module.Inspector.judge, []
+
+    def interrupt(self: object, name: str, *arguments: object, preprocess_ms: float) -> object:
+        seen.append(name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return original(self, name, *arguments, preprocess_ms=preprocess_ms)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inspector_module.Inspector, "judge", interrupt)
+    ended = command(cli, exported("rgb"), data / "gear" / "test", "--output", tmp_path / "out")
+    assert ended.code == 130
+    assert ended.err.strip() == "interrupted"
+    assert len(results(tmp_path / "out")) == 2
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("option", [("--modality", "thermal"), ("--engine", "tpu"), ("--verbose",)])
+def test_wrong_command_line(option: tuple[str, ...]) -> None:
+    ended: Ended = command(cli, *option)
+    assert ended.code == 2
+    assert "Usage:" in ended.err
+
+
+# --- as a process ------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['cmdiad-run', '--help']\n"
+        "from cmdiad_runtime.cli.run import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "print([m for m in ('numpy', 'scipy', 'PIL', 'tifffile', 'onnxruntime', 'torch') if m in sys.modules])"
+    )
+    printed = python(code).splitlines()
+    assert printed[0].startswith("Usage: cmdiad-run")
+    assert printed[-1] == "[]"
+
+
+def test_installed_command_ends_with_documented_codes(data: Path, exported: Cached, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("cmdiad-run")
+    good, bad = first_sample(data), bad_image("grey", tmp_path / "grey.png")
+    arguments = [program, exported("rgb"), good, bad, "--output", tmp_path / "out"]
+    ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    assert ended.returncode == 3
+    assert ended.stdout.count("\n") == 1
+    assert ended.stderr.splitlines() == [
+        f"error: {results(tmp_path / 'out')[1]['error']['message']}",
+        f"1 of 2 samples inspected, results in {tmp_path / 'out'}",
+    ]

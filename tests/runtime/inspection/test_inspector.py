@@ -1,0 +1,148 @@
+"""The Python API, and what it does not import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cmdiad_runtime
+from cmdiad_runtime import BundleError, EngineError, InputError, Inspector, Sample, read_rgb, read_xyz
+from cmdiad_runtime.bundle.certificate import read_golden
+from helpers import python, sample_files
+
+Cached = Callable[..., Path]
+DOCUMENTED = {
+    "Bundle",
+    "BundleError",
+    "Calibration",
+    "CertificateError",
+    "CmdiadError",
+    "EngineError",
+    "InputError",
+    "Inspection",
+    "Inspector",
+    "OutputError",
+    "RunError",
+    "Sample",
+    "read_rgb",
+    "read_xyz",
+}
+
+
+def test_public_door() -> None:
+    assert set(cmdiad_runtime.__all__) == DOCUMENTED
+    assert cmdiad_runtime.__all__ == sorted(cmdiad_runtime.__all__)
+    for name in cmdiad_runtime.__all__:
+        assert getattr(cmdiad_runtime, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'inspect_all'"):
+        cmdiad_runtime.inspect_all  # noqa: B018
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_inspection_says_everything(data: Path, exported: Cached, modality: str) -> None:
+    path = sample_files(data, "test", "good", modality)[0]
+    sample = Sample("part 1", **{modality: read_rgb(path) if modality == "rgb" else read_xyz(path)})  # type: ignore[arg-type]
+    with Inspector.open(exported(modality, "f2f", "fp16"), modality=modality) as inspector:  # type: ignore[arg-type]
+        first, second = inspector.inspect(sample), inspector.inspect(sample)
+        threshold = inspector.bundle.calibration.score_threshold
+    assert first.name == "part 1"
+    assert first.threshold == threshold
+    assert first.verdict == ("NG" if first.score > threshold else "OK")
+    assert (first.map.shape, first.map.dtype) == ((112, 112), np.float32)
+    assert set(first.timings_ms) == {"preprocess", "engine"}
+    assert first.score == second.score
+    np.testing.assert_array_equal(first.map, second.map)
+
+
+def test_tampered_golden_samples_score_higher_than_good_ones(exported: Cached) -> None:
+    with Inspector.open(exported("rgb")) as inspector:
+        golden = read_golden(inspector.bundle.golden)
+        scores = {sample.name: float(inspector.engine.run(sample.inputs)["score"][0]) for sample in golden}
+        assert inspector.bundle.calibration.score_threshold < max(scores.values())
+    for number in range(3):
+        assert scores[f"{number}-tampered"] > scores[f"{number}-good"]
+
+
+def test_bundle_for_another_modality(exported: Cached) -> None:
+    with pytest.raises(BundleError, match="found a bundle for --modality rgb; expected one for --modality xyz"):
+        Inspector.open(exported("rgb"), modality="xyz")
+
+
+def test_unusable_sample_leaves_the_inspector_usable(data: Path, exported: Cached) -> None:
+    good = read_rgb(sample_files(data, "test", "good", "rgb")[0])
+    with Inspector.open(exported("rgb")) as inspector:
+        with pytest.raises(InputError):
+            inspector.inspect(Sample("dark", rgb=np.zeros((50, 50, 3), np.uint8)))
+        with pytest.raises(InputError):
+            inspector.inspect(Sample("cloud only", xyz=np.ones((50, 50, 3), np.float32)))
+        assert inspector.inspect(Sample("good", rgb=good)).score > 0
+
+
+def test_score_that_is_no_number_is_an_engine_error(data: Path, exported: Cached) -> None:
+    class Broken:
+        description = "broken"
+
+        def run(self, inputs: object) -> dict[str, np.ndarray]:
+            return {"score": np.array([np.nan], np.float32), "map": np.zeros((112, 112), np.float32)}
+
+        def close(self) -> None:
+            """Nothing to give back."""
+
+    rgb = read_rgb(sample_files(data, "test", "good", "rgb")[0])
+    with Inspector.open(exported("rgb")) as inspector:
+        broken = Inspector(inspector.bundle, Broken())
+        with pytest.raises(EngineError, match="part 7: found a score of nan"):
+            broken.inspect(Sample("part 7", rgb=rgb))
+
+
+def test_absent_device_is_an_error_not_a_fallback(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match=r"CUDAExecutionProvider; run pip install \"cmdiad\[gpu\]\""):
+        Inspector.open(exported("rgb"), engine="cuda")
+
+
+def test_absent_onnxruntime_names_the_command_that_brings_it(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"no such package.*pip install \"cmdiad\[cpu\]\""):
+        Inspector.open(exported("rgb"))
+
+
+def test_graph_that_the_engine_cannot_load(tmp_path: Path) -> None:
+    from cmdiad_runtime.engines import open_engine
+
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"not a graph")
+    with pytest.raises(EngineError) as refused:
+        open_engine(graph)
+    assert refused.value.subject == str(graph)
+
+
+def test_inputs_that_the_graph_does_not_take(exported: Cached) -> None:
+    with Inspector.open(exported("rgb")) as inspector, pytest.raises(EngineError, match="expected the graph to run"):
+        inspector.engine.run({"rgb": np.zeros((1, 8, 8, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_inspecting_imports_nothing_of_training(data: Path, exported: Cached, modality: str) -> None:
+    code = """
+import sys
+from cmdiad_runtime import Inspector, Sample, read_rgb, read_xyz
+bundle, modality, path = sys.argv[1:]
+sample = Sample("part", **{modality: (read_rgb if modality == "rgb" else read_xyz)(path)})
+with Inspector.open(bundle, modality=modality) as inspector:
+    print(inspector.inspect(sample).verdict)
+heavy = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "safetensors")
+heavy += ("scipy.ndimage", "scipy.sparse", "scipy.spatial") if modality == "rgb" else ()
+print([m for m in (*heavy, "cmdiad_train", "cmdiad_export") if m in sys.modules])
+"""
+    path = sample_files(data, "test", "good", modality)[0]
+    verdict, heavy = python(code, exported(modality, "f2f", "fp16"), modality, path).splitlines()
+    assert verdict in ("OK", "NG")
+    assert heavy == "[]"

@@ -1,0 +1,212 @@
+"""Atomic writing: the whole file, or what was there before."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.support import files
+from cmdiad_runtime.support.files import atomic_directory, atomic_write, replace_directory, sha256_of, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_atomic_write_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "result.png"
+    target.write_text("old")
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == tmp_path and temporary.suffix == ".png"
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["result.png"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_atomic_write_interrupted(tmp_path: Path, failure: type[BaseException]) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(failure), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise failure
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_atomic_write_follows_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    with atomic_write(tmp_path / "link.json") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+
+
+def test_atomic_write_keeps_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with atomic_write(tmp_path / "atomic") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_folder_missing(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.json: found no folder .*create it"):
+        write_json(tmp_path / "none" / "a.json", {})
+    with pytest.raises(OutputError, match="create it"), atomic_directory(tmp_path / "none" / "run"):
+        pass
+
+
+def test_folder_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(OutputError, match=r"a\.json: found no permission to write in"):
+        write_json(tmp_path / "a.json", {})
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["folder", "/dev/null"])
+def test_folders_and_devices_are_not_replaced(tmp_path: Path, target: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="a folder or device"):
+        write_json(tmp_path / target, {})
+
+
+def test_disk_full_while_writing(tmp_path: Path) -> None:
+    message = r"a\.bin: found no space left on device; .*free space"
+    with pytest.raises(OutputError, match=message), atomic_write(tmp_path / "a.bin") as temporary:
+        temporary.write_text("half")
+        no_space()
+    assert names(tmp_path) == []
+
+
+def test_disk_full_while_flushing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OutputError, match="no space left"):
+        write_json(tmp_path / "a.json", {})
+    with pytest.raises(OutputError, match="no space left"), atomic_directory(tmp_path / "run") as temporary:
+        (temporary / "a").write_text("x")
+    assert names(tmp_path) == []
+
+
+def test_other_errors_of_the_block_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.bin"):
+        (tmp_path / "input").read_bytes()
+    with pytest.raises(TimeoutError), atomic_directory(tmp_path / "run"):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    assert names(tmp_path) == []
+
+
+def test_write_json_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "Prüfling", "score": 0.25, "list": [1]})
+    expected = '{\n  "name": "Prüfling",\n  "score": 0.25,\n  "list": [\n    1\n  ]\n}\n'
+    assert (tmp_path / "a.json").read_bytes() == expected.encode()
+
+
+def test_write_json_refuses_what_json_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", float("nan"))
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    assert names(tmp_path) == []
+
+
+def test_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 2)
+    (tmp_path / "a").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(FileNotFoundError):
+        sha256_of(tmp_path / "none")
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_atomic_directory(tmp_path: Path, existing: bool) -> None:
+    target = tmp_path / "part.cmdiad"
+    if existing:
+        target.mkdir()
+    with atomic_directory(target) as temporary:
+        (temporary / "engines").mkdir()
+        (temporary / "engines" / "a").write_text("x")
+        assert temporary.parent == tmp_path
+        assert target.exists() == existing
+    assert names(tmp_path) == ["part.cmdiad"]
+    assert (target / "engines" / "a").read_text() == "x"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_atomic_directory_interrupted(tmp_path: Path, failure: type[BaseException]) -> None:
+    with pytest.raises(failure), atomic_directory(tmp_path / "run") as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "a").write_text("half")
+        raise failure
+    assert names(tmp_path) == []
+
+
+def test_atomic_directory_refuses_what_is_in_use(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights").write_text("precious")
+    message = r"run: found a folder that is not empty; .*remove it first"
+    with pytest.raises(OutputError, match=message), atomic_directory(tmp_path / "run"):
+        pytest.fail("the block must not start")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="found a file"), atomic_directory(tmp_path / "file"):
+        pytest.fail("the block must not start")
+    assert (tmp_path / "run" / "weights").read_text() == "precious"
+
+
+def test_atomic_directory_filled_by_another_meanwhile(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="not empty"), atomic_directory(tmp_path / "run"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "theirs").touch()
+    assert names(tmp_path) == ["run"]
+    assert names(tmp_path / "run") == ["theirs"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_replace_directory(tmp_path: Path, existing: bool) -> None:
+    target, fresh = tmp_path / "run", tmp_path / "fresh"
+    if existing:
+        target.mkdir()
+        (target / "old").touch()
+    fresh.mkdir()
+    (fresh / "new").touch()
+    replace_directory(fresh, target)
+    assert names(tmp_path) == ["run"]
+    assert names(target) == ["new"]
+
+
+def test_replace_directory_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, fresh = tmp_path / "run", tmp_path / "fresh"
+    target.mkdir()
+    (target / "old").touch()
+    fresh.mkdir()
+    rename = Path.rename
+
+    def failing(self: Path, to: Path) -> Path:
+        if self == fresh:
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(KeyboardInterrupt):
+        replace_directory(fresh, target)
+    assert names(tmp_path) == ["fresh", "run"]
+    assert names(target) == ["old"]
+
+
+def test_replace_directory_errors(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no such file"):
+        replace_directory(tmp_path / "none", tmp_path / "run")
+    (tmp_path / "file").touch()
+    (tmp_path / "fresh").mkdir()
+    with pytest.raises(OutputError, match="found a file; expected a folder"):
+        replace_directory(tmp_path / "fresh", tmp_path / "file")

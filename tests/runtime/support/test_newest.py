@@ -1,0 +1,69 @@
+"""Which run or bundle is taken when none is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cmdiad_runtime.errors import BundleError, RunError
+from cmdiad_runtime.support.newest import newest_bundle, newest_run
+
+
+def bundle(folder: Path, name: str, modality: str, stamp: int) -> Path:
+    return _marked(folder / name / "manifest.json", {"preprocessing": {"modality": modality}}, stamp)
+
+
+def run(folder: Path, name: str, status: str, stamp: int) -> Path:
+    return _marked(folder / name / "run.json", {"status": status}, stamp)
+
+
+def _marked(path: Path, content: object, stamp: int) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    os.utime(path, (stamp, stamp))
+    return path.parent
+
+
+def test_newest_bundle_by_its_manifest(tmp_path: Path) -> None:
+    newest = bundle(tmp_path, "a", "rgb", 300)
+    bundle(tmp_path, "b", "rgb", 200)
+    (tmp_path / "c").mkdir()
+    assert newest_bundle(tmp_path) == newest
+
+
+def test_newest_bundle_of_a_modality(tmp_path: Path) -> None:
+    bundle(tmp_path, "a", "xyz", 300)
+    rgb = bundle(tmp_path, "b", "rgb", 200)
+    assert newest_bundle(tmp_path, "rgb") == rgb
+
+
+def test_same_age_is_settled_by_name(tmp_path: Path) -> None:
+    bundle(tmp_path, "a", "rgb", 300)
+    last = bundle(tmp_path, "b", "rgb", 300)
+    assert newest_bundle(tmp_path) == last
+
+
+def test_damaged_manifest_is_no_bundle_of_a_modality(tmp_path: Path) -> None:
+    rgb = bundle(tmp_path, "a", "rgb", 200)
+    for number, text in enumerate(("{", "[]", "\xff")):
+        path = bundle(tmp_path, f"b{number}", "rgb", 300) / "manifest.json"
+        path.write_text(text, encoding="latin-1")
+    assert newest_bundle(tmp_path, "rgb") == rgb
+
+
+def test_newest_run_is_a_finished_one(tmp_path: Path) -> None:
+    finished = run(tmp_path, "a", "complete", 200)
+    run(tmp_path, "b", "complete", 100)
+    run(tmp_path, "c", "fitting", 300)
+    assert newest_run(tmp_path) == finished
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="a bundle for --modality rgb; name one, or run cmdiad-export"):
+        newest_bundle(tmp_path / "bundles", "rgb")
+    run(tmp_path, "c", "fitting", 300)
+    with pytest.raises(RunError, match="a finished run; name one, or run cmdiad-train"):
+        newest_run(tmp_path)

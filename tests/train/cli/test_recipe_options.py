@@ -1,0 +1,126 @@
+"""What weights files say of themselves becomes the default of the options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.cli.recipe_options import recipe_from
+from cmdiad_train.cli.train import cli
+from cmdiad_train.extractors.weights_file import Origin, image_metadata, point_metadata, save_weights
+from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
+
+ORIGIN = Origin("nothing", "none", "a test")
+POINTS = XyzExtractor("point_bert", 200, 20, 48, 6, 4, (1, 5), "eval", "seeded", 20)
+
+
+def recipe(*options: object) -> Recipe:
+    context = cli.make_context("cmdiad-train", ["DATA", *map(str, options)])
+    return recipe_from(context.params, ())
+
+
+def image_file(path: Path, backbone: str = "convnext_atto", size: int = 256) -> Path:
+    use = image_metadata(RgbExtractor(backbone, (1, 2), 32), size, IMAGENET_MEAN, IMAGENET_STD)
+    save_weights(path, {"a": torch.zeros(1)}, use, ORIGIN)
+    return path
+
+
+def point_file(path: Path) -> Path:
+    save_weights(path, {"a": torch.zeros(1)}, point_metadata(POINTS), ORIGIN)
+    return path
+
+
+def test_images_file_sets_backbone_stages_grid_and_size(tmp_path: Path) -> None:
+    file = image_file(tmp_path / "rgb.safetensors")
+    found = recipe("--rgb-weights", file)
+    assert found.rgb == RgbExtractor("convnext_atto", (1, 2), 32, str(file))
+    assert found.xyz == SurfaceExtractor("normals", found.rgb)
+    assert found.size == 256
+
+
+def test_given_options_stand_where_the_weights_leave_a_choice(tmp_path: Path) -> None:
+    file = image_file(tmp_path / "rgb.safetensors")
+    options = ("--rgb-stages", "1", "--rgb-grid", 16, "--size", 128, "--rgb-backbone", "convnext_atto")
+    found = recipe("--rgb-weights", file, *options)
+    assert found.rgb == RgbExtractor("convnext_atto", (1,), 16, str(file))
+    assert found.size == 128
+
+
+def test_surface_file_is_independent_of_the_images(tmp_path: Path) -> None:
+    rgb, surface = image_file(tmp_path / "rgb.safetensors"), image_file(tmp_path / "s.safetensors", "resnet10t")
+    found = recipe("--modality", "both", "--rgb-weights", rgb, "--surface-weights", surface, "--surface-grid", 20)
+    assert found.rgb.backbone == "convnext_atto"
+    assert found.xyz == SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 20, str(surface)))
+
+
+def test_each_kind_of_image_has_weights_of_its_own() -> None:
+    found = recipe("--rgb-grid", 28, "--size", 224)
+    assert found.rgb == RgbExtractor("resnet10t", (1, 2), 28, "shipped-rgb")
+    assert found.xyz == SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 28, "shipped-normals"))
+    depth = recipe("--xyz", "depth").xyz
+    assert depth == SurfaceExtractor("depth", RgbExtractor("resnet10t", (1, 2), 40, "seeded"))
+    other = recipe("--rgb-backbone", "convnext_atto")
+    assert other.rgb.weights == "seeded" and other.xyz == SurfaceExtractor("normals", other.rgb)
+
+
+def test_points_file_sets_all_of_its_encoder(tmp_path: Path) -> None:
+    file = point_file(tmp_path / "points.safetensors")
+    found = recipe("--modality", "xyz", "--xyz-weights", file)
+    assert found.xyz == XyzExtractor("point_bert", 200, 20, 48, 6, 4, (1, 5), "eval", str(file), 20)
+    given = recipe("--modality", "xyz", "--xyz-weights", file, "--xyz-groups", 100, "--xyz-depth", 6).points
+    assert given is not None
+    assert (given.groups, given.depth, given.taps) == (100, 6, (1, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rgb-weights", "rgb", "--rgb-backbone", "resnet10t"), ("convnext_atto", "resnet10t", "--rgb-backbone")),
+        (("--surface-weights", "rgb", "--surface-backbone", "vit"), ("convnext_atto", "vit", "--surface-backbone")),
+        (("--xyz-weights", "points", "--xyz", "point_mae"), ("point_bert", "point_mae", "--xyz")),
+        (("--xyz-weights", "points", "--xyz-width", 96), ("48", "96", "--xyz-width")),
+        (("--xyz-weights", "points", "--xyz-depth", 12), ("6", "12", "--xyz-depth")),
+        (("--xyz-weights", "points", "--xyz-heads", 3), ("4", "3", "--xyz-heads")),
+        (("--xyz-weights", "rgb"), ("an image", "--xyz-weights")),
+        (("--rgb-weights", "points"), ("a cloud", "--rgb-weights")),
+        (("--rgb-weights", "rgb", "--surface-weights", "other"), ("256 pixels", "for 128", "--size")),
+    ],
+)
+def test_contradictions_name_both(tmp_path: Path, options: tuple[Any, ...], words: tuple[str, ...]) -> None:
+    files = {
+        "rgb": image_file(tmp_path / "rgb.safetensors"),
+        "other": image_file(tmp_path / "other.safetensors", size=128),
+        "points": point_file(tmp_path / "points.safetensors"),
+    }
+    with pytest.raises(RunError) as refused:
+        recipe("--modality", "both", *(files.get(option, option) for option in options))
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle"])
+def test_other_files_say_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "official.pth"
+    path.write_bytes(content)
+    found = recipe("--xyz", "point_mae", "--xyz-weights", path, "--rgb-weights", path)
+    assert found.rgb == replace(Recipe().rgb, weights=str(path))
+    assert found.xyz == XyzExtractor(weights=str(path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--xyz-groups", 64),
+        ("--xyz", "depth", "--xyz-normalisation", "eval"),
+        ("--xyz", "point_mae", "--surface-grid", 14),
+    ],
+)
+def test_option_that_would_do_nothing_is_refused(options: tuple[Any, ...]) -> None:
+    with pytest.raises(click.UsageError, match=f"{options[-2]} needs --xyz"):
+        recipe(*options)

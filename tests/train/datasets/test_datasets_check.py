@@ -1,0 +1,262 @@
+"""`cmdiad-data check`: what is counted, and that each fault is named once, with its file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_trees as trees
+import golden
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.datasets.check import Findings, check
+from helpers import ignore
+
+REAL = golden.SHARED / "data" / "mvtec3d"
+NUT = Path("nut")
+
+
+def check_one(root: Path) -> Findings:
+    (findings,) = check(root, None, ignore)
+    return findings
+
+
+def subjects(findings: Findings) -> list[str]:
+    return [problem.error.subject for problem in findings.problems]
+
+
+def test_a_whole_data_set_has_no_problem(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    findings = check_one(tmp_path)
+    assert findings.problems == []
+    assert findings.notes == []
+    assert findings.counts == {
+        "train": {"good": {"samples": 6, "rgb": 6, "xyz": 6}},
+        "validation": {"good": {"samples": 2, "rgb": 2, "xyz": 2}},
+        "test": {
+            "dent": {"samples": 2, "rgb": 2, "xyz": 2, "mask": 2},
+            "good": {"samples": 2, "rgb": 2, "xyz": 2},
+        },
+    }
+    lines = list(findings.lines())
+    assert lines[0] == "nut (mvtec3d layout)"
+    assert lines[1].split() == ["train", "good", "6", "samples", "(rgb", "6,", "xyz", "6)"]
+
+
+@pytest.mark.parametrize("make", [trees.mvtec2d, trees.visa])
+def test_images_alone_have_no_problem(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    findings = check_one(make(tmp_path))
+    assert findings.problems == []
+    assert findings.notes == ["no validation split: every fifth training sample sets the threshold"]
+    assert findings.category.modalities == ("rgb",)
+
+
+def flat_image(root: Path) -> tuple[Path, str]:
+    path = root / "nut/train/good/rgb/002.png"
+    Image.fromarray(np.full((60, 60, 3), 40, np.uint8)).save(path)
+    return path, "all background"
+
+
+def grey_image(root: Path) -> tuple[Path, str]:
+    return trees.picture(root / "nut/train/good/rgb/000.png", 1, grey=True), "a grey image"
+
+
+def cut_image(root: Path) -> tuple[Path, str]:
+    path = root / "nut/validation/good/rgb/001.png"
+    path.write_bytes(path.read_bytes()[:500])
+    return path, "damaged"
+
+
+def cut_cloud(root: Path) -> tuple[Path, str]:
+    path = root / "nut/test/good/xyz/001.tiff"
+    path.write_bytes(path.read_bytes()[:500])
+    return path, "damaged"
+
+
+def missing_partner(root: Path) -> tuple[Path, str]:
+    (root / "nut/train/good/xyz/003.tiff").unlink()
+    return root / "nut/train/good/xyz", "no file for sample 003"
+
+
+def other_size(root: Path) -> tuple[Path, str]:
+    trees.picture(root / "nut/test/dent/rgb/001.png", 1, size=(60, 50))
+    return root / "nut/test/dent/xyz/001.tiff", "registered pixel by pixel"
+
+
+def no_points(root: Path) -> tuple[Path, str]:
+    path = root / "nut/train/good/xyz/001.tiff"
+    return trees.cloud_file(path, 0, np.zeros((60, 60, 3), np.float32)), "no valid point"
+
+
+def only_plane(root: Path) -> tuple[Path, str]:
+    cloud = trees.scan(1)
+    cloud[..., 2] = 0.5
+    return trees.cloud_file(root / "nut/train/good/xyz/001.tiff", 0, cloud), "only background"
+
+
+def few_points(root: Path) -> tuple[Path, str]:
+    cloud = trees.scan(1)
+    cloud[20:40, 20:40] = 0
+    cloud[20:25, 20:30] = trees.scan(1)[20:25, 20:30]
+    return trees.cloud_file(root / "nut/train/good/xyz/001.tiff", 0, cloud), "points of the part after resizing"
+
+
+def missing_mask(root: Path) -> tuple[Path, str]:
+    (root / "nut/test/dent/gt/000.png").unlink()
+    return root / "nut/test/dent/gt", "no mask for sample 000"
+
+
+def other_mask(root: Path) -> tuple[Path, str]:
+    return trees.drawing(root / "nut/test/dent/gt/000.png", size=(40, 60)), "a mask of (40, 60) pixels"
+
+
+def empty_mask(root: Path) -> tuple[Path, str]:
+    return trees.drawing(root / "nut/test/dent/gt/000.png", value=0), "an empty mask"
+
+
+def cut_mask(root: Path) -> tuple[Path, str]:
+    path = root / "nut/test/dent/gt/000.png"
+    path.write_bytes(path.read_bytes()[:50])
+    return path, "cannot be read"
+
+
+def twin(root: Path) -> tuple[Path, str]:
+    shutil.copy(root / "nut/train/good/rgb/005.png", root / "nut/test/good/rgb/001.png")
+    return root / "nut/test/good/rgb/001.png", f"the same bytes as in {root / 'nut/train/good/rgb/005.png'}"
+
+
+def twin_under_another_label(root: Path) -> tuple[Path, str]:
+    shutil.copy(root / "nut/test/dent/xyz/001.tiff", root / "nut/test/good/xyz/000.tiff")
+    return root / "nut/test/good/xyz/000.tiff", f"the same bytes as in {root / 'nut/test/dent/xyz/001.tiff'}"
+
+
+def two_files(root: Path) -> tuple[Path, str]:
+    trees.picture(root / "nut/train/good/rgb/001.jpeg", 1)
+    return root / "nut/train/good/rgb", "001.jpeg and 001.png"
+
+
+FAULTS = [
+    flat_image,
+    grey_image,
+    cut_image,
+    cut_cloud,
+    missing_partner,
+    other_size,
+    no_points,
+    only_plane,
+    few_points,
+    missing_mask,
+    other_mask,
+    empty_mask,
+    cut_mask,
+    twin,
+    twin_under_another_label,
+    two_files,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_one_line(tmp_path: Path, fault: Callable[[Path], tuple[Path, str]]) -> None:
+    trees.mvtec3d(tmp_path, train=8)
+    subject, words = fault(tmp_path)
+    findings = check_one(tmp_path)
+    assert subjects(findings) == [str(subject)]
+    (line,) = [line for line in findings.lines() if line.startswith("error: ")]
+    assert words in line
+    assert "; expected " in line and line.endswith(".") and "\n" not in line
+    (problem,) = findings.to_json()["problems"]
+    assert problem["subject"] == str(subject) and words in f"{problem['found']} {problem['expected']}"
+
+
+def test_all_faults_at_once_are_all_named(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path, train=8)
+    chosen = [flat_image, grey_image, cut_image, cut_cloud, missing_partner, no_points, empty_mask, other_size, twin]
+    # cut_cloud and twin concern the same sample: its cloud is cut, and its image is that of a training sample.
+    assert sorted(subjects_of(tmp_path, chosen)) == sorted(subjects(check_one(tmp_path)))
+
+
+def subjects_of(root: Path, faults: list[Callable[[Path], tuple[Path, str]]]) -> list[str]:
+    return [str(fault(root)[0]) for fault in faults]
+
+
+def test_problems_name_their_sample(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    cut_cloud(tmp_path)
+    (problem,) = check_one(tmp_path).problems
+    assert problem.sample == "test/good/001"
+
+
+@pytest.mark.parametrize(("train", "validation", "enough"), [(6, 0, True), (5, 0, False), (2, 2, True), (1, 2, False)])
+def test_too_few_good_samples(tmp_path: Path, train: int, validation: int, enough: bool) -> None:
+    trees.mvtec3d(tmp_path, train=train)
+    if not validation:
+        shutil.rmtree(tmp_path / "nut/validation")
+    findings = check_one(tmp_path)
+    assert [p.error.found for p in findings.problems] == (
+        [] if enough else [f"{train} training and {validation} validation samples"]
+    )
+
+
+def test_one_sensor_at_test_time_is_no_problem(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    for place in (tmp_path / "nut/test").glob("*/xyz"):
+        shutil.rmtree(place)
+    findings = check_one(tmp_path)
+    assert findings.problems == []
+    assert findings.counts["test"]["good"] == {"samples": 2, "rgb": 2}
+
+
+def test_notes_on_an_own_folder(tmp_path: Path) -> None:
+    for i in range(6):
+        trees.picture(tmp_path / f"good/{i}.png", i, size=(60, 60 + 10 * (i == 3)))
+    for i in range(2):
+        trees.picture(tmp_path / f"dent/{i}.png", 10 + i)
+    trees.drawing(tmp_path / "dent/gt/1.png")
+    findings = check_one(tmp_path)
+    assert findings.problems == []
+    assert findings.notes == [
+        "no validation split: every fifth training sample sets the threshold",
+        "no test split of good and defective samples: training gives no figures",
+        "1 of 2 samples of dent have a mask: no pixel figures",
+        "samples of several sizes: 60×60 (7), 70×60 (1)",
+    ]
+
+
+def test_grey_data_are_grey_throughout(tmp_path: Path) -> None:
+    for i in range(6):
+        trees.picture(tmp_path / f"good/{i}.png", i, grey=True)
+    assert check_one(tmp_path).problems == []
+    odd = trees.picture(tmp_path / "good/0.png", 0)
+    assert subjects(check_one(tmp_path)) == [str(odd)]
+
+
+def test_one_category_of_several(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path, "nut")
+    trees.mvtec2d(tmp_path, "screw")
+    assert [f.category.name for f in check(tmp_path, None, ignore)] == ["nut", "screw"]
+    assert [f.category.name for f in check(tmp_path, "screw", ignore)] == ["screw"]
+    with pytest.raises(RunError, match="categories nut, screw"):
+        check(tmp_path, "bolt", ignore)
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    trees.mvtec2d(tmp_path)
+    told: list[tuple[str, int, int]] = []
+    check(tmp_path, None, lambda *step: told.append(step))
+    assert told == [("check screw", i + 1, 10) for i in range(10)]
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data is absent")
+def test_real_parts_are_in_order() -> None:
+    findings = check_one(REAL)
+    assert findings.problems == []
+    samples = {
+        split: sum(counts["samples"] for counts in defects.values()) for split, defects in findings.counts.items()
+    }
+    assert samples == {"train": 40, "validation": 6, "test": 30}
+    assert set(findings.counts["test"]) == {"good", "bent", "cut", "hole", "thread"}

@@ -1,0 +1,90 @@
+"""What thresholds and fusion weights rest on: held-out samples, and training samples left out of a whole bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_train.datasets import open_category
+from cmdiad_train.detectors.bank.detector import Detector, as_tensors
+from cmdiad_train.detectors.bank.fusion import standardised_weights
+from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.patches import PatchFeatures
+from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
+from cmdiad_train.runs.run_directory import Run, load_run
+
+NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
+BOTH = {"xyz": NORMALS, "view": "each", "coreset": 1.0}
+
+
+def by_hand(run: Run, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unfused scores `[n, banks]` and maps over the sensor's image of the held-out samples, then the training ones."""
+    category, detector = open_category(data, None), run.detector
+    features = [each for each in detector.features if isinstance(each, PatchFeatures)]
+    scorers = list(detector.scorers)
+    splits = {split: category.split(split, run.preprocessing.modalities) for split in ("validation", "train")}
+
+    def seen(files: Any) -> Any:
+        prepared = prepare(files.read("rgb"), run.preprocessing)
+        inputs = as_tensors(prepared.inputs)
+        return prepared, detector.patches(*(inputs[name] for name in detector.input_names))
+
+    patches = [seen(files)[1] for files in splits["train"]]
+    rows = [[each[bank][0][torch.unique(each[bank][1])] for each in patches] for bank in range(len(scorers))]
+    scores, maps = [], []
+    for split, samples in splits.items():
+        for i, files in enumerate(samples):
+            prepared, found = seen(files)
+            banks = []
+            for each, scorer in zip(rows, scorers, strict=True):
+                kept = [r for j, r in enumerate(each) if split != "train" or j != i]
+                normalised = (torch.cat(kept) - scorer.mean) / scorer.std  # type: ignore[operator]
+                banks.append(MemoryBank.from_rows(normalised, scorer.mean, scorer.std))  # type: ignore[arg-type]
+            score, anomaly_maps = Detector(run.recipe, features, banks).score_each(found)
+            scores.append(score)
+            maps.append(torch.from_numpy(prepared.each_to_sensor(anomaly_maps.numpy())))
+    return torch.stack(scores), torch.stack(maps)
+
+
+@pytest.mark.parametrize("image_score", ["reweighted", "max"])
+def test_whole_bank_holds_each_training_sample_out_of_itself(data: Path, trained: Any, image_score: str) -> None:
+    run = load_run(trained("both", **BOTH, image_score=image_score))
+    scores, maps = by_hand(run, data)
+    assert len(scores) == run.calibration.samples == 3 + 6
+    weights = torch.from_numpy(standardised_weights(scores.double().numpy())).float()
+    torch.testing.assert_close(run.detector.score_weights, weights, rtol=1e-4, atol=0)
+    columns = maps.movedim(1, -1).reshape(-1, 2).double().numpy()
+    map_weights = torch.from_numpy(standardised_weights(columns)).float()
+    torch.testing.assert_close(run.detector.map_weights, map_weights, rtol=1e-4, atol=0)
+    fused = (scores * weights).sum(1).tolist()
+    peaks = (maps * map_weights[:, None, None]).sum(1).flatten(1).amax(1).tolist()
+    np.testing.assert_allclose(run.calibration.held_out_scores, fused, rtol=1e-4)
+    np.testing.assert_allclose(run.calibration.held_out_peaks, peaks, rtol=1e-4)
+    expected = calibrate(fused, peaks, run.recipe.false_reject_rate)
+    assert run.calibration.score_threshold == pytest.approx(expected.score_threshold, rel=1e-4)
+
+
+def test_coreset_rests_on_held_out_samples_alone(trained: Any) -> None:
+    assert load_run(trained("rgb", coreset=0.5)).calibration.samples == 3
+
+
+@pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "plan"), ("both", "each")])
+def test_map_threshold_is_about_what_the_operator_sees(
+    data: Path, trained: Any, exported: Any, modality: str, view: str
+) -> None:
+    """The peaks that it rests on are those of the maps that an inspection gives back."""
+    changes = {"xyz": NORMALS, "view": view}
+    calibration = load_run(trained(modality, **changes)).calibration
+    with Inspector.open(exported(modality, **changes)) as inspector:
+        preprocessing = inspector.bundle.preprocessing
+        files = open_category(data, None).split("validation", preprocessing.modalities)
+        inspections = [inspector.inspect(each.read("rgb")) for each in files]
+    np.testing.assert_allclose(calibration.held_out_peaks, [i.map.max() for i in inspections], rtol=1e-3)
+    np.testing.assert_allclose(calibration.held_out_scores, [i.score for i in inspections], rtol=1e-3)

@@ -1,0 +1,340 @@
+"""Training as a whole: the same bytes every time, whatever interrupts it, and plain words for bad data."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmdiad_runtime.errors import InputError, OutputError, RunError
+from cmdiad_runtime.support.files import sha256_of
+from cmdiad_train.detectors.bank import distillation
+from cmdiad_train.fit.fit import evenly_spread, fit
+from cmdiad_train.recipe import Recipe
+from cmdiad_train.runs.run_directory import load_held_out, load_run, load_tensors, read_record
+from helpers import ignore, sample_files, tiny_recipe, truncate, write_image
+
+
+class InterruptAt:
+    """A report that raises KeyboardInterrupt at one point, and remembers what it was told."""
+
+    def __init__(self, step: str, done: int) -> None:
+        self.step, self.done = step, done
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step.startswith(self.step) and done >= self.done:
+            raise KeyboardInterrupt
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        self.told.append((step.split(" (", maxsplit=1)[0], done))
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """Hash of every file of a run but its record, which holds versions and paths."""
+    files = (p for p in run.rglob("*") if p.is_file() and p.name != "run.json")
+    return {p.relative_to(run).as_posix(): sha256_of(p) for p in files}
+
+
+def assert_whole(run: Path) -> None:
+    """Every file that is there can be read, and no leftover of an unfinished write lies beside it."""
+    for path in run.rglob("*"):
+        assert not path.name.startswith("."), path
+        if path.suffix == ".safetensors":
+            assert load_tensors(path)
+        elif path.suffix == ".json":
+            assert json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_one_seed_one_result(data: Path, trained: object, tmp_path: Path, modality: str) -> None:
+    first = trained(modality, "f2f")  # type: ignore[operator]
+    fit(data, "gear", tiny_recipe(modality, "f2f"), tmp_path / "again", ignore)
+    assert hashes(tmp_path / "again") == hashes(first)
+    assert {"banks.safetensors", "hallucination.safetensors", "calibration.json"} <= set(hashes(first))
+
+
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_another_seed_another_result(data: Path, trained: object, tmp_path: Path, modality: str) -> None:
+    first = trained(modality, "f2f")  # type: ignore[operator]
+    fit(data, "gear", tiny_recipe(modality, "f2f", seed=1), tmp_path / "other", ignore)
+    other = hashes(tmp_path / "other")
+    for name in ("banks", "hallucination", "extractor-rgb", "extractor-xyz"):
+        assert other[f"{name}.safetensors"] != hashes(first)[f"{name}.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("step", "done"),
+    [
+        ("extract rgb features", 2),
+        ("extract xyz features", 3),
+        ("distil f2f", 1),
+        ("choose fusion bank", 1),
+        ("calibrate threshold", 1),
+        ("inspect test samples", 1),
+    ],
+)
+def test_interrupted_training_goes_on_to_the_same_bytes(
+    data: Path, trained: object, tmp_path: Path, step: str, done: int
+) -> None:
+    run, recipe = tmp_path / "run", tiny_recipe("rgb", "f2f")
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, "gear", recipe, run, InterruptAt(step, done))
+    assert_whole(run)
+    with pytest.raises(RunError, match="unfinished training"):
+        load_run(run)
+    assert fit(data, "gear", recipe, run, ignore)["status"] == "complete"
+    assert hashes(run) == hashes(trained("rgb", "f2f"))  # type: ignore[operator]
+
+
+def test_interrupted_xyz_training_goes_on_to_the_same_bytes(data: Path, trained: object, tmp_path: Path) -> None:
+    run, recipe = tmp_path / "run", tiny_recipe("xyz", "f2f")
+    for step, done in (("calibrate point encoder", 2), ("extract xyz features", 2), ("choose main bank", 1)):
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, "gear", recipe, run, InterruptAt(step, done))
+        assert_whole(run)
+    fit(data, "gear", recipe, run, ignore)
+    assert hashes(run) == hashes(trained("xyz", "f2f"))  # type: ignore[operator]
+
+
+def test_interruption_within_an_epoch_repeats_only_that_epoch(
+    data: Path, trained: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, recipe = tmp_path / "run", tiny_recipe("rgb", "f2f")
+    original = distillation.learning_rate
+
+    def interrupt(options: object, epoch: float, published: bool) -> float:
+        if epoch > 1:
+            raise KeyboardInterrupt
+        return original(options, epoch, published)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(distillation, "learning_rate", interrupt)
+        fit(data, "gear", recipe, run, ignore)
+    assert_whole(run)
+    recorder = Recorder()
+    fit(data, "gear", recipe, run, recorder)
+    assert [done for step, done in recorder.told if step == "distil f2f"] == [2]
+    assert hashes(run) == hashes(trained("rgb", "f2f"))  # type: ignore[operator]
+
+
+def test_killed_process_can_go_on(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [str(data), "--size", "112", "--rgb-grid", "14", "--out", str(run)]
+    start = [sys.executable, "-c", "from cmdiad_train.cli.train import main; main()", *arguments]
+    with subprocess.Popen(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        for _ in range(6000):
+            if any((run / "cache" / "rgb").glob("[!.]*.safetensors")) or process.poll() is not None:
+                break
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    assert any((run / "cache" / "rgb").glob("[!.]*.safetensors"))
+    record = read_record(run)
+    recipe = replace(Recipe.from_json(record["recipe"]), view=record["view"]["asked"])
+    assert fit(data, "gear", recipe, run, ignore)["status"] == "complete"
+    fit(data, "gear", recipe, tmp_path / "undisturbed", ignore)
+    assert hashes(run) == hashes(tmp_path / "undisturbed")
+
+
+def test_leftovers_of_a_kill_do_not_stand_in_the_way(data: Path, trained: object, tmp_path: Path) -> None:
+    """A process killed while it wrote leaves a hidden temporary file, even before the record is there."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".run.0123abcd.json").write_text('{"format"')
+    fit(data, "gear", tiny_recipe(), run, ignore)
+    expected = hashes(trained("rgb"))  # type: ignore[operator]
+    assert {name: value for name, value in hashes(run).items() if name in expected} == expected
+
+
+def test_finished_run_is_returned_as_it_is(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    record = fit(data, "gear", tiny_recipe(), run, ignore)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    recorder = Recorder()
+    assert fit(data, "gear", tiny_recipe(), run, recorder) == record
+    assert recorder.told == []
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_finished_run_keeps_no_intermediate_files(trained: object) -> None:
+    names = set(hashes(trained("rgb", "f2f")))  # type: ignore[operator]
+    assert not any("cache" in name or "checkpoint" in name for name in names)
+
+
+def test_record_tells_what_the_run_is_made_of(data: Path, trained: object) -> None:
+    record = read_record(trained("rgb", "f2f"))  # type: ignore[operator]
+    assert record["recipe"] == json.loads(json.dumps(tiny_recipe("rgb", "f2f").to_json()))
+    assert record["data"]["train"] == [f"train/good/{i:03d}" for i in range(6)]
+    assert record["data"]["held_out"] == [f"validation/good/{i:03d}" for i in range(3)]
+    assert "not trained" in record["provenance"]["rgb"]["extractor"]
+    assert "not trained" in record["provenance"]["xyz"]["extractor"]
+    assert record["metrics"]["samples"] == 5
+    assert record["metrics"]["good"] == 2
+
+
+def test_another_recipe_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(data, "gear", tiny_recipe(), run, ignore)
+    before = hashes(run)
+    with pytest.raises(OutputError, match="another recipe or other data") as refused:
+        fit(data, "gear", tiny_recipe(coreset=0.3), run, ignore)
+    assert refused.value.subject == str(run)
+    assert hashes(run) == before
+
+
+def test_other_data_in_the_same_folder_are_refused(own_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(own_data, "gear", tiny_recipe(), run, InterruptAt("extract rgb features", 2))
+    sample_files(own_data, "train", "good", "rgb")[-1].unlink()
+    with pytest.raises(OutputError, match="another recipe or other data"):
+        fit(own_data, "gear", tiny_recipe(), run, ignore)
+
+
+@pytest.mark.parametrize("kind", ["folder with files", "file", "below a file"])
+def test_unusable_run_folders(data: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    run = {"folder with files": "used", "file": "used/notes.txt", "below a file": "used/notes.txt/run"}[kind]
+    with pytest.raises(OutputError) as refused:
+        fit(data, "gear", tiny_recipe(), tmp_path / run, ignore)
+    assert refused.value.subject == str(tmp_path / run)
+    assert (tmp_path / "used" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("missing", ["rgb", "xyz"])
+def test_missing_partner_is_named(own_data: Path, tmp_path: Path, missing: str) -> None:
+    sample_files(own_data, "train", "good", missing)[2].unlink()
+    with pytest.raises(RunError, match="no file for sample 002") as refused:
+        fit(own_data, "gear", tiny_recipe("rgb", "f2f"), tmp_path / "run", ignore)
+    assert refused.value.subject == str(own_data / "gear" / "train" / "good" / missing)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("modality", "other"), [("rgb", "xyz"), ("xyz", "rgb")])
+def test_one_modality_alone_needs_no_file_of_the_other(
+    own_data: Path, trained: object, tmp_path: Path, modality: str, other: str
+) -> None:
+    for folder in list(own_data.glob(f"gear/*/*/{other}")):
+        shutil.rmtree(folder)
+    fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", ignore)
+    assert hashes(tmp_path / "run") == hashes(trained(modality))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("modality", "other"), [("rgb", "xyz"), ("xyz", "rgb")])
+def test_hallucination_needs_the_other_modality_for_training_only(
+    own_data: Path, trained: object, tmp_path: Path, modality: str, other: str
+) -> None:
+    for split in ("validation", "test"):
+        for folder in list(own_data.glob(f"gear/{split}/*/{other}")):
+            shutil.rmtree(folder)
+    fit(own_data, "gear", tiny_recipe(modality, "f2f"), tmp_path / "run", ignore)
+    assert hashes(tmp_path / "run") == hashes(trained(modality, "f2f"))  # type: ignore[operator]
+
+
+def test_without_validation_every_fifth_sample_is_held_out(own_data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_data / "gear" / "validation")
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert record["data"]["held_out"] == ["train/good/000", "train/good/005"]
+    assert record["data"]["train"] == [f"train/good/{i:03d}" for i in range(1, 5)]
+
+
+def test_without_test_split_there_are_no_metrics(own_data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_data / "gear" / "test")
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert record["status"] == "complete"
+    assert record["metrics"] is None
+
+
+def test_a_test_split_of_good_samples_alone_gives_no_metrics(own_data: Path, tmp_path: Path) -> None:
+    for folder in (own_data / "gear" / "test").iterdir():
+        if folder.name != "good":
+            shutil.rmtree(folder)
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert record["metrics"] is None
+    assert record["status"] == "complete"
+
+
+def test_mask_of_another_size_is_named(own_data: Path, tmp_path: Path) -> None:
+    mask = next(p for p in sorted((own_data / "gear" / "test").glob("*/gt/*.png")) if p.parts[-3] != "good")
+    write_image(mask, np.zeros((20, 20), np.uint8))
+    with pytest.raises(InputError, match="a mask of") as refused:
+        fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert refused.value.subject == str(mask)
+
+
+def test_too_few_samples(own_data: Path, tmp_path: Path) -> None:
+    for path in sample_files(own_data, "train", "good", "rgb")[1:]:
+        path.unlink()
+    with pytest.raises(RunError, match="found 1 training and 3 held-out samples; expected at least 2"):
+        fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("split", "modality"), [("train", "rgb"), ("validation", "xyz"), ("test", "xyz")])
+def test_truncated_sample_is_named_and_training_goes_on_once_it_is_mended(
+    own_data: Path, trained: object, tmp_path: Path, split: str, modality: str
+) -> None:
+    path = sample_files(own_data, split, "good", modality)[1]
+    content = path.read_bytes()
+    truncate(path)
+    with pytest.raises(InputError) as refused:
+        fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", ignore)
+    assert refused.value.subject == str(path)
+    assert_whole(tmp_path / "run")
+    path.write_bytes(content)
+    fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", ignore)
+    assert hashes(tmp_path / "run") == hashes(trained(modality))  # type: ignore[operator]
+
+
+def test_mismatched_pair_is_named(own_data: Path, tmp_path: Path) -> None:
+    from helpers import read_image
+
+    path = sample_files(own_data, "train", "good", "rgb")[1]
+    write_image(path, read_image(path)[:-8])
+    with pytest.raises(InputError, match="registered pixel by pixel") as refused:
+        fit(own_data, "gear", tiny_recipe("rgb", rgb_mask="cloud"), tmp_path / "run", ignore)
+    assert path.stem in refused.value.subject
+
+
+def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe("xyz")
+    greedy = replace(recipe, xyz=replace(recipe.xyz, groups=100_000))
+    with pytest.raises(InputError, match="at least 100000") as refused:
+        fit(data, "gear", greedy, tmp_path / "run", ignore)
+    assert refused.value.subject == str(sample_files(data, "train", "good", "xyz")[0])
+
+
+def test_held_out_samples_and_tampered_copies_are_kept(trained: object) -> None:
+    run = load_run(trained("xyz"))  # type: ignore[operator]
+    held_out = load_held_out(run.path)
+    assert list(held_out) == [f"{i:02d}-{kind}" for i in range(3) for kind in ("good", "tampered")]
+    for name, inputs in run.golden.items():  # of the same three samples
+        assert inputs.keys() == held_out[f"0{name}"].keys() == set(run.detector.input_names)
+        for key, value in inputs.items():
+            assert torch.equal(held_out[f"0{name}"][key], value), (name, key)
+
+
+@pytest.mark.parametrize(("there", "count"), [(3, 24), (24, 24), (25, 24), (100, 24), (7, 3)])
+def test_evenly_spread_samples(there: int, count: int) -> None:
+    chosen = evenly_spread(list(range(there)), count)  # type: ignore[arg-type]
+    steps = {b - a for a, b in itertools.pairwise(chosen)}  # type: ignore[operator]
+    assert chosen[0] == 0
+    assert len(chosen) == len(set(chosen)) == min(there, count)
+    assert max(steps) - min(steps) <= 1
+    assert there - chosen[-1] <= max(steps) + 1  # type: ignore[operator]

@@ -1,0 +1,269 @@
+"""What a data set holds, and what is wrong with it, sample by sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmdiad_runtime.errors import CmdiadError, InputError, RunError
+from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
+from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST, Preprocessing
+from cmdiad_runtime.readers import image_colour
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.files import sha256_of
+from cmdiad_train.datasets import GOOD, Category, SampleFiles, Split, list_categories, open_category
+from cmdiad_train.datasets.listing import Listing
+from cmdiad_train.datasets.visa import table_of
+
+Report = Callable[[str, int, int], None]
+"""Called as `report(step, done, total)`."""
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+LEAST_GOOD = 6
+"""Good samples in all without a validation split: every fifth is held out, and two of those must be."""
+_VIEW = Preprocessing("xyz")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that training or evaluation would stumble over.
+
+    Attributes:
+        sample: as `test/dent/003`; None where it concerns more than one sample.
+        error: what training would say, or why the figures would mislead.
+    """
+
+    sample: str | None
+    error: CmdiadError
+
+
+@dataclass
+class Findings:
+    """What was found in one category.
+
+    Attributes:
+        category: where it lies and in which layout.
+        counts: number of whole samples and of files, by split, defect and kind (`samples`, `rgb`, `xyz`, `mask`).
+        notes: what is worth knowing and no problem.
+        problems: what is wrong.
+    """
+
+    category: Category
+    counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The findings as JSON-ready values."""
+        return {
+            "name": self.category.name,
+            "layout": self.category.layout,
+            "folder": str(self.category.folder),
+            "prepared": self.category.prepared,
+            "modalities": list(self.category.modalities),
+            "counts": self.counts,
+            "notes": self.notes,
+            "problems": [
+                {
+                    "sample": problem.sample,
+                    "subject": problem.error.subject,
+                    "found": problem.error.found,
+                    "expected": problem.error.expected,
+                    "action": problem.error.action,
+                }
+                for problem in self.problems
+            ],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The findings in words, problems last and one a line."""
+        prepared = ", prepared" if self.category.prepared else ""
+        yield f"{self.category.name} ({self.category.layout} layout{prepared})"
+        for split, defects in self.counts.items():
+            for defect, counts in defects.items():
+                files = ", ".join(f"{kind} {count}" for kind, count in counts.items() if kind != "samples")
+                yield f"  {split:<10} {defect:<16} {counts['samples']:>5} samples ({files})"
+        for note in self.notes:
+            yield f"  note: {note}"
+        for problem in self.problems:
+            yield f"error: {problem.error}"
+
+
+def check(root: Path, category: str | None, report: Report) -> list[Findings]:
+    """Read all samples of a data set, or of one category of it.
+
+    Raises:
+        RunError: nothing is recognised, or what is there must be prepared first.
+    """
+    names = [category] if category is not None else list_categories(root)
+    return [check_category(open_category(root, name), report) for name in names]
+
+
+def check_category(category: Category, report: Report) -> Findings:
+    """Read all samples of a category and say what is there and what is wrong with it."""
+    listings = {split: category.listing(split, category.modalities_of(split)) for split in SPLITS}
+    findings = Findings(category)
+    for split, listing in listings.items():
+        findings.problems += [Problem(None, error) for error in listing.problems]
+        if listing.counts:
+            findings.counts[split] = _counts(listing)
+    findings.problems += _too_few(category, listings)
+    samples = [sample for listing in listings.values() for sample in listing.samples]
+    colour = _usual_colour(listings["train"].samples)
+    shapes: Counter[tuple[int, int]] = Counter()
+    for i, files in enumerate(samples):
+        findings.problems += [Problem(files.name, e) for e in _check_sample(files, colour, category.prepared, shapes)]
+        report(f"check {category.name}", i + 1, len(samples))
+    findings.problems += _duplicates(samples)
+    findings.notes += _notes(category, listings, shapes)
+    return findings
+
+
+def _counts(listing: Listing) -> dict[str, dict[str, int]]:
+    whole = Counter(sample.defect for sample in listing.samples)
+    return {defect: {"samples": whole[defect], **counts} for defect, counts in sorted(listing.counts.items())}
+
+
+def _too_few(category: Category, listings: dict[Split, Listing]) -> Iterator[Problem]:
+    train, validation = (len(listings[split].samples) for split in ("train", "validation"))
+    if train < 2 or (validation < 2 and train < LEAST_GOOD):
+        error = RunError(
+            category.folder,
+            found=f"{train} training and {validation} validation samples",
+            expected=f"at least 2 of each, or {LEAST_GOOD} to train on",
+            action="add good samples",
+        )
+        yield Problem(None, error)
+
+
+def _usual_colour(samples: list[SampleFiles]) -> Colour:
+    """What most training images are, so that the odd ones are named and not the others."""
+    colours: Counter[Colour] = Counter()
+    for files in samples:
+        try:
+            colours.update([image_colour(files.rgb)] if files.rgb is not None else [])
+        except InputError:
+            continue
+    return colours.most_common(1)[0][0] if colours else "rgb"
+
+
+def _check_sample(
+    files: SampleFiles, colour: Colour, prepared: bool, shapes: Counter[tuple[int, int]]
+) -> Iterator[CmdiadError]:
+    """What is wrong with one sample; its shape is counted in `shapes`."""
+    try:
+        sample = files.read(colour)
+    except InputError as error:
+        yield error
+        return
+    image = sample.rgb if sample.rgb is not None else sample.xyz
+    assert image is not None
+    shape = (image.shape[0], image.shape[1])
+    shapes[shape] += 1
+    yield from _check_image(files, sample)
+    yield from _check_cloud(files, sample, prepared)
+    yield from _check_mask(files, shape)
+
+
+def _check_image(files: SampleFiles, sample: Sample) -> Iterator[InputError]:
+    if files.rgb is None or sample.rgb is None:
+        return
+    low, high = int(sample.rgb.min()), int(sample.rgb.max())
+    if high - low < LEAST_CONTRAST:
+        yield InputError(
+            files.rgb,
+            found=f"an image that is all background (grey levels {low} to {high})",
+            expected="a picture of a part",
+            action="record it again, or remove the sample",
+        )
+
+
+def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> Iterator[InputError]:
+    if files.xyz is None or sample.xyz is None:
+        return
+    try:
+        frame = frame_cloud(
+            sample.xyz,
+            size=_VIEW.size,
+            foreground=not prepared,
+            pad_multiple=_VIEW.pad_multiple,
+            seed=_VIEW.seed,
+            name=str(files.xyz),
+        )
+    except InputError as error:
+        yield error
+        return
+    count = np.count_nonzero(frame.valid)
+    if count < _VIEW.groups:
+        yield InputError(
+            files.xyz,
+            found=f"{count} points of the part after resizing to {_VIEW.size} x {_VIEW.size}",
+            expected=f"at least {_VIEW.groups}, one for each group",
+            action=f"check that the whole part is in view, or train with --xyz-groups below {count}",
+        )
+
+
+def _check_mask(files: SampleFiles, shape: tuple[int, int]) -> Iterator[InputError]:
+    if files.ground_truth is None:
+        return
+    try:
+        mask = files.read_mask(shape)
+    except InputError as error:
+        yield error
+        return
+    if not mask.any():
+        yield InputError(
+            files.ground_truth,
+            found="an empty mask",
+            expected=f"the pixels of the defect above grey level {files.mask_level}",
+            action=f"draw the defect, or move the sample to test/{GOOD}",
+        )
+
+
+def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
+    """Files with the same bytes in two splits, or under two labels."""
+    seen: dict[str, tuple[SampleFiles, Path]] = {}
+    for files in samples:
+        for path in (files.rgb, files.xyz):
+            if path is None:
+                continue
+            try:
+                first, twin = seen.setdefault(sha256_of(path), (files, path))
+            except OSError:
+                continue  # named already: the sample could not be read
+            if _place(first) != _place(files):
+                error = InputError(
+                    path,
+                    found=f"the same bytes as in {twin}",
+                    expected="a part in one split and under one label only",
+                    action="remove one of the two samples",
+                )
+                yield Problem(files.name, error)
+
+
+def _place(files: SampleFiles) -> str:
+    return files.name.rpartition("/")[0]
+
+
+def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[tuple[int, int]]) -> Iterator[str]:
+    if category.prepared:
+        yield "prepared by cmdiad-data: the background is removed already, train with --no-foreground"
+    if category.layout == "visa" and not table_of(category.folder).is_file():
+        yield f"no {table_of(category.folder)}: every Normal is for training, there are no good samples to test with"
+    if len(listings["validation"].samples) < 2:
+        yield "no validation split: every fifth training sample sets the threshold"
+    if {files.defect == GOOD for files in listings["test"].samples} != {True, False}:
+        yield "no test split of good and defective samples: training gives no figures"
+    for defect, counts in listings["test"].counts.items():
+        defective = sum(files.defect == defect for files in listings["test"].samples)
+        if counts.get("mask", defective) < defective:
+            yield f"{counts['mask']} of {defective} samples of {defect} have a mask: no pixel figures"
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{w}×{h} ({count})" for (h, w), count in shapes.most_common())
+        yield f"samples of several sizes: {sizes}"

@@ -1,0 +1,1 @@
+"""The memory-bank family: patch features, hallucination, banks, fusion."""

@@ -1,0 +1,135 @@
+"""A memory bank of normal features, as data and as the part of the graph that scores against it (REFERENCE §12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor, nn
+
+from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
+from cmdiad_train.detectors.bank.search.exact import BankSearch
+from cmdiad_train.detectors.bank.search.proven import ProvenSearch
+
+BLUR_SIGMA = 4.0
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """Reduced normal features and what scoring against them needs.
+
+    Attributes:
+        rows: float32 `[K, C]`, normalised, in order of selection.
+        mean: subtracted from raw features.
+        std: raw features are divided by it after that.
+        neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting; None without.
+    """
+
+    rows: Tensor
+    mean: float
+    std: float
+    neighbours: Tensor | None
+
+    @staticmethod
+    def from_rows(rows: Tensor, mean: float, std: float, *, reweight: bool = True) -> MemoryBank:
+        """A bank of normalised rows, with the neighbour table computed if scores are reweighted."""
+        return MemoryBank(rows, mean, std, two_nearest(rows) if reweight else None)
+
+    def without(self, start: int, end: int) -> MemoryBank:
+        """The bank without rows `start` to `end`, as if they had never been in it but for mean and std.
+
+        Only rows that lose a neighbour look for new ones.
+        """
+        kept = torch.cat([torch.arange(start), torch.arange(end, len(self.rows))])
+        rows = self.rows[kept]
+        if self.neighbours is None:
+            return MemoryBank(rows, self.mean, self.std, None)
+        neighbours = self.neighbours[kept]
+        lost = ((neighbours >= start) & (neighbours < end)).any(1).nonzero()[:, 0]
+        neighbours = torch.where(neighbours >= end, neighbours - (end - start), neighbours)
+        neighbours[lost] = two_nearest(rows, lost)
+        return MemoryBank(rows, self.mean, self.std, neighbours)
+
+
+@torch.no_grad()
+def two_nearest(rows: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """int64 `[K, 2]`: the second and third of each row's nearest rows (the first is the row itself).
+
+    Args:
+        rows: float32 `[n, C]`.
+        chosen: int64 `[K]`, which of them to look for; None takes all.
+    """
+    if len(rows) < 3:
+        raise ValueError(f"a memory bank needs at least 3 rows, got {len(rows)}")
+    asked = rows if chosen is None else rows[chosen]
+    blocks = [torch.cdist(block, rows).topk(3, largest=False).indices[:, 1:] for block in asked.split(1024)]
+    return torch.cat(blocks)
+
+
+class BankScorer(nn.Module):
+    """Image score and anomaly map of patch features against one memory bank.
+
+    Args:
+        bank: the bank.
+        grid: side of the square grid of patches.
+        size: side of the anomaly map in pixels.
+        published_blur: the published 8-bit blur instead of the float one.
+        reweight: weigh the largest distance by how usual its bank row is, as published, or take it as it is.
+    """
+
+    neighbours: Tensor | None
+    upsample: Tensor
+
+    def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
+        super().__init__()
+        self.grid, self.mean, self.std, self.reweight = grid, bank.mean, bank.std, reweight
+        self.search: BankSearch | ProvenSearch = BankSearch(bank.rows)
+        self.register_buffer("neighbours", bank.neighbours)
+        self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
+        self.blur = PilGaussianBlur() if published_blur else nn.Identity()
+
+    def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Score `[]` and map `[size, size]` of rows `[R, C]`, where grid cell i has features `rows[cells[i]]`."""
+        queries = (rows.float() - self.mean) / self.std
+        distance, index = self.search(queries)
+        cell_distance = distance[cells]
+        return self.score(queries, distance, index, cells), self.map(cell_distance)
+
+    def score(self, queries: Tensor, distance: Tensor, index: Tensor, cells: Tensor) -> Tensor:
+        """The largest patch distance, reweighted by how usual its bank row is (REFERENCE §12.2)."""
+        worst = cells[distance[cells][None].argmax(1)]  # [1]
+        farthest = distance[worst][0]
+        if not self.reweight:
+            return farthest
+        assert self.neighbours is not None
+        around = self.neighbours[index[worst]][0]  # [2]
+        scale = queries.shape[1] ** -0.5
+        to_neighbours = self.search.distance_to(queries[worst][0], around)
+        # The published quotient, divided by its numerator: that one overflows to NaN for the worst of parts.
+        weight = 1 - 1 / torch.exp((to_neighbours - farthest) * scale).sum()
+        return weight * farthest
+
+    def map(self, cell_distance: Tensor) -> Tensor:
+        """The anomaly map `[size, size]` of distances `[grid²]`: bilinear upsampling, then Gaussian blur."""
+        distance = cell_distance.reshape(self.grid, self.grid)
+        return self.blur(self.upsample @ distance @ self.upsample.T)
+
+
+def upsampling(grid: int, size: int, *, blur: bool) -> Tensor:
+    """One axis of bilinear upsampling (align_corners False), with the Gaussian blur folded in, `[size, grid]`.
+
+    Both are linear and separable, so the map is A·D·Aᵀ: no resize or padding operator whose meaning differs
+    between engines. Edge pixels are replicated; the kernel ends at 4σ.
+    """
+    centre = (np.arange(size) + 0.5) * grid / size - 0.5
+    low = np.clip(np.floor(centre), 0, grid - 1).astype(int)
+    high = np.minimum(low + 1, grid - 1)
+    fraction = np.clip(centre - low, 0, 1)
+    matrix = np.zeros((size, grid))
+    np.add.at(matrix, (np.arange(size), low), 1 - fraction)
+    np.add.at(matrix, (np.arange(size), high), fraction)
+    if blur:
+        matrix = gaussian_filter1d(matrix, BLUR_SIGMA, axis=0, mode="nearest", truncate=4.0)
+    return torch.from_numpy(matrix.astype(np.float32))

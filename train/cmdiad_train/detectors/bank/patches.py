@@ -1,0 +1,195 @@
+"""Patch features: what extractors and distillation networks make of a sample, without repeated rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmdiad_runtime.sample import Modality
+from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.projection import projection_layer
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.extractors.generated_cloud import GeneratedCloud
+from cmdiad_train.recipe import Recipe
+
+Extractor = TimmBackbone | PointMae
+Patches = tuple[Tensor, Tensor]
+"""Rows float32 `[R, C]` and cells int64 `[grid²]` of one sample: cell i has features `rows[cells[i]]`."""
+
+POINT_INPUTS = ("centers", "groups", "weights", "cells")
+
+
+def input_names(recipe: Recipe, modality: Modality) -> tuple[str, ...]:
+    """The network inputs that a modality's extractor takes, in order (see `Prepared.inputs`)."""
+    if modality == "rgb":
+        return ("rgb",)
+    return POINT_INPUTS if recipe.points else ("surface",)
+
+
+def shows_part_alone(recipe: Recipe, modality: Modality) -> bool:
+    """Whether a modality's network input is an image whose background is 0."""
+    if modality == "xyz":
+        return recipe.points is None
+    return recipe.view != "sensor"
+
+
+def image_name(recipe: Recipe, modality: Modality) -> str:
+    """The network input that shows a modality as an image, which F2I generates and I2F takes."""
+    if modality == "rgb":
+        return "rgb"
+    return "xyz" if recipe.points else "surface"
+
+
+class PatchFeatures(nn.Module):
+    """Patch features of one modality.
+
+    Args:
+        extractor: a TimmBackbone, fed an image, or a PointMae, fed `centers, groups, weights, cells`.
+        cut_out: the image shows the part alone, its background 0 in all channels: cells without any of the part
+            then share one row of zeros, as those of a cloud do.
+        basis: float32 `[C', C]`, orthonormal columns that the extractor's features are projected on; None keeps all
+            of its channels.
+    """
+
+    every_cell: Tensor
+
+    def __init__(self, extractor: Extractor, *, cut_out: bool = False, basis: Tensor | None = None) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.projection = nn.Identity() if basis is None else projection_layer(basis)
+        self.cut_out = cut_out
+        self.grid: int = extractor.grid
+        self.register_buffer("every_cell", torch.arange(extractor.grid**2), persistent=False)
+
+    def forward(self, *inputs: Tensor) -> Patches:
+        """Rows and cells of one sample.
+
+        For a cloud the rows are `weights @ group features`: interpolation, zero fill and pooling as one
+        product (REFERENCE §19.2); row 0 is the background.
+        """
+        if isinstance(self.extractor, TimmBackbone):
+            rows = self.project(self.extractor(inputs[0])[0])
+            return self._cut_out(rows, inputs[0]) if self.cut_out else (rows, self.every_cell)
+        centers, groups, weights, cells = inputs
+        return weights @ self.project(self.extractor(centers, groups)[0]), cells.long()
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Rows `[R, C]` of the extractor's own channels `[R, C']`, float32."""
+        return project(self.projection, rows)
+
+    def _cut_out(self, rows: Tensor, image: Tensor) -> Patches:
+        """Rows `[grid², C]` with those of background cells 0, all of which point to the first of them."""
+        part = image.float().amax(3)[:, None]  # [1, 1, size, size]; cast first: TensorRT takes uint8 nowhere else
+        stride = part.shape[-1] // self.grid
+        kernel = part.shape[-1] - stride * (self.grid - 1)  # the stride where the grid divides the side, else wider
+        on_part = F.max_pool2d(part, kernel, stride).flatten() > 0
+        background = (~on_part).float()[None].argmax(1)  # [1]
+        return rows * on_part[:, None].float(), torch.where(on_part, self.every_cell, background)
+
+    def image(self, shown: Tensor) -> Tensor:
+        """A modality's network input as an image float32 `[3, size, size]`: normalised colours, or metres.
+
+        Args:
+            shown: the input named by `image_name`, `[1, size, size, 3]`.
+        """
+        if isinstance(self.extractor, TimmBackbone):
+            return self.extractor.normalise(shown)[0]
+        return shown[0].permute(2, 0, 1)
+
+
+class Hallucinated(nn.Module):
+    """Patch features of the missing modality, from those or the image of the main one (REFERENCE §8).
+
+    Args:
+        network: F2F, F2I or I2F.
+        main_grid: side of the grid of the main features.
+        grid: side of the grid of hallucinated features.
+        extractor: for F2I, the other modality's extractor, which looks at the generated input.
+        basis: for F2I, what its features are projected on, see `PatchFeatures`.
+        size: for F2I with a point extractor, the side of the generated input.
+    """
+
+    every_cell: Tensor
+    repeat: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        main_grid: int,
+        grid: int,
+        extractor: Extractor | None = None,
+        basis: Tensor | None = None,
+        size: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network, self.extractor, self.grid = network, extractor, grid
+        self.projection = nn.Identity() if basis is None else projection_layer(basis)
+        self.cloud = None
+        if isinstance(extractor, PointMae):
+            spec = extractor.spec
+            self.cloud = GeneratedCloud(groups=spec.groups, group_size=spec.group_size, grid=grid, size=size)
+        fed = network.grid if isinstance(network, FeatureToInput) else grid
+        repeat = repeated_cells(main_grid, fed) if fed % main_grid == 0 else torch.arange(main_grid**2)
+        self.register_buffer("every_cell", torch.arange(grid**2), persistent=False)
+        self.register_buffer("repeat", repeat, persistent=False)
+
+    def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None) -> Patches:
+        """Hallucinated rows and cells of main rows `[R, C]`, cells `[main_grid²]` and, for I2F, `[3, size, size]`."""
+        if isinstance(self.network, FeatureToFeature):
+            return self.network(rows).float(), cells[self.repeat]
+        if isinstance(self.network, InputToFeature):
+            assert image is not None
+            dtype = next(self.network.parameters()).dtype
+            features = self.network(image[None].to(dtype))[0].float()
+            return regrid(features, round(len(features) ** 0.5), self.grid), self.every_cell
+        dtype = self.network.conv1.weight.dtype
+        generated = self.network(rows[cells[self.repeat]][None].to(dtype))  # [1, 3, size, size]
+        return self._extract(generated.float()), self.every_cell
+
+    def _extract(self, generated: Tensor) -> Tensor:
+        if isinstance(self.extractor, TimmBackbone):
+            return project(self.projection, self.extractor.tokens(generated)[0])
+        assert self.extractor is not None and self.cloud is not None
+        centers, groups, weights = self.cloud(generated[0])
+        return weights @ project(self.projection, self.extractor(centers, groups)[0])
+
+
+def project(projection: nn.Module, rows: Tensor) -> Tensor:
+    """Rows float32 after a linear layer in its own precision, or as they are after none."""
+    if isinstance(projection, nn.Linear):
+        rows = projection(rows.to(projection.weight.dtype))
+    return rows.float()
+
+
+def hallucination_grid(recipe: Recipe, main_grid: int, other_grid: int) -> int:
+    """Side of the grid of hallucinated features.
+
+    F2F works row by row: on the main grid, or the finer of both as published (§8). F2I ends in the other
+    modality's extractor and has its grid. I2F's network has a quarter of the image's side; as published it stays
+    so, by default it is averaged to the other modality's grid where that divides it.
+    """
+    if recipe.hallucination == "f2f":
+        return max(main_grid, other_grid) if recipe.mode == "faithful" else main_grid
+    if recipe.hallucination == "f2i":
+        return other_grid
+    quarter = recipe.size // 4
+    return other_grid if recipe.mode == "default" and quarter % other_grid == 0 else quarter
+
+
+def repeated_cells(grid: int, finer: int) -> Tensor:
+    """int64 `[finer²]`: the cell of a grid that each cell of a finer grid repeats."""
+    axis = torch.arange(finer) * grid // finer
+    return (axis[:, None] * grid + axis[None]).reshape(-1)
+
+
+def regrid(features: Tensor, grid: int, target: int) -> Tensor:
+    """Features `[grid², C]` on a grid of another size, `[target², C]`, by adaptive average pooling.
+
+    Towards a whole multiple this is an exact repetition (REFERENCE §5).
+    """
+    if grid == target:
+        return features
+    image = features.T.reshape(1, -1, grid, grid)
+    return F.adaptive_avg_pool2d(image, target)[0].flatten(1).T

@@ -1,0 +1,1 @@
+"""Nearest-neighbour search in a memory bank."""

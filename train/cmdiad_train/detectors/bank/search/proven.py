@@ -1,0 +1,193 @@
+"""The nearest bank row of each query by a product over few channels, wherever that proves itself enough.
+
+The bank is kept along its principal axes, the leading ones apart. With a query (a, r) and a row (c, s), leading
+components and rest, the product is a·c + r·s <= a·c + |r|·|s| (Cauchy and Schwarz): one product more than there are
+leading components bounds every key from above. A query whose best measured candidate beats the bound of all that were
+not measured has its nearest row; the few others are searched over all channels.
+
+Turning bank and queries changes no distance, but for one rounding of each number: of rows in float64 to float32, and of
+queries as by any other linear layer. Nothing of the bank is kept twice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops import scan
+
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan, best_rows, keys_of, principal_components
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32: the largest relative error of one rounding."""
+IN_FULL = "cmdiad::SearchInFull"
+IN_FULL_AT_ONCE = 64
+"""Queries in doubt that are searched at a time: their keys of a bank of 76 518 rows take 20 MB."""
+IN_FULL_CANDIDATES = 4
+ROWS_AT_ONCE = 4096
+
+
+class ProvenSearch(nn.Module):
+    """Nearest bank row of each query, with the contract of `BankSearch`, in fp32.
+
+    Args:
+        rows: float32 `[K, C]`.
+        plan: how candidates are found; with a width below C.
+        axes: all principal axes of the bank if they are known already, orthonormal columns `[C, C]`, leading first.
+    """
+
+    center: Tensor
+    leading_axes: Tensor
+    rest_axes: Tensor
+    leading: Tensor
+    rest: Tensor
+    half_squares: Tensor
+
+    def __init__(self, rows: Tensor, plan: SearchPlan, axes: Tensor | None = None) -> None:
+        super().__init__()
+        channels = rows.shape[1]
+        assert plan.width is not None and plan.width < channels
+        self.plan = plan
+        self.candidates = min(plan.candidates, len(rows))
+        self.register_buffer("center", rows.mean(0))
+        axes = principal_components(rows - self.center, channels) if axes is None else axes
+        self.register_buffer("leading_axes", axes[:, : plan.width].contiguous())
+        self.register_buffer("rest_axes", axes[:, plan.width :].contiguous())
+        turned = [self._turn(part.double()) for part in rows.split(ROWS_AT_ONCE)]
+        leading, rest = (torch.cat(parts).float() for parts in zip(*turned, strict=True))
+        length = rest.double().norm(dim=1, keepdim=True).float() * (1 + 2 * UNIT_ROUNDOFF)
+        # The length of the rest goes with the leading components, [K, width + 1], for one product of both.
+        self.register_buffer("leading", torch.cat([leading, length], 1))
+        self.register_buffer("rest", rest)
+        squares = leading.double().square().sum(1) + rest.double().square().sum(1)
+        self.register_buffer("half_squares", squares.float() / 2)
+        self.rounding = (channels + plan.width) * UNIT_ROUNDOFF
+        self.longest = float(squares.max().sqrt())
+
+    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
+        leading, rest = self._turn(queries)
+        keys, candidates = self._candidates(leading, rest)
+        squared, index = nearest_one_by_one(leading, rest, self.leading, self.rest, candidates)
+        doubt = keys[:, -1] - self._proving(leading, rest, squared)
+        index = search_in_full(leading, rest, self.leading, self.rest, self.half_squares, index, doubt)
+        return self._squared(leading, rest, index).sqrt(), index
+
+    def rivals(self, queries: Tensor, distance: Tensor) -> Tensor:
+        """How many rows int64 `[T]` may lie within a distance `[T]` of normalised queries `[T, C]`, by their bounds.
+
+        With no fewer candidates than that, and the row at that distance among them, a query is in doubt.
+        """
+        leading, rest = self._turn(queries)
+        bounds = keys_of(self._bounding(leading, rest), self.leading, self.half_squares)
+        return (bounds > self._proving(leading, rest, distance.square())[:, None]).sum(1)
+
+    def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
+        """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
+        return self._squared(*self._turn(query[None]), index).sqrt()
+
+    def _turn(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows `[n, C]` along the bank's axes, from its mean row: `[n, width]` and `[n, C - width]`."""
+        centred = rows - self.center
+        return centred @ self.leading_axes.to(rows.dtype), centred @ self.rest_axes.to(rows.dtype)
+
+    def _candidates(self, leading: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest bounds `[T, k]` of turned queries, and their rows int64 `[T, k]`."""
+        bounding = self._bounding(leading, rest)
+        return best_rows(bounding, self.leading, self.half_squares, self.candidates, self.plan.chunk)
+
+    def _squared(self, leading: Tensor, rest: Tensor, index: Tensor) -> Tensor:
+        """Squared distances `[n]`, by differences, of turned queries to a row each (or of one to all)."""
+        return squared_distance(leading, rest, self.leading[index], self.rest[index])
+
+    def _bounding(self, leading: Tensor, rest: Tensor) -> Tensor:
+        """Components of turned queries, and at least the length of their rest, `[T, width + 1]`."""
+        length = rest.square().sum(1, keepdim=True).sqrt() * (1 + self.rounding)
+        return torch.cat([leading, length], 1)
+
+    def _proving(self, leading: Tensor, rest: Tensor, squared: Tensor) -> Tensor:
+        """The key of rows at squared distances `[T]` from turned queries, less what rounding may hide.
+
+        A bound below it proves that a row is farther away. The slack is that of as many roundings as the products have
+        terms; they would have to fall all on one side.
+        """
+        squares = leading.square().sum(1) + rest.square().sum(1)
+        return (squares - squared) / 2 - self.rounding * (squares + squares.sqrt() * self.longest)
+
+
+def search_by(rows: Tensor, plan: SearchPlan, axes: Tensor | None = None) -> BankSearch | ProvenSearch:
+    """The search of a bank `[K, C]` by a plan, with the bank's principal axes `[C, C]` if they are known already."""
+    if plan.proven and plan.width is not None and plan.width < rows.shape[1]:
+        return ProvenSearch(rows, plan, axes)
+    return BankSearch(rows, plan, None if axes is None else axes[:, : plan.width])
+
+
+def squared_distance(leading: Tensor, rest: Tensor, row_leading: Tensor, row_rest: Tensor) -> Tensor:
+    """Squared distances `[...]` of turned queries to rows, whose last leading number is a length and does not count."""
+    return (leading - row_leading[..., :-1]).square().sum(-1) + (rest - row_rest).square().sum(-1)
+
+
+def nearest_one_by_one(
+    leading: Tensor, rest: Tensor, row_leading: Tensor, row_rest: Tensor, candidates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Squared distances float32 `[T]` and the row int64 `[T]` of each query's nearest candidate.
+
+    A loop over candidates, which takes the memory of one of them.
+
+    Args:
+        leading: of turned queries, float32 `[T, width]`.
+        rest: `[T, C - width]`.
+        row_leading: of rows, with their length, `[K, width + 1]`.
+        row_rest: `[K, C - width]`.
+        candidates: int64 `[T, k]`, rows.
+    """
+
+    def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (squared, index), (rank,) = carry, part
+        candidate = candidates.index_select(1, rank)[:, 0]
+        found = squared_distance(leading, rest, row_leading[candidate], row_rest[candidate])
+        nearer = found < squared
+        return [torch.where(nearer, found, squared), torch.where(nearer, candidate, index)], [rank.clone()]
+
+    carry = [torch.full((leading.shape[0],), torch.inf, device=leading.device), torch.zeros_like(candidates[:, 0])]
+    ranks = torch.arange(candidates.shape[1], device=leading.device)[:, None]
+    if torch.compiler.is_exporting():
+        squared, index = scan(round_, carry, [ranks])[0]
+        return squared, index
+    for rank in ranks:
+        carry, _ = round_(carry, [rank])
+    squared, index = carry
+    return squared, index
+
+
+def search_in_full(
+    leading: Tensor,
+    rest: Tensor,
+    row_leading: Tensor,
+    row_rest: Tensor,
+    half_squares: Tensor,
+    index: Tensor,
+    doubt: Tensor,
+) -> Tensor:
+    """The nearest row int64 `[T]` of each query: `index` as it is, but over all channels where `doubt` is above 0.
+
+    In a graph this is one node, which `cmdiad_export.graph.in_full` writes out as a loop over the queries in doubt.
+
+    Args:
+        leading: of turned queries, float32 `[T, width]`.
+        rest: `[T, C - width]`.
+        row_leading: of rows, with their length, `[K, width + 1]`.
+        row_rest: `[K, C - width]`.
+        half_squares: float32 `[K]`, half of each row's squared length.
+        index: int64 `[T]`.
+        doubt: float32 `[T]`.
+    """
+    if torch.compiler.is_exporting():
+        given = [leading, rest, row_leading, row_rest, half_squares, index, doubt]
+        return torch.onnx.ops.symbolic(IN_FULL, given, dtype=torch.int64, shape=index.shape, version=1)
+    index = index.clone()
+    count = min(IN_FULL_CANDIDATES, len(row_rest))
+    for part in (doubt > 0).nonzero()[:, 0].split(IN_FULL_AT_ONCE):
+        keys = leading[part] @ row_leading[:, :-1].T + rest[part] @ row_rest.T - half_squares
+        candidates = keys.topk(count, dim=1).indices
+        index[part] = nearest_one_by_one(leading[part], rest[part], row_leading, row_rest, candidates)[1]
+    return index

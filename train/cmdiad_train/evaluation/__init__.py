@@ -1,0 +1,1 @@
+"""Figures of a detector on a test split, with intervals."""

@@ -1,0 +1,189 @@
+"""How sure the figures of a test split are: 95 % intervals by resampling whole samples.
+
+Good samples and defects are drawn with replacement, each kind among itself, so that every resample has both.
+A resample is a count per sample, and every figure is made to be computed from counts: the image AUROC from the
+table of who outscores whom, exactly; pixel AUROC and AU-PRO from one histogram of scores per sample, which a
+resample only weights and adds up (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import integrate
+
+from cmdiad_train.evaluation.metrics import AnyArray, FloatArray, check_limit, label_regions
+
+RESAMPLES = 1000
+LEVEL = 0.95
+BINS = 4096
+_BATCH = 50
+"""Resamples at a time: their curves stay in the processor's cache."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PixelHistograms:
+    """Where the pixels of each sample score, from the highest bin to the lowest.
+
+    Attributes:
+        outside: float64 `[n, bins]`, pixels outside all regions.
+        inside: float64 `[n, bins]`, pixels of defects.
+        overlap: float64 `[n, bins]`, sum over the sample's regions of the share of the region in each bin.
+    """
+
+    outside: FloatArray
+    inside: FloatArray
+    overlap: FloatArray
+
+
+def image_auroc_interval(labels: AnyArray, scores: AnyArray, *, resamples: int = RESAMPLES) -> Interval | None:
+    """The interval of `metrics.auroc`, exact in each resample.
+
+    Args:
+        labels: `[n]`, zero for good.
+        scores: `[n]`, higher is more anomalous.
+        resamples: how many; the seed is fixed.
+
+    Returns:
+        Low and high end, or None with fewer than two samples of a kind, of which nothing can be said.
+    """
+    defect = np.asarray(labels) != 0
+    if not _two_of_each(defect):
+        return None
+    counts = draw_counts(defect, resamples)
+    above, below = scores[defect][:, None], scores[~defect][None, :]
+    wins = (above > below) + 0.5 * (above == below)  # [defects, good]
+    won = (counts[:, defect] @ wins * counts[:, ~defect]).sum(axis=1)
+    return _percentiles(won / wins.size)
+
+
+def pixel_intervals(
+    masks: AnyArray, maps: AnyArray, limits: Sequence[float], *, resamples: int = RESAMPLES
+) -> tuple[Interval, list[Interval]] | None:
+    """The intervals of `metrics.pixel_auroc` and of `metrics.au_pro` at several limits.
+
+    Args:
+        masks: `[n, h, w]`, non-zero on defects; samples without a region are the good ones.
+        maps: `[n, h, w]`, higher is more anomalous.
+        limits: largest false positive rates, each in (0, 1].
+        resamples: how many; the seed is fixed.
+
+    Returns:
+        The interval of the pixel AUROC, and one per limit; None with fewer than two samples of a kind.
+    """
+    defect = (np.asarray(masks) != 0).any(axis=(1, 2))
+    if not _two_of_each(defect):
+        return None
+    aurocs, areas = pixel_figures(pixel_histograms(masks, maps), draw_counts(defect, resamples), limits)
+    return _percentiles(aurocs), [_percentiles(column) for column in areas.T]
+
+
+def draw_counts(defect: npt.NDArray[np.bool_], resamples: int, *, seed: int = 0) -> FloatArray:
+    """How often each resample takes each sample, float64 `[resamples, n]`; as many of each kind as there are."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((resamples, defect.size))
+    for kind in (defect, ~defect):
+        size = int(kind.sum())
+        if size:
+            counts[:, kind] = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
+    return counts
+
+
+def pixel_histograms(masks: AnyArray, maps: AnyArray, *, bins: int = BINS) -> PixelHistograms:
+    """Sort every pixel into a bin, once.
+
+    The bins are bounded by scores of good pixels at the false positive rates (j/bins)³: a fifth of them lies
+    below a rate of 1 %, where the tightest AU-PRO is decided. Figures from bins lie within 0.001 of the exact ones
+    for ten maps of 64×64 (tests/train/test_bootstrap.py) and come closer with more pixels: within 0.000002 for 331
+    maps of 224×224.
+
+    Args:
+        masks: `[n, h, w]`, non-zero on defects, not on all pixels.
+        maps: `[n, h, w]`.
+        bins: how many.
+    """
+    masks, maps = np.asarray(masks), np.asarray(maps)
+    regions, count = label_regions(masks)
+    regions, samples = regions.reshape(len(maps), -1), len(maps)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)
+    edges = _edges(maps.reshape(samples, -1)[regions == 0], bins)
+    columns = edges.size + 1
+    below = np.searchsorted(edges, maps.reshape(samples, -1), side="left")  # a pixel is above edges[:below]
+    place = np.arange(samples)[:, None] * columns + (edges.size - below)
+
+    def histogram(chosen: npt.NDArray[np.bool_], weights: FloatArray | None = None) -> FloatArray:
+        counted = np.bincount(place[chosen], weights, minlength=samples * columns)
+        return counted.reshape(samples, columns).astype(np.float64)
+
+    inside = regions > 0
+    return PixelHistograms(
+        outside=histogram(~inside),
+        inside=histogram(inside),
+        overlap=histogram(inside, 1.0 / sizes[regions[inside]]),
+    )
+
+
+def pixel_figures(
+    histograms: PixelHistograms, counts: FloatArray, limits: Sequence[float]
+) -> tuple[FloatArray, FloatArray]:
+    """Pixel AUROC `[resamples]` and AU-PRO `[resamples, limits]` of samples taken `counts` times each.
+
+    Args:
+        histograms: of the samples.
+        counts: float64 `[resamples, n]`; each row takes a region and a pixel outside regions.
+        limits: largest false positive rates, each in (0, 1].
+    """
+    for limit in limits:
+        check_limit(limit)
+    aurocs, areas = [], []
+    for taken in _batches(counts):
+        fpr = _rates(taken @ histograms.outside)
+        aurocs.append(integrate.trapezoid(_rates(taken @ histograms.inside), fpr, axis=1))
+        pro = _rates(taken @ histograms.overlap)
+        areas.append(_areas(fpr, pro, limits))
+    return np.concatenate(aurocs), np.concatenate(areas)
+
+
+def _two_of_each(defect: npt.NDArray[np.bool_]) -> bool:
+    return 2 <= int(defect.sum()) <= defect.size - 2
+
+
+def _percentiles(drawn: FloatArray) -> Interval:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _edges(good: AnyArray, bins: int) -> AnyArray:
+    """Scores of good pixels, ascending `[bins + 1]`, at the false positive rates (j/bins)³."""
+    rates = np.linspace(1.0, 0.0, bins + 1) ** 3
+    ranks = np.rint((1.0 - rates) * (good.size - 1)).astype(np.int64)
+    return np.sort(good)[ranks]
+
+
+def _batches(counts: FloatArray) -> Iterator[FloatArray]:
+    return (counts[start : start + _BATCH] for start in range(0, len(counts), _BATCH))
+
+
+def _rates(histogram: FloatArray) -> FloatArray:
+    """Histograms `[b, bins]`, highest first, to the share above each edge `[b, bins + 1]`, from 0 to 1."""
+    cumulated = np.cumsum(histogram, axis=1)
+    return np.pad(cumulated / cumulated[:, -1:], ((0, 0), (1, 0)))
+
+
+def _areas(fpr: FloatArray, pro: FloatArray, limits: Sequence[float]) -> FloatArray:
+    """`metrics.area_under_pro` of each curve `[b, points]` at each limit, `[b, limits]`, in one pass."""
+    trapezoids = np.diff(fpr, axis=1) * (pro[:, 1:] + pro[:, :-1]) / 2
+    area_until = np.pad(np.cumsum(trapezoids, axis=1), ((0, 0), (1, 0)))  # [b, points]
+    rows = np.arange(len(fpr))
+    areas = []
+    for limit in limits:
+        end = (fpr < limit).sum(axis=1)  # the first point at or beyond the limit
+        before, after, low, high = fpr[rows, end - 1], fpr[rows, end], pro[rows, end - 1], pro[rows, end]
+        at_limit = low + (limit - before) / (after - before) * (high - low)
+        areas.append((area_until[rows, end - 1] + (limit - before) * (low + at_limit) / 2) / limit)
+    return np.stack(areas, axis=1)

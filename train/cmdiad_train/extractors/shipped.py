@@ -1,0 +1,24 @@
+"""Small weights that come with the package, trained on images drawn from nothing (docs/extractors.md)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+SHIPPED = {"shipped-rgb": "rgb.safetensors", "shipped-normals": "normals.safetensors"}
+"""Names that a recipe may give as weights, and their files: `resnet10t`, stages 1 and 2, Apache-2.0."""
+
+
+def weights_file(weights: str) -> Path | None:
+    """The file that weights are read from, or None for "seeded" and "timm", which have none.
+
+    Args:
+        weights: as a recipe names them: "seeded", "timm", one of SHIPPED, or a file.
+    """
+    if weights in ("seeded", "timm"):
+        return None
+    return (
+        Path(str(files("cmdiad_train.extractors"))) / "weights" / SHIPPED[weights]
+        if weights in SHIPPED
+        else Path(weights)
+    )

@@ -1,0 +1,1 @@
+"""Make extractor weights: pretraining and distillation of a small extractor."""
