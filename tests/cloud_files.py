@@ -29,7 +29,8 @@ def refusal(read: Any, path: Path, *, subject: Path | None = None, **options: An
     message = str(caught.value)
     assert message.startswith(f"{subject or path}: found ")
     assert "\n" not in message and message.count(": found ") == 1
-    assert message.endswith(f"; {caught.value.action}.") and len(caught.value.action) > 5
+    action = caught.value.action[:1].upper() + caught.value.action[1:]
+    assert message.endswith(f". {action}.") and len(caught.value.action) > 5
     return message
 
 

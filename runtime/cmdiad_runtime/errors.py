@@ -11,7 +11,7 @@
     └── CertificateError 8   an export drifted beyond its tolerance and was refused
 
 Exit code 0 means done, 2 a wrong command line (click), 130 an interruption.
-Every message is one line: what it is about, what was found, what was expected, what to do.
+Every message is one line of sentences: the subject and what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -22,22 +22,35 @@ from os import PathLike
 class CmdiadError(Exception):
     """Base of all deliberate errors.
 
+    The message reads `SUBJECT: found FOUND. Expected EXPECTED. ACTION.` Without a subject it reads `FOUND. ACTION.`
+
     Args:
-        subject: the file, folder, tensor or option that the error is about.
-        found: what was found there.
-        expected: what should have been there.
-        action: what the user can do about it, as a sentence without its full stop.
+        subject: File, folder, tensor or option that the error is about; "" if `found` is a full sentence by itself.
+        found: Description of the problem, without a full stop.
+        expected: What should have been there instead, without a full stop; "" if `found` says so already.
+        action: What the user can do about it, without a full stop.
+
+    Attributes:
+        subject: See Args.
+        found: See Args.
+        expected: See Args.
+        action: See Args.
     """
 
     exit_code = 1
 
-    def __init__(self, subject: str | PathLike[str], *, found: str, expected: str, action: str) -> None:
+    def __init__(self, subject: str | PathLike[str], *, found: str, expected: str = "", action: str) -> None:
         self.subject = str(subject)
         self.found = found
         self.expected = expected
         self.action = action
-        message = f"{self.subject}: found {found}; expected {expected}; {action}."
-        super().__init__(" ".join(message.split()))
+        problem = f"{self.subject}: found {found}" if self.subject else _capitalised(found)
+        sentences = [problem, f"Expected {expected}" if expected else "", _capitalised(action)]
+        super().__init__(" ".join(f"{' '.join(sentence.split())}." for sentence in sentences if sentence))
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 class InputError(CmdiadError):

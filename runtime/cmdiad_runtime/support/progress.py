@@ -1,4 +1,4 @@
-"""Progress of long work: one line rewritten on a terminal, sparse plain lines in a log. Always on stderr."""
+"""Show the progress of long work on stderr: one line rewritten on a terminal, sparse plain lines in a log."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 import time
 
 LOG_SECONDS = 10.0
+"""Shortest time between two lines of one step in a log."""
 
 
-class Progress:
-    """Callable as `progress(step, done, total)`; tells how far the step is."""
+class TerminalReporter:
+    """A `Reporter` that writes to stderr."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -17,27 +18,41 @@ class Progress:
         self._spoken = 0.0
         self._started = 0.0
 
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """Report that `done` of `total` parts of a step are done."""
+    def step(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` parts of a step are finished."""
         now = time.monotonic()
-        kind = step.split("(", maxsplit=1)[0]
+        kind = name.split("(", maxsplit=1)[0]
         if kind != self._step:
+            self._end_line()
             self._step, self._started, self._spoken = kind, now, now
-            self._new_line()
         if self._terminal:
             bar = "█" * (20 * done // max(total, 1))
-            sys.stderr.write(f"\r\x1b[2K{step:<40} {bar:<20} {done}/{total}")
+            sys.stderr.write(f"\r\x1b[2K{name:<40} {bar:<20} {done}/{total}")
             sys.stderr.flush()
         elif done == total or now - self._spoken > LOG_SECONDS:
             self._spoken = now
-            sys.stderr.write(f"{step}: {done}/{total} ({now - self._started:.0f} s)\n")
+            sys.stderr.write(f"{name}: {done}/{total} ({now - self._started:.0f} s)\n")
+
+    def say(self, line: str) -> None:
+        """Write one line of text."""
+        self.close()
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
     def close(self) -> None:
         """End the line that is being rewritten."""
+        self._end_line()
         self._step = ""
-        self._new_line()
 
-    def _new_line(self) -> None:
-        if self._terminal and self._started:
+    def _end_line(self) -> None:
+        if self._terminal and self._step:
             sys.stderr.write("\n")
             sys.stderr.flush()
+
+
+class Progress(TerminalReporter):
+    """Deprecated: callable form of `TerminalReporter`, until every caller takes a `Reporter`."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Show that `done` of `total` parts of a step are finished."""
+        self.step(step, done, total)

@@ -81,7 +81,7 @@ def test_files_of_two_bundles_are_not_mixed(own_bundle: Path, exported: Cached) 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, "2", None])
 def test_another_format_says_to_update(own_bundle: Path, version: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest.update(format_version=version))
-    with pytest.raises(BundleError, match=f"found bundle format {version}; expected format 1 or older; update"):
+    with pytest.raises(BundleError, match=f"found bundle format {version}. Expected format 1 or older. Update"):
         Bundle.open(own_bundle)
 
 

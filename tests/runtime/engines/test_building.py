@@ -207,14 +207,14 @@ def test_a_graph_without_the_type_is_refused(tmp_path: Path, precision: str) -> 
 
 
 def test_an_unknown_precision_is_refused(detector: Path) -> None:
-    with pytest.raises(EngineError, match="precision: found 'int4'; expected fp32 or fp16 or int8 or fp8"):
+    with pytest.raises(EngineError, match="precision: found 'int4'. Expected fp32 or fp16 or int8 or fp8"):
         build(detector, precision="int4")
 
 
 @needs_rtx
 @pytest.mark.parametrize(("targets", "found"), [([], "none"), ([86, 87], "87"), ([90], "90")])
 def test_unknown_targets_are_refused(detector: Path, targets: list[int], found: str) -> None:
-    with pytest.raises(EngineError, match=f"found {found}; expected some of 75, 80, 86, 89, 120, 121"):
+    with pytest.raises(EngineError, match=f"found {found}. Expected some of 75, 80, 86, 89, 120, 121"):
         build(detector, compute_capabilities=targets)
 
 

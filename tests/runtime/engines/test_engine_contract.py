@@ -264,7 +264,7 @@ def test_a_file_that_is_no_engine_gives_the_librarys_reason(double: Kit) -> None
     fingerprint = double.build(86)
     double.plan.write_bytes(content)
     label = replace(fingerprint, engine_sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
-    with pytest.raises(EngineError, match=r"graph\.engine: found Serialization assertion magicTag failed; expected an"):
+    with pytest.raises(EngineError, match=r"graph\.engine: found Serialization assertion magicTag failed. Expected an"):
         double.load(label)
     double.cuda.assert_all_freed()
 

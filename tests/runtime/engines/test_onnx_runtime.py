@@ -61,14 +61,14 @@ def test_threads_rest_between_two_samples(graph: Path, sessions: list[Session]) 
 def test_a_provider_that_is_not_there_is_an_error(graph: Path, name: Any) -> None:
     assert PROVIDERS[name] not in onnxruntime.get_available_providers()
     with pytest.raises(
-        EngineError, match=rf"found providers .*CPUExecutionProvider; expected {PROVIDERS[name]}; run pip"
+        EngineError, match=rf"found providers .*CPUExecutionProvider. Expected {PROVIDERS[name]}. Run pip"
     ):
         open_engine(graph, name)
 
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_a_silent_fallback_is_an_error(graph: Path, sessions: list[Session], name: Any) -> None:
-    with pytest.raises(EngineError, match=f"found a fallback to CPUExecutionProvider; expected {PROVIDERS[name]}"):
+    with pytest.raises(EngineError, match=f"found a fallback to CPUExecutionProvider. Expected {PROVIDERS[name]}"):
         open_engine(graph, name)
 
 
@@ -156,5 +156,5 @@ def test_a_plugin_without_a_device_is_an_error(
     graph: Path, ort: Ort, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_plugin(ort, monkeypatch)
-    with pytest.raises(EngineError, match=rf"found {found}.*; expected {PROVIDERS['ort-rtx']}"):
+    with pytest.raises(EngineError, match=rf"found {found}.*. Expected {PROVIDERS['ort-rtx']}"):
         open_engine(graph, "ort-rtx")

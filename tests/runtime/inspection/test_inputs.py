@@ -66,7 +66,9 @@ def test_plain_folder_holds_images_in_png_and_clouds_in_the_other_formats(tmp_pa
 
 def test_folder_of_nothing_but_depth_and_colour_in_png(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "intrinsics.json")
-    with pytest.raises(InputError, match=r"no xyz file; .*\.npz; .* depth images in PNG go into a folder named depth"):
+    with pytest.raises(
+        InputError, match=r"no xyz file\. .*\.npz\. .* depth images in PNG go into a folder named depth"
+    ):
         list_inputs([tmp_path], "xyz")
 
 
@@ -77,7 +79,7 @@ def test_named_files_are_taken_as_they_are_in_order(tmp_path: Path) -> None:
 
 def test_folder_without_a_file_of_the_modality(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match=r"no xyz file; expected files ending in \.tiff, \.tif") as refused:
+    with pytest.raises(InputError, match=r"no xyz file. Expected files ending in \.tiff, \.tif") as refused:
         list_inputs([tmp_path], "xyz")
     assert refused.value.subject == str(tmp_path)
 

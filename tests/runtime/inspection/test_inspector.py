@@ -67,7 +67,7 @@ def test_tampered_golden_samples_score_higher_than_good_ones(exported: Cached) -
 
 
 def test_bundle_for_another_modality(exported: Cached) -> None:
-    with pytest.raises(BundleError, match="found a bundle for --modality rgb; expected one for --modality xyz"):
+    with pytest.raises(BundleError, match="found a bundle for --modality rgb. Expected one for --modality xyz"):
         Inspector.open(exported("rgb"), modality="xyz")
 
 
@@ -102,7 +102,7 @@ def test_absent_device_is_an_error_not_a_fallback(exported: Cached, monkeypatch:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(EngineError, match=r"CUDAExecutionProvider; run pip install \"cmdiad\[gpu\]\""):
+    with pytest.raises(EngineError, match=r"CUDAExecutionProvider. Run pip install \"cmdiad\[gpu\]\""):
         Inspector.open(exported("rgb"), engine="cuda")
 
 
@@ -125,7 +125,7 @@ def test_graph_that_the_engine_cannot_load(tmp_path: Path) -> None:
 
 
 def test_inputs_that_the_graph_does_not_take(exported: Cached) -> None:
-    with Inspector.open(exported("rgb")) as inspector, pytest.raises(EngineError, match="expected the graph to run"):
+    with Inspector.open(exported("rgb")) as inspector, pytest.raises(EngineError, match="Expected the graph to run"):
         inspector.engine.run({"rgb": np.zeros((1, 8, 8, 3), np.uint8)})
 
 

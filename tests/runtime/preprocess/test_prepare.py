@@ -81,8 +81,8 @@ def refused(sample: Sample, preprocessing: Preprocessing) -> str:
 
 
 def test_missing_modality(sample: Sample) -> None:
-    assert "no rgb; expected a sample with rgb" in refused(replace(sample, rgb=None), RGB)
-    assert "no xyz; expected a sample with xyz" in refused(replace(sample, xyz=None), XYZ)
+    assert "no rgb. Expected a sample with rgb" in refused(replace(sample, rgb=None), RGB)
+    assert "no xyz. Expected a sample with xyz" in refused(replace(sample, xyz=None), XYZ)
     assert "--rgb-mask cloud" in refused(replace(sample, xyz=None), MASKED)
 
 

@@ -124,12 +124,12 @@ def test_colour_is_told_by_the_file_not_by_the_pixels(tmp_path: Path) -> None:
 def test_grey_where_colour_is_expected(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", PIXELS[..., 0])
     message = refusal(read_rgb, path)
-    assert "found a grey image; expected a colour image" in message and "train" in message
+    assert "found a grey image. Expected a colour image" in message and "train" in message
 
 
 def test_colour_where_grey_is_expected(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.jpg", PIXELS)
-    assert "found a colour image; expected a grey image" in refusal(read_rgb, path, colour="grey")
+    assert "found a colour image. Expected a grey image" in refusal(read_rgb, path, colour="grey")
 
 
 @pytest.mark.parametrize("read", [read_rgb, image_colour, read_xyz])

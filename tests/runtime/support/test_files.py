@@ -60,7 +60,7 @@ def test_atomic_write_keeps_the_usual_permissions(tmp_path: Path) -> None:
 
 
 def test_folder_missing(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"a\.json: found no folder .*create it"):
+    with pytest.raises(OutputError, match=r"a\.json: found no folder .*Create it"):
         write_json(tmp_path / "none" / "a.json", {})
     with pytest.raises(OutputError, match="create it"), atomic_directory(tmp_path / "none" / "run"):
         pass
@@ -81,7 +81,7 @@ def test_folders_and_devices_are_not_replaced(tmp_path: Path, target: str) -> No
 
 
 def test_disk_full_while_writing(tmp_path: Path) -> None:
-    message = r"a\.bin: found no space left on device; .*free space"
+    message = r"a\.bin: found no space left on device\. .*Free space"
     with pytest.raises(OutputError, match=message), atomic_write(tmp_path / "a.bin") as temporary:
         temporary.write_text("half")
         no_space()
@@ -154,7 +154,7 @@ def test_atomic_directory_interrupted(tmp_path: Path, failure: type[BaseExceptio
 def test_atomic_directory_refuses_what_is_in_use(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "weights").write_text("precious")
-    message = r"run: found a folder that is not empty; .*remove it first"
+    message = r"run: found a folder that is not empty\. .*[Rr]emove it first"
     with pytest.raises(OutputError, match=message), atomic_directory(tmp_path / "run"):
         pytest.fail("the block must not start")
     (tmp_path / "file").touch()
@@ -208,5 +208,5 @@ def test_replace_directory_errors(tmp_path: Path) -> None:
         replace_directory(tmp_path / "none", tmp_path / "run")
     (tmp_path / "file").touch()
     (tmp_path / "fresh").mkdir()
-    with pytest.raises(OutputError, match="found a file; expected a folder"):
+    with pytest.raises(OutputError, match="found a file. Expected a folder"):
         replace_directory(tmp_path / "fresh", tmp_path / "file")

@@ -60,7 +60,7 @@ def test_several_categories_are_named(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     assert list_categories(tmp_path) == ["bolt", "nut"]
     assert open_category(tmp_path, "nut").folder == tmp_path / "nut"
-    with pytest.raises(RunError, match="found categories bolt, nut; expected one category"):
+    with pytest.raises(RunError, match="found categories bolt, nut. Expected one category"):
         open_category(tmp_path, None)
     with pytest.raises(RunError, match="expected category gear"):
         open_category(tmp_path, "gear")
@@ -123,7 +123,7 @@ def test_defects_in_the_training_split_are_refused(tmp_path: Path) -> None:
 def test_two_files_for_one_sample_are_refused(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path)
     trees.picture(tmp_path / "nut/train/good/rgb/002.jpg", 0)
-    with pytest.raises(RunError, match=r"found 002\.jpg and 002\.png; expected one file for sample 002"):
+    with pytest.raises(RunError, match=r"found 002\.jpg and 002\.png. Expected one file for sample 002"):
         open_category(tmp_path, None).split("train", ("rgb",))
 
 
@@ -143,7 +143,7 @@ def test_hidden_and_foreign_files_are_no_samples(tmp_path: Path) -> None:
 def test_training_on_a_modality_that_is_not_there(tmp_path: Path) -> None:
     trees.mvtec2d(tmp_path)
     category = open_category(tmp_path, None)
-    with pytest.raises(RunError, match="training samples with rgb alone; expected rgb and xyz") as refused:
+    with pytest.raises(RunError, match="training samples with rgb alone. Expected rgb and xyz") as refused:
         category.split("train", ("rgb", "xyz"))
     assert refused.value.subject == str(tmp_path / "screw")
     assert category.split("test", ("xyz",)) == []
@@ -272,7 +272,7 @@ def test_own_folder_is_named_after_itself(tmp_path: Path, monkeypatch: pytest.Mo
     own(tmp_path / "parts", "")
     monkeypatch.chdir(tmp_path / "parts")
     assert open_category(Path(), "parts").folder == Path()
-    with pytest.raises(RunError, match="categories parts; expected category nuts"):
+    with pytest.raises(RunError, match="categories parts. Expected category nuts"):
         open_category(Path(), "nuts")
 
 
@@ -351,7 +351,7 @@ def test_a_mask_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
 def test_a_mask_of_another_size(tmp_path: Path) -> None:
     trees.mvtec2d(tmp_path)
     sample = open_category(tmp_path, None).split("test", ("rgb",))[-1]
-    with pytest.raises(InputError, match=r"a mask of \(60, 60\) pixels; expected \(50, 60\)"):
+    with pytest.raises(InputError, match=r"a mask of \(60, 60\) pixels. Expected \(50, 60\)"):
         sample.read_mask((50, 60))
 
 

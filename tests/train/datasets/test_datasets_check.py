@@ -167,7 +167,7 @@ def test_each_fault_is_one_line(tmp_path: Path, fault: Callable[[Path], tuple[Pa
     assert subjects(findings) == [str(subject)]
     (line,) = [line for line in findings.lines() if line.startswith("error: ")]
     assert words in line
-    assert "; expected " in line and line.endswith(".") and "\n" not in line
+    assert ". Expected " in line and line.endswith(".") and "\n" not in line
     (problem,) = findings.to_json()["problems"]
     assert problem["subject"] == str(subject) and words in f"{problem['found']} {problem['expected']}"
 

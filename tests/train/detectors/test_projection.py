@@ -124,5 +124,5 @@ def test_joint_network_has_the_components_of_all_its_categories(tmp_path: Path) 
 
 def test_run_with_components_in_its_banks_is_refused(trained: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {**read_record(trained("rgb")), "format_version": 1})
-    with pytest.raises(RunError, match="found cmdiad-run 1; expected cmdiad-run 2"):
+    with pytest.raises(RunError, match="found cmdiad-run 1. Expected cmdiad-run 2"):
         load_run(tmp_path)

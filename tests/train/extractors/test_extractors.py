@@ -146,7 +146,7 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(RunError, match=r"ConnectionError: no route; expected a download.*--rgb-weights FILE"):
+    with pytest.raises(RunError, match=r"ConnectionError: no route. Expected a download.*--rgb-weights FILE"):
         TimmBackbone(replace(TINY_RGB, weights="timm"), size=112)
 
 

@@ -371,7 +371,7 @@ def test_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(RunError, match=r"ConnectionError: no route to host; expected a download.*connect once"):
+    with pytest.raises(RunError, match=r"ConnectionError: no route to host. Expected a download.*connect once"):
         import_timm("test_vit", tmp_path / "out.safetensors", WANTED, command=COMMAND)
 
 

@@ -281,7 +281,7 @@ def test_mask_of_another_size_is_named(own_data: Path, tmp_path: Path) -> None:
 def test_too_few_samples(own_data: Path, tmp_path: Path) -> None:
     for path in sample_files(own_data, "train", "good", "rgb")[1:]:
         path.unlink()
-    with pytest.raises(RunError, match="found 1 training and 3 held-out samples; expected at least 2"):
+    with pytest.raises(RunError, match="found 1 training and 3 held-out samples. Expected at least 2"):
         fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
     assert not (tmp_path / "run").exists()
 
