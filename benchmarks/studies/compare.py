@@ -41,7 +41,7 @@ class Contender(Protocol):
 
     Attributes:
         name: what tables call it.
-        peak_arguments: what starts it in a process of its own (`cmdiad_bench.peak`), but for the sample.
+        peak_arguments: what starts it in a process of its own (`studies.peak`), but for the sample.
     """
 
     name: str
@@ -251,7 +251,7 @@ def _ratio(slow: Any, fast: Any) -> dict[str, float]:
 
 
 def _peak(contender: Contender, work: Path) -> Record:
-    return peak_of([*contender.peak_arguments, str(work / SAMPLE_FILE)])
+    return peak_of("studies.peak", [*contender.peak_arguments, str(work / SAMPLE_FILE)])
 
 
 def _floors(work: dict[str, Work], rates: Rates) -> Record:

@@ -132,7 +132,7 @@ class Paired:
     xyz: Tensor
 
     def save(self, path: Path) -> None:
-        """Write the arrays for a process of its own (`cmdiad_bench.peak`)."""
+        """Write the arrays for a process of its own (`studies.peak`)."""
         assert self.sample.rgb is not None and self.sample.xyz is not None
         np.savez(
             path,

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from cmdiad_bench.cli import cli
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import command, sample_files, silent
+from studies.__main__ import cli
 from studies.compare import Times, _figures, _interleaved, compare, markdown
 from studies.contenders import (
     Form,
