@@ -13,7 +13,7 @@ from cmdiad_runtime.support.progress import Progress
 if TYPE_CHECKING:
     from cmdiad_runtime.sample import Sample
     from cmdiad_train.datasets import Split
-    from studies.contenders import Form, Setup
+    from studies.comparison.contenders import Form, Setup
 
 MOST_GOOD = 100
 """Training samples whose features fill the banks of `compare`: enough for a full-class bank of image features."""
@@ -76,7 +76,7 @@ def compare(
     """
     import tempfile
 
-    from studies.compare import compare as compare_all
+    from studies.comparison.compare import compare as compare_all
 
     _use_all_cores()
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +176,7 @@ def _paired_samples(data: Path, category: str | None, split: Split, count: int) 
 
 def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int, small: bool) -> list[Setup]:
     from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-    from studies.contenders import Setup
+    from studies.comparison.contenders import Setup
 
     kinds = [(main, "f2f") for main in mains] + ([("rgb", "none")] if anomalib else [])
     if not small:
@@ -188,7 +188,7 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
 
 def _forms(fast: tuple[str, ...], proven: tuple[str, ...], chunk: int) -> list[Form]:
     from cmdiad_train.detectors.bank.search.exact import SearchPlan
-    from studies.contenders import Form
+    from studies.comparison.contenders import Form
 
     exact = SearchPlan(chunk=chunk)
     forms = [Form("faithful", "fp32", exact), Form("default", "fp32", exact)]

@@ -1,6 +1,6 @@
 """Measure the peak memory of one contender of `compare` in a process of its own.
 
-`python -m studies.peak KIND FOLDER SAMPLE` with KIND one of `graph`, `published`, `anomalib-torch` and
+`python -m studies.comparison.peak KIND FOLDER SAMPLE` with KIND one of `graph`, `published`, `anomalib-torch` and
 `anomalib-exported`. Each kind imports only what it runs.
 """
 
@@ -42,7 +42,7 @@ def _graph(folder: str, sample_file: str) -> dict[str, Any]:
 def _published(folder: str, sample_file: str) -> dict[str, Any]:
     import torch
 
-    from studies.contenders import load_published
+    from studies.comparison.contenders import load_published
 
     arrays = _arrays(sample_file)
 
@@ -55,7 +55,7 @@ def _published(folder: str, sample_file: str) -> dict[str, Any]:
 
 
 def _anomalib_torch(folder: str, sample_file: str) -> dict[str, Any]:
-    from studies.anomalib_patchcore import AnomalibTorch
+    from studies.comparison.anomalib_patchcore import AnomalibTorch
 
     return measured(lambda: _run_on(AnomalibTorch(Path(folder)), sample_file))
 
