@@ -187,7 +187,7 @@ class Bench:
         return _read(run / "run.json")
 
     def _latency(self, each: Configuration, seed: int) -> dict[str, Any]:
-        from cmdiad_bench.latency import measure_latency
+        from cmdiad_bench.latency import LatencyOptions, measure_latency
         from cmdiad_export.cli import cli
         from cmdiad_runtime.inspection.inputs import list_inputs
         from cmdiad_runtime.inspection.inspector import Inspector
@@ -201,9 +201,8 @@ class Bench:
         progress = Progress()
         with Inspector.open(bundle) as inspector:
             files = list_inputs((self.data / self.category / "test",), inspector.bundle.preprocessing.modality)
-            result = measure_latency(
-                inspector, files, runs=LATENCY_RUNS, seconds=self.latency_seconds, progress=progress
-            )
+            options = LatencyOptions(runs=LATENCY_RUNS, seconds=self.latency_seconds)
+            result = measure_latency(inspector, files, options, progress)
         progress.close()
         figures.parent.mkdir(exist_ok=True)
         write_json(figures, result)
