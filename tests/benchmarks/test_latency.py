@@ -14,8 +14,8 @@ from cmdiad_bench.latency import STAGES, WARM_UP, LatencyOptions, judge_takt, me
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import list_inputs
 from cmdiad_runtime.inspection.inspector import Inspector
-from cmdiad_runtime.support.reporter import SILENT, SilentReporter
-from helpers import sample_files, truncate
+from cmdiad_runtime.support.reporter import SILENT
+from helpers import Recorder, sample_files, truncate
 
 Cached = Callable[..., Path]
 
@@ -39,12 +39,7 @@ def test_takt_allows_one_late_part_in_a_hundred(values: list[float], takt: float
 @pytest.mark.parametrize("pipeline", [False, True])
 def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> None:
     files = list_inputs([data / "gear" / "test"], "rgb")
-    counts: list[int] = []
-
-    class Counter(SilentReporter):
-        def step(self, name: str, done: int, total: int) -> None:
-            counts.append(done)
-
+    recorder = Recorder()
     with Inspector.open(exported("rgb")) as inspector:
         seen: list[str] = []
         judge = inspector.judge
@@ -53,10 +48,10 @@ def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> 
             inspector,
             files,
             LatencyOptions(runs=7, seconds=600, pipeline=pipeline, takt_ms=1e9),
-            Counter(),
+            recorder,
         )
     assert seen == [str(files[i % len(files)]) for i in range(WARM_UP + 7)]
-    assert counts == list(range(1, 8))
+    assert [done for _, done, _ in recorder.steps] == list(range(1, 8))
     assert (figures["runs"], figures["ended_by"], figures["pipeline"]) == (7, "runs", pipeline)
     assert set(figures["stages_ms"]) == set(STAGES)
     parts = sum(figures["stages_ms"][stage]["mean"] for stage in ("decode", "preprocess", "engine"))
