@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,13 @@ from typing import Any
 from cmdiad_runtime.bundle.certificate import GoldenSample, read_golden
 from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
 from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
-from cmdiad_runtime.engines.building.builder import OPTIONAL, ProfileShapes, ahead_of_time, build_engine
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text
+from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.files import write_json
-
-Report = Callable[[str, int, int], None]
-"""Called as `report(step, done, total)`."""
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 # Peak memory of the building process: a part of its own, and so many times the graph. Measured with TensorRT-RTX
 # 1.7.1 for three targets on matrix products of 17, 100 and 400 MB, fp32 and fp16: 0.28, 0.61 and 1.79 GB. TensorRT,
@@ -81,7 +78,7 @@ def own_folder(bundle: Bundle) -> Path:
     )
 
 
-def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | None = None) -> BuiltEngine:
+def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter = SILENT) -> BuiltEngine:
     """Build an engine from the bundle's graph for the device at hand, beside the bundle's others.
 
     TensorRT-RTX without a device builds for all of `AHEAD_OF_TIME` that have the graph's precision.
@@ -89,7 +86,7 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | No
     Args:
         bundle: a verified bundle.
         library: what to build with.
-        report: told how far the build is, as `report(step, percent, 100)`.
+        reporter: Receives the progress of the build.
 
     Raises:
         EngineError: library or device is missing, or the graph is refused. OutputError: it cannot be written.
@@ -98,16 +95,15 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | No
     where = f"sm{targets[0]}" if len(targets) == 1 else "ahead"
     path = own_folder(bundle) / f"{BUILT_NAMES[library]}-{bundle.precision}-{where}.engine"
     start = time.monotonic()
-    fingerprint = build_engine(
-        bundle.graph,
-        path,
+    request = BuildRequest(
+        graph=bundle.graph,
         library=library,
         precision=bundle.precision,
         compute_capabilities=targets,
         optional=optional,
         profiles=profiles_of(read_golden(bundle.golden), bundle.preprocessing.grid),
-        progress=None if report is None else lambda phase, done: report(f"engine ({phase})", round(100 * done), 100),
     )
+    fingerprint = build_engine(request, path, reporter)
     built = BuiltEngine(path, fingerprint, round(time.monotonic() - start, 1))
     label = {"file": path.name, "fingerprint": fingerprint.to_json(), "seconds": built.seconds}
     write_json(path.with_suffix(".json"), label)
@@ -194,9 +190,9 @@ def _read_label(path: Path) -> BuiltEngine:
             expected="the label of an engine that was built here",
             action="remove it, or build the engine again (cmdiad-build BUNDLE)",
         ) from error
-    return BuiltEngine(path.with_name(Path(file).name), EngineFingerprint.from_json(fingerprint, source=path), seconds)
+    return BuiltEngine(path.with_name(Path(file).name), read_fingerprint(fingerprint, path), seconds)
 
 
 def _from_manifest(bundle: Bundle, entry: dict[str, Any]) -> BuiltEngine:
-    fingerprint = EngineFingerprint.from_json(entry["fingerprint"], source=bundle.path / MANIFEST)
+    fingerprint = read_fingerprint(entry["fingerprint"], bundle.path / MANIFEST)
     return BuiltEngine(bundle.path / entry["file"], fingerprint)

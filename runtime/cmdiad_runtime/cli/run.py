@@ -190,7 +190,7 @@ def _self_test(
     from cmdiad_runtime.support.progress import Progress
 
     bundle = open_bundle(path, modality, require_signature)
-    chosen = choose_engine(bundle, engine, rebuild=rebuild, untested=True, report=Progress())
+    chosen = choose_engine(bundle, engine, rebuild=rebuild, untested=True, reporter=Progress())
     try:
         test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
     finally:
