@@ -29,7 +29,7 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
-class Recorder:
+class RecordingReporter:
     """A reporter that keeps everything.
 
     Attributes:

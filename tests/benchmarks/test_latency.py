@@ -15,7 +15,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import list_inputs
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.support.reporter import SILENT
-from helpers import Recorder, sample_files, truncate
+from helpers import RecordingReporter, sample_files, truncate
 
 Cached = Callable[..., Path]
 
@@ -39,7 +39,7 @@ def test_takt_allows_one_late_part_in_a_hundred(values: list[float], takt: float
 @pytest.mark.parametrize("pipeline", [False, True])
 def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> None:
     files = list_inputs([data / "gear" / "test"], "rgb")
-    recorder = Recorder()
+    recorder = RecordingReporter()
     with Inspector.open(exported("rgb")) as inspector:
         seen: list[str] = []
         judge = inspector.judge

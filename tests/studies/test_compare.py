@@ -18,7 +18,7 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-from helpers import Recorder, command, sample_files
+from helpers import RecordingReporter, command, sample_files
 from studies.__main__ import cli
 from studies.comparison.compare import CompareOptions, Samples, Times, _figures, _interleaved, compare, markdown
 from studies.comparison.contenders import (
@@ -58,7 +58,7 @@ def samples(data: Path) -> list[Sample]:
 @pytest.mark.slow
 @pytest.mark.parametrize("main", ["rgb", "xyz"])
 def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> None:
-    recorder = Recorder()
+    recorder = RecordingReporter()
     forms = [
         Form("faithful", "fp32"),
         Form("default", "fp32"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import Recorder
+from helpers import RecordingReporter
 from studies import coreset
 from studies.coreset import CoresetOptions, measure_coreset, synthetic_features
 
@@ -13,7 +13,7 @@ from studies.coreset import CoresetOptions, measure_coreset, synthetic_features
 @pytest.mark.parametrize("half", [False, True])
 def test_measured_selection_is_that_of_the_plain_greedy(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreset, "GEMM_SECONDS", 0.01)
-    recorder = Recorder()
+    recorder = RecordingReporter()
     found = measure_coreset(CoresetOptions(rows=900, half=half, plain=True), recorder)
     assert (found["rows"], found["count"], found["width"]) == (900, 90, 167)  # ⌊4 ln 900 / 0.162⌋
     assert found["rounds"] == len(recorder.steps)

@@ -16,7 +16,7 @@ from cmdiad_train.cli.train import cli
 from cmdiad_train.datasets import open_category
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from cmdiad_train.runs.run_directory import load_run
-from helpers import SIZE, Recorder, read_image
+from helpers import SIZE, RecordingReporter, read_image
 from studies import extractors
 from studies.extractors import (
     BANK,
@@ -43,7 +43,7 @@ WEIGHTS = Weights(Path("large"), Path("small"), Path("student"), Path("points"))
 def test_every_detector_is_measured_and_nothing_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, recorder = Bench(data, "gear", tmp_path, 0.05), Recorder()
+    bench, recorder = Bench(data, "gear", tmp_path, 0.05), RecordingReporter()
     rows = bench.measure([RGB, F2F], [4, 5], recorder)
     assert recorder.lines == [
         "rgb-tiny-none, seed 4",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import Recorder
+from helpers import RecordingReporter
 from studies.savings import SAVINGS, Saving, Sizes, measure_savings, savings_table
 
 SMALL = Sizes(width=48, size=64, coarse=8, groups=64, group_size=16, encoder=24, bank=300)
@@ -34,7 +34,7 @@ def test_a_wrong_saving_would_be_seen(make: Callable[[Sizes, int], Saving]) -> N
 
 
 def test_table_tells_gain_and_difference() -> None:
-    recorder = Recorder()
+    recorder = RecordingReporter()
     rows = measure_savings(SMALL, runs=2, reporter=recorder)
     assert [row["saving"] for row in rows] == recorder.lines
     assert len(rows) == len(SAVINGS) == len(set(recorder.lines))
