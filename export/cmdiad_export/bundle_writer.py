@@ -15,7 +15,7 @@ from cmdiad_export.search.searchable import has_banks, searchable
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.certificate import GoldenSample, write_golden
 from cmdiad_runtime.bundle.manifest import write_manifest
-from cmdiad_runtime.engines.building.builder import OPTIONAL, ahead_of_time, build_engine
+from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.support.files import atomic_directory
 from cmdiad_runtime.support.reporter import Reporter
@@ -89,9 +89,7 @@ def _choose_search(run: Run, options: ExportOptions, reporter: Reporter) -> Sear
     return choose_candidates(run, options.search, reporter)
 
 
-def _finish(
-    run: Run, out: Path, folder: Path, golden: list[GoldenSample], manifest: dict[str, Any]
-) -> dict[str, Any]:
+def _finish(run: Run, out: Path, folder: Path, golden: list[GoldenSample], manifest: dict[str, Any]) -> dict[str, Any]:
     write_golden(folder / "golden.npz", golden)
     manifest = {"name": out.name.removesuffix(".cmdiad"), **manifest}
     write_manifest(folder, manifest)
@@ -106,15 +104,15 @@ def _build_rtx(
     engine.parent.mkdir()
     targets = ahead_of_time(graph.precision)
     reporter.say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, targets))} ahead of time")
-    fingerprint = build_engine(
-        folder / GRAPH,
-        engine,
+    request = BuildRequest(
+        graph=folder / GRAPH,
         library="tensorrt_rtx",
         precision=graph.precision,
         compute_capabilities=targets,
         optional=OPTIONAL,
         profiles=profiles_of(golden, run.preprocessing.grid),
     )
+    fingerprint = build_engine(request, engine)
     if fingerprint.note:
         reporter.say(fingerprint.note)
     scratch = "" if fingerprint.scratch_bytes is None else f", {fingerprint.scratch_bytes / 1e6:.1f} MB of scratch"

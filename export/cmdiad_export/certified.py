@@ -11,13 +11,12 @@ import torch
 
 from cmdiad_export.graph.exporter import OPSET, export_graph
 from cmdiad_export.precision.casting import to_precision
-from cmdiad_export.precision.kinds import Precision
 from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
 from cmdiad_export.search.budget import SearchBudget, bank_sizes, choose_search
 from cmdiad_export.search.choice import SearchChoice
 from cmdiad_runtime.bundle.certificate import Comparison, GoldenSample, compare, tolerance_for
 from cmdiad_runtime.bundle.manifest import Tolerance
-from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.reporter import Reporter
@@ -94,7 +93,8 @@ class Certifier:
         self._require_search_passed()
         budget = self._budget(precision)
         detector = self._detector(budget)
-        comparisons = {"fp32": self._single(detector, budget, path, fresh=precision == "fp32")}
+        single = self._single(detector, budget, path, fresh=precision == "fp32")
+        comparisons: dict[Precision, Comparison] = {"fp32": single}
         record: dict[str, Any] = {"precision": precision, "opset": OPSET, "fp32_islands": []}
         if precision != "fp32":
             graphs = self._graphs(detector, precision, path)
@@ -133,9 +133,7 @@ class Certifier:
         detector.plan_search(budget.settings)
         return detector
 
-    def _single(
-        self, detector: TrainedDetector, budget: SearchBudget | None, path: Path, *, fresh: bool
-    ) -> Comparison:
+    def _single(self, detector: TrainedDetector, budget: SearchBudget | None, path: Path, *, fresh: bool) -> Comparison:
         """Write and certify the fp32 graph, unless a graph with the same search was certified for another precision.
 
         Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cmdiad_export.precision.kinds import PRECISIONS, Precision
 from cmdiad_export.search.modes import SEARCH_MODES, SearchMode
+from cmdiad_runtime.engines import PRECISIONS, Precision
 from cmdiad_runtime.errors import EngineError
 
 Target = Literal["onnx", "rtx"]

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from cmdiad_export.precision.precision import to_precision
 
 from cmdiad_export import bundle_writer
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
 from cmdiad_export.graph import exporter as graph_writer
 from cmdiad_export.precision import reduction
-from cmdiad_export.precision.precision import to_precision
 from cmdiad_export.search.budget import bank_sizes
 from cmdiad_runtime.bundle.certificate import read_golden
 from cmdiad_runtime.bundle.manifest import Bundle

@@ -28,10 +28,14 @@ def save_graph(model: ir.Model, path: Path) -> None:
     stored = (value.const_value for value in model.graph.initializers.values())
     large = sum(tensor.nbytes for tensor in stored if tensor is not None and tensor.nbytes >= PAGE)
     with atomic_write(path) as temporary:
-        if large < LARGE:
-            ir.save(model, temporary, format="protobuf")
-        else:
-            options = {"size_threshold_bytes": PAGE - 1, "alignment": PAGE, "align_threshold": 0}
-            ir.save(model, temporary, format="protobuf", external_data=weights.name, **options)
+        ir.save(
+            model,
+            temporary,
+            format="protobuf",
+            external_data=weights.name if large >= LARGE else None,
+            size_threshold_bytes=PAGE - 1,
+            alignment=PAGE,
+            align_threshold=0,
+        )
     if large < LARGE:
         weights.unlink(missing_ok=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cmdiad_export.precision.kinds import Precision
 from cmdiad_export.search.held_out import ResultChange
+from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import EngineError
 
 

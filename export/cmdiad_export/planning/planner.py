@@ -13,11 +13,11 @@ from cmdiad_export.golden import golden_set
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning.measure import GraphBench, Measurement
 from cmdiad_export.planning.plan import Budget, GraphForm, Plan, Point, best_within, pareto
-from cmdiad_export.precision.kinds import Precision
 from cmdiad_export.search.choice import SearchChoice, choose_all
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.searchable import searchable
 from cmdiad_export.search.smaller_banks import SHARES, trained_share, with_smaller_banks
+from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.runs.run_directory import Run, load_held_out
@@ -140,9 +140,7 @@ def _measure(exported: Sequence[Exported], bench: GraphBench, reporter: Reporter
 
 
 def _point(exported: Exported, measured: Measurement) -> Point:
-    return Point(
-        exported.candidate.form, measured.latency_ms, measured.memory_mb, measured.graph_mb, measured.change
-    )
+    return Point(exported.candidate.form, measured.latency_ms, measured.memory_mb, measured.graph_mb, measured.change)
 
 
 def promising(candidates: Sequence[Candidate], points: Sequence[Point]) -> list[Candidate]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmdiad_export.precision.kinds import Precision
 from cmdiad_export.precision.levels import Level, attention_names, is_within
+from cmdiad_runtime.engines import Precision
 from cmdiad_train.detectors.family import TrainedDetector
 
 

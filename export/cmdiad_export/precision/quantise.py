@@ -15,6 +15,7 @@ in addition to the rows for the distances, and would miss neighbours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -23,9 +24,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import CheckerPass
 
-from cmdiad_export.precision.kinds import Quantised
 from cmdiad_export.precision.products import Product
 
+Quantised = Literal["int8", "fp8"]
+"""Precisions with static scales from calibration samples."""
 LARGEST: dict[Quantised, float] = {"int8": 127.0, "fp8": 448.0}
 OPSETS: dict[Quantised, int] = {"int8": 18, "fp8": 19}
 """Opset 19 was the first with fp8."""

@@ -15,7 +15,6 @@ from cmdiad_export.graph.storage import save_graph
 from cmdiad_export.precision.casting import island_names, to_precision
 from cmdiad_export.precision.drift import Culprits, module_drift, product_drift
 from cmdiad_export.precision.harm import harm_of_each, quantised_levels
-from cmdiad_export.precision.kinds import Quantised
 from cmdiad_export.precision.levels import Level, fp16_levels
 from cmdiad_export.precision.products import (
     Arrays,
@@ -25,7 +24,7 @@ from cmdiad_export.precision.products import (
     products,
     to_quantise,
 )
-from cmdiad_export.precision.quantise import OPSETS, quantise
+from cmdiad_export.precision.quantise import OPSETS, Quantised, quantise
 from cmdiad_export.precision.rowwise import quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.bundle.certificate import Comparison
 from cmdiad_runtime.support.reporter import Reporter

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
@@ -166,9 +165,7 @@ def _replace(graph: ir.Graph, node: ir.Node, rows: _Rows, columns: _Columns) -> 
 
     def add(kind: str, inputs: Sequence[ir.Value | None], name: str, **attributes: Any) -> ir.Value:
         value = ir.val(f"{result}/{name}")
-        nodes.append(
-            ir.node(kind, inputs, attributes, outputs=[value], name=f"{node.name}/rowwise_{len(nodes)}")
-        )
+        nodes.append(ir.node(kind, inputs, attributes, outputs=[value], name=f"{node.name}/rowwise_{len(nodes)}"))
         return value
 
     integers = add("MatMulInteger", [rows.numbers, columns.numbers], "integers")

@@ -119,7 +119,7 @@ def choose_search(sizes: list[BankSize], measured: SearchPlan, megabytes: float 
 
 
 def _largest_chunk(sizes: list[BankSize], settings: SearchPlan, budget: int) -> int:
-    """Return the number of rows at a time: as many as fit, in steps of SMALLEST_CHUNK, at most half the largest bank."""
+    """Return the most rows at a time that fit, in steps of SMALLEST_CHUNK, at most half of the largest bank."""
     half = max(settings.candidates, max(size.rows for size in sizes) // 2)
     least = min(SMALLEST_CHUNK, half)
     fitting = min((budget - size.scratch(replace(settings, chunk=0))) // (size.queries * KEY_BYTES) for size in sizes)

@@ -60,9 +60,7 @@ class Measured:
         }
 
 
-def multiply_adds(
-    searches: Sequence[BankSearch], settings: SearchPlan, in_full: Sequence[float] | None = None
-) -> int:
+def multiply_adds(searches: Sequence[BankSearch], settings: SearchPlan, in_full: Sequence[float] | None = None) -> int:
     """Return the multiply-adds per query of all banks: projection, product, and exact distances of the candidates.
 
     Args:
@@ -122,9 +120,7 @@ class SearchBench:
             return None
         return self._measured(cheapest, [bank.exact(cheapest) for bank in self.banks], in_full)
 
-    def _measured(
-        self, settings: SearchPlan, returned: list[Nearest], in_full: list[float] | None = None
-    ) -> Measured:
+    def _measured(self, settings: SearchPlan, returned: list[Nearest], in_full: list[float] | None = None) -> Measured:
         change = ResultChange.between(self.reference, self._results(returned), self.held_out.tampered, self.tolerance)
         hits = sum(bank.hits(index) for bank, (_, index) in zip(self.banks, returned, strict=True))
         counts = [sum(bank) for bank in self.counts]

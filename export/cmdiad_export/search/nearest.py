@@ -115,5 +115,3 @@ class _Listed:
 def _at_once(values: int) -> int:
     """Return the number of queries to process at a time if each needs this number of values."""
     return max(1, VALUES_AT_ONCE // max(1, values))
-
-

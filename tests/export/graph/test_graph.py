@@ -98,9 +98,7 @@ def test_nodes_are_named_by_their_modules(exported: Cached) -> None:
     model = ir.load(exported("rgb", "f2f", "fp16") / "graph.onnx")
     names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
-    modules = {
-        node.op_type: {module_of(n) for n in model.graph if n.op_type == node.op_type} for node in model.graph
-    }
+    modules = {node.op_type: {module_of(n) for n in model.graph if n.op_type == node.op_type} for node in model.graph}
     assert "features.0.extractor.model.layer1.0.conv2" in modules["Conv"]
     assert {f"hallucinated.network.mlp.fc{i}" for i in (1, 2, 3)} == modules["Gemm"]
     assert modules["TopK"] == {"scorers.0.search", "scorers.1.search"}

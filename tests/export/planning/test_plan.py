@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cmdiad_export.held_out import Change
 from PIL import Image
 
-from cmdiad_export.held_out import Change
 from cmdiad_export.planning.plan import Budget, Form, Plan, Point, best_within, pareto
 from cmdiad_export.planning.report import table, write_plan
 from cmdiad_runtime.errors import EngineError

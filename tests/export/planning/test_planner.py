@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from cmdiad_export.held_out import HeldOut
+
 from cmdiad_export.planning import planner
 from cmdiad_export.planning.plan import Budget
 from cmdiad_export.planning.planner import Candidate, Planned, make_plan, peak_megabytes, promising, write_within

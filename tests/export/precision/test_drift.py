@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmdiad_export.precision.drift import Culprits, Drift, module_drift, product_drift, relative_error
 from cmdiad_export.precision.casting import to_precision
+from cmdiad_export.precision.drift import Culprits, Drift, module_drift, product_drift, relative_error
 from cmdiad_export.precision.products import products
 from cmdiad_export.precision.quantise import OPSETS
 from cmdiad_export.precision.reduction import QuantisedGraphs

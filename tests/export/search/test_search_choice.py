@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
-from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.held_out import Change, HeldOut, Outcomes
 from cmdiad_export.planning.bank_size import with_smaller_banks
+
+from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.search import choice as search_choice
 from cmdiad_export.search.budget import bank_sizes
 from cmdiad_export.search.choice import (

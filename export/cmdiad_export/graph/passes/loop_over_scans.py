@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -38,7 +40,7 @@ def _replace(graph: ir.Graph, scan: ir.Node) -> None:
     ir.convenience.replace_nodes_and_values(graph, scan, [scan], [loop], scan.outputs, loop.outputs)
 
 
-def _make_loop_body(body: ir.Graph, name: str, parts: tuple[ir.Value | None, ...]) -> None:
+def _make_loop_body(body: ir.Graph, name: str, parts: Sequence[ir.Value | None]) -> None:
     """Turn the body of a Scan into that of a Loop over the same number of rounds, in place."""
     slices = list(body.inputs)[-len(parts) :]
     index = ir.val(f"{name}/round", ir.DataType.INT64, [])

@@ -94,13 +94,15 @@ class WriteOutFullSearch(ir.passes.InPlacePass):
 
 def _loop(node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
     """Return the nodes of the loop for one search, and the value with the nearest rows."""
-    function = ir.from_proto(parser.parse_function(_LOOP))
+    function = ir.serde.deserialize_function(parser.parse_function(_LOOP))
     for inner in function.all_nodes():
         inner.name = f"{node.name}/{inner.outputs[0].name}"
         bodies = [attribute.as_graph() for attribute in inner.attributes.values() if attribute.type == GRAPH]
         for value in (*inner.outputs, *(value for body in bodies for value in body.inputs)):
             value.name = f"{node.name}/{value.name}"
-    ir.convenience.replace_all_uses_with(list(function.inputs), list(node.inputs))
+    for value, operand in zip(function.inputs, node.inputs, strict=True):
+        assert operand is not None
+        ir.convenience.replace_all_uses_with(value, operand)
     nodes, (nearest,) = list(function), function.outputs
     function.outputs.clear()
     function.remove(nodes)

@@ -71,9 +71,11 @@ def test_half_softmax_becomes_single_and_keeps_its_output() -> None:
     assert not WidenSoftmax()(single).modified
 
 
+BANK = ", ".join(map(str, range(28)))
 SCAN = f"""{HEADER} g (float[4] x, float[6, 4] fed) => (float[4] sum, float[3, 4] seen)
-<float[7, 4] bank = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27}},
- float[3, 2, 4] rows, float[3, 2, 4] parts, int64[1] zero = {{0}}, int64[1] six = {{6}}, int64[3] shape = {{3, 2, 4}}, int64[1] first = {{0}}>
+<float[7, 4] bank = {{{BANK}}},
+ float[3, 2, 4] rows, float[3, 2, 4] parts, int64[1] zero = {{0}}, int64[1] six = {{6}},
+ int64[3] shape = {{3, 2, 4}}, int64[1] first = {{0}}>
 {{
     front = Slice (bank, zero, six)
     rows = Reshape (front, shape)
