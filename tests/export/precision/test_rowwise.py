@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.precision import rowwise
 from cmdiad_export.precision.products import Product
 from cmdiad_export.precision.products import products as products_in
@@ -21,8 +22,9 @@ from cmdiad_runtime.bundle.manifest import Tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run_directory import load_run
-from helpers import assert_refused, command, silent
+from helpers import RecordingReporter, assert_refused, command
 
 WIDTH, HIDDEN, OUT = 48, 32, 7
 
@@ -100,7 +102,7 @@ def test_bundle_in_int8_for_processors(
     monkeypatch.setattr(rowwise, "NARROW", 1)  # the networks of tests are narrow
     run = load_run(trained(modality, hallucination))  # type: ignore[operator]
     out = tmp_path / "b.cmdiad"
-    manifest = write_bundle(run, out, precision="int8-cpu", rtx=False, say=silent)
+    manifest = write_bundle(run, out, ExportOptions("int8-cpu"), SILENT)
     reduced = manifest["certificate"]["comparisons"][1]
     assert reduced["precision"] == "int8-cpu" and 0 < reduced["score_max_share"] <= 0.005
     model = onnx.load(out / "graph.onnx")
@@ -141,12 +143,12 @@ def test_networks_stay_in_fp32_where_nothing_less_is_within_tolerance(
     monkeypatch.setattr(rowwise, "NARROW", 1)
     monkeypatch.setitem(certificate.TOLERANCES, "int8-cpu", Tolerance(score, 1))
     run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
-    said: list[str] = []
+    reporter = RecordingReporter()
     try:
-        manifest = write_bundle(run, tmp_path / "b.cmdiad", precision="int8-cpu", rtx=False, say=said.append)
+        manifest = write_bundle(run, tmp_path / "b.cmdiad", ExportOptions("int8-cpu"), reporter)
         steps = [step["step"] for step in manifest["graph"]["widened"]]
     except CertificateError:  # not even the fp16 bank is within
-        steps = [line.split("keeping the ")[1].split(" in fp32")[0] for line in said if "keeping the" in line]
+        steps = [line.split("keeping the ")[1].split(" in fp32")[0] for line in reporter.lines if "keeping the" in line]
     assert ("networks" in steps) == whole
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cmdiad_export.held_out import HeldOut
-from cmdiad_export.planning.bank_size import with_smaller_banks
 
+from cmdiad_export.search.held_out import HeldOut
+from cmdiad_export.search.smaller_banks import with_smaller_banks
 from cmdiad_runtime.bundle.threshold import calibrate_threshold
 from cmdiad_train.runs.run_directory import Run, load_held_out, load_run
 
