@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HELP = """Export a trained RUN to a bundle. Without RUN, the newest run under ./runs is exported.
 
 A bundle contains one ONNX graph with the memory bank inside, a golden set, and a certificate: the measured differences
-of scores, maps and verdicts from the trained detector. If a graph of reduced precision exceeds its tolerance, layers
+of scores, maps and verdicts from the trained detector. If a graph of reduced precision exceeds the tolerance, layers
 are moved back to fp32 step by step. If the last step still fails, no bundle is written.
 
 `cmdiad-export build BUNDLE` is the same as `cmdiad-build BUNDLE`. (Export a run named `build` as ./build.)

@@ -56,8 +56,8 @@ def products(model: ir.Model, roots: Collection[str]) -> list[Product]:
         model: Graph with nodes named by module.
         roots: Submodules in which to look; see `network_roots`.
     """
-    found = (_product(node) for node in model.graph if is_within(module_of(node), roots))
-    return [product for product in found if product is not None]
+    candidates = (_product(node) for node in model.graph if is_within(module_of(node), roots))
+    return [product for product in candidates if product is not None]
 
 
 def _product(node: ir.Node) -> Product | None:

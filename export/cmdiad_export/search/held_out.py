@@ -40,7 +40,7 @@ class HeldOut:
     @staticmethod
     @torch.no_grad()
     def of(detector: SearchableDetector, samples: Mapping[str, Mapping[str, Tensor]]) -> HeldOut:
-        """Compute the patch features of samples of a run directory, given as network inputs by sample name."""
+        """Compute the patch features of the samples of a run directory: network inputs by sample name."""
         inputs = [{name: sample[name] for name in detector.input_names} for sample in samples.values()]
         tampered = np.array([name.endswith(TAMPERED) for name in samples])
         return HeldOut(inputs, tampered, [detector.patches(*sample.values()) for sample in inputs])

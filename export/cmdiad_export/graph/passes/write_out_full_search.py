@@ -40,7 +40,7 @@ _LOOP = f"""
     bias = Unsqueeze (less, one)
     beside_length = Pad (leading, a_length, nothing)
     nearest = Loop (rounds, start, index) <body = body
-        (int64 turn, bool go, int64[queries] found) => (bool going, int64[queries] corrected)
+        (int64 turn, bool go, int64[queries] nearest_so_far) => (bool going, int64[queries] corrected)
         {{
             turn_1 = Reshape (turn, one)
             from = Mul (turn_1, at_once)
@@ -67,7 +67,7 @@ _LOOP = f"""
             smallest, position = TopK <axis: int = 1, largest: int = 0> (squared, one)
             chosen = GatherElements <axis: int = 1> (candidates, position)
             chosen_row = Squeeze (chosen, one)
-            corrected = ScatterElements <axis: int = 0> (found, part, chosen_row)
+            corrected = ScatterElements <axis: int = 0> (nearest_so_far, part, chosen_row)
             going = Identity (go)
         }}>
 }}
