@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_export.graph.exporter import export_graph
-from cmdiad_export.precision.precision import Precision, to_precision
+from cmdiad_export.precision.precision import to_precision
 from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.bundle.certificate import tolerance_for
-from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud, prepare_cloud
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample

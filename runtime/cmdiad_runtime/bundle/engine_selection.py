@@ -13,13 +13,11 @@ from typing import get_args
 from cmdiad_runtime.bundle.built_engines import BuiltEngine, Report, build_for_bundle, engines_of
 from cmdiad_runtime.bundle.manifest import Bundle
 from cmdiad_runtime.bundle.self_test import has_passed, was_tested
-from cmdiad_runtime.engines import BuiltName, Engine, EngineName, OnnxRuntimeName, open_engine
-from cmdiad_runtime.engines.fingerprint import EngineLibrary
+from cmdiad_runtime.engines import LIBRARIES, BuiltName, Engine, EngineLibrary, EngineName, OnnxRuntimeName, open_engine
 from cmdiad_runtime.errors import EngineError
 
 AUTO: tuple[BuiltName | OnnxRuntimeName, ...] = ("tensorrt", "rtx", "ort-tensorrt", "ort-rtx", "cuda", "cpu")
 """Fastest first, as far as is known."""
-LIBRARIES: dict[BuiltName, EngineLibrary] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, report: Report |
                 bundle.path,
                 found=reasons,
                 expected=f"an engine for --engine {name} that fits this device",
-                action=f"run cmdiad-export build {bundle.path} --target {name} on this device, or give --rebuild",
+                action=f"run cmdiad-build {bundle.path} --target {name} on this device, or give --rebuild",
             )
         fitting = build_for_bundle(bundle, library, report)
     graph_sha256 = bundle.manifest["graph"]["sha256"]

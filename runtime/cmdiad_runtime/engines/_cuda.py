@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.engines.fingerprint import capability_words
+from cmdiad_runtime.engines.fingerprint import capability_text
 from cmdiad_runtime.errors import EngineError
 
 
@@ -28,7 +28,7 @@ class Device:
     compute_capability: int
 
     def __str__(self) -> str:
-        return f"{self.name} (compute capability {capability_words(self.compute_capability)})"
+        return f"{self.name} (compute capability {capability_text(self.compute_capability)})"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 from collections import deque
 from typing import Any
 
-from cmdiad_runtime.engines.fingerprint import EngineLibrary
+from cmdiad_runtime.engines import EngineLibrary
 from cmdiad_runtime.errors import EngineError
 
 WORDS: dict[EngineLibrary, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}

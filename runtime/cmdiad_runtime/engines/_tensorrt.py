@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.engines import Arrays
+from cmdiad_runtime.engines import Arrays, EngineLibrary
 from cmdiad_runtime.engines._cuda import (
     Buffer,
     Device,
@@ -34,7 +34,7 @@ from cmdiad_runtime.engines._cuda import (
     new_stream,
 )
 from cmdiad_runtime.engines._library import WORDS, first_error, load_library, log_of
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, EngineLibrary
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.errors import EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.files import atomic_write
@@ -42,7 +42,7 @@ from cmdiad_runtime.support.files import atomic_write
 SHAPES = 8
 """Sizes that a dynamic axis is filled up to."""
 
-_REBUILD = "run cmdiad-export build BUNDLE on this device, or cmdiad-run with --rebuild"
+_REBUILD = "run cmdiad-build BUNDLE on this device, or cmdiad-run with --rebuild"
 _DTYPES: dict[str, Any] = {
     "FLOAT": np.float32,
     "HALF": np.float16,

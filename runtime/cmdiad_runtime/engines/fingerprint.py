@@ -11,18 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from cmdiad_runtime.engines import ENGINE_PRECISIONS, EngineLibrary, EnginePrecision
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import sha256_of
 
-__all__ = ["EngineFingerprint", "EngineLibrary", "Precision", "capability_words"]
-
-EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
-Precision = Literal["fp32", "fp16", "int8", "fp8"]
-
 _SUBJECT = "engine fingerprint"
-_REBUILD = "export the bundle again, or build the engine again (cmdiad-export build BUNDLE)"
+_REBUILD = "export the bundle again, or build the engine again (cmdiad-build BUNDLE)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class EngineFingerprint:
     library: EngineLibrary
     library_version: str
     compute_capabilities: tuple[int, ...]
-    precision: Precision
+    precision: EnginePrecision
     graph_sha256: str
     engine_sha256: str
     size_bytes: int
@@ -101,8 +97,8 @@ class EngineFingerprint:
         if built_with != at_hand:
             reasons.append(f"it was built with {built_with} and this is {at_hand}")
         if compute_capability not in self.compute_capabilities:
-            targets = ", ".join(map(capability_words, self.compute_capabilities))
-            device = capability_words(compute_capability)
+            targets = ", ".join(map(capability_text, self.compute_capabilities))
+            device = capability_text(compute_capability)
             reasons.append(f"it was built for compute capability {targets} and this device has {device}")
         if graph_sha256 != self.graph_sha256:
             built_from, bundled = self.graph_sha256[:12], graph_sha256[:12]
@@ -123,7 +119,7 @@ class EngineFingerprint:
             raise BundleError(engine, found=f"SHA-256 {digest}", expected=self.engine_sha256, action=_REBUILD)
 
 
-def capability_words(compute_capability: int) -> str:
+def capability_text(compute_capability: int) -> str:
     """A compute capability as NVIDIA writes it: 86 is "8.6", 120 is "12.0"."""
     major, minor = divmod(compute_capability, 10)
     return f"{major}.{minor}"
@@ -158,7 +154,7 @@ _RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     ),
     "library_version": (_is_text, "a version"),
     "compute_capabilities": (_is_capabilities, "ascending whole numbers such as 86"),
-    "precision": (lambda value: value in get_args(Precision), "one of " + ", ".join(get_args(Precision))),
+    "precision": (lambda value: value in ENGINE_PRECISIONS, "one of " + ", ".join(ENGINE_PRECISIONS)),
     "graph_sha256": (_is_sha256, "64 lowercase hex digits"),
     "engine_sha256": (_is_sha256, "64 lowercase hex digits"),
     "size_bytes": (lambda value: _is_count(value) and value != 0, "a positive whole number"),

@@ -139,7 +139,7 @@ def test_no_engine_says_how_to_get_one(bundle: Bundle, name: Any) -> None:
     with pytest.raises(EngineError) as refused:
         choose_engine(bundle, name)
     assert refused.value.found == f"no {LIBRARY[name]} engine"
-    assert f"cmdiad-export build {bundle.path} --target {name}" in refused.value.action
+    assert f"cmdiad-build {bundle.path} --target {name}" in refused.value.action
 
 
 def test_an_untested_engine_gives_no_verdicts(bundle: Bundle, name: Any) -> None:
@@ -254,7 +254,9 @@ def test_auto_takes_a_tested_engine_and_says_what_it_passed_over(bundle: Bundle,
 
 
 def test_every_engine_is_offered_and_ordered() -> None:
-    assert set(cli_module.ENGINES) == set(get_args(EngineName))
+    option = next(option for option in cli_module.cli.params if option.name == "engine")
+    assert isinstance(option.type, click.Choice)
+    assert set(option.type.choices) == set(get_args(EngineName))
     assert {"auto", *AUTO} == set(get_args(EngineName))
     assert AUTO[-1] == "cpu"
 
@@ -278,7 +280,7 @@ def test_without_the_flag_nothing_is_kept(bundle: Bundle) -> None:
 
 
 def test_the_command_rebuilds_where_it_may(bundle: Bundle, name: Any) -> None:
-    assert_refused(command(cli, "--self-test", bundle.path, "--engine", name), 5, "cmdiad-export build", "--rebuild")
+    assert_refused(command(cli, "--self-test", bundle.path, "--engine", name), 5, "cmdiad-build", "--rebuild")
     ended = command(cli, "--self-test", bundle.path, "--engine", name, "--rebuild")
     assert ended.code == 0, ended.err
     assert has_passed_here(bundle, name)

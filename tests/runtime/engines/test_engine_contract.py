@@ -289,7 +289,7 @@ def test_an_engine_that_does_not_fit_is_refused(double: Kit, change: dict[str, A
     with pytest.raises(EngineError) as refused:
         double.load(fingerprint)
     assert words.format(library=double.library, version=double.trt.__version__) in refused.value.found
-    assert "cmdiad-export build" in refused.value.action
+    assert "cmdiad-build" in refused.value.action
 
 
 def test_compiled_kernels_are_kept_for_the_next_start(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_words
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text
 from cmdiad_runtime.errors import BundleError
 
 CONTENT = b"an engine"
@@ -169,5 +169,5 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("capability", "words"), [(75, "7.5"), (86, "8.6"), (120, "12.0"), (121, "12.1")])
-def test_capability_words(capability: int, words: str) -> None:
-    assert capability_words(capability) == words
+def test_capability_text(capability: int, words: str) -> None:
+    assert capability_text(capability) == words

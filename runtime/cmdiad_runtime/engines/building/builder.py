@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
+from cmdiad_runtime.engines import ENGINE_PRECISIONS, EngineLibrary, EnginePrecision
 from cmdiad_runtime.engines._library import WORDS, first_error, load_library, log_of, logged_number, plain
 from cmdiad_runtime.engines.building.progress import BuildProgress, Tracker, interrupts_deferred, monitor
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, EngineLibrary, Precision, capability_words
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text
 from cmdiad_runtime.engines.graph_file import joint_digest, weights_digest, weights_path
 from cmdiad_runtime.errors import EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
@@ -109,7 +110,7 @@ def build_engine(
             kept = {capability: target for capability, target in targets.items() if capability not in optional}
             if _NO_TURING_FP32 not in error.found.lower() or not kept or kept == targets:
                 raise
-            left_out = ", ".join(capability_words(each) for each in targets if each not in kept)
+            left_out = ", ".join(capability_text(each) for each in targets if each not in kept)
             note = f"compute capability {left_out} left out: {error.found}"
             targets, plan = kept, request.build(kept)
     request.tracker.reraise()
@@ -120,7 +121,7 @@ def build_engine(
         library=library,
         library_version=str(trt.__version__),
         compute_capabilities=tuple(targets),
-        precision=cast(Precision, precision),
+        precision=cast(EnginePrecision, precision),
         graph_sha256=joint_digest(hashlib.sha256(source).hexdigest(), weights_digest(graph)),
         engine_sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=content.nbytes,
@@ -139,11 +140,11 @@ def ahead_of_time(precision: str) -> tuple[int, ...]:
 
 
 def _check_precision(precision: str) -> None:
-    if precision not in get_args(Precision):
+    if precision not in ENGINE_PRECISIONS:
         raise EngineError(
             "precision",
             found=repr(precision),
-            expected=" or ".join(get_args(Precision)),
+            expected=" or ".join(ENGINE_PRECISIONS),
             action="choose the precision that the graph was exported in",
         )
 
