@@ -154,8 +154,9 @@ def tiny_bundle(folder: Path, **changes: Any) -> Path:
     """A bundle around `cloud_graph`, made without any training; `changes` go into the manifest."""
     import platform
 
-    from cmdiad_runtime.bundle.certificate import GoldenSample, write_golden
+    from cmdiad_runtime.bundle.golden import GoldenSample, write_golden
     from cmdiad_runtime.bundle.manifest import write_manifest
+    from cmdiad_runtime.preprocess.prepare import Preprocessing
     from cmdiad_runtime.support.files import sha256_of
 
     folder.mkdir()
@@ -164,11 +165,12 @@ def tiny_bundle(folder: Path, **changes: Any) -> Path:
     for rows in (5, 20, 40):
         inputs = cloud_inputs(rows)
         wanted = cloud_expected(inputs)
-        golden.append(GoldenSample(f"{rows}", inputs, float(wanted["score"][0]), wanted["map"].astype(np.float32)))
+        score, anomaly_map = float(wanted["score"][0]), wanted["map"].astype(np.float32)
+        golden.append(GoldenSample(f"{rows}", inputs, score, anomaly_map, tampered=False))
     write_golden(folder / "golden.npz", golden)
     manifest = {
         "name": "tiny",
-        "preprocessing": {"modality": "xyz", "size": 8, "groups": 6, "group_size": 4, "grid": 8},
+        "preprocessing": Preprocessing("xyz", size=8, groups=6, group_size=4, grid=8).to_json(),
         "graph": {"file": "graph.onnx", "sha256": sha256_of(graph), "precision": "fp32"},
         "calibration": {
             "score_threshold": 5.0,

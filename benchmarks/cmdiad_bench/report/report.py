@@ -14,10 +14,12 @@ import numpy.typing as npt
 from cmdiad_bench.accuracy import Inspected, Progress, figures, inspect_test_split
 from cmdiad_bench.report.page import Gallery, Row, Section, render
 from cmdiad_bench.report.pictures import draw_pictures, find_companions
-from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_train.datasets import GOOD, SampleFiles, open_category
 from cmdiad_train.evaluation.bootstrap import LEVEL, RESAMPLES
@@ -105,7 +107,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _inspect(data: Path, path: Path, category: str | None, engine: EngineName, progress: Progress) -> Section:
-    with Inspector.open(path, engine=engine) as inspector:
+    with Inspector.open(path, OpenOptions(engine=engine)) as inspector:
         inspected = inspect_test_split(inspector, data, _category_of(inspector.bundle, category), progress)
         measured = figures(inspector, inspected)
     return Section(_record(inspector.bundle, inspected, measured), _galleries(inspector.bundle, inspected))

@@ -69,7 +69,10 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
 def damaged(path: Path, found: str) -> BundleError:
     """Return the error for a bundle that is not as it was exported."""
     return BundleError(
-        path, found=found, expected="an intact bundle", action="the bundle is damaged: copy it again, or export it again"
+        path,
+        found=found,
+        expected="an intact bundle",
+        action="the bundle is damaged: copy it again, or export it again",
     )
 
 

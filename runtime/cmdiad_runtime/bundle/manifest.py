@@ -41,9 +41,18 @@ GRAPH = "graph.onnx"
 WEIGHTS = "graph.weights"
 GOLDEN = "golden.npz"
 
-_PREPROCESSING_OF_EVERY_BUNDLE = (
-    "modality size pad_multiple colour rgb_mask foreground groups group_size grid seed".split()
-)
+_PREPROCESSING_OF_EVERY_BUNDLE = [
+    "modality",
+    "size",
+    "pad_multiple",
+    "colour",
+    "rgb_mask",
+    "foreground",
+    "groups",
+    "group_size",
+    "grid",
+    "seed",
+]
 """Fields that every version of cmdiad wrote. A default in place of a lost one would change verdicts."""
 
 
@@ -390,7 +399,13 @@ def _preprocessing_from_json(value: object) -> Preprocessing:
     missing = [name for name in _PREPROCESSING_OF_EVERY_BUNDLE if isinstance(value, dict) and name not in value]
     if missing:
         raise RecordError(f"Preprocessing has no field {', '.join(missing)}")
-    return Preprocessing.from_json(value)
+    if hasattr(Preprocessing, "from_json"):  # bridge until the branch "preprocess" is merged
+        return Preprocessing.from_json(value)
+    values = fields_from_json(Preprocessing, value)
+    try:
+        return Preprocessing(**values)
+    except TypeError as error:
+        raise RecordError(f"Preprocessing ({error})") from error
 
 
 def _files_from_json(value: object) -> dict[str, FileRecord]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cmdiad_runtime.bundle.manifest import FORMAT_VERSION, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.manifest import FORMAT_VERSION
 from cmdiad_runtime.errors import BundleError
 from helpers import flip_byte, rewrite_manifest, truncate
 

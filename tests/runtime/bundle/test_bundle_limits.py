@@ -14,8 +14,9 @@ import pytest
 
 from cmdiad_runtime.bundle import certificate
 from cmdiad_runtime.bundle import manifest as bundle_module
-from cmdiad_runtime.bundle.certificate import GOLDEN_LIMIT, read_golden
-from cmdiad_runtime.bundle.manifest import FILE_LIMIT, FILES_LIMIT, MANIFEST_LIMIT, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.golden import GOLDEN_LIMIT, read_golden
+from cmdiad_runtime.bundle.integrity import FILE_LIMIT, FILES_LIMIT, MANIFEST_LIMIT
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.errors import BundleError
 from helpers import assert_refused, command, rewrite_manifest

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.threshold import adjusted, calibrate
 from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.cli.threshold import cli
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from helpers import Ended, assert_refused, command, flip_byte, python, rewrite_manifest, sample_files
 
 SCORES = [float(s) for s in np.random.default_rng(0).normal(10, 1, 40)]
@@ -215,23 +216,23 @@ def test_adjusted_bundle_is_what_runs(data: Path, bundle: Path, tmp_path: Path) 
 
 
 def test_inspector_takes_a_threshold_or_a_rate(bundle: Path) -> None:
-    with Inspector.open(bundle, threshold=7.5) as inspector:
+    with Inspector.open(bundle, OpenOptions(threshold=7.5)) as inspector:
         calibration = inspector.bundle.calibration
         assert calibration.score_threshold == 7.5
         assert calibration.map_threshold == inspector.bundle.certified_calibration.map_threshold
-    with Inspector.open(bundle, false_reject_rate=0.2) as inspector:
+    with Inspector.open(bundle, OpenOptions(false_reject_rate=0.2)) as inspector:
         assert inspector.bundle.calibration == calibrate(SCORES, PEAKS, 0.2)
     with pytest.raises(ValueError, match="not both"):
-        Inspector.open(bundle, threshold=7.5, false_reject_rate=0.2)
+        Inspector.open(bundle, OpenOptions(threshold=7.5, false_reject_rate=0.2))
     with pytest.raises(ValueError, match="a positive number"):
-        Inspector.open(bundle, threshold=-1)
+        Inspector.open(bundle, OpenOptions(threshold=-1))
 
 
 def test_rate_on_an_old_bundle(data: Path, old_bundle: Path) -> None:
     path = sample_files(data, "test", "good", "rgb")[0]
     assert_refused(command(run_cli.cli, old_bundle, path, "--false-reject-rate", 0.1), 4, old_bundle, "no held-out")
     with pytest.raises(BundleError, match="found no held-out scores"):
-        Inspector.open(old_bundle, false_reject_rate=0.1)
+        Inspector.open(old_bundle, OpenOptions(false_reject_rate=0.1))
 
 
 def test_rate_needs_scores_and_peaks(bundle: Path) -> None:
