@@ -9,7 +9,7 @@ from typing import get_args
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.sample import Sensors
-from cmdiad_runtime.support.records import require, require_number
+from cmdiad_runtime.support.records import is_number, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class OpenOptions:
         require(self.engine in ENGINE_NAMES, self, "engine", f"one of {', '.join(ENGINE_NAMES)}")
         require(isinstance(self.rebuild, bool), self, "rebuild", "True or False")
         if self.threshold is not None:
-            require_number(self, "threshold", 0, SCORE_LIMIT)
-            require(self.threshold > 0, self, "threshold", "a positive number")
+            positive = is_number(self.threshold, 0, SCORE_LIMIT) and self.threshold > 0
+            require(positive, self, "threshold", f"a positive number up to {SCORE_LIMIT:g}")
         if self.false_reject_rate is not None:
-            require_number(self, "false_reject_rate", 0, 1)
-            require(0 < self.false_reject_rate < 1, self, "false_reject_rate", "a number between 0 and 1")
+            inside = is_number(self.false_reject_rate, 0, 1) and 0 < self.false_reject_rate < 1
+            require(inside, self, "false_reject_rate", "a number between 0 and 1")
         if self.threshold is not None and self.false_reject_rate is not None:
             raise ValueError("pass a threshold or a false-reject rate, not both")

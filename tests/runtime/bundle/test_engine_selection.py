@@ -22,6 +22,7 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.support.reporter import SilentReporter
 from doubles import FakeCuda, install
 from graphs import tiny_bundle
 from helpers import assert_refused, command
@@ -70,7 +71,12 @@ def self_test(bundle: Bundle, name: Any) -> Path:
 
 def test_a_built_engine_stands_beside_the_bundles_own_with_its_label(bundle: Bundle, name: Any) -> None:
     reports: list[tuple[str, int, int]] = []
-    built = build_for_bundle(bundle, LIBRARY[name], lambda *report: reports.append(report))
+
+    class Recorder(SilentReporter):
+        def step(self, name: str, done: int, total: int) -> None:
+            reports.append((name, done, total))
+
+    built = build_for_bundle(bundle, LIBRARY[name], Recorder())
     assert built.path == bundle.path / "engines" / f"{name}-fp32-sm86.engine"
     assert built.fingerprint.compute_capabilities == (86,)
     assert built.fingerprint.scratch_bytes == 4096
@@ -125,12 +131,13 @@ def test_a_damaged_label_is_named(bundle: Bundle, name: Any, content: str) -> No
 
 
 def test_an_interrupted_build_leaves_nothing(bundle: Bundle, name: Any) -> None:
-    def interrupt(step: str, done: int, total: int) -> None:
-        if done > 0:
-            raise KeyboardInterrupt
+    class Interrupter(SilentReporter):
+        def step(self, name: str, done: int, total: int) -> None:
+            if done > 0:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_for_bundle(bundle, LIBRARY[name], interrupt)
+        build_for_bundle(bundle, LIBRARY[name], Interrupter())
     assert list((bundle.path / "engines").iterdir()) == []
 
 

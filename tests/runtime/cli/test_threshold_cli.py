@@ -89,7 +89,7 @@ def test_rate_that_the_samples_do_not_support_is_set_with_a_warning(bundle: Path
 
 def test_raw_score_leaves_the_map_threshold(bundle: Path) -> None:
     before = Bundle.open(bundle).calibration
-    adjust(bundle, "--score", 11)
+    adjust(bundle, "--threshold", 11)
     after = Bundle.open(bundle).calibration
     assert (after.score_threshold, after.map_threshold, after.method) == (11.0, before.map_threshold, "set by hand")
     assert after.false_reject_rate == np.mean(np.array(SCORES) > 11)
@@ -114,7 +114,9 @@ def test_signature_that_no_longer_fits_is_named(bundle: Path) -> None:
     (bundle / "manifest.sig").write_bytes(b"signed")
     assert adjust(bundle).err == ""
     ended = adjust(bundle, "--score", 12)
-    assert ended.err == f"warning: {bundle / 'manifest.sig'} does not fit the changed manifest; run cmdiad-sign again\n"
+    assert (
+        ended.err == f"warning: {bundle / 'manifest.sig'} does not match the changed manifest. Run cmdiad-sign again.\n"
+    )
 
 
 def test_old_bundle_takes_a_score_and_refuses_a_rate(old_bundle: Path) -> None:
@@ -124,7 +126,7 @@ def test_old_bundle_takes_a_score_and_refuses_a_rate(old_bundle: Path) -> None:
     assert_refused(refused, 4, old_bundle, "no held-out scores", "as a raw score")
     assert (old_bundle / "manifest.json").read_bytes() == before
     ended = adjust(old_bundle, "--score", 3.5)
-    assert ended.err == "warning: no held-out scores tell how many good parts it rejects\n"
+    assert ended.err == "warning: without held-out scores the share of rejected good parts is unknown\n"
     original = manifest_of(old_bundle)["calibration_original"]
     assert not set(NEW_FIELDS) & set(original)
     adjust(old_bundle, "--reset")
