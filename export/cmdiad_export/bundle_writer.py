@@ -23,7 +23,7 @@ from cmdiad_runtime.bundle.certificate import Comparison, Tolerance, compare, to
 from cmdiad_runtime.bundle.golden import GoldenSample, tampered_by_name, write_golden
 from cmdiad_runtime.bundle.manifest import write_manifest
 from cmdiad_runtime.engines import Precision, open_engine
-from cmdiad_runtime.engines.building.builder import OPTIONAL, ahead_of_time, build_engine
+from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes, graph_digest
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.files import atomic_directory
@@ -203,15 +203,15 @@ def _build_rtx(run: Run, folder: Path, precision: str, golden: list[GoldenSample
     engine.parent.mkdir()
     targets = ahead_of_time(precision)
     say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, targets))} ahead of time")
-    fingerprint = build_engine(
-        folder / "graph.onnx",
-        engine,
+    request = BuildRequest(
+        graph=folder / "graph.onnx",
         library="tensorrt_rtx",
         precision=precision,
         compute_capabilities=targets,
         optional=OPTIONAL,
         profiles=profiles_of(golden, run.preprocessing.grid),
     )
+    fingerprint = build_engine(request, engine)
     if fingerprint.note:
         say(fingerprint.note)
     scratch = "" if fingerprint.scratch_bytes is None else f", {fingerprint.scratch_bytes / 1e6:.1f} MB of scratch"

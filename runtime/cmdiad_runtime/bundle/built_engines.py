@@ -15,8 +15,8 @@ from pathlib import Path
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import GoldenSample, read_golden
 from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
-from cmdiad_runtime.engines.building.builder import OPTIONAL, ProfileShapes, ahead_of_time, build_engine
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text
+from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
@@ -94,16 +94,15 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter 
     where = f"sm{targets[0]}" if len(targets) == 1 else "ahead"
     path = own_folder(bundle) / f"{BUILT_NAMES[library]}-{bundle.precision}-{where}.engine"
     start = time.monotonic()
-    fingerprint = build_engine(
-        bundle.graph,
-        path,
+    request = BuildRequest(
+        graph=bundle.graph,
         library=library,
         precision=bundle.precision,
         compute_capabilities=targets,
         optional=optional,
         profiles=profiles_of(read_golden(bundle.golden), bundle.preprocessing.grid),
-        progress=lambda phase, done: reporter.step(f"engine ({phase})", round(100 * done), 100),
     )
+    fingerprint = build_engine(request, path, reporter)
     built = BuiltEngine(path, fingerprint, round(time.monotonic() - start, 1))
     label = {"file": path.name, "fingerprint": fingerprint.to_json(), "seconds": built.seconds}
     write_json(path.with_suffix(".json"), label)
@@ -193,4 +192,4 @@ def _read_label(path: Path) -> BuiltEngine:
             expected="the label of an engine that was built on this machine",
             action="remove it, or build the engine again (cmdiad-build BUNDLE)",
         ) from error
-    return BuiltEngine(path.with_name(Path(file).name), EngineFingerprint.from_json(fingerprint, source=path), seconds)
+    return BuiltEngine(path.with_name(Path(file).name), read_fingerprint(fingerprint, path), seconds)

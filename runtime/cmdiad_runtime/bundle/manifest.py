@@ -120,11 +120,7 @@ class EngineRecord:
     def from_json(value: object) -> EngineRecord:
         """Read an engine record from parsed JSON; RecordError if a value is missing or wrong."""
         values = fields_from_json(EngineRecord, value)
-        try:
-            fingerprint = EngineFingerprint.from_json(values["fingerprint"])
-        except BundleError as error:
-            raise RecordError(f"EngineRecord.fingerprint has {error.found}") from error
-        return EngineRecord(values["file"], fingerprint)
+        return EngineRecord(values["file"], EngineFingerprint.from_json(values["fingerprint"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""

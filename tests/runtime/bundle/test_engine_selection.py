@@ -22,10 +22,9 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
-from cmdiad_runtime.support.reporter import SilentReporter
 from doubles import FakeCuda, install
 from graphs import tiny_bundle
-from helpers import assert_refused, command
+from helpers import RecordingReporter, assert_refused, command
 
 NATIVE = {"tensorrt": "10.3.0", "rtx": "rtx-1.7.1.116"}
 LIBRARY: dict[str, Any] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -70,19 +69,14 @@ def self_test(bundle: Bundle, name: Any) -> Path:
 
 
 def test_a_built_engine_stands_beside_the_bundles_own_with_its_label(bundle: Bundle, name: Any) -> None:
-    reports: list[tuple[str, int, int]] = []
-
-    class Recorder(SilentReporter):
-        def step(self, name: str, done: int, total: int) -> None:
-            reports.append((name, done, total))
-
-    built = build_for_bundle(bundle, LIBRARY[name], Recorder())
+    reporter = RecordingReporter()
+    built = build_for_bundle(bundle, LIBRARY[name], reporter)
     assert built.path == bundle.path / "engines" / f"{name}-fp32-sm86.engine"
     assert built.fingerprint.compute_capabilities == (86,)
     assert built.fingerprint.scratch_bytes == 4096
     assert engines_of(bundle, LIBRARY[name]) == [built]
-    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
-    assert reports[-1][1:] == (100, 100)
+    assert [done for _, done, _ in reporter.steps] == sorted(done for _, done, _ in reporter.steps)
+    assert reporter.steps[-1][1:] == (100, 100)
     Bundle.open(bundle.path)  # is no part of the manifest, and does not hinder it
 
 
@@ -131,13 +125,13 @@ def test_a_damaged_label_is_named(bundle: Bundle, name: Any, content: str) -> No
 
 
 def test_an_interrupted_build_leaves_nothing(bundle: Bundle, name: Any) -> None:
-    class Interrupter(SilentReporter):
+    class Interrupting(RecordingReporter):
         def step(self, name: str, done: int, total: int) -> None:
             if done > 0:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_for_bundle(bundle, LIBRARY[name], Interrupter())
+        build_for_bundle(bundle, LIBRARY[name], Interrupting())
     assert list((bundle.path / "engines").iterdir()) == []
 
 
