@@ -15,6 +15,24 @@ Port = tuple[str, int, Sequence[int | str]]
 node = onnx.helper.make_node
 
 
+FINGERPRINT = {
+    "library": "tensorrt",
+    "library_version": "10.3.0",
+    "compute_capabilities": [86],
+    "precision": "fp32",
+    "graph_sha256": "0" * 64,
+    "engine_sha256": "0" * 64,
+    "size_bytes": 1,
+    "certified": False,
+    "certification": "not executed",
+    "scratch_bytes": None,
+    "weights_bytes": None,
+    "layers": None,
+    "note": "",
+}
+"""The label of an engine file that no device has executed."""
+
+
 def write_graph(
     path: Path,
     nodes: Sequence[Any],

@@ -20,6 +20,7 @@ from cmdiad_runtime.bundle.integrity import FILE_LIMIT, FILES_LIMIT, MANIFEST_LI
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.errors import BundleError
+from graphs import FINGERPRINT
 from helpers import assert_refused, command, rewrite_manifest
 
 ORDINARY = {"sha256": "0" * 64, "bytes": 0}
@@ -123,23 +124,6 @@ def test_pipe_in_place_of_a_file(own_bundle: Path) -> None:
 def test_files_of_another_shape(own_bundle: Path, files: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest.update(files=files))
     _refused(own_bundle, own_bundle)
-
-
-FINGERPRINT = {
-    "library": "tensorrt",
-    "library_version": "10.3.0",
-    "compute_capabilities": [86],
-    "precision": "fp32",
-    "graph_sha256": "0" * 64,
-    "engine_sha256": "0" * 64,
-    "size_bytes": 1,
-    "certified": False,
-    "certification": "not executed",
-    "scratch_bytes": None,
-    "weights_bytes": None,
-    "layers": None,
-    "note": "",
-}
 
 
 @pytest.mark.parametrize("path", ["../outside.engine", "engines/unlisted.engine"])

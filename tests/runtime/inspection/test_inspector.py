@@ -128,7 +128,10 @@ def test_graph_that_the_engine_cannot_load(tmp_path: Path) -> None:
 
 
 def test_inputs_that_the_graph_does_not_take(exported: Cached) -> None:
-    with Inspector.open(exported("rgb")) as inspector, pytest.raises(EngineError, match="Expected the graph to run"):
+    with (
+        Inspector.open(exported("rgb")) as inspector,
+        pytest.raises(EngineError, match="Expected a graph that runs in this engine"),
+    ):
         inspector.engine.run({"rgb": np.zeros((1, 8, 8, 3), np.uint8)})
 
 

@@ -204,5 +204,5 @@ def test_nothing_to_inspect(exported: Cached) -> None:
 
 def test_nothing_ahead_is_refused(exported: Cached) -> None:
     inspector, _ = recording(exported)
-    with pytest.raises(ValueError, match="at least one sample has to be prepared ahead, got 0"):
+    with pytest.raises(ValueError, match="at least one sample must be prepared ahead, got 0"):
         inspect_stream(inspector, numbered(1), ahead=0)
