@@ -1,65 +1,116 @@
-"""What a plan view depends on, learnt from the training parts and stored with the preprocessing."""
+"""Settings that the top view and the part view learn from the training parts, stored with the preprocessing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.preprocess.views.template import (
-    TEMPLATE_MARGIN,
-    TEMPLATE_SIZE,
-    VIEW_MARGIN,
-    decode_template,
-    encode_template,
-)
-from cmdiad_runtime.preprocess.views.top_view import PlanCloud, find_pose, plan_pixels, pose_template
+from cmdiad_runtime.support.records import fields_from_json, require, require_number
+
+TEMPLATE_SIZE = 64
+"""Pixels: side of a template."""
+TOP_CHANNELS = 3
+"""Channels of a top view's template: two components of the normal, and coverage."""
+PART_CHANNELS = 2
+"""Channels of a part view's template: coverage and brightness."""
+
+_LEVELS = 127  # of the stored template, whose values lie in -1 to 1
+
+
+def encode_template(template: npt.NDArray[np.float32]) -> str:
+    """Return a template as base64 text of its values in int8, scaled by 127."""
+    stored = np.clip(np.rint(template * _LEVELS), -_LEVELS, _LEVELS).astype(np.int8)
+    return base64.b64encode(stored.tobytes()).decode("ascii")
+
+
+def decode_template(text: str, channels: int) -> npt.NDArray[np.float32]:
+    """Return the template of `encode_template`, float32 `[channels, 64, 64]`.
+
+    Raises:
+        ValueError: The text is not base64, or has another number of values.
+    """
+    values = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.int8)
+    return values.reshape(channels, TEMPLATE_SIZE, TEMPLATE_SIZE).astype(np.float32) / np.float32(_LEVELS)
 
 
 @dataclass(frozen=True)
-class PlanSettings:
-    """How parts are turned upright and drawn.
+class TopSettings:
+    """Scale and direction of the top view.
 
     Attributes:
-        side: length of the view's edge, metres.
-        pitch: of the template, metres per pixel.
-        template: the mean training part, int8 `[3, 64, 64]` over 127, as base64 text.
+        side: Length of the view's edge, metres.
+        pitch: Size of a template pixel, metres.
+        template: Mean training part, int8 `[3, 64, 64]` over 127, as base64 text.
     """
 
     side: float
     pitch: float
     template: str
 
+    def __post_init__(self) -> None:
+        require_number(self, "side", 1e-4, 1e6)
+        require_number(self, "pitch", 1e-6, 1e6)
+        require(_is_template(self.template, TOP_CHANNELS), self, "template", "3 x 64 x 64 bytes in base64")
+
     @cached_property
     def array(self) -> npt.NDArray[np.float32]:
-        """The template, float32 `[3, 64, 64]`; ValueError where the text holds something else."""
-        return decode_template(self.template, 3)
+        """Return the template, float32 `[3, 64, 64]`."""
+        return decode_template(self.template, TOP_CHANNELS)
+
+    @staticmethod
+    def from_json(value: object) -> TopSettings:
+        """Read the settings from a JSON object.
+
+        Raises:
+            RecordError: A field is missing, unknown or wrong.
+        """
+        return TopSettings(**fields_from_json(TopSettings, value))
 
 
-def learn_plan(clouds: Sequence[PlanCloud]) -> PlanSettings:
-    """Template and scale from normal parts: each fits the template in any direction, and the view in the template's.
+@dataclass(frozen=True)
+class PartSettings:
+    """Scale and direction of the part view.
 
-    Args:
-        clouds: of the training parts; at least one.
+    Attributes:
+        side: Length of the view's edge, sensor pixels.
+        pitch: Size of a template pixel, sensor pixels.
+        template: Mean training part, int8 `[2, 64, 64]` over 127, as base64 text.
     """
-    radius = max(_radius(cloud) for cloud in clouds)
-    pitch = 2 * TEMPLATE_MARGIN * radius / TEMPLATE_SIZE
-    text = encode_template(pose_template(clouds, pitch))
-    rough = PlanSettings(2.0, pitch, text)  # a view of two metres: pixels are then half sides per metre
-    reach = max(_reach(cloud, rough) for cloud in clouds)
-    return PlanSettings(2 * VIEW_MARGIN * reach, pitch, text)
+
+    side: float
+    pitch: float
+    template: str
+
+    def __post_init__(self) -> None:
+        require_number(self, "side", 0.1, 1 << 17)
+        require_number(self, "pitch", 0.01, 1 << 14)
+        require(_is_template(self.template, PART_CHANNELS), self, "template", "2 x 64 x 64 bytes in base64")
+
+    @cached_property
+    def array(self) -> npt.NDArray[np.float32]:
+        """Return the template, float32 `[2, 64, 64]`."""
+        return decode_template(self.template, PART_CHANNELS)
+
+    @staticmethod
+    def from_json(value: object) -> PartSettings:
+        """Read the settings from a JSON object.
+
+        Raises:
+            RecordError: A field is missing, unknown or wrong.
+        """
+        return PartSettings(**fields_from_json(PartSettings, value))
 
 
-def _radius(cloud: PlanCloud) -> float:
-    """Of the circle around the mean that holds all but one in a thousand of the points, metres."""
-    offsets = cloud.position[:, :2] - cloud.position[:, :2].mean(axis=0)
-    return float(np.quantile(np.hypot(*offsets.T), 0.999))
-
-
-def _reach(cloud: PlanCloud, settings: PlanSettings) -> float:
-    """How far the turned part reaches from the middle along an axis, metres, but for one in a thousand points."""
-    place = plan_pixels(cloud, find_pose(cloud, settings.array, settings.pitch), size=2, side=settings.side) - 0.5
-    return float(np.quantile(np.abs(place), 0.999))
+def _is_template(text: object, channels: int) -> bool:
+    """Return True if a text decodes to a template with this number of channels."""
+    if not isinstance(text, str):
+        return False
+    try:
+        decode_template(text, channels)
+    except ValueError:
+        return False
+    return True

@@ -1,18 +1,25 @@
-"""Plan views in the preprocessing: learnt, stored, applied, and maps carried back to the sensor's image."""
+"""Top views in the preprocessing: learnt, stored, applied, and maps carried back to the sensor's image."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.prepare import Preprocessing, part_in_image, plan_cloud_of, prepare
-from cmdiad_runtime.preprocess.views.part_view import learn_image_view
-from cmdiad_runtime.preprocess.views.place import PlanPlace, View
-from cmdiad_runtime.preprocess.views.top_settings import PlanSettings, learn_plan
+from cmdiad_runtime.preprocess.cloud import foreground
+from cmdiad_runtime.preprocess.cloud import part_geometry as part_geometry_module
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.preprocess.settings import ViewName
+from cmdiad_runtime.preprocess.view_settings import TopSettings
+from cmdiad_runtime.preprocess.views.place import PaddedSquare, TopPlace
+from cmdiad_runtime.preprocess.views.registry import VIEWS
+from cmdiad_runtime.preprocess.views.strategy import part_geometry
 from cmdiad_runtime.sample import Sample
 
 SIZE = 120
@@ -41,13 +48,20 @@ SETTINGS = Preprocessing("xyz", size=96, xyz_feed="normals")
 ANGLES = (0.0, 0.7, 2.0, 3.0, 4.4, 5.5)
 
 
+def learn(view: ViewName, samples: list[Sample]) -> Preprocessing:
+    """Learn the settings of a view from samples."""
+    return VIEWS[view].learn([VIEWS[view].locate(s, part_geometry(s, SETTINGS)) for s in samples], SETTINGS)
+
+
 @pytest.fixture(scope="module")
-def plan() -> PlanSettings:
-    return learn_plan([plan_cloud_of(sample(angle), SETTINGS) for angle in ANGLES])
+def top() -> TopSettings:
+    learned = learn("top", [sample(angle) for angle in ANGLES]).top
+    assert learned is not None
+    return learned
 
 
-def test_parts_in_any_direction_give_one_picture(plan: PlanSettings) -> None:
-    settings = replace(SETTINGS, plan=plan)
+def test_parts_in_any_direction_give_one_picture(top: TopSettings) -> None:
+    settings = replace(SETTINGS, top=top)
     views = [
         prepare(sample(angle, shift), settings).inputs["surface"][0]
         for angle, shift in ((0.3, (0.0, 0.0)), (1.9, (0.003, 0.0)), (4.0, (0.0, -0.004)))
@@ -66,8 +80,8 @@ def test_sensor_view_of_turned_parts_differs() -> None:
     assert (views[0] & views[1]).sum() / (views[0] | views[1]).sum() < 0.7
 
 
-def test_colours_follow_the_cloud(plan: PlanSettings) -> None:
-    prepared = prepare(sample(1.0), replace(SETTINGS, modality="both", plan=plan))
+def test_colours_follow_the_cloud(top: TopSettings) -> None:
+    prepared = prepare(sample(1.0), replace(SETTINGS, modality="both", top=top))
     assert list(prepared.inputs) == ["surface", "rgb"]
     rgb, surface = prepared.inputs["rgb"][0], prepared.inputs["surface"][0]
     assert rgb.dtype == np.uint8
@@ -76,21 +90,21 @@ def test_colours_follow_the_cloud(plan: PlanSettings) -> None:
     np.testing.assert_allclose(np.median(rgb[inner], axis=0), (200, 120, 40), atol=2)
 
 
-def test_settings_survive_json(plan: PlanSettings) -> None:
-    settings = replace(SETTINGS, plan=plan)
-    again = Preprocessing(**json.loads(json.dumps(settings.to_json())))
+def test_settings_survive_json(top: TopSettings) -> None:
+    settings = replace(SETTINGS, top=top)
+    again = Preprocessing.from_json(json.loads(json.dumps(settings.to_json())))
     assert again == settings
-    assert again.plan is not None
-    np.testing.assert_array_equal(again.plan.array, plan.array)
-    assert np.abs(plan.array).max() <= 1
+    assert again.top is not None
+    np.testing.assert_array_equal(again.top.array, top.array)
+    assert np.abs(top.array).max() <= 1
 
 
-def test_defect_is_found_where_it_is(plan: PlanSettings) -> None:
-    """A bright spot of the plan view's map over one place of the part comes back over the same place."""
+def test_defect_is_found_where_it_is(top: TopSettings) -> None:
+    """A bright spot of the top view's map over one place of the part comes back over the same place."""
     turned = sample(2.5, (0.002, 0.001))
-    prepared = prepare(turned, replace(SETTINGS, plan=plan))
+    prepared = prepare(turned, replace(SETTINGS, top=top))
     (place,) = prepared.places
-    assert isinstance(place, PlanPlace)
+    assert isinstance(place, TopPlace)
     chosen = len(place.target) // 3
     row, column = place.target[chosen]
     rows, columns = np.mgrid[:96, :96]
@@ -103,46 +117,98 @@ def test_defect_is_found_where_it_is(plan: PlanSettings) -> None:
 def test_pixels_without_a_point_follow_the_affine_map() -> None:
     rows, columns = np.mgrid[10:30:3, 10:30:3]
     pixels = np.stack([rows.ravel(), columns.ravel()])
-    place = PlanPlace(pixels, np.column_stack([pixels[1] - 5.0, 40.0 - pixels[0]]))  # turned by a right angle
+    place = TopPlace(pixels, np.column_stack([pixels[1] - 5.0, 40.0 - pixels[0]]))  # turned by a right angle
     anomaly_map = np.arange(40 * 40, dtype=np.float32).reshape(40, 40)
-    found = place.to_sensor(anomaly_map, View(40, 40, 0, 0, 40))
+    found = place.to_sensor(anomaly_map, PaddedSquare(40, 40, 0, 0, 40))
     for row, column in ((10, 10), (11, 12), (20, 25)):
         assert found[row, column] == pytest.approx(anomaly_map[column - 5, 40 - row], abs=0.01)
     assert found[0, 0] == anomaly_map.min()  # beyond the view
 
 
 def test_padding_is_beyond_the_part() -> None:
-    place = PlanPlace(np.array([[5, 5, 9], [5, 9, 5]]), np.array([[5.0, 5.0], [5.0, 9.0], [9.0, 5.0]]))
+    place = TopPlace(np.array([[5, 5, 9], [5, 9, 5]]), np.array([[5.0, 5.0], [5.0, 9.0], [9.0, 5.0]]))
     anomaly_map = np.full((20, 20), 2.0, np.float32)
     anomaly_map[5, 5] = 3
-    found = place.to_sensor(anomaly_map, View(20, 10, 0, 5, 20))
+    found = place.to_sensor(anomaly_map, PaddedSquare(20, 10, 0, 5, 20))
     assert found[5, 10] == pytest.approx(3)
 
 
-def test_too_little_of_a_part_is_refused(plan: PlanSettings) -> None:
+def test_too_little_of_a_part_is_refused(top: TopSettings) -> None:
     xyz = part(0.0)
     keep = np.zeros((SIZE, SIZE), bool)
     keep[:, :12] = keep[58:62, 40:48] = True
     with pytest.raises(InputError, match="only background|points"):
-        prepare(Sample("scrap", xyz=np.where(keep[..., None], xyz, 0)), replace(SETTINGS, plan=plan))
+        prepare(Sample("scrap", xyz=np.where(keep[..., None], xyz, 0)), replace(SETTINGS, top=top))
 
 
-def test_each_modality_in_its_own_view(plan: PlanSettings) -> None:
+def test_each_modality_in_its_own_view(top: TopSettings) -> None:
     turned = sample(1.0)
     assert turned.rgb is not None
-    part_view = learn_image_view([turned.rgb], [part_in_image(turned)])
-    both = replace(SETTINGS, modality="both", plan=plan, part=part_view)
+    part_view = learn("part", [turned]).part
+    both = replace(SETTINGS, modality="both", top=top, part=part_view)
     prepared = prepare(turned, both)
-    above = prepare(turned, replace(SETTINGS, modality="xyz", plan=plan))
+    above = prepare(turned, replace(SETTINGS, modality="xyz", top=top))
     cut_out = prepare(turned, replace(SETTINGS, modality="rgb", part=part_view))
     assert list(prepared.inputs) == ["surface", "rgb"]
     np.testing.assert_array_equal(prepared.inputs["surface"], above.inputs["surface"])
     np.testing.assert_array_equal(prepared.inputs["rgb"], cut_out.inputs["rgb"])
-    assert prepared.view == above.view == cut_out.view
+    assert prepared.square == above.square == cut_out.square
     maps = np.random.default_rng(0).random((2, 96, 96), dtype=np.float32)
     np.testing.assert_array_equal(prepared.to_sensor(maps), above.to_sensor(maps[0]) + cut_out.to_sensor(maps[1]))
-    again = Preprocessing(**json.loads(json.dumps(both.to_json())))
+    again = Preprocessing.from_json(json.loads(json.dumps(both.to_json())))
     assert again == both
     for modality in ("rgb", "xyz"):  # as training sees them, one by one
         alone = prepare(turned, replace(both, modality=modality)).inputs
         np.testing.assert_array_equal(*(each[next(iter(alone))] for each in (alone, prepared.inputs)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modality": "both", "rgb_mask": "cloud"},
+        {"modality": "both", "rgb_mask": "cloud", "xyz_feed": "points", "groups": 20, "group_size": 4, "grid": 8},
+        {"modality": "rgb", "rgb_mask": "cloud"},
+        {"modality": "both", "view": "top"},
+        {"modality": "both", "view": "part"},
+        {"modality": "both", "view": "each"},
+        {"modality": "both", "view": "each", "rgb_mask": "cloud"},
+    ],
+)
+def test_plane_and_clusters_are_searched_once_per_sample(
+    changes: dict[str, Any], top: TopSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = changes.pop("view", "sensor")
+    part_settings = learn("part", [sample(1.0)]).part
+    settings = replace(SETTINGS, **changes)
+    settings = replace(settings, top=top) if view in ("top", "each") else settings
+    settings = replace(settings, part=part_settings) if view in ("part", "each") else settings
+    calls: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(part_geometry_module, "fit_support_plane")
+    count(part_geometry_module, "valid_mask")
+    count(foreground, "largest_cluster")
+    prepare(sample(2.0), settings)
+    assert calls == {"fit_support_plane": 1, "valid_mask": 1, "largest_cluster": 1}
+
+
+def test_image_alone_needs_no_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_geometry_module, "valid_mask", None)
+    prepare(sample(2.0), Preprocessing("rgb", size=96))
+
+
+def test_view_in_training_names_the_missing_modality(top: TopSettings) -> None:
+    """In the top view an image is drawn at the cloud's points, and in the part view a cloud is cut out by the image."""
+    both = sample(1.0)
+    with pytest.raises(InputError, match="no xyz"):
+        prepare(replace(both, xyz=None), replace(SETTINGS, modality="rgb", top=top))
+    with pytest.raises(InputError, match="no rgb"):
+        prepare(replace(both, rgb=None), replace(SETTINGS, part=learn("part", [both]).part))

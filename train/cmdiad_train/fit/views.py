@@ -1,77 +1,97 @@
-"""The view in which a detector sees its parts: which one fits the recipe, and what it learns from training parts."""
+"""The choice of the view in which a detector sees its parts, and learning of the view's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.prepare import Preprocessing, part_in_image, plan_cloud_of
-from cmdiad_runtime.preprocess.views.part_view import learn_image_view
-from cmdiad_runtime.preprocess.views.top_settings import learn_plan
-from cmdiad_runtime.preprocess.views.top_view import PlanCloud
-from cmdiad_runtime.sample import Mask, RgbImage, Sample
+from cmdiad_runtime.preprocess.settings import Preprocessing, ViewName
+from cmdiad_runtime.preprocess.views.registry import VIEWS
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
+from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
-from cmdiad_train.recipe import Recipe, View
-
-Report = Callable[[str, int, int], None]
+from cmdiad_train.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a view needs of a part.
+class ChosenView:
+    """The view of a detector.
 
     Attributes:
-        cloud: its points on the support plane, where it is seen from above.
-        image: the image, and the part's pixels in it, where it is cut out.
+        view: Name of the view.
+        preprocessing: Preprocessing with the settings of this view.
+        reason: Why the sensor view was chosen instead of the recommended view, as text; "" if it was not.
     """
 
-    cloud: PlanCloud | None
-    image: tuple[RgbImage, Mask] | None
+    view: ViewName
+    preprocessing: Preprocessing
+    reason: str
 
 
-def follow_parts(
-    train: Sequence[SampleFiles],
+def choose_view(
+    samples: Sequence[SampleFiles],
     others: Iterable[SampleFiles],
     recipe: Recipe,
     preprocessing: Preprocessing,
-    report: Report,
-) -> tuple[View, Preprocessing, str]:
-    """The view of a recipe, the preprocessing with what that view learns, and why it is not the one wished for, or "".
+    reporter: Reporter,
+) -> ChosenView:
+    """Choose the view for a recipe and learn its settings from the training parts.
 
     Args:
-        train: of the main category; direction and scale of the parts are learnt from them.
-        others: what has to be seen in the same view; looked at where the recipe leaves the view open.
-        recipe: asks for a view, or "auto".
-        preprocessing: as the sensor sees.
-        report: told of the progress.
+        samples: Training samples, from which direction and scale of the parts are learned.
+        others: Further samples in which an automatically chosen view must find the part; read only if the recipe's
+            view is "auto".
+        recipe: Recipe whose view is used, or chosen if it is "auto".
+        preprocessing: Preprocessing in the sensor view.
+        reporter: Receiver of the progress.
 
     Raises:
-        InputError: a sample cannot be read, or the view that is asked for does not find its part.
+        InputError: A sample cannot be read, or the view that the recipe requires does not find the part.
     """
-    view, reason = (recipe.view, "") if recipe.view != "auto" else wished_view(recipe)
-    parts = []
-    for i, files in enumerate(train if view != "sensor" else ()):
-        sample = files.read(preprocessing.colour)
-        try:
-            parts.append(_find(sample, view, preprocessing))
-        except InputError as error:
-            if recipe.view != "auto":
-                raise
-            return "sensor", preprocessing, _no_part(error)
-        report("turn parts upright", i + 1, len(train))
-    if recipe.view == "auto" and view != "sensor":
+    if recipe.view != "auto":
+        return ChosenView(recipe.view, learn_view(recipe.view, samples, preprocessing, reporter), "")
+    view, reason = recommended_view(recipe)
+    if view == "sensor":
+        return ChosenView(view, preprocessing, reason)
+    try:
+        learned = learn_view(view, samples, preprocessing, reporter)
         for files in others:
-            sample = files.read(preprocessing.colour)
-            try:
-                _find(sample, view, preprocessing)
-            except InputError as error:
-                return "sensor", preprocessing, _no_part(error)
-    return view, _learnt(parts, preprocessing), reason
+            _locate(files.read(preprocessing.colour), view, preprocessing)
+    except _PartNotFoundError as error:
+        return ChosenView("sensor", preprocessing, error.reason)
+    return ChosenView(view, learned, reason)
 
 
-def wished_view(recipe: Recipe) -> tuple[View, str]:
-    """The view that is best for a recipe's sensors if every part can be found, and why it is the sensor's, or ""."""
+def learn_view(
+    view: ViewName, samples: Sequence[SampleFiles], preprocessing: Preprocessing, reporter: Reporter
+) -> Preprocessing:
+    """Learn the settings of a view from training samples.
+
+    Args:
+        view: Name of the view.
+        samples: Training samples; at least one.
+        preprocessing: Preprocessing in the sensor view.
+        reporter: Receiver of the progress.
+
+    Returns:
+        The preprocessing with the settings of the view.
+
+    Raises:
+        InputError: A sample cannot be read, or the view does not find the part.
+    """
+    if view == "sensor":
+        return preprocessing
+    parts = []
+    for done, files in enumerate(samples, start=1):
+        parts.append(_locate(files.read(preprocessing.colour), view, preprocessing))
+        reporter.step("turn parts upright", done, len(samples))
+    return VIEWS[view].learn(parts, preprocessing)
+
+
+def recommended_view(recipe: Recipe) -> tuple[ViewName, str]:
+    """Return the best view for a recipe if every part can be found, and why this is the sensor view, or ""."""
     if recipe.mode == "faithful":
         return "sensor", "the published code has no other"
     if recipe.rgb_mask == "cloud":
@@ -82,28 +102,25 @@ def wished_view(recipe: Recipe) -> tuple[View, str]:
         return "sensor", "clouds are not seen as surface normals"
     if not recipe.foreground:
         return "sensor", "the support is not removed from clouds"
-    views: dict[str, View] = {"rgb": "part", "xyz": "top", "both": "each"}
+    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "each"}
     return views[recipe.modality], ""
 
 
-def _find(sample: Sample, view: View, preprocessing: Preprocessing) -> _Part:
-    cloud = plan_cloud_of(sample, preprocessing) if view in ("top", "each") else None
-    if view == "top":
-        return _Part(cloud, None)
-    assert sample.rgb is not None
-    return _Part(cloud, (sample.rgb, part_in_image(sample)))
+class _PartNotFoundError(InputError):
+    """A view does not find the part in a sample that was read."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(error.subject, found=error.found, expected=error.expected, action=error.action)
+        self.reason = f"{error.subject}: found {error.found}, expected {error.expected}"
 
 
-def _no_part(error: InputError) -> str:
-    return f"{error.subject}: found {error.found}, expected {error.expected}"
+def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> LocatedPart:
+    """Find the part in a sample.
 
-
-def _learnt(parts: Sequence[_Part], preprocessing: Preprocessing) -> Preprocessing:
-    clouds = [part.cloud for part in parts if part.cloud is not None]
-    images = [part.image for part in parts if part.image is not None]
-    if clouds:
-        preprocessing = replace(preprocessing, plan=learn_plan(clouds))
-    if images:
-        part = learn_image_view([rgb for rgb, _ in images], [mask for _, mask in images])
-        preprocessing = replace(preprocessing, part=part)
-    return preprocessing
+    Raises:
+        _PartNotFoundError: The view does not find the part.
+    """
+    try:
+        return VIEWS[view].locate(sample, part_geometry(sample, preprocessing))
+    except InputError as error:
+        raise _PartNotFoundError(error) from error

@@ -1,8 +1,8 @@
-"""The part from straight above its support, turned to one pose, at one scale: what is left to compare is the part.
+"""The pose of a part on its support plane, found by correlation with a template.
 
-Parts lie in any direction, and a sensor that looks at the support obliquely sees another picture of each. Here every
-point is moved to axes on the support plane, the turn and place on it are found by correlation with a template (the
-mean of the training parts), and the points' values, normals or colours, are drawn on a metric grid.
+Parts lie in any direction, and a sensor that looks at the support obliquely sees a different picture of each. The
+points are therefore moved to coordinates of the support plane, where a pose is a rotation and a shift. The template is
+the mean of the training parts.
 """
 
 from __future__ import annotations
@@ -12,33 +12,36 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
-from cmdiad_runtime.preprocess.cloud.foreground import Plane
-from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, normals_and_pitch, smoothed
-from cmdiad_runtime.preprocess.views.template import COARSE_ANGLES, TEMPLATE_SIZE, best_match, fine_angles, halved
+from cmdiad_runtime.preprocess.cloud.support_plane import Plane
+from cmdiad_runtime.preprocess.cloud.surface import normals_and_pitch
+from cmdiad_runtime.preprocess.view_settings import TEMPLATE_SIZE, TopSettings, encode_template
+from cmdiad_runtime.preprocess.views.template import (
+    COARSE_ANGLES,
+    TEMPLATE_MARGIN,
+    VIEW_MARGIN,
+    best_match,
+    fine_angles,
+    halved,
+)
 from cmdiad_runtime.preprocess.work.products import times
-from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
+from cmdiad_runtime.sample import Mask, XyzImage
 
-_THINNED = 6  # every so many points suffice to find the pose
-_MASK_WEIGHT = 0.5  # of a pixel being covered, beside its unit normal
-_OCCLUDED = 0.0015  # metres: what lies further below the top is not seen from above
-_CLOSED = 0.001  # metres: gaps in the measurement up to twice as wide are filled
-_SPREAD = 0.6  # target pixels: standard deviation of the spot that a point is drawn as
-_LEAST_WEIGHT = 0.15  # points per pixel
+_THINNED = 6  # one point in this number suffices to find the pose
+_MASK_WEIGHT = 0.5  # weight of coverage relative to the unit normal
 
 _Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class PlanCloud:
-    """A part's points on axes of its support plane.
+class PartCloud:
+    """A part's points in coordinates of its support plane.
 
     Attributes:
-        position: float64 `[N, 3]`, metres: along two axes on the plane, and height above it.
-        normals: float64 `[N, 3]`, unit normals on those axes, the third upwards.
-        pixels: int64 `[2, N]`, row and column of each point in the sensor's image.
-        pitch: distance of neighbouring pixels on the part, metres.
+        position: Coordinates along two axes of the plane, and height above the plane, float64 `[N, 3]`, metres.
+        normals: Unit normals in the same coordinates, the third upwards, float64 `[N, 3]`.
+        pixels: Row and column of each point in the sensor's image, int64 `[2, N]`.
+        pitch: Distance of neighbouring pixels on the part, metres.
     """
 
     position: _Float
@@ -49,12 +52,12 @@ class PlanCloud:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a part lies on its support.
+    """Rotation and position of a part on its support.
 
     Attributes:
-        angle: turn that brings it into the template's direction, radians.
-        x: its middle along the plane's first axis, metres.
-        y: its middle along the second.
+        angle: Rotation relative to the template, radians.
+        x: Centre of the part along the plane's first axis, metres.
+        y: Centre of the part along the plane's second axis, metres.
     """
 
     angle: float
@@ -62,13 +65,13 @@ class Pose:
     y: float
 
 
-def plan_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PlanCloud:
-    """A part's points and normals on axes of the support plane.
+def part_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PartCloud:
+    """Return a part's points and normals in coordinates of the support plane.
 
     Args:
-        xyz: float32 `[h, w, 3]`, metres as the sensor sees them.
-        mask: bool `[h, w]`, the part's pixels that carry a point.
-        plane: the support; None takes a plane across the line of sight.
+        xyz: Organised cloud in the sensor's coordinates, float32 `[h, w, 3]`, metres.
+        mask: The part's pixels that carry a point, bool `[h, w]`.
+        plane: Support plane; None uses a plane normal to the sensor's z axis.
     """
     normals, pitch = normals_and_pitch(xyz, mask)
     x, y, z = np.moveaxis(normals, 2, 0) != 0
@@ -78,23 +81,23 @@ def plan_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PlanCloud:
     position = times(xyz[pixels[0], pixels[1]], axes.T)
     if plane is not None:
         position[:, 2] += plane.offset
-    return PlanCloud(position, times(normals[pixels[0], pixels[1]], axes.T), pixels, pitch)
+    return PartCloud(position, times(normals[pixels[0], pixels[1]], axes.T), pixels, pitch)
 
 
 def plane_axes(normal: _Float) -> _Float:
-    """Unit vectors `[3, 3]`: the sensor's x axis along the plane, the other axis along it, and the normal."""
+    """Return unit vectors `[3, 3]`: the sensor's x axis projected on the plane, the other axis on it, the normal."""
     first = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
     first /= np.linalg.norm(first)
     return np.stack([first, np.cross(first, normal), normal])
 
 
-def pose_template(clouds: Sequence[PlanCloud], pitch: float, *, rounds: int = 3) -> npt.NDArray[np.float32]:
-    """The mean of parts that are turned and moved onto one another, float32 `[3, 64, 64]`.
+def pose_template(clouds: Sequence[PartCloud], pitch: float, *, rounds: int = 3) -> npt.NDArray[np.float32]:
+    """Return the mean of aligned parts, float32 `[3, 64, 64]`: two components of the normal, and coverage.
 
     Args:
-        clouds: normal parts.
-        pitch: of the template, metres per pixel; its 64 pixels must hold a part in any direction.
-        rounds: of finding poses by the mean so far; the first mean is the first part.
+        clouds: Normal parts.
+        pitch: Size of a template pixel, metres; the template must contain a part in any direction.
+        rounds: Number of alignments to the mean of the previous round; the first mean is the first part.
     """
     template = _draw_coarse(clouds[0], _start(clouds[0]), pitch, TEMPLATE_SIZE).astype(np.float32)
     for _ in range(rounds):
@@ -103,13 +106,13 @@ def pose_template(clouds: Sequence[PlanCloud], pitch: float, *, rounds: int = 3)
     return template
 
 
-def find_pose(cloud: PlanCloud, template: npt.NDArray[np.float32], pitch: float) -> Pose:
-    """The turn and shift with the largest correlation with the template: all angles coarsely, then around the best.
+def find_pose(cloud: PartCloud, template: npt.NDArray[np.float32], pitch: float) -> Pose:
+    """Find the pose with the largest correlation with the template: all angles coarsely, then near the best.
 
     Args:
-        cloud: the part.
-        template: `[3, 64, 64]` of `pose_template`.
-        pitch: of the template, metres per pixel.
+        cloud: Part.
+        template: Template of `pose_template`, float32 `[3, 64, 64]`.
+        pitch: Size of a template pixel, metres.
     """
     cloud = _thinned(cloud)
     whole = template.astype(np.float64)
@@ -117,125 +120,89 @@ def find_pose(cloud: PlanCloud, template: npt.NDArray[np.float32], pitch: float)
     return _best_pose(cloud, rough, whole, pitch, fine_angles(rough.angle))
 
 
-def plan_view(cloud: PlanCloud, values: _Float, pose: Pose, *, size: int, side: float) -> SurfaceImage:
-    """Values of the points as an image from above, in the template's pose.
+def top_pixels(cloud: PartCloud, pose: Pose, *, size: int, side: float) -> _Float:
+    """Return row and column of each point in the top view, float64 `[N, 2]`, pixel centres at whole numbers.
+
+    With these and `cloud.pixels`, a map over the top view is resampled over the sensor's image.
 
     Args:
-        cloud: the part.
-        values: `[N, 3]`, 0-255, of `normal_colours` or `point_colours`.
-        pose: of `find_pose`.
-        size: rows and columns of the image.
-        side: length of its edge, metres.
-
-    Returns:
-        float32 `[size, size, 3]`, 0-255; 0 in all channels off the part. Gaps of the measurement are filled.
+        cloud: Part.
+        pose: Pose of the part.
+        size: Rows and columns of the view.
+        side: Length of the view's edge, metres.
     """
-    pitch = side / size
-    target = plan_pixels(cloud, pose, size=size, side=side)
-    seen = _seen_from_above(target, cloud.position[:, 2], size)
-    spot = max(1.0, cloud.pitch / pitch)
-    sums = _splat(target[seen], np.column_stack([np.ones(seen.sum()), values[seen]]), size)
-    sums = smoothed(sums, _SPREAD * spot)
-    known = sums[0] > _LEAST_WEIGHT / spot**2
-    image = np.where(known, sums[1:] / np.where(known, sums[0], 1), 0)
-    return np.moveaxis(_fill_gaps(image, known, _CLOSED / pitch), 0, 2).astype(np.float32)
+    position = times(cloud.position[:, :2] - (pose.x, pose.y), rotation(pose.angle))
+    return position[:, ::-1] * (size / side) + (size - 1) / 2
 
 
-def plan_pixels(cloud: PlanCloud, pose: Pose, *, size: int, side: float) -> _Float:
-    """Row and column of each point in the plan view, float64 `[N, 2]`, pixel centres at whole numbers.
+def learn_top_settings(clouds: Sequence[PartCloud]) -> TopSettings:
+    """Learn template and scale: every part fits the template in any direction, and the view in the template's pose.
 
-    With these and `cloud.pixels` a map over the plan view is carried back to the sensor's image.
+    Args:
+        clouds: Training parts; at least one.
     """
-    place = times(cloud.position[:, :2] - (pose.x, pose.y), _turn(pose.angle))
-    return place[:, ::-1] * (size / side) + (size - 1) / 2
+    radius = max(_radius(cloud) for cloud in clouds)
+    pitch = 2 * TEMPLATE_MARGIN * radius / TEMPLATE_SIZE
+    text = encode_template(pose_template(clouds, pitch))
+    rough = TopSettings(2.0, pitch, text)  # in a view of two metres, pixels are half sides per metre
+    reach = max(_reach(cloud, rough) for cloud in clouds)
+    return TopSettings(2 * VIEW_MARGIN * reach, pitch, text)
 
 
-def normal_colours(cloud: PlanCloud, pose: Pose) -> _Float:
-    """Normals in the template's pose as colours `[N, 3]`, -1 to 1 mapped to 0-255."""
-    turned = np.column_stack([times(cloud.normals[:, :2], _turn(pose.angle)), cloud.normals[:, 2]])
-    return (turned + 1) * 127.5
-
-
-def point_colours(cloud: PlanCloud, rgb: RgbImage) -> _Float:
-    """Colours of the points `[N, 3]`, 1-255 (0 is background), from the image registered with the cloud."""
-    return np.maximum(rgb[cloud.pixels[0], cloud.pixels[1]].astype(np.float64), 1)
-
-
-def _turn(angle: float) -> _Float:
-    """The matrix that turns row vectors by -`angle`."""
+def rotation(angle: float) -> _Float:
+    """Return the matrix `[2, 2]` that rotates row vectors by -`angle` radians."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s], [s, c]])
 
 
-def _thinned(cloud: PlanCloud) -> PlanCloud:
+def cells_inside(cell: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
+    """Return whether each cell `[N, 2]` lies in a square grid, bool `[N]`."""
+    first, second = ((column >= 0) & (column < size) for column in cell.T)
+    return np.asarray(first & second)
+
+
+def _thinned(cloud: PartCloud) -> PartCloud:
+    """Return every sixth point of a part."""
     part = slice(None, None, _THINNED)
-    return PlanCloud(cloud.position[part], cloud.normals[part], cloud.pixels[:, part], cloud.pitch)
+    return PartCloud(cloud.position[part], cloud.normals[part], cloud.pixels[:, part], cloud.pitch)
 
 
-def _start(cloud: PlanCloud) -> Pose:
+def _start(cloud: PartCloud) -> Pose:
+    """Return the unrotated pose at the centroid of a part."""
     x, y = cloud.position[:, :2].mean(axis=0)
     return Pose(0.0, float(x), float(y))
 
 
-def _best_pose(cloud: PlanCloud, start: Pose, template: _Float, pitch: float, angles: _Float) -> Pose:
+def _best_pose(cloud: PartCloud, start: Pose, template: _Float, pitch: float, angles: _Float) -> Pose:
+    """Return the pose with the largest correlation among some angles, around a starting position."""
+
     def draw(angle: float) -> _Float:
         return _draw_coarse(cloud, Pose(angle, start.x, start.y), pitch, template.shape[-1])
 
     angle, rows, columns = best_match(draw, template, angles)
-    x, y = np.array([start.x, start.y]) + (np.array([columns, rows]) * pitch) @ _turn(angle).T
+    x, y = np.array([start.x, start.y]) + (np.array([columns, rows]) * pitch) @ rotation(angle).T
     return Pose(angle, float(x), float(y))
 
 
-def _draw_coarse(cloud: PlanCloud, pose: Pose, pitch: float, size: int) -> _Float:
-    """Mean of the turned normals' components along the plane and of the coverage per pixel, `[3, size, size]`."""
-    place = times(cloud.position[:, :2] - (pose.x, pose.y), _turn(pose.angle)) / pitch + size / 2
-    cell = np.floor(place).astype(np.int64)
-    inside = _inside(cell, size)
+def _draw_coarse(cloud: PartCloud, pose: Pose, pitch: float, size: int) -> _Float:
+    """Draw the mean components of the rotated normals along the plane, and the coverage, `[3, size, size]`."""
+    position = times(cloud.position[:, :2] - (pose.x, pose.y), rotation(pose.angle)) / pitch + size / 2
+    cell = np.floor(position).astype(np.int64)
+    inside = cells_inside(cell, size)
     index = cell[inside, 1] * size + cell[inside, 0]
-    normals = times(cloud.normals[inside, :2], _turn(pose.angle))
+    normals = times(cloud.normals[inside, :2], rotation(pose.angle))
     count = np.bincount(index, minlength=size * size)
     image = np.stack([np.bincount(index, column, size * size) for column in normals.T] + [_MASK_WEIGHT * count])
     return (image / np.maximum(count, 1)).reshape(3, size, size)
 
 
-def _inside(cell: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
-    """Which cells `[N, 2]` lie in a grid, bool `[N]`."""
-    first, second = ((column >= 0) & (column < size) for column in cell.T)
-    return np.asarray(first & second)
+def _radius(cloud: PartCloud) -> float:
+    """Return the radius around the centroid that contains 99.9 % of the part's points, metres."""
+    offsets = cloud.position[:, :2] - cloud.position[:, :2].mean(axis=0)
+    return float(np.quantile(np.hypot(*offsets.T), 0.999))
 
 
-def _seen_from_above(target: _Float, height: _Float, size: int) -> npt.NDArray[np.bool_]:
-    cell = np.rint(target).astype(np.int64)
-    inside = _inside(cell, size)
-    top = np.full((size, size), -np.inf)
-    rows, columns = cell[inside].T
-    np.maximum.at(top, (rows, columns), height[inside])
-    top = scipy.ndimage.maximum_filter(top, 3)
-    inside[inside] = height[inside] >= top[rows, columns] - _OCCLUDED
-    return inside
-
-
-def _splat(target: _Float, values: _Float, size: int) -> _Float:
-    """Sums `[C, size, size]` of values `[N, C]` shared among the four pixels around each target `[N, 2]`."""
-    edge = size + 2  # a margin catches the shares that fall outside
-    low = np.floor(target).astype(np.int64)
-    part = target - low
-    total = np.zeros((values.shape[1], edge * edge))
-    for down in (0, 1):
-        for right in (0, 1):
-            share = np.abs(1 - down - part[:, 0]) * np.abs(1 - right - part[:, 1])
-            index = (low[:, 0] + 1 + down) * edge + low[:, 1] + 1 + right
-            for channel, column in enumerate(values.T):
-                total[channel] += np.bincount(index, share * column, edge * edge)
-    return total.reshape(-1, edge, edge)[:, 1:-1, 1:-1]
-
-
-def _fill_gaps(image: _Float, known: Mask, reach: float) -> _Float:
-    """Fill what a morphological closing by `reach` pixels adds to `known`, by normalised convolution."""
-    width = 2 * max(round(reach), 1) + 1
-    closed = scipy.ndimage.minimum_filter(scipy.ndimage.maximum_filter(np.pad(known, width), width), width)[
-        width:-width, width:-width
-    ]
-    sums = smoothed(np.concatenate([known[None], image]), width / 4)
-    smooth = sums[1:] / np.maximum(sums[0], 1e-6)
-    return np.where(known, image, np.where(closed, smooth, 0))
+def _reach(cloud: PartCloud, settings: TopSettings) -> float:
+    """Return the distance from the centre, along an axis, that contains 99.9 % of the part's coordinates, metres."""
+    position = top_pixels(cloud, find_pose(cloud, settings.array, settings.pitch), size=2, side=settings.side) - 0.5
+    return float(np.quantile(np.abs(position), 0.999))
