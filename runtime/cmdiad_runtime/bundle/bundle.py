@@ -12,7 +12,7 @@ from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
 from cmdiad_runtime.bundle.manifest import GOLDEN, GRAPH, Manifest, read_manifest, write_content
 from cmdiad_runtime.engines.graph_file import weights_path
-from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
 
 _ORIGINAL = "calibration_original"

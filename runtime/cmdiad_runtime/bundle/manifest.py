@@ -22,7 +22,7 @@ from cmdiad_runtime.bundle.signature import SIGNATURE, verify_signature
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.errors import BundleError
-from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_runtime.support.records import (
     NewerRecordError,
@@ -395,13 +395,7 @@ def _preprocessing_from_json(value: object) -> Preprocessing:
     missing = [name for name in _PREPROCESSING_OF_EVERY_BUNDLE if isinstance(value, dict) and name not in value]
     if missing:
         raise RecordError(f"Preprocessing has no field {', '.join(missing)}")
-    if hasattr(Preprocessing, "from_json"):  # bridge until the branch "preprocess" is merged
-        return Preprocessing.from_json(value)
-    values = fields_from_json(Preprocessing, value)
-    try:
-        return Preprocessing(**values)
-    except TypeError as error:
-        raise RecordError(f"Preprocessing ({error})") from error
+    return Preprocessing.from_json(value)
 
 
 def _files_from_json(value: object) -> dict[str, FileRecord]:
