@@ -232,7 +232,7 @@ def cut_out_images(data: Path, category: str, folder: Path) -> None:
     samples = open_category(data, category).split("train", ("rgb",))
     colour = data_colour(samples)
     progress = TerminalReporter()
-    preprocessing = learn_view("part", samples, make_preprocessing(recipe, colour), progress.step)
+    preprocessing = learn_view("part", samples, make_preprocessing(recipe, colour), progress)
     progress.close()
     folder.mkdir(parents=True, exist_ok=True)
     for i, files in enumerate(samples):

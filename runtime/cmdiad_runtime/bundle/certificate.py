@@ -141,7 +141,7 @@ class Comparison:
         Separate from the constructor, because an engine that failed may have infinite differences.
         """
         require_text(self, "engine")
-        require(self.precision in TOLERANCES, self, "precision", f"one of {', '.join(TOLERANCES)}")
+        require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
         for name in ("score_max_abs", "score_max_share", "map_max_abs", "map_mean_abs", "map_max_share"):
             require_number(self, name, 0, _LARGEST)
         for name in ("label_flips", "borderline", "not_finite"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -83,8 +83,7 @@ class GraphRecord:
     def __post_init__(self) -> None:
         require(self.file == GRAPH, self, "file", GRAPH)
         require(is_sha256(self.sha256), self, "sha256", "64 lower-case hexadecimal digits")
-        known = isinstance(self.precision, str) and self.precision in TOLERANCES
-        require(known, self, "precision", f"one of {', '.join(TOLERANCES)}")
+        require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
         for name in ("banks", "fp32_islands", "widened"):
             make_tuple(self, name)
         require(all(map(_is_shape, self.banks)), self, "banks", "a list of rows and channels")
@@ -232,7 +231,7 @@ class Manifest:
         """
         content = {name: entry for name, entry in value.items() if name not in ("format", "format_version")}
         values = fields_from_json(Manifest, content)
-        readers = {
+        readers: dict[str, Callable[[Any], Any]] = {
             "preprocessing": _preprocessing_from_json,
             "graph": GraphRecord.from_json,
             "calibration": Calibration.from_json,

@@ -32,13 +32,13 @@ EXIT_CODES = {4: "bundle unusable", 6: "bundle not writable"}
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse NaN and infinity, which a range of click accepts."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.", context, parameter)
+    """Refuse NaN, infinity and numbers that no score reaches, which a range of click accepts."""
+    if value is not None and not (math.isfinite(value) and abs(value) <= SCORE_LIMIT):
+        raise click.BadParameter(f"{value} is not a finite number up to {SCORE_LIMIT:g}.", context, parameter)
     return value
 
 
-POSITIVE = click.FloatRange(min=0, min_open=True, max=SCORE_LIMIT)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 RATE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cmdiad_runtime.bundle import integrity
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.errors import BundleError
@@ -22,11 +24,18 @@ WRONG: tuple[object, ...] = (None, True, "x", -1e300, 1e300, 10**400, [], {}, [[
 LATER_FIELDS = ("xyz_feed", "plan", "part", "xyz_image")
 """Fields of the preprocessing that bundles of the first weeks do not have; without them the defaults are right."""
 
+VALID = (
+    (("preprocessing", "plan"), None),
+    (("preprocessing", "part"), None),
+    (("preprocessing", "xyz_image"), True),
+)
+"""Values of WRONG that are right in some place: other settings of the right kind."""
+
 Place = tuple[str | int, ...]
 
 
 @pytest.fixture(params=["both-each", "xyz-points"])
-def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def bundle(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a stored bundle, with an engine and all optional records in the manifest."""
     folder = Path(shutil.copytree(FIXTURES / f"{request.param}.cmdiad", tmp_path / "own.cmdiad"))
     (folder / "engines").mkdir()
@@ -40,6 +49,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     manifest["files"]["engines/a.engine"] = {"sha256": digest, "bytes": 6}
     del manifest["manifest_sha256"]
     _write(folder, manifest)
+    monkeypatch.setattr(integrity, "sha256_of", functools.cache(sha256_of))  # the files stay; opening is faster
     return folder
 
 
@@ -96,6 +106,8 @@ def test_every_value_of_a_wrong_kind(bundle: Path) -> None:
     refused = 0
     for place in list(_places(manifest)):
         for wrong in WRONG:
+            if (place, wrong) in VALID:
+                continue
             changed = copy.deepcopy(manifest)
             _parent(changed, place)[place[-1]] = wrong
             _write(bundle, changed)
