@@ -43,7 +43,8 @@ def test_version() -> None:
 
 @pytest.mark.parametrize("package", ["cmdiad", "cmdiad_runtime"])
 def test_importing_loads_nothing_heavy(package: str) -> None:
-    code = f"import sys\nimport {package}\nprint([m for m in ('numpy', 'scipy', 'PIL', 'onnxruntime') if m in sys.modules])"
+    heavy = ("numpy", "scipy", "PIL", "onnxruntime")
+    code = f"import sys\nimport {package}\nprint([name for name in {heavy} if name in sys.modules])"
     assert python(code).strip() == "[]"
 
 
