@@ -62,7 +62,7 @@ def test_atomic_write_keeps_the_usual_permissions(tmp_path: Path) -> None:
 def test_folder_missing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.json: found no folder .*Create the folder"):
         write_json(tmp_path / "none" / "a.json", {})
-    with pytest.raises(OutputError, match="create it"), atomic_directory(tmp_path / "none" / "run"):
+    with pytest.raises(OutputError, match="Create the folder"), atomic_directory(tmp_path / "none" / "run"):
         pass
 
 
