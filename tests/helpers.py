@@ -30,7 +30,12 @@ def silent(line: str) -> None:
 
 
 class RecordingReporter:
-    """A reporter that keeps everything it receives."""
+    """A reporter that keeps everything.
+
+    Attributes:
+        steps: Name, done and total of every progress report.
+        lines: Every line of text.
+    """
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, int, int]] = []

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: where the time goes, and end to end against peak memory."""
+"""Draw a comparison: time by stage, and end-to-end time against peak memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.support.files import atomic_write
-from studies.stage_times import STAGES
+from studies.comparison.stage_times import STAGES
 
 BAR = 0.45  # inches
 INCHES = 9
 
 
 def plot_stages(path: Path, title: str, contenders: dict[str, dict[str, Any]]) -> None:
-    """Write a PNG with one stacked bar of median milliseconds by stage for each contender that tells its stages."""
+    """Write a PNG with one stacked bar of median milliseconds by stage for each contender that reports stages."""
     told = {name: each["stages_ms"] for name, each in contenders.items() if each["stages_ms"]}
     figure, axes = _axes(len(told))
     left = dict.fromkeys(told, 0.0)
