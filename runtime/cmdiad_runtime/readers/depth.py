@@ -230,5 +230,5 @@ def _check_image_size(path: Path, fields: dict[str, Any], image: FilePath, depth
             )
 
 
-def _bad_intrinsics(path: FilePath, found: str, action: str) -> InputError:
-    return InputError(path, found=found, expected=_EXPECTED_INTRINSICS, action=action)
+def _bad_intrinsics(path: FilePath, problem: str, action: str) -> InputError:
+    return InputError(path, found=problem, expected=_EXPECTED_INTRINSICS, action=action)

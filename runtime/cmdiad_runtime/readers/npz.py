@@ -117,5 +117,5 @@ def _named(shape: tuple[int | None, ...]) -> str:
     return f"[{', '.join(str(next(names) if size is None else size) for size in shape)}]"
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)

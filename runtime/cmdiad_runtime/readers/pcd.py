@@ -195,5 +195,5 @@ def _repeat(out: bytearray, distance: int, length: int) -> None:
     out += (pattern * (length // len(pattern) + 1))[:length]
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)

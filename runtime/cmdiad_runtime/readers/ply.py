@@ -295,5 +295,5 @@ def _on_grid(tables: dict[str, _Table]) -> npt.NDArray[np.floating[Any]]:
     return grid
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)

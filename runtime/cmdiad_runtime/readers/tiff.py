@@ -77,8 +77,8 @@ def _read_array(path: FilePath) -> npt.NDArray[Any]:
             return image
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)
 
 
 def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> None:

@@ -122,18 +122,18 @@ def _check_folder(target: Path) -> None:
             target, found=f"no folder {folder}", expected="an existing folder", action=f"create the folder {folder}"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        found = f"no permission to write in {folder}"
-        raise OutputError(target, found=found, expected="a writable folder", action="choose another folder")
+        problem = f"no permission to write in {folder}"
+        raise OutputError(target, found=problem, expected="a writable folder", action="choose another folder")
 
 
 def _check_vacant(path: FilePath, final: Path) -> None:
     if final.is_dir() and not any(final.iterdir()):
         return
     if final.exists():
-        found = "a folder that is not empty" if final.is_dir() else "a file"
+        problem = "a folder that is not empty" if final.is_dir() else "a file"
         raise OutputError(
             path,
-            found=found,
+            found=problem,
             expected="a new or empty folder",
             action="remove that first, or choose another name",
         )
@@ -147,9 +147,9 @@ def _write_errors(path: FilePath, *written: Path) -> Iterator[None]:
     except OSError as error:
         if not _concerns(error, written):
             raise
-        found = (error.strerror or str(error)).lower()
+        problem = (error.strerror or str(error)).lower()
         action = "free some space or choose another folder"
-        raise OutputError(path, found=found, expected="room and permission to write", action=action) from error
+        raise OutputError(path, found=problem, expected="room and permission to write", action=action) from error
 
 
 def _concerns(error: OSError, written: tuple[Path, ...]) -> bool:
