@@ -1,4 +1,4 @@
-"""Compute a threshold from good parts of your own station, and inspect with it.
+"""Compute a threshold from good parts at your station, and inspect with it.
 
 A bundle brings a threshold that was calibrated on the training data. Another camera or lamp shifts the scores; good
 parts from the real station give a threshold that fits. The same rule as in training applies (split conformal

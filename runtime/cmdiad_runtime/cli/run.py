@@ -150,9 +150,9 @@ def _bundle_and_inputs(
         return paths[0], paths[1:]
     if named:  # the search for the newest bundle reads manifests whose signatures have not been verified
         raise click.UsageError("name the BUNDLE: --require-signature does not choose one")
-    from cmdiad_runtime.support.newest import newest_bundle
+    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
 
-    bundle = newest_bundle(Path("bundles"), modality)
+    bundle = newest_bundle(BUNDLES, modality)
     click.echo(f"bundle: {bundle} (the newest)", err=True)
     return bundle, paths
 
