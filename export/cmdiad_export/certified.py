@@ -14,8 +14,8 @@ from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
 from cmdiad_export.search.budget import SearchBudget, bank_sizes, choose_search
 from cmdiad_export.search.choice import SearchChoice
-from cmdiad_runtime.bundle.certificate import Comparison, GoldenSample, compare, tolerance_for
-from cmdiad_runtime.bundle.manifest import Tolerance
+from cmdiad_runtime.bundle.certificate import Comparison, Tolerance, compare, tolerance_for
+from cmdiad_runtime.bundle.golden import GoldenSample
 from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import CertificateError

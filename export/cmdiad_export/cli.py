@@ -125,19 +125,19 @@ def cli(
     """See HELP."""
     from cmdiad_export.options import ExportOptions
     from cmdiad_export.planning.plan import Budget
-    from cmdiad_runtime.support.newest import newest_run
+    from cmdiad_runtime.support.newest import BUNDLES, newest_run
 
     budget = None if budget_ms is None and budget_mb is None else Budget(budget_ms, budget_mb)
     _check_plan_options(context, plan=plan, budgeted=budget is not None)
     options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision))
     if run is None:
-        run = newest_run(Path("runs"))
+        run = newest_run()
         _say(f"run: {run} (the newest)")
     if plan:
         _plan(run, out or run, options)
         return
     if out is None:
-        out = Path("bundles") / f"{run.resolve().name}-{precision if budget is None else 'budget'}.cmdiad"
+        out = BUNDLES / f"{run.resolve().name}-{precision if budget is None else 'budget'}.cmdiad"
         out.parent.mkdir(exist_ok=True)
     if budget is None:
         _export(run, out, options)

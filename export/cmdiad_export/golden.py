@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cmdiad_runtime.bundle.certificate import GoldenSample
+from cmdiad_runtime.bundle.golden import GoldenSample, tampered_by_name
 from cmdiad_train.runs.run_directory import Run
 
 
@@ -16,5 +16,5 @@ def golden_set(run: Run) -> list[GoldenSample]:
         inputs = {key: stored[key] for key in run.detector.input_names}
         score, anomaly_map = run.detector(*inputs.values())
         arrays = {key: value.numpy() for key, value in inputs.items()}
-        golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy()))
+        golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy(), tampered_by_name(name)))
     return golden

@@ -16,7 +16,7 @@ from cmdiad_export import bundle_writer
 from cmdiad_export.cli import cli
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning import planner
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_train.detectors.family import TrainedDetector
 from cmdiad_train.runs import run_directory
@@ -56,7 +56,7 @@ def set_age(run: Path, seconds: int) -> None:
 
 def test_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert_refused(command(cli), 7, "runs: found none", "a finished run", "cmdiad-train")
+    assert_refused(command(cli), 7, "No finished run found in the folder runs", "cmdiad-train")
 
 
 def test_missing_run(tmp_path: Path) -> None:
@@ -137,7 +137,8 @@ def test_auto_target_follows_what_is_installed(run: Path, monkeypatch: pytest.Mo
 
 
 def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cmdiad_runtime.bundle.manifest import Tolerance, certificate
+    from cmdiad_runtime.bundle import certificate
+    from cmdiad_runtime.bundle.certificate import Tolerance
 
     monkeypatch.setitem(certificate.TOLERANCES, "fp32", Tolerance(score=-1, map=-1))
     assert_refused(command(cli, run), 8, run, "an fp32 graph")

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange
 from cmdiad_export.search.searchable import searchable
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import search_tolerance
-from cmdiad_runtime.bundle.manifest import Calibration
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import EngineError

@@ -19,7 +19,7 @@ from cmdiad_export.search.measured import WIDTHS, Measured, SearchBench, multipl
 from cmdiad_export.search.modes import SEARCH_MODES, SearchMode
 from cmdiad_export.search.nearest import CANDIDATES
 from cmdiad_export.search.searchable import searchable
-from cmdiad_runtime.bundle.certificate import SearchTolerance
+from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.runs.run_directory import Run, load_held_out

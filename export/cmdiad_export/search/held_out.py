@@ -11,16 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cmdiad_runtime.bundle.certificate import SearchTolerance
-from cmdiad_runtime.bundle.manifest import Calibration
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.golden import tampered_by_name
+from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_train.detectors.family import SearchableDetector
 from cmdiad_train.evaluation.metrics import auroc
 
 Floats = npt.NDArray[np.float64]
 Patches = tuple[Tensor, Tensor]
 """Rows and cells of the patch features of one bank."""
-TAMPERED = "-tampered"
-"""Suffix of the names of tampered samples in a run directory; the others end in `-good`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class HeldOut:
     def of(detector: SearchableDetector, samples: Mapping[str, Mapping[str, Tensor]]) -> HeldOut:
         """Compute the patch features of the samples of a run directory: network inputs by sample name."""
         inputs = [{name: sample[name] for name in detector.input_names} for sample in samples.values()]
-        tampered = np.array([name.endswith(TAMPERED) for name in samples])
+        tampered = np.array([tampered_by_name(name) for name in samples])
         return HeldOut(inputs, tampered, [detector.patches(*sample.values()) for sample in inputs])
 
     @property

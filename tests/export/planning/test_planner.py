@@ -18,7 +18,7 @@ from cmdiad_export.planning.measure import GraphBench, peak_megabytes
 from cmdiad_export.planning.plan import Budget
 from cmdiad_export.planning.planner import Exported, Planned, make_plan, promising, write_within
 from cmdiad_export.search.held_out import HeldOut
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import CertificateError, EngineError, RunError
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run_directory import load_held_out, load_run

@@ -32,8 +32,9 @@ from cmdiad_export.search.measured import SearchBench, multiply_adds
 from cmdiad_export.search.nearest import BankQueries
 from cmdiad_export.search.smaller_banks import with_smaller_banks
 from cmdiad_export.search.stand_ins import queries_of
-from cmdiad_runtime.bundle.certificate import SearchTolerance, search_tolerance, tolerance_for
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.certificate import search_tolerance, tolerance_for
+from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_runtime.errors import CertificateError, RunError
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
