@@ -290,6 +290,16 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors | None 
     )
 
 
+class _StepsTo:
+    """A reporter that passes steps to a function, until `fit` takes a reporter itself."""
+
+    def __init__(self, report: Report) -> None:
+        self.step = report
+
+    def say(self, line: str) -> None:
+        """Discard a line."""
+
+
 class _Pairs:
     """What a distillation network learns from, read from the cache sample by sample; see `distillation.Pairs`."""
 
@@ -344,7 +354,7 @@ class _Fitting:
             result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
             return float(result), prepared.to_sensor(anomaly_map.numpy())
 
-        return evaluate(score, self.preprocessing, self.samples.test, self.report)
+        return evaluate(score, self.preprocessing, self.samples.test, _StepsTo(self.report))
 
     def _inspection_inputs(self, sample: Sample, detector: Detector) -> list[Tensor]:
         inputs = as_tensors(prepare(sample, self.preprocessing).inputs)
