@@ -32,13 +32,17 @@ def measure_memory(bundle: Path, files: Sequence[Path], *, engine: EngineName) -
     Raises:
         EngineError: the process failed; its own message has been printed.
     """
-    return peak_of(["bundle", str(bundle), engine, *(str(file) for file in files)])
+    return peak_of("cmdiad_bench.peak", ["bundle", str(bundle), engine, *(str(file) for file in files)])
 
 
-def peak_of(arguments: Sequence[str]) -> dict[str, Any]:
-    """What `python -m cmdiad_bench.peak` with these arguments says, and `peak_device_mb`; EngineError if it fails."""
+def peak_of(module: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the figures that `python -m MODULE ARGUMENTS` prints, and `peak_device_mb`.
+
+    Raises:
+        EngineError: The process failed; it has printed its own message.
+    """
     watch = DeviceWatch()
-    command = [sys.executable, "-m", "cmdiad_bench.peak", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     with watch, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  (our own module)
         printed, _ = process.communicate()
     if process.returncode:

@@ -101,7 +101,7 @@ def configurations(weights: Weights) -> list[Configuration]:
     for words, which in (("random", "seeded"), ("pretrained", str(weights.points))):
         point_mae = ("--xyz", "point_mae", "--xyz-grid", str(POINT_GRID), "--xyz-weights", which)
         add(f"xyz-point_mae-{words}", "xyz", f"Point-MAE, {words}", (*points, *point_mae))
-    add("xyz-normals", "xyz", f"normals → {LARGE}", ("--view", "plan", "--size", str(SIZE), *image, *normals))
+    add("xyz-normals", "xyz", f"normals → {LARGE}", ("--view", "top", "--size", str(SIZE), *image, *normals))
     depth = ("--xyz", "depth", *_image("surface", LARGE, weights.large, GRID))
     add("xyz-depth", "xyz", f"depth → {LARGE}", ("--view", "sensor", "--size", str(SIZE), *image, *depth))
     both = ("--view", "each", "--size", str(SIZE), *image, *normals)

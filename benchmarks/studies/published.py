@@ -56,7 +56,7 @@ class Prediction:
     Attributes:
         score: fused image score.
         map: float32 `[size, size]`.
-        stages_ms: milliseconds by stage, see `studies.stage_times`.
+        stages_ms: milliseconds by stage, see `studies.comparison.stage_times`.
     """
 
     score: float

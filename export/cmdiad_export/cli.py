@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from cmdiad_export.build_cli import build
+from cmdiad_runtime.cli.build import build
 from cmdiad_runtime.support.command_line import run_command
 
 if TYPE_CHECKING:

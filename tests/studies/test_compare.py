@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from cmdiad_bench.cli import cli
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import command, sample_files, silent
-from studies.compare import Times, _figures, _interleaved, compare, markdown
-from studies.contenders import (
+from studies.__main__ import cli
+from studies.comparison.compare import Times, _figures, _interleaved, compare, markdown
+from studies.comparison.contenders import (
     Form,
     OursContender,
     Outcome,
@@ -30,8 +30,8 @@ from studies.contenders import (
     draw_rows,
     needed_work,
 )
-from studies.floor import Rates, Work, measure_rates, work_of
-from studies.stage_times import STAGES, stages_of_runs
+from studies.comparison.floor import Rates, Work, measure_rates, work_of
+from studies.comparison.stage_times import STAGES, stages_of_runs
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 FAST = "default int8-cpu, 8 components, 8 candidates"

@@ -111,7 +111,7 @@ def test_options_name_what_matters(each: Configuration) -> None:
     assert (recipe.coreset, recipe.components, recipe.image_score) == (1, 256, "max")
     assert recipe.rgb.stages == (1, 2)
     seen = {"xyz-point_mae": (224, 28, "sensor"), "xyz-depth": (320, 40, "sensor")}
-    views = {"rgb": "part", "xyz": "plan", "both": "each"}
+    views = {"rgb": "part", "xyz": "top", "both": "each"}
     kind = each.name.rsplit("-", 1)[0].removesuffix("-random").removesuffix("-pretrained")
     assert (recipe.size, recipe.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.sensors]))
     if isinstance(recipe.xyz, XyzExtractor):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmdiad_bench.cli import cli
 from helpers import command
+from studies.__main__ import cli
 from studies.geometry import STAGES, TOGETHER, _ours, _published, geometry_table, measure_geometry, wavy_sheet
 
 SMALL = {"size": 64, "groups": 60, "width": 8}

@@ -20,7 +20,7 @@ from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import sample_files, silent
 from studies import published as plain
-from studies.contenders import Paired, Parts, Setup, build_parts, load_published, save_published
+from studies.comparison.contenders import Paired, Parts, Setup, build_parts, load_published, save_published
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)

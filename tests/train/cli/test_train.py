@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cmdiad_runtime.errors import RunError
 from cmdiad_train.cli.train import cli
 from cmdiad_train.fit import fit as fit_module
 from cmdiad_train.recipe import (
@@ -237,7 +238,7 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         "--modality xyz --hallucination f2i --rgb-backbone resnetv2_50 --rgb-stages 1,2 --rgb-grid 14 --rgb-weights a "
         "--xyz normals --surface-stages 0,1 --surface-grid 28 --surface-weights b --epochs 3 --batch 2 "
         "--learning-rate 0.01 --loss cosine --f2f-output gelu --distil-validation 0.5 --patience 1 --distil-on all "
-        "--coreset 0.5 --view plan --size 320 --components 9 "
+        "--coreset 0.5 --view top --size 320 --components 9 "
         "--image-score max --fusion ocsvm --false-reject-rate 0.1 --seed 7 --no-foreground"
     )
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
@@ -250,7 +251,7 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         distillation=Distillation(3, 2, 0.01, 2, 2.5, "gelu", "cosine", 0.5, 1, ("gear",)),
         foreground=False,
         coreset=0.5,
-        view="plan",
+        view="top",
         size=320,
         components=9,
         image_score="max",
@@ -262,6 +263,14 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
     bert = recipe_of(data, tmp_path, "--xyz", "point_bert", monkeypatch=monkeypatch).points
     assert bert is not None
     assert bert.network == "point_bert"
+
+
+def test_former_name_of_the_top_view(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(data, tmp_path, "--modality", "xyz", "--view", "plan", monkeypatch=monkeypatch)
+    assert recipe.view == "top"
+    assert Recipe.from_json({**recipe.to_json(), "view": "plan"}) == recipe
+    with pytest.raises(RunError, match="recipe view"):
+        replace(recipe, view="plan")
 
 
 def test_cuda_where_there_is_none(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_surface_images_take_the_place_of_points(
 def test_plan_view_trains_exports_and_inspects(
     data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
 ) -> None:
-    bundle = exported(modality, hallucination, xyz=NORMALS, view="plan")
+    bundle = exported(modality, hallucination, xyz=NORMALS, view="top")
     check_single_modality(bundle, data, tmp_path, modality)
 
 
@@ -113,7 +113,7 @@ def test_each_modality_in_its_own_view_trains_exports_and_inspects(
 def test_each_view_is_that_of_the_modality_alone(trained: Any) -> None:
     """Banks, and a sum of maps over the sensor's image that nothing is lost from."""
     both = load_run(trained("both", xyz=NORMALS, view="each", coreset=1.0))
-    for search, modality, view in zip(both.detector.searches, ("xyz", "rgb"), ("plan", "part"), strict=True):
+    for search, modality, view in zip(both.detector.searches, ("xyz", "rgb"), ("top", "part"), strict=True):
         alone = load_run(trained(modality, xyz=NORMALS, view=view, coreset=1.0)).detector
         assert torch.equal(search.rows, alone.searches[0].rows)
 
@@ -127,7 +127,7 @@ def test_each_view_needs_both_and_normals() -> None:
 def test_plan_view_needs_a_cloud_seen_as_normals() -> None:
     for modality, xyz in (("rgb", NORMALS), ("xyz", tiny_recipe().xyz), ("both", replace(NORMALS, image="depth"))):
         with pytest.raises(RunError, match="recipe view"):
-            tiny_recipe(modality, xyz=xyz, view="plan")
+            tiny_recipe(modality, xyz=xyz, view="top")
 
 
 def test_few_components_and_the_plain_maximum_survive_the_export(exported: Any) -> None:

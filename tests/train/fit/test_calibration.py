@@ -75,7 +75,7 @@ def test_coreset_rests_on_held_out_samples_alone(trained: Any) -> None:
     assert load_run(trained("rgb", coreset=0.5)).calibration.samples == 3
 
 
-@pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "plan"), ("both", "each")])
+@pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "each")])
 def test_map_threshold_is_about_what_the_operator_sees(
     data: Path, trained: Any, exported: Any, modality: str, view: str
 ) -> None:

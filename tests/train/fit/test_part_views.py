@@ -24,7 +24,7 @@ NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
     [
         ("rgb", "none", {}, "part"),
         ("rgb", "f2f", {}, "part"),
-        ("xyz", "f2f", {}, "plan"),
+        ("xyz", "f2f", {}, "top"),
         ("both", "none", {}, "each"),
         ("rgb", "none", {"xyz": tiny_recipe().xyz}, "part"),
         ("rgb", "f2f", {"xyz": tiny_recipe().xyz}, "sensor"),
@@ -41,7 +41,7 @@ def test_view_fits_sensors_and_extractors(modality: str, hallucination: str, cha
 
 
 @pytest.mark.parametrize(
-    ("modality", "hallucination", "view"), [("rgb", "f2f", "part"), ("xyz", "none", "plan"), ("both", "none", "each")]
+    ("modality", "hallucination", "view"), [("rgb", "f2f", "part"), ("xyz", "none", "top"), ("both", "none", "each")]
 )
 def test_view_that_was_chosen_is_recorded(
     data: Path, trained: Any, tmp_path: Path, modality: str, hallucination: str, view: str

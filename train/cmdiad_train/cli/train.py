@@ -22,6 +22,14 @@ unusable, 130 interrupted.
 """
 
 
+def _rename_view(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Accept the former name of the top view, with a note on stderr."""
+    if value != "plan":
+        return value
+    click.echo("--view plan is now called --view top.", err=True)
+    return "top"
+
+
 @click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--category", help="Which category of DATA; may be left out where there is one.")
@@ -60,9 +68,11 @@ unusable, 130 interrupted.
 )
 @click.option(
     "--view",
-    type=click.Choice(["auto", "sensor", "plan", "part", "each"]),
-    help="part: turned upright and cut out of the image (rgb or both); plan: from above its support, turned upright, "
-    "at one scale (xyz normals or both); each: the cloud in plan view, the image cut out (both); sensor: as it is; "
+    type=click.Choice(["auto", "sensor", "top", "part", "each", "plan"]),
+    metavar="[auto|sensor|top|part|each]",
+    callback=_rename_view,
+    help="part: turned upright and cut out of the image (rgb or both); top: from above the support, turned upright, "
+    "at one scale (xyz normals or both); each: the cloud from the top, the image cut out (both); sensor: as recorded; "
     "auto: the best of these in which every good part is found.  [default: auto, faithful: sensor]",
 )
 @click.option(

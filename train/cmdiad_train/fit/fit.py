@@ -191,8 +191,8 @@ def _start(
     }
     if (run / "run.json").exists():
         record = directory.read_record(run)
-        asked = {**record["recipe"], "view": record["view"]["asked"]}
-        if {k: {**record, "recipe": asked}.get(k) for k in wanted} != json.loads(
+        asked = Recipe.from_json({**record["recipe"], "view": record["view"]["asked"]}).to_json()
+        if json.loads(json.dumps({k: {**record, "recipe": asked}.get(k) for k in wanted})) != json.loads(
             json.dumps(wanted)
         ):  # tuples are lists in JSON
             raise OutputError(

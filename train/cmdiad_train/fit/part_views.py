@@ -82,13 +82,13 @@ def wished_view(recipe: Recipe) -> tuple[View, str]:
         return "sensor", "clouds are not seen as surface normals"
     if not recipe.foreground:
         return "sensor", "the support is not removed from clouds"
-    views: dict[str, View] = {"rgb": "part", "xyz": "plan", "both": "each"}
+    views: dict[str, View] = {"rgb": "part", "xyz": "top", "both": "each"}
     return views[recipe.modality], ""
 
 
 def _find(sample: Sample, view: View, preprocessing: Preprocessing) -> _Part:
-    cloud = plan_cloud_of(sample, preprocessing) if view in ("plan", "each") else None
-    if view == "plan":
+    cloud = plan_cloud_of(sample, preprocessing) if view in ("top", "each") else None
+    if view == "top":
         return _Part(cloud, None)
     assert sample.rgb is not None
     return _Part(cloud, (sample.rgb, part_in_image(sample)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.sample import Modality, Sensors
@@ -13,7 +13,9 @@ Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Normalisation = Literal["frozen", "batch", "eval"]
 PointNetwork = Literal["point_mae", "point_bert"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
-View = Literal["auto", "sensor", "plan", "part", "each"]
+View = Literal["auto", "sensor", "top", "part", "each"]
+OLD_TOP_VIEW = "plan"
+"""Name of the top view in recipes and options of earlier versions."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -141,10 +143,11 @@ class Recipe:
         xyz: extractor of clouds, as points or as an image of the surface.
         distillation: training of the distillation network.
         size: working size in pixels, width and height.
-        view: "sensor" (the image as it is), "plan" (the part from above its support, turned upright, at one
+        view: "sensor" (the image as recorded), "top" (the part from above its support, turned upright, at one
             scale; found in the cloud, so rgb alone cannot have it), "part" (turned upright and cut out of the image;
-            found in the image, so xyz alone cannot have it), "each" (of both, the cloud in plan view and the image
-            cut out) or "auto" (the best of these in which every part is found; see `part_views`).
+            found in the image, so xyz alone cannot have it), "each" (for both modalities: the cloud from the top, the
+            image cut out) or "auto" (the best of these in which every part is found; see `choose_view`). Older
+            recipes call the top view "plan"; `from_json` reads both names.
         rgb_mask: "none", or "cloud" (background blacked out with the help of the cloud, the paper's
             protocol; inspection then needs the cloud too).
         foreground: remove the support plane and stray clusters from clouds before use.
@@ -191,8 +194,9 @@ class Recipe:
             self.hallucination,
             "none, since with both modalities nothing is missing",
         )
+        _require(self.view in get_args(View), "view", self.view, f"one of {', '.join(get_args(View))}")
         _require(
-            self.view != "plan" or (self.modality != "rgb" and self.has_normals),
+            self.view != "top" or (self.modality != "rgb" and self.has_normals),
             "view",
             self.view,
             "sensor or part, unless a cloud is measured on the line and looked at as normals (--modality xyz or both)",
@@ -202,13 +206,13 @@ class Recipe:
             self.view != "part" or (self.modality != "xyz" and (single or self.has_normals)),
             "view",
             self.view,
-            "sensor or plan, unless an image is taken on the line and clouds, if any, are looked at as normals",
+            "sensor or top, unless an image is taken on the line and clouds, if any, are looked at as normals",
         )
         _require(
             self.view != "each" or (self.modality == "both" and self.has_normals),
             "view",
             self.view,
-            "sensor, plan or part, unless image and cloud are both measured and the cloud looked at as normals",
+            "sensor, top or part, unless image and cloud are both measured and the cloud looked at as normals",
         )
         _require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -259,6 +263,8 @@ class Recipe:
         """The recipe that `to_json` wrote; raises RunError for unknown or impossible fields."""
         try:
             fields = dict(value)
+            if fields.get("view") == OLD_TOP_VIEW:
+                fields["view"] = "top"
             fields["rgb"] = RgbExtractor(**_tuples(fields["rgb"]))
             fields["xyz"] = _xyz_from_json(fields["xyz"])
             fields["distillation"] = Distillation(**_tuples(fields["distillation"]))

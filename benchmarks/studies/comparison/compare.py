@@ -15,7 +15,7 @@ from cmdiad_bench.machine import describe_machine
 from cmdiad_bench.memory import peak_of
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import atomic_write, write_json
-from studies.contenders import (
+from studies.comparison.contenders import (
     Form,
     OursContender,
     Outcome,
@@ -26,9 +26,9 @@ from studies.contenders import (
     build_parts,
     needed_work,
 )
-from studies.floor import Rates, Work, measure_rates, total_work
-from studies.plots import plot_ends, plot_stages
-from studies.stage_times import STAGES
+from studies.comparison.floor import Rates, Work, measure_rates, total_work
+from studies.comparison.plots import plot_ends, plot_stages
+from studies.comparison.stage_times import STAGES
 
 QUARTILES = (25, 75)
 SAMPLE_FILE = "sample.npz"
@@ -41,7 +41,7 @@ class Contender(Protocol):
 
     Attributes:
         name: what tables call it.
-        peak_arguments: what starts it in a process of its own (`cmdiad_bench.peak`), but for the sample.
+        peak_arguments: what starts it in a process of its own (`studies.comparison.peak`), but for the sample.
     """
 
     name: str
@@ -169,7 +169,7 @@ def _others(parts: Parts, work: Path, say: Say) -> list[Contender]:
     """The reference first: the published inference, or where nothing is hallucinated anomalib's PatchCore."""
     if parts.setup.hallucination != "none":
         return [PublishedContender(parts, work / "published")]
-    from studies.anomalib_patchcore import AnomalibExported, AnomalibTorch, save_patchcore
+    from studies.comparison.anomalib_patchcore import AnomalibExported, AnomalibTorch, save_patchcore
 
     say("export anomalib's PatchCore")
     save_patchcore(work / "anomalib", parts)
@@ -251,7 +251,7 @@ def _ratio(slow: Any, fast: Any) -> dict[str, float]:
 
 
 def _peak(contender: Contender, work: Path) -> Record:
-    return peak_of([*contender.peak_arguments, str(work / SAMPLE_FILE)])
+    return peak_of("studies.comparison.peak", [*contender.peak_arguments, str(work / SAMPLE_FILE)])
 
 
 def _floors(work: dict[str, Work], rates: Rates) -> Record:

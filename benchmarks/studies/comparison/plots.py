@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.support.files import atomic_write
-from studies.stage_times import STAGES
+from studies.comparison.stage_times import STAGES
 
 BAR = 0.45  # inches
 INCHES = 9

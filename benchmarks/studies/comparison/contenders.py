@@ -35,9 +35,9 @@ from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.recipe import PUBLISHED_DISTILLATION, PUBLISHED_RGB, PUBLISHED_XYZ, Mode, Recipe, RgbExtractor
 from cmdiad_train.recipe import XyzExtractor as PointExtractor
-from studies.floor import Work, total_work, work_of
+from studies.comparison.floor import Work, total_work, work_of
+from studies.comparison.stage_times import ProfiledGraph
 from studies.published import Published, PublishedBank
-from studies.stage_times import ProfiledGraph
 
 RGB_BANK, XYZ_BANK = 19_129, 76_518
 """Rows of a whole class at the published tenth (REFERENCE §18)."""
@@ -132,7 +132,7 @@ class Paired:
     xyz: Tensor
 
     def save(self, path: Path) -> None:
-        """Write the arrays for a process of its own (`cmdiad_bench.peak`)."""
+        """Write the arrays for a process of its own (`studies.comparison.peak`)."""
         assert self.sample.rgb is not None and self.sample.xyz is not None
         np.savez(
             path,

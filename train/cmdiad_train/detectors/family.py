@@ -1,0 +1,193 @@
+"""The seam between detector families and everything else: training, runs, export, certificates and the runtime.
+
+A family turns samples into a `TrainedDetector`. The rest of the project sees named inputs, an image score and an
+anomaly map. To add a family, write its recipe part and its `Family` value, and register it (`detectors.registry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import click
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.recipe import Recipe, View
+
+
+@dataclass(frozen=True)
+class PrecisionParts:
+    """Parts of a detector whose precision export may reduce.
+
+    Attributes:
+        networks: Names of submodules that compute in fp16 in a reduced graph. The code around them casts.
+        always_single: Names of submodules that stay fp32 in every graph.
+        steps: Named groups of submodules that export moves back to fp32, smallest first, until the certificate
+            passes. Export finds attention and softmax by itself.
+    """
+
+    networks: tuple[str, ...] = ()
+    always_single: tuple[str, ...] = ()
+    steps: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class TrainedDetector(nn.Module):
+    """Base class of the module of every family: the network inputs of one sample to image score and anomaly map.
+
+    Attributes:
+        input_names: Names of the inputs, in the order of `forward`; see `Prepared.inputs`.
+        published_blur: True if the map ends in the published 8-bit blur, which widens the certificate's tolerance.
+    """
+
+    input_names: list[str]
+    published_blur: bool = False
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score float32 `[1]` and the map float32 `[size, size]`, or `[maps, size, size]` that add up."""
+        raise NotImplementedError
+
+    def precision_parts(self) -> PrecisionParts:
+        """Return the parts that compute in reduced precision. The default reduces nothing."""
+        return PrecisionParts()
+
+    def halve_stored_data(self, *, products: bool) -> None:
+        """Convert stored data, such as memory banks, to fp16 in place. The default does nothing.
+
+        Args:
+            products: True if products with the stored data also compute in fp16.
+        """
+
+
+@runtime_checkable
+class SearchableDetector(Protocol):
+    """A detector that searches memory banks, so that `--search` and `--plan` apply to it.
+
+    Attributes:
+        score_weights: Weights float32 `[banks]` of the linear fusion of image scores.
+        map_weights: Weights float32 `[banks]` of the linear fusion of maps.
+    """
+
+    score_weights: Tensor
+    map_weights: Tensor
+
+    @property
+    def searches(self) -> list[Any]:
+        """Return the exact search of each bank, main bank first."""
+
+    def plan_search(self, settings: Any) -> None:
+        """Search every bank with these `SearchSettings`, in place."""
+
+    def against(self, banks: list[Any]) -> Any:
+        """Return this detector with other banks and unit fusion weights. Networks are shared."""
+
+    def patches(self, *inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return rows and cells of the patch features of each bank."""
+
+    def score_each(self, patches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return the unfused scores `[banks]` and maps `[banks, size, size]`."""
+
+    def fuse(self, scores: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fused score `[]` and the fused map."""
+
+
+class SampleSource(Protocol):
+    """Source of prepared samples that reads and prepares each sample once per training."""
+
+    def prepared(self, files: SampleFiles) -> Prepared:
+        """Return the network inputs of a sample and the position of its part in the image of the sensor.
+
+        Training samples have the inputs of both modalities if the family asks for both (`Family.trained_modality`).
+        """
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """Everything that a family needs to fit one detector.
+
+    Attributes:
+        run: Run directory. A family writes whole files here and skips steps whose files exist, so that an interrupted
+            training resumes.
+        recipe: Recipe with a decided view.
+        preprocessing: Preprocessing of inspection.
+        train: Good training samples.
+        held_out: Good samples that set the thresholds.
+        joint: Good training samples of further categories, by category.
+        samples: Source of prepared samples.
+        device: Device of feature extraction and training.
+        features: Shared feature store folder, or None to keep features only during this training.
+        cache_bytes: Disk space that cached features may take.
+        reporter: Receiver of progress.
+    """
+
+    run: Path
+    recipe: Recipe
+    preprocessing: Preprocessing
+    train: Sequence[SampleFiles]
+    held_out: Sequence[SampleFiles]
+    joint: Mapping[str, Sequence[SampleFiles]]
+    samples: SampleSource
+    device: torch.device
+    features: Path | None
+    cache_bytes: int
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted detector with the scores that calibrate its thresholds.
+
+    Attributes:
+        detector: Detector in fp32 on the CPU.
+        scores: Image scores of good samples that the detector was not fitted on.
+        peaks: Largest values of their anomaly maps over the image of the sensor.
+        provenance: JSON-ready origin of the networks, by modality.
+    """
+
+    detector: TrainedDetector
+    scores: Sequence[float]
+    peaks: Sequence[float]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One detector family.
+
+    Attributes:
+        name: Name in recipes and of `cmdiad-train --family`.
+        part: Class of the family's part of the recipe.
+        options: Options that the family adds to `cmdiad-train`.
+        recipe: Builds the recipe from the values of all options, by parameter name.
+        preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
+            the reason if that is the view of the sensor.
+        preprocessing: Builds the preprocessing of a modality ("rgb", "xyz" or "both") for a recipe and a colour.
+        trained_modality: Returns the modality whose inputs the family needs of training samples.
+        fit: Fits a detector and writes its files into the run directory.
+        load: Loads the detector from the files in a run directory.
+        take_over: Copies networks of the finished run in the first folder into the second, for `--network-from`;
+            None if the family has no such networks.
+    """
+
+    name: str
+    part: type
+    options: tuple[click.Option, ...]
+    recipe: Callable[[Mapping[str, Any]], Recipe]
+    preferred_view: Callable[[Recipe], tuple[View, str]]
+    preprocessing: Callable[[Recipe, Colour, str], Preprocessing]
+    trained_modality: Callable[[Recipe], str]
+    fit: Callable[[FitContext], Fitted]
+    load: Callable[[Path, Recipe], TrainedDetector]
+    take_over: Callable[[Path, Path, Recipe], None] | None = None
+
+
+def as_tensors(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    """Return network inputs as tensors that own their memory."""
+    return {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
