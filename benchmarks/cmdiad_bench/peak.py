@@ -17,7 +17,11 @@ RUNS = 3
 
 
 def measured(opened: Callable[[], Callable[[int], object]]) -> dict[str, float]:
-    """Open something that can be run, run it three times, and return `opened_mb` and `peak_resident_mb`."""
+    """Open something, run it three times, and return `opened_mb` and `peak_resident_mb`.
+
+    Args:
+        opened: Function that opens it and returns a function of the turn (0, 1, 2) that runs it once.
+    """
     run = opened()
     after_opening = resident_mb()
     for turn in range(RUNS):

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: where the time goes, and end to end against peak memory."""
+"""Draw a comparison: time by stage, and end-to-end time against peak memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INCHES = 9
 
 
 def plot_stages(path: Path, title: str, contenders: dict[str, dict[str, Any]]) -> None:
-    """Write a PNG with one stacked bar of median milliseconds by stage for each contender that tells its stages."""
+    """Write a PNG with one stacked bar of median milliseconds by stage for each contender that reports stages."""
     told = {name: each["stages_ms"] for name, each in contenders.items() if each["stages_ms"]}
     figure, axes = _axes(len(told))
     left = dict.fromkeys(told, 0.0)

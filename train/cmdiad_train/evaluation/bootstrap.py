@@ -100,9 +100,10 @@ def draw_counts(defect: npt.NDArray[np.bool_], resamples: int, *, seed: int = 0)
 def pixel_histograms(masks: AnyArray, maps: AnyArray, *, bins: int = BINS) -> PixelHistograms:
     """Count the pixels of each sample by score.
 
-    The edges of the bins are scores of good pixels at the false positive rates (j/bins)³. A fifth of the edges lies below
-    a rate of 1 %, which decides the tightest AU-PRO. Metrics from bins differ from the exact ones by less than 0.001 for
-    ten maps of 64×64 (tests/train/evaluation/test_bootstrap.py) and by less than 0.000002 for 331 maps of 224×224.
+    The edges of the bins are scores of good pixels at the false positive rates (j/bins)³. A fifth of the edges lies
+    below a rate of 1 %, which decides the tightest AU-PRO. Metrics from bins differ from the exact ones by less than
+    0.001 for ten maps of 64×64 (tests/train/evaluation/test_bootstrap.py) and by less than 0.000002 for 331 maps of
+    224×224.
 
     Args:
         masks: Masks `[n, h, w]`, non-zero on defects, not on all pixels.

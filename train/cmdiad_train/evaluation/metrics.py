@@ -115,9 +115,9 @@ def roc_curve(labels: AnyArray, scores: AnyArray) -> tuple[FloatArray, FloatArra
 def pro_curve(masks: AnyArray, maps: AnyArray, *, mode: ProMode = "exact") -> tuple[FloatArray, FloatArray]:
     """Compute the per-region overlap against the false positive rate.
 
-    A region is an 8-connected component of one mask. At a threshold, the overlap of a region is the share of its pixels
-    above the threshold, and PRO is the mean overlap of all regions of all masks. The false positive rate is the share of
-    pixels above the threshold among the pixels outside all regions.
+    A region is an 8-connected component of one mask. At a threshold, the overlap of a region is the share of its
+    pixels above the threshold, and PRO is the mean overlap of all regions of all masks. The false positive rate is the
+    share of pixels above the threshold among the pixels outside all regions.
 
     Args:
         masks: Masks `[n, h, w]`, non-zero on defects.

@@ -24,7 +24,7 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import Category, SampleFiles, data_colour, open_category
 from cmdiad_train.detectors.bank.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.detector import Detector, as_tensors
-from cmdiad_train.detectors.bank.distillation import Pair, distil, new_network, write_log
+from cmdiad_train.detectors.bank.distillation import Pair, distil, new_network
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.patches import (
@@ -48,6 +48,7 @@ from cmdiad_train.fit.tamper import tamper
 from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.runs import run_directory as directory
 from cmdiad_train.runs.loss_plot import plot_losses
+from cmdiad_train.training.log import write_log
 
 Report = Callable[[str, int, int], None]
 """Called as `report(step, done, total)`."""
@@ -297,7 +298,7 @@ class _StepsTo:
         self.step = report
 
     def say(self, line: str) -> None:
-        """Discard a line."""
+        """Discard a line; training says nothing."""
 
 
 class _Pairs:
@@ -499,9 +500,7 @@ class _Fitting:
             recipe,
             checkpoint=self.run / "distillation.checkpoint.safetensors",
             device=self.device,
-            progress=lambda done, total, loss: self.report(
-                f"distil {recipe.hallucination} (loss {loss:.4g})", done, total
-            ),
+            reporter=_StepsTo(self.report),
         )
         write_log(self.run / "distillation.csv", log)
         plot_losses(self.run / "distillation.png", [e.loss for e in log], [e.validation for e in log])
