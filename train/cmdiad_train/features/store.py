@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import shutil
 import time
-import weakref
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, uint8
+from safetensors import SafetensorError
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.support.cache import cache_folder
-from cmdiad_runtime.support.files import atomic_write
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-
-Stored = dict[str, Tensor]
-"""Tensors of one sample by name. Tensors from the store are memory-mapped: pages are read when they are touched."""
+from cmdiad_train.features.entry import HEADER_BYTES, Stored, load_entry, save_entry, size_of
+from cmdiad_train.features.usage import Usage, used_keys
 
 DEFAULT_GB = 50.0
 """Default size of the store in gigabytes (1e9 bytes)."""
-
-_HEADER_BYTES = 1024
-"""Most bytes that the header of an entry takes: names, shapes and checksum."""
 
 _ABANDONED_SECONDS = 3600.0
 """Age after which a temporary file counts as left behind by a killed process."""
@@ -94,7 +84,7 @@ class FeatureStore:
         self._planned: dict[str, int] = {}
         self._keys: dict[str, set[str]] = {}
         self._verified: set[str] = set()
-        self._usage: _Usage | None = None
+        self._usage: Usage | None = None
         self._unusable = ""
         self._crowded = False
         self._open()
@@ -127,12 +117,12 @@ class FeatureStore:
         stored = self._read(kind, key)
         if stored is not None:
             self.counts.hits += 1
-            self.counts.bytes_read += _size(stored)
-            self._plan(kind, _size(stored) * samples)
+            self.counts.bytes_read += size_of(stored)
+            self._plan(kind, size_of(stored) * samples)
             return stored
         self.counts.misses += 1
         made = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
-        self._plan(kind, _size(made) * samples)
+        self._plan(kind, size_of(made) * samples)
         return self._write(kind, key, made)
 
     def has(self, key: str) -> bool:
@@ -173,7 +163,7 @@ class FeatureStore:
             for folder in (self.folder, self.folder / "users"):
                 folder.mkdir(parents=True, exist_ok=True)
             with self._lock(exclusive=True):
-                self._usage = _Usage(self.folder / "users")
+                self._usage = Usage(self.folder / "users")
                 self._save_total(self._scan()[1])
 
     def _file(self, key: str) -> Path:
@@ -189,7 +179,7 @@ class FeatureStore:
             if not file.is_file():
                 return None
             self._announce(kind, key)
-            stored = _load(file, verify=key not in self._verified)
+            stored = load_entry(file, verify=key not in self._verified)
             if stored is not None:
                 with suppress(PermissionError):  # an entry that another user has written
                     os.utime(file)
@@ -201,17 +191,16 @@ class FeatureStore:
         if self._unusable or self._crowded:
             return tensors
         with self._guarded():
-            if not self._make_room(kind, key, _size(tensors) + _HEADER_BYTES):
+            if not self._make_room(kind, key, size_of(tensors) + HEADER_BYTES):
                 self._crowded = True
                 self._say_why(f"running trainings use all of its {self.budget / 1e9:.3g} GB")
                 return tensors
             file = self._file(key)
             file.parent.mkdir(exist_ok=True)
-            with atomic_write(file) as temporary:
-                save_file(tensors, temporary, {"crc32": _checksum(tensors)})
-            self.counts.bytes_written += _size(tensors)
+            stored = save_entry(file, tensors)
+            self.counts.bytes_written += size_of(tensors)
             self._verified.add(key)
-            return load_file(file)
+            return stored
         return tensors
 
     def _plan(self, kind: str, needed: int) -> None:
@@ -257,7 +246,7 @@ class FeatureStore:
         """Remove entries that no training uses, least recently used first. Return the size that is left."""
         assert self.folder is not None
         entries, total = self._scan()
-        used = _used_keys(self.folder / "users")
+        used = used_keys(self.folder / "users")
         for _, size, file in sorted(entries):
             if total <= wanted_total:
                 break
@@ -324,88 +313,3 @@ class FeatureStore:
     def _say_why(self, reason: str) -> None:
         where = self.folder or "user cache"
         self._reporter.say(f"The feature store ({where}) cannot keep features: {reason}. Training continues without.")
-
-
-class _Usage:
-    """The locked file in which a training announces the keys that it uses, one per line."""
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        self._keys: set[str] = set()
-        self._end = weakref.finalize(self, _end_usage, self._descriptor, path)
-
-    def add(self, key: str) -> None:
-        """Announce a key."""
-        if key not in self._keys:
-            self._keys.add(key)
-            os.write(self._descriptor, f"{key}\n".encode())
-
-    def replace(self, keys: set[str]) -> None:
-        """Announce exactly these keys."""
-        os.ftruncate(self._descriptor, 0)
-        self._keys = set()
-        for key in keys:
-            self.add(key)
-
-    def close(self) -> None:
-        """Announce nothing from now on."""
-        self._end()
-
-
-def _end_usage(descriptor: int, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.close(descriptor)
-
-
-def _used_keys(folder: Path) -> set[str]:
-    """Return the keys that running trainings use; remove the announcements of processes that have ended."""
-    used: set[str] = set()
-    for path in folder.iterdir():
-        try:
-            with path.open() as file:
-                if _is_locked(file.fileno()):
-                    used.update(file.read().split())
-                else:
-                    path.unlink(missing_ok=True)
-        except FileNotFoundError:
-            continue
-    return used
-
-
-def _is_locked(descriptor: int) -> bool:
-    """Return True if another open file holds the lock, which means that its process is running."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _load(file: Path, *, verify: bool) -> Stored | None:
-    """Return the tensors of an entry, or None if the file is damaged.
-
-    Args:
-        file: File of the entry.
-        verify: Compare the content with its checksum, which reads the whole file.
-    """
-    try:
-        with safe_open(file, framework="pt") as stored:
-            expected = (stored.metadata() or {}).get("crc32")
-        tensors = load_file(file)
-    except (SafetensorError, FileNotFoundError):
-        return None
-    return None if verify and _checksum(tensors) != expected else tensors
-
-
-def _size(tensors: Stored) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _checksum(tensors: Stored) -> str:
-    """Return the CRC-32 of all tensors in the order of their names, 8 hexadecimal digits."""
-    value = 0
-    for _, tensor in sorted(tensors.items()):
-        value = zlib.crc32(tensor.reshape(-1).view(uint8).numpy().data, value)
-    return f"{value:08x}"

@@ -22,9 +22,8 @@ GOOD = "good"
 
 _SCENE_WIDTH = 90.0  # Millimetres: the image with room for turn, shift and shadows.
 _FOOT = 0.1  # Height in millimetres above which a pixel shows the part.
-_PROJECTOR = np.array([-0.30, 0.08, -1.0]) / np.linalg.norm(
-    [0.30, 0.08, 1.0]
-)  # Direction towards the projector in the camera frame.
+_PROJECTOR = np.array([-0.30, 0.08, -1.0]) / np.linalg.norm([0.30, 0.08, 1.0])
+"""Direction towards the projector, a unit vector in the camera frame."""
 
 
 @dataclass(frozen=True)
