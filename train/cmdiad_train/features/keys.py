@@ -20,6 +20,7 @@ from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 
+_TOP_VIEW = "plan"  # Name of the top view's settings in JSON.
 _POINT_FIELDS = ("groups", "group_size", "grid")
 _CLOUD_FIELDS = ("xyz_feed", "xyz_image", *_POINT_FIELDS)
 
@@ -74,11 +75,11 @@ def modality_settings(preprocessing: Preprocessing) -> dict[str, Any]:
     unused: tuple[str, ...] = ()
     if preprocessing.modality == "rgb":
         unused = _CLOUD_FIELDS
-        if _image_is_needed_alone(preprocessing):
-            unused += ("plan", "foreground", "seed")
+        if _needs_image_alone(settings):
+            unused += (_TOP_VIEW, "foreground", "seed")
     elif preprocessing.modality == "xyz":
         unused = ("rgb_mask",)
-        if _cloud_is_needed_alone(preprocessing):
+        if _needs_cloud_alone(settings):
             unused += ("part", "colour")
         if preprocessing.xyz_feed != "points":
             unused += _POINT_FIELDS
@@ -87,8 +88,9 @@ def modality_settings(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def needed_files(files: SampleFiles, preprocessing: Preprocessing) -> dict[str, Path]:
     """Return the files of a sample that the inputs of a modality are made of, by `rgb` and `xyz`."""
-    rgb = preprocessing.modality != "xyz" or not _cloud_is_needed_alone(preprocessing)
-    xyz = preprocessing.modality != "rgb" or not _image_is_needed_alone(preprocessing)
+    settings = preprocessing.to_json()
+    rgb = preprocessing.modality != "xyz" or not _needs_cloud_alone(settings)
+    xyz = preprocessing.modality != "rgb" or not _needs_image_alone(settings)
     paths = {"rgb": files.rgb if rgb else None, "xyz": files.xyz if xyz else None}
     return {name: path for name, path in paths.items() if path is not None}
 
@@ -109,15 +111,14 @@ def feature_key(extractor: str, settings: Mapping[str, Any], files: Mapping[str,
     return hashlib.sha256(_json(content)).hexdigest()
 
 
-def _image_is_needed_alone(preprocessing: Preprocessing) -> bool:
+def _needs_image_alone(settings: Mapping[str, Any]) -> bool:
     """Return True if the image's inputs do not depend on the cloud."""
-    in_own_view = preprocessing.part is not None
-    return preprocessing.rgb_mask == "none" and (in_own_view or preprocessing.plan is None)
+    return settings["rgb_mask"] == "none" and (settings["part"] is not None or settings[_TOP_VIEW] is None)
 
 
-def _cloud_is_needed_alone(preprocessing: Preprocessing) -> bool:
+def _needs_cloud_alone(settings: Mapping[str, Any]) -> bool:
     """Return True if the cloud's inputs do not depend on the image."""
-    return preprocessing.part is None or preprocessing.plan is not None
+    return settings["part"] is None or settings[_TOP_VIEW] is not None
 
 
 @cache
