@@ -34,15 +34,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_module, "DEFAULT_TEST", {"good": 1, "stain": 1})
 
 
-def test_synthesize_writes_what_was_asked_for(tmp_path: Path, tiny: None) -> None:
+def test_synthesize_writes_the_requested_data(tmp_path: Path, tiny: None) -> None:
     options = ("--category", "biscuit", "--train", 2, "--validation", 1, "--size", 64, "--seed", 5)
     result = _run("synthesize", tmp_path / "data", *options)
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "render samples: 5/5" in result.stderr
     parameters = json.loads((tmp_path / "data" / "dataset.json").read_text())["parameters"]
-    asked = {"categories": ["biscuit"], "train": 2, "validation": 1, "size": 64, "seed": 5}
-    assert {name: parameters[name] for name in asked} == asked
+    requested = {"categories": ["biscuit"], "train": 2, "validation": 1, "size": 64, "seed": 5}
+    assert {name: parameters[name] for name in requested} == requested
 
 
 def test_second_run_says_that_it_keeps_the_data(tmp_path: Path, tiny: None) -> None:
@@ -73,6 +73,15 @@ def test_help_names_all_kinds_and_the_size_of_the_test_split() -> None:
     text = _run("synthesize", "-h").stdout
     assert all(category in text for category in CATEGORIES)
     assert f"{sum(DEFAULT_TEST.values())} test" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("arguments", [(), ("synthesize",), ("check",), ("prepare",)])
+def test_help_has_examples_exit_codes_and_no_pronouns(arguments: tuple[str, ...]) -> None:
+    text = _run(*arguments, "--help").stdout
+    assert text.count("  cmdiad-data ") >= 2
+    assert "Exit codes:" in text
+    assert "--version" in text
+    assert not {"it", "its"} & set(text.replace(",", " ").replace(".", " ").split())
 
 
 @pytest.mark.parametrize("name", ["synthesize", "check", "prepare"])
@@ -107,7 +116,7 @@ def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_tells_what_is_there(tmp_path: Path) -> None:
+def test_check_prints_the_content(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path / "data")
     ended = command(data_cli.cli, "check", tmp_path / "data", "--json", tmp_path / "found.json")
     assert ended.code == 0
@@ -133,7 +142,7 @@ def test_check_lists_problems_one_a_line(tmp_path: Path) -> None:
     assert [p["sample"] for p in category["problems"]] == ["train/good/003", "test/dent/001"]
 
 
-def test_check_of_what_is_not_recognised(tmp_path: Path) -> None:
+def test_check_of_a_folder_that_is_not_recognised(tmp_path: Path) -> None:
     assert_refused(command(data_cli.cli, "check", tmp_path), 7, tmp_path, "(none)", "VisA")
     assert_refused(command(data_cli.cli, "check", tmp_path / "no"), 7, tmp_path / "no", "no such folder")
     trees.eyecandies(tmp_path / "sweets")

@@ -18,7 +18,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
 from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.layouts.listing import (
-    Found,
+    FilesByStem,
     Listing,
     find_files,
     find_masks,
@@ -81,23 +81,23 @@ def _list_folder(folder: Path, split: str, defect: str, required: tuple[Modality
     return list_defect(split, defect, kinds, masks, mask_required=False)
 
 
-def _files(folder: Path, modality: Modality) -> Found:
+def _files(folder: Path, modality: Modality) -> FilesByStem:
     if any((folder / name).is_dir() for name in _MODALITY_FOLDERS):
         return find_modality(folder, modality)
     candidates = find_files(folder, MIXED_SUFFIXES[modality])
     masks = _masks_next_to_images(folder).files if modality == "rgb" else {}
     drawn = {path for paths in masks.values() for path in paths}
     files = {stem: [p for p in paths if p not in drawn] for stem, paths in candidates.files.items()}
-    return Found(folder, {stem: paths for stem, paths in files.items() if paths})
+    return FilesByStem(folder, {stem: paths for stem, paths in files.items() if paths})
 
 
-def _masks(folder: Path) -> Found:
+def _masks(folder: Path) -> FilesByStem:
     place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
     return _masks_next_to_images(folder) if place is None else find_masks(place)
 
 
-def _masks_next_to_images(folder: Path) -> Found:
+def _masks_next_to_images(folder: Path) -> FilesByStem:
     """Return the files `NNN_mask.png` next to the image `NNN`."""
     masks = find_masks(folder).files
     own = {stem: [p for p in paths if p.stem != stem] for stem, paths in masks.items() if len(paths) > 1}
-    return Found(folder, {stem: paths for stem, paths in own.items() if paths})
+    return FilesByStem(folder, {stem: paths for stem, paths in own.items() if paths})

@@ -18,7 +18,7 @@ _PAIR = "Add the missing file or remove its partner"
 
 
 @dataclass(frozen=True)
-class Found:
+class FilesByStem:
     """Files of one kind in one folder.
 
     Attributes:
@@ -59,24 +59,24 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> Found:
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> FilesByStem:
     """Return the files in a folder that have one of the suffixes, without hidden ones."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             files.setdefault(path.stem, []).append(path)
-    return Found(folder, files)
+    return FilesByStem(folder, files)
 
 
-def find_masks(folder: Path) -> Found:
+def find_masks(folder: Path) -> FilesByStem:
     """Return the masks in a folder by the stem of their sample: `003.png` and `003_mask.png` both belong to `003`."""
     files: dict[str, list[Path]] = {}
     for stem, paths in find_files(folder, MASK_SUFFIXES).files.items():
         files.setdefault(stem.removesuffix(_MASK_ENDING), []).extend(paths)
-    return Found(folder, files)
+    return FilesByStem(folder, files)
 
 
-def find_modality(folder: Path, modality: Modality) -> Found:
+def find_modality(folder: Path, modality: Modality) -> FilesByStem:
     """Return the files in the sub-folder of a modality; if no such folder exists, the first name is assumed."""
     names = MODALITY_FOLDERS[modality]
     name = next((n for n in names if (folder / n).is_dir()), names[0])
@@ -84,7 +84,7 @@ def find_modality(folder: Path, modality: Modality) -> Found:
 
 
 def list_defect(
-    split: str, defect: str, kinds: Mapping[Modality, Found], masks: Found | None, *, mask_required: bool
+    split: str, defect: str, kinds: Mapping[Modality, FilesByStem], masks: FilesByStem | None, *, mask_required: bool
 ) -> Listing:
     """Return the samples of one defect, or the good samples, sorted by stem.
 
@@ -95,13 +95,13 @@ def list_defect(
         masks: Masks of the defect; None for good samples.
         mask_required: True if a sample without a mask is a problem.
     """
-    counts: dict[str, int] = {kind: _count(found) for kind, found in kinds.items()}
+    counts: dict[str, int] = {kind: _count(candidates) for kind, candidates in kinds.items()}
     if masks is not None:
         counts["mask"] = _count(masks)
     listing = Listing(counts={defect: counts})
-    for stem in sorted(set().union(*(found.files for found in kinds.values()))):
+    for stem in sorted(set().union(*(candidates.files for candidates in kinds.values()))):
         try:
-            files = {kind: _one_file(found, stem, _pair(kinds), _PAIR) for kind, found in kinds.items()}
+            files = {kind: _one_file(candidates, stem, _pair(kinds), _PAIR) for kind, candidates in kinds.items()}
             mask = None
             if masks is not None and (mask_required or stem in masks.files):
                 mask = _one_file(masks, stem, "one for each defect", "Draw the mask", what="mask")
@@ -128,19 +128,26 @@ def list_good_only(split: str, folders: Iterable[Path]) -> Listing:
     return Listing(problems=problems)
 
 
-def _count(found: Found) -> int:
-    return sum(map(bool, found.files.values()))
+def _count(candidates: FilesByStem) -> int:
+    return sum(map(bool, candidates.files.values()))
 
 
-def _pair(kinds: Mapping[Modality, Found]) -> str:
+def _pair(kinds: Mapping[Modality, FilesByStem]) -> str:
     return f"a pair of {' and '.join(kinds)} for each sample"
 
 
-def _one_file(found: Found, stem: str, expected: str, action: str, what: str = "file") -> Path:
-    files = found.files.get(stem, [])
+def _one_file(candidates: FilesByStem, stem: str, expected: str, action: str, what: str = "file") -> Path:
+    """Return the only file of a sample.
+
+    Raises:
+        RunError: The sample has no file, or more than one.
+    """
+    files = candidates.files.get(stem, [])
     if not files:
-        raise RunError(found.folder, found=f"no {what} for sample {stem}", expected=expected, action=action)
+        raise RunError(candidates.folder, found=f"no {what} for sample {stem}", expected=expected, action=action)
     if len(files) > 1:
         names = " and ".join(path.name for path in files)
-        raise RunError(found.folder, found=names, expected=f"one {what} for sample {stem}", action="Remove one of them")
+        raise RunError(
+            candidates.folder, found=names, expected=f"one {what} for sample {stem}", action="Remove one of them"
+        )
     return files[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from cmdiad_runtime.readers import RGB_SUFFIXES
 from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.layouts.listing import (
-    Found,
+    FilesByStem,
     Listing,
     find_files,
     find_masks,
@@ -39,7 +39,7 @@ def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> List
         folders = [f for f in folders if f.name == GOOD]
     for defect in folders:
         images = find_files(defect, RGB_SUFFIXES)
-        kinds = {modality: images if modality == "rgb" else Found(defect, {}) for modality in required}
+        kinds = {modality: images if modality == "rgb" else FilesByStem(defect, {}) for modality in required}
         masks = None if defect.name == GOOD else find_masks(folder / "ground_truth" / defect.name)
         listing.add(list_defect(split, defect.name, kinds, masks, mask_required=True))
     return listing

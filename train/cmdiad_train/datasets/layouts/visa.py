@@ -19,7 +19,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.readers import RGB_SUFFIXES
 from cmdiad_runtime.sample import Modality
-from cmdiad_train.datasets.layouts.listing import Found, Listing, find_files, find_masks, list_defect
+from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_files, find_masks, list_defect
 from cmdiad_train.datasets.sample_files import GOOD
 
 DEFECT = "anomaly"
@@ -46,13 +46,13 @@ def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> List
     by_defect = _by_table(folder, split) if table_of(folder).is_file() else _by_folder(folder, split)
     listing = Listing()
     for defect, (images, masks) in by_defect.items():
-        kinds = {modality: images if modality == "rgb" else Found(images.folder, {}) for modality in required}
+        kinds = {modality: images if modality == "rgb" else FilesByStem(images.folder, {}) for modality in required}
         listing.add(list_defect(split, defect, kinds, masks, mask_required=True))
     listing.samples = [replace(sample, mask_level=0) for sample in listing.samples]
     return listing
 
 
-def _by_folder(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]]:
+def _by_folder(folder: Path, split: str) -> dict[str, tuple[FilesByStem, FilesByStem | None]]:
     data = folder / "Data"
     if split == "train":
         return {GOOD: (find_files(data / "Images" / "Normal", RGB_SUFFIXES), None)}
@@ -62,7 +62,7 @@ def _by_folder(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]
     return {}
 
 
-def _by_table(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]]:
+def _by_table(folder: Path, split: str) -> dict[str, tuple[FilesByStem, FilesByStem | None]]:
     """Return images and masks by defect as the table names them; the stem of a missing file has no file."""
     images: dict[str, dict[str, list[Path]]] = {}
     masks: dict[str, list[Path]] = {}
@@ -78,8 +78,8 @@ def _by_table(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]]
     place = folder / "Data"
     return {
         defect: (
-            Found(place / "Images", images[defect]),
-            None if defect == GOOD else Found(place / "Masks", masks),
+            FilesByStem(place / "Images", images[defect]),
+            None if defect == GOOD else FilesByStem(place / "Masks", masks),
         )
         for defect in sorted(images)
     }
