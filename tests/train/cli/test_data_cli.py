@@ -149,7 +149,7 @@ def test_check_of_a_folder_that_is_not_recognised(tmp_path: Path) -> None:
     assert_refused(command(data_cli.cli, "check", tmp_path / "sweets"), 7, "Lollipop", "cmdiad-data prepare")
 
 
-def test_prepare_and_go_on(tmp_path: Path) -> None:
+def test_prepare_and_resume(tmp_path: Path) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     ended = command(data_cli.cli, "prepare", raw, out, "--category", "nut", "--jobs", 1)
     assert (ended.code, ended.out) == (0, "")
@@ -175,7 +175,7 @@ def test_prepare_in_place_is_refused(tmp_path: Path) -> None:
     assert command(data_cli.cli, "prepare", raw, tmp_path / "o", "--jobs", 0).code == 2
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_resumes(tmp_path: Path) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw", train=100), tmp_path / "out"
     arguments = [*COMMAND, "prepare", str(raw), str(out), "--jobs", "2"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -192,7 +192,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
 
 
 def _interrupt_after(process: subprocess.Popen[str], begun: Callable[[], bool]) -> str:
-    """Send Ctrl-C to all processes of the child as soon as it has begun; returns what it said on stderr."""
+    """Send Ctrl-C to all processes of the child as soon as `begun` returns True; return its stderr."""
     assert process.stderr is not None
     deadline = time.monotonic() + 60
     while not begun():

@@ -1,4 +1,4 @@
-"""Every layout: what is found, what is refused, and that nothing is taken for something else."""
+"""Every layout: recognised samples, refused data, and no confusion between layouts."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_training_on_a_modality_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["nothing", "texts", "empty category", "file"])
-def test_what_is_not_recognised(tmp_path: Path, content: str) -> None:
+def test_folders_that_are_not_recognised(tmp_path: Path, content: str) -> None:
     root = tmp_path / "data"
     if content == "file":
         root.write_text("data")

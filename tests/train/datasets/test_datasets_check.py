@@ -1,4 +1,4 @@
-"""`cmdiad-data check`: what is counted, and that each fault is named once, with its file."""
+"""`cmdiad-data check`: counts, and one line for each problem, with its file."""
 
 from __future__ import annotations
 

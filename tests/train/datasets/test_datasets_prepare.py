@@ -49,7 +49,7 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
 def published_steps(
     xyz: npt.NDArray[np.float32], rgb: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """REFERENCE §2.2-2.5 word by word, with scikit-learn's DBSCAN; the plane is ours, the published one has no seed."""
+    """Follow method §2.2-2.5 literally, with DBSCAN of scikit-learn. The plane is that of cmdiad: the published one has no seed."""
     xyz, rgb = xyz.copy(), rgb.copy()
     plane = fit_support_plane(xyz, seed=0)
     assert plane is not None
@@ -146,7 +146,7 @@ def test_one_modality_grey_images_and_papers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_going_on_writes_what_is_missing_and_nothing_else(tmp_path: Path, jobs: int) -> None:
+def test_resuming_writes_only_missing_samples(tmp_path: Path, jobs: int) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     prepare(raw, out)
     complete = hashes(out)
@@ -289,7 +289,7 @@ def test_a_prepared_data_set_is_not_prepared_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_bad_samples_are_told_and_the_others_written(tmp_path: Path, jobs: int) -> None:
+def test_bad_samples_are_reported_and_the_others_written(tmp_path: Path, jobs: int) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     good = raw / "nut/train/good"
     (good / "rgb/000.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")

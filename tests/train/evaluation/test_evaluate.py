@@ -51,7 +51,7 @@ def test_samples_without_a_mask_count_in_the_image_figures_alone() -> None:
     scores, masks, maps = outcomes()
     known = np.ones(10, dtype=bool)
     known[5:7] = False
-    masks[5:7] = False  # what is read where there is no file
+    masks[5:7] = False  # as read for a sample without a mask file
     found = summarise(DEFECTS, scores, masks, maps, known)
     assert found["without_mask"] == 2
     assert found["image_auroc"] == auroc(DEFECTS != "good", scores)

@@ -76,7 +76,7 @@ def _twins(category: str, type_: str, index: int = 0, size: int = SIZE) -> tuple
     return compose(key, size=size, seed=0, sound=True), compose(key, size=size, seed=0)
 
 
-# --- what a sample is ---------------------------------------------------------------------------------------
+# --- content of a sample ---------------------------------------------------------------------------------------
 
 
 def test_public_door() -> None:
