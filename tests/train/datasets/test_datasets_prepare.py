@@ -49,7 +49,7 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
 def published_steps(
     xyz: npt.NDArray[np.float32], rgb: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Follow method §2.2-2.5 literally, with scikit-learn's DBSCAN and cmdiad's plane; the published plane has no seed."""
+    """Follow method §2.2-2.5 with scikit-learn's DBSCAN and cmdiad's plane; the published plane has no seed."""
     xyz, rgb = xyz.copy(), rgb.copy()
     plane = fit_support_plane(xyz, seed=0)
     assert plane is not None
