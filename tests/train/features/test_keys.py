@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -128,3 +130,32 @@ def test_only_files_that_the_inputs_depend_on_are_needed(files: SampleFiles) -> 
     assert set(needed_files(files, replace(BASE, rgb_mask="cloud"))) == {"rgb", "xyz"}
     assert set(needed_files(files, replace(BASE, modality="xyz"))) == {"xyz"}
     assert set(needed_files(replace(files, rgb=None), replace(BASE, modality="xyz"))) == {"xyz"}
+
+
+def in_view(modality: str, *, top: bool, part: bool) -> Any:
+    """Settings of a view by the names that JSON has, without learned values."""
+    settings = replace(BASE, modality=modality, xyz_feed="normals").to_json()  # type: ignore[arg-type]
+    settings |= {"plan": {"pitch": 1.0} if top else None, "part": {"pitch": 2.0} if part else None}
+    return SimpleNamespace(modality=modality, xyz_feed="normals", to_json=lambda: dict(settings))
+
+
+@pytest.mark.parametrize(
+    ("modality", "top", "part", "needed", "dropped"),
+    [
+        ("rgb", False, True, {"rgb"}, {"plan", "foreground", "seed"}),
+        ("rgb", True, True, {"rgb"}, {"plan", "foreground", "seed"}),  # each modality in its own view
+        ("rgb", True, False, {"rgb", "xyz"}, set()),  # colours at the points of the cloud
+        ("xyz", True, False, {"xyz"}, {"part", "colour", "rgb_mask"}),
+        ("xyz", True, True, {"xyz"}, {"part", "colour", "rgb_mask"}),
+        ("xyz", False, True, {"rgb", "xyz"}, {"rgb_mask"}),  # the cloud is turned with the image
+    ],
+)
+def test_views_decide_on_settings_and_files(
+    files: SampleFiles, modality: str, top: bool, part: bool, needed: set[str], dropped: set[str]
+) -> None:
+    view = in_view(modality, top=top, part=part)
+    assert set(needed_files(files, view)) == needed
+    missing = set(view.to_json()) - set(modality_settings(view))
+    points = {"groups", "group_size", "grid"}
+    assert missing - points - {"xyz_feed", "xyz_image"} == dropped
+    assert points <= missing
