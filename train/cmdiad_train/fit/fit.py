@@ -44,7 +44,7 @@ from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.fit.feature_cache import FeatureCache, Stored
 from cmdiad_train.fit.tamper import tamper
-from cmdiad_train.fit.views import choose_view
+from cmdiad_train.fit.views import choose_view, learn_view, recommended_view
 from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.runs import run_directory as directory
 from cmdiad_train.runs.loss_plot import plot_losses
@@ -214,7 +214,7 @@ def _start(
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
     others = [*samples.held_out, *(files for joint in samples.joint.values() for files in joint)]
-    chosen = choose_view(samples.train, others, recipe, preprocessing, _StepReporter(report))
+    chosen = choose_view(samples.train, others, recipe, preprocessing, recommended_view(recipe), _StepReporter(report))
     if chosen.reason:
         say(f"parts are seen as the sensor sees them (--view sensor): {chosen.reason}")
     record = {
@@ -418,8 +418,10 @@ class _Fitting:
             return self.preprocessing
         if category not in self.preprocessings:
             samples = self.samples.joint[category]
-            chosen = choose_view(samples, (), self.recipe, self.preprocessing, _StepReporter(self.report))
-            self.preprocessings[category] = chosen.preprocessing
+            assert self.recipe.view != "auto"  # the record names the chosen view
+            self.preprocessings[category] = learn_view(
+                self.recipe.view, samples, self.preprocessing, _StepReporter(self.report)
+            )
         return self.preprocessings[category]
 
     def _stored(
