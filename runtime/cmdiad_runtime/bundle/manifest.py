@@ -15,6 +15,7 @@ from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import sha256_of, write_json
+from cmdiad_runtime.support.records import NewerRecordError, RecordError
 
 FORMAT = "cmdiad-bundle"
 FORMAT_VERSION = 1
@@ -28,7 +29,6 @@ FILE_LIMIT = 4 << 30  # bytes
 TOTAL_LIMIT = 16 << 30  # bytes
 SEARCH_FIGURES = ("recall", "distance_max_error", "score_max_share", "map_max_share", "auroc_change", "label_flips")
 PLAN_FIGURES = ("bank", "latency_ms", "memory_mb", "graph_mb", "auroc", "score_max_share")
-PREPROCESSING_LIMITS = {"size": 4096, "pad_multiple": 4096, "groups": 1 << 14, "group_size": 1 << 12, "grid": 256}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Bundle:
                 path=folder,
                 name=manifest["name"],
                 precision=manifest["graph"]["precision"],
-                preprocessing=Preprocessing(**manifest["preprocessing"]),
+                preprocessing=Preprocessing.from_json(manifest["preprocessing"]),
                 calibration=Calibration(**manifest["calibration"]),
                 certified_calibration=Calibration(**_as_exported(manifest)["calibration"]),
                 tolerance=Tolerance(**manifest["certificate"]["tolerances"][manifest["graph"]["precision"]]),
@@ -145,6 +145,10 @@ class Bundle:
             _check_numbers(bundle)
             _check_search(bundle)
             _check_plan(bundle)
+        except NewerRecordError as error:
+            raise _newer(folder / MANIFEST, str(error)) from error
+        except RecordError as error:
+            raise _damaged(folder / MANIFEST, str(error)) from error
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise _damaged(folder / MANIFEST, f"a missing or unknown field ({error})") from error
         return bundle
@@ -283,11 +287,7 @@ def _hash(path: Path) -> str:
 
 
 def _check_numbers(bundle: Bundle) -> None:
-    """Arrays of a size that a machine can hold; and no infinite threshold, which no score would lie above."""
-    for name, limit in PREPROCESSING_LIMITS.items():
-        value = getattr(bundle.preprocessing, name)
-        if not isinstance(value, int) or not 0 <= value <= limit:
-            raise _too_large(bundle.path / MANIFEST, f"preprocessing with {name} {value!r:.40}", f"0 to {limit}")
+    """Raise BundleError for an infinite threshold, which no score would exceed."""
     calibration, tolerance = bundle.calibration, bundle.tolerance
     for value in (calibration.score_threshold, calibration.map_threshold, tolerance.score, tolerance.map):
         if not math.isfinite(value):
@@ -321,6 +321,15 @@ def _check_figures(bundle: Bundle, of: str, figures: dict[str, Any]) -> None:
 
 def _too_large(path: Path, found: str, expected: str) -> BundleError:
     return BundleError(path, found=found, expected=expected, action="check where the bundle comes from")
+
+
+def _newer(path: Path, found: str) -> BundleError:
+    return BundleError(
+        path,
+        found=found,
+        expected="fields that this version knows",
+        action="update cmdiad on this machine (pip install -U cmdiad)",
+    )
 
 
 def _damaged(path: Path, found: str) -> BundleError:

@@ -17,7 +17,7 @@ from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.engines import Engine, EngineName
 from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare
-from cmdiad_runtime.preprocess.views.place import View
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.sample import Sample, Sensors
 
 
@@ -40,7 +40,7 @@ class Inspection:
     threshold: float
     verdict: Literal["OK", "NG"]
     map: npt.NDArray[np.float32]
-    view: View
+    view: PaddedSquare
     timings_ms: dict[str, float]
 
 
@@ -137,7 +137,7 @@ class Inspector:
             threshold=threshold,
             verdict="NG" if score > threshold else "OK",
             map=prepared.to_sensor(outputs["map"]),
-            view=prepared.view,
+            view=prepared.square,
             timings_ms={"preprocess": preprocess_ms, "engine": engine_ms},
         )
 

@@ -15,7 +15,7 @@ from PIL import Image
 from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspection
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, verdict_banner
-from cmdiad_runtime.preprocess.views.place import View
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.sample import RgbImage, Sample
 from cmdiad_runtime.support.files import atomic_write
 
@@ -97,6 +97,6 @@ def draw_overlay(sample: Sample, inspection: Inspection, map_threshold: float) -
     return verdict_banner(np.ascontiguousarray(overlay), text, ok=inspection.verdict == "OK")
 
 
-def _part(square: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
+def _part(square: npt.NDArray[np.uint8], view: PaddedSquare) -> npt.NDArray[np.uint8]:
     """The sensor's image within the padded square, as a view of it."""
     return square[view.top : view.top + view.height, view.left : view.left + view.width]

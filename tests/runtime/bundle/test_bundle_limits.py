@@ -151,7 +151,7 @@ def test_tolerance_without_end(own_bundle: Path, tolerance: str) -> None:
 @pytest.mark.parametrize("name", ["size", "pad_multiple", "groups", "group_size", "grid"])
 def test_sizes_that_no_machine_holds(own_bundle: Path, name: str, value: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest["preprocessing"].update({name: value}))
-    _refused(own_bundle, own_bundle / "manifest.json", f"preprocessing with {name}")
+    _refused(own_bundle, own_bundle / "manifest.json", f"Preprocessing.{name}")
 
 
 def _archive(path: Path, entries: dict[str, bytes]) -> Path:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.foreground import (
-    PLANE_CLEARANCE,
-    fit_support_plane,
-    largest_cluster,
-    pad_to_square,
-    valid_mask,
-)
+from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
+from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE
+from cmdiad_runtime.preprocess.cloud.support_plane import fit_support_plane
+from cmdiad_runtime.preprocess.cloud.valid import valid_mask
+from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.sample import RgbImage, XyzImage
 
 SEED = 0

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.preprocess.cloud.foreground import PAD_MULTIPLE, PLANE_CLEARANCE
+from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE
+from cmdiad_runtime.preprocess.image.padding import PAD_MULTIPLE
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.datasets.prepare import eyecandies_cloud
 from cmdiad_train.datasets.prepare.background import SEED

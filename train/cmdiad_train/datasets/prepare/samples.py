@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.foreground import pad_to_square
+from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.readers import image_colour, read_rgb
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_train.datasets.layouts.eyecandies import RawSample
