@@ -13,7 +13,8 @@ import numpy as np
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
-from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST, Preprocessing
+from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers import image_colour
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_ground_truth
+from cmdiad_runtime.preprocess.prepare import prepare_ground_truth
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles

@@ -16,7 +16,7 @@ from torch import nn
 
 import cmdiad_runtime
 import cmdiad_train
-from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cmdiad_runtime.preprocess.cloud.foreground import foreground_mask
-from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage
 
 PATCH_SHARE = 0.12
