@@ -11,18 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.distillation import (
-    Epoch,
-    distil,
-    distillation_loss,
-    learning_rate,
-    new_network,
-    split,
-    write_log,
-)
+from cmdiad_train.detectors.bank.distillation import distil, distillation_loss, learning_rate, new_network, split
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.recipe import Distillation, Recipe
 from cmdiad_train.runs.loss_plot import plot_losses
+from cmdiad_train.training.log import Epoch, write_log
+from reporters import InterruptAt
 
 OPTIONS = Distillation(epochs=60, batch=2, learning_rate=3e-3, warmup=2, validation=0)
 RECIPE = Recipe(hallucination="f2f", distillation=OPTIONS)
@@ -76,13 +70,9 @@ def test_interrupted_distillation_ends_with_the_same_weights(tmp_path: Path, val
     whole = new_network(pairs, recipe)
     log = distil(whole, pairs, recipe, checkpoint=tmp_path / "whole.safetensors")
 
-    def interrupt(epoch: int, epochs: int, loss: float) -> None:
-        if epoch == 3:
-            raise KeyboardInterrupt
-
     checkpoint = tmp_path / "part.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        distil(new_network(pairs, recipe), pairs, recipe, checkpoint=checkpoint, progress=interrupt)
+        distil(new_network(pairs, recipe), pairs, recipe, checkpoint=checkpoint, reporter=InterruptAt("distil", 3))
     resumed = new_network(pairs, recipe)
     again = distil(resumed, pairs, recipe, checkpoint=checkpoint)
     np.testing.assert_array_equal([(e.loss, e.validation) for e in again], [(e.loss, e.validation) for e in log])
