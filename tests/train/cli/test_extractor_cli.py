@@ -42,7 +42,7 @@ def test_points_are_pretrained_and_taken_by_training(data: Path, tmp_path: Path)
     ended = command(cli, "pretrain", "points", data, *TINY_POINTS, "--out", out)
     assert ended.code == 0, ended.err
     assert "pretrain points (loss " in ended.err
-    assert "which is yours to know" in read_metadata(out)["licence"]
+    assert "that of the training images" in read_metadata(out)["licence"]
     sizes = ("--xyz-groups", 48, "--xyz-group-size", 12, "--xyz-width", 24)
     ended = command(train, data, "--modality", "xyz", *sizes, "--xyz-weights", out, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
@@ -108,9 +108,9 @@ def test_distillation_from_an_imported_teacher(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("import", "--out", "x.safetensors"), "either SOURCE or --timm"),
-        (("import", "a.pth", "--timm", "b", "--out", "x.safetensors"), "either SOURCE or --timm"),
-        (("pretrain", "rgb", "--out", "x.safetensors"), "give DATA, or --generate"),
+        (("import", "--out", "x.safetensors"), "either SOURCE or --timm NAME"),
+        (("import", "a.pth", "--timm", "b", "--out", "x.safetensors"), "either SOURCE or --timm NAME"),
+        (("pretrain", "rgb", "--out", "x.safetensors"), "Pass DATA, --generate N, or both"),
         (("pretrain", "rgb", "--generate", 3, "--out", "x.pth"), "does not end in .safetensors"),
         (("pretrain", "rgb", "--generate", 3, "--stages", "a", "--out", "x.safetensors"), "not a list of stages"),
         (("pretrain", "points", "--generate", 3, "--depth", 0, "--out", "x.safetensors"), "--depth"),
@@ -151,7 +151,7 @@ def test_missing_output_folder_is_told_before_the_work(tmp_path: Path) -> None:
 def test_help_answers_without_torch() -> None:
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom cmdiad_train.cli.extractor import cli\n"
-        "for words in ([], ['import'], ['pretrain', 'rgb'], ['pretrain', 'points'], ['distill']):\n"
+        "for words in ([], ['import'], ['pretrain'], ['pretrain', 'rgb'], ['pretrain', 'points'], ['distill']):\n"
         "    assert CliRunner().invoke(cli, [*words, '--help']).exit_code == 0\n"
         "print('torch' in sys.modules, 'timm' in sys.modules)"
     )

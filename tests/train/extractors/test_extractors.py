@@ -101,7 +101,7 @@ def damage_tensor_unknown(path: Path) -> None:
         (damage_truncated, ""),
         (damage_text, ""),
         (damage_missing, ""),
-        (damage_tensor_absent, "no tensor 'layer1.0.conv1.weight' (1 of"),
+        (damage_tensor_absent, "no tensor 'layer1.0.conv1.weight' (missing tensors: 1)"),
         (damage_tensor_unknown, "tensor 'layer9.weight' that the backbone does not have"),
     ],
 )

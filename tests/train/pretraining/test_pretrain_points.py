@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
 from cmdiad_train.fit.fit import Machine
-from cmdiad_train.pretraining.loop import Job, Schedule
+from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.points import HIDDEN, Cloud, MaskedPoints, chamfer, pretrain_points, spread, turned
 from cmdiad_train.pretraining.samples import Source
 from cmdiad_train.recipe import XyzExtractor
-from helpers import SIZE, ignore, sample_files
+from helpers import SIZE, sample_files
+from reporters import InterruptAt
 
 SPEC = XyzExtractor(groups=48, group_size=12, width=24, heads=3, depth=2, taps=(0, 1), grid=14)
 
@@ -134,7 +136,7 @@ def test_spread_takes_few_of_many() -> None:
 
 def test_result_is_what_xyz_weights_take(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "points.safetensors"
-    assert pretrain_points(job(data, out), SPEC, SIZE, ignore)
+    assert pretrain_points(job(data, out), SPEC, SIZE, SILENT)
     stored = stored_extractor(out)
     assert stored == replace(SPEC, weights=str(out))
     assert isinstance(stored, XyzExtractor)
@@ -150,51 +152,42 @@ def test_result_is_what_xyz_weights_take(data: Path, tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert (tmp_path / "points.png").read_bytes()[:4] == b"\x89PNG"
     assert not (tmp_path / "points.work").exists()
-    assert pretrain_points(job(data, out), SPEC, SIZE, ignore) is False
+    assert pretrain_points(job(data, out), SPEC, SIZE, SILENT) is False
     with pytest.raises(OutputError, match="another training"):
-        pretrain_points(job(data, out, epochs=4), SPEC, SIZE, ignore)
+        pretrain_points(job(data, out, epochs=4), SPEC, SIZE, SILENT)
 
 
 def test_interrupted_pretraining_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    def interrupt(step: str, done: int, total: int) -> None:
-        if step.startswith("pretrain") and done == 2:
-            raise KeyboardInterrupt
-
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
-    pretrain_points(job(None, whole), SPEC, SIZE, ignore)
+    pretrain_points(job(None, whole), SPEC, SIZE, SILENT)
     with pytest.raises(KeyboardInterrupt):
-        pretrain_points(job(None, part), SPEC, SIZE, interrupt)
+        pretrain_points(job(None, part), SPEC, SIZE, InterruptAt("pretrain", 2))
     assert not part.exists()
     with pytest.raises(OutputError, match="other options"):
-        pretrain_points(job(None, part, epochs=9), SPEC, SIZE, ignore)
-    pretrain_points(job(None, part), SPEC, SIZE, ignore)
+        pretrain_points(job(None, part, epochs=9), SPEC, SIZE, SILENT)
+    pretrain_points(job(None, part), SPEC, SIZE, SILENT)
     assert part.read_bytes() == whole.read_bytes()
     assert part.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
 
 
 def test_samples_prepared_for_other_data_are_not_taken(own_data: Path, data: Path, tmp_path: Path) -> None:
     """An interruption while samples are prepared, then another data set with the same names."""
-
-    def interrupt(step: str, done: int, total: int) -> None:
-        if step.startswith("prepare") and done == 4:
-            raise KeyboardInterrupt
-
     clouds_there = sample_files(own_data, "train", "good", "xyz")
     clouds_there[0].write_bytes(clouds_there[1].read_bytes())
     out, expected = tmp_path / "out.safetensors", tmp_path / "expected.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, interrupt)
-    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, ignore)
-    pretrain_points(job(data, expected, epochs=1), SPEC, SIZE, ignore)
+        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, InterruptAt("prepare", 4))
+    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, SILENT)
+    pretrain_points(job(data, expected, epochs=1), SPEC, SIZE, SILENT)
     assert out.read_bytes() == expected.read_bytes()
     with pytest.raises(OutputError, match="another training"):
-        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, ignore)
+        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, SILENT)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
     mine = replace(job(None, tmp_path / "gpu.safetensors", epochs=4), machine=Machine("cuda"))
-    assert pretrain_points(mine, SPEC, SIZE, ignore)
+    assert pretrain_points(mine, SPEC, SIZE, SILENT)
     losses = [float(line.split(",")[1]) for line in (tmp_path / "gpu.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0]
 
@@ -202,14 +195,14 @@ def test_on_a_gpu(tmp_path: Path) -> None:
 def test_too_few_samples_and_other_networks_are_refused(tmp_path: Path) -> None:
     few = replace(job(None, tmp_path / "o.safetensors"), source=Source(generate=1))
     with pytest.raises(RunError, match="1 samples"):
-        pretrain_points(few, SPEC, SIZE, ignore)
+        pretrain_points(few, SPEC, SIZE, SILENT)
     with pytest.raises(RunError, match="point_bert"):
-        pretrain_points(few, replace(SPEC, network="point_bert"), SIZE, ignore)
+        pretrain_points(few, replace(SPEC, network="point_bert"), SIZE, SILENT)
 
 
 def test_metadata_is_sorted_json(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "points.safetensors"
-    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, ignore)
+    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, SILENT)
     content = out.read_bytes()
     header = content[8 : 8 + int.from_bytes(content[:8], "little")].decode()
     metadata = json.loads(header)["__metadata__"]
