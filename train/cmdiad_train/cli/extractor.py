@@ -54,13 +54,19 @@ IMPORT_EXAMPLES = (
     "cmdiad-extractor import --timm convnext_atto.d2_in1k --out convnext-atto.safetensors",
 )
 
-PRETRAIN_HELP = "Train an extractor on good samples without labels: those of data sets, or generated ones."
+PRETRAIN_HELP = """Train an extractor on good samples without labels: those of data sets, or generated ones.
+
+DATA are one or more data sets in the layouts that cmdiad-train reads.
+"""
 PRETRAIN_EXAMPLES = (
     "cmdiad-extractor pretrain rgb parts/ --category gear --out rgb.safetensors",
     "cmdiad-extractor pretrain points --generate 48 --out points.safetensors",
 )
 
-POINTS_HELP = """Pretrain a point extractor with Point-MAE's masked autoencoding on the good samples of DATA."""
+POINTS_HELP = """Pretrain a point extractor with Point-MAE's masked autoencoding on the good samples of DATA.
+
+DATA are one or more data sets in the layouts that cmdiad-train reads.
+"""
 POINTS_EXAMPLES = (
     "cmdiad-extractor pretrain points parts/ --out points.safetensors",
     "# for sensors with different origins",
@@ -70,7 +76,7 @@ POINTS_EXAMPLES = (
 DISTILL_HELP = """Train a small student to predict the patch features of a large teacher on DATA.
 
 The student then replaces the teacher in the recipe. A JSON report next to the weights states the cost of both, and
-their agreement on held-out images.
+their agreement on held-out images. DATA are one or more data sets in the layouts that cmdiad-train reads.
 """
 DISTILL_EXAMPLES = (
     "cmdiad-extractor distill parts/ --teacher-weights dino.safetensors --out student.safetensors",
@@ -162,7 +168,7 @@ def pretrain() -> None:
         help="Largest random shift of a cloud along each axis in metres, for use with other sensors.",
     ),
 )
-@size_option(224)
+@size_option(224, "Side in pixels to which clouds are resized.")
 @schedule_options(epochs=12, batch=8, rate=1e-3)
 @machine_options
 def points(data: tuple[Path, ...], out: Path, size: int, shift: float, **options: Any) -> None:
@@ -182,7 +188,10 @@ def points(data: tuple[Path, ...], out: Path, size: int, shift: float, **options
 
 def _add_image_pretraining(kind: ImageKind) -> None:
     """Add `pretrain rgb`, `pretrain normals` or `pretrain depth`."""
-    text = f"Pretrain an image extractor with a contrastive loss on the {kind} images of the good samples of DATA."
+    text = (
+        f"Pretrain an image extractor with a contrastive loss on the {kind} images of the good samples of DATA.\n\n"
+        "DATA are one or more data sets in the layouts that cmdiad-train reads."
+    )
     examples = (
         f"cmdiad-extractor pretrain {kind} parts/ --out {kind}.safetensors",
         f"cmdiad-extractor pretrain {kind} --draw 1600 --epochs 8 --learning-rate 2e-3 --out {kind}.safetensors",

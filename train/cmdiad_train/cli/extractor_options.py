@@ -93,12 +93,9 @@ machine_options = combine(
 )
 
 
-def size_option(default: int) -> Callable[[_Command], _Command]:
-    """Return the option for the side of the images."""
-    return option_group(
-        "Samples",
-        click.option("--size", type=click.IntRange(min=32), default=default, help="Side of the images in pixels."),
-    )
+def size_option(default: int, text: str = "Side of the images in pixels.") -> Callable[[_Command], _Command]:
+    """Return the option for the size of the samples, with this default and help text."""
+    return option_group("Samples", click.option("--size", type=click.IntRange(min=32), default=default, help=text))
 
 
 def schedule_options(epochs: int, batch: int, rate: float) -> Callable[[_Command], _Command]:
