@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
@@ -146,6 +149,35 @@ def test_missing_output_folder_is_told_before_the_work(tmp_path: Path) -> None:
     ended = command(cli, "pretrain", "rgb", "--generate", 3, *TINY_IMAGES, "--out", tmp_path / "no/x.safetensors")
     assert_refused(ended, 6, "no folder")
     assert "prepare" not in ended.err
+
+
+def documented_commands() -> list[str]:
+    """Commands in docs/extractors.md and in the help texts."""
+    text = (Path(__file__).parents[3] / "docs" / "extractors.md").read_text(encoding="utf-8")
+    pages = ["\n".join(re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))]
+    groups: list[click.Command] = [cli]
+    for command_or_group in groups:
+        pages.append("\n".join(command_or_group.examples))  # type: ignore[attr-defined]
+        groups += getattr(command_or_group, "commands", {}).values()
+    lines = "\n".join(pages).replace("\\\n", " ").splitlines()
+    return sorted({line for line in lines if line.startswith("cmdiad-extractor ")})
+
+
+def test_every_documented_command_is_a_command() -> None:
+    commands = documented_commands()
+    assert len(commands) > 12
+    for line in commands:
+        current, arguments = cli, shlex.split(line)[1:]
+        while isinstance(current, click.Group):
+            current = current.commands[arguments.pop(0)]  # type: ignore[assignment]
+        current.make_context("cmdiad-extractor", arguments)
+
+
+def test_the_earlier_spelling_of_the_kind_of_image_is_accepted() -> None:
+    options = ("--teacher-weights", "t.safetensors", "--out", "s.safetensors")
+    for spelling in ("--image", "--view"):
+        context = cli.commands["distill"].make_context("distill", [spelling, "depth", *options])
+        assert context.params["kind"] == "depth"
 
 
 def test_help_answers_without_torch() -> None:

@@ -170,6 +170,16 @@ def test_interrupted_pretraining_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     assert not torch.equal(load_file(other)["conv1.0.weight"], load_file(whole)["conv1.0.weight"])
 
 
+def test_losses_are_those_of_version_0_1_0(tmp_path: Path) -> None:
+    """The numbers were recorded with the training loop that pretraining had before."""
+    mine = job(tmp_path / "weights.safetensors", Source(generate=3, seed=0), epochs=2, learning_rate=1e-3)
+    pretrain_images(mine, CNN, "rgb", SIZE, SILENT)
+    lines = (tmp_path / "weights.csv").read_text().splitlines()[1:]
+    losses, rates = zip(*((float(line.split(",")[1]), float(line.split(",")[3])) for line in lines), strict=True)
+    assert losses == pytest.approx([2.86928495, 1.93452009], rel=1e-3)
+    assert rates == pytest.approx([0.000586824089, 0])
+
+
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
     mine = replace(job(tmp_path / "gpu.safetensors", epochs=4), machine=Machine("cuda"))
