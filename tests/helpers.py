@@ -29,6 +29,25 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
+class RecordingReporter:
+    """A reporter that keeps everything.
+
+    Attributes:
+        steps: Name, done and total of every progress report.
+        lines: Every line of text.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.lines: list[str] = []
+
+    def step(self, name: str, done: int, total: int) -> None:
+        self.steps.append((name, done, total))
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: Any) -> Any:
     """A recipe that trains in a second."""
     from cmdiad_train.recipe import Distillation, Recipe, RgbExtractor, XyzExtractor

@@ -7,37 +7,58 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.support.command_line import run_command
-from cmdiad_runtime.support.progress import Progress
+from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
+from cmdiad_runtime.support.progress import TerminalReporter
 
 if TYPE_CHECKING:
     from cmdiad_runtime.engines import EngineName
 
 TAKT_MISSED = 9
-ENGINES = ["auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx"]
-CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
-JSON = click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures there.")
-ENGINE = click.option("--engine", type=click.Choice(ENGINES), default="cpu", help="What runs the graph.")
+ENGINE_NAMES = ("auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx")
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+INPUTS = click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
+CATEGORY = click.option("--category", help="Category of DATA; required if DATA has several.")
+JSON = click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the figures as JSON.")
+ENGINE = click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu", help="Engine that runs the graph.")
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(
+    cls=CommandGroup,
+    examples=(
+        "cmdiad-bench latency parts.cmdiad photos/ --takt-ms 100",
+        "cmdiad-bench report DATA parts.cmdiad --out report",
+    ),
+    exit_codes={
+        3: "a sample cannot be used",
+        4: "bundle",
+        5: "engine or package",
+        6: "output",
+        7: "data set",
+        TAKT_MISSED: "takt time missed",
+    },
+)
 def cli() -> None:
-    """Measure a bundle as it runs on the line.
-
-    \b
-    Exit codes: 0 done, 2 wrong command line, 3 to 8 as cmdiad-run, 9 takt time missed, 130 interrupted.
-    """
+    """Measure a bundle as the line would run the bundle."""
 
 
-@cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
-@click.option("--runs", type=click.IntRange(min=1), default=1000, help="Samples to measure.")
-@click.option("--seconds", type=float, default=60.0, help="Stop earlier after this time.")
-@click.option("--pipeline", is_flag=True, help="Prepare the next samples beside the engine's work.")
-@click.option("--takt-ms", type=click.FloatRange(min=0, min_open=True), help="Time the line gives each part.")
-@ENGINE
-@JSON
+@cli.command(
+    examples=(
+        "cmdiad-bench latency parts.cmdiad photos/ --runs 200",
+        "# exit code 9 unless 99 of 100 parts stay within 100 ms:",
+        "cmdiad-bench latency parts.cmdiad photos/ --takt-ms 100 --pipeline",
+    )
+)
+@BUNDLE
+@INPUTS
+@option_group(
+    "Measurement",
+    click.option("--runs", type=click.IntRange(min=1), default=1000, help="Number of samples to measure."),
+    click.option("--seconds", type=float, default=60.0, help="Time limit; fewer samples are measured if reached."),
+    click.option("--pipeline", is_flag=True, help="Prepare the next samples while the engine works."),
+    click.option("--takt-ms", type=click.FloatRange(min=0, min_open=True), help="Time the line allows for each part."),
+    ENGINE,
+)
+@option_group("Output", JSON)
 def latency(
     bundle: Path,
     inputs: tuple[Path, ...],
@@ -48,42 +69,47 @@ def latency(
     engine: EngineName,
     json_file: Path | None,
 ) -> int:
-    """Time from file to verdict on INPUT files or folders.
+    """Measure the time from file to verdict on INPUT files or folders.
 
-    Without INPUT synthetic samples are drawn and written to a temporary folder first: good for the machine's speed,
+    Without INPUT, synthetic samples are generated in a temporary folder first: useful for the speed of the machine,
     not for accuracy.
 
-    With --takt-ms the exit code is 9 unless 99 of 100 parts keep within it: from file to verdict, or with
+    With --takt-ms the exit code is 9 unless 99 of 100 parts stay within that time: from file to verdict, or with
     --pipeline from one verdict to the next.
     """
     import tempfile
 
-    from cmdiad_bench.latency import measure_latency
+    from cmdiad_bench.latency import LatencyOptions, measure_latency
     from cmdiad_runtime.inspection.inputs import list_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
 
     with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, engine=engine) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
         files = list_inputs(paths, inspector.bundle.preprocessing.modality)
-        progress = Progress()
-        result = measure_latency(
-            inspector, files, runs=runs, seconds=seconds, progress=progress, pipeline=pipeline, takt_ms=takt_ms
-        )
-        progress.close()
+        reporter = TerminalReporter()
+        options = LatencyOptions(runs=runs, seconds=seconds, pipeline=pipeline, takt_ms=takt_ms)
+        result = measure_latency(inspector, files, options, reporter)
+        reporter.close()
     _print_latency(result)
     _write(json_file, result)
     return 0 if result["takt"] is None or result["takt"]["passed"] else TAKT_MISSED
 
 
-@cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
-@ENGINE
-@JSON
+@cli.command(
+    examples=(
+        "cmdiad-bench memory parts.cmdiad",
+        "cmdiad-bench memory parts.cmdiad photos/ --engine cuda --json memory.json",
+    )
+)
+@BUNDLE
+@INPUTS
+@option_group("Measurement", ENGINE)
+@option_group("Output", JSON)
 def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file: Path | None) -> None:
-    """Peak memory of a process that opens BUNDLE and inspects three INPUTs, or synthetic ones of its own.
+    """Measure the peak memory of a process that opens BUNDLE and inspects three INPUTs.
 
-    Resident memory as the kernel counts it (Linux); on the GPU what nvidia-smi says is in use beyond what was before.
+    Without INPUT, synthetic samples are generated. Resident memory is counted by the kernel (Linux); GPU memory is the
+    memory in use according to nvidia-smi beyond what was in use before.
     """
     import tempfile
 
@@ -103,64 +129,73 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     _write(json_file, result)
 
 
-@cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@cli.command(
+    examples=(
+        "cmdiad-bench accuracy parts.cmdiad DATA --category cable_gland",
+        "cmdiad-bench accuracy parts.cmdiad DATA --json accuracy.json",
+    )
+)
+@BUNDLE
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--category", help="Which category of DATA; may be left out where there is one.")
-@ENGINE
-@JSON
+@option_group("Measurement", CATEGORY, ENGINE)
+@option_group("Output", JSON)
 def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName, json_file: Path | None) -> None:
-    """Accuracy on the labelled test split of DATA (MVTec 3D-AD layout)."""
+    """Measure the accuracy of BUNDLE on the labelled test split of the data set DATA."""
     from cmdiad_bench.accuracy import measure_accuracy
     from cmdiad_runtime.inspection.inspector import Inspector
 
     with Inspector.open(bundle, engine=engine) as inspector:
-        progress = Progress()
-        result = measure_accuracy(inspector, data, category, progress)
-        progress.close()
+        reporter = TerminalReporter()
+        result = measure_accuracy(inspector, data, category, reporter)
+        reporter.close()
     _print_accuracy(result)
     for defect, value in result["image_auroc_by_defect"].items():
         click.echo(f"  {defect:<16} image AUROC {value:.3f}")
     _write(json_file, result)
 
 
-@cli.command()
+@cli.command(
+    examples=(
+        "cmdiad-bench report DATA parts.cmdiad --out report",
+        "# two detectors of one category on one page:",
+        "cmdiad-bench report DATA rgb.cmdiad xyz.cmdiad --out report",
+    )
+)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for report.html and report.json.")
-@click.option("--category", help="Which category of DATA, in place of the one that the one BUNDLE was trained on.")
-@ENGINE
+@option_group(
+    "Measurement",
+    click.option("--category", help="Category of DATA to use instead of the one that BUNDLE was trained on."),
+    ENGINE,
+)
+@option_group(
+    "Output",
+    click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for report.html, report.json."),
+)
 def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: EngineName) -> None:
-    """One page on the labelled test split of DATA, for one or more bundles.
+    """Write one page about one or more BUNDLEs on the labelled test split of DATA.
 
-    Each BUNDLE is inspected on the category that it was trained on. report.html needs no other file and no
-    network; report.json holds the same figures.
+    Each BUNDLE inspects the category of the training. report.html needs no other file and no network;
+    report.json holds the same figures.
     """
     import shlex
     import sys
 
-    from cmdiad_bench.report.report import write_report
+    from cmdiad_bench.report.report import ReportOptions, write_report
 
     if category is not None and len(bundles) > 1:
-        raise click.UsageError("--category goes with one BUNDLE; several name their own.")
-    progress = Progress()
-    record = write_report(
-        data,
-        bundles,
-        out,
-        category=category,
-        engine=engine,
-        command=shlex.join(["cmdiad-bench", *sys.argv[1:]]),
-        progress=progress,
-    )
-    progress.close()
+        raise click.UsageError("--category needs exactly one BUNDLE; several bundles name their own categories.")
+    reporter = TerminalReporter()
+    options = ReportOptions(category=category, engine=engine, command=shlex.join(["cmdiad-bench", *sys.argv[1:]]))
+    record = write_report(data, bundles, out, options, reporter)
+    reporter.close()
     for result in record["classes"]:
         _print_accuracy(result)
     click.echo(f"report: {out / 'report.html'}")
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command; entry point of `cmdiad-bench`."""
     run_command(cli, "cmdiad-bench")
 
 
@@ -192,7 +227,7 @@ def _print_latency(result: dict[str, Any]) -> None:
     for name, row in {"total": result["total_ms"], **result["stages_ms"], **intervals}.items():
         click.echo(f"{name:<12}" + "".join(f"{row[c]:9.2f}" for c in columns))
     waiting = " and the wait for the engine" if result["pipeline"] else ""
-    click.echo(f"total = decode + preprocess + engine{waiting}, what the verdict waits for")
+    click.echo(f"total = decode + preprocess + engine{waiting}: the time until the verdict")
     click.echo(f"{result['per_second']:.2f} samples per second")
     takt = result["takt"]
     if takt is not None:

@@ -1,6 +1,6 @@
 """Measure the peak memory of this process: open one thing, run it three times, print the figures.
 
-Run in a process of its own: `python -m cmdiad_bench.peak bundle BUNDLE ENGINE FILE...`.
+Run in a separate process: `python -m cmdiad_bench.peak bundle BUNDLE ENGINE FILE...`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ RUNS = 3
 
 
 def measured(opened: Callable[[], Callable[[int], object]]) -> dict[str, float]:
-    """Open something that can be run, run it three times, and return `opened_mb` and `peak_resident_mb`."""
+    """Open something, run it three times, and return `opened_mb` and `peak_resident_mb`.
+
+    Args:
+        opened: Function that opens it and returns a function of the turn (0, 1, 2) that runs it once.
+    """
     run = opened()
     after_opening = resident_mb()
     for turn in range(RUNS):

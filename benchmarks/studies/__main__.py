@@ -1,4 +1,4 @@
-"""`python -m studies`: research programs that compare, measure and explain. Not part of the wheel."""
+"""Run research programs that compare, measure and explain: `python -m studies`. Not part of the wheel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.support.command_line import run_command
-from cmdiad_runtime.support.progress import Progress
+from cmdiad_runtime.support.command_line import CommandGroup, run_command
+from cmdiad_runtime.support.progress import TerminalReporter
 
 if TYPE_CHECKING:
     from cmdiad_runtime.sample import Sample
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 MOST_GOOD = 100
 """Training samples whose features fill the banks of `compare`: enough for a full-class bank of image features."""
-CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 JSON = click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the figures as JSON.")
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(
+    cls=CommandGroup,
+    examples=("python -m studies compare DATA --category cable_gland --out compare", "python -m studies geometry"),
+)
 def cli() -> None:
     """Run a research program."""
 
@@ -29,11 +31,13 @@ def cli() -> None:
 @cli.command()
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables, pictures, figures.")
-@click.option("--category", help="Which category of DATA; may be left out where there is one.")
-@click.option("--main", "mains", type=click.Choice(["rgb", "xyz"]), multiple=True, default=["rgb", "xyz"])
-@click.option("--anomalib", is_flag=True, help="Also rgb alone against anomalib's PatchCore (extra `compare`).")
+@click.option("--category", help="Category of DATA; required if DATA has several.")
+@click.option(
+    "--main", "mains", type=click.Choice(["rgb", "xyz"]), multiple=True, default=["rgb", "xyz"], help="Main modality."
+)
+@click.option("--anomalib", is_flag=True, help="Also compare rgb alone with anomalib's PatchCore (extra `compare`).")
 @click.option("--runs", type=click.IntRange(min=1), default=9, help="Interleaved rounds.")
-@click.option("--samples", type=click.IntRange(min=1), default=12, help="Of the test split: rounds take them in turn.")
+@click.option("--samples", type=click.IntRange(min=1), default=12, help="Test samples, taken in turn.")
 @click.option("--rgb-bank", type=click.IntRange(min=3), default=19129, help="Rows of the bank of image features.")
 @click.option("--xyz-bank", type=click.IntRange(min=3), default=76518, help="Rows of the banks of other features.")
 @click.option(
@@ -41,18 +45,18 @@ def cli() -> None:
     multiple=True,
     default=["64:16"],
     metavar="WIDTH:CANDIDATES",
-    help="Also int8-cpu with a search over principal components.",
+    help="Add a form: int8-cpu with a search over principal components.",
 )
 @click.option(
     "--proven",
     multiple=True,
     default=["256:16"],
     metavar="WIDTH:CANDIDATES",
-    help="Also fp32 with a search over principal components, and in full where that proves nothing.",
+    help="Add a form: fp32 with a proven search over principal components.",
 )
-@click.option("--chunk", type=click.IntRange(min=1), default=2048, help="Bank rows that ours search at a time.")
-@click.option("--memory/--no-memory", default=True, help="Peak memory, each in a process of its own.")
-@click.option("--small", is_flag=True, help="Tiny random networks, to try the command out.")
+@click.option("--chunk", type=click.IntRange(min=1), default=2048, help="Bank rows that cmdiad searches at a time.")
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory in separate processes.")
+@click.option("--small", is_flag=True, help="Use tiny random networks to try the command.")
 def compare(
     data: Path | None,
     out: Path,
@@ -69,54 +73,53 @@ def compare(
     memory: bool,
     small: bool,
 ) -> None:
-    """The published inference in plain torch and ours in each mode, side by side and interleaved, in one run.
+    """Compare the published inference in plain torch with cmdiad in each mode, interleaved in one run.
 
-    Networks have random weights and banks are features of DATA's training samples (without DATA, of synthetic ones):
-    good for time and memory, not for accuracy.
+    Networks have random weights, and the banks contain features of DATA's training samples (of synthetic samples
+    without DATA). The figures are valid for time and memory, not for accuracy.
     """
     import tempfile
 
+    from studies.comparison.compare import CompareOptions, Samples
     from studies.comparison.compare import compare as compare_all
 
     _use_all_cores()
     with tempfile.TemporaryDirectory() as folder:
         source = data or _synthetic_inputs(Path(folder)).parents[1]
-        taken = _paired_samples(source, category, "test", samples)
+        measured = _paired_samples(source, category, "test", samples)
         good = _paired_samples(source, category, "train", MOST_GOOD)
     compare_all(
         _setups(mains, anomalib, rgb_bank, xyz_bank, small),
-        taken,
-        good,
+        Samples(measured, good),
         _forms(fast, proven, chunk),
         out,
-        runs=runs,
-        memory=memory,
-        say=lambda line: click.echo(line, err=True),
+        CompareOptions(runs=runs, memory=memory),
+        TerminalReporter(),
     )
     click.echo((out / "compare.md").read_text(encoding="utf-8"))
 
 
 @cli.command()
-@click.option("--runs", type=click.IntRange(min=1), default=9, help="Of each, interleaved with what it saves.")
+@click.option("--runs", type=click.IntRange(min=1), default=9, help="Runs of each saving.")
 @JSON
 def savings(runs: int, json_file: Path | None) -> None:
-    """What each exact saving gains at full size, and how little it changes."""
+    """Measure the gain of each exact saving at full size and the largest change that it causes."""
     from cmdiad_bench.machine import describe_machine
     from studies.savings import Sizes, measure_savings, savings_table
 
     machine = describe_machine()
     _use_all_cores()
-    rows = measure_savings(Sizes(), runs=runs, say=lambda line: click.echo(line, err=True))
+    rows = measure_savings(Sizes(), runs=runs, reporter=TerminalReporter())
     click.echo(savings_table(rows))
     _write(json_file, {"machine": machine, "runs": runs, "savings": rows})
 
 
 @cli.command()
-@click.option("--points", type=click.IntRange(min=1024, max=50176), default=25000, help="Points of the part, about.")
+@click.option("--points", type=click.IntRange(min=1024, max=50176), default=25000, help="Approximate number of points.")
 @click.option("--runs", type=click.IntRange(min=1), default=20, help="Interleaved rounds.")
 @JSON
 def geometry(points: int, runs: int, json_file: Path | None) -> None:
-    """Sampling, grouping, interpolation and pooling of a synthetic cloud: published in plain torch, and ours."""
+    """Measure point geometry of a synthetic cloud: published in plain torch, and in cmdiad."""
     from cmdiad_bench.machine import describe_machine
     from studies.geometry import geometry_table, measure_geometry, wavy_sheet
 
@@ -128,18 +131,18 @@ def geometry(points: int, runs: int, json_file: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--rows", type=click.IntRange(min=100), default=223 * 3136, help="Patch features to select from.")
-@click.option("--half", is_flag=True, help="The published float16 form.")
-@click.option("--plain", is_flag=True, help="Also run the plain greedy (slow), and compare.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+@click.option("--rows", type=click.IntRange(min=100), default=223 * 3136, help="Number of patch features.")
+@click.option("--half", is_flag=True, help="Select with the published float16 distances.")
+@click.option("--plain", is_flag=True, help="Also run the plain greedy selection (slow) and compare.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device of the selection.")
 @JSON
 def coreset(rows: int, half: bool, plain: bool, device: str, json_file: Path | None) -> None:
     """Time the selection of a memory bank on synthetic features."""
-    from studies.coreset import measure_coreset
+    from studies.coreset import CoresetOptions, measure_coreset
 
-    progress = Progress()
-    result = measure_coreset(rows=rows, half=half, plain=plain, device=device, progress=progress)
-    progress.close()
+    reporter = TerminalReporter()
+    result = measure_coreset(CoresetOptions(rows=rows, half=half, plain=plain, device=device), reporter)
+    reporter.close()
     for key, value in result.items():
         click.echo(f"{key:<30} {value}")
     _write(json_file, result)
@@ -159,7 +162,7 @@ def _synthetic_inputs(folder: Path) -> Path:
 
 
 def _use_all_cores() -> None:
-    """Give torch the threads that ONNX Runtime has, whatever OMP_NUM_THREADS says."""
+    """Give torch as many threads as ONNX Runtime has, regardless of OMP_NUM_THREADS."""
     import os
 
     import torch
@@ -180,7 +183,7 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
 
     kinds = [(main, "f2f") for main in mains] + ([("rgb", "none")] if anomalib else [])
     if not small:
-        return [Setup(main, kind, rgb_bank=rgb_bank, xyz_bank=xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]  # click checked
+        return [Setup(main, kind, rgb_bank=rgb_bank, xyz_bank=xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]
     rgb = RgbExtractor("test_vit", (), None, "seeded")
     xyz = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 20)
     return [Setup(main, kind, rgb, xyz, 160, rgb_bank, xyz_bank) for main, kind in kinds]  # type: ignore[arg-type]

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from cmdiad_export.graph.exporter import OPSET, export_graph
-from cmdiad_export.precision.precision import Precision, to_precision
+from cmdiad_export.precision.precision import to_precision
 from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
 from cmdiad_export.search.budget import SearchBudget, bank_sizes, choose_search
 from cmdiad_export.search.choice import SearchChoice, choose_candidates
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
 from cmdiad_runtime.bundle.manifest import Tolerance, write_manifest
-from cmdiad_runtime.engines import open_engine
-from cmdiad_runtime.engines.building.builder import OPTIONAL, ahead_of_time, build_engine
+from cmdiad_runtime.engines import Precision, open_engine
+from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes, graph_digest
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.files import atomic_directory
@@ -202,15 +202,15 @@ def _build_rtx(run: Run, folder: Path, precision: str, golden: list[GoldenSample
     engine.parent.mkdir()
     targets = ahead_of_time(precision)
     say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, targets))} ahead of time")
-    fingerprint = build_engine(
-        folder / "graph.onnx",
-        engine,
+    request = BuildRequest(
+        graph=folder / "graph.onnx",
         library="tensorrt_rtx",
         precision=precision,
         compute_capabilities=targets,
         optional=OPTIONAL,
         profiles=profiles_of(golden, run.preprocessing.grid),
     )
+    fingerprint = build_engine(request, engine)
     if fingerprint.note:
         say(fingerprint.note)
     scratch = "" if fingerprint.scratch_bytes is None else f", {fingerprint.scratch_bytes / 1e6:.1f} MB of scratch"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from cmdiad_runtime.cli.build import build
+from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.support.command_line import run_command
 
 if TYPE_CHECKING:
-    from cmdiad_export.precision.precision import Precision
     from cmdiad_export.search.choice import SearchMode
+    from cmdiad_runtime.engines import Precision
 
 HELP = """Export a trained RUN (the newest under ./runs if none is named) to a bundle.
 
@@ -29,8 +30,8 @@ parts in fp32, step by step; what stays beyond is not written. int8 and fp8 are 
 --target auto      rtx where its package is installed, else onnx
 
 \b
-cmdiad-export build BUNDLE   an engine for the device at hand, from a bundle, without torch and onnx; see
-                             cmdiad-export build --help. (Export a run named `build` as ./build.)
+cmdiad-export build BUNDLE is the same as cmdiad-build BUNDLE: build an engine on the device. (Export a run named
+`build` as ./build.)
 
 \b
 Exit codes: 0 done, 2 wrong command line, 5 engine cannot be built, 6 output not writable, 7 run unusable,
@@ -38,21 +39,7 @@ Exit codes: 0 done, 2 wrong command line, 5 engine cannot be built, 6 output not
 """
 
 
-class _ExportOrBuild(click.Command):
-    """The export command, but for a first word `build`, which makes all the rest another command's."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        if args[:1] != ["build"]:
-            return super().make_context(info_name, args, parent, **extra)
-        return build.make_context(f"{info_name} build", args[1:], parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
-
-
-@click.command(cls=_ExportOrBuild, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--engine",
@@ -106,7 +93,7 @@ def cli(
     out: Path | None,
 ) -> None:
     """See HELP."""
-    from cmdiad_runtime.support.newest import newest_run
+    from cmdiad_runtime.support.newest import BUNDLES, newest_run
 
     budgeted = budget_ms is not None or budget_mb is not None
     _check_plan_options(context, plan, budgeted)
@@ -114,13 +101,13 @@ def cli(
     if search == "proven":
         _check_proven(precision, rtx)
     if run is None:
-        run = newest_run(Path("runs"))
+        run = newest_run()
         _say(f"run: {run} (the newest)")
     if plan:
         _plan(run, out or run, search_mb)
         return
     if out is None:
-        out = Path("bundles") / f"{run.resolve().name}-{'budget' if budgeted else precision}.cmdiad"
+        out = BUNDLES / f"{run.resolve().name}-{'budget' if budgeted else precision}.cmdiad"
         out.parent.mkdir(exist_ok=True)
     if budgeted:
         _export_within(run, out, budget_ms, budget_mb, rtx, search_mb)
@@ -194,7 +181,9 @@ def _check_proven(precision: str, rtx: bool) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command, or `cmdiad-build` if the first argument is `build`."""
+    if sys.argv[1:2] == ["build"]:
+        run_command(build, "cmdiad-export build", sys.argv[2:])
     run_command(cli, "cmdiad-export")
 
 
@@ -219,6 +208,6 @@ def _wants_rtx(target: str, precision: str) -> bool:
             "--target tensorrt",
             found="a target whose engines are built on their device",
             expected="onnx or rtx",
-            action="export with --target onnx, and run cmdiad-export build BUNDLE on the device",
+            action="export with --target onnx, and run cmdiad-build BUNDLE on the device",
         )
     return target == "rtx" or (target == "auto" and importlib.util.find_spec("tensorrt_rtx") is not None)

@@ -1,7 +1,7 @@
-"""anomalib's PatchCore with our backbone and bank, in torch and exported, for `compare`. anomalib is optional.
+"""Run anomalib's PatchCore with cmdiad's backbone and bank, in torch and exported, for `compare`. anomalib is optional.
 
-It gets the image resized already and leaves out no step behind that: its own resize and normalisation, its own
-extraction, search, reweighting over nine neighbours, and post-processing.
+PatchCore receives the resized image and runs all of its usual steps: resizing and normalisation, extraction, search,
+reweighting over nine neighbours, and post-processing.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from safetensors.torch import load_file, save_file
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
-from studies.comparison.contenders import Outcome, Paired, Parts
+from studies.comparison.contenders import Paired, Parts, RunResult
 from studies.published import Stopwatch
 
 WEIGHTS = "model.safetensors"
 
 
 def is_installed() -> bool:
-    """Whether anomalib can be measured here."""
+    """Return True if anomalib is installed."""
     return find_spec("anomalib") is not None
 
 
 class AnomalibTorch:
-    """PatchCore in torch, as anomalib's own module calls it."""
+    """PatchCore in torch, called through anomalib's own module."""
 
     name = "anomalib torch"
 
@@ -42,22 +42,22 @@ class AnomalibTorch:
         self._stages_ms: list[dict[str, float]] = []
         self._model = load_patchcore(folder)
 
-    def run(self, paired: Paired) -> Outcome:
-        """From the resized image to score and map."""
+    def run(self, paired: Paired) -> RunResult:
+        """Compute score and map from the resized image."""
         start = time.perf_counter()
         score = self.score(paired.resized)
-        outcome = Outcome(score, (time.perf_counter() - start) * 1e3)
+        result = RunResult(score, (time.perf_counter() - start) * 1e3)
         self._stages_ms.append(self._stages(paired))
-        return outcome
+        return result
 
     @torch.no_grad()
     def score(self, resized: npt.NDArray[np.uint8]) -> float:
-        """Score of an image uint8 `[1, size, size, 3]`."""
+        """Return the score of an image uint8 `[1, size, size, 3]`."""
         return float(self._model(torch.from_numpy(unit_image(resized))).pred_score.reshape(-1)[0])
 
     @torch.no_grad()
     def _stages(self, paired: Paired) -> dict[str, float]:
-        """Milliseconds of its extraction and its search, in a run of their own."""
+        """Return milliseconds of extraction and search in a separate run."""
         watch, model = Stopwatch(), self._model.model
         image = self._model.pre_processor(torch.from_numpy(unit_image(paired.resized)))
         with watch("extract"):
@@ -69,7 +69,7 @@ class AnomalibTorch:
         return watch.stages_ms
 
     def close(self) -> list[dict[str, float]]:
-        """Milliseconds of its extraction and its search after each run."""
+        """Return milliseconds of extraction and search after each run."""
         return self._stages_ms
 
 
@@ -83,27 +83,27 @@ class AnomalibExported:
         self._engine = open_engine(folder / "weights" / "onnx" / "model.onnx")
         self._runs = 0
 
-    def run(self, paired: Paired) -> Outcome:
-        """From the resized image to score and map."""
+    def run(self, paired: Paired) -> RunResult:
+        """Compute score and map from the resized image."""
         start = time.perf_counter()
         outputs = self._engine.run({"input": unit_image(paired.resized)})
         score = float(np.ravel(outputs["pred_score"])[0])
         self._runs += 1
-        return Outcome(score, (time.perf_counter() - start) * 1e3)
+        return RunResult(score, (time.perf_counter() - start) * 1e3)
 
     def close(self) -> list[dict[str, float]]:
-        """Give the engine's memory back; its graph is one piece, so no stages."""
+        """Release the engine's memory. The graph is one piece, so there are no stages."""
         self._engine.close()
         return [{} for _ in range(self._runs)]
 
 
 def unit_image(resized: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """An image uint8 `[1, size, size, 3]` as anomalib takes it: float32 `[1, 3, size, size]`, 0 to 1."""
+    """Convert an image uint8 `[1, size, size, 3]` to anomalib's input, float32 `[1, 3, size, size]` from 0 to 1."""
     return np.ascontiguousarray(resized.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
 
 
 def save_patchcore(folder: Path, parts: Parts) -> None:
-    """Leave PatchCore with our ViT and bank in a folder, as tensors and as the graph that anomalib exports."""
+    """Save PatchCore with cmdiad's ViT and bank in a folder, as tensors and as the graph that anomalib exports."""
     folder.mkdir(parents=True, exist_ok=True)
     setup, bank, vit = parts.setup, parts.banks[0], parts.rgb.model
     layers = [f"blocks.{len(vit.blocks) - 1}"]
@@ -117,7 +117,7 @@ def save_patchcore(folder: Path, parts: Parts) -> None:
 
 
 def load_patchcore(folder: Path) -> Any:
-    """What `save_patchcore` left, ready for inference."""
+    """Load the PatchCore that `save_patchcore` wrote, ready for inference."""
     make_torchvision_importable()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

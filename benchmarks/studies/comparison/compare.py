@@ -1,9 +1,9 @@
-"""The published inference, ours in each form and anomalib's PatchCore side by side: interleaved, in one run."""
+"""Compare the published inference, cmdiad in each form and anomalib's PatchCore, interleaved in one run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +15,14 @@ from cmdiad_bench.machine import describe_machine
 from cmdiad_bench.memory import peak_of
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import atomic_write, write_json
+from cmdiad_runtime.support.reporter import Reporter
 from studies.comparison.contenders import (
     Form,
     OursContender,
-    Outcome,
     Paired,
     Parts,
     PublishedContender,
+    RunResult,
     Setup,
     build_parts,
     needed_work,
@@ -32,84 +33,105 @@ from studies.comparison.stage_times import STAGES
 
 QUARTILES = (25, 75)
 SAMPLE_FILE = "sample.npz"
-Say = Callable[[str], None]
 Record = dict[str, Any]
 
 
 class Contender(Protocol):
-    """What is measured.
+    """A program that is measured.
 
     Attributes:
-        name: what tables call it.
-        peak_arguments: what starts it in a process of its own (`studies.comparison.peak`), but for the sample.
+        name: Name in the tables.
+        peak_arguments: Arguments that start the program in a separate process (`studies.comparison.peak`), without the
+            sample.
     """
 
     name: str
     peak_arguments: list[str]
 
-    def run(self, paired: Paired) -> Outcome:
-        """Once, end to end."""
+    def run(self, paired: Paired) -> RunResult:
+        """Run once, end to end."""
 
     def close(self) -> list[dict[str, float]]:
-        """Give memory back; milliseconds by stage of each run, as far as they can be told apart."""
+        """Release memory. Return the milliseconds by stage of each run, as far as stages can be separated."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """What one contender took, one value for each round.
+    """Measurements of one contender, one value for each round.
 
     Attributes:
-        outcomes: end to end.
-        stages_ms: by stage.
-        scores: of each sample, where they are held against another form's; else of each round.
+        runs: End-to-end results.
+        stages_ms: Milliseconds by stage.
+        scores: Scores of each sample if they are compared with another form's, else of each round.
     """
 
-    outcomes: list[Outcome]
+    runs: list[RunResult]
     stages_ms: list[dict[str, float]]
     scores: list[float]
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Paired samples of a comparison.
+
+    Attributes:
+        measured: Samples to measure on, taken in turn, one in each round.
+        good: Good samples whose features fill the banks.
+    """
+
+    measured: Sequence[Sample]
+    good: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Settings of a comparison.
+
+    Attributes:
+        runs: Rounds; every contender runs once in each, after one round to warm up.
+        memory: Also measure the peak memory of each contender in a separate process.
+    """
+
+    runs: int = 9
+    memory: bool = True
+
+
 def compare(
     setups: Sequence[Setup],
-    samples: Sequence[Sample],
-    good: Sequence[Sample],
+    samples: Samples,
     forms: Sequence[Form],
     out: Path,
-    *,
-    runs: int,
-    memory: bool,
-    say: Say,
+    options: CompareOptions,
+    reporter: Reporter,
 ) -> Record:
-    """Measure everything and leave `compare.json`, `compare.md` and pictures in the folder `out`.
+    """Measure everything and write `compare.json`, `compare.md` and pictures into the folder `out`.
 
     Args:
-        setups: what to compare; one with hallucination against the published inference, one without against
+        setups: Comparisons to make: with hallucination against the published inference, without hallucination against
             anomalib's PatchCore.
-        samples: rgb and xyz, taken in turn, one in each round; scores of our forms are held together on all of them.
-        good: rgb and xyz; the banks are made of their features.
-        forms: ours.
-        out: folder; `work/` in it holds graphs and banks.
-        runs: rounds, in each of which every contender runs once, after one to warm up.
-        memory: also measure each one's peak memory, in a process of its own.
-        say: told what is going on, a line at a time.
+        samples: Samples to measure on, and good samples whose features fill the banks.
+        forms: Forms of cmdiad.
+        out: Output folder; graphs and banks go to `work/` in it.
+        options: Number of rounds and whether peak memory is measured.
+        reporter: Receiver of messages.
 
     Returns:
-        What `compare.json` holds.
+        Contents of `compare.json`.
     """
     machine, rates = describe_machine(), measure_rates()
     tables: Record = {}
     for setup in setups:
-        say(title_of(setup))
+        reporter.say(title_of(setup))
         work = out / "work" / f"{setup.main}-{setup.hallucination}"
-        tables[title_of(setup)] = _compare_one(setup, samples, good, forms, work, runs=runs, memory=memory, say=say)
+        tables[title_of(setup)] = _compare_one(setup, samples, forms, work, options, reporter)
     rates = rates.better(measure_rates())
     for table in tables.values():
         table["floor"] = _floors(table.pop("work"), rates)
     record = {
         "machine": machine | {"torch_threads": torch.get_num_threads()},
         "rates": {"multiply_adds_per_s": rates.multiply_adds, "copied_bytes_per_s": rates.copied_bytes},
-        "runs": runs,
-        "samples": [sample.name for sample in samples],
+        "runs": options.runs,
+        "samples": [sample.name for sample in samples.measured],
         "tables": tables,
     }
     write_json(out / "compare.json", record)
@@ -123,89 +145,90 @@ def compare(
 
 
 def title_of(setup: Setup) -> str:
-    """What a table is called."""
+    """Return the title of a table."""
     return f"main {setup.main}" if setup.hallucination != "none" else f"{setup.main} alone, as PatchCore"
 
 
 def _compare_one(
     setup: Setup,
-    samples: Sequence[Sample],
-    good: Sequence[Sample],
+    samples: Samples,
     forms: Sequence[Form],
     work: Path,
-    *,
-    runs: int,
-    memory: bool,
-    say: Say,
+    options: CompareOptions,
+    reporter: Reporter,
 ) -> Record:
     work.mkdir(parents=True, exist_ok=True)
-    parts, paired = build_parts(setup, samples, good, say)
+    parts, paired = build_parts(setup, samples.measured, samples.good, reporter)
     paired[0].save(work / SAMPLE_FILE)
-    contenders = _others(parts, work, say)
+    contenders = _references(parts, work, reporter)
     for number, form in enumerate(forms):
-        say(f"export {form.name}")
+        reporter.say(f"export {form.name}")
         contenders.append(OursContender(parts, form, paired, work / f"ours-{number}"))
     exact = {form.mode: form.name for form in reversed(forms) if form.exact}
-    held_against = {form.name: exact[form.mode] for form in forms if form.name != exact.get(form.mode, form.name)}
-    times = _interleaved(contenders, paired, runs, {*held_against, *held_against.values()}, say)
+    compared_with = {form.name: exact[form.mode] for form in forms if form.name != exact.get(form.mode, form.name)}
+    times = _interleaved(contenders, paired, options.runs, {*compared_with, *compared_with.values()}, reporter)
     needed = needed_work(parts, paired[0])
     reference = times[contenders[0].name]
-    found: Record = {}
+    figures: Record = {}
     for contender in contenders:
         name = contender.name
-        found[name] = _figures(times[name], reference, times[held_against[name]] if name in held_against else None)
-        say(f"peak memory of {name}" if memory else f"done with {name}")
-        found[name]["memory"] = _peak(contender, work) if memory else None
+        figures[name] = _figures(times[name], reference, times[compared_with[name]] if name in compared_with else None)
+        reporter.say(f"peak memory of {name}" if options.memory else f"done with {name}")
+        figures[name]["memory"] = _peak(contender, work) if options.memory else None
     return {
         "rgb": setup.rgb.backbone,
         "points": None if setup.main == "rgb" else [setup.xyz.groups, setup.xyz.group_size],
         "banks": [list(bank.rows.shape) for bank in parts.banks],
-        "contenders": found,
+        "contenders": figures,
         "work": needed,
     }
 
 
-def _others(parts: Parts, work: Path, say: Say) -> list[Contender]:
-    """The reference first: the published inference, or where nothing is hallucinated anomalib's PatchCore."""
+def _references(parts: Parts, work: Path, reporter: Reporter) -> list[Contender]:
+    """Return the reference: the published inference, or anomalib's PatchCore if nothing is hallucinated."""
     if parts.setup.hallucination != "none":
         return [PublishedContender(parts, work / "published")]
     from studies.comparison.anomalib_patchcore import AnomalibExported, AnomalibTorch, save_patchcore
 
-    say("export anomalib's PatchCore")
+    reporter.say("export anomalib's PatchCore")
     save_patchcore(work / "anomalib", parts)
     return [AnomalibTorch(work / "anomalib"), AnomalibExported(work / "anomalib")]
 
 
 def _interleaved(
-    contenders: Sequence[Contender], paired: Sequence[Paired], runs: int, scored: Collection[str], say: Say
+    contenders: Sequence[Contender], paired: Sequence[Paired], runs: int, scored: Collection[str], reporter: Reporter
 ) -> dict[str, Times]:
-    """Times of each contender by name: A B C, A B C, ... after one round to warm up; `scored` ones then run on all."""
-    outcomes: dict[str, list[Outcome]] = {contender.name: [] for contender in contenders}
+    """Measure the contenders in turn after one warm-up round; `scored` contenders then run on all samples."""
+    results: dict[str, list[RunResult]] = {contender.name: [] for contender in contenders}
     start = time.monotonic()
     for turn in range(-1, runs):
         sample = paired[turn % len(paired)]
         for contender in contenders:
-            outcome = contender.run(sample)
+            result = contender.run(sample)
             if turn >= 0:
-                outcomes[contender.name].append(outcome)
-        say(f"round {turn + 1} of {runs} ({time.monotonic() - start:.0f} s)")
-    found = {}
-    for each in contenders:
-        chosen = paired if each.name in scored else ()
-        scores = [each.run(sample).score for sample in chosen] or [outcome.score for outcome in outcomes[each.name]]
-        found[each.name] = Times(outcomes[each.name], each.close()[1 : runs + 1], scores)
-    return found
+                results[contender.name].append(result)
+        reporter.say(f"round {turn + 1} of {runs} ({time.monotonic() - start:.0f} s)")
+    times = {}
+    for contender in contenders:
+        name = contender.name
+        chosen = paired if name in scored else ()
+        scores = [contender.run(sample).score for sample in chosen] or [result.score for result in results[name]]
+        times[name] = Times(results[name], contender.close()[1 : runs + 1], scores)
+    return times
 
 
 def _figures(times: Times, reference: Times, exact: Times | None = None) -> Record:
-    """Medians and quartiles; how much faster than the reference, round by round; how far its scores lie off.
+    """Return medians, quartiles, the speed relative to the reference by round, and the difference of scores.
 
-    They are held against those of the exact form on all samples, or else against the reference's of the same rounds.
+    Scores are compared with those of the exact form on all samples, or else with the reference's scores of the same
+    rounds.
     """
     totals, others = _totals(times), _totals(reference)
-    told = [stage for stage in STAGES if stage in times.stages_ms[0]]
-    stages = {stage: np.array([each[stage] for each in times.stages_ms]) for stage in told}
-    references = {stage: np.array([each[stage] for each in reference.stages_ms]) for stage in reference.stages_ms[0]}
+    reported = [stage for stage in STAGES if stage in times.stages_ms[0]]
+    stages = {stage: np.array([times_ms[stage] for times_ms in times.stages_ms]) for stage in reported}
+    references = {
+        stage: np.array([times_ms[stage] for times_ms in reference.stages_ms]) for stage in reference.stages_ms[0]
+    }
     return {
         "total_ms": _spread(totals),
         "times_faster": _ratio(others, totals),
@@ -221,7 +244,7 @@ def _figures(times: Times, reference: Times, exact: Times | None = None) -> Reco
 
 
 def _scores_of_rounds(times: Times) -> list[float]:
-    return [outcome.score for outcome in times.outcomes]
+    return [result.score for result in times.runs]
 
 
 def _difference(scores: Sequence[float], expected: Sequence[float]) -> Record:
@@ -232,7 +255,7 @@ def _difference(scores: Sequence[float], expected: Sequence[float]) -> Record:
 
 
 def _totals(times: Times) -> Any:
-    return np.array([outcome.total_ms for outcome in times.outcomes])
+    return np.array([result.total_ms for result in times.runs])
 
 
 def _spread(values: Any) -> dict[str, float]:
@@ -241,7 +264,7 @@ def _spread(values: Any) -> dict[str, float]:
 
 
 def _ratio(slow: Any, fast: Any) -> dict[str, float]:
-    """The ratio of the medians, and the quartiles of the ratios of the same round."""
+    """Return the ratio of the medians and the quartiles of the ratios of equal rounds."""
     low, high = np.percentile(slow / fast, QUARTILES)
     return {
         "median": round(float(np.median(slow) / np.median(fast)), 3),
@@ -258,16 +281,16 @@ def _floors(work: dict[str, Work], rates: Rates) -> Record:
     all_work = {**work, "total": total_work(work.values())}
     return {
         stage: {
-            "multiply_adds": each.multiply_adds,
-            "moved_bytes": each.moved_bytes,
-            "ms": round(each.floor_ms(rates), 3),
+            "multiply_adds": work.multiply_adds,
+            "moved_bytes": work.moved_bytes,
+            "ms": round(work.floor_ms(rates), 3),
         }
-        for stage, each in all_work.items()
+        for stage, work in all_work.items()
     }
 
 
 def markdown(record: Record) -> str:
-    """The record as tables."""
+    """Return the record as tables."""
     machine, rates = record["machine"], record["rates"]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['torch_threads']} torch threads, load at the "
@@ -296,27 +319,27 @@ def _end_table(table: Record) -> list[str]:
         f"| | end to end, ms | times faster | floors of {floor:.0f} ms | peak, MB | of the first | score off by |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, each in contenders.items():
-        total, memory = each["total_ms"], each["memory"]
+    for name, figures in contenders.items():
+        total, memory = figures["total_ms"], figures["memory"]
         peak = share = "–"
         if memory is not None:
             peak = f"{memory['peak_resident_mb']:.0f}"
             share = f"{memory['peak_resident_mb'] / reference['memory']['peak_resident_mb']:.2f}"
         lines.append(
-            f"| {name} | {_ms(total)} | {_times(each['times_faster'])} | {total['median'] / floor:.1f} × | {peak} | "
-            f"{share} | {each['largest_score_difference']:.2%} |"
+            f"| {name} | {_ms(total)} | {_times(figures['times_faster'])} | {total['median'] / floor:.1f} × | {peak} | "
+            f"{share} | {figures['largest_score_difference']:.2%} |"
         )
     return lines
 
 
 def _stage_table(table: Record) -> list[str]:
-    told = {name: each for name, each in table["contenders"].items() if each["stages_ms"]}
-    lines = [f"| stage, ms | floor | {' | '.join(told)} |", "|---|---|" + "---|" * len(told)]
+    reporting = {name: figures for name, figures in table["contenders"].items() if figures["stages_ms"]}
+    lines = [f"| stage, ms | floor | {' | '.join(reporting)} |", "|---|---|" + "---|" * len(reporting)]
     for stage in STAGES:
-        if not any(stage in each["stages_ms"] for each in told.values()):
+        if not any(stage in figures["stages_ms"] for figures in reporting.values()):
             continue
         floor = f"{table['floor'][stage]['ms']:.1f}" if stage in table["floor"] else "–"
-        cells = [_stage_cell(each, stage) for each in told.values()]
+        cells = [_stage_cell(figures, stage) for figures in reporting.values()]
         lines.append(f"| {stage} | {floor} | {' | '.join(cells)} |")
     return lines
 

@@ -1,11 +1,11 @@
-"""What `compare` measures: the published inference, ours in each form, and their stages, on one set of banks."""
+"""The contenders of `compare`: the published inference, cmdiad in each form, and their stages, on one set of banks."""
 
 from __future__ import annotations
 
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_export.graph.exporter import export_graph
-from cmdiad_export.precision.precision import Precision, to_precision
+from cmdiad_export.precision.precision import to_precision
 from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.bundle.certificate import tolerance_for
-from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud, prepare_cloud
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.bank.detector import Detector, as_tensors
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
@@ -40,24 +41,24 @@ from studies.comparison.stage_times import ProfiledGraph
 from studies.published import Published, PublishedBank
 
 RGB_BANK, XYZ_BANK = 19_129, 76_518
-"""Rows of a whole class at the published tenth (REFERENCE §18)."""
+"""Rows of the banks of a whole class at the published tenth (method §18)."""
 SEEDED_VIT = replace(PUBLISHED_RGB, weights="seeded")
 SPREAD = 0.05  # of drawn rows around the line between two real ones, in standard deviations of the features
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all contenders have in common.
+    """Common settings of all contenders.
 
     Attributes:
-        main: the modality that is inspected.
+        main: Modality that is inspected.
         hallucination: "f2f", or "none" for a detector with one bank.
-        rgb: image extractor; random weights.
-        xyz: point extractor; random weights.
-        size: side of the working images.
-        rgb_bank: rows of the bank of image features.
-        xyz_bank: rows of the bank of point features, and of hallucinated features.
-        seed: of weights and drawn rows.
+        rgb: Image extractor with random weights.
+        xyz: Point extractor with random weights.
+        size: Side of the working images in pixels.
+        rgb_bank: Rows of the bank of image features.
+        xyz_bank: Rows of the bank of point features, and of that of hallucinated features.
+        seed: Seed of weights and random rows.
     """
 
     main: Modality
@@ -70,7 +71,7 @@ class Setup:
     seed: int = 0
 
     def recipe(self, mode: Mode) -> Recipe:
-        """The detector in a mode."""
+        """Return the recipe of the detector in a mode."""
         xyz = self.xyz if mode == "faithful" else replace(self.xyz, normalisation="frozen")
         return Recipe(
             mode=mode,
@@ -89,12 +90,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Form:
-    """One of ours.
+    """A form of cmdiad.
 
     Attributes:
         mode: "faithful" or "default".
-        precision: of the graph.
-        plan: how candidates are found.
+        precision: Precision of the graph.
+        plan: Settings of the search.
     """
 
     mode: Mode
@@ -103,7 +104,7 @@ class Form:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in the tables."""
         if self.plan.width is None:
             return f"{self.mode} {self.precision}"
         proven = ", proven" if self.plan.proven else ""
@@ -111,17 +112,17 @@ class Form:
 
     @property
     def exact(self) -> bool:
-        """Whether it computes the same as the trained detector, but for rounding."""
+        """True if the form computes the same as the trained detector except for rounding."""
         return self.precision == "fp32" and self.plan.exact
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A sample for both: as the sensors saw it, and as the published program takes it.
+    """A sample as the sensors saw it and as the published program receives it.
 
     Attributes:
         sample: rgb and xyz.
-        resized: uint8 `[1, size, size, 3]`, the image in the network's view.
+        resized: uint8 `[1, size, size, 3]`, image in the network's view.
         rgb: float32 `[1, 3, size, size]`, normalised.
         xyz: float32 `[3, size, size]`, metres, zeros in the background.
     """
@@ -132,7 +133,7 @@ class Paired:
     xyz: Tensor
 
     def save(self, path: Path) -> None:
-        """Write the arrays for a process of its own (`studies.comparison.peak`)."""
+        """Write the arrays for a separate process (`studies.comparison.peak`)."""
         assert self.sample.rgb is not None and self.sample.xyz is not None
         np.savez(
             path,
@@ -145,12 +146,13 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One run of a contender.
+class RunResult:
+    """Result of one run of a contender.
 
     Attributes:
-        score: image score.
-        total_ms: published: from resized tensors; ours: from what the sensors saw, so preprocessing included.
+        score: Image score.
+        total_ms: Milliseconds: of the published program from resized tensors, of cmdiad from sensor data with
+            preprocessing.
     """
 
     score: float
@@ -162,12 +164,12 @@ class Parts:
     """Weights and banks that the contenders share.
 
     Attributes:
-        setup: what they are made for.
-        rgb: image extractor.
-        xyz: point extractor, normalised by each cloud's own statistics.
-        frozen: the same with statistics of the samples.
-        network: F2F.
-        banks: the main one, and with hallucination that of hallucinated features.
+        setup: Settings that the parts are made for.
+        rgb: Image extractor.
+        xyz: Point extractor that normalises with the statistics of each cloud.
+        frozen: The same extractor with the statistics of the samples.
+        network: F2F network.
+        banks: Main bank, and with hallucination the bank of hallucinated features.
     """
 
     setup: Setup
@@ -178,14 +180,14 @@ class Parts:
     banks: tuple[MemoryBank, ...]
 
     def published(self) -> Published:
-        """The published inference with these parts."""
+        """Return the published inference with these parts."""
         main, hallucinated = (PublishedBank(bank.rows, 1.0, 1.0) for bank in self.banks)
         mean, std = self.banks[0].mean, self.banks[0].std
         banks = (main, hallucinated)
         return Published(self.setup.main, self.rgb, self.xyz, self.network, banks, mean, std, self.setup.size)
 
     def detector(self, mode: Mode, plan: SearchPlan | None = None) -> Detector:
-        """Ours in fp32 torch."""
+        """Return cmdiad's detector in fp32 torch with these parts."""
         recipe = self.setup.recipe(mode)
         xyz = self.xyz if mode == "faithful" else self.frozen
         main: Extractor = self.rgb if self.setup.main == "rgb" else xyz
@@ -200,7 +202,7 @@ class Parts:
 
 
 def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
-    """A sample with its published tensors: the image as it is, the cloud without its background."""
+    """Return a sample with its published tensors: the image as it is, the cloud without its background."""
     recipe = setup.recipe("faithful")
     image = prepare(sample, make_preprocessing(recipe, "rgb", "rgb")).inputs["rgb"]
     assert sample.xyz is not None
@@ -219,16 +221,16 @@ def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
 
 @torch.no_grad()
 def build_parts(
-    setup: Setup, samples: Sequence[Sample], good: Sequence[Sample], say: Callable[[str], None]
+    setup: Setup, samples: Sequence[Sample], good: Sequence[Sample], reporter: Reporter
 ) -> tuple[Parts, list[Paired]]:
-    """Random weights, and banks of the asked sizes, of features of good samples.
+    """Create random weights, and banks of the requested sizes from features of good samples.
 
     Args:
-        setup: what to build.
-        samples: to measure on.
-        good: others, which the banks are made of. Where they have too few distinct features, the rest is drawn
-            between them.
-        say: told what is going on, a line at a time.
+        setup: Settings of the parts.
+        samples: Samples to measure on.
+        good: Other samples, whose features fill the banks. If they have too few distinct features, further rows are
+            drawn between them.
+        reporter: Receiver of messages.
     """
     recipe = setup.recipe("faithful")
     rgb, xyz = TimmBackbone(recipe.rgb, size=setup.size, seed=setup.seed), PointMae(setup.xyz, seed=setup.seed)
@@ -238,15 +240,15 @@ def build_parts(
     frozen.spec = replace(setup.xyz, normalisation="frozen")
     frozen.calibrate([_cloud_groups(sample, setup) for sample in samples])
     main = PatchFeatures(rgb if setup.main == "rgb" else xyz)
-    say(f"features of {len(good)} good samples")
+    reporter.say(f"features of {len(good)} good samples")
     rows = _distinct(torch.cat([_main_features(main, sample, setup) for sample in good]))
     features = [rows] if setup.hallucination == "none" else [rows, network(rows)]
     mean, std = float(rows.mean()), float(rows.std())
     sizes = (setup.rgb_bank if setup.main == "rgb" else setup.xyz_bank, setup.xyz_bank)
     banks = []
-    for number, (found, count) in enumerate(zip(features, sizes, strict=False)):
-        say(f"bank {number + 1} of {len(features)}: {count} x {found.shape[1]} of {len(found)}, its neighbour table")
-        banks.append(MemoryBank.from_rows(bank_rows((found - mean) / std, count, seed=setup.seed + number), mean, std))
+    for number, (rows, count) in enumerate(zip(features, sizes, strict=False)):
+        reporter.say(f"bank {number + 1} of {len(features)}: {count} x {rows.shape[1]}, with neighbours")
+        banks.append(MemoryBank.from_rows(bank_rows((rows - mean) / std, count, seed=setup.seed + number), mean, std))
     return Parts(setup, rgb, xyz, frozen, network, tuple(banks)), paired
 
 
@@ -256,14 +258,14 @@ def _main_features(main: PatchFeatures, sample: Sample, setup: Setup) -> Tensor:
 
 
 def bank_rows(rows: Tensor, count: int, *, seed: int) -> Tensor:
-    """Rows float32 `[count, C]`: as many of the given ones, in any order, and the rest drawn between them."""
+    """Return rows float32 `[count, C]`: given rows in any order, then rows drawn between them."""
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
     missing = count - len(chosen)
     return torch.cat([rows[chosen], draw_rows(rows, missing, seed=seed)]) if missing else rows[chosen]
 
 
 def draw_rows(rows: Tensor, count: int, *, seed: int) -> Tensor:
-    """Rows float32 `[count, C]` on lines between two of the given ones, with some noise: they lie as real ones do."""
+    """Return rows float32 `[count, C]` on lines between two of the given rows, with some noise."""
     generator = torch.Generator().manual_seed(seed)
     first, second = torch.randint(len(rows), (2, count), generator=generator)
     drawn = rows[first].lerp_(rows[second], torch.rand(count, 1, generator=generator))
@@ -272,13 +274,13 @@ def draw_rows(rows: Tensor, count: int, *, seed: int) -> Tensor:
 
 
 class OursContender:
-    """One of ours: a graph in ONNX Runtime behind the runtime's preprocessing.
+    """A form of cmdiad: a graph in ONNX Runtime behind the runtime's preprocessing.
 
     Args:
-        parts: weights and banks.
-        form: which one.
-        paired: samples: the first to export with; on all of them int8-cpu keeps to the tolerance of its certificate.
-        folder: where `graph.onnx` and `preprocessing.json` go.
+        parts: Weights and banks.
+        form: Form to measure.
+        paired: Samples. The first is used for the export; int8-cpu must stay within its certificate's tolerance on all.
+        folder: Folder for `graph.onnx` and `preprocessing.json`.
     """
 
     def __init__(self, parts: Parts, form: Form, paired: Sequence[Paired], folder: Path) -> None:
@@ -290,28 +292,28 @@ class OursContender:
         detector = parts.detector(form.mode, form.plan)
         graph = folder / "graph.onnx"
         if form.precision == "int8-cpu":
-            inputs = [self._inputs(each, detector) for each in paired]
+            inputs = [self._inputs(sample, detector) for sample in paired]
             write_within_tolerance(detector, parts.detector(form.mode), inputs, graph)
         else:
             export_graph(to_precision(detector, form.precision), self._inputs(paired[0], detector), graph)
         self._graph = ProfiledGraph(graph)
         self._geometry_ms: list[float] = []
 
-    def run(self, paired: Paired) -> Outcome:
-        """From what the sensors saw to score and map."""
+    def run(self, paired: Paired) -> RunResult:
+        """Compute score and map from sensor data."""
         start = time.perf_counter()
         outputs = self._graph.run(prepare(paired.sample, self.preprocessing).inputs)
-        outcome = Outcome(float(outputs["score"][0]), (time.perf_counter() - start) * 1e3)
+        result = RunResult(float(outputs["score"][0]), (time.perf_counter() - start) * 1e3)
         if self.preprocessing.modality == "xyz":
             self._geometry_ms.append(self._time_geometry(paired))
-        return outcome
+        return result
 
     def _inputs(self, paired: Paired, detector: Detector) -> dict[str, Tensor]:
         arrays = as_tensors(prepare(paired.sample, self.preprocessing).inputs)
         return {name: arrays[name] for name in detector.input_names}
 
     def _time_geometry(self, paired: Paired) -> float:
-        """Milliseconds of sampling, grouping and interpolation on the cloud that the published program is given."""
+        """Return milliseconds of sampling, grouping and interpolation on the published program's cloud."""
         framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
         start = time.perf_counter()
         prepare_cloud(
@@ -328,7 +330,7 @@ class OursContender:
         return (time.perf_counter() - start) * 1e3
 
     def close(self) -> list[dict[str, float]]:
-        """Give the engine's memory back; milliseconds of each of `STAGES` in each run."""
+        """Release the engine's memory. Return milliseconds of each of `STAGES` in each run."""
         runs = self._graph.close()
         for stages, geometry_ms in zip(runs, self._geometry_ms, strict=False):
             stages["geometry"] += geometry_ms
@@ -339,7 +341,7 @@ class OursContender:
 
 
 class PublishedContender:
-    """The published inference in torch; what a process of its own needs of it goes to `folder`."""
+    """The published inference in torch; files for a separate process go to `folder`."""
 
     name = "published"
 
@@ -349,29 +351,35 @@ class PublishedContender:
         self.peak_arguments = ["published", str(folder)]
         save_published(parts, folder)
 
-    def run(self, paired: Paired) -> Outcome:
-        """From resized tensors to score and map."""
+    def run(self, paired: Paired) -> RunResult:
+        """Compute score and map from resized tensors."""
         start = time.perf_counter()
         prediction = self._published.predict(paired.rgb, paired.xyz)
         self._stages_ms.append(prediction.stages_ms)
-        return Outcome(prediction.score, (time.perf_counter() - start) * 1e3)
+        return RunResult(prediction.score, (time.perf_counter() - start) * 1e3)
 
     def close(self) -> list[dict[str, float]]:
-        """Milliseconds of each stage in each run."""
+        """Return milliseconds of each stage in each run."""
         return self._stages_ms
 
 
 @torch.no_grad()
 def write_within_tolerance(detector: Detector, exact: Detector, inputs: list[dict[str, Tensor]], path: Path) -> None:
-    """Write a detector's int8-cpu graph with as many products in int8 as its scores allow."""
-    expected = [float(exact(*each.values())[0]) for each in inputs]
+    """Write a detector's int8-cpu graph with as many products in int8 as the tolerance allows."""
+    expected = [float(exact(*sample_inputs.values())[0]) for sample_inputs in inputs]
     tolerance = tolerance_for("int8-cpu", published_blur=False, fast_search=True).score
     graphs = QuantisedGraphs(detector, "int8-cpu", inputs[0], [], path)
     for level in graphs.levels():
         graphs.write(level)
         with closing(open_engine(path)) as engine:
-            found = [engine.run({name: value.numpy() for name, value in each.items()})["score"] for each in inputs]
-        if all(abs(float(score[0]) / wanted - 1) <= tolerance for score, wanted in zip(found, expected, strict=True)):
+            scores = [
+                engine.run({name: value.numpy() for name, value in sample_inputs.items()})["score"]
+                for sample_inputs in inputs
+            ]
+        if all(
+            abs(float(score[0]) / expected_score - 1) <= tolerance
+            for score, expected_score in zip(scores, expected, strict=True)
+        ):
             return
 
 
@@ -380,41 +388,41 @@ StageModules = dict[str, tuple[nn.Module, dict[str, Tensor]]]
 
 @torch.no_grad()
 def stage_modules(detector: Detector, inputs: dict[str, Tensor]) -> StageModules:
-    """The stages with products in them, as modules, each with inputs of one sample by name."""
+    """Return the stages that contain products as modules, each with the inputs of one sample by name."""
     features = detector.features[0]
     assert isinstance(features, PatchFeatures)
     rows, _ = features(*inputs.values())
-    found: StageModules = {"extract": (_Extract(features.extractor), _fed_to_extractor(inputs))}
+    modules: StageModules = {"extract": (_Extract(features.extractor), _fed_to_extractor(inputs))}
     if "weights" in inputs:
-        group_features = found["extract"][0](*found["extract"][1].values())
-        found["pool"] = (_Pool(), {"weights": inputs["weights"], "features": group_features})
+        group_features = modules["extract"][0](*modules["extract"][1].values())
+        modules["pool"] = (_Pool(), {"weights": inputs["weights"], "features": group_features})
     searched = [rows]
     if detector.hallucinated is not None:
         network = _Float(detector.hallucinated.network)
-        found["hallucination"] = (network, {"rows": rows})
+        modules["hallucination"] = (network, {"rows": rows})
         searched.append(network(rows))
     for number, queries in enumerate(searched):
         scorer = detector.scorers[number]
         assert isinstance(scorer, BankScorer)
-        found[f"search-{number}"] = (_Search(scorer), {"rows": queries})
-    return found
+        modules[f"search-{number}"] = (_Search(scorer), {"rows": queries})
+    return modules
 
 
 def needed_work(parts: Parts, paired: Paired) -> dict[str, Work]:
-    """What each stage cannot do without, by what ours does in fp32; the stages without products are left out."""
+    """Return the necessary work of each stage in cmdiad's fp32 form; stages without products are left out."""
     detector = parts.detector("faithful")
     prepared = prepare(paired.sample, make_preprocessing(parts.setup.recipe("faithful"), "rgb"))
     inputs = as_tensors(prepared.inputs)
     modules = stage_modules(detector, {name: inputs[name] for name in detector.input_names})
     work = {name: work_of(module, *fed.values()) for name, (module, fed) in modules.items()}
-    found: dict[str, Work] = {name: work[name] for name in ("extract", "hallucination") if name in work}
+    needed: dict[str, Work] = {name: work[name] for name in ("extract", "hallucination") if name in work}
     if "pool" in work:
-        found["geometry"] = work["pool"]
-    return found | {"search": total_work(work[name] for name in work if name.startswith("search"))}
+        needed["geometry"] = work["pool"]
+    return needed | {"search": total_work(work[name] for name in work if name.startswith("search"))}
 
 
 def save_published(parts: Parts, folder: Path) -> None:
-    """Leave what a process of its own needs to build the published inference again."""
+    """Save the files from which a separate process rebuilds the published inference."""
     folder.mkdir(parents=True, exist_ok=True)
     banks = {f"bank{number}": bank.rows.contiguous() for number, bank in enumerate(parts.banks)}
     save_file(banks, folder / "banks.safetensors")
@@ -424,7 +432,7 @@ def save_published(parts: Parts, folder: Path) -> None:
 
 
 def load_published(folder: Path) -> Published:
-    """What `save_published` left; weights come from the seed again."""
+    """Load the published inference that `save_published` wrote; weights come from the seed again."""
     record = json.loads((folder / "setup.json").read_text(encoding="utf-8"))
     fields = record["setup"]
     fields["rgb"], fields["xyz"] = RgbExtractor(**_tuples(fields["rgb"])), PointExtractor(**_tuples(fields["xyz"]))
@@ -437,7 +445,7 @@ def load_published(folder: Path) -> Published:
 
 
 class _Extract(nn.Module):
-    """An extractor's features of the one sample, `[T, C]`."""
+    """An extractor's features of one sample, `[T, C]`."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -490,7 +498,7 @@ def _cloud_groups(sample: Sample, setup: Setup) -> Tensor:
 
 
 def _distinct(rows: Tensor) -> Tensor:
-    """Rows without repetitions."""
+    """Return the distinct rows."""
     return torch.unique(rows, dim=0)
 
 

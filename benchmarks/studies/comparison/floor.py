@@ -1,4 +1,4 @@
-"""How fast a stage could be here: its multiply-adds and bytes at the rates of a plain product and a plain copy."""
+"""Estimate the fastest possible time of a stage from the rates of a plain product and a plain copy."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ FLOPS_PER_MULTIPLY_ADD = 2
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine does at the moment, all cores together.
+    """Current rates of the machine with all cores.
 
     Attributes:
-        multiply_adds: per second, of a float32 matrix product.
-        copied_bytes: per second, read and written ones both counted.
+        multiply_adds: Multiply-adds per second of a float32 matrix product.
+        copied_bytes: Bytes per second of a copy; bytes read and bytes written both count.
     """
 
     multiply_adds: float
     copied_bytes: float
 
     def better(self, other: Rates) -> Rates:
-        """The faster of two measurements: other work only slows one down."""
+        """Return the faster of two measurements, since other load can only slow a measurement down."""
         return Rates(max(self.multiply_adds, other.multiply_adds), max(self.copied_bytes, other.copied_bytes))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage cannot do without.
+    """Necessary work of a stage.
 
     Attributes:
-        multiply_adds: of its products, convolutions and attention.
-        moved_bytes: weights, bank, inputs and outputs, each once.
+        multiply_adds: Multiply-adds of products, convolutions and attention.
+        moved_bytes: Bytes of weights, bank, inputs and outputs, each counted once.
     """
 
     multiply_adds: float
@@ -50,12 +50,12 @@ class Work:
         return Work(self.multiply_adds + other.multiply_adds, self.moved_bytes + other.moved_bytes)
 
     def floor_ms(self, rates: Rates) -> float:
-        """Milliseconds that the slower of the two takes at these rates."""
+        """Return the milliseconds of the slower of the two at these rates."""
         return 1e3 * max(self.multiply_adds / rates.multiply_adds, self.moved_bytes / rates.copied_bytes)
 
 
 def measure_rates(seconds: float = SECONDS) -> Rates:
-    """Rates of a plain matrix product and a plain copy, each repeated for so long."""
+    """Measure the rates of a plain matrix product and a plain copy, each repeated for the given seconds."""
     rows, width, columns = PRODUCT_SHAPE
     left, right = torch.randn(rows, width), torch.randn(width, columns)
     product = torch.empty(rows, columns)
@@ -69,7 +69,7 @@ def measure_rates(seconds: float = SECONDS) -> Rates:
 
 @torch.no_grad()
 def work_of(module: nn.Module, *inputs: Tensor) -> Work:
-    """What a module does on these inputs: counted multiply-adds; its tensors, inputs and outputs as bytes."""
+    """Count the multiply-adds of a module on these inputs and the bytes of its tensors, inputs and outputs."""
     counter = FlopCounterMode(display=False)
     with counter:
         outputs = module(*inputs)
@@ -80,12 +80,12 @@ def work_of(module: nn.Module, *inputs: Tensor) -> Work:
 
 
 def total_work(parts: Iterable[Work]) -> Work:
-    """All of them together."""
+    """Return the sum of several works."""
     return sum(parts, Work(0, 0))
 
 
 def _per_second(work: Callable[[], Any], seconds: float) -> float:
-    """Repetitions per second, at the fastest one: other work only slows one down."""
+    """Return repetitions per second of the fastest repetition, since other load can only slow one down."""
     work()
     best, start = float("inf"), time.perf_counter()
     while (now := time.perf_counter()) - start < seconds:

@@ -1,4 +1,4 @@
-"""Measure the peak memory of one contender of `compare` in a process of its own.
+"""Measure the peak memory of one contender of `compare` in a separate process.
 
 `python -m studies.comparison.peak KIND FOLDER SAMPLE` with KIND one of `graph`, `published`, `anomalib-torch` and
 `anomalib-exported`. Each kind imports only what it runs.

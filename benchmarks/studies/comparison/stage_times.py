@@ -1,4 +1,4 @@
-"""Where a graph's time goes: ONNX Runtime's own profile of the very runs that are measured, by stage."""
+"""Attribute a graph's time to stages with ONNX Runtime's profile of the measured runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 from cmdiad_runtime.engines.onnx_runtime import import_onnxruntime, session_options
 
 STAGES = ("extract", "geometry", "hallucination", "search", "scoring")
-"""`geometry` is sampling, grouping, interpolation, zero fill and pooling; `scoring` is reweighting, map and fusion."""
+"""Stages: `geometry` is sampling to pooling of points; `scoring` is reweighting, map and fusion."""
 _KERNEL = "_kernel_time"
 
 
 class ProfiledGraph:
-    """A graph in ONNX Runtime on the CPU, as the runtime opens it, with profiling on."""
+    """A graph in ONNX Runtime on the CPU, opened as the runtime does, with profiling enabled."""
 
     def __init__(self, graph: Path) -> None:
         ort = import_onnxruntime("cpu")
@@ -28,11 +28,11 @@ class ProfiledGraph:
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Outputs by name."""
+        """Return the outputs by name."""
         return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
 
     def close(self) -> list[dict[str, float]]:
-        """Give the memory back, and return milliseconds by stage of each run so far."""
+        """Release memory and return the milliseconds by stage of each run so far."""
         profile = Path(self._session.end_profiling())
         self._session = None
         events = json.loads(profile.read_text(encoding="utf-8"))
@@ -41,10 +41,10 @@ class ProfiledGraph:
 
 
 def stages_of_runs(events: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Milliseconds by stage of each run in a profile.
+    """Return milliseconds by stage of each run in a profile.
 
-    Nodes run one after the other. What runs inside a loop lies within the loop's own time and is left out. A node
-    belongs to the module that its name begins with; where a rewriting of the graph took that, to the stage before.
+    Nodes run one after the other. Nodes inside a loop are left out, since the loop's own time includes them. A node
+    belongs to the module at the start of its name; if a rewriting of the graph removed the name, to the stage before.
     """
     ordered = sorted(events, key=lambda event: (event["ts"], -event["dur"]))
     runs: list[dict[str, float]] = []

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cmdiad_export.held_out import Change
-from cmdiad_export.precision.precision import Precision
+from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import EngineError
 
 

@@ -19,10 +19,9 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.held_out import Change, HeldOut, Outcomes
 from cmdiad_export.planning.bank_size import SHARES, trained_share, with_smaller_banks
 from cmdiad_export.planning.plan import Budget, Form, Plan, Point, best_within, pareto
-from cmdiad_export.precision.precision import Precision
 from cmdiad_export.search.choice import SearchChoice, choose_all
 from cmdiad_runtime.bundle.certificate import search_tolerance
-from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import CertificateError, EngineError
 from cmdiad_train.runs.run_directory import Run, load_held_out

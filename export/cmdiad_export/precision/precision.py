@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cmdiad_runtime.engines import Precision
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.patches import Extractor, PatchFeatures
 from cmdiad_train.extractors import PointMae, TimmBackbone
-
-Precision = Literal["fp32", "fp16", "int8", "int8-cpu", "fp8"]
 
 
 @dataclass(frozen=True)

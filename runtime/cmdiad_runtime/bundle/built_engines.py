@@ -9,26 +9,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.bundle.certificate import GoldenSample, read_golden
 from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
-from cmdiad_runtime.engines.building.builder import OPTIONAL, ProfileShapes, ahead_of_time, build_engine
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, EngineLibrary, capability_words
+from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
+from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.files import write_json
-
-Report = Callable[[str, int, int], None]
-"""Called as `report(step, done, total)`."""
-Say = Callable[[str], None]
-
-TARGETS: dict[EngineLibrary, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
-"""What `--target` and `--engine` call a library."""
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 # Peak memory of the building process: a part of its own, and so many times the graph. Measured with TensorRT-RTX
 # 1.7.1 for three targets on matrix products of 17, 100 and 400 MB, fp32 and fp16: 0.28, 0.61 and 1.79 GB. TensorRT,
@@ -84,7 +78,7 @@ def own_folder(bundle: Bundle) -> Path:
     )
 
 
-def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | None = None) -> BuiltEngine:
+def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter = SILENT) -> BuiltEngine:
     """Build an engine from the bundle's graph for the device at hand, beside the bundle's others.
 
     TensorRT-RTX without a device builds for all of `AHEAD_OF_TIME` that have the graph's precision.
@@ -92,25 +86,24 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, report: Report | No
     Args:
         bundle: a verified bundle.
         library: what to build with.
-        report: told how far the build is, as `report(step, percent, 100)`.
+        reporter: Receives the progress of the build.
 
     Raises:
         EngineError: library or device is missing, or the graph is refused. OutputError: it cannot be written.
     """
     targets, optional = targets_here(library, bundle.precision)
     where = f"sm{targets[0]}" if len(targets) == 1 else "ahead"
-    path = own_folder(bundle) / f"{TARGETS[library]}-{bundle.precision}-{where}.engine"
+    path = own_folder(bundle) / f"{BUILT_NAMES[library]}-{bundle.precision}-{where}.engine"
     start = time.monotonic()
-    fingerprint = build_engine(
-        bundle.graph,
-        path,
+    request = BuildRequest(
+        graph=bundle.graph,
         library=library,
         precision=bundle.precision,
         compute_capabilities=targets,
         optional=optional,
         profiles=profiles_of(read_golden(bundle.golden), bundle.preprocessing.grid),
-        progress=None if report is None else lambda phase, done: report(f"engine ({phase})", round(100 * done), 100),
     )
+    fingerprint = build_engine(request, path, reporter)
     built = BuiltEngine(path, fingerprint, round(time.monotonic() - start, 1))
     label = {"file": path.name, "fingerprint": fingerprint.to_json(), "seconds": built.seconds}
     write_json(path.with_suffix(".json"), label)
@@ -148,7 +141,7 @@ def estimate(bundle: Bundle, library: EngineLibrary) -> str:
     size = graph_bytes(bundle.graph)
     need = _MEMORY_FLOOR + _MEMORY_FACTOR * size
     last = [engine for engine in engines_of(bundle, library) if engine.seconds is not None]
-    targets = ", ".join(capability_words(target) for target in targets_here(library, bundle.precision)[0])
+    targets = ", ".join(capability_text(target) for target in targets_here(library, bundle.precision)[0])
     took = f"{last[0].seconds:.0f} s as last time" if last else _usual_time(library)
     free = _available_memory()
     least = "about" if library == "tensorrt_rtx" else "at least"
@@ -195,11 +188,11 @@ def _read_label(path: Path) -> BuiltEngine:
             path,
             found=f"no readable label ({error})",
             expected="the label of an engine that was built here",
-            action="remove it, or build the engine again (cmdiad-export build BUNDLE)",
+            action="remove it, or build the engine again (cmdiad-build BUNDLE)",
         ) from error
-    return BuiltEngine(path.with_name(Path(file).name), EngineFingerprint.from_json(fingerprint, source=path), seconds)
+    return BuiltEngine(path.with_name(Path(file).name), read_fingerprint(fingerprint, path), seconds)
 
 
 def _from_manifest(bundle: Bundle, entry: dict[str, Any]) -> BuiltEngine:
-    fingerprint = EngineFingerprint.from_json(entry["fingerprint"], source=bundle.path / MANIFEST)
+    fingerprint = read_fingerprint(entry["fingerprint"], bundle.path / MANIFEST)
     return BuiltEngine(bundle.path / entry["file"], fingerprint)

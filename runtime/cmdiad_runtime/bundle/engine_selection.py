@@ -10,16 +10,15 @@ import platform
 from dataclasses import dataclass, field
 from typing import get_args
 
-from cmdiad_runtime.bundle.built_engines import BuiltEngine, Report, build_for_bundle, engines_of
+from cmdiad_runtime.bundle.built_engines import BuiltEngine, build_for_bundle, engines_of
 from cmdiad_runtime.bundle.manifest import Bundle
 from cmdiad_runtime.bundle.self_test import has_passed, was_tested
-from cmdiad_runtime.engines import BuiltName, Engine, EngineName, OnnxRuntimeName, open_engine
-from cmdiad_runtime.engines.fingerprint import EngineLibrary
+from cmdiad_runtime.engines import LIBRARIES, BuiltName, Engine, EngineLibrary, EngineName, OnnxRuntimeName, open_engine
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 AUTO: tuple[BuiltName | OnnxRuntimeName, ...] = ("tensorrt", "rtx", "ort-tensorrt", "ort-rtx", "cuda", "cpu")
 """Fastest first, as far as is known."""
-LIBRARIES: dict[BuiltName, EngineLibrary] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def choose_engine(
     *,
     rebuild: bool = False,
     untested: bool = False,
-    report: Report | None = None,
+    reporter: Reporter = SILENT,
 ) -> Chosen:
     """Open the engine that runs a bundle here.
 
@@ -54,7 +53,7 @@ def choose_engine(
         name: which one; "auto" takes the first of `AUTO` that fits and has passed its self-test.
         rebuild: build a TensorRT or TensorRT-RTX engine where the bundle has none that fits.
         untested: take an engine without a passed self-test, in order to test it.
-        report: told how far a rebuild is.
+        reporter: Receives the progress of a rebuild.
 
     Raises:
         EngineError: the engine is not installed, does not fit, failed to load, or has not passed its self-test.
@@ -63,7 +62,7 @@ def choose_engine(
     if name == "auto":
         return _choose_automatically(bundle, untested)
     if name == "tensorrt" or name == "rtx":  # noqa: PLR1714  (mypy narrows by equality)
-        chosen = _open_built(bundle, name, rebuild, report)
+        chosen = _open_built(bundle, name, rebuild, reporter)
     else:
         chosen = Chosen(open_engine(bundle.graph, name), name, bundle.manifest["graph"]["sha256"])
     if untested or _is_certified(bundle, chosen):
@@ -93,7 +92,7 @@ def _choose_automatically(bundle: Bundle, untested: bool) -> Chosen:
     return Chosen(chosen.engine, chosen.name, chosen.file_sha256, passed_over)
 
 
-def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, report: Report | None) -> Chosen:
+def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, reporter: Reporter) -> Chosen:
     library = LIBRARIES[name]
     fitting, reasons = _fitting(bundle, library)
     if fitting is None:
@@ -102,9 +101,9 @@ def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, report: Report |
                 bundle.path,
                 found=reasons,
                 expected=f"an engine for --engine {name} that fits this device",
-                action=f"run cmdiad-export build {bundle.path} --target {name} on this device, or give --rebuild",
+                action=f"run cmdiad-build {bundle.path} --target {name} on this device, or give --rebuild",
             )
-        fitting = build_for_bundle(bundle, library, report)
+        fitting = build_for_bundle(bundle, library, reporter)
     graph_sha256 = bundle.manifest["graph"]["sha256"]
     if name == "tensorrt":
         from cmdiad_runtime.engines.tensorrt import open_tensorrt as open_built

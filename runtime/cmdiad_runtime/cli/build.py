@@ -1,45 +1,66 @@
-"""`cmdiad-export build`: an engine for the device at hand, from a bundle, without torch and onnx."""
+"""`cmdiad-build`: build an engine on the device from a bundle, without torch and onnx."""
 
 from __future__ import annotations
 
 import importlib.util
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
+from cmdiad_runtime.engines import ENGINE_PRECISIONS, LIBRARIES, BuiltName
+from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
+
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.built_engines import BuiltEngine
-    from cmdiad_runtime.engines.fingerprint import EngineLibrary
+    from cmdiad_runtime.engines import EngineLibrary
 
-HELP = """Build an engine from BUNDLE's graph, for the device at hand and with the library that is installed here.
+HELP = """Build an engine from the graph of BUNDLE, for this device and with the TensorRT version installed here.
 
-Needs the runtime and TensorRT (or TensorRT-RTX), and neither torch nor onnx: on a Jetson or an offline box. The
-engine is written into the bundle's engines/ or, where that is read-only, below the cache folder (CMDIAD_CACHE), with a
-label that says what it was built from, with and for. It gives verdicts once it has passed
-`cmdiad-run --self-test BUNDLE --engine tensorrt` (or rtx).
+Requires only the runtime and TensorRT or TensorRT-RTX, so the command works on a Jetson or an offline box. The engine
+is written to the folder engines/ of the bundle, or to the cache folder (CMDIAD_CACHE) if the bundle is read-only.
+The file next to the engine records the graph, library and device.
 
-\b
---target tensorrt  for this device; needs the device
---target rtx       for this device; without one for SM 75 (where the graph allows it), 86, 89 and 120
---target auto      tensorrt where its package is installed, else rtx
-
-\b
-Exit codes: 0 done, 2 wrong command line, 4 bundle unusable, 5 engine cannot be built, 6 output not writable,
-130 interrupted (nothing was written).
+An engine gives verdicts only after the self-test has passed on this device: cmdiad-run BUNDLE --self-test
 """
 
-
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--engine",
-    "precision",
-    type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
-    help="Precision, which must be the graph's.  [default: the graph's]",
+EXAMPLES = (
+    "# on a Jetson: build, then test",
+    "cmdiad-build cable.cmdiad --target tensorrt",
+    "cmdiad-run cable.cmdiad --self-test --engine tensorrt",
+    "# on a PC with an RTX card, or ahead of time without one",
+    "cmdiad-build cable.cmdiad --target rtx",
 )
-@click.option("--target", type=click.Choice(["tensorrt", "rtx", "auto"]), default="auto", show_default=True)
-def build(bundle: Path, precision: str | None, target: str) -> None:
+
+EXIT_CODES = {
+    4: "bundle unusable",
+    5: "engine cannot be built",
+    6: "output not writable",
+    130: "interrupted; nothing was written",
+}
+
+
+@click.command("cmdiad-build", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@option_group(
+    "Engine",
+    click.option(
+        "--target",
+        type=click.Choice([*get_args(BuiltName), "auto"]),
+        default="auto",
+        help="Library. tensorrt: for this device only. rtx: for this device or, without a device, for compute "
+        "capability 7.5 (if the graph allows), 8.6, 8.9 and 12.0. auto: tensorrt if installed, else rtx.",
+    ),
+    click.option(
+        "--engine",
+        "--precision",
+        "precision",
+        type=click.Choice(ENGINE_PRECISIONS),
+        help="Required precision; any other graph is refused.  [default: the precision of the graph]",
+    ),
+)
+def cli(bundle: Path, target: str, precision: str | None) -> None:
     """See HELP."""
     from cmdiad_runtime.bundle.built_engines import build_for_bundle, estimate
     from cmdiad_runtime.bundle.manifest import Bundle
@@ -49,45 +70,48 @@ def build(bundle: Path, precision: str | None, target: str) -> None:
     _check_precision(bundle, opened.precision, precision)
     library = _library(target)
     click.echo(estimate(opened, library), err=True)
-    progress = Progress()
-    try:
-        built = build_for_bundle(opened, library, progress)
-    finally:
-        progress.close()
-    _tell(built, bundle, library)
+    with closing(Progress()) as reporter:
+        built = build_for_bundle(opened, library, reporter)
+    _print(built, bundle, library)
 
 
-def _check_precision(bundle: Path, found: str, wanted: str | None) -> None:
+def main() -> None:
+    """Run the command."""
+    run_command(cli, "cmdiad-build")
+
+
+def _check_precision(bundle: Path, precision: str, required: str | None) -> None:
     from cmdiad_runtime.errors import EngineError
 
-    if wanted not in (None, found):
+    if required not in (None, precision):
         raise EngineError(
             bundle,
-            found=f"an {found} graph",
-            expected=f"an {wanted} one, since the graph decides the types of an engine",
-            action=f"export the run with --engine {wanted}, or build with --engine {found}",
+            found=f"an {precision} graph",
+            expected=f"an {required} graph, because the graph decides the types of an engine",
+            action=f"export the run with --engine {required}, or build with --engine {precision}",
         )
 
 
 def _library(target: str) -> EngineLibrary:
-    if target == "rtx" or (target == "auto" and importlib.util.find_spec("tensorrt") is None):
-        return "tensorrt_rtx"
-    return "tensorrt"
+    if target == "auto":
+        target = "tensorrt" if importlib.util.find_spec("tensorrt") is not None else "rtx"
+    return LIBRARIES["rtx" if target == "rtx" else "tensorrt"]
 
 
-def _tell(built: BuiltEngine, bundle: Path, library: EngineLibrary) -> None:
-    from cmdiad_runtime.bundle.built_engines import TARGETS
-    from cmdiad_runtime.engines.fingerprint import capability_words
+def _print(built: BuiltEngine, bundle: Path, library: EngineLibrary) -> None:
+    from cmdiad_runtime.engines import BUILT_NAMES
+    from cmdiad_runtime.engines.fingerprint import capability_text
 
-    label = built.fingerprint
-    if label.note:
-        click.echo(label.note, err=True)
-    scratch = "" if label.scratch_bytes is None else f", {label.scratch_bytes / 1e6:.1f} MB of scratch memory"
-    targets = ", ".join(map(capability_words, label.compute_capabilities))
+    fingerprint = built.fingerprint
+    if fingerprint.note:
+        click.echo(fingerprint.note, err=True)
+    scratch = fingerprint.scratch_bytes
+    memory = "" if scratch is None else f", {scratch / 1e6:.1f} MB of scratch memory"
+    targets = ", ".join(map(capability_text, fingerprint.compute_capabilities))
     click.echo(
-        f"{library} {label.library_version}, compute capability {targets}: {label.size_bytes / 1e6:.1f} MB{scratch}, "
-        f"built in {built.seconds:.0f} s; {label.certification}",
+        f"{library} {fingerprint.library_version}, compute capability {targets}: "
+        f"{fingerprint.size_bytes / 1e6:.1f} MB{memory}, built in {built.seconds:.0f} s; {fingerprint.certification}",
         err=True,
     )
-    click.echo(f"next: cmdiad-run --self-test {bundle} --engine {TARGETS[library]}", err=True)
+    click.echo(f"next: cmdiad-run --self-test {bundle} --engine {BUILT_NAMES[library]}", err=True)
     click.echo(f"engine: {built.path}")

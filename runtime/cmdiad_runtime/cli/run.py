@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
+from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.support.command_line import run_command
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from cmdiad_runtime.sample import Sensors
 
 SOME_FAILED = 3
-ENGINES = ["auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx"]
 
 HELP = """Inspect INPUT files (or folders of them) with a bundle and print a verdict for each.
 
@@ -29,7 +29,7 @@ other than `cpu` gives verdicts only on a kind of device where it has passed tha
 
 \b
 --engine cpu, cuda, ort-tensorrt, ort-rtx   the graph in ONNX Runtime, with that provider and no other
---engine tensorrt, rtx                      an engine that TensorRT or TensorRT-RTX built (cmdiad-export build)
+--engine tensorrt, rtx                      an engine that TensorRT or TensorRT-RTX built (cmdiad-build)
 --engine auto                               the fastest of them that fits and has passed its self-test, else cpu
 
 \b
@@ -42,7 +42,9 @@ inspected, 4 bundle unusable, 5 engine unusable, 6 output not writable, 8 self-t
 @click.argument("paths", nargs=-1, metavar="[BUNDLE] [INPUT]...", type=click.Path(path_type=Path))
 @click.option("--modality", type=click.Choice(["rgb", "xyz", "both"]), help="The sensors at hand.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for results.jsonl and overlays/.")
-@click.option("--engine", type=click.Choice(ENGINES), default="cpu", show_default=True, help="What runs the graph.")
+@click.option(
+    "--engine", type=click.Choice(ENGINE_NAMES), default="cpu", show_default=True, help="What runs the graph."
+)
 @click.option("--threshold", type=POSITIVE, callback=finite, help="A raw score; samples above it are NG in this run.")
 @click.option(
     "--false-reject-rate", type=RATE, callback=finite, help="Thresholds for it, from the bundle's held-out scores."
@@ -97,9 +99,9 @@ def _bundle_and_inputs(
         return paths[0], paths[1:]
     if named:  # choosing the newest would read manifests whose signatures nobody has checked
         raise click.UsageError("name the BUNDLE: --require-signature does not choose one")
-    from cmdiad_runtime.support.newest import newest_bundle
+    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
 
-    bundle = newest_bundle(Path("bundles"), modality)
+    bundle = newest_bundle(BUNDLES, modality)
     click.echo(f"bundle: {bundle} (the newest)", err=True)
     return bundle, paths
 
@@ -188,7 +190,7 @@ def _self_test(
     from cmdiad_runtime.support.progress import Progress
 
     bundle = open_bundle(path, modality, require_signature)
-    chosen = choose_engine(bundle, engine, rebuild=rebuild, untested=True, report=Progress())
+    chosen = choose_engine(bundle, engine, rebuild=rebuild, untested=True, reporter=Progress())
     try:
         test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
     finally:

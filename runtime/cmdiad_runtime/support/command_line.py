@@ -147,23 +147,24 @@ class CommandGroup(_Helpful, click.Group):
         self.format_commands(ctx, formatter)
 
 
-def run_command(command: click.Command, prog_name: str) -> None:
-    """Run a click command with the arguments of this process, then exit.
+def run_command(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a click command, then exit.
 
     Args:
         command: Command to run. An int that it returns is the exit code; any other value means 0.
         prog_name: Name for usage and error messages.
+        arguments: Command line without the program's name; None means the arguments of this process.
 
     Raises:
         SystemExit: Always, with the exit code.
     """
-    sys.exit(_run(command, prog_name))
+    sys.exit(_run(command, prog_name, arguments))
 
 
-def _run(command: click.Command, prog_name: str) -> int:
+def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None) -> int:
     try:
         _set_up_logging()
-        result = command.main(prog_name=prog_name, standalone_mode=False)
+        result = command.main(arguments, prog_name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

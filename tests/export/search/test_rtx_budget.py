@@ -18,13 +18,13 @@ from torch import nn
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.graph.exporter import export_graph
-from cmdiad_export.precision.precision import Precision
 from cmdiad_export.search.budget import BankSize
 from cmdiad_export.search.choice import choose_candidates
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.certificate import read_golden
 from cmdiad_runtime.bundle.manifest import Bundle
-from cmdiad_runtime.engines.building.builder import build_engine
+from cmdiad_runtime.engines import Precision
+from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
@@ -61,14 +61,14 @@ pytestmark = [
 
 def build(bundle: Path, engine: Path) -> EngineFingerprint:
     opened = Bundle.open(bundle)
-    return build_engine(
-        opened.graph,
-        engine,
+    request = BuildRequest(
+        graph=opened.graph,
         library="tensorrt_rtx",
         precision=opened.precision,
         compute_capabilities=(89, 120) if opened.precision == "fp8" else (86, 89, 120),
         profiles=profiles_of(read_golden(opened.golden), opened.preprocessing.grid),
     )
+    return build_engine(request, engine)
 
 
 def check(built: EngineFingerprint, graph: Path, scratch: int) -> None:
@@ -118,13 +118,8 @@ def search_scratch(folder: Path, half: bool, plan: SearchPlan) -> int:
     search = (search.to_half() if half else search).eval()
     graph = folder / f"{plan.width}-{plan.chunk}.onnx"
     export_graph(_Alone(search), {"queries": noise[20_000:]}, graph)  # type: ignore[arg-type]
-    built = build_engine(
-        graph,
-        graph.with_suffix(".engine"),
-        library="tensorrt_rtx",
-        precision="fp16" if half else "fp32",
-        compute_capabilities=(86,),
-    )
+    request = BuildRequest(graph, "tensorrt_rtx", "fp16" if half else "fp32", compute_capabilities=(86,))
+    built = build_engine(request, graph.with_suffix(".engine"))
     assert built.scratch_bytes is not None
     return built.scratch_bytes
 

@@ -1,4 +1,4 @@
-"""`cmdiad-export build`: an engine on the device, without torch and onnx."""
+"""`cmdiad-build`: an engine on the device, without torch and onnx."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cmdiad_export.cli import cli
 from cmdiad_runtime.bundle.built_engines import engines_of
 from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.cli.build import cli
 from doubles import install
 from graphs import tiny_bundle
 from helpers import assert_refused, command, flip_byte, python
@@ -35,7 +35,7 @@ def test_it_builds_and_says_what_comes_next(
     bundle: Path, target: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(version, monkeypatch)
-    ended = command(cli, "build", bundle, "--target", target, "--engine", "fp32")
+    ended = command(cli, bundle, "--target", target, "--engine", "fp32")
     assert ended.code == 0, ended.err
     assert ended.out == f"engine: {bundle}/engines/{target}-fp32-sm86.engine\n"
     assert ended.err.startswith("building for compute capability 8.6 from ")
@@ -46,43 +46,59 @@ def test_it_builds_and_says_what_comes_next(
 def test_auto_prefers_tensorrt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install("rtx-1.7.1.116", monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "rtx-fp32-sm86.engine" in command(cli, "build", bundle).out
+    assert "rtx-fp32-sm86.engine" in command(cli, bundle).out
     install("10.3.0", monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert "tensorrt-fp32-sm86.engine" in command(cli, "build", bundle).out
+    assert "tensorrt-fp32-sm86.engine" in command(cli, bundle).out
 
 
 def test_another_precision_than_the_graphs_is_refused(bundle: Path) -> None:
-    assert_refused(command(cli, "build", bundle, "--engine", "fp16"), 5, bundle, "an fp32 graph", "--engine fp16")
+    assert_refused(command(cli, bundle, "--engine", "fp16"), 5, bundle, "an fp32 graph", "--engine fp16")
 
 
 def test_a_damaged_bundle_is_refused(bundle: Path) -> None:
     flip_byte(bundle / "graph.onnx")
-    assert_refused(command(cli, "build", bundle), 4, bundle / "graph.onnx")
+    assert_refused(command(cli, bundle), 4, bundle / "graph.onnx")
 
 
 def test_a_missing_library_names_the_command(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install("10.3.0", monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert_refused(command(cli, "build", bundle, "--target", "tensorrt"), 5, "cmdiad[tensorrt]")
+    assert_refused(command(cli, bundle, "--target", "tensorrt"), 5, "cmdiad[tensorrt]")
 
 
 def test_tensorrt_without_a_device_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, _ = install("10.3.0", monkeypatch)
     monkeypatch.setattr(cuda, "cudaGetDevice", lambda: (2, None))
-    assert_refused(command(cli, "build", bundle, "--target", "tensorrt"), 5, "cudaGetDevice")
+    assert_refused(command(cli, bundle, "--target", "tensorrt"), 5, "cudaGetDevice")
 
 
-@pytest.mark.parametrize("arguments", [("build",), ("build", "a", "b"), ("build", "a", "--target", "onnx")])
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("a", "--target", "onnx")])
 def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
     ended = command(cli, *arguments)
     assert ended.code == 2
-    assert "Usage: tool build" in ended.err
+    assert "Usage: tool" in ended.err
 
 
-def test_both_commands_have_help() -> None:
-    assert "cmdiad-export build BUNDLE" in command(cli, "--help").out
-    assert "Usage: tool build [OPTIONS] BUNDLE" in command(cli, "build", "--help").out
+def test_export_build_is_the_same_command() -> None:
+    code = """
+import sys
+sys.argv = ["cmdiad-export", "build", "--help"]
+from cmdiad_export.cli import main
+main()
+"""
+    assert python(code).startswith("Usage: cmdiad-export build [OPTIONS] BUNDLE")
+
+
+def test_help_imports_no_numpy() -> None:
+    code = """
+import sys
+from click.testing import CliRunner
+from cmdiad_runtime.cli.build import cli
+assert CliRunner().invoke(cli, ["--help"]).exit_code == 0
+print([name for name in ("numpy", "tensorrt", "onnxruntime") if name in sys.modules])
+"""
+    assert python(code) == "[]\n"
 
 
 @needs_rtx
@@ -93,8 +109,8 @@ def test_it_needs_neither_torch_nor_onnx(bundle: Path) -> None:
 import sys
 for name in ("torch", "onnx", "onnxscript", "timm", "onnxruntime", "sklearn", "safetensors", "cuda.bindings.runtime"):
     sys.modules[name] = None
-sys.argv = ["cmdiad-export", "build", sys.argv[1], "--target", "rtx"]
-from cmdiad_export.cli import main
+sys.argv = ["cmdiad-build", sys.argv[1], "--target", "rtx"]
+from cmdiad_runtime.cli.build import main
 try: main()
 except SystemExit as ended: assert ended.code == 0, ended.code
 """

@@ -110,7 +110,9 @@ def test_absent_onnxruntime_names_the_command_that_brings_it(exported: Cached, m
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EngineError, match=r"no such package.*pip install \"cmdiad\[cpu\]\""):
+    with pytest.raises(
+        EngineError, match=r"package 'onnxruntime', which is not installed.*pip install \"cmdiad\[cpu\]\""
+    ):
         Inspector.open(exported("rgb"))
 
 

@@ -28,7 +28,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert [t.name for t in threading.enumerate() if t.name.startswith("cmdiad-prepare")] == []
 
 
-class Recorder:
+class RecordingReporter:
     """An engine that tells what it was run on, and gives each input's own number."""
 
     description = identity = "recorder"
@@ -57,9 +57,11 @@ def numbered(count: int) -> list[Sample]:
     return samples
 
 
-def recording(exported: Cached, run: Callable[[float], None] = lambda number: None) -> tuple[Inspector, Recorder]:
+def recording(
+    exported: Cached, run: Callable[[float], None] = lambda number: None
+) -> tuple[Inspector, RecordingReporter]:
     with Inspector.open(exported("rgb")) as inspector:
-        engine = Recorder(run)
+        engine = RecordingReporter(run)
         return Inspector(inspector.bundle, engine), engine
 
 

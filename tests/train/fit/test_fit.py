@@ -35,7 +35,7 @@ class InterruptAt:
             raise KeyboardInterrupt
 
 
-class Recorder:
+class RecordingReporter:
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
 
@@ -125,7 +125,7 @@ def test_interruption_within_an_epoch_repeats_only_that_epoch(
         patch.setattr(distillation, "learning_rate", interrupt)
         fit(data, "gear", recipe, run, ignore)
     assert_whole(run)
-    recorder = Recorder()
+    recorder = RecordingReporter()
     fit(data, "gear", recipe, run, recorder)
     assert [done for step, done in recorder.told if step == "distil f2f"] == [2]
     assert hashes(run) == hashes(trained("rgb", "f2f"))  # type: ignore[operator]
@@ -165,7 +165,7 @@ def test_finished_run_is_returned_as_it_is(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     record = fit(data, "gear", tiny_recipe(), run, ignore)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
-    recorder = Recorder()
+    recorder = RecordingReporter()
     assert fit(data, "gear", tiny_recipe(), run, recorder) == record
     assert recorder.told == []
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
