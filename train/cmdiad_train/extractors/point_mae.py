@@ -299,10 +299,10 @@ def _read_checkpoint(path: Path, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _bad_checkpoint(path: Path, found: str) -> RunError:
+def _bad_checkpoint(path: Path, problem: str) -> RunError:
     return RunError(
         path,
-        found=found,
+        found=problem,
         expected="a checkpoint (official layout or safetensors) of the recipe's network and sizes",
         action="check --xyz, --xyz-weights and the --xyz-* sizes",
     )

@@ -236,10 +236,10 @@ def _prune(model: nn.Module, used: set[str]) -> None:
             model.set_submodule(name, nn.Identity())
 
 
-def _unfitting(spec: RgbExtractor, found: str) -> RunError:
+def _unfitting(spec: RgbExtractor, problem: str) -> RunError:
     return RunError(
         spec.weights,
-        found=found,
+        found=problem,
         expected=f"weights of timm's {spec.backbone}",
         action="check --rgb-backbone and --rgb-weights",
     )
