@@ -1,4 +1,4 @@
-"""The command `cmdiad-extractor`, and that `cmdiad-train` takes what it writes."""
+"""The command `cmdiad-extractor`, and `cmdiad-train` with the files that it writes."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_images_are_pretrained_and_taken_by_training(data: Path, tmp_path: Path)
     assert ended.out.splitlines()[0] == "rgb extractor: test_resnet, rgb.safetensors"
 
 
-def test_features_lie_on_the_grid_of_training_unless_told_otherwise(tmp_path: Path) -> None:
+def test_features_have_the_default_grid_of_training(tmp_path: Path) -> None:
     out = tmp_path / "rgb.safetensors"
     options = ("--backbone", "test_resnet", "--epochs", 1, "--generate", 2)
     assert command(cli, "pretrain", "rgb", *options, "--out", out).code == 0
-    found = read_metadata(out)
-    assert (found["grid"], found["size"], found["stages"]) == ("40", "320", "[0, 1]")
+    record = read_metadata(out)
+    assert (record["grid"], record["size"], record["stages"]) == ("40", "320", "[0, 1]")
 
 
 def test_generated_weights_are_the_same_bytes_wherever_they_are_written(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_distillation_from_an_imported_teacher(tmp_path: Path) -> None:
     assert lines[1].startswith("student: test_resnet, ")
     assert lines[2].startswith("agreement on 1 held-out images: cosine ")
     assert lines[3] == f"weights: {out}"
-    told = json.loads((tmp_path / "student.json").read_text())
-    assert told["teacher"]["weights"] == "test_vit, teacher.safetensors"
-    found = read_metadata(out)
-    assert "Apache-2.0 (teacher.safetensors)" in found["licence"]
-    assert found["command"].startswith("cmdiad-extractor distill --generate 5 --teacher-weights")
+    report = json.loads((tmp_path / "student.json").read_text())
+    assert report["teacher"]["weights"] == "test_vit, teacher.safetensors"
+    record = read_metadata(out)
+    assert "Apache-2.0 (teacher.safetensors)" in record["licence"]
+    assert record["command"].startswith("cmdiad-extractor distill --generate 5 --teacher-weights")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_wrong_command_lines(arguments: tuple[object, ...], words: str) -> None:
         (("import", "no.pth"), 7, ("no.pth",)),
     ],
 )
-def test_what_cannot_be_used_is_named(
+def test_the_error_names_the_unusable_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], code: int, words: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -144,7 +144,7 @@ def test_what_cannot_be_used_is_named(
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_missing_output_folder_is_told_before_the_work(tmp_path: Path) -> None:
+def test_missing_output_folder_is_reported_before_the_work(tmp_path: Path) -> None:
     ended = command(cli, "pretrain", "rgb", "--generate", 3, *TINY_IMAGES, "--out", tmp_path / "no/x.safetensors")
     assert_refused(ended, 6, "no folder")
     assert "prepare" not in ended.err

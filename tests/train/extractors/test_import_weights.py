@@ -1,4 +1,4 @@
-"""Importing published weights: official layouts, made of tiny models, give the features of these models."""
+"""Importing published weights: tiny models in official layouts give the same features after the import."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def register_tiny_models() -> None:
 
 
 def model_of(name: str, **options: Any) -> Any:
-    """A timm model with weights that are all different from their start."""
+    """A timm model whose weights all differ from their initial values."""
     import timm
 
     with torch.random.fork_rng():
@@ -109,7 +109,7 @@ def plain(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def full_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
-    """DINO's full checkpoints: the teacher's backbone beside its head, the student and the options."""
+    """DINO's full checkpoints: the teacher's backbone with its head, the student and the options."""
     from argparse import Namespace
 
     teacher = {f"module.backbone.{key}": value for key, value in state.items()}
@@ -133,13 +133,13 @@ def test_dino(tmp_path: Path, layout: Callable[[dict[str, Tensor]], dict[str, An
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     torch.testing.assert_close(imported(out)(image()), tokens_of(model, mean, std))
     assert origin.licence == "Apache-2.0"
-    found = metadata(out)
-    assert found["source"] == "dino_tiny.pth"
-    assert found["source_sha256"] == sha256_of(source)
-    assert found["licence"] == "Apache-2.0"
-    assert found["command"] == COMMAND
-    assert json.loads(found["mean"]) == list(mean)
-    assert (found["kind"], json.loads(found["size"]), json.loads(found["stages"])) == ("timm", SIZE, [])
+    record = metadata(out)
+    assert record["source"] == "dino_tiny.pth"
+    assert record["source_sha256"] == sha256_of(source)
+    assert record["licence"] == "Apache-2.0"
+    assert record["command"] == COMMAND
+    assert json.loads(record["mean"]) == list(mean)
+    assert (record["kind"], json.loads(record["size"]), json.loads(record["stages"])) == ("timm", SIZE, [])
 
 
 def official_dinov2(model: Any) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ def test_dinov2_with_registers(tmp_path: Path) -> None:
     assert metadata(out)["licence"] == LICENCES["dinov2"]
 
 
-def test_dinov2_positions_are_resampled_to_the_size_asked_for(tmp_path: Path) -> None:
+def test_dinov2_positions_are_resampled_to_the_requested_size(tmp_path: Path) -> None:
     model = model_of("tiny_dinov2", img_size=140)
     source, out = tmp_path / "dinov2_vitx14_reg4_pretrain.pth", tmp_path / "dinov2.safetensors"
     torch.save(official_dinov2(model), source)
@@ -271,13 +271,13 @@ def test_timm_weights_come_with_timms_licence(tmp_path: Path, monkeypatch: pytes
     out = tmp_path / "resnet.safetensors"
     origin = import_timm("test_resnet", out, ImportOptions(SIZE, stages=(0, 1), grid=8), command=COMMAND)
     assert origin.licence == "apache-2.0"
-    found = imported(out)
-    assert found.grid == 8
+    extractor = imported(out)
+    assert extractor.grid == 8
     with torch.no_grad():
-        x = (image().permute(0, 3, 1, 2) / 255 - found.mean) / found.std
+        x = (image().permute(0, 3, 1, 2) / 255 - extractor.mean) / extractor.std
         stage = model.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
         expected = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(stage, 3, 1, 1), 2)
-    torch.testing.assert_close(found(image())[0, :, : stage.shape[1]], expected[0].flatten(1).T)
+    torch.testing.assert_close(extractor(image())[0, :, : stage.shape[1]], expected[0].flatten(1).T)
 
 
 def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
         ("weights.pth", "timm", None),
     ],
 )
-def test_official_names_tell_release_and_backbone(name: str, kind: str, backbone: str | None) -> None:
+def test_release_and_backbone_are_derived_from_official_names(name: str, kind: str, backbone: str | None) -> None:
     import timm
 
     assert release_of(name, {}) == kind
@@ -339,7 +339,7 @@ def test_damaged_sources_are_named(tmp_path: Path, suffix: str, damage: Callable
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "licence", "found", "action"),
+    ("name", "backbone", "licence", "problem", "action"),
     [
         ("mine.pth", "test_vit", None, "unknown licence", "--licence"),
         ("dino_mine.pth", None, None, "no official release has", "--backbone"),
@@ -349,13 +349,13 @@ def test_damaged_sources_are_named(tmp_path: Path, suffix: str, damage: Callable
     ],
 )
 def test_unknown_licence_or_model_needs_an_option(
-    tmp_path: Path, name: str, backbone: str | None, licence: str | None, found: str, action: str
+    tmp_path: Path, name: str, backbone: str | None, licence: str | None, problem: str, action: str
 ) -> None:
     torch.save(model_of("test_vit", img_size=SIZE).state_dict(), tmp_path / name)
     out = tmp_path / "out.safetensors"
     with pytest.raises(RunError) as refused:
         import_file(tmp_path / name, out, ImportOptions(SIZE, licence=licence, backbone=backbone), command=COMMAND)
-    assert found in refused.value.found
+    assert problem in refused.value.found
     assert action in refused.value.action
     assert not out.exists()
 
@@ -366,7 +366,7 @@ def test_images_are_no_point_transformer(tmp_path: Path) -> None:
         import_file(tmp_path / "x.pth", tmp_path / "o.safetensors", replace(OPTIONS, kind="point_mae"), command=COMMAND)
 
 
-def test_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_suggests_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
     create = timm.create_model

@@ -1,4 +1,4 @@
-"""Distillation of a student: that it learns, what its cost and agreement mean, interruptions, and a file that loads."""
+"""Distillation of a student: learning, cost and agreement, interruptions, and a file that loads."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ def job(out: Path, **schedule: float) -> Job:
 
 def test_student_takes_the_teachers_place(tmp_path: Path) -> None:
     out = tmp_path / "student.safetensors"
-    told = distil_student(job(out, epochs=25), LESSON, SILENT)
-    assert json.loads((tmp_path / "student.json").read_text()) == told
-    assert told["samples"] == {"source": "10 generated samples (seed 5)", "training": 8, "held_out": 2}
-    assert (told["teacher"]["grid"], told["student"]["grid"]) == (7, 7)
-    assert told["student"]["gmac"] > 0 and told["student"]["parameters"] > 1000
+    report = distil_student(job(out, epochs=25), LESSON, SILENT)
+    assert json.loads((tmp_path / "student.json").read_text()) == report
+    assert report["samples"] == {"source": "10 generated samples (seed 5)", "training": 8, "held_out": 2}
+    assert (report["teacher"]["grid"], report["student"]["grid"]) == (7, 7)
+    assert report["student"]["gmac"] > 0 and report["student"]["parameters"] > 1000
     stored = stored_extractor(out)
     assert stored == replace(STUDENT, grid=7, weights=str(out))
     assert isinstance(stored, RgbExtractor)
     image = torch.randint(0, 256, (1, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = TimmBackbone(stored, size=SIZE)
-    assert found.grid == 7 and torch.isfinite(found(image)).all()
+    extractor = TimmBackbone(stored, size=SIZE)
+    assert extractor.grid == 7 and torch.isfinite(extractor(image)).all()
     assert read_metadata(out)["source"].startswith("distilled from test_vit, random weights, seed 0")
     log = [line.split(",") for line in (tmp_path / "student.csv").read_text().splitlines()[1:]]
     assert float(log[-1][1]) < 0.6 * float(log[0][1])
     assert float(log[-1][2]) < float(log[0][2])  # held-out images too
-    assert told["agreement"]["r2"] > 0.2
+    assert report["agreement"]["r2"] > 0.2
     assert not (tmp_path / "student.work").exists()
-    assert distil_student(job(out, epochs=25), LESSON, SILENT) == told
+    assert distil_student(job(out, epochs=25), LESSON, SILENT) == report
     with pytest.raises(OutputError, match="another training"):
         distil_student(job(out), LESSON, SILENT)
 
 
-def test_interrupted_distillation_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_interrupted_distillation_continues_to_the_same_bytes(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
     distil_student(job(whole), LESSON, SILENT)
     with pytest.raises(KeyboardInterrupt):
@@ -90,8 +90,8 @@ def test_another_teacher_is_another_training(tmp_path: Path) -> None:
         distil_student(job(out, epochs=1), lesson, SILENT)
 
 
-class Known:
-    """Lessons whose features are a known function of the images."""
+class KnownFeatures:
+    """Teacher features with known values."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -101,31 +101,31 @@ class Known:
         return torch.zeros(len(index), 1), self.features[index]
 
 
-def test_agreement_is_what_numpy_says() -> None:
+def test_agreement_equals_numpy() -> None:
     rng = np.random.default_rng(0)
-    true, told = rng.normal(2, 1, (3, 10, 4)), rng.normal(2, 1, (3, 10, 4))
+    true, predicted = rng.normal(2, 1, (3, 10, 4)), rng.normal(2, 1, (3, 10, 4))
     mean = torch.tensor([1.0, 2.0, 2.0, 3.0])
-    calls, own = iter(torch.tensor(told).float()), rng.normal(size=(3, 10, 2))
+    calls, own = iter(torch.tensor(predicted).float()), rng.normal(size=(3, 10, 2))
     owns = iter(torch.tensor(own).float())
 
     class Fake(SimpleNamespace):
         def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
             return next(owns)[None], next(calls)[None]
 
-    found = agreement(Fake(mean=mean), Known(torch.tensor(true).float()), [0, 1, 2])  # type: ignore[arg-type]
-    a, b, m = told.reshape(-1, 4), true.reshape(-1, 4), mean.numpy().astype(float)
+    result = agreement(Fake(mean=mean), KnownFeatures(torch.tensor(true).float()), [0, 1, 2])  # type: ignore[arg-type]
+    a, b, m = predicted.reshape(-1, 4), true.reshape(-1, 4), mean.numpy().astype(float)
 
     def cosine(x: np.ndarray, y: np.ndarray) -> float:
         return float(((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)).mean())
 
-    assert found["cosine"] == pytest.approx(cosine(a, b), abs=1e-5)
-    assert found["centred_cosine"] == pytest.approx(cosine(a - m, b - m), abs=1e-5)
+    assert result["cosine"] == pytest.approx(cosine(a, b), abs=1e-5)
+    assert result["centred_cosine"] == pytest.approx(cosine(a - m, b - m), abs=1e-5)
     pairs = np.triu_indices(10, 1)
     apart = [
         [np.linalg.norm(x[:, None] - x[None], axis=2)[pairs] for x in both] for both in zip(own, true, strict=True)
     ]
-    assert found["distances"] == pytest.approx(np.mean([np.corrcoef(*both)[0, 1] for both in apart]), abs=1e-5)
-    assert found["r2"] == pytest.approx(1 - ((a - b) ** 2).sum() / ((b - m) ** 2).sum(), abs=1e-5)
+    assert result["distances"] == pytest.approx(np.mean([np.corrcoef(*both)[0, 1] for both in apart]), abs=1e-5)
+    assert result["r2"] == pytest.approx(1 - ((a - b) ** 2).sum() / ((b - m) ** 2).sum(), abs=1e-5)
 
 
 def test_multiply_adds_are_counted_by_hand() -> None:
@@ -140,7 +140,7 @@ def test_multiply_adds_are_counted_by_hand() -> None:
     assert multiply_adds(Attend(), torch.zeros(1, 2, 16, 8)) == 2 * 2 * 16 * 16 * 8
 
 
-def test_cost_is_of_what_runs() -> None:
+def test_cost_counts_the_stages_that_run() -> None:
     """Stages that are not used cost nothing."""
     shallow, deep = (TimmBackbone(replace(STUDENT, stages=stages), size=SIZE) for stages in ((0,), (0, 1, 2)))
     small, large = cost(shallow, SIZE), cost(deep, SIZE)
@@ -154,8 +154,8 @@ def test_student_of_another_grid_is_brought_to_the_teachers(grid: int) -> None:
     student = Student(
         TimmBackbone(TEACHER, size=SIZE).requires_grad_(True), grid, torch.zeros(5), torch.ones(5), seed=0
     )
-    own, told = student(torch.zeros(2, SIZE, SIZE, 3))
-    assert (own.shape, told.shape) == ((2, grid**2, 64), (2, grid**2, 5))
+    own, predicted = student(torch.zeros(2, SIZE, SIZE, 3))
+    assert (own.shape, predicted.shape) == ((2, grid**2, 64), (2, grid**2, 5))
 
 
 def test_a_student_that_is_the_teacher_has_no_distance_to_learn() -> None:

@@ -1,4 +1,4 @@
-"""Contrast of places: which places are paired, that they are told apart, interruptions, and files that load."""
+"""Dense contrast: paired locations, learning, interruptions, and files that load."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_composed_maps_apply_one_after_the_other() -> None:
 
 @torch.no_grad()
 def test_pairs_are_the_same_place_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extractor that tells where in the image each cell lies: paired rows must agree, whatever the windows."""
+    """With an extractor that returns the position of each cell in the image, paired rows must agree."""
     from cmdiad_train.pretraining import images as module
 
     monkeypatch.setattr(module, "relit", lambda image, *_: image)
@@ -119,7 +119,7 @@ def test_loss_is_the_cross_entropy_of_cosines() -> None:
 
 
 @pytest.mark.parametrize("spec", [CNN, VIT], ids=["cnn", "vit"])
-def test_places_are_told_apart_with_training(spec: RgbExtractor) -> None:
+def test_training_separates_locations(spec: RgbExtractor) -> None:
     window = SIZE if spec is VIT else SIZE // 2
     model = DenseContrast(trainable(replace(spec, grid=None), window), window)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -135,17 +135,17 @@ def test_places_are_told_apart_with_training(spec: RgbExtractor) -> None:
 
 @pytest.mark.parametrize("view", ["rgb", "normals"])
 @pytest.mark.parametrize("spec", [CNN, VIT], ids=["cnn", "vit"])
-def test_result_is_what_the_recipe_takes(data: Path, tmp_path: Path, spec: RgbExtractor, view: str) -> None:
+def test_result_fits_the_recipe(data: Path, tmp_path: Path, spec: RgbExtractor, view: str) -> None:
     out = tmp_path / "weights.safetensors"
     mine = job(out, Source((data,)))
     assert pretrain_images(mine, spec, view, SIZE, SILENT)  # type: ignore[arg-type]
     stored = stored_extractor(out)
     assert stored == replace(spec, weights=str(out))
     assert isinstance(stored, RgbExtractor)
-    found, start = TimmBackbone(stored, size=SIZE), TimmBackbone(spec, size=SIZE)
-    assert torch.isfinite(found(images(1))).all()
-    assert not torch.equal(found(images(1)), start(images(1)))
-    assert torch.equal(found.mean, start.mean)
+    trained, start = TimmBackbone(stored, size=SIZE), TimmBackbone(spec, size=SIZE)
+    assert torch.isfinite(trained(images(1))).all()
+    assert not torch.equal(trained(images(1)), start(images(1)))
+    assert torch.equal(trained.mean, start.mean)
     metadata = read_metadata(out)
     assert (metadata["licence"], metadata["command"], metadata["kind"]) == ("the licence", "the command", "timm")
     assert view in metadata["source"]
@@ -157,7 +157,7 @@ def test_result_is_what_the_recipe_takes(data: Path, tmp_path: Path, spec: RgbEx
         pretrain_images(replace(mine, source=THREE), spec, view, SIZE, SILENT)  # type: ignore[arg-type]
 
 
-def test_interrupted_pretraining_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_interrupted_pretraining_continues_to_the_same_bytes(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
     pretrain_images(job(whole), CNN, "rgb", SIZE, SILENT)
     with pytest.raises(KeyboardInterrupt):
@@ -247,7 +247,7 @@ def test_own_and_generated_samples_together(data: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("test_vit", True), ("test_resnet", False)])
-def test_vits_are_told_from_cnns(name: str, expected: bool) -> None:
+def test_vits_are_distinguished_from_cnns(name: str, expected: bool) -> None:
     assert has_tokens(name) is expected
     with pytest.raises(RunError, match="a timm model name"):
         has_tokens("no_such_model")
