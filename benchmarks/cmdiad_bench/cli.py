@@ -38,7 +38,7 @@ ENGINE = click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu"
     },
 )
 def cli() -> None:
-    """Measure a bundle as it runs on the line."""
+    """Measure a bundle as the line would run the bundle."""
 
 
 @cli.command(
@@ -175,7 +175,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
 def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: EngineName) -> None:
     """Write one page about one or more BUNDLEs on the labelled test split of DATA.
 
-    Each BUNDLE inspects the category that it was trained on. report.html needs no other file and no network;
+    Each BUNDLE inspects the category of the training. report.html needs no other file and no network;
     report.json holds the same figures.
     """
     import shlex

@@ -1,6 +1,6 @@
 """Measure the peak memory of this process: open one thing, run it three times, print the figures.
 
-Run in a process of its own: `python -m cmdiad_bench.peak bundle BUNDLE ENGINE FILE...`.
+Run in a separate process: `python -m cmdiad_bench.peak bundle BUNDLE ENGINE FILE...`.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def cli(
     out: Path | None,
 ) -> None:
     """See HELP."""
-    from cmdiad_runtime.support.newest import newest_run
+    from cmdiad_runtime.support.newest import BUNDLES, newest_run
 
     budgeted = budget_ms is not None or budget_mb is not None
     _check_plan_options(context, plan, budgeted)
@@ -101,13 +101,13 @@ def cli(
     if search == "proven":
         _check_proven(precision, rtx)
     if run is None:
-        run = newest_run(Path("runs"))
+        run = newest_run()
         _say(f"run: {run} (the newest)")
     if plan:
         _plan(run, out or run, search_mb)
         return
     if out is None:
-        out = Path("bundles") / f"{run.resolve().name}-{'budget' if budgeted else precision}.cmdiad"
+        out = BUNDLES / f"{run.resolve().name}-{'budget' if budgeted else precision}.cmdiad"
         out.parent.mkdir(exist_ok=True)
     if budgeted:
         _export_within(run, out, budget_ms, budget_mb, rtx, search_mb)

@@ -51,7 +51,7 @@ def set_age(run: Path, seconds: int) -> None:
 
 def test_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert_refused(command(cli), 7, "runs: found none", "a finished run", "cmdiad-train")
+    assert_refused(command(cli), 7, "No finished run found in the folder runs", "cmdiad-train")
 
 
 def test_missing_run(tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ def _bundle_and_inputs(
         return paths[0], paths[1:]
     if named:  # choosing the newest would read manifests whose signatures nobody has checked
         raise click.UsageError("name the BUNDLE: --require-signature does not choose one")
-    from cmdiad_runtime.support.newest import newest_bundle
+    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
 
-    bundle = newest_bundle(Path("bundles"), modality)
+    bundle = newest_bundle(BUNDLES, modality)
     click.echo(f"bundle: {bundle} (the newest)", err=True)
     return bundle, paths
 

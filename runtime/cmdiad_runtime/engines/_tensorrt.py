@@ -293,7 +293,7 @@ class TensorRtEngine:
         return rows
 
     def _check_input(self, tensor: _Tensor, values: npt.NDArray[Any]) -> None:
-        found = f"{tensor.name} {values.dtype} {list(values.shape)}"
+        problem = f"{tensor.name} {values.dtype} {list(values.shape)}"
         if tensor.least_rows is None:
             fits, expected = values.shape == tensor.shape, str(list(tensor.shape))
         else:
@@ -301,7 +301,7 @@ class TensorRtEngine:
             fits = values.ndim == len(tensor.shape) and values.shape[1:] == rest and least <= len(values) <= largest
             expected = str([f"{least}-{largest}", *rest])
         if not fits or values.dtype != tensor.dtype:
-            raise self._wrong_input(found, f"{tensor.dtype} {expected}")
+            raise self._wrong_input(problem, f"{tensor.dtype} {expected}")
 
     def _lane(self, rows: int) -> _Lane:
         if rows not in self._lanes:
@@ -370,12 +370,12 @@ class TensorRtEngine:
     def _failure(self, expected: str) -> EngineError:
         return self._unusable(first_error(self._library), expected)
 
-    def _unusable(self, found: str, expected: str) -> EngineError:
-        return EngineError(self._file, found=found, expected=expected, action=_REBUILD)
+    def _unusable(self, problem: str, expected: str) -> EngineError:
+        return EngineError(self._file, found=problem, expected=expected, action=_REBUILD)
 
-    def _wrong_input(self, found: str, expected: str) -> EngineError:
+    def _wrong_input(self, problem: str, expected: str) -> EngineError:
         action = "prepare the sample with this bundle's preprocessing"
-        return EngineError(self._file, found=found, expected=expected, action=action)
+        return EngineError(self._file, found=problem, expected=expected, action=action)
 
 
 def padded_rows(rows: int, largest: int) -> int:

@@ -199,10 +199,10 @@ def _no_provider(ort: Any, name: OnnxRuntimeName) -> EngineError:
     return _cannot_use(ort, name, f"providers {', '.join(ort.get_available_providers())}")
 
 
-def _cannot_use(ort: Any, name: OnnxRuntimeName, found: str) -> EngineError:
+def _cannot_use(ort: Any, name: OnnxRuntimeName, problem: str) -> EngineError:
     return EngineError(
         f"onnxruntime {ort.__version__}",
-        found=found,
+        found=problem,
         expected=PROVIDERS[name],
         action=f"run {INSTALL[name]} on a machine that has the device",
     )

@@ -37,15 +37,15 @@ def fields_from_json(kind: type, value: object, *, renamed: Mapping[str, str] | 
     if not isinstance(value, dict):
         raise RecordError(f"{name} is {value!r:.60}, not an object")
     known = {field.name: field for field in fields(kind) if field.init}
-    given = {(renamed or {}).get(key, key): content for key, content in value.items()}
-    unknown = sorted(str(key) for key in given if key not in known)
+    values = {(renamed or {}).get(key, key): content for key, content in value.items()}
+    unknown = sorted(str(key) for key in values if key not in known)
     if unknown:
         raise NewerRecordError(f"{name} has the unknown field {', '.join(unknown)[:200]}")
     required = (k for k, f in known.items() if f.default is MISSING and f.default_factory is MISSING)
-    missing = sorted(key for key in required if key not in given)
+    missing = sorted(key for key in required if key not in values)
     if missing:
         raise RecordError(f"{name} has no field {', '.join(missing)}")
-    return given
+    return values
 
 
 def require(condition: bool, record: object, field: str, expected: str) -> None:

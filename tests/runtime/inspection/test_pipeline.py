@@ -57,7 +57,9 @@ def numbered(count: int) -> list[Sample]:
     return samples
 
 
-def recording(exported: Cached, run: Callable[[float], None] = lambda number: None) -> tuple[Inspector, RecordingReporter]:
+def recording(
+    exported: Cached, run: Callable[[float], None] = lambda number: None
+) -> tuple[Inspector, RecordingReporter]:
     with Inspector.open(exported("rgb")) as inspector:
         engine = RecordingReporter(run)
         return Inspector(inspector.bundle, engine), engine

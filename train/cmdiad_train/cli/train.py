@@ -178,6 +178,7 @@ def cli(
     **options: Any,
 ) -> None:
     """See HELP."""
+    from cmdiad_runtime.support.newest import RUNS
     from cmdiad_train.cli.recipe_options import recipe_from
     from cmdiad_train.datasets import open_category
     from cmdiad_train.fit.fit import Machine, fit
@@ -185,7 +186,7 @@ def cli(
     recipe = recipe_from(options, _categories(options["distil_on"], data))
     if out is None:
         name = open_category(data, category).name
-        out = Path("runs") / f"{name}-{recipe.modality}-{recipe.hallucination}"
+        out = RUNS / f"{name}-{recipe.modality}-{recipe.hallucination}"
     progress = Progress()
     machine = Machine(device, cache_gb)
     record = fit(data, category, recipe, out, progress, machine=machine, network_from=network_from, say=_say)
