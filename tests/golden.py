@@ -63,3 +63,9 @@ def fill(module: torch.nn.Module, prefix: str, rename: dict[str, str] | None = N
             published = published.replace(ours, theirs, 1) if published.startswith(ours) else published
         value = formula(prefix + published, tuple(tensor.shape), key.rpartition(".")[0] in norms)
         tensor.copy_(torch.from_numpy(value))
+
+
+def small(name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of one file of `golden_small`, which is part of the repository."""
+    with np.load(Path(__file__).parent / "golden_small" / f"{name}.npz", allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}

@@ -29,13 +29,32 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
+class RecordingReporter:
+    """A reporter that keeps everything.
+
+    Attributes:
+        steps: Name, done and total of every progress report.
+        lines: Every line of text.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.lines: list[str] = []
+
+    def step(self, name: str, done: int, total: int) -> None:
+        self.steps.append((name, done, total))
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: Any) -> Any:
     """A recipe that trains in a second."""
-    from cmdiad_train.recipe import Distillation, Recipe, RgbExtractor, XyzExtractor
+    from cmdiad_train.recipe import Distillation, RgbExtractor, XyzExtractor
 
-    recipe = Recipe(
-        modality=modality,  # type: ignore[arg-type]
-        hallucination=hallucination,  # type: ignore[arg-type]
+    recipe = bank_recipe(
+        modality=modality,
+        hallucination=hallucination,
         rgb=RgbExtractor(backbone="resnet10t", stages=(0, 1), grid=14),
         xyz=XyzExtractor(groups=64, group_size=16, width=24, heads=3, depth=2, taps=(0, 1), grid=14),
         distillation=Distillation(epochs=2, batch=2, warmup=1, validation=0.0),
@@ -45,12 +64,25 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
         components=None,
         image_score="reweighted",
     )
-    return replace(recipe, **changes)
+    return changed(recipe, **changes)
+
+
+def bank_recipe(**fields: Any) -> Any:
+    """A recipe of the bank family with these fields, common ones and those of the family."""
+    from cmdiad_train.recipe import DEFAULT_RECIPE
+
+    return changed(DEFAULT_RECIPE, **fields)
+
+
+def changed(recipe: Any, **changes: Any) -> Any:
+    """A recipe with other fields, common ones and those of the family."""
+    own = {name: changes.pop(name) for name in list(changes) if hasattr(recipe.detector, name) and name != "family"}
+    return replace(recipe, detector=replace(recipe.detector, **own), **changes)
 
 
 def make_data(folder: Path, **changes: Any) -> Path:
     """A tiny synthetic data set."""
-    from cmdiad_train.synthesis import synthesize
+    from cmdiad_train.synthesis import DatasetSpec, synthesize
 
     options: dict[str, Any] = {
         "categories": ["gear"],
@@ -59,7 +91,7 @@ def make_data(folder: Path, **changes: Any) -> Path:
         "test": {"good": 2, "hole": 1, "contamination": 2},
         "size": SIZE,
     }
-    synthesize(folder, **{**options, **changes})
+    synthesize(folder, DatasetSpec(**{**options, **changes}))
     return folder
 
 
@@ -152,10 +184,10 @@ def flip_byte(path: Path, position: int | None = None) -> Path:
 
 def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
-    from cmdiad_runtime.bundle.manifest import _manifest_hash
+    from cmdiad_runtime.bundle.manifest import manifest_hash
 
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     del manifest["manifest_sha256"]
     change(manifest)
-    path.write_text(json.dumps({**manifest, "manifest_sha256": _manifest_hash(manifest)}), encoding="utf-8")
+    path.write_text(json.dumps({**manifest, "manifest_sha256": manifest_hash(manifest)}), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""CMDIAD Edge benchmarks: latency and accuracy of bundles."""
+"""Measure bundles: latency, memory and accuracy, and the evaluation report."""

@@ -1,8 +1,7 @@
-"""The accuracy of a bundle, as it runs on the line, on a labelled test split."""
+"""Measure the accuracy of a bundle, as it runs on the line, on a labelled test split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,46 +13,45 @@ from cmdiad_bench.latency import describe
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, Category, open_category
-from cmdiad_train.evaluation.evaluate import Outcomes, collect, summarise
-
-Progress = Callable[[str, int, int], None]
+from cmdiad_train.evaluation.evaluate import ScoredSplit, collect, summarise
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A bundle's outcomes and verdicts on the test split of one category.
+    """Scores, maps and verdicts of a bundle on the test split of one category.
 
     Attributes:
-        category: where the samples lie.
-        outcomes: scores, maps and masks of the `n` samples.
-        rejected: bool `[n]`, verdict NG.
+        category: Category that the samples belong to.
+        outcomes: Scores, maps and masks of the `n` samples.
+        rejected: bool `[n]`, True for the verdict NG.
     """
 
     category: Category
-    outcomes: Outcomes
+    outcomes: ScoredSplit
     rejected: npt.NDArray[np.bool_]
 
 
-def measure_accuracy(inspector: Inspector, data: Path, category: str | None, progress: Progress) -> dict[str, Any]:
-    """Image AUROC, pixel AUROC, AU-PRO and the verdicts at the bundle's threshold on `data/category/test`.
+def measure_accuracy(inspector: Inspector, data: Path, category: str | None, reporter: Reporter) -> dict[str, Any]:
+    """Measure image AUROC, pixel AUROC, AUPRO and the verdicts at the bundle's threshold on `data/category/test`.
 
     Only the files of the bundle's modality are read.
 
     Raises:
-        RunError: the data set has no labelled test split.
+        RunError: The data set has no labelled test split.
     """
-    return figures(inspector, inspect_test_split(inspector, data, category, progress))
+    return figures(inspector, inspect_test_split(inspector, data, category, reporter))
 
 
-def inspect_test_split(inspector: Inspector, data: Path, category: str | None, progress: Progress) -> Inspected:
-    """Inspect every sample of `data/category/test`; raises as `measure_accuracy`."""
-    found = open_category(data, category)
+def inspect_test_split(inspector: Inspector, data: Path, category: str | None, reporter: Reporter) -> Inspected:
+    """Inspect every sample of `data/category/test`. Raise the errors of `measure_accuracy`."""
+    opened = open_category(data, category)
     preprocessing = inspector.bundle.preprocessing
-    samples = found.split("test", preprocessing.modalities)
+    samples = opened.split("test", preprocessing.modalities)
     if len({files.defect == GOOD for files in samples}) < 2:
         raise RunError(
-            found.folder / "test",
+            opened.folder / "test",
             found=f"{len(samples)} samples of one kind",
             expected="test/good and at least one defect folder",
             action="check DATA and --category",
@@ -65,12 +63,12 @@ def inspect_test_split(inspector: Inspector, data: Path, category: str | None, p
         rejected.append(inspection.verdict == "NG")
         return inspection.score, inspection.map
 
-    outcomes = collect(score, preprocessing, samples, progress)
-    return Inspected(found, outcomes, np.array(rejected))
+    outcomes = collect(score, preprocessing, samples, reporter)
+    return Inspected(opened, outcomes, np.array(rejected))
 
 
 def figures(inspector: Inspector, inspected: Inspected) -> dict[str, Any]:
-    """What `measure_accuracy` says, from what was inspected."""
+    """Return the figures of `measure_accuracy` for an inspected test split."""
     outcomes, rejected = inspected.outcomes, inspected.rejected
     good = outcomes.defects == GOOD
     return {

@@ -1,6 +1,6 @@
-"""The main job end to end on synthetic parts, through the same commands that a user types.
+"""Run the whole workflow on synthetic parts through the same commands that a user types.
 
-Writes everything into one folder; what is already there is reused.
+All results go into one folder; results that exist already are reused.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ CATEGORY = "gear"
 MODALITIES = ("rgb", "xyz")
 HALLUCINATIONS = ("none", "f2f")
 LATENCY_SECONDS = "6"
-# The demo shall take minutes: half as many patches as usual, and a tenth of them in its banks.
+# The demo must finish within minutes: it uses half as many patches as usual and keeps a tenth of them in its banks.
 SMALL = ("--size", "224", "--rgb-grid", "28", "--coreset", "0.1")
-EXTRACTORS_SAID = (
-    "The demo's extractors are small networks from the package, trained on images drawn from nothing: nothing is "
-    "downloaded. They show the whole path at work; for real parts take a backbone that has seen photographs (README)."
+EXTRACTOR_NOTE = (
+    "The demo's extractors are small networks that ship with the package, trained on procedurally generated images: "
+    "nothing is downloaded. They show the whole workflow; for real parts use a backbone trained on photographs."
 )
 
 
 def main() -> None:
-    """Entry point of scripts/demo: `python -m cmdiad_bench.demo FOLDER`."""
+    """Run the demo; entry point of scripts/demo (`python -m cmdiad_bench.demo FOLDER`)."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -39,13 +39,13 @@ def main() -> None:
     rows = [_one_detector(folder, data, m, h) for m in MODALITIES for h in HALLUCINATIONS]
     overlays = {modality: str(_inspect(folder, data, modality)) for modality in MODALITIES}
     seconds = time.monotonic() - start
-    summary = {"note": EXTRACTORS_SAID, "seconds": round(seconds, 1), "rows": rows, "overlays": overlays}
+    summary = {"note": EXTRACTOR_NOTE, "seconds": round(seconds, 1), "rows": rows, "overlays": overlays}
     write_json(folder / "summary.json", summary)
     _print_summary(summary, folder)
 
 
 def _one_detector(folder: Path, data: Path, modality: str, hallucination: str) -> dict[str, Any]:
-    """Train, export and measure one detector; one row of the table."""
+    """Train, export and measure one detector. Return one row of the table."""
     name = f"{CATEGORY}-{modality}-{hallucination}"
     run, bundle = folder / "runs" / name, folder / "bundles" / f"{name}.cmdiad"
     accuracy, latency = folder / f"accuracy-{name}.json", folder / f"latency-{name}.json"
@@ -53,7 +53,7 @@ def _one_detector(folder: Path, data: Path, modality: str, hallucination: str) -
     _run("cmdiad-train", data, *options, *SMALL, "--out", run)
     if not bundle.exists():
         bundle.parent.mkdir(exist_ok=True)
-        _run("cmdiad-export", run, "--engine", "fp16", "--out", bundle)
+        _run("cmdiad-export", run, "--precision", "fp16", "--out", bundle)
     if not accuracy.exists():
         _run("cmdiad-bench", "accuracy", bundle, data, "--category", CATEGORY, "--json", accuracy)
     if not latency.exists():
@@ -63,7 +63,7 @@ def _one_detector(folder: Path, data: Path, modality: str, hallucination: str) -
 
 
 def _inspect(folder: Path, data: Path, modality: str) -> Path:
-    """Inspect the test samples with the hallucinating detector of one modality; returns the overlays' folder."""
+    """Inspect the test samples with the hallucinating detector of one modality. Return the folder of overlays."""
     out = folder / f"inspected-{modality}"
     if not (out / "results.jsonl").exists():
         bundle = folder / "bundles" / f"{CATEGORY}-{modality}-f2f.cmdiad"

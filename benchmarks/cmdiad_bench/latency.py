@@ -1,10 +1,11 @@
-"""How long a bundle takes from file to verdict, stage by stage, one at a time or pipelined, against a takt time."""
+"""Measure how long a bundle takes from file to verdict, by stage, one at a time or pipelined, against a takt time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,78 +16,87 @@ import numpy.typing as npt
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.inspection.inputs import read_sample
 from cmdiad_runtime.inspection.inspector import Inspection, Inspector
-from cmdiad_runtime.inspection.pipeline import Outcome, inspect_stream
+from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from cmdiad_runtime.inspection.results import draw_overlay
 from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import Reporter
 
 STAGES = ("decode", "preprocess", "engine", "post")
 PERCENTILES = (50, 90, 95, 99)
 TAKT_PERCENTILE = 99
 WARM_UP = 5
 
-Progress = Callable[[str, int, int], None]
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """Settings of a latency measurement.
+
+    Attributes:
+        runs: Samples to measure, after five to warm up.
+        seconds: Time after which the measurement stops even if fewer samples were measured.
+        pipeline: Prepare the next samples while the engine works.
+        takt_ms: Time that the line allows for each part; see `judge_takt`. None skips the check.
+    """
+
+    runs: int = 1000
+    seconds: float = 60.0
+    pipeline: bool = False
+    takt_ms: float | None = None
+
+
 Stream = Generator[dict[str, float], None, None]
 Times = list[dict[str, float]]
 """Milliseconds of each sample by stage, and `total`; pipelined also `interval`."""
 
 
 def measure_latency(
-    inspector: Inspector,
-    files: Sequence[Path],
-    *,
-    runs: int,
-    seconds: float,
-    progress: Progress,
-    pipeline: bool = False,
-    takt_ms: float | None = None,
+    inspector: Inspector, files: Sequence[Path], options: LatencyOptions, reporter: Reporter
 ) -> dict[str, Any]:
-    """Milliseconds per sample by stage and from file to verdict, and samples per second.
+    """Measure milliseconds per sample, by stage and from file to verdict, and samples per second.
 
-    One at a time, the total is decode + preprocess + engine, what the verdict waits for; `post`, the drawing of the
-    overlay, comes after it. Pipelined, the total also holds the wait for the engine, and `interval` is the time from
-    one verdict to the next.
+    One at a time, the total is decode + preprocess + engine: the time until the verdict. `post`, the drawing of the
+    overlay, comes after the verdict. Pipelined, the total includes the wait for the engine, and `interval` is the time
+    from one verdict to the next.
 
     Args:
-        inspector: an open bundle.
-        files: inputs, taken in turn.
-        runs: samples to measure, after five to warm up.
-        seconds: stop earlier after this time.
-        progress: told how many are done.
-        pipeline: prepare the next samples beside the engine's work.
-        takt_ms: the time that the line gives each part; see `judge_takt`.
+        inspector: Open bundle.
+        files: Input files, taken in turn.
+        options: Number of samples, time limit, pipeline and takt.
+        reporter: Receiver of the progress.
 
     Returns:
-        `total_ms` and `stages_ms` as `{mean, p50, p90, p95, p99, max}`, `per_second`, the number of runs, what
-        ended them, the takt's verdict, and what it ran on.
+        `total_ms` and `stages_ms` as `{mean, p50, p90, p95, p99, max}`, `per_second`, the number of runs, the limit
+        that ended them, the result of the takt check, and a description of bundle and machine.
 
     Raises:
-        InputError: a file cannot be used.
+        InputError: A file cannot be used.
     """
-    machine = describe_machine()  # before the measurement is load itself
-    measure = _pipelined if pipeline else _one_by_one
-    measured = measure(inspector, [files[i % len(files)] for i in range(WARM_UP + runs)])
-    times, elapsed = _collect(measured, runs, seconds, progress)
-    columns = {name: np.array([each[name] for each in times]) for name in times[0]}
+    machine = describe_machine()  # read before the measurement itself causes load
+    measure = _pipelined if options.pipeline else _one_by_one
+    measured = measure(inspector, [files[i % len(files)] for i in range(WARM_UP + options.runs)])
+    times, elapsed = _collect(measured, options, reporter)
+    columns = {name: np.array([sample_times[name] for sample_times in times]) for name in times[0]}
+    takt_ms = options.takt_ms
     return {
         "runs": len(times),
-        "ended_by": "runs" if len(times) == runs else "seconds",
+        "ended_by": "runs" if len(times) == options.runs else "seconds",
         "files": len(files),
-        "pipeline": pipeline,
+        "pipeline": options.pipeline,
         "total_ms": _percentiles(columns["total"]),
         "stages_ms": {stage: _percentiles(columns[stage]) for stage in STAGES},
-        "interval_ms": _percentiles(columns["interval"]) if pipeline else None,
+        "interval_ms": _percentiles(columns["interval"]) if options.pipeline else None,
         "per_second": round(len(times) / elapsed, 3),
-        "takt": None if takt_ms is None else judge_takt(columns["interval" if pipeline else "total"], takt_ms),
+        "takt": None if takt_ms is None else judge_takt(columns["interval" if options.pipeline else "total"], takt_ms),
         **describe(inspector),
         "machine": machine,
     }
 
 
 def judge_takt(values: npt.NDArray[np.float64], takt_ms: float) -> dict[str, Any]:
-    """Whether 99 of 100 parts keep within the takt, by file-to-verdict times or, pipelined, by intervals.
+    """Check that 99 of 100 parts stay within the takt, by file-to-verdict times or, pipelined, by intervals.
 
     Returns:
-        `takt_ms`, `p99_ms`, `passed`, and `late`, the number of parts beyond the takt.
+        `takt_ms`, `p99_ms`, `passed`, and `late`, the number of parts that took longer than the takt.
     """
     p99 = float(np.percentile(values, TAKT_PERCENTILE))
     return {
@@ -98,30 +108,33 @@ def judge_takt(values: npt.NDArray[np.float64], takt_ms: float) -> dict[str, Any
 
 
 def describe(inspector: Inspector) -> dict[str, Any]:
-    """The bundle and the machine, for a record that can be compared later."""
+    """Describe bundle and machine in a record that can be compared later."""
     manifest = inspector.bundle.manifest
+    recipe = manifest["recipe"]
+    part = recipe.get("detector", recipe)  # recipes of cmdiad 0.1 were flat
     return {
         "bundle": inspector.bundle.name,
         "modality": inspector.bundle.preprocessing.modality,
-        "hallucination": manifest["recipe"]["hallucination"],
+        "family": recipe.get("family", "bank"),
+        "hallucination": part.get("hallucination", "none"),
         "precision": inspector.bundle.precision,
-        "banks": manifest["graph"]["banks"],
+        "banks": manifest["graph"].get("banks", []),
         "engine": inspector.engine.description,
         "machine": describe_machine(),
     }
 
 
-def _collect(measured: Stream, runs: int, seconds: float, progress: Progress) -> tuple[Times, float]:
-    """The samples' times after the warm-up until runs or seconds are over, at least one, and what they took."""
+def _collect(measured: Stream, options: LatencyOptions, reporter: Reporter) -> tuple[Times, float]:
+    """Return the times of the samples after the warm-up, at least one, and the elapsed seconds."""
     times: Times = []
     with closing(measured):
         for _ in islice(measured, WARM_UP):
             pass
         start = time.monotonic()
-        for each in measured:
-            times.append(each)
-            progress("inspect", len(times), runs)
-            if time.monotonic() - start >= seconds:
+        for sample_times in measured:
+            times.append(sample_times)
+            reporter.step("inspect", len(times), options.runs)
+            if time.monotonic() - start >= options.seconds:
                 break
         return times, time.monotonic() - start
 
@@ -147,7 +160,7 @@ def _pipelined(inspector: Inspector, files: Sequence[Path]) -> Stream:
             last = now
 
 
-def _stages_of(inspector: Inspector, outcome: Outcome) -> dict[str, float]:
+def _stages_of(inspector: Inspector, outcome: InspectedSource) -> dict[str, float]:
     if not isinstance(outcome.result, tuple):
         raise outcome.result
     sample, inspection = outcome.result
@@ -170,5 +183,7 @@ def _timed(times: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _percentiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
-    found = {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
-    return {k: round(v, 3) for k, v in {"mean": float(values.mean()), **found, "max": float(values.max())}.items()}
+    percentiles = {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
+    return {
+        k: round(v, 3) for k, v in {"mean": float(values.mean()), **percentiles, "max": float(values.max())}.items()
+    }

@@ -1,4 +1,4 @@
-"""What a measurement ran on: processor, clocks, load, device, versions. What cannot be found is None."""
+"""Describe the machine that a measurement ran on: processor, clocks, load, GPUs, versions. Unknown values are None."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NVIDIA_SMI_SECONDS = 20
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, clocks in MHz, load, GPUs and versions, as JSON-ready values."""
+    """Return processor, cores, clocks in MHz, load, GPUs and versions as JSON-ready values."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -30,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def cpu_clocks(cpus: Path = CPUS) -> dict[str, Any] | None:
-    """Present and highest clock of each core in MHz, and the governor; None where the kernel does not tell."""
+    """Return the current and highest clock of each core in MHz and the governor; None if the kernel reports none."""
     folders = sorted(cpus.glob("cpu[0-9]*/cpufreq"))
     if not folders:
         return None
@@ -42,7 +42,7 @@ def cpu_clocks(cpus: Path = CPUS) -> dict[str, Any] | None:
 
 
 def gpus() -> list[dict[str, str]] | None:
-    """What nvidia-smi says of each GPU; None where there is none."""
+    """Return what nvidia-smi reports for each GPU, or None without nvidia-smi."""
     lines = nvidia_smi(GPU_FIELDS)
     if lines is None:
         return None
@@ -50,7 +50,7 @@ def gpus() -> list[dict[str, str]] | None:
 
 
 def nvidia_smi(fields: tuple[str, ...]) -> list[str] | None:
-    """Lines of `nvidia-smi --query-gpu`, one for each GPU; None where it is absent or fails."""
+    """Return the lines of `nvidia-smi --query-gpu`, one for each GPU; None if the program is absent or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -65,13 +65,13 @@ def nvidia_smi(fields: tuple[str, ...]) -> list[str] | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _megahertz(file: Path) -> int | None:

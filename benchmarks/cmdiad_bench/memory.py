@@ -1,4 +1,4 @@
-"""Peak memory, measured in a process of its own (`cmdiad_bench.peak`)."""
+"""Measure the peak memory of a separate process (`cmdiad_bench.peak`)."""
 
 from __future__ import annotations
 
@@ -18,45 +18,48 @@ POLL_SECONDS = 0.05
 
 
 def measure_memory(bundle: Path, files: Sequence[Path], *, engine: EngineName) -> dict[str, Any]:
-    """Megabytes (10⁶ bytes) that a fresh process takes to open a bundle and inspect some files.
+    """Measure how many megabytes (10⁶ bytes) a fresh process needs to open a bundle and inspect files.
 
     Args:
-        bundle: its folder.
-        files: inputs; three are inspected, in turn.
-        engine: what runs the graph.
+        bundle: Folder of the bundle.
+        files: Input files; three inspections take them in turn.
+        engine: Engine that runs the graph.
 
     Returns:
-        `opened_mb`, resident once the bundle is open; `peak_resident_mb`; `peak_device_mb`, of the whole GPU beyond
-        what was in use before, None without nvidia-smi; `bundle`, `engine`, `precision`, `banks`.
+        `opened_mb`, resident memory once the bundle is open; `peak_resident_mb`; `peak_device_mb`, memory in use on
+        the whole GPU beyond what was in use before, None without nvidia-smi; `bundle`, `engine`, `precision`, `banks`.
 
     Raises:
-        EngineError: the process failed; its own message has been printed.
+        EngineError: The process failed; it has printed its own message.
     """
-    return peak_of(["bundle", str(bundle), engine, *(str(file) for file in files)])
+    return peak_of("cmdiad_bench.peak", ["bundle", str(bundle), engine, *(str(file) for file in files)])
 
 
-def peak_of(arguments: Sequence[str]) -> dict[str, Any]:
-    """What `python -m cmdiad_bench.peak` with these arguments says, and `peak_device_mb`; EngineError if it fails."""
+def peak_of(module: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the figures that `python -m MODULE ARGUMENTS` prints, and `peak_device_mb`.
+
+    Raises:
+        EngineError: The process failed; it has printed its own message.
+    """
     watch = DeviceWatch()
-    command = [sys.executable, "-m", "cmdiad_bench.peak", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     with watch, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  (our own module)
         printed, _ = process.communicate()
     if process.returncode:
         raise EngineError(
             "the process that measures memory",
             found=f"exit code {process.returncode}",
-            expected="figures",
-            action="see its message above",
+            action="read the message of that process above",
         )
     figures: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return figures | {"peak_device_mb": watch.peak_mb}
 
 
 class DeviceWatch:
-    """Polls the memory in use on the GPUs while its block runs.
+    """Watcher of the memory in use on the GPUs while a `with` block runs.
 
     Attributes:
-        peak_mb: most in use beyond what was at the start, 10⁶ bytes; None where nvidia-smi is absent.
+        peak_mb: Largest memory in use beyond that at the start, 10⁶ bytes; None without nvidia-smi.
     """
 
     def __init__(self) -> None:
@@ -84,4 +87,6 @@ class DeviceWatch:
 
 def _device_mb() -> float | None:
     lines = nvidia_smi(("memory.used",))
-    return None if lines is None else sum(float(line.split()[0]) for line in lines) * 1.048576  # it counts in MiB
+    return (
+        None if lines is None else sum(float(line.split()[0]) for line in lines) * 1.048576
+    )  # nvidia-smi counts in MiB

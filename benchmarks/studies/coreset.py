@@ -1,9 +1,10 @@
-"""How long the selection of a memory bank takes at the size of a full class, and how well it covers."""
+"""Measure how long the selection of a memory bank takes at the size of a full class, and how well the bank covers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.coreset import covering_radius, distance_to_nearest, greedy_coreset, project
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.detectors.bank.fitting.coreset import covering_radius, distance_to_nearest, greedy_coreset, project
 
 FULL_CLASS_ROWS = 223 * 3136
 FEATURE_WIDTH = 768
@@ -24,42 +26,51 @@ GEMM_SECONDS = 2.0
 RADIUS_SAMPLE = 20_000
 
 
-def measure_coreset(
-    *,
-    rows: int = FULL_CLASS_ROWS,
-    share: float = 0.1,
-    half: bool = False,
-    plain: bool = False,
-    device: str = "cpu",
-    seed: int = 0,
-    progress: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """Seconds to project and select synthetic patch features, and bounds of the covering radius.
+@dataclass(frozen=True)
+class CoresetOptions:
+    """Settings of a measured selection.
 
-    The radius of a full class takes as long as its selection, so it is bounded: from above by the distance of the
-    last pick (within its rounding), from below by the radius over a sample of rows. `plain` measures it.
+    Attributes:
+        rows: Number of patch features; a full class by default.
+        share: Share of the rows that the bank keeps.
+        half: Select with the published float16 distances.
+        plain: Also run the plain greedy selection and compare.
+        device: "cpu" or "cuda".
+        seed: Seed of the features and of the projection.
+    """
+
+    rows: int = FULL_CLASS_ROWS
+    share: float = 0.1
+    half: bool = False
+    plain: bool = False
+    device: str = "cpu"
+    seed: int = 0
+
+
+def measure_coreset(options: CoresetOptions, reporter: Reporter) -> dict[str, Any]:
+    """Measure the seconds to project and select synthetic patch features, and bound the covering radius.
+
+    Computing the covering radius of a full class takes as long as the selection, so the radius is bounded: from above
+    by the distance of the last pick (within its rounding), from below by the radius over a sample of rows. `plain`
+    measures it.
 
     Args:
-        rows: number of them; a full class by default.
-        share: of the rows that the bank keeps.
-        half: the published float16 form.
-        plain: also run the plain greedy, and compare.
-        device: "cpu" or "cuda".
-        seed: of the features and the projection.
-        progress: told the step and how far it is.
+        options: Size, form and device of the selection.
+        reporter: Receiver of the progress.
     """
+    rows, half, device, seed = options.rows, options.half, options.device, options.seed
     features = synthetic_features(rows, seed=seed)
     projected, projecting = _timed(partial(project, features, eps=0.9, seed=seed))
     del features
-    projected, count = projected.to(device), int(share * rows)
+    projected, count = projected.to(device), int(options.share * rows)
     rounds: list[int] = [1]
 
-    def told(done: int, total: int) -> None:
+    def count_round(done: int, total: int) -> None:
         rounds.append(done)
-        progress("select", done, total)
+        reporter.step("select", done, total)
 
     gemm = [gemm_rate(device)]
-    selected, selecting = _timed(lambda: greedy_coreset(projected, count, half=half, progress=told))
+    selected, selecting = _timed(lambda: greedy_coreset(projected, count, half=half, progress=count_round))
     gemm.append(gemm_rate(device))
     sample = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:RADIUS_SAMPLE].to(device)
     products = rows * count * projected.shape[1]
@@ -80,11 +91,11 @@ def measure_coreset(
         "distance_of_last_pick": _distance_of_last(projected, selected),
         "covering_radius_at_least": float(distance_to_nearest(projected[sample], projected[selected]).max()),
     }
-    return result | (_compare_plain(projected, selected, half) if plain else {})
+    return result | (_compare_plain(projected, selected, half) if options.plain else {})
 
 
 def synthetic_features(rows: int, *, width: int = FEATURE_WIDTH, seed: int = 0) -> Tensor:
-    """Features float32 `[rows, width]` in clusters whose principal deviations decay as i^-0.75, like a ViT's."""
+    """Return features float32 `[rows, width]` in clusters whose deviations decay as i^-0.75, like a ViT's."""
     generator = torch.Generator().manual_seed(seed)
     deviation = torch.arange(1, width + 1) ** -SPECTRUM_DECAY
     centres = 1.5 * deviation * torch.randn(CLUSTERS, width, generator=generator)
@@ -99,7 +110,7 @@ def synthetic_features(rows: int, *, width: int = FEATURE_WIDTH, seed: int = 0) 
 
 @torch.no_grad()
 def plain_greedy(rows: Tensor, count: int, *, half: bool = False) -> npt.NDArray[np.int64]:
-    """The selection without any saving: each pick's distance to every row (REFERENCE §11.2)."""
+    """Select rows without any saving: measure the distance of each pick to every row (method §11.2)."""
     selected = np.zeros(count, dtype=np.int64)
     step = _published_step(rows) if half else _single_step(rows)
     last = 0
@@ -110,7 +121,7 @@ def plain_greedy(rows: Tensor, count: int, *, half: bool = False) -> npt.NDArray
 
 
 def gemm_rate(device: str) -> float:
-    """Multiply-adds per second of a float32 matrix product, as the machine is loaded now."""
+    """Return the multiply-adds per second of a float32 matrix product under the current load of the machine."""
     rows, width, columns = GEMM_SHAPE
     left, right = torch.randn(rows, width, device=device), torch.randn(width, columns, device=device)
     done, start = 0, time.perf_counter()
@@ -148,7 +159,7 @@ def _single_step(rows: Tensor) -> Callable[[int], int]:
 
 
 def _distance_of_last(rows: Tensor, selected: npt.NDArray[np.int64]) -> float:
-    """How far the last pick lay from the others: no row was farther then, so none is now."""
+    """Return the distance of the last pick to the other picks. No row was farther then, so none is now."""
     chosen = rows[torch.from_numpy(selected).to(rows.device)].double()
     return float((chosen[:-1] - chosen[-1]).norm(dim=1).min())
 
@@ -165,7 +176,7 @@ def _compare_plain(rows: Tensor, selected: npt.NDArray[np.int64], half: bool) ->
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What `work` returns, and the seconds it took on the wall and on the processor."""
+    """Return the result of `work` and the seconds of wall clock and processor time."""
     wall, processor = time.perf_counter(), time.process_time()
     result = work()
     seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}

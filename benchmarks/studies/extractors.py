@@ -1,16 +1,16 @@
-"""Which extractor is worth what on a data set: sensors, extractors, hallucination, seeds, and latency beside each.
+"""Compare extractors on a data set: modalities, extractors, hallucination, seeds, and the latency of each.
 
 `python -m studies.extractors DATA CATEGORY --large FILE --small FILE --out DIR` with ImageNet weights of
-`resnetv2_50` and `mobilenetv2_100`. The student and the point extractor are trained on DATA first. All of it goes
-through the commands' own code, with every option that matters named; what DIR holds already is reused, and the table
-is written anew after every detector, so that it can be stopped.
+`resnetv2_50` and `mobilenetv2_100`. The student and the point extractor are trained on DATA first. Everything runs
+through the code of the commands, with every relevant option named. Results in DIR are reused, and the table is
+rewritten after every detector, so the program can be stopped at any time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +18,18 @@ from typing import Any, Literal
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.sample import Sensors
 from cmdiad_runtime.support.files import atomic_write, write_json
-from cmdiad_runtime.support.progress import Progress
+from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_runtime.support.reporter import Reporter
 
 LARGE, SMALL, STUDENT = "resnetv2_50", "mobilenetv2_100", "resnet10t"
 STAGES = "1,2"
 LESSONS = ("--student-weights", "shipped-rgb", "--copies", "3", "--epochs", "40")
-"""Of the student; the default 7 copies and 60 epochs take three times as long."""
+"""Options of the student's training; the default 7 copies and 60 epochs take three times as long."""
 SIZE, GRID = 320, 40
 POINT_SIZE, POINT_GRID = 224, 28
 BANK = ("--coreset", "1", "--components", "256", "--image-score", "max")
 LATENCY_RUNS = 1000
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,35 +37,35 @@ class Configuration:
     """One detector of the table.
 
     Attributes:
-        name: of its folders.
-        sensors: on the line.
-        extractor: in words.
+        name: Name of the detector's folders.
+        modality: Modality that the detector inspects with.
+        extractor: Description of the extractor.
         hallucination: "none" or "f2f".
-        options: of `cmdiad-train`, beside those that all share.
-        drawn: whether anything depends on the seed: random weights, a network's training, or the search for the
+        options: Options of `cmdiad-train` in addition to those that all detectors share.
+        random: True if a result depends on the seed: random weights, the training of a network, or the search for the
             support plane of a cloud.
     """
 
     name: str
-    sensors: Sensors
+    modality: Sensors
     extractor: str
     hallucination: Literal["none", "f2f"]
     options: tuple[str, ...]
-    drawn: bool = True
+    random: bool = True
 
-    def seeds(self, asked: Sequence[int]) -> tuple[int, ...]:
-        """Those of the seeds that can give another result."""
-        return tuple(asked) if self.drawn else tuple(asked[:1])
+    def seeds(self, requested: Sequence[int]) -> tuple[int, ...]:
+        """Return the seeds that can give different results."""
+        return tuple(requested) if self.random else tuple(requested[:1])
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Files of weights.
+    """Weight files.
 
     Attributes:
         large: ImageNet weights of `resnetv2_50`.
         small: ImageNet weights of `mobilenetv2_100`.
-        student: `resnet10t`, distilled from the large one.
+        student: `resnet10t`, distilled from the large network.
         points: Point-MAE, pretrained on the data.
     """
 
@@ -77,22 +76,22 @@ class Weights:
 
 
 def configurations(weights: Weights) -> list[Configuration]:
-    """All detectors.
+    """Return all detectors of the table.
 
-    Image and normals are seen in a view that follows the part. Points and depth have no such view: these detectors
-    see what the sensor sees. Hallucinated are the features of `resnetv2_50`, of normals beside an rgb sensor and of
-    the image beside a 3D sensor.
+    Images and normals are seen in a view that follows the part. Points and depth have no such view, so these
+    detectors use the sensor's view. The hallucinated features come from `resnetv2_50`: features of normals for the
+    camera, features of the image for the 3D sensor.
     """
     networks = {LARGE: weights.large, SMALL: weights.small, STUDENT: weights.student}
     normals = ("--xyz", "normals", *_image("surface", LARGE, weights.large, GRID))
     image = _image("rgb", LARGE, weights.large, GRID)
     table: list[Configuration] = []
 
-    def add(name: str, sensors: Sensors, extractor: str, options: tuple[str, ...]) -> None:
-        single = Configuration(f"{name}-none", sensors, extractor, "none", options, drawn=sensors != "rgb")
+    def add(name: str, modality: Sensors, extractor: str, options: tuple[str, ...]) -> None:
+        single = Configuration(f"{name}-none", modality, extractor, "none", options, random=modality != "rgb")
         table.append(single)
-        if sensors != "both":
-            table.append(replace(single, name=f"{name}-f2f", hallucination="f2f", drawn=True))
+        if modality != "both":
+            table.append(replace(single, name=f"{name}-f2f", hallucination="f2f", random=True))
 
     for backbone, file in networks.items():
         seen = ("--view", "part", "--size", str(SIZE), *_image("rgb", backbone, file, GRID))
@@ -101,7 +100,7 @@ def configurations(weights: Weights) -> list[Configuration]:
     for words, which in (("random", "seeded"), ("pretrained", str(weights.points))):
         point_mae = ("--xyz", "point_mae", "--xyz-grid", str(POINT_GRID), "--xyz-weights", which)
         add(f"xyz-point_mae-{words}", "xyz", f"Point-MAE, {words}", (*points, *point_mae))
-    add("xyz-normals", "xyz", f"normals → {LARGE}", ("--view", "plan", "--size", str(SIZE), *image, *normals))
+    add("xyz-normals", "xyz", f"normals → {LARGE}", ("--view", "top", "--size", str(SIZE), *image, *normals))
     depth = ("--xyz", "depth", *_image("surface", LARGE, weights.large, GRID))
     add("xyz-depth", "xyz", f"depth → {LARGE}", ("--view", "sensor", "--size", str(SIZE), *image, *depth))
     both = ("--view", "each", "--size", str(SIZE), *image, *normals)
@@ -116,13 +115,13 @@ def _image(prefix: str, backbone: str, weights: Path, grid: int) -> tuple[str, .
 
 @dataclass(frozen=True)
 class Bench:
-    """What all detectors are measured on, and where their files go.
+    """Data that all detectors are measured on, and the folder of the results.
 
     Attributes:
-        data: a data set.
-        category: of it.
-        out: holds `runs`, `bundles`, `latency`, weights and the table.
-        latency_seconds: for which a bundle is timed; 0 times none.
+        data: Data set.
+        category: Category of the data set.
+        out: Folder for `runs`, `bundles`, `latency`, weights and the table.
+        latency_seconds: Time limit of each latency measurement; 0 skips it.
     """
 
     data: Path
@@ -130,42 +129,46 @@ class Bench:
     out: Path
     latency_seconds: float
 
-    def measure(self, chosen: Sequence[Configuration], seeds: Sequence[int], say: Say) -> list[dict[str, Any]]:
-        """Train every detector with the first seed, time them, then go on with the other seeds.
+    def measure(
+        self, chosen: Sequence[Configuration], seeds: Sequence[int], reporter: Reporter
+    ) -> list[dict[str, Any]]:
+        """Train every detector with the first seed, measure latencies, then train with the other seeds.
 
         Returns:
-            Of each detector its words, `view`, `metrics` by seed (those of `run.json`) and `latency` (that of
+            For each detector its description, `view`, `metrics` by seed (those of `run.json`) and `latency` (that of
             `cmdiad-bench latency`, or None).
         """
-        found: dict[str, dict[str, Any]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         for seed in seeds:
-            for each in chosen:
-                if seed in each.seeds(seeds):
-                    say(f"{each.name}, seed {seed}")
-                    record = self._trained(each, seed)
-                    row = found.setdefault(each.name, {**_described(each, record), "metrics": {}, "latency": None})
+            for detector in chosen:
+                if seed in detector.seeds(seeds):
+                    reporter.say(f"{detector.name}, seed {seed}")
+                    record = self._trained(detector, seed)
+                    row = rows.setdefault(
+                        detector.name, {**_described(detector, record), "metrics": {}, "latency": None}
+                    )
                     row["metrics"][str(seed)] = record["metrics"]
-                    self.write(list(found.values()))
-            for each in chosen if seed == seeds[0] and self.latency_seconds else ():
-                say(f"{each.name}, latency")
-                found[each.name]["latency"] = self._latency(each, seed)
-                self.write(list(found.values()))
-        return list(found.values())
+                    self.write(list(rows.values()))
+            for detector in chosen if seed == seeds[0] and self.latency_seconds else ():
+                reporter.say(f"{detector.name}, latency")
+                rows[detector.name]["latency"] = self._latency(detector, seed)
+                self.write(list(rows.values()))
+        return list(rows.values())
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """`extractors.json` and `extractors.md`."""
+        """Write `extractors.json` and `extractors.md`."""
         described = {"category": self.category, "machine": describe_machine(), "rows": rows}
         write_json(self.out / "extractors.json", described)
         with atomic_write(self.out / "extractors.md") as temporary:
             temporary.write_text(markdown(rows), encoding="utf-8")
 
-    def train_extractors(self, chosen: Sequence[Configuration], weights: Weights, say: Say) -> None:
-        """The student of the large backbone and the pretrained point extractor, where a detector takes them."""
+    def train_extractors(self, chosen: Sequence[Configuration], weights: Weights, reporter: Reporter) -> None:
+        """Train the student of the large backbone and the pretrained point extractor if a detector uses them."""
         from cmdiad_train.cli.extractor import cli
 
-        asked = {option for each in chosen for option in each.options}
+        asked = {option for detector in chosen for option in detector.options}
         if str(weights.student) in asked and not weights.student.exists():
-            say(f"distil {STUDENT} from {LARGE}")
+            reporter.say(f"distil {STUDENT} from {LARGE}")
             images = self.out / "part-images"
             cut_out_images(self.data, self.category, images)
             teacher = ("--teacher-weights", str(weights.large), "--teacher-backbone", LARGE, "--teacher-stages", STAGES)
@@ -173,61 +176,63 @@ class Bench:
             pupil = ("--student-backbone", STUDENT, "--student-stages", STAGES)
             _command(cli, "distill", str(images), *teacher, *sizes, *pupil, *LESSONS, "--out", str(weights.student))
         if str(weights.points) in asked and not weights.points.exists():
-            say("pretrain points")
+            reporter.say("pretrain points")
             data = (str(self.data), "--category", self.category)
             _command(cli, "pretrain", "points", *data, "--out", str(weights.points))
 
-    def _trained(self, each: Configuration, seed: int) -> dict[str, Any]:
+    def _trained(self, detector: Configuration, seed: int) -> dict[str, Any]:
         from cmdiad_train.cli.train import cli
 
-        run = self._run(each, seed)
-        what = ("--modality", each.sensors, "--hallucination", each.hallucination, "--seed", str(seed))
+        run = self._run(detector, seed)
+        what = ("--modality", detector.modality, "--hallucination", detector.hallucination, "--seed", str(seed))
         data = (str(self.data), "--category", self.category)
-        _command(cli, *data, *what, *BANK, *each.options, "--out", str(run))
+        _command(cli, *data, *what, *BANK, *detector.options, "--out", str(run))
         return _read(run / "run.json")
 
-    def _latency(self, each: Configuration, seed: int) -> dict[str, Any]:
-        from cmdiad_bench.latency import measure_latency
+    def _latency(self, detector: Configuration, seed: int) -> dict[str, Any]:
+        from cmdiad_bench.latency import LatencyOptions, measure_latency
         from cmdiad_export.cli import cli
         from cmdiad_runtime.inspection.inputs import list_inputs
         from cmdiad_runtime.inspection.inspector import Inspector
 
-        bundle, figures = self.out / "bundles" / f"{each.name}.cmdiad", self.out / "latency" / f"{each.name}.json"
+        bundle, figures = (
+            self.out / "bundles" / f"{detector.name}.cmdiad",
+            self.out / "latency" / f"{detector.name}.json",
+        )
         if figures.exists():
             return _read(figures)
         if not bundle.exists():
             bundle.parent.mkdir(parents=True, exist_ok=True)
-            _command(cli, str(self._run(each, seed)), "--engine", "fp32", "--out", str(bundle))
-        progress = Progress()
+            _command(cli, str(self._run(detector, seed)), "--engine", "fp32", "--out", str(bundle))
+        reporter = TerminalReporter()
         with Inspector.open(bundle) as inspector:
             files = list_inputs((self.data / self.category / "test",), inspector.bundle.preprocessing.modality)
-            result = measure_latency(
-                inspector, files, runs=LATENCY_RUNS, seconds=self.latency_seconds, progress=progress
-            )
-        progress.close()
+            options = LatencyOptions(runs=LATENCY_RUNS, seconds=self.latency_seconds)
+            result = measure_latency(inspector, files, options, reporter)
+        reporter.close()
         figures.parent.mkdir(exist_ok=True)
         write_json(figures, result)
         return result
 
-    def _run(self, each: Configuration, seed: int) -> Path:
-        return self.out / "runs" / f"{each.name}-{seed}"
+    def _run(self, detector: Configuration, seed: int) -> Path:
+        return self.out / "runs" / f"{detector.name}-{seed}"
 
 
 def cut_out_images(data: Path, category: str, folder: Path) -> None:
-    """The good training images as a detector with `--view part` sees them, PNG: what a student of it learns from."""
+    """Write the good training images in the view `part` as PNG files for the student's training."""
     from PIL import Image
 
     from cmdiad_runtime.preprocess.prepare import prepare
     from cmdiad_train.datasets import data_colour, open_category
-    from cmdiad_train.fit.fit import make_preprocessing
-    from cmdiad_train.fit.part_views import follow_parts
-    from cmdiad_train.recipe import Recipe
+    from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+    from cmdiad_train.fit.views import learn_view
+    from cmdiad_train.recipe import BankRecipe, Recipe
 
-    recipe = Recipe(modality="rgb", view="part", size=SIZE)
+    recipe = Recipe(BankRecipe(), modality="rgb", view="part", size=SIZE)
     samples = open_category(data, category).split("train", ("rgb",))
     colour = data_colour(samples)
-    progress = Progress()
-    _, preprocessing, _ = follow_parts(samples, (), recipe, make_preprocessing(recipe, colour), progress)
+    progress = TerminalReporter()
+    preprocessing = learn_view("part", samples, make_preprocessing(recipe, colour), progress)
     progress.close()
     folder.mkdir(parents=True, exist_ok=True)
     for i, files in enumerate(samples):
@@ -235,19 +240,19 @@ def cut_out_images(data: Path, category: str, folder: Path) -> None:
         Image.fromarray(image).save(folder / f"{i:03d}.png")
 
 
-def _described(each: Configuration, record: dict[str, Any]) -> dict[str, Any]:
+def _described(detector: Configuration, record: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": each.name,
-        "sensors": each.sensors,
-        "extractor": each.extractor,
-        "hallucination": each.hallucination,
+        "name": detector.name,
+        "modality": detector.modality,
+        "extractor": detector.extractor,
+        "hallucination": detector.hallucination,
         "view": record["recipe"]["view"],
-        "drawn": each.drawn,
+        "random": detector.random,
     }
 
 
 def _command(cli: Any, *arguments: str) -> None:
-    """Run a command of ours in this process; its errors are raised."""
+    """Run a cmdiad command in this process and raise its errors."""
     cli.main(list(arguments), standalone_mode=False)
 
 
@@ -257,19 +262,19 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The figures as a table: one value for each seed, and the first seed's image AUROC by kind of defect."""
+    """Return the figures as a table: one value for each seed, and image AUROC by defect for the first seed."""
     defects = sorted(next(iter(rows[0]["metrics"].values()))["image_auroc_by_defect"])
-    titles = ["sensors", "extractor", "hallucinates", "view", "image AUROC", "pixel AUROC", "AUPRO@30 %"]
+    titles = ["modality", "extractor", "hallucinates", "view", "image AUROC", "pixel AUROC", "AUPRO@30 %"]
     titles += [" / ".join(defects), "p50 ms"]
     lines = [_line(titles), _line(["---"] * len(titles)).replace(" ", "")]
     for row in rows:
         metrics = list(row["metrics"].values())
         by_defect = metrics[0]["image_auroc_by_defect"]
-        other = {"rgb": "xyz", "xyz": "rgb"}[row["sensors"]] if row["hallucination"] != "none" else "–"
-        figures = [" ".join(f"{each[name]:.3f}" for each in metrics) for name in FIGURES]
+        other = {"rgb": "xyz", "xyz": "rgb"}[row["modality"]] if row["hallucination"] != "none" else "–"
+        figures = [" ".join(f"{values[name]:.3f}" for values in metrics) for name in FIGURES]
         p50 = f"{row['latency']['total_ms']['p50']:.0f}" if row["latency"] else ""
         split = " / ".join(f"{by_defect[defect]:.2f}" for defect in defects)
-        lines.append(_line([row["sensors"], row["extractor"], other, row["view"], *figures, split, p50]))
+        lines.append(_line([row["modality"], row["extractor"], other, row["view"], *figures, split, p50]))
     return "\n".join(lines) + "\n"
 
 
@@ -278,32 +283,32 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command; entry point of `python -m studies.extractors`."""
     parser = argparse.ArgumentParser(prog="python -m studies.extractors", description=__doc__.partition("\n")[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("category")
+    parser.add_argument("data", type=Path, help="data set")
+    parser.add_argument("category", help="category of the data set")
     parser.add_argument("--large", type=Path, required=True, help=f"weights of {LARGE}")
     parser.add_argument("--small", type=Path, required=True, help=f"weights of {SMALL}")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the detectors, as rgb-resnetv2_50-f2f")
-    parser.add_argument("--latency-seconds", type=float, default=8.0, help="for each bundle; 0 times none")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="names of detectors to measure, for example rgb-resnetv2_50-f2f"
+    )
+    parser.add_argument("--latency-seconds", type=float, default=8.0, help="limit of each measurement; 0 skips it")
     options = parser.parse_args(arguments)
     own = (options.out / "student.safetensors", options.out / "points.safetensors")
     weights = Weights(options.large, options.small, *own)
-    table = {each.name: each for each in configurations(weights)}
+    table = {detector.name: detector for detector in configurations(weights)}
     unknown = set(options.only or ()) - set(table)
     if unknown:
         parser.error(f"--only {' '.join(sorted(unknown))}: not one of {' '.join(table)}")
     options.out.mkdir(parents=True, exist_ok=True)
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    reporter = TerminalReporter()
     bench = Bench(options.data, options.category, options.out, options.latency_seconds)
     chosen = [table[name] for name in options.only or table]
-    bench.train_extractors(chosen, weights, say)
-    print(markdown(bench.measure(chosen, options.seeds, say)))
+    bench.train_extractors(chosen, weights, reporter)
+    print(markdown(bench.measure(chosen, options.seeds, reporter)))
 
 
 if __name__ == "__main__":

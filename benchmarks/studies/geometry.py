@@ -1,4 +1,4 @@
-"""Point geometry on the CPU, stage by stage, beside the published form of it written plainly in torch."""
+"""Measure point geometry on the CPU by stage, next to the published form written plainly in torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from studies.published import farthest_points, interpolated, nearest_points, poo
 
 WARM = 2
 STAGES = ("sampling", "groups", "interpolation", "pooling")
-"""Published and ours alike; the published interpolation is of features, ours of weights, and `product` follows."""
+"""Stages of both forms. Published: interpolates features. cmdiad: interpolates weights; `product` follows."""
 TOGETHER = "all four together"
-"""Ours as a sample's preprocessing runs them, on two threads where there are two cores."""
+"""Stages of cmdiad as preprocessing runs them, on two threads if there are two cores."""
 WHOLE = {"published": STAGES, "ours": (TOGETHER, "product")}
 FROM_INTERPOLATION = {"published": STAGES[2:], "ours": (*STAGES[2:], "product")}
 MEBIBYTE = 1024 * 1024
@@ -33,14 +33,14 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """A cloud without its background and what is made of it.
+    """A cloud without its background, and the features of its groups.
 
     Attributes:
         points: float32 `[N, 3]`, metres.
-        valid: bool `[size, size]`, their pixels.
-        features: float32 `[G, C]`, of the groups.
-        group_size: points per group.
-        grid: cells along each side.
+        valid: bool `[size, size]`, pixels of the points.
+        features: float32 `[G, C]`, features of the groups.
+        group_size: Points in each group.
+        grid: Cells along each side.
     """
 
     points: npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ class Problem:
 
 
 def wavy_sheet(count: int, *, size: int = 224, groups: int = 1024, width: int = 768, seed: int = 0) -> Problem:
-    """A square sheet of about `count` points half a metre below the sensor, with waves and noise of 0.1 mm."""
+    """Return a square sheet of about `count` points half a metre below the sensor, with waves and noise of 0.1 mm."""
     rng = np.random.default_rng(seed)
     side = min(round(count**0.5), size)
     start = (size - side) // 2
@@ -66,19 +66,19 @@ def wavy_sheet(count: int, *, size: int = 224, groups: int = 1024, width: int = 
 
 @torch.no_grad()
 def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
-    """Milliseconds of each stage of both forms, interleaved, and the memory that ours takes for a while.
+    """Measure milliseconds of each stage of both forms, interleaved, and the temporary memory of cmdiad.
 
     Args:
-        problem: the cloud.
-        runs: rounds, after two to warm up.
+        problem: Cloud and features.
+        runs: Rounds, after two to warm up.
 
     Returns:
-        `stages` (by stage, published and ours: p50, p95), `whole` (ours: TOGETHER and the product) and
-        `interpolation_to_patches` (the stages one by one; both the same, and how many times faster the medians are),
-        `allocated` (by stage of ours, bytes at most beside the result).
+        `stages` (for each stage, published and cmdiad: p50, p95), `whole` (cmdiad: TOGETHER and the product),
+        `interpolation_to_patches` (the stages one by one, both forms, and the ratio of the medians), `allocated` (for
+        each stage of cmdiad, largest number of bytes in addition to the result).
     """
-    published, ours = _published(problem), _ours(problem)
-    rounds = [(_times(published), _times(ours)) for _ in range(WARM + runs)][WARM:]
+    published, cmdiad = _published(problem), _ours(problem)
+    rounds = [(_times(published), _times(cmdiad)) for _ in range(WARM + runs)][WARM:]
     both = {"published": [first for first, _ in rounds], "ours": [second for _, second in rounds]}
     return {
         "points": len(problem.points),
@@ -86,17 +86,17 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
         "group_size": problem.group_size,
         "runs": runs,
         "stages": {
-            form: {stage: _summary([times[stage] for times in found]) for stage in found[0]}
-            for form, found in both.items()
+            form: {stage: _summary([times[stage] for times in form_times]) for stage in form_times[0]}
+            for form, form_times in both.items()
         },
         "whole": _compared(both, WHOLE),
         "interpolation_to_patches": _compared(both, FROM_INTERPOLATION),
-        "allocated": {name: _transient(work) for name, work in ours},
+        "allocated": {name: _transient(work) for name, work in cmdiad},
     }
 
 
 def geometry_table(result: dict[str, Any]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     lines = ["| stage | published, p50 / p95 ms | ours, p50 / p95 ms | ours, allocated beside the result |"]
     lines.append("|---|---|---|---|")
     stages = result["stages"]
@@ -153,7 +153,9 @@ def _times(stages: list[tuple[str, Work]]) -> dict[str, float]:
 
 
 def _compared(both: dict[str, list[dict[str, float]]], stages: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    sums = {form: [sum(times[name] for name in stages[form]) for times in found] for form, found in both.items()}
+    sums = {
+        form: [sum(times[name] for name in stages[form]) for times in form_times] for form, form_times in both.items()
+    }
     summaries: dict[str, Any] = {form: _summary(values) for form, values in sums.items()}
     return {**summaries, "times_faster": summaries["published"]["p50"] / summaries["ours"]["p50"]}
 
@@ -168,7 +170,7 @@ def _cell(row: dict[str, float] | None) -> str:
 
 
 def _transient(work: Work) -> int:
-    """Bytes that Python and NumPy (not torch) held at most beyond the result."""
+    """Return the largest number of bytes that Python and NumPy (not torch) held in addition to the result."""
     tracemalloc.start()
     try:
         result = work()

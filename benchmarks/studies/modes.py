@@ -1,6 +1,6 @@
-"""What each difference between the two modes does on a data set, one at a time from the default mode.
+"""Measure the effect of each difference between the two modes on a data set, one at a time from the default mode.
 
-Features are extracted once; each row of the table changes one thing of `docs/modes.md`, builds the banks anew and
+Features are extracted once. Each row of the table changes one item of `docs/modes.md`, builds the banks again and
 scores the test split. `python -m studies.modes DATA CATEGORY RGB_WEIGHTS --json FILE`.
 """
 
@@ -20,17 +20,18 @@ from torch import Tensor
 from cmdiad_runtime.preprocess.prepare import prepare, prepare_ground_truth
 from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import write_json
-from cmdiad_runtime.support.progress import Progress
+from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.datasets import SampleFiles, open_category
-from cmdiad_train.detectors.bank.coreset import greedy_coreset, project
-from cmdiad_train.detectors.bank.detector import as_tensors
+from cmdiad_train.detectors.bank.fitting.banks import bank_rows
+from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights, standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.patches import Patches, PatchFeatures
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.evaluation.evaluate import summarise
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.fit.fit import bank_rows, make_preprocessing
-from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
+from cmdiad_train.recipe import BankRecipe, Mode, Recipe, RgbExtractor, XyzExtractor, bank_part
 
 SPLITS = ("train", "validation", "test")
 
@@ -40,18 +41,18 @@ CORESET = 0.1  # of the rows
 
 @dataclass(frozen=True)
 class Change:
-    """One row of the table: what differs from the default mode.
+    """One row of the table: the difference from the default mode.
 
     Attributes:
-        name: as in docs/modes.md.
-        banks: the modalities whose banks are searched.
+        name: Name as in docs/modes.md.
+        banks: Modalities whose banks are searched.
         rows: "distinct" or "every cell".
-        half: the coreset's distances in float16.
-        published_blur: the 8-bit blur.
-        shared: one mean (of xyz) and deviation (of rgb) for all banks.
-        fusion: "standardised" or "ocsvm", which is fitted on the training samples.
-        mask: rgb masked by the cloud.
-        pad: the padded square's side is a multiple of this.
+        half: Compute the coreset's distances in float16.
+        published_blur: Use the 8-bit blur.
+        shared: Use one mean (of xyz) and one deviation (of rgb) for all banks.
+        fusion: "standardised", or "ocsvm", which is fitted on the training samples.
+        mask: Mask the image with the cloud.
+        pad: The side of the padded square is a multiple of this number.
         normalisation: BatchNorm statistics of the point encoder.
     """
 
@@ -68,7 +69,7 @@ class Change:
 
 
 def changes() -> list[Change]:
-    """The default mode, each published behaviour alone, and all of them."""
+    """Return the default mode, each published behaviour alone, and all of them together."""
     published: dict[str, Any] = {
         "rows": "every cell",
         "half": True,
@@ -85,7 +86,7 @@ def changes() -> list[Change]:
 
 
 def applies(change: Change) -> bool:
-    """Whether a change can have an effect on its banks."""
+    """Return True if a change can have an effect on its banks."""
     single = len(change.banks) == 1
     if change.name.startswith(("shared", "fusion")):
         return not single
@@ -97,17 +98,18 @@ def applies(change: Change) -> bool:
 
 
 class Features:
-    """Patch features of every sample under each preprocessing that some change asks for, computed once."""
+    """Patch features of every sample under each preprocessing that a change requires, computed once."""
 
     def __init__(self, data: Path, category: str, rgb: RgbExtractor, seed: int) -> None:
         self.category = open_category(data, category)
-        self.recipe = Recipe(rgb=rgb, xyz=XyzExtractor(), size=224, view="sensor", seed=seed)
+        self.recipe = Recipe(BankRecipe(rgb=rgb, xyz=XyzExtractor()), size=224, view="sensor", seed=seed)
+        self.part = bank_part(self.recipe)
         self.samples = {split: self.category.split(split, ("rgb", "xyz")) for split in SPLITS}  # type: ignore[arg-type]
-        self.progress = Progress()
+        self.reporter = TerminalReporter()
         self._known: dict[tuple[Any, ...], list[Patches]] = {}
 
     def of(self, change: Change, modality: Modality, split: str) -> list[Patches]:
-        """Patch features of a split."""
+        """Return the patch features of a split."""
         key = (modality, split, change.pad, change.mask if modality == "rgb" else change.normalisation)
         if key not in self._known:
             self._known[key] = self._extract(change, modality, split)
@@ -122,19 +124,19 @@ class Features:
             return as_tensors(prepare(files.read("rgb"), preprocessing).inputs)
 
         features = PatchFeatures(self._extractor(change, modality, inputs))
-        found = []
+        patches = []
         for i, files in enumerate(self.samples[split]):
-            found.append(features(*inputs(files).values()))
-            self.progress(f"{modality} features, {split}", i + 1, len(self.samples[split]))
-        return found
+            patches.append(features(*inputs(files).values()))
+            self.reporter.step(f"{modality} features, {split}", i + 1, len(self.samples[split]))
+        return patches
 
     def _extractor(
         self, change: Change, modality: Modality, inputs: Callable[[SampleFiles], dict[str, Tensor]]
     ) -> TimmBackbone | PointMae:
         if modality == "rgb":
-            return TimmBackbone(self.recipe.rgb, size=self.recipe.size, seed=self.recipe.seed)
-        assert self.recipe.points is not None
-        spec = replace(self.recipe.points, normalisation=change.normalisation)  # type: ignore[arg-type]
+            return TimmBackbone(self.part.rgb, size=self.recipe.size, seed=self.recipe.seed)
+        assert self.part.points is not None
+        spec = replace(self.part.points, normalisation=change.normalisation)  # type: ignore[arg-type]
         extractor = PointMae(spec, seed=self.recipe.seed)
         if spec.normalisation == "frozen":
             chosen = self.samples["train"][:: max(1, len(self.samples["train"]) // 16)][:16]
@@ -142,7 +144,7 @@ class Features:
         return extractor
 
     def masks(self, pad: int) -> np.ndarray:
-        """Ground truth bool `[test samples, size, size]`."""
+        """Return the ground truth, bool `[test samples, size, size]`."""
         preprocessing = replace(make_preprocessing(self.recipe, "rgb"), pad_multiple=pad)
         masks = []
         for files in self.samples["test"]:
@@ -154,8 +156,9 @@ class Features:
 
 @torch.no_grad()
 def figures(features: Features, change: Change) -> dict[str, Any]:
-    """Image AUROC, pixel AUROC and AUPRO on the test split under a change."""
-    recipe = replace(features.recipe, mode="faithful" if change.rows == "every cell" else "default")
+    """Return image AUROC, pixel AUROC and AUPRO on the test split under a change."""
+    mode: Mode = "faithful" if change.rows == "every cell" else "default"
+    recipe = replace(features.recipe, detector=replace(features.part, mode=mode))
     shared = None
     if change.shared:
         mean = float(bank_rows(features.of(change, "xyz", "train"), recipe).mean())
@@ -191,10 +194,10 @@ def _scorer(
     rows = (rows - mean) / std
     count = max(3, int(CORESET * len(rows)))
     chosen = greedy_coreset(
-        project(rows, eps=recipe.coreset_eps, seed=recipe.seed),
+        project(rows, eps=features.part.coreset_eps, seed=recipe.seed),
         count,
         half=change.half,
-        progress=lambda done, total: features.progress(f"{change.name}, {modality} bank", done, total),
+        progress=lambda done, total: features.reporter.step(f"{change.name}, {modality} bank", done, total),
     )
     bank = MemoryBank.from_rows(rows[torch.from_numpy(chosen)].contiguous(), mean, std)
     grid = round(len(features.of(change, modality, "train")[0][1]) ** 0.5)
@@ -204,11 +207,11 @@ def _scorer(
 def main() -> None:
     """Measure every change and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("category")
-    parser.add_argument("rgb_weights")
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("data", type=Path, help="data set")
+    parser.add_argument("category", help="category of the data set")
+    parser.add_argument("rgb_weights", help="ImageNet weights of resnetv2_50")
+    parser.add_argument("--json", type=Path, required=True, help="file for the figures")
+    parser.add_argument("--seed", type=int, default=0, help="seed")
     options = parser.parse_args()
     rgb = RgbExtractor("resnetv2_50", (1, 2), 28, options.rgb_weights)
     features = Features(options.data, options.category, rgb, options.seed)
@@ -216,7 +219,7 @@ def main() -> None:
     for change in filter(applies, changes()):
         rows.append({"banks": "+".join(change.banks), "change": change.name, **figures(features, change)})
         write_json(options.json, {"category": options.category, "seed": options.seed, "rows": rows})
-    features.progress.close()
+    features.reporter.close()
     print("| banks | change | image AUROC | pixel AUROC | AUPRO@30 % |\n|---|---|---|---|---|")
     for row in json.loads(options.json.read_text(encoding="utf-8"))["rows"]:
         figures_ = " | ".join(f"{row[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "aupro_30"))

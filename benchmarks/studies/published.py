@@ -1,10 +1,10 @@
-"""The published inference, written plainly in torch from spec/REFERENCE.md §5-§13, to be measured against.
+"""The published inference, written plainly in torch from docs/method.md §5-§13, as a reference to measure against.
 
-Nothing is saved here: both extractors run whichever modality is missing, distances are whole matrices, three
-neighbours come from a full sort, features are spread over every pixel before they are pooled, every one of the
-repeated and empty cells is searched, and the reweighting looks through the whole bank. The published sampling and
-grouping are CUDA kernels; here they are a loop and a distance matrix. Branches are never dropped at random
-(REFERENCE §6.5), so that results can be compared.
+Nothing is optimised: both extractors run whichever modality is missing, distances are whole matrices, the three
+neighbours come from a full sort, features are spread over every pixel before they are pooled, every repeated and empty
+cell is searched, and the reweighting searches the whole bank. The published sampling and grouping are CUDA kernels;
+here they are a loop and a distance matrix. Branches are never dropped at random (method §6.5), so results can be
+compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.point_mae import Attention, Block, TokenEncoder
 
 FINER = 2
-"""The grid of point features is twice as fine as that of image tokens (56 and 28)."""
+"""Factor by which the grid of point features is finer than that of image tokens (56 and 28)."""
 NEAR_ORIGIN = 1e-3
 NEIGHBOURS = 3
 WEIGHT_GUARD = 1e-8
@@ -36,12 +36,12 @@ BLUR_RADIUS = 4
 
 @dataclass(frozen=True)
 class PublishedBank:
-    """What is searched.
+    """A bank to search.
 
     Attributes:
         rows: float32 `[K, C]`, normalised.
-        score_weight: of its image score in the fusion.
-        map_weight: of its map.
+        score_weight: Weight of the bank's image score in the fusion.
+        map_weight: Weight of the bank's map in the fusion.
     """
 
     rows: Tensor
@@ -51,12 +51,12 @@ class PublishedBank:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The outcome for one image.
+    """Result for one image.
 
     Attributes:
-        score: fused image score.
+        score: Fused image score.
         map: float32 `[size, size]`.
-        stages_ms: milliseconds by stage, see `studies.stage_times`.
+        stages_ms: Milliseconds by stage, see `studies.comparison.stage_times`.
     """
 
     score: float
@@ -65,14 +65,14 @@ class Prediction:
 
 
 class Stopwatch:
-    """Adds up milliseconds by stage."""
+    """Sum of milliseconds by stage."""
 
     def __init__(self) -> None:
         self.stages_ms: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the block to a stage."""
+        """Add the duration of a `with` block to a stage."""
         start = time.perf_counter()
         yield
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (time.perf_counter() - start) * 1e3
@@ -83,14 +83,14 @@ class Published:
     """The published detector with F2F hallucination.
 
     Attributes:
-        main: the modality that counts.
-        rgb: the ViT.
-        xyz: Point-MAE's weights.
-        network: F2F from the main modality.
-        banks: the main modality's and the hallucinated one.
-        mean: subtracted from all features (REFERENCE §10.1).
-        std: they are divided by it after that.
-        size: side of the working images in pixels.
+        main: Main modality.
+        rgb: ViT.
+        xyz: Weights of Point-MAE.
+        network: F2F network from the main modality.
+        banks: Bank of the main modality and bank of hallucinated features.
+        mean: Value subtracted from all features (method §10.1).
+        std: Value that divides all features afterwards.
+        size: Side of the working images in pixels.
     """
 
     main: Modality
@@ -104,7 +104,7 @@ class Published:
 
     @torch.no_grad()
     def predict(self, rgb: Tensor, xyz: Tensor) -> Prediction:
-        """Score and map of an image `[1, 3, size, size]`, normalised, and a cloud `[3, size, size]` in metres."""
+        """Return score and map for a normalised image `[1, 3, size, size]` and a cloud `[3, size, size]` in metres."""
         watch = Stopwatch()
         patches = self.patches(rgb, xyz, watch)
         scores, maps = zip(
@@ -117,7 +117,7 @@ class Published:
 
     @torch.no_grad()
     def patches(self, rgb: Tensor, xyz: Tensor, watch: Stopwatch) -> tuple[Tensor, Tensor]:
-        """Raw features `[T, C]` of the main modality and hallucinated ones, one row for each cell."""
+        """Return raw features `[T, C]` of the main modality and hallucinated features, one row for each cell."""
         with watch("extract"):
             rgb_patch = self.rgb.tokens(rgb)[0]  # [784, 768]
             grid = round(len(rgb_patch) ** 0.5)
@@ -129,7 +129,7 @@ class Published:
         return (rgb_patch if self.main == "rgb" else xyz_patch), hallucinated
 
     def xyz_patches(self, xyz: Tensor, watch: Stopwatch) -> Tensor:
-        """Features float32 `[grid², C]` of a cloud `[3, size, size]`."""
+        """Return features float32 `[grid², C]` of a cloud `[3, size, size]`."""
         spec = self.xyz.spec
         with watch("geometry"):
             flat = xyz.flatten(1).T  # [size², 3]
@@ -153,7 +153,7 @@ class Published:
 
 
 def farthest_points(points: Tensor, count: int) -> Tensor:
-    """Indices int64 `[count]` of the published sampling (§6.1), of equally far points the lowest."""
+    """Return indices int64 `[count]` of the published sampling (§6.1); of equally far points the lowest index."""
     nearest = torch.full((len(points),), 1e10)
     nearest[points.square().sum(1) <= NEAR_ORIGIN] = -1
     picks = torch.zeros(count, dtype=torch.int64)
@@ -165,7 +165,7 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
 
 
 def nearest_points(points: Tensor, centers: Tensor, count: int) -> Tensor:
-    """Indices int64 `[G, count]` of the nearest points of each centre (§6.2), from all distances."""
+    """Return indices int64 `[G, count]` of the nearest points of each centre (§6.2), from all distances."""
     rows = [
         (block[:, None] - points[None]).square().sum(2).topk(count, largest=False).indices
         for block in centers.split(64)
@@ -174,7 +174,7 @@ def nearest_points(points: Tensor, centers: Tensor, count: int) -> Tensor:
 
 
 def group_features(model: PointMae, centers: Tensor, groups: Tensor) -> Tensor:
-    """Features float32 `[G, C]` of centres `[G, 3]` and groups `[G, M, 3]` (§6.3-6.4)."""
+    """Return features float32 `[G, C]` of centres `[G, 3]` and groups `[G, M, 3]` (§6.3-6.4)."""
     tokens = encoded(model.encoder, groups)
     position = model.pos_embed(centers)
     outputs = []
@@ -187,7 +187,7 @@ def group_features(model: PointMae, centers: Tensor, groups: Tensor) -> Tensor:
 
 
 def encoded(encoder: TokenEncoder, groups: Tensor) -> Tensor:
-    """Tokens `[G, width]` of groups `[G, M, 3]`: convolutions, statistics of this cloud, maxima, one concatenation."""
+    """Encode groups `[G, M, 3]` as tokens `[G, width]` with the statistics of this cloud."""
     first, first_norm, _, second = encoder.first_conv
     third, third_norm, _, last = encoder.second_conv
     local = second(F.relu(_batch_norm(first_norm, first(groups.transpose(1, 2)))))  # [G, 256, M]
@@ -197,13 +197,13 @@ def encoded(encoder: TokenEncoder, groups: Tensor) -> Tensor:
 
 
 def transformed(block: Block, x: Tensor) -> Tensor:
-    """A transformer block on `[G, width]`."""
+    """Apply a transformer block to `[G, width]`."""
     x = x + attended(block.attn, block.norm1(x))
     return x + block.mlp(block.norm2(x))
 
 
 def attended(attention: Attention, x: Tensor) -> Tensor:
-    """Self-attention over `[G, width]` with the whole matrix of weights."""
+    """Apply self-attention to `[G, width]` with the whole matrix of weights."""
     tokens, width = x.shape
     qkv = attention.qkv(x).reshape(tokens, 3, attention.heads, -1).permute(1, 2, 0, 3)  # [3, heads, G, d]
     scores = (qkv[0] @ qkv[1].transpose(1, 2)) * (width // attention.heads) ** -0.5
@@ -211,7 +211,7 @@ def attended(attention: Attention, x: Tensor) -> Tensor:
 
 
 def interpolated(points: Tensor, centers: Tensor, features: Tensor) -> Tensor:
-    """Features float32 `[N, C]` of all points from those of the centres `[G, C]` (§7.1)."""
+    """Interpolate features float32 `[N, C]` of all points from those of the centres `[G, C]` (§7.1)."""
     squared = -2 * points @ centers.T + points.square().sum(1)[:, None] + centers.square().sum(1)[None]
     nearest, index = squared.sort(1)
     weight = 1 / (nearest[:, :NEIGHBOURS] + WEIGHT_GUARD)
@@ -220,7 +220,7 @@ def interpolated(points: Tensor, centers: Tensor, features: Tensor) -> Tensor:
 
 
 def pooled(features: Tensor, valid: Tensor, size: int, grid: int) -> Tensor:
-    """Features `[grid², C]` of those of the valid pixels `[N, C]`, whose flat indices are `valid` (§7.2)."""
+    """Pool features `[N, C]` of the valid pixels, whose flat indices are `valid`, to `[grid², C]` (§7.2)."""
     image = torch.zeros(features.shape[1], size * size)
     image[:, valid] = features.T
     boxed = F.avg_pool2d(image.reshape(1, -1, size, size), 3, stride=1)
@@ -228,13 +228,13 @@ def pooled(features: Tensor, valid: Tensor, size: int, grid: int) -> Tensor:
 
 
 def nearest_rows(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance `[T]` and index `[T]` of the nearest row (§12.1), from the whole matrix of distances."""
+    """Return distance `[T]` and index `[T]` of the nearest row (§12.1), from the whole matrix of distances."""
     distance, index = torch.cdist(queries, bank).min(1)
     return distance, index
 
 
 def reweighted_score(queries: Tensor, bank: Tensor, distance: Tensor, index: Tensor) -> float:
-    """The image score (§12.2), with the neighbours searched in the whole bank."""
+    """Return the image score (§12.2), with the neighbours searched in the whole bank."""
     worst = distance.argmax()
     neighbours = torch.cdist(bank[index[worst]][None], bank)[0].topk(NEIGHBOURS, largest=False).indices[1:]
     root = queries.shape[1] ** 0.5
@@ -244,14 +244,14 @@ def reweighted_score(queries: Tensor, bank: Tensor, distance: Tensor, index: Ten
 
 
 def upsampled(distance: Tensor, size: int) -> Tensor:
-    """Bilinear map `[size, size]` of distances `[grid²]` (§12.3)."""
+    """Upsample distances `[grid²]` bilinearly to a map `[size, size]` (§12.3)."""
     grid = round(len(distance) ** 0.5)
     image = distance.reshape(1, 1, grid, grid)
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def blurred(image: Tensor) -> npt.NDArray[np.float32]:
-    """The published 8-bit blur (§12.4) of a map `[h, w]` with a positive maximum."""
+    """Apply the published 8-bit blur (§12.4) to a map `[h, w]` with a positive maximum."""
     highest = float(image.max())
     levels = (255 * (image / highest)).to(torch.uint8).numpy()
     blurred_levels = np.asarray(Image.fromarray(levels).filter(ImageFilter.GaussianBlur(BLUR_RADIUS)))

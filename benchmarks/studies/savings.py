@@ -1,4 +1,4 @@
-"""The exact savings of DESIGN.md, one by one: the same result plainly and as the product does it, and what it gains."""
+"""Measure the exact savings one by one: the same result computed plainly and as cmdiad does, and the gain."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sklearn.linear_model import SGDOneClassSVM
 from torch import Tensor
 
 from cmdiad_runtime.preprocess.cloud.interpolation import interpolation_weights, pooling_weights
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.memory_bank import BLUR_SIGMA, BankScorer, MemoryBank, upsampling
@@ -22,7 +23,7 @@ from cmdiad_train.detectors.bank.patches import repeated_cells
 from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
 from cmdiad_train.detectors.bank.search.exact import BankSearch
 from cmdiad_train.extractors.point_mae import TokenEncoder
-from studies.contenders import draw_rows
+from studies.comparison.contenders import draw_rows
 from studies.published import blurred, encoded, interpolated, nearest_rows, pooled, reweighted_score, upsampled
 
 NU = 0.5
@@ -31,16 +32,16 @@ CLUSTERS = 24
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the problem is.
+    """Size of the problem.
 
     Attributes:
-        width: channels of features.
-        size: side of the working image in pixels.
-        coarse: side of the grid of image tokens; that of point features is twice as fine.
-        groups: groups of points.
-        group_size: points in each.
-        encoder: width of the point transformer.
-        bank: rows of the bank.
+        width: Channels of the features.
+        size: Side of the working image in pixels.
+        coarse: Side of the grid of image tokens; the grid of point features is twice as fine.
+        groups: Number of point groups.
+        group_size: Points in each group.
+        encoder: Width of the point transformer.
+        bank: Rows of the bank.
     """
 
     width: int = 768
@@ -62,11 +63,11 @@ class Saving:
     """One saving.
 
     Attributes:
-        name: as in DESIGN.md.
-        plain: computes the result as published.
-        saved: computes it as the product does.
-        tolerance: largest difference, as a share of the largest magnitude of the plain result.
-        why: where the tolerance comes from.
+        name: Name of the saving.
+        plain: Function that computes the result as published.
+        saved: Function that computes the result as cmdiad does.
+        tolerance: Largest accepted difference, as a share of the largest magnitude of the plain result.
+        why: Reason for the tolerance.
     """
 
     name: str
@@ -76,29 +77,29 @@ class Saving:
     why: str
 
     def difference(self) -> float:
-        """The largest difference of both results, as a share of the largest magnitude of the plain one."""
+        """Return the largest difference of the results, as a share of the plain result's largest magnitude."""
         plain, saved = self.plain().double(), self.saved().double()
         assert plain.shape == saved.shape
         return float((plain - saved).abs().max() / plain.abs().max())
 
 
-def measure_savings(sizes: Sizes, *, runs: int, say: Callable[[str], None], seed: int = 0) -> list[dict[str, Any]]:
-    """Milliseconds of each saving and of what it saves, interleaved, and how far the results lie apart.
+def measure_savings(sizes: Sizes, *, runs: int, reporter: Reporter, seed: int = 0) -> list[dict[str, Any]]:
+    """Measure milliseconds of each saving and of the plain computation, interleaved, and the difference of the results.
 
     Args:
-        sizes: of the problem.
-        runs: how often each is run, after once to warm up.
-        say: told what is being measured.
-        seed: of all inputs.
+        sizes: Size of the problem.
+        runs: Repetitions of each, after one to warm up.
+        reporter: Receiver of the name of each saving as it is measured.
+        seed: Seed of all inputs.
     """
-    found = []
+    rows = []
     for make in SAVINGS:
         saving = make(sizes, seed)
-        say(saving.name)
+        reporter.say(saving.name)
         difference = saving.difference()
         times = np.array([[_milliseconds(saving.plain), _milliseconds(saving.saved)] for _ in range(runs)])
         plain, saved = np.median(times, axis=0)
-        found.append(
+        rows.append(
             {
                 "saving": saving.name,
                 "plain_ms": round(float(plain), 3),
@@ -109,11 +110,11 @@ def measure_savings(sizes: Sizes, *, runs: int, say: Callable[[str], None], seed
                 "tolerance_from": saving.why,
             }
         )
-    return found
+    return rows
 
 
 def savings_table(rows: list[dict[str, Any]]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     lines = ["| saving | plainly, ms | saved, ms | times faster | difference | allowed |", "|---|---|---|---|---|---|"]
     for row in rows:
         lines.append(
@@ -124,7 +125,7 @@ def savings_table(rows: list[dict[str, Any]]) -> str:
 
 
 def repeated_tokens(sizes: Sizes, seed: int) -> Saving:
-    """F2F and search of the finer grid's cells, of which four each are copies of one image token."""
+    """Compare F2F and search of all cells of the finer grid with F2F and search of each distinct token."""
     rows, bank = _features(sizes, sizes.coarse**2, seed), _bank(sizes, seed)
     network, search = _network(sizes, seed), BankSearch(bank)
     repeat = repeated_cells(sizes.coarse, sizes.fine)
@@ -144,14 +145,14 @@ def repeated_tokens(sizes: Sizes, seed: int) -> Saving:
 
 
 def pooling_product(sizes: Sizes, seed: int) -> Saving:
-    """Interpolation to every point, scatter into an image, two poolings; against one matrix from geometry alone."""
+    """Compare interpolation, scatter into an image and two poolings with one matrix from geometry alone."""
     points, valid, centers = _part(sizes, seed)
     features = _features(sizes, sizes.groups, seed)
     flat = torch.from_numpy(np.flatnonzero(valid))
-    given, at = torch.from_numpy(points), torch.from_numpy(centers)
+    queries, at = torch.from_numpy(points), torch.from_numpy(centers)
 
     def plain() -> Tensor:
-        return pooled(interpolated(given, at, features), flat, sizes.size, sizes.fine)
+        return pooled(interpolated(queries, at, features), flat, sizes.size, sizes.fine)
 
     def saved() -> Tensor:
         index, weight = interpolation_weights(points, centers)
@@ -163,15 +164,15 @@ def pooling_product(sizes: Sizes, seed: int) -> Saving:
         plain,
         saved,
         1e-3,
-        "the published distances are expanded in fp32; half a metre away they would lose more (REFERENCE §18.6)",
+        "the published distances are expanded in fp32; half a metre away they would lose more (method §18.6)",
     )
 
 
 def background_once(sizes: Sizes, seed: int) -> Saving:
-    """F2F and search of every cell of a cloud, most of which are empty; against the empty row once."""
+    """Compare F2F and search of every cell of a cloud, most of which are empty, with one search of the empty row."""
     rows, bank = _features(sizes, sizes.fine**2, seed), _bank(sizes, seed)
     network, search = _network(sizes, seed), BankSearch(bank)
-    filled = torch.rand(len(rows), generator=_generator(seed)) > 0.58  # REFERENCE §18.3
+    filled = torch.rand(len(rows), generator=_generator(seed)) > 0.58  # method §18.3
     rows[~filled] = 0
     distinct = torch.cat([torch.zeros(1, sizes.width), rows[filled]])
     cells = torch.where(filled, filled.cumsum(0), 0)
@@ -185,7 +186,7 @@ def background_once(sizes: Sizes, seed: int) -> Saving:
 
 
 def neighbour_table(sizes: Sizes, seed: int) -> Saving:
-    """Reweighting with the nearest row's neighbours searched in the bank; against a table made at export."""
+    """Compare reweighting that searches the neighbours of the nearest row in the bank with a table made at export."""
     bank, queries = _bank(sizes, seed), _features(sizes, sizes.coarse**2, seed)
     scorer = BankScorer(MemoryBank.from_rows(bank, 0.0, 1.0), grid=sizes.coarse, size=sizes.size, published_blur=True)
     distance, index = scorer.search(queries)
@@ -200,7 +201,7 @@ def neighbour_table(sizes: Sizes, seed: int) -> Saving:
 
 
 def linear_svm(sizes: Sizes, seed: int) -> Saving:
-    """The one-class SVM's score of every pixel; against two weights."""
+    """Compare the one-class SVM's score of every pixel with two weights."""
     fitted = np.abs(np.random.default_rng(seed).normal(5, 1, (200, 2)))
     svm = SGDOneClassSVM(random_state=42, nu=NU, max_iter=1000).fit(fitted)
     weights = torch.from_numpy(ocsvm_weights(fitted)).float()
@@ -220,7 +221,7 @@ def linear_svm(sizes: Sizes, seed: int) -> Saving:
 
 
 def published_blur(sizes: Sizes, seed: int) -> Saving:
-    """Pillow's 8-bit blur; against integer sums that a graph can hold."""
+    """Compare Pillow's 8-bit blur with integer sums that a graph can express."""
     image = torch.rand(sizes.size, sizes.size, generator=_generator(seed))
     blur = PilGaussianBlur()
     return Saving(
@@ -233,7 +234,7 @@ def published_blur(sizes: Sizes, seed: int) -> Saving:
 
 
 def folded_blur(sizes: Sizes, seed: int) -> Saving:
-    """Upsampling, then a Gaussian filter; against one constant matrix from each side."""
+    """Compare upsampling followed by a Gaussian filter with one constant matrix from each side."""
     distance = torch.rand(sizes.fine**2, generator=_generator(seed))
     axis = upsampling(sizes.fine, sizes.size, blur=True)
 
@@ -251,7 +252,7 @@ def folded_blur(sizes: Sizes, seed: int) -> Saving:
 
 
 def split_convolution(sizes: Sizes, seed: int) -> Saving:
-    """The point encoder with each group's maximum repeated for every point; against that half once per group."""
+    """Compare the point encoder that repeats each group's maximum for every point with one product per group."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = TokenEncoder(sizes.encoder, sizes.encoder).eval().requires_grad_(False)
@@ -266,7 +267,7 @@ def split_convolution(sizes: Sizes, seed: int) -> Saving:
 
 
 def measured_candidates(sizes: Sizes, seed: int) -> Saving:
-    """The whole matrix of distances and its minima; against candidates by a product, measured by differences."""
+    """Compare the whole matrix of distances and its minima with candidates by a product, measured by differences."""
     bank, queries = _bank(sizes, seed), _features(sizes, sizes.coarse**2, seed)
     search = BankSearch(bank)
     return Saving(
@@ -296,7 +297,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _features(sizes: Sizes, count: int, seed: int) -> Tensor:
-    """Features float32 `[count, width]` around a few centres."""
+    """Return features float32 `[count, width]` around a few centres."""
     generator = _generator(seed + 1)
     centers = torch.randn(CLUSTERS, sizes.width, generator=_generator(seed))
     chosen = torch.randint(CLUSTERS, (count,), generator=generator)
@@ -314,7 +315,7 @@ def _network(sizes: Sizes, seed: int) -> FeatureToFeature:
 
 
 def _part(sizes: Sizes, seed: int) -> tuple[Any, Any, Any]:
-    """Points float32 `[N, 3]` of a bumpy disc at the origin, its mask bool `[size, size]`, and random centres."""
+    """Return points float32 `[N, 3]` of a bumpy disc, its mask bool `[size, size]`, and random centres."""
     y, x = np.mgrid[: sizes.size, : sizes.size] / sizes.size - 0.5
     valid = x**2 + y**2 < 0.12
     height = 0.004 * np.sin(20 * x) * np.cos(15 * y)

@@ -1,4 +1,4 @@
-"""One part as the sensors saw it."""
+"""One part as recorded by the sensors, and the types of its arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Modality = Literal["rgb", "xyz"]
 Sensors = Literal["rgb", "xyz", "both"]
-"""What a detector looks at: one modality, or both."""
+"""Modalities that a detector uses: one, or both."""
 RgbImage = npt.NDArray[np.uint8]
 """uint8 `[h, w, 3]`, RGB order, 0-255."""
 XyzImage = npt.NDArray[np.float32]
@@ -24,9 +24,9 @@ class Sample:
     """One part: an RGB image, an organised point cloud, or both registered pixel by pixel.
 
     Attributes:
-        name: what to call the sample in results and messages, usually its path.
+        name: Name of the sample in results and messages, usually a path.
         rgb: uint8 `[h, w, 3]`, RGB order, 0-255, or None.
-        xyz: float32 `[h, w, 3]`, metres, zeros or NaN where the sensor saw nothing, or None.
+        xyz: float32 `[h, w, 3]`, x y z in metres, zeros or NaN where the sensor saw nothing, or None.
     """
 
     name: str

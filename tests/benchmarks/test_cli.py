@@ -14,7 +14,7 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.evaluation.evaluate import METRICS
-from cmdiad_train.runs.run_directory import read_record
+from cmdiad_train.runs.record import read_record
 from cmdiad_train.synthesis import dataset as synthesis
 from helpers import assert_refused, command, python, sample_files, truncate
 
@@ -22,7 +22,7 @@ Cached = Callable[..., Path]
 LATENCY = {"runs", "ended_by", "files", "pipeline", "total_ms", "stages_ms", "interval_ms", "per_second", "takt"}
 COLUMNS = {"mean", "p50", "p90", "p95", "p99", "max"}
 MACHINE = {"processor", "cores", "clocks_mhz", "load_1min", "gpus", "python", "versions"}
-DESCRIPTION = {"bundle", "modality", "hallucination", "precision", "banks", "engine", "machine"}
+DESCRIPTION = {"bundle", "modality", "family", "hallucination", "precision", "banks", "engine", "machine"}
 
 
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])

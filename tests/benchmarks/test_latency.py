@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from cmdiad_bench import machine
-from cmdiad_bench.latency import STAGES, WARM_UP, judge_takt, measure_latency
+from cmdiad_bench.latency import STAGES, WARM_UP, LatencyOptions, judge_takt, measure_latency
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import list_inputs
 from cmdiad_runtime.inspection.inspector import Inspector
-from helpers import ignore, sample_files, truncate
+from cmdiad_runtime.support.reporter import SILENT
+from helpers import RecordingReporter, sample_files, truncate
 
 Cached = Callable[..., Path]
 
@@ -38,7 +39,7 @@ def test_takt_allows_one_late_part_in_a_hundred(values: list[float], takt: float
 @pytest.mark.parametrize("pipeline", [False, True])
 def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> None:
     files = list_inputs([data / "gear" / "test"], "rgb")
-    told: list[int] = []
+    recorder = RecordingReporter()
     with Inspector.open(exported("rgb")) as inspector:
         seen: list[str] = []
         judge = inspector.judge
@@ -46,14 +47,11 @@ def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> 
         figures = measure_latency(
             inspector,
             files,
-            runs=7,
-            seconds=600,
-            progress=lambda step, done, total: told.append(done),
-            pipeline=pipeline,
-            takt_ms=1e9,
+            LatencyOptions(runs=7, seconds=600, pipeline=pipeline, takt_ms=1e9),
+            recorder,
         )
     assert seen == [str(files[i % len(files)]) for i in range(WARM_UP + 7)]
-    assert told == list(range(1, 8))
+    assert [done for _, done, _ in recorder.steps] == list(range(1, 8))
     assert (figures["runs"], figures["ended_by"], figures["pipeline"]) == (7, "runs", pipeline)
     assert set(figures["stages_ms"]) == set(STAGES)
     parts = sum(figures["stages_ms"][stage]["mean"] for stage in ("decode", "preprocess", "engine"))
@@ -69,10 +67,10 @@ def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> 
 
 
 @pytest.mark.parametrize("pipeline", [False, True])
-def test_it_ends_after_the_seconds_given(data: Path, exported: Cached, pipeline: bool) -> None:
+def test_measurement_ends_after_the_time_limit(data: Path, exported: Cached, pipeline: bool) -> None:
     files = list_inputs([data / "gear" / "test"], "rgb")
     with Inspector.open(exported("rgb")) as inspector:
-        figures = measure_latency(inspector, files, runs=1000, seconds=0, progress=ignore, pipeline=pipeline)
+        figures = measure_latency(inspector, files, LatencyOptions(seconds=0, pipeline=pipeline), SILENT)
     assert (figures["runs"], figures["ended_by"], figures["takt"]) == (1, "seconds", None)
 
 
@@ -80,7 +78,7 @@ def test_it_ends_after_the_seconds_given(data: Path, exported: Cached, pipeline:
 def test_file_that_cannot_be_used_ends_the_measurement(own_data: Path, exported: Cached, pipeline: bool) -> None:
     bad = truncate(sample_files(own_data, "test", "good", "rgb")[0])
     with Inspector.open(exported("rgb")) as inspector, pytest.raises(InputError, match=bad.name):
-        measure_latency(inspector, [bad], runs=3, seconds=9, progress=ignore, pipeline=pipeline)
+        measure_latency(inspector, [bad], LatencyOptions(runs=3, seconds=9, pipeline=pipeline), SILENT)
 
 
 def test_machine_is_described() -> None:

@@ -182,7 +182,7 @@ def test_classes_and_their_mean(own_data: Path, bundle: Path, tmp_path: Path) ->
         assert record["mean"][metric] == pytest.approx(sum(values) / 2)
         assert record["mean"]["intervals"][metric] is None  # one defect alone in one class
     assert "Mean of 2 classes" in page.text
-    assert "No interval: that takes two good samples and two defects." in page.text
+    assert "No interval: at least two good samples and two defects are required." in page.text
     page.assert_harmless()
     targets = {attributes.get("id") for attributes in page.all("section")}
     assert [link["href"] for link in page.all("a")] == ["#class-1", "#class-2"]
@@ -209,7 +209,7 @@ def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bun
 def test_bad_command_lines_write_nothing(own_data: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     refused = command(cli, "report", own_data, bundle, bundle, "--category", "gear", "--out", out)
-    assert refused.code == 2 and "--category goes with one BUNDLE" in refused.err
+    assert refused.code == 2 and "--category needs exactly one BUNDLE" in refused.err
     wheel = renamed(bundle, tmp_path / "wheel.cmdiad", "wheel")
     assert_refused(command(cli, "report", own_data, bundle, wheel, "--out", out), 7, own_data, "category wheel")
     assert_refused(command(cli, "report", own_data, tmp_path / "no.cmdiad", "--out", out), 4, "no.cmdiad")

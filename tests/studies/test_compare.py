@@ -13,29 +13,30 @@ import pytest
 import torch
 from torch import nn
 
-from cmdiad_bench.cli import cli
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
+from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-from helpers import command, sample_files, silent
-from studies.compare import Times, _figures, _interleaved, compare, markdown
-from studies.contenders import (
+from helpers import RecordingReporter, command, sample_files
+from studies.__main__ import cli
+from studies.comparison.compare import CompareOptions, Samples, Times, _figures, _interleaved, compare, markdown
+from studies.comparison.contenders import (
     Form,
     OursContender,
-    Outcome,
+    RunResult,
     Setup,
     bank_rows,
     build_parts,
     draw_rows,
     needed_work,
 )
-from studies.floor import Rates, Work, measure_rates, work_of
-from studies.stage_times import STAGES, stages_of_runs
+from studies.comparison.floor import Rates, Work, measure_rates, work_of
+from studies.comparison.stage_times import STAGES, stages_of_runs
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 FAST = "default int8-cpu, 8 components, 8 candidates"
-PROVEN = Form("default", "fp32", SearchPlan(8, 16, 64, proven=True))
+PROVEN = Form("default", "fp32", SearchSettings(8, 16, 64, proven=True))
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
 
 
@@ -57,15 +58,15 @@ def samples(data: Path) -> list[Sample]:
 @pytest.mark.slow
 @pytest.mark.parametrize("main", ["rgb", "xyz"])
 def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> None:
-    said: list[str] = []
+    recorder = RecordingReporter()
     forms = [
         Form("faithful", "fp32"),
         Form("default", "fp32"),
         PROVEN,
-        Form("default", "int8-cpu", SearchPlan(8, 8, 64)),
+        Form("default", "int8-cpu", SearchSettings(8, 8, 64)),
     ]
     record = compare(
-        [small_setup(main)], samples(data), good(data), forms, tmp_path, runs=3, memory=True, say=said.append
+        [small_setup(main)], Samples(samples(data), good(data)), forms, tmp_path, CompareOptions(runs=3), recorder
     )
     assert record == json.loads((tmp_path / "compare.json").read_text())
     table = record["tables"][f"main {main}"]
@@ -88,7 +89,7 @@ def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> No
     assert compared == {"published": 3, "faithful fp32": 3, "default fp32": 3, PROVEN.name: 2, FAST: 2}
     assert table["contenders"]["faithful fp32"]["largest_score_difference"] < (1e-4 if main == "rgb" else 0.02)
     assert {"extract", "hallucination", "search", "total"} <= set(table["floor"])
-    assert [line for line in said if line.startswith("round")][-1].startswith("round 3 of 3")
+    assert [line for line in recorder.lines if line.startswith("round")][-1].startswith("round 3 of 3")
     text = (tmp_path / "compare.md").read_text()
     assert f"## main {main}" in text and "| faithful fp32 |" in text and "| search |" in text
     for picture in (f"main-{main}.png", f"main-{main}-stages.png"):
@@ -118,7 +119,12 @@ def test_fast_search_that_is_no_pair_of_numbers(data: Path, tmp_path: Path) -> N
 def test_patchcore_beside_anomalibs(data: Path, tmp_path: Path) -> None:
     setup = Setup("rgb", "none", RGB, replace(XYZ, grid=20), 160, 150, 220)  # the ViT's own size: anomalib has no other
     record = compare(
-        [setup], samples(data), good(data), [Form("default", "fp32")], tmp_path, runs=1, memory=False, say=silent
+        [setup],
+        Samples(samples(data), good(data)),
+        [Form("default", "fp32")],
+        tmp_path,
+        CompareOptions(1, False),
+        SILENT,
     )
     (table,) = record["tables"].values()
     assert list(table["contenders"]) == ["anomalib torch", "anomalib exported", "default fp32"]
@@ -152,8 +158,8 @@ def test_stages_of_runs_count_each_node_once() -> None:
 @pytest.mark.parametrize("main", ["rgb", "xyz"])
 def test_profile_covers_the_run(data: Path, tmp_path: Path, main: str) -> None:
     """Stages add up to most of what ONNX Runtime says a run took, so no module's time goes missing."""
-    parts, paired = build_parts(small_setup(main), samples(data)[:1], good(data), silent)
-    ours = OursContender(parts, Form("default", "int8-cpu", SearchPlan(8, 8, 64)), paired, tmp_path)
+    parts, paired = build_parts(small_setup(main), samples(data)[:1], good(data), SILENT)
+    ours = OursContender(parts, Form("default", "int8-cpu", SearchSettings(8, 8, 64)), paired, tmp_path)
     ours.run(paired[0])
     (stages,) = ours.close()
     assert set(stages) == set(STAGES) - ({"geometry"} if main == "rgb" else set())
@@ -167,9 +173,9 @@ class Fake:
         self.name, self.diary = name, diary
         self.peak_arguments: list[str] = []
 
-    def run(self, paired: Any) -> Outcome:
+    def run(self, paired: Any) -> RunResult:
         self.diary.append(f"{self.name}{paired}")
-        return Outcome(10.0 + paired, 2.0)
+        return RunResult(10.0 + paired, 2.0)
 
     def close(self) -> list[dict[str, float]]:
         runs = [each for each in self.diary if each.startswith(self.name)]
@@ -179,17 +185,17 @@ class Fake:
 def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
     diary: list[str] = []
     contenders = [Fake("a", diary), Fake("b", diary)]
-    times = _interleaved(contenders, [0, 1], 3, {"b"}, silent)  # type: ignore[list-item]
+    times = _interleaved(contenders, [0, 1], 3, {"b"}, SILENT)  # type: ignore[list-item]
     assert diary == ["a1", "b1", "a0", "b0", "a1", "b1", "a0", "b0", "b0", "b1"]
-    assert [len(each.outcomes) for each in times.values()] == [3, 3]
+    assert [len(each.runs) for each in times.values()] == [3, 3]
     assert times["a"].scores == [10, 11, 10]
     assert times["b"].scores == [10, 11]
     assert [stages["search"] for stages in times["b"].stages_ms] == [1, 2, 3]
 
 
 def test_figures_are_ratios_of_medians_with_the_spread_of_the_rounds() -> None:
-    slow = Times([Outcome(2.0, t) for t in (100.0, 200.0, 300.0)], [{"search": t} for t in (10.0, 20.0, 30.0)], [])
-    fast = Times([Outcome(2.1, t) for t in (10.0, 50.0, 20.0)], [{"search": t} for t in (1.0, 2.0, 3.0)], [])
+    slow = Times([RunResult(2.0, t) for t in (100.0, 200.0, 300.0)], [{"search": t} for t in (10.0, 20.0, 30.0)], [])
+    fast = Times([RunResult(2.1, t) for t in (10.0, 50.0, 20.0)], [{"search": t} for t in (1.0, 2.0, 3.0)], [])
     found = _figures(fast, slow)
     assert found["total_ms"] == {"median": 20.0, "low": 15.0, "high": 35.0}
     assert found["times_faster"] == {"median": 10.0, "low": 7.0, "high": 12.5}
@@ -214,7 +220,7 @@ def test_work_of_a_linear_layer_and_of_a_search_is_counted() -> None:
 
 
 def test_needed_work_counts_distinct_rows(data: Path) -> None:
-    parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], good(data), silent)
+    parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], good(data), SILENT)
     work = needed_work(parts, paired[0])
     assert set(work) == {"extract", "hallucination", "search"}
     assert work["search"].multiply_adds == 49 * (150 * 64 + 220 * 48)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers import RecordingReporter
 from studies import coreset
-from studies.coreset import measure_coreset, synthetic_features
+from studies.coreset import CoresetOptions, measure_coreset, synthetic_features
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_measured_selection_is_that_of_the_plain_greedy(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreset, "GEMM_SECONDS", 0.01)
-    told: list[tuple[str, int, int]] = []
-    found = measure_coreset(rows=900, half=half, plain=True, progress=lambda *step: told.append(step))
+    recorder = RecordingReporter()
+    found = measure_coreset(CoresetOptions(rows=900, half=half, plain=True), recorder)
     assert (found["rows"], found["count"], found["width"]) == (900, 90, 167)  # ⌊4 ln 900 / 0.162⌋
-    assert found["rounds"] == len(told)
-    assert told[-1] == ("select", 90, 90)
+    assert found["rounds"] == len(recorder.steps)
+    assert recorder.steps[-1] == ("select", 90, 90)
     assert found["same_rows"] == 1
     assert found["covering_radius"] == found["plain_covering_radius"]
     assert found["covering_radius_at_least"] == pytest.approx(found["covering_radius"], rel=1e-6)  # sample: every row

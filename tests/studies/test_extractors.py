@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.preprocess.prepare import prepare
-from cmdiad_train.cli.recipe_options import recipe_from
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli.train import cli
 from cmdiad_train.datasets import open_category
-from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-from cmdiad_train.runs.run_directory import load_run
-from helpers import SIZE, read_image, silent
+from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.recipe import RgbExtractor, XyzExtractor, bank_part
+from cmdiad_train.runs.run import load_run
+from helpers import SIZE, RecordingReporter, read_image
 from studies import extractors
 from studies.extractors import (
     BANK,
@@ -32,9 +33,11 @@ from studies.extractors import (
 )
 from studies.extractors import SIZE as SIZE_OF_PARTS
 
-TINY = ("--rgb-backbone", "resnet10t", "--rgb-stages", "0,1", "--rgb-grid", "14", "--view", "sensor")
-TINY = (*TINY, "--size", str(SIZE), "--xyz", "depth", "--epochs", "1")
-RGB = Configuration("rgb-tiny-none", "rgb", "tiny", "none", TINY, drawn=False)
+TINY = (
+    *("--rgb-backbone", "resnet10t", "--rgb-stages", "0,1", "--rgb-grid", "14", "--view", "sensor"),
+    *("--size", str(SIZE), "--xyz", "depth", "--epochs", "1"),
+)
+RGB = Configuration("rgb-tiny-none", "rgb", "tiny", "none", TINY, random=False)
 F2F = Configuration("xyz-tiny-f2f", "xyz", "tiny depth", "f2f", TINY)
 WEIGHTS = Weights(Path("large"), Path("small"), Path("student"), Path("points"))
 
@@ -42,9 +45,9 @@ WEIGHTS = Weights(Path("large"), Path("small"), Path("student"), Path("points"))
 def test_every_detector_is_measured_and_nothing_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, said = Bench(data, "gear", tmp_path, 0.05), []
-    rows = bench.measure([RGB, F2F], [4, 5], said.append)
-    assert said == [
+    bench, recorder = Bench(data, "gear", tmp_path, 0.05), RecordingReporter()
+    rows = bench.measure([RGB, F2F], [4, 5], recorder)
+    assert recorder.lines == [
         "rgb-tiny-none, seed 4",
         "xyz-tiny-f2f, seed 4",
         "rgb-tiny-none, latency",
@@ -56,17 +59,18 @@ def test_every_detector_is_measured_and_nothing_twice(
     for row, asked in zip(rows, (RGB, F2F), strict=True):
         record = json.loads((tmp_path / "runs" / f"{asked.name}-4" / "run.json").read_text())
         recipe = record["recipe"]
-        assert (recipe["modality"], recipe["hallucination"]) == (asked.sensors, asked.hallucination)
-        assert (recipe["coreset"], recipe["components"], recipe["image_score"]) == (1, 256, "max")
+        assert (recipe["modality"], recipe["detector"]["hallucination"]) == (asked.modality, asked.hallucination)
+        part = recipe["detector"]
+        assert (part["coreset"], part["components"], part["image_score"]) == (1, 256, "max")
         assert row["metrics"]["4"] == record["metrics"]
-        assert row["latency"]["modality"] == asked.sensors
+        assert row["latency"]["modality"] == asked.modality
         assert row["latency"]["total_ms"]["p50"] > 0
     written = json.loads((tmp_path / "extractors.json").read_text())
     assert written["rows"] == rows
     assert (tmp_path / "extractors.md").read_text() == markdown(rows)
     monkeypatch.setattr("cmdiad_train.fit.fit._Fitting", None)
     monkeypatch.setattr("cmdiad_export.cli.cli", None)
-    assert bench.measure([RGB, F2F], [4, 5], silent) == rows
+    assert bench.measure([RGB, F2F], [4, 5], SILENT) == rows
 
 
 def row(hallucination: str, latency: dict[str, Any] | None, *aurocs: float) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def row(hallucination: str, latency: dict[str, Any] | None, *aurocs: float) -> d
         }
         for seed, value in enumerate(aurocs)
     }
-    words = {"sensors": "xyz", "extractor": "points", "hallucination": hallucination, "view": "sensor"}
+    words = {"modality": "xyz", "extractor": "points", "hallucination": hallucination, "view": "sensor"}
     return {**words, "metrics": metrics, "latency": latency}
 
 
@@ -94,8 +98,8 @@ def test_table_gives_every_seed_and_each_defect() -> None:
 def test_detectors_have_names_of_their_own_and_what_is_not_drawn_has_one_seed() -> None:
     table = {each.name: each for each in configurations(WEIGHTS)}
     assert len(table) == len(configurations(WEIGHTS)) == 15
-    assert {each.seeds((0, 1)) for each in table.values() if not each.drawn} == {(0,)}
-    assert sorted(name for name, each in table.items() if not each.drawn) == [
+    assert {each.seeds((0, 1)) for each in table.values() if not each.random} == {(0,)}
+    assert sorted(name for name, each in table.items() if not each.random) == [
         "rgb-mobilenetv2_100-none",
         "rgb-resnet10t-none",
         "rgb-resnetv2_50-none",
@@ -105,23 +109,24 @@ def test_detectors_have_names_of_their_own_and_what_is_not_drawn_has_one_seed() 
 @pytest.mark.parametrize("each", configurations(WEIGHTS), ids=lambda each: each.name)
 def test_options_name_what_matters(each: Configuration) -> None:
     """Whatever the defaults are, or will be."""
-    what = ("--modality", each.sensors, "--hallucination", each.hallucination)
+    what = ("--modality", each.modality, "--hallucination", each.hallucination)
     options = cli.make_context("cmdiad-train", ["data", *what, *BANK, *each.options]).params
-    recipe = recipe_from(options, ())
-    assert (recipe.coreset, recipe.components, recipe.image_score) == (1, 256, "max")
-    assert recipe.rgb.stages == (1, 2)
+    recipe = recipe_from(options, lambda: ())
+    part = bank_part(recipe)
+    assert (part.coreset, part.components, part.image_score) == (1, 256, "max")
+    assert part.rgb.stages == (1, 2)
     seen = {"xyz-point_mae": (224, 28, "sensor"), "xyz-depth": (320, 40, "sensor")}
-    views = {"rgb": "part", "xyz": "plan", "both": "each"}
+    views = {"rgb": "part", "xyz": "top", "both": "each"}
     kind = each.name.rsplit("-", 1)[0].removesuffix("-random").removesuffix("-pretrained")
-    assert (recipe.size, recipe.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.sensors]))
-    if isinstance(recipe.xyz, XyzExtractor):
-        assert (recipe.xyz.grid, recipe.xyz.weights) == (28, "seeded" if "random" in each.name else "points")
+    assert (recipe.size, part.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.modality]))
+    if isinstance(part.xyz, XyzExtractor):
+        assert (part.xyz.grid, part.xyz.weights) == (28, "seeded" if "random" in each.name else "points")
     else:
-        assert recipe.xyz.image == ("depth" if kind == "xyz-depth" else "normals")
-        assert recipe.xyz.backbone == RgbExtractor(LARGE, (1, 2), 40, "large")
-    backbone = each.name.split("-")[1] if each.sensors == "rgb" else LARGE
+        assert part.xyz.image == ("depth" if kind == "xyz-depth" else "normals")
+        assert part.xyz.backbone == RgbExtractor(LARGE, (1, 2), 40, "large")
+    backbone = each.name.split("-")[1] if each.modality == "rgb" else LARGE
     weights = {LARGE: "large", SMALL: "small", STUDENT: "student"}
-    assert (recipe.rgb.backbone, recipe.rgb.weights) == (backbone, weights[backbone])
+    assert (part.rgb.backbone, part.rgb.weights) == (backbone, weights[backbone])
 
 
 def test_student_learns_from_what_inspection_feeds(data: Path, trained: Any, tmp_path: Path) -> None:
@@ -143,9 +148,9 @@ def test_extractors_are_trained_only_for_detectors_that_take_them(
     monkeypatch.setattr(extractors, "_command", lambda cli, *arguments: commands.append(arguments))
     bench = Bench(tmp_path, "gear", tmp_path, 0)
     table = configurations(WEIGHTS)
-    bench.train_extractors([each for each in table if "resnetv2_50" in each.name], WEIGHTS, silent)
+    bench.train_extractors([each for each in table if "resnetv2_50" in each.name], WEIGHTS, SILENT)
     assert commands == []
-    bench.train_extractors(table, WEIGHTS, silent)
+    bench.train_extractors(table, WEIGHTS, SILENT)
     assert [command[0] for command in commands] == ["distill", "pretrain"]
     assert [command[-1] for command in commands] == ["student", "points"]
 

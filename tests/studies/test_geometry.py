@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmdiad_bench.cli import cli
 from helpers import command
+from studies.__main__ import cli
 from studies.geometry import STAGES, TOGETHER, _ours, _published, geometry_table, measure_geometry, wavy_sheet
 
 SMALL = {"size": 64, "groups": 60, "width": 8}
@@ -25,7 +25,7 @@ def test_sheet_has_the_points_asked_for_and_their_pixels() -> None:
 
 
 def test_both_forms_give_the_same() -> None:
-    """Large and around the origin, where expanded float32 distances lose little (REFERENCE §18.6)."""
+    """Large and around the origin, where expanded float32 distances lose little (method §18.6)."""
     sheet = wavy_sheet(900, **SMALL)
     problem = replace(sheet, points=(sheet.points - np.float32([0, 0, 0.5])) * np.float32(30))
     published, ours = ({name: work() for name, work in form(problem)} for form in (_published, _ours))

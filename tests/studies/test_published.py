@@ -13,19 +13,20 @@ from cmdiad_runtime.preprocess.cloud.points import farthest_point_sampling, grou
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
-from cmdiad_train.detectors.bank.detector import as_tensors
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.extractors import PointMae
-from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-from helpers import sample_files, silent
+from helpers import sample_files
 from studies import published as plain
-from studies.contenders import Paired, Parts, Setup, build_parts, load_published, save_published
+from studies.comparison.contenders import Paired, Parts, Setup, build_parts, load_published, save_published
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
 EXPANDED = 0.02
-"""Score and map, relative: the published interpolation weights are off by up to 2 % (REFERENCE §18.6)."""
+"""Score and map, relative: the published interpolation weights are off by up to 2 % (method §18.6)."""
 LEVEL = 1 / 255
 """One level of the published blur, of the map's maximum."""
 
@@ -51,7 +52,7 @@ def samples(data: Path) -> list[Sample]:
 
 @pytest.fixture(scope="module", params=["rgb", "xyz"])
 def built(request: pytest.FixtureRequest, data: Path) -> tuple[Parts, list[Paired]]:
-    return build_parts(small_setup(request.param), samples(data), good(data), silent)
+    return build_parts(small_setup(request.param), samples(data), good(data), SILENT)
 
 
 @torch.no_grad()

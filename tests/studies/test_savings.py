@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers import RecordingReporter
 from studies.savings import SAVINGS, Saving, Sizes, measure_savings, savings_table
 
 SMALL = Sizes(width=48, size=64, coarse=8, groups=64, group_size=16, encoder=24, bank=300)
@@ -33,10 +34,10 @@ def test_a_wrong_saving_would_be_seen(make: Callable[[Sizes, int], Saving]) -> N
 
 
 def test_table_tells_gain_and_difference() -> None:
-    said: list[str] = []
-    rows = measure_savings(SMALL, runs=2, say=said.append)
-    assert [row["saving"] for row in rows] == said
-    assert len(rows) == len(SAVINGS) == len(set(said))
+    recorder = RecordingReporter()
+    rows = measure_savings(SMALL, runs=2, reporter=recorder)
+    assert [row["saving"] for row in rows] == recorder.lines
+    assert len(rows) == len(SAVINGS) == len(set(recorder.lines))
     for row in rows:
         assert row["plain_ms"] > 0 and row["saved_ms"] > 0
         assert row["times_faster"] == pytest.approx(row["plain_ms"] / row["saved_ms"], rel=0.05, abs=0.02)

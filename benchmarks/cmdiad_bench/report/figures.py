@@ -1,6 +1,6 @@
-"""The charts of a report as SVG text that takes its colours from the page's style sheet.
+"""Draw the charts of a report as SVG text that takes its colours from the page's style sheet.
 
-Every word in them is from this file or a number, so that nothing needs escaping.
+All text in the charts comes from this file or is a number, so nothing needs escaping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HALF_LABEL = 56
 _TARGET_TICKS = 5
 _BINS = 32
 _MOST_THRESHOLDS = 4.0
-"""Scores beyond this multiple of the threshold share the last bar: far defects must not squeeze the rest."""
+"""Scores beyond this multiple of the threshold share the last bar: far defects would compress all others."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Scores:
     """One row of a histogram.
 
     Attributes:
-        label: what the samples are.
-        kind: style class, "good", "defect" or "held".
-        values: their scores.
-        wrong_above: whether a score above the threshold is the wrong side.
+        label: Description of the samples.
+        kind: Style class: "good", "defect" or "held".
+        values: Scores of the samples.
+        wrong_above: True if a score above the threshold is a wrong verdict.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Data coordinates to those of the drawing."""
+    """Map from data coordinates to drawing coordinates."""
 
     low: float
     high: float
@@ -57,7 +57,7 @@ class _Scale:
 
 
 def roc_figure(fpr: Sequence[float], tpr: Sequence[float], at_threshold: tuple[float, float]) -> str:
-    """The ROC curve of the images, with the point where the shipped threshold stands."""
+    """Draw the ROC curve of the images and mark the point of the bundle's threshold."""
     x, y = _Scale(0, 1, _LEFT, _SQUARE_RIGHT), _Scale(0, 1, _BOTTOM, _TOP)
     px, py = x(at_threshold[0]), y(at_threshold[1])
     anchor, dx = ("start", 10) if px < (_LEFT + _SQUARE_RIGHT) / 2 else ("end", -10)
@@ -79,7 +79,7 @@ def roc_figure(fpr: Sequence[float], tpr: Sequence[float], at_threshold: tuple[f
 
 
 def pro_figure(fpr: Sequence[float], pro: Sequence[float], limits: Sequence[float]) -> str:
-    """The PRO curve up to the largest of the limits, each of which is marked."""
+    """Draw the PRO curve up to the largest limit and mark every limit."""
     last = max(limits)
     x, y = _Scale(0, last, _LEFT, _SQUARE_RIGHT), _Scale(0, 1, _BOTTOM, _TOP)
     marks = [f'<path class="mark" d="M{x(limit):.1f},{_BOTTOM}V{_TOP}"/>' for limit in sorted(limits)]
@@ -94,7 +94,7 @@ def pro_figure(fpr: Sequence[float], pro: Sequence[float], limits: Sequence[floa
 
 
 def score_figure(rows: Sequence[Scores], threshold: float) -> str:
-    """Histograms of scores one above the other, on one axis, with the threshold through all of them."""
+    """Draw one histogram of scores for each row on a common axis, with the threshold across all of them."""
     edges, beyond = _bin_edges(rows, threshold)
     x = _Scale(edges[0], edges[-1], _WIDTH - _RIGHT, _RIGHT)
     counted = [_count(row.values, edges) for row in rows]
@@ -102,7 +102,7 @@ def score_figure(rows: Sequence[Scores], threshold: float) -> str:
     room = (_BOTTOM - _TOP) / len(rows)
     at = x(threshold)
     left = at < (x.start + x.end) / 2
-    label = f'x="{x.end}" text-anchor="end"' if left else f'x="{x.start}"'  # out of the way of the line
+    label = f'x="{x.end}" text-anchor="end"' if left else f'x="{x.start}"'  # on the side away from the threshold line
     body: list[str] = []
     for i, (row, counts) in enumerate(zip(rows, counted, strict=True)):
         base = _TOP + (i + 1) * room
@@ -128,7 +128,7 @@ def score_figure(rows: Sequence[Scores], threshold: float) -> str:
 def _bars(
     row: Scores, counts: IntArray, edges: FloatArray, x: _Scale, base: float, scale: float, threshold: float
 ) -> list[str]:
-    """One histogram standing on `base`; `scale` is the height of all samples in one bin."""
+    """Draw one histogram that stands on `base`; `scale` is the height of a bin that contains all samples."""
     total = max(len(row.values), 1)
     body = [f'<path class="axis" d="M{x.start},{base:.1f}H{x.end}"/>']
     for count, left, right in zip(counts, edges, edges[1:], strict=False):
@@ -162,7 +162,7 @@ def _bin_edges(rows: Sequence[Scores], threshold: float) -> tuple[FloatArray, in
 
 
 def _count(values: Sequence[float], edges: FloatArray) -> IntArray:
-    """Scores in each bin, which holds its right edge: a score at the threshold is not above it."""
+    """Count the scores in each bin. A bin includes its right edge: a score equal to the threshold is not above it."""
     place = np.searchsorted(edges, np.asarray(values, dtype=np.float64), side="left") - 1
     return np.bincount(np.clip(place, 0, len(edges) - 2), minlength=len(edges) - 1)
 
@@ -170,7 +170,7 @@ def _count(values: Sequence[float], edges: FloatArray) -> IntArray:
 def _frame(
     x: _Scale, y: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], *, grid_x: bool = True
 ) -> list[str]:
-    """Grid and tick labels, in per cent."""
+    """Draw the grid and tick labels in per cent."""
     body = []
     for tick in y_ticks:
         body.append(f'<path class="grid" d="M{x.start},{y(tick):.1f}H{x.end}"/>')
@@ -182,11 +182,11 @@ def _frame(
     return body
 
 
-def _titles(below: str, beside: str, right: float) -> list[str]:
+def _titles(horizontal: str, vertical: str, right: float) -> list[str]:
     middle, centre = (_LEFT + right) / 2, (_TOP + _BOTTOM) / 2
     return [
-        f'<text class="title" x="{middle}" y="{_BOTTOM + 40}" text-anchor="middle">{below}</text>',
-        f'<text class="title" transform="translate(13,{centre}) rotate(-90)" text-anchor="middle">{beside}</text>',
+        f'<text class="title" x="{middle}" y="{_BOTTOM + 40}" text-anchor="middle">{horizontal}</text>',
+        f'<text class="title" transform="translate(13,{centre}) rotate(-90)" text-anchor="middle">{vertical}</text>',
     ]
 
 
@@ -195,7 +195,7 @@ def _path(x: _Scale, y: _Scale, across: Sequence[float], up: Sequence[float]) ->
 
 
 def _nice_ticks(low: float, high: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten between the ends, about five."""
+    """Return about five multiples of 1, 2 or 5 times a power of ten between the ends."""
     rough = (high - low) / _TARGET_TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)

@@ -1,4 +1,4 @@
-"""The page of a report: its record and pictures through `report.html.jinja`, one file that needs nothing else."""
+"""Render the page of a report from its record and pictures with `report.html.jinja`; the page is self-contained."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Row:
     """One sample of a gallery.
 
     Attributes:
-        name: split, defect and number.
-        good: whether it is a good part.
-        rejected: verdict NG.
-        score: image score.
-        pictures: of it.
+        name: Split, defect and number of the sample.
+        good: True for a good part.
+        rejected: True for the verdict NG.
+        score: Image score.
+        pictures: Pictures of the sample.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def outcome(self) -> str:
-        """The verdict in the light of the label."""
+        """Verdict compared with the label: "passed", "false reject", "found" or "missed"."""
         if self.good:
             return "false reject" if self.rejected else "passed"
         return "found" if self.rejected else "missed"
@@ -54,27 +54,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some samples under a title, and a sentence about how many there are."""
+    """Samples under a title, with a caption that states how many there are."""
 
     title: str
-    said: str
+    caption: str
     rows: list[Row]
 
 
 @dataclass(frozen=True)
 class Section:
-    """One class: its part of `report.json`, and its galleries."""
+    """One class: its part of `report.json` and its galleries."""
 
     record: dict[str, Any]
     galleries: list[Gallery]
 
 
 def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
-    """The page as HTML text: no script, nothing fetched. Every word of data is escaped.
+    """Return the page as HTML text without scripts or external files. All data is escaped.
 
     Args:
-        record: what `report.json` holds.
-        sections: of the page, in order.
+        record: Contents of `report.json`.
+        sections: Sections of the page, in order.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -93,7 +93,7 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
 
 
 def _view(section: Section) -> dict[str, Any]:
-    """What the template shows of one class."""
+    """Return the values that the template shows for one class."""
     record = section.record
     sensor = SENSORS[record["modality"]]
     if record["hallucination"] != "none" and record["modality"] in OTHER_SENSOR:
@@ -109,7 +109,7 @@ def _view(section: Section) -> dict[str, Any]:
 
 
 def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
-    """Titles and drawings. The drawings hold no text of the data."""
+    """Return titles and drawings. The drawings contain no text from the data."""
     by_kind: dict[bool, list[float]] = {True: [], False: []}
     for sample in record["per_sample"]:
         by_kind[sample["defect"] == "good"].append(sample["score"])
@@ -119,19 +119,20 @@ def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
     roc, pro = record["curves"]["roc"], record["curves"]["pro"]
     good = record["good"]
     defects = record["samples"] - good
-    stands = (record["false_rejects"] / good, 1 - record["missed_defects"] / defects)
+    operating_point = (record["false_rejects"] / good, 1 - record["missed_defects"] / defects)
     charts = [
         ("Scores", score_figure(rows, record["threshold"])),
-        ("Parts: ROC curve", roc_figure(roc["fpr"], roc["tpr"], stands)),
+        ("Parts: ROC curve", roc_figure(roc["fpr"], roc["tpr"], operating_point)),
     ]
     if pro is not None:
         charts.append(("Pixels: PRO curve", pro_figure(pro["fpr"], pro["pro"], tuple(PRO_LIMITS.values()))))
-    return [(title, Markup(drawing)) for title, drawing in charts]  # noqa: S704  (numbers and our own words)
+    return [(title, Markup(drawing)) for title, drawing in charts]  # noqa: S704  (numbers and text of this package)
 
 
 def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
-    """What the figures belong to, as pairs of a name and a value."""
+    """Return the facts behind the figures as pairs of a name and a value."""
     calibration = record["calibration"]
+    banks = ", ".join(f"{rows} × {width}" for rows, width in record["banks"])
     extractors = [
         (f"Extractor, {modality}", entry["extractor"])
         for modality, entry in record["provenance"].items()
@@ -141,9 +142,9 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
         ("Bundle", record["bundle"]),
         ("Inspects with", sensor),
         ("Precision, engine", f"{record['precision']}, {record['engine']}"),
-        ("Mode", record["mode"]),
+        ("Detector family, mode", f"{record['family']}, {record['mode']}"),
         *extractors,
-        ("Memory banks", ", ".join(f"{rows} × {width}" for rows, width in record["banks"])),
+        *([("Memory banks", banks)] if banks else []),
         (
             "Threshold",
             f"{calibration['score_threshold']:.5g}: {calibration['method']} of {calibration['samples']} held-out good "

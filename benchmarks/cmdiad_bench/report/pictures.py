@@ -1,4 +1,4 @@
-"""What one inspected sample looked like: image, depth, defect and heatmap side by side, as data URIs."""
+"""Draw one inspected sample: image, depth, defect and heatmap side by side, as data URIs."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from scipy import ndimage
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image
-from cmdiad_runtime.preprocess.cloud.foreground import pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
 from cmdiad_runtime.sample import Mask, Modality, RgbImage
 from cmdiad_train.datasets import Category, SampleFiles
 
 _SIDE = 336
-"""Pixels along the longer side: as wide as the page shows them, with some to spare for dense screens."""
+"""Pixels along the longer side: the width on the page, with a margin for dense screens."""
 _JPEG_QUALITY = 88
 _OUTLINE = np.array([0, 230, 255], dtype=np.uint8)
-"""Cyan: on no part, and in no heatmap."""
+"""Cyan, a colour that occurs neither on parts nor in heatmaps."""
 _GREY = 96
 _MODALITIES: tuple[Modality, ...] = ("rgb", "xyz")
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Data URIs of one sample, each None where there is nothing to show.
+    """Data URIs of one sample; None if there is no such picture.
 
     Attributes:
-        image: from the camera.
-        depth: from the cloud.
-        mask: the picture that was inspected with the outline of the defect.
-        heatmap: the same with the anomaly map on the scale fixed by the threshold.
+        image: Camera image.
+        depth: Cloud as a depth image.
+        mask: Inspected picture with the outline of the defect.
+        heatmap: Inspected picture with the anomaly map, on the colour scale fixed by the threshold.
     """
 
     image: str | None
@@ -48,9 +48,9 @@ class Pictures:
 
 
 def find_companions(category: Category, preprocessing: Preprocessing) -> dict[str, SampleFiles]:
-    """Test samples with the files of the sensor that a bundle does not read, by name, where there are any.
+    """Return test samples with the files of the modality that a bundle does not read, by sample name.
 
-    They are for display alone, so that whatever is wrong with them is no error.
+    The files are only displayed, so problems with them are not errors.
     """
     unread = [modality for modality in _MODALITIES if modality not in preprocessing.modalities]
     return {files.name: files for modality in unread for files in category.listing("test", (modality,)).samples}
@@ -64,20 +64,20 @@ def draw_pictures(
     preprocessing: Preprocessing,
     map_threshold: float,
 ) -> Pictures:
-    """Read a sample's files again and draw it.
+    """Read the files of a sample again and draw them.
 
     Args:
-        files: of the sample.
-        companion: the same sample with the file that the bundle does not read, from `find_companions`.
-        mask: ground truth bool `[size, size]` in the network's view, or None where none is known.
-        anomaly_map: float32 `[size, size]`.
-        preprocessing: of the bundle.
-        map_threshold: map values above it are drawn as anomalous.
+        files: Files of the sample.
+        companion: The same sample with the file that the bundle does not read, from `find_companions`.
+        mask: Ground truth, bool `[size, size]` in the network's view; None if unknown.
+        anomaly_map: Anomaly map, float32 `[size, size]`.
+        preprocessing: Preprocessing of the bundle.
+        map_threshold: Map values above this threshold are drawn as anomalous.
     """
     image = _show_image(files.rgb or (companion.rgb if companion else None))
     depth = _show_depth(files.xyz or (companion.xyz if companion else None))
     inspected = image if files.rgb is not None else depth
-    assert inspected is not None  # it was read a moment ago
+    assert inspected is not None  # the inspection has read this file
     small, crop = _view(inspected, preprocessing.pad_multiple)
     return Pictures(
         image=None if image is None else _uri(_shrink(image)),
@@ -88,7 +88,7 @@ def draw_pictures(
 
 
 def draw_legend() -> str:
-    """The colour scale of the heatmaps from 0 to 2.2 times the threshold, drawn by what draws them."""
+    """Draw the colour scale of the heatmaps from 0 to 2.2 times the threshold with the code that draws heatmaps."""
     ramp = np.tile(np.linspace(0.0, 2.2, 440, dtype=np.float32), (24, 1))
     return _uri(anomaly_overlay(np.full((24, 440, 3), _GREY, dtype=np.uint8), ramp, 1.0))
 
@@ -110,7 +110,7 @@ def _show_depth(path: Path | None) -> RgbImage | None:
 
 
 def _view(picture: RgbImage, multiple: int) -> tuple[RgbImage, tuple[slice, slice]]:
-    """The picture padded as the network sees it, shrunk to a square; and where in it the picture lies."""
+    """Return the picture padded as for the network and shrunk to a square, and the region of the picture in it."""
     height, width = picture.shape[:2]
     top, left, side = pad_offset(height, width, multiple=multiple)
     square = _shrink(pad_to_square(picture, multiple=multiple))
@@ -126,7 +126,7 @@ def _shrink(picture: RgbImage) -> RgbImage:
 
 
 def _outlined(picture: RgbImage, mask: Mask) -> RgbImage:
-    """Draw the outer edge of the mask in cyan on black."""
+    """Draw the outer edge of the mask as a cyan line on black."""
     resized = np.array(Image.fromarray(mask).resize(picture.shape[1::-1], Image.Resampling.NEAREST), dtype=bool)
     around = ndimage.binary_dilation(resized, iterations=3)
     line = ndimage.binary_dilation(resized, iterations=2) & ~resized

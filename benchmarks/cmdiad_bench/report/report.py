@@ -1,9 +1,10 @@
-"""The evaluation report: one page for people and one JSON with the same figures, from bundles and labelled data."""
+"""Write the evaluation report: one page for people and one JSON file with the same figures."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_bench.accuracy import Inspected, Progress, figures, inspect_test_split
+from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
 from cmdiad_bench.report.page import Gallery, Row, Section, render
 from cmdiad_bench.report.pictures import draw_pictures, find_companions
-from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles, open_category
 from cmdiad_train.evaluation.bootstrap import LEVEL, RESAMPLES
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS, mean_over_classes
@@ -27,47 +31,55 @@ from cmdiad_train.evaluation.metrics import pro_curve, roc_curve
 FORMAT = "cmdiad-report"
 FORMAT_VERSION = 1
 _ROWS = 3
-"""Samples per gallery."""
+"""Samples in one gallery."""
 _CURVE_POINTS = 200
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """Settings of a report.
+
+    Attributes:
+        category: Category to inspect instead of the one that the bundle names; None takes the bundle's.
+        engine: Engine that runs the bundles.
+        command: Command line, for the record.
+    """
+
+    category: str | None = None
+    engine: EngineName = "cpu"
+    command: str = ""
+
+
 def write_report(
-    data: Path,
-    bundles: Sequence[Path],
-    out: Path,
-    *,
-    category: str | None,
-    engine: EngineName,
-    command: str,
-    progress: Progress,
+    data: Path, bundles: Sequence[Path], out: Path, options: ReportOptions, reporter: Reporter
 ) -> dict[str, Any]:
     """Inspect the test split of each bundle's category and write `out/report.json` and `out/report.html`.
 
-    Both are finished before either is written; existing ones are replaced.
+    Both files are complete before either is written; existing files are replaced.
 
     Args:
-        data: a data set in MVTec 3D-AD layout.
-        bundles: one or more; each names its category.
-        out: folder, made if need be.
-        category: in place of the one that the bundle names.
-        engine: that runs the bundles.
-        command: the command line, for the record.
-        progress: told how far each bundle is.
+        data: Data set in one of the layouts of `cmdiad_train.datasets`.
+        bundles: One or more bundles; each names its category.
+        out: Output folder; created if absent.
+        options: Category, engine and command line.
+        reporter: Receiver of the progress of each bundle.
 
     Returns:
-        What `report.json` holds.
+        Contents of `report.json`.
 
     Raises:
-        BundleError: a bundle is damaged. RunError: no labelled test split. OutputError: `out` cannot be written.
+        BundleError: A bundle is damaged.
+        RunError: The data set has no labelled test split.
+        OutputError: `out` cannot be written.
     """
-    _check_inputs(data, bundles, category)
+    _check_inputs(data, bundles, options.category)
     _make_folder(out)
-    sections = [_inspect(data, bundle, category, engine, progress) for bundle in bundles]
+    sections = [_inspect(data, bundle, options, reporter) for bundle in bundles]
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
+        "command": options.command,
         "data": str(data),
         "versions": {package: version(package) for package in ("cmdiad", "numpy", "scipy", "pillow")},
         "intervals": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over samples"},
@@ -82,7 +94,7 @@ def write_report(
 
 
 def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> None:
-    """Open every bundle and find its data before the first of them is run."""
+    """Open every bundle and find its data before the first bundle runs."""
     for path in bundles:
         open_category(data, _category_of(Bundle.open(path), category))
 
@@ -99,26 +111,28 @@ def _make_folder(out: Path) -> None:
         raise OutputError(
             out,
             found=(error.strerror or str(error)).lower(),
-            expected="a folder to write the report to",
+            expected="a writable folder for the report",
             action="choose another --out",
         ) from error
 
 
-def _inspect(data: Path, path: Path, category: str | None, engine: EngineName, progress: Progress) -> Section:
-    with Inspector.open(path, engine=engine) as inspector:
-        inspected = inspect_test_split(inspector, data, _category_of(inspector.bundle, category), progress)
+def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter) -> Section:
+    with Inspector.open(path, OpenOptions(engine=options.engine)) as inspector:
+        category = _category_of(inspector.bundle, options.category)
+        inspected = inspect_test_split(inspector, data, category, reporter)
         measured = figures(inspector, inspected)
     return Section(_record(inspector.bundle, inspected, measured), _galleries(inspector.bundle, inspected))
 
 
 def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> dict[str, Any]:
-    """One class: the figures of `cmdiad-bench accuracy` and what they rest on."""
+    """Return the record of one class: the figures of `cmdiad-bench accuracy` and the data behind them."""
     manifest = bundle.manifest
+    recipe = manifest["recipe"]
     return {
         **measured,
         "bundle_sha256": sha256_of(bundle.path / MANIFEST),
         "created": manifest["created"],
-        "mode": manifest["recipe"]["mode"],
+        "mode": recipe.get("detector", recipe).get("mode", "default"),  # recipes of cmdiad 0.1 were flat
         "provenance": manifest["provenance"],
         "calibration": manifest["calibration"],
         "versions": manifest["versions"],
@@ -162,7 +176,7 @@ def _per_sample(inspected: Inspected) -> list[dict[str, Any]]:
 
 
 def _curves(inspected: Inspected) -> dict[str, Any]:
-    """The ROC curve of the images, and the PRO curve up to its largest limit at 200 rates, denser near 0."""
+    """Return the ROC curve of the images, and the PRO curve up to its largest limit at 200 rates, denser near 0."""
     outcomes = inspected.outcomes
     fpr, tpr = roc_curve(outcomes.defects != GOOD, outcomes.scores)
     curves: dict[str, Any] = {"roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()}, "pro": None}
@@ -186,10 +200,12 @@ def _galleries(bundle: Bundle, inspected: Inspected) -> list[Gallery]:
     chosen = [
         ("Good parts that score highest", f"{false_rejects} of {int(good.sum())} good parts are rejected.", worst_good),
         ("Defects that score lowest", f"{missed} of {len(defects)} defects are missed.", worst),
-        ("Defects that score highest", "What the detector finds most easily.", best),
+        ("Defects that score highest", "The defects that are easiest to detect.", best),
     ]
     return [
-        Gallery(t, said, _rows(bundle, inspected, companions, indices)) for t, said, indices in chosen if len(indices)
+        Gallery(title, caption, _rows(bundle, inspected, companions, indices))
+        for title, caption, indices in chosen
+        if len(indices)
     ]
 
 
@@ -218,7 +234,7 @@ def _rows(
 
 
 def _mean(records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The mean over classes; None where one class occurs twice, as in a comparison of detectors."""
+    """Return the mean over classes, or None if one class occurs twice, as in a comparison of detectors."""
     if len({record["category"] for record in records}) < len(records):
         return None
     return mean_over_classes(records)

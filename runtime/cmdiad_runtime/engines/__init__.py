@@ -1,4 +1,4 @@
-"""Engines run a graph. Each is a module of its own behind the same three methods: open, run, close.
+"""Engines that run a graph, each in a separate module behind the same three methods: open, run, close.
 
 =================  ====================  =========================================================
 name               module                what runs the graph
@@ -9,51 +9,82 @@ name               module                what runs the graph
 ``ort-rtx``        ``onnx_runtime``      ONNX Runtime, TensorRT-RTX provider
 ``tensorrt``       ``tensorrt``          an engine that TensorRT built on this kind of device
 ``rtx``            ``tensorrt_rtx``      an engine that TensorRT-RTX built, possibly ahead of time
-``auto``           ``choose``            the fastest of these that fits and has passed its self-test
 =================  ====================  =========================================================
+
+The name ``auto`` selects one of them: see `cmdiad_runtime.bundle.engine_selection`.
+This module lists the names of engines, libraries and precisions for the whole project and imports no NumPy, so that
+commands can offer the names without a delay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
+"""Inputs or outputs of a graph by name."""
+
 OnnxRuntimeName = Literal["cpu", "cuda", "ort-tensorrt", "ort-rtx"]
+"""Engines that run the graph itself in ONNX Runtime."""
 BuiltName = Literal["tensorrt", "rtx"]
-EngineName = Literal["auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx"]
+"""Engines that run a file built from the graph."""
+EngineName = Literal["auto", OnnxRuntimeName, BuiltName]
+ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+
+EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
+"""Libraries that build engines, by import name."""
+LIBRARIES: dict[BuiltName, EngineLibrary] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+BUILT_NAMES: dict[EngineLibrary, BuiltName] = {library: name for name, library in LIBRARIES.items()}
+
+Precision = Literal["fp32", "fp16", "int8", "int8-cpu", "fp8"]
+"""Precisions of graphs."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+EnginePrecision = Literal["fp32", "fp16", "int8", "fp8"]
+"""Precisions of graphs from which engines can be built: int8-cpu is for ONNX Runtime on a CPU only."""
+ENGINE_PRECISIONS: tuple[EnginePrecision, ...] = get_args(EnginePrecision)
 
 
 class Engine(Protocol):
-    """What the inspector needs of an engine. Use it from one thread at a time."""
+    """A loaded graph. Use it from one thread at a time."""
 
     @property
     def description(self) -> str:
-        """Library, version, device and how it is launched, for results and certificates."""
+        """Return library, version, device and launch mode, for results and certificates."""
 
     @property
     def identity(self) -> str:
-        """Library, version and kind of device: a self-test holds for engines of equal identity."""
+        """Return library, version and kind of device. A self-test is valid for engines of equal identity."""
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """The graph's outputs by name, arrays of their own, for inputs by name.
+        """Run the graph.
+
+        Args:
+            inputs: Input arrays by name, with the exact dtypes and shapes of the graph.
+
+        Returns:
+            Output arrays by name. They share no memory with the engine.
 
         Raises:
-            EngineError: an input is missing, unknown or of another type or shape; the engine failed or is closed.
+            EngineError: An input is missing, unknown, or has a wrong dtype or shape; or the engine failed or is closed.
         """
 
     def close(self) -> None:
-        """Give device memory back; once is enough, twice is allowed. `run` raises EngineError after it."""
+        """Release device memory. Idempotent. A later `run` raises EngineError."""
 
 
 def open_engine(graph: Path, name: OnnxRuntimeName = "cpu") -> Engine:
-    """Load a graph into ONNX Runtime, with exactly one provider.
+    """Load a graph into ONNX Runtime with exactly one provider.
+
+    Args:
+        graph: ONNX file.
+        name: Engine to use.
 
     Raises:
-        EngineError: the engine is not installed, or the device is not there (never a silent fallback).
+        EngineError: The engine is not installed, or the device is missing. There is no silent fallback.
     """
     from cmdiad_runtime.engines.onnx_runtime import OnnxRuntimeEngine
 

@@ -1,4 +1,4 @@
-"""What the native engines need of CUDA, through `cuda.bindings.runtime`: every call checked, memory freed once."""
+"""CUDA calls for the native engines through `cuda.bindings.runtime`; every call is checked, memory is freed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.engines.fingerprint import capability_words
+from cmdiad_runtime.engines.fingerprint import capability_text
 from cmdiad_runtime.errors import EngineError
 
 
@@ -20,25 +20,25 @@ class Device:
     """A CUDA device.
 
     Attributes:
-        name: the maker's name for it.
-        compute_capability: 86 means 8.6.
+        name: Product name.
+        compute_capability: Ten times the compute capability; 86 means 8.6.
     """
 
     name: str
     compute_capability: int
 
     def __str__(self) -> str:
-        return f"{self.name} (compute capability {capability_words(self.compute_capability)})"
+        return f"{self.name} (compute capability {capability_text(self.compute_capability)})"
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory for one tensor, on both sides.
+    """Memory for one tensor on host and device.
 
     Attributes:
         host: uint8 `[n]`, page-locked memory of this process.
-        host_address: where it begins.
-        device_address: where the same number of bytes begins on the device.
+        host_address: Address of the host memory.
+        device_address: Address of the same number of bytes on the device.
     """
 
     host: npt.NDArray[np.uint8]
@@ -47,7 +47,11 @@ class Buffer:
 
 
 def load_cuda() -> Any:
-    """Import `cuda.bindings.runtime`; raises EngineError where it is absent."""
+    """Import `cuda.bindings.runtime`.
+
+    Raises:
+        EngineError: The package is missing or broken.
+    """
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except (ImportError, OSError) as error:
@@ -60,10 +64,10 @@ def load_cuda() -> Any:
 
 
 def checked(cuda: Any, call: str, *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime and return its value, or None for one without.
+    """Call a function of the CUDA runtime and return its value, or None if the function has none.
 
     Raises:
-        EngineError: CUDA reports anything but success; it names the call and CUDA's reason.
+        EngineError: CUDA reports a failure. The message contains the call and the reason.
     """
     status, *values = getattr(cuda, call)(*arguments)
     if int(status) != 0:
@@ -82,7 +86,11 @@ def _reason(cuda: Any, status: Any) -> str:
 
 
 def current_device(cuda: Any) -> Device:
-    """The device that CUDA uses for this process (the first that CUDA_VISIBLE_DEVICES leaves)."""
+    """Return the CUDA device of this process, the first one in CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        EngineError: There is no device.
+    """
     index = checked(cuda, "cudaGetDevice")
     attribute = cuda.cudaDeviceAttr
     major = checked(cuda, "cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, index)
@@ -92,21 +100,21 @@ def current_device(cuda: Any) -> Device:
 
 
 def new_stream(cuda: Any, resources: ExitStack) -> Any:
-    """A stream that does not wait for the default one, destroyed with `resources`."""
+    """Create a stream that does not wait for the default stream; `resources` destroys it."""
     stream = checked(cuda, "cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
     resources.callback(checked, cuda, "cudaStreamDestroy", stream)
     return stream
 
 
 def device_memory(cuda: Any, size: int, resources: ExitStack) -> int:
-    """Address of `size` bytes on the device, freed with `resources`."""
+    """Allocate `size` bytes on the device and return the address; `resources` frees them."""
     address = int(checked(cuda, "cudaMalloc", max(size, 1)))
     resources.callback(checked, cuda, "cudaFree", address)
     return address
 
 
 def new_buffer(cuda: Any, size: int, resources: ExitStack) -> Buffer:
-    """`size` bytes of page-locked host memory and of device memory, freed with `resources`."""
+    """Allocate `size` bytes of page-locked host memory and of device memory; `resources` frees them."""
     size = max(size, 1)
     address = int(checked(cuda, "cudaHostAlloc", size, cuda.cudaHostAllocDefault))
     resources.callback(checked, cuda, "cudaFreeHost", address)

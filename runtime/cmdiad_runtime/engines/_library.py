@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX, which share one API: importing either, and its log."""
+"""Import and log of TensorRT and TensorRT-RTX, which share one API."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from collections import deque
 from typing import Any
 
-from cmdiad_runtime.engines.fingerprint import EngineLibrary
+from cmdiad_runtime.engines import EngineLibrary
 from cmdiad_runtime.errors import EngineError
 
-WORDS: dict[EngineLibrary, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+LIBRARY_NAMES: dict[EngineLibrary, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL: dict[EngineLibrary, str] = {
     "tensorrt": 'run: pip install "cmdiad[tensorrt]" (on a Jetson TensorRT comes with JetPack: '
-    "make the virtual environment with --system-site-packages)",
+    "create the virtual environment with --system-site-packages)",
     "tensorrt_rtx": 'run: pip install "cmdiad[rtx]"',
 }
 _LOG_LINES = 100_000
@@ -25,8 +25,8 @@ def load_library(library: EngineLibrary) -> Any:
     """Import TensorRT or TensorRT-RTX.
 
     Raises:
-        EngineError: it is absent or broken, or older than strongly typed networks (TensorRT 10.3 is the oldest
-            that this project holds itself against).
+        EngineError: The library is missing, broken, or older than strongly typed networks. TensorRT 10.3 is the
+            oldest version that the tests cover.
     """
     try:
         trt = importlib.import_module(library)
@@ -34,7 +34,7 @@ def load_library(library: EngineLibrary) -> Any:
         raise EngineError(
             library,
             found=f"{type(error).__name__}: {error}",
-            expected=f"the {WORDS[library]} Python package",
+            expected=f"the {LIBRARY_NAMES[library]} Python package",
             action=INSTALL[library],
         ) from error
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
@@ -49,10 +49,10 @@ def load_library(library: EngineLibrary) -> Any:
 
 @functools.cache
 def log_of(library: EngineLibrary) -> Any:
-    """The one logger of a library in this process: while a builder or runtime lives, it ignores every other one."""
+    """Return the logger for a library, one per process: a living builder or runtime ignores every other logger."""
     base: Any = load_library(library).ILogger
 
-    class Log(base):  # type: ignore[misc]  # the library is known when it runs
+    class Log(base):  # type: ignore[misc]  # The library is known at run time only.
         def __init__(self) -> None:
             base.__init__(self)
             self.lines: deque[str] = deque(maxlen=_LOG_LINES)
@@ -71,18 +71,18 @@ def log_of(library: EngineLibrary) -> Any:
 
 
 def first_error(library: EngineLibrary) -> str:
-    """The first reason in the log since it was cleared, in one line."""
+    """Return the first error in the log since the last clear, as one line."""
     reasons = (plain(error) for error in log_of(library).errors)
-    return next(filter(None, reasons), f"a failure that {WORDS[library]} gave no reason for")
+    return next(filter(None, reasons), f"a failure for which {LIBRARY_NAMES[library]} gave no reason")
 
 
 def plain(message: str) -> str:
-    """A message of the library without its source locations and without complaints about an absent GPU."""
+    """Return a message of the library without source locations and complaints about an absent GPU."""
     lines = [line for line in message.splitlines() if "catchCudaError" not in line]
     return re.sub(r"\.? In \S+ at /_src/[^\s)]+", "", " ".join(lines)).strip()
 
 
 def logged_number(library: EngineLibrary, pattern: str) -> int | None:
-    """The last number that the log gives in this place; None where it has no such line."""
-    found = (re.search(pattern, line) for line in reversed(log_of(library).lines))
-    return next((int(match[1]) for match in found if match), None)
+    """Return the first group of the last match of a pattern in the log as a number, or None without a match."""
+    matches = (re.search(pattern, line) for line in reversed(log_of(library).lines))
+    return next((int(match[1]) for match in matches if match), None)

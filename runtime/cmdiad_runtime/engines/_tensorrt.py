@@ -1,13 +1,13 @@
-"""Running a TensorRT or TensorRT-RTX engine: preallocated page-locked buffers, few shapes, CUDA graphs.
+"""Run a TensorRT or TensorRT-RTX engine with preallocated page-locked buffers, few input shapes and CUDA graphs.
 
-Only one input may have a dynamic axis: the first of `weights`, the distinct rows of a cloud. Its rows are filled
-up with zeros to one of eight sizes. That changes no result: row 0 (background) is all zeros already, and `cells`
-never names a row beyond the given ones. So there are eight shapes at most, each with an execution context and a
-CUDA graph of its own, as TensorRT asks; the contexts share one scratch memory, since runs never overlap.
+Only one input may have a dynamic axis: the first axis of `weights`, the distinct rows of a cloud. The rows are padded
+with zeros to one of eight sizes. Padding changes no result: row 0 (background) already contains only zeros, and
+`cells` never refers to a padded row. TensorRT requires a separate execution context and CUDA graph for each shape, so
+there are at most eight. The contexts share one scratch memory, because runs never overlap.
 
-TensorRT: after a warm-up the whole run (copy in, compute, copy out) is captured where the engine allows it, and
-every result comes from the captured graph. TensorRT-RTX captures by itself, and specialises its kernels before
-the first result, so that no later run switches kernels behind the verdict's back.
+TensorRT: after a warm-up the whole run (copy in, compute, copy out) is captured if the engine allows it, and every
+result comes from the captured graph. TensorRT-RTX captures by itself. It specialises its kernels before the first
+inference, so results never change because a kernel was swapped later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.engines import Arrays
+from cmdiad_runtime.engines import Arrays, EngineLibrary
 from cmdiad_runtime.engines._cuda import (
     Buffer,
     Device,
@@ -33,16 +33,16 @@ from cmdiad_runtime.engines._cuda import (
     new_buffer,
     new_stream,
 )
-from cmdiad_runtime.engines._library import WORDS, first_error, load_library, log_of
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, EngineLibrary
+from cmdiad_runtime.engines._library import LIBRARY_NAMES, first_error, load_library, log_of
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.errors import EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.files import atomic_write
 
 SHAPES = 8
-"""Sizes that a dynamic axis is filled up to."""
+"""Number of sizes to which a dynamic axis is padded."""
 
-_REBUILD = "run cmdiad-export build BUNDLE on this device, or cmdiad-run with --rebuild"
+_REBUILD = "run cmdiad-build BUNDLE on this device, or cmdiad-run with --rebuild"
 _DTYPES: dict[str, Any] = {
     "FLOAT": np.float32,
     "HALF": np.float16,
@@ -56,7 +56,13 @@ _DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What an engine has to fit: library and device at hand."""
+    """The installed library and the device of this process, which an engine must fit.
+
+    Attributes:
+        library: Import name of the library.
+        version: Full version of the library.
+        device: CUDA device.
+    """
 
     library: EngineLibrary
     version: str
@@ -68,7 +74,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """An input or output: `shape` has the largest number of rows where the first axis is dynamic."""
+    """An input or output. If the first axis is dynamic, `shape` contains the largest number of rows."""
 
     name: str
     dtype: np.dtype[Any]
@@ -80,7 +86,7 @@ class _Tensor:
         return self.dtype.itemsize * prod(self.shape if self.least_rows is None else (rows, *self.shape[1:]))
 
     def array(self) -> npt.NDArray[Any]:
-        """The page-locked memory as an array of the largest shape."""
+        """Return the page-locked memory as an array of the largest shape."""
         return (
             self.buffer.host[: self.bytes_of(self.shape[0] if self.shape else 1)].view(self.dtype).reshape(self.shape)
         )
@@ -88,7 +94,7 @@ class _Tensor:
 
 @dataclass
 class _Lane:
-    """One shape's execution context and captured graph, if there is one."""
+    """Execution context of one input shape, and the captured CUDA graph if there is one."""
 
     rows: int
     context: Any
@@ -96,13 +102,17 @@ class _Lane:
 
 
 def surroundings_of(library: EngineLibrary) -> Surroundings:
-    """Library and device at hand; raises EngineError without them."""
+    """Return the installed library and the device of this process.
+
+    Raises:
+        EngineError: The library, CUDA or a device is missing.
+    """
     trt = load_library(library)
     return Surroundings(library, str(trt.__version__), current_device(load_cuda()))
 
 
 def mismatch_here(fingerprint: EngineFingerprint, here: Surroundings, graph_sha256: str) -> str | None:
-    """What keeps an engine from running here, in words; None if it fits."""
+    """Explain why an engine cannot run here, or return None if it can; see `EngineFingerprint.mismatch`."""
     return fingerprint.mismatch(
         library=here.library,
         library_version=here.version,
@@ -112,11 +122,15 @@ def mismatch_here(fingerprint: EngineFingerprint, here: Surroundings, graph_sha2
 
 
 class TensorRtEngine:
-    """An engine file on the device at hand. Make one with `open`."""
+    """A loaded engine file; create one with `open`.
 
-    def __init__(self, trt: Any, cuda: Any, plan: Path, here: Surroundings, kernels: Path | None) -> None:
+    Attributes:
+        identity: Library, version and kind of device.
+    """
+
+    def __init__(self, trt: Any, cuda: Any, file: Path, here: Surroundings, kernels: Path | None) -> None:
         self.identity = str(here)
-        self._trt, self._cuda, self._plan, self._library = trt, cuda, plan, here.library
+        self._trt, self._cuda, self._file, self._library = trt, cuda, file, here.library
         self._kernels_file = kernels
         self._lanes: dict[int, _Lane] = {}
         self._launch, self._captures_itself = "", False
@@ -128,28 +142,32 @@ class TensorRtEngine:
 
     @classmethod
     def open(
-        cls, library: EngineLibrary, plan: Path, fingerprint: EngineFingerprint, graph_sha256: str
+        cls, library: EngineLibrary, file: Path, fingerprint: EngineFingerprint, graph_sha256: str
     ) -> TensorRtEngine:
         """Load an engine file.
 
         Args:
-            library: what to run it with.
-            plan: the engine file.
-            fingerprint: its label.
-            graph_sha256: of the bundle's graph, which the engine must have been built from.
+            library: Library that runs the engine.
+            file: Engine file.
+            fingerprint: Label of the engine file.
+            graph_sha256: `graph_digest` of the bundle's graph, from which the engine must have been built.
 
         Raises:
-            EngineError: library, CUDA or a device is missing; the engine does not fit them or the graph; or it
-                cannot be loaded. BundleError: the file is not the one that the fingerprint describes.
+            EngineError: The library, CUDA or a device is missing; the engine does not fit them or the graph; or the
+                engine cannot be loaded.
+            BundleError: The file is not the one that the fingerprint describes.
         """
         here, trt, cuda = surroundings_of(library), load_library(library), load_cuda()
         mismatch = mismatch_here(fingerprint, here, graph_sha256)
         if mismatch:
             raise EngineError(
-                plan, found=f"that {mismatch}", expected="an engine for this library, device and graph", action=_REBUILD
+                file,
+                found=f"an engine that does not fit: {mismatch}",
+                expected="an engine for this library, device and graph",
+                action=_REBUILD,
             )
-        fingerprint.check_file(plan)
-        engine = cls(trt, cuda, plan, here, _kernels_file(fingerprint, here))
+        fingerprint.check_file(file)
+        engine = cls(trt, cuda, file, here, _kernels_file(fingerprint, here))
         try:
             engine._load()
         except BaseException:
@@ -159,13 +177,13 @@ class TensorRtEngine:
 
     @property
     def description(self) -> str:
-        """See Engine."""
+        """Return library, version, device and launch mode."""
         return f"{self.identity}{self._launch}"
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """See Engine."""
+        """Run the engine; see `Engine.run`."""
         if self._engine is None:
-            raise EngineError(self._plan, found="a closed engine", expected="an open one", action="open it again")
+            raise EngineError(self._file, found="a closed engine", expected="an open one", action="open it again")
         rows = self._fill(inputs)
         lane = self._lane(rows)
         if lane.graph is None:
@@ -176,7 +194,7 @@ class TensorRtEngine:
         return {tensor.name: tensor.array().copy() for tensor in self._outputs}
 
     def close(self) -> None:
-        """See Engine."""
+        """Release device memory; see `Engine.close`."""
         if self._engine is not None:
             self._keep_kernels()
         self._resources.close()
@@ -188,7 +206,7 @@ class TensorRtEngine:
         log_of(self._library).clear()
         self._stream = new_stream(self._cuda, self._resources)
         self._runtime = runtime = self._trt.Runtime(log_of(self._library))
-        self._engine = engine = runtime.deserialize_cuda_engine(self._plan.read_bytes())
+        self._engine = engine = runtime.deserialize_cuda_engine(self._file.read_bytes())
         if engine is None:
             raise self._failure("an engine that this library loads")
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -208,8 +226,8 @@ class TensorRtEngine:
         least = None
         if -1 in shape:
             if engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT or -1 in shape[1:]:
-                raise self._unusable(f"{name} {list(shape)}", "a dynamic axis nowhere but first in one input")
-            smallest, _, largest = (tuple(each) for each in engine.get_tensor_profile_shape(name, 0))
+                raise self._unusable(f"{name} {list(shape)}", "a dynamic axis only as the first axis of an input")
+            smallest, _, largest = map(tuple, engine.get_tensor_profile_shape(name, 0))
             least, shape = int(smallest[0]), largest
         if kind not in _DTYPES or engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
             raise self._unusable(f"{name} of type {kind}", f"device tensors of type {', '.join(_DTYPES)}")
@@ -220,11 +238,11 @@ class TensorRtEngine:
         dynamic = [tensor for tensor in self._inputs if tensor.least_rows is not None]
         if len(dynamic) > 1:
             names = ", ".join(tensor.name for tensor in dynamic)
-            raise self._unusable(f"dynamic inputs {names}", "one at most")
+            raise self._unusable(f"dynamic inputs {names}", "at most one")
         return dynamic[0] if dynamic else None
 
     def _configure(self) -> None:
-        """TensorRT-RTX's own CUDA graphs, kernels settled before the first result, and its cache of them."""
+        """Enable CUDA graphs, early specialisation of kernels, and the cache of compiled kernels in TensorRT-RTX."""
         if not hasattr(self._engine, "create_runtime_config"):
             return
         trt, config = self._trt, self._engine.create_runtime_config()
@@ -238,13 +256,13 @@ class TensorRtEngine:
         if hasattr(config, "create_runtime_cache"):
             cache = config.create_runtime_cache()
             if self._kernels_file is not None and self._kernels_file.is_file():
-                cache.deserialize(self._kernels_file.read_bytes())  # left empty if it is not for this device
+                cache.deserialize(self._kernels_file.read_bytes())  # Stays empty if the file is for another device.
             config.set_runtime_cache(cache)
             self._kernels = cache
         self._config = config
 
     def _keep_kernels(self) -> None:
-        """Keep compiled kernels for the next start. A cache that cannot be written costs time, nothing else."""
+        """Store compiled kernels for the next start. Without the cache the next start only takes longer."""
         if self._kernels is None or self._kernels_file is None:
             return
         with suppress(OSError, OutputError):
@@ -255,7 +273,7 @@ class TensorRtEngine:
     # --- running
 
     def _fill(self, inputs: Arrays) -> int:
-        """Copy the inputs into page-locked memory; return the rows that the dynamic one is filled up to (or 0)."""
+        """Copy the inputs into page-locked memory; return the padded number of rows of the dynamic input, or 0."""
         expected = {tensor.name for tensor in self._inputs}
         if set(inputs) != expected:
             raise self._wrong_input(f"inputs {_listed(inputs)}", _listed(expected))
@@ -264,31 +282,31 @@ class TensorRtEngine:
         rows = 0
         if self._dynamic is not None:
             largest = self._dynamic.shape[0]
-            rows = filled_up(len(inputs[self._dynamic.name]), largest)
+            rows = padded_rows(len(inputs[self._dynamic.name]), largest)
         for tensor in self._inputs:
-            given, host = np.asarray(inputs[tensor.name]), tensor.array()
+            values, host = np.asarray(inputs[tensor.name]), tensor.array()
             if tensor.least_rows is None:
-                np.copyto(host, given)
+                np.copyto(host, values)
             else:
-                host[: len(given)] = given
-                host[len(given) : rows] = 0
+                host[: len(values)] = values
+                host[len(values) : rows] = 0
         return rows
 
-    def _check_input(self, tensor: _Tensor, given: npt.NDArray[Any]) -> None:
-        found = f"{tensor.name} {given.dtype} {list(given.shape)}"
+    def _check_input(self, tensor: _Tensor, values: npt.NDArray[Any]) -> None:
+        problem = f"{tensor.name} {values.dtype} {list(values.shape)}"
         if tensor.least_rows is None:
-            fits, expected = given.shape == tensor.shape, str(list(tensor.shape))
+            fits, expected = values.shape == tensor.shape, str(list(tensor.shape))
         else:
             least, largest, rest = tensor.least_rows, tensor.shape[0], tensor.shape[1:]
-            fits = given.ndim == len(tensor.shape) and given.shape[1:] == rest and least <= len(given) <= largest
+            fits = values.ndim == len(tensor.shape) and values.shape[1:] == rest and least <= len(values) <= largest
             expected = str([f"{least}-{largest}", *rest])
-        if not fits or given.dtype != tensor.dtype:
-            raise self._wrong_input(found, f"{tensor.dtype} {expected}")
+        if not fits or values.dtype != tensor.dtype:
+            raise self._wrong_input(problem, f"{tensor.dtype} {expected}")
 
     def _lane(self, rows: int) -> _Lane:
         if rows not in self._lanes:
             lane = _Lane(rows, self._context(rows))
-            self._enqueue(lane)  # warm-up: TensorRT does its lazy work before, not inside, a capture
+            self._enqueue(lane)  # Warm-up: TensorRT must do its lazy work before a capture, not inside.
             checked(self._cuda, "cudaStreamSynchronize", self._stream)
             self._lanes[rows] = lane
             self._resources.callback(self._lanes.pop, rows)
@@ -312,7 +330,7 @@ class TensorRtEngine:
         return context
 
     def _enqueue(self, lane: _Lane) -> None:
-        """Put copy in, inference and copy out on the stream."""
+        """Enqueue copy in, inference and copy out on the stream."""
         cuda, kind = self._cuda, self._cuda.cudaMemcpyKind
         for tensor in self._inputs:
             buffer, size = tensor.buffer, tensor.bytes_of(lane.rows)
@@ -326,7 +344,7 @@ class TensorRtEngine:
             checked(cuda, "cudaMemcpyAsync", *to_host, self._stream)
 
     def _capture(self, lane: _Lane) -> None:
-        """Capture a run as a CUDA graph. An engine with loops may not allow it: then runs are enqueued plainly."""
+        """Capture a run as a CUDA graph. Engines with loops may not allow this; then runs go without a graph."""
         cuda = self._cuda
         checked(
             cuda,
@@ -337,7 +355,7 @@ class TensorRtEngine:
         with suppress(EngineError):
             self._enqueue(lane)
         status, graph = cuda.cudaStreamEndCapture(self._stream)
-        cuda.cudaGetLastError()  # a failed capture leaves its error behind for the next call
+        cuda.cudaGetLastError()  # A failed capture leaves an error that the next call would report.
         if int(status) == 0 and graph is not None and int(graph) != 0:
             status, lane.graph = cuda.cudaGraphInstantiate(graph, 0)
             checked(cuda, "cudaGraphDestroy", graph)
@@ -352,16 +370,16 @@ class TensorRtEngine:
     def _failure(self, expected: str) -> EngineError:
         return self._unusable(first_error(self._library), expected)
 
-    def _unusable(self, found: str, expected: str) -> EngineError:
-        return EngineError(self._plan, found=found, expected=expected, action=_REBUILD)
+    def _unusable(self, problem: str, expected: str) -> EngineError:
+        return EngineError(self._file, found=problem, expected=expected, action=_REBUILD)
 
-    def _wrong_input(self, found: str, expected: str) -> EngineError:
+    def _wrong_input(self, problem: str, expected: str) -> EngineError:
         action = "prepare the sample with this bundle's preprocessing"
-        return EngineError(self._plan, found=found, expected=expected, action=action)
+        return EngineError(self._file, found=problem, expected=expected, action=action)
 
 
-def filled_up(rows: int, largest: int) -> int:
-    """The least of `SHAPES` evenly spaced sizes up to `largest` that holds `rows`."""
+def padded_rows(rows: int, largest: int) -> int:
+    """Return the smallest of `SHAPES` evenly spaced sizes up to `largest` that is at least `rows`."""
     step = -(-largest // SHAPES)
     return min(-(-rows // step) * step, largest)
 
@@ -369,7 +387,7 @@ def filled_up(rows: int, largest: int) -> int:
 def _kernels_file(fingerprint: EngineFingerprint, here: Surroundings) -> Path | None:
     folder = cache_folder()
     name = f"{fingerprint.engine_sha256[:16]}-sm{here.device.compute_capability}.kernels"
-    return None if folder is None else folder / WORDS[here.library].lower() / name
+    return None if folder is None else folder / LIBRARY_NAMES[here.library].lower() / name
 
 
 def _listed(names: Iterable[str]) -> str:

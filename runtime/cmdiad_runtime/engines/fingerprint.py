@@ -1,28 +1,24 @@
-"""What an engine file was built from, with and for: the label that travels with it in a bundle.
+"""The label of an engine file: what the file was built from, with which library, and for which devices.
 
-A TensorRT engine fits one library version and the compute capabilities it was built for, and answers
-for one graph. None of that can be read back from the file without a device, so it is written down here.
+A TensorRT engine fits one library version, the compute capabilities it was built for, and one graph. Without a device
+none of that can be read from the file, so the label records it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+from cmdiad_runtime.engines import BUILT_NAMES, ENGINE_PRECISIONS, EngineLibrary, EnginePrecision
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json, require, require_integer
 
-__all__ = ["EngineFingerprint", "EngineLibrary", "Precision", "capability_words"]
-
-EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
-Precision = Literal["fp32", "fp16", "int8", "fp8"]
-
-_SUBJECT = "engine fingerprint"
-_REBUILD = "export the bundle again, or build the engine again (cmdiad-export build BUNDLE)"
+_REBUILD = "export the bundle again, or build the engine again (cmdiad-build BUNDLE)"
+_MOST_BYTES = 1 << 50
 
 
 @dataclass(frozen=True)
@@ -30,28 +26,28 @@ class EngineFingerprint:
     """The identity of one engine file.
 
     Attributes:
-        library: import name of the library that built the engine and that must run it.
-        library_version: its full version, as in `tensorrt_rtx.__version__`.
-        compute_capabilities: devices that the engine holds code for, ascending; 86 means 8.6.
-        precision: the type that the graph computes its features in.
+        library: Import name of the library that built the engine and must run it.
+        library_version: Full version of the library, as in `tensorrt_rtx.__version__`.
+        compute_capabilities: Devices that the engine contains code for, ascending; 86 means 8.6.
+        precision: Precision of the graph.
         graph_sha256: `graph_digest` of the graph that the engine was built from, 64 lowercase hex digits.
-        engine_sha256: SHA-256 of the engine file.
-        size_bytes: length of the engine file.
-        certified: whether the engine itself ran the golden set within tolerance.
-        certification: where and how it was certified, or why it was not, in words.
-        scratch_bytes: device memory for one inference besides the weights, at the largest input shapes.
-        weights_bytes: device memory that the weights need.
-        layers: layers that were left after the builder's fusing.
-        note: what the builder left out and why, or "".
+        engine_sha256: SHA-256 of the engine file, 64 lowercase hex digits.
+        size_bytes: Length of the engine file.
+        certified: True if the engine itself ran the golden set within tolerance.
+        certification: Where and how the engine was certified, or why it was not, as text.
+        scratch_bytes: Device memory for one inference in addition to the weights, at the largest input shapes.
+        weights_bytes: Device memory for the weights.
+        layers: Number of layers after the builder's fusing.
+        note: Targets that the builder left out and the reason, or "".
 
     Raises:
-        BundleError: if any field has the wrong type or an impossible value.
+        RecordError: A field has the wrong type or an impossible value.
     """
 
     library: EngineLibrary
     library_version: str
     compute_capabilities: tuple[int, ...]
-    precision: Precision
+    precision: EnginePrecision
     graph_sha256: str
     engine_sha256: str
     size_bytes: int
@@ -63,46 +59,59 @@ class EngineFingerprint:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _check_values({field.name: getattr(self, field.name) for field in fields(self)}, _SUBJECT)
+        require(self.library in tuple(BUILT_NAMES), self, "library", f"one of {', '.join(BUILT_NAMES)}")
+        require(_is_text(self.library_version), self, "library_version", "a version")
+        require(
+            _is_capabilities(self.compute_capabilities), self, "compute_capabilities", "ascending numbers such as 86"
+        )
+        require(self.precision in ENGINE_PRECISIONS, self, "precision", f"one of {', '.join(ENGINE_PRECISIONS)}")
+        for name in ("graph_sha256", "engine_sha256"):
+            require(_is_sha256(getattr(self, name)), self, name, "64 lowercase hex digits")
+        require_integer(self, "size_bytes", 1, _MOST_BYTES)
+        require(isinstance(self.certified, bool), self, "certified", "true or false")
+        require(_is_text(self.certification), self, "certification", "a sentence")
+        for name in ("scratch_bytes", "weights_bytes", "layers"):
+            if getattr(self, name) is not None:
+                require_integer(self, name, 0, _MOST_BYTES)
+        require(isinstance(self.note, str), self, "note", "text")
 
     def to_json(self) -> dict[str, Any]:
-        """The fingerprint as a JSON object: every field, tuples as lists."""
+        """Return the fingerprint as a JSON object with every field; tuples become lists."""
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
 
     @classmethod
-    def from_json(cls, data: object, *, source: str | PathLike[str] = _SUBJECT) -> EngineFingerprint:
-        """The fingerprint that `to_json` wrote.
-
-        Args:
-            data: the decoded JSON value.
-            source: the file it was read from, for messages.
+    def from_json(cls, value: object) -> EngineFingerprint:
+        """Read a fingerprint that `to_json` wrote.
 
         Raises:
-            BundleError: if it is not an object, or a field is missing, unknown or impossible.
+            NewerRecordError: The object has an unknown field.
+            RecordError: The value is not an object, or a field is missing or impossible.
         """
-        values = _checked_keys(data, source)
-        capabilities = values["compute_capabilities"]
-        if isinstance(capabilities, list):
-            values["compute_capabilities"] = tuple(capabilities)
-        _check_values(values, source)
+        values = fields_from_json(cls, value)
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
+            raise RecordError(f"{cls.__name__} has no field {', '.join(missing)}")
+        if isinstance(values["compute_capabilities"], list):
+            values["compute_capabilities"] = tuple(values["compute_capabilities"])
         return cls(**values)
 
     def mismatch(self, *, library: str, library_version: str, compute_capability: int, graph_sha256: str) -> str | None:
-        """What keeps this engine from running there, in words; None if it fits.
+        """Explain why this engine cannot run on the given device, or return None if it can.
 
         Args:
-            library: import name of the library at hand.
-            library_version: its full version. Engines are tied to it exactly.
-            compute_capability: the device's, as 86 for 8.6.
+            library: Import name of the installed library.
+            library_version: Full version of the installed library. Engines require exactly the version they were
+                built with.
+            compute_capability: Compute capability of the device; 86 means 8.6.
             graph_sha256: `graph_digest` of the bundle's graph.
         """
         reasons = []
-        built_with, at_hand = f"{self.library} {self.library_version}", f"{library} {library_version}"
-        if built_with != at_hand:
-            reasons.append(f"it was built with {built_with} and this is {at_hand}")
+        built_with, installed = f"{self.library} {self.library_version}", f"{library} {library_version}"
+        if built_with != installed:
+            reasons.append(f"it was built with {built_with} and this is {installed}")
         if compute_capability not in self.compute_capabilities:
-            targets = ", ".join(map(capability_words, self.compute_capabilities))
-            device = capability_words(compute_capability)
+            targets = ", ".join(map(capability_text, self.compute_capabilities))
+            device = capability_text(compute_capability)
             reasons.append(f"it was built for compute capability {targets} and this device has {device}")
         if graph_sha256 != self.graph_sha256:
             built_from, bundled = self.graph_sha256[:12], graph_sha256[:12]
@@ -110,7 +119,14 @@ class EngineFingerprint:
         return "; ".join(reasons) or None
 
     def check_file(self, engine: Path) -> None:
-        """Raise BundleError unless `engine` is, byte for byte, the file that this fingerprint describes."""
+        """Check that a file is exactly the engine that this fingerprint describes.
+
+        Args:
+            engine: Engine file.
+
+        Raises:
+            BundleError: The file is missing, or its size or hash differs.
+        """
         try:
             size, digest = engine.stat().st_size, sha256_of(engine)
         except OSError as error:
@@ -120,17 +136,35 @@ class EngineFingerprint:
         if size != self.size_bytes:
             raise BundleError(engine, found=f"{size} bytes", expected=f"{self.size_bytes} bytes", action=_REBUILD)
         if digest != self.engine_sha256:
-            raise BundleError(engine, found=f"SHA-256 {digest}", expected=self.engine_sha256, action=_REBUILD)
+            raise BundleError(
+                engine, found=f"SHA-256 {digest}", expected=f"SHA-256 {self.engine_sha256}", action=_REBUILD
+            )
 
 
-def capability_words(compute_capability: int) -> str:
-    """A compute capability as NVIDIA writes it: 86 is "8.6", 120 is "12.0"."""
+def read_fingerprint(value: object, source: str | PathLike[str]) -> EngineFingerprint:
+    """Read a fingerprint from a file's JSON.
+
+    Args:
+        value: Parsed JSON of the fingerprint.
+        source: File that the JSON is from, for messages.
+
+    Raises:
+        BundleError: The fingerprint is damaged, or written by a newer version of cmdiad.
+    """
+    expected = "the fingerprint of an engine"
+    try:
+        return EngineFingerprint.from_json(value)
+    except NewerRecordError as error:
+        action = "made by a newer cmdiad: update cmdiad on this machine"
+        raise BundleError(source, found=str(error), expected=expected, action=action) from error
+    except RecordError as error:
+        raise BundleError(source, found=f"a damaged record ({error})", expected=expected, action=_REBUILD) from error
+
+
+def capability_text(compute_capability: int) -> str:
+    """Return a compute capability as NVIDIA writes it: 86 is "8.6", 120 is "12.0"."""
     major, minor = divmod(compute_capability, 10)
     return f"{major}.{minor}"
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0  # `type`, because True is an int too
 
 
 def _is_text(value: object) -> bool:
@@ -143,48 +177,5 @@ def _is_sha256(value: object) -> bool:
 
 def _is_capabilities(value: object) -> bool:
     if not isinstance(value, tuple) or not value or any(type(item) is not int for item in value):
-        return False
+        return False  # `type` instead of isinstance, because True is an int too
     return min(value) >= 10 and list(value) == sorted(set(value))
-
-
-def _is_optional_count(value: object) -> bool:
-    return value is None or _is_count(value)
-
-
-_RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "library": (
-        lambda value: value in get_args(EngineLibrary),
-        "one of " + ", ".join(get_args(EngineLibrary)),
-    ),
-    "library_version": (_is_text, "a version"),
-    "compute_capabilities": (_is_capabilities, "ascending whole numbers such as 86"),
-    "precision": (lambda value: value in get_args(Precision), "one of " + ", ".join(get_args(Precision))),
-    "graph_sha256": (_is_sha256, "64 lowercase hex digits"),
-    "engine_sha256": (_is_sha256, "64 lowercase hex digits"),
-    "size_bytes": (lambda value: _is_count(value) and value != 0, "a positive whole number"),
-    "certified": (lambda value: isinstance(value, bool), "true or false"),
-    "certification": (_is_text, "a sentence"),
-    "scratch_bytes": (_is_optional_count, "a whole number or null"),
-    "weights_bytes": (_is_optional_count, "a whole number or null"),
-    "layers": (_is_optional_count, "a whole number or null"),
-    "note": (lambda value: isinstance(value, str), "text"),
-}
-
-
-def _checked_keys(data: object, source: str | PathLike[str]) -> dict[str, Any]:
-    expected = f"an object with the fields {', '.join(_RULES)}"
-    if not isinstance(data, dict):
-        raise BundleError(source, found=f"a {type(data).__name__}", expected=expected, action=_REBUILD)
-    wrong = [f"{name} missing" for name in _RULES if name not in data]
-    wrong += [f"{name} unknown" for name in data if name not in _RULES]
-    if wrong:
-        raise BundleError(source, found=", ".join(wrong), expected=expected, action=_REBUILD)
-    return dict(data)
-
-
-def _check_values(values: Mapping[str, object], source: str | PathLike[str]) -> None:
-    for name, (is_right, expected) in _RULES.items():
-        if not is_right(values[name]):
-            raise BundleError(
-                source, found=f"{name} {values[name]!r}", expected=f"{name} as {expected}", action=_REBUILD
-            )

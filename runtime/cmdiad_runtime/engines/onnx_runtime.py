@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, or through its CUDA, TensorRT or TensorRT-RTX provider."""
+"""Engine that runs a graph in ONNX Runtime on the CPU or with the CUDA, TensorRT or TensorRT-RTX provider."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ INSTALL: dict[OnnxRuntimeName, str] = {
 
 
 class OnnxRuntimeEngine:
-    """A graph in an ONNX Runtime session with exactly one verified provider."""
+    """A graph in an ONNX Runtime session with exactly one verified provider; create one with `open`.
+
+    Attributes:
+        identity: Library, version, provider and device.
+        description: Same as `identity`.
+    """
 
     def __init__(self, session: Any, identity: str, graph: Path) -> None:
         self._session = session
@@ -43,8 +48,12 @@ class OnnxRuntimeEngine:
     def open(graph: Path, name: OnnxRuntimeName = "cpu") -> OnnxRuntimeEngine:
         """Load a graph.
 
+        Args:
+            graph: ONNX file.
+            name: Engine, which selects the provider.
+
         Raises:
-            EngineError: onnxruntime is absent, cannot load the graph, or lacks the provider.
+            EngineError: The package onnxruntime is missing, cannot load the graph, or lacks the provider.
         """
         ort = import_onnxruntime(name)
         provider = PROVIDERS[name]
@@ -59,48 +68,56 @@ class OnnxRuntimeEngine:
         return OnnxRuntimeEngine(session, f"onnxruntime {ort.__version__}, {provider} on {_device(name)}", graph)
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """See Engine."""
+        """Run the graph; see `Engine.run`."""
         if self._session is None:
             raise EngineError(self._graph, found="a closed engine", expected="an open one", action="open it again")
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
-        except Exception as error:  # onnxruntime's exceptions share no public base
+        except Exception as error:  # The exceptions of onnxruntime share no public base.
             raise EngineError(
                 self._graph,
                 found=_first_line(error),
-                expected="the graph to run",
-                action="check that bundle and onnxruntime fit (export again with this version)",
+                expected="a graph that runs in this engine",
+                action="export the bundle again with a version of onnxruntime that matches",
             ) from error
 
     def close(self) -> None:
-        """See Engine."""
+        """Release the session; see `Engine.close`."""
         self._session = None
 
 
 def import_onnxruntime(name: OnnxRuntimeName) -> Any:
-    """The package, told to keep no identifier; EngineError where it is absent."""
-    # Since 1.29 its Linux wheels report to their maker and keep an identifier in ~/.cache, unless told beforehand.
+    """Import onnxruntime with its telemetry switched off.
+
+    Args:
+        name: Engine, for the installation command in the error.
+
+    Raises:
+        EngineError: The package is missing.
+    """
+    # Since 1.29 the Linux wheels send telemetry and keep an identifier in ~/.cache. This must be set before the import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
         raise EngineError(
-            "onnxruntime",
-            found="no such package",
-            expected="it for this engine",
-            action=f"run {INSTALL[name]}",
+            "",
+            found=f"The engine {name!r} needs the package 'onnxruntime', which is not installed",
+            action=f"run: {INSTALL[name]}",
         ) from error
     return onnxruntime
 
 
 def session_options(ort: Any, name: OnnxRuntimeName) -> Any:
-    """How every session is opened: all cores of this process, no fallback to another provider."""
+    """Return the options of every session: all cores of this process, no fallback to another provider."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     if name == "cpu":
-        options.enable_mem_pattern = False  # one block for all arrays of a run: up to 280 MB more, and no faster
-        # Its threads would go on waiting at full speed for 40 ms and more, while the next part is read and prepared.
+        options.enable_mem_pattern = (
+            False  # One block for all arrays of a run took up to 280 MB more and was no faster.
+        )
+        # Otherwise the threads spin for 40 ms and more after a run, while the next part is read and prepared.
         options.add_session_config_entry("session.force_spinning_stop", "1")
     else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -108,16 +125,16 @@ def session_options(ort: Any, name: OnnxRuntimeName) -> Any:
 
 
 def _provider_options(name: OnnxRuntimeName) -> dict[str, str]:
-    """No precision option at all: the graph is strongly typed. TensorRT's engines are kept where there is a cache."""
+    """Return provider options: no precision, because the graph is strongly typed, and the cache of TensorRT engines."""
     folder = cache_folder() if name == "ort-tensorrt" else None
     if folder is None:
         return {}
-    kept = {f"trt_{kind}_cache_enable": "True" for kind in ("engine", "timing")}
-    return kept | {f"trt_{kind}_cache_path": str(folder / "ort-tensorrt") for kind in ("engine", "timing")}
+    enabled = {f"trt_{kind}_cache_enable": "True" for kind in ("engine", "timing")}
+    return enabled | {f"trt_{kind}_cache_path": str(folder / "ort-tensorrt") for kind in ("engine", "timing")}
 
 
 def _plugin_devices(ort: Any) -> list[Any]:
-    """The devices of the TensorRT-RTX plugin, which is a package of its own beside onnxruntime."""
+    """Return the devices of the TensorRT-RTX plugin, which is a separate package in addition to onnxruntime."""
     try:
         plugin = importlib.import_module(RTX_PLUGIN)
     except ImportError as error:
@@ -127,21 +144,21 @@ def _plugin_devices(ort: Any) -> list[Any]:
         if not any(device.ep_name == provider for device in ort.get_ep_devices()):
             ort.register_execution_provider_library(provider, plugin.get_library_path())
         devices = [device for device in ort.get_ep_devices() if device.ep_name == provider]
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # The exceptions of onnxruntime share no public base.
         raise _cannot_use(ort, "ort-rtx", _first_line(error)) from error
     if not devices:
-        raise _cannot_use(ort, "ort-rtx", "the plugin, but no device that it takes")
+        raise _cannot_use(ort, "ort-rtx", "the plugin, but no device that the plugin supports")
     return devices[:1]
 
 
 def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
     try:
         session = _session(ort, graph, provider, options, providers)
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # The exceptions of onnxruntime share no public base.
         raise EngineError(
             graph,
             found=_first_line(error),
-            expected=f"a graph that {provider} takes",
+            expected=f"a graph that {provider} can run",
             action="check device and drivers, or export again",
         ) from error
     if session.get_providers()[0] != provider:
@@ -155,14 +172,14 @@ def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers:
 
 
 def _session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
-    """A session; on the CPU, one that computes fp8 as it is written where onnxruntime would fuse it as if it were int8.
+    """Open a session; on the CPU, switch off two graph optimisations that are wrong for fp8.
 
-    Its fused kernels know no fp8, and its rule that a Relu before a quantisation needs no work is wrong for fp8
-    (1.31: results were off by multiples).
+    ONNX Runtime fuses quantised nodes into kernels that do not support fp8. It also removes a Relu before a
+    quantisation, which is correct for int8 only: with version 1.31, fp8 results were off by multiples.
     """
     try:
         return ort.InferenceSession(str(graph), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # The exceptions of onnxruntime share no public base.
         if "float8" not in str(error) or provider != PROVIDERS["cpu"]:
             raise
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -182,10 +199,10 @@ def _no_provider(ort: Any, name: OnnxRuntimeName) -> EngineError:
     return _cannot_use(ort, name, f"providers {', '.join(ort.get_available_providers())}")
 
 
-def _cannot_use(ort: Any, name: OnnxRuntimeName, found: str) -> EngineError:
+def _cannot_use(ort: Any, name: OnnxRuntimeName, problem: str) -> EngineError:
     return EngineError(
         f"onnxruntime {ort.__version__}",
-        found=found,
+        found=problem,
         expected=PROVIDERS[name],
         action=f"run {INSTALL[name]} on a machine that has the device",
     )

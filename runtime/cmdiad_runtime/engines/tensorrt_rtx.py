@@ -1,4 +1,4 @@
-"""TensorRT-RTX 1.7 or later, for engines built here or ahead of time on a machine without a GPU (RTX cards)."""
+"""Engines of TensorRT-RTX 1.7 or later for RTX cards, built on the device or ahead of time without a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from cmdiad_runtime.engines._tensorrt import TensorRtEngine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 
 
-def open_tensorrt_rtx(plan: Path, fingerprint: EngineFingerprint, graph_sha256: str) -> TensorRtEngine:
+def open_tensorrt_rtx(file: Path, fingerprint: EngineFingerprint, graph_sha256: str) -> TensorRtEngine:
     """Load an engine file; see `TensorRtEngine.open`."""
-    return TensorRtEngine.open("tensorrt_rtx", plan, fingerprint, graph_sha256)
+    return TensorRtEngine.open("tensorrt_rtx", file, fingerprint, graph_sha256)

@@ -1,7 +1,7 @@
-"""Reading samples from files: colour or grey images, and organised point clouds.
+"""Readers of samples from files: colour or grey images, and organised point clouds.
 
-Whatever cannot be read exactly as the sensor wrote it ends in one `InputError`; nothing is guessed or
-repaired. The formats are described in docs/formats.md.
+A file that cannot be read exactly as the sensor wrote it ends in one InputError. Nothing is guessed or repaired.
+docs/formats.md describes the formats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cmdiad_runtime.sample import XyzImage
 __all__ = ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "image_colour", "read_rgb", "read_xyz"]
 
 RGB_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""How the names of image files end, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 _CLOUD_READERS = {
     ".tiff": "tiff",
@@ -27,28 +27,27 @@ _CLOUD_READERS = {
     ".npz": "npz",
     ".png": "depth",
 }
-"""The module that reads a cloud, by suffix; its function is `read_` and the module's name."""
+"""Module that reads a cloud, by suffix. The name of its function is `read_` and the name of the module."""
 
 XYZ_SUFFIXES = tuple(_CLOUD_READERS)
-"""How the names of cloud files end, in lower case. A PNG image is a cloud only as a depth image."""
+"""Suffixes of cloud files, in lower case. A PNG file is a cloud only if it is a depth image."""
 
 
 def read_xyz(path: FilePath) -> XyzImage:
-    """Read an organised point cloud, or a depth image with its intrinsics, in the format that the suffix names.
+    """Read an organised point cloud, or a depth image with its intrinsics; the suffix selects the format.
 
-    A point with a NaN or infinite coordinate becomes three zeros. A cloud of nothing but missing points is
-    returned as it is.
+    A point with a NaN or infinite coordinate becomes three zeros. A cloud that contains only missing points is no
+    error.
 
     Args:
-        path: a file ending in one of `XYZ_SUFFIXES`, in upper or lower case.
+        path: File with one of the suffixes `XYZ_SUFFIXES`, in upper or lower case.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
-        InputError: the file is missing, empty, damaged, of another format than its suffix says, not organised
-            in rows and columns, without the intrinsics that a depth image needs, larger than 100 million
-            points, or in millimetres.
+        InputError: The file is missing, empty, damaged, in another format than its suffix, not organised in rows
+            and columns, larger than 100 million points, or in millimetres; or a depth image has no intrinsics.
     """
     name = _CLOUD_READERS.get(Path(path).suffix.lower())
     if name is None:
@@ -60,6 +59,6 @@ def read_xyz(path: FilePath) -> XyzImage:
 
 def _unknown_format(path: FilePath) -> InputError:
     expected = f"a cloud or depth image in a file ending in {', '.join(XYZ_SUFFIXES)}"
-    with open_input(path, expected=expected):  # a missing file or a folder is named as such
-        found = f"a file ending in {Path(path).suffix or 'nothing'}"
-        return InputError(path, found=found, expected=expected, action="save the cloud in one of these formats")
+    with open_input(path, expected=expected):  # A missing file or a folder has a message that says so.
+        problem = f"a file ending in {Path(path).suffix or 'nothing'}"
+        return InputError(path, found=problem, expected=expected, action="save the cloud in one of these formats")

@@ -1,4 +1,4 @@
-"""What all readers of clouds share: missing points, units, and the size of the grid."""
+"""Shared parts of the readers of clouds: missing points, units, and the size of the grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cmdiad_runtime.readers._files import FilePath, check_size
 from cmdiad_runtime.sample import XyzImage
 
 _FARTHEST_METRES = 50.0
-"""No inspection sensor looks farther; a larger median distance is in millimetres."""
+"""Largest median distance of a cloud in metres. No inspection sensor reaches farther, so more means millimetres."""
 
 
 def finish_cloud(
@@ -21,15 +21,18 @@ def finish_cloud(
     *,
     if_millimetres: str = "divide them by 1000 before saving",
 ) -> XyzImage:
-    """Points `[h, w, 3]` as every reader returns them: float32, metres, zeros where one is missing.
+    """Convert points to the form that every reader returns.
 
     Args:
-        path: the file, for messages.
+        path: File, for messages.
         points: float32 or float64 `[h, w, 3]`, as stored.
-        if_millimetres: what to do about points in millimetres.
+        if_millimetres: Remedy for points in millimetres.
+
+    Returns:
+        float32 `[h, w, 3]` x y z in metres, three zeros for a missing point.
 
     Raises:
-        InputError: the median distance says that the points are in millimetres.
+        InputError: The median distance shows that the points are in millimetres.
     """
     cloud = _without_missing(points)
     _check_metres(path, cloud, if_millimetres)
@@ -37,10 +40,18 @@ def finish_cloud(
 
 
 def check_grid(path: FilePath, height: int, width: int, cells: int, *, expected: str) -> None:
-    """Check that a header's grid of `height` × `width` is organised, not too large, and holds `cells` points.
+    """Check the size of a grid from a header.
+
+    Args:
+        path: File, for messages.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        cells: Number of points in the file.
+        expected: Description of a correct file.
 
     Raises:
-        InputError: it is one row or one column, larger than 100 million points, or of another size.
+        InputError: The grid has one row or one column, has more than 100 million points, or does not have `cells`
+            points.
     """
     if min(height, width) < 2:
         raise unorganised(path, f"one row of {max(height, width)} points", expected=expected)
@@ -50,12 +61,19 @@ def check_grid(path: FilePath, height: int, width: int, cells: int, *, expected:
             path,
             found=f"{cells} points for a grid of {width}×{height}",
             expected=expected,
-            action="save every point of the grid, also the missing ones (as zeros or NaN)",
+            action="save every point of the grid, including missing points (as zeros or NaN)",
         )
 
 
 def unorganised(path: FilePath, what: str, *, expected: str, otherwise: str = "") -> InputError:
-    """The error for a cloud without rows and columns."""
+    """Return the error for a cloud without rows and columns.
+
+    Args:
+        path: File, for the message.
+        what: Details of the cloud.
+        expected: Description of a correct file.
+        otherwise: Further text for the remedy.
+    """
     action = "set the sensor's software to save an organised (ordered, structured) cloud"
     return InputError(path, found=f"an unorganised cloud ({what})", expected=expected, action=action + otherwise)
 
@@ -77,5 +95,5 @@ def _check_metres(path: FilePath, points: XyzImage, if_millimetres: str) -> None
             path,
             found=f"points at a median distance of {distance:.6g}",
             expected="coordinates in metres",
-            action=f"these are surely millimetres: {if_millimetres}",
+            action=f"the values are surely millimetres: {if_millimetres}",
         )

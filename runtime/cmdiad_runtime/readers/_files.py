@@ -1,4 +1,4 @@
-"""What all readers share: opening a file, and turning a decoder's complaints into an `InputError`."""
+"""Shared parts of all readers: open a file, read headers and tables, turn a decoder's error into an InputError."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ import numpy.typing as npt
 from cmdiad_runtime.errors import CmdiadError, InputError
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: 300 MB as RGB, more than any inspection needs."""
+"""Largest image to decode: 300 MB as RGB, more than any inspection needs."""
 
 _MAX_HEADER = 65_536
-"""Bytes that the text header of a PLY or PCD file may take."""
+"""Largest text header of a PLY or PCD file in bytes."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_HEADER_BYTES = 26
+"""Length of the PNG signature and the IHDR chunk up to the bit depth (byte 24) and the colour type (byte 25)."""
+
+_AGAIN = "wait until the sensor has written the file, or record the sample again"
 
 FilePath = str | PathLike[str]
 
@@ -31,64 +37,86 @@ FilePath = str | PathLike[str]
 def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     """Open a file for reading.
 
+    Args:
+        path: File to open.
+        expected: Description of a correct file, for messages.
+
     Raises:
-        InputError: the file is missing, is a folder, may not be read, or is empty.
+        InputError: The file is missing, is a folder, cannot be read, or is empty.
     """
     try:
-        file = Path(path).open("rb")  # noqa: SIM115 (closed below; this try must not see the caller's errors)
+        file = Path(path).open("rb")  # noqa: SIM115 - closed below; this try must not see the caller's errors
     except FileNotFoundError as error:
         raise InputError(path, found="no such file", expected=expected, action="check the path") from error
     except IsADirectoryError as error:
-        raise InputError(path, found="a folder", expected=expected, action="name one file in it") from error
+        raise InputError(path, found="a folder", expected=expected, action="pass a file in this folder") from error
     except (OSError, ValueError) as error:
-        found = f"a file that cannot be opened ({error})"
-        raise InputError(path, found=found, expected=expected, action="check its permissions") from error
+        problem = f"a file that cannot be opened ({error})"
+        raise InputError(path, found=problem, expected=expected, action="check the permissions of the file") from error
     with file:
         if not file.read(1):
-            action = "wait until the sensor has written it, or record it again"
-            raise InputError(path, found="an empty file", expected=expected, action=action)
+            raise InputError(path, found="an empty file", expected=expected, action=_AGAIN)
         file.seek(0)
         yield file
 
 
 def in_memory(file: BinaryIO) -> BinaryIO:
-    """The rest of a file, for decoders that believe the lengths in it: a file allocates what is asked for."""
+    """Return the rest of a file as a file in memory.
+
+    Decoders trust the lengths in a damaged file. A read from disk allocates the requested length, a read from memory
+    at most the size of the file.
+    """
     return io.BytesIO(file.read())
 
 
 @contextmanager
 def decoding(path: FilePath, *, expected: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into an `InputError`.
+    """Turn every exception of a decoder into an InputError.
 
-    Pillow and tifffile have no common error for a damaged file: they raise what the damage provokes
-    (`SyntaxError`, `struct.error`, `IndexError`, `zlib.error`, ...).
+    Pillow and tifffile have no common exception for a damaged file. The kind depends on the damage: `SyntaxError`,
+    `struct.error`, `IndexError`, `zlib.error` and others.
+
+    Args:
+        path: File, for messages.
+        expected: Description of a correct file.
+
+    Raises:
+        InputError: The decoder failed.
     """
     try:
         yield
     except (CmdiadError, MemoryError):
         raise
     except Exception as error:
-        found = f"a damaged or incomplete file ({error})"
-        action = "wait until the sensor has written it, or record it again"
-        raise InputError(path, found=found, expected=expected, action=action) from error
+        problem = f"a damaged or incomplete file ({error})"
+        raise InputError(path, found=problem, expected=expected, action=_AGAIN) from error
 
 
 def check_size(path: FilePath, height: int, width: int) -> None:
-    """Raise an `InputError` when an image of `height` x `width` pixels is too large to decode."""
+    """Check that an image is not too large to decode.
+
+    Args:
+        path: File, for messages.
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Raises:
+        InputError: The image has more than MAX_PIXELS pixels.
+    """
     if height * width > MAX_PIXELS:
         raise InputError(
             path,
             found=f"{width}×{height} pixels",
             expected=f"at most {MAX_PIXELS // 1_000_000} million pixels",
-            action="crop or shrink the image; if it is not that large, the file is damaged",
+            action="crop or shrink the image; if the image is smaller, the file is damaged",
         )
 
 
 def header_lines(file: BinaryIO) -> Iterator[str]:
-    """The lines of a text header, without their ends; the caller stops at the last.
+    """Yield the lines of a text header without line ends; the caller stops at the last one.
 
     Raises:
-        EOFError: the file ends, or 64 KiB are read, before the caller has stopped.
+        EOFError: The file ends, or 64 KiB are read, before the caller has stopped.
     """
     left = _MAX_HEADER
     while line := file.readline(left):
@@ -98,10 +126,10 @@ def header_lines(file: BinaryIO) -> Iterator[str]:
 
 
 def whole_number(text: str) -> int:
-    """The number that a header names; stricter than `int`, which takes `+1_0` too.
+    """Parse a number in a header. This is stricter than `int`, which also accepts `+1_0`.
 
     Raises:
-        ValueError: it is not 1 to 18 digits.
+        ValueError: The text is not 1 to 18 digits.
     """
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError(f"{text[:20]!r} where its header should have a number")
@@ -109,10 +137,10 @@ def whole_number(text: str) -> int:
 
 
 def check_left(file: BinaryIO, size: int) -> None:
-    """Check before anything is allocated that `size` more bytes are there.
+    """Check that a file has `size` more bytes, before anything is allocated.
 
     Raises:
-        EOFError: they are not.
+        EOFError: The file is shorter.
     """
     left = os.fstat(file.fileno()).st_size - file.tell()
     if size > left:
@@ -120,22 +148,34 @@ def check_left(file: BinaryIO, size: int) -> None:
 
 
 def read_bytes(file: BinaryIO, size: int) -> bytes:
-    """The next `size` bytes; `EOFError` as `check_left`."""
+    """Read exactly `size` bytes.
+
+    Raises:
+        EOFError: The file is shorter.
+    """
     check_left(file, size)
     return file.read(size)
 
 
 def read_text_table(file: BinaryIO, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Numbers in text, one row a line: float64 `[rows, columns]`.
+    """Read numbers in text, one row per line.
+
+    Args:
+        file: File at the first line.
+        rows: Number of lines.
+        columns: Numbers in each line.
+
+    Returns:
+        float64 `[rows, columns]`.
 
     Raises:
-        EOFError: there are fewer lines.
-        ValueError: a line has another number of columns, or a word that is no number.
+        EOFError: There are fewer lines.
+        ValueError: A line has another number of columns, or a word is not a number.
     """
-    check_left(file, rows * (2 * columns) - 1)  # a digit and a blank each, but for the last
+    check_left(file, rows * (2 * columns) - 1)  # At least one digit and one blank per number.
     lines = (line.decode("latin-1") for line in islice(file, rows))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # NumPy only warns about nothing but empty lines
+        warnings.simplefilter("error")  # NumPy only warns if all lines are empty.
         table = np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2)
     if table.shape != (rows, columns):
         raise EOFError(f"{len(table)} rows of {table.shape[1]} numbers, not {rows} of {columns}")

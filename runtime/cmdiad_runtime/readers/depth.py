@@ -1,4 +1,4 @@
-"""Reading depth images: 16-bit PNG files, and the pinhole camera that turns depth into points."""
+"""Reader of depth images in 16-bit PNG files, and the pinhole camera model that turns depth into points."""
 
 from __future__ import annotations
 
@@ -14,23 +14,28 @@ from PIL import PngImagePlugin
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._cloud import finish_cloud
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, in_memory, open_input
+from cmdiad_runtime.readers._files import (
+    PNG_HEADER_BYTES,
+    PNG_SIGNATURE,
+    FilePath,
+    check_size,
+    decoding,
+    in_memory,
+    open_input,
+)
 from cmdiad_runtime.sample import XyzImage
 
 DEPTH_TYPES = (np.dtype(np.uint16), np.dtype(np.float32), np.dtype(np.float64))
-"""What depth may be stored as."""
+"""Types in which depth can be stored."""
 
 _EXPECTED = "a depth image: a 16-bit grey PNG"
 _EXPECTED_INTRINSICS = (
     "the depth camera's intrinsics as JSON: fx, fy, cx, cy in pixels,"
     " and depth_scale, the metres that one unit of depth stands for"
 )
-_PNG = b"\x89PNG\r\n\x1a\n"
-_HEADER_BYTES = 26  # PNG: signature, then the IHDR chunk with bit depth at 24 and colour type at 25
 _MAX_JSON = 1_000_000
 _OFF_AXIS = 1e-9
-"""Metres. A coordinate of exactly zero means a missing point everywhere else, so a point on the optical axis
-is moved aside by a nanometre."""
+"""Distance in metres by which a point on the optical axis is moved, because a coordinate of 0 means a missing point."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,11 @@ class Intrinsics:
     """A pinhole camera without distortion.
 
     Attributes:
-        fx: focal length in columns, pixels.
-        fy: focal length in rows, pixels.
-        cx: column of the optical axis, pixels; the centre of the first pixel is 0.
-        cy: row of the optical axis, pixels.
-        depth_scale: metres that one unit of depth stands for.
+        fx: Focal length in pixels along columns.
+        fy: Focal length in pixels along rows.
+        cx: Column of the optical axis in pixels; the centre of the first pixel is 0.
+        cy: Row of the optical axis in pixels.
+        depth_scale: Metres per unit of depth.
     """
 
     fx: float
@@ -53,19 +58,22 @@ class Intrinsics:
 
 
 def read_depth(path: FilePath) -> XyzImage:
-    """Read a depth image from a 16-bit grey PNG file, and its intrinsics (see `cloud_of_depth`).
+    """Read a depth image from a 16-bit grey PNG file, with its intrinsics (see `cloud_of_depth`).
+
+    Args:
+        path: PNG file.
 
     Returns:
-        float32 `[h, w, 3]` x y z in metres, zeros where the depth is 0.
+        float32 `[h, w, 3]` x y z in metres, zeros where depth is 0.
 
     Raises:
-        InputError: the file is missing, empty, damaged, no PNG, not 16-bit grey, or larger than 100 million
+        InputError: The file is missing, empty, damaged, not a PNG, not 16-bit grey, or larger than 100 million
             pixels; or the intrinsics are missing or wrong.
     """
     with open_input(path, expected=_EXPECTED) as file:
-        header = file.read(_HEADER_BYTES)
+        header = file.read(PNG_HEADER_BYTES)
         file.seek(0)
-        if not header.startswith(_PNG):
+        if not header.startswith(PNG_SIGNATURE):
             action = "save the depth image as PNG"
             raise InputError(path, found="a file that is not a PNG image", expected=_EXPECTED, action=action)
         with decoding(path, expected=_EXPECTED):
@@ -77,29 +85,42 @@ def read_depth(path: FilePath) -> XyzImage:
 
 
 def cloud_of_depth(path: FilePath, depth: npt.NDArray[Any]) -> XyzImage:
-    """The cloud of a depth image, with the intrinsics that lie beside its file.
+    """Return the cloud of a depth image, with the intrinsics from a file next to the image.
 
-    They are `NAME.json` beside `NAME.png`, else `intrinsics.json` in the same folder, else in the folder
-    above: `fx`, `fy`, `cx`, `cy`, `depth_scale` (may be left out for floating-point depth in metres), and
-    optionally `width` and `height`, which are checked.
+    The intrinsics of `NAME.png` are in `NAME.json` in the same folder, else in `intrinsics.json` there, else in
+    `intrinsics.json` in the parent folder. The fields are `fx`, `fy`, `cx`, `cy`, `depth_scale` (optional for
+    floating-point depth in metres), and optionally `width` and `height`, which are checked.
 
     Args:
-        path: the depth image's file.
+        path: File of the depth image.
         depth: `[h, w]`, uint16, float32 or float64; 0, NaN and infinity where the sensor saw nothing.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
-        InputError: the intrinsics are missing or wrong, a depth is negative, or the points are in millimetres.
+        InputError: The intrinsics are missing or wrong, a depth is negative, or the points are in millimetres.
     """
-    where = _find_intrinsics(path, depth.shape)
-    intrinsics = _read_intrinsics(where, path, depth)
-    return finish_depth(path, depth, intrinsics, if_millimetres=f"set depth_scale to 0.001 in {where}")
+    file = _find_intrinsics(path, depth.shape)
+    intrinsics = _read_intrinsics(file, path, depth)
+    return finish_depth(path, depth, intrinsics, if_millimetres=f"set depth_scale to 0.001 in {file}")
 
 
 def finish_depth(path: FilePath, depth: npt.NDArray[Any], intrinsics: Intrinsics, *, if_millimetres: str) -> XyzImage:
-    """The cloud of a depth image `[h, w]`; raises InputError for negative depths and millimetres."""
+    """Return the cloud of a depth image.
+
+    Args:
+        path: File, for messages.
+        depth: `[h, w]`, in units of `depth_scale`.
+        intrinsics: Intrinsics of the depth camera.
+        if_millimetres: Remedy for points in millimetres.
+
+    Returns:
+        float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
+
+    Raises:
+        InputError: A depth is negative, or the points are in millimetres.
+    """
     points = unproject(depth, intrinsics)
     nearest = points[..., 2].min(initial=0.0)
     if nearest < 0:
@@ -113,11 +134,11 @@ def finish_depth(path: FilePath, depth: npt.NDArray[Any], intrinsics: Intrinsics
 
 
 def unproject(depth: npt.NDArray[Any], intrinsics: Intrinsics) -> npt.NDArray[np.float64]:
-    """Points of a pinhole camera: X = (u − cx) Z / fx, Y = (v − cy) Z / fy.
+    """Compute the points of a pinhole camera: X = (u − cx) Z / fx, Y = (v − cy) Z / fy.
 
     Args:
         depth: `[h, w]`, in units of `depth_scale`.
-        intrinsics: of the camera.
+        intrinsics: Intrinsics of the camera.
 
     Returns:
         float64 `[h, w, 3]` in metres, x right, y down, z forward; zeros where depth is 0, NaN or infinite.
@@ -134,38 +155,46 @@ def unproject(depth: npt.NDArray[Any], intrinsics: Intrinsics) -> npt.NDArray[np
     return np.stack([x, y, z], axis=-1)
 
 
-def depth_scale_of(path: FilePath, given: float | None, depth: npt.NDArray[Any]) -> float:
-    """The scale that a file gives; 1 (metres) where it gives none for floating-point depth.
+def depth_scale_of(path: FilePath, scale: float | None, depth: npt.NDArray[Any]) -> float:
+    """Return the metres per unit of depth.
+
+    Args:
+        path: File with the intrinsics, for messages.
+        scale: Scale from the file, or None if the file has none.
+        depth: Depth image.
+
+    Returns:
+        The scale of the file; 1 for floating-point depth without one.
 
     Raises:
-        InputError: none is given for depth in whole numbers.
+        InputError: Depth in whole numbers has no scale.
     """
-    if given is not None:
-        return given
+    if scale is not None:
+        return scale
     if depth.dtype.kind == "f":
         return 1.0
-    raise _bad_intrinsics(path, "no depth_scale", "add it (0.001 for depth in millimetres)")
+    raise _bad_intrinsics(path, "no depth_scale", "add depth_scale (0.001 for depth in millimetres)")
 
 
 def _check_depth(path: FilePath, header: bytes) -> None:
     bits, colour_type = header[24], header[25]
     if (bits, colour_type) != (16, 0):
-        found = f"an image of {bits} bits per channel" + ("" if colour_type == 0 else " that is not grey")
-        action = "save depth as a 16-bit grey PNG; if this is a photo, name it as an image and not as a cloud"
-        raise InputError(path, found=found, expected=_EXPECTED, action=action)
+        problem = f"an image of {bits} bits per channel" + ("" if colour_type == 0 else " that is not grey")
+        action = "save depth as a 16-bit grey PNG, or pass a photo as an image and not as a cloud"
+        raise InputError(path, found=problem, expected=_EXPECTED, action=action)
 
 
 def _find_intrinsics(path: FilePath, shape: tuple[int, ...]) -> Path:
     image = Path(path).absolute()
-    places = [image.with_suffix(".json"), *(folder / "intrinsics.json" for folder in list(image.parents)[:2])]
-    for place in places:
-        if place.is_file():
-            return place
+    candidates = [image.with_suffix(".json"), *(folder / "intrinsics.json" for folder in list(image.parents)[:2])]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
     raise InputError(
         path,
-        found=f"a depth image of shape {list(shape)} without intrinsics (looked for {', '.join(map(str, places))})",
+        found=f"a depth image of shape {list(shape)} without intrinsics (searched {', '.join(map(str, candidates))})",
         expected=_EXPECTED_INTRINSICS,
-        action="write one of these files; the values are in the sensor's software",
+        action="write one of these files with the values from the software of the sensor",
     )
 
 
@@ -173,20 +202,20 @@ def _read_intrinsics(path: Path, image: FilePath, depth: npt.NDArray[Any]) -> In
     with open_input(path, expected=_EXPECTED_INTRINSICS) as file, decoding(path, expected=_EXPECTED_INTRINSICS):
         fields = json.loads(file.read(_MAX_JSON), parse_int=float)
     if not isinstance(fields, dict):
-        raise _bad_intrinsics(path, "JSON that is no object", 'write {"fx": …, "fy": …, …}')
+        raise _bad_intrinsics(path, "JSON that is not an object", 'write {"fx": …, "fy": …, …}')
     _check_image_size(path, fields, image, depth)
     fx, fy, cx, cy = (_number(path, fields, name, positive=name.startswith("f")) for name in ("fx", "fy", "cx", "cy"))
-    given = _number(path, fields, "depth_scale", positive=True) if "depth_scale" in fields else None
-    return Intrinsics(fx, fy, cx, cy, depth_scale_of(path, given, depth))
+    scale = _number(path, fields, "depth_scale", positive=True) if "depth_scale" in fields else None
+    return Intrinsics(fx, fy, cx, cy, depth_scale_of(path, scale, depth))
 
 
 def _number(path: Path, fields: dict[str, Any], name: str, *, positive: bool) -> float:
     if name not in fields:
-        raise _bad_intrinsics(path, f"no {name}", "add it")
+        raise _bad_intrinsics(path, f"no {name}", f"add {name}")
     value = fields[name]
     if not isinstance(value, float) or not math.isfinite(value) or (positive and value <= 0):
-        found = f"{name} = {json.dumps(value)[:40]}"
-        raise _bad_intrinsics(path, found, "give a positive number" if positive else "give a number")
+        problem = f"{name} = {json.dumps(value)[:40]}"
+        raise _bad_intrinsics(path, problem, "use a positive number" if positive else "use a number")
     return value
 
 
@@ -197,9 +226,9 @@ def _check_image_size(path: Path, fields: dict[str, Any], image: FilePath, depth
                 path,
                 found=f"{name} {json.dumps(fields[name])[:40]}",
                 expected=f"{size}, as in {image}",
-                action="give the intrinsics of the resolution that the images have",
+                action="use the intrinsics for the resolution of the images",
             )
 
 
-def _bad_intrinsics(path: FilePath, found: str, action: str) -> InputError:
-    return InputError(path, found=found, expected=_EXPECTED_INTRINSICS, action=action)
+def _bad_intrinsics(path: FilePath, problem: str, action: str) -> InputError:
+    return InputError(path, found=problem, expected=_EXPECTED_INTRINSICS, action=action)

@@ -1,8 +1,8 @@
-"""Reading 8-bit PNG and JPEG images.
+"""Reader of 8-bit PNG and JPEG images.
 
-Pixels are taken as they are stored: no colour profile, gamma or rotation is applied, because training and
-line must see the same numbers. What would need such a decision (16 bits, CMYK, transparency, an EXIF
-rotation) is refused.
+Pixels are returned exactly as stored. No colour profile, gamma or rotation is applied, because training and the
+inspection line must see the same numbers. An image that requires such a decision (16 bits, CMYK, transparency, an
+EXIF rotation) is refused.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, in_memory, open_input
+from cmdiad_runtime.readers._files import (
+    PNG_HEADER_BYTES,
+    PNG_SIGNATURE,
+    FilePath,
+    check_size,
+    decoding,
+    in_memory,
+    open_input,
+)
 from cmdiad_runtime.sample import RgbImage
 
 Colour = Literal["rgb", "grey"]
-"""What a camera delivers, and so what a detector is trained on: colour, or one grey channel."""
+"""Kind of image that a camera delivers and a detector is trained on: colour, or one grey channel."""
 
 _EXPECTED = "an 8-bit colour or grey PNG or JPEG image"
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_HEADER_BYTES = 26  # PNG: signature, then the IHDR chunk with bit depth at 24 and colour type at 25
 _PNG_PALETTE = 3
 _NAMES: dict[Colour, str] = {"rgb": "a colour image", "grey": "a grey image"}
 
@@ -33,21 +39,20 @@ _NAMES: dict[Colour, str] = {"rgb": "a colour image", "grey": "a grey image"}
 def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
     """Read an 8-bit PNG or JPEG image.
 
-    A palette is looked up and a fully opaque alpha channel dropped; both lose nothing. An image whose EXIF
-    data ask for a rotation is refused: ignoring it would differ from what every viewer (and every drawn
-    mask) shows, and applying it would tear the image from the point cloud that it is registered to.
+    Palette colours are looked up and a fully opaque alpha channel is dropped; neither loses information. An image with
+    an EXIF rotation is refused: if the rotation were ignored, viewers and drawn masks would differ from the pixels, and
+    if the rotation were applied, the image would no longer be registered to the point cloud.
 
     Args:
-        path: the file; its contents, not its name, say whether it is PNG or JPEG.
-        colour: what the detector was trained on. A `"grey"` image comes back with its channel three times.
+        path: Image file. The content, not the name, decides between PNG and JPEG.
+        colour: Kind of image that the detector was trained on. A `"grey"` image is returned with three equal channels.
 
     Returns:
         uint8 `[h, w, 3]`, RGB order, 0-255, as stored.
 
     Raises:
-        InputError: the file is missing, empty, damaged, neither PNG nor JPEG, larger than 100 million pixels,
-            grey where colour is expected or the reverse, not 8-bit, CMYK, animated, rotated by EXIF, or
-            partly transparent.
+        InputError: The file is missing, empty, damaged, neither PNG nor JPEG, larger than 100 million pixels, grey
+            instead of colour or the reverse, not 8-bit, CMYK, animated, rotated by EXIF, or partly transparent.
     """
     with _open_image(path) as image:
         _check_colour(path, _plain_colour(path, image), colour)
@@ -58,13 +63,16 @@ def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
 
 
 def image_colour(path: FilePath) -> Colour:
-    """Tell from the header of a PNG or JPEG file whether it holds a colour or a grey image.
+    """Return the kind of image in a PNG or JPEG file, from the header.
 
-    The file format decides, not the pixels: a grey part before a colour camera is still `"rgb"`. A palette
-    of nothing but greys is `"grey"`.
+    The file format decides, not the pixels: a grey part in the image of a colour camera is still `"rgb"`. A palette
+    that contains only greys is `"grey"`.
+
+    Args:
+        path: Image file.
 
     Raises:
-        InputError: as `read_rgb`, as far as the header tells.
+        InputError: See `read_rgb`; only problems that the header shows are found.
     """
     with _open_image(path) as image:
         return _plain_colour(path, image)
@@ -74,14 +82,14 @@ def image_colour(path: FilePath) -> Colour:
 def _open_image(path: FilePath) -> Iterator[Image.Image]:
     """Open a PNG or JPEG file and read its header."""
     with open_input(path, expected=_EXPECTED) as file, _without_exif_warnings():
-        header = file.read(_HEADER_BYTES)
+        header = file.read(PNG_HEADER_BYTES)
         file.seek(0)
-        if not header.startswith((_PNG, _JPEG)):
-            action = "save it as PNG or JPEG"
+        if not header.startswith((PNG_SIGNATURE, _JPEG)):
+            action = "save the image as PNG or JPEG"
             raise InputError(path, found="a file that is neither PNG nor JPEG", expected=_EXPECTED, action=action)
         with decoding(path, expected=_EXPECTED):
-            # The classes instead of Image.open: that one would also try other formats, and warn about size.
-            if header.startswith(_PNG):
+            # Not Image.open, which would also try other formats and warn about the size.
+            if header.startswith(PNG_SIGNATURE):
                 image: Image.Image = PngImagePlugin.PngImageFile(in_memory(file))
                 _check_depth(path, header)
             else:
@@ -92,14 +100,14 @@ def _open_image(path: FilePath) -> Iterator[Image.Image]:
 
 @contextmanager
 def _without_exif_warnings() -> Iterator[None]:
-    """Silence what Pillow says about odd EXIF fields; none but the orientation is used here."""
+    """Silence warnings of Pillow about unusual EXIF fields; only the orientation is used here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
 def _check_depth(path: FilePath, header: bytes) -> None:
-    """Refuse 1, 2, 4 and 16 bits per channel, which Pillow would stretch or cut to 8 without a word."""
+    """Refuse 1, 2, 4 and 16 bits per channel, which Pillow would silently convert to 8."""
     depth, colour_type = header[24], header[25]
     if depth != 8 and colour_type != _PNG_PALETTE:
         action = "set the camera to 8 bits per channel"
@@ -108,7 +116,7 @@ def _check_depth(path: FilePath, header: bytes) -> None:
 
 def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
     if getattr(image, "is_animated", False):
-        action = "save one frame as a file of its own"
+        action = "save one frame as a separate file"
         raise InputError(path, found="an animated image", expected=_EXPECTED, action=action)
     if image.mode == "P":
         return _palette_colour(image)
@@ -116,7 +124,7 @@ def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
         return "rgb"
     if image.mode in ("L", "LA"):
         return "grey"
-    action = "save it as 8-bit RGB or grey"
+    action = "save the image as 8-bit RGB or grey"
     raise InputError(path, found=f"the colour model {image.mode}", expected=_EXPECTED, action=action)
 
 
@@ -125,13 +133,13 @@ def _palette_colour(image: Image.Image) -> Colour:
     return "grey" if (palette == palette[:, :1]).all() else "rgb"
 
 
-def _check_colour(path: FilePath, found: Colour, wanted: Colour) -> None:
-    if found != wanted:
+def _check_colour(path: FilePath, colour: Colour, expected: Colour) -> None:
+    if colour != expected:
         raise InputError(
             path,
-            found=_NAMES[found],
-            expected=f"{_NAMES[wanted]}, as in training",
-            action="set the camera as it was for the training images, or train on images like this one",
+            found=_NAMES[colour],
+            expected=f"{_NAMES[expected]}, as in training",
+            action="use the camera settings of the training images, or train on images like this one",
         )
 
 
@@ -142,17 +150,17 @@ def _check_orientation(path: FilePath, image: Image.Image) -> None:
             path,
             found=f"an EXIF orientation of {orientation}",
             expected="pixels stored upright (orientation 1)",
-            action="turn off automatic rotation in the camera, or save the image upright without the tag",
+            action="switch off automatic rotation in the camera, or save the image upright without the EXIF tag",
         )
 
 
 def _opaque(path: FilePath, image: Image.Image) -> Image.Image:
-    """Drop an alpha channel or transparent colour that hides no pixel."""
+    """Return the image without an alpha channel or transparent colour, if no pixel is transparent."""
     if not image.has_transparency_data:
         return image
     rgba = image.convert("RGBA")
     lowest = int(np.asarray(rgba)[..., 3].min())
     if lowest < 255:
-        action = "save it without an alpha channel"
+        action = "save the image without an alpha channel"
         raise InputError(path, found=f"transparent pixels (alpha {lowest})", expected=_EXPECTED, action=action)
     return rgba

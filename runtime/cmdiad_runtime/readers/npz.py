@@ -1,4 +1,4 @@
-"""Reading organised point clouds, and depth images with their intrinsics, from NumPy's NPZ files."""
+"""Reader of organised point clouds, and of depth images with their intrinsics, in NPZ files of NumPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXPECTED = (
 )
 _ZIP = b"PK\x03\x04"
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What NumPy writes."""
+"""Compressions that NumPy writes."""
 _CLOUD_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _NUMBERS = (*_CLOUD_TYPES, np.dtype(np.int32), np.dtype(np.int64))
 
@@ -31,20 +31,20 @@ def read_npz(path: FilePath) -> XyzImage:
     """Read an organised point cloud, or a depth image, from an NPZ file. Pickled arrays are refused.
 
     Args:
-        path: an NPZ file with `xyz`, float32 or float64 `[h, w, 3]` in metres; or with `depth`, uint16,
-            float32 or float64 `[h, w]`, `intrinsics` `[4]` (fx, fy, cx, cy in pixels) and `depth_scale`
-            (metres of one unit; may be left out for floating-point depth in metres). Others are ignored.
+        path: NPZ file with `xyz`, float32 or float64 `[h, w, 3]` in metres; or with `depth`, uint16, float32 or
+            float64 `[h, w]`, `intrinsics` `[4]` (fx, fy, cx, cy in pixels) and `depth_scale` (metres per unit;
+            optional for floating-point depth in metres). Other arrays are ignored.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
-        InputError: the file is missing, empty, damaged or no NPZ; an array is missing, or has another shape
-            or type; it is larger than 100 million points; or the points are in millimetres.
+        InputError: The file is missing, empty, damaged or not an NPZ; an array is missing, has another shape or
+            type, or has more than 100 million points; or the points are in millimetres.
     """
     with open_input(path, expected=_EXPECTED) as file:
         if file.read(len(_ZIP)) != _ZIP:
-            _refuse(path, "a file that is not an NPZ archive", "write it with numpy.savez")
+            _refuse(path, "a file that is not an NPZ archive", "write the file with numpy.savez")
         with decoding(path, expected=_EXPECTED):
             file.seek(0)
             with zipfile.ZipFile(in_memory(file)) as archive:
@@ -56,8 +56,8 @@ def _cloud(path: FilePath, archive: zipfile.ZipFile) -> XyzImage:
     if "xyz" in names:
         return finish_cloud(path, _read_array(path, archive, "xyz", (None, None, 3), _CLOUD_TYPES))
     if "depth" not in names or "intrinsics" not in names:
-        found = f"arrays {', '.join(names)[:80]}" if names else "no array"
-        _refuse(path, found, "save the cloud as xyz, or the depth image as depth with its intrinsics")
+        problem = f"arrays {', '.join(names)[:80]}" if names else "no array"
+        _refuse(path, problem, "save the cloud as xyz, or the depth image as depth with its intrinsics")
     depth = _read_array(path, archive, "depth", (None, None), DEPTH_TYPES)
     intrinsics = _intrinsics(path, archive, depth, scaled="depth_scale" in names)
     return finish_depth(path, depth, intrinsics, if_millimetres="add depth_scale = 0.001")
@@ -65,11 +65,11 @@ def _cloud(path: FilePath, archive: zipfile.ZipFile) -> XyzImage:
 
 def _intrinsics(path: FilePath, archive: zipfile.ZipFile, depth: _Array, *, scaled: bool) -> Intrinsics:
     fx, fy, cx, cy = _read_array(path, archive, "intrinsics", (4,), _NUMBERS).astype(np.float64).tolist()
-    given = float(_read_array(path, archive, "depth_scale", (), _NUMBERS)) if scaled else None
-    values = [fx, fy, cx, cy, *([] if given is None else [given])]
-    if not np.isfinite(values).all() or min(fx, fy) <= 0 or (given is not None and given <= 0):
-        _refuse(path, f"intrinsics and scale {values}", "give finite numbers; fx, fy and depth_scale above 0")
-    return Intrinsics(fx, fy, cx, cy, depth_scale_of(path, given, depth))
+    scale = float(_read_array(path, archive, "depth_scale", (), _NUMBERS)) if scaled else None
+    values = [fx, fy, cx, cy, *([] if scale is None else [scale])]
+    if not np.isfinite(values).all() or min(fx, fy) <= 0 or (scale is not None and scale <= 0):
+        _refuse(path, f"intrinsics and scale {values}", "use finite numbers, and fx, fy and depth_scale above 0")
+    return Intrinsics(fx, fy, cx, cy, depth_scale_of(path, scale, depth))
 
 
 def _read_array(
@@ -79,21 +79,21 @@ def _read_array(
     shape: tuple[int | None, ...],
     dtypes: tuple[np.dtype[Any], ...],
 ) -> _Array:
-    """One array of an archive; its shape and type are checked before it is decompressed."""
+    """Read one array of an archive. The shape and type are checked before the data are decompressed."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in _COMPRESSIONS or info.flag_bits & 1:
-        _refuse(path, "a compression or encryption that NumPy does not write", "write it with numpy.savez")
+        _refuse(path, "a compression or encryption that NumPy does not write", "write the file with numpy.savez")
     with archive.open(info) as member:
-        found, by_columns, dtype = _read_array_header(member)
-        if dtype.newbyteorder("=") not in dtypes or not _fits(found, shape):
-            _refuse(path, f"{name} of {dtype} {list(found)}", f"save it as {dtypes[0]} {_named(shape)}")
-        if len(found) > 1:
-            check_size(path, *found[:2])
-        size = int(np.prod(found, dtype=np.int64)) * dtype.itemsize
-        data = member.read(size + 1)  # one more reaches the end, where the archive's checksum is compared
+        stored, by_columns, dtype = _read_array_header(member)
+        if dtype.newbyteorder("=") not in dtypes or not _fits(stored, shape):
+            _refuse(path, f"{name} of {dtype} {list(stored)}", f"save {name} as {dtypes[0]} {_named(shape)}")
+        if len(stored) > 1:
+            check_size(path, *stored[:2])
+        size = int(np.prod(stored, dtype=np.int64)) * dtype.itemsize
+        data = member.read(size + 1)  # One more byte reaches the end, where zipfile compares the checksum.
     if len(data) != size:
-        raise ValueError(f"{name} is longer or shorter than its header says")
-    return np.frombuffer(data, dtype).reshape(found, order="F" if by_columns else "C").astype(dtype.newbyteorder("="))
+        raise ValueError(f"the length of {name} differs from the header")
+    return np.frombuffer(data, dtype).reshape(stored, order="F" if by_columns else "C").astype(dtype.newbyteorder("="))
 
 
 def _read_array_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -105,9 +105,11 @@ def _read_array_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dty
     raise ValueError(f"array format {version}")
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    sizes = zip(found, wanted, strict=False)
-    return len(found) == len(wanted) and all(f == w if w is not None else f > 0 for f, w in sizes)
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    pairs = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(
+        size == required if required is not None else size > 0 for size, required in pairs
+    )
 
 
 def _named(shape: tuple[int | None, ...]) -> str:
@@ -115,5 +117,5 @@ def _named(shape: tuple[int | None, ...]) -> str:
     return f"[{', '.join(str(next(names) if size is None else size) for size in shape)}]"
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)

@@ -1,6 +1,6 @@
-"""Reading organised point clouds from PCD files, the format of the Point Cloud Library: text, binary, compressed.
+"""Reader of organised point clouds in PCD files, the format of the Point Cloud Library: text, binary, compressed.
 
-A parser of our own: the ready-made ones bring Open3D, or compile LZF, or are not kept.
+The project has its own parser because existing packages depend on Open3D, compile LZF, or are not maintained.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _EXPECTED = "an organised point cloud: a PCD file of float x y z in metres with 
 _KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _LZF_LARGEST = 88
-"""Bytes that one compressed byte can become: a reference of three bytes gives at most 264."""
+"""Largest ratio of LZF compression: a reference of three bytes expands to at most 264 bytes."""
 
 _Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the points lie in the file.
+    """Layout of the points in the file.
 
     Attributes:
-        height: rows of the grid.
-        width: columns of the grid.
-        point: NumPy's type of one point; its fields are named by their position.
-        columns: numbers that each field takes in text.
-        xyz: the positions of the fields x, y and z.
-        data: `ascii`, `binary` or `binary_compressed`.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        point: NumPy dtype of one point; the name of a field is its position.
+        columns: Numbers that each field takes in text.
+        xyz: Positions of the fields x, y and z.
+        data: Encoding: `ascii`, `binary` or `binary_compressed`.
     """
 
     height: int
@@ -55,23 +55,23 @@ class _Layout:
 
     @property
     def count(self) -> int:
-        """How many points there are, missing ones included."""
+        """Return the number of points, including missing points."""
         return self.height * self.width
 
 
 def read_pcd(path: FilePath) -> XyzImage:
-    """Read an organised point cloud from a PCD file. Fields besides x, y, z, and the viewpoint, are ignored.
+    """Read an organised point cloud from a PCD file. The viewpoint and all fields except x, y, z are ignored.
 
     Args:
-        path: a PCD file of version 0.7 (`DATA ascii`, `binary` or `binary_compressed`), little-endian, with
-            fields x, y, z of type F.
+        path: PCD file of version 0.7 (`DATA ascii`, `binary` or `binary_compressed`), little-endian, with fields
+            x, y, z of type F.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
-        InputError: the file is missing, empty, damaged or no PCD; its HEIGHT is 1; x, y, z are missing or
-            whole numbers; it is larger than 100 million points; or in millimetres.
+        InputError: The file is missing, empty, damaged or not a PCD; its HEIGHT is 1; x, y, z are missing or whole
+            numbers; the cloud has more than 100 million points, or is in millimetres.
     """
     readers = {"ascii": _read_text, "binary": _read_binary, "binary_compressed": _read_compressed}
     with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
@@ -83,7 +83,7 @@ def read_pcd(path: FilePath) -> XyzImage:
 
 
 def _read_header(path: FilePath, file: BinaryIO) -> dict[str, list[str]]:
-    """The words behind each key."""
+    """Return the words after each key of the header."""
     header: dict[str, list[str]] = {}
     for line in header_lines(file):
         if not line or line.startswith("#"):
@@ -115,7 +115,7 @@ def _layout(path: FilePath, header: dict[str, list[str]]) -> _Layout:
         _refuse(path, f"fields {' '.join(names)[:80]}", "save x, y and z")
     xyz = tuple(names.index(name) for name in "xyz")
     if any(kinds[i] not in ("f4", "f8") or counts[i] != 1 for i in xyz):
-        _refuse(path, "x, y and z that are not single floats", "save them as TYPE F and SIZE 4, in metres")
+        _refuse(path, "x, y and z that are not single floats", "save x, y and z as TYPE F and SIZE 4, in metres")
     height, width, points = (whole_number(" ".join(header[key])) for key in ("HEIGHT", "WIDTH", "POINTS"))
     if height == 1:
         raise unorganised(path, f"HEIGHT 1, {points} points", expected=_EXPECTED)
@@ -136,28 +136,31 @@ def _read_binary(file: BinaryIO, layout: _Layout) -> _Floats:
 
 
 def _read_compressed(file: BinaryIO, layout: _Layout) -> _Floats:
-    """Compressed data hold all values of the first field, then all of the second, and so on."""
+    """Read compressed data: all values of the first field, then all of the second, and so on."""
     packed, unpacked = (int.from_bytes(read_bytes(file, 4), "little") for _ in range(2))
     if unpacked != layout.count * layout.point.itemsize or unpacked > _LZF_LARGEST * packed:
-        raise ValueError(f"{packed} bytes that should become {unpacked}")
+        raise ValueError(f"{packed} bytes that cannot expand to {unpacked}")
     data = decompress_lzf(read_bytes(file, packed), unpacked)
-    fields = [layout.point.fields[f"{i}"] for i in layout.xyz]  # type: ignore[index]  # it has fields
+    fields = [layout.point.fields[f"{i}"] for i in layout.xyz]  # type: ignore[index]  # the dtype has fields
     return np.stack([np.frombuffer(data, f[0].base, layout.count, layout.count * f[1]) for f in fields], axis=1)
 
 
 def decompress_lzf(data: bytes, size: int) -> bytes:
-    """Undo LZF compression (Marc Lehmann's LibLZF), as PCD files use it.
+    """Decompress LZF data (the format of Marc Lehmann's LibLZF) as in PCD files.
 
-    A control byte below 32 is followed by that many bytes and one more, taken as they are. Any other refers
-    back: its upper three bits are the length minus 2 (7: the next byte is added), its lower five and the next
-    byte are the distance minus 1. A reference may overlap what it writes.
+    A control byte c below 32 is followed by c + 1 literal bytes. Any other control byte is a back reference: its upper
+    three bits are the length minus 2 (for 7, the next byte is added), its lower five bits and the next byte are the
+    distance minus 1. A reference may overlap the bytes that it writes.
 
     Args:
-        data: compressed.
-        size: how many bytes come out.
+        data: Compressed data.
+        size: Number of decompressed bytes.
+
+    Returns:
+        The decompressed data, `size` bytes.
 
     Raises:
-        ValueError: the data are damaged.
+        ValueError: The data are damaged.
     """
     out = bytearray()
     position = 0
@@ -179,18 +182,18 @@ def decompress_lzf(data: bytes, size: int) -> bytes:
     except IndexError as error:
         raise ValueError("compressed data that end early") from error
     if len(out) != size or position != len(data):
-        raise ValueError(f"compressed data that become {len(out)} bytes, not {size}")
+        raise ValueError(f"compressed data that expand to {len(out)} bytes, not {size}")
     return bytes(out)
 
 
 def _repeat(out: bytearray, distance: int, length: int) -> None:
-    """Append the `length` bytes that begin `distance` before the end, as they are written."""
+    """Append `length` bytes that start `distance` before the end; they may include bytes that are being written."""
     start = len(out) - distance
     if start < 0:
-        raise ValueError("compressed data that refer to before their beginning")
+        raise ValueError("compressed data with a reference to before the beginning")
     pattern = out[start : start + length]
     out += (pattern * (length // len(pattern) + 1))[:length]
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)

@@ -1,13 +1,13 @@
-"""Reading organised point clouds from PLY files: text, or binary in either byte order.
+"""Reader of organised point clouds in PLY files: text, or binary in either byte order.
 
-A parser of our own, since a well-kept one under a permissive licence that needs no compiler is not to be
-had: plyfile is GPL.
+The project has its own parser because no maintained package with a permissive licence works without a compiler
+(plyfile is under the GPL).
 
-PLY has no rows and columns of its own. How exporters write them, all read here:
+PLY has no standard field for rows and columns. The reader supports these conventions of exporters:
 
-* `obj_info num_cols N` and `num_rows N`, with or without an element `range_grid` that says which vertex each
-  cell of the grid holds (the Stanford scans; PCL with `use_camera` off);
-* an element `camera` with `viewportx` and `viewporty` behind the vertices (PCL by default);
+* `obj_info num_cols N` and `num_rows N`, with or without an element `range_grid` that lists the vertex in each cell
+  of the grid (the Stanford scans; PCL with `use_camera` off);
+* an element `camera` with `viewportx` and `viewporty` after the vertices (PCL by default);
 * `obj_info … (Width = N; Height = N; …)` (Photoneo, EpicEye), or an element `phoxi_frame_params` with
   `frame_width` and `frame_height` (Photoneo);
 * `comment width N` and `comment height N`, with or without `=` or `:`.
@@ -58,14 +58,14 @@ _TYPES = {
     "float32": "f4",
     "float64": "f8",
 }
-"""NumPy's name of each type."""
+"""NumPy name of each type."""
 _COLUMNS = re.compile(r"\b(?:num_cols|width)\b\s*[=:]?\s*([0-9]{1,9})(?![0-9.])", re.IGNORECASE)
 _ROWS = re.compile(r"\b(?:num_rows|height)\b\s*[=:]?\s*([0-9]{1,9})(?![0-9.])", re.IGNORECASE)
 _SIZE_ELEMENTS = {"camera": ("viewporty", "viewportx"), "phoxi_frame_params": ("frame_height", "frame_width")}
-"""Elements that give the grid's height and width."""
+"""Elements with the height and width of the grid, and the names of these properties."""
 
 _Table = dict[str, npt.NDArray[Any]]
-"""The values of an element by property, each `[count]`."""
+"""Values of an element by property; each array is `[count]`."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class _Element:
     """One element of the header.
 
     Attributes:
-        name: as `vertex`.
-        count: how many there are.
-        types: NumPy's type of each property, by name.
-        lists: NumPy's type of the length of each property that is a list, by name.
+        name: Name, for example `vertex`.
+        count: Number of items.
+        types: NumPy type of each property, by name.
+        lists: NumPy type of the length of each list property, by name.
     """
 
     name: str
@@ -87,12 +87,12 @@ class _Element:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header says.
+    """Parsed header.
 
     Attributes:
-        byte_order: "<" or ">", "" for text.
-        notes: the comments and `obj_info` lines.
-        elements: by name, in the file's order.
+        byte_order: "<" or ">"; "" for text.
+        notes: Comments and `obj_info` lines, joined.
+        elements: Elements by name, in the order of the file.
     """
 
     byte_order: str
@@ -101,19 +101,19 @@ class _Header:
 
 
 def read_ply(path: FilePath) -> XyzImage:
-    """Read an organised point cloud from a PLY file. Properties besides x, y, z are ignored.
+    """Read an organised point cloud from a PLY file. All properties except x, y, z are ignored.
 
     Args:
-        path: a PLY file, text or binary, whose element `vertex` has float or double x, y, z in rows from the
-            top, and that gives the size of its grid (see the top of this module).
+        path: PLY file, text or binary, with the size of the grid (see the docstring of this module). The element
+            `vertex` has float or double x, y, z, in rows from the top.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
-        InputError: the file is missing, empty, damaged or no PLY; it gives no grid or one of another size
-            than its points; x, y, z are missing or whole numbers; it is larger than 100 million points; or in
-            millimetres.
+        InputError: The file is missing, empty, damaged or not a PLY; the size of the grid is missing or differs
+            from the number of points; x, y, z are missing or whole numbers; the cloud has more than 100 million
+            points, or is in millimetres.
     """
     with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
         if file.readline(8).rstrip(b"\r\n") != b"ply":
@@ -153,7 +153,7 @@ def _read_header(file: BinaryIO) -> _Header:
 
 
 def _check_vertices(path: FilePath, header: _Header) -> None:
-    """Check that the vertices can be read, before they are."""
+    """Check the vertices from the header, before they are read."""
     vertex = header.elements.get("vertex")
     types = [vertex.types.get(name) for name in "xyz"] if vertex else [None]
     if vertex is None or None in types:
@@ -163,7 +163,7 @@ def _check_vertices(path: FilePath, header: _Header) -> None:
 
 
 def _size_in_notes(path: FilePath, header: _Header) -> tuple[int, int] | None:
-    """Height and width of the grid by comments and `obj_info`, checked; None where they say nothing."""
+    """Return the checked height and width of the grid from comments and `obj_info`, or None without these."""
     rows, columns = _ROWS.search(header.notes), _COLUMNS.search(header.notes)
     if not rows or not columns:
         check_size(path, 1, header.elements["vertex"].count)
@@ -180,20 +180,22 @@ def _size_in_tables(path: FilePath, header: _Header, tables: dict[str, _Table]) 
             check_grid(path, height, width, _cells(header), expected=_EXPECTED)
             return height, width
     what = f"{header.elements['vertex'].count} points, and no rows and columns in the header"
-    otherwise = "; where it does so without naming the size, add obj_info num_cols N and obj_info num_rows N"
+    otherwise = (
+        "; if the software saves an organised cloud without its size, add obj_info num_cols N and obj_info num_rows N"
+    )
     raise unorganised(path, what, expected=_EXPECTED, otherwise=otherwise)
 
 
 def _cells(header: _Header) -> int:
-    """How many points the grid has, missing ones included."""
+    """Return the number of points of the grid, including missing points."""
     return header.elements["range_grid" if "range_grid" in header.elements else "vertex"].count
 
 
 def _needed(header: _Header, size: tuple[int, int] | None) -> list[_Element]:
-    """The elements to read: all up to the last that matters."""
-    matter = {"vertex", "range_grid"} if size else {"vertex", "range_grid", *_SIZE_ELEMENTS}
+    """Return the elements to read: all up to the last relevant one."""
+    relevant = {"vertex", "range_grid"} if size else {"vertex", "range_grid", *_SIZE_ELEMENTS}
     elements = list(header.elements.values())
-    last = max(index for index, element in enumerate(elements) if element.name in matter)
+    last = max(index for index, element in enumerate(elements) if element.name in relevant)
     return elements[: last + 1]
 
 
@@ -212,7 +214,7 @@ def _read_tables(path: FilePath, file: BinaryIO, header: _Header, elements: list
 
 
 def _read_table(file: BinaryIO, element: _Element, byte_order: str) -> _Table:
-    """The values of an element without lists."""
+    """Read the values of an element without lists."""
     if element.count == 0:
         return {name: np.zeros(0, dtype=np.float32) for name in element.types}
     if not byte_order:
@@ -224,7 +226,10 @@ def _read_table(file: BinaryIO, element: _Element, byte_order: str) -> _Table:
 
 
 def _read_range_grid(file: BinaryIO, element: _Element, header: _Header) -> npt.NDArray[np.int64]:
-    """Which vertex each cell holds, int64 `[count]`, -1 for none: one list of none or one index a cell."""
+    """Read the vertex index of each cell, int64 `[count]`, -1 for an empty cell.
+
+    Each cell is a list with no index or one index.
+    """
     (kind,), (length,) = element.types.values(), element.lists.values()
     if length not in ("i1", "u1") or kind[0] == "f":
         raise ValueError("a range_grid whose lists are not of whole numbers")
@@ -233,7 +238,7 @@ def _read_range_grid(file: BinaryIO, element: _Element, header: _Header) -> npt.
     else:
         cells = _binary_cells(file, element.count, np.dtype(header.byte_order + kind))
     if cells.max() >= header.elements["vertex"].count:
-        raise ValueError("a range_grid that names vertices that are not there")
+        raise ValueError("a range_grid with vertices that do not exist")
     return cells
 
 
@@ -246,7 +251,7 @@ def _text_cells(file: BinaryIO, count: int) -> npt.NDArray[np.int64]:
         if len(words) == 2 and words[0] == "1":
             cells[index] = whole_number(words[1])
         elif words != ["0"]:
-            raise ValueError("a range_grid with anything but one vertex or none a cell")
+            raise ValueError("a range_grid with other than zero or one vertex per cell")
     if index + 1 != count:
         raise EOFError(f"{index + 1} cells, not {count}")
     return cells
@@ -255,11 +260,11 @@ def _text_cells(file: BinaryIO, count: int) -> npt.NDArray[np.int64]:
 def _binary_cells(file: BinaryIO, count: int, dtype: np.dtype[Any]) -> npt.NDArray[np.int64]:
     check_left(file, count)
     start = file.tell()
-    data = file.read(count * (1 + dtype.itemsize))  # at most; less is there where cells are empty
+    data = file.read(count * (1 + dtype.itemsize))  # This is the largest size; empty cells take less.
     step = 1 + dtype.itemsize
     position = 0
-    full: list[int] = []  # which cells hold a vertex
-    at: list[int] = []  # and where it is named
+    full: list[int] = []  # Cells with a vertex.
+    at: list[int] = []  # Positions of their vertex indices in the data.
     for cell in range(count):
         if data[position] == 1:
             full.append(cell)
@@ -268,19 +273,19 @@ def _binary_cells(file: BinaryIO, count: int, dtype: np.dtype[Any]) -> npt.NDArr
         elif data[position] == 0:
             position += 1
         else:
-            raise ValueError("a range_grid with more than one vertex a cell")
+            raise ValueError("a range_grid with more than one vertex per cell")
     file.seek(start + position)
     offsets = np.array(at, dtype=np.int64)[:, None] + np.arange(dtype.itemsize)  # [full, bytes]
     vertices = np.frombuffer(data, np.uint8)[offsets].view(dtype)[:, 0]
     if vertices.size and vertices.min() < 0:
-        raise ValueError("a range_grid that names vertices below 0")
+        raise ValueError("a range_grid with negative vertices")
     cells = np.full(count, -1, dtype=np.int64)
     cells[full] = vertices
     return cells
 
 
 def _on_grid(tables: dict[str, _Table]) -> npt.NDArray[np.floating[Any]]:
-    """The points of the whole grid, `[cells, 3]`, zeros in cells without a vertex."""
+    """Return the points of the whole grid, `[cells, 3]`, zeros in cells without a vertex."""
     points = np.stack([tables["vertex"][name] for name in "xyz"], axis=-1)  # [vertices, 3]
     if "range_grid" not in tables:
         return points
@@ -290,5 +295,5 @@ def _on_grid(tables: dict[str, _Table]) -> npt.NDArray[np.floating[Any]]:
     return grid
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)

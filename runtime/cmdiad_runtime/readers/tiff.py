@@ -1,4 +1,4 @@
-"""Reading organised point clouds, and depth images, from TIFF files."""
+"""Reader of organised point clouds and depth images in TIFF files."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _EXPECTED = (
     " or a depth image [h, w] of uint16 or float32"
 )
 _BYTE_ORDERS = (b"II", b"MM")
-"""How every TIFF file begins."""
+"""First two bytes of a TIFF file."""
 _COMPRESSIONS = (
     tifffile.COMPRESSION.NONE,
     tifffile.COMPRESSION.ADOBE_DEFLATE,
     tifffile.COMPRESSION.DEFLATE,
     tifffile.COMPRESSION.LZMA,
 )
-"""What tifffile decodes without the package imagecodecs, which an edge box does without."""
+"""Compressions that tifffile decodes without the package imagecodecs, which the runtime does not install."""
 _MAX_LZMA_MEMORY = 256 << 20
 _TILE_PADDING = 16 << 20
-"""Bytes by which a tile may be larger than the image that it holds."""
+"""Bytes by which a tile may be larger than its image."""
 
-# tifffile logs what it dislikes about a file; without this Python prints it on the operator's terminal.
+# tifffile logs problems of a file. Without a handler, Python would print them on the terminal of the operator.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
@@ -43,17 +43,16 @@ def read_tiff(path: FilePath) -> XyzImage:
     """Read an organised point cloud, or a depth image with its intrinsics, from a TIFF file.
 
     Args:
-        path: a TIFF file of one image, uncompressed or in a compression that tifffile decodes by itself
-            (deflate, LZMA): `[h, w, 3]` (channels last), float32 or float64; or depth `[h, w]`, uint16,
-            float32 or float64.
+        path: TIFF file with one image, uncompressed or compressed with deflate or LZMA: `[h, w, 3]` (channels last),
+            float32 or float64; or depth `[h, w]`, uint16, float32 or float64.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
-        InputError: the file is missing, empty, damaged or no TIFF; it holds another shape, several images or
-            other numbers; it is larger than 100 million points; its median distance says that it is in
-            millimetres; or a depth image has no intrinsics (see `cloud_of_depth`).
+        InputError: The file is missing, empty, damaged or not a TIFF; it contains another shape, several images or
+            another type; it has more than 100 million points or is in millimetres; or a depth image has no
+            intrinsics (see `cloud_of_depth`).
     """
     image = _read_array(path)
     return cloud_of_depth(path, image) if image.ndim == 2 else finish_cloud(path, image)
@@ -66,26 +65,26 @@ def _read_array(path: FilePath) -> npt.NDArray[Any]:
             _refuse(path, "a file that is not a TIFF", "save the cloud as TIFF")
         file.seek(0)
         with decoding(path, expected=_EXPECTED), tifffile.TiffFile(file) as tiff:
-            series = tiff.series[0]  # a mask in a sub-image, as HALCON writes it, is a series of its own
+            series = tiff.series[0]  # A mask in a sub-image, as HALCON writes it, is a separate series.
             if len(series.pages) != len(tiff.pages):
-                _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a file of its own")
+                _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a separate file")
             _check_layout(path, series.shape, series.dtype)
             _check_compression(path, tiff)
             _check_segments(file, tiff, series)
             image = series.asarray()
             if image.shape != series.shape or image.size == 0:
-                raise ValueError(f"its data are {list(image.shape)}, its header says {list(series.shape)}")
+                raise ValueError(f"data of shape {list(image.shape)}, but a header with {list(series.shape)}")
             return image
 
 
-def _refuse(path: FilePath, found: str, action: str) -> NoReturn:
-    raise InputError(path, found=found, expected=_EXPECTED, action=action)
+def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action)
 
 
 def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> None:
     if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
-        found = f"an array of shape [{', '.join(map(str, shape))}]"
-        _refuse(path, found, "save x, y and z as the three channels of one image, channels last")
+        problem = f"an array of shape [{', '.join(map(str, shape))}]"
+        _refuse(path, problem, "save x, y and z as the three channels of one image, channels last")
     if len(shape) == 2 and dtype not in DEPTH_TYPES:
         _refuse(path, f"a depth image of {dtype} values", "save depth as uint16 or float32")
     if len(shape) == 3 and (dtype is None or dtype.kind != "f" or dtype.itemsize not in (4, 8)):
@@ -94,20 +93,20 @@ def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] |
 
 
 def _check_compression(path: FilePath, tiff: tifffile.TiffFile) -> None:
-    """Refuse a compression that only some installations could decode, and name it."""
+    """Refuse a compression that only some installations could decode."""
     page = tiff.pages.first
     if tifffile.COMPRESSION(page.compression) not in _COMPRESSIONS or page.predictor not in (0, 1):
-        found = f"{tifffile.COMPRESSION(page.compression).name} compression (predictor {int(page.predictor)})"
-        _refuse(path, found, "save it uncompressed")
+        problem = f"{tifffile.COMPRESSION(page.compression).name} compression (predictor {int(page.predictor)})"
+        _refuse(path, problem, "save the file uncompressed")
 
 
 def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-    """Check what tifffile does not before it reads: that all data are there, and become no more than the image.
+    """Check that all data are in the file and do not expand to more than the image; tifffile does not check this.
 
     Raises:
-        EOFError: a strip or tile lies beyond the end of the file.
-        ValueError: one decompresses to more than the image.
-        lzma.LZMAError: one would take too much memory to decompress.
+        EOFError: A strip or tile lies beyond the end of the file.
+        ValueError: A strip or tile expands to more than the image.
+        lzma.LZMAError: A strip or tile would take too much memory to decompress.
     """
     end = os.fstat(file.fileno()).st_size
     most = 2 * series.nbytes + _TILE_PADDING
@@ -117,11 +116,11 @@ def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.Ti
                 raise EOFError(f"it ends {offset + size - end} bytes early")
             file.seek(offset)
             if _decompressed_size(file, size, most, tiff.pages.first.compression) > most:
-                raise ValueError("its data become more than the image")
+                raise ValueError("data that expand to more than the image")
 
 
 def _decompressed_size(file: BinaryIO, size: int, most: int, compression: int) -> int:
-    """How many bytes the next `size` become, up to one more than `most`."""
+    """Return the decompressed length of the next `size` bytes, at most `most` + 1."""
     if compression == tifffile.COMPRESSION.NONE:
         return size
     if compression == tifffile.COMPRESSION.LZMA:

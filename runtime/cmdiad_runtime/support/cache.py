@@ -1,13 +1,13 @@
-"""Where the runtime may keep what it can make again: engines built on this machine, tuning caches.
+"""Folder for files that the runtime can create again: engines built on this machine and tuning caches.
 
-The first of these that is set and usable:
+The folder is the first of these that is set and usable:
 
 1. `CMDIAD_CACHE`
 2. `XDG_CACHE_HOME`/cmdiad
 3. ~/.cache/cmdiad
 
-On a read-only file system there is none, and nothing is kept: everything works without it, only slower. The
-folder named by `CMDIAD_CACHE` is asked for, so a failure there is an error and not a silent loss.
+On a read-only file system there may be no such folder. Everything works without one, only slower. The user requests
+the folder in `CMDIAD_CACHE` explicitly, so a failure there is an error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ VARIABLE = "CMDIAD_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """The folder for caches, made if need be; None where there is no place for one.
+    """Return the folder for caches, which is created if necessary, or None if no folder is usable.
 
     Raises:
-        OutputError: `CMDIAD_CACHE` names something that is no folder, cannot be made or cannot be written to.
+        OutputError: `CMDIAD_CACHE` is not a folder, or the folder cannot be created or written to.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -37,21 +37,21 @@ def _named_folder(folder: Path) -> Path:
     if not _usable(folder):
         raise OutputError(
             f"{VARIABLE}={folder}",
-            found="a folder that cannot be made or written to",
+            found="a folder that cannot be created or written to",
             expected="a writable folder",
-            action=f"name another one, or unset {VARIABLE}",
+            action=f"set {VARIABLE} to another folder, or unset {VARIABLE}",
         )
     return folder
 
 
 def _user_cache() -> Path | None:
-    """The user's cache folder of this program; relative paths are ignored, as the XDG specification asks."""
+    """Return the cache folder of this user. The XDG specification requires that relative paths are ignored."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
         return base / "cmdiad"
     try:
         home = Path.home()
-    except RuntimeError:  # a user without an entry in the user database and without HOME
+    except RuntimeError:  # The user has no entry in the user database and no HOME.
         return None
     return home / ".cache" / "cmdiad" if home.is_absolute() else None
 

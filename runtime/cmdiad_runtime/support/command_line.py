@@ -1,19 +1,43 @@
-"""What all commands have in common: how they end.
+"""Shared behaviour of all commands: help with option groups, `--version`, logging and exit codes.
 
-Messages go to stderr, one line each and never a traceback for what can be foreseen. Exit codes: 0 done,
-2 a wrong command line, 130 an interruption, those of `cmdiad_runtime.errors` otherwise.
+A command uses it like this::
+
+    @click.command("cmdiad-run", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
+    @click.argument("bundle")
+    @option_group(
+        "Decision",
+        click.option("--threshold", type=float, help="Raw score above which a sample is NG."),
+    )
+    def cli(bundle: str, threshold: float | None) -> int: ...
+
+
+    def main() -> None:
+        run_command(cli, "cmdiad-run")
+
+`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command with
+subcommands takes `cls=CommandGroup` instead; its subcommands are then `GroupedCommand` by themselves.
+
+Results go to stdout, messages to stderr, one line for each foreseen problem and never a traceback. The exit codes are
+0 for success, 2 for a wrong command line, 130 for an interruption, and those of `cmdiad_runtime.errors`.
+
+Libraries log to children of the logger `cmdiad` and never print. `run_command` shows warnings and errors; the
+environment variable CMDIAD_LOG (debug, info, warning or error) selects another level.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from cmdiad_runtime.errors import CmdiadError, EngineError, OutputError
 
 INTERRUPTED = 130
+LOG_VARIABLE = "CMDIAD_LOG"
 EXTRAS = {
     "torch": "train",
     "timm": "train",
@@ -23,27 +47,138 @@ EXTRAS = {
     "matplotlib": "train",
     "jinja2": "bench",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxscript": "export",
 }
-"""Which extra brings a package that some commands need."""
+"""Extra of the distribution that installs a package, by the package's import name."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_GROUP = "cmdiad_option_group"
+_LEVELS = ("debug", "info", "warning", "error")
+_ALWAYS = {0: "success", 2: "wrong command line", INTERRUPTED: "interrupted"}
 
 
-def run_command(command: click.Command, prog_name: str) -> None:
-    """Run a click command with the arguments of this process and end the process.
+def option_group(name: str, *options: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """Return a decorator that adds options to a command function and shows them under one heading.
 
     Args:
-        command: what to run. A whole number that it returns is the exit code, anything else means 0.
-        prog_name: the name that usage and error messages show.
+        name: Heading, for example "Output".
+        *options: Decorators from `click.option`, in the order of the help text.
+    """
+
+    def decorate(function: Function) -> Function:
+        before = list(getattr(function, "__click_params__", ()))
+        for option in reversed(options):
+            option(function)
+        for parameter in getattr(function, "__click_params__", ()):
+            if parameter not in before:
+                setattr(parameter, _GROUP, name)
+        return function
+
+    return decorate
+
+
+def collect_options(*groups: Callable[[Any], Any]) -> tuple[click.Option, ...]:
+    """Return the options of some option groups, for a command that takes options from a table.
+
+    Args:
+        *groups: Decorators from `option_group`, in the order of the help text.
+    """
+
+    def holder() -> None: ...
+
+    for group in reversed(groups):
+        group(holder)
+    return tuple(reversed(getattr(holder, "__click_params__", [])))
+
+
+class _Helpful(click.Command):
+    """Help text with option groups, examples and exit codes; adds `--version`.
+
+    Args:
+        *args: Positional arguments of `click.Command`.
+        examples: Lines that a user can type, shown as they are. A line that starts with "#" explains the next one.
+        exit_codes: Meaning of each exit code that this command has in addition to 0, 2 and 130; a code listed here
+            replaces the standard text.
+        **attributes: Keyword arguments of `click.Command`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        exit_codes: Mapping[int, str] | None = None,
+        **attributes: Any,
+    ) -> None:
+        defaults = {"help_option_names": ["-h", "--help"], "show_default": True}
+        attributes["context_settings"] = {**defaults, **(attributes.get("context_settings") or {})}
+        super().__init__(*args, **attributes)
+        click.version_option(package_name="cmdiad", message="%(prog)s %(version)s")(self)
+        self.examples = tuple(examples)
+        self.exit_codes = exit_codes
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each group of options; ungrouped options come last."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        others: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                name = getattr(parameter, _GROUP, None)
+                (others if name is None else groups.setdefault(name, [])).append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+        with formatter.section("Other options" if groups else "Options"):
+            formatter.write_dl(others)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, the exit codes and click's epilog."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+        if self.exit_codes is not None:
+            codes = sorted({**_ALWAYS, **self.exit_codes}.items())
+            with formatter.section("Exit codes"):
+                formatter.write_dl([(str(code), meaning) for code, meaning in codes])
+        super().format_epilog(ctx, formatter)
+
+
+class GroupedCommand(_Helpful):
+    """A command; see the docstring of this module."""
+
+
+class CommandGroup(_Helpful, click.Group):
+    """A command with subcommands; see the docstring of this module."""
+
+    command_class = GroupedCommand
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options and the list of subcommands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def run_command(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a click command, then exit.
+
+    Args:
+        command: Command to run. An int that it returns is the exit code; any other value means 0.
+        prog_name: Name for usage and error messages.
+        arguments: Command line without the program's name; None means the arguments of this process.
 
     Raises:
-        SystemExit: always, with the exit code.
+        SystemExit: Always, with the exit code.
     """
-    sys.exit(_run(command, prog_name))
+    sys.exit(_run(command, prog_name, arguments))
 
 
-def _run(command: click.Command, prog_name: str) -> int:
+def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None) -> int:
     try:
-        result = command.main(prog_name=prog_name, standalone_mode=False)
+        _set_up_logging()
+        result = command.main(arguments, prog_name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -56,20 +191,33 @@ def _run(command: click.Command, prog_name: str) -> int:
         return _fail_for_package(error, prog_name)
     except OSError as error:
         return _fail(_describe(error), OutputError.exit_code)
-    return result if type(result) is int else 0  # click returns the code of --help and of ctx.exit() so
+    return result if type(result) is int else 0  # click returns the exit code of --help and ctx.exit() as an int
+
+
+class _StderrHandler(logging.Handler):
+    """A log handler that writes `level: message` to the current stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        click.echo(f"{record.levelname.lower()}: {self.format(record)}", err=True)
+
+
+def _set_up_logging() -> None:
+    level = os.environ.get(LOG_VARIABLE, "").lower() or "warning"
+    if level not in _LEVELS:
+        raise click.UsageError(f"{LOG_VARIABLE} is {level!r}. Expected one of {', '.join(_LEVELS)}.")
+    logger = logging.getLogger("cmdiad")
+    logger.setLevel(level.upper())
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
 
 
 def _fail_for_package(error: ModuleNotFoundError, prog_name: str) -> int:
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         raise error
-    missing = EngineError(
-        package,
-        found="no such package here",
-        expected=f"it for this {prog_name} command",
-        action=f'run pip install "cmdiad[{EXTRAS[package]}]"',
-    )
-    return _fail(str(missing), missing.exit_code)
+    problem = f"{prog_name} needs the package {package!r}, which is not installed."
+    return _fail(f'{problem} Run: pip install "cmdiad[{EXTRAS[package]}]".', EngineError.exit_code)
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -78,7 +226,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _describe(error: OSError) -> str:
-    """One line with the file's name, where the system tells it."""
+    """Return the error as one line, with the names of the files if the system reports them."""
     reason = (error.strerror or str(error) or type(error).__name__).lower()
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
     return " ".join(f"{' -> '.join(names) or 'input or output failed'}: {reason}".split())

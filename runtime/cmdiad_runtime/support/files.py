@@ -1,7 +1,7 @@
-"""Writing files and folders so that a reader finds the whole of them or nothing.
+"""Write files and folders atomically: a reader finds either the complete content or nothing.
 
-Everything is built beside its target, flushed to the disk and renamed. A failure or an interruption on the
-way removes what was built and leaves what stood there before.
+Content is written under a temporary name in the same folder, flushed to the disk and renamed. A failure or an
+interruption removes the temporary content and leaves the earlier content unchanged.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 
 @contextmanager
 def atomic_write(path: FilePath) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there becomes `path` when the block succeeds.
+    """Yield a temporary path; the file written there becomes `path` when the block succeeds.
 
-    An existing file is replaced, through a symbolic link if it is one. The temporary path has the same
-    suffix, so that writers which choose a format by it work.
+    An existing file is replaced; a symbolic link is followed. The temporary path has the same suffix, for writers
+    that choose a format by the suffix.
+
+    Args:
+        path: File to write.
 
     Raises:
-        OutputError: the folder is missing or not writable, `path` is a folder or device, or the disk is full.
+        OutputError: The folder is missing or not writable, `path` is a folder or device, or the disk is full.
     """
     target = Path(path).resolve()
     _check_folder(target)
     if target.exists() and not target.is_file():
         raise OutputError(path, found="a folder or device", expected="a file", action="choose another name")
-    temporary = _beside(target)
+    temporary = _temporary_name(target)
     try:
         with _write_errors(path, temporary):
             yield temporary
@@ -50,7 +53,10 @@ def atomic_write(path: FilePath) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: FilePath) -> Iterator[Path]:
-    """Yield a new empty folder beside `target`, which becomes `target` when the block succeeds.
+    """Yield a new empty folder, which becomes `target` when the block succeeds.
+
+    Args:
+        target: Folder to write. It must not exist, or be empty.
 
     Raises:
         OutputError: `target` exists and is not an empty folder, its parent is missing or not writable, or the
@@ -59,54 +65,28 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
     final = Path(target).resolve()
     _check_folder(final)
     _check_vacant(target, final)
-    temporary = _beside(final)
+    temporary = _temporary_name(final)
     try:
         with _write_errors(target, temporary):
             temporary.mkdir()
             yield temporary
             _flush_tree(temporary)
-            temporary.rename(final)  # replaces an empty folder, fails on any other
+            temporary.rename(final)  # This replaces an empty folder and fails for any other.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_directory(temporary: FilePath, target: FilePath) -> None:
-    """Rename the folder `temporary` to `target`, and remove what stood there.
-
-    Two renames, because no portable call swaps folders: a power cut exactly between them leaves the old
-    folder beside `target` under a hidden name. When the second rename fails, the old folder is put back.
+def write_json(path: FilePath, value: object) -> None:
+    """Write a value as indented UTF-8 JSON with a final newline, atomically.
 
     Args:
-        temporary: a finished folder on the same file system.
-        target: where it shall stand; may exist.
+        path: File to write.
+        value: Value to write.
 
     Raises:
-        OutputError: `target` is not a folder, or one of the renames failed.
-    """
-    final = Path(target).resolve()
-    _check_folder(final)
-    if final.exists() and not final.is_dir():
-        raise OutputError(target, found="a file", expected="a folder", action="choose another name")
-    old = _beside(final)
-    with _write_errors(target, Path(temporary), final, old):
-        _flush_tree(Path(temporary))
-        if final.exists():
-            final.rename(old)
-        try:
-            Path(temporary).rename(final)
-        except BaseException:
-            if old.exists() and not final.exists():
-                old.rename(final)
-            raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_json(path: FilePath, value: object) -> None:
-    """Write `value` as indented UTF-8 JSON with a final newline, atomically.
-
-    Raises:
-        OutputError: as `atomic_write`.
-        TypeError, ValueError: `value` has no JSON form (NaN and infinity have none either).
+        OutputError: See `atomic_write`.
+        TypeError: The value has no JSON form.
+        ValueError: The value contains NaN or infinity, which have no JSON form.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
@@ -114,10 +94,13 @@ def write_json(path: FilePath, value: object) -> None:
 
 
 def sha256_of(path: FilePath) -> str:
-    """Hash a file: 64 lower-case hexadecimal digits of its SHA-256.
+    """Return the SHA-256 of a file as 64 lowercase hexadecimal digits.
+
+    Args:
+        path: File to hash.
 
     Raises:
-        OSError: the file cannot be read; the caller knows what it is and which error to raise.
+        OSError: The file cannot be read. The caller turns this into its own error.
     """
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
@@ -126,49 +109,51 @@ def sha256_of(path: FilePath) -> str:
     return digest.hexdigest()
 
 
-def _beside(target: Path) -> Path:
+def _temporary_name(target: Path) -> Path:
     """Return an unused hidden name in the same folder, hence on the same file system."""
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
 
 
 def _check_folder(target: Path) -> None:
-    """Fail before the work, not after it."""
+    """Check the folder before the work, so that a long computation does not fail at its end."""
     folder = target.parent
     if not folder.is_dir():
-        raise OutputError(target, found=f"no folder {folder}", expected="an existing folder", action="create it")
+        raise OutputError(
+            target, found=f"no folder {folder}", expected="an existing folder", action=f"create the folder {folder}"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
-        found = f"no permission to write in {folder}"
-        raise OutputError(target, found=found, expected="a writable folder", action="choose another one")
+        problem = f"no permission to write in {folder}"
+        raise OutputError(target, found=problem, expected="a writable folder", action="choose another folder")
 
 
-def _check_vacant(named: FilePath, final: Path) -> None:
+def _check_vacant(path: FilePath, final: Path) -> None:
     if final.is_dir() and not any(final.iterdir()):
         return
     if final.exists():
-        found = "a folder that is not empty" if final.is_dir() else "a file"
+        problem = "a folder that is not empty" if final.is_dir() else "a file"
         raise OutputError(
-            named,
-            found=found,
+            path,
+            found=problem,
             expected="a new or empty folder",
-            action="remove it first or choose another name",
+            action="remove that first, or choose another name",
         )
 
 
 @contextmanager
-def _write_errors(named: FilePath, *written: Path) -> Iterator[None]:
-    """Turn an `OSError` about one of the `written` paths into an `OutputError` that names the target."""
+def _write_errors(path: FilePath, *written: Path) -> Iterator[None]:
+    """Turn an OSError about one of the `written` paths into an OutputError about `path`."""
     try:
         yield
     except OSError as error:
         if not _concerns(error, written):
             raise
-        found = (error.strerror or str(error)).lower()
-        action = "free space there or choose another folder"
-        raise OutputError(named, found=found, expected="room and permission to write", action=action) from error
+        problem = (error.strerror or str(error)).lower()
+        action = "free some space or choose another folder"
+        raise OutputError(path, found=problem, expected="room and permission to write", action=action) from error
 
 
 def _concerns(error: OSError, written: tuple[Path, ...]) -> bool:
-    """Tell a failure to write from another failure in the caller's block; `write` itself names no file."""
+    """Return True for a failure to write, False for another failure in the caller's block; `write` names no file."""
     if error.filename is None:
         return error.errno in _WRITE_ERRORS
     name = Path(os.fsdecode(error.filename))

@@ -1,4 +1,4 @@
-"""The newest run or bundle, for commands that are given none."""
+"""Default folders for runs and bundles, and the newest run or bundle in them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,54 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cmdiad_runtime.errors import BundleError, CmdiadError, RunError
+from cmdiad_runtime.errors import BundleError, RunError
+
+RUNS = Path("runs")
+"""Folder in which `cmdiad-train` creates runs, relative to the working directory."""
+BUNDLES = Path("bundles")
+"""Folder in which `cmdiad-export` creates bundles, relative to the working directory."""
 
 
-def newest_bundle(folder: Path, modality: str | None = None) -> Path:
-    """The most recently exported bundle under `folder`, of a modality if one is given; BundleError without."""
-    kind = f"a bundle for --modality {modality}" if modality else "a bundle"
-    paths = [
-        p.parent
-        for p in folder.glob("*/manifest.json")
-        if modality is None or _read(p).get("preprocessing", {}).get("modality") == modality
+def newest_bundle(folder: Path = BUNDLES, modality: str | None = None) -> Path:
+    """Return the most recently exported bundle in a folder.
+
+    Args:
+        folder: Folder with bundles.
+        modality: Modality that the bundle must have; None accepts any.
+
+    Raises:
+        BundleError: There is no such bundle.
+    """
+    manifests = [
+        path
+        for path in folder.glob("*/manifest.json")
+        if modality is None or _read(path).get("preprocessing", {}).get("modality") == modality
     ]
-    return _newest(folder, paths, "manifest.json", BundleError, kind, "name one, or run cmdiad-export")
+    if not manifests:
+        kind = f"bundle for --modality {modality}" if modality else "bundle"
+        action = "pass the path of a bundle, or create one with cmdiad-export"
+        raise BundleError("", found=f"No {kind} found in the folder {folder}", action=action)
+    return _newest(manifests)
 
 
-def newest_run(folder: Path) -> Path:
-    """The most recently finished run under `folder`; RunError without."""
-    paths = [p.parent for p in folder.glob("*/run.json") if _read(p).get("status") == "complete"]
-    return _newest(folder, paths, "run.json", RunError, "a finished run", "name one, or run cmdiad-train")
+def newest_run(folder: Path = RUNS) -> Path:
+    """Return the most recently finished run in a folder.
+
+    Args:
+        folder: Folder with runs.
+
+    Raises:
+        RunError: There is no finished run.
+    """
+    records = [path for path in folder.glob("*/run.json") if _read(path).get("status") == "complete"]
+    if not records:
+        action = "pass the path of a run, or create one with cmdiad-train"
+        raise RunError("", found=f"No finished run found in the folder {folder}", action=action)
+    return _newest(records)
 
 
-def _newest(folder: Path, paths: list[Path], marker: str, error: type[CmdiadError], kind: str, action: str) -> Path:
-    if not paths:
-        raise error(folder, found="none", expected=kind, action=action)
-    return max(paths, key=lambda p: ((p / marker).stat().st_mtime_ns, p.name))
+def _newest(files: list[Path]) -> Path:
+    return max(files, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
 
 
 def _read(path: Path) -> dict[str, Any]:

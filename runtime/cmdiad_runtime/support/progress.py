@@ -10,7 +10,11 @@ LOG_SECONDS = 10.0
 
 
 class TerminalReporter:
-    """A `Reporter` that writes to stderr."""
+    """A `Reporter` that writes to stderr.
+
+    On a terminal, each step is one line that is rewritten. Otherwise a line is written when a step ends, and every
+    LOG_SECONDS of a long step. The name of a step may end with a detail in brackets, which does not start a new line.
+    """
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -19,7 +23,13 @@ class TerminalReporter:
         self._started = 0.0
 
     def step(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` parts of a step are finished."""
+        """Show progress.
+
+        Args:
+            name: Name of the step.
+            done: Number of finished parts.
+            total: Number of parts.
+        """
         now = time.monotonic()
         kind = name.split("(", maxsplit=1)[0]
         if kind != self._step:

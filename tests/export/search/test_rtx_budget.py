@@ -18,18 +18,19 @@ from torch import nn
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.graph.exporter import export_graph
-from cmdiad_export.precision.precision import Precision
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.search.budget import BankSize
 from cmdiad_export.search.choice import choose_candidates
 from cmdiad_runtime.bundle.built_engines import profiles_of
-from cmdiad_runtime.bundle.certificate import read_golden
-from cmdiad_runtime.bundle.manifest import Bundle
-from cmdiad_runtime.engines.building.builder import build_engine
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.engines import Precision
+from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
+from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import load_run
-from helpers import silent
+from cmdiad_train.runs.run import load_run
 
 Cached = Callable[..., Path]
 MB = 1_000_000
@@ -61,14 +62,14 @@ pytestmark = [
 
 def build(bundle: Path, engine: Path) -> EngineFingerprint:
     opened = Bundle.open(bundle)
-    return build_engine(
-        opened.graph,
-        engine,
+    request = BuildRequest(
+        graph=opened.graph,
         library="tensorrt_rtx",
         precision=opened.precision,
         compute_capabilities=(89, 120) if opened.precision == "fp8" else (86, 89, 120),
         profiles=profiles_of(read_golden(opened.golden), opened.preprocessing.grid),
     )
+    return build_engine(request, engine)
 
 
 def check(built: EngineFingerprint, graph: Path, scratch: int) -> None:
@@ -111,20 +112,15 @@ class _Alone(nn.Module):
         return self.search(inputs[0])
 
 
-def search_scratch(folder: Path, half: bool, plan: SearchPlan) -> int:
+def search_scratch(folder: Path, half: bool, plan: SearchSettings) -> int:
     """Bytes of scratch that the build log names for a search alone, 1024 queries of 20 000 rows."""
     noise = torch.randn(21_024, 64, generator=torch.Generator().manual_seed(0))
     search = BankSearch(noise[:20_000], plan)
     search = (search.to_half() if half else search).eval()
     graph = folder / f"{plan.width}-{plan.chunk}.onnx"
     export_graph(_Alone(search), {"queries": noise[20_000:]}, graph)  # type: ignore[arg-type]
-    built = build_engine(
-        graph,
-        graph.with_suffix(".engine"),
-        library="tensorrt_rtx",
-        precision="fp16" if half else "fp32",
-        compute_capabilities=(86,),
-    )
+    request = BuildRequest(graph, "tensorrt_rtx", "fp16" if half else "fp32", compute_capabilities=(86,))
+    built = build_engine(request, graph.with_suffix(".engine"))
     assert built.scratch_bytes is not None
     return built.scratch_bytes
 
@@ -132,7 +128,7 @@ def search_scratch(folder: Path, half: bool, plan: SearchPlan) -> int:
 @pytest.mark.parametrize("half", [False, True])
 def test_a_loop_saves_the_scratch_that_it_promises(tmp_path: Path, half: bool) -> None:
     size = BankSize(queries=1024, rows=20_000, channels=64, item=2 if half else 4)
-    for plan in (SearchPlan(), SearchPlan(chunk=2048)):
+    for plan in (SearchSettings(), SearchSettings(chunk=2048)):
         scratch = search_scratch(tmp_path, half, plan)
         assert size.scratch(plan) / 2 <= scratch <= size.scratch(plan), (plan, scratch / MB)
 
@@ -140,7 +136,7 @@ def test_a_loop_saves_the_scratch_that_it_promises(tmp_path: Path, half: bool) -
 @pytest.mark.parametrize("half", [False, True])
 def test_a_fast_search_builds_and_keeps_its_estimate(tmp_path: Path, half: bool) -> None:
     size = BankSize(queries=1024, rows=20_000, channels=64, item=2 if half else 4)
-    for plan in (SearchPlan(32, 16), SearchPlan(32, 16, 2048)):
+    for plan in (SearchSettings(32, 16), SearchSettings(32, 16, 2048)):
         scratch = search_scratch(tmp_path, half, plan)
         assert size.scratch(plan) / 2 <= scratch <= size.scratch(plan), (plan, scratch / MB)
 
@@ -148,8 +144,8 @@ def test_a_fast_search_builds_and_keeps_its_estimate(tmp_path: Path, half: bool)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_detector_with_a_fast_search_builds(trained: Cached, tmp_path: Path, precision: Precision) -> None:
     run = load_run(trained("rgb", "f2f"))
-    search = choose_candidates(run, "fast", silent)
+    search = choose_candidates(run, "fast", SILENT)
     assert search.fast
     out = tmp_path / "b.cmdiad"
-    write_bundle(run, out, precision=precision, rtx=False, say=silent, search=search)
+    write_bundle(run, out, ExportOptions(precision), SILENT, search=search)
     check(build(out, tmp_path / "e.engine"), out / "graph.onnx", SCRATCH["f2f"])

@@ -8,21 +8,23 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import click
 import pytest
 
 from cmdiad_runtime.bundle.built_engines import build_for_bundle, engines_of, estimate, own_folder, profiles_of
-from cmdiad_runtime.bundle.certificate import read_golden
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import AUTO, choose_engine
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.self_test import has_passed, run_self_test, write_self_test
 from cmdiad_runtime.cli import run as cli_module
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from doubles import FakeCuda, install
 from graphs import tiny_bundle
-from helpers import assert_refused, command
+from helpers import RecordingReporter, assert_refused, command
 
 NATIVE = {"tensorrt": "10.3.0", "rtx": "rtx-1.7.1.116"}
 LIBRARY: dict[str, Any] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -67,14 +69,14 @@ def self_test(bundle: Bundle, name: Any) -> Path:
 
 
 def test_a_built_engine_stands_beside_the_bundles_own_with_its_label(bundle: Bundle, name: Any) -> None:
-    reports: list[tuple[str, int, int]] = []
-    built = build_for_bundle(bundle, LIBRARY[name], lambda *report: reports.append(report))
+    reporter = RecordingReporter()
+    built = build_for_bundle(bundle, LIBRARY[name], reporter)
     assert built.path == bundle.path / "engines" / f"{name}-fp32-sm86.engine"
     assert built.fingerprint.compute_capabilities == (86,)
     assert built.fingerprint.scratch_bytes == 4096
     assert engines_of(bundle, LIBRARY[name]) == [built]
-    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
-    assert reports[-1][1:] == (100, 100)
+    assert [done for _, done, _ in reporter.steps] == sorted(done for _, done, _ in reporter.steps)
+    assert reporter.steps[-1][1:] == (100, 100)
     Bundle.open(bundle.path)  # is no part of the manifest, and does not hinder it
 
 
@@ -123,12 +125,13 @@ def test_a_damaged_label_is_named(bundle: Bundle, name: Any, content: str) -> No
 
 
 def test_an_interrupted_build_leaves_nothing(bundle: Bundle, name: Any) -> None:
-    def interrupt(step: str, done: int, total: int) -> None:
-        if done > 0:
-            raise KeyboardInterrupt
+    class Interrupting(RecordingReporter):
+        def step(self, name: str, done: int, total: int) -> None:
+            if done > 0:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_for_bundle(bundle, LIBRARY[name], interrupt)
+        build_for_bundle(bundle, LIBRARY[name], Interrupting())
     assert list((bundle.path / "engines").iterdir()) == []
 
 
@@ -139,18 +142,18 @@ def test_no_engine_says_how_to_get_one(bundle: Bundle, name: Any) -> None:
     with pytest.raises(EngineError) as refused:
         choose_engine(bundle, name)
     assert refused.value.found == f"no {LIBRARY[name]} engine"
-    assert f"cmdiad-export build {bundle.path} --target {name}" in refused.value.action
+    assert f"cmdiad-build {bundle.path} --target {name}" in refused.value.action
 
 
 def test_an_untested_engine_gives_no_verdicts(bundle: Bundle, name: Any) -> None:
     build_for_bundle(bundle, LIBRARY[name])
     with pytest.raises(EngineError) as refused:
-        Inspector.open(bundle.path, engine=name)
+        Inspector.open(bundle.path, OpenOptions(engine=name))
     assert "NVIDIA Double (compute capability 8.6)" in refused.value.found
     assert refused.value.action == f"run cmdiad-run --self-test {bundle.path} --engine {name}"
     record = self_test(bundle, name)
     assert record == bundle.path / "engines" / f"{name}-fp32-sm86.self-test.json"
-    with Inspector.open(bundle.path, engine=name) as inspector:
+    with Inspector.open(bundle.path, OpenOptions(engine=name)) as inspector:
         assert inspector.engine.identity.startswith(LIBRARY[name])
 
 
@@ -221,7 +224,7 @@ def test_an_engine_for_another_device_is_refused_or_rebuilt(
 
 def test_a_rebuilt_engine_needs_its_self_test_too(bundle: Bundle, name: Any) -> None:
     with pytest.raises(EngineError, match="no passed self-test"):
-        Inspector.open(bundle.path, engine=name, rebuild=True)
+        Inspector.open(bundle.path, OpenOptions(engine=name, rebuild=True))
     assert engines_of(bundle, LIBRARY[name])
 
 
@@ -254,7 +257,9 @@ def test_auto_takes_a_tested_engine_and_says_what_it_passed_over(bundle: Bundle,
 
 
 def test_every_engine_is_offered_and_ordered() -> None:
-    assert set(cli_module.ENGINES) == set(get_args(EngineName))
+    option = next(option for option in cli_module.cli.params if option.name == "engine")
+    assert isinstance(option.type, click.Choice)
+    assert set(option.type.choices) == set(get_args(EngineName))
     assert {"auto", *AUTO} == set(get_args(EngineName))
     assert AUTO[-1] == "cpu"
 
@@ -278,7 +283,7 @@ def test_without_the_flag_nothing_is_kept(bundle: Bundle) -> None:
 
 
 def test_the_command_rebuilds_where_it_may(bundle: Bundle, name: Any) -> None:
-    assert_refused(command(cli, "--self-test", bundle.path, "--engine", name), 5, "cmdiad-export build", "--rebuild")
+    assert_refused(command(cli, "--self-test", bundle.path, "--engine", name), 5, "cmdiad-build", "--rebuild")
     ended = command(cli, "--self-test", bundle.path, "--engine", name, "--rebuild")
     assert ended.code == 0, ended.err
     assert has_passed_here(bundle, name)
@@ -318,6 +323,6 @@ def test_device_memory_is_given_back_whatever_happens(bundle: Bundle, name: Any)
     build_for_bundle(bundle, LIBRARY[name])
     command(cli, bundle.path, "part.tiff", "--engine", name)  # refused: untested
     command(cli, "--self-test", bundle.path, "--engine", name)
-    with Inspector.open(bundle.path, engine=name):
+    with Inspector.open(bundle.path, OpenOptions(engine=name)):
         pass
     cuda.assert_all_freed()

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.engines._library import log_of
-from cmdiad_runtime.engines.building.builder import AHEAD_OF_TIME, OPTIONAL, ahead_of_time, build_engine
+from cmdiad_runtime.engines.building.builder import AHEAD_OF_TIME, OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 from graphs import FLOAT, HALF, INT32, INT64, UINT8, detector_graph, dynamic_graph, node, noise, write_graph
+from helpers import RecordingReporter
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package"
@@ -27,9 +29,21 @@ pytestmark = [pytest.mark.rtx]
 PROFILES = {"weights": ((1, 64), (900, 64), (3136, 64))}
 
 
-def build(graph: Path, **options: Any) -> EngineFingerprint:
-    defaults = {"library": "tensorrt_rtx", "precision": "fp32", "compute_capabilities": (86, 89, 120)}
-    return build_engine(graph, graph.with_suffix(".engine"), **{**defaults, **options})
+def build(graph: Path, *, reporter: Reporter = SILENT, **options: Any) -> EngineFingerprint:
+    defaults: dict[str, Any] = {"precision": "fp32", "compute_capabilities": (86, 89, 120)}
+    request = BuildRequest(graph, "tensorrt_rtx", **{**defaults, **options})
+    return build_engine(request, graph.with_suffix(".engine"), reporter)
+
+
+class ActingReporter(RecordingReporter):
+    """A reporter that calls a function with the fraction done."""
+
+    def __init__(self, act: Callable[[float], None]) -> None:
+        super().__init__()
+        self.act = act
+
+    def step(self, name: str, done: int, total: int) -> None:
+        self.act(done / total)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -178,9 +192,9 @@ def test_weights_outside_the_graph_are_refused(tmp_path: Path) -> None:
 
 
 @needs_rtx
-@pytest.mark.parametrize("profiles", [None, {**PROFILES, "cells": ((1,), (1,), (1,))}, {"typo": ((1,),) * 3}])
+@pytest.mark.parametrize("profiles", [{}, {**PROFILES, "cells": ((1,), (1,), (1,))}, {"typo": ((1,),) * 3}])
 def test_profiles_must_be_for_the_dynamic_inputs(tmp_path: Path, profiles: Any) -> None:
-    with pytest.raises(EngineError, match="expected profiles for weights, the inputs with a dynamic axis"):
+    with pytest.raises(EngineError, match="Expected profiles for weights, the inputs with a dynamic axis"):
         build(dynamic_graph(tmp_path / "xyz.onnx"), profiles=profiles)
 
 
@@ -202,7 +216,7 @@ def test_fp8_is_for_ada_and_later() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 def test_a_graph_without_the_type_is_refused(tmp_path: Path, precision: str) -> None:
     graph = dynamic_graph(tmp_path / "xyz.onnx")
-    with pytest.raises(EngineError, match=f"no {precision} tensor.*export an {precision} graph"):
+    with pytest.raises(EngineError, match=f"no {precision} tensor.*Export an {precision} graph"):
         build(graph, precision=precision, profiles=PROFILES)
 
 
@@ -221,7 +235,7 @@ def test_unknown_targets_are_refused(detector: Path, targets: list[int], found: 
 @needs_rtx
 def test_turing_refuses_fp32_products_and_says_what_to_do(tmp_path: Path) -> None:
     graph = dynamic_graph(tmp_path / "xyz.onnx")
-    with pytest.raises(EngineError, match=r"FP32 GEMM.*leave compute capability 75 \(Turing\) out"):
+    with pytest.raises(EngineError, match=r"FP32 GEMM.*Leave compute capability 75 \(Turing\) out"):
         build(graph, compute_capabilities=[75, 86], profiles=PROFILES)
 
 
@@ -260,18 +274,12 @@ def test_only_optional_targets_are_left_out(tmp_path: Path) -> None:
 @needs_rtx
 def test_an_unwritable_folder(detector: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
-        build_engine(
-            detector,
-            detector.parent / "nowhere" / "engine",
-            library="tensorrt_rtx",
-            precision="fp32",
-            compute_capabilities=[86],
-        )
+        build_engine(BuildRequest(detector, "tensorrt_rtx", "fp32", [86]), detector.parent / "nowhere" / "engine")
 
 
 def test_a_missing_library_names_the_pip_command(detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(EngineError, match=r'run: pip install "cmdiad\[rtx\]"'):
+    with pytest.raises(EngineError, match=r'Run: pip install "cmdiad\[rtx\]"'):
         build(detector)
 
 
@@ -280,9 +288,9 @@ def test_a_missing_library_names_the_pip_command(detector: Path, monkeypatch: py
 
 @needs_rtx
 def test_progress_never_falls_and_ends_at_one(detector: Path) -> None:
-    reports: list[tuple[str, float]] = []
-    build(detector, progress=lambda phase, fraction: reports.append((phase, fraction)))
-    fractions = [fraction for _, fraction in reports]
+    reporter = RecordingReporter()
+    build(detector, reporter=reporter)
+    fractions = [done / total for _, done, total in reporter.steps]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert len(set(fractions)) > 5
@@ -304,7 +312,7 @@ def test_interruption_leaves_nothing(
 ) -> None:
     calls_after = 0
 
-    def progress(_phase: str, fraction: float) -> None:
+    def progress(fraction: float) -> None:
         nonlocal calls_after
         calls_after += 1 if fraction >= at else 0
         if fraction >= at:
@@ -312,7 +320,7 @@ def test_interruption_leaves_nothing(
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        build(detector, progress=progress)
+        build(detector, reporter=ActingReporter(progress))
     assert calls_after == 1
     assert names_in(detector.parent) == ["detector.onnx"]
     assert signal.getsignal(signal.SIGINT) is before
@@ -321,12 +329,12 @@ def test_interruption_leaves_nothing(
 
 @needs_rtx
 def test_interruption_cancels_the_build_early(detector: Path) -> None:
-    def progress(_phase: str, fraction: float) -> None:
+    def progress(fraction: float) -> None:
         if fraction > 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(detector, progress=progress)
+        build(detector, reporter=ActingReporter(progress))
     assert any("BuildCanceled" in error for error in log_of("tensorrt_rtx").errors)
 
 
@@ -334,13 +342,13 @@ def test_interruption_cancels_the_build_early(detector: Path) -> None:
 def test_ctrl_c_never_raises_inside_a_callback(detector: Path) -> None:
     returned = False
 
-    def progress(_phase: str, _fraction: float) -> None:
+    def progress(_fraction: float) -> None:
         nonlocal returned
         press_ctrl_c()
         returned = True
 
     with pytest.raises(KeyboardInterrupt):
-        build(detector, progress=progress)
+        build(detector, reporter=ActingReporter(progress))
     assert returned
 
 
@@ -349,7 +357,7 @@ def test_an_interrupted_build_keeps_the_older_engine(detector: Path) -> None:
     engine = detector.with_suffix(".engine")
     engine.write_bytes(b"older")
     with pytest.raises(KeyboardInterrupt):
-        build(detector, progress=lambda _phase, _fraction: raise_interrupt())
+        build(detector, reporter=ActingReporter(lambda _: raise_interrupt()))
     assert engine.read_bytes() == b"older"
     assert build(detector)
     assert engine.read_bytes() != b"older"
@@ -357,11 +365,11 @@ def test_an_interrupted_build_keeps_the_older_engine(detector: Path) -> None:
 
 @needs_rtx
 def test_a_failing_callback_fails_the_build(detector: Path) -> None:
-    def progress(_phase: str, _fraction: float) -> None:
+    def progress(_fraction: float) -> None:
         raise ValueError("no terminal")
 
     with pytest.raises(ValueError, match="no terminal"):
-        build(detector, progress=progress)
+        build(detector, reporter=ActingReporter(progress))
     assert names_in(detector.parent) == ["detector.onnx"]
 
 
@@ -490,7 +498,7 @@ def test_these_operators_are_taken(tmp_path: Path, case: str) -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "uint8 used before its cast": (
-        "let a Cast to float32 or float16 be the only user",
+        "make a Cast to float32 or float16 the only user",
         {
             "nodes": [
                 node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.engines import Engine, open_engine
-from cmdiad_runtime.engines._tensorrt import SHAPES, filled_up
-from cmdiad_runtime.engines.building.builder import build_engine
+from cmdiad_runtime.engines._tensorrt import SHAPES, padded_rows
+from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.engines.tensorrt import open_tensorrt
 from cmdiad_runtime.engines.tensorrt_rtx import open_tensorrt_rtx
@@ -41,7 +41,7 @@ class Kit:
     library: Any = None
 
     @property
-    def plan(self) -> Path:
+    def engine(self) -> Path:
         return self.graph.with_suffix(".engine")
 
     @property
@@ -49,18 +49,12 @@ class Kit:
         return hashlib.sha256(self.graph.read_bytes()).hexdigest()
 
     def build(self, capability: int) -> EngineFingerprint:
-        return build_engine(
-            self.graph,
-            self.plan,
-            library=self.library,
-            precision="fp32",
-            compute_capabilities=[capability],
-            profiles=PROFILES,
-        )
+        request = BuildRequest(self.graph, self.library, "fp32", [capability], profiles=PROFILES)
+        return build_engine(request, self.engine)
 
     def load(self, fingerprint: EngineFingerprint) -> Engine:
         opener = open_tensorrt if self.library == "tensorrt" else open_tensorrt_rtx
-        return opener(self.plan, fingerprint, self.graph_sha256)
+        return opener(self.engine, fingerprint, self.graph_sha256)
 
 
 def install_double(version: str, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Kit:
@@ -216,7 +210,7 @@ def test_few_shapes_and_each_is_captured_once(double: Kit) -> None:
     for rows in range(2, MOST + 1):
         opened.run(cloud(rows))
     executed = double.cuda.calls.count("execute")
-    assert len({filled_up(rows, MOST) for rows in range(2, MOST + 1)}) <= SHAPES
+    assert len({padded_rows(rows, MOST) for rows in range(2, MOST + 1)}) <= SHAPES
     if double.library == "tensorrt":  # a warm-up and a capture for each shape; results come from graphs alone
         assert executed == 2 * SHAPES
         assert double.cuda.calls.count("graph") == MOST - 1
@@ -232,7 +226,7 @@ def test_few_shapes_and_each_is_captured_once(double: Kit) -> None:
 @pytest.mark.parametrize("largest", [65, 197, 785, 3137])
 def test_filling_up_holds_the_rows(rows: int, largest: int) -> None:
     rows = min(rows, largest)
-    assert rows <= filled_up(rows, largest) <= min(rows + -(-largest // SHAPES), largest)
+    assert rows <= padded_rows(rows, largest) <= min(rows + -(-largest // SHAPES), largest)
 
 
 def test_an_engine_that_cannot_be_captured_runs_plainly(double: Kit) -> None:
@@ -262,7 +256,7 @@ def test_a_file_that_is_no_engine_gives_the_librarys_reason(double: Kit) -> None
     assert double.cuda is not None
     content = b"not an engine"
     fingerprint = double.build(86)
-    double.plan.write_bytes(content)
+    double.engine.write_bytes(content)
     label = replace(fingerprint, engine_sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
     with pytest.raises(EngineError, match=r"graph\.engine: found Serialization assertion magicTag failed. Expected an"):
         double.load(label)
@@ -271,7 +265,7 @@ def test_a_file_that_is_no_engine_gives_the_librarys_reason(double: Kit) -> None
 
 def test_a_changed_file_is_refused(double: Kit) -> None:
     fingerprint = double.build(86)
-    double.plan.write_bytes(double.plan.read_bytes() + b" ")
+    double.engine.write_bytes(double.engine.read_bytes() + b" ")
     with pytest.raises(BundleError, match="bytes"):
         double.load(fingerprint)
 
@@ -289,7 +283,7 @@ def test_an_engine_that_does_not_fit_is_refused(double: Kit, change: dict[str, A
     with pytest.raises(EngineError) as refused:
         double.load(fingerprint)
     assert words.format(library=double.library, version=double.trt.__version__) in refused.value.found
-    assert "cmdiad-export build" in refused.value.action
+    assert "cmdiad-build" in refused.value.action
 
 
 def test_compiled_kernels_are_kept_for_the_next_start(
@@ -319,7 +313,7 @@ def test_a_missing_library_names_the_command(library: str, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, library, None)
     extra = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}[library]
     kit = Kit(cloud_graph(tmp_path / "graph.onnx"), library=library)
-    with pytest.raises(EngineError, match=rf'run: pip install "cmdiad\[{extra}\]"'):
+    with pytest.raises(EngineError, match=rf'Run: pip install "cmdiad\[{extra}\]"'):
         kit.build(86)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_words
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.support.records import NewerRecordError, RecordError
 
 CONTENT = b"an engine"
 GRAPH = "ab" * 32
@@ -23,7 +24,7 @@ FINGERPRINT = EngineFingerprint(
     certification="has not run on a device",
     scratch_bytes=8_282_112,
 )
-AT_HAND: dict[str, Any] = {
+INSTALLED: dict[str, Any] = {
     "library": "tensorrt_rtx",
     "library_version": "1.7.1.116",
     "compute_capability": 89,
@@ -89,13 +90,14 @@ def test_json_form_is_stable() -> None:
 )
 def test_impossible_values_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(BundleError) as caught:
-        EngineFingerprint.from_json(changed(**{field: value}), source="part.cmdiad/manifest.json")
+        read_fingerprint(changed(**{field: value}), "part.cmdiad/manifest.json")
     assert str(caught.value).startswith("part.cmdiad/manifest.json: ")
     assert field in caught.value.found
+    assert "damaged" in caught.value.found
 
 
 def test_the_constructor_is_as_strict() -> None:
-    with pytest.raises(BundleError, match="size_bytes"):
+    with pytest.raises(RecordError, match="size_bytes"):
         dataclasses.replace(FINGERPRINT, size_bytes=-1)
 
 
@@ -103,23 +105,25 @@ def test_the_constructor_is_as_strict() -> None:
 def test_missing_fields_are_named(name: str) -> None:
     data = FINGERPRINT.to_json()
     del data[name]
-    with pytest.raises(BundleError, match=f"found {name} missing"):
+    with pytest.raises(RecordError, match=f"no field {name}$"):
         EngineFingerprint.from_json(data)
 
 
 def test_unknown_fields_are_named() -> None:
-    with pytest.raises(BundleError, match="found colour unknown"):
+    with pytest.raises(NewerRecordError, match="unknown field colour"):
         EngineFingerprint.from_json(changed(colour="blue"))
+    with pytest.raises(BundleError, match="newer cmdiad: update"):
+        read_fingerprint(changed(colour="blue"), "manifest.json")
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 3])
 def test_anything_but_an_object_is_refused(data: object) -> None:
-    with pytest.raises(BundleError, match="expected an object with the fields library, "):
-        EngineFingerprint.from_json(data)
+    with pytest.raises(BundleError, match="not an object"):
+        read_fingerprint(data, "manifest.json")
 
 
 def test_a_fitting_engine_has_no_mismatch() -> None:
-    assert FINGERPRINT.mismatch(**AT_HAND) is None
+    assert FINGERPRINT.mismatch(**INSTALLED) is None
 
 
 @pytest.mark.parametrize(
@@ -137,16 +141,16 @@ def test_a_fitting_engine_has_no_mismatch() -> None:
         ),
     ],
 )
-def test_one_mismatch_in_words(difference: dict[str, Any], words: str) -> None:
-    assert FINGERPRINT.mismatch(**{**AT_HAND, **difference}) == f"it was {words}"
+def test_one_mismatch_as_text(difference: dict[str, Any], words: str) -> None:
+    assert FINGERPRINT.mismatch(**{**INSTALLED, **difference}) == f"it was {words}"
 
 
-def test_all_mismatches_are_told_at_once() -> None:
-    told = FINGERPRINT.mismatch(
+def test_all_mismatches_are_reported_at_once() -> None:
+    reasons = FINGERPRINT.mismatch(
         library="tensorrt", library_version="10.3.0", compute_capability=75, graph_sha256="0" * 64
     )
-    assert told is not None
-    assert told.count("it was built") == 3
+    assert reasons is not None
+    assert reasons.count("it was built") == 3
 
 
 def test_the_described_file_passes(tmp_path: Path) -> None:
@@ -168,6 +172,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         FINGERPRINT.check_file(tmp_path / "gone")
 
 
-@pytest.mark.parametrize(("capability", "words"), [(75, "7.5"), (86, "8.6"), (120, "12.0"), (121, "12.1")])
-def test_capability_words(capability: int, words: str) -> None:
-    assert capability_words(capability) == words
+@pytest.mark.parametrize(("capability", "text"), [(75, "7.5"), (86, "8.6"), (120, "12.0"), (121, "12.1")])
+def test_capability_text(capability: int, text: str) -> None:
+    assert capability_text(capability) == text

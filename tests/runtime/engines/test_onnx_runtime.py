@@ -148,7 +148,7 @@ def test_the_plugin_is_registered_and_its_device_taken(
 @pytest.mark.parametrize(
     ("ort", "found"),
     [
-        (Ort([]), "the plugin, but no device that it takes"),
+        (Ort([]), "the plugin, but no device that the plugin supports"),
         (Ort([], "libcuda.so.1: no such file\nmore"), "libcuda.so.1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What building and running use of TensorRT and CUDA is what the releases publish, or is asked for first."""
+"""Builder and engines use only members of TensorRT and CUDA that every release has, or that `hasattr` detects."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmdiad_runtime.engines.building.builder import _TYPES
 from doubles import VERSIONS, FakeCuda, fake_tensorrt, table
 
 SOURCES = Path(cmdiad_runtime.__file__).parent
-FILES = ["building.py", "build_progress.py", "engines/_library.py", "engines/_tensorrt.py"]
+FILES = ["engines/building/builder.py", "engines/building/progress.py", "engines/_library.py", "engines/_tensorrt.py"]
 MODULE = "module"
 Use = tuple[str, str]
 
 # What the variables of each file hold; the names are kept to that on purpose.
 HOLDS = {
-    "building.py": {
+    "engines/building/builder.py": {
         "trt": MODULE,
         "self.trt": MODULE,
         "builder": "Builder",
@@ -37,7 +37,7 @@ HOLDS = {
         "cache": "ITimingCache",
         "trt.IBuilderConfig": "IBuilderConfig",
     },
-    "build_progress.py": {"trt": MODULE, "trt.IProgressMonitor": "IProgressMonitor"},
+    "engines/building/progress.py": {"trt": MODULE, "trt.IProgressMonitor": "IProgressMonitor"},
     "engines/_library.py": {"trt": MODULE, "base": "ILogger"},
     "engines/_tensorrt.py": {
         "trt": MODULE,
@@ -198,7 +198,7 @@ def test_what_is_asked_for_differs_between_releases(guard: Use) -> None:
 
 @pytest.mark.parametrize("name", REMOVED)
 def test_nothing_that_was_removed_is_used(name: str) -> None:
-    for file in [*FILES, "built_engines.py", "engines/_cuda.py"]:
+    for file in [*FILES, "bundle/built_engines.py", "engines/_cuda.py"]:
         assert name not in (SOURCES / file).read_text(encoding="utf-8")
 
 

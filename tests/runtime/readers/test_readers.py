@@ -149,7 +149,7 @@ def test_unreadable_path(tmp_path: Path, read: Any) -> None:
 def test_neither_png_nor_jpeg(tmp_path: Path) -> None:
     assert "neither PNG nor JPEG" in refusal(read_rgb, save_image(tmp_path / "a.bmp", PIXELS))
     (tmp_path / "a.png").write_text("hello")
-    assert "save it as PNG or JPEG" in refusal(read_rgb, tmp_path / "a.png")
+    assert "Save the image as PNG or JPEG" in refusal(read_rgb, tmp_path / "a.png")
 
 
 def sixteen_bit_rgb_png() -> bytes:
@@ -217,7 +217,7 @@ def test_truncated_anywhere(tmp_path: Path, suffix: str) -> None:
     for length in (8, 20, 26, 40, len(whole) // 4, len(whole) // 2, len(whole) - 60):
         path.write_bytes(whole[:length])
         message = refusal(read_rgb, path)
-        assert "damaged or incomplete" in message and "record it again" in message
+        assert "damaged or incomplete" in message and "record the sample again" in message
 
 
 def test_flipped_byte_in_png(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_suffix_in_capitals(tmp_path: Path) -> None:
 def test_unknown_suffix(tmp_path: Path, name: str) -> None:
     path = save_tiff(tmp_path / "a.tiff", POINTS).rename(tmp_path / name)
     message = refusal(read_xyz, path)
-    assert f"a file ending in {path.suffix or 'nothing'};" in message
+    assert f"a file ending in {path.suffix or 'nothing'}." in message
     assert ".tiff, .tif, .ply, .pcd, .npz, .png" in message
 
 
@@ -355,7 +355,7 @@ def test_millimetres(tmp_path: Path) -> None:
 
 def test_not_a_tiff(tmp_path: Path) -> None:
     message = refusal(read_xyz, save_image(tmp_path / "a.tif", PIXELS, format="PNG"))
-    assert "found a file that is not a TIFF" in message and "save the cloud as TIFF" in message
+    assert "found a file that is not a TIFF" in message and "Save the cloud as TIFF" in message
     (tmp_path / "b.tiff").write_text("MMMM")
     assert "damaged" in refusal(read_xyz, tmp_path / "b.tiff")
 
@@ -367,7 +367,7 @@ def test_truncated_cloud(tmp_path: Path, options: dict[str, Any]) -> None:
     for length in (3, 4, 8, 50, 200, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:length])
         message = refusal(read_xyz, path)
-        assert "damaged or incomplete" in message and "record it again" in message
+        assert "damaged or incomplete" in message and "record the sample again" in message
 
 
 def tag_value_offset(path: Path, code: int) -> int:
@@ -385,7 +385,7 @@ def test_compression_that_needs_another_package(tmp_path: Path) -> None:
     path = save_tiff(tmp_path / "a.tiff", POINTS, byteorder="<")
     patch(path, tag_value_offset(path, 259), (5).to_bytes(2, "little"))
     message = refusal(read_xyz, path)
-    assert "LZW compression" in message and "save it uncompressed" in message
+    assert "LZW compression" in message and "Save the file uncompressed" in message
 
 
 def test_huge_cloud_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +404,7 @@ def test_bomb_in_a_strip_is_refused_before_decoding(
     for code, rows in ((257, 12), (278, 12)):  # the image is said to have 12 rows only
         patch(path, tag_value_offset(path, code), rows.to_bytes(2, "little"))
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda self: pytest.fail("decoded"))
-    assert "its data become more than the image" in refusal(read_xyz, path)
+    assert "data that expand to more than the image" in refusal(read_xyz, path)
 
 
 def test_strip_of_hostile_size(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_missing_intrinsics_name_where_they_were_looked_for(tmp_path: Path) -> N
 )
 def test_wrong_intrinsics(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     where = write_intrinsics(tmp_path / "a.json", **changes)
-    assert f"found {words};" in refusal(read_xyz, save_png(tmp_path / "a.png"), subject=where)
+    assert f"found {words}." in refusal(read_xyz, save_png(tmp_path / "a.png"), subject=where)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"fx": }', "[" * 50_000, "\udcff", ""])
@@ -156,7 +156,7 @@ def test_negative_depth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "found"),
     [
-        (np.ones((4, 5), np.uint8), "8 bits per channel;"),
+        (np.ones((4, 5), np.uint8), "8 bits per channel."),
         (np.ones((4, 5, 3), np.uint8), "8 bits per channel that is not grey"),
         (np.ones((4, 5), bool), "1 bits per channel"),
     ],

@@ -121,7 +121,7 @@ def test_unorganised(tmp_path: Path) -> None:
 
 def test_grid_of_another_size_than_its_points(tmp_path: Path) -> None:
     message = refusal(read_xyz, save(tmp_path, ply({"vertex": TABLE[:-1]})))
-    assert "203 points for a grid of 17×12" in message and "also the missing ones" in message
+    assert "203 points for a grid of 17×12" in message and "including missing points" in message
     camera = np.array([(WIDTH, HEIGHT - 1)], [("viewportx", "i4"), ("viewporty", "i4")])
     message = refusal(read_xyz, save(tmp_path, ply({"vertex": TABLE, "camera": camera}, notes=())))
     assert "204 points for a grid of 17×11" in message

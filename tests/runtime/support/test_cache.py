@@ -67,7 +67,7 @@ def test_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_named_folder_that_cannot_be_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "taken").write_text("")
     monkeypatch.setenv("CMDIAD_CACHE", str(home / "taken"))
-    with pytest.raises(OutputError, match=r"CMDIAD_CACHE=.*taken: found a folder that cannot be made"):
+    with pytest.raises(OutputError, match=r"CMDIAD_CACHE=.*taken: found a folder that cannot be created"):
         cache_folder()
 
 

@@ -62,8 +62,8 @@ def test_newest_run_is_a_finished_one(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="a bundle for --modality rgb. Name one, or run cmdiad-export"):
+    with pytest.raises(BundleError, match="No bundle for --modality rgb found in .*bundles. Pass the path of a bundle"):
         newest_bundle(tmp_path / "bundles", "rgb")
     run(tmp_path, "c", "fitting", 300)
-    with pytest.raises(RunError, match="a finished run. Name one, or run cmdiad-train"):
+    with pytest.raises(RunError, match="No finished run found in .* Pass the path of a run, or create one"):
         newest_run(tmp_path)

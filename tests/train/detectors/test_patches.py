@@ -49,4 +49,4 @@ def test_which_inputs_show_the_part_alone() -> None:
     assert not shows_part_alone(tiny_recipe("xyz"), "xyz")
     assert shows_part_alone(tiny_recipe("both", xyz=normals), "xyz")
     assert not shows_part_alone(tiny_recipe("both", xyz=normals), "rgb")
-    assert shows_part_alone(tiny_recipe("both", xyz=normals, view="plan"), "rgb")
+    assert shows_part_alone(tiny_recipe("both", xyz=normals, view="top"), "rgb")

@@ -13,12 +13,13 @@ from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.datasets import open_category
-from cmdiad_train.detectors.bank.detector import Detector, as_tensors
+from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.fusion import standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.patches import PatchFeatures
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import Run, load_run
+from cmdiad_train.runs.run import Run, load_run
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 BOTH = {"xyz": NORMALS, "view": "each", "coreset": 1.0}
@@ -75,7 +76,7 @@ def test_coreset_rests_on_held_out_samples_alone(trained: Any) -> None:
     assert load_run(trained("rgb", coreset=0.5)).calibration.samples == 3
 
 
-@pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "plan"), ("both", "each")])
+@pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "each")])
 def test_map_threshold_is_about_what_the_operator_sees(
     data: Path, trained: Any, exported: Any, modality: str, view: str
 ) -> None:

@@ -1,65 +1,70 @@
-"""How far a TensorRT build is, and stopping it: safe for the builder's threads and for Ctrl-C."""
+"""Progress and cancellation of a TensorRT build, safe for the builder's threads and for Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-BuildProgress = Callable[[str, float], None]
-"""Called with the name of the current phase and the fraction done of the whole build, 0-1, never falling."""
+from cmdiad_runtime.support.reporter import Reporter
 
 
 class Tracker:
-    """Where the build is, and whether it has to stop. Safe to call from the builder's threads."""
+    """State of one build: the fraction done, and the request to stop.
 
-    def __init__(self, progress: BuildProgress | None) -> None:
+    Safe to call from the builder's threads.
+
+    Attributes:
+        stopped: True if the build must be cancelled.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
         self.stopped = False
-        self._progress = progress
+        self._reporter = reporter
         self._failure: BaseException | None = None
         self._fraction = 0.0
-        self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps, steps done
+        self._phases: dict[str, tuple[str | None, int, int]] = {}  # Name to parent, steps, steps done.
         self._lock = threading.RLock()
 
     def begin(self, phase: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins inside the running step of its parent."""
+        """Note that a phase with this number of steps begins inside the current step of its parent."""
         with self._lock:
             self._phases[phase] = (parent, max(steps, 1), 0)
             self.report(phase, self._reached(phase))
 
     def advance(self, phase: str, step: int) -> None:
-        """This step of the phase, counted from 0, is done."""
+        """Note that a step of the phase, counted from 0, is done."""
         with self._lock:
             parent, steps, _ = self._phases.get(phase, (None, step + 1, 0))
             self._phases[phase] = (parent, steps, min(step + 1, steps))
             self.report(phase, self._reached(phase))
 
     def report(self, phase: str, fraction: float) -> None:
-        """Tell the caller; what the caller raises stops the build, but never travels through the library."""
+        """Report the fraction done, which never falls. If the reporter raises, stop; the library sees no exception."""
         with self._lock:
             self._fraction = max(self._fraction, fraction)
-            if self.stopped or self._progress is None:
+            if self.stopped:
                 return
             try:
-                self._progress(phase, self._fraction)
+                self._reporter.step(f"engine ({phase})", int(100 * self._fraction), 100)
             except BaseException as failure:
                 self.stop(failure)
 
     def stop(self, failure: BaseException) -> None:
-        """Have the build cancelled; `reraise` raises the first failure."""
+        """Request cancellation of the build; `reraise` raises the first failure."""
         self._failure = self._failure or failure
         self.stopped = True
 
     def reraise(self) -> None:
-        """Raise what stopped the build, if anything did."""
+        """Raise the exception that stopped the build, if there is one."""
         if self._failure is not None:
             raise self._failure
 
     def _reached(self, phase: str) -> float:
-        """Fraction of the outermost phase, each phase filling the running step of its parent."""
+        """Return the fraction of the outermost phase; a phase fills the current step of its parent."""
         fraction, current = 0.0, self._phases.get(phase)
         while current is not None:
             parent, steps, done = current
@@ -72,8 +77,8 @@ class Tracker:
 def interrupts_deferred(tracker: Tracker) -> Iterator[None]:
     """Let Ctrl-C stop the tracker instead of raising inside a callback of the library.
 
-    A KeyboardInterrupt may be raised between any two instructions, also in a callback before its `try`;
-    from there it would have to cross C++ frames. Only the main thread receives signals.
+    Python can raise KeyboardInterrupt between any two instructions, also in a callback before its `try`. From there
+    the exception would have to cross C++ frames. Only the main thread receives signals.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
@@ -91,9 +96,9 @@ def interrupts_deferred(tracker: Tracker) -> Iterator[None]:
 
 
 def monitor(trt: Any, tracker: Tracker) -> Any:
-    """The library's IProgressMonitor that tells the tracker, and cancels the build once the tracker has stopped."""
+    """Return an IProgressMonitor that reports to the tracker and cancels the build once the tracker has stopped."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the library is known when it runs
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # The library is known at run time only.
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
@@ -105,6 +110,6 @@ def monitor(trt: Any, tracker: Tracker) -> Any:
             return not tracker.stopped
 
         def phase_finish(self, phase_name: str) -> None:
-            """Part of the interface; the parent's next step says the same."""
+            """Do nothing: the next step of the parent reports the same."""
 
     return Monitor()

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import SGDOneClassSVM
 from torch import Tensor
 
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.recipe import Recipe, bank_part
 
 Columns = npt.NDArray[np.floating]
 
@@ -21,10 +21,10 @@ def fusion_weights(columns: Tensor, recipe: Recipe) -> Tensor:
     if columns.shape[1] == 1:
         return torch.ones(1)
     values = columns.double().numpy()
-    if recipe.fusion == "standardised":
+    if bank_part(recipe).fusion == "standardised":
         return torch.from_numpy(standardised_weights(values)).float()
     lambdas = np.ones(values.shape[1])
-    if recipe.mode == "faithful":
+    if bank_part(recipe).mode == "faithful":
         names = [*recipe.mains, "fusion"][: values.shape[1]]
         lambdas = np.array([PUBLISHED_LAMBDAS[name] for name in names])
     return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()

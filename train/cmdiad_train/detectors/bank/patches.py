@@ -11,7 +11,7 @@ from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureT
 from cmdiad_train.detectors.bank.projection import projection_layer
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.recipe import Recipe, bank_part
 
 Extractor = TimmBackbone | PointMae
 Patches = tuple[Tensor, Tensor]
@@ -24,13 +24,13 @@ def input_names(recipe: Recipe, modality: Modality) -> tuple[str, ...]:
     """The network inputs that a modality's extractor takes, in order (see `Prepared.inputs`)."""
     if modality == "rgb":
         return ("rgb",)
-    return POINT_INPUTS if recipe.points else ("surface",)
+    return POINT_INPUTS if bank_part(recipe).points else ("surface",)
 
 
 def shows_part_alone(recipe: Recipe, modality: Modality) -> bool:
     """Whether a modality's network input is an image whose background is 0."""
     if modality == "xyz":
-        return recipe.points is None
+        return bank_part(recipe).points is None
     return recipe.view != "sensor"
 
 
@@ -38,7 +38,7 @@ def image_name(recipe: Recipe, modality: Modality) -> str:
     """The network input that shows a modality as an image, which F2I generates and I2F takes."""
     if modality == "rgb":
         return "rgb"
-    return "xyz" if recipe.points else "surface"
+    return "xyz" if bank_part(recipe).points else "surface"
 
 
 class PatchFeatures(nn.Module):
@@ -170,12 +170,12 @@ def hallucination_grid(recipe: Recipe, main_grid: int, other_grid: int) -> int:
     modality's extractor and has its grid. I2F's network has a quarter of the image's side; as published it stays
     so, by default it is averaged to the other modality's grid where that divides it.
     """
-    if recipe.hallucination == "f2f":
-        return max(main_grid, other_grid) if recipe.mode == "faithful" else main_grid
-    if recipe.hallucination == "f2i":
+    if bank_part(recipe).hallucination == "f2f":
+        return max(main_grid, other_grid) if bank_part(recipe).mode == "faithful" else main_grid
+    if bank_part(recipe).hallucination == "f2i":
         return other_grid
     quarter = recipe.size // 4
-    return other_grid if recipe.mode == "default" and quarter % other_grid == 0 else quarter
+    return other_grid if bank_part(recipe).mode == "default" and quarter % other_grid == 0 else quarter
 
 
 def repeated_cells(grid: int, finer: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch._higher_order_ops import scan
 
 
 @dataclass(frozen=True)
-class SearchPlan:
+class SearchSettings:
     """How candidates are found.
 
     Attributes:
@@ -40,7 +40,7 @@ class SearchPlan:
         return self.width is None or self.proven
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON-ready values."""
+        """Return the settings as JSON-ready values."""
         return asdict(self)
 
 
@@ -55,8 +55,8 @@ class BankSearch(nn.Module):
 
     Args:
         rows: float32 `[K, C]`.
-        plan: how candidates are found.
-        basis: for a plan with a width, the principal components if they are known already, `[C, width]`.
+        settings: How candidates are found.
+        basis: Principal components `[C, width]` for settings with a width, if they are known already.
     """
 
     center: Tensor
@@ -65,11 +65,11 @@ class BankSearch(nn.Module):
     basis: Tensor | None
     projected: Tensor | None
 
-    def __init__(self, rows: Tensor, plan: SearchPlan | None = None, basis: Tensor | None = None) -> None:
+    def __init__(self, rows: Tensor, settings: SearchSettings | None = None, basis: Tensor | None = None) -> None:
         super().__init__()
-        plan = plan or SearchPlan()
-        self.plan = plan
-        self.candidates = min(plan.candidates, len(rows))
+        settings = settings or SearchSettings()
+        self.settings = settings
+        self.candidates = min(settings.candidates, len(rows))
         self.scale = 1.0
         self.product = torch.float32
         center = rows.mean(0)
@@ -78,13 +78,13 @@ class BankSearch(nn.Module):
         self.register_buffer("half_squares", self.rows.square().sum(1) / 2)
         self.register_buffer("basis", None)
         self.register_buffer("projected", None)
-        if plan.width is not None and plan.width < rows.shape[1]:
-            self.basis = principal_components(self.rows, plan.width) if basis is None else basis
+        if settings.width is not None and settings.width < rows.shape[1]:
+            self.basis = principal_components(self.rows, settings.width) if basis is None else basis
             self.projected = self.rows @ self.basis
 
     def to_half(self) -> BankSearch:
         """The same search with an fp16 bank; rows are scaled by 1/√C so that products stay small."""
-        search = BankSearch(self.rows + self.center, self.plan)
+        search = BankSearch(self.rows + self.center, self.settings)
         search.scale = self.rows.shape[1] ** -0.5
         search.product = torch.float16
         search.rows = (self.rows * search.scale).half()
@@ -96,7 +96,7 @@ class BankSearch(nn.Module):
 
     def to_half_rows(self) -> BankSearch:
         """The same search with an fp16 bank and products in fp32, for processors without fp16 products."""
-        search = BankSearch(self.rows.half().float() + self.center, self.plan)
+        search = BankSearch(self.rows.half().float() + self.center, self.settings)
         search.rows = self.rows.half()
         return search
 
@@ -114,8 +114,10 @@ class BankSearch(nn.Module):
     def _candidates(self, queries: Tensor) -> Tensor:
         """int64 `[T, k]`: the rows with the largest q·b - |b|²/2 for centred queries of the product's type."""
         if self.basis is None or self.projected is None:
-            return best_rows(queries, self.rows, self.half_squares, self.candidates, self.plan.chunk)[1]
-        return best_rows(queries @ self.basis, self.projected, self.half_squares, self.candidates, self.plan.chunk)[1]
+            return best_rows(queries, self.rows, self.half_squares, self.candidates, self.settings.chunk)[1]
+        return best_rows(queries @ self.basis, self.projected, self.half_squares, self.candidates, self.settings.chunk)[
+            1
+        ]
 
 
 def keys_of(queries: Tensor, rows: Tensor, half_squares: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ def best_rows(
         rows: `[K, C]`.
         half_squares: float32 `[K]`.
         count: of rows per query, at most K.
-        chunk: see `SearchPlan`.
+        chunk: see `SearchSettings`.
     """
     if chunk is None or chunk >= len(rows):
         found = keys_of(queries, rows, half_squares).topk(count, dim=1)

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import scan
 
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan, best_rows, keys_of, principal_components
+from cmdiad_train.detectors.bank.search.exact import (
+    BankSearch,
+    SearchSettings,
+    best_rows,
+    keys_of,
+    principal_components,
+)
 
 UNIT_ROUNDOFF = 2.0**-24
 """Of float32: the largest relative error of one rounding."""
@@ -31,7 +37,7 @@ class ProvenSearch(nn.Module):
 
     Args:
         rows: float32 `[K, C]`.
-        plan: how candidates are found; with a width below C.
+        settings: How candidates are found; with a width below C.
         axes: all principal axes of the bank if they are known already, orthonormal columns `[C, C]`, leading first.
     """
 
@@ -42,16 +48,16 @@ class ProvenSearch(nn.Module):
     rest: Tensor
     half_squares: Tensor
 
-    def __init__(self, rows: Tensor, plan: SearchPlan, axes: Tensor | None = None) -> None:
+    def __init__(self, rows: Tensor, settings: SearchSettings, axes: Tensor | None = None) -> None:
         super().__init__()
         channels = rows.shape[1]
-        assert plan.width is not None and plan.width < channels
-        self.plan = plan
-        self.candidates = min(plan.candidates, len(rows))
+        assert settings.width is not None and settings.width < channels
+        self.settings = settings
+        self.candidates = min(settings.candidates, len(rows))
         self.register_buffer("center", rows.mean(0))
         axes = principal_components(rows - self.center, channels) if axes is None else axes
-        self.register_buffer("leading_axes", axes[:, : plan.width].contiguous())
-        self.register_buffer("rest_axes", axes[:, plan.width :].contiguous())
+        self.register_buffer("leading_axes", axes[:, : settings.width].contiguous())
+        self.register_buffer("rest_axes", axes[:, settings.width :].contiguous())
         turned = [self._turn(part.double()) for part in rows.split(ROWS_AT_ONCE)]
         leading, rest = (torch.cat(parts).float() for parts in zip(*turned, strict=True))
         length = rest.double().norm(dim=1, keepdim=True).float() * (1 + 2 * UNIT_ROUNDOFF)
@@ -60,7 +66,7 @@ class ProvenSearch(nn.Module):
         self.register_buffer("rest", rest)
         squares = leading.double().square().sum(1) + rest.double().square().sum(1)
         self.register_buffer("half_squares", squares.float() / 2)
-        self.rounding = (channels + plan.width) * UNIT_ROUNDOFF
+        self.rounding = (channels + settings.width) * UNIT_ROUNDOFF
         self.longest = float(squares.max().sqrt())
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +99,7 @@ class ProvenSearch(nn.Module):
     def _candidates(self, leading: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
         """The largest bounds `[T, k]` of turned queries, and their rows int64 `[T, k]`."""
         bounding = self._bounding(leading, rest)
-        return best_rows(bounding, self.leading, self.half_squares, self.candidates, self.plan.chunk)
+        return best_rows(bounding, self.leading, self.half_squares, self.candidates, self.settings.chunk)
 
     def _squared(self, leading: Tensor, rest: Tensor, index: Tensor) -> Tensor:
         """Squared distances `[n]`, by differences, of turned queries to a row each (or of one to all)."""
@@ -114,11 +120,11 @@ class ProvenSearch(nn.Module):
         return (squares - squared) / 2 - self.rounding * (squares + squares.sqrt() * self.longest)
 
 
-def search_by(rows: Tensor, plan: SearchPlan, axes: Tensor | None = None) -> BankSearch | ProvenSearch:
-    """The search of a bank `[K, C]` by a plan, with the bank's principal axes `[C, C]` if they are known already."""
-    if plan.proven and plan.width is not None and plan.width < rows.shape[1]:
-        return ProvenSearch(rows, plan, axes)
-    return BankSearch(rows, plan, None if axes is None else axes[:, : plan.width])
+def search_by(rows: Tensor, settings: SearchSettings, axes: Tensor | None = None) -> BankSearch | ProvenSearch:
+    """Return the search of a bank `[K, C]`, with the principal axes `[C, C]` of the bank if they are known."""
+    if settings.proven and settings.width is not None and settings.width < rows.shape[1]:
+        return ProvenSearch(rows, settings, axes)
+    return BankSearch(rows, settings, None if axes is None else axes[:, : settings.width])
 
 
 def squared_distance(leading: Tensor, rest: Tensor, row_leading: Tensor, row_rest: Tensor) -> Tensor:
@@ -170,7 +176,8 @@ def search_in_full(
 ) -> Tensor:
     """The nearest row int64 `[T]` of each query: `index` as it is, but over all channels where `doubt` is above 0.
 
-    In a graph this is one node, which `cmdiad_export.graph.in_full` writes out as a loop over the queries in doubt.
+    In a graph this is one node, which the pass `WriteOutFullSearch` of export replaces by a loop over the queries in
+    doubt.
 
     Args:
         leading: of turned queries, float32 `[T, width]`.

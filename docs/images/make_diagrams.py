@@ -1,0 +1,137 @@
+"""Write the SVG diagrams of architecture.md. Run: python docs/images/make_diagrams.py"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+FONT = 'font-family="Helvetica, Arial, sans-serif"'
+COLOURS = {"blue": "#dbeafe", "green": "#dcfce7", "yellow": "#fef9c3", "red": "#fee2e2", "grey": "#f3f4f6"}
+
+
+class Diagram:
+    """An SVG picture of boxes, arrows and labels on a white background."""
+
+    def __init__(self, width: int, height: int, title: str) -> None:
+        self.parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" {FONT} font-size="12">',
+            f"<title>{escape(title)}</title>",
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+            '<path d="M0 0 L8 4 L0 8 z" fill="#374151"/></marker></defs>',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
+        ]
+
+    def box(self, at: tuple[int, int], size: tuple[int, int], lines: list[str], colour: str = "blue") -> None:
+        """Draw a box; the first line is bold."""
+        (x, y), (width, height) = at, size
+        self.parts.append(
+            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" '
+            f'fill="{COLOURS[colour]}" stroke="#374151"/>'
+        )
+        top = y + height / 2 - (len(lines) - 1) * 8.5 + 4.5
+        for number, line in enumerate(lines):
+            weight = ' font-weight="bold"' if number == 0 else ""
+            self.parts.append(
+                f'<text x="{x + width / 2}" y="{top + 17 * number}" text-anchor="middle"{weight}>{escape(line)}</text>'
+            )
+
+    def arrow(self, start: tuple[int, int], end: tuple[int, int], label: str = "", *, dashed: bool = False) -> None:
+        """Draw an arrow with a label above its middle."""
+        style = ' stroke-dasharray="5 4"' if dashed else ""
+        self.parts.append(
+            f'<line x1="{start[0]}" y1="{start[1]}" x2="{end[0]}" y2="{end[1]}" stroke="#374151" stroke-width="1.5" '
+            f'marker-end="url(#tip)"{style}/>'
+        )
+        if label:
+            self.text(((start[0] + end[0]) // 2, (start[1] + end[1]) // 2 - 7), label, anchor="middle")
+
+    def text(self, at: tuple[int, int], text: str, *, anchor: str = "start", colour: str = "#374151") -> None:
+        """Write one line."""
+        self.parts.append(f'<text x="{at[0]}" y="{at[1]}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>')
+
+    def save(self, name: str) -> None:
+        """Write the picture next to this script."""
+        (FOLDER / name).write_text("\n".join([*self.parts, "</svg>", ""]), encoding="utf-8")
+
+
+def packages() -> Diagram:
+    """Draw which package imports which."""
+    picture = Diagram(900, 300, "Packages: bench imports export, train and runtime; export imports train and runtime")
+    columns = [
+        (20, ["cmdiad_bench", "accuracy, latency, memory", "report, demo"], "yellow"),
+        (240, ["cmdiad_export", "graph, precision, search", "planning, certificate"], "yellow"),
+        (
+            460,
+            ["cmdiad_train", "recipe, datasets, extractors", "detectors, fit, runs", "evaluation, pretraining"],
+            "yellow",
+        ),
+        (680, ["cmdiad_runtime", "readers, preprocess", "engines, bundle", "inspection, support"], "green"),
+    ]
+    for x, lines, colour in columns:
+        picture.box((x, 70), (200, 100), lines, colour)
+    for x in (220, 440, 660):
+        picture.arrow((x, 120), (x + 20, 120))
+    picture.box((680, 220), (200, 56), ["cmdiad", "public Python API, lazy"], "blue")
+    picture.arrow((780, 220), (780, 172))
+    picture.text((20, 40), "An arrow means: may import. Nothing imports in the other direction.")
+    picture.text((240, 215), "needs torch, timm, onnx: workstation", anchor="start")
+    picture.text((680, 60), "no torch: device at the line")
+    return picture
+
+
+def data_flow() -> Diagram:
+    """Draw the way from training samples to a verdict."""
+    picture = Diagram(960, 300, "Data flow: samples, run directory, bundle, verdict")
+    picture.box((20, 30), (150, 84), ["good samples", "paired rgb + xyz", "any layout of data.md"], "grey")
+    picture.box((270, 30), (170, 84), ["run directory", "recipe.json, run.json", "safetensors, metrics"], "yellow")
+    picture.box((540, 30), (170, 84), ["bundle", "manifest.json, graph.onnx", "golden.npz, engines/"], "green")
+    picture.box((800, 30), (140, 84), ["verdict", "OK or NG, score", "map, heatmap"], "blue")
+    picture.arrow((170, 72), (268, 72), "train")
+    picture.arrow((440, 72), (538, 72), "export")
+    picture.arrow((710, 72), (798, 72), "run")
+    picture.box(
+        (270, 190), (170, 84), ["preprocess (runtime)", "read, remove background", "view, resize, geometry"], "green"
+    )
+    picture.box((540, 190), (170, 84), ["graph (ONNX)", "extractor, hallucination", "search, fusion, map"], "green")
+    picture.box((20, 190), (150, 84), ["one sample", "rgb or xyz or both"], "grey")
+    picture.box((800, 190), (140, 84), ["inspection", "threshold,", "map over the image"], "blue")
+    picture.arrow((170, 232), (268, 232), "read")
+    picture.arrow((440, 232), (538, 232), "arrays")
+    picture.arrow((710, 232), (798, 232), "score, map")
+    picture.arrow((625, 116), (625, 188), dashed=True)
+    picture.arrow((355, 188), (355, 116), dashed=True)
+    picture.text((365, 156), "the same code in training and inspection")
+    return picture
+
+
+def threads() -> Diagram:
+    """Draw which thread does what while a stream of samples is inspected."""
+    picture = Diagram(
+        900, 250, "Threads: two threads prepare ahead, the caller's thread owns the engine, one helper shares geometry"
+    )
+    lanes = [(60, "cmdiad-prepare 0"), (110, "cmdiad-prepare 1"), (160, "caller"), (210, "cmdiad-helper")]
+    for y, name in lanes:
+        picture.text((10, y + 5), name)
+        picture.parts.append(f'<line x1="140" y1="{y + 20}" x2="890" y2="{y + 20}" stroke="#d1d5db"/>')
+    for x, y, width, label, colour in [
+        (150, 40, 150, "read + prepare 1", "green"),
+        (150, 90, 190, "read + prepare 2", "green"),
+        (310, 40, 180, "read + prepare 3", "green"),
+        (500, 90, 180, "read + prepare 4", "green"),
+        (310, 140, 180, "engine 1", "yellow"),
+        (500, 140, 180, "engine 2", "yellow"),
+        (690, 140, 180, "engine 3", "yellow"),
+        (200, 190, 80, "pieces", "blue"),
+        (370, 190, 80, "pieces", "blue"),
+        (560, 190, 80, "pieces", "blue"),
+    ]:
+        picture.box((x, y), (width, 34), [label], colour)
+    picture.text((150, 25), "time →")
+    return picture
+
+
+if __name__ == "__main__":
+    packages().save("packages.svg")
+    data_flow().save("data-flow.svg")
+    threads().save("threads.svg")

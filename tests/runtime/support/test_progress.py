@@ -1,0 +1,116 @@
+"""Progress on stderr: one rewritten line on a terminal, sparse lines in a log."""
+
+from __future__ import annotations
+
+import io
+import time
+from contextlib import redirect_stderr
+
+import pytest
+
+from cmdiad_runtime.support.progress import LOG_SECONDS, TerminalReporter
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+class Clock:
+    """A clock that tests set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Text that is written to a terminal; install with `redirect_stderr` in the test, where pytest captures too."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    return terminal
+
+
+def test_terminal_rewrites_one_line_for_one_step(terminal: io.StringIO) -> None:
+    with redirect_stderr(terminal):
+        reporter = TerminalReporter()
+        for done in (0, 5, 10):
+            reporter.step("reading", done, 10)
+    text = terminal.getvalue()
+    assert text.count("\n") == 0
+    assert text.count("\r\x1b[2K") == 3
+    last = text.rsplit("\x1b[2K", maxsplit=1)[1]
+    assert last == f"{'reading':<40} {'█' * 20} 10/10"
+    assert f"{'█' * 10:<20} 5/10" in text
+
+
+def test_terminal_starts_a_new_line_for_a_new_step(terminal: io.StringIO) -> None:
+    with redirect_stderr(terminal):
+        reporter = TerminalReporter()
+        reporter.step("reading", 1, 1)
+        reporter.step("epochs", 0, 3)
+    assert terminal.getvalue().count("\n") == 1
+
+
+def test_text_in_brackets_is_detail_of_one_step(terminal: io.StringIO) -> None:
+    with redirect_stderr(terminal):
+        reporter = TerminalReporter()
+        reporter.step("engine (parsing)", 1, 100)
+        reporter.step("engine (writing)", 100, 100)
+    assert "\n" not in terminal.getvalue()
+
+
+def test_line_of_text_ends_the_rewritten_line(terminal: io.StringIO) -> None:
+    with redirect_stderr(terminal):
+        reporter = TerminalReporter()
+        reporter.step("reading", 1, 2)
+        reporter.say("note")
+        reporter.step("reading", 2, 2)
+        reporter.close()
+        reporter.close()
+    lines = terminal.getvalue().split("\n")
+    assert len(lines) == 4
+    assert lines[1] == "note"
+    assert lines[2].endswith("2/2")
+    assert lines[3] == ""
+
+
+def test_empty_step_is_shown_without_a_division_by_zero(terminal: io.StringIO) -> None:
+    with redirect_stderr(terminal):
+        TerminalReporter().step("reading", 0, 0)
+    assert terminal.getvalue().endswith("0/0")
+
+
+def test_log_has_the_end_of_a_step_only(log: io.StringIO, clock: Clock) -> None:
+    with redirect_stderr(log):
+        reporter = TerminalReporter()
+        for done in range(5):
+            clock.now = float(done)
+            reporter.step("reading", done, 4)
+        reporter.close()
+    assert log.getvalue() == "reading: 4/4 (4 s)\n"
+
+
+def test_log_of_a_long_step_has_sparse_lines(log: io.StringIO, clock: Clock) -> None:
+    with redirect_stderr(log):
+        reporter = TerminalReporter()
+        for done in range(4):
+            clock.now = done * (LOG_SECONDS + 1)
+            reporter.step("reading", done, 100)
+            reporter.step("reading", done, 100)
+    assert log.getvalue().splitlines() == ["reading: 1/100 (11 s)", "reading: 2/100 (22 s)", "reading: 3/100 (33 s)"]
+
+
+def test_log_has_lines_of_text_at_once(log: io.StringIO) -> None:
+    with redirect_stderr(log):
+        TerminalReporter().say("note")
+    assert log.getvalue() == "note\n"

@@ -1,0 +1,197 @@
+"""Training of a distillation network on paired good samples (REFERENCE §9)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmdiad_runtime.support.reporter import SILENT, Reporter
+from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.recipe import Distillation, Recipe, bank_part
+from cmdiad_train.training.checkpoint import Checkpoint
+from cmdiad_train.training.log import Epoch
+from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Pairs(Protocol):
+    """What the network is given and shall make of it, by sample.
+
+    F2F: features `[R, C]` to features `[R, C']`, row by row. F2I: features `[grid², C]` to an image `[3, h, w]`.
+    I2F: an image `[3, h, w]` to features `[T, C']`.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Pair: ...
+
+
+def new_network(pairs: Pairs, recipe: Recipe) -> Network:
+    """An untrained network for these pairs; seeded. The default mode centres and scales its targets."""
+    x, y = pairs[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = _network(x, y, recipe)
+    if bank_part(recipe).mode == "default":
+        mean, scale = _target_statistics(pairs, bank_part(recipe).hallucination == "f2i")
+        network.target_mean.copy_(mean)
+        network.target_scale.copy_(scale)
+    return network
+
+
+def _network(x: Tensor, y: Tensor, recipe: Recipe) -> Network:
+    options = bank_part(recipe).distillation
+    if bank_part(recipe).hallucination == "f2f":
+        return FeatureToFeature(x.shape[1], y.shape[1], expansion=options.expansion, output=options.output)
+    if bank_part(recipe).hallucination == "f2i":
+        return FeatureToInput(x.shape[1], round(len(x) ** 0.5), y.shape[-1])
+    return InputToFeature(y.shape[1])
+
+
+def _target_statistics(pairs: Pairs, is_image: bool) -> tuple[Tensor, Tensor]:
+    """Mean `[C']` over all target rows and the standard deviation `[]` around it."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for i in range(len(pairs)):
+        rows = _rows(pairs[i][1], is_image).double()
+        count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+    mean = total / count
+    variance = (squares / count - mean.square()).mean()
+    return mean.float(), variance.clamp(min=1e-12).sqrt().float()
+
+
+def distil(
+    network: Network,
+    pairs: Pairs,
+    recipe: Recipe,
+    *,
+    checkpoint: Path,
+    device: torch.device | None = None,
+    reporter: Reporter = SILENT,
+) -> list[Epoch]:
+    """Train the network in place and return the log.
+
+    With validation samples the weights of the best epoch are kept, and training stops after `patience` epochs without
+    a better one. The state is stored after each epoch: an interrupted training resumes from there and ends with the
+    same weights as an uninterrupted one. On CUDA the network computes in bfloat16 where that is safe (autocast).
+
+    Args:
+        network: Untrained network from `new_network`.
+        pairs: Input and target of each sample.
+        recipe: Recipe with the training options, mode and seed.
+        checkpoint: Safetensors file for the state of the training.
+        device: Device that the network trains on; None for the CPU.
+        reporter: Receiver of the progress, one step per epoch.
+
+    Raises:
+        OutputError: The checkpoint is damaged or of another training.
+    """
+    options = bank_part(recipe).distillation
+    training, validating = split(len(pairs), recipe)
+    loop = LoopOptions(
+        name=f"distil {bank_part(recipe).hallucination}",
+        epochs=options.epochs,
+        batch=options.batch,
+        seed=recipe.seed,
+        batches="only_full" if bank_part(recipe).mode == "faithful" else "full",  # drop_last, as published
+        keep_best=True,
+        patience=options.patience,
+    )
+    task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"))
+    log = train(task, training, loop, Checkpoint(checkpoint, f"distil {bank_part(recipe).hallucination}"), reporter)
+    network.eval()
+    return log
+
+
+class _DistillationTask:
+    """One step of a distillation, for the training loop.
+
+    Args:
+        network: Network in training.
+        pairs: Input and target of each sample.
+        validating: Indices of the validation samples.
+        recipe: Recipe with the training options and mode.
+        device: Device of the network.
+    """
+
+    def __init__(
+        self, network: Network, pairs: Pairs, validating: list[int], recipe: Recipe, device: torch.device
+    ) -> None:
+        self.module = network.to(device)
+        self.pairs, self.validating, self.device = pairs, validating, device
+        self.options, self.published = bank_part(recipe).distillation, bank_part(recipe).mode == "faithful"
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=self.options.learning_rate)
+
+    def learning_rate(self, start: float, end: float) -> float:
+        """Return the learning rate at the start of a step."""
+        return learning_rate(self.options, start, self.published)
+
+    def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
+        """Compute the loss per sample; the generator is not needed."""
+        value, rows = _batch_loss(self.module, [self.pairs[i] for i in batch], self.options, self.device)
+        return BatchLoss(value, rows)
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """Compute the mean loss per row over the validation samples, or return None without any."""
+        if not self.validating:
+            return None
+        self.module.eval()
+        losses = [_batch_loss(self.module, [self.pairs[i]], self.options, self.device) for i in self.validating]
+        return sum(float(loss) for loss, _ in losses) / sum(rows for _, rows in losses)
+
+
+def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
+    """Indices of the training and of the validation samples, spread evenly; the latter empty when there are few."""
+    share = bank_part(recipe).distillation.validation
+    held = int(share * count) if share else 0
+    if share and held == 0 and count >= 4:
+        held = 1
+    validating = [(2 * i + 1) * count // (2 * held) for i in range(held)]
+    return [i for i in range(count) if i not in set(validating)], validating
+
+
+def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:
+    """The loss per sample of a batch, and its number of rows."""
+    join = torch.cat if isinstance(network, FeatureToFeature) else torch.stack
+    x, y = (join([pair[part] for pair in batch]).to(device) for part in (0, 1))
+    with mixed_precision(device):
+        hallucinated = network(x)
+    is_image = isinstance(network, FeatureToInput)
+    rows = _rows(y, is_image)
+    loss = distillation_loss(_rows(hallucinated.float(), is_image), rows, len(batch), options.loss)
+    return loss, len(rows)
+
+
+def _rows(target: Tensor, is_image: bool) -> Tensor:
+    """Rows `[n, C]` of features `[..., C]`, or of the pixels of images `[..., 3, h, w]`."""
+    return (target.movedim(-3, -1) if is_image else target).flatten(0, -2)
+
+
+def distillation_loss(hallucinated: Tensor, target: Tensor, samples: int, kind: str = "l2") -> Tensor:
+    """The loss of rows `[n, C]` against their targets, summed over rows, per sample (§9).
+
+    Args:
+        kind: "l2", the Euclidean distance; "cosine", one minus the cosine; "smooth_l1", summed over channels.
+    """
+    if kind == "l2":
+        loss = torch.linalg.norm(hallucinated - target, dim=1).sum()
+    elif kind == "cosine":
+        loss = (1 - F.cosine_similarity(hallucinated, target, dim=1)).sum()
+    else:
+        loss = F.smooth_l1_loss(hallucinated, target, reduction="sum")
+    return loss / samples
+
+
+def learning_rate(options: Distillation, epoch: float, published: bool) -> float:
+    """The rate at a fractional epoch: linear warm-up, then constant as published or half a cosine."""
+    if epoch < options.warmup:
+        return options.learning_rate * epoch / options.warmup
+    if published:
+        return options.learning_rate
+    remaining = (epoch - options.warmup) / max(options.epochs - options.warmup, 1e-9)
+    return options.learning_rate * (1 + math.cos(math.pi * remaining)) / 2
