@@ -246,7 +246,7 @@ def test_an_error_of_the_computation_is_not_hidden(tmp_path: Path) -> None:
         FeatureStore(tmp_path, budget=ROOM).get("rgb", KEYS[0], 1, fail)
 
 
-def test_reading_maps_the_file_and_reads_no_pages_that_nobody_touches(tmp_path: Path) -> None:
+def test_reading_maps_the_file_and_reads_only_touched_pages(tmp_path: Path) -> None:
     """Linux counts mapped pages once they are touched: 64 MB read in full would show."""
     store = FeatureStore(tmp_path, budget=10**9)
     store.get("rgb", KEYS[0], 1, lambda: {"rows": torch.zeros(16_000_000)})
