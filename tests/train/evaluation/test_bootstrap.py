@@ -35,9 +35,10 @@ def pixel_set(seed: int, *, levels: int | None) -> tuple[Any, Any]:
     return masks, (noise + seen).astype(np.float32)
 
 
-def repeated(counts: Any, *arrays: Any) -> list[Any]:
+def repeated(counts: Any, first: Any, second: Any) -> tuple[Any, Any]:
     """The resample itself: every sample as often as it was drawn."""
-    return [np.repeat(array, counts.astype(int), axis=0) for array in arrays]
+    times = counts.astype(int)
+    return np.repeat(first, times, axis=0), np.repeat(second, times, axis=0)
 
 
 def brute_force_interval(figures: list[float]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Import published weights into one safetensors file, for machines without internet access.
 
-timm's own conversion of official key names is used. Of a pickle only plain tensors are loaded.
+timm's own conversion of official key names is used. A pickle may contain plain tensors only; anything else is refused.
 """
 
 from __future__ import annotations
@@ -293,10 +293,10 @@ def _timm() -> Any:
     return timm
 
 
-def _unreadable(source: Path, found: str) -> RunError:
+def _unreadable(source: Path, problem: str) -> RunError:
     return RunError(
         source,
-        found=found,
+        found=problem,
         expected="a checkpoint of plain tensors, or a safetensors file",
         action="check the path; if the release has a file with the weights alone, use that file",
     )

@@ -278,7 +278,7 @@ def _load_checkpoint(model: PointMae, path: Path) -> None:
         raise _bad_checkpoint(path, str(error).splitlines()[1]) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
-        raise _bad_checkpoint(path, f"no tensor {missing[0]!r} ({len(missing)} are missing)")
+        raise _bad_checkpoint(path, f"no tensor {missing[0]!r} (missing tensors: {len(missing)})")
 
 
 def _read_checkpoint(path: Path, prefix: str) -> dict[str, Tensor]:
@@ -299,10 +299,10 @@ def _read_checkpoint(path: Path, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _bad_checkpoint(path: Path, found: str) -> RunError:
+def _bad_checkpoint(path: Path, problem: str) -> RunError:
     return RunError(
         path,
-        found=found,
+        found=problem,
         expected="a checkpoint (official layout or safetensors) of the recipe's network and sizes",
         action="check --xyz, --xyz-weights and the --xyz-* sizes",
     )

@@ -225,7 +225,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _check_loaded(model: Any, spec: RgbExtractor, used: set[str]) -> None:
     missing = [key for key in model.missing_keys if key.rpartition(".")[0] in used]
     if missing:
-        raise _unfitting(spec, f"no tensor {missing[0]!r} ({len(missing)} required tensors are missing)")
+        raise _unfitting(spec, f"no tensor {missing[0]!r} (missing tensors: {len(missing)})")
 
 
 def _prune(model: nn.Module, used: set[str]) -> None:
@@ -236,10 +236,10 @@ def _prune(model: nn.Module, used: set[str]) -> None:
             model.set_submodule(name, nn.Identity())
 
 
-def _unfitting(spec: RgbExtractor, found: str) -> RunError:
+def _unfitting(spec: RgbExtractor, problem: str) -> RunError:
     return RunError(
         spec.weights,
-        found=found,
+        found=problem,
         expected=f"weights of timm's {spec.backbone}",
         action="check --rgb-backbone and --rgb-weights",
     )

@@ -23,12 +23,19 @@ from cmdiad_train.pretraining.job import ExtractorTask, Job
 from cmdiad_train.pretraining.samples import ImageKind, recipe_for
 from cmdiad_train.recipe import RgbExtractor
 
+DEFAULT_STAGES = (0, 1)
+"""CNN stages that are trained if the user names none."""
 WINDOW = 96
 """Side of a window in pixels of the image, for CNNs. A ViT takes the whole image, which its embedding is made for."""
 PLACES = 32
 """Locations of each image that take part in a step."""
 HEAD_WIDTH, EMBEDDING = 256, 128
 TEMPERATURE = 0.1
+
+
+def with_default_grid(spec: RgbExtractor) -> RgbExtractor:
+    """Return the extractor with the grid of the default recipe, if it is a CNN without a grid."""
+    return replace(spec, grid=RgbExtractor.grid) if spec.stages and spec.grid is None else spec
 
 
 class DenseContrast(nn.Module):

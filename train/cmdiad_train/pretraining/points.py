@@ -1,7 +1,7 @@
 """Point-MAE's pretraining (Pang et al. 2022): a decoder predicts the shape of hidden groups from the visible ones.
 
-The encoder is the one that inference uses. It is trained on clouds in units of their own size. These units are folded
-into its first layers afterwards, so that the trained encoder takes metres.
+The encoder is the one that inference uses. It is trained on clouds that are scaled to unit size. The scaling is
+folded into its first layers afterwards, so that the trained encoder takes metres.
 """
 
 from __future__ import annotations

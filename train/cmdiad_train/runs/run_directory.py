@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cmdiad_runtime.bundle.manifest import Calibration
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.sample import Modality

@@ -81,10 +81,10 @@ class Checkpoint:
             raise self._unusable("the checkpoint of a training with other options or other samples")
         return state
 
-    def _unusable(self, found: str) -> OutputError:
+    def _unusable(self, problem: str) -> OutputError:
         return OutputError(
             self.path,
-            found=found,
+            found=problem,
             expected="the checkpoint of this training",
             action="repeat the command with its earlier options, choose another --out, or remove this file",
         )

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_export.graph import in_full
+from cmdiad_export.graph.passes import WriteOutFullSearch
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan, brute_force
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch
 
@@ -28,7 +29,7 @@ def features() -> tuple[Tensor, Tensor]:
     return noise(700, 6) @ mix + 0.3 * noise(700, 24), noise(200, 6) @ mix + 0.3 * noise(200, 24)
 
 
-def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> onnx.ModelProto:
+def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> ir.Model:
     rows = torch.export.Dim("rows", min=2, max=1000)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -36,11 +37,10 @@ def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> 
             search.eval(), (queries,), dynamo=True, opset_version=18, dynamic_shapes=({0: rows},), verbose=False
         )
     assert program is not None
-    model = program.model_proto
-    in_full.write_out(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return model
+    WriteOutFullSearch()(program.model)
+    ir.save(program.model, path)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    return program.model
 
 
 @pytest.mark.parametrize("chunk", [None, 256])
@@ -60,11 +60,9 @@ def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int
 def test_graph_holds_standard_operators_under_names_of_its_own(tmp_path: Path) -> None:
     rows, queries = features()
     model = exported(ProvenSearch(rows, SearchPlan(8, 6, proven=True)), queries, tmp_path / "search.onnx")
-    assert [each.domain for each in model.opset_import] == [""]
-    nodes = [*model.graph.node]
-    loops = [node for node in nodes if node.op_type == "Loop" and node.input[1]]
-    assert len(loops) == 1
-    nodes += [inner for loop in loops for attribute in loop.attribute for inner in attribute.g.node]
+    assert list(model.opset_imports) == [""]
+    assert len([node for node in model.graph if node.op_type == "Loop"]) == 1
+    nodes = list(model.graph.all_nodes())
     names = [node.name for node in nodes]
     assert len(set(names)) == len(names)
     assert {node.domain for node in nodes} == {""}
@@ -73,6 +71,6 @@ def test_graph_holds_standard_operators_under_names_of_its_own(tmp_path: Path) -
 def test_a_graph_without_proofs_stays_as_it_is(tmp_path: Path) -> None:
     rows, queries = features()
     model = exported(BankSearch(rows), queries, tmp_path / "search.onnx")
-    before = model.SerializeToString()
-    in_full.write_out(model)
-    assert model.SerializeToString() == before
+    before = ir.to_proto(model).SerializeToString()
+    assert not WriteOutFullSearch()(model).modified
+    assert ir.to_proto(model).SerializeToString() == before

@@ -1,15 +1,15 @@
-"""The loop over queries in doubt, which a proven search ends with, in the operators that every engine has."""
+"""Write the search of queries in doubt as a loop of standard operators."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import onnx
+import onnx_ir as ir
 from onnx import parser
 
 from cmdiad_train.detectors.bank.search.proven import IN_FULL, IN_FULL_AT_ONCE, IN_FULL_CANDIDATES
 
 DOMAIN, OPERATION = IN_FULL.split("::")
+
+GRAPH = ir.AttributeType.GRAPH
 
 _LOOP = f"""
 <domain: "{DOMAIN}", opset_import: ["" : 18]>
@@ -40,7 +40,7 @@ _LOOP = f"""
     bias = Unsqueeze (less, one)
     beside_length = Pad (leading, a_length, nothing)
     nearest = Loop (rounds, start, index) <body = body
-        (int64 turn, bool go, int64[queries] found) => (bool going, int64[queries] corrected)
+        (int64 turn, bool go, int64[queries] nearest_so_far) => (bool going, int64[queries] corrected)
         {{
             turn_1 = Reshape (turn, one)
             from = Mul (turn_1, at_once)
@@ -67,51 +67,43 @@ _LOOP = f"""
             smallest, position = TopK <axis: int = 1, largest: int = 0> (squared, one)
             chosen = GatherElements <axis: int = 1> (candidates, position)
             chosen_row = Squeeze (chosen, one)
-            corrected = ScatterElements <axis: int = 0> (found, part, chosen_row)
+            corrected = ScatterElements <axis: int = 0> (nearest_so_far, part, chosen_row)
             going = Identity (go)
         }}>
 }}
 """
 
 
-def write_out(model: onnx.ModelProto) -> None:
-    """Replace each `SearchInFull` of a model by its loop, in place.
+class WriteOutFullSearch(ir.passes.InPlacePass):
+    """Replace each `SearchInFull`, with which a proven search ends, by a loop over the queries in doubt.
 
-    Queries are taken by doubt, most first, so that those in doubt are the first ones. The last turn may take some
-    beyond; they are searched in full as well, which changes nothing. The bank is the left factor of the products, since
-    ONNX Runtime keeps a rearranged copy of a constant right one.
+    Queries are sorted by doubt, largest first, so those in doubt come first. The last round may contain queries without
+    doubt; searching them in full changes nothing. The bank is the left factor of the products, because ONNX Runtime
+    keeps a rearranged copy of a constant right factor.
     """
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        nodes += _loop(node) if (node.domain, node.op_type) == (DOMAIN, OPERATION) else [node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    kept = [each for each in model.opset_import if each.domain != DOMAIN]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass."""
+        searches = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OPERATION)]
+        for node in searches:
+            nodes, nearest = _loop(node)
+            ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, [nearest])
+        model.opset_imports.pop(DOMAIN, None)
+        return ir.passes.PassResult(model, modified=bool(searches))
 
 
-def _loop(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    function = parser.parse_function(_LOOP)
-    names = dict(zip([*function.input, *function.output], [*node.input, *node.output], strict=True))
-    nodes = list(function.node)
-    for each in nodes:
-        _rename(each, names, node.name)
-    return nodes
-
-
-def _rename(node: onnx.NodeProto, names: Mapping[str, str], prefix: str) -> None:
-    """Give a node, and those of its body, names and values of their own; `names` are those that are given."""
-
-    def named(value: str) -> str:
-        return names.get(value, f"{prefix}/{value}") if value else ""
-
-    node.name = f"{prefix}/{node.output[0]}"
-    node.input[:], node.output[:] = map(named, node.input), map(named, node.output)
-    for attribute in node.attribute:
-        if attribute.type != onnx.AttributeProto.GRAPH:
-            continue
-        for value in (*attribute.g.input, *attribute.g.output):
-            value.name = named(value.name)
-        for inner in attribute.g.node:
-            _rename(inner, names, prefix)
+def _loop(node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
+    """Return the nodes of the loop for one search, and the value with the nearest rows."""
+    function = ir.serde.deserialize_function(parser.parse_function(_LOOP))
+    for inner in function.all_nodes():
+        inner.name = f"{node.name}/{inner.outputs[0].name}"
+        bodies = [attribute.as_graph() for attribute in inner.attributes.values() if attribute.type == GRAPH]
+        for value in (*inner.outputs, *(value for body in bodies for value in body.inputs)):
+            value.name = f"{node.name}/{value.name}"
+    for value, operand in zip(function.inputs, node.inputs, strict=True):
+        assert operand is not None
+        ir.convenience.replace_all_uses_with(value, operand)
+    nodes, (nearest,) = list(function), function.outputs
+    function.outputs.clear()
+    function.remove(nodes)
+    return nodes, nearest
