@@ -43,8 +43,8 @@ from cmdiad_train.evaluation.evaluate import evaluate
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.fit.feature_cache import FeatureCache, Stored
-from cmdiad_train.fit.part_views import follow_parts
 from cmdiad_train.fit.tamper import tamper
+from cmdiad_train.fit.views import choose_view, learn_view, recommended_view
 from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.runs import run_directory as directory
 from cmdiad_train.runs.loss_plot import plot_losses
@@ -134,7 +134,9 @@ def fit(
     recipe = Recipe.from_json(record["recipe"])
     if network_from is not None:
         _take_over(network_from, run, recipe)
-    fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report, machine or Machine())
+    fitting = _Fitting(
+        run, recipe, Preprocessing.from_json(record["preprocessing"]), samples, report, machine or Machine()
+    )
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
     record["metrics"] = fitting.metrics(detector) if _is_labelled(samples.test) else None
@@ -213,16 +215,16 @@ def _start(
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
     others = [*samples.held_out, *(files for joint in samples.joint.values() for files in joint)]
-    view, preprocessing, reason = follow_parts(samples.train, others, recipe, preprocessing, report)
-    if reason:
-        say(f"parts are seen as the sensor sees them (--view sensor): {reason}")
+    chosen = choose_view(samples.train, others, recipe, preprocessing, recommended_view(recipe), _StepsTo(report))
+    if chosen.reason:
+        say(f"parts are seen as the sensor sees them (--view sensor): {chosen.reason}")
     record = {
         **wanted,
-        "recipe": replace(recipe, view=view).to_json(),
-        "view": {"asked": recipe.view, "because": reason},
+        "recipe": replace(recipe, view=chosen.view).to_json(),
+        "view": {"asked": recipe.view, "because": chosen.reason},
         "status": "fitting",
         "seed": recipe.seed,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": chosen.preprocessing.to_json(),
         "versions": {p: version(p) for p in ("cmdiad", "torch", "timm", "scikit-learn", "numpy", "scipy")},
         "python": platform.python_version(),
     }
@@ -355,7 +357,7 @@ class _Fitting:
             result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
             return float(result), prepared.to_sensor(anomaly_map.numpy())
 
-        return evaluate(score, self.preprocessing, self.samples.test, self.report)
+        return evaluate(score, self.preprocessing, self.samples.test, _StepsTo(self.report))
 
     def _inspection_inputs(self, sample: Sample, detector: Detector) -> list[Tensor]:
         inputs = as_tensors(prepare(sample, self.preprocessing).inputs)
@@ -404,7 +406,7 @@ class _Fitting:
     def _inputs(self, files: SampleFiles, modality: Modality, category: str = "") -> dict[str, Tensor]:
         preprocessing = make_preprocessing(self.recipe, self.preprocessing.colour, modality)
         followed = self._followed(category)
-        preprocessing = replace(preprocessing, plan=followed.plan, part=followed.part)
+        preprocessing = replace(preprocessing, top=followed.top, part=followed.part)
         return as_tensors(prepare(files.read(self.preprocessing.colour), preprocessing).inputs)
 
     def _followed(self, category: str) -> Preprocessing:
@@ -413,8 +415,10 @@ class _Fitting:
             return self.preprocessing
         if category not in self.preprocessings:
             samples = self.samples.joint[category]
-            _, followed, _ = follow_parts(samples, (), self.recipe, self.preprocessing, self.report)
-            self.preprocessings[category] = followed
+            assert self.recipe.view != "auto"  # the record names the chosen view
+            self.preprocessings[category] = learn_view(
+                self.recipe.view, samples, self.preprocessing, _StepsTo(self.report)
+            )
         return self.preprocessings[category]
 
     def _stored(
