@@ -138,7 +138,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         help="Feature store, which trainings share.  [default: features in the cache folder of the user]",
     ),
 )
-def cli(
+def cli(  # noqa: PLR0913 - click passes one argument per option
     data: Path,
     category: str | None,
     family: str,

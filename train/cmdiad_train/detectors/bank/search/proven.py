@@ -36,9 +36,9 @@ class ProvenSearch(nn.Module):
     """Nearest bank row of each query, with the contract of `BankSearch`, in fp32.
 
     Args:
-        rows: float32 `[K, C]`.
+        rows: Rows float32 `[K, C]`.
         settings: How candidates are found; with a width below C.
-        axes: all principal axes of the bank if they are known already, orthonormal columns `[C, C]`, leading first.
+        axes: All principal axes of the bank if they are known, orthonormal columns `[C, C]`, leading first.
     """
 
     center: Tensor
@@ -70,7 +70,7 @@ class ProvenSearch(nn.Module):
         self.longest = float(squares.max().sqrt())
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
+        """Return distances float32 `[T]` and indices int64 `[T]` for normalised queries float32 `[T, C]`."""
         leading, rest = self._turn(queries)
         keys, candidates = self._candidates(leading, rest)
         squared, index = nearest_one_by_one(leading, rest, self.leading, self.rest, candidates)
@@ -79,7 +79,7 @@ class ProvenSearch(nn.Module):
         return self._squared(leading, rest, index).sqrt(), index
 
     def rivals(self, queries: Tensor, distance: Tensor) -> Tensor:
-        """How many rows int64 `[T]` may lie within a distance `[T]` of normalised queries `[T, C]`, by their bounds.
+        """Return how many rows int64 `[T]` may be within a distance `[T]` of normalised queries, by their bounds.
 
         With no fewer candidates than that, and the row at that distance among them, a query is in doubt.
         """
@@ -88,30 +88,30 @@ class ProvenSearch(nn.Module):
         return (bounds > self._proving(leading, rest, distance.square())[:, None]).sum(1)
 
     def distance_to(self, query: Tensor, index: Tensor) -> Tensor:
-        """Distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
+        """Return distances float32 `[n]` of one normalised query `[C]` to the rows of `index` `[n]`."""
         return self._squared(*self._turn(query[None]), index).sqrt()
 
     def _turn(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows `[n, C]` along the bank's axes, from its mean row: `[n, width]` and `[n, C - width]`."""
+        """Return rows `[n, C]` along the bank's axes, from its mean row: `[n, width]` and `[n, C - width]`."""
         centred = rows - self.center
         return centred @ self.leading_axes.to(rows.dtype), centred @ self.rest_axes.to(rows.dtype)
 
     def _candidates(self, leading: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest bounds `[T, k]` of turned queries, and their rows int64 `[T, k]`."""
+        """Return the largest bounds `[T, k]` of turned queries, and their rows int64 `[T, k]`."""
         bounding = self._bounding(leading, rest)
         return best_rows(bounding, self.leading, self.half_squares, self.candidates, self.settings.chunk)
 
     def _squared(self, leading: Tensor, rest: Tensor, index: Tensor) -> Tensor:
-        """Squared distances `[n]`, by differences, of turned queries to a row each (or of one to all)."""
+        """Return squared distances `[n]`, by differences, of turned queries to a row each (or of one to all)."""
         return squared_distance(leading, rest, self.leading[index], self.rest[index])
 
     def _bounding(self, leading: Tensor, rest: Tensor) -> Tensor:
-        """Components of turned queries, and at least the length of their rest, `[T, width + 1]`."""
+        """Return components of turned queries, and at least the length of their rest, `[T, width + 1]`."""
         length = rest.square().sum(1, keepdim=True).sqrt() * (1 + self.rounding)
         return torch.cat([leading, length], 1)
 
     def _proving(self, leading: Tensor, rest: Tensor, squared: Tensor) -> Tensor:
-        """The key of rows at squared distances `[T]` from turned queries, less what rounding may hide.
+        """Return the key of rows at squared distances `[T]` from turned queries, minus a bound of the rounding.
 
         A bound below it proves that a row is farther away. The slack is that of as many roundings as the products have
         terms; they would have to fall all on one side.
@@ -128,23 +128,23 @@ def search_by(rows: Tensor, settings: SearchSettings, axes: Tensor | None = None
 
 
 def squared_distance(leading: Tensor, rest: Tensor, row_leading: Tensor, row_rest: Tensor) -> Tensor:
-    """Squared distances `[...]` of turned queries to rows, whose last leading number is a length and does not count."""
+    """Return squared distances `[...]` of turned queries to rows, whose last leading number is a length and ignored."""
     return (leading - row_leading[..., :-1]).square().sum(-1) + (rest - row_rest).square().sum(-1)
 
 
 def nearest_one_by_one(
     leading: Tensor, rest: Tensor, row_leading: Tensor, row_rest: Tensor, candidates: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Squared distances float32 `[T]` and the row int64 `[T]` of each query's nearest candidate.
+    """Return squared distances float32 `[T]` and the row int64 `[T]` of each query's nearest candidate.
 
     A loop over candidates, which takes the memory of one of them.
 
     Args:
-        leading: of turned queries, float32 `[T, width]`.
-        rest: `[T, C - width]`.
-        row_leading: of rows, with their length, `[K, width + 1]`.
-        row_rest: `[K, C - width]`.
-        candidates: int64 `[T, k]`, rows.
+        leading: Leading components of turned queries, float32 `[T, width]`.
+        rest: Other components of turned queries, `[T, C - width]`.
+        row_leading: Leading components and length of the rest of each row, `[K, width + 1]`.
+        row_rest: Other components of each row, `[K, C - width]`.
+        candidates: Rows int64 `[T, k]` to measure.
     """
 
     def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -165,7 +165,7 @@ def nearest_one_by_one(
     return squared, index
 
 
-def search_in_full(
+def search_in_full(  # noqa: PLR0913 - a node of the graph with these inputs
     leading: Tensor,
     rest: Tensor,
     row_leading: Tensor,
@@ -174,19 +174,19 @@ def search_in_full(
     index: Tensor,
     doubt: Tensor,
 ) -> Tensor:
-    """The nearest row int64 `[T]` of each query: `index` as it is, but over all channels where `doubt` is above 0.
+    """Return the nearest row int64 `[T]` of each query: `index`, but searched over all channels if `doubt` is above 0.
 
     In a graph this is one node, which the pass `WriteOutFullSearch` of export replaces by a loop over the queries in
     doubt.
 
     Args:
-        leading: of turned queries, float32 `[T, width]`.
-        rest: `[T, C - width]`.
-        row_leading: of rows, with their length, `[K, width + 1]`.
-        row_rest: `[K, C - width]`.
-        half_squares: float32 `[K]`, half of each row's squared length.
-        index: int64 `[T]`.
-        doubt: float32 `[T]`.
+        leading: Leading components of turned queries, float32 `[T, width]`.
+        rest: Other components of turned queries, `[T, C - width]`.
+        row_leading: Leading components and length of the rest of each row, `[K, width + 1]`.
+        row_rest: Other components of each row, `[K, C - width]`.
+        half_squares: Half of the squared length of each row, float32 `[K]`.
+        index: Nearest candidate of each query, int64 `[T]`.
+        doubt: Numbers float32 `[T]`, above 0 if nothing proves that the candidate is the nearest row.
     """
     if torch.compiler.is_exporting():
         given = [leading, rest, row_leading, row_rest, half_squares, index, doubt]
