@@ -1,8 +1,8 @@
 """The nearest bank row of each query: candidates by a matrix product, distances by differences in fp32.
 
-The contract of `BankSearch`: queries `[T, C]` to the distance `[T]` and the index `[T]` of a row of the bank. Its
-oracle is brute force in float64 (tests/train/detectors/test_search.py). Whatever the product's precision, the distance that
-is returned is the true one to the row that is returned.
+The contract of `BankSearch`: queries `[T, C]` to the distance `[T]` and the index `[T]` of a row of the bank. The test
+oracle is brute force in float64 (tests/train/detectors/test_search.py). Whatever the precision of the product, the
+returned distance is the true distance to the returned row.
 """
 
 from __future__ import annotations
