@@ -12,18 +12,20 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, where no test could press Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the runtime does, for tests that import onnxruntime themselves
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
 
-GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # a desktop's, and a Jetson's
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
+TRAINING_FIXTURES = {"data", "trained", "exported"}
+"""Fixtures that synthesise a data set, train or export, which takes seconds."""
 Trained = Callable[..., Path]
 Exported = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic data set of one category, `gear`. Tests that change it take `own_data`."""
+    """A synthetic data set of one category, `gear`. Tests that change the files take `own_data`."""
     from helpers import make_data
 
     return make_data(tmp_path_factory.mktemp("data") / "parts")
@@ -85,7 +87,7 @@ def own_bundle(exported: Exported, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """Give torch its number of threads back: sums round by it, and a benchmark's command changes it."""
+    """Restore the number of threads of torch, which changes the rounding of sums and which a benchmark changes."""
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None
     yield
@@ -95,7 +97,11 @@ def same_threads() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, visibly, what needs a GPU where there is none."""
+    """Mark tests that train or export, and skip tests that need a GPU on machines without one."""
+    for item in items:
+        # `fixturenames` also contains the fixtures that the fixtures of a test use.
+        if TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("trains")
     if any(Path(device).exists() for device in GPU_DEVICES):
         return
     for item in items:
