@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
+IMPORTERS = {
+    "onnx": {"onnx", "graphs"},
+    "sklearn": {"sklearn"},
+    "torch": {"torch", "cmdiad_bench", "cmdiad_export", "cmdiad_train", "golden"},
+}
+"""Modules that cannot be imported without a package."""
+MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
 TRAINING_FIXTURES = {"data", "trained", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
 Trained = Callable[..., Path]
@@ -94,6 +103,14 @@ def same_threads() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch and threads is not None:
         torch.set_num_threads(threads)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out test files that import a package that is not installed (scripts/test-python has no torch)."""
+    if not MISSING or collection_path.suffix != ".py":
+        return None
+    imported = re.findall(r"^(?:from|import) (\w+)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    return True if MISSING & set(imported) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
