@@ -69,7 +69,7 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
 
 def make_data(folder: Path, **changes: Any) -> Path:
     """A tiny synthetic data set."""
-    from cmdiad_train.synthesis import synthesize
+    from cmdiad_train.synthesis import DatasetSpec, synthesize
 
     options: dict[str, Any] = {
         "categories": ["gear"],
@@ -78,7 +78,7 @@ def make_data(folder: Path, **changes: Any) -> Path:
         "test": {"good": 2, "hole": 1, "contamination": 2},
         "size": SIZE,
     }
-    synthesize(folder, **{**options, **changes})
+    synthesize(folder, DatasetSpec(**{**options, **changes}))
     return folder
 
 
@@ -171,10 +171,10 @@ def flip_byte(path: Path, position: int | None = None) -> Path:
 
 def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
-    from cmdiad_runtime.bundle.manifest import _manifest_hash
+    from cmdiad_runtime.bundle.manifest import manifest_hash
 
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     del manifest["manifest_sha256"]
     change(manifest)
-    path.write_text(json.dumps({**manifest, "manifest_sha256": _manifest_hash(manifest)}), encoding="utf-8")
+    path.write_text(json.dumps({**manifest, "manifest_sha256": manifest_hash(manifest)}), encoding="utf-8")

@@ -103,7 +103,7 @@ def check_command(line: str) -> None:
     assert words[0] in commands(), f"no command {words[0]}"
     command, rest = commands()[words[0]], words[1:]
     while isinstance(command, click.Group):
-        name = next((word for word in rest if not word.startswith("-")), None)
+        name = next((word for word in rest if not word.startswith("-")), "")
         assert name in command.commands, f"{words[0]} has no subcommand {name}"
         command, rest = command.commands[name], rest[rest.index(name) + 1 :]
     options = {"-h", "--help", "--version"}

@@ -77,8 +77,8 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
         `interpolation_to_patches` (the stages one by one, both forms, and the ratio of the medians), `allocated` (for
         each stage of cmdiad, largest number of bytes in addition to the result).
     """
-    published, ours = _published(problem), _ours(problem)
-    rounds = [(_times(published), _times(ours)) for _ in range(WARM + runs)][WARM:]
+    published, cmdiad = _published(problem), _ours(problem)
+    rounds = [(_times(published), _times(cmdiad)) for _ in range(WARM + runs)][WARM:]
     both = {"published": [first for first, _ in rounds], "ours": [second for _, second in rounds]}
     return {
         "points": len(problem.points),
@@ -86,12 +86,12 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
         "group_size": problem.group_size,
         "runs": runs,
         "stages": {
-            form: {stage: _summary([times[stage] for times in found]) for stage in found[0]}
-            for form, found in both.items()
+            form: {stage: _summary([times[stage] for times in form_times]) for stage in form_times[0]}
+            for form, form_times in both.items()
         },
         "whole": _compared(both, WHOLE),
         "interpolation_to_patches": _compared(both, FROM_INTERPOLATION),
-        "allocated": {name: _transient(work) for name, work in ours},
+        "allocated": {name: _transient(work) for name, work in cmdiad},
     }
 
 
@@ -153,7 +153,9 @@ def _times(stages: list[tuple[str, Work]]) -> dict[str, float]:
 
 
 def _compared(both: dict[str, list[dict[str, float]]], stages: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    sums = {form: [sum(times[name] for name in stages[form]) for times in found] for form, found in both.items()}
+    sums = {
+        form: [sum(times[name] for name in stages[form]) for times in form_times] for form, form_times in both.items()
+    }
     summaries: dict[str, Any] = {form: _summary(values) for form, values in sums.items()}
     return {**summaries, "times_faster": summaries["published"]["p50"] / summaries["ours"]["p50"]}
 

@@ -122,11 +122,11 @@ class Features:
             return as_tensors(prepare(files.read("rgb"), preprocessing).inputs)
 
         features = PatchFeatures(self._extractor(change, modality, inputs))
-        found = []
+        patches = []
         for i, files in enumerate(self.samples[split]):
-            found.append(features(*inputs(files).values()))
+            patches.append(features(*inputs(files).values()))
             self.reporter.step(f"{modality} features, {split}", i + 1, len(self.samples[split]))
-        return found
+        return patches
 
     def _extractor(
         self, change: Change, modality: Modality, inputs: Callable[[SampleFiles], dict[str, Tensor]]

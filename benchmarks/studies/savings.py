@@ -92,14 +92,14 @@ def measure_savings(sizes: Sizes, *, runs: int, reporter: Reporter, seed: int = 
         reporter: Receiver of the name of each saving as it is measured.
         seed: Seed of all inputs.
     """
-    found = []
+    rows = []
     for make in SAVINGS:
         saving = make(sizes, seed)
         reporter.say(saving.name)
         difference = saving.difference()
         times = np.array([[_milliseconds(saving.plain), _milliseconds(saving.saved)] for _ in range(runs)])
         plain, saved = np.median(times, axis=0)
-        found.append(
+        rows.append(
             {
                 "saving": saving.name,
                 "plain_ms": round(float(plain), 3),
@@ -110,7 +110,7 @@ def measure_savings(sizes: Sizes, *, runs: int, reporter: Reporter, seed: int = 
                 "tolerance_from": saving.why,
             }
         )
-    return found
+    return rows
 
 
 def savings_table(rows: list[dict[str, Any]]) -> str:
@@ -149,10 +149,10 @@ def pooling_product(sizes: Sizes, seed: int) -> Saving:
     points, valid, centers = _part(sizes, seed)
     features = _features(sizes, sizes.groups, seed)
     flat = torch.from_numpy(np.flatnonzero(valid))
-    given, at = torch.from_numpy(points), torch.from_numpy(centers)
+    queries, at = torch.from_numpy(points), torch.from_numpy(centers)
 
     def plain() -> Tensor:
-        return pooled(interpolated(given, at, features), flat, sizes.size, sizes.fine)
+        return pooled(interpolated(queries, at, features), flat, sizes.size, sizes.fine)
 
     def saved() -> Tensor:
         index, weight = interpolation_weights(points, centers)

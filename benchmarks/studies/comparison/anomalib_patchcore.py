@@ -1,6 +1,6 @@
 """Run anomalib's PatchCore with cmdiad's backbone and bank, in torch and exported, for `compare`. anomalib is optional.
 
-PatchCore receives the resized image and runs all of its own steps: resizing and normalisation, extraction, search,
+PatchCore receives the resized image and runs all of its usual steps: resizing and normalisation, extraction, search,
 reweighting over nine neighbours, and post-processing.
 """
 

@@ -225,8 +225,10 @@ def _figures(times: Times, reference: Times, exact: Times | None = None) -> Reco
     """
     totals, others = _totals(times), _totals(reference)
     reported = [stage for stage in STAGES if stage in times.stages_ms[0]]
-    stages = {stage: np.array([each[stage] for each in times.stages_ms]) for stage in reported}
-    references = {stage: np.array([each[stage] for each in reference.stages_ms]) for stage in reference.stages_ms[0]}
+    stages = {stage: np.array([times_ms[stage] for times_ms in times.stages_ms]) for stage in reported}
+    references = {
+        stage: np.array([times_ms[stage] for times_ms in reference.stages_ms]) for stage in reference.stages_ms[0]
+    }
     return {
         "total_ms": _spread(totals),
         "times_faster": _ratio(others, totals),
@@ -279,11 +281,11 @@ def _floors(work: dict[str, Work], rates: Rates) -> Record:
     all_work = {**work, "total": total_work(work.values())}
     return {
         stage: {
-            "multiply_adds": each.multiply_adds,
-            "moved_bytes": each.moved_bytes,
-            "ms": round(each.floor_ms(rates), 3),
+            "multiply_adds": work.multiply_adds,
+            "moved_bytes": work.moved_bytes,
+            "ms": round(work.floor_ms(rates), 3),
         }
-        for stage, each in all_work.items()
+        for stage, work in all_work.items()
     }
 
 
@@ -317,27 +319,27 @@ def _end_table(table: Record) -> list[str]:
         f"| | end to end, ms | times faster | floors of {floor:.0f} ms | peak, MB | of the first | score off by |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, each in contenders.items():
-        total, memory = each["total_ms"], each["memory"]
+    for name, figures in contenders.items():
+        total, memory = figures["total_ms"], figures["memory"]
         peak = share = "–"
         if memory is not None:
             peak = f"{memory['peak_resident_mb']:.0f}"
             share = f"{memory['peak_resident_mb'] / reference['memory']['peak_resident_mb']:.2f}"
         lines.append(
-            f"| {name} | {_ms(total)} | {_times(each['times_faster'])} | {total['median'] / floor:.1f} × | {peak} | "
-            f"{share} | {each['largest_score_difference']:.2%} |"
+            f"| {name} | {_ms(total)} | {_times(figures['times_faster'])} | {total['median'] / floor:.1f} × | {peak} | "
+            f"{share} | {figures['largest_score_difference']:.2%} |"
         )
     return lines
 
 
 def _stage_table(table: Record) -> list[str]:
-    told = {name: each for name, each in table["contenders"].items() if each["stages_ms"]}
-    lines = [f"| stage, ms | floor | {' | '.join(told)} |", "|---|---|" + "---|" * len(told)]
+    reporting = {name: figures for name, figures in table["contenders"].items() if figures["stages_ms"]}
+    lines = [f"| stage, ms | floor | {' | '.join(reporting)} |", "|---|---|" + "---|" * len(reporting)]
     for stage in STAGES:
-        if not any(stage in each["stages_ms"] for each in told.values()):
+        if not any(stage in figures["stages_ms"] for figures in reporting.values()):
             continue
         floor = f"{table['floor'][stage]['ms']:.1f}" if stage in table["floor"] else "–"
-        cells = [_stage_cell(each, stage) for each in told.values()]
+        cells = [_stage_cell(figures, stage) for figures in reporting.values()]
         lines.append(f"| {stage} | {floor} | {' | '.join(cells)} |")
     return lines
 

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_export.graph.exporter import export_graph
-from cmdiad_export.precision.precision import to_precision
+from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.bundle.certificate import tolerance_for
 from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud, prepare_cloud
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import write_json
@@ -205,16 +206,9 @@ def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
     """Return a sample with its published tensors: the image as it is, the cloud without its background."""
     recipe = setup.recipe("faithful")
     image = prepare(sample, make_preprocessing(recipe, "rgb", "rgb")).inputs["rgb"]
-    assert sample.xyz is not None
     options = make_preprocessing(recipe, "rgb", "xyz")
-    frame = frame_cloud(
-        sample.xyz,
-        size=setup.size,
-        foreground=True,
-        pad_multiple=options.pad_multiple,
-        seed=options.seed,
-        name=sample.name,
-    )
+    geometry = PartGeometry(sample, foreground=True, seed=options.seed)
+    frame = frame_cloud(geometry, size=setup.size, pad_multiple=options.pad_multiple)
     cloud = torch.from_numpy(np.ascontiguousarray(frame.xyz.transpose(2, 0, 1)))
     return Paired(sample, image, rgb.normalise(torch.from_numpy(image.copy())), cloud)
 
@@ -246,9 +240,9 @@ def build_parts(
     mean, std = float(rows.mean()), float(rows.std())
     sizes = (setup.rgb_bank if setup.main == "rgb" else setup.xyz_bank, setup.xyz_bank)
     banks = []
-    for number, (found, count) in enumerate(zip(features, sizes, strict=False)):
-        reporter.say(f"bank {number + 1} of {len(features)}: {count} x {found.shape[1]}, with neighbours")
-        banks.append(MemoryBank.from_rows(bank_rows((found - mean) / std, count, seed=setup.seed + number), mean, std))
+    for number, (rows, count) in enumerate(zip(features, sizes, strict=False)):
+        reporter.say(f"bank {number + 1} of {len(features)}: {count} x {rows.shape[1]}, with neighbours")
+        banks.append(MemoryBank.from_rows(bank_rows((rows - mean) / std, count, seed=setup.seed + number), mean, std))
     return Parts(setup, rgb, xyz, frozen, network, tuple(banks)), paired
 
 
@@ -292,7 +286,7 @@ class OursContender:
         detector = parts.detector(form.mode, form.plan)
         graph = folder / "graph.onnx"
         if form.precision == "int8-cpu":
-            inputs = [self._inputs(each, detector) for each in paired]
+            inputs = [self._inputs(sample, detector) for sample in paired]
             write_within_tolerance(detector, parts.detector(form.mode), inputs, graph)
         else:
             export_graph(to_precision(detector, form.precision), self._inputs(paired[0], detector), graph)
@@ -317,15 +311,12 @@ class OursContender:
         framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
         start = time.perf_counter()
         prepare_cloud(
-            framed,
+            PartGeometry(Sample(paired.sample.name, xyz=framed), foreground=False),
             size=self.preprocessing.size,
-            grid=self.preprocessing.grid,
+            pad_multiple=1,
             groups=self.preprocessing.groups,
             group_size=self.preprocessing.group_size,
-            foreground=False,
-            pad_multiple=1,
-            seed=self.preprocessing.seed,
-            name=paired.sample.name,
+            grid=self.preprocessing.grid,
         )
         return (time.perf_counter() - start) * 1e3
 
@@ -366,14 +357,20 @@ class PublishedContender:
 @torch.no_grad()
 def write_within_tolerance(detector: Detector, exact: Detector, inputs: list[dict[str, Tensor]], path: Path) -> None:
     """Write a detector's int8-cpu graph with as many products in int8 as the tolerance allows."""
-    expected = [float(exact(*each.values())[0]) for each in inputs]
+    expected = [float(exact(*sample_inputs.values())[0]) for sample_inputs in inputs]
     tolerance = tolerance_for("int8-cpu", published_blur=False, fast_search=True).score
     graphs = QuantisedGraphs(detector, "int8-cpu", inputs[0], [], path)
     for level in graphs.levels():
         graphs.write(level)
         with closing(open_engine(path)) as engine:
-            found = [engine.run({name: value.numpy() for name, value in each.items()})["score"] for each in inputs]
-        if all(abs(float(score[0]) / wanted - 1) <= tolerance for score, wanted in zip(found, expected, strict=True)):
+            scores = [
+                engine.run({name: value.numpy() for name, value in sample_inputs.items()})["score"]
+                for sample_inputs in inputs
+            ]
+        if all(
+            abs(float(score[0]) / expected_score - 1) <= tolerance
+            for score, expected_score in zip(scores, expected, strict=True)
+        ):
             return
 
 
@@ -386,20 +383,20 @@ def stage_modules(detector: Detector, inputs: dict[str, Tensor]) -> StageModules
     features = detector.features[0]
     assert isinstance(features, PatchFeatures)
     rows, _ = features(*inputs.values())
-    found: StageModules = {"extract": (_Extract(features.extractor), _fed_to_extractor(inputs))}
+    modules: StageModules = {"extract": (_Extract(features.extractor), _fed_to_extractor(inputs))}
     if "weights" in inputs:
-        group_features = found["extract"][0](*found["extract"][1].values())
-        found["pool"] = (_Pool(), {"weights": inputs["weights"], "features": group_features})
+        group_features = modules["extract"][0](*modules["extract"][1].values())
+        modules["pool"] = (_Pool(), {"weights": inputs["weights"], "features": group_features})
     searched = [rows]
     if detector.hallucinated is not None:
         network = _Float(detector.hallucinated.network)
-        found["hallucination"] = (network, {"rows": rows})
+        modules["hallucination"] = (network, {"rows": rows})
         searched.append(network(rows))
     for number, queries in enumerate(searched):
         scorer = detector.scorers[number]
         assert isinstance(scorer, BankScorer)
-        found[f"search-{number}"] = (_Search(scorer), {"rows": queries})
-    return found
+        modules[f"search-{number}"] = (_Search(scorer), {"rows": queries})
+    return modules
 
 
 def needed_work(parts: Parts, paired: Paired) -> dict[str, Work]:
@@ -409,10 +406,10 @@ def needed_work(parts: Parts, paired: Paired) -> dict[str, Work]:
     inputs = as_tensors(prepared.inputs)
     modules = stage_modules(detector, {name: inputs[name] for name in detector.input_names})
     work = {name: work_of(module, *fed.values()) for name, (module, fed) in modules.items()}
-    found: dict[str, Work] = {name: work[name] for name in ("extract", "hallucination") if name in work}
+    needed: dict[str, Work] = {name: work[name] for name in ("extract", "hallucination") if name in work}
     if "pool" in work:
-        found["geometry"] = work["pool"]
-    return found | {"search": total_work(work[name] for name in work if name.startswith("search"))}
+        needed["geometry"] = work["pool"]
+    return needed | {"search": total_work(work[name] for name in work if name.startswith("search"))}
 
 
 def save_published(parts: Parts, folder: Path) -> None:

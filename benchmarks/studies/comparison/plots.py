@@ -14,13 +14,13 @@ INCHES = 9
 
 def plot_stages(path: Path, title: str, contenders: dict[str, dict[str, Any]]) -> None:
     """Write a PNG with one stacked bar of median milliseconds by stage for each contender that reports stages."""
-    told = {name: each["stages_ms"] for name, each in contenders.items() if each["stages_ms"]}
-    figure, axes = _axes(len(told))
-    left = dict.fromkeys(told, 0.0)
+    stages_ms = {name: figures["stages_ms"] for name, figures in contenders.items() if figures["stages_ms"]}
+    figure, axes = _axes(len(stages_ms))
+    left = dict.fromkeys(stages_ms, 0.0)
     for number, stage in enumerate(STAGES):
-        widths = [stages.get(stage, {"median": 0.0})["median"] for stages in told.values()]
-        axes.barh(list(told), widths, left=list(left.values()), label=stage, color=f"C{number}")
-        left = {name: left[name] + width for name, width in zip(told, widths, strict=True)}
+        widths = [stages.get(stage, {"median": 0.0})["median"] for stages in stages_ms.values()]
+        axes.barh(list(stages_ms), widths, left=list(left.values()), label=stage, color=f"C{number}")
+        left = {name: left[name] + width for name, width in zip(stages_ms, widths, strict=True)}
     axes.set(xlabel="ms, median of each stage", title=title)
     axes.invert_yaxis()
     axes.legend(ncols=3, fontsize="small")
@@ -30,11 +30,11 @@ def plot_stages(path: Path, title: str, contenders: dict[str, dict[str, Any]]) -
 def plot_ends(path: Path, title: str, contenders: dict[str, dict[str, Any]]) -> None:
     """Write a PNG with a bar of end-to-end milliseconds and their quartiles for each contender."""
     figure, axes = _axes(len(contenders))
-    medians = [each["total_ms"]["median"] for each in contenders.values()]
-    low = [m - each["total_ms"]["low"] for m, each in zip(medians, contenders.values(), strict=True)]
-    high = [each["total_ms"]["high"] - m for m, each in zip(medians, contenders.values(), strict=True)]
+    medians = [figures["total_ms"]["median"] for figures in contenders.values()]
+    low = [m - figures["total_ms"]["low"] for m, figures in zip(medians, contenders.values(), strict=True)]
+    high = [figures["total_ms"]["high"] - m for m, figures in zip(medians, contenders.values(), strict=True)]
     bars = axes.barh(list(contenders), medians, xerr=[low, high])
-    axes.bar_label(bars, labels=[_bar_label(each) for each in contenders.values()], padding=6, fontsize="small")
+    axes.bar_label(bars, labels=[_bar_label(figures) for figures in contenders.values()], padding=6, fontsize="small")
     axes.set(xlabel="ms end to end, median and quartiles", title=title, xlim=(0, 1.35 * max(medians)))
     axes.invert_yaxis()
     _write(path, figure)

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+
+from cmdiad_runtime.preprocess.cloud.support_plane import Plane
+from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours
+from cmdiad_runtime.preprocess.views.top_pose import (
+    PartCloud,
+    Pose,
+    find_pose,
+    part_cloud,
+    plane_axes,
+    pose_template,
+    top_pixels,
+)
+
+TILTED = np.array([0.11, -0.35, -0.93]) / np.linalg.norm([0.11, -0.35, -0.93])
+SUPPORT = Plane(TILTED, 0.6)
+PITCH = 0.00025
+SIDE = 0.05
+MIDDLE = plane_axes(TILTED)[:2] @ (0, 0, -SUPPORT.offset / TILTED[2])  # of the support, below the sensor
+
+
+def wedge(u, v):
+    """Height of a part that looks different from every side, metres; NaN where there is none."""
+    height = 0.010 + 0.2 * u + 0.002 * np.cos(v * 800)
+    inside = (np.abs(u) < 0.012) & (np.abs(v) < 0.007) | (np.abs(u - 0.008) < 0.004) & (np.abs(v - 0.01) < 0.006)
+    return np.where(inside, height, np.nan)
+
+
+def scene(angle, *, shift=(0.0, 0.0), holes=0.0, seed=0):
+    """A wedge turned and moved on a tilted support, measured along z on a pixel grid: cloud and mask."""
+    axes = plane_axes(TILTED)
+    x, y = np.mgrid[:200, :200][::-1] * PITCH - 100 * PITCH
+    c, s = np.cos(angle), np.sin(angle)
+    height = np.full(x.shape, 0.01)
+    for _ in range(30):  # along z down to the wedge's surface, by fixed point
+        z = (height - SUPPORT.offset - TILTED[0] * x - TILTED[1] * y) / TILTED[2]
+        place = np.stack([x, y, z], axis=-1) @ axes.T
+        a, b = np.moveaxis(place[..., :2] - MIDDLE - shift, 2, 0)
+        local = wedge(c * a + s * b, -s * a + c * b)
+        height = 0.5 * height + 0.5 * np.nan_to_num(local, nan=0.01)
+    mask = np.isfinite(local) & (np.random.default_rng(seed).random(x.shape) >= holes)
+    xyz = np.stack([x, y, z], axis=-1).astype(np.float32)
+    xyz[~mask] = 0
+    return xyz, mask
+
+
+def degrees(angle):
+    return abs((np.degrees(angle) + 180) % 360 - 180)
+
+
+@pytest.fixture(scope="module")
+def template():
+    clouds = [part_cloud(*scene(a), SUPPORT) for a in np.radians([10, 100, 220, 300])]
+    return pose_template(clouds, 0.001)
+
+
+# --- points on the plane's axes
+
+
+def test_axes_are_orthonormal_and_look_down_on_the_support():
+    axes = plane_axes(TILTED)
+    assert axes @ axes.T == pytest.approx(np.eye(3), abs=1e-12)
+    assert axes[0, 0] > 0.9  # to the right, as in the image
+    assert axes[1, 1] > 0.9  # downwards, as in the image
+    assert axes[2] == pytest.approx(TILTED)
+
+
+def test_positions_are_heights_above_the_support_and_normals_point_up():
+    xyz, mask = scene(0.3)
+    cloud = part_cloud(xyz, mask, SUPPORT)
+    assert cloud.position[:, 2] == pytest.approx(SUPPORT.distance(xyz[cloud.pixels[0], cloud.pixels[1]]))
+    assert np.linalg.norm(cloud.normals, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.median(cloud.normals[:, 2]) > 0.5
+    assert cloud.pitch == pytest.approx(PITCH, rel=1e-3)
+
+
+def test_without_a_support_the_view_is_the_sensors():
+    xyz, mask = scene(0.3)
+    cloud = part_cloud(xyz, mask, None)
+    assert cloud.position == pytest.approx(xyz[cloud.pixels[0], cloud.pixels[1]] * (1, 1, -1), abs=1e-6)
+
+
+# --- pose
+
+
+@pytest.mark.parametrize("turn", [17, 90, 133, 201, 340])
+def test_pose_follows_turn_and_shift(template, turn):
+    one = find_pose(part_cloud(*scene(0.0), SUPPORT), template, 0.001)
+    shift = (0.004, -0.003)
+    other = find_pose(part_cloud(*scene(np.radians(turn), shift=shift, holes=0.1), SUPPORT), template, 0.001)
+    assert degrees(other.angle - one.angle - np.radians(turn)) < 4
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    middle = np.array([[c, -s], [s, c]]) @ (np.array([one.x, one.y]) - MIDDLE) + shift + MIDDLE
+    assert np.hypot(*(middle - (other.x, other.y))) < 0.002
+
+
+def test_a_turned_part_looks_the_same_from_above(template):
+    images = []
+    for turn in (0.0, 2.2):
+        cloud = part_cloud(*scene(turn), SUPPORT)
+        pose = find_pose(cloud, template, 0.001)
+        images.append(draw_top_view(cloud, normal_colours(cloud, pose), pose, size=64, side=SIDE))
+    known = [image.any(axis=2) for image in images]
+    assert (known[0] & known[1]).sum() > 0.85 * (known[0] | known[1]).sum()
+    both = known[0] & known[1]
+    assert np.median(np.abs(images[0] - images[1])[both]) < 10
+
+
+# --- drawing
+
+
+def flat(height, values):
+    rows, columns = np.mgrid[-10:11, -10:11]
+    place = np.stack([columns.ravel() * 0.001, rows.ravel() * 0.001, np.full(rows.size, height)], axis=1)
+    up = np.tile([0.0, 0.0, 1.0], (rows.size, 1))
+    pixels = np.stack([rows.ravel(), columns.ravel()]) + 10
+    return PartCloud(place, up, pixels, 0.001), np.tile(np.asarray(values, dtype=float), (rows.size, 1))
+
+
+def test_values_are_drawn_where_the_points_are():
+    cloud, values = flat(0.01, [10, 120, 250])
+    image = draw_top_view(cloud, values, Pose(0, 0, 0), size=41, side=0.041)
+    assert image.dtype == np.float32
+    known = image.any(axis=2)
+    assert known[10:31, 10:31].all()
+    assert not known[:8].any() and not known[:, 33:].any()
+    assert image[known] == pytest.approx(np.tile(np.float32([10, 120, 250]), (known.sum(), 1)), abs=1e-3)
+
+
+def test_what_lies_below_the_top_is_hidden():
+    top, red = flat(0.01, [200, 50, 50])
+    floor, blue = flat(0.0, [50, 50, 200])
+    joined = PartCloud(
+        *(np.concatenate([getattr(top, n), getattr(floor, n)]) for n in ("position", "normals")),
+        np.concatenate([top.pixels, floor.pixels], axis=1),
+        0.001,
+    )
+    image = draw_top_view(joined, np.concatenate([red, blue]), Pose(0, 0, 0), size=41, side=0.041)
+    assert image[12:29, 12:29] == pytest.approx(np.broadcast_to(np.float32([200, 50, 50]), (17, 17, 3)), abs=1e-3)
+
+
+def test_small_gaps_are_filled_and_large_ones_stay():
+    cloud, values = flat(0.01, [10, 120, 250])
+    small = np.abs(cloud.position[:, :2]).max(axis=1) < 0.0005
+    large = np.abs(cloud.position[:, :2]).max(axis=1) < 0.0045
+    for gap, filled in ((small, True), (large, False)):
+        keep = ~gap
+        part = PartCloud(cloud.position[keep], cloud.normals[keep], cloud.pixels[:, keep], 0.001)
+        image = draw_top_view(part, values[keep], Pose(0, 0, 0), size=41, side=0.041)
+        assert image[20, 20].any() == filled
+
+
+def test_pixels_lead_back_from_the_view_to_the_sensor():
+    cloud, values = flat(0.01, [1, 1, 1])
+    values[:, 0] = np.arange(len(values)) % 200 + 1
+    target = np.rint(top_pixels(cloud, Pose(np.pi / 2, 0, 0), size=41, side=0.041)).astype(int)
+    assert len(np.unique(target, axis=0)) == len(target)
+    turned = np.rint(top_pixels(cloud, Pose(0, 0, 0), size=41, side=0.041)).astype(int)
+    assert not np.array_equal(target, turned)
+    assert sorted(map(tuple, target)) == sorted(map(tuple, turned))
+
+
+def test_colours_of_points_are_never_background():
+    cloud, _ = flat(0.01, [0, 0, 0])
+    rgb = np.zeros((21, 21, 3), dtype=np.uint8)
+    rgb[3, 4] = [7, 8, 9]
+    colours = point_colours(cloud, rgb)
+    assert colours.min() == 1
+    assert colours[3 * 21 + 4].tolist() == [7, 8, 9]
