@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from cmdiad import Inspector, Sample
+
+from cmdiad import Inspector, OpenOptions, Sample
 
 HEADER_BYTES = 8
 
@@ -40,7 +41,7 @@ def read_raw3d(path: Path) -> npt.NDArray[np.float32]:
 
 def main(bundle: Path, files: list[Path]) -> None:
     """Print the verdict of each file."""
-    with Inspector.open(bundle, modality="xyz") as inspector:
+    with Inspector.open(bundle, OpenOptions(modality="xyz")) as inspector:
         for path in files:
             inspection = inspector.inspect(Sample(path.name, xyz=read_raw3d(path)))
             print(f"{path.name}: {inspection.verdict}  score {inspection.score:.3f}")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from cmdiad import Inspection, Inspector, Sample, read_rgb
 from PIL import Image
+
+from cmdiad import Inspection, Inspector, Sample, read_rgb
 
 
 def map_over_picture(inspection: Inspection) -> npt.NDArray[np.float32]:

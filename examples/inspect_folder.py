@@ -9,9 +9,9 @@ import csv
 import sys
 from pathlib import Path
 
-from cmdiad import InputError, Inspector, Sample, read_rgb
 from PIL import Image
 
+from cmdiad import InputError, Inspector, Sample, read_rgb
 from cmdiad_runtime.inspection.results import draw_overlay
 
 

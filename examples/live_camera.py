@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from cmdiad import CmdiadError, Inspector, Sample, read_rgb
 
 Frame = npt.NDArray[np.uint8]

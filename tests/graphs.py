@@ -15,6 +15,24 @@ Port = tuple[str, int, Sequence[int | str]]
 node = onnx.helper.make_node
 
 
+FINGERPRINT = {
+    "library": "tensorrt",
+    "library_version": "10.3.0",
+    "compute_capabilities": [86],
+    "precision": "fp32",
+    "graph_sha256": "0" * 64,
+    "engine_sha256": "0" * 64,
+    "size_bytes": 1,
+    "certified": False,
+    "certification": "not executed",
+    "scratch_bytes": None,
+    "weights_bytes": None,
+    "layers": None,
+    "note": "",
+}
+"""The label of an engine file that no device has executed."""
+
+
 def write_graph(
     path: Path,
     nodes: Sequence[Any],
@@ -154,8 +172,9 @@ def tiny_bundle(folder: Path, **changes: Any) -> Path:
     """A bundle around `cloud_graph`, made without any training; `changes` go into the manifest."""
     import platform
 
-    from cmdiad_runtime.bundle.certificate import GoldenSample, write_golden
+    from cmdiad_runtime.bundle.golden import GoldenSample, write_golden
     from cmdiad_runtime.bundle.manifest import write_manifest
+    from cmdiad_runtime.preprocess.prepare import Preprocessing
     from cmdiad_runtime.support.files import sha256_of
 
     folder.mkdir()
@@ -164,11 +183,12 @@ def tiny_bundle(folder: Path, **changes: Any) -> Path:
     for rows in (5, 20, 40):
         inputs = cloud_inputs(rows)
         wanted = cloud_expected(inputs)
-        golden.append(GoldenSample(f"{rows}", inputs, float(wanted["score"][0]), wanted["map"].astype(np.float32)))
+        score, anomaly_map = float(wanted["score"][0]), wanted["map"].astype(np.float32)
+        golden.append(GoldenSample(f"{rows}", inputs, score, anomaly_map, tampered=False))
     write_golden(folder / "golden.npz", golden)
     manifest = {
         "name": "tiny",
-        "preprocessing": {"modality": "xyz", "size": 8, "groups": 6, "group_size": 4, "grid": 8},
+        "preprocessing": Preprocessing("xyz", size=8, groups=6, group_size=4, grid=8).to_json(),
         "graph": {"file": "graph.onnx", "sha256": sha256_of(graph), "precision": "fp32"},
         "calibration": {
             "score_threshold": 5.0,

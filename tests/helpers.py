@@ -171,10 +171,10 @@ def flip_byte(path: Path, position: int | None = None) -> Path:
 
 def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
-    from cmdiad_runtime.bundle.manifest import _manifest_hash
+    from cmdiad_runtime.bundle.manifest import manifest_hash
 
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     del manifest["manifest_sha256"]
     change(manifest)
-    path.write_text(json.dumps({**manifest, "manifest_sha256": _manifest_hash(manifest)}), encoding="utf-8")
+    path.write_text(json.dumps({**manifest, "manifest_sha256": manifest_hash(manifest)}), encoding="utf-8")

@@ -82,8 +82,9 @@ def latency(
     from cmdiad_bench.latency import LatencyOptions, measure_latency
     from cmdiad_runtime.inspection.inputs import list_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
+    from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, engine=engine) as inspector:
+    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
         files = list_inputs(paths, inspector.bundle.preprocessing.modality)
         reporter = TerminalReporter()
@@ -114,7 +115,7 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     import tempfile
 
     from cmdiad_bench.memory import measure_memory
-    from cmdiad_runtime.bundle.manifest import Bundle
+    from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.inspection.inputs import list_inputs
 
     modality = Bundle.open(bundle).preprocessing.modality
@@ -143,8 +144,9 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     """Measure the accuracy of BUNDLE on the labelled test split of the data set DATA."""
     from cmdiad_bench.accuracy import measure_accuracy
     from cmdiad_runtime.inspection.inspector import Inspector
+    from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with Inspector.open(bundle, engine=engine) as inspector:
+    with Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
         reporter = TerminalReporter()
         result = measure_accuracy(inspector, data, category, reporter)
         reporter.close()

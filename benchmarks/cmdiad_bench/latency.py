@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.inspection.inputs import read_sample
 from cmdiad_runtime.inspection.inspector import Inspection, Inspector
-from cmdiad_runtime.inspection.pipeline import Outcome, inspect_stream
+from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from cmdiad_runtime.inspection.results import draw_overlay
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
@@ -160,7 +160,7 @@ def _pipelined(inspector: Inspector, files: Sequence[Path]) -> Stream:
             last = now
 
 
-def _stages_of(inspector: Inspector, outcome: Outcome) -> dict[str, float]:
+def _stages_of(inspector: Inspector, outcome: InspectedSource) -> dict[str, float]:
     if not isinstance(outcome.result, tuple):
         raise outcome.result
     sample, inspection = outcome.result

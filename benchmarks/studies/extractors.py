@@ -225,14 +225,14 @@ def cut_out_images(data: Path, category: str, folder: Path) -> None:
     from cmdiad_runtime.preprocess.prepare import prepare
     from cmdiad_train.datasets import data_colour, open_category
     from cmdiad_train.fit.fit import make_preprocessing
-    from cmdiad_train.fit.part_views import follow_parts
+    from cmdiad_train.fit.views import learn_view
     from cmdiad_train.recipe import Recipe
 
     recipe = Recipe(modality="rgb", view="part", size=SIZE)
     samples = open_category(data, category).split("train", ("rgb",))
     colour = data_colour(samples)
     progress = TerminalReporter()
-    _, preprocessing, _ = follow_parts(samples, (), recipe, make_preprocessing(recipe, colour), progress.step)
+    preprocessing = learn_view("part", samples, make_preprocessing(recipe, colour), progress)
     progress.close()
     folder.mkdir(parents=True, exist_ok=True)
     for i, files in enumerate(samples):

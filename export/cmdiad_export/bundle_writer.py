@@ -19,8 +19,9 @@ from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraph
 from cmdiad_export.search.budget import SearchBudget, bank_sizes, choose_search
 from cmdiad_export.search.choice import SearchChoice, choose_candidates
 from cmdiad_runtime.bundle.built_engines import profiles_of
-from cmdiad_runtime.bundle.certificate import Comparison, GoldenSample, compare, tolerance_for, write_golden
-from cmdiad_runtime.bundle.manifest import Tolerance, write_manifest
+from cmdiad_runtime.bundle.certificate import Comparison, Tolerance, compare, tolerance_for
+from cmdiad_runtime.bundle.golden import GoldenSample, tampered_by_name, write_golden
+from cmdiad_runtime.bundle.manifest import write_manifest
 from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes, graph_digest
@@ -182,7 +183,7 @@ def _golden_set(run: Run) -> list[GoldenSample]:
         inputs = {key: stored[key] for key in run.detector.input_names}
         score, anomaly_map = run.detector(*inputs.values())
         arrays = {key: value.numpy() for key, value in inputs.items()}
-        golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy()))
+        golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy(), tampered_by_name(name)))
     return golden
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cmdiad_runtime.bundle.certificate import SearchTolerance
-from cmdiad_runtime.bundle.manifest import Calibration
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.patches import Patches
 from cmdiad_train.evaluation.metrics import auroc

@@ -1,6 +1,7 @@
-"""CMDIAD Edge's lean runtime: inspect parts with one sensor. Never imports torch, timm or onnx.
+"""The lean runtime of CMDIAD Edge: inspect parts with the modality that a bundle was made for.
 
-Names are imported on first use, so that `cmdiad-run --help` answers at once.
+Never imports torch, timm or onnx. Names are imported on first use, so that `cmdiad-run --help` answers at once. The
+documented Python API is the package `cmdiad`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.bundle.manifest import Bundle, Calibration
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.bundle.calibration import Calibration
     from cmdiad_runtime.errors import (
         BundleError,
         CertificateError,
@@ -20,19 +22,21 @@ if TYPE_CHECKING:
         RunError,
     )
     from cmdiad_runtime.inspection.inspector import Inspection, Inspector
+    from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.readers import read_rgb, read_xyz
     from cmdiad_runtime.sample import Sample
 
 _HOMES = {
-    "Bundle": "bundle.manifest",
+    "Bundle": "bundle.bundle",
     "BundleError": "errors",
-    "Calibration": "bundle.manifest",
+    "Calibration": "bundle.calibration",
     "CertificateError": "errors",
     "CmdiadError": "errors",
     "EngineError": "errors",
     "InputError": "errors",
     "Inspection": "inspection.inspector",
     "Inspector": "inspection.inspector",
+    "OpenOptions": "inspection.open_options",
     "OutputError": "errors",
     "RunError": "errors",
     "Sample": "sample",
@@ -50,6 +54,7 @@ __all__ = [
     "InputError",
     "Inspection",
     "Inspector",
+    "OpenOptions",
     "OutputError",
     "RunError",
     "Sample",
@@ -59,6 +64,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        return version("cmdiad")
     if name not in _HOMES:
         raise AttributeError(f"module 'cmdiad_runtime' has no attribute {name!r}")
     return getattr(import_module(f"cmdiad_runtime.{_HOMES[name]}"), name)

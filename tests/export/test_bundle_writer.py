@@ -19,8 +19,8 @@ from cmdiad_export.graph import exporter as graph_writer
 from cmdiad_export.precision import reduction
 from cmdiad_export.precision.precision import to_precision
 from cmdiad_export.search.budget import bank_sizes
-from cmdiad_runtime.bundle.certificate import read_golden
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.engines.graph_file import graph_digest
 from cmdiad_runtime.errors import BundleError, CertificateError, OutputError

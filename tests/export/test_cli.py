@@ -14,7 +14,7 @@ from cmdiad_export import bundle_writer
 from cmdiad_export.cli import cli
 from cmdiad_export.planning import planner
 from cmdiad_export.search import choice as search_choice
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from helpers import assert_refused, command, flip_byte, python, truncate
 
 Cached = Callable[..., Path]
@@ -132,7 +132,8 @@ def test_auto_target_follows_what_is_installed(run: Path, monkeypatch: pytest.Mo
 
 
 def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cmdiad_runtime.bundle.manifest import Tolerance, certificate
+    from cmdiad_runtime.bundle import certificate
+    from cmdiad_runtime.bundle.certificate import Tolerance
 
     monkeypatch.setitem(certificate.TOLERANCES, "fp32", Tolerance(score=-1, map=-1))
     assert_refused(command(cli, run), 8, run, "an fp32 graph")

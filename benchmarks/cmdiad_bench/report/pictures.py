@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image
-from cmdiad_runtime.preprocess.cloud.foreground import pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
 from cmdiad_runtime.sample import Mask, Modality, RgbImage

@@ -15,10 +15,12 @@ import numpy.typing as npt
 from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
 from cmdiad_bench.report.page import Gallery, Row, Section, render
 from cmdiad_bench.report.pictures import draw_pictures, find_companions
-from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles, open_category
@@ -115,7 +117,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter) -> Section:
-    with Inspector.open(path, engine=options.engine) as inspector:
+    with Inspector.open(path, OpenOptions(engine=options.engine)) as inspector:
         category = _category_of(inspector.bundle, options.category)
         inspected = inspect_test_split(inspector, data, category, reporter)
         measured = figures(inspector, inspected)

@@ -23,6 +23,7 @@ from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.bundle.certificate import tolerance_for
 from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud, prepare_cloud
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import write_json
@@ -205,16 +206,9 @@ def pair(sample: Sample, setup: Setup, rgb: TimmBackbone) -> Paired:
     """Return a sample with its published tensors: the image as it is, the cloud without its background."""
     recipe = setup.recipe("faithful")
     image = prepare(sample, make_preprocessing(recipe, "rgb", "rgb")).inputs["rgb"]
-    assert sample.xyz is not None
     options = make_preprocessing(recipe, "rgb", "xyz")
-    frame = frame_cloud(
-        sample.xyz,
-        size=setup.size,
-        foreground=True,
-        pad_multiple=options.pad_multiple,
-        seed=options.seed,
-        name=sample.name,
-    )
+    geometry = PartGeometry(sample, foreground=True, seed=options.seed)
+    frame = frame_cloud(geometry, size=setup.size, pad_multiple=options.pad_multiple)
     cloud = torch.from_numpy(np.ascontiguousarray(frame.xyz.transpose(2, 0, 1)))
     return Paired(sample, image, rgb.normalise(torch.from_numpy(image.copy())), cloud)
 
@@ -317,15 +311,12 @@ class OursContender:
         framed = np.ascontiguousarray(paired.xyz.numpy().transpose(1, 2, 0))
         start = time.perf_counter()
         prepare_cloud(
-            framed,
+            PartGeometry(Sample(paired.sample.name, xyz=framed), foreground=False),
             size=self.preprocessing.size,
-            grid=self.preprocessing.grid,
+            pad_multiple=1,
             groups=self.preprocessing.groups,
             group_size=self.preprocessing.group_size,
-            foreground=False,
-            pad_multiple=1,
-            seed=self.preprocessing.seed,
-            name=paired.sample.name,
+            grid=self.preprocessing.grid,
         )
         return (time.perf_counter() - start) * 1e3
 

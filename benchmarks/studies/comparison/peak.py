@@ -29,7 +29,8 @@ def _graph(folder: str, sample_file: str) -> dict[str, Any]:
     from cmdiad_runtime.sample import Sample
 
     arrays = _arrays(sample_file)
-    preprocessing = Preprocessing(**json.loads((Path(folder) / "preprocessing.json").read_text(encoding="utf-8")))
+    written = (Path(folder) / "preprocessing.json").read_text(encoding="utf-8")
+    preprocessing = Preprocessing.from_json(json.loads(written))
     sample = Sample("sample", rgb=arrays["rgb"], xyz=arrays["xyz"])
 
     def opened() -> Callable[[int], object]:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cmdiad_export.held_out import Change, HeldOut, Outcomes
-from cmdiad_runtime.bundle.certificate import SearchTolerance, search_tolerance
+from cmdiad_runtime.bundle.certificate import search_tolerance
+from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.memory_bank import BankScorer
 from cmdiad_train.detectors.bank.search.exact import (

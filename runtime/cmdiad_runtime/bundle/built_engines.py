@@ -1,7 +1,7 @@
-"""The engines that a bundle has: those it came with, and those built on this machine, which stand beside them.
+"""The engines of a bundle: those it came with, and those that were built on this machine.
 
-An engine that was built here is no part of the manifest. It has a label of its own, `NAME.json` beside
-`NAME.engine`, in the bundle's `engines/`, or below the cache folder where the bundle cannot be written to.
+An engine that was built on this machine is not part of the manifest. It has its own label, `NAME.json` next to
+`NAME.engine`, in the bundle's `engines/`, or in the cache folder if the bundle cannot be written to.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cmdiad_runtime.bundle.certificate import GoldenSample, read_golden
-from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.golden import GoldenSample, read_golden
 from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
@@ -24,7 +23,7 @@ from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 
-# Peak memory of the building process: a part of its own, and so many times the graph. Measured with TensorRT-RTX
+# Peak memory of the building process: a constant plus a multiple of the graph's size. Measured with TensorRT-RTX
 # 1.7.1 for three targets on matrix products of 17, 100 and 400 MB, fp32 and fp16: 0.28, 0.61 and 1.79 GB. TensorRT,
 # which also times its choices on the device, was not measured and takes more.
 _MEMORY_FLOOR = 250_000_000
@@ -36,9 +35,9 @@ class BuiltEngine:
     """An engine file with its label.
 
     Attributes:
-        path: the engine file.
-        fingerprint: what it was built from, with and for.
-        seconds: how long the build took; None where it was not written down.
+        path: Engine file.
+        fingerprint: Library, device and graph that the engine was built with and for.
+        seconds: Duration of the build; None if it was not recorded.
     """
 
     path: Path
@@ -47,49 +46,49 @@ class BuiltEngine:
 
 
 def engines_of(bundle: Bundle, library: EngineLibrary) -> list[BuiltEngine]:
-    """The engines of one library, newest first among those built here, then those that the bundle came with.
+    """Return the engines of one library: those built here, newest first, then those that the bundle came with.
 
     Raises:
-        BundleError: a label cannot be read.
+        BundleError: A label cannot be read.
     """
     folders = [bundle.path / "engines", cached_folder(bundle)]
     labels = [path for folder in folders if folder for path in folder.glob("*.json") if path.suffixes == [".json"]]
     labels.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    engines = [_read_label(path) for path in labels] + [
-        _from_manifest(bundle, e) for e in bundle.manifest.get("engines", [])
-    ]
+    engines = [_read_label(path) for path in labels]
+    engines += [BuiltEngine(bundle.path / engine.file, engine.fingerprint) for engine in bundle.record.engines]
     return [engine for engine in engines if engine.fingerprint.library == library]
 
 
 def own_folder(bundle: Bundle) -> Path:
-    """The folder for what is made of this bundle on this machine: its own `engines/`, or one in the cache.
+    """Return the folder for files made from this bundle on this machine: its `engines/`, or a folder in the cache.
 
     Raises:
-        OutputError: neither can be written to.
+        OutputError: Neither can be written to.
     """
     for folder in (bundle.path / "engines", cached_folder(bundle)):
         if folder is not None and _usable(folder):
             return folder
     raise OutputError(
         bundle.path / "engines",
-        found="neither it nor a cache folder writable",
-        expected="a place for what is built on this machine",
-        action="make the bundle writable, or set CMDIAD_CACHE to a folder that is",
+        found="that neither this folder nor a cache folder is writable",
+        expected="a folder for engines that are built on this machine",
+        action="make the bundle writable, or set CMDIAD_CACHE to a writable folder",
     )
 
 
 def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter = SILENT) -> BuiltEngine:
-    """Build an engine from the bundle's graph for the device at hand, beside the bundle's others.
+    """Build an engine from the bundle's graph for this device and write it next to the bundle's other engines.
 
-    TensorRT-RTX without a device builds for all of `AHEAD_OF_TIME` that have the graph's precision.
+    Without a device, TensorRT-RTX builds for all of `AHEAD_OF_TIME` that support the graph's precision.
 
     Args:
-        bundle: a verified bundle.
-        library: what to build with.
-        reporter: Receives the progress of the build.
+        bundle: Verified bundle.
+        library: Library that builds the engine.
+        reporter: Receiver of the progress, in percent.
 
     Raises:
-        EngineError: library or device is missing, or the graph is refused. OutputError: it cannot be written.
+        EngineError: The library or the device is missing, or the library refuses the graph.
+        OutputError: The engine cannot be written.
     """
     targets, optional = targets_here(library, bundle.precision)
     where = f"sm{targets[0]}" if len(targets) == 1 else "ahead"
@@ -111,10 +110,10 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter 
 
 
 def targets_here(library: EngineLibrary, precision: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Compute capabilities to build for, and those of them that may be left out.
+    """Return the compute capabilities to build for, and those of them that may be left out.
 
     Raises:
-        EngineError: TensorRT without a device. TensorRT-RTX builds ahead of time then.
+        EngineError: There is no device and the library is TensorRT. TensorRT-RTX can build ahead of time.
     """
     from cmdiad_runtime.engines._cuda import current_device, load_cuda
 
@@ -127,7 +126,10 @@ def targets_here(library: EngineLibrary, precision: str) -> tuple[tuple[int, ...
 
 
 def profiles_of(golden: list[GoldenSample], grid: int) -> dict[str, ProfileShapes]:
-    """Smallest, usual and largest shape of the one dynamic input: the distinct rows of a cloud, at most `grid`² + 1."""
+    """Return smallest, usual and largest shape of the one dynamic input, the distinct rows of a cloud.
+
+    There are at most `grid`² + 1 distinct rows.
+    """
     weights = [sample.inputs["weights"].shape for sample in golden if "weights" in sample.inputs]
     if not weights:
         return {}
@@ -137,7 +139,7 @@ def profiles_of(golden: list[GoldenSample], grid: int) -> dict[str, ProfileShape
 
 
 def estimate(bundle: Bundle, library: EngineLibrary) -> str:
-    """What a build will take, in words: memory by the graph's size, time by the last build if there was one."""
+    """Describe the memory that a build needs, from the graph's size, and its duration, from the last build if any."""
     size = graph_bytes(bundle.graph)
     need = _MEMORY_FLOOR + _MEMORY_FACTOR * size
     last = [engine for engine in engines_of(bundle, library) if engine.seconds is not None]
@@ -166,9 +168,9 @@ def _available_memory() -> int | None:
 
 
 def cached_folder(bundle: Bundle) -> Path | None:
-    """The folder below the cache for what is made of this bundle's graph; None without a cache."""
+    """Return the folder in the cache for files made from this bundle's graph, or None without a cache."""
     folder = cache_folder()
-    return None if folder is None else folder / "bundles" / str(bundle.manifest["graph"]["sha256"])[:16]
+    return None if folder is None else folder / "bundles" / bundle.record.graph.sha256[:16]
 
 
 def _usable(folder: Path) -> bool:
@@ -183,16 +185,11 @@ def _read_label(path: Path) -> BuiltEngine:
     try:
         label = json.loads(path.read_text(encoding="utf-8"))
         fingerprint, file, seconds = label["fingerprint"], str(label["file"]), float(label["seconds"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(
             path,
             found=f"no readable label ({error})",
-            expected="the label of an engine that was built here",
+            expected="the label of an engine that was built on this machine",
             action="remove it, or build the engine again (cmdiad-build BUNDLE)",
         ) from error
     return BuiltEngine(path.with_name(Path(file).name), read_fingerprint(fingerprint, path), seconds)
-
-
-def _from_manifest(bundle: Bundle, entry: dict[str, Any]) -> BuiltEngine:
-    fingerprint = read_fingerprint(entry["fingerprint"], bundle.path / MANIFEST)
-    return BuiltEngine(bundle.path / entry["file"], fingerprint)

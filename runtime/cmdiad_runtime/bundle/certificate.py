@@ -1,51 +1,62 @@
-"""How far an engine's results lie from the trained detector's, on the golden set of a bundle."""
+"""The certificate: how far the results of graphs and engines lie from the trained detector, on the golden set."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from cmdiad_runtime.bundle.manifest import Calibration, Tolerance
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.golden import GoldenSample
+from cmdiad_runtime.bundle.search_record import SearchRecord, SearchTolerance
 from cmdiad_runtime.engines import Engine
-from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.records import (
+    RecordError,
+    fields_from_json,
+    require,
+    require_integer,
+    require_number,
+    require_text,
+)
 
-GOLDEN_LIMIT = 1 << 30
-"""Bytes of a golden set in memory; a small archive may unpack to any number."""
-
-_NO_ARCHIVE = (OSError, ValueError, KeyError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
-class GoldenSample:
-    """Network inputs of one sample and what the trained detector makes of them in fp32.
+class Tolerance:
+    """Largest accepted difference between an engine and the trained detector.
 
     Attributes:
-        name: of the sample.
-        inputs: network inputs by name.
-        score: image score.
-        map: float32 `[size, size]`, anomaly map, or `[maps, size, size]`, maps that add up (see `Detector`).
+        score: Largest difference of a score, as a share of the score threshold.
+        map: Largest difference of a map value, as a share of the map threshold.
     """
 
-    name: str
-    inputs: Mapping[str, npt.NDArray[Any]]
     score: float
-    map: npt.NDArray[np.float32]
+    map: float
+
+    def __post_init__(self) -> None:
+        for name in ("score", "map"):
+            require_number(self, name, -10, 10)  # a tolerance below 0 refuses every engine
+
+    @staticmethod
+    def from_json(value: object) -> Tolerance:
+        """Read a tolerance from parsed JSON; RecordError if a value is missing or wrong."""
+        return Tolerance(**fields_from_json(Tolerance, value))
 
 
-# fp32: engines only reorder sums; 1e-3 leaves two orders above what was seen, and is far below what moves a verdict.
-# fp16: 11 significant bits through a deep network; 2 % of the threshold is a tenth of the usual spread of good parts.
-# int8, fp8: 7 and 4 significant bits, in networks alone: errors of single products, a percent and more, average out
-# over hundreds of channels. 5 % of the threshold is still a fraction of what defects lie above it, and no verdict of
-# the golden set may change; double for a map, whose largest value is the extreme of thousands.
-# int8-cpu: a scale per row moves scores of trained detectors by 0.2 % (docs/performance.md); together with the fast
-# search, which may move them by 0.5 % too, it keeps to that.
+# fp32: engines only reorder sums. 1e-3 is two orders of magnitude above the differences that were measured, and far
+# below a difference that changes a verdict.
+# fp16: 11 significant bits through a deep network. 2 % of the threshold is a tenth of the usual spread of good parts.
+# int8, fp8: 7 and 4 significant bits, in the networks only. Errors of single products, a percent and more, average out
+# over hundreds of channels. 5 % of the threshold is still a fraction of the distance between the threshold and the
+# scores of defects, and no verdict of the golden set may change. A map may differ by twice as much, because its
+# largest value is the extreme of thousands.
+# int8-cpu: one scale per row changes scores of trained detectors by 0.2 % (docs/performance.md). Together with the
+# fast search, which may change them by 0.5 %, the graph must stay within 0.5 %.
 TOLERANCES = {
     "fp32": Tolerance(score=1e-3, map=2e-3),
     "fp16": Tolerance(score=2e-2, map=5e-2),
@@ -53,40 +64,26 @@ TOLERANCES = {
     "int8-cpu": Tolerance(score=5e-3, map=5e-2),
     "fp8": Tolerance(score=5e-2, map=1e-1),
 }
+"""Tolerance of a graph by precision."""
 
-# The published blur rounds to 256 levels of the map's own maximum, which may be several thresholds high; a sum that
-# is rounded the other way moves a pixel by a whole level.
+# The published blur rounds to 256 levels of the map's own maximum, which may be several times the threshold. A sum
+# that is rounded the other way changes a pixel by a whole level.
 PUBLISHED_BLUR_LEVEL = 3e-2
 
 
-@dataclass(frozen=True)
-class SearchTolerance:
-    """How far a fast search may move results from those of an exact one, on held-out samples. No verdict may change.
-
-    Attributes:
-        score: largest change of a score, as a share of the score threshold.
-        map: largest change of a map value, as a share of the map threshold.
-        auroc: largest change of the AUROC of good samples against tampered ones.
-    """
-
-    score: float
-    map: float
-    auroc: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The tolerance as JSON-ready values."""
-        return asdict(self)
-
-
 def search_tolerance(*, published_blur: bool) -> SearchTolerance:
-    """The tolerance of a search. A map is the extreme of thousands of values, so it may move by twice as much."""
+    """Return the tolerance of a search. A map may change by twice as much: it is the extreme of thousands of values."""
     return SearchTolerance(score=5e-3, map=1e-2 + PUBLISHED_BLUR_LEVEL * published_blur, auroc=2e-3)
 
 
 def tolerance_for(precision: str, *, published_blur: bool, fast_search: bool = False) -> Tolerance:
-    """The tolerance that a graph of this precision must keep.
+    """Return the tolerance of a graph.
 
-    A fast search has one of its own: for scores the wider of the two holds, for maps both together.
+    Args:
+        precision: Precision of the graph, a key of TOLERANCES.
+        published_blur: True if the graph contains the published blur.
+        fast_search: True if the graph contains a fast search, which has its own tolerance: the wider of the two holds
+            for scores, their sum for maps.
     """
     tolerance = TOLERANCES[precision]
     search = search_tolerance(published_blur=False)
@@ -98,20 +95,20 @@ def tolerance_for(precision: str, *, published_blur: bool, fast_search: bool = F
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of one engine over the golden set.
+    """The differences between one engine and the trained detector over the golden set.
 
     Attributes:
-        engine: library, version and device.
-        precision: of the graph.
-        score_max_abs: largest difference of a score.
-        score_max_share: the same as a share of the score threshold.
-        map_max_abs: largest difference of a map value; of maps that add up, the sum of the largest of each.
-        map_mean_abs: mean difference of map values.
-        map_max_share: the largest as a share of the map threshold.
-        label_flips: samples with another verdict, not counting borderline ones.
-        borderline: samples whose reference score is within the score tolerance of the threshold.
-        not_finite: scores and map values that are NaN or infinite.
-        passed: within tolerance, no flip, all finite.
+        engine: Library, version and device.
+        precision: Precision of the graph.
+        score_max_abs: Largest difference of a score.
+        score_max_share: Largest difference of a score, as a share of the score threshold.
+        map_max_abs: Largest difference of a map value; for maps that add up, the sum of their largest differences.
+        map_mean_abs: Mean difference of map values.
+        map_max_share: Largest difference of a map value, as a share of the map threshold.
+        label_flips: Number of samples with another verdict, borderline samples excluded.
+        borderline: Number of samples whose reference score is within the score tolerance of the threshold.
+        not_finite: Number of scores and map values that are NaN or infinite.
+        passed: True if all differences are within tolerance, no verdict changed and all values are finite.
     """
 
     engine: str
@@ -126,22 +123,122 @@ class Comparison:
     not_finite: int
     passed: bool
 
+    @staticmethod
+    def from_json(value: object) -> Comparison:
+        """Read a comparison from parsed JSON.
+
+        Raises:
+            NewerRecordError: The object has an unknown field.
+            RecordError: A field is missing, has the wrong kind or is out of range.
+        """
+        comparison = Comparison(**fields_from_json(Comparison, value))
+        comparison.check()
+        return comparison
+
+    def check(self) -> None:
+        """Raise RecordError if a value has the wrong kind, is out of range or contradicts `passed`.
+
+        Separate from the constructor, because an engine that failed may have infinite differences.
+        """
+        require_text(self, "engine")
+        require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
+        for name in ("score_max_abs", "score_max_share", "map_max_abs", "map_mean_abs", "map_max_share"):
+            require_number(self, name, 0, _LARGEST)
+        for name in ("label_flips", "borderline", "not_finite"):
+            require_integer(self, name, 0, 1 << 40)
+        require(isinstance(self.passed, bool), self, "passed", "true or false")
+        require(not (self.passed and (self.label_flips or self.not_finite)), self, "passed", "false after label flips")
+
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON-ready values."""
+        """Return the comparison as a JSON object."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """The evidence that the graph of a bundle computes what the trained detector computes.
+
+    Attributes:
+        tolerances: Tolerance by precision; the precision of the bundle's graph is one of them.
+        machine: Architecture of the machine that exported the bundle, as `platform.machine()` returns it.
+        reference: Computation that the graphs were compared with.
+        samples: Number of golden samples.
+        golden: Description of the golden samples.
+        comparisons: Comparison of each graph that was executed. All have passed.
+        search: Record of the search of a memory bank; None without a bank and in older bundles.
+    """
+
+    tolerances: Mapping[str, Tolerance]
+    machine: str
+    reference: str = ""
+    samples: int = 0
+    golden: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+    search: SearchRecord | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("machine", "reference", "golden"):
+            require_text(self, name)
+        require_integer(self, "samples", 0, 1 << 40)
+        failed = [comparison.precision for comparison in self.comparisons if not comparison.passed]
+        if failed:
+            raise RecordError(f"the comparison of the {failed[0]} graph did not pass")
+
+    @staticmethod
+    def from_json(value: object) -> Certificate:
+        """Read a certificate from parsed JSON.
+
+        Raises:
+            NewerRecordError: An object has an unknown field.
+            RecordError: A field is missing, has the wrong kind or is out of range, or a comparison did not pass.
+        """
+        values = fields_from_json(Certificate, value)
+        tolerances, comparisons = values["tolerances"], values.get("comparisons", [])
+        if not isinstance(tolerances, dict):
+            raise RecordError(f"Certificate.tolerances is {tolerances!r:.60}, expected an object")
+        if not isinstance(comparisons, list):
+            raise RecordError(f"Certificate.comparisons is {comparisons!r:.60}, expected a list")
+        search = values.get("search")
+        return Certificate(
+            **{
+                **values,
+                "tolerances": {name: Tolerance.from_json(entry) for name, entry in tolerances.items()},
+                "comparisons": tuple(map(Comparison.from_json, comparisons)),
+                "search": None if search is None else SearchRecord.from_json(search),
+            }
+        )
+
+
 def compare(
-    engine: Engine, precision: str, golden: list[GoldenSample], calibration: Calibration, tolerance: Tolerance
+    engine: Engine, precision: str, golden: Sequence[GoldenSample], calibration: Calibration, tolerance: Tolerance
 ) -> Comparison:
-    """Run the golden set through an engine and measure how far it lies from the reference."""
+    """Run the golden set through an engine and measure the differences from the reference.
+
+    Args:
+        engine: Open engine.
+        precision: Precision of the graph.
+        golden: Golden samples; at least one, with maps of one shape.
+        calibration: Thresholds that differences are given as shares of, and that decide the verdicts.
+        tolerance: Largest accepted differences.
+
+    Raises:
+        EngineError: The engine failed, or its maps have another shape than the reference.
+    """
     outputs = [engine.run(sample.inputs) for sample in golden]
     scores = np.array([float(o["score"][0]) for o in outputs])
     maps = np.stack([o["map"] for o in outputs]).astype(np.float64)  # [samples, (maps,) size, size]
+    expected_maps = np.stack([s.map for s in golden])
+    if maps.shape != expected_maps.shape:
+        raise EngineError(
+            engine.description,
+            found=f"maps of shape {list(maps.shape[1:])}",
+            expected=f"{list(expected_maps.shape[1:])}, as in the golden set",
+            action="export the bundle again",
+        )
     reference = np.array([s.score for s in golden])
     not_finite = int((~np.isfinite(scores)).sum() + (~np.isfinite(maps)).sum())
     score_difference = np.abs(np.nan_to_num(scores, posinf=0) - reference)
-    map_difference = np.abs(np.nan_to_num(maps, posinf=0) - np.stack([s.map for s in golden]))
+    map_difference = np.abs(np.nan_to_num(maps, posinf=0) - expected_maps)
     map_largest = map_difference.reshape(len(maps), -1, *maps.shape[-2:]).max(axis=(2, 3)).sum(axis=1).max()
     threshold = calibration.score_threshold
     borderline = np.abs(reference - threshold) <= tolerance.score * threshold
@@ -162,46 +259,3 @@ def compare(
         not_finite=not_finite,
         passed=within and flips == 0 and not_finite == 0,
     )
-
-
-def write_golden(path: Path, golden: list[GoldenSample]) -> None:
-    """Write a golden set as a plain npz archive."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for sample in golden:
-        arrays |= {f"{sample.name}/input/{key}": value for key, value in sample.inputs.items()}
-        arrays[f"{sample.name}/score"] = np.array(sample.score)
-        arrays[f"{sample.name}/map"] = sample.map
-    np.savez_compressed(path, allow_pickle=False, **arrays)
-
-
-def read_golden(path: Path) -> list[GoldenSample]:
-    """Read a golden set; raises BundleError where the archive is not one, or unpacks to more than GOLDEN_LIMIT."""
-    try:
-        _check_unpacked_size(path)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        names = sorted({key.split("/")[0] for key in arrays})
-        if not names:
-            raise ValueError("no samples")
-        return [_golden_sample(name, arrays) for name in names]
-    except _NO_ARCHIVE as error:
-        raise BundleError(
-            path,
-            found=str(error),
-            expected="a golden set",
-            action="copy the bundle again, or export it again",
-        ) from error
-
-
-def _check_unpacked_size(path: Path) -> None:
-    """What the archive's index says of the sizes holds: reading an entry ends there."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > GOLDEN_LIMIT:
-        raise ValueError(f"arrays of {size} bytes, more than {GOLDEN_LIMIT}")
-
-
-def _golden_sample(name: str, arrays: dict[str, npt.NDArray[Any]]) -> GoldenSample:
-    prefix = f"{name}/input/"
-    inputs = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-    return GoldenSample(name, inputs, float(arrays[f"{name}/score"]), arrays[f"{name}/map"])

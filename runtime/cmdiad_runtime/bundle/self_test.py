@@ -1,7 +1,7 @@
-"""The self-test: a bundle's certificate repeated on the device at hand, and the record that an engine passed it.
+"""The self-test: a repetition of a bundle's certificate on this device, and the record that an engine has passed.
 
-A record stands beside the engines as `engines/NAME.self-test.json`, or below the cache folder where the bundle cannot
-be written to. It counts for the same certificate, the same engine file and the same kind of device, for nothing else.
+A record is written next to the engines as `engines/NAME.self-test.json`, or in the cache folder if the bundle cannot
+be written to. A record is valid for the same certificate, the same engine file and the same kind of device only.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from cmdiad_runtime.bundle.built_engines import cached_folder, own_folder
-from cmdiad_runtime.bundle.certificate import Comparison, compare, read_golden
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.certificate import Comparison, compare
+from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.bundle.manifest import GOLDEN
 from cmdiad_runtime.engines import Engine
-from cmdiad_runtime.engines.graph_file import joint_digest, weights_path
 from cmdiad_runtime.support.files import write_json
 
 FORMAT = "cmdiad-self-test"
@@ -33,15 +34,15 @@ class SelfTest:
     """One run of the golden set.
 
     Attributes:
-        engine: what was tested: the name of an engine file without its ending, or of a provider ("cuda").
-        identity: library, version and kind of device.
-        certificate_sha256: of what was compared with what, and how strictly; see `certificate_key`.
-        file_sha256: of the engine file, or of the graph for ONNX Runtime.
-        comparison: how far it lies from the trained detector.
-        samples: golden samples that ran.
-        seconds: how long they took.
-        created: when, in UTC.
-        versions: of what took part.
+        engine: Name of the tested engine file without its suffix, or of a provider ("cuda").
+        identity: Library, version and kind of device.
+        certificate_sha256: Hash of the graph, the reference and the tolerance; see `certificate_key`.
+        file_sha256: SHA-256 of the engine file, or of the graph for ONNX Runtime.
+        comparison: Differences from the trained detector.
+        samples: Number of golden samples.
+        seconds: Duration of the test.
+        created: Time of the test, ISO 8601 in UTC.
+        versions: Versions of the packages that took part.
     """
 
     engine: str
@@ -55,21 +56,22 @@ class SelfTest:
     versions: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON-ready values."""
+        """Return the record as a JSON object."""
         return {"format": FORMAT, **asdict(self), "passed": self.comparison.passed}
 
 
 def run_self_test(bundle: Bundle, engine: Engine, name: str, file_sha256: str) -> SelfTest:
-    """Run the golden set through an engine on this device and measure how far it lies from the trained detector.
+    """Run the golden set through an engine on this device and measure the differences from the trained detector.
 
     Args:
-        bundle: a verified bundle.
-        engine: open.
-        name: of what is tested, see `SelfTest.engine`.
-        file_sha256: of the file that the engine runs.
+        bundle: Verified bundle.
+        engine: Open engine.
+        name: Name of the engine, see `SelfTest.engine`.
+        file_sha256: SHA-256 of the file that the engine runs.
 
     Raises:
-        BundleError: the golden set cannot be read. EngineError: the engine failed.
+        BundleError: The golden set cannot be read.
+        EngineError: The engine failed.
     """
     golden = read_golden(bundle.golden)
     start = time.perf_counter()
@@ -88,20 +90,20 @@ def run_self_test(bundle: Bundle, engine: Engine, name: str, file_sha256: str) -
 
 
 def write_self_test(bundle: Bundle, test: SelfTest) -> Path:
-    """Write the record beside the bundle's engines, or in the cache folder; return where.
+    """Write the record next to the bundle's engines, or into the cache folder, and return its path.
 
     Raises:
-        OutputError: neither can be written to.
+        OutputError: Neither can be written to.
     """
     folder = own_folder(bundle)
-    path = next(each for each in _places(bundle, test.engine, test.identity) if each.parent == folder)
+    path = next(place for place in _places(bundle, test.engine, test.identity) if place.parent == folder)
     write_json(path, test.to_json())
     return path
 
 
 def has_passed(bundle: Bundle, name: str, identity: str, file_sha256: str) -> bool:
-    """Whether this file of this bundle has passed on this kind of device. A record that cannot be read is none."""
-    wanted = {
+    """Return True if this file of this bundle has passed on this kind of device; unreadable records do not count."""
+    expected = {
         "format": FORMAT,
         "engine": name,
         "identity": identity,
@@ -109,16 +111,17 @@ def has_passed(bundle: Bundle, name: str, identity: str, file_sha256: str) -> bo
         "file_sha256": file_sha256,
         "passed": True,
     }
-    return any(wanted.items() <= _read(path).items() for path in _places(bundle, name, identity))
+    return any(expected.items() <= _read(path).items() for path in _places(bundle, name, identity))
 
 
 def certificate_key(bundle: Bundle) -> str:
-    """SHA-256 over graph, golden set, exported thresholds and tolerance: a threshold moved on site changes nothing."""
-    files = bundle.manifest["files"]  # their hashes are verified
-    weights = files.get(weights_path(bundle.graph).name)
+    """Return a SHA-256 over graph, golden set, exported thresholds and tolerance.
+
+    A threshold that was changed on site does not change the key.
+    """
     parts = [
-        joint_digest(files["graph.onnx"]["sha256"], weights["sha256"] if weights else None),
-        files["golden.npz"]["sha256"],
+        bundle.record.graph.sha256,
+        bundle.record.files[GOLDEN].sha256,
         asdict(bundle.certified_calibration),
         asdict(bundle.tolerance),
     ]
@@ -126,14 +129,17 @@ def certificate_key(bundle: Bundle) -> str:
 
 
 def was_tested(bundle: Bundle, name: str) -> bool:
-    """Whether there is any record of it, passed or not, of whatever device."""
+    """Return True if there is any record of an engine, passed or not, of any device."""
     folder = cached_folder(bundle)
-    beside = bundle.path / "engines" / f"{name}.self-test.json"
-    return beside.exists() or (folder is not None and any(folder.glob(f"{name}.*.self-test.json")))
+    record = bundle.path / "engines" / f"{name}.self-test.json"
+    return record.exists() or (folder is not None and any(folder.glob(f"{name}.*.self-test.json")))
 
 
 def _places(bundle: Bundle, name: str, identity: str) -> list[Path]:
-    """Where the record may be. A cache may be shared by machines, so names tell bundle and kind of device there."""
+    """Return the possible paths of a record.
+
+    Machines may share a cache, so a name in the cache contains a hash of the certificate and the kind of device.
+    """
     places = [bundle.path / "engines" / f"{name}.self-test.json"]
     folder = cached_folder(bundle)
     if folder is not None:
@@ -145,8 +151,8 @@ def _places(bundle: Bundle, name: str, identity: str) -> list[Path]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return (
-        {key: each for key, each in value.items() if isinstance(each, (str, bool))} if isinstance(value, dict) else {}
-    )
+    if not isinstance(value, dict):
+        return {}
+    return {key: entry for key, entry in value.items() if isinstance(entry, (str, bool))}

@@ -1,7 +1,7 @@
-"""A detached Ed25519 signature of a bundle's manifest, which holds the hash of every other file.
+"""A detached Ed25519 signature of a bundle's manifest, which contains the hash of every other file.
 
-`manifest.sig` beside `manifest.json` is the raw signature (64 bytes) over the manifest's exact bytes; keys are PEM
-files. OpenSSL makes and checks the same: ``openssl pkeyutl -verify -pubin -inkey KEY.pub -rawin
+`manifest.sig` next to `manifest.json` is the raw signature (64 bytes) of the manifest's exact bytes; keys are PEM
+files. OpenSSL makes and verifies the same signature: ``openssl pkeyutl -verify -pubin -inkey KEY.pub -rawin
 -in manifest.json -sigfile manifest.sig``.
 """
 
@@ -23,19 +23,26 @@ _KEY_LIMIT = 16_384
 
 
 def new_key(path: Path) -> Path:
-    """Write a new private key to `path`, readable by its owner only, and its public half beside it; return the latter.
+    """Write a new private key, readable by its owner only, and the public key next to it.
+
+    Args:
+        path: Path of the private key.
+
+    Returns:
+        Path of the public key, `path` with the suffix `.pub` added.
 
     Raises:
-        OutputError: one of the two exists, or cannot be written. EngineError: cryptography is missing.
+        OutputError: One of the two files exists, or cannot be written.
+        EngineError: The package cryptography is missing.
     """
     _require_cryptography()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
     public = path.with_name(path.name + ".pub")
-    for each in (path, public):
-        if each.exists():
-            raise OutputError(each, found="a file", expected="no key there yet", action="choose another name")
+    for file in (path, public):
+        if file.exists():
+            raise OutputError(file, found="a file", expected="no key there yet", action="choose another name")
     key = Ed25519PrivateKey.generate()
     _write_key(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
     _write_key(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), mode=0o644)
@@ -43,25 +50,26 @@ def new_key(path: Path) -> Path:
 
 
 def sign(content: bytes, private_key: Path) -> bytes:
-    """The signature of a manifest's bytes.
+    """Return the signature of a manifest's bytes, 64 bytes.
 
     Raises:
-        BundleError: the file holds no Ed25519 private key. EngineError: cryptography is missing.
+        BundleError: The file contains no Ed25519 private key.
+        EngineError: The package cryptography is missing.
     """
     return _private_key(private_key).sign(content)
 
 
 def verify_signature(bundle: Path, content: bytes, public_key: Path) -> None:
-    """Check that the bundle's `manifest.sig` is the key owner's signature of these bytes.
+    """Verify that the bundle's `manifest.sig` is the key owner's signature of these bytes.
 
     Args:
-        bundle: its folder.
-        content: of its manifest, not looked into.
-        public_key: PEM file of the one key that is accepted.
+        bundle: Folder of the bundle.
+        content: Bytes of the manifest; not parsed.
+        public_key: PEM file of the only key that is accepted.
 
     Raises:
-        BundleError: there is no signature, it is another key's or another manifest's, or the key cannot be read.
-        EngineError: cryptography is missing.
+        BundleError: There is no signature, the signature belongs to another key or manifest, or the key is unreadable.
+        EngineError: The package cryptography is missing.
     """
     key = _public_key(public_key)
     from cryptography.exceptions import InvalidSignature
@@ -128,7 +136,7 @@ def _no_key(path: Path, kind: str, found: str) -> BundleError:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """The file's bytes; ValueError where it is longer than the limit."""
+    """Return a file's bytes; ValueError if there are more than the limit."""
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -145,11 +153,10 @@ def _write_key(path: Path, pem: bytes, mode: int) -> None:
 
 def _require_cryptography() -> None:
     try:
-        import cryptography  # noqa: F401 - only whether it is there
+        import cryptography  # noqa: F401 - checks that the package is installed
     except ImportError as error:
         raise EngineError(
-            "cryptography",
-            found="no such package",
-            expected="it for signatures",
-            action='run pip install "cmdiad[signature]"',
+            "",
+            found="signatures need the package 'cryptography', which is not installed",
+            action='run: pip install "cmdiad[signature]"',
         ) from error

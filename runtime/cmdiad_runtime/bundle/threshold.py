@@ -1,7 +1,7 @@
 """The threshold between OK and NG: calibrated on good samples that did not build the bank, adjusted on the bundle.
 
-What a threshold promises and what a calibration has shown are two things. The *rate asked for* holds on average over
-calibrations; the *interval* tells where the rate at this one threshold lies, with 95 % confidence.
+The promise of a threshold and the evidence of one calibration differ. The *requested rate* holds on average over
+calibrations; the *interval* contains the rate at this one threshold with 95 % confidence.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cmdiad_runtime.bundle.manifest import Bundle, Calibration
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.calibration import SCORE_LIMIT, Calibration
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.support.records import RecordError
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
@@ -27,15 +29,16 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and how it was found.
+    """A threshold and the method that determined it.
 
     Attributes:
-        value: scores above it are NG.
-        false_reject_rate: the share of good parts that was asked for; that of the held-out ones for one set by hand.
-        samples: number of held-out good samples.
-        method: "order statistic", "Student prediction limit" where the samples are too few for the first, or
+        value: Score above which a sample is NG.
+        false_reject_rate: Requested share of rejected good parts; for a threshold set by hand, the share of held-out
+            samples above it.
+        samples: Number of held-out good samples.
+        method: "order statistic", "Student prediction limit" if there are too few samples for an order statistic, or
             "set by hand".
-        warning: what the number of samples does not support, or "".
+        warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above `value`.
     """
 
@@ -48,39 +51,42 @@ class Threshold:
 
 
 def calibrate(scores: Sequence[float], peaks: Sequence[float], false_reject_rate: float) -> Calibration:
-    """Thresholds of score and map for a rate, with what they rest on.
+    """Compute the thresholds of score and map for a false-reject rate.
 
     Args:
-        scores: image scores of held-out good samples.
-        peaks: the largest map value of each.
-        false_reject_rate: share of good parts that may be rejected, in (0, 1).
+        scores: Image scores of held-out good samples.
+        peaks: Largest map value of each sample.
+        false_reject_rate: Share of good parts that may be rejected, in (0, 1).
+
+    Returns:
+        The thresholds with the samples they rest on.
 
     Raises:
-        ValueError: fewer than 2 samples, values that are not finite, or a rate outside (0, 1).
+        ValueError: There are fewer than 2 samples, values that are not finite, or a rate outside (0, 1).
     """
-    found = calibrate_threshold(scores, false_reject_rate)
+    threshold = calibrate_threshold(scores, false_reject_rate)
     return Calibration(
-        score_threshold=found.value,
+        score_threshold=threshold.value,
         map_threshold=calibrate_threshold(peaks, false_reject_rate).value,
-        false_reject_rate=found.false_reject_rate,
-        samples=found.samples,
-        method=found.method,
-        warning=found.warning,
-        interval=found.interval,
+        false_reject_rate=threshold.false_reject_rate,
+        samples=threshold.samples,
+        method=threshold.method,
+        warning=threshold.warning,
+        interval=threshold.interval,
         held_out_scores=tuple(map(float, scores)),
         held_out_peaks=tuple(map(float, peaks)),
     )
 
 
 def calibrate_threshold(scores: Sequence[float], false_reject_rate: float) -> Threshold:
-    """The threshold that a new good part exceeds with at most the given probability.
+    """Compute the threshold that a new good part exceeds with at most the requested probability.
 
-    With n scores and ⌈(n+1)(1-r)⌉ ≤ n that order statistic holds for any distribution (split conformal
-    prediction, Vovk et al. 2005). With fewer, the upper prediction limit of a normal sample is used,
-    mean + t(1-r, n-1)·s·√(1 + 1/n), and said so.
+    With n scores and ⌈(n+1)(1-r)⌉ ≤ n, that order statistic is valid for any distribution (split conformal
+    prediction, Vovk et al. 2005). With fewer scores the result is the upper prediction limit of a normal sample,
+    mean + t(1-r, n-1)·s·√(1 + 1/n), with a warning.
 
     Raises:
-        ValueError: fewer than 2 scores, scores that are not finite, or a rate outside (0, 1).
+        ValueError: There are fewer than 2 scores, scores that are not finite, or a rate outside (0, 1).
     """
     values = np.sort(np.asarray(scores, dtype=np.float64))
     n, rate = len(values), float(false_reject_rate)
@@ -88,8 +94,7 @@ def calibrate_threshold(scores: Sequence[float], false_reject_rate: float) -> Th
         raise ValueError(f"a threshold needs at least 2 held-out good samples, got {n}")
     if not np.isfinite(values).all():
         raise ValueError("a threshold needs finite scores")
-    if not 0 < rate < 1:
-        raise ValueError(f"a false-reject rate lies between 0 and 1, got {rate:g}")
+    _check_rate(rate)
     rank = math.ceil((n + 1) * (1 - rate) - _ROUNDING)
     if rank <= n:
         return Threshold(float(values[rank - 1]), rate, n, ORDER_STATISTIC, "", _interval_of_rank(rank, n))
@@ -101,18 +106,23 @@ def calibrate_threshold(scores: Sequence[float], false_reject_rate: float) -> Th
 
 
 def threshold_by_hand(value: float, held_out: Sequence[float]) -> Threshold:
-    """A threshold that somebody chose, and what held-out good samples say about it.
+    """Describe a threshold that was set by hand by means of held-out good samples.
 
-    With x of n above it, the interval is Clopper and Pearson's (1934): Beta(x, n-x+1) and Beta(x+1, n-x) quantiles.
+    With x of n samples above the threshold, the interval is that of Clopper and Pearson (1934): the quantiles of
+    Beta(x, n-x+1) and Beta(x+1, n-x).
+
+    Args:
+        value: Threshold, in (0, SCORE_LIMIT].
+        held_out: Scores of held-out good samples; may be empty.
 
     Raises:
-        ValueError: the value is not a positive number.
+        ValueError: The value is not a positive number up to SCORE_LIMIT.
     """
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"a threshold is a positive number, got {value:g}")
+    if not 0 < value <= SCORE_LIMIT:  # False for NaN
+        raise ValueError(f"a threshold is a positive number up to {SCORE_LIMIT:g}, got {value:g}")
     n = len(held_out)
     if n == 0:
-        warning = "no held-out scores tell how many good parts it rejects"
+        warning = "without held-out scores the share of rejected good parts is unknown"
         return Threshold(float(value), 1.0, 0, SET_BY_HAND, warning, (0.0, 1.0))
     above = int((np.asarray(held_out) > value).sum())
     low = _beta_quantile(above, n - above + 1, TAILS[0]) if above else 0.0
@@ -127,21 +137,21 @@ def adjusted(
     map_threshold: float | None = None,
     false_reject_rate: float | None = None,
 ) -> Bundle:
-    """The bundle with another calibration; its files stay as they are.
+    """Return the bundle with another calibration. The files of the bundle are not changed.
 
     Args:
-        bundle: an open bundle.
-        score: a raw score as the threshold; the map threshold stays unless it is given.
-        map_threshold: a raw map value.
-        false_reject_rate: recompute both thresholds from the held-out scores in the bundle.
+        bundle: Verified bundle.
+        score: Raw score to use as the score threshold; None keeps the threshold.
+        map_threshold: Raw map value to use as the map threshold; None keeps the threshold.
+        false_reject_rate: Rate in (0, 1) to recompute both thresholds for, from the held-out scores in the bundle.
 
     Raises:
-        BundleError: a rate is asked for and the bundle holds no held-out scores.
-        ValueError: both a rate and a threshold, or a value outside its range.
+        BundleError: A rate is requested and the bundle contains no usable held-out scores.
+        ValueError: Both a rate and a threshold are passed, or a value is out of range.
     """
     if false_reject_rate is not None:
         if score is not None or map_threshold is not None:
-            raise ValueError("give a threshold or a false-reject rate, not both")
+            raise ValueError("pass a threshold or a false-reject rate, not both")
         return replace(bundle, calibration=_recalibrated(bundle, false_reject_rate))
     calibration = bundle.calibration
     if score is not None:
@@ -154,29 +164,48 @@ def adjusted(
 def _recalibrated(bundle: Bundle, rate: float) -> Calibration:
     held_out = bundle.calibration
     if min(len(held_out.held_out_scores), len(held_out.held_out_peaks)) < 2:
-        raise BundleError(
-            bundle.path,
-            found="no held-out scores in its calibration",
-            expected="those that a false-reject rate is computed from",
-            action="give the threshold as a raw score, or export the run again with this version of cmdiad",
-        )
-    return calibrate(held_out.held_out_scores, held_out.held_out_peaks, rate)
+        raise _unusable(bundle, "no held-out scores in its calibration")
+    _check_rate(rate)
+    try:
+        calibration = calibrate(held_out.held_out_scores, held_out.held_out_peaks, rate)
+    except RecordError as error:
+        raise _unusable(bundle, f"held-out scores that allow no threshold ({error})") from error
+    if min(calibration.score_threshold, calibration.map_threshold) <= 0:
+        raise _unusable(bundle, "held-out scores whose threshold is not positive")
+    return calibration
 
 
-def _with_score(calibration: Calibration, found: Threshold) -> Calibration:
+def _unusable(bundle: Bundle, found: str) -> BundleError:
+    return BundleError(
+        bundle.path,
+        found=found,
+        expected="scores of held-out good samples to compute a threshold from",
+        action="pass the threshold as a raw score, or export the run again with this version of cmdiad",
+    )
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 < rate < 1:
+        raise ValueError(f"a false-reject rate lies between 0 and 1, got {rate:g}")
+
+
+def _with_score(calibration: Calibration, threshold: Threshold) -> Calibration:
     return replace(
         calibration,
-        score_threshold=found.value,
-        false_reject_rate=found.false_reject_rate,
-        samples=found.samples,
-        method=found.method,
-        warning=found.warning,
-        interval=found.interval,
+        score_threshold=threshold.value,
+        false_reject_rate=threshold.false_reject_rate,
+        samples=threshold.samples,
+        method=threshold.method,
+        warning=threshold.warning,
+        interval=threshold.interval,
     )
 
 
 def _interval_of_rank(rank: int, n: int) -> Interval:
-    """Of 1 - F(X₍ₖ₎), which is Beta(n+1-k, k) for any continuous F (David and Nagaraja 2003, §2.3; Vovk 2012)."""
+    """Return the interval of 1 - F(X₍ₖ₎), which is Beta(n+1-k, k) for any continuous F.
+
+    Sources: David and Nagaraja 2003, section 2.3; Vovk 2012.
+    """
     low, high = (_beta_quantile(n + 1 - rank, rank, tail) for tail in TAILS)
     return low, high
 
@@ -188,10 +217,10 @@ def _prediction_factor(n: int, rate: float) -> float:
 
 
 def _interval_of_factor(factor: float, n: int) -> Interval:
-    """Of the share of a normal distribution above x̄ + q·s, from a sample of n.
+    """Return the interval of the share of a normal distribution above x̄ + q·s, from a sample of n.
 
-    That share is at most α where a noncentral t with n-1 degrees of freedom and noncentrality √n·z(1-α) is at most
-    q·√n: the one-sided tolerance limit (Krishnamoorthy and Mathew 2009, §2.2), solved for α.
+    That share is at most α if a noncentral t with n-1 degrees of freedom and noncentrality √n·z(1-α) is at most
+    q·√n: the one-sided tolerance limit (Krishnamoorthy and Mathew 2009, section 2.2), solved for α.
     """
     from scipy.special import nctdtrinc, ndtr
 

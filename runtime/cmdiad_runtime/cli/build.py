@@ -63,7 +63,7 @@ EXIT_CODES = {
 def cli(bundle: Path, target: str, precision: str | None) -> None:
     """See HELP."""
     from cmdiad_runtime.bundle.built_engines import build_for_bundle, estimate
-    from cmdiad_runtime.bundle.manifest import Bundle
+    from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.support.progress import Progress
 
     opened = Bundle.open(bundle)

@@ -9,65 +9,109 @@ import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES
-from cmdiad_runtime.support.command_line import run_command
+from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
+    from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.inspector import Inspector
-    from cmdiad_runtime.inspection.pipeline import Outcome
+    from cmdiad_runtime.inspection.open_options import OpenOptions
+    from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results
     from cmdiad_runtime.sample import Sensors
 
 SOME_FAILED = 3
 
-HELP = """Inspect INPUT files (or folders of them) with a bundle and print a verdict for each.
+HELP = """Inspect INPUT files (or folders of them) with a bundle and print verdict, score and file for each.
 
-The first path is the bundle if it is one; otherwise the newest bundle under ./bundles is taken, and named.
-Without any INPUT the golden samples kept in the bundle are inspected: a self-test of this machine. With --self-test
-the result is also written beside the bundle's engines (in the cache folder where the bundle is read-only); an engine
-other than `cpu` gives verdicts only on a kind of device where it has passed that.
-
-\b
---engine cpu, cuda, ort-tensorrt, ort-rtx   the graph in ONNX Runtime, with that provider and no other
---engine tensorrt, rtx                      an engine that TensorRT or TensorRT-RTX built (cmdiad-build)
---engine auto                               the fastest of them that fits and has passed its self-test, else cpu
-
-\b
-Exit codes: 0 all samples inspected (whatever the verdicts), 2 wrong command line, 3 some samples could not be
-inspected, 4 bundle unusable, 5 engine unusable, 6 output not writable, 8 self-test failed, 130 interrupted.
+The first path is the bundle if it is one. Otherwise the newest bundle in ./bundles is used, and its name is printed.
+Without INPUT the golden samples in the bundle are inspected, which tests this machine. With --self-test the result is
+also written next to the bundle's engines, or into the cache folder if the bundle is read-only. An engine other than
+cpu gives verdicts only on a kind of device on which the engine has passed the self-test.
 """
 
+EXAMPLES = (
+    "cmdiad-run cable.cmdiad photos/ --output results/",
+    "# stricter for this run, with an engine that was built on this device",
+    "cmdiad-run cable.cmdiad photos/ --false-reject-rate 0.1 --engine tensorrt",
+    "# test this machine and keep the result",
+    "cmdiad-run cable.cmdiad --self-test --engine tensorrt",
+)
 
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_CODES = {
+    0: "all samples inspected, whatever the verdicts",
+    3: "some samples could not be inspected",
+    4: "bundle unusable",
+    5: "engine unusable",
+    6: "output not writable",
+    8: "self-test failed",
+}
+
+
+@click.command("cmdiad-run", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @click.argument("paths", nargs=-1, metavar="[BUNDLE] [INPUT]...", type=click.Path(path_type=Path))
-@click.option("--modality", type=click.Choice(["rgb", "xyz", "both"]), help="The sensors at hand.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for results.jsonl and overlays/.")
-@click.option(
-    "--engine", type=click.Choice(ENGINE_NAMES), default="cpu", show_default=True, help="What runs the graph."
+@option_group(
+    "Bundle",
+    click.option(
+        "--modality",
+        type=click.Choice(["rgb", "xyz", "both"]),
+        help="Required modality; a bundle for another one is refused.  [default: modality of the bundle]",
+    ),
+    click.option(
+        "--require-signature",
+        metavar="KEY",
+        type=click.Path(path_type=Path),
+        help="Public key whose owner must have signed the bundle (cmdiad-sign).  [default: no signature required]",
+    ),
 )
-@click.option("--threshold", type=POSITIVE, callback=finite, help="A raw score; samples above it are NG in this run.")
-@click.option(
-    "--false-reject-rate", type=RATE, callback=finite, help="Thresholds for it, from the bundle's held-out scores."
+@option_group(
+    "Engine",
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINE_NAMES),
+        default="cpu",
+        help="Engine that runs the graph. cpu, cuda, ort-tensorrt, ort-rtx: ONNX Runtime with exactly this provider. "
+        "tensorrt, rtx: an engine built with cmdiad-build. auto: the fastest engine that fits and has passed the "
+        "self-test, else cpu.",
+    ),
+    click.option("--rebuild", is_flag=True, help="Build a tensorrt or rtx engine if none fits this device."),
+    click.option("--self-test", is_flag=True, help="Repeat the certificate on this device and keep the result."),
 )
-@click.option("--self-test", is_flag=True, help="Repeat the certificate on this device and keep the result.")
-@click.option("--rebuild", is_flag=True, help="Build a tensorrt or rtx engine again where none fits this device.")
-@click.option(
-    "--require-signature",
-    metavar="KEY",
-    type=click.Path(path_type=Path),
-    help="Public key; a bundle that its owner has not signed (cmdiad-sign) is refused.",
+@option_group(
+    "Decision",
+    click.option(
+        "--threshold",
+        type=POSITIVE,
+        callback=finite,
+        help="Raw score above which a sample is NG in this run.  [default: threshold of the bundle]",
+    ),
+    click.option(
+        "--false-reject-rate",
+        type=RATE,
+        callback=finite,
+        help="Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle, for "
+        "this run.",
+    ),
 )
-@click.option("--overlays/--no-overlays", default=True, show_default=True, help="Write heatmap pictures.")
+@option_group(
+    "Output",
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        help="Folder for results.jsonl and overlays/.  [default: nothing is written]",
+    ),
+    click.option("--overlays/--no-overlays", default=True, help="Write heatmap pictures into the output folder."),
+)
 def cli(
     paths: tuple[Path, ...],
     modality: Sensors | None,
-    output: Path | None,
+    require_signature: Path | None,
     engine: EngineName,
+    rebuild: bool,
+    self_test: bool,
     threshold: float | None,
     false_reject_rate: float | None,
-    self_test: bool,
-    rebuild: bool,
-    require_signature: Path | None,
+    output: Path | None,
     overlays: bool,
 ) -> int:
     """See HELP."""
@@ -75,20 +119,27 @@ def cli(
     if self_test and inputs:
         raise click.UsageError("--self-test inspects the bundle's own golden samples: leave INPUT out")
     if threshold is not None and false_reject_rate is not None:
-        raise click.UsageError("give --threshold or --false-reject-rate, not both")
+        raise click.UsageError("pass --threshold or --false-reject-rate, not both")
     if not inputs and (threshold or false_reject_rate):
         raise click.UsageError("a threshold decides about INPUT; the self-test keeps that of the certificate")
-    if not inputs:
-        _self_test(bundle, modality, engine, output, require_signature, rebuild=rebuild, keep=self_test)
-        return 0
-    failed = _inspect_all(
-        bundle, inputs, modality, engine, rebuild, output, overlays, threshold, false_reject_rate, require_signature
+    from cmdiad_runtime.inspection.open_options import OpenOptions
+
+    options = OpenOptions(
+        modality=modality,
+        engine=engine,
+        rebuild=rebuild,
+        threshold=threshold,
+        false_reject_rate=false_reject_rate,
+        require_signature=require_signature,
     )
-    return SOME_FAILED if failed else 0
+    if not inputs:
+        _self_test(bundle, options, output, keep=self_test)
+        return 0
+    return SOME_FAILED if _inspect_all(bundle, inputs, options, output, overlays) else 0
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command and end the process."""
     run_command(cli, "cmdiad-run")
 
 
@@ -97,7 +148,7 @@ def _bundle_and_inputs(
 ) -> tuple[Path, tuple[Path, ...]]:
     if paths and ((paths[0] / "manifest.json").exists() or paths[0].suffix == ".cmdiad"):
         return paths[0], paths[1:]
-    if named:  # choosing the newest would read manifests whose signatures nobody has checked
+    if named:  # the search for the newest bundle reads manifests whose signatures have not been verified
         raise click.UsageError("name the BUNDLE: --require-signature does not choose one")
     from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
 
@@ -107,18 +158,9 @@ def _bundle_and_inputs(
 
 
 def _inspect_all(
-    bundle: Path,
-    inputs: tuple[Path, ...],
-    modality: Sensors | None,
-    engine: EngineName,
-    rebuild: bool,
-    output: Path | None,
-    overlays: bool,
-    threshold: float | None,
-    false_reject_rate: float | None,
-    require_signature: Path | None,
+    bundle: Path, inputs: tuple[Path, ...], options: OpenOptions, output: Path | None, overlays: bool
 ) -> int:
-    """Inspect the inputs in order; return how many could not be."""
+    """Inspect the inputs in order and return the number of inputs that could not be inspected."""
     from contextlib import closing, nullcontext
 
     from cmdiad_runtime.inspection.inputs import list_inputs, output_names
@@ -127,89 +169,87 @@ def _inspect_all(
     from cmdiad_runtime.inspection.results import open_results
 
     failed = 0
-    # Earlier results are replaced only once bundle and inputs have turned out to be there.
-    with Inspector.open(
-        bundle,
-        modality=modality,
-        engine=engine,
-        rebuild=rebuild,
-        threshold=threshold,
-        false_reject_rate=false_reject_rate,
-        require_signature=require_signature,
-    ) as inspector:
+    # Earlier results are replaced only after the bundle and the inputs have been found.
+    with Inspector.open(bundle, options) as inspector:
         files = list_inputs(inputs, inspector.bundle.preprocessing.modality)
         with (
             open_results(output) if output else nullcontext() as results,
-            closing(inspect_stream(inspector, files)) as outcomes,
+            closing(inspect_stream(inspector, files)) as stream,
         ):
-            for outcome, file, name in zip(outcomes, files, output_names(files), strict=True):
-                failed += not _report(inspector, outcome, file, name, results, overlays)
+            for inspected, name in zip(stream, output_names(files), strict=True):
+                failed += not _report(inspector, inspected, results, name if overlays else None)
     summary = f"{len(files) - failed} of {len(files)} samples inspected"
     click.echo(summary + (f", results in {output}" if output else ""), err=True)
     return failed
 
 
-def _report(
-    inspector: Inspector, outcome: Outcome, file: Path, name: str, results: Results | None, overlays: bool
-) -> bool:
+def _report(inspector: Inspector, inspected: InspectedSource, results: Results | None, overlay: str | None) -> bool:
+    """Print and store one result; return False if the sample could not be inspected.
+
+    Args:
+        inspector: Inspector of the run.
+        inspected: File with its result.
+        results: Results folder, or None.
+        overlay: Name of the heatmap picture without suffix, or None for no picture.
+    """
     from cmdiad_runtime.errors import InputError
     from cmdiad_runtime.inspection.results import draw_overlay
 
-    if isinstance(outcome.result, InputError):
-        click.echo(f"error: {outcome.result}", err=True)
+    if isinstance(inspected.result, InputError):
+        click.echo(f"error: {inspected.result}", err=True)
         if results is not None:
-            results.add_error(str(file), outcome.result)
+            results.add_error(str(inspected.source), inspected.result)
         return False
-    sample, inspection = outcome.result
-    click.echo(f"{inspection.verdict}\t{inspection.score:.6g}\t{file}")
+    sample, inspection = inspected.result
+    click.echo(f"{inspection.verdict}\t{inspection.score:.6g}\t{inspected.source}")
     if results is not None:
-        overlay = None
-        if overlays:
+        path = None
+        if overlay is not None:
             picture = draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
-            overlay = results.save_overlay(name, picture)
-        results.add(inspection, read_ms=outcome.read_ms, overlay=overlay)
+            path = results.save_overlay(overlay, picture)
+        results.add(inspection, read_ms=inspected.read_ms, overlay=path)
     return True
 
 
-def _self_test(
-    path: Path,
-    modality: Sensors | None,
-    engine: EngineName,
-    output: Path | None,
-    require_signature: Path | None,
-    *,
-    rebuild: bool,
-    keep: bool,
-) -> None:
+def _self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
     """Run the golden set through the engine on this machine and compare with the certificate's reference."""
     from cmdiad_runtime.bundle.engine_selection import choose_engine
     from cmdiad_runtime.bundle.self_test import run_self_test, write_self_test
-    from cmdiad_runtime.errors import CertificateError
     from cmdiad_runtime.inspection.inspector import open_bundle
     from cmdiad_runtime.support.files import write_json
-    from cmdiad_runtime.support.progress import Progress
+    from cmdiad_runtime.support.progress import TerminalReporter
 
-    bundle = open_bundle(path, modality, require_signature)
-    chosen = choose_engine(bundle, engine, rebuild=rebuild, untested=True, reporter=Progress())
+    bundle = open_bundle(path, options)
+    chosen = choose_engine(bundle, options.engine, rebuild=options.rebuild, untested=True, reporter=TerminalReporter())
     try:
         test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
     finally:
         chosen.engine.close()
+    _print_self_test(test)
+    if keep:
+        click.echo(f"result: {write_self_test(bundle, test)}", err=True)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "self-test.json", test.comparison.to_json())
+    _require_passed(path, test)
+
+
+def _print_self_test(test: SelfTest) -> None:
     comparison = test.comparison
     click.echo(
         f"self-test {'passed' if comparison.passed else 'FAILED'}: {test.samples} golden samples on "
         f"{comparison.engine}; score within {comparison.score_max_share:.2%} and map within "
         f"{comparison.map_max_share:.2%} of the threshold, {comparison.label_flips} label flips"
     )
-    if keep:
-        click.echo(f"result: {write_self_test(bundle, test)}", err=True)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "self-test.json", comparison.to_json())
-    if not comparison.passed:
+
+
+def _require_passed(path: Path, test: SelfTest) -> None:
+    from cmdiad_runtime.errors import CertificateError
+
+    if not test.comparison.passed:
         raise CertificateError(
             path,
-            found=f"results off by {comparison.score_max_share:.2%} of the threshold on this machine",
+            found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
             expected="those of the certificate",
             action="export the bundle with --engine fp32, or update the engine's libraries",
         )

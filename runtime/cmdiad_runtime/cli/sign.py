@@ -6,29 +6,34 @@ from pathlib import Path
 
 import click
 
-from cmdiad_runtime.support.command_line import run_command
+from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
-HELP = """Sign BUNDLE with a private key, or make a pair of keys.
+HELP = """Sign BUNDLE with a private key, or create a pair of keys.
 
-The signature (Ed25519) is written beside the manifest as manifest.sig. It covers every file that the manifest lists.
-`cmdiad-run --require-signature KEY.pub` then refuses bundles without it. Changing a threshold (cmdiad-threshold)
-rewrites the manifest: sign again.
-
-\b
-cmdiad-sign --new-key line7.key          writes line7.key (keep it off the line) and line7.key.pub
-cmdiad-sign BUNDLE --key line7.key
-
-\b
-Exit codes: 0 done, 2 wrong command line, 4 bundle or key unusable, 5 package missing, 6 output not writable,
-130 interrupted.
+The signature (Ed25519) is written next to the manifest as manifest.sig and covers every file that the manifest lists.
+`cmdiad-run --require-signature KEY.pub` then refuses bundles without a valid signature. Changing a threshold
+(cmdiad-threshold) rewrites the manifest: sign the bundle again.
 """
 
+EXAMPLES = (
+    "# writes line7.key (keep this file off the line) and line7.key.pub",
+    "cmdiad-sign --new-key line7.key",
+    "cmdiad-sign cable.cmdiad --key line7.key",
+)
 
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_CODES = {4: "bundle or key unusable", 5: "package for signatures missing", 6: "output not writable"}
+
+
+@click.command("cmdiad-sign", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Private key to sign BUNDLE with.")
-@click.option(
-    "--new-key", type=click.Path(path_type=Path), help="Write a new private key here, its public half beside."
+@option_group(
+    "Keys",
+    click.option("--key", type=click.Path(path_type=Path), help="Private key that signs BUNDLE."),
+    click.option(
+        "--new-key",
+        type=click.Path(path_type=Path),
+        help="Path of a new private key. The public key is written next to the private one, with the suffix .pub.",
+    ),
 )
 def cli(bundle: Path | None, key: Path | None, new_key: Path | None) -> None:
     """See HELP."""
@@ -37,11 +42,11 @@ def cli(bundle: Path | None, key: Path | None, new_key: Path | None) -> None:
     elif new_key is None and bundle is not None and key is not None:
         _sign(bundle, key)
     else:
-        raise click.UsageError("give BUNDLE and --key, or --new-key alone")
+        raise click.UsageError("pass BUNDLE and --key, or --new-key alone")
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command and end the process."""
     run_command(cli, "cmdiad-sign")
 
 
@@ -53,8 +58,9 @@ def _new_key(path: Path) -> None:
 
 
 def _sign(bundle: Path, key: Path) -> None:
-    """Sign only what is whole."""
-    from cmdiad_runtime.bundle.manifest import MANIFEST, Bundle
+    """Verify a bundle, then sign its manifest."""
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.bundle.integrity import MANIFEST
     from cmdiad_runtime.bundle.signature import SIGNATURE, sign
     from cmdiad_runtime.support.files import atomic_write
 

@@ -1,4 +1,4 @@
-"""`cmdiad-threshold`: show the threshold of a bundle, or adjust it for good."""
+"""`cmdiad-threshold`: show the threshold of a bundle, or change it in the bundle."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmdiad_runtime.support.command_line import run_command
+from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
+from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.bundle.manifest import Bundle, Calibration
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.bundle.calibration import Calibration
 
-HELP = """Show the threshold of BUNDLE, or adjust it there: no export, no torch, and no score changes by it.
+HELP = """Show the threshold of BUNDLE, or change it in the bundle, without an export and without torch.
 
-A false-reject rate is turned into thresholds of score and map by the held-out scores that the bundle carries. The
-exported calibration is kept; --reset brings it back.
-
-\b
-Exit codes: 0 done, 2 wrong command line, 4 bundle unusable, 6 bundle not writable.
+A false-reject rate is turned into thresholds of score and map by means of the held-out scores in the bundle. Scores
+of samples do not change. The exported calibration is kept; --reset restores it.
 """
+
+EXAMPLES = (
+    "# show the thresholds and the interval of the false-reject rate",
+    "cmdiad-threshold cable.cmdiad",
+    "cmdiad-threshold cable.cmdiad --false-reject-rate 0.01",
+    "cmdiad-threshold cable.cmdiad --threshold 21.5 --map-threshold 30",
+)
+
+EXIT_CODES = {4: "bundle unusable", 6: "bundle not writable"}
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse the numbers that no range does: NaN and infinity."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.", context, parameter)
+    """Refuse NaN, infinity and numbers that no score reaches, which a range of click accepts."""
+    if value is not None and not (math.isfinite(value) and abs(value) <= SCORE_LIMIT):
+        raise click.BadParameter(f"{value} is not a finite number up to {SCORE_LIMIT:g}.", context, parameter)
     return value
 
 
@@ -34,31 +42,52 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 RATE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 
 
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("cmdiad-threshold", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--false-reject-rate", "rate", type=RATE, callback=finite, help="Share of good parts to reject at most.")
-@click.option("--score", type=POSITIVE, callback=finite, help="A raw score: samples above it are NG.")
-@click.option("--map-threshold", type=POSITIVE, callback=finite, help="A raw map value: drawn as anomalous above it.")
-@click.option("--reset", is_flag=True, help="Back to the exported calibration.")
-def cli(path: Path, rate: float | None, score: float | None, map_threshold: float | None, reset: bool) -> None:
+@option_group(
+    "New threshold",
+    click.option(
+        "--false-reject-rate",
+        "rate",
+        type=RATE,
+        callback=finite,
+        help="Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle.",
+    ),
+    click.option(
+        "--threshold",
+        "--score",
+        "threshold",
+        type=POSITIVE,
+        callback=finite,
+        help="Raw score above which a sample is NG. --score is the earlier name.",
+    ),
+    click.option(
+        "--map-threshold",
+        type=POSITIVE,
+        callback=finite,
+        help="Raw map value above which a pixel is drawn as anomalous.",
+    ),
+    click.option("--reset", is_flag=True, help="Restore the exported calibration."),
+)
+def cli(path: Path, rate: float | None, threshold: float | None, map_threshold: float | None, reset: bool) -> None:
     """See HELP."""
-    by_hand = score is not None or map_threshold is not None
+    by_hand = threshold is not None or map_threshold is not None
     if by_hand + (rate is not None) + reset > 1:
-        raise click.UsageError("give one of --false-reject-rate, --reset, or --score with --map-threshold")
-    from cmdiad_runtime.bundle.manifest import Bundle, write_calibration
+        raise click.UsageError("pass one of --false-reject-rate, --reset, or --threshold with --map-threshold")
+    from cmdiad_runtime.bundle.bundle import Bundle, write_calibration
     from cmdiad_runtime.bundle.threshold import adjusted
 
     bundle = Bundle.open(path)
     if reset or by_hand or rate is not None:
-        wanted = adjusted(bundle, score=score, map_threshold=map_threshold, false_reject_rate=rate).calibration
-        write_calibration(bundle, bundle.certified_calibration if reset else wanted)
+        changed = adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
+        write_calibration(bundle, bundle.certified_calibration if reset else changed)
         bundle = Bundle.open(path)
         _warn_of_signature(path)
     _show(bundle)
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command and end the process."""
     run_command(cli, "cmdiad-threshold")
 
 
@@ -66,7 +95,7 @@ def _warn_of_signature(path: Path) -> None:
     from cmdiad_runtime.bundle.signature import SIGNATURE
 
     if (path / SIGNATURE).exists():
-        message = f"warning: {path / SIGNATURE} does not fit the changed manifest; run cmdiad-sign again"
+        message = f"warning: {path / SIGNATURE} does not match the changed manifest. Run cmdiad-sign again."
         click.echo(message, err=True)
 
 

@@ -1,4 +1,4 @@
-"""Which files to inspect, and reading them as samples."""
+"""Selection of the files to inspect, and reading them as samples."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cmdiad_runtime.sample import Modality, Sample, Sensors
 
 _SUFFIXES: dict[Modality, tuple[str, ...]] = {"rgb": RGB_SUFFIXES, "xyz": XYZ_SUFFIXES}
 _OWN_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "xyz": ("xyz", "depth")}
-"""Where a data set keeps the files of a modality."""
+"""Folders in which a data set keeps the files of a modality."""
 _LAYOUT_FOLDERS = ("gt", "rgb", "xyz", "depth")
 
 
 def list_inputs(paths: Sequence[Path], modality: Sensors) -> list[Path]:
-    """The files to inspect: files as named, folders searched for files of the modality, sorted.
+    """Return the files to inspect: named files as they are, and the files of a modality in folders, sorted.
 
-    For `"both"` these are the images; `read_sample` finds their clouds. In a folder of data-set layout (with
-    sub-folders `rgb`, `xyz` or `depth`, `gt`) only the modality's own are taken; elsewhere a PNG file is an
-    image and never depth.
+    For `"both"` the result contains the images; `read_sample` finds their clouds. In a folder of data-set layout (with
+    sub-folders `rgb`, `xyz` or `depth`, `gt`) only the files of the modality's sub-folder are used. Elsewhere a PNG
+    file is an image, never a depth image.
 
     Raises:
-        InputError: a folder holds no file of the modality.
+        InputError: A folder contains no file of the modality.
     """
     listed: Modality = "xyz" if modality == "xyz" else "rgb"
     files: list[Path] = []
@@ -34,19 +34,23 @@ def list_inputs(paths: Sequence[Path], modality: Sensors) -> list[Path]:
 
 
 def read_sample(path: Path, preprocessing: Preprocessing) -> Sample:
-    """Read one file as a sample, with its cloud beside an image where the detector needs that too.
+    """Read one file as a sample, and the cloud that belongs to an image if the detector needs both.
+
+    Args:
+        path: Image, or cloud if the detector needs no image.
+        preprocessing: Settings of the detector.
 
     Raises:
-        InputError: a file is missing or cannot be used.
+        InputError: A file is missing or cannot be used.
     """
     if "rgb" not in preprocessing.modalities:
         return Sample(str(path), xyz=read_xyz(path))
-    xyz = read_xyz(_cloud_beside(path, preprocessing)) if "xyz" in preprocessing.modalities else None
+    xyz = read_xyz(_cloud_of(path, preprocessing)) if "xyz" in preprocessing.modalities else None
     return Sample(str(path), rgb=read_rgb(path, colour=preprocessing.colour), xyz=xyz)
 
 
 def output_names(paths: Iterable[Path]) -> list[str]:
-    """A distinct file stem for each path, made of its last parts, in order."""
+    """Return a distinct file stem for each path, made of its last parts, in order."""
     names: list[str] = []
     taken: set[str] = set()
     for path in paths:
@@ -64,40 +68,40 @@ def _in_folder(folder: Path, modality: Modality) -> list[Path]:
     suffixes = _SUFFIXES[modality]
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in suffixes)
     for own in _OWN_FOLDERS[modality]:
-        if found := [p for p in files if p.parent.name == own]:
-            return found
+        if own_files := [p for p in files if p.parent.name == own]:
+            return own_files
     plain = _outside_layout(modality)
-    found = [p for p in files if p.parent.name not in _LAYOUT_FOLDERS and p.suffix.lower() in plain]
-    if not found:
+    loose = [p for p in files if p.parent.name not in _LAYOUT_FOLDERS and p.suffix.lower() in plain]
+    if not loose:
         raise InputError(
             folder,
             found=f"no {modality} file",
             expected=f"files ending in {', '.join(plain)}",
             action="check the folder and --modality"
-            + ("; depth images in PNG go into a folder named depth" if modality == "xyz" else ""),
+            + ("; depth images in PNG belong into a folder named depth" if modality == "xyz" else ""),
         )
-    return found
+    return loose
 
 
 def _outside_layout(modality: Modality) -> tuple[str, ...]:
-    """The suffixes of a modality where no folder tells images from clouds: there, PNG is an image."""
+    """Return the suffixes of a modality if no folder separates images from clouds; PNG is an image then."""
     return tuple(s for s in _SUFFIXES[modality] if modality == "rgb" or s not in RGB_SUFFIXES)
 
 
-def _cloud_beside(image: Path, preprocessing: Preprocessing) -> Path:
-    """`…/xyz/NNN.*` or `…/depth/NNN.*` of `…/rgb/NNN.png`, else `NNN.*` beside the image."""
+def _cloud_of(image: Path, preprocessing: Preprocessing) -> Path:
+    """Find `…/xyz/NNN.*` or `…/depth/NNN.*` for `…/rgb/NNN.png`, otherwise `NNN.*` next to the image."""
     candidates = _cloud_candidates(image)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    why, action = "the detector looks at both", "add it, or use a bundle for rgb alone"
+    why, action = "the detector looks at both", "add the cloud, or use a bundle for rgb"
     if preprocessing.modality == "rgb":
         why = "the detector was trained with --rgb-mask cloud"
-        action = "add it, or train a detector with --rgb-mask none for a station without a 3D sensor"
+        action = "add the cloud, or train a detector with --rgb-mask none for a station without a 3D sensor"
     raise InputError(
         image,
-        found=f"no cloud {candidates[0]} to it (nor one in another format: {', '.join(XYZ_SUFFIXES[1:])})",
-        expected=f"one, since {why}",
+        found=f"no cloud {candidates[0]} for this image (nor one in another format: {', '.join(XYZ_SUFFIXES[1:])})",
+        expected=f"a cloud, because {why}",
         action=action,
     )
 

@@ -1,4 +1,4 @@
-"""The whole Python API that a line integrator needs: open a bundle, inspect samples."""
+"""The Python API of a production line: open a bundle, inspect samples."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import choose_engine
-from cmdiad_runtime.bundle.manifest import Bundle
 from cmdiad_runtime.bundle.threshold import adjusted
-from cmdiad_runtime.engines import Engine, EngineName
+from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.errors import BundleError, EngineError
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare
-from cmdiad_runtime.preprocess.views.place import View
-from cmdiad_runtime.sample import Sample, Sensors
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
+from cmdiad_runtime.sample import Sample
+
+DEFAULT_OPTIONS = OpenOptions()
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The outcome for one sample.
+    """The result for one sample.
 
     Attributes:
-        name: of the sample.
-        score: image score, larger is more anomalous.
-        threshold: scores above it are NG.
+        name: Name of the sample.
+        score: Image score; larger is more anomalous.
+        threshold: Score above which a sample is NG.
         verdict: "OK" or "NG".
-        map: float32 `[size, size]`, anomaly map over the sensor's padded square.
-        view: where that square lies over the sensor's image.
-        timings_ms: wall-clock milliseconds by stage: `preprocess`, `engine`.
+        map: Anomaly map over the sensor's padded square, float32 `[size, size]`.
+        view: Position of that square over the sensor's image.
+        timings_ms: Wall-clock milliseconds by stage, `preprocess` and `engine`.
     """
 
     name: str
@@ -40,23 +43,30 @@ class Inspection:
     threshold: float
     verdict: Literal["OK", "NG"]
     map: npt.NDArray[np.float32]
-    view: View
+    view: PaddedSquare
     timings_ms: dict[str, float]
 
 
-def open_bundle(
-    path: str | PathLike[str], modality: Sensors | None, require_signature: str | PathLike[str] | None = None
-) -> Bundle:
-    """Verify a bundle, and that it is made for the sensor at hand; raises BundleError."""
-    bundle = Bundle.open(path, require_signature=require_signature)
-    if modality is not None and modality != bundle.preprocessing.modality:
+def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Bundle:
+    """Verify a bundle and apply the options that concern its files and thresholds.
+
+    Args:
+        path: Folder of the bundle.
+        options: Choices; `engine` and `rebuild` are not used here.
+
+    Raises:
+        BundleError: The bundle is damaged, not signed, made for another modality, or has no held-out scores for a rate.
+        EngineError: A signature is required and the package that verifies signatures is missing.
+    """
+    bundle = Bundle.open(path, require_signature=options.require_signature)
+    if options.modality not in (None, bundle.preprocessing.modality):
         raise BundleError(
             path,
             found=f"a bundle for --modality {bundle.preprocessing.modality}",
-            expected=f"one for --modality {modality}",
-            action=f"train and export a detector with --modality {modality}, or change the option",
+            expected=f"one for --modality {options.modality}",
+            action=f"train and export a detector with --modality {options.modality}, or change the option",
         )
-    return bundle
+    return adjusted(bundle, score=options.threshold, false_reject_rate=options.false_reject_rate)
 
 
 class Inspector:
@@ -64,6 +74,10 @@ class Inspector:
 
     >>> with Inspector.open("parts.cmdiad") as inspector:  # doctest: +SKIP
     ...     inspection = inspector.inspect(Sample("part 1", rgb=image))
+
+    Attributes:
+        bundle: Verified bundle.
+        engine: Open engine.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
@@ -71,53 +85,46 @@ class Inspector:
         self.engine = engine
 
     @staticmethod
-    def open(
-        path: str | PathLike[str],
-        *,
-        modality: Sensors | None = None,
-        engine: EngineName = "cpu",
-        rebuild: bool = False,
-        threshold: float | None = None,
-        false_reject_rate: float | None = None,
-        require_signature: str | PathLike[str] | None = None,
-    ) -> Inspector:
+    def open(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Inspector:
         """Verify a bundle and load its graph.
 
         Args:
-            path: the bundle's folder.
-            modality: the sensor at hand; None takes the bundle's.
-            engine: see `cmdiad_runtime.engines`; "auto" takes the fastest that has passed its self-test here.
-            rebuild: build a TensorRT or TensorRT-RTX engine where the bundle has none that fits.
-            threshold: a raw score to use instead of the bundle's threshold; the map threshold stays.
-            false_reject_rate: compute both thresholds for this rate from the bundle's held-out scores.
-            require_signature: public key (PEM file) whose owner must have signed the bundle.
+            path: Folder of the bundle.
+            options: Choices of modality, engine, threshold and signature.
 
         Raises:
-            BundleError: the bundle is damaged, made for another modality, or holds no held-out scores for a rate.
-            EngineError: the engine is not installed, does not fit, or has not passed its self-test here.
-            ValueError: both a threshold and a rate, or one outside its range.
+            BundleError: The bundle is damaged, not signed, made for another modality, or has no held-out scores for a
+                rate.
+            EngineError: The engine is not installed, does not fit, or has not passed its self-test on this device.
         """
-        bundle = adjusted(
-            open_bundle(path, modality, require_signature), score=threshold, false_reject_rate=false_reject_rate
-        )
-        return Inspector(bundle, choose_engine(bundle, engine, rebuild=rebuild).engine)
+        bundle = open_bundle(path, options)
+        return Inspector(bundle, choose_engine(bundle, options.engine, rebuild=options.rebuild).engine)
 
     def inspect(self, sample: Sample) -> Inspection:
         """Inspect one sample.
 
+        Args:
+            sample: Image uint8 `[h, w, 3]` in RGB order, cloud float32 `[h, w, 3]` in metres, or both, as the
+                bundle's modality needs.
+
         Raises:
-            InputError: the sample cannot be used; the inspector stays usable.
-            EngineError: the engine failed, or gave a score that is not a number.
+            InputError: The sample cannot be used. The inspector stays usable.
+            EngineError: The engine failed, or returned a score that is not a number.
         """
         start = time.perf_counter()
         prepared = prepare(sample, self.bundle.preprocessing)
         return self.judge(sample.name, prepared, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
     def judge(self, name: str, prepared: Prepared, *, preprocess_ms: float) -> Inspection:
-        """The second half of `inspect`, for a sample whose network inputs are made elsewhere (see `pipeline`).
+        """Run the engine on prepared inputs and decide: the second half of `inspect`.
+
+        Args:
+            name: Name of the sample.
+            prepared: Network inputs of the sample, see `prepare`.
+            preprocess_ms: Duration of the preparation, for the result.
 
         Raises:
-            EngineError: the engine failed, or gave a score that is not a number.
+            EngineError: The engine failed, or returned a score that is not a number.
         """
         start = time.perf_counter()
         outputs = self.engine.run(prepared.inputs)
@@ -137,12 +144,12 @@ class Inspector:
             threshold=threshold,
             verdict="NG" if score > threshold else "OK",
             map=prepared.to_sensor(outputs["map"]),
-            view=prepared.view,
+            view=prepared.square,
             timings_ms={"preprocess": preprocess_ms, "engine": engine_ms},
         )
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Release the engine's memory. Idempotent."""
         self.engine.close()
 
     def __enter__(self) -> Inspector:

@@ -1,7 +1,7 @@
 """Pictures for people: an anomaly map over an image, a point cloud as a grey image, the verdict as a frame.
 
-The colour scale is tied to the threshold and the same for every part: a good part stays as the camera saw
-it, and two pictures can be compared. Nothing here is used to decide.
+The colour scale is tied to the threshold and is the same for every part: a good part keeps its colours, and pictures
+of different parts can be compared. No verdict depends on these pictures.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
 FloatArray = npt.NDArray[np.float64]
 
 _FIRST_COLOUR = 0.8
-"""Below this multiple of the threshold the image stays untouched; distances of good parts reach about there."""
+"""Multiple of the threshold below which the image stays as it is; distances of good parts reach about this far."""
 _LAST_COLOUR = 2.0
-"""From this multiple of the threshold on, the colour is the strongest."""
+"""Multiple of the threshold from which on the colour is strongest."""
 _STRONGEST = 0.75
-"""Share of colour in the blend at the strong end, so that the part shows through everywhere."""
+"""Share of colour in the blend at the strong end; below 1, so the part shows through everywhere."""
 _LCH_ANCHORS = ((0.93, 0.19, 105.0), (0.72, 0.20, 55.0), (0.58, 0.22, 25.0), (0.45, 0.20, 340.0))
-"""Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: ever darker, so greys work."""
+"""Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: decreasing lightness, so grey prints work."""
 _GREEN = (0, 140, 60)
 _RED = (205, 30, 30)
 _FAR_GREY = 50.0
-"""Grey of the farthest measured point; only a missing one is black."""
+"""Grey of the farthest measured point; only a missing point is black."""
 _LIGHT = np.array([-0.4, -0.4, -0.825])
 """Direction towards the lamp of the hill shading: from the upper left, behind the sensor."""
 
@@ -35,20 +35,19 @@ _LIGHT = np.array([-0.4, -0.4, -0.825])
 def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:
     """Colour an image where the anomaly map is high, on a scale fixed by the threshold.
 
-    Below 0.8 of the threshold the image is returned as it is. From there colour fades in from yellow over
-    red to magenta, which it reaches at twice the threshold. A white line on black surrounds what is at or
-    above the threshold.
+    Below 0.8 of the threshold the image is returned as it is. Above, colour fades in from yellow over red to magenta,
+    which is reached at twice the threshold. A white line on black surrounds the pixels at or above the threshold.
 
     Args:
-        image: uint8 `[h, w, 3]` RGB.
-        anomaly_map: float32 `[H, W]` of any size over the same field of view; resized bilinearly to `[h, w]`.
-        threshold: of the map, in its units.
+        image: Image uint8 `[h, w, 3]`, RGB order.
+        anomaly_map: Map float32 `[H, W]` of any size over the same field of view; resized bilinearly to `[h, w]`.
+        threshold: Map threshold, in units of the map.
 
     Returns:
-        uint8 `[h, w, 3]` RGB, a new array.
+        New array uint8 `[h, w, 3]`, RGB order.
 
     Raises:
-        ValueError: a wrong shape, a map that is not finite, or a threshold that is not positive.
+        ValueError: A shape is wrong, the map is not finite, or the threshold is not positive.
     """
     _check(image, anomaly_map, threshold)
     ratio = _resized(anomaly_map, image.shape[:2]) / threshold  # [h, w]
@@ -60,16 +59,16 @@ def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], thres
 
 
 def depth_image(xyz: XyzImage) -> RgbImage:
-    """Show a point cloud as a grey image: near is bright, missing is black, a lamp at the upper left.
+    """Show a point cloud as a grey image: near points are bright, missing ones black, the lamp is at the upper left.
 
     Args:
-        xyz: float32 `[h, w, 3]` metres, z away from the sensor, zeros or NaN where the sensor saw nothing.
+        xyz: Cloud float32 `[h, w, 3]`, metres, z away from the sensor, zeros or NaN for missing points.
 
     Returns:
         uint8 `[h, w, 3]`, three equal channels. Grey spans the 2nd to 98th percentile of z.
 
     Raises:
-        ValueError: a wrong shape.
+        ValueError: The shape is wrong.
     """
     if xyz.ndim != 3 or xyz.shape[2] != 3:
         raise ValueError(f"a cloud has shape [h, w, 3], not {xyz.shape}")
@@ -83,12 +82,12 @@ def verdict_banner(overlay: RgbImage, text: str, *, ok: bool) -> RgbImage:
     """Draw a thin green or red frame and a small label, such as "OK 0.83 / thr 1.00", into a picture.
 
     Args:
-        overlay: uint8 `[h, w, 3]` RGB; stays as it is.
-        text: one short line; what does not fit is cut off.
-        ok: green frame if true, red otherwise.
+        overlay: Picture uint8 `[h, w, 3]`, RGB order; not changed.
+        text: One short line; cut off at the edge of the picture.
+        ok: True for a green frame, False for a red one.
 
     Returns:
-        uint8 `[h, w, 3]` RGB, a new array of the same size.
+        New array uint8 `[h, w, 3]`, RGB order, of the same size.
     """
     height, width = overlay.shape[:2]
     colour = _GREEN if ok else _RED
@@ -119,7 +118,7 @@ def _resized(anomaly_map: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Fl
 
 
 def _draw_contour(picture: RgbImage, region: Mask) -> RgbImage:
-    """Draw the inner edge of `region` white and its outer edge black: visible on any part."""
+    """Draw the inner edge of a region white and the outer edge black, so the line is visible on any part."""
     line = max(1, min(picture.shape[:2]) // 400)
     outer = scipy.ndimage.binary_dilation(region, iterations=line) & ~region
     inner = region & ~scipy.ndimage.binary_erosion(region, iterations=line, border_value=1)
@@ -156,7 +155,7 @@ _COLOUR_TABLE = _colour_table()
 
 
 def _nearness(z: FloatArray, valid: Mask) -> FloatArray:
-    """Return the grey of each pixel without shading: 255 at the near end, `_FAR_GREY` at the far end."""
+    """Return the grey of each pixel `[h, w]` without shading: 255 at the near end, `_FAR_GREY` at the far end."""
     if not valid.any():
         return np.zeros_like(z)
     near, far = np.percentile(z[valid], (2, 98))
@@ -165,7 +164,7 @@ def _nearness(z: FloatArray, valid: Mask) -> FloatArray:
 
 
 def _hill_shade(points: FloatArray, valid: Mask) -> FloatArray:
-    """Return the share of light 0.4-1 that each point throws back; 0.8 where a neighbour is missing.
+    """Return the share of light, 0.4 to 1, that each point reflects; 0.8 if a neighbour is missing.
 
     Lambert's cosine law with the normal from the cross product of central differences, `[h, w]`.
     """

@@ -1,7 +1,7 @@
-"""Many samples, one after another, with reading and geometry of the next ones beside the engine's work on this one.
+"""Inspection of many samples in order, where the next samples are read and prepared while the engine works.
 
-Threads read and prepare samples ahead; the engine runs in the caller's thread, since an engine belongs to one. The
-results are those of inspecting one by one, in the same order.
+Threads read and prepare samples ahead. The engine runs in the caller's thread, because an engine belongs to one
+thread. The results are those of inspecting the samples one by one, in the same order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import read_sample
@@ -22,17 +23,18 @@ from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare
 from cmdiad_runtime.sample import Sample
 
 AHEAD = 2
+"""Default number of samples prepared ahead."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one source.
+class InspectedSource:
+    """A source with its inspection or the reason why it could not be inspected.
 
     Attributes:
-        source: the file or sample.
-        result: the sample and its inspection, or why it could not be inspected.
-        read_ms: reading the file; 0 for a sample.
-        latency_ms: from the moment its reading began to its result, waiting for the engine included.
+        source: File or sample.
+        result: Sample and inspection, or the error.
+        read_ms: Duration of reading the file; 0 for a sample.
+        latency_ms: Time from the start of reading to the result, including the wait for the engine.
     """
 
     source: Path | Sample
@@ -41,12 +43,12 @@ class Outcome:
     latency_ms: float
 
 
-Outcomes = Generator[Outcome, None, None]
+InspectedSources: TypeAlias = "Generator[InspectedSource, None, None]"
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A sample whose network inputs are made, or why they are not; times are `time.perf_counter()`'s."""
+    """A sample with its network inputs or the reason why there are none; `began` is a `time.perf_counter()` value."""
 
     made: tuple[Sample, Prepared] | InputError
     began: float
@@ -54,27 +56,29 @@ class _Ready:
     preprocess_ms: float
 
 
-def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> Outcomes:
+def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> InspectedSources:
     """Inspect files or samples in order, preparing up to `ahead` of them while the engine works.
 
-    A sample that cannot be used gives an outcome that says so, and the others go on. However the iteration ends,
-    no thread is left behind it. For a live camera use `Inspector.inspect`: nothing can be prepared ahead there.
+    A sample that cannot be used yields its error, and the inspection continues with the next one. No thread is left
+    when the iteration ends, for whatever reason. For a live camera use `Inspector.inspect`, because nothing can be
+    prepared ahead there.
 
     Args:
-        inspector: an open bundle; nothing else may use its engine meanwhile.
-        sources: what to inspect.
-        ahead: samples held beside the one in the engine, at least 1; each holds its image, cloud and inputs.
+        inspector: Open inspector. Nothing else may use its engine during the iteration.
+        sources: Files or samples to inspect.
+        ahead: Number of samples prepared in addition to the one in the engine, at least 1. Each one occupies memory
+            for its image, cloud and inputs.
 
     Raises:
-        ValueError: `ahead` below 1.
-        EngineError: the engine failed, or gave a score that is not a number.
+        ValueError: `ahead` is below 1.
+        EngineError: The engine failed, or returned a score that is not a number.
     """
     if ahead < 1:
-        raise ValueError(f"at least one sample has to be prepared ahead, got {ahead}")
+        raise ValueError(f"at least one sample must be prepared ahead, got {ahead}")
     return _inspect_stream(inspector, sources, ahead)
 
 
-def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> Outcomes:
+def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
     make_ready = partial(_make_ready, inspector.bundle.preprocessing)
     try:
@@ -85,7 +89,7 @@ def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahea
             source, future = queue.popleft()
             ready = future.result()
             queue.extend((following, pool.submit(make_ready, following)) for following in islice(waiting, 1))
-            yield _outcome(inspector, source, ready)
+            yield _inspected(inspector, source, ready)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -102,11 +106,11 @@ def _make_ready(preprocessing: Preprocessing, source: Path | Sample) -> _Ready:
     return _Ready(made, began, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
 
 
-def _outcome(inspector: Inspector, source: Path | Sample, ready: _Ready) -> Outcome:
+def _inspected(inspector: Inspector, source: Path | Sample, ready: _Ready) -> InspectedSource:
     result: tuple[Sample, Inspection] | InputError
     if isinstance(ready.made, InputError):
         result = ready.made
     else:
         sample, prepared = ready.made
         result = sample, inspector.judge(sample.name, prepared, preprocess_ms=ready.preprocess_ms)
-    return Outcome(source, result, ready.read_ms, (time.perf_counter() - ready.began) * 1e3)
+    return InspectedSource(source, result, ready.read_ms, (time.perf_counter() - ready.began) * 1e3)

@@ -1,4 +1,4 @@
-"""What a run of many samples leaves: one line of JSON and one overlay picture per sample."""
+"""Results of a run over many samples: one line of JSON and one overlay picture per sample."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from PIL import Image
 from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspection
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, verdict_banner
-from cmdiad_runtime.preprocess.views.place import View
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.sample import RgbImage, Sample
 from cmdiad_runtime.support.files import atomic_write
 
 
 class Results:
-    """Writes `results.jsonl` line by line and pictures into `overlays/`."""
+    """Writer of `results.jsonl`, line by line, and of pictures in `overlays/`."""
 
     def __init__(self, folder: Path, lines: TextIO) -> None:
         self.folder = folder
@@ -59,10 +59,10 @@ class Results:
 
 @contextmanager
 def open_results(folder: Path) -> Iterator[Results]:
-    """A folder for results; `results.jsonl` appears when the block ends, also by an error, with what was done.
+    """Open a folder for results. `results.jsonl` appears when the block ends, also after an error.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     part = folder / ".results.jsonl.part"
     try:
@@ -83,7 +83,16 @@ def open_results(folder: Path) -> Iterator[Results]:
 
 
 def draw_overlay(sample: Sample, inspection: Inspection, map_threshold: float) -> RgbImage:
-    """The sample's own picture uint8 `[h, w, 3]` with its anomaly map on the fixed scale, and the verdict."""
+    """Draw the anomaly map and the verdict over the sample's own picture.
+
+    Args:
+        sample: Inspected sample.
+        inspection: Result for the sample.
+        map_threshold: Map value that the colour scale is tied to.
+
+    Returns:
+        uint8 `[h, w, 3]` RGB, of the size of the sample.
+    """
     if sample.rgb is not None:
         picture = sample.rgb
     else:
@@ -97,6 +106,6 @@ def draw_overlay(sample: Sample, inspection: Inspection, map_threshold: float) -
     return verdict_banner(np.ascontiguousarray(overlay), text, ok=inspection.verdict == "OK")
 
 
-def _part(square: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
-    """The sensor's image within the padded square, as a view of it."""
+def _part(square: npt.NDArray[np.uint8], view: PaddedSquare) -> npt.NDArray[np.uint8]:
+    """Return the sensor's image within the padded square, as a view of the array."""
     return square[view.top : view.top + view.height, view.left : view.left + view.width]

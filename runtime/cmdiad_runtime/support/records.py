@@ -7,7 +7,7 @@ A record is a frozen dataclass whose `__post_init__` checks kind, range and cros
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -71,8 +71,37 @@ def require_integer(record: object, field: str, low: int, high: int) -> None:
 
 def require_number(record: object, field: str, low: float, high: float) -> None:
     """Raise RecordError unless a field is a finite number (not a bool) in [low, high]."""
+    require(is_number(getattr(record, field), low, high), record, field, f"a number from {low:g} to {high:g}")
+
+
+def require_text(record: object, field: str, *, longest: int = 1000) -> None:
+    """Raise RecordError unless a field is text of at most `longest` characters."""
     value = getattr(record, field)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    require(
-        number and math.isfinite(value) and low <= value <= high, record, field, f"a number from {low:g} to {high:g}"
-    )
+    require(isinstance(value, str) and len(value) <= longest, record, field, f"text of at most {longest} characters")
+
+
+def require_object(record: object, field: str) -> None:
+    """Raise RecordError unless a field is a JSON object, a dict with text as keys. The content is not checked."""
+    value = getattr(record, field)
+    require(isinstance(value, dict) and all(isinstance(key, str) for key in value), record, field, "an object")
+
+
+def make_tuple(record: object, field: str) -> None:
+    """Turn a field of a frozen record from a list, as JSON has it, into a tuple; RecordError unless it is either."""
+    value = getattr(record, field)
+    require(isinstance(value, list | tuple), record, field, "a list")
+    object.__setattr__(record, field, tuple(value))
+
+
+def require_numbers(record: object, field: str, low: float, high: float) -> None:
+    """Raise RecordError unless a field is a tuple of finite numbers (no bools) in [low, high]."""
+    values = getattr(record, field)
+    require(all(is_number(value, low, high) for value in values), record, field, f"numbers from {low:g} to {high:g}")
+
+
+def is_number(value: object, low: float, high: float) -> bool:
+    """Return True if a value is a finite int or float, not a bool, in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # The comparisons are exact for whole numbers too large for a float, where math.isfinite would raise.
+    return low <= value <= high and -sys.float_info.max <= value <= sys.float_info.max

@@ -14,7 +14,7 @@ from cmdiad_export.held_out import HeldOut
 from cmdiad_export.planning import planner
 from cmdiad_export.planning.plan import Budget
 from cmdiad_export.planning.planner import Candidate, Planned, make_plan, peak_megabytes, promising, write_within
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import CertificateError, EngineError, RunError
 from cmdiad_train.runs.run_directory import load_held_out, load_run
 from graphs import cloud_graph, cloud_inputs

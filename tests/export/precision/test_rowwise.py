@@ -15,7 +15,7 @@ from cmdiad_export.precision import rowwise
 from cmdiad_export.precision.quantise import Product, products
 from cmdiad_export.precision.rowwise import quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.bundle import certificate
-from cmdiad_runtime.bundle.manifest import Tolerance
+from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.inspection.inspector import Inspector

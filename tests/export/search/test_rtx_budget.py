@@ -21,8 +21,8 @@ from cmdiad_export.graph.exporter import export_graph
 from cmdiad_export.search.budget import BankSize
 from cmdiad_export.search.choice import choose_candidates
 from cmdiad_runtime.bundle.built_engines import profiles_of
-from cmdiad_runtime.bundle.certificate import read_golden
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint

@@ -29,8 +29,9 @@ from cmdiad_export.search.choice import (
     queries_of,
     settings,
 )
-from cmdiad_runtime.bundle.certificate import SearchTolerance, search_tolerance, tolerance_for
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.certificate import search_tolerance, tolerance_for
+from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_runtime.errors import CertificateError, RunError
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch, nearest_one_by_one

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cmdiad_runtime.bundle.manifest import FORMAT_VERSION, Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.manifest import FORMAT_VERSION
 from cmdiad_runtime.errors import BundleError
 from helpers import flip_byte, rewrite_manifest, truncate
 
@@ -81,8 +82,9 @@ def test_files_of_two_bundles_are_not_mixed(own_bundle: Path, exported: Cached) 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, "2", None])
 def test_another_format_says_to_update(own_bundle: Path, version: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest.update(format_version=version))
-    with pytest.raises(BundleError, match=f"found bundle format {version}. Expected format 1 or older. Update"):
+    with pytest.raises(BundleError, match=f"found bundle format {version}. Expected format 1 or older") as refused:
         Bundle.open(own_bundle)
+    assert refused.value.action.startswith("the bundle was made by a newer cmdiad: update")
 
 
 def test_another_kind_of_file(own_bundle: Path) -> None:

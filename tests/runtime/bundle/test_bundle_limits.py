@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmdiad_runtime.bundle import certificate
-from cmdiad_runtime.bundle import manifest as bundle_module
-from cmdiad_runtime.bundle.certificate import GOLDEN_LIMIT, read_golden
-from cmdiad_runtime.bundle.manifest import FILE_LIMIT, FILES_LIMIT, MANIFEST_LIMIT, Bundle
+from cmdiad_runtime.bundle import golden as golden_module
+from cmdiad_runtime.bundle import integrity
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.golden import GOLDEN_LIMIT, read_golden
+from cmdiad_runtime.bundle.integrity import FILE_LIMIT, FILES_LIMIT, MANIFEST_LIMIT
+from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.errors import BundleError
+from graphs import FINGERPRINT
 from helpers import assert_refused, command, rewrite_manifest
 
 ORDINARY = {"sha256": "0" * 64, "bytes": 0}
@@ -37,7 +40,7 @@ def _no_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise AssertionError(f"{path} was hashed")
 
-    monkeypatch.setattr(bundle_module, "sha256_of", refuse)
+    monkeypatch.setattr(integrity, "sha256_of", refuse)
 
 
 def test_manifest_over_the_limit(own_bundle: Path) -> None:
@@ -123,10 +126,26 @@ def test_files_of_another_shape(own_bundle: Path, files: object) -> None:
     _refused(own_bundle, own_bundle)
 
 
-@pytest.mark.parametrize("path", ["../outside.engine", "engines/unlisted.engine", None])
-def test_engine_that_is_not_among_the_files(own_bundle: Path, path: object) -> None:
-    rewrite_manifest(own_bundle, lambda manifest: manifest.update(engines=[{"file": path, "fingerprint": {}}]))
+@pytest.mark.parametrize("path", ["../outside.engine", "engines/unlisted.engine"])
+def test_engine_that_is_not_among_the_files(own_bundle: Path, path: str) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(engines=[{"file": path, "fingerprint": FINGERPRINT}]))
     _refused(own_bundle, f"no {path} among its files")
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        ({"file": "engines/a.engine"}, "fingerprint"),
+        ({"file": "engines/a.engine", "fingerprint": {}}, "fingerprint"),
+        ({"file": "engines/a.engine", "fingerprint": {**FINGERPRINT, "size_bytes": 0}}, "size_bytes"),
+        ({"file": None, "fingerprint": FINGERPRINT}, "EngineRecord.file"),
+        ({"fingerprint": FINGERPRINT}, "file"),
+        (None, "EngineRecord"),
+    ],
+)
+def test_engine_without_label_or_file(own_bundle: Path, entry: object, word: str) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(engines=[entry]))
+    _refused(own_bundle, own_bundle / "manifest.json", word, "damaged")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" + "0" * 400, "null", '"5"'])
@@ -137,7 +156,7 @@ def test_thresholds_that_are_no_numbers(own_bundle: Path, field: str, number: st
     path = own_bundle / "manifest.json"
     manifest = json.loads(path.read_text().replace(str(placeholder), number))
     manifest.pop("manifest_sha256")
-    path.write_text(json.dumps({**manifest, "manifest_sha256": bundle_module._manifest_hash(manifest)}))
+    path.write_text(json.dumps({**manifest, "manifest_sha256": manifest_hash(manifest)}))
     _refused(own_bundle, path)
 
 
@@ -151,7 +170,7 @@ def test_tolerance_without_end(own_bundle: Path, tolerance: str) -> None:
 @pytest.mark.parametrize("name", ["size", "pad_multiple", "groups", "group_size", "grid"])
 def test_sizes_that_no_machine_holds(own_bundle: Path, name: str, value: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest["preprocessing"].update({name: value}))
-    _refused(own_bundle, own_bundle / "manifest.json", f"preprocessing with {name}")
+    _refused(own_bundle, own_bundle / "manifest.json", f"Preprocessing.{name}")
 
 
 def _archive(path: Path, entries: dict[str, bytes]) -> Path:
@@ -171,7 +190,7 @@ def _npy(shape: tuple[int, ...], data: bytes) -> bytes:
 def test_golden_set_that_unpacks_to_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = _archive(tmp_path / "golden.npz", {"a/map.npy": _npy((1 << 20,), bytes(4 << 20))})
     assert golden.stat().st_size < 10_000
-    monkeypatch.setattr(certificate, "GOLDEN_LIMIT", 1 << 20)
+    monkeypatch.setattr(golden_module, "GOLDEN_LIMIT", 1 << 20)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
     with pytest.raises(BundleError, match=rf"more than {1 << 20}"):
         read_golden(golden)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cmdiad_runtime.bundle.certificate import GoldenSample, compare, tolerance_for
+from cmdiad_runtime.bundle.certificate import compare, tolerance_for
+from cmdiad_runtime.bundle.golden import GoldenSample
 from cmdiad_runtime.bundle.threshold import calibrate
 
 CALIBRATION = calibrate([1.0, 1.1, 0.9], [2.0, 2.0, 2.1], 0.3)
@@ -35,7 +36,7 @@ class Shifted:
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (2, 8, 8)])
 def test_errors_of_maps_that_add_up_add_up(shape: tuple[int, ...]) -> None:
     maps = np.ones(shape, np.float32)
-    golden = [GoldenSample("0-good", {}, 5.0, maps)]
+    golden = [GoldenSample("0-good", {}, 5.0, maps, tampered=False)]
     tolerance = tolerance_for("fp32", published_blur=False)
     limit = tolerance.map * CALIBRATION.map_threshold
     count = shape[0] if len(shape) == 3 else 1

@@ -12,15 +12,16 @@ import click
 import pytest
 
 from cmdiad_runtime.bundle.built_engines import build_for_bundle, engines_of, estimate, own_folder, profiles_of
-from cmdiad_runtime.bundle.certificate import read_golden
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import AUTO, choose_engine
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.self_test import has_passed, run_self_test, write_self_test
 from cmdiad_runtime.cli import run as cli_module
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from doubles import FakeCuda, install
 from graphs import tiny_bundle
 from helpers import RecordingReporter, assert_refused, command
@@ -147,12 +148,12 @@ def test_no_engine_says_how_to_get_one(bundle: Bundle, name: Any) -> None:
 def test_an_untested_engine_gives_no_verdicts(bundle: Bundle, name: Any) -> None:
     build_for_bundle(bundle, LIBRARY[name])
     with pytest.raises(EngineError) as refused:
-        Inspector.open(bundle.path, engine=name)
+        Inspector.open(bundle.path, OpenOptions(engine=name))
     assert "NVIDIA Double (compute capability 8.6)" in refused.value.found
     assert refused.value.action == f"run cmdiad-run --self-test {bundle.path} --engine {name}"
     record = self_test(bundle, name)
     assert record == bundle.path / "engines" / f"{name}-fp32-sm86.self-test.json"
-    with Inspector.open(bundle.path, engine=name) as inspector:
+    with Inspector.open(bundle.path, OpenOptions(engine=name)) as inspector:
         assert inspector.engine.identity.startswith(LIBRARY[name])
 
 
@@ -223,7 +224,7 @@ def test_an_engine_for_another_device_is_refused_or_rebuilt(
 
 def test_a_rebuilt_engine_needs_its_self_test_too(bundle: Bundle, name: Any) -> None:
     with pytest.raises(EngineError, match="no passed self-test"):
-        Inspector.open(bundle.path, engine=name, rebuild=True)
+        Inspector.open(bundle.path, OpenOptions(engine=name, rebuild=True))
     assert engines_of(bundle, LIBRARY[name])
 
 
@@ -322,6 +323,6 @@ def test_device_memory_is_given_back_whatever_happens(bundle: Bundle, name: Any)
     build_for_bundle(bundle, LIBRARY[name])
     command(cli, bundle.path, "part.tiff", "--engine", name)  # refused: untested
     command(cli, "--self-test", bundle.path, "--engine", name)
-    with Inspector.open(bundle.path, engine=name):
+    with Inspector.open(bundle.path, OpenOptions(engine=name)):
         pass
     cuda.assert_all_freed()

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cmdiad_runtime.bundle.manifest import Bundle, write_calibration, write_manifest
+from cmdiad_runtime.bundle.bundle import Bundle, write_calibration
+from cmdiad_runtime.bundle.manifest import write_manifest
 from cmdiad_runtime.bundle.signature import new_key, sign, verify_signature
 from cmdiad_runtime.cli.run import cli as run_cli
 from cmdiad_runtime.cli.sign import cli as sign_cli
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from helpers import assert_refused, command, flip_byte, rewrite_manifest
 
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -78,7 +80,7 @@ def test_signed_bundle_is_inspected_and_tested(signed: Path, keys: tuple[Path, P
     image = next((data / "gear" / "test" / "good" / "rgb").iterdir())
     assert command(run_cli, signed, image, "--require-signature", keys[1]).code == 0
     assert "self-test passed" in command(run_cli, signed, "--require-signature", keys[1]).out
-    with Inspector.open(signed, require_signature=keys[1]) as inspector:
+    with Inspector.open(signed, OpenOptions(require_signature=keys[1])) as inspector:
         assert inspector.bundle.path == signed
 
 

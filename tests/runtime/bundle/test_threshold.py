@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmdiad_runtime.bundle.manifest import Calibration
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import calibrate, calibrate_threshold, threshold_by_hand
 from helpers import python
 
@@ -112,7 +112,7 @@ def test_interval_by_hand_covers_the_true_share() -> None:
 def test_threshold_by_hand_without_held_out_scores_promises_nothing() -> None:
     found = threshold_by_hand(2.0, ())
     assert (found.samples, found.interval, found.false_reject_rate) == (0, (0.0, 1.0), 1.0)
-    assert found.warning == "no held-out scores tell how many good parts it rejects"
+    assert found.warning == "without held-out scores the share of rejected good parts is unknown"
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])

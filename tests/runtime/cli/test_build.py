@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_runtime.bundle.built_engines import engines_of
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.cli.build import cli
 from doubles import install
 from graphs import tiny_bundle

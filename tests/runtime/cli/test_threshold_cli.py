@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmdiad_runtime.bundle.manifest import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.threshold import adjusted, calibrate
 from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.cli.threshold import cli
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from helpers import Ended, assert_refused, command, flip_byte, python, rewrite_manifest, sample_files
 
 SCORES = [float(s) for s in np.random.default_rng(0).normal(10, 1, 40)]
@@ -88,7 +89,7 @@ def test_rate_that_the_samples_do_not_support_is_set_with_a_warning(bundle: Path
 
 def test_raw_score_leaves_the_map_threshold(bundle: Path) -> None:
     before = Bundle.open(bundle).calibration
-    adjust(bundle, "--score", 11)
+    adjust(bundle, "--threshold", 11)
     after = Bundle.open(bundle).calibration
     assert (after.score_threshold, after.map_threshold, after.method) == (11.0, before.map_threshold, "set by hand")
     assert after.false_reject_rate == np.mean(np.array(SCORES) > 11)
@@ -113,7 +114,9 @@ def test_signature_that_no_longer_fits_is_named(bundle: Path) -> None:
     (bundle / "manifest.sig").write_bytes(b"signed")
     assert adjust(bundle).err == ""
     ended = adjust(bundle, "--score", 12)
-    assert ended.err == f"warning: {bundle / 'manifest.sig'} does not fit the changed manifest; run cmdiad-sign again\n"
+    assert (
+        ended.err == f"warning: {bundle / 'manifest.sig'} does not match the changed manifest. Run cmdiad-sign again.\n"
+    )
 
 
 def test_old_bundle_takes_a_score_and_refuses_a_rate(old_bundle: Path) -> None:
@@ -123,7 +126,7 @@ def test_old_bundle_takes_a_score_and_refuses_a_rate(old_bundle: Path) -> None:
     assert_refused(refused, 4, old_bundle, "no held-out scores", "as a raw score")
     assert (old_bundle / "manifest.json").read_bytes() == before
     ended = adjust(old_bundle, "--score", 3.5)
-    assert ended.err == "warning: no held-out scores tell how many good parts it rejects\n"
+    assert ended.err == "warning: without held-out scores the share of rejected good parts is unknown\n"
     original = manifest_of(old_bundle)["calibration_original"]
     assert not set(NEW_FIELDS) & set(original)
     adjust(old_bundle, "--reset")
@@ -215,23 +218,23 @@ def test_adjusted_bundle_is_what_runs(data: Path, bundle: Path, tmp_path: Path) 
 
 
 def test_inspector_takes_a_threshold_or_a_rate(bundle: Path) -> None:
-    with Inspector.open(bundle, threshold=7.5) as inspector:
+    with Inspector.open(bundle, OpenOptions(threshold=7.5)) as inspector:
         calibration = inspector.bundle.calibration
         assert calibration.score_threshold == 7.5
         assert calibration.map_threshold == inspector.bundle.certified_calibration.map_threshold
-    with Inspector.open(bundle, false_reject_rate=0.2) as inspector:
+    with Inspector.open(bundle, OpenOptions(false_reject_rate=0.2)) as inspector:
         assert inspector.bundle.calibration == calibrate(SCORES, PEAKS, 0.2)
     with pytest.raises(ValueError, match="not both"):
-        Inspector.open(bundle, threshold=7.5, false_reject_rate=0.2)
+        Inspector.open(bundle, OpenOptions(threshold=7.5, false_reject_rate=0.2))
     with pytest.raises(ValueError, match="a positive number"):
-        Inspector.open(bundle, threshold=-1)
+        Inspector.open(bundle, OpenOptions(threshold=-1))
 
 
 def test_rate_on_an_old_bundle(data: Path, old_bundle: Path) -> None:
     path = sample_files(data, "test", "good", "rgb")[0]
     assert_refused(command(run_cli.cli, old_bundle, path, "--false-reject-rate", 0.1), 4, old_bundle, "no held-out")
     with pytest.raises(BundleError, match="found no held-out scores"):
-        Inspector.open(old_bundle, false_reject_rate=0.1)
+        Inspector.open(old_bundle, OpenOptions(false_reject_rate=0.1))
 
 
 def test_rate_needs_scores_and_peaks(bundle: Path) -> None:

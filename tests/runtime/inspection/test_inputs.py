@@ -67,7 +67,7 @@ def test_plain_folder_holds_images_in_png_and_clouds_in_the_other_formats(tmp_pa
 def test_folder_of_nothing_but_depth_and_colour_in_png(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "intrinsics.json")
     with pytest.raises(
-        InputError, match=r"no xyz file\. .*\.npz\. .* depth images in PNG go into a folder named depth"
+        InputError, match=r"no xyz file\. .*\.npz\. .* depth images in PNG belong into a folder named depth"
     ):
         list_inputs([tmp_path], "xyz")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import cmdiad_runtime
-from cmdiad_runtime import BundleError, EngineError, InputError, Inspector, Sample, read_rgb, read_xyz
-from cmdiad_runtime.bundle.certificate import read_golden
+from cmdiad_runtime import BundleError, EngineError, InputError, Inspector, OpenOptions, Sample, read_rgb, read_xyz
+from cmdiad_runtime.bundle.golden import read_golden
 from helpers import python, sample_files
 
 Cached = Callable[..., Path]
@@ -24,6 +24,7 @@ DOCUMENTED = {
     "InputError",
     "Inspection",
     "Inspector",
+    "OpenOptions",
     "OutputError",
     "RunError",
     "Sample",
@@ -45,7 +46,7 @@ def test_public_door() -> None:
 def test_inspection_says_everything(data: Path, exported: Cached, modality: str) -> None:
     path = sample_files(data, "test", "good", modality)[0]
     sample = Sample("part 1", **{modality: read_rgb(path) if modality == "rgb" else read_xyz(path)})  # type: ignore[arg-type]
-    with Inspector.open(exported(modality, "f2f", "fp16"), modality=modality) as inspector:  # type: ignore[arg-type]
+    with Inspector.open(exported(modality, "f2f", "fp16"), OpenOptions(modality=modality)) as inspector:  # type: ignore[arg-type]
         first, second = inspector.inspect(sample), inspector.inspect(sample)
         threshold = inspector.bundle.calibration.score_threshold
     assert first.name == "part 1"
@@ -68,7 +69,7 @@ def test_tampered_golden_samples_score_higher_than_good_ones(exported: Cached) -
 
 def test_bundle_for_another_modality(exported: Cached) -> None:
     with pytest.raises(BundleError, match="found a bundle for --modality rgb. Expected one for --modality xyz"):
-        Inspector.open(exported("rgb"), modality="xyz")
+        Inspector.open(exported("rgb"), OpenOptions(modality="xyz"))
 
 
 def test_unusable_sample_leaves_the_inspector_usable(data: Path, exported: Cached) -> None:
@@ -103,7 +104,7 @@ def test_absent_device_is_an_error_not_a_fallback(exported: Cached, monkeypatch:
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match=r"CUDAExecutionProvider. Run pip install \"cmdiad\[gpu\]\""):
-        Inspector.open(exported("rgb"), engine="cuda")
+        Inspector.open(exported("rgb"), OpenOptions(engine="cuda"))
 
 
 def test_absent_onnxruntime_names_the_command_that_brings_it(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +128,10 @@ def test_graph_that_the_engine_cannot_load(tmp_path: Path) -> None:
 
 
 def test_inputs_that_the_graph_does_not_take(exported: Cached) -> None:
-    with Inspector.open(exported("rgb")) as inspector, pytest.raises(EngineError, match="Expected the graph to run"):
+    with (
+        Inspector.open(exported("rgb")) as inspector,
+        pytest.raises(EngineError, match="Expected a graph that runs in this engine"),
+    ):
         inspector.engine.run({"rgb": np.zeros((1, 8, 8, 3), np.uint8)})
 
 
@@ -135,10 +139,10 @@ def test_inputs_that_the_graph_does_not_take(exported: Cached) -> None:
 def test_inspecting_imports_nothing_of_training(data: Path, exported: Cached, modality: str) -> None:
     code = """
 import sys
-from cmdiad_runtime import Inspector, Sample, read_rgb, read_xyz
+from cmdiad import Inspector, OpenOptions, Sample, read_rgb, read_xyz
 bundle, modality, path = sys.argv[1:]
 sample = Sample("part", **{modality: (read_rgb if modality == "rgb" else read_xyz)(path)})
-with Inspector.open(bundle, modality=modality) as inspector:
+with Inspector.open(bundle, OpenOptions(modality=modality)) as inspector:
     print(inspector.inspect(sample).verdict)
 heavy = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "safetensors")
 heavy += ("scipy.ndimage", "scipy.sparse", "scipy.spatial") if modality == "rgb" else ()

@@ -16,7 +16,7 @@ from cmdiad_runtime import EngineError, InputError, Inspector, Sample
 from cmdiad_runtime.inspection import pipeline as module
 from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.inspection.inspector import Inspection
-from cmdiad_runtime.inspection.pipeline import Outcome, inspect_stream
+from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from helpers import sample_files, truncate
 
 Cached = Callable[..., Path]
@@ -28,7 +28,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert [t.name for t in threading.enumerate() if t.name.startswith("cmdiad-prepare")] == []
 
 
-class RecordingReporter:
+class RecordingEngine:
     """An engine that tells what it was run on, and gives each input's own number."""
 
     description = identity = "recorder"
@@ -59,13 +59,13 @@ def numbered(count: int) -> list[Sample]:
 
 def recording(
     exported: Cached, run: Callable[[float], None] = lambda number: None
-) -> tuple[Inspector, RecordingReporter]:
+) -> tuple[Inspector, RecordingEngine]:
     with Inspector.open(exported("rgb")) as inspector:
-        engine = RecordingReporter(run)
+        engine = RecordingEngine(run)
         return Inspector(inspector.bundle, engine), engine
 
 
-def inspections(outcomes: list[Outcome]) -> list[Inspection]:
+def inspections(outcomes: list[InspectedSource]) -> list[Inspection]:
     found = []
     for outcome in outcomes:
         assert isinstance(outcome.result, tuple), outcome.result
@@ -204,5 +204,5 @@ def test_nothing_to_inspect(exported: Cached) -> None:
 
 def test_nothing_ahead_is_refused(exported: Cached) -> None:
     inspector, _ = recording(exported)
-    with pytest.raises(ValueError, match="at least one sample has to be prepared ahead, got 0"):
+    with pytest.raises(ValueError, match="at least one sample must be prepared ahead, got 0"):
         inspect_stream(inspector, numbered(1), ahead=0)

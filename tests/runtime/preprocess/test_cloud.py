@@ -3,17 +3,15 @@ import pytest
 
 import golden
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.cloud_inputs import (
-    cloud_input,
-    frame_cloud,
-    part_and_support,
-    part_mask,
-    prepare_cloud,
-)
-from cmdiad_runtime.preprocess.cloud.foreground import fit_support_plane
+from cmdiad_runtime.preprocess.cloud import cloud_inputs
+from cmdiad_runtime.preprocess.cloud.cloud_inputs import CloudFrame, CloudInput, cloud_input
 from cmdiad_runtime.preprocess.cloud.interpolation import interpolation_weights, pooling_weights
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.cloud.points import farthest_point_sampling, group_points
+from cmdiad_runtime.preprocess.cloud.support_plane import fit_support_plane
+from cmdiad_runtime.preprocess.image.padding import pad_offset
 from cmdiad_runtime.preprocess.work import pieces
+from cmdiad_runtime.sample import Sample
 
 SMALL = {
     "size": 64,
@@ -21,9 +19,19 @@ SMALL = {
     "groups": 40,
     "group_size": 8,
     "pad_multiple": 100,
-    "seed": 0,
-    "name": "part 7",
 }
+
+
+def geometry(xyz, *, foreground, seed=0):
+    return PartGeometry(Sample("part 7", xyz=xyz), foreground=foreground, seed=seed)
+
+
+def prepare_cloud(xyz, *, foreground, **options) -> tuple[CloudInput, CloudFrame]:
+    return cloud_inputs.prepare_cloud(geometry(xyz, foreground=foreground), **options)
+
+
+def frame_cloud(xyz, *, foreground, **options) -> CloudFrame:
+    return cloud_inputs.frame_cloud(geometry(xyz, foreground=foreground), **options)
 
 
 def scene(height=150, width=130):
@@ -71,7 +79,7 @@ def test_rows_are_background_then_cells_in_raster_order():
 @pytest.mark.parametrize(("groups", "size"), [(40, 8), (56, 56), (700, 100)])
 def test_two_threads_give_what_the_steps_give(monkeypatch, cores, groups, size):
     """One after another, and shared with a helper that is idle."""
-    frame = frame_cloud(scene()[0], size=224, foreground=True, pad_multiple=100, seed=0, name="a")
+    frame = frame_cloud(scene()[0], size=224, foreground=True, pad_multiple=100)
     points = frame.xyz[frame.valid]
     centers = points[farthest_point_sampling(points, groups)]
     near = points[group_points(points, centers, size)] - centers[:, None]
@@ -107,8 +115,8 @@ def test_patch_features_are_interpolated_and_pooled():
 
 def test_frame_with_foreground_is_cut_and_padded():
     xyz, block = scene()
-    frame = frame_cloud(xyz, size=200, foreground=True, pad_multiple=100, seed=0, name="part")
-    assert (frame.top, frame.left, frame.height, frame.width) == (25, 35, 200, 200)
+    frame = frame_cloud(xyz, size=200, foreground=True, pad_multiple=100)
+    assert pad_offset(150, 130, multiple=100) == (25, 35, 200)
     assert np.array_equal(frame.valid[25:175, 35:165], block)
     assert frame.valid.sum() == block.sum()
     assert np.array_equal(frame.xyz[25:175, 35:165][block], xyz[block])
@@ -116,8 +124,8 @@ def test_frame_with_foreground_is_cut_and_padded():
 
 def test_frame_without_foreground_is_the_cloud_itself():
     xyz, _ = scene(130, 130)
-    frame = frame_cloud(xyz, size=130, foreground=False, pad_multiple=1, seed=0, name="part")
-    assert (frame.top, frame.left, frame.height, frame.width) == (0, 0, 130, 130)
+    frame = frame_cloud(xyz, size=130, foreground=False, pad_multiple=1)
+    assert pad_offset(130, 130, multiple=1) == (0, 0, 130)
     assert np.array_equal(frame.xyz, xyz)
     assert frame.valid.all()
 
@@ -126,7 +134,7 @@ def test_frame_without_foreground_keeps_half_zero_pixels_but_not_as_points():
     """Background of preprocessed Eyecandies has x = 0 and constant y and z (REFERENCE §3.5)."""
     xyz = np.full((10, 10, 3), 0.5, dtype=np.float32)
     xyz[:5, :, 0] = 0
-    frame = frame_cloud(xyz, size=10, foreground=False, pad_multiple=1, seed=0, name="part")
+    frame = frame_cloud(xyz, size=10, foreground=False, pad_multiple=1)
     assert np.array_equal(frame.xyz, xyz)
     assert np.array_equal(frame.valid, xyz[..., 0] != 0)
 
@@ -149,20 +157,30 @@ def test_non_finite_points_equal_missing_ones(foreground, missing):
 @pytest.mark.parametrize("foreground", [False, True])
 def test_part_and_its_support(foreground):
     xyz, block = scene()
-    mask, plane = part_and_support(xyz, foreground=foreground, seed=3, name="part 7")
-    assert np.array_equal(mask, part_mask(xyz, foreground=foreground, seed=3, name="part 7"))
-    assert np.array_equal(mask, block if foreground else np.ones_like(block))
+    found = geometry(xyz, foreground=foreground, seed=3)
+    plane = found.support
+    assert np.array_equal(found.part, block if foreground else np.ones_like(block))
+    assert np.array_equal(found.foreground, block)
     expected = fit_support_plane(xyz, seed=3)
     assert np.array_equal(plane.normal, expected.normal)
     assert plane.offset == expected.offset
 
 
-@pytest.mark.parametrize("find", [part_mask, part_and_support])
-def test_a_part_is_not_found_in_nothing(find):
+def test_a_part_is_not_found_in_nothing():
     with pytest.raises(InputError, match="no valid point"):
-        find(np.zeros((50, 50, 3), np.float32), foreground=False, seed=0, name="part 7")
+        _ = geometry(np.zeros((50, 50, 3), np.float32), foreground=False).part
     with pytest.raises(InputError, match="only background"):
-        find(scene()[0][:, :40], foreground=True, seed=0, name="part 7")
+        _ = geometry(scene()[0][:, :40], foreground=True).part
+    with pytest.raises(InputError, match="no xyz"):
+        _ = PartGeometry(Sample("part 7")).part
+
+
+def test_geometry_changes_no_mask():
+    """A mask that was read before another one stays as computed."""
+    found = geometry(scene()[0], foreground=True)
+    before = found.valid.copy()
+    assert not np.array_equal(found.part, before)
+    assert np.array_equal(found.valid, before)
 
 
 def test_same_cloud_same_result_and_input_untouched():
@@ -209,7 +227,7 @@ def test_a_bare_support_is_refused():
 
 def test_too_few_points_are_refused():
     xyz, _ = scene()
-    count = frame_cloud(xyz, size=64, foreground=True, pad_multiple=100, seed=0, name="part").valid.sum()
+    count = frame_cloud(xyz, size=64, foreground=True, pad_multiple=100).valid.sum()
     assert f"at least {count + 1}" in refusal(xyz, groups=int(count) + 1)
     assert f"at least {count + 1}" in refusal(xyz, group_size=int(count) + 1)
     one = np.zeros((400, 400, 3), dtype=np.float32)
@@ -228,8 +246,6 @@ def test_golden_bump_sample():
         "groups": 256,
         "group_size": 32,
         "pad_multiple": 1,
-        "seed": 0,
-        "name": "bump",
     }
     cloud, frame = prepare_cloud(image, foreground=False, **options)
     assert np.array_equal(np.flatnonzero(frame.valid), data["nonzero_idx"])
@@ -250,8 +266,8 @@ def sort_group(groups):
 def test_golden_raw_sample_with_our_own_plane():
     """The published plane is random; ours may shift the 5 mm cut by less than its noise."""
     data = golden.load("preproc")
-    frame = frame_cloud(data["raw_pc"], size=224, foreground=True, pad_multiple=100, seed=0, name="bump")
-    assert (frame.top, frame.left) == tuple(data["pad_offset"])
+    frame = frame_cloud(data["raw_pc"], size=224, foreground=True, pad_multiple=100)
+    assert pad_offset(*data["raw_pc"].shape[:2], multiple=100)[:2] == tuple(data["pad_offset"])
     published = data["xyz_tensor"].transpose(1, 2, 0)
     same = (frame.xyz == published).all(axis=2)
     assert same.mean() > 0.995

@@ -1,17 +1,11 @@
 import numpy as np
 import pytest
 
-from cmdiad_runtime.preprocess.cloud.foreground import (
-    PLANE_CLEARANCE,
-    Plane,
-    border_points,
-    fit_support_plane,
-    foreground_mask,
-    largest_cluster,
-    pad_offset,
-    pad_to_square,
-    valid_mask,
-)
+from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
+from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE, foreground_mask
+from cmdiad_runtime.preprocess.cloud.support_plane import Plane, border_points, fit_support_plane
+from cmdiad_runtime.preprocess.cloud.valid import valid_mask
+from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
 from golden import load
 
 

@@ -26,29 +26,31 @@ def spent_ms():
     return sum(int(open(f"/proc/self/task/{thread}/schedstat").read().split()[0]) for thread in blas) / 1e6
 
 from cmdiad_runtime.inspection.overlay import depth_image
-from cmdiad_runtime.preprocess.cloud.cloud_inputs import part_and_support, prepare_cloud
-from cmdiad_runtime.preprocess.views.place import PlanPlace, View
-from cmdiad_runtime.preprocess.views.top_view import find_pose, normal_colours, plan_cloud, plan_pixels, plan_view
-from cmdiad_runtime.preprocess.views.top_view import pose_template
+from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
+from cmdiad_runtime.preprocess.views.place import PaddedSquare, TopPlace
+from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours
+from cmdiad_runtime.preprocess.views.top_pose import find_pose, part_cloud, pose_template, top_pixels
+from cmdiad_runtime.sample import Sample
 
 y, x = np.mgrid[:500, :500]  # a block of 300 x 300 pixels, 3 cm off its support
 block = (abs(x - 250) < 150) & (abs(y - 260) < 150)
 noise = np.random.default_rng(0).normal(0, 1e-4, x.shape)
 xyz = np.stack([(x - 250) * 4e-4, (y - 250) * 4e-4, 0.5 - 0.03 * block + noise], -1).astype(np.float32)
 start = spent_ms()
-options = {"size": 224, "grid": 56, "groups": 64, "group_size": 16, "foreground": True, "pad_multiple": 100}
-prepare_cloud(xyz, seed=0, name="block", **options)
-mask, plane = part_and_support(xyz, foreground=True, seed=0, name="block")
-cloud = plan_cloud(xyz, mask, plane)
+options = {"size": 224, "grid": 56, "groups": 64, "group_size": 16, "pad_multiple": 100}
+geometry = PartGeometry(Sample("block", xyz=xyz))
+prepare_cloud(geometry, **options)
+cloud = part_cloud(xyz, geometry.part, geometry.support)
 pose = find_pose(cloud, pose_template([cloud], 4e-3), 4e-3)
-plan_view(cloud, normal_colours(cloud, pose), pose, size=320, side=0.2)
-place = PlanPlace(cloud.pixels, plan_pixels(cloud, pose, size=320, side=0.2))
-place.to_sensor(np.ones((320, 320), np.float32), View.of(xyz, 100))
+draw_top_view(cloud, normal_colours(cloud, pose), pose, size=320, side=0.2)
+place = TopPlace(cloud.pixels, top_pixels(cloud, pose, size=320, side=0.2))
+place.to_sensor(np.ones((320, 320), np.float32), PaddedSquare.of(xyz, 100))
 depth_image(xyz)
 prepared = spent_ms() - start
 large = np.ones((700, 700))
 large @ large
-print(json.dumps({"points": int(mask.sum()), "prepared": prepared, "product": spent_ms() - start - prepared}))
+print(json.dumps({"points": int(geometry.part.sum()), "prepared": prepared, "product": spent_ms() - start - prepared}))
 """
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmdiad_runtime.preprocess.cloud.foreground import pad_to_square
+from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth, resize_nearest, resize_rgb
 from golden import load
 

@@ -6,8 +6,10 @@ import pytest
 
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import cloud_input, prepare_cloud
 from cmdiad_runtime.preprocess.cloud.interpolation import interpolation_weights, pooling_weights
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.cloud.points import farthest_point_sampling, group_points
 from cmdiad_runtime.preprocess.work.workspace import Workspace
+from cmdiad_runtime.sample import Sample
 
 TRANSIENT = 256 * 1024  # bytes at a time: a few arrays of at most 64 KiB; one float32 per point would be 351 KiB
 SIDE = 300
@@ -116,8 +118,8 @@ def test_the_measure_sees_one_column_of_points():
 
 
 def prepared(xyz):
-    options = {"size": 320, "grid": 80, "groups": 100, "group_size": 16, "pad_multiple": 1, "seed": 0, "name": "a"}
-    return prepare_cloud(xyz, foreground=False, **options)
+    options = {"size": 320, "grid": 80, "groups": 100, "group_size": 16, "pad_multiple": 1}
+    return prepare_cloud(PartGeometry(Sample("a", xyz=xyz), foreground=False), **options)
 
 
 @pytest.mark.parametrize("name", ["centers", "groups", "weights", "cells"])

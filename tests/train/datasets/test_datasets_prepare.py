@@ -17,7 +17,8 @@ from sklearn.cluster import DBSCAN
 import data_trees as trees
 import golden
 from cmdiad_runtime.errors import OutputError, RunError
-from cmdiad_runtime.preprocess.cloud.foreground import fit_support_plane, valid_mask
+from cmdiad_runtime.preprocess.cloud.support_plane import fit_support_plane
+from cmdiad_runtime.preprocess.cloud.valid import valid_mask
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.prepare import prepare as prepare_sample
 from cmdiad_runtime.readers import read_xyz

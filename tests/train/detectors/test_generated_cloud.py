@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
+from cmdiad_runtime.sample import Sample
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud, farthest_points, nearest_groups
 
 SIZE, GRID, GROUPS, GROUP_SIZE = 48, 12, 40, 8
@@ -37,15 +39,12 @@ def as_image(xyz: np.ndarray) -> torch.Tensor:
 def test_equals_the_preprocessing_of_a_measured_cloud(holes: float) -> None:
     xyz = cloud_image(holes)
     expected, _ = prepare_cloud(
-        xyz,
+        PartGeometry(Sample("sheet", xyz=xyz), foreground=False),
         size=SIZE,
         grid=GRID,
         groups=GROUPS,
         group_size=GROUP_SIZE,
-        foreground=False,
         pad_multiple=1,
-        seed=0,
-        name="sheet",
     )
     centers, groups, weights = network()(as_image(xyz))
     np.testing.assert_array_equal(centers[0], expected.centers)

@@ -14,6 +14,8 @@ from torch import Tensor
 import golden
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
 from cmdiad_runtime.preprocess.cloud.interpolation import pooling_weights
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
+from cmdiad_runtime.sample import Sample
 from cmdiad_train.detectors.bank.coreset import greedy_coreset, project, projection_matrix
 from cmdiad_train.detectors.bank.fusion import PUBLISHED_LAMBDAS, ocsvm_weights
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, Network
@@ -67,15 +69,12 @@ def rgb_patches(image: Tensor) -> Patches:
 
 def cloud_inputs(image: np.ndarray) -> list[Tensor]:
     cloud, frame = prepare_cloud(
-        np.ascontiguousarray(image.transpose(1, 2, 0)),
+        PartGeometry(Sample("golden", xyz=np.ascontiguousarray(image.transpose(1, 2, 0))), foreground=False),
         size=224,
         grid=56,
         groups=256,
         group_size=32,
-        foreground=False,
         pad_multiple=1,
-        seed=0,
-        name="golden",
     )
     weights, cells = published_weights(frame.xyz, frame.valid, cloud.centers)
     return [torch.from_numpy(a) for a in (cloud.centers[None], cloud.groups[None], weights, cells)]

@@ -17,6 +17,7 @@ from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
@@ -46,7 +47,7 @@ def check_single_modality(bundle: Path, data: Path, tmp_path: Path, modality: st
     for other in others:
         for folder in own.rglob(other):
             shutil.rmtree(folder)
-    with Inspector.open(bundle, modality=modality) as inspector:  # type: ignore[arg-type]
+    with Inspector.open(bundle, OpenOptions(modality=modality)) as inspector:  # type: ignore[arg-type]
         files = list_inputs([own / "gear" / "test"], modality)  # type: ignore[arg-type]
         assert len(files) == 5
         for file in files:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST, Preprocessing
 from cmdiad_runtime.readers import image_colour
 from cmdiad_runtime.readers.image import Colour
@@ -188,14 +189,9 @@ def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> Iterator
     if files.xyz is None or sample.xyz is None:
         return
     try:
-        frame = frame_cloud(
-            sample.xyz,
-            size=_VIEW.size,
-            foreground=not prepared,
-            pad_multiple=_VIEW.pad_multiple,
-            seed=_VIEW.seed,
-            name=str(files.xyz),
-        )
+        named = Sample(str(files.xyz), xyz=sample.xyz)
+        geometry = PartGeometry(named, foreground=not prepared, seed=_VIEW.seed)
+        frame = frame_cloud(geometry, size=_VIEW.size, pad_multiple=_VIEW.pad_multiple)
     except InputError as error:
         yield error
         return

@@ -29,14 +29,11 @@ import tifffile
 from PIL import Image
 
 from cmdiad_runtime.errors import CmdiadError, InputError, OutputError, RunError
-from cmdiad_runtime.preprocess.cloud.foreground import (
-    PAD_MULTIPLE,
-    PLANE_CLEARANCE,
-    fit_support_plane,
-    largest_cluster,
-    pad_to_square,
-    valid_mask,
-)
+from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
+from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE
+from cmdiad_runtime.preprocess.cloud.support_plane import fit_support_plane
+from cmdiad_runtime.preprocess.cloud.valid import valid_mask
+from cmdiad_runtime.preprocess.image.padding import PAD_MULTIPLE, pad_to_square
 from cmdiad_runtime.readers import image_colour, read_rgb
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import RgbImage, XyzImage

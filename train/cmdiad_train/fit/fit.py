@@ -43,8 +43,8 @@ from cmdiad_train.evaluation.evaluate import evaluate
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.fit.feature_cache import FeatureCache, Stored
-from cmdiad_train.fit.part_views import follow_parts
 from cmdiad_train.fit.tamper import tamper
+from cmdiad_train.fit.views import choose_view
 from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.runs import run_directory as directory
 from cmdiad_train.runs.loss_plot import plot_losses
@@ -133,7 +133,9 @@ def fit(
     recipe = Recipe.from_json(record["recipe"])
     if network_from is not None:
         _take_over(network_from, run, recipe)
-    fitting = _Fitting(run, recipe, Preprocessing(**record["preprocessing"]), samples, report, machine or Machine())
+    fitting = _Fitting(
+        run, recipe, Preprocessing.from_json(record["preprocessing"]), samples, report, machine or Machine()
+    )
     detector = fitting.detector()
     record["provenance"] = fitting.provenance
     record["metrics"] = fitting.metrics(detector) if _is_labelled(samples.test) else None
@@ -212,16 +214,16 @@ def _start(
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
     others = [*samples.held_out, *(files for joint in samples.joint.values() for files in joint)]
-    view, preprocessing, reason = follow_parts(samples.train, others, recipe, preprocessing, report)
-    if reason:
-        say(f"parts are seen as the sensor sees them (--view sensor): {reason}")
+    chosen = choose_view(samples.train, others, recipe, preprocessing, _StepReporter(report))
+    if chosen.reason:
+        say(f"parts are seen as the sensor sees them (--view sensor): {chosen.reason}")
     record = {
         **wanted,
-        "recipe": replace(recipe, view=view).to_json(),
-        "view": {"asked": recipe.view, "because": reason},
+        "recipe": replace(recipe, view=chosen.view).to_json(),
+        "view": {"asked": recipe.view, "because": chosen.reason},
         "status": "fitting",
         "seed": recipe.seed,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": chosen.preprocessing.to_json(),
         "versions": {p: version(p) for p in ("cmdiad", "torch", "timm", "scikit-learn", "numpy", "scipy")},
         "python": platform.python_version(),
     }
@@ -288,6 +290,20 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors | None 
         xyz_image=points is not None and shown == asked == "xyz",
         seed=recipe.seed,
     )
+
+
+class _StepReporter:
+    """A `Reporter` around a callable, until `fit` takes a `Reporter`."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def step(self, name: str, done: int, total: int) -> None:
+        """Pass the progress on."""
+        self._report(name, done, total)
+
+    def say(self, line: str) -> None:
+        """Discard a line."""
 
 
 class _Pairs:
@@ -393,7 +409,7 @@ class _Fitting:
     def _inputs(self, files: SampleFiles, modality: Modality, category: str = "") -> dict[str, Tensor]:
         preprocessing = make_preprocessing(self.recipe, self.preprocessing.colour, modality)
         followed = self._followed(category)
-        preprocessing = replace(preprocessing, plan=followed.plan, part=followed.part)
+        preprocessing = replace(preprocessing, top=followed.top, part=followed.part)
         return as_tensors(prepare(files.read(self.preprocessing.colour), preprocessing).inputs)
 
     def _followed(self, category: str) -> Preprocessing:
@@ -402,8 +418,8 @@ class _Fitting:
             return self.preprocessing
         if category not in self.preprocessings:
             samples = self.samples.joint[category]
-            _, followed, _ = follow_parts(samples, (), self.recipe, self.preprocessing, self.report)
-            self.preprocessings[category] = followed
+            chosen = choose_view(samples, (), self.recipe, self.preprocessing, _StepReporter(self.report))
+            self.preprocessings[category] = chosen.preprocessing
         return self.preprocessings[category]
 
     def _stored(

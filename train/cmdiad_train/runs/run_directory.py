@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cmdiad_runtime.bundle.manifest import Calibration
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import atomic_write, write_json
+from cmdiad_runtime.support.records import RecordError
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
@@ -71,7 +72,7 @@ def load_run(path: Path) -> Run:
         )
     try:
         return _load_finished(path, record)
-    except (KeyError, TypeError) as error:
+    except (KeyError, RecordError, TypeError) as error:
         raise _damaged(path, ValueError(f"a missing or unknown field ({error})")) from error
 
 
@@ -98,7 +99,7 @@ def _load_finished(path: Path, record: dict[str, Any]) -> Run:
         path=path,
         record=record,
         recipe=recipe,
-        preprocessing=Preprocessing(**record["preprocessing"]),
+        preprocessing=Preprocessing.from_json(record["preprocessing"]),
         calibration=Calibration(**fusion["calibration"]),
         detector=detector,
         golden=load_golden(path),

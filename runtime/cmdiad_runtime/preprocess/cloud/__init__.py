@@ -1,1 +1,1 @@
-"""Organised point clouds: background removal, surfaces, point groups."""
+"""Organised point clouds: support plane, clustering, part geometry, surfaces and point groups."""

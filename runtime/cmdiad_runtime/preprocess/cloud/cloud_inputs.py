@@ -1,4 +1,4 @@
-"""The whole 3D preprocessing: organised cloud in, network inputs out."""
+"""Network inputs of the point encoder from an organised cloud: frame, groups and pooling weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ import numpy.typing as npt
 import scipy
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.foreground import (
-    Plane,
-    fit_support_plane,
-    pad_offset,
-    pad_to_square,
-    part_above,
-    valid_mask,
-)
 from cmdiad_runtime.preprocess.cloud.interpolation import POINTS_AT_ONCE, center_tree, pooling_weights, weigh_centers
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.cloud.points import CENTERS_AT_ONCE, doubles, farthest_points, nearest_points, point_tree
+from cmdiad_runtime.preprocess.cloud.valid import valid_mask
+from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_nearest
 from cmdiad_runtime.preprocess.work.pieces import Once, Piece, Pieces, parts
 from cmdiad_runtime.preprocess.work.workspace import WORKSPACE
@@ -30,14 +25,14 @@ from cmdiad_runtime.sample import Mask, XyzImage
 
 @dataclass(frozen=True)
 class CloudInput:
-    """What the graph takes from a cloud: `(weights @ features)[cells]` is the grid of patch features.
+    """Graph inputs of a cloud: `(weights @ features)[cells]` is the grid of patch features.
 
     Attributes:
-        centers: float32 `[G, 3]`, group centres, metres.
-        groups: float32 `[G, M, 3]`, neighbours minus their centre, metres.
-        weights: float32 `[R, G]`; row 0 is all zeros (background), then one row for each grid cell with
-            any weight, in raster order.
-        cells: int64 `[grid * grid]`, the row of each cell in raster order; 0 is background.
+        centers: Group centres, float32 `[G, 3]`, metres.
+        groups: Points of each group minus its centre, float32 `[G, M, 3]`, metres.
+        weights: Pooling weights, float32 `[R, G]`; row 0 is all zeros (background), then one row for each grid cell
+            with any weight, in raster order.
+        cells: Row of each grid cell in raster order, int64 `[grid * grid]`; 0 is background.
     """
 
     centers: npt.NDArray[np.float32]
@@ -48,78 +43,55 @@ class CloudInput:
 
 @dataclass(frozen=True)
 class CloudFrame:
-    """Where the network's view of a cloud lies in the sensor's image.
-
-    Pixel (row, column) of the sensor is pixel (row + top, column + left) of the frame, which was resized to
-    `valid`'s size.
+    """A cloud at the network's size.
 
     Attributes:
-        xyz: float32 `[size, size, 3]`, resized cloud, metres, finite, zeros in removed background.
-        valid: bool `[size, size]`, pixels of `xyz` with a point.
-        top: rows added above the sensor's image.
-        left: columns added left of it.
-        height: rows of the padded image.
-        width: columns of the padded image.
+        xyz: Resized cloud, float32 `[size, size, 3]`, metres, finite, zeros in removed background.
+        valid: Pixels of `xyz` with a point, bool `[size, size]`.
     """
 
     xyz: XyzImage
     valid: Mask
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def prepare_cloud(
-    xyz: XyzImage,
-    *,
-    size: int,
-    grid: int,
-    groups: int,
-    group_size: int,
-    foreground: bool,
-    pad_multiple: int,
-    seed: int,
-    name: str,
+    geometry: PartGeometry, *, size: int, pad_multiple: int, groups: int, group_size: int, grid: int
 ) -> tuple[CloudInput, CloudFrame]:
-    """Take a raw organised cloud to the inputs of the point encoder and of the pooling behind it.
+    """Compute the inputs of the point encoder and of the pooling behind it.
 
     Args:
-        xyz: float32 `[h, w, 3]`, metres; 0, NaN and infinity mean missing.
-        size: rows and columns of the network's view.
-        grid: cells along each side of the patch features.
-        groups: number of groups G, at least 3.
-        group_size: points per group M.
-        foreground: remove support plane and stray points first, as the published preprocessing does.
-        pad_multiple: the side of the padded square is rounded up to a multiple of this (published: 100).
-        seed: of the plane search.
-        name: of the sample, for messages.
+        geometry: Geometry of the sample.
+        size: Rows and columns of the network's view.
+        pad_multiple: The side of the padded square is rounded up to a multiple of this, 100 as published.
+        groups: Number of groups G, at least 3.
+        group_size: Points per group M.
+        grid: Cells along each side of the patch features.
 
     Returns:
-        The network inputs, and how they lie in the sensor's image.
+        The network inputs, and the resized cloud that they are made of.
 
     Raises:
-        InputError: not float32 `[h, w, 3]`; no valid point; nothing but background; or fewer points than
-            `groups` or `group_size` after the resize.
+        InputError: The cloud cannot be used (see `PartGeometry.part`), or has fewer points than `groups` or
+            `group_size` after the resize.
     """
-    frame = frame_cloud(xyz, size=size, foreground=foreground, pad_multiple=pad_multiple, seed=seed, name=name)
+    frame = frame_cloud(geometry, size=size, pad_multiple=pad_multiple)
     points = frame.xyz[frame.valid]
-    _check_count(len(points), max(groups, group_size), size, name)
+    _check_count(len(points), max(groups, group_size), size, geometry.name)
     return cloud_input(points, frame.valid, groups=groups, group_size=group_size, grid=grid), frame
 
 
 def cloud_input(points: npt.NDArray[np.float32], valid: Mask, *, groups: int, group_size: int, grid: int) -> CloudInput:
-    """Sampling, groups, interpolation and pooling of a cloud, on two threads where there are two cores.
+    """Compute samples, groups and pooling weights of a cloud, on two threads if there are two cores.
 
-    While this thread samples, the helper groups the centres that are chosen already. Then both weigh centres for
-    interpolation, this thread from the first point on, the helper from the last; groups that are left come after.
+    While this thread samples, the helper groups the centres that are already chosen. Then both compute interpolation
+    weights, this thread from the first point on and the helper from the last. Remaining groups come last.
 
     Args:
-        points: float32 `[N, 3]`, finite, metres, N at least `groups` and `group_size`.
-        valid: bool `[S, S]`, their pixels, N True, in raster order.
-        groups: number of groups G, at least 3.
-        group_size: points per group M.
-        grid: cells along each side.
+        points: Points float32 `[N, 3]`, finite, metres, N at least `groups` and `group_size`.
+        valid: Pixels of the points in raster order, bool `[S, S]`, N of them True.
+        groups: Number of groups G, at least 3.
+        group_size: Points per group M.
+        grid: Cells along each side of the patch features.
     """
     centers = np.empty((groups, 3), dtype=np.float32)
     near = np.empty((groups, group_size, 3), dtype=np.float32)
@@ -140,7 +112,7 @@ def cloud_input(points: npt.NDArray[np.float32], valid: Mask, *, groups: int, gr
 
 
 def _sampled(points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]) -> Iterator[slice]:
-    """Fill `centers` `[G, 3]`, and say which part of it is known as soon as it is."""
+    """Fill `centers` `[G, 3]` in order of choice, and yield each slice as soon as its centres are known."""
     choices = farthest_points(points, len(centers))
     for part in parts(len(centers), CENTERS_AT_ONCE):
         centers[part] = points[list(islice(choices, CENTERS_AT_ONCE))]
@@ -153,7 +125,7 @@ def _group(
     centers: npt.NDArray[np.float32],
     near: npt.NDArray[np.float32],
 ) -> None:
-    """Fill `near` `[n, M, 3]` with the points next to a few centres, relative to them."""
+    """Fill `near` `[n, M, 3]` with the nearest points of a few centres, relative to the centres."""
     index = nearest_points(tree(), centers, near.shape[1])
     np.take(points, index, axis=0, out=near, mode="clip")
     np.subtract(near, centers[:, None], out=near)
@@ -162,7 +134,13 @@ def _group(
 def _offer_weights(
     pieces: Pieces, points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], list[Piece[None]]]:
-    """What `interpolation_weights` gives once all of these pieces are done; the first one has the last points."""
+    """Offer the work of `interpolation_weights` in pieces, the last points first.
+
+    Returns:
+        index: int64 `[N, 3]`, complete once all pieces are done.
+        weight: float32 `[N, 3]`, complete once all pieces are done.
+        pieces: The offered pieces.
+    """
     index = WORKSPACE.take("near_index", points.shape, np.int64)
     weight = WORKSPACE.take("near_weight", points.shape, np.float32)
     tree = center_tree(centers)
@@ -173,91 +151,25 @@ def _offer_weights(
     return index, weight, offered
 
 
-def frame_cloud(xyz: XyzImage, *, size: int, foreground: bool, pad_multiple: int, seed: int, name: str) -> CloudFrame:
-    """Cut, pad and resize a cloud: the part of `prepare_cloud` that precedes the points.
+def frame_cloud(geometry: PartGeometry, *, size: int, pad_multiple: int) -> CloudFrame:
+    """Cut, pad and resize a cloud to the network's size.
 
     Args:
-        xyz: float32 `[h, w, 3]`, metres; 0, NaN and infinity mean missing.
-        size: rows and columns of the result.
-        foreground: remove the background, or take the cloud as it is.
-        pad_multiple: of the side of the padded square.
-        seed: of the plane search.
-        name: of the sample, for messages.
-
-    Returns:
-        The resized cloud and its place in the sensor's image.
+        geometry: Geometry of the sample.
+        size: Rows and columns of the result.
+        pad_multiple: See `prepare_cloud`.
 
     Raises:
-        InputError: no valid point, or nothing but background.
+        InputError: The cloud cannot be used (see `PartGeometry.part`).
     """
-    mask = part_mask(xyz, foreground=foreground, seed=seed, name=name)
-    if foreground:
+    mask = geometry.part
+    xyz = geometry.xyz
+    if geometry.removes_background:
         xyz = np.where(mask[..., None], xyz, np.float32(0))
-    top, left, side = pad_offset(*mask.shape, multiple=pad_multiple)
     resized = resize_nearest(pad_to_square(xyz, multiple=pad_multiple), size)
     finite = np.isfinite(resized)
     resized[~(finite[..., 0] & finite[..., 1] & finite[..., 2])] = 0
-    return CloudFrame(resized, valid_mask(resized), top, left, side, side)
-
-
-def part_mask(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> Mask:
-    """Pixels bool `[h, w]` of a cloud that show the part, or any point where the background stays.
-
-    Raises:
-        InputError: not float32 `[h, w, 3]`; no valid point; or nothing but background.
-    """
-    mask = _point_mask(xyz, name)
-    return _part_above(xyz, fit_support_plane(xyz, seed=seed), name) if foreground else mask
-
-
-def part_and_support(xyz: XyzImage, *, foreground: bool, seed: int, name: str) -> tuple[Mask, Plane | None]:
-    """`part_mask`, and the plane that the part lies on (see `fit_support_plane`)."""
-    mask = _point_mask(xyz, name)
-    plane = fit_support_plane(xyz, seed=seed)
-    return (_part_above(xyz, plane, name) if foreground else mask), plane
-
-
-def _point_mask(xyz: XyzImage, name: str) -> Mask:
-    _check_array(xyz, name)
-    mask = valid_mask(xyz)
-    if not mask.any():
-        raise _no_points(name)
-    return mask
-
-
-def _part_above(xyz: XyzImage, plane: Plane | None, name: str) -> Mask:
-    mask = part_above(xyz, plane)
-    if not mask.any():
-        raise _only_background(name)
-    return mask
-
-
-def _check_array(xyz: XyzImage, name: str) -> None:
-    if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
-        raise InputError(
-            name,
-            found=f"a cloud of {xyz.dtype} {list(xyz.shape)}",
-            expected="an organised cloud, float32 [h, w, 3] in metres",
-            action="give x, y, z per pixel as the sensor sees them",
-        )
-
-
-def _no_points(name: str) -> InputError:
-    return InputError(
-        name,
-        found="no valid point in the cloud",
-        expected="pixels whose x, y and z are finite and not 0",
-        action="check that the sensor sees the part and that the file is an xyz image",
-    )
-
-
-def _only_background(name: str) -> InputError:
-    return InputError(
-        name,
-        found="only background in the cloud",
-        expected="a part standing at least 5 mm off its support",
-        action="check that a part is in view and that the unit is metres, or turn background removal off",
-    )
+    return CloudFrame(resized, valid_mask(resized))
 
 
 def _check_count(count: int, least: int, size: int, name: str) -> None:

@@ -1,1 +1,1 @@
-"""Images: resizing."""
+"""Images: padding, resizing and the part's outline in a camera image."""

@@ -1,18 +1,16 @@
 import numpy as np
 import pytest
 
-from cmdiad_runtime.preprocess.cloud.foreground import Plane
-from cmdiad_runtime.preprocess.views.top_view import (
-    PlanCloud,
+from cmdiad_runtime.preprocess.cloud.support_plane import Plane
+from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours
+from cmdiad_runtime.preprocess.views.top_pose import (
+    PartCloud,
     Pose,
     find_pose,
-    normal_colours,
-    plan_cloud,
-    plan_pixels,
-    plan_view,
+    part_cloud,
     plane_axes,
-    point_colours,
     pose_template,
+    top_pixels,
 )
 
 TILTED = np.array([0.11, -0.35, -0.93]) / np.linalg.norm([0.11, -0.35, -0.93])
@@ -53,7 +51,7 @@ def degrees(angle):
 
 @pytest.fixture(scope="module")
 def template():
-    clouds = [plan_cloud(*scene(a), SUPPORT) for a in np.radians([10, 100, 220, 300])]
+    clouds = [part_cloud(*scene(a), SUPPORT) for a in np.radians([10, 100, 220, 300])]
     return pose_template(clouds, 0.001)
 
 
@@ -70,7 +68,7 @@ def test_axes_are_orthonormal_and_look_down_on_the_support():
 
 def test_positions_are_heights_above_the_support_and_normals_point_up():
     xyz, mask = scene(0.3)
-    cloud = plan_cloud(xyz, mask, SUPPORT)
+    cloud = part_cloud(xyz, mask, SUPPORT)
     assert cloud.position[:, 2] == pytest.approx(SUPPORT.distance(xyz[cloud.pixels[0], cloud.pixels[1]]))
     assert np.linalg.norm(cloud.normals, axis=1) == pytest.approx(1, abs=1e-5)
     assert np.median(cloud.normals[:, 2]) > 0.5
@@ -79,7 +77,7 @@ def test_positions_are_heights_above_the_support_and_normals_point_up():
 
 def test_without_a_support_the_view_is_the_sensors():
     xyz, mask = scene(0.3)
-    cloud = plan_cloud(xyz, mask, None)
+    cloud = part_cloud(xyz, mask, None)
     assert cloud.position == pytest.approx(xyz[cloud.pixels[0], cloud.pixels[1]] * (1, 1, -1), abs=1e-6)
 
 
@@ -88,9 +86,9 @@ def test_without_a_support_the_view_is_the_sensors():
 
 @pytest.mark.parametrize("turn", [17, 90, 133, 201, 340])
 def test_pose_follows_turn_and_shift(template, turn):
-    one = find_pose(plan_cloud(*scene(0.0), SUPPORT), template, 0.001)
+    one = find_pose(part_cloud(*scene(0.0), SUPPORT), template, 0.001)
     shift = (0.004, -0.003)
-    other = find_pose(plan_cloud(*scene(np.radians(turn), shift=shift, holes=0.1), SUPPORT), template, 0.001)
+    other = find_pose(part_cloud(*scene(np.radians(turn), shift=shift, holes=0.1), SUPPORT), template, 0.001)
     assert degrees(other.angle - one.angle - np.radians(turn)) < 4
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     middle = np.array([[c, -s], [s, c]]) @ (np.array([one.x, one.y]) - MIDDLE) + shift + MIDDLE
@@ -100,9 +98,9 @@ def test_pose_follows_turn_and_shift(template, turn):
 def test_a_turned_part_looks_the_same_from_above(template):
     images = []
     for turn in (0.0, 2.2):
-        cloud = plan_cloud(*scene(turn), SUPPORT)
+        cloud = part_cloud(*scene(turn), SUPPORT)
         pose = find_pose(cloud, template, 0.001)
-        images.append(plan_view(cloud, normal_colours(cloud, pose), pose, size=64, side=SIDE))
+        images.append(draw_top_view(cloud, normal_colours(cloud, pose), pose, size=64, side=SIDE))
     known = [image.any(axis=2) for image in images]
     assert (known[0] & known[1]).sum() > 0.85 * (known[0] | known[1]).sum()
     both = known[0] & known[1]
@@ -117,12 +115,12 @@ def flat(height, values):
     place = np.stack([columns.ravel() * 0.001, rows.ravel() * 0.001, np.full(rows.size, height)], axis=1)
     up = np.tile([0.0, 0.0, 1.0], (rows.size, 1))
     pixels = np.stack([rows.ravel(), columns.ravel()]) + 10
-    return PlanCloud(place, up, pixels, 0.001), np.tile(np.asarray(values, dtype=float), (rows.size, 1))
+    return PartCloud(place, up, pixels, 0.001), np.tile(np.asarray(values, dtype=float), (rows.size, 1))
 
 
 def test_values_are_drawn_where_the_points_are():
     cloud, values = flat(0.01, [10, 120, 250])
-    image = plan_view(cloud, values, Pose(0, 0, 0), size=41, side=0.041)
+    image = draw_top_view(cloud, values, Pose(0, 0, 0), size=41, side=0.041)
     assert image.dtype == np.float32
     known = image.any(axis=2)
     assert known[10:31, 10:31].all()
@@ -133,12 +131,12 @@ def test_values_are_drawn_where_the_points_are():
 def test_what_lies_below_the_top_is_hidden():
     top, red = flat(0.01, [200, 50, 50])
     floor, blue = flat(0.0, [50, 50, 200])
-    joined = PlanCloud(
+    joined = PartCloud(
         *(np.concatenate([getattr(top, n), getattr(floor, n)]) for n in ("position", "normals")),
         np.concatenate([top.pixels, floor.pixels], axis=1),
         0.001,
     )
-    image = plan_view(joined, np.concatenate([red, blue]), Pose(0, 0, 0), size=41, side=0.041)
+    image = draw_top_view(joined, np.concatenate([red, blue]), Pose(0, 0, 0), size=41, side=0.041)
     assert image[12:29, 12:29] == pytest.approx(np.broadcast_to(np.float32([200, 50, 50]), (17, 17, 3)), abs=1e-3)
 
 
@@ -148,17 +146,17 @@ def test_small_gaps_are_filled_and_large_ones_stay():
     large = np.abs(cloud.position[:, :2]).max(axis=1) < 0.0045
     for gap, filled in ((small, True), (large, False)):
         keep = ~gap
-        part = PlanCloud(cloud.position[keep], cloud.normals[keep], cloud.pixels[:, keep], 0.001)
-        image = plan_view(part, values[keep], Pose(0, 0, 0), size=41, side=0.041)
+        part = PartCloud(cloud.position[keep], cloud.normals[keep], cloud.pixels[:, keep], 0.001)
+        image = draw_top_view(part, values[keep], Pose(0, 0, 0), size=41, side=0.041)
         assert image[20, 20].any() == filled
 
 
 def test_pixels_lead_back_from_the_view_to_the_sensor():
     cloud, values = flat(0.01, [1, 1, 1])
     values[:, 0] = np.arange(len(values)) % 200 + 1
-    target = np.rint(plan_pixels(cloud, Pose(np.pi / 2, 0, 0), size=41, side=0.041)).astype(int)
+    target = np.rint(top_pixels(cloud, Pose(np.pi / 2, 0, 0), size=41, side=0.041)).astype(int)
     assert len(np.unique(target, axis=0)) == len(target)
-    turned = np.rint(plan_pixels(cloud, Pose(0, 0, 0), size=41, side=0.041)).astype(int)
+    turned = np.rint(top_pixels(cloud, Pose(0, 0, 0), size=41, side=0.041)).astype(int)
     assert not np.array_equal(target, turned)
     assert sorted(map(tuple, target)) == sorted(map(tuple, turned))
 

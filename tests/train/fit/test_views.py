@@ -11,7 +11,7 @@ import pytest
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_train.fit.fit import fit
-from cmdiad_train.fit.part_views import wished_view
+from cmdiad_train.fit.views import recommended_view
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run_directory import load_run, read_record
 from helpers import ignore, read_image, sample_files, tiny_recipe, write_image
@@ -35,7 +35,9 @@ NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
     ],
 )
 def test_view_fits_sensors_and_extractors(modality: str, hallucination: str, changes: Any, view: str) -> None:
-    found, reason = wished_view(tiny_recipe(modality, hallucination, **{"xyz": NORMALS, "view": "auto", **changes}))
+    found, reason = recommended_view(
+        tiny_recipe(modality, hallucination, **{"xyz": NORMALS, "view": "auto", **changes})
+    )
     assert found == view
     assert bool(reason) == (view == "sensor")
 

@@ -1,0 +1,108 @@
+"""The bundle: a folder with a manifest, one graph, its golden set and engines. No pickle, every file hashed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.certificate import Tolerance
+from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
+from cmdiad_runtime.bundle.manifest import GOLDEN, GRAPH, Manifest, read_manifest, write_content
+from cmdiad_runtime.engines.graph_file import weights_path
+from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.support.records import RecordError
+
+_ORIGINAL = "calibration_original"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: Folder of the bundle.
+        record: Validated content of `manifest.json`.
+        manifest: Content of `manifest.json` as parsed JSON, without the manifest's own hash.
+        calibration: Thresholds in use; those of the manifest unless they were adjusted for one run.
+    """
+
+    path: Path
+    record: Manifest
+    manifest: dict[str, Any]
+    calibration: Calibration
+
+    @property
+    def name(self) -> str:
+        """Return the name of the detector."""
+        return self.record.name
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of the graph, "fp32", "fp16", "int8", "int8-cpu" or "fp8"."""
+        return self.record.graph.precision
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return the settings that turn a sample into the graph's inputs."""
+        return self.record.preprocessing
+
+    @property
+    def certified_calibration(self) -> Calibration:
+        """Return the thresholds that the bundle was exported with, which the certificate refers to."""
+        return self.record.certified_calibration
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Return the tolerance that the graph was certified to."""
+        return self.record.certificate.tolerances[self.precision]
+
+    @property
+    def graph(self) -> Path:
+        """Return the path of the ONNX file; `weights_path` returns that of the weights of a large graph."""
+        return self.path / GRAPH
+
+    @property
+    def golden(self) -> Path:
+        """Return the path of the golden set."""
+        return self.path / GOLDEN
+
+    @staticmethod
+    def open(path: str | PathLike[str], *, require_signature: str | PathLike[str] | None = None) -> Bundle:
+        """Read and verify a bundle.
+
+        Args:
+            path: Folder of the bundle.
+            require_signature: Public key (PEM file) whose owner must have signed the manifest; checked before the
+                manifest is parsed. None requires no signature.
+
+        Raises:
+            BundleError: The bundle is missing or damaged (any value or file), was made by a newer cmdiad, exceeds a
+                size limit, has a path that leaves the folder, or its signature is missing or wrong.
+            EngineError: A signature is required and the package that verifies signatures is missing.
+        """
+        folder = Path(path)
+        record, content = read_manifest(folder, require_signature)
+        check_files(folder, record.files)
+        try:
+            record.check_listed(weights=weights_path(folder / GRAPH).exists())
+        except RecordError as error:
+            raise damaged(folder / MANIFEST, str(error)) from error
+        return Bundle(folder, record, content, record.calibration)
+
+
+def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
+    """Replace the calibration in a bundle's manifest. The exported one is kept there as `calibration_original`.
+
+    Writing the exported calibration back restores the manifest as it was exported, byte for byte.
+
+    Raises:
+        OutputError: The bundle cannot be written to.
+    """
+    content = {**bundle.manifest, "calibration": bundle.manifest.get(_ORIGINAL, bundle.manifest["calibration"])}
+    content.pop(_ORIGINAL, None)
+    if calibration != bundle.certified_calibration:
+        content |= {"calibration": calibration.to_json(), _ORIGINAL: content["calibration"]}
+    write_content(bundle.path, content)

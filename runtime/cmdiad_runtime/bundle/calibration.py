@@ -1,0 +1,82 @@
+"""The calibration record: thresholds of score and map, and the held-out scores behind them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cmdiad_runtime.support.records import (
+    fields_from_json,
+    make_tuple,
+    require,
+    require_integer,
+    require_number,
+    require_numbers,
+    require_text,
+)
+
+SCORE_LIMIT = 1e12
+"""Largest magnitude of a threshold or held-out score.
+
+Distances between features are many orders of magnitude smaller. A larger threshold could only switch the verdict off.
+"""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds that separate OK from NG, and the data they rest on.
+
+    Attributes:
+        score_threshold: Score above which a sample is NG.
+        map_threshold: Map value above which a pixel is drawn as anomalous.
+        false_reject_rate: Requested share of good parts that may be rejected, in [0, 1].
+        samples: Number of held-out good samples behind the thresholds.
+        method: Method that determined the score threshold.
+        warning: Reason why the number of samples does not support the rate, or "".
+        interval: 95 % confidence interval of the share of good parts above the score threshold; (0, 1) if unknown.
+        held_out_scores: Scores of the held-out good samples; empty in bundles that do not carry them.
+        held_out_peaks: Largest map value of each held-out good sample, in the same order.
+
+    Raises:
+        RecordError: A value has the wrong kind or is out of range.
+    """
+
+    score_threshold: float
+    map_threshold: float
+    false_reject_rate: float
+    samples: int
+    method: str
+    warning: str
+    interval: tuple[float, float] = (0.0, 1.0)
+    held_out_scores: tuple[float, ...] = ()
+    held_out_peaks: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "held_out_scores", "held_out_peaks"):
+            make_tuple(self, name)
+        for name in ("score_threshold", "map_threshold"):
+            require_number(self, name, -SCORE_LIMIT, SCORE_LIMIT)
+        require_number(self, "false_reject_rate", 0, 1)
+        require_integer(self, "samples", 0, 1 << 40)
+        require_text(self, "method")
+        require_text(self, "warning")
+        require_numbers(self, "interval", 0, 1)
+        require(
+            len(self.interval) == 2 and self.interval[0] <= self.interval[1], self, "interval", "two ascending shares"
+        )
+        for name in ("held_out_scores", "held_out_peaks"):
+            require_numbers(self, name, -SCORE_LIMIT, SCORE_LIMIT)
+
+    @staticmethod
+    def from_json(value: object) -> Calibration:
+        """Read a calibration from parsed JSON.
+
+        Raises:
+            NewerRecordError: The object has an unknown field.
+            RecordError: A field is missing, has the wrong kind or is out of range.
+        """
+        return Calibration(**fields_from_json(Calibration, value))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the calibration as a JSON object."""
+        return asdict(self)

@@ -1,0 +1,132 @@
+"""The golden set: network inputs of a few samples and what the trained detector makes of them in fp32."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.support.records import RecordError, is_number, require
+
+GOLDEN_LIMIT = 1 << 30
+"""Largest size of a golden set in memory, bytes. A small archive may unpack to any size."""
+
+_LARGEST_SCORE = float(np.finfo(np.float32).max)
+_NOT_A_GOLDEN_SET = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """Network inputs of one sample and the results of the trained detector in fp32.
+
+    Attributes:
+        name: Name of the sample, without a slash.
+        inputs: Network inputs by name.
+        score: Image score.
+        map: Anomaly map float32 `[size, size]`, or `[maps, size, size]` for maps that add up.
+        tampered: True for a tampered copy of a good sample.
+
+    Raises:
+        RecordError: A value has the wrong kind or shape, or is not finite.
+    """
+
+    name: str
+    inputs: Mapping[str, npt.NDArray[Any]]
+    score: float
+    map: npt.NDArray[np.float32]
+    tampered: bool
+
+    def __post_init__(self) -> None:
+        require(bool(self.name) and "/" not in self.name, self, "name", "a name without a slash")
+        require(is_number(self.score, -_LARGEST_SCORE, _LARGEST_SCORE), self, "score", "a finite number")
+        require(isinstance(self.tampered, bool), self, "tampered", "true or false")
+        if self.map.dtype != np.float32 or self.map.ndim not in (2, 3) or not np.isfinite(self.map).all():
+            raise RecordError(f"the map of {self.name} is {self.map.dtype} {list(self.map.shape)}, not finite float32")
+        for key, value in self.inputs.items():
+            if value.dtype.kind not in "fiub":
+                raise RecordError(f"the input {key} of {self.name} has type {value.dtype}, expected numbers")
+
+
+def write_golden(path: Path, golden: Sequence[GoldenSample]) -> None:
+    """Write a golden set as an npz archive without pickled objects.
+
+    The arrays of a sample are `NAME/input/KEY`, `NAME/score`, `NAME/map` and `NAME/tampered`.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for sample in golden:
+        arrays |= {f"{sample.name}/input/{key}": value for key, value in sample.inputs.items()}
+        arrays[f"{sample.name}/score"] = np.array(sample.score)
+        arrays[f"{sample.name}/map"] = sample.map
+        arrays[f"{sample.name}/tampered"] = np.array(sample.tampered)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_golden(path: Path) -> list[GoldenSample]:
+    """Read a golden set, sorted by name.
+
+    Raises:
+        BundleError: The file is not a golden set, or unpacks to more than GOLDEN_LIMIT bytes.
+    """
+    try:
+        _check_unpacked_size(path)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        names = sorted({key.split("/")[0] for key in arrays})
+        if not names:
+            raise ValueError("no samples")
+        samples = [_golden_sample(name, arrays) for name in names]
+        if len({sample.map.shape for sample in samples}) > 1:
+            raise ValueError("maps of different shapes")
+    except _NOT_A_GOLDEN_SET as error:
+        raise BundleError(
+            path,
+            found=str(error) or type(error).__name__,
+            expected="a golden set",
+            action="copy the bundle again, or export it again",
+        ) from error
+    return samples
+
+
+def tampered_by_name(name: str) -> bool:
+    """Return True if a name ends like those of tampered copies in files that have no `tampered` field."""
+    return name.endswith("-tampered")
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Raise ValueError if the archive's index states more than GOLDEN_LIMIT bytes.
+
+    The index can be trusted: reading an entry ends at the size that is stated there.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > GOLDEN_LIMIT:
+        raise ValueError(f"arrays of {size} bytes, more than {GOLDEN_LIMIT}")
+
+
+def _golden_sample(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> GoldenSample:
+    prefix = f"{name}/input/"
+    flag = arrays.get(f"{name}/tampered")
+    return GoldenSample(
+        name=name,
+        inputs={key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)},
+        score=float(arrays[f"{name}/score"]),
+        map=arrays[f"{name}/map"],
+        tampered=tampered_by_name(name) if flag is None else bool(flag),
+    )

@@ -1,0 +1,51 @@
+"""`OpenOptions`, the choices made when a bundle is opened for inspection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import get_args
+
+from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
+from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
+from cmdiad_runtime.sample import Sensors
+from cmdiad_runtime.support.records import is_number, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """Choices made when a bundle is opened for inspection.
+
+    Attributes:
+        modality: Modality that the bundle must be made for; None accepts any.
+        engine: Name of the engine, see `cmdiad_runtime.engines`; "auto" selects the fastest engine that has passed its
+            self-test on this device.
+        rebuild: True to build a TensorRT or TensorRT-RTX engine if the bundle has none that fits this device.
+        threshold: Raw score to use instead of the bundle's score threshold; the map threshold stays.
+        false_reject_rate: Rate in (0, 1) to recompute both thresholds for, from the bundle's held-out scores.
+        require_signature: Public key (PEM file) whose owner must have signed the bundle; None requires no signature.
+
+    Raises:
+        ValueError: A value is unknown or out of range, or both a threshold and a rate are set.
+    """
+
+    modality: Sensors | None = None
+    engine: EngineName = "cpu"
+    rebuild: bool = False
+    threshold: float | None = None
+    false_reject_rate: float | None = None
+    require_signature: str | PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        modalities = get_args(Sensors)
+        require(self.modality in (None, *modalities), self, "modality", f"None or one of {', '.join(modalities)}")
+        require(self.engine in ENGINE_NAMES, self, "engine", f"one of {', '.join(ENGINE_NAMES)}")
+        require(isinstance(self.rebuild, bool), self, "rebuild", "True or False")
+        if self.threshold is not None:
+            positive = is_number(self.threshold, 0, SCORE_LIMIT) and self.threshold > 0
+            require(positive, self, "threshold", f"a positive number up to {SCORE_LIMIT:g}")
+        if self.false_reject_rate is not None:
+            inside = is_number(self.false_reject_rate, 0, 1) and 0 < self.false_reject_rate < 1
+            require(inside, self, "false_reject_rate", "a number between 0 and 1")
+        if self.threshold is not None and self.false_reject_rate is not None:
+            raise ValueError("pass a threshold or a false-reject rate, not both")

@@ -1,0 +1,104 @@
+"""Masks and support plane of one sample's cloud, each computed at most once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.cloud.foreground import remove_background
+from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
+from cmdiad_runtime.preprocess.cloud.valid import valid_mask
+from cmdiad_runtime.sample import Mask, Sample, XyzImage
+
+
+class PartGeometry:
+    """Lazy geometry of one sample: every property is computed when first read, and kept.
+
+    Every view and modality of a sample uses the same instance, so the plane search and the clustering run once per
+    sample. Not safe for use by several threads at once.
+
+    Args:
+        sample: Sample whose cloud is read; a sample without a cloud raises only if a property is read.
+        foreground: Remove the support plane and stray clusters from `part`.
+        seed: Seed of the plane search.
+    """
+
+    def __init__(self, sample: Sample, *, foreground: bool = True, seed: int = 0) -> None:
+        self.name = sample.name
+        self._sample = sample
+        self._foreground = foreground
+        self._seed = seed
+
+    @property
+    def removes_background(self) -> bool:
+        """True if `part` excludes the support plane and stray clusters."""
+        return self._foreground
+
+    @property
+    def xyz(self) -> XyzImage:
+        """Return the cloud, float32 `[h, w, 3]`, metres.
+
+        Raises:
+            InputError: The sample has no cloud.
+        """
+        if self._sample.xyz is None:
+            raise InputError(
+                self.name,
+                found="no xyz",
+                expected="a sample with an organised cloud",
+                action="add the cloud of the sample",
+            )
+        return self._sample.xyz
+
+    @cached_property
+    def valid(self) -> Mask:
+        """Return the pixels with a point, bool `[h, w]`."""
+        return valid_mask(self.xyz)
+
+    @cached_property
+    def support(self) -> Plane | None:
+        """Return the plane that the part lies on, or None if the rim of the cloud shows none."""
+        return fit_support_plane(self.xyz, seed=self._seed)
+
+    @cached_property
+    def foreground(self) -> Mask:
+        """Return the pixels of the largest cluster off the support plane, bool `[h, w]`; all False if there is none."""
+        return remove_background(self.xyz, self.valid, self.support)
+
+    @cached_property
+    def part(self) -> Mask:
+        """Return the part's pixels, bool `[h, w]`: the foreground, or all valid pixels if the background is kept.
+
+        Raises:
+            InputError: The cloud is not float32 `[h, w, 3]`, has no valid point, or only background.
+        """
+        self._check_array()
+        if not self.valid.any():
+            raise InputError(
+                self.name,
+                found="no valid point in the cloud",
+                expected="pixels whose x, y and z are finite and not 0",
+                action="check that the sensor sees the part and that the file is an xyz image",
+            )
+        if not self._foreground:
+            return self.valid
+        if not self.foreground.any():
+            raise InputError(
+                self.name,
+                found="only background in the cloud",
+                expected="a part standing at least 5 mm off its support",
+                action="check that a part is in view and that the unit is metres, or turn background removal off",
+            )
+        return self.foreground
+
+    def _check_array(self) -> None:
+        xyz = self.xyz
+        if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
+            raise InputError(
+                self.name,
+                found=f"a cloud of {xyz.dtype} {list(xyz.shape)}",
+                expected="an organised cloud, float32 [h, w, 3] in metres",
+                action="give x, y, z per pixel as the sensor sees them",
+            )

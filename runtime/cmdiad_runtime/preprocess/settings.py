@@ -1,0 +1,143 @@
+"""`Preprocessing`, the record of everything that the network inputs of a sample depend on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
+from cmdiad_runtime.sample import Modality, Sensors
+from cmdiad_runtime.support.records import fields_from_json, require, require_integer
+
+RgbMask = Literal["none", "cloud"]
+XyzFeed = Literal["points", "normals", "depth"]
+ViewName = Literal["sensor", "part", "top", "each"]
+
+# Limits enforced on untrusted bundles: larger values make arrays that no machine holds.
+MOST_PIXELS = 4096
+MOST_GROUPS = 1 << 14
+MOST_GROUP_SIZE = 1 << 12
+MOST_CELLS = 256
+
+_MOST_SEED = (1 << 64) - 1
+_LEAST_GROUPS = 3  # interpolation needs three centres
+_OLD_NAMES = {"plan": "top"}  # JSON of format 1 calls the top view's settings "plan"
+_JSON_NAMES = {new: old for old, new in _OLD_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Everything that preprocessing depends on; stored in the run and in the bundle.
+
+    Attributes:
+        modality: Modalities that the inputs are made of: `rgb`, `xyz` or `both`.
+        size: Side of the network's view, pixels.
+        pad_multiple: The side of the padded square is rounded up to a multiple of this (100 as published), pixels.
+        colour: Kind of image files that the detector was trained on.
+        rgb_mask: `cloud` blacks out the image's background by means of the cloud (the paper's protocol, needs both
+            files); `none` keeps the image as recorded.
+        foreground: True if the support plane and stray clusters are removed from clouds.
+        groups: Point groups per cloud; 0 if clouds are not read as points.
+        group_size: Points per group; 0 if clouds are not read as points.
+        grid: Side of the grid that point features are pooled to; 0 if clouds are not read as points.
+        xyz_feed: Input of the cloud's extractor: `points` (groups of points), or an image of the surface, `normals`
+            or `depth`.
+        top: Settings of the top view, which turns parts upright and shows them from above their support (needs a
+            cloud); None without a top view. JSON calls this field `plan`.
+        part: Settings of the part view, which finds the part in the image, turns it upright and cuts it out (needs
+            an image); None without a part view. With `top` as well, each modality has its own view: the cloud from
+            the top, the image cut out.
+        xyz_image: True if the resized cloud itself is an input too, for a network that reads the cloud as an image.
+        seed: Seed of the plane search.
+    """
+
+    modality: Sensors
+    size: int = 224
+    pad_multiple: int = 1
+    colour: Literal["rgb", "grey"] = "rgb"
+    rgb_mask: RgbMask = "none"
+    foreground: bool = True
+    groups: int = 1024
+    group_size: int = 128
+    grid: int = 56
+    xyz_feed: XyzFeed = "points"
+    top: TopSettings | None = None
+    part: PartSettings | None = None
+    xyz_image: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_kinds()
+        self._check_ranges()
+        self._check_combinations()
+
+    def _check_kinds(self) -> None:
+        choices = {"modality": get_args(Sensors), "rgb_mask": get_args(RgbMask), "xyz_feed": get_args(XyzFeed)}
+        for field, values in {**choices, "colour": ("rgb", "grey")}.items():
+            require(getattr(self, field) in values, self, field, f"one of {', '.join(values)}")
+        for field in ("foreground", "xyz_image"):
+            require(isinstance(getattr(self, field), bool), self, field, "true or false")
+        require(self.top is None or isinstance(self.top, TopSettings), self, "top", "TopSettings or None")
+        require(self.part is None or isinstance(self.part, PartSettings), self, "part", "PartSettings or None")
+
+    def _check_ranges(self) -> None:
+        points = self.modality != "rgb" and self.xyz_feed == "points"
+        require_integer(self, "size", 1, MOST_PIXELS)
+        require_integer(self, "pad_multiple", 1, MOST_PIXELS)
+        require_integer(self, "groups", _LEAST_GROUPS if points else 0, MOST_GROUPS)
+        require_integer(self, "group_size", 1 if points else 0, MOST_GROUP_SIZE)
+        require_integer(self, "grid", 1 if points else 0, MOST_CELLS)
+        require_integer(self, "seed", 0 if self.needs_cloud else -_MOST_SEED, _MOST_SEED)
+
+    def _check_combinations(self) -> None:
+        aligned = self.top is not None or self.part is not None
+        normals = self.modality == "rgb" or self.xyz_feed == "normals"
+        require(not aligned or normals, self, "xyz_feed", "normals in the top view and in the part view")
+        require(not self.xyz_image or self.xyz_feed == "points", self, "xyz_image", "false unless xyz_feed is points")
+        require(self.rgb_mask == "none" or self.foreground, self, "foreground", "true if rgb_mask is cloud")
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Return the modalities that a sample must have; see `needed_modalities`."""
+        return needed_modalities(self.modality, self.rgb_mask)
+
+    @property
+    def needs_cloud(self) -> bool:
+        """Return True if a sample must have a cloud."""
+        return "xyz" in self.modalities
+
+    @property
+    def view(self) -> ViewName:
+        """Return the name of the view that the settings describe."""
+        if self.top is not None:
+            return "top" if self.part is None else "each"
+        return "sensor" if self.part is None else "part"
+
+    @staticmethod
+    def from_json(value: object) -> Preprocessing:
+        """Read the settings that `to_json` wrote; the field `plan` may also be called `top`.
+
+        Raises:
+            NewerRecordError: A field is unknown.
+            RecordError: A field is missing or wrong.
+        """
+        fields = fields_from_json(Preprocessing, value, renamed=_OLD_NAMES)
+        if fields.get("top") is not None:
+            fields["top"] = TopSettings.from_json(fields["top"])
+        if fields.get("part") is not None:
+            fields["part"] = PartSettings.from_json(fields["part"])
+        return Preprocessing(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values, with the field names of format 1."""
+        return {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+
+def needed_modalities(modality: Sensors, rgb_mask: RgbMask) -> tuple[Modality, ...]:
+    """Return the modalities that inspection reads: those of the detector, and the cloud of a masked image.
+
+    A recipe never has the top view for an image alone, so the view needs no case here.
+    """
+    if modality == "both" or (modality == "rgb" and rgb_mask == "cloud"):
+        return ("rgb", "xyz")
+    return (modality,)

@@ -1,0 +1,134 @@
+"""The part view: the part found in the image, turned upright and cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+from PIL import Image, ImageFilter
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
+from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, surface_image
+from cmdiad_runtime.preprocess.image.foreground import image_foreground
+from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.view_settings import PartSettings
+from cmdiad_runtime.preprocess.views.part_pose import ImagePose, find_image_pose, learn_part_settings, turned
+from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace
+from cmdiad_runtime.preprocess.views.prepared import Prepared
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast, image_of
+from cmdiad_runtime.sample import Mask, RgbImage, Sample, Sensors
+
+_ANTIALIAS = 0.4  # standard deviation of the blur, in pixels of the view
+
+
+@dataclass(frozen=True)
+class PartView:
+    """The view of the part cut out of the image; surface normals are rotated with the part.
+
+    Attributes:
+        preprocessing: Settings of the preprocessing.
+        settings: Settings of this view.
+        modality: Modalities that are cut out.
+    """
+
+    preprocessing: Preprocessing
+    settings: PartSettings
+    modality: Sensors
+
+    @staticmethod
+    def locate(sample: Sample, geometry: PartGeometry) -> LocatedPart:
+        """Find the part in the image; see `View`."""
+        return LocatedPart(image=(image_of(sample), _part_in_image(sample)))
+
+    @staticmethod
+    def learn(parts: Sequence[LocatedPart], preprocessing: Preprocessing) -> Preprocessing:
+        """Learn template and scale from the images of the training parts; see `View`."""
+        images = [part.image for part in parts if part.image is not None]
+        settings = learn_part_settings([rgb for rgb, _ in images], [mask for _, mask in images])
+        return replace(preprocessing, part=settings)
+
+    def prepare(self, sample: Sample, geometry: PartGeometry) -> Prepared:
+        """Return the network inputs of a sample, cut out of the image at the part; see `View`."""
+        rgb = image_of(sample)
+        check_contrast(rgb, sample.name)
+        mask = _part_in_image(sample)
+        pose = find_image_pose(rgb, mask, self.settings.array, self.settings.pitch)
+        size, side = self.preprocessing.size, self.settings.side
+        inputs: dict[str, npt.NDArray[Any]] = {}
+        if self.modality != "rgb":
+            inputs["surface"] = draw_turned_normals(geometry, pose, size=size, side=side)[None]
+        if self.modality != "xyz":
+            inputs["rgb"] = draw_part_view(rgb, mask, pose, size=size, side=side)[None]
+        place = PartPlace(pose, side)
+        return Prepared(inputs, PaddedSquare.of(rgb, self.preprocessing.pad_multiple), (place,))
+
+
+def _part_in_image(sample: Sample) -> Mask:
+    """Return the part's pixels in the image, bool `[h, w]`.
+
+    Raises:
+        InputError: The image shows no part.
+    """
+    mask = image_foreground(image_of(sample))
+    if not mask.any():
+        raise InputError(
+            sample.name,
+            found="no part in the image",
+            expected="a part that is brighter than its support and does not fill the picture",
+            action="check camera, light and part, or train with --view sensor",
+        )
+    return mask
+
+
+def draw_part_view(rgb: RgbImage, mask: Mask, pose: ImagePose, *, size: int, side: float) -> RgbImage:
+    """Draw the part in the template's pose, without its support.
+
+    Colours are averaged over the part's pixels alone, so that the support does not mix into the part's rim.
+
+    Args:
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        mask: The part's pixels, bool `[h, w]`.
+        pose: Pose of the part, of `find_image_pose`.
+        size: Rows and columns of the view.
+        side: Length of the view's edge, sensor pixels.
+
+    Returns:
+        uint8 `[size, size, 3]`, RGB order: 1-255 on the part, 0 off the part.
+    """
+    alpha = mask.astype(np.uint8) * np.uint8(255)
+    weighted = Image.fromarray(np.dstack([rgb, alpha])).convert("RGBa")  # colours times coverage
+    smooth = weighted.filter(ImageFilter.GaussianBlur(_ANTIALIAS * side / size))
+    view = np.asarray(turned(smooth, pose, side / size, size).convert("RGBA"))
+    return np.where(view[..., 3:] > 127, np.maximum(view[..., :3], 1), np.uint8(0))
+
+
+def draw_turned_normals(geometry: PartGeometry, pose: ImagePose, *, size: int, side: float) -> SurfaceImage:
+    """Draw the surface normals in the pose of an image.
+
+    Args:
+        geometry: Geometry of the sample.
+        pose: Pose of the part in the image registered with the cloud.
+        size: Rows and columns of the view.
+        side: Length of the view's edge, sensor pixels.
+
+    Returns:
+        float32 `[size, size, 3]`, 0-255 as in `surface_image`, 0 off the part.
+
+    Raises:
+        InputError: The cloud cannot be used (see `PartGeometry.part`).
+    """
+    image = surface_image(geometry.xyz, geometry.part, kind="normals")
+    steps = (np.arange(size) - (size - 1) / 2) * side / size
+    down, right = np.meshgrid(steps, steps, indexing="ij")
+    c, s = np.cos(pose.angle), np.sin(pose.angle)
+    source = [pose.y + s * right + c * down, pose.x + c * right - s * down]
+    known = image.any(axis=2)
+    share = scipy.ndimage.map_coordinates(known.astype(np.float32), source, order=1)
+    x, y, z = (scipy.ndimage.map_coordinates((image[..., i] - 127.5) * known, source, order=1) for i in range(3))
+    normals = np.stack([c * x + s * y, c * y - s * x, z], axis=2) / np.maximum(share, 1e-6)[..., None] + 127.5
+    return np.where(share[..., None] >= 0.5, normals, 0).astype(np.float32)
