@@ -61,8 +61,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once."""
     from cmdiad_export.bundle_writer import write_bundle
+    from cmdiad_export.options import ExportOptions
+    from cmdiad_runtime.support.reporter import SILENT
     from cmdiad_train.runs.run_directory import load_run
-    from helpers import silent
 
     folder = tmp_path_factory.mktemp("bundles")
     bundles: dict[tuple[Path, str], Path] = {}
@@ -71,7 +72,7 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
         run = trained(modality, hallucination, **changes)
         if (run, precision) not in bundles:
             bundle = folder / f"{run.name}-{precision}.cmdiad"
-            write_bundle(load_run(run), bundle, precision=precision, rtx=False, say=silent)
+            write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT)  # type: ignore[arg-type]
             bundles[run, precision] = bundle
         return bundles[run, precision]
 

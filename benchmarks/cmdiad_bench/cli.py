@@ -202,10 +202,11 @@ def main() -> None:
 
 
 def _synthetic_inputs(folder: Path) -> Path:
-    from cmdiad_train.synthesis import CATEGORIES, synthesize
+    from cmdiad_train.synthesis import CATEGORIES, DatasetSpec, synthesize
 
     data = folder / "data"
-    synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
+    spec = DatasetSpec(categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
+    synthesize(data, spec)
     return data / CATEGORIES[0] / "test"
 
 

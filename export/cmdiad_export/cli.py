@@ -1,4 +1,4 @@
-"""`cmdiad-export`: from a run to a certified bundle."""
+"""`cmdiad-export`: export a run to a certified bundle."""
 
 from __future__ import annotations
 
@@ -10,174 +10,211 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
-from cmdiad_runtime.support.command_line import run_command
+from cmdiad_runtime.engines import PRECISIONS
+from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
-    from cmdiad_export.search.choice import SearchMode
+    from cmdiad_export.options import ExportOptions, Target
+    from cmdiad_export.planning.plan import Budget
+    from cmdiad_export.search.modes import SearchMode
     from cmdiad_runtime.engines import Precision
 
-HELP = """Export a trained RUN (the newest under ./runs if none is named) to a bundle.
+HELP = """Export a trained RUN to a bundle. Without RUN, the newest run under ./runs is exported.
 
-The bundle holds one ONNX graph with the memory bank inside, a golden set, and a certificate: how far the graph's
-scores, maps and verdicts lie from the trained detector's. What is beyond tolerance in fp16, int8 or fp8 gets more
-parts in fp32, step by step; what stays beyond is not written. int8 and fp8 are calibrated on training samples.
+A bundle contains one ONNX graph with the memory bank inside, a golden set, and a certificate: the measured differences
+of scores, maps and verdicts from the trained detector. If a graph of reduced precision exceeds the tolerance, layers
+are moved back to fp32 step by step. If the last step still fails, no bundle is written.
 
-\b
---target onnx      the graph alone (runs in ONNX Runtime, on any box)
---target rtx       also a TensorRT-RTX engine for SM 75 (where the graph allows it), 86, 89, 120, no GPU needed
---target tensorrt  refused: its engines are built on their device, by the command below
---target auto      rtx where its package is installed, else onnx
-
-\b
-cmdiad-export build BUNDLE is the same as cmdiad-build BUNDLE: build an engine on the device. (Export a run named
-`build` as ./build.)
-
-\b
-Exit codes: 0 done, 2 wrong command line, 5 engine cannot be built, 6 output not writable, 7 run unusable,
-8 certificate refused, 130 interrupted.
+`cmdiad-export build BUNDLE` is the same as `cmdiad-build BUNDLE`. (Export a run named `build` as ./build.)
 """
 
+EXAMPLES = (
+    "# the newest run in fp16, with an engine for RTX cards if the package is installed",
+    "cmdiad-export --precision fp16 --target auto",
+    "# measure alternatives, then write the most accurate bundle within 40 ms on this machine",
+    "cmdiad-export runs/cable-rgb-f2f --plan",
+    "cmdiad-export runs/cable-rgb-f2f --budget-ms 40",
+)
 
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_CODES = {
+    5: "engine cannot be built, or options do not fit the run",
+    6: "output not writable",
+    7: "run unusable",
+    8: "certificate refused",
+}
+
+
+@click.command("cmdiad-export", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--engine",
-    "precision",
-    type=click.Choice(["fp32", "fp16", "int8", "int8-cpu", "fp8"]),
-    default="fp32",
-    show_default=True,
-    help="Precision; int8-cpu is for ONNX Runtime on a processor, fp8 for GPUs from compute capability 8.9.",
+@option_group(
+    "Graph",
+    click.option(
+        "--precision",
+        "--engine",
+        "precision",
+        type=click.Choice(PRECISIONS),
+        default="fp32",
+        help="Precision of the graph. int8-cpu: for ONNX Runtime on the CPU. fp8: for GPUs of compute capability 8.9 "
+        "and later. int8 and fp8 are calibrated on training samples.",
+    ),
+    click.option(
+        "--target",
+        type=click.Choice(["onnx", "rtx", "tensorrt", "auto"]),
+        default="onnx",
+        help="onnx: the graph alone, for ONNX Runtime and cmdiad-build. rtx: also a TensorRT-RTX engine for compute "
+        "capability 7.5 (if the graph allows), 8.6, 8.9 and 12.0; needs no GPU. auto: rtx if installed, else onnx. "
+        "tensorrt is refused: run cmdiad-build on the device.",
+    ),
 )
-@click.option(
-    "--search",
-    type=click.Choice(["exact", "proven", "fast"]),
-    default="exact",
-    show_default=True,
-    help="proven: as exact, by fewer products, for ONNX Runtime on a processor, in fp32. fast: over principal "
-    "components of the bank, where that keeps scores and verdicts of held-out samples.",
+@option_group(
+    "Search of the memory bank",
+    click.option(
+        "--search",
+        type=click.Choice(SEARCH_MODES),
+        default="exact",
+        help="exact: product over all channels. proven: same results with fewer products, for ONNX Runtime on the CPU "
+        "in fp32. fast: product over principal components, if scores and verdicts of held-out samples stay the same.",
+    ),
+    click.option(
+        "--search-mb",
+        "scratch_megabytes",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Scratch memory of the search in MB. A larger search runs in a loop over the bank.  [default: 512]",
+    ),
 )
-@click.option(
-    "--search-mb",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Scratch memory that the search may take, in MB; beyond it the bank is searched in a loop.  [default: 512]",
+@option_group(
+    "Budget",
+    click.option(
+        "--plan",
+        is_flag=True,
+        help="Measure bank sizes, searches and precisions. Write plan.json and plan.png into RUN or --out, no bundle.",
+    ),
+    click.option(
+        "--budget-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Latency budget in milliseconds on this machine: measure the alternatives and write the most accurate "
+        "bundle within the budget.  [default: no budget]",
+    ),
+    click.option(
+        "--budget-mb",
+        type=click.FloatRange(min=0, min_open=True),
+        help="The same for memory in MB (10⁶ bytes).  [default: no budget]",
+    ),
 )
-@click.option(
-    "--plan",
-    is_flag=True,
-    help="Write no bundle; measure banks, searches and precisions into plan.json and plan.png, in RUN or --out.",
+@option_group(
+    "Output",
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/RUN-PRECISION.cmdiad]"
+    ),
 )
-@click.option(
-    "--budget-ms",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Plan, and write the best bundle whose graph runs in so many milliseconds here.",
-)
-@click.option(
-    "--budget-mb",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Plan, and write the best bundle whose graph runs in so much memory (10⁶ bytes).",
-)
-@click.option("--target", type=click.Choice(["onnx", "rtx", "tensorrt", "auto"]), default="onnx", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/RUN-PRECISION.cmdiad]")
 @click.pass_context
 def cli(
     context: click.Context,
     run: Path | None,
     precision: Precision,
+    target: str,
     search: SearchMode,
-    search_mb: float | None,
+    scratch_megabytes: float | None,
     plan: bool,
     budget_ms: float | None,
     budget_mb: float | None,
-    target: str,
     out: Path | None,
 ) -> None:
     """See HELP."""
+    from cmdiad_export.options import ExportOptions
+    from cmdiad_export.planning.plan import Budget
     from cmdiad_runtime.support.newest import BUNDLES, newest_run
 
-    budgeted = budget_ms is not None or budget_mb is not None
-    _check_plan_options(context, plan, budgeted)
-    rtx = _wants_rtx(target, precision)
-    if search == "proven":
-        _check_proven(precision, rtx)
+    budget = None if budget_ms is None and budget_mb is None else Budget(budget_ms, budget_mb)
+    _check_plan_options(context, plan=plan, budgeted=budget is not None)
+    options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision))
     if run is None:
         run = newest_run()
         _say(f"run: {run} (the newest)")
     if plan:
-        _plan(run, out or run, search_mb)
+        _plan(run, out or run, options)
         return
     if out is None:
-        out = BUNDLES / f"{run.resolve().name}-{'budget' if budgeted else precision}.cmdiad"
+        out = BUNDLES / f"{run.resolve().name}-{precision if budget is None else 'budget'}.cmdiad"
         out.parent.mkdir(exist_ok=True)
-    if budgeted:
-        _export_within(run, out, budget_ms, budget_mb, rtx, search_mb)
+    if budget is None:
+        _export(run, out, options)
     else:
-        _export(run, out, precision, search, rtx, search_mb)
+        _export_within(run, out, options, budget)
     click.echo(f"bundle: {out}")
 
 
-def _export(run: Path, out: Path, precision: Precision, search: SearchMode, rtx: bool, search_mb: float | None) -> None:
+def _export(run: Path, out: Path, options: ExportOptions) -> None:
     from cmdiad_export.bundle_writer import write_bundle
-    from cmdiad_export.search.choice import choose_candidates
+    from cmdiad_runtime.support.progress import TerminalReporter
     from cmdiad_train.runs.run_directory import load_run
 
-    loaded = load_run(run)
-    choice = choose_candidates(loaded, search, _say)
-    write_bundle(loaded, out, precision=precision, rtx=rtx, say=_say, search=choice, search_megabytes=search_mb)
+    write_bundle(load_run(run), out, options, TerminalReporter())
 
 
-def _plan(run: Path, folder: Path, search_mb: float | None) -> None:
+def _plan(run: Path, out: Path, options: ExportOptions) -> None:
+    import tempfile
+
     from cmdiad_export.planning.planner import make_plan
     from cmdiad_export.planning.report import table, write_plan
     from cmdiad_runtime.errors import OutputError
+    from cmdiad_runtime.support.progress import TerminalReporter
     from cmdiad_train.runs.run_directory import load_run
 
     loaded = load_run(run)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found = str(error.strerror)
-        raise OutputError(folder, found=found, expected="a writable folder", action="choose another --out") from error
-    made = make_plan(loaded, _say, search_megabytes=search_mb).plan
-    write_plan(folder, made)
-    click.echo(table(made))
-    click.echo(f"\nplan: {folder / 'plan.json'}, {folder / 'plan.png'}")
+        reason = str(error.strerror)
+        raise OutputError(out, found=reason, expected="a writable folder", action="choose another --out") from error
+    with tempfile.TemporaryDirectory() as folder:
+        planned = make_plan(loaded, Path(folder), TerminalReporter(), scratch_megabytes=options.scratch_megabytes)
+    write_plan(out, planned.plan)
+    click.echo(table(planned.plan))
+    click.echo(f"\nplan: {out / 'plan.json'}, {out / 'plan.png'}")
 
 
-def _export_within(
-    run: Path, out: Path, milliseconds: float | None, megabytes: float | None, rtx: bool, search_mb: float | None
-) -> None:
-    from cmdiad_export.planning.plan import Budget
+def _export_within(run: Path, out: Path, options: ExportOptions, budget: Budget) -> None:
+    import tempfile
+
     from cmdiad_export.planning.planner import make_plan, write_within
     from cmdiad_export.planning.report import table
+    from cmdiad_runtime.support.progress import TerminalReporter
     from cmdiad_train.runs.run_directory import load_run
 
-    planned = make_plan(load_run(run), _say, search_megabytes=search_mb)
-    _say(table(planned.plan))
-    budget = Budget(milliseconds, megabytes)
-    write_within(planned, budget, out, rtx=rtx, say=_say, search_megabytes=search_mb)
+    reporter = TerminalReporter()
+    with tempfile.TemporaryDirectory() as folder:
+        planned = make_plan(load_run(run), Path(folder), reporter, scratch_megabytes=options.scratch_megabytes)
+        reporter.say(table(planned.plan))
+        write_within(planned, budget, out, options, reporter)
 
 
-def _check_plan_options(context: click.Context, plan: bool, budgeted: bool) -> None:
+def _check_plan_options(context: click.Context, *, plan: bool, budgeted: bool) -> None:
     if plan and budgeted:
-        raise click.UsageError("a budget makes its own plan: give --plan or --budget-ms and --budget-mb")
-    fixed = {"precision": "--engine", "search": "--search"} | ({"target": "--target"} if plan else {})
-    given = [name for key, name in fixed.items() if context.get_parameter_source(key) is ParameterSource.COMMANDLINE]
-    if given and (plan or budgeted):
-        raise click.UsageError(f"{' and '.join(given)}: a plan tries them all")
+        raise click.UsageError("a budget makes its own plan: use either --plan, or --budget-ms and --budget-mb")
+    fixed = {"precision": "--precision", "search": "--search"} | ({"target": "--target"} if plan else {})
+    stated = [name for key, name in fixed.items() if context.get_parameter_source(key) is ParameterSource.COMMANDLINE]
+    if stated and (plan or budgeted):
+        raise click.UsageError(f"a plan tries all values of {' and '.join(stated)}: leave the option out")
 
 
-def _check_proven(precision: str, rtx: bool) -> None:
+def _target(target: str, precision: Precision) -> Target:
+    """Return the target of the options; `auto` depends on the precision and the installed packages."""
     from cmdiad_runtime.errors import EngineError
 
-    if precision == "fp32" and not rtx:
-        return
-    raise EngineError(
-        "--search proven",
-        found="a TensorRT-RTX engine, which cannot loop as long as needed" if rtx else f"--engine {precision}",
-        expected="--engine fp32 and --target onnx",
-        action="take --search exact or --search fast",
-    )
+    if target == "tensorrt":
+        raise EngineError(
+            "--target tensorrt",
+            found="a target whose engines are built on their device",
+            expected="onnx or rtx",
+            action="export with --target onnx, and run cmdiad-build BUNDLE on the device",
+        )
+    if target == "auto":
+        installed = importlib.util.find_spec("tensorrt_rtx") is not None
+        return "rtx" if installed and precision != "int8-cpu" else "onnx"
+    return "rtx" if target == "rtx" else "onnx"
 
 
 def main() -> None:
@@ -189,25 +226,3 @@ def main() -> None:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _wants_rtx(target: str, precision: str) -> bool:
-    from cmdiad_runtime.errors import EngineError
-
-    if precision == "int8-cpu":
-        if target in ("onnx", "auto"):
-            return False
-        raise EngineError(
-            f"--target {target}",
-            found="--engine int8-cpu, whose integer products ONNX Runtime alone computes",
-            expected="--target onnx",
-            action="export with --engine int8 for a GPU",
-        )
-    if target == "tensorrt":
-        raise EngineError(
-            "--target tensorrt",
-            found="a target whose engines are built on their device",
-            expected="onnx or rtx",
-            action="export with --target onnx, and run cmdiad-build BUNDLE on the device",
-        )
-    return target == "rtx" or (target == "auto" and importlib.util.find_spec("tensorrt_rtx") is not None)

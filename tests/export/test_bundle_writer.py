@@ -13,11 +13,12 @@ import onnx
 import pytest
 import torch
 
-from cmdiad_export import bundle_writer
+from cmdiad_export import certified
 from cmdiad_export.bundle_writer import UNCERTIFIED, write_bundle
-from cmdiad_export.graph import exporter as graph_writer
+from cmdiad_export.graph import storage
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.precision import reduction
-from cmdiad_export.precision.precision import to_precision
+from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.search.budget import bank_sizes
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import read_golden
@@ -26,9 +27,10 @@ from cmdiad_runtime.engines.graph_file import graph_digest
 from cmdiad_runtime.errors import BundleError, CertificateError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import SearchPlan
 from cmdiad_train.runs.run_directory import load_run
-from helpers import flip_byte, rewrite_manifest, silent
+from helpers import RecordingReporter, flip_byte, rewrite_manifest
 
 Cached = Callable[..., Path]
 # An fp16 export also certifies its fp32 form, so that not every pair needs an export of its own.
@@ -112,18 +114,18 @@ def test_every_widening_is_recorded_with_what_made_it_necessary(exported: Cached
 
 def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path) -> None:
     run, out = load_run(trained("rgb")), tmp_path / "b.cmdiad"
-    said: list[str] = []
+    reporter = RecordingReporter()
     (size,) = bank_sizes(run.detector, next(iter(run.golden.values())), "fp32")
     budget = (size.scratch(SearchPlan()) - 1) / 1e6
-    manifest = write_bundle(run, out, precision="fp32", rtx=False, say=said.append, search_megabytes=budget)
+    manifest = write_bundle(run, out, ExportOptions(scratch_megabytes=budget), reporter)
     graph = onnx.load(out / "graph.onnx").graph
     (loop,) = [node for node in graph.node if node.op_type == "Loop"]
     assert loop.name.startswith("scorers.0.search/")
     assert not any(node.op_type == "Scan" for node in graph.node)
     assert manifest["graph"]["search"]["plan"]["chunk"] == len(run.detector.searches[0].rows) // 2
     assert manifest["certificate"]["comparisons"][0]["passed"]
-    assert said[0].startswith("exact search, ")
-    assert said[1].startswith("search in a loop over ")
+    assert reporter.lines[0].startswith("exact search, ")
+    assert reporter.lines[1].startswith("search in a loop over ")
     content = (out / "graph.onnx").read_bytes()
     assert b".py" not in content
 
@@ -179,13 +181,13 @@ def test_spoiled_graph_is_refused_and_leaves_nothing(
             """Nothing to give back."""
 
     engine = TorchEngine()
-    for module in (bundle_writer, reduction):
+    for module in (certified, reduction):
         monkeypatch.setattr(module, "to_precision", spoiled)
         monkeypatch.setattr(module, "export_graph", export_quickly)
-    monkeypatch.setattr(bundle_writer, "open_engine", lambda graph: engine)
+    monkeypatch.setattr(certified, "open_engine", lambda graph: engine)
     run = load_run(trained("rgb"))
     with pytest.raises(CertificateError, match=f"an {precision} graph") as refused:
-        write_bundle(run, tmp_path / "b.cmdiad", precision=precision, rtx=False, say=silent)
+        write_bundle(run, tmp_path / "b.cmdiad", ExportOptions(precision), SILENT)
     assert refused.value.exit_code == 8
     assert (", 0 values not finite" in str(refused.value)) == (spoil is not spoil_a_weight)
     assert ("is the first to drift" in str(refused.value)) == (precision != "fp32")
@@ -198,9 +200,9 @@ def test_spoiled_onnx_graph_is_refused(trained: Cached, tmp_path: Path, monkeypa
         spoil_banks(result)
         return result
 
-    monkeypatch.setattr(bundle_writer, "to_precision", spoiled)
+    monkeypatch.setattr(certified, "to_precision", spoiled)
     with pytest.raises(CertificateError):
-        write_bundle(load_run(trained("rgb")), tmp_path / "b.cmdiad", precision="fp32", rtx=False, say=silent)
+        write_bundle(load_run(trained("rgb")), tmp_path / "b.cmdiad", ExportOptions(), SILENT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,9 +210,9 @@ def test_interruption_leaves_nothing(trained: Cached, tmp_path: Path, monkeypatc
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle_writer, "compare", interrupt)
+    monkeypatch.setattr(certified, "compare", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_bundle(load_run(trained("rgb")), tmp_path / "b.cmdiad", precision="fp32", rtx=False, say=silent)
+        write_bundle(load_run(trained("rgb")), tmp_path / "b.cmdiad", ExportOptions(), SILENT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,7 +225,7 @@ def test_existing_output_is_refused_and_kept(trained: Cached, tmp_path: Path, ki
         out.mkdir()
         (out / "notes.txt").write_text("mine")
     with pytest.raises(OutputError) as refused:
-        write_bundle(load_run(trained("rgb")), out, precision="fp32", rtx=False, say=silent)
+        write_bundle(load_run(trained("rgb")), out, ExportOptions(), SILENT)
     assert refused.value.subject == str(out)
     assert (out if kind == "file" else out / "notes.txt").read_text() == "mine"
 
@@ -234,10 +236,10 @@ def test_weights_beside_a_large_graph(
 ) -> None:
     run = load_run(trained(modality))
     inside, outside = tmp_path / "inside.cmdiad", tmp_path / "outside.cmdiad"
-    options = {"precision": precision, "rtx": False, "say": silent}
-    write_bundle(run, inside, **options)  # type: ignore[arg-type]
-    monkeypatch.setattr(graph_writer, "LARGE", 1)
-    write_bundle(run, outside, **options)  # type: ignore[arg-type]
+    options = ExportOptions(precision)  # type: ignore[arg-type]
+    write_bundle(run, inside, options, SILENT)
+    monkeypatch.setattr(storage, "LARGE", 1)
+    write_bundle(run, outside, options, SILENT)
     manifest = Bundle.open(outside).manifest
     assert set(manifest["files"]) == {"graph.onnx", "graph.weights", "golden.npz"}
     assert (outside / "graph.onnx").stat().st_size < (inside / "graph.onnx").stat().st_size
@@ -250,16 +252,16 @@ def test_weights_beside_a_large_graph(
         with Inspector.open(bundle) as inspector:
             found.append(inspector.engine.run(sample.inputs))
     np.testing.assert_array_equal(found[0]["map"], found[1]["map"])
-    again = write_bundle(run, tmp_path / "again.cmdiad", **options)  # type: ignore[arg-type]
+    again = write_bundle(run, tmp_path / "again.cmdiad", options, SILENT)
     assert again["graph"]["sha256"] == manifest["graph"]["sha256"]
 
 
 def test_changed_and_foreign_weights_are_refused(
     trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_writer, "LARGE", 1)
+    monkeypatch.setattr(storage, "LARGE", 1)
     out = tmp_path / "b.cmdiad"
-    write_bundle(load_run(trained("rgb")), out, precision="fp32", rtx=False, say=silent)
+    write_bundle(load_run(trained("rgb")), out, ExportOptions(), SILENT)
     intact = (out / "graph.weights").read_bytes()
     flip_byte(out / "graph.weights")
     with pytest.raises(BundleError, match=r"graph\.weights: found contents whose hash"):
@@ -280,24 +282,24 @@ def test_changed_and_foreign_weights_are_refused(
 def test_rtx_engine_comes_with_its_fingerprint_and_a_plain_word(
     trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str, outside: bool
 ) -> None:
-    said: list[str] = []
+    reporter = RecordingReporter()
     if outside:
-        monkeypatch.setattr(graph_writer, "LARGE", 1)
+        monkeypatch.setattr(storage, "LARGE", 1)
     out = tmp_path / "b.cmdiad"
-    manifest = write_bundle(load_run(trained(modality)), out, precision=precision, rtx=True, say=said.append)
+    manifest = write_bundle(load_run(trained(modality)), out, ExportOptions(precision, target="rtx"), reporter)
     (engine,) = manifest["engines"]
     assert (out / "graph.weights").exists() == outside
     assert engine["file"] == f"engines/rtx-{precision}.engine"
     fingerprint = EngineFingerprint.from_json(engine["fingerprint"])
     assert fingerprint.compute_capabilities[-3:] == (86, 89, 120)
     assert (75 in fingerprint.compute_capabilities) == (fingerprint.note == "")
-    assert fingerprint.note == "" or fingerprint.note in said
+    assert fingerprint.note == "" or fingerprint.note in reporter.lines
     assert fingerprint.scratch_bytes is not None
     assert fingerprint.precision == precision
     assert fingerprint.graph_sha256 == graph_digest(out / "graph.onnx")
     assert fingerprint.engine_sha256 == sha256_of(out / engine["file"])
     assert not fingerprint.certified
-    assert any(UNCERTIFIED in line for line in said)
+    assert any(UNCERTIFIED in line for line in reporter.lines)
     assert engine["file"] in Bundle.open(out).manifest["files"]
     with Inspector.open(out) as inspector:  # the engine's presence does not hinder ONNX Runtime
         assert inspector.engine.description.startswith("onnxruntime")

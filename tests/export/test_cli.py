@@ -6,15 +6,20 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmdiad_export import bundle_writer
 from cmdiad_export.cli import cli
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning import planner
-from cmdiad_export.search import choice as search_choice
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.engines import PRECISIONS
+from cmdiad_train.detectors.family import TrainedDetector
+from cmdiad_train.runs import run_directory
 from helpers import assert_refused, command, flip_byte, python, truncate
 
 Cached = Callable[..., Path]
@@ -121,14 +126,14 @@ def test_tensorrt_is_refused(run: Path) -> None:
 
 
 def test_auto_target_follows_what_is_installed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted: list[bool] = []
-    monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_, rtx, **__: wanted.append(rtx))
+    targets: list[str] = []
+    monkeypatch.setattr(bundle_writer, "write_bundle", lambda run, out, options, _: targets.append(options.target))
     for found in (None, object()):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
         assert command(cli, run, "--target", "auto").code == 0
     for target in ("onnx", "rtx"):
         assert command(cli, run, "--target", target).code == 0
-    assert wanted == [False, True, False, True]
+    assert targets == ["onnx", "rtx", "onnx", "rtx"]
 
 
 def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,19 +163,65 @@ def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
 
 
 def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, object]] = []
-    monkeypatch.setattr(bundle_writer, "write_bundle", lambda *_, say, **options: told.append(options))
-    monkeypatch.setattr(search_choice, "choose_candidates", lambda run, mode, say: f"{mode} search of {run.path.name}")
+    received: list[ExportOptions] = []
+    monkeypatch.setattr(bundle_writer, "write_bundle", lambda run, out, options, _: received.append(options))
     assert command(cli, run, "--engine", "int8", "--search", "fast", "--search-mb", "64").code == 0
+    assert command(cli, run, "--precision", "fp16", "--target", "rtx").code == 0
     assert command(cli, run).code == 0
-    assert told == [
-        {"precision": "int8", "rtx": False, "search": f"fast search of {run.name}", "search_megabytes": 64},
-        {"precision": "fp32", "rtx": False, "search": f"exact search of {run.name}", "search_megabytes": None},
+    assert received == [
+        ExportOptions(precision="int8", search="fast", scratch_megabytes=64),
+        ExportOptions(precision="fp16", target="rtx"),
+        ExportOptions(precision="fp32", search="exact", scratch_megabytes=None, target="onnx"),
     ]
 
 
+@pytest.fixture
+def without_banks(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a family without memory banks: the smallest detector that fits the seam."""
+    load = run_directory.load_run
+
+    def load_other(path: Path) -> object:
+        loaded = load(path)
+        return replace(loaded, detector=Brightness(loaded.detector.input_names))
+
+    monkeypatch.setattr(run_directory, "load_run", load_other)
+    return run
+
+
+class Brightness(TrainedDetector):
+    """The brightness of each pixel as the map, the largest as the score."""
+
+    def __init__(self, input_names: list[str]) -> None:
+        super().__init__()
+        self.input_names = input_names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        anomaly_map = inputs[0][0].float().mean(2) / 255
+        return anomaly_map.amax().reshape(1), anomaly_map
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_another_family_is_exported_and_certified(without_banks: Path, precision: str) -> None:
+    ended = command(cli, without_banks, "--precision", precision, "--out", "other.cmdiad")
+    assert ended.code == 0, ended.err
+    bundle = Bundle.open("other.cmdiad")
+    assert bundle.precision == precision
+    assert {"banks", "search"}.isdisjoint(bundle.manifest["graph"])
+    assert "search" not in bundle.manifest["certificate"]
+    assert all(comparison["passed"] for comparison in bundle.manifest["certificate"]["comparisons"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--search", "fast"), ("--search", "proven"), ("--search-mb", "64"), ("--plan",), ("--budget-ms", "5")],
+)
+def test_options_for_banks_are_refused_for_another_family(without_banks: Path, options: tuple[str, ...]) -> None:
+    assert_refused(command(cli, without_banks, *options), 5, "without memory banks", "export without --")
+    assert not list(Path("bundles").glob("*"))
+
+
 def test_proven_search_is_for_processors(run: Path) -> None:
-    for options, found in ((("--engine", "fp16"), "--engine fp16"), (("--target", "rtx"), "TensorRT-RTX")):
+    for options, found in ((("--engine", "fp16"), "--precision fp16"), (("--target", "rtx"), "TensorRT-RTX")):
         assert_refused(command(cli, run, "--search", "proven", *options), 5, "--search proven", found, "--search exact")
     assert not Path("bundles").exists()
     assert command(cli, run, "--search", "proven").code == 0
@@ -251,7 +302,7 @@ def test_budget_that_cannot_be_met(run: Path, quick_plan: None) -> None:
     ("arguments", "word"),
     [
         (("--plan", "--budget-ms", "5"), "makes its own plan"),
-        (("--plan", "--engine", "fp16"), "--engine"),
+        (("--plan", "--engine", "fp16"), "--precision"),
         (("--plan", "--target", "rtx"), "--target"),
         (("--budget-mb", "5", "--search", "fast"), "--search"),
         (("--budget-ms", "0"), "budget-ms"),

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmdiad_export.graph.exporter import export_graph
-from cmdiad_export.precision.precision import to_precision
+from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.bundle.certificate import tolerance_for
 from cmdiad_runtime.engines import Precision, open_engine

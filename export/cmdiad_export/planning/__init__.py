@@ -1,1 +1,1 @@
-"""Plan an export within a budget of latency and memory."""
+"""The budget planner: measure bank sizes, searches and precisions, and choose within a budget."""

@@ -15,7 +15,7 @@ STATUS = Path("/proc/self/status")
 
 
 def resident_mb(which: str = "VmRSS") -> float:
-    """Resident memory of this process in 10⁶ bytes, now (`VmRSS`) or at most so far (`VmHWM`)."""
+    """Return the resident memory of this process in 10⁶ bytes: now (`VmRSS`) or the peak so far (`VmHWM`)."""
     for line in STATUS.read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name == which:
@@ -24,7 +24,7 @@ def resident_mb(which: str = "VmRSS") -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a graph three times and print the most memory that was resident, in 10⁶ bytes."""
+    """Run a graph three times and print the peak resident memory in 10⁶ bytes."""
     graph, inputs = map(Path, arguments)
     with np.load(inputs, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}

@@ -1,4 +1,4 @@
-"""The points of a plan, which of them are worth having, and which one fits a budget."""
+"""The points of a plan, the Pareto-best of them, and the best one within a budget."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cmdiad_export.held_out import Change
+from cmdiad_export.search.held_out import ResultChange
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import EngineError
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a graph is made of.
+class GraphForm:
+    """Bank size, search and precision of a graph.
 
     Attributes:
-        bank: share of the training rows in the banks.
-        rows: of each bank.
-        width: principal components that candidates are found in; None for the exact search.
-        candidates: per query.
-        precision: of the graph.
-        proven: the search is as exact as one over all channels.
+        bank: Fraction of the training rows in the banks.
+        rows: Number of rows of each bank.
+        width: Principal components among which candidates are searched; None for the exact search.
+        candidates: Candidates per query.
+        precision: Precision of the graph.
+        proven: True if the search is as exact as one over all channels.
     """
 
     bank: float
@@ -33,7 +33,7 @@ class Form:
 
     @property
     def cpu_only(self) -> bool:
-        """Whether ONNX Runtime on a processor alone is known to run it."""
+        """Return True if only ONNX Runtime on the CPU is known to run the graph."""
         return self.proven or self.precision == "int8-cpu"
 
     def __str__(self) -> str:
@@ -47,45 +47,45 @@ class Point:
     """A graph that was exported, certified and run.
 
     Attributes:
-        form: what it is made of.
-        latency_ms: median time of a run of the engine.
-        memory_mb: most resident memory of a process of its own that runs it, 10⁶ bytes.
-        graph_mb: size of the graph.
-        change: from the detector as it was trained.
+        form: Bank size, search and precision.
+        latency_ms: Median time of one inference in milliseconds.
+        memory_mb: Peak resident memory of a separate process that runs the graph, in 10⁶ bytes.
+        graph_mb: Size of the graph in 10⁶ bytes.
+        change: Change from the detector as it was trained.
     """
 
-    form: Form
+    form: GraphForm
     latency_ms: float
     memory_mb: float
     graph_mb: float
-    change: Change
+    change: ResultChange
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values, flat."""
+        """Return JSON-ready values, flat."""
         figures = {name: getattr(self, name) for name in ("latency_ms", "memory_mb", "graph_mb")}
         return {**asdict(self.form), **figures, **self.change.to_json()}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was measured of one run.
+    """The measurements of one run.
 
     Attributes:
-        points: every graph that passed its certificate.
-        refused: those that did not, with the reason.
-        good: held-out good samples behind the figures.
-        tampered: tampered copies of them.
-        engine: what ran the graphs.
+        points: Every graph that passed its certificate.
+        refused: Every graph that did not, with the reason.
+        good: Number of held-out good samples behind the figures.
+        tampered: Number of tampered copies.
+        engine: Engine that ran the graphs.
     """
 
     points: tuple[Point, ...]
-    refused: tuple[tuple[Form, str], ...]
+    refused: tuple[tuple[GraphForm, str], ...]
     good: int
     tampered: int
     engine: str
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-ready values."""
         best = pareto(self.points)
         return {
             "engine": self.engine,
@@ -97,18 +97,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a graph may take.
+    """Limits of a graph.
 
     Attributes:
-        milliseconds: of a run of the engine, or None.
-        megabytes: of resident memory, or None.
+        milliseconds: Largest time of one inference, or None.
+        megabytes: Largest resident memory in 10⁶ bytes, or None.
     """
 
     milliseconds: float | None
     megabytes: float | None
 
     def allows(self, point: Point) -> bool:
-        """Whether a point keeps both limits."""
+        """Return True if a point keeps both limits."""
         fast = self.milliseconds is None or point.latency_ms <= self.milliseconds
         return fast and (self.megabytes is None or point.memory_mb <= self.megabytes)
 
@@ -118,7 +118,7 @@ class Budget:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in latency, memory and AUROC at once."""
+    """Return the points that no other point beats in latency, memory and AUROC at once."""
     return [point for point in points if not any(_beats(other, point) for other in points)]
 
 
@@ -132,10 +132,10 @@ def _costs(point: Point) -> tuple[float, float, float]:
 
 
 def best_within(points: Sequence[Point], budget: Budget) -> Point:
-    """The point with the highest AUROC within a budget, then the smallest change of scores, then the cheapest.
+    """Return the best point within a budget: highest AUROC, then smallest change of scores, then lowest cost.
 
     Raises:
-        EngineError: none fits; it names the one that comes nearest.
+        EngineError: No point fits. The message names the nearest one.
     """
     fitting = [point for point in points if budget.allows(point)]
     if fitting:
@@ -155,6 +155,6 @@ def _preference(point: Point) -> tuple[float, float, float, float]:
 
 
 def _excess(point: Point, budget: Budget) -> float:
-    """How far a point is over its budget: the larger of both quotients."""
+    """Return how far a point exceeds its budget: the larger of both quotients."""
     pairs = ((point.latency_ms, budget.milliseconds), (point.memory_mb, budget.megabytes))
     return max(value / limit for value, limit in pairs if limit is not None)

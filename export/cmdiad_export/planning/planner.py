@@ -1,35 +1,27 @@
-"""The bank budget planner: bank size, search and precision against latency, memory and AUROC, each graph measured."""
+"""Measure bank sizes, searches and precisions against latency, memory and AUROC; every graph is certified and run."""
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from cmdiad_export.bundle_writer import write_bundle
-from cmdiad_export.held_out import Change, HeldOut, Outcomes
-from cmdiad_export.planning.bank_size import SHARES, trained_share, with_smaller_banks
-from cmdiad_export.planning.plan import Budget, Form, Plan, Point, best_within, pareto
+from cmdiad_export.bundle_writer import write_certified
+from cmdiad_export.certified import GRAPH, CertifiedGraph, Certifier
+from cmdiad_export.golden import golden_set
+from cmdiad_export.options import ExportOptions
+from cmdiad_export.planning.measure import GraphBench, Measurement
+from cmdiad_export.planning.plan import Budget, GraphForm, Plan, Point, best_within, pareto
 from cmdiad_export.search.choice import SearchChoice, choose_all
-from cmdiad_runtime.bundle.certificate import search_tolerance
-from cmdiad_runtime.engines import Precision, open_engine
-from cmdiad_runtime.engines.graph_file import graph_bytes
-from cmdiad_runtime.errors import CertificateError, EngineError
+from cmdiad_export.search.held_out import HeldOut
+from cmdiad_export.search.searchable import searchable
+from cmdiad_export.search.smaller_banks import SHARES, trained_share, with_smaller_banks
+from cmdiad_runtime.engines import Precision
+from cmdiad_runtime.errors import CertificateError
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.runs.run_directory import Run, load_held_out
 
-Say = Callable[[str], None]
-Arrays = dict[str, npt.NDArray[Any]]
-
-ROUNDS = 20
 MOST_REDUCED = 3
 REDUCED: tuple[Precision, ...] = ("fp16", "int8", "int8-cpu")
 
@@ -39,75 +31,123 @@ class Candidate:
     """A graph that can be exported.
 
     Attributes:
-        run: with the bank that it holds.
-        search: how it finds candidates.
-        precision: of the graph.
+        run: Run with the banks of the graph.
+        search: Search of the graph.
+        certifier: Writer of the graphs of this run and search.
+        precision: Precision of the graph.
     """
 
     run: Run
     search: SearchChoice
-    precision: Precision
+    certifier: Certifier
+    precision: Precision = "fp32"
 
     @property
-    def form(self) -> Form:
-        """What it is made of."""
-        rows = tuple(len(search.rows) for search in self.run.detector.searches)
-        plan = self.search.chosen.plan
-        return Form(trained_share(self.run.recipe), rows, plan.width, plan.candidates, self.precision, plan.proven)
+    def form(self) -> GraphForm:
+        """Return bank size, search and precision."""
+        rows = tuple(len(search.rows) for search in searchable(self.run, "--plan").searches)
+        settings = self.search.chosen.settings
+        share = trained_share(self.run.recipe)
+        return GraphForm(share, rows, settings.width, settings.candidates, self.precision, settings.proven)
 
     def at(self, precision: Precision) -> Candidate:
-        """The same in another precision."""
-        return Candidate(self.run, self.search, precision)
+        """Return the candidate in another precision."""
+        return Candidate(self.run, self.search, self.certifier, precision)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A candidate with its certified graph.
+
+    Attributes:
+        candidate: What was exported.
+        graph: The graph on disk, in the folder of the plan.
+    """
+
+    candidate: Candidate
+    graph: CertifiedGraph
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it was made from.
+    """A plan and its graphs, which are on disk until the folder of the plan is removed.
 
     Attributes:
-        plan: the measured points.
-        candidates: one for each point, in the same order.
+        plan: Measured points.
+        exported: Graph of each point, in the same order.
     """
 
     plan: Plan
-    candidates: tuple[Candidate, ...]
+    exported: tuple[Exported, ...]
 
 
 def make_plan(
-    run: Run, say: Say, *, search_megabytes: float | None = None, shares: Sequence[float] = SHARES
+    run: Run,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    scratch_megabytes: float | None = None,
+    shares: Sequence[float] = SHARES,
 ) -> Planned:
-    """Export and measure a run's graphs: every bank and search in fp32, then the best in lower precisions.
+    """Export and measure a run's graphs: every bank and search in fp32, then the best of them in lower precisions.
 
-    Every graph is what `write_bundle` writes, in a temporary folder. AUROC and changes are those of held-out good
-    samples and tampered copies, against the detector as trained; latency is the median over rounds that go through all
-    graphs in turn.
+    AUROC and changes are those of held-out good samples and tampered copies, compared with the detector as trained.
+    Latency is the median over rounds that go through all graphs in turn. Each fp32 graph is certified and measured
+    once.
 
     Args:
-        run: a finished run.
-        say: told what is going on, a line at a time.
-        search_megabytes: budget for the search's scratch memory.
-        shares: of the training rows, to make smaller banks of.
+        run: A finished run.
+        folder: Existing folder for the graphs.
+        reporter: Receiver of messages.
+        scratch_megabytes: Budget for the search's scratch memory.
+        shares: Sizes of smaller banks, as fractions of the training rows.
 
     Raises:
-        RunError: the run keeps no held-out samples. EngineError: a process that measures memory failed.
+        RunError: The run has no held-out samples.
+        EngineError: The detector has no memory banks, or a process that measures memory failed.
     """
-    held_out = HeldOut.of(run.detector, load_held_out(run.path))
-    with tempfile.TemporaryDirectory() as folder:
-        exports = _Exports(Path(folder), say, search_megabytes)
-        for each in (run, *with_smaller_banks(run, held_out, shares).values()):
-            for search in choose_all(each, held_out, say):
-                exports.add(Candidate(each, search, "fp32"))
-        singles = _measure(exports, run, held_out, say)
-        for candidate in promising(exports.candidates, singles.points):
-            for precision in REDUCED:
-                exports.add(candidate.at(precision))
-        return Planned(_measure(exports, run, held_out, say), tuple(exports.candidates))
+    held_out = HeldOut.of(searchable(run, "--plan"), load_held_out(run.path))
+    exports = _Exports(folder, reporter)
+    exports.add(_candidates(run, held_out, shares, scratch_megabytes, reporter))
+    bench = GraphBench(run, held_out, folder)
+    measured = _measure(exports.exported, bench, reporter)
+    singles = [_point(pair, measurement) for pair, measurement in zip(exports.exported, measured, strict=True)]
+    best = promising([pair.candidate for pair in exports.exported], singles)
+    exports.add(candidate.at(precision) for candidate in best for precision in REDUCED)
+    reduced = exports.exported[len(singles) :]
+    measured = _measure(reduced, bench, reporter)
+    points = [*singles, *(_point(pair, measurement) for pair, measurement in zip(reduced, measured, strict=True))]
+    good, tampered = held_out.counts
+    plan = Plan(tuple(points), tuple(exports.refused), good, tampered, bench.engine)
+    return Planned(plan, tuple(exports.exported))
+
+
+def _candidates(
+    run: Run, held_out: HeldOut, shares: Sequence[float], scratch_megabytes: float | None, reporter: Reporter
+) -> Iterator[Candidate]:
+    """Yield every bank and search in fp32."""
+    for sized in (run, *with_smaller_banks(run, held_out, shares).values()):
+        golden = golden_set(sized)
+        for search in choose_all(sized, held_out, reporter):
+            yield Candidate(sized, search, Certifier(sized, golden, search, scratch_megabytes, SILENT))
+
+
+def _measure(exported: Sequence[Exported], bench: GraphBench, reporter: Reporter) -> list[Measurement]:
+    if not exported:
+        return []
+    reporter.say(f"measuring {len(exported)} graphs on {len(bench.held_out.inputs)} held-out samples")
+    return bench.measure([(pair.graph.path, pair.candidate.run.calibration) for pair in exported])
+
+
+def _point(exported: Exported, measured: Measurement) -> Point:
+    return Point(exported.candidate.form, measured.latency_ms, measured.memory_mb, measured.graph_mb, measured.change)
 
 
 def promising(candidates: Sequence[Candidate], points: Sequence[Point]) -> list[Candidate]:
-    """Those to try in lower precisions too: the bank as trained with its faster search, and the next best few.
+    """Return the candidates to try in lower precisions too: the bank as trained with its faster search, and the best.
 
-    int8 takes minutes to calibrate, so no more than MOST_REDUCED, by AUROC and then by latency. Proofs need fp32.
+    int8 takes minutes to calibrate, so there are at most MOST_REDUCED, by AUROC and then by latency. Proven searches
+    stay in fp32.
     """
     reducible = [point for point in points if not point.form.proven]
     trained = min(
@@ -115,123 +155,50 @@ def promising(candidates: Sequence[Candidate], points: Sequence[Point]) -> list[
     )
     best = sorted(pareto(reducible), key=lambda point: (-point.change.auroc, point.latency_ms))
     chosen = [trained, *(point for point in best if point is not trained)][:MOST_REDUCED]
-    return [c for c, point in zip(candidates, points, strict=True) if any(point is each for each in chosen)]
+    return [c for c, point in zip(candidates, points, strict=True) if any(point is other for other in chosen)]
 
 
 def write_within(
-    planned: Planned, budget: Budget, out: Path, *, rtx: bool, say: Say, search_megabytes: float | None = None
+    planned: Planned, budget: Budget, out: Path, options: ExportOptions, reporter: Reporter
 ) -> dict[str, Any]:
-    """Write the bundle of the best point within a budget and return its manifest.
+    """Write the bundle of the best point within a budget, with the graph that was measured, and return the manifest.
 
     Raises:
-        EngineError: no point fits.
+        EngineError: No point fits.
+        OutputError: `out` exists or cannot be written.
     """
     plan = planned.plan
-    points = [point for point in plan.points if not (rtx and point.form.cpu_only)]
+    points = [point for point in plan.points if not (options.target == "rtx" and point.form.cpu_only)]
     best = best_within(points, budget)
-    candidate = planned.candidates[plan.points.index(best)]
+    exported = planned.exported[plan.points.index(best)]
     fitting = sum(map(budget.allows, points))
     why = f"the highest AUROC, then the smallest change of scores, of {fitting} of {len(points)} points within it"
-    say(
+    reporter.say(
         f"for {budget}: {best.form}; {best.latency_ms:.1f} ms, {best.memory_mb:.0f} MB, AUROC {best.change.auroc:.3f}: "
         f"{why}"
     )
     record = {"budget": str(budget), "chosen": best.to_json(), "because": why, **plan.to_json()}
-    return write_bundle(
-        candidate.run,
-        out,
-        precision=candidate.precision,
-        rtx=rtx,
-        say=say,
-        search=candidate.search,
-        search_megabytes=search_megabytes,
-        plan=record,
-    )
+    return write_certified(exported.candidate.run, out, exported.graph, options, reporter, plan=record)
 
 
 class _Exports:
-    """Graphs in a folder, with what they were made from."""
+    """Certified graphs in a folder."""
 
-    def __init__(self, folder: Path, say: Say, search_megabytes: float | None) -> None:
-        self.folder, self.say, self.search_megabytes = folder, say, search_megabytes
-        self.candidates: list[Candidate] = []
-        self.graphs: list[Path] = []
-        self.refused: list[tuple[Form, str]] = []
+    def __init__(self, folder: Path, reporter: Reporter) -> None:
+        self.folder, self.reporter = folder, reporter
+        self.exported: list[Exported] = []
+        self.refused: list[tuple[GraphForm, str]] = []
 
-    def add(self, candidate: Candidate) -> None:
-        """Export one; what its certificate refuses is noted."""
-        out = self.folder / f"{len(self.graphs)}.cmdiad"
-        self.say(f"exporting {candidate.form}")
-        try:
-            write_bundle(
-                candidate.run,
-                out,
-                precision=candidate.precision,
-                rtx=False,
-                say=_nothing,
-                search=candidate.search,
-                search_megabytes=self.search_megabytes,
-            )
-        except CertificateError as error:
-            self.say(f"refused: {error}")
-            self.refused.append((candidate.form, error.found))
-            return
-        self.candidates.append(candidate)
-        self.graphs.append(out / "graph.onnx")
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""
-
-
-def _measure(exports: _Exports, run: Run, held_out: HeldOut, say: Say) -> Plan:
-    """Run all graphs in turn, sample by sample."""
-    inputs = [{name: value.numpy() for name, value in each.items()} for each in held_out.inputs]
-    say(f"measuring {len(exports.graphs)} graphs on {len(inputs)} held-out samples")
-    reference = _outcomes_of(run, held_out)
-    engines = [open_engine(graph) for graph in exports.graphs]
-    times: list[list[float]] = [[] for _ in engines]
-    results: list[list[Arrays]] = [[] for _ in engines]
-    for engine in engines:
-        engine.run(inputs[0])
-    for turn in range(max(ROUNDS, len(inputs))):
-        for engine, spent, found in zip(engines, times, results, strict=True):
-            start = time.perf_counter()
-            outputs = engine.run(inputs[turn % len(inputs)])
-            spent.append(1000 * (time.perf_counter() - start))
-            if turn < len(inputs):
-                found.append(outputs)
-    description = engines[0].description
-    for engine in engines:
-        engine.close()
-    np.savez(exports.folder / "inputs.npz", allow_pickle=False, **inputs[0])
-    tolerance = search_tolerance(published_blur=run.recipe.mode == "faithful")
-    points = []
-    for candidate, graph, spent, found in zip(exports.candidates, exports.graphs, times, results, strict=True):
-        scores, maps = [float(o["score"][0]) for o in found], [o["map"] for o in found]
-        outcomes = Outcomes.of(scores, maps, candidate.run.calibration)
-        change = Change.between(reference, outcomes, held_out.tampered, tolerance)
-        memory = peak_megabytes(graph, exports.folder / "inputs.npz")
-        points.append(Point(candidate.form, statistics.median(spent), memory, graph_bytes(graph) / 1e6, change))
-    bad = int(held_out.tampered.sum())
-    return Plan(tuple(points), tuple(exports.refused), len(inputs) - bad, bad, description)
-
-
-def _outcomes_of(run: Run, held_out: HeldOut) -> Outcomes:
-    """Of the detector as trained, in torch."""
-    found = [run.detector.fuse(*run.detector.score_each(patches)) for patches in held_out.patches]
-    return Outcomes.of([float(s) for s, _ in found], [m.numpy() for _, m in found], run.calibration)
-
-
-def peak_megabytes(graph: Path, inputs: Path) -> float:
-    """Most resident memory of a process of its own that runs a graph, 10⁶ bytes; EngineError where it fails."""
-    command = [sys.executable, "-m", "cmdiad_export.planning.peak", str(graph), str(inputs)]
-    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603  (our own module)
-    if ended.returncode:
-        raise EngineError(
-            "the process that measures memory",
-            found=f"exit code {ended.returncode}",
-            expected="figures",
-            action="see its message above",
-        )
-    return float(ended.stdout)
+    def add(self, candidates: Iterator[Candidate]) -> None:
+        """Export candidates; note those that their certificate refuses."""
+        for candidate in candidates:
+            folder = self.folder / str(len(self.exported) + len(self.refused))
+            folder.mkdir()
+            self.reporter.say(f"exporting {candidate.form}")
+            try:
+                graph = candidate.certifier.certify(candidate.precision, folder / GRAPH)
+            except CertificateError as error:
+                self.reporter.say(f"refused: {error}")
+                self.refused.append((candidate.form, error.found))
+            else:
+                self.exported.append(Exported(candidate, graph))

@@ -1,17 +1,17 @@
-"""A plan as a table, a file and a picture."""
+"""Show a plan as a table, a file and a picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cmdiad_export.planning.plan import Form, Plan, Point, pareto
+from cmdiad_export.planning.plan import GraphForm, Plan, Point, pareto
 from cmdiad_runtime.support.files import atomic_write, write_json
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "int8-cpu": "D"}
 
 
 def table(plan: Plan) -> str:
-    """The plan as a Markdown table, in the order of latency."""
+    """Return the plan as a Markdown table, sorted by latency."""
     best = pareto(plan.points)
     lines = [
         f"{plan.engine}; {plan.good} held-out samples and {plan.tampered} tampered copies; changes are from the "
@@ -26,7 +26,7 @@ def table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _cells(form: Form) -> str:
+def _cells(form: GraphForm) -> str:
     kind = "proven" if form.proven else "fast"
     search = "exact" if form.width is None else f"{kind} {form.width}:{form.candidates}"
     return f"{form.bank:.0%} | {' + '.join(map(str, form.rows))} | {search} | {form.precision}"
@@ -42,14 +42,21 @@ def _row(point: Point, *, bold: bool) -> str:
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Write `plan.json` and `plan.png` into a folder; OutputError where that cannot be done."""
+    """Write `plan.json` and `plan.png` into a folder.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     write_json(folder / "plan.json", plan.to_json())
     plot(folder / "plan.png", plan)
 
 
 def plot(path: Path, plan: Plan) -> None:
-    """Write a PNG: AUROC, and the change of scores, against latency; areas are memory, rings the Pareto-best points."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: it would look for a display
+    """Write a PNG with AUROC and change of scores against latency.
+
+    Areas show memory, crosses on a line the Pareto-best points.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Not pyplot, which needs a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")

@@ -1,26 +1,27 @@
-"""Where a reduced graph leaves the fp32 one: the error of each array, in the order in which they are computed."""
+"""Find where a reduced graph departs from the fp32 graph: the error of each array, in order of computation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from cmdiad_export.precision.quantise import Arrays, Product, session_showing
+from cmdiad_export.precision.levels import is_within
+from cmdiad_export.precision.products import Arrays, Product, session_showing
 
 GROWTH = 3.0
-"""What makes more than three times the error of its inputs out of them adds an error of its own."""
+"""A module adds an error of its own if the error of its result is more than this multiple of that of its input."""
 SHARE = 0.1
-"""But only from a tenth of the largest error on: the first layers turn no error into some."""
+"""Modules are blamed only from this fraction of the largest error on: the first layers turn no error into some."""
 NOTABLE = 0.01
-"""Distances magnify what reaches them, so scoring is to blame only where no network is off by as much."""
+"""Distances magnify their input's error, so scoring is blamed only if no network has an error of this size."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Drift:
     """The error of one module's result.
 
     Attributes:
-        name: of the module.
-        error: largest difference as a multiple of the fp32 result's root mean square; infinite for NaN.
-        given: the same of what was fed to it.
+        name: Name of the module.
+        error: Largest difference as a multiple of the root mean square of the fp32 result; infinite for NaN.
+        given: The same error of the module's input.
     """
 
     name: str
@@ -40,21 +41,26 @@ class Drift:
 
 @dataclass(frozen=True)
 class Culprits:
-    """Which modules are to blame.
+    """The modules to blame.
 
     Attributes:
-        first: the first one that adds an error of its own, see GROWTH and SHARE.
-        worst: the one with the largest error.
+        first: First module that adds an error of its own, see GROWTH and SHARE.
+        worst: Module with the largest error.
     """
 
     first: Drift
     worst: Drift
 
     @staticmethod
-    def among(drifts: Sequence[Drift]) -> Culprits:
-        """Find them among drifts in the order of computation."""
-        networks = [drift for drift in drifts if not drift.name.startswith("scorers")]
-        drifts = networks if any(drift.error >= NOTABLE for drift in networks) else drifts
+    def among(drifts: Sequence[Drift], networks: Collection[str] = ()) -> Culprits:
+        """Return the culprits among drifts in the order of computation.
+
+        Args:
+            drifts: Drift of each module.
+            networks: Submodules to blame first; see NOTABLE. If empty, all modules are treated alike.
+        """
+        inside = [drift for drift in drifts if is_within(drift.name, networks)]
+        drifts = inside if any(drift.error >= NOTABLE for drift in inside) else drifts
         worst = max(drifts, key=lambda drift: drift.error)
         own = (d for d in drifts if d.error > GROWTH * d.given and d.error >= SHARE * min(worst.error, 1e30))
         return Culprits(next(own, worst), worst)
@@ -62,60 +68,60 @@ class Culprits:
     def __str__(self) -> str:
         first, worst = self.first, self.worst
         return (
-            f"{first.name} is the first to drift ({_words(first.error)} after {_words(first.given)} at its input), "
-            f"{worst.name} drifts most ({_words(worst.error)})"
+            f"{first.name} is the first to drift ({_as_text(first.error)} after {_as_text(first.given)} at its input), "
+            f"{worst.name} drifts most ({_as_text(worst.error)})"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The record in a bundle's manifest; JSON has no infinity, so NaN is told by null."""
+        """Return the record in a bundle's manifest. JSON has no infinity, so an error that is not finite is null."""
         return {
             which: {key: value if value != math.inf else None for key, value in asdict(drift).items()}
             for which, drift in (("first", self.first), ("worst", self.worst))
         }
 
 
-def _words(error: float) -> str:
+def _as_text(error: float) -> str:
     return "not finite" if error == math.inf else f"{error:.2g} rms"
 
 
-def relative_error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """max|found - expected| / rms(expected); infinite where `found` is not finite."""
-    if not np.isfinite(found).all():
+def relative_error(result: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Return max|result - expected| / rms(expected); infinite if `result` is not finite."""
+    if not np.isfinite(result).all():
         return math.inf
-    if not found.size:
+    if not result.size:
         return 0.0
     expected = expected.astype(np.float64)
     rms = float(np.sqrt(np.square(expected).mean()))
-    difference = float(np.abs(found - expected).max())
+    difference = float(np.abs(result - expected).max())
     return difference / rms if rms else (math.inf if difference else 0.0)
 
 
 def module_drift(reference: nn.Module, reduced: nn.Module, inputs: Sequence[Tensor]) -> list[Drift]:
-    """The drift of every module that both networks have, on the same inputs; inner modules come before outer ones."""
-    expected, found = _watch(reference, inputs), _watch(reduced, inputs)
+    """Return the drift of every module that both networks have, on the same inputs; inner modules come first."""
+    expected, seen = _watch(reference, inputs), _watch(reduced, inputs)
     return [
-        Drift(name, _worst(found[name][1], results), _worst(found[name][0], given))
-        for name, (given, results) in expected.items()
-        if name in found
+        Drift(name, _worst(seen[name][1], results), _worst(seen[name][0], arguments))
+        for name, (arguments, results) in expected.items()
+        if name in seen
     ]
 
 
-def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
-    pairs = zip(found, expected, strict=False)
+def _worst(results: list[Tensor], expected: list[Tensor]) -> float:
+    pairs = zip(results, expected, strict=False)
     return max((relative_error(f.double().numpy(), e.double().numpy()) for f, e in pairs), default=0.0)
 
 
 @torch.no_grad()
 def _watch(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """What every module of a network was given and returned, by name, in the order in which they ended."""
+    """Return the arguments and results of every module of a network by name, in the order in which they ended."""
     seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
 
-    def note(name: str, given: Any, returned: Any) -> None:
+    def note(name: str, arguments: Any, result: Any) -> None:
         earlier = seen.pop(name, ([], []))
-        seen[name] = (earlier[0] + _floating(given), earlier[1] + _floating(returned))
+        seen[name] = (earlier[0] + _floating(arguments), earlier[1] + _floating(result))
 
     hooks = [
-        module.register_forward_hook(lambda _, given, returned, name=name: note(name, given, returned))
+        module.register_forward_hook(lambda _, arguments, result, name=name: note(name, arguments, result))
         for name, module in network.named_modules()
         if name
     ]
@@ -133,12 +139,10 @@ def _floating(values: Any) -> list[Tensor]:
     return [tensor for value in values or () for tensor in _floating(value)] if isinstance(values, list | tuple) else []
 
 
-def product_drift(
-    reference: onnx.ModelProto, reduced: onnx.ModelProto, found: Sequence[Product], sample: Arrays
-) -> list[Drift]:
-    """The drift of every product of two graphs that name their arrays alike, on one sample."""
-    returned = {node.name: node.output[0] for node in reference.graph.node}
-    steps = [(product.module, product.given, returned[product.node]) for product in found]
+def product_drift(reference: ir.Model, reduced: ir.Model, products: Sequence[Product], sample: Arrays) -> list[Drift]:
+    """Return the drift of every product of two graphs that name their arrays alike, on one sample."""
+    results = {node.name: str(node.outputs[0].name) for node in reference.graph}
+    steps = [(product.module, product.operand, results[product.node]) for product in products]
     names = sorted({name for _, *pair in steps for name in pair})
     expected = dict(zip(names, session_showing(reference, names).run(names, dict(sample)), strict=True))
     seen = dict(zip(names, session_showing(reduced, names).run(names, dict(sample)), strict=True))

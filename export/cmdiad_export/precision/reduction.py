@@ -1,4 +1,4 @@
-"""From a detector to its graph in fp16, int8, int8-cpu or fp8: fp32 islands grow until the certificate passes."""
+"""Reduce a detector's graph to fp16, int8, int8-cpu or fp8: fp32 islands grow until the certificate passes."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import onnx
+import onnx_ir as ir
 from torch import Tensor
 
-from cmdiad_export.graph.exporter import OPSET, export_graph, save_graph
+from cmdiad_export.graph.exporter import OPSET, export_graph, graph_of
+from cmdiad_export.graph.storage import save_graph
+from cmdiad_export.precision.casting import island_names, to_precision
 from cmdiad_export.precision.drift import Culprits, module_drift, product_drift
-from cmdiad_export.precision.precision import Level, fp16_levels, island_names, to_precision
-from cmdiad_export.precision.quantise import (
-    OPSETS,
+from cmdiad_export.precision.harm import harm_of_each, quantised_levels
+from cmdiad_export.precision.levels import Level, fp16_levels
+from cmdiad_export.precision.products import (
     Arrays,
-    Quantise,
-    Quantised,
-    harm_of_each,
+    Product,
     largest_values,
+    network_roots,
     products,
-    quantise,
-    quantised_levels,
     to_quantise,
 )
+from cmdiad_export.precision.quantise import OPSETS, Quantised, quantise
 from cmdiad_export.precision.rowwise import quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.bundle.certificate import Comparison
-from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.detectors.family import TrainedDetector
 
 Certify = Callable[[], Comparison]
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """A reduced graph, as it was written.
+    """A reduced graph that was written.
 
     Attributes:
-        comparison: with the trained detector; it may have failed.
-        islands: names of the modules that compute in fp32.
-        widened: the steps that were taken, each with what made it necessary.
-        opset: of the graph.
-        refusal: where the graph drifts, if it failed.
+        comparison: Comparison with the trained detector; it may have failed.
+        islands: Names of the modules that compute in fp32.
+        widened: Steps that were taken, each with the comparison that made it necessary.
+        opset: Version of the graph's operators.
+        refusal: Description of where the graph drifts, if it failed.
     """
 
     comparison: Comparison
@@ -57,22 +58,22 @@ class Graphs(Protocol):
     opset: int
 
     def levels(self) -> Iterator[Level]:
-        """The levels to try, least first; those after the first may take measuring."""
+        """Yield the levels to try, smallest first; those after the first may need measurements."""
 
     def write(self, level: Level) -> list[str]:
         """Write the graph of a level, and return the names of its fp32 islands."""
 
     def culprits(self) -> Culprits:
-        """Where the last graph drifts."""
+        """Return where the last graph drifts."""
 
 
-def reduce_precision(graphs: Graphs, certify: Certify, say: Callable[[str], None]) -> Reduced:
-    """Write the graph of the first level that passes, or of the last one.
+def reduce_precision(graphs: Graphs, certify: Certify, reporter: Reporter) -> Reduced:
+    """Write the graph of the first level that passes, or of the last level if none does.
 
     Args:
-        graphs: to choose from.
-        certify: compares the graph that was written last.
-        say: told of each step.
+        graphs: Graphs to choose from.
+        certify: Compares the graph that was written last with the trained detector.
+        reporter: Receiver of one line per step.
     """
     widened: list[dict[str, Any]] = []
     levels = graphs.levels()
@@ -86,7 +87,7 @@ def reduce_precision(graphs: Graphs, certify: Certify, say: Callable[[str], None
         wider = next(levels, None)
         if wider is None:
             return Reduced(comparison, islands, widened, graphs.opset, str(culprits))
-        say(f"beyond tolerance: {culprits}; keeping the {wider.name} in fp32 too")
+        reporter.say(f"beyond tolerance: {culprits}; keeping the {wider.name} in fp32 too")
         widened.append({"step": wider.name, "because": comparison.to_json(), "drift": culprits.to_json()})
         level = wider
 
@@ -96,8 +97,8 @@ class HalfGraphs:
 
     opset = OPSET
 
-    def __init__(self, detector: Detector, inputs: Mapping[str, Tensor], graph: Path) -> None:
-        self.detector, self.inputs, self.graph = detector, dict(inputs), graph
+    def __init__(self, detector: TrainedDetector, inputs: Mapping[str, Tensor], path: Path) -> None:
+        self.detector, self.inputs, self.path = detector, dict(inputs), path
 
     def levels(self) -> Iterator[Level]:
         """See Graphs."""
@@ -106,42 +107,54 @@ class HalfGraphs:
     def write(self, level: Level) -> list[str]:
         """See Graphs."""
         self.reduced = to_precision(self.detector, "fp16", level)
-        export_graph(self.reduced, self.inputs, self.graph, single_precision_softmax=level.softmax)
+        export_graph(self.reduced, self.inputs, self.path, single_precision_softmax=level.softmax)
         return island_names(self.reduced)
 
     def culprits(self) -> Culprits:
         """See Graphs."""
-        return Culprits.among(module_drift(self.detector, self.reduced, list(self.inputs.values())))
+        drifts = module_drift(self.detector, self.reduced, list(self.inputs.values()))
+        return Culprits.among(drifts, network_roots(self.detector))
 
 
 class QuantisedGraphs:
-    """The int8, int8-cpu or fp8 graphs of a detector, by level; int8 and fp8 with scales from calibration samples."""
+    """The int8, int8-cpu or fp8 graphs of a detector, by level; int8 and fp8 have scales from calibration samples.
+
+    Args:
+        detector: Detector in fp32.
+        kind: Precision.
+        inputs: Network inputs of one sample, by name.
+        samples: Calibration samples; the last two, a good and a tampered one, rank the products by harm.
+        path: File to write.
+    """
 
     def __init__(
         self,
-        detector: Detector,
+        detector: TrainedDetector,
         kind: Quantised | Literal["int8-cpu"],
         inputs: Mapping[str, Tensor],
         samples: Sequence[Arrays],
-        graph: Path,
+        path: Path,
     ) -> None:
-        self.detector, self.kind, self.graph = detector, kind, graph
+        self.detector, self.kind, self.path = detector, kind, path
         self.opset = OPSET if kind == "int8-cpu" else OPSETS[kind]
         self.sample = {name: value.numpy() for name, value in inputs.items()}
-        export_graph(to_precision(detector, kind), dict(inputs), graph, opset=self.opset)
-        self.base = onnx.load(graph)
-        self.products = products(self.base)
+        self.base = graph_of(to_precision(detector, kind), dict(inputs), opset=self.opset)
+        self.products = products(self.base, network_roots(detector))
         self.samples = samples
         self.largest: dict[str, float] = {}
-        self.quantise: Quantise = quantise_rows
         if kind == "int8-cpu":
             self.products = worthwhile(self.products)
         else:
-            self.largest = largest_values(self.base, [product.given for product in self.products], samples)
-            self.quantise = lambda model, chosen: quantise(model, self.largest, kind, chosen)
+            self.largest = largest_values(self.base, [product.operand for product in self.products], samples)
+
+    def quantise(self, model: ir.Model, chosen: Sequence[Product]) -> ir.Model:
+        """Return a copy of a graph with the chosen products quantised."""
+        if self.kind == "int8-cpu":
+            return quantise_rows(model, chosen)
+        return quantise(model, self.largest, self.kind, chosen)
 
     def levels(self) -> Iterator[Level]:
-        """See Graphs. A good and a tampered calibration sample decide, not the golden ones that certify."""
+        """See Graphs. A good and a tampered calibration sample decide; the golden samples only certify."""
         chosen = to_quantise(self.detector, self.products, Level())
         if self.kind == "int8-cpu":
             yield from rowwise_levels(chosen)
@@ -153,9 +166,10 @@ class QuantisedGraphs:
         """See Graphs."""
         chosen = to_quantise(self.detector, self.products, level)
         self.reduced = self.quantise(self.base, chosen)
-        save_graph(self.reduced, self.graph)
+        save_graph(self.reduced, self.path)
         return sorted({product.module for product in self.products if product not in chosen})
 
     def culprits(self) -> Culprits:
         """See Graphs."""
-        return Culprits.among(product_drift(self.base, self.reduced, self.products, self.sample))
+        drifts = product_drift(self.base, self.reduced, self.products, self.sample)
+        return Culprits.among(drifts, network_roots(self.detector))

@@ -1,1 +1,1 @@
-"""Choose and certify how memory banks are searched."""
+"""Everything that applies only to detectors with memory banks: how banks are searched, and smaller banks."""

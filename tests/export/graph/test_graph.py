@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 
-from cmdiad_export.graph import exporter as graph_module
-from cmdiad_export.graph.exporter import OPSET, export_graph, module_of, save_graph
-from cmdiad_export.precision.precision import to_precision
+from cmdiad_export.graph import storage
+from cmdiad_export.graph.exporter import OPSET, export_graph
+from cmdiad_export.graph.passes.name_by_module import module_of
+from cmdiad_export.graph.storage import save_graph
+from cmdiad_export.precision.casting import to_precision
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
@@ -92,12 +95,10 @@ def faithful() -> dict[str, object]:
 
 
 def test_nodes_are_named_by_their_modules(exported: Cached) -> None:
-    model = onnx.load(exported("rgb", "f2f", "fp16") / "graph.onnx")
-    names = [node.name for node in model.graph.node]
+    model = ir.load(exported("rgb", "f2f", "fp16") / "graph.onnx")
+    names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
-    modules = {
-        node.op_type: {module_of(n) for n in model.graph.node if n.op_type == node.op_type} for node in model.graph.node
-    }
+    modules = {node.op_type: {module_of(n) for n in model.graph if n.op_type == node.op_type} for node in model.graph}
     assert "features.0.extractor.model.layer1.0.conv2" in modules["Conv"]
     assert {f"hallucinated.network.mlp.fc{i}" for i in (1, 2, 3)} == modules["Gemm"]
     assert modules["TopK"] == {"scorers.0.search", "scorers.1.search"}
@@ -218,26 +219,26 @@ def large_model() -> onnx.ModelProto:
 
 def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, path = large_model(), tmp_path / "graph.onnx"
-    before = model.SerializeToString(deterministic=True)
-    monkeypatch.setattr(graph_module, "LARGE", 1 << 16)
-    save_graph(model, path)
-    assert model.SerializeToString(deterministic=True) == before
+    ir_model, before = ir.from_proto(model), model.SerializeToString(deterministic=True)
+    monkeypatch.setattr(storage, "LARGE", 1 << 16)
+    save_graph(ir_model, path)
+    assert ir.to_proto(ir_model).SerializeToString(deterministic=True) == before
     assert (tmp_path / "graph.weights").stat().st_size == 1 << 16
     bias, weights = onnx.load(path, load_external_data=False).graph.initializer
     assert (len(bias.raw_data), len(weights.raw_data)) == (512, 0)
     assert onnx.load(path).graph.initializer[1].raw_data == model.graph.initializer[1].raw_data
-    monkeypatch.setattr(graph_module, "LARGE", 1 << 17)
-    save_graph(model, path)
+    monkeypatch.setattr(storage, "LARGE", 1 << 17)
+    save_graph(ir_model, path)
     assert [each.name for each in tmp_path.iterdir()] == ["graph.onnx"]  # what the graph no longer needs is gone
     assert path.read_bytes() == before
 
 
 def test_weights_outside_a_bundle_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime reads weights below the graph's folder only."""
-    monkeypatch.setattr(graph_module, "LARGE", 1)
+    monkeypatch.setattr(storage, "LARGE", 1)
     inside, secret = tmp_path / "inside", tmp_path / "secret.weights"
     inside.mkdir()
-    save_graph(large_model(), inside / "graph.onnx")
+    save_graph(ir.from_proto(large_model()), inside / "graph.onnx")
     (inside / "graph.weights").rename(secret)
     for place in ("../secret.weights", str(secret)):
         model = onnx.load(inside / "graph.onnx", load_external_data=False)

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cmdiad_export.held_out import Change
-from cmdiad_export.planning.plan import Budget, Form, Plan, Point, best_within, pareto
+from cmdiad_export.planning.plan import Budget, GraphForm, Plan, Point, best_within, pareto
 from cmdiad_export.planning.report import table, write_plan
+from cmdiad_export.search.held_out import ResultChange
 from cmdiad_runtime.errors import EngineError
 
-FORM = Form(0.1, (3000,), None, 4, "fp32")
+FORM = GraphForm(0.1, (3000,), None, 4, "fp32")
 
 
-def point(latency: float, memory: float, auroc: float, drift: float = 0.0, form: Form = FORM) -> Point:
-    return Point(form, latency, memory, 10.0, Change(drift, drift, auroc, auroc - 1, 0, 0))
+def point(latency: float, memory: float, auroc: float, drift: float = 0.0, form: GraphForm = FORM) -> Point:
+    return Point(form, latency, memory, 10.0, ResultChange(drift, drift, auroc, auroc - 1, 0, 0))
 
 
 TRAINED = point(40, 300, 0.99)

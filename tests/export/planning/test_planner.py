@@ -4,34 +4,95 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cmdiad_export.held_out import HeldOut
+from cmdiad_export import certified
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning import planner
+from cmdiad_export.planning.measure import GraphBench, peak_megabytes
 from cmdiad_export.planning.plan import Budget
-from cmdiad_export.planning.planner import Candidate, Planned, make_plan, peak_megabytes, promising, write_within
+from cmdiad_export.planning.planner import Exported, Planned, make_plan, promising, write_within
+from cmdiad_export.search.held_out import HeldOut
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import CertificateError, EngineError, RunError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run_directory import load_held_out, load_run
 from graphs import cloud_graph, cloud_inputs
-from helpers import silent
+from helpers import RecordingReporter
 
 Cached = Callable[..., Path]
 
 
+@dataclass
+class Counts:
+    """Numbers of calls while a plan was made."""
+
+    exported: int = 0
+    certified: list[str] = field(default_factory=list)
+    measured: list[Path] = field(default_factory=list)
+
+
 @pytest.fixture(scope="module")
-def planned(trained: Cached) -> Planned:
-    return make_plan(load_run(trained("rgb")), silent, shares=(0.05,))
+def counts() -> Counts:
+    return Counts()
+
+
+@pytest.fixture(scope="module")
+def planned(trained: Cached, tmp_path_factory: pytest.TempPathFactory, counts: Counts) -> Planned:
+    with pytest.MonkeyPatch.context() as patch:
+        export, compare, measure = certified.export_graph, certified.compare, GraphBench.measure
+
+        def counted_export(*arguments: Any) -> None:
+            counts.exported += 1
+            export(*arguments)
+
+        def counted_compare(engine: Any, precision: Any, *arguments: Any) -> Any:
+            counts.certified.append(precision)
+            return compare(engine, precision, *arguments)
+
+        def counted_measure(self: GraphBench, graphs: Any) -> Any:
+            counts.measured += [path for path, _ in graphs]
+            return measure(self, graphs)
+
+        patch.setattr(certified, "export_graph", counted_export)
+        patch.setattr(certified, "compare", counted_compare)
+        patch.setattr(GraphBench, "measure", counted_measure)
+        run = load_run(trained("rgb"))
+        return make_plan(run, tmp_path_factory.mktemp("plan"), SILENT, shares=(0.05,))
+
+
+def test_each_graph_is_exported_certified_and_measured_once(planned: Planned, counts: Counts) -> None:
+    forms = [point.form for point in planned.plan.points]
+    single = sum(form.precision == "fp32" for form in forms)
+    assert planned.plan.points[single:]
+    assert counts.exported == counts.certified.count("fp32") == single
+    assert len(set(counts.measured)) == len(counts.measured) == len(forms)
+    for exported in planned.exported:
+        assert exported.graph.comparisons[0].precision == "fp32"
+
+
+def test_a_budgeted_export_writes_the_measured_graph(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr(certified, "export_graph", never)
+    monkeypatch.setattr(certified, "compare", never)
+    out = tmp_path / "b.cmdiad"
+    write_within(planned, Budget(1e6, 1e6), out, ExportOptions(), SILENT)
+    written = (out / "graph.onnx").read_bytes()
+    assert written in [exported.graph.path.read_bytes() for exported in planned.exported]
 
 
 def test_banks_searches_and_precisions_are_measured(planned: Planned) -> None:
     points = planned.plan.points
-    assert len(points) == len(planned.candidates)
-    assert [candidate.form for candidate in planned.candidates] == [point.form for point in points]
+    assert [exported.candidate.form for exported in planned.exported] == [point.form for point in points]
     assert {point.form.bank for point in points} == {0.2, 0.05}
     tried = {p.form.precision for p in points} | {form.precision for form, _ in planned.plan.refused}
     assert tried == {"fp32", "fp16", "int8", "int8-cpu"}
@@ -66,15 +127,15 @@ def test_lower_precisions_only_for_what_is_worth_it(planned: Planned) -> None:
     points = planned.plan.points[:2]
     best, beaten = replace(points[0], latency_ms=1.0, memory_mb=1.0), replace(points[0], latency_ms=9.0, memory_mb=9.0)
     other = replace(beaten, form=replace(beaten.form, bank=0.01))
-    candidates = [planned.candidates[0]] * 3
+    candidates = [planned.exported[0].candidate] * 3
     assert len(promising(candidates, [best, beaten, other])) == 1
     assert len(promising(candidates, [beaten, other, replace(other, latency_ms=1.0)])) == 2  # as trained, and the best
 
 
 def test_best_bundle_within_a_budget(planned: Planned, tmp_path: Path) -> None:
-    said: list[str] = []
+    reporter = RecordingReporter()
     out = tmp_path / "b.cmdiad"
-    manifest = write_within(planned, Budget(1e6, 1e6), out, rtx=False, say=said.append)
+    manifest = write_within(planned, Budget(1e6, 1e6), out, ExportOptions(), reporter)
     best = min(planned.plan.points, key=lambda p: (-p.change.auroc, p.change.score_max_share, p.latency_ms))
     bundle = Bundle.open(out)
     assert manifest["plan"]["budget"] == "1e+06 ms and 1e+06 MB"
@@ -82,17 +143,17 @@ def test_best_bundle_within_a_budget(planned: Planned, tmp_path: Path) -> None:
     assert len(bundle.manifest["plan"]["points"]) == len(planned.plan.points)
     assert bundle.precision == best.form.precision
     assert [rows for rows, _ in bundle.manifest["graph"]["banks"]] == list(best.form.rows)
-    assert said[0].startswith(f"for 1e+06 ms and 1e+06 MB: {best.form}; ")
+    assert reporter.lines[0].startswith(f"for 1e+06 ms and 1e+06 MB: {best.form}; ")
 
 
 def test_smaller_bank_is_written_with_its_own_threshold(planned: Planned, tmp_path: Path) -> None:
     """Only the small bank fits: its bundle holds its rows, its threshold and its share."""
     index = next(i for i, point in enumerate(planned.plan.points) if point.form.bank == 0.05)
     points = [replace(p, latency_ms=1.0 if i == index else 50.0) for i, p in enumerate(planned.plan.points)]
-    forced = Planned(replace(planned.plan, points=tuple(points)), planned.candidates)
-    write_within(forced, Budget(2.0, None), tmp_path / "b.cmdiad", rtx=False, say=silent)
+    forced = Planned(replace(planned.plan, points=tuple(points)), planned.exported)
+    write_within(forced, Budget(2.0, None), tmp_path / "b.cmdiad", ExportOptions(), SILENT)
     bundle = Bundle.open(tmp_path / "b.cmdiad")
-    small = planned.candidates[index].run
+    small = planned.exported[index].candidate.run
     assert bundle.calibration == small.calibration
     assert bundle.manifest["recipe"]["coreset"] == 0.05
     assert bundle.manifest["certificate"]["comparisons"][0]["passed"]
@@ -102,20 +163,22 @@ def test_no_graph_for_a_processor_where_a_gpu_engine_is_asked_for(
     planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    monkeypatch.setattr(planner, "write_bundle", lambda *_, precision, **__: written.append(precision))
+    monkeypatch.setattr(planner, "write_certified", lambda run, out, graph, *_, **__: written.append(graph.precision))
     first = planned.plan.points[0]
     for form in (replace(first.form, precision="int8-cpu"), replace(first.form, proven=True)):
         points = (replace(first, form=form), replace(first, latency_ms=first.latency_ms + 1000))
-        processor = Candidate(planned.candidates[0].run, planned.candidates[0].search, form.precision)
-        two = Planned(replace(planned.plan, points=points), (processor, planned.candidates[0].at("fp16")))
-        for rtx in (False, True):
-            write_within(two, Budget(1e6, None), tmp_path / "b.cmdiad", rtx=rtx, say=silent)
+        candidate, graph = planned.exported[0].candidate, planned.exported[0].graph
+        processor = Exported(candidate.at(form.precision), replace(graph, precision=form.precision))
+        other = Exported(candidate.at("fp16"), replace(graph, precision="fp16"))
+        two = Planned(replace(planned.plan, points=points), (processor, other))
+        for options in (ExportOptions(), ExportOptions(target="rtx")):
+            write_within(two, Budget(1e6, None), tmp_path / "b.cmdiad", options, SILENT)
     assert written == ["int8-cpu", "fp16", "fp32", "fp16"]
 
 
 def test_budget_that_cannot_be_met_writes_nothing(planned: Planned, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="a budget of 0.001 ms"):
-        write_within(planned, Budget(0.001, None), tmp_path / "b.cmdiad", rtx=False, say=silent)
+        write_within(planned, Budget(0.001, None), tmp_path / "b.cmdiad", ExportOptions(), SILENT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,16 +188,16 @@ def test_what_its_certificate_refuses_is_told(
     def refuse(*_: object, **__: object) -> None:
         raise CertificateError("run", found="a graph 9 % off", expected="2 %", action="widen it")
 
-    monkeypatch.setattr(planner, "write_bundle", refuse)
-    exports = planner._Exports(tmp_path, silent, None)
-    exports.add(planned.candidates[0])
-    assert exports.candidates == []
-    assert exports.refused == [(planned.candidates[0].form, "a graph 9 % off")]
+    monkeypatch.setattr(certified.Certifier, "certify", refuse)
+    exports, candidate = planner._Exports(tmp_path, SILENT), planned.exported[0].candidate
+    exports.add(iter([candidate]))
+    assert exports.exported == []
+    assert exports.refused == [(candidate.form, "a graph 9 % off")]
 
 
 def test_run_without_held_out_samples(trained: Cached, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="held_out"):
-        make_plan(replace(load_run(trained("rgb")), path=tmp_path), silent)
+        make_plan(replace(load_run(trained("rgb")), path=tmp_path), tmp_path, SILENT)
 
 
 def test_peak_memory_is_of_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

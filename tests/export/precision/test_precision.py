@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from cmdiad_export.precision.precision import Fp32Island, fp16_levels, is_within, island_names, to_precision
+from cmdiad_export.precision.casting import Fp32Island, island_names, to_precision
+from cmdiad_export.precision.levels import fp16_levels, is_within
 from cmdiad_train.runs.run_directory import Run, load_run
 
 Cached = Callable[..., Path]
@@ -57,7 +58,7 @@ def test_products_are_half_and_norms_single(trained: Cached, modality: str, hall
 
 
 def test_what_sees_metres_stays_single(trained: Cached) -> None:
-    """A group is millimetres wide: in fp16 metres its shape would be lost (REFERENCE §6.5)."""
+    """A group is millimetres wide: in fp16 metres its shape would be lost (method §6.5)."""
     extractor = to_precision(load_run(trained("xyz")).detector, "fp16").features[0].extractor
     assert extractor.encoder.first_conv[0].weight.dtype == torch.float32
     assert extractor.pos_embed[0].weight.dtype == torch.float32

@@ -7,22 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from cmdiad_export.precision.precision import Level
-from cmdiad_export.precision.quantise import (
-    LARGEST,
-    OPSETS,
-    harm_of_each,
-    largest_values,
-    products,
-    quantise,
-    quantised_levels,
-    session_showing,
-)
+from cmdiad_export.precision.harm import harm_of_each, quantised_levels
+from cmdiad_export.precision.levels import Level
+from cmdiad_export.precision.products import Product, largest_values, session_showing
+from cmdiad_export.precision.products import products as products_in
+from cmdiad_export.precision.quantise import LARGEST, OPSETS, QuantiseProducts, quantise
 from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
@@ -32,7 +27,11 @@ KINDS = ["int8", "fp8"]
 HIDDEN, OUT = 24, 5
 
 
-def small_graph(opset: int) -> onnx.ModelProto:
+def products(model: ir.Model) -> list[Product]:
+    return products_in(model, ("features", "hallucinated"))
+
+
+def small_graph(opset: int) -> ir.Model:
     """Convolution, Relu, matrix product: `x` [1, 4, 6, 6] to `y` [36, OUT]; one output channel is always 0."""
     random = np.random.default_rng(0)
     conv = (
@@ -62,7 +61,7 @@ def small_graph(opset: int) -> onnx.ModelProto:
     inputs, outputs = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in side] for side in ports)
     stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "small", inputs, outputs, stored)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9))
 
 
 def samples(count: int = 3) -> list[dict[str, np.ndarray]]:
@@ -83,8 +82,8 @@ def fake(values: Tensor, largest: Tensor, kind: str) -> Tensor:
     return scale * (scaled.round() if kind == "int8" else scaled.to(torch.float8_e4m3fn).float())
 
 
-def emulated(model: onnx.ModelProto, largest: dict[str, float], x: np.ndarray, kind: str) -> np.ndarray:
-    weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in model.graph.initializer}
+def emulated(model: ir.Model, largest: dict[str, float], x: np.ndarray, kind: str) -> np.ndarray:
+    weights = {name: torch.from_numpy(v.const_value.numpy().copy()) for name, v in model.graph.initializers.items()}
     conv, linear = weights["features.conv.weight"], weights["folded"]
     whole = kind == "fp8"
     conv = fake(conv, conv.abs().max() if whole else conv.abs().amax((1, 2, 3), keepdim=True), kind)
@@ -97,7 +96,7 @@ def emulated(model: onnx.ModelProto, largest: dict[str, float], x: np.ndarray, k
 
 def test_products_with_constant_weights_are_found_in_order() -> None:
     found = products(small_graph(18))
-    assert [(p.module, p.given, p.weight, p.axis) for p in found] == [
+    assert [(p.module, p.operand, p.weight, p.axis) for p in found] == [
         ("features.conv", "x", "features.conv.weight", 0),
         ("hallucinated.linear", "rows", "folded", 1),
     ]
@@ -107,9 +106,9 @@ def test_products_with_constant_weights_are_found_in_order() -> None:
 def test_quantised_graph_computes_what_its_scales_say(kind: str, tmp_path: Path) -> None:
     model, seen = small_graph(OPSETS[kind]), samples()
     found = products(model)
-    largest = largest_values(model, [p.given for p in found], seen)
+    largest = largest_values(model, [p.operand for p in found], seen)
     assert largest["x"] == max(float(np.abs(s["x"]).max()) for s in seen)
-    onnx.save(quantise(model, largest, kind, found), tmp_path / "q.onnx")
+    ir.save(quantise(model, largest, kind, found), tmp_path / "q.onnx")
     engine = open_engine(tmp_path / "q.onnx")
     exact = session_showing(model, ["y"])
     for sample in seen:
@@ -123,8 +122,8 @@ def test_quantised_graph_computes_what_its_scales_say(kind: str, tmp_path: Path)
         np.testing.assert_array_equal(outputs["z"], sample["metres"] @ coordinates(model))
 
 
-def coordinates(model: onnx.ModelProto) -> np.ndarray:
-    return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "unused_by_rule")
+def coordinates(model: ir.Model) -> np.ndarray:
+    return model.graph.initializers["unused_by_rule"].const_value.numpy()
 
 
 def test_onnxruntime_alone_would_get_fp8_wrong(tmp_path: Path) -> None:
@@ -133,8 +132,8 @@ def test_onnxruntime_alone_would_get_fp8_wrong(tmp_path: Path) -> None:
 
     model, (sample, *_) = small_graph(OPSETS["fp8"]), samples()
     found = products(model)
-    largest = largest_values(model, [p.given for p in found], [sample])
-    onnx.save(quantise(model, largest, "fp8", found), tmp_path / "q.onnx")
+    largest = largest_values(model, [p.operand for p in found], [sample])
+    ir.save(quantise(model, largest, "fp8", found), tmp_path / "q.onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     with pytest.raises(Exception, match="float8"):
@@ -149,10 +148,11 @@ def test_onnxruntime_alone_would_get_fp8_wrong(tmp_path: Path) -> None:
 def test_symmetric_and_in_one_type(kind: str) -> None:
     model = small_graph(OPSETS[kind])
     found = products(model)
-    quantised = quantise(model, largest_values(model, [p.given for p in found], samples()), kind, found)
-    stored = {t.name: t for t in quantised.graph.initializer}
+    quantised = quantise(model, largest_values(model, [p.operand for p in found], samples()), kind, found)
+    written = ir.to_proto(quantised)
+    stored = {t.name: t for t in written.graph.initializer}
     expected = TensorProto.INT8 if kind == "int8" else TensorProto.FLOAT8E4M3FN
-    pairs = [n for n in quantised.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    pairs = [n for n in written.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert len(pairs) == 2 * 2 + 2
     for node in pairs:
         assert stored[node.input[2]].data_type == expected
@@ -162,13 +162,15 @@ def test_symmetric_and_in_one_type(kind: str) -> None:
     assert numpy_helper.to_array(stored["features.conv.weight_scale"]).shape == per_channel
     assert "features.conv.weight" not in stored
     assert stored["features.conv.bias"].data_type == TensorProto.FLOAT
-    assert quantised.opset_import[0].version == OPSETS[kind]
-    assert {n.op_type for n in model.graph.node} == {"Conv", "Relu", "Reshape", "Transpose", "MatMul"}
+    assert quantised.opset_imports[""] == OPSETS[kind]
+    assert {n.op_type for n in model.graph} == {"Conv", "Relu", "Reshape", "Transpose", "MatMul"}
 
 
 def test_nothing_chosen_is_the_same_graph() -> None:
     model = small_graph(18)
-    assert quantise(model, {}, "int8", []).SerializeToString() == model.SerializeToString()
+    copy = model.clone()
+    assert not QuantiseProducts({}, "int8", [])(copy).modified
+    assert ir.to_proto(copy).SerializeToString() == ir.to_proto(model).SerializeToString()
 
 
 def test_what_is_not_finite_is_named() -> None:
@@ -200,7 +202,7 @@ def test_harm_is_what_a_product_alone_does(trained: object, tmp_path: Path) -> N
     run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
     graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
     worst, fine = graphs.products[2], graphs.products[-1]
-    graphs.largest[worst.given] *= 100  # steps a hundred times as wide
+    graphs.largest[worst.operand] *= 100  # steps a hundred times as wide
     harm = harm_of_each(graphs.base, graphs.quantise, [worst, fine], graphs.samples[-2:])
     assert harm[worst.node] > 5 * harm[fine.node] > 0
     (first, *_) = quantised_levels(harm)
@@ -227,7 +229,7 @@ def test_kept_products_are_as_they_were(trained: object, tmp_path: Path) -> None
     graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
     nodes = tuple(product.node for product in graphs.products[:4])
     assert graphs.write(Level("some", nodes)) == sorted(product.module for product in graphs.products[:4])
-    before = {n.name: list(n.input) for n in graphs.base.graph.node}
+    before = {n.name: [v.name for v in n.inputs] for n in graphs.base.graph}
     after = {n.name: list(n.input) for n in onnx.load(tmp_path / "graph.onnx").graph.node}
     changed = {name for name, inputs in before.items() if after[name] != inputs}
     assert changed == {product.node for product in graphs.products[4:]}

@@ -6,26 +6,34 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.precision import rowwise
-from cmdiad_export.precision.quantise import Product, products
-from cmdiad_export.precision.rowwise import quantise_rows, rowwise_levels, worthwhile
+from cmdiad_export.precision.products import Product
+from cmdiad_export.precision.products import products as products_in
+from cmdiad_export.precision.rowwise import QuantiseRows, quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.bundle import certificate
 from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run_directory import load_run
-from helpers import assert_refused, command, silent
+from helpers import RecordingReporter, assert_refused, command
 
 WIDTH, HIDDEN, OUT = 48, 32, 7
 
 
-def two_layers() -> onnx.ModelProto:
+def products(model: ir.Model) -> list[Product]:
+    return products_in(model, ("features",))
+
+
+def two_layers() -> ir.Model:
     """`x` [n, WIDTH] through a Gemm with a bias and a MatMul; one output channel is always 0."""
     random = np.random.default_rng(0)
     second = random.normal(size=(HIDDEN, OUT)).astype(np.float32)
@@ -43,7 +51,7 @@ def two_layers() -> onnx.ModelProto:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", w]) for name, w in (("x", WIDTH), ("y", OUT)))
     stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "two", [x], [y], stored)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
 
 
 def emulated(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -57,11 +65,11 @@ def emulated(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def test_computes_what_its_scales_say(tmp_path: Path) -> None:
     model = two_layers()
-    onnx.save(quantise_rows(model, products(model)), tmp_path / "q.onnx")
+    ir.save(quantise_rows(model, products(model)), tmp_path / "q.onnx")
     x = np.random.default_rng(1).normal(size=(9, WIDTH)).astype(np.float32)
     x[3] *= 1000  # an outlying row costs the others nothing
     x[4] = 0
-    stored = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer}
+    stored = {n: v.const_value.numpy().astype(np.float64) for n, v in model.graph.initializers.items()}
     hidden = np.maximum(emulated(x.astype(np.float64), stored["first"].T) + stored["bias"], 0)
     expected = emulated(hidden, stored["second"])
     found = open_engine(tmp_path / "q.onnx").run({"x": x})["y"]
@@ -78,11 +86,13 @@ def test_what_is_not_chosen_stays_as_it_was(tmp_path: Path) -> None:
     model = two_layers()
     first, second = products(model)
     quantised = quantise_rows(model, [second])
-    kinds = [node.op_type for node in quantised.graph.node]
+    kinds = [node.op_type for node in quantised.graph]
     assert kinds[:2] == ["Gemm", "Relu"] and kinds.count("MatMulInteger") == 1
-    names = {tensor.name for tensor in quantised.graph.initializer}
+    names = set(quantised.graph.initializers)
     assert first.weight in names and second.weight not in names
-    assert quantise_rows(model, list[Product]()).SerializeToString() == model.SerializeToString()
+    copy = model.clone()
+    assert not QuantiseRows([])(copy).modified
+    assert ir.to_proto(copy).SerializeToString() == ir.to_proto(model).SerializeToString()
 
 
 @pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "f2f")])
@@ -92,7 +102,7 @@ def test_bundle_in_int8_for_processors(
     monkeypatch.setattr(rowwise, "NARROW", 1)  # the networks of tests are narrow
     run = load_run(trained(modality, hallucination))  # type: ignore[operator]
     out = tmp_path / "b.cmdiad"
-    manifest = write_bundle(run, out, precision="int8-cpu", rtx=False, say=silent)
+    manifest = write_bundle(run, out, ExportOptions("int8-cpu"), SILENT)
     reduced = manifest["certificate"]["comparisons"][1]
     assert reduced["precision"] == "int8-cpu" and 0 < reduced["score_max_share"] <= 0.005
     model = onnx.load(out / "graph.onnx")
@@ -133,12 +143,12 @@ def test_networks_stay_in_fp32_where_nothing_less_is_within_tolerance(
     monkeypatch.setattr(rowwise, "NARROW", 1)
     monkeypatch.setitem(certificate.TOLERANCES, "int8-cpu", Tolerance(score, 1))
     run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
-    said: list[str] = []
+    reporter = RecordingReporter()
     try:
-        manifest = write_bundle(run, tmp_path / "b.cmdiad", precision="int8-cpu", rtx=False, say=said.append)
+        manifest = write_bundle(run, tmp_path / "b.cmdiad", ExportOptions("int8-cpu"), reporter)
         steps = [step["step"] for step in manifest["graph"]["widened"]]
     except CertificateError:  # not even the fp16 bank is within
-        steps = [line.split("keeping the ")[1].split(" in fp32")[0] for line in said if "keeping the" in line]
+        steps = [line.split("keeping the ")[1].split(" in fp32")[0] for line in reporter.lines if "keeping the" in line]
     assert ("networks" in steps) == whole
 
 

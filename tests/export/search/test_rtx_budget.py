@@ -18,6 +18,7 @@ from torch import nn
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.graph.exporter import export_graph
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.search.budget import BankSize
 from cmdiad_export.search.choice import choose_candidates
 from cmdiad_runtime.bundle.built_engines import profiles_of
@@ -26,10 +27,10 @@ from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run_directory import load_run
-from helpers import silent
 
 Cached = Callable[..., Path]
 MB = 1_000_000
@@ -143,8 +144,8 @@ def test_a_fast_search_builds_and_keeps_its_estimate(tmp_path: Path, half: bool)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_detector_with_a_fast_search_builds(trained: Cached, tmp_path: Path, precision: Precision) -> None:
     run = load_run(trained("rgb", "f2f"))
-    search = choose_candidates(run, "fast", silent)
+    search = choose_candidates(run, "fast", SILENT)
     assert search.fast
     out = tmp_path / "b.cmdiad"
-    write_bundle(run, out, precision=precision, rtx=False, say=silent, search=search)
+    write_bundle(run, out, ExportOptions(precision), SILENT, search=search)
     check(build(out, tmp_path / "e.engine"), out / "graph.onnx", SCRATCH["f2f"])

@@ -38,42 +38,42 @@ def test_estimate_is_what_the_build_log_says(measured: tuple[int, int, int, int,
 
 
 def test_the_whole_where_it_fits_and_a_loop_where_it_does_not() -> None:
-    assert choose_search([PUBLISHED], EXACT, None).plan == SearchPlan()
+    assert choose_search([PUBLISHED], EXACT, None).settings == SearchPlan()
     small = choose_search([PUBLISHED], EXACT, 100)
-    assert small.plan.chunk is not None
-    assert small.plan.chunk % SMALLEST_CHUNK == 0
+    assert small.settings.chunk is not None
+    assert small.settings.chunk % SMALLEST_CHUNK == 0
     assert small.bytes <= 100_000_000 < small.whole_bytes
-    assert PUBLISHED.scratch(SearchPlan(chunk=small.plan.chunk + SMALLEST_CHUNK)) > 100_000_000
+    assert PUBLISHED.scratch(SearchPlan(chunk=small.settings.chunk + SMALLEST_CHUNK)) > 100_000_000
 
 
 def test_a_loop_makes_two_rounds_at_least() -> None:
     single = replace(PUBLISHED, item=4)
     slightly_less = (single.scratch(EXACT) - 1) / 1e6
-    assert choose_search([single], EXACT, slightly_less).plan.chunk == 38_000
+    assert choose_search([single], EXACT, slightly_less).settings.chunk == 38_000
 
 
 def test_a_fast_search_keeps_its_candidates_and_pays_for_them() -> None:
     fast = SearchPlan(32, 64)
     whole = choose_search([PUBLISHED], fast, 1000)
-    assert whole.plan == fast
+    assert whole.settings == fast
     assert whole.bytes - choose_search([PUBLISHED], EXACT, 1000).bytes == 3136 * 28 * 768 * 2
     small = choose_search([PUBLISHED], fast, 300)
-    assert small.plan == SearchPlan(32, 64, small.plan.chunk)
+    assert small.settings == SearchPlan(32, 64, small.settings.chunk)
     assert small.bytes <= 300_000_000 < small.whole_bytes
 
 
 def test_the_largest_bank_decides() -> None:
     other = BankSize(queries=784, rows=500, channels=24, item=2)
     both = choose_search([other, PUBLISHED], EXACT, 100)
-    assert both.plan == choose_search([PUBLISHED], EXACT, 100).plan
-    assert both.bytes == PUBLISHED.scratch(both.plan)
+    assert both.settings == choose_search([PUBLISHED], EXACT, 100).settings
+    assert both.bytes == PUBLISHED.scratch(both.settings)
 
 
 def test_too_small_a_budget_is_refused_with_the_least_one() -> None:
     with pytest.raises(EngineError) as refused:
         choose_search([PUBLISHED], EXACT, 5)
     least = int(refused.value.expected.split()[2].rstrip(","))
-    assert choose_search([PUBLISHED], EXACT, least).plan.chunk == SMALLEST_CHUNK
+    assert choose_search([PUBLISHED], EXACT, least).settings.chunk == SMALLEST_CHUNK
     with pytest.raises(EngineError):
         choose_search([PUBLISHED], EXACT, least - 1)
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from cmdiad_export.bundle_writer import write_bundle
-from cmdiad_export.held_out import Change, HeldOut, Outcomes
-from cmdiad_export.planning.bank_size import with_smaller_banks
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.search import choice as search_choice
+from cmdiad_export.search import measured as search_measured
 from cmdiad_export.search.budget import bank_sizes
 from cmdiad_export.search.choice import (
     EXACT,
@@ -25,19 +25,23 @@ from cmdiad_export.search.choice import (
     choose_all,
     choose_candidates,
     choose_on,
-    multiply_adds,
-    queries_of,
-    settings,
+    fast_settings,
 )
+from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange
+from cmdiad_export.search.measured import SearchBench, multiply_adds
+from cmdiad_export.search.nearest import BankQueries
+from cmdiad_export.search.smaller_banks import with_smaller_banks
+from cmdiad_export.search.stand_ins import queries_of
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.certificate import search_tolerance, tolerance_for
 from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_runtime.errors import CertificateError, RunError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch, nearest_one_by_one
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run_directory import Run, load_held_out, load_run
-from helpers import silent
+from helpers import RecordingReporter
 
 Cached = Callable[..., Path]
 TOLERANCE = search_tolerance(published_blur=False)
@@ -56,9 +60,9 @@ def held_out(run: Run) -> HeldOut:
 
 
 def test_exact_search_is_measured_on_the_golden_samples(run: Run) -> None:
-    said: list[str] = []
-    choice = choose_candidates(run, "exact", said.append)
-    assert choice.chosen.plan == SearchPlan()
+    reporter = RecordingReporter()
+    choice = choose_candidates(run, "exact", reporter)
+    assert choice.chosen.settings == SearchPlan()
     assert (choice.good, choice.tampered) == (3, 3)
     assert choice.chosen.recall == 1
     assert 0 <= choice.chosen.distance_max_error < 1e-4
@@ -67,8 +71,8 @@ def test_exact_search_is_measured_on_the_golden_samples(run: Run) -> None:
     assert choice.chosen.passed
     assert not choice.fast
     assert choice.tried == ()
-    assert said == [str(choice)]
-    assert said[0].startswith(
+    assert reporter.lines == [str(choice)]
+    assert reporter.lines[0].startswith(
         "exact search, 4 candidates from all components, against brute force in float64 on 3 good"
     )
 
@@ -82,23 +86,23 @@ EACH = {"xyz": NORMALS, "view": "each", "coreset": 1.0, "image_score": "max"}
 def test_other_detectors(trained: Cached, modality: str, hallucination: str, changes: dict[str, Any]) -> None:
     run = load_run(trained(modality, hallucination, **changes))
     held_out = HeldOut.of(run.detector, load_held_out(run.path))
-    for choice in choose_all(run, held_out, silent):
+    for choice in choose_all(run, held_out, SILENT):
         assert choice.chosen.passed
         assert choice.chosen.recall > 0.9
     for share, smaller in with_smaller_banks(run, held_out, (0.1, 0.05)).items():
         assert smaller.recipe.coreset == share
         assert smaller.calibration.samples == 3
         assert smaller.calibration.map_threshold > 0
-        exact = choose_all(smaller, held_out, silent)[0].chosen
+        exact = choose_all(smaller, held_out, SILENT)[0].chosen
         assert exact.recall == 1
         assert exact.passed
 
 
 def test_oracle_is_what_the_detector_computes(run: Run, held_out: HeldOut) -> None:
     """Brute force behind the same scoring gives the trained detector's scores and maps, but for rounding."""
-    reference = search_choice._Bench(run, held_out).reference
+    reference = SearchBench(run, held_out).reference
     found = [run.detector(*inputs.values()) for inputs in held_out.inputs]
-    expected = Outcomes.of([float(s) for s, _ in found], [m.numpy() for _, m in found], run.calibration)
+    expected = RelativeResults.of([float(s) for s, _ in found], [m.numpy() for _, m in found], run.calibration)
     np.testing.assert_allclose(reference.scores, expected.scores, rtol=1e-4)
     np.testing.assert_allclose(reference.maps, expected.maps, atol=1e-4)
     assert held_out.tampered.tolist() == [False, True] * 3
@@ -109,7 +113,7 @@ def test_measured_search_is_the_exported_one(run: Run, held_out: HeldOut, plan: 
     """One product serves all numbers of candidates, in steps; the graph's search must return the same."""
     for search, queries in zip(run.detector.searches, queries_of(run.detector, held_out), strict=True):
         asked = torch.cat(queries)
-        bank = search_choice._Bank(search, asked)
+        bank = BankQueries(search, asked)
         bank.projected(replace(plan, candidates=1))
         distance, index = bank.projected(plan)
         expected = BankSearch(search.rows + search.center, plan)(asked)
@@ -125,7 +129,7 @@ def test_recall_counts_rows_that_are_equally_near(run: Run, held_out: HeldOut) -
     search = run.detector.searches[0]
     twice = BankSearch(torch.cat([search.rows, search.rows]) + search.center)
     queries = queries_of(run.detector, held_out)[0][0]
-    bank = search_choice._Bank(twice, queries)
+    bank = BankQueries(twice, queries)
     other = (bank.index + len(search.rows)) % len(twice.rows)
     assert bank.hits(other) == bank.hits(bank.index) == len(queries)
     farthest = torch.cdist(queries, bank.rows).argmax(1)
@@ -134,12 +138,12 @@ def test_recall_counts_rows_that_are_equally_near(run: Run, held_out: HeldOut) -
 
 def test_settings_are_cheaper_than_exact_and_start_with_the_cheapest(run: Run) -> None:
     searches = run.detector.searches
-    costs = [multiply_adds(searches, plan) for plan in settings(searches)]
+    costs = [multiply_adds(searches, plan) for plan in fast_settings(searches)]
     assert costs
     assert costs == sorted(costs)
     assert costs[-1] < multiply_adds(searches, SearchPlan())
     narrow = min(search.rows.shape[1] for search in searches)
-    assert all(plan.width is not None and plan.width < narrow for plan in settings(searches))
+    assert all(plan.width is not None and plan.width < narrow for plan in fast_settings(searches))
     alone = BankSearch(torch.randn(1000, 64))
     assert multiply_adds([alone], SearchPlan()) == 1000 * 64 + 64 * 4 * 64
     assert multiply_adds([alone], SearchPlan(16, 8)) == 8 * (1000 + 64) + 64 * 16 * 64
@@ -148,13 +152,13 @@ def test_settings_are_cheaper_than_exact_and_start_with_the_cheapest(run: Run) -
 def test_cheapest_fast_search_within_tolerance_is_taken(
     run: Run, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_choice, "search_tolerance", lambda published_blur: PASSING)
-    choice = choose_on(run, held_out, "fast", silent)
+    monkeypatch.setattr(search_measured, "search_tolerance", lambda published_blur: PASSING)
+    choice = choose_on(run, held_out, "fast", SILENT)
     assert choice.fast
     assert choice.chosen.passed
     assert not any(each.passed for each in choice.tried)
-    order = [each.plan for each in (*choice.tried, choice.chosen)]
-    assert order == settings(run.detector.searches)[: len(order)]
+    order = [each.settings for each in (*choice.tried, choice.chosen)]
+    assert order == fast_settings(run.detector.searches)[: len(order)]
     assert choice.chosen.recall < 1
     assert choice.chosen.distance_max_error > 0
     assert str(choice).startswith("fast search, ")
@@ -163,15 +167,15 @@ def test_cheapest_fast_search_within_tolerance_is_taken(
 def test_search_stays_exact_where_no_fast_one_passes(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(search_choice, "WIDTHS", (2,))
     monkeypatch.setattr(search_choice, "CANDIDATES", (1, 2))
-    said: list[str] = []
-    choice = choose_candidates(run, "fast", said.append)
-    assert said[0] == "no fast search is within tolerance (2 tried): the search stays exact"
-    assert choice.chosen.plan == SearchPlan()
+    reporter = RecordingReporter()
+    choice = choose_candidates(run, "fast", reporter)
+    assert reporter.lines[0] == "no fast search is within tolerance (2 tried): the search stays exact"
+    assert choice.chosen.settings == SearchPlan()
     assert choice.chosen.passed
-    assert [each.plan for each in choice.tried] == [SearchPlan(1, 2), SearchPlan(2, 2)]
+    assert [each.settings for each in choice.tried] == [SearchPlan(1, 2), SearchPlan(2, 2)]
     assert not any(each.passed for each in choice.tried)
     assert choice.tried[0].recall < choice.tried[1].recall < 1
-    record = write_bundle(run, tmp_path / "b.cmdiad", precision="fp32", rtx=False, say=silent, search=choice)
+    record = write_bundle(run, tmp_path / "b.cmdiad", ExportOptions(), SILENT, search=choice)
     assert record["certificate"]["search"]["asked"] == "fast"
     assert record["certificate"]["search"]["method"] == EXACT
     assert record["certificate"]["tolerances"]["fp32"] == {"score": 1e-3, "map": 2e-3}
@@ -182,18 +186,16 @@ def test_search_stays_exact_where_no_fast_one_passes(run: Run, monkeypatch: pyte
 def test_fast_search_is_in_the_graph_and_in_the_certificate(
     run: Run, tmp_path: Path, precision: str, loop: bool
 ) -> None:
-    choice = choose_candidates(run, "fast", silent)
+    choice = choose_candidates(run, "fast", SILENT)
     sizes = bank_sizes(run.detector, next(iter(run.golden.values())), precision)
-    whole = max(size.scratch(choice.chosen.plan) for size in sizes)
+    whole = max(size.scratch(choice.chosen.settings) for size in sizes)
     out = tmp_path / "b.cmdiad"
     manifest = write_bundle(
         run,
         out,
-        precision=precision,  # type: ignore[arg-type]
-        rtx=False,
-        say=silent,
+        ExportOptions(precision, scratch_megabytes=(whole - 1) / 1e6 if loop else None),  # type: ignore[arg-type]
+        SILENT,
         search=choice,
-        search_megabytes=(whole - 1) / 1e6 if loop else None,
     )
     plan = manifest["graph"]["search"]["plan"]
     found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["certificate"]["search"]
@@ -217,34 +219,34 @@ def test_fast_search_is_in_the_graph_and_in_the_certificate(
 
 def test_exact_search_beyond_tolerance_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     impossible = SearchTolerance(score=-1, map=1, auroc=1)
-    monkeypatch.setattr(search_choice, "search_tolerance", lambda published_blur: impossible)
+    monkeypatch.setattr(search_measured, "search_tolerance", lambda published_blur: impossible)
     with pytest.raises(CertificateError, match="exact search, 4 candidates"):
-        write_bundle(run, tmp_path / "b.cmdiad", precision="fp32", rtx=False, say=silent)
+        write_bundle(run, tmp_path / "b.cmdiad", ExportOptions(), SILENT)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_older_run_without_held_out_samples(run: Run, tmp_path: Path) -> None:
     older = replace(run, path=tmp_path)
-    with pytest.raises(RunError, match=r"held_out\.safetensors: found no such file.*train again.*--search exact"):
-        choose_candidates(older, "fast", silent)
-    assert choose_candidates(older, "exact", silent).chosen.passed
+    with pytest.raises(RunError, match=r"held_out\.safetensors: found no such file.*Train again.*--search exact"):
+        choose_candidates(older, "fast", SILENT)
+    assert choose_candidates(older, "exact", SILENT).chosen.passed
 
 
-def outcomes(*scores: float) -> Outcomes:
-    return Outcomes(np.array(scores), np.array(scores)[:, None, None])
+def results(*scores: float) -> RelativeResults:
+    return RelativeResults(np.array(scores), np.array(scores)[:, None, None])
 
 
 def test_change_counts_flips_and_leaves_out_what_was_borderline() -> None:
     tampered = np.array([False, False, True, True])
     tolerance = SearchTolerance(score=0.01, map=0.02, auroc=0.002)
-    reference = outcomes(0.5, 1.0, 2.0, 1.5)
-    same = Change.between(reference, reference, tampered, tolerance)
+    reference = results(0.5, 1.0, 2.0, 1.5)
+    same = ResultChange.between(reference, reference, tampered, tolerance)
     assert (same.score_max_share, same.label_flips, same.borderline, same.auroc) == (0, 0, 1, 1)
     assert same.within(tolerance)
-    over = Change.between(reference, outcomes(0.5, 1.005, 2.0, 1.5), tampered, tolerance)
+    over = ResultChange.between(reference, results(0.5, 1.005, 2.0, 1.5), tampered, tolerance)
     assert over.label_flips == 0  # the second one lies on the threshold
     assert over.within(tolerance)
-    flipped = Change.between(reference, outcomes(0.5, 1.0, 0.4, 1.5), tampered, tolerance)
+    flipped = ResultChange.between(reference, results(0.5, 1.0, 0.4, 1.5), tampered, tolerance)
     assert flipped.label_flips == 1
     assert flipped.score_max_share == pytest.approx(1.6)
     assert flipped.auroc == 0.5
@@ -255,7 +257,7 @@ def test_change_counts_flips_and_leaves_out_what_was_borderline() -> None:
     "changes", [{"score_max_share": 0.006}, {"map_max_share": 0.011}, {"auroc_change": -0.003}, {"label_flips": 1}]
 )
 def test_each_limit_of_a_fast_search_counts(changes: dict[str, float]) -> None:
-    change = Change(0.005, 0.01, 0.9, 0.002, 0, 0)
+    change = ResultChange(0.005, 0.01, 0.9, 0.002, 0, 0)
     assert change.within(TOLERANCE)
     assert not replace(change, **changes).within(TOLERANCE)
 
@@ -264,22 +266,24 @@ def test_each_limit_of_a_fast_search_counts(changes: dict[str, float]) -> None:
 def test_proven_search_is_exact_in_graph_and_certificate(
     run: Run, tmp_path: Path, loop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_choice, "WORTH", 3.0)  # of so small a bank, turning the queries costs more than it saves
-    said: list[str] = []
-    choice = choose_candidates(run, "proven", said.append)
+    monkeypatch.setattr(search_measured, "WORTH", 3.0)  # Rotating queries costs more than a small bank saves.
+    reporter = RecordingReporter()
+    choice = choose_candidates(run, "proven", reporter)
     chosen = choice.chosen
     assert choice.proven
     assert not choice.fast
-    assert chosen.plan.proven
+    assert chosen.settings.proven
     assert chosen.recall == 1
     assert chosen.distance_max_error < 1e-4
     assert 0 <= chosen.in_full < 1
-    assert said == [str(choice)]
-    assert said[0].startswith(f"proven search, {chosen.plan.candidates} candidates from {chosen.plan.width} components")
+    assert reporter.lines == [str(choice)]
+    assert reporter.lines[0].startswith(
+        f"proven search, {chosen.settings.candidates} candidates from {chosen.settings.width} components"
+    )
     out = tmp_path / "b.cmdiad"
     size = max(bank_sizes(run.detector, next(iter(run.golden.values())), "fp32"), key=lambda each: each.rows)
-    budget = (size.scratch(chosen.plan) - 1) / 1e6 if loop else None
-    manifest = write_bundle(run, out, precision="fp32", rtx=False, say=silent, search=choice, search_megabytes=budget)
+    budget = (size.scratch(chosen.settings) - 1) / 1e6 if loop else None
+    manifest = write_bundle(run, out, ExportOptions(scratch_megabytes=budget), SILENT, search=choice)
     assert manifest["graph"]["search"]["plan"]["proven"]
     assert (manifest["graph"]["search"]["plan"]["chunk"] is not None) == loop
     assert manifest["certificate"]["search"]["method"] == PROVEN
@@ -291,7 +295,7 @@ def test_proven_search_is_exact_in_graph_and_certificate(
 def test_share_in_full_is_that_of_the_queries_in_doubt(run: Run, held_out: HeldOut) -> None:
     for search, queries in zip(run.detector.searches, queries_of(run.detector, held_out), strict=True):
         asked = torch.cat(queries)
-        rivals = search_choice._Bank(search, asked).rivals(2)
+        rivals = BankQueries(search, asked).rivals(2)
         proven = ProvenSearch(search.rows + search.center, SearchPlan(4, 2, proven=True))
         leading, rest = proven._turn(asked)
         keys, nearest = proven._candidates(leading, rest)
@@ -301,12 +305,12 @@ def test_share_in_full_is_that_of_the_queries_in_doubt(run: Run, held_out: HeldO
 
 
 def test_proven_search_where_it_saves_nothing_is_the_exact_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_choice, "WORTH", 0.01)
-    said: list[str] = []
-    choice = choose_candidates(run, "proven", said.append)
-    assert said[0] == "no proof saves enough here: the search takes the product over all channels"
+    monkeypatch.setattr(search_measured, "WORTH", 0.01)
+    reporter = RecordingReporter()
+    choice = choose_candidates(run, "proven", reporter)
+    assert reporter.lines[0] == "no proof saves enough here: the search takes the product over all channels"
     assert choice.asked == "proven"
-    assert choice.chosen.plan == SearchPlan()
+    assert choice.chosen.settings == SearchPlan()
     assert choice.to_json()["method"] == EXACT
 
 

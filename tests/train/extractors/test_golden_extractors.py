@@ -16,7 +16,7 @@ from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ
 
 pytestmark = [
     pytest.mark.golden,
-    pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
+    pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not next to this checkout"),
 ]
 
 
@@ -67,11 +67,11 @@ def test_distillation_networks_match() -> None:
     rgb = rgb.flatten(2).transpose(1, 2)
     np.testing.assert_allclose(rgb28[0, ::4], stored["rgb_patch2_stride2"], atol=2e-5)
     names = {"l2": "l2", "cosine": "cos", "smooth_l1": "smoothl1"}
-    for ours, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
+    for modality, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
         network = FeatureToFeature(768, 768, output="gelu").eval()
-        golden.fill(network, "f2f.", {"norm": f"{ours}_norm", "mlp": f"{ours}_mlp.mlp_module.0"})
+        golden.fill(network, "f2f.", {"norm": f"{modality}_norm", "mlp": f"{modality}_mlp.mlp_module.0"})
         np.testing.assert_allclose(network(rows).numpy()[::4], stored[key], atol=2e-5)
-        target, hallucinated = (rgb[0], "rgb") if ours == "xyz" else (xyz, "xyz")
+        target, hallucinated = (rgb[0], "rgb") if modality == "xyz" else (xyz, "xyz")
         for kind, name in names.items():
             expected = stored[f"loss_f2f_{name}"][("xyz", "rgb").index(hallucinated)]
             np.testing.assert_allclose(distillation_loss(network(rows), target, 1, kind), expected, rtol=1e-5)

@@ -71,10 +71,12 @@ class SearchableDetector(Protocol):
     """A detector that searches memory banks, so that `--search` and `--plan` apply to it.
 
     Attributes:
+        input_names: Names of the inputs, in the order of `forward`.
         score_weights: Weights float32 `[banks]` of the linear fusion of image scores.
         map_weights: Weights float32 `[banks]` of the linear fusion of maps.
     """
 
+    input_names: list[str]
     score_weights: Tensor
     map_weights: Tensor
 

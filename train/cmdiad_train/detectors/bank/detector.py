@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
+from cmdiad_train.detectors.bank.precision_parts import precision_parts
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
 from cmdiad_train.detectors.bank.search.proven import search_by
+from cmdiad_train.detectors.family import PrecisionParts, TrainedDetector
 from cmdiad_train.recipe import Recipe
 
 
-class Detector(nn.Module):
+class Detector(TrainedDetector):
     """The network inputs of one sample to image score and anomaly map.
 
     The map is the weighted sum of the banks' maps. Where each modality has its own view, the weighted maps of each lie
@@ -48,6 +50,7 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         self._recipe = recipe
+        self.published_blur = recipe.mode == "faithful"
         self.features = nn.ModuleList(features)
         self.hallucinated = hallucinated
         self._fed = [input_names(recipe, modality) for modality in recipe.mains]
@@ -118,6 +121,14 @@ class Detector(nn.Module):
         """Take the banks to fp16, with or without their products; see `BankSearch.to_half`. Nothing is proven there."""
         for scorer, search in zip(self.scorers, self.searches, strict=True):
             scorer.search = search.to_half() if products else search.to_half_rows()
+
+    def precision_parts(self) -> PrecisionParts:
+        """Return the submodules that a reduced precision may change."""
+        return precision_parts(self)
+
+    def halve_stored_data(self, *, products: bool) -> None:
+        """Store the banks in fp16."""
+        self.halve_banks(products=products)
 
     def score_each(self, patches: list[Patches]) -> tuple[Tensor, Tensor]:
         """Unfused scores `[banks]` and maps `[banks, size, size]` of each bank's patch features."""

@@ -170,7 +170,8 @@ def search_in_full(
 ) -> Tensor:
     """The nearest row int64 `[T]` of each query: `index` as it is, but over all channels where `doubt` is above 0.
 
-    In a graph this is one node, which `cmdiad_export.graph.in_full` writes out as a loop over the queries in doubt.
+    In a graph this is one node, which the pass `WriteOutFullSearch` of export replaces by a loop over the queries in
+    doubt.
 
     Args:
         leading: of turned queries, float32 `[T, width]`.

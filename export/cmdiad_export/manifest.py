@@ -1,0 +1,50 @@
+"""Build the manifest of a bundle from a run and its certified graph."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cmdiad_export.certified import GRAPH, CertifiedGraph, certificate_record
+from cmdiad_runtime.engines.graph_file import graph_digest
+from cmdiad_train.detectors.family import SearchableDetector
+from cmdiad_train.runs.run_directory import Run
+
+
+def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the manifest of a bundle without its name.
+
+    Args:
+        run: Run that was exported.
+        folder: Folder of the bundle, which has the graph.
+        graph: Certified graph.
+        engines: Records of the engines in the bundle.
+    """
+    provenance = run.record["provenance"] | {"data": {"category": run.record["data"]["category"]}}
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "recipe": run.recipe.to_json(),
+        "preprocessing": run.preprocessing.to_json(),
+        "graph": {"file": GRAPH, "sha256": graph_digest(folder / GRAPH), **_banks(run), **graph.record},
+        "calibration": asdict(run.calibration),
+        "certificate": {
+            "reference": f"torch {version('torch')}, fp32, CPU",
+            **certificate_record(graph),
+            "machine": platform.machine(),
+        },
+        "provenance": provenance | {"seed": run.record["seed"]},
+        "versions": run.record["versions"] | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
+        "engines": engines,
+    }
+
+
+def _banks(run: Run) -> dict[str, Any]:
+    """Return the shapes of the memory banks under `banks`, or nothing if the detector has none."""
+    detector = run.detector
+    if not isinstance(detector, SearchableDetector):
+        return {}
+    return {"banks": [list(search.rows.shape) for search in detector.searches]}

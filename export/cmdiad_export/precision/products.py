@@ -1,0 +1,135 @@
+"""The products of a graph that can be quantised, and sessions that show arrays inside a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from cmdiad_export.graph.passes.name_by_module import module_of
+from cmdiad_export.precision.levels import Level, is_within
+from cmdiad_runtime.errors import CertificateError
+from cmdiad_train.detectors.family import TrainedDetector
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+COORDINATES = 3
+"""A matrix product over three channels sees coordinates in metres; products over colours are convolutions."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or matrix product with constant weights.
+
+    Attributes:
+        node: Name of the node in the graph.
+        module: Name of the module that the node comes from.
+        kind: Operator.
+        operand: Name of the array that is multiplied with the weights.
+        weight: Name of the weights.
+        axis: Axis of the weights along which the output channels lie.
+        channels: Number of terms in each sum of products; for a convolution, at one place of the kernel.
+    """
+
+    node: str
+    module: str
+    kind: str
+    operand: str
+    weight: str
+    axis: int
+    channels: int
+
+
+def network_roots(detector: TrainedDetector) -> tuple[str, ...]:
+    """Return the top-level submodules that contain a detector's networks."""
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in detector.precision_parts().networks))
+
+
+def products(model: ir.Model, roots: Collection[str]) -> list[Product]:
+    """Return all products that can be quantised, in the order of the graph.
+
+    Args:
+        model: Graph with nodes named by module.
+        roots: Submodules in which to look; see `network_roots`.
+    """
+    candidates = (_product(node) for node in model.graph if is_within(module_of(node), roots))
+    return [product for product in candidates if product is not None]
+
+
+def _product(node: ir.Node) -> Product | None:
+    """Return a node as a product, or None if it is none, has no constant weights, or sees coordinates."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return None
+    operand, weight = node.inputs[:2]
+    assert operand is not None
+    assert weight is not None
+    if operand.is_initializer() or not weight.is_initializer():
+        return None
+    assert weight.shape is not None
+    if node.op_type == "MatMul" and len(weight.shape) != 2:
+        return None
+    axis = _output_axis(node)
+    channels = int(weight.shape[1 - axis])  # type: ignore[arg-type]
+    if node.op_type != "Conv" and channels == COORDINATES:
+        return None
+    return Product(str(node.name), module_of(node), node.op_type, str(operand.name), str(weight.name), axis, channels)
+
+
+def _output_axis(node: ir.Node) -> int:
+    if node.op_type == "Conv":
+        return 0
+    transposed = node.attributes.get("transB")
+    return 0 if transposed is not None and transposed.as_int() else 1
+
+
+def to_quantise(detector: TrainedDetector, candidates: Sequence[Product], level: Level) -> list[Product]:
+    """Return the products that neither always stay fp32 nor are kept in fp32 by a level."""
+    kept = detector.precision_parts().always_single
+    return [p for p in candidates if p.node not in level.modules and not is_within(p.module, kept)]
+
+
+def largest_values(model: ir.Model, names: Collection[str], samples: Sequence[Arrays]) -> dict[str, float]:
+    """Return the largest absolute value of each named array of the graph over the samples.
+
+    Raises:
+        CertificateError: An array contains NaN or infinity.
+    """
+    largest = dict.fromkeys(names, 0.0)
+    if not largest:
+        return largest
+    session = session_showing(model, list(largest))
+    for sample in samples:
+        for name, values in zip(largest, session.run(list(largest), dict(sample)), strict=True):
+            peak = float(np.abs(values).max())
+            if not np.isfinite(peak):
+                raise CertificateError(
+                    f"{name}, inside the fp32 graph",
+                    found="a value that is not finite",
+                    expected="finite values in every calibration sample",
+                    action="report this with the run's run.json",
+                )
+            largest[name] = max(largest[name], peak)
+    return largest
+
+
+def session_showing(model: ir.Model, names: Collection[str]) -> Any:
+    """Return an ONNX Runtime session on the CPU that can also return the named arrays inside the graph."""
+    import onnxruntime
+
+    shown = model.clone()
+    outputs = {value.name for value in shown.graph.outputs}
+    values = {value.name: value for value in shown.graph.inputs}
+    values |= {value.name: value for node in shown.graph for value in node.outputs}
+    shown.graph.outputs.extend(values[name] for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Compute the graph as written, in fp32: without fused integer kernels, and without the removal of a Relu before
+    # fp8, which changes results.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    content = ir.to_proto(shown).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,129 @@
+"""Held-out good samples and tampered copies, on which changes by another search, bank or precision are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.golden import tampered_by_name
+from cmdiad_runtime.bundle.search_record import SearchTolerance
+from cmdiad_train.detectors.family import SearchableDetector
+from cmdiad_train.evaluation.metrics import auroc
+
+Floats = npt.NDArray[np.float64]
+Patches = tuple[Tensor, Tensor]
+"""Rows and cells of the patch features of one bank."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Samples with a detector's patch features.
+
+    Attributes:
+        inputs: Network inputs of each sample, by name.
+        tampered: Labels bool `[n]`, false for good samples.
+        patches: Patch features of each sample, for each bank.
+    """
+
+    inputs: list[dict[str, Tensor]]
+    tampered: npt.NDArray[np.bool_]
+    patches: list[list[Patches]]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(detector: SearchableDetector, samples: Mapping[str, Mapping[str, Tensor]]) -> HeldOut:
+        """Compute the patch features of the samples of a run directory: network inputs by sample name."""
+        inputs = [{name: sample[name] for name in detector.input_names} for sample in samples.values()]
+        tampered = np.array([tampered_by_name(name) for name in samples])
+        return HeldOut(inputs, tampered, [detector.patches(*sample.values()) for sample in inputs])
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Return the number of good and of tampered samples."""
+        tampered = int(self.tampered.sum())
+        return len(self.tampered) - tampered, tampered
+
+
+@dataclass(frozen=True)
+class RelativeResults:
+    """Results on the held-out samples as multiples of the thresholds: above 1 is NG.
+
+    Attributes:
+        scores: Scores `[n]`.
+        maps: Maps `[n, size, size]` or `[n, maps, size, size]`.
+    """
+
+    scores: Floats
+    maps: Floats
+
+    @staticmethod
+    def of(scores: Sequence[float], maps: Sequence[npt.NDArray[Any]], calibration: Calibration) -> RelativeResults:
+        """Divide results by their thresholds."""
+        return RelativeResults(
+            np.array(scores, dtype=np.float64) / calibration.score_threshold,
+            np.stack(maps).astype(np.float64) / calibration.map_threshold,
+        )
+
+
+@dataclass(frozen=True)
+class ResultChange:
+    """Distance of results on the held-out samples from reference results.
+
+    Attributes:
+        score_max_share: Largest difference of a score, as a fraction of the score threshold.
+        map_max_share: Largest difference of a map value, as a fraction of the map threshold.
+        auroc: AUROC of the scores, tampered copies against good samples.
+        auroc_change: The AUROC minus that of the reference.
+        label_flips: Number of samples with another verdict, without borderline ones.
+        borderline: Number of samples whose reference score is within the score tolerance of the threshold.
+    """
+
+    score_max_share: float
+    map_max_share: float
+    auroc: float
+    auroc_change: float
+    label_flips: int
+    borderline: int
+
+    @staticmethod
+    def between(
+        reference: RelativeResults,
+        results: RelativeResults,
+        tampered: npt.NDArray[np.bool_],
+        tolerance: SearchTolerance,
+    ) -> ResultChange:
+        """Compare results with reference results.
+
+        Both are multiples of their own thresholds, so detectors with banks of different size can be compared too.
+        """
+        area = auroc(tampered, results.scores)
+        borderline = np.abs(reference.scores - 1) <= tolerance.score
+        flips = ((results.scores > 1) != (reference.scores > 1)) & ~borderline
+        return ResultChange(
+            score_max_share=float(np.abs(results.scores - reference.scores).max()),
+            map_max_share=float(np.abs(results.maps - reference.maps).max()),
+            auroc=area,
+            auroc_change=area - auroc(tampered, reference.scores),
+            label_flips=int(flips.sum()),
+            borderline=int(borderline.sum()),
+        )
+
+    def within(self, tolerance: SearchTolerance) -> bool:
+        """Return True if a fast search may make this change."""
+        return (
+            self.score_max_share <= tolerance.score
+            and self.map_max_share <= tolerance.map
+            and abs(self.auroc_change) <= tolerance.auroc
+            and self.label_flips == 0
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)

@@ -1,0 +1,70 @@
+"""Smaller banks: the coresets that training would have chosen, with thresholds and weights of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmdiad_export.search.held_out import HeldOut
+from cmdiad_export.search.smaller_banks import with_smaller_banks
+from cmdiad_runtime.bundle.threshold import calibrate_threshold
+from cmdiad_train.runs.run_directory import Run, load_held_out, load_run
+
+Cached = Callable[..., Path]
+
+
+def smaller(run: Run, *shares: float) -> dict[float, Run]:
+    return with_smaller_banks(run, HeldOut.of(run.detector, load_held_out(run.path)), shares)
+
+
+def rows_of(run: Run) -> list[torch.Tensor]:
+    return [search.rows + search.center for search in run.detector.searches]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_smaller_bank_is_what_training_would_have_kept(trained: Cached, whole: bool) -> None:
+    """A coreset's beginning, or a selection from a whole bank, against a training with the smaller coreset."""
+    run = load_run(trained("rgb", **({"coreset": 1.0} if whole else {})))
+    expected = load_run(trained("rgb", coreset=0.05))
+    found = smaller(run, 0.1, 0.05)
+    assert list(found) == [0.1, 0.05]
+    assert found[0.05].recipe == expected.recipe
+    for ours, theirs in zip(rows_of(found[0.05]), rows_of(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    for scorer, reference in zip(found[0.05].detector.scorers, expected.detector.scorers, strict=True):
+        assert torch.equal(scorer.neighbours, reference.neighbours)
+    assert [len(rows) // 2 for rows in rows_of(found[0.1])] == [len(rows) for rows in rows_of(expected)]
+
+
+def test_thresholds_and_weights_are_found_anew(trained: Cached) -> None:
+    run, expected = load_run(trained("rgb", "f2f")), load_run(trained("rgb", "f2f", coreset=0.02))
+    found = smaller(run, 0.02)[0.02]
+    assert found.calibration.score_threshold != run.calibration.score_threshold
+    for name in ("score_threshold", "map_threshold"):
+        assert getattr(found.calibration, name) == pytest.approx(getattr(expected.calibration, name), rel=1e-4)
+    np.testing.assert_allclose(found.calibration.held_out_scores, expected.calibration.held_out_scores, rtol=1e-4)
+    np.testing.assert_allclose(found.detector.score_weights, expected.detector.score_weights, rtol=1e-4)
+    np.testing.assert_allclose(found.detector.map_weights, expected.detector.map_weights, rtol=1e-4)
+    rate = run.calibration.false_reject_rate
+    peaks = found.calibration.held_out_peaks
+    assert found.calibration.map_threshold == pytest.approx(calibrate_threshold(peaks, rate).value)
+
+
+def test_the_run_itself_is_left_alone(trained: Cached) -> None:
+    run = load_run(trained("rgb", "f2f"))
+    before = {key: value.clone() for key, value in run.detector.state_dict().items()}
+    smaller(run, 0.05)
+    after = run.detector.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_no_smaller_bank_than_there_is_and_none_for_a_fusion_that_cannot_be_fitted(trained: Cached) -> None:
+    run = load_run(trained("rgb", "f2f"))
+    assert smaller(run, 0.2, 0.5) == {}
+    published = replace(run, recipe=replace(run.recipe, fusion="ocsvm"))
+    assert smaller(published, 0.05) == {}

@@ -1,0 +1,42 @@
+"""The layout of MVTec 3D-AD (Bergmann et al. 2021; method §1.1): raw, prepared or synthetic data.
+
+::
+
+    CATEGORY/{train,validation}/good/{rgb,xyz}/NNN.{png,tiff}
+    CATEGORY/test/<good or defect>/{rgb,xyz,gt}/NNN.{png,tiff,png}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+from cmdiad_runtime.sample import Modality
+from cmdiad_train.datasets.layouts.listing import (
+    Listing,
+    find_masks,
+    find_modality,
+    list_defect,
+    list_good_only,
+    subfolders,
+)
+from cmdiad_train.datasets.sample_files import GOOD
+
+
+def is_category(folder: Path) -> bool:
+    """Return True if a folder is a category in this layout."""
+    return any((folder / "train" / GOOD / name).is_dir() for names in MODALITY_FOLDERS.values() for name in names)
+
+
+def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+    """Return the samples of a split, each with all required modalities. Every defect must have a mask."""
+    folders = subfolders(folder / split)
+    listing = Listing()
+    if split != "test":
+        listing = list_good_only(split, folders)
+        folders = [f for f in folders if f.name == GOOD]
+    for defect in folders:
+        kinds = {modality: find_modality(defect, modality) for modality in required}
+        masks = None if defect.name == GOOD else find_masks(defect / "gt")
+        listing.add(list_defect(split, defect.name, kinds, masks, mask_required=True))
+    return listing
