@@ -38,6 +38,7 @@ def own_data(data: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
+    pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
     from helpers import ignore, tiny_recipe
 

@@ -69,7 +69,7 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
 
 def make_data(folder: Path, **changes: Any) -> Path:
     """A tiny synthetic data set."""
-    from cmdiad_train.synthesis import synthesize
+    from cmdiad_train.synthesis import DatasetSpec, synthesize
 
     options: dict[str, Any] = {
         "categories": ["gear"],
@@ -78,7 +78,7 @@ def make_data(folder: Path, **changes: Any) -> Path:
         "test": {"good": 2, "hole": 1, "contamination": 2},
         "size": SIZE,
     }
-    synthesize(folder, **{**options, **changes})
+    synthesize(folder, DatasetSpec(**{**options, **changes}))
     return folder
 
 

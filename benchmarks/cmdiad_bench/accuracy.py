@@ -15,7 +15,7 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, Category, open_category
-from cmdiad_train.evaluation.evaluate import Outcomes, collect, summarise
+from cmdiad_train.evaluation.evaluate import ScoredSplit, collect, summarise
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Inspected:
     """
 
     category: Category
-    outcomes: Outcomes
+    outcomes: ScoredSplit
     rejected: npt.NDArray[np.bool_]
 
 
@@ -63,7 +63,7 @@ def inspect_test_split(inspector: Inspector, data: Path, category: str | None, r
         rejected.append(inspection.verdict == "NG")
         return inspection.score, inspection.map
 
-    outcomes = collect(score, preprocessing, samples, reporter.step)
+    outcomes = collect(score, preprocessing, samples, reporter)
     return Inspected(opened, outcomes, np.array(rejected))
 
 

@@ -59,7 +59,7 @@ def cli() -> None:
     ENGINE,
 )
 @option_group("Output", JSON)
-def latency(
+def latency(  # noqa: PLR0913 - one parameter for each option
     bundle: Path,
     inputs: tuple[Path, ...],
     runs: int,
@@ -202,10 +202,11 @@ def main() -> None:
 
 
 def _synthetic_inputs(folder: Path) -> Path:
-    from cmdiad_train.synthesis import CATEGORIES, synthesize
+    from cmdiad_train.synthesis import CATEGORIES, DatasetSpec, synthesize
 
     data = folder / "data"
-    synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
+    spec = DatasetSpec(categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
+    synthesize(data, spec)
     return data / CATEGORIES[0] / "test"
 
 

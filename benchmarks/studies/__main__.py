@@ -57,7 +57,7 @@ def cli() -> None:
 @click.option("--chunk", type=click.IntRange(min=1), default=2048, help="Bank rows that cmdiad searches at a time.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory in separate processes.")
 @click.option("--small", is_flag=True, help="Use tiny random networks to try the command.")
-def compare(
+def compare(  # noqa: PLR0913 - one parameter for each option
     data: Path | None,
     out: Path,
     category: str | None,
@@ -154,10 +154,11 @@ def main() -> None:
 
 
 def _synthetic_inputs(folder: Path) -> Path:
-    from cmdiad_train.synthesis import CATEGORIES, synthesize
+    from cmdiad_train.synthesis import CATEGORIES, DatasetSpec, synthesize
 
     data = folder / "data"
-    synthesize(data, categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
+    spec = DatasetSpec(categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
+    synthesize(data, spec)
     return data / CATEGORIES[0] / "test"
 
 

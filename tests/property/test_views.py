@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from cmdiad_runtime.preprocess.views.part_view import ImagePose, image_view, to_view
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cmdiad_runtime.preprocess.cloud.foreground import pad_offset, pad_to_square
-from cmdiad_runtime.preprocess.views.part_view import ImagePose, image_view, to_view
 from cmdiad_runtime.preprocess.views.place import ImagePlace, View
 
 angles = st.floats(-np.pi, np.pi)

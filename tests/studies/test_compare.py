@@ -119,7 +119,12 @@ def test_fast_search_that_is_no_pair_of_numbers(data: Path, tmp_path: Path) -> N
 def test_patchcore_beside_anomalibs(data: Path, tmp_path: Path) -> None:
     setup = Setup("rgb", "none", RGB, replace(XYZ, grid=20), 160, 150, 220)  # the ViT's own size: anomalib has no other
     record = compare(
-        [setup], Samples(samples(data), good(data)), [Form("default", "fp32")], tmp_path, CompareOptions(1, False)
+        [setup],
+        Samples(samples(data), good(data)),
+        [Form("default", "fp32")],
+        tmp_path,
+        CompareOptions(1, False),
+        SILENT,
     )
     (table,) = record["tables"].values()
     assert list(table["contenders"]) == ["anomalib torch", "anomalib exported", "default fp32"]

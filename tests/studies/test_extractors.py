@@ -33,8 +33,10 @@ from studies.extractors import (
 )
 from studies.extractors import SIZE as SIZE_OF_PARTS
 
-TINY = ("--rgb-backbone", "resnet10t", "--rgb-stages", "0,1", "--rgb-grid", "14", "--view", "sensor")
-TINY = (*TINY, "--size", str(SIZE), "--xyz", "depth", "--epochs", "1")
+TINY = (
+    *("--rgb-backbone", "resnet10t", "--rgb-stages", "0,1", "--rgb-grid", "14", "--view", "sensor"),
+    *("--size", str(SIZE), "--xyz", "depth", "--epochs", "1"),
+)
 RGB = Configuration("rgb-tiny-none", "rgb", "tiny", "none", TINY, random=False)
 F2F = Configuration("xyz-tiny-f2f", "xyz", "tiny depth", "f2f", TINY)
 WEIGHTS = Weights(Path("large"), Path("small"), Path("student"), Path("points"))

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, read_rgb, read_xyz
+from cmdiad_runtime.readers import XYZ_SUFFIXES, read_rgb, read_xyz
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
 from cmdiad_runtime.sample import Modality, Sample, Sensors
 
-_SUFFIXES: dict[Modality, tuple[str, ...]] = {"rgb": RGB_SUFFIXES, "xyz": XYZ_SUFFIXES}
-_OWN_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "xyz": ("xyz", "depth")}
-"""Folders in which a data set keeps the files of a modality."""
 _LAYOUT_FOLDERS = ("gt", "rgb", "xyz", "depth")
 
 
@@ -65,12 +63,12 @@ def output_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _in_folder(folder: Path, modality: Modality) -> list[Path]:
-    suffixes = _SUFFIXES[modality]
+    suffixes = MODALITY_SUFFIXES[modality]
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in suffixes)
-    for own in _OWN_FOLDERS[modality]:
+    for own in MODALITY_FOLDERS[modality]:
         if own_files := [p for p in files if p.parent.name == own]:
             return own_files
-    plain = _outside_layout(modality)
+    plain = MIXED_SUFFIXES[modality]
     loose = [p for p in files if p.parent.name not in _LAYOUT_FOLDERS and p.suffix.lower() in plain]
     if not loose:
         raise InputError(
@@ -81,11 +79,6 @@ def _in_folder(folder: Path, modality: Modality) -> list[Path]:
             + ("; depth images in PNG belong into a folder named depth" if modality == "xyz" else ""),
         )
     return loose
-
-
-def _outside_layout(modality: Modality) -> tuple[str, ...]:
-    """Return the suffixes of a modality if no folder separates images from clouds; PNG is an image then."""
-    return tuple(s for s in _SUFFIXES[modality] if modality == "rgb" or s not in RGB_SUFFIXES)
 
 
 def _cloud_of(image: Path, preprocessing: Preprocessing) -> Path:
@@ -107,11 +100,11 @@ def _cloud_of(image: Path, preprocessing: Preprocessing) -> Path:
 
 
 def _cloud_candidates(image: Path) -> list[Path]:
-    if image.parent.name in _OWN_FOLDERS["rgb"]:
-        folders = [image.parent.with_name(name) for name in _OWN_FOLDERS["xyz"]]
+    if image.parent.name in MODALITY_FOLDERS["rgb"]:
+        folders = [image.parent.with_name(name) for name in MODALITY_FOLDERS["xyz"]]
         suffixes = XYZ_SUFFIXES
     else:
         folders = [image.parent]
-        suffixes = _outside_layout("xyz")
+        suffixes = MIXED_SUFFIXES["xyz"]
     written = [spelling for suffix in suffixes for spelling in (suffix, suffix.upper())]
     return [folder / f"{image.stem}{suffix}" for folder in folders for suffix in written]

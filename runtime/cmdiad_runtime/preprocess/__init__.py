@@ -1,5 +1,5 @@
-"""Reading, resizing, background removal and point geometry: the one preprocessing of training and line.
+"""The preprocessing of training and inspection: views, background removal, point geometry and resizing.
 
-SciPy is imported as a whole: it loads its parts, 37 MB in memory, when they are first used. An image in the sensor's
-view needs none of them.
+SciPy is imported as a whole. SciPy loads its parts, 37 MB in memory, when they are first used; an image in the sensor
+view uses none of them.
 """

@@ -82,7 +82,7 @@ def test_sizes_of_a_detector(trained: Cached) -> None:
     run = load_run(trained("rgb", "f2f"))
     inputs = next(iter(run.golden.values()))
     sizes = bank_sizes(run.detector, inputs, "int8")
-    assert sizes == [BankSize(196, *search.rows.shape, 2) for search in run.detector.searches]
+    assert sizes == [BankSize(196, search.rows.shape[0], search.rows.shape[1], 2) for search in run.detector.searches]
     assert {size.item for size in bank_sizes(run.detector, inputs, "fp32")} == {4}
 
 

@@ -36,8 +36,8 @@ def test_smaller_bank_is_what_training_would_have_kept(trained: Cached, whole: b
     assert found[0.05].recipe == expected.recipe
     for ours, theirs in zip(rows_of(found[0.05]), rows_of(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-    for ours, theirs in zip(found[0.05].detector.scorers, expected.detector.scorers, strict=True):
-        assert torch.equal(ours.neighbours, theirs.neighbours)
+    for scorer, reference in zip(found[0.05].detector.scorers, expected.detector.scorers, strict=True):
+        assert torch.equal(scorer.neighbours, reference.neighbours)
     assert [len(rows) // 2 for rows in rows_of(found[0.1])] == [len(rows) for rows in rows_of(expected)]
 
 

@@ -34,15 +34,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_module, "DEFAULT_TEST", {"good": 1, "stain": 1})
 
 
-def test_synthesize_writes_what_was_asked_for(tmp_path: Path, tiny: None) -> None:
+def test_synthesize_writes_the_requested_data(tmp_path: Path, tiny: None) -> None:
     options = ("--category", "biscuit", "--train", 2, "--validation", 1, "--size", 64, "--seed", 5)
     result = _run("synthesize", tmp_path / "data", *options)
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "render samples: 5/5" in result.stderr
     parameters = json.loads((tmp_path / "data" / "dataset.json").read_text())["parameters"]
-    asked = {"categories": ["biscuit"], "train": 2, "validation": 1, "size": 64, "seed": 5}
-    assert {name: parameters[name] for name in asked} == asked
+    requested = {"categories": ["biscuit"], "train": 2, "validation": 1, "size": 64, "seed": 5}
+    assert {name: parameters[name] for name in requested} == requested
 
 
 def test_second_run_says_that_it_keeps_the_data(tmp_path: Path, tiny: None) -> None:
@@ -73,6 +73,15 @@ def test_help_names_all_kinds_and_the_size_of_the_test_split() -> None:
     text = _run("synthesize", "-h").stdout
     assert all(category in text for category in CATEGORIES)
     assert f"{sum(DEFAULT_TEST.values())} test" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("arguments", [(), ("synthesize",), ("check",), ("prepare",)])
+def test_help_has_examples_exit_codes_and_no_pronouns(arguments: tuple[str, ...]) -> None:
+    text = _run(*arguments, "--help").stdout
+    assert text.count("  cmdiad-data ") >= 2
+    assert "Exit codes:" in text
+    assert "--version" in text
+    assert not {"it", "its"} & set(text.replace(",", " ").replace(".", " ").split())
 
 
 @pytest.mark.parametrize("name", ["synthesize", "check", "prepare"])
@@ -107,7 +116,7 @@ def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_tells_what_is_there(tmp_path: Path) -> None:
+def test_check_prints_the_content(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path / "data")
     ended = command(data_cli.cli, "check", tmp_path / "data", "--json", tmp_path / "found.json")
     assert ended.code == 0
@@ -133,14 +142,14 @@ def test_check_lists_problems_one_a_line(tmp_path: Path) -> None:
     assert [p["sample"] for p in category["problems"]] == ["train/good/003", "test/dent/001"]
 
 
-def test_check_of_what_is_not_recognised(tmp_path: Path) -> None:
+def test_check_of_a_folder_that_is_not_recognised(tmp_path: Path) -> None:
     assert_refused(command(data_cli.cli, "check", tmp_path), 7, tmp_path, "(none)", "VisA")
     assert_refused(command(data_cli.cli, "check", tmp_path / "no"), 7, tmp_path / "no", "no such folder")
     trees.eyecandies(tmp_path / "sweets")
     assert_refused(command(data_cli.cli, "check", tmp_path / "sweets"), 7, "Lollipop", "cmdiad-data prepare")
 
 
-def test_prepare_and_go_on(tmp_path: Path) -> None:
+def test_prepare_and_resume(tmp_path: Path) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     ended = command(data_cli.cli, "prepare", raw, out, "--category", "nut", "--jobs", 1)
     assert (ended.code, ended.out) == (0, "")
@@ -166,7 +175,7 @@ def test_prepare_in_place_is_refused(tmp_path: Path) -> None:
     assert command(data_cli.cli, "prepare", raw, tmp_path / "o", "--jobs", 0).code == 2
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_resumes(tmp_path: Path) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw", train=100), tmp_path / "out"
     arguments = [*COMMAND, "prepare", str(raw), str(out), "--jobs", "2"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -183,7 +192,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
 
 
 def _interrupt_after(process: subprocess.Popen[str], begun: Callable[[], bool]) -> str:
-    """Send Ctrl-C to all processes of the child as soon as it has begun; returns what it said on stderr."""
+    """Send Ctrl-C to all processes of the child as soon as `begun` returns True; return its stderr."""
     assert process.stderr is not None
     deadline = time.monotonic() + 60
     while not begun():

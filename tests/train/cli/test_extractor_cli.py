@@ -1,10 +1,12 @@
-"""The command `cmdiad-extractor`, and that `cmdiad-train` takes what it writes."""
+"""The command `cmdiad-extractor`, and `cmdiad-train` with the files that it writes."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_points_are_pretrained_and_taken_by_training(data: Path, tmp_path: Path)
     ended = command(cli, "pretrain", "points", data, *TINY_POINTS, "--out", out)
     assert ended.code == 0, ended.err
     assert "pretrain points (loss " in ended.err
-    assert "which is yours to know" in read_metadata(out)["licence"]
+    assert "that of the training images" in read_metadata(out)["licence"]
     sizes = ("--xyz-groups", 48, "--xyz-group-size", 12, "--xyz-width", 24)
     ended = command(train, data, "--modality", "xyz", *sizes, "--xyz-weights", out, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
@@ -60,12 +62,12 @@ def test_images_are_pretrained_and_taken_by_training(data: Path, tmp_path: Path)
     assert ended.out.splitlines()[0] == "rgb extractor: test_resnet, rgb.safetensors"
 
 
-def test_features_lie_on_the_grid_of_training_unless_told_otherwise(tmp_path: Path) -> None:
+def test_features_have_the_default_grid_of_training(tmp_path: Path) -> None:
     out = tmp_path / "rgb.safetensors"
     options = ("--backbone", "test_resnet", "--epochs", 1, "--generate", 2)
     assert command(cli, "pretrain", "rgb", *options, "--out", out).code == 0
-    found = read_metadata(out)
-    assert (found["grid"], found["size"], found["stages"]) == ("40", "320", "[0, 1]")
+    record = read_metadata(out)
+    assert (record["grid"], record["size"], record["stages"]) == ("40", "320", "[0, 1]")
 
 
 def test_generated_weights_are_the_same_bytes_wherever_they_are_written(tmp_path: Path) -> None:
@@ -98,19 +100,19 @@ def test_distillation_from_an_imported_teacher(tmp_path: Path) -> None:
     assert lines[1].startswith("student: test_resnet, ")
     assert lines[2].startswith("agreement on 1 held-out images: cosine ")
     assert lines[3] == f"weights: {out}"
-    told = json.loads((tmp_path / "student.json").read_text())
-    assert told["teacher"]["weights"] == "test_vit, teacher.safetensors"
-    found = read_metadata(out)
-    assert "Apache-2.0 (teacher.safetensors)" in found["licence"]
-    assert found["command"].startswith("cmdiad-extractor distill --generate 5 --teacher-weights")
+    report = json.loads((tmp_path / "student.json").read_text())
+    assert report["teacher"]["weights"] == "test_vit, teacher.safetensors"
+    record = read_metadata(out)
+    assert "Apache-2.0 (teacher.safetensors)" in record["licence"]
+    assert record["command"].startswith("cmdiad-extractor distill --generate 5 --teacher-weights")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("import", "--out", "x.safetensors"), "either SOURCE or --timm"),
-        (("import", "a.pth", "--timm", "b", "--out", "x.safetensors"), "either SOURCE or --timm"),
-        (("pretrain", "rgb", "--out", "x.safetensors"), "give DATA, or --generate"),
+        (("import", "--out", "x.safetensors"), "either SOURCE or --timm NAME"),
+        (("import", "a.pth", "--timm", "b", "--out", "x.safetensors"), "either SOURCE or --timm NAME"),
+        (("pretrain", "rgb", "--out", "x.safetensors"), "Pass DATA, --generate N, or both"),
         (("pretrain", "rgb", "--generate", 3, "--out", "x.pth"), "does not end in .safetensors"),
         (("pretrain", "rgb", "--generate", 3, "--stages", "a", "--out", "x.safetensors"), "not a list of stages"),
         (("pretrain", "points", "--generate", 3, "--depth", 0, "--out", "x.safetensors"), "--depth"),
@@ -134,7 +136,7 @@ def test_wrong_command_lines(arguments: tuple[object, ...], words: str) -> None:
         (("import", "no.pth"), 7, ("no.pth",)),
     ],
 )
-def test_what_cannot_be_used_is_named(
+def test_the_error_names_the_unusable_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], code: int, words: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,16 +144,43 @@ def test_what_cannot_be_used_is_named(
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_missing_output_folder_is_told_before_the_work(tmp_path: Path) -> None:
+def test_missing_output_folder_is_reported_before_the_work(tmp_path: Path) -> None:
     ended = command(cli, "pretrain", "rgb", "--generate", 3, *TINY_IMAGES, "--out", tmp_path / "no/x.safetensors")
     assert_refused(ended, 6, "no folder")
     assert "prepare" not in ended.err
 
 
+def example_commands() -> list[str]:
+    """Examples in the help texts of `cmdiad-extractor` and its subcommands."""
+    lines: list[str] = []
+    groups: list[click.Command] = [cli]
+    for command_or_group in groups:
+        lines += "\n".join(command_or_group.examples).replace("\\\n", " ").splitlines()  # type: ignore[attr-defined]
+        groups += getattr(command_or_group, "commands", {}).values()
+    return [line for line in lines if line.startswith("cmdiad-extractor ")]
+
+
+def test_every_example_can_be_parsed() -> None:
+    commands = example_commands()
+    assert len(commands) > 12
+    for line in commands:
+        current, arguments = cli, shlex.split(line)[1:]
+        while isinstance(current, click.Group):
+            current = current.commands[arguments.pop(0)]  # type: ignore[assignment]
+        current.make_context("cmdiad-extractor", arguments)
+
+
+def test_the_earlier_spelling_of_the_kind_of_image_is_accepted() -> None:
+    options = ("--teacher-weights", "t.safetensors", "--out", "s.safetensors")
+    for spelling in ("--image", "--view"):
+        context = cli.commands["distill"].make_context("distill", [spelling, "depth", *options])
+        assert context.params["kind"] == "depth"
+
+
 def test_help_answers_without_torch() -> None:
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom cmdiad_train.cli.extractor import cli\n"
-        "for words in ([], ['import'], ['pretrain', 'rgb'], ['pretrain', 'points'], ['distill']):\n"
+        "for words in ([], ['import'], ['pretrain'], ['pretrain', 'rgb'], ['pretrain', 'points'], ['distill']):\n"
         "    assert CliRunner().invoke(cli, [*words, '--help']).exit_code == 0\n"
         "print('torch' in sys.modules, 'timm' in sys.modules)"
     )

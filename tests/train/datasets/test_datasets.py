@@ -1,4 +1,4 @@
-"""Every layout: what is found, what is refused, and that nothing is taken for something else."""
+"""Every layout: recognised samples, refused data, and no confusion between layouts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_several_categories_are_named(tmp_path: Path) -> None:
     assert open_category(tmp_path, "nut").folder == tmp_path / "nut"
     with pytest.raises(RunError, match="found categories bolt, nut. Expected one category"):
         open_category(tmp_path, None)
-    with pytest.raises(RunError, match="expected category gear"):
+    with pytest.raises(RunError, match="Expected category gear"):
         open_category(tmp_path, "gear")
 
 
@@ -115,7 +115,7 @@ def test_a_defect_without_mask_is_refused_in_a_benchmark(tmp_path: Path) -> None
 def test_defects_in_the_training_split_are_refused(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path)
     shutil.copytree(tmp_path / "nut/test/dent", tmp_path / "nut/train/dent")
-    with pytest.raises(RunError, match="another kind of sample than good in train") as refused:
+    with pytest.raises(RunError, match="samples that are not good in train") as refused:
         open_category(tmp_path, None).split("train", ("rgb",))
     assert refused.value.subject == str(tmp_path / "nut/train/dent")
 
@@ -150,7 +150,7 @@ def test_training_on_a_modality_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["nothing", "texts", "empty category", "file"])
-def test_what_is_not_recognised(tmp_path: Path, content: str) -> None:
+def test_folders_that_are_not_recognised(tmp_path: Path, content: str) -> None:
     root = tmp_path / "data"
     if content == "file":
         root.write_text("data")
@@ -236,7 +236,7 @@ def test_visa_with_a_wrong_table(tmp_path: Path, old: str, new: str, complaint: 
 def test_raw_eyecandies_must_be_prepared(tmp_path: Path) -> None:
     trees.eyecandies(tmp_path)
     assert list_categories(tmp_path) == ["Lollipop"]
-    with pytest.raises(RunError, match="run cmdiad-data prepare"):
+    with pytest.raises(RunError, match="Run cmdiad-data prepare"):
         open_category(tmp_path, None)
 
 
@@ -326,7 +326,7 @@ def test_own_defects_may_have_folders_per_modality(tmp_path: Path) -> None:
 def test_own_test_samples_must_be_sorted(tmp_path: Path) -> None:
     own(tmp_path, "good")
     own(tmp_path, "test", 2)
-    with pytest.raises(RunError, match="not said whether they are good"):
+    with pytest.raises(RunError, match="neither as good nor as a defect"):
         open_category(tmp_path, None).split("test", ("rgb",))
 
 
@@ -377,11 +377,11 @@ def test_a_damaged_note_of_preparation(tmp_path: Path) -> None:
     assert read_prepared(tmp_path) is None
     for text in ("{", "[]", '{"settings": {}}', '{"settings": 3, "categories": {}}'):
         (tmp_path / "prepare.json").write_text(text)
-        with pytest.raises(RunError, match="a note that cannot be read"):
+        with pytest.raises(RunError, match="a file that cannot be read"):
             open_category(tmp_path, "nut")
 
 
-def test_masks_are_cut_at_half_of_white_but_for_visa(tmp_path: Path) -> None:
+def test_masks_are_cut_at_half_of_white_except_in_visa(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([[0, 1, 127, 128, 255]], np.uint8)).save(path)
     plain = SampleFiles("test/dent/0", "dent", None, None, path)

@@ -1,10 +1,11 @@
-"""`cmdiad-data check`: what is counted, and that each fault is named once, with its file."""
+"""`cmdiad-data check`: counts, and one line for each problem, with its file."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,15 +14,15 @@ from PIL import Image
 import data_trees as trees
 import golden
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.datasets.check import Findings, check
-from helpers import ignore
 
 REAL = golden.SHARED / "data" / "mvtec3d"
 NUT = Path("nut")
 
 
 def check_one(root: Path) -> Findings:
-    (findings,) = check(root, None, ignore)
+    (findings,) = check(root, None, SILENT)
     return findings
 
 
@@ -220,8 +221,8 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
     assert findings.problems == []
     assert findings.notes == [
         "no validation split: every fifth training sample sets the threshold",
-        "no test split of good and defective samples: training gives no figures",
-        "1 of 2 samples of dent have a mask: no pixel figures",
+        "no test split with both good and defective samples: training computes no metrics",
+        "1 of 2 samples of dent have a mask: no pixel-level metrics",
         "samples of several sizes: 60×60 (7), 70×60 (1)",
     ]
 
@@ -237,17 +238,17 @@ def test_grey_data_are_grey_throughout(tmp_path: Path) -> None:
 def test_one_category_of_several(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path, "nut")
     trees.mvtec2d(tmp_path, "screw")
-    assert [f.category.name for f in check(tmp_path, None, ignore)] == ["nut", "screw"]
-    assert [f.category.name for f in check(tmp_path, "screw", ignore)] == ["screw"]
+    assert [f.category.name for f in check(tmp_path, None, SILENT)] == ["nut", "screw"]
+    assert [f.category.name for f in check(tmp_path, "screw", SILENT)] == ["screw"]
     with pytest.raises(RunError, match="categories nut, screw"):
-        check(tmp_path, "bolt", ignore)
+        check(tmp_path, "bolt", SILENT)
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     trees.mvtec2d(tmp_path)
-    told: list[tuple[str, int, int]] = []
-    check(tmp_path, None, lambda *step: told.append(step))
-    assert told == [("check screw", i + 1, 10) for i in range(10)]
+    reporter = mock.Mock()
+    check(tmp_path, None, reporter)
+    assert [call.args for call in reporter.step.call_args_list] == [("check screw", i + 1, 10) for i in range(10)]
 
 
 @pytest.mark.real_data

@@ -24,17 +24,18 @@ from cmdiad_runtime.preprocess.prepare import prepare as prepare_sample
 from cmdiad_runtime.readers import read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.datasets import category_at, list_categories, open_category
 from cmdiad_train.datasets import prepare as data_prepare
-from cmdiad_train.datasets.eyecandies import raw_samples, read_cloud
-from cmdiad_train.datasets.prepare import Prepared
-from helpers import ignore
+from cmdiad_train.datasets.layouts.eyecandies import raw_samples
+from cmdiad_train.datasets.prepare import PreparationResult, tasks, writing
+from cmdiad_train.datasets.prepare.eyecandies_cloud import read_cloud
 
 REAL = golden.SHARED / "data" / "mvtec3d"
 
 
-def prepare(raw: Path, out: Path, *categories: str, jobs: int = 1) -> Prepared:
-    return data_prepare.prepare(raw, out, categories, jobs, ignore)
+def prepare(raw: Path, out: Path, *categories: str, jobs: int = 1) -> PreparationResult:
+    return data_prepare.prepare(raw, out, categories, jobs, SILENT)
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -49,7 +50,7 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
 def published_steps(
     xyz: npt.NDArray[np.float32], rgb: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """REFERENCE §2.2-2.5 word by word, with scikit-learn's DBSCAN; the plane is ours, the published one has no seed."""
+    """Follow method §2.2-2.5 with scikit-learn's DBSCAN and cmdiad's plane; the published plane has no seed."""
     xyz, rgb = xyz.copy(), rgb.copy()
     plane = fit_support_plane(xyz, seed=0)
     assert plane is not None
@@ -146,7 +147,7 @@ def test_one_modality_grey_images_and_papers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_going_on_writes_what_is_missing_and_nothing_else(tmp_path: Path, jobs: int) -> None:
+def test_resuming_writes_only_missing_samples(tmp_path: Path, jobs: int) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     prepare(raw, out)
     complete = hashes(out)
@@ -171,14 +172,14 @@ def test_an_unfinished_copy_is_not_trained_on(tmp_path: Path, monkeypatch: pytes
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     written = []
 
-    def interrupted(task: data_prepare.Task) -> data_prepare.Outcome:
+    def interrupted(task: tasks.Task) -> tasks.TaskResult:
         if len(written) == 5:
             raise KeyboardInterrupt
         written.append(task)
         return attempt(task)
 
-    attempt = data_prepare.attempt
-    monkeypatch.setattr(data_prepare, "attempt", interrupted)
+    attempt = tasks.attempt
+    monkeypatch.setattr(tasks, "attempt", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(raw, out)
     assert json.loads((out / "prepare.json").read_text())["categories"] == {"nut": "unfinished"}
@@ -213,13 +214,13 @@ def test_another_source_or_setting_is_refused(tmp_path: Path) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw", train=2), tmp_path / "out"
     prepare(raw, out)
     shutil.copytree(raw, tmp_path / "other")
-    with pytest.raises(OutputError, match="a preparation with another source;"):
+    with pytest.raises(OutputError, match="a preparation with another source. "):
         prepare(tmp_path / "other", out)
     note = json.loads((out / "prepare.json").read_text())
     note["settings"]["pad_multiple"] = 1
     (out / "prepare.json").write_text(json.dumps(note))
     before = hashes(out)
-    with pytest.raises(OutputError, match="a preparation with another pad_multiple;"):
+    with pytest.raises(OutputError, match="a preparation with another pad_multiple. "):
         prepare(raw, out)
     assert hashes(out) == before
 
@@ -260,7 +261,7 @@ def test_unusable_places(tmp_path: Path, occupied: str) -> None:
         out.write_text("mine")
     else:
         out = out / "deeper"
-    with pytest.raises(OutputError, match="choose another OUT"):
+    with pytest.raises(OutputError, match="Choose another OUT"):
         prepare(raw, out)
     if occupied == "folder":
         assert os.listdir(out) == ["mine.txt"]  # noqa: PTH208
@@ -269,7 +270,7 @@ def test_unusable_places(tmp_path: Path, occupied: str) -> None:
 @pytest.mark.parametrize("make", [trees.mvtec2d, trees.visa])
 def test_what_needs_no_preparation(tmp_path: Path, make: object) -> None:
     raw = make(tmp_path / "raw")  # type: ignore[operator]
-    with pytest.raises(RunError, match="train on it as it is"):
+    with pytest.raises(RunError, match="Train on the data set as it is"):
         prepare(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -289,7 +290,7 @@ def test_a_prepared_data_set_is_not_prepared_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_bad_samples_are_told_and_the_others_written(tmp_path: Path, jobs: int) -> None:
+def test_bad_samples_are_reported_and_the_others_written(tmp_path: Path, jobs: int) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw"), tmp_path / "out"
     good = raw / "nut/train/good"
     (good / "rgb/000.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
@@ -312,7 +313,7 @@ def test_a_full_disk_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(path: Path, *_: object) -> None:
         raise OutputError(path, found="no space left", expected="room", action="free space")
 
-    monkeypatch.setattr(data_prepare, "_write_bytes", full)
+    monkeypatch.setattr(writing, "write_bytes", full)
     with pytest.raises(OutputError, match="no space left"):
         prepare(raw, out)
     with pytest.raises(RunError):

@@ -11,18 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.distillation import (
-    Epoch,
-    distil,
-    distillation_loss,
-    learning_rate,
-    new_network,
-    split,
-    write_log,
-)
+from cmdiad_train.detectors.bank.distillation import distil, distillation_loss, learning_rate, new_network, split
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.recipe import Distillation, Recipe
 from cmdiad_train.runs.loss_plot import plot_losses
+from reporters import InterruptAt
 
 OPTIONS = Distillation(epochs=60, batch=2, learning_rate=3e-3, warmup=2, validation=0)
 RECIPE = Recipe(hallucination="f2f", distillation=OPTIONS)
@@ -66,8 +59,9 @@ def test_same_seed_same_network_and_the_global_generator_is_left_alone() -> None
     first, second = new_network(pairs, RECIPE), new_network(pairs, RECIPE)
     other = new_network(pairs, replace(RECIPE, seed=1))
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(first.mlp.fc1.weight, second.mlp.fc1.weight)
-    assert not torch.equal(first.mlp.fc1.weight, other.mlp.fc1.weight)
+    weights = [network.state_dict()["mlp.fc1.weight"] for network in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.3])
@@ -76,18 +70,47 @@ def test_interrupted_distillation_ends_with_the_same_weights(tmp_path: Path, val
     whole = new_network(pairs, recipe)
     log = distil(whole, pairs, recipe, checkpoint=tmp_path / "whole.safetensors")
 
-    def interrupt(epoch: int, epochs: int, loss: float) -> None:
-        if epoch == 3:
-            raise KeyboardInterrupt
-
     checkpoint = tmp_path / "part.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        distil(new_network(pairs, recipe), pairs, recipe, checkpoint=checkpoint, progress=interrupt)
+        distil(new_network(pairs, recipe), pairs, recipe, checkpoint=checkpoint, reporter=InterruptAt("distil", 3))
     resumed = new_network(pairs, recipe)
     again = distil(resumed, pairs, recipe, checkpoint=checkpoint)
     np.testing.assert_array_equal([(e.loss, e.validation) for e in again], [(e.loss, e.validation) for e in log])
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
+
+
+def seven_pairs() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(12, 5, generator=generator)
+    features = torch.randn(7, 40, 12, generator=generator)
+    return list(zip(features, torch.nn.functional.layer_norm(features, (12,)) @ matrix + 3.0, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"seed": 4, "options": {"validation": 0.3, "patience": 2, "learning_rate": 5e-2}},
+            [(5.96738808, 5.50669327), (5.15630867, 3.7218132), (3.5041148, 2.30229549), (2.49890713, 2.24571295)],
+        ),
+        (
+            {"mode": "faithful", "options": {"output": "gelu"}},
+            [(8.96342519, math.nan), (8.81570918, math.nan), (8.77227809, math.nan), (8.82143758, math.nan)],
+        ),
+    ],
+    ids=["default", "faithful"],
+)
+def test_losses_are_those_of_version_0_1_0(
+    tmp_path: Path, changes: dict[str, object], expected: list[tuple[float, float]]
+) -> None:
+    """The numbers were recorded with the training loop that distillation had before."""
+    options = replace(OPTIONS, epochs=12 if "seed" in changes else 6, **changes.pop("options"))  # type: ignore[arg-type]
+    recipe = replace(RECIPE, distillation=options, **changes)  # type: ignore[arg-type]
+    pairs = seven_pairs()
+    log = distil(new_network(pairs, recipe), pairs, recipe, checkpoint=tmp_path / "c.safetensors")
+    first = [(epoch.loss, epoch.validation) for epoch in log[:4]]
+    np.testing.assert_allclose(first, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("output", "reached"), [("linear", True), ("gelu", False)])
@@ -205,14 +228,7 @@ def test_features_to_image_and_back_are_learned(tmp_path: Path, hallucination: s
         assert trained(pairs[0][0][None]).shape[1:] == pairs[0][1].shape
 
 
-def test_log_and_plot(tmp_path: Path) -> None:
-    log = [Epoch(2.0, 2.5, 1e-3), Epoch(1.0, math.nan, 5e-4)]
-    write_log(tmp_path / "log.csv", log)
-    assert (tmp_path / "log.csv").read_text().splitlines() == [
-        "epoch,loss,validation,learning_rate",
-        "1,2,2.5,0.001",
-        "2,1,nan,0.0005",
-    ]
+def test_plot(tmp_path: Path) -> None:
     for validation in ([2.5, math.nan], [math.nan, math.nan]):
         plot_losses(tmp_path / "plot.png", [2.0, 1.0], validation)
         assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

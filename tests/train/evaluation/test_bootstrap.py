@@ -11,9 +11,9 @@ from scipy import ndimage
 from cmdiad_train.evaluation.bootstrap import (
     draw_counts,
     image_auroc_interval,
-    pixel_figures,
     pixel_histograms,
     pixel_intervals,
+    pixel_metrics,
 )
 from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
 
@@ -35,9 +35,10 @@ def pixel_set(seed: int, *, levels: int | None) -> tuple[Any, Any]:
     return masks, (noise + seen).astype(np.float32)
 
 
-def repeated(counts: Any, *arrays: Any) -> list[Any]:
+def repeated(counts: Any, first: Any, second: Any) -> tuple[Any, Any]:
     """The resample itself: every sample as often as it was drawn."""
-    return [np.repeat(array, counts.astype(int), axis=0) for array in arrays]
+    times = counts.astype(int)
+    return np.repeat(first, times, axis=0), np.repeat(second, times, axis=0)
 
 
 def brute_force_interval(figures: list[float]) -> tuple[float, float]:
@@ -81,7 +82,7 @@ def test_histograms_of_smooth_maps_are_within_tolerance(seed: int) -> None:
 
 def check_resamples(masks: Any, maps: Any, *, tolerance: float) -> None:
     counts = np.concatenate([np.ones((1, len(maps))), draw_counts(masks.any(axis=(1, 2)), 5)])
-    aurocs, areas = pixel_figures(pixel_histograms(masks, maps), counts, LIMITS)
+    aurocs, areas = pixel_metrics(pixel_histograms(masks, maps), counts, LIMITS)
     assert areas.shape == (6, len(LIMITS))
     for taken, found, found_areas in zip(counts, aurocs, areas, strict=True):
         drawn = repeated(taken, masks, maps)
@@ -93,7 +94,7 @@ def check_resamples(masks: Any, maps: Any, *, tolerance: float) -> None:
 def test_few_bins_are_coarser() -> None:
     """The tolerance above is not met by chance."""
     masks, maps = pixel_set(0, levels=None)
-    _, areas = pixel_figures(pixel_histograms(masks, maps, bins=8), np.ones((1, 10)), (0.3,))
+    _, areas = pixel_metrics(pixel_histograms(masks, maps, bins=8), np.ones((1, 10)), (0.3,))
     assert abs(areas[0, 0] - au_pro(masks, maps, 0.3)) > 1e-2
 
 
@@ -111,8 +112,8 @@ def test_pixel_intervals_are_those_of_drawn_resamples() -> None:
 def test_all_resamples_are_used_whatever_the_batches() -> None:
     masks, maps = pixel_set(5, levels=None)
     histograms, counts = pixel_histograms(masks, maps), draw_counts(masks.any(axis=(1, 2)), 123)
-    together = pixel_figures(histograms, counts, LIMITS)
-    alone = [pixel_figures(histograms, counts[i : i + 1], LIMITS) for i in range(123)]
+    together = pixel_metrics(histograms, counts, LIMITS)
+    alone = [pixel_metrics(histograms, counts[i : i + 1], LIMITS) for i in range(123)]
     np.testing.assert_allclose(together[0], np.concatenate([a for a, _ in alone]), atol=1e-12)
     np.testing.assert_allclose(together[1], np.concatenate([a for _, a in alone]), atol=1e-12)
 

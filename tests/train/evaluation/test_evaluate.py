@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.evaluation.evaluate import METRICS, PRO_LIMITS, evaluate, mean_over_classes, summarise
 from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
-from helpers import ignore, write_image
+from helpers import write_image
 
 DEFECTS = np.array(["good"] * 4 + ["hole"] * 3 + ["stain"] * 3)
 
@@ -50,7 +51,7 @@ def test_samples_without_a_mask_count_in_the_image_figures_alone() -> None:
     scores, masks, maps = outcomes()
     known = np.ones(10, dtype=bool)
     known[5:7] = False
-    masks[5:7] = False  # what is read where there is no file
+    masks[5:7] = False  # as read for a sample without a mask file
     found = summarise(DEFECTS, scores, masks, maps, known)
     assert found["without_mask"] == 2
     assert found["image_auroc"] == auroc(DEFECTS != "good", scores)
@@ -128,7 +129,7 @@ def test_evaluate_reads_masks_where_there_are_any(tmp_path: Path) -> None:
         samples.append(SampleFiles(f"test/{defect}/{i}", defect, image, None, mask))
     maps = rng.random((5, 32, 32)).astype(np.float32)
     remaining = iter(zip(rng.random(5), maps, strict=True))
-    found = evaluate(lambda _: next(remaining), Preprocessing("rgb", size=32), samples, ignore)
+    found = evaluate(lambda _: next(remaining), Preprocessing("rgb", size=32), samples, SILENT)
     assert (found["samples"], found["without_mask"]) == (5, 1)
     masks = np.zeros((4, 32, 32), dtype=bool)
     for i in (2, 3):

@@ -1,4 +1,4 @@
-"""Extractors: where weights may come from, what is refused, and the arithmetic that was rearranged."""
+"""Extractors: sources of weights, refused weights, and rearranged arithmetic that gives the same results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESNET = WEIGHTS / "resnetv2_50.mxnet_in1k_stage123.safetensors"
 MOBILENET = WEIGHTS / "mobilenetv2_100.onnx_in1k_noclassifier.safetensors"
 needs_weights = [
     pytest.mark.real_data,
-    pytest.mark.skipif(not RESNET.exists(), reason="shared/weights is not beside this checkout"),
+    pytest.mark.skipif(not RESNET.exists(), reason="shared/weights is not next to this checkout"),
 ]
 TINY_RGB = RgbExtractor("resnet10t", (0, 1), 14)
 TINY_XYZ = XyzExtractor(groups=20, group_size=8, width=24, heads=3, depth=2, taps=(0, 1))
@@ -63,12 +63,12 @@ def test_stored_weights_are_used_with_their_own_mean(stored_resnet: Path) -> Non
     assert not torch.equal(loaded(image()), overruled(image()))
 
 
-def test_grid_and_width_are_what_comes_out() -> None:
+def test_grid_and_width_match_the_output() -> None:
     model = TimmBackbone(TINY_RGB, size=112)
     assert model(image()).shape == (1, model.grid**2, model.width) == (1, 196, 192)
 
 
-def test_seeded_weights_say_so() -> None:
+def test_provenance_names_seeded_weights() -> None:
     assert TimmBackbone(TINY_RGB, size=112, seed=3).provenance == "resnet10t, random weights, seed 3 (not trained)"
     assert "random weights, seed 3 (not trained)" in PointMae(TINY_XYZ, seed=3).provenance
 
@@ -96,21 +96,21 @@ def damage_tensor_unknown(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "found"),
+    ("damage", "problem"),
     [
         (damage_truncated, ""),
         (damage_text, ""),
         (damage_missing, ""),
-        (damage_tensor_absent, "no tensor 'layer1.0.conv1.weight' (1 of"),
+        (damage_tensor_absent, "no tensor 'layer1.0.conv1.weight' (missing tensors: 1)"),
         (damage_tensor_unknown, "tensor 'layer9.weight' that the backbone does not have"),
     ],
 )
-def test_unusable_rgb_weights_name_the_file(stored_resnet: Path, damage: Callable[[Path], None], found: str) -> None:
+def test_unusable_rgb_weights_name_the_file(stored_resnet: Path, damage: Callable[[Path], None], problem: str) -> None:
     damage(stored_resnet)
     with pytest.raises(RunError) as refused:
         TimmBackbone(replace(TINY_RGB, weights=str(stored_resnet)), size=112)
     assert refused.value.subject == str(stored_resnet)
-    assert found in refused.value.found
+    assert problem in refused.value.found
     assert "--rgb-weights" in refused.value.action
 
 
@@ -124,22 +124,22 @@ def test_rgb_weights_of_another_width_name_the_file(stored_resnet: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("spec", "found"),
+    ("spec", "problem"),
     [
         (RgbExtractor("resnet_of_mine", (1,)), "resnet_of_mine"),
         (RgbExtractor("resnet10t", (1, 7)), "strides"),
         (RgbExtractor("resnet10t", ()), "a CNN without --rgb-stages"),
     ],
 )
-def test_impossible_backbones(spec: RgbExtractor, found: str) -> None:
+def test_impossible_backbones(spec: RgbExtractor, problem: str) -> None:
     with pytest.raises(RunError) as refused:
         TimmBackbone(spec, size=112)
     assert refused.value.subject == f"backbone {spec.backbone}"
-    assert found in refused.value.found
+    assert problem in refused.value.found
     assert "\n" not in str(refused.value)
 
 
-def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_suggests_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
     def fail(*_: object, **__: object) -> None:
@@ -174,7 +174,7 @@ def test_stage_that_real_weights_lack_is_refused(stage: int) -> None:
 
 
 def official_layout(model: PointMae) -> dict[str, object]:
-    """REFERENCE §6.6: everything below `base_model`, encoder keys behind two prefixes, and a decoder."""
+    """Method §6.6: everything below `base_model`, encoder keys behind two prefixes, and a decoder."""
     state = {f"module.MAE_encoder.{key}": value for key, value in model.state_dict().items()}
     return {"base_model": {**state, "module.MAE_decoder.blocks.0.norm1.weight": torch.ones(3)}, "epoch": 300}
 
@@ -259,17 +259,17 @@ def test_split_convolution_is_the_concatenated_one(batch_statistics: bool) -> No
         torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)  # type: ignore[arg-type]
         torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
     groups = torch.randn(2 if not batch_statistics else 1, 10, 8, 3)
-    found = encoder(groups, batch_statistics)
+    actual = encoder(groups, batch_statistics)
     encoder.train(batch_statistics)
     flat = groups.flatten(0, 1).transpose(1, 2)  # [B·G, 3, M], as published
     local = encoder.first_conv(flat)
     overall = local.amax(2, keepdim=True).expand_as(local)
     tokens = encoder.second_conv(torch.cat([overall, local], 1)).amax(2)
-    torch.testing.assert_close(found.flatten(0, 1), tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.flatten(0, 1), tokens, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_statistics_frozen_on_one_cloud_are_that_clouds_own() -> None:
+def test_statistics_frozen_on_one_cloud_equal_the_statistics_of_that_cloud() -> None:
     centers, groups = cloud()
     frozen = PointMae(TINY_XYZ)
     frozen.calibrate([groups[0]])
@@ -280,7 +280,7 @@ def test_statistics_frozen_on_one_cloud_are_that_clouds_own() -> None:
 
 
 @torch.no_grad()
-def test_frozen_statistics_do_not_depend_on_the_cloud_at_hand() -> None:
+def test_frozen_statistics_do_not_depend_on_the_input_cloud() -> None:
     frozen = PointMae(TINY_XYZ)
     frozen.calibrate([cloud(seed)[1][0] for seed in range(3)])
     (centers, groups), (_, coarse) = cloud(5), cloud(6, scale=0.02)
@@ -289,7 +289,7 @@ def test_frozen_statistics_do_not_depend_on_the_cloud_at_hand() -> None:
     assert frozen(centers, groups).shape == (1, 20, 48)
 
 
-def test_torchvision_can_be_imported_however_often_it_is_asked_for() -> None:
+def test_torchvision_can_be_made_importable_repeatedly() -> None:
     make_torchvision_importable()
     assert make_torchvision_importable() is False
     import torchvision
@@ -358,9 +358,9 @@ def test_point_bert_is_read_from_its_official_layout(tmp_path: Path) -> None:
     trained = PointMae(TINY_BERT, seed=5)
     torch.save(official_point_bert(trained), path)
     centers, groups = cloud()
-    found = PointMae(replace(TINY_BERT, weights=str(path)))
-    torch.testing.assert_close(found(centers, groups), trained(centers, groups))
-    assert found.provenance == "Point-BERT, Point-BERT.pth"
+    loaded = PointMae(replace(TINY_BERT, weights=str(path)))
+    torch.testing.assert_close(loaded(centers, groups), trained(centers, groups))
+    assert loaded.provenance == "Point-BERT, Point-BERT.pth"
     with pytest.raises(RunError, match="cls_token|reduce_dim|encoder"):
         save_file(PointMae(TINY_XYZ).state_dict(), tmp_path / "mae.safetensors")
         PointMae(replace(TINY_BERT, weights=str(tmp_path / "mae.safetensors")))
@@ -373,5 +373,5 @@ def test_point_bert_attends_to_its_class_token_and_drops_it() -> None:
     assert model.reduce_dim.in_features == 16  # 256 of 384, scaled with the width
     features = model(centers, groups)
     assert features.shape == (1, 20, 48)
-    model.cls_token += 1
+    model.cls_token.add_(1)
     assert not torch.allclose(model(centers, groups), features)

@@ -12,11 +12,11 @@ import golden
 from cmdiad_train.detectors.bank.distillation import distillation_loss
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ
+from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Normalisation
 
 pytestmark = [
     pytest.mark.golden,
-    pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
+    pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not next to this checkout"),
 ]
 
 
@@ -26,7 +26,7 @@ def backbone(name: str) -> TimmBackbone:
     return model
 
 
-def point_mae(normalisation: str) -> PointMae:
+def point_mae(normalisation: Normalisation) -> PointMae:
     spec = replace(PUBLISHED_XYZ, groups=256, group_size=32, normalisation=normalisation)
     model = PointMae(spec)
     golden.fill(model, "pointmae.")
@@ -45,7 +45,7 @@ def test_vit_tokens_match() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("normalisation", "key"), [("batch", "batch"), ("eval", "eval")])
-def test_point_mae_matches(normalisation: str, key: str) -> None:
+def test_point_mae_matches(normalisation: Normalisation, key: str) -> None:
     stored = golden.load("pointmae_small")
     xyz = golden.load("inputs")["test_xyz"][1].reshape(3, -1).T
     points = xyz[stored["nonzero_idx"]]
@@ -67,11 +67,11 @@ def test_distillation_networks_match() -> None:
     rgb = rgb.flatten(2).transpose(1, 2)
     np.testing.assert_allclose(rgb28[0, ::4], stored["rgb_patch2_stride2"], atol=2e-5)
     names = {"l2": "l2", "cosine": "cos", "smooth_l1": "smoothl1"}
-    for ours, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
+    for modality, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
         network = FeatureToFeature(768, 768, output="gelu").eval()
-        golden.fill(network, "f2f.", {"norm": f"{ours}_norm", "mlp": f"{ours}_mlp.mlp_module.0"})
+        golden.fill(network, "f2f.", {"norm": f"{modality}_norm", "mlp": f"{modality}_mlp.mlp_module.0"})
         np.testing.assert_allclose(network(rows).numpy()[::4], stored[key], atol=2e-5)
-        target, hallucinated = (rgb[0], "rgb") if ours == "xyz" else (xyz, "xyz")
+        target, hallucinated = (rgb[0], "rgb") if modality == "xyz" else (xyz, "xyz")
         for kind, name in names.items():
             expected = stored[f"loss_f2f_{name}"][("xyz", "rgb").index(hallucinated)]
             np.testing.assert_allclose(distillation_loss(network(rows), target, 1, kind), expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Importing published weights: official layouts, made of tiny models, give the features of these models."""
+"""Importing published weights: tiny models in official layouts give the same features after the import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from torch import Tensor
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.extractors.import_official import LICENCES, Wanted, import_file, import_timm, told_backbone, told_kind
+from cmdiad_train.extractors.import_official import (
+    LICENCES,
+    ImportOptions,
+    import_file,
+    import_timm,
+    official_backbone,
+    release_of,
+)
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.extractors.weights_file import stored_extractor
 from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
@@ -25,7 +32,7 @@ from helpers import truncate
 
 make_torchvision_importable()
 SIZE = 64
-WANTED = Wanted(size=SIZE)
+OPTIONS = ImportOptions(size=SIZE)
 COMMAND = "cmdiad-extractor import"
 
 
@@ -60,7 +67,7 @@ def register_tiny_models() -> None:
 
 
 def model_of(name: str, **options: Any) -> Any:
-    """A timm model with weights that are all different from their start."""
+    """A timm model whose weights all differ from their initial values."""
     import timm
 
     with torch.random.fork_rng():
@@ -102,7 +109,7 @@ def plain(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def full_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
-    """DINO's full checkpoints: the teacher's backbone beside its head, the student and the options."""
+    """DINO's full checkpoints: the teacher's backbone with its head, the student and the options."""
     from argparse import Namespace
 
     teacher = {f"module.backbone.{key}": value for key, value in state.items()}
@@ -122,17 +129,17 @@ def test_dino(tmp_path: Path, layout: Callable[[dict[str, Tensor]], dict[str, An
     model = model_of("test_vit", img_size=SIZE)
     source, out = tmp_path / "dino_tiny.pth", tmp_path / "dino.safetensors"
     torch.save(layout(model.state_dict()), source)
-    origin = import_file(source, out, WANTED, command=COMMAND, backbone="test_vit")
+    origin = import_file(source, out, replace(OPTIONS, backbone="test_vit"), command=COMMAND)
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     torch.testing.assert_close(imported(out)(image()), tokens_of(model, mean, std))
     assert origin.licence == "Apache-2.0"
-    found = metadata(out)
-    assert found["source"] == "dino_tiny.pth"
-    assert found["source_sha256"] == sha256_of(source)
-    assert found["licence"] == "Apache-2.0"
-    assert found["command"] == COMMAND
-    assert json.loads(found["mean"]) == list(mean)
-    assert (found["kind"], json.loads(found["size"]), json.loads(found["stages"])) == ("timm", SIZE, [])
+    record = metadata(out)
+    assert record["source"] == "dino_tiny.pth"
+    assert record["source_sha256"] == sha256_of(source)
+    assert record["licence"] == "Apache-2.0"
+    assert record["command"] == COMMAND
+    assert json.loads(record["mean"]) == list(mean)
+    assert (record["kind"], json.loads(record["size"]), json.loads(record["stages"])) == ("timm", SIZE, [])
 
 
 def official_dinov2(model: Any) -> dict[str, Tensor]:
@@ -149,16 +156,16 @@ def test_dinov2_with_registers(tmp_path: Path) -> None:
     model = model_of("tiny_dinov2", img_size=70)
     source, out = tmp_path / "dinov2_vitx14_reg4_pretrain.pth", tmp_path / "dinov2.safetensors"
     torch.save(official_dinov2(model), source)
-    import_file(source, out, Wanted(size=70), command=COMMAND, backbone="tiny_dinov2")
+    import_file(source, out, ImportOptions(size=70, backbone="tiny_dinov2"), command=COMMAND)
     torch.testing.assert_close(imported(out, 70)(image(70)), tokens_of(model, *IMAGENET, size=70))
     assert metadata(out)["licence"] == LICENCES["dinov2"]
 
 
-def test_dinov2_positions_are_resampled_to_the_size_asked_for(tmp_path: Path) -> None:
+def test_dinov2_positions_are_resampled_to_the_requested_size(tmp_path: Path) -> None:
     model = model_of("tiny_dinov2", img_size=140)
     source, out = tmp_path / "dinov2_vitx14_reg4_pretrain.pth", tmp_path / "dinov2.safetensors"
     torch.save(official_dinov2(model), source)
-    import_file(source, out, Wanted(size=70), command=COMMAND, backbone="tiny_dinov2")
+    import_file(source, out, ImportOptions(size=70, backbone="tiny_dinov2"), command=COMMAND)
     assert imported(out, 70)(image(70)).shape == (1, 25, 24)
 
 
@@ -182,7 +189,7 @@ def test_dinov3(tmp_path: Path) -> None:
     state |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.ones(4)}
     source, out = tmp_path / "dinov3_vitx16_pretrain.pth", tmp_path / "dinov3.safetensors"
     torch.save(state, source)
-    origin = import_file(source, out, WANTED, command=COMMAND, backbone="tiny_dinov3")
+    origin = import_file(source, out, replace(OPTIONS, backbone="tiny_dinov3"), command=COMMAND)
     torch.testing.assert_close(imported(out)(image()), tokens_of(model, *IMAGENET))
     assert "DINOv3 License" in origin.licence
 
@@ -198,7 +205,7 @@ def test_convnext_in_its_authors_key_names(tmp_path: Path) -> None:
         state[".".join(parts)] = value
     torch.save({"model": state}, tmp_path / "dinov3_convnext_x.pth")
     out = tmp_path / "c.safetensors"
-    import_file(tmp_path / "dinov3_convnext_x.pth", out, WANTED, command=COMMAND, backbone="test_convnext")
+    import_file(tmp_path / "dinov3_convnext_x.pth", out, replace(OPTIONS, backbone="test_convnext"), command=COMMAND)
     save_file(model.state_dict(), tmp_path / "same.safetensors")
     spec = RgbExtractor("test_convnext", (1, 2), SIZE // 8, str(tmp_path / "same.safetensors"))
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
@@ -213,8 +220,8 @@ def test_a_cnn_is_imported_for_the_size_of_the_default_recipe(
 ) -> None:
     save_file(model_of(backbone).state_dict(), tmp_path / "weights.safetensors")
     out = tmp_path / "imported.safetensors"
-    wanted = Wanted(licence="MIT")
-    import_file(tmp_path / "weights.safetensors", out, wanted, command=COMMAND, kind="timm", backbone=backbone)
+    options = ImportOptions(licence="MIT", kind="timm", backbone=backbone)
+    import_file(tmp_path / "weights.safetensors", out, options, command=COMMAND)
     assert (json.loads(metadata(out)["size"]), json.loads(metadata(out)["grid"])) == (size, grid)
     assert Recipe.size == 320
     assert RgbExtractor.grid == 40
@@ -239,7 +246,7 @@ def test_point_transformers(tmp_path: Path, network: str, prefix: str) -> None:
     state["module.MAE_decoder.blocks.0.norm1.weight" if network == "point_mae" else "module.queue"] = torch.ones(3)
     torch.save({"base_model": state, "epoch": 300}, tmp_path / "pretrain.pth")
     out = tmp_path / "points.safetensors"
-    origin = import_file(tmp_path / "pretrain.pth", out, Wanted(), command=COMMAND)
+    origin = import_file(tmp_path / "pretrain.pth", out, ImportOptions(), command=COMMAND)
     assert origin.licence == "MIT"
     stored = stored_extractor(out)
     assert isinstance(stored, XyzExtractor)
@@ -262,23 +269,22 @@ def test_timm_weights_come_with_timms_licence(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(timm, "create_model", offline)
     out = tmp_path / "resnet.safetensors"
-    origin = import_timm("test_resnet", out, Wanted(SIZE, stages=(0, 1), grid=8), command=COMMAND)
+    origin = import_timm("test_resnet", out, ImportOptions(SIZE, stages=(0, 1), grid=8), command=COMMAND)
     assert origin.licence == "apache-2.0"
-    found = imported(out)
-    assert found.grid == 8
+    extractor = imported(out)
+    assert extractor.grid == 8
     with torch.no_grad():
-        x = (image().permute(0, 3, 1, 2) / 255 - found.mean) / found.std
+        x = (image().permute(0, 3, 1, 2) / 255 - extractor.mean) / extractor.std
         stage = model.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
         expected = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(stage, 3, 1, 1), 2)
-    torch.testing.assert_close(found(image())[0, :, : stage.shape[1]], expected[0].flatten(1).T)
+    torch.testing.assert_close(extractor(image())[0, :, : stage.shape[1]], expected[0].flatten(1).T)
 
 
 def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
     torch.save(model_of("test_vit", img_size=SIZE).state_dict(), tmp_path / "dino_tiny.pth")
     for name in "ab":
-        import_file(
-            tmp_path / "dino_tiny.pth", tmp_path / f"{name}.safetensors", WANTED, command="c", backbone="test_vit"
-        )
+        options = replace(OPTIONS, backbone="test_vit")
+        import_file(tmp_path / "dino_tiny.pth", tmp_path / f"{name}.safetensors", options, command="c")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
@@ -293,12 +299,14 @@ def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
         ("weights.pth", "timm", None),
     ],
 )
-def test_official_names_tell_release_and_backbone(name: str, kind: str, backbone: str | None) -> None:
+def test_release_and_backbone_are_derived_from_official_names(name: str, kind: str, backbone: str | None) -> None:
     import timm
 
-    assert told_kind(name, {}) == kind
-    assert told_backbone(name) == backbone
-    assert backbone is None or timm.get_pretrained_cfg(backbone).license.startswith(("apache-2.0", "dinov3"))
+    assert release_of(name, {}) == kind
+    assert official_backbone(name) == backbone
+    if backbone is not None:
+        config = timm.get_pretrained_cfg(backbone)
+        assert config is not None and str(config.license).startswith(("apache-2.0", "dinov3"))
 
 
 class Malicious:
@@ -315,7 +323,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     source, victim = tmp_path / "dino_tiny.pth", tmp_path / "victim"
     torch.save({**model_of("test_vit").state_dict(), "surprise": Malicious(victim)}, source)
     with pytest.raises(RunError, match="not plain tensors") as refused:
-        import_file(source, tmp_path / "out.safetensors", WANTED, command=COMMAND, backbone="test_vit")
+        import_file(source, tmp_path / "out.safetensors", replace(OPTIONS, backbone="test_vit"), command=COMMAND)
     assert refused.value.subject == str(source)
     assert not victim.exists()
 
@@ -327,29 +335,29 @@ def test_damaged_sources_are_named(tmp_path: Path, suffix: str, damage: Callable
     (torch.save if suffix == ".pth" else save_file)(model_of("test_vit").state_dict(), source)
     damage(source)
     with pytest.raises(RunError) as refused:
-        import_file(source, out, WANTED, command=COMMAND, backbone="test_vit")
+        import_file(source, out, replace(OPTIONS, backbone="test_vit"), command=COMMAND)
     assert refused.value.subject == str(source)
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "licence", "found", "action"),
+    ("name", "backbone", "licence", "problem", "action"),
     [
-        ("mine.pth", "test_vit", None, "licence is not known", "--licence"),
-        ("dino_mine.pth", None, None, "not that of an official release", "--backbone"),
+        ("mine.pth", "test_vit", None, "unknown licence", "--licence"),
+        ("dino_mine.pth", None, None, "no official release has", "--backbone"),
         ("dino_mine.pth", "test_vit3", None, "RuntimeError", "--backbone"),
         ("dino_mine.pth", "my_vit", None, "my_vit", "--backbone"),
-        ("mine.pth", None, "MIT", "not that of an official release", "--backbone"),
+        ("mine.pth", None, "MIT", "no official release has", "--backbone"),
     ],
 )
-def test_what_cannot_be_told_must_be_said(
-    tmp_path: Path, name: str, backbone: str | None, licence: str | None, found: str, action: str
+def test_unknown_licence_or_model_needs_an_option(
+    tmp_path: Path, name: str, backbone: str | None, licence: str | None, problem: str, action: str
 ) -> None:
     torch.save(model_of("test_vit", img_size=SIZE).state_dict(), tmp_path / name)
     out = tmp_path / "out.safetensors"
     with pytest.raises(RunError) as refused:
-        import_file(tmp_path / name, out, Wanted(SIZE, licence=licence), command=COMMAND, backbone=backbone)
-    assert found in refused.value.found
+        import_file(tmp_path / name, out, ImportOptions(SIZE, licence=licence, backbone=backbone), command=COMMAND)
+    assert problem in refused.value.found
     assert action in refused.value.action
     assert not out.exists()
 
@@ -357,10 +365,10 @@ def test_what_cannot_be_told_must_be_said(
 def test_images_are_no_point_transformer(tmp_path: Path) -> None:
     torch.save(model_of("test_vit").state_dict(), tmp_path / "x.pth")
     with pytest.raises(RunError, match="no point transformer"):
-        import_file(tmp_path / "x.pth", tmp_path / "o.safetensors", WANTED, command=COMMAND, kind="point_mae")
+        import_file(tmp_path / "x.pth", tmp_path / "o.safetensors", replace(OPTIONS, kind="point_mae"), command=COMMAND)
 
 
-def test_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_suggests_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
     create = timm.create_model
@@ -371,11 +379,13 @@ def test_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(RunError, match=r"ConnectionError: no route to host. Expected a download.*connect once"):
-        import_timm("test_vit", tmp_path / "out.safetensors", WANTED, command=COMMAND)
+    with pytest.raises(RunError, match=r"ConnectionError: no route to host. Expected a download.*internet connection"):
+        import_timm("test_vit", tmp_path / "out.safetensors", OPTIONS, command=COMMAND)
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
     torch.save(model_of("test_vit", img_size=SIZE).state_dict(), tmp_path / "dino_tiny.pth")
     with pytest.raises(OutputError, match="no folder"):
-        import_file(tmp_path / "dino_tiny.pth", tmp_path / "a/b.safetensors", WANTED, command="c", backbone="test_vit")
+        import_file(
+            tmp_path / "dino_tiny.pth", tmp_path / "a/b.safetensors", replace(OPTIONS, backbone="test_vit"), command="c"
+        )

@@ -1,4 +1,4 @@
-"""Contrast of places: which places are paired, that they are told apart, interruptions, and files that load."""
+"""Dense contrast: paired locations, learning, interruptions, and files that load."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import TimmBackbone
+from cmdiad_train.extractors.timm_backbone import has_tokens
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
 from cmdiad_train.fit.fit import Machine
 from cmdiad_train.pretraining.augmentation import moved, relit, window_changes
-from cmdiad_train.pretraining.image_extractors import has_tokens, settle_statistics, trainable
+from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.images import (
-    PlaceContrast,
+    DenseContrast,
     compose,
     info_nce,
     pretrain_images,
     shown_by_both,
     window_at_random,
 )
-from cmdiad_train.pretraining.loop import Job, Schedule
+from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.samples import GeneratedSample, Source, collect
 from cmdiad_train.recipe import RgbExtractor
-from helpers import SIZE, ignore
+from helpers import SIZE
+from reporters import InterruptAt
 
 CNN = RgbExtractor("test_resnet", (0, 1), 14)
 VIT = RgbExtractor("test_vit", (), None)
@@ -37,6 +40,10 @@ THREE = Source(generate=3, seed=5)
 def job(out: Path, source: Source = THREE, **schedule: float) -> Job:
     options = {"epochs": 3, "batch": 2, "learning_rate": 2e-3, **schedule}
     return Job(source, out, Schedule(**options), "the command", "the licence", Machine("cpu"))  # type: ignore[arg-type]
+
+
+def trainable(spec: RgbExtractor, size: int = SIZE) -> TimmBackbone:
+    return TimmBackbone(spec, size=size).requires_grad_(True)
 
 
 def images(count: int = 4) -> Tensor:
@@ -68,11 +75,11 @@ def test_composed_maps_apply_one_after_the_other() -> None:
 
 @torch.no_grad()
 def test_pairs_are_the_same_place_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extractor that tells where in the image each cell lies: paired rows must agree, whatever the windows."""
+    """With an extractor that returns the position of each cell in the image, paired rows must agree."""
     from cmdiad_train.pretraining import images as module
 
     monkeypatch.setattr(module, "relit", lambda image, *_: image)
-    model = PlaceContrast(trainable(replace(CNN, grid=None), SIZE // 2, 0), SIZE // 2)
+    model = DenseContrast(trainable(replace(CNN, grid=None), SIZE // 2), SIZE // 2)
     ramp = torch.linspace(10, 250, SIZE)
     image = torch.stack([ramp.expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.full((SIZE, SIZE), 99.0)], 2)
 
@@ -81,7 +88,12 @@ def test_pairs_are_the_same_place_of_the_image(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(model, "_embedded", colours)
     pairs: list[tuple[Tensor, Tensor]] = []
-    monkeypatch.setattr(module, "info_nce", lambda first, second: pairs.append((first, second)) or first.sum())
+
+    def record(first: Tensor, second: Tensor) -> Tensor:
+        pairs.append((first, second))
+        return first.sum()
+
+    monkeypatch.setattr(module, "info_nce", record)
     model.loss(image.expand(6, SIZE, SIZE, 3), "rgb", torch.Generator().manual_seed(0))
     ((first, second),) = pairs
     assert len(first) > 6 * 8
@@ -112,9 +124,9 @@ def test_loss_is_the_cross_entropy_of_cosines() -> None:
 
 
 @pytest.mark.parametrize("spec", [CNN, VIT], ids=["cnn", "vit"])
-def test_places_are_told_apart_with_training(spec: RgbExtractor) -> None:
+def test_training_separates_locations(spec: RgbExtractor) -> None:
     window = SIZE if spec is VIT else SIZE // 2
-    model = PlaceContrast(trainable(replace(spec, grid=None), window, 0), window)
+    model = DenseContrast(trainable(replace(spec, grid=None), window), window)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     generator, losses = torch.Generator().manual_seed(0), []
     for _ in range(40):
@@ -128,56 +140,62 @@ def test_places_are_told_apart_with_training(spec: RgbExtractor) -> None:
 
 @pytest.mark.parametrize("view", ["rgb", "normals"])
 @pytest.mark.parametrize("spec", [CNN, VIT], ids=["cnn", "vit"])
-def test_result_is_what_the_recipe_takes(data: Path, tmp_path: Path, spec: RgbExtractor, view: str) -> None:
+def test_result_fits_the_recipe(data: Path, tmp_path: Path, spec: RgbExtractor, view: str) -> None:
     out = tmp_path / "weights.safetensors"
     mine = job(out, Source((data,)))
-    assert pretrain_images(mine, spec, view, SIZE, ignore)  # type: ignore[arg-type]
+    assert pretrain_images(mine, spec, view, SIZE, SILENT)  # type: ignore[arg-type]
     stored = stored_extractor(out)
     assert stored == replace(spec, weights=str(out))
     assert isinstance(stored, RgbExtractor)
-    found, start = TimmBackbone(stored, size=SIZE), TimmBackbone(spec, size=SIZE)
-    assert torch.isfinite(found(images(1))).all()
-    assert not torch.equal(found(images(1)), start(images(1)))
-    assert torch.equal(found.mean, start.mean)
+    trained, start = TimmBackbone(stored, size=SIZE), TimmBackbone(spec, size=SIZE)
+    assert torch.isfinite(trained(images(1))).all()
+    assert not torch.equal(trained(images(1)), start(images(1)))
+    assert torch.equal(trained.mean, start.mean)
     metadata = read_metadata(out)
     assert (metadata["licence"], metadata["command"], metadata["kind"]) == ("the licence", "the command", "timm")
     assert view in metadata["source"]
     assert len((tmp_path / "weights.csv").read_text().splitlines()) == 4
     assert (tmp_path / "weights.png").exists()
     assert not (tmp_path / "weights.work").exists()
-    assert pretrain_images(mine, spec, view, SIZE, ignore) is False  # type: ignore[arg-type]
+    assert pretrain_images(mine, spec, view, SIZE, SILENT) is False  # type: ignore[arg-type]
     with pytest.raises(OutputError, match="another training"):
-        pretrain_images(replace(mine, source=THREE), spec, view, SIZE, ignore)  # type: ignore[arg-type]
+        pretrain_images(replace(mine, source=THREE), spec, view, SIZE, SILENT)  # type: ignore[arg-type]
 
 
-def test_interrupted_pretraining_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    def interrupt(step: str, done: int, total: int) -> None:
-        if step.startswith("pretrain") and done == 2:
-            raise KeyboardInterrupt
-
+def test_interrupted_pretraining_continues_to_the_same_bytes(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
-    pretrain_images(job(whole), CNN, "rgb", SIZE, ignore)
+    pretrain_images(job(whole), CNN, "rgb", SIZE, SILENT)
     with pytest.raises(KeyboardInterrupt):
-        pretrain_images(job(part), CNN, "rgb", SIZE, interrupt)
+        pretrain_images(job(part), CNN, "rgb", SIZE, InterruptAt("pretrain", 2))
     assert not part.exists()
-    pretrain_images(job(part), CNN, "rgb", SIZE, ignore)
+    pretrain_images(job(part), CNN, "rgb", SIZE, SILENT)
     assert part.read_bytes() == whole.read_bytes()
     other = tmp_path / "other.safetensors"
-    pretrain_images(replace(job(other), schedule=replace(job(other).schedule, seed=1)), CNN, "rgb", SIZE, ignore)
+    pretrain_images(replace(job(other), schedule=replace(job(other).schedule, seed=1)), CNN, "rgb", SIZE, SILENT)
     assert not torch.equal(load_file(other)["conv1.0.weight"], load_file(whole)["conv1.0.weight"])
+
+
+def test_losses_are_those_of_version_0_1_0(tmp_path: Path) -> None:
+    """The numbers were recorded with the training loop that pretraining had before."""
+    mine = job(tmp_path / "weights.safetensors", Source(generate=3, seed=0), epochs=2, learning_rate=1e-3)
+    pretrain_images(mine, CNN, "rgb", SIZE, SILENT)
+    lines = (tmp_path / "weights.csv").read_text().splitlines()[1:]
+    losses, rates = zip(*((float(line.split(",")[1]), float(line.split(",")[3])) for line in lines), strict=True)
+    assert losses == pytest.approx([2.86928495, 1.93452009], rel=1e-3)
+    assert rates == pytest.approx([0.000586824089, 0])
 
 
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
     mine = replace(job(tmp_path / "gpu.safetensors", epochs=4), machine=Machine("cuda"))
-    assert pretrain_images(mine, CNN, "normals", SIZE, ignore)
+    assert pretrain_images(mine, CNN, "normals", SIZE, SILENT)
     losses = [float(line.split(",")[1]) for line in (tmp_path / "gpu.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0]
 
 
 @torch.no_grad()
 def test_settled_statistics_are_those_of_the_images() -> None:
-    extractor = trainable(CNN, SIZE, 0)
+    extractor = trainable(CNN)
     inputs = [{"image": image} for image in images(8)]
     settle_statistics(extractor, inputs, list(range(8)))  # type: ignore[arg-type]
     stem = extractor.model.conv1[0](extractor.normalise(images(8)))
@@ -190,7 +208,7 @@ def test_settled_statistics_are_those_of_the_images() -> None:
 def test_changed_images_stay_images() -> None:
     generator = torch.Generator().manual_seed(0)
     for view in ("rgb", "normals", "depth"):
-        changed = relit(moved(images().float(), view, generator), view, generator)  # type: ignore[arg-type]
+        changed = relit(moved(images().float(), view, generator), view, generator)
         assert changed.shape == images().shape
         assert float(changed.min()) >= 0 and float(changed.max()) <= 255
         assert float((changed - images()).abs().mean()) > 1
@@ -234,7 +252,7 @@ def test_own_and_generated_samples_together(data: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("test_vit", True), ("test_resnet", False)])
-def test_vits_are_told_from_cnns(name: str, expected: bool) -> None:
+def test_vits_are_distinguished_from_cnns(name: str, expected: bool) -> None:
     assert has_tokens(name) is expected
     with pytest.raises(RunError, match="a timm model name"):
         has_tokens("no_such_model")

@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
 from cmdiad_train.fit.fit import Machine
-from cmdiad_train.pretraining.loop import Job, Schedule
+from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.points import HIDDEN, Cloud, MaskedPoints, chamfer, pretrain_points, spread, turned
 from cmdiad_train.pretraining.samples import Source
 from cmdiad_train.recipe import XyzExtractor
-from helpers import SIZE, ignore, sample_files
+from helpers import SIZE, sample_files
+from reporters import InterruptAt
 
 SPEC = XyzExtractor(groups=48, group_size=12, width=24, heads=3, depth=2, taps=(0, 1), grid=14)
 
@@ -45,13 +47,13 @@ def job(data: Path | None, out: Path, **schedule: float) -> Job:
     return Job(source, out, Schedule(**options), "the command", "the licence", Machine("cpu"))  # type: ignore[arg-type]
 
 
-def test_chamfer_is_what_brute_force_says() -> None:
+def test_chamfer_equals_brute_force() -> None:
     rng = np.random.default_rng(0)
-    made, wanted = rng.normal(size=(5, 7, 3)), rng.normal(size=(5, 9, 3))
-    squared = ((made[:, :, None] - wanted[:, None]) ** 2).sum(3)
+    predicted, target = rng.normal(size=(5, 7, 3)), rng.normal(size=(5, 9, 3))
+    squared = ((predicted[:, :, None] - target[:, None]) ** 2).sum(3)
     expected = squared.min(2).mean() + squared.min(1).mean()
-    assert float(chamfer(torch.tensor(made), torch.tensor(wanted))) == pytest.approx(expected, rel=1e-9)
-    assert float(chamfer(torch.tensor(made), torch.tensor(made))) == pytest.approx(0, abs=1e-12)
+    assert float(chamfer(torch.tensor(predicted), torch.tensor(target))) == pytest.approx(expected, rel=1e-9)
+    assert float(chamfer(torch.tensor(predicted), torch.tensor(predicted))) == pytest.approx(0, abs=1e-12)
 
 
 def test_turned_clouds_keep_their_shape_depth_and_handedness() -> None:
@@ -70,7 +72,7 @@ def test_turned_clouds_keep_their_shape_depth_and_handedness() -> None:
 
 @pytest.mark.parametrize("normalisation", ["frozen", "batch"])
 @torch.no_grad()
-def test_folded_encoder_gives_in_metres_what_it_gave_in_units(normalisation: str) -> None:
+def test_folded_encoder_gives_the_same_features_in_metres_as_in_units(normalisation: str) -> None:
     model = MaskedPoints(replace(SPEC, normalisation=normalisation), clouds())  # type: ignore[arg-type]
     cloud = clouds(1)[0]
     centers, groups = (cloud["centers"] - model.middle) / model.radius, cloud["groups"] / model.reach
@@ -78,22 +80,22 @@ def test_folded_encoder_gives_in_metres_what_it_gave_in_units(normalisation: str
     if expected is None:  # frozen to the same clouds, once in units and once in metres
         model.encoder.calibrate([c["groups"] / model.reach for c in clouds()])
         expected = model.encoder(centers[None], groups[None])
-    found = model.finished(clouds())(cloud["centers"][None], cloud["groups"][None])
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    features = model.finished(clouds())(cloud["centers"][None], cloud["groups"][None])
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
-def test_going_on_from_weights_starts_with_their_features(tmp_path: Path) -> None:
+def test_training_from_weights_starts_with_their_features(tmp_path: Path) -> None:
     torch.save(PointMae(SPEC, seed=4).state_dict(), tmp_path / "w.pth")
     spec = replace(SPEC, weights=str(tmp_path / "w.pth"))
     model, cloud = MaskedPoints(spec, clouds()), clouds(1)[0]
     start = PointMae(spec)
     start.calibrate([c["groups"] for c in clouds()])
-    found = model.finished(clouds())(cloud["centers"][None], cloud["groups"][None])
-    torch.testing.assert_close(found, start(cloud["centers"][None], cloud["groups"][None]), rtol=1e-3, atol=1e-4)
+    features = model.finished(clouds())(cloud["centers"][None], cloud["groups"][None])
+    torch.testing.assert_close(features, start(cloud["centers"][None], cloud["groups"][None]), rtol=1e-3, atol=1e-4)
 
 
-def test_hidden_groups_are_not_seen() -> None:
+def test_the_encoder_takes_visible_groups_only() -> None:
     model, seen = MaskedPoints(SPEC, clouds()), []
 
     def note(_: object, inputs: tuple[Tensor, ...]) -> None:
@@ -108,7 +110,7 @@ def test_hidden_groups_are_not_seen() -> None:
 
 
 def test_shapes_of_hidden_groups_are_learned() -> None:
-    """Every group is a line along one direction, which only the seen groups tell."""
+    """Every group is a line along one direction, which the visible groups show."""
     generator = torch.Generator().manual_seed(0)
     line = torch.linspace(-1, 1, 12)[:, None] * torch.tensor([1.0, 0.0, 0.0]) * 0.002
     made = [{"centers": c["centers"], "groups": line.expand(48, 12, 3).clone()} for c in clouds(4)]
@@ -132,9 +134,9 @@ def test_spread_takes_few_of_many() -> None:
     assert len(spread(many[:3], 16)) == 3
 
 
-def test_result_is_what_xyz_weights_take(data: Path, tmp_path: Path) -> None:
+def test_result_fits_the_option_xyz_weights(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "points.safetensors"
-    assert pretrain_points(job(data, out), SPEC, SIZE, ignore)
+    assert pretrain_points(job(data, out), SPEC, SIZE, SILENT)
     stored = stored_extractor(out)
     assert stored == replace(SPEC, weights=str(out))
     assert isinstance(stored, XyzExtractor)
@@ -143,58 +145,49 @@ def test_result_is_what_xyz_weights_take(data: Path, tmp_path: Path) -> None:
     assert torch.isfinite(features).all()
     state = load_file(out)
     assert float(state["encoder.first_conv.1.running_var"].min()) > 0  # calibrated: also fit for "eval"
-    found = read_metadata(out)
-    assert (found["licence"], found["command"], found["seed"]) == ("the licence", "the command", "0")
-    assert found["source"] == "Point-MAE's objective on parts"
+    record = read_metadata(out)
+    assert (record["licence"], record["command"], record["seed"]) == ("the licence", "the command", "0")
+    assert record["source"] == "Point-MAE's objective on parts"
     rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert (tmp_path / "points.png").read_bytes()[:4] == b"\x89PNG"
     assert not (tmp_path / "points.work").exists()
-    assert pretrain_points(job(data, out), SPEC, SIZE, ignore) is False
+    assert pretrain_points(job(data, out), SPEC, SIZE, SILENT) is False
     with pytest.raises(OutputError, match="another training"):
-        pretrain_points(job(data, out, epochs=4), SPEC, SIZE, ignore)
+        pretrain_points(job(data, out, epochs=4), SPEC, SIZE, SILENT)
 
 
-def test_interrupted_pretraining_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    def interrupt(step: str, done: int, total: int) -> None:
-        if step.startswith("pretrain") and done == 2:
-            raise KeyboardInterrupt
-
+def test_interrupted_pretraining_continues_to_the_same_bytes(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
-    pretrain_points(job(None, whole), SPEC, SIZE, ignore)
+    pretrain_points(job(None, whole), SPEC, SIZE, SILENT)
     with pytest.raises(KeyboardInterrupt):
-        pretrain_points(job(None, part), SPEC, SIZE, interrupt)
+        pretrain_points(job(None, part), SPEC, SIZE, InterruptAt("pretrain", 2))
     assert not part.exists()
     with pytest.raises(OutputError, match="other options"):
-        pretrain_points(job(None, part, epochs=9), SPEC, SIZE, ignore)
-    pretrain_points(job(None, part), SPEC, SIZE, ignore)
+        pretrain_points(job(None, part, epochs=9), SPEC, SIZE, SILENT)
+    pretrain_points(job(None, part), SPEC, SIZE, SILENT)
     assert part.read_bytes() == whole.read_bytes()
     assert part.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
 
 
 def test_samples_prepared_for_other_data_are_not_taken(own_data: Path, data: Path, tmp_path: Path) -> None:
     """An interruption while samples are prepared, then another data set with the same names."""
-
-    def interrupt(step: str, done: int, total: int) -> None:
-        if step.startswith("prepare") and done == 4:
-            raise KeyboardInterrupt
-
     clouds_there = sample_files(own_data, "train", "good", "xyz")
     clouds_there[0].write_bytes(clouds_there[1].read_bytes())
     out, expected = tmp_path / "out.safetensors", tmp_path / "expected.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, interrupt)
-    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, ignore)
-    pretrain_points(job(data, expected, epochs=1), SPEC, SIZE, ignore)
+        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, InterruptAt("prepare", 4))
+    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, SILENT)
+    pretrain_points(job(data, expected, epochs=1), SPEC, SIZE, SILENT)
     assert out.read_bytes() == expected.read_bytes()
     with pytest.raises(OutputError, match="another training"):
-        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, ignore)
+        pretrain_points(job(own_data, out, epochs=1), SPEC, SIZE, SILENT)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
     mine = replace(job(None, tmp_path / "gpu.safetensors", epochs=4), machine=Machine("cuda"))
-    assert pretrain_points(mine, SPEC, SIZE, ignore)
+    assert pretrain_points(mine, SPEC, SIZE, SILENT)
     losses = [float(line.split(",")[1]) for line in (tmp_path / "gpu.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0]
 
@@ -202,14 +195,14 @@ def test_on_a_gpu(tmp_path: Path) -> None:
 def test_too_few_samples_and_other_networks_are_refused(tmp_path: Path) -> None:
     few = replace(job(None, tmp_path / "o.safetensors"), source=Source(generate=1))
     with pytest.raises(RunError, match="1 samples"):
-        pretrain_points(few, SPEC, SIZE, ignore)
+        pretrain_points(few, SPEC, SIZE, SILENT)
     with pytest.raises(RunError, match="point_bert"):
-        pretrain_points(few, replace(SPEC, network="point_bert"), SIZE, ignore)
+        pretrain_points(few, replace(SPEC, network="point_bert"), SIZE, SILENT)
 
 
 def test_metadata_is_sorted_json(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "points.safetensors"
-    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, ignore)
+    pretrain_points(job(data, out, epochs=1), SPEC, SIZE, SILENT)
     content = out.read_bytes()
     header = content[8 : 8 + int.from_bytes(content[:8], "little")].decode()
     metadata = json.loads(header)["__metadata__"]

@@ -41,7 +41,7 @@ def test_views_share_their_background_and_are_in_range() -> None:
 
 
 def test_normals_are_those_of_the_depth() -> None:
-    """A slope of the height tilts the normal against it; where the height is even the normal looks at the viewer."""
+    """A slope of the height tilts the normal against it; a constant height has a normal towards the viewer."""
     agreements = []
     for index in range(20):
         drawing = draw(SIDE, seed=1, index=index)
@@ -70,7 +70,7 @@ def test_pretraining_on_drawn_images_alone(tmp_path: Path) -> None:
     options = ("--backbone", "test_resnet", "--size", SIDE, "--grid", 8, "--epochs", 1, "--draw", 4)
     ended = command(cli, "pretrain", "normals", *options, "--out", out)
     assert ended.code == 0, ended.err
-    found = read_metadata(out)
-    assert "4 drawn images (seed 0)" in found["source"]
-    assert found["licence"].startswith("Apache-2.0 (trained on generated images alone)")
-    assert "--draw 4" in found["command"]
+    record = read_metadata(out)
+    assert "4 drawn images (seed 0)" in record["source"]
+    assert record["licence"].startswith("Apache-2.0 (trained on generated images alone)")
+    assert "--draw 4" in record["command"]

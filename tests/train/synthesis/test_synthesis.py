@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,15 @@ from scipy.ndimage import binary_dilation, binary_erosion, gaussian_gradient_mag
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_train import synthesis
-from cmdiad_train.synthesis import CATEGORIES, DEFAULT_TEST, DEFECT_TYPES, RenderedSample, render_sample, synthesize
+from cmdiad_train.synthesis import (
+    CATEGORIES,
+    DEFAULT_TEST,
+    DEFECT_TYPES,
+    DatasetSpec,
+    RenderedSample,
+    render_sample,
+    synthesize,
+)
 from cmdiad_train.synthesis.camera import Camera, look
 from cmdiad_train.synthesis.defects import ALBEDO_TOLERANCE, HEIGHT_TOLERANCE
 from cmdiad_train.synthesis.lighting import cast_shadow
@@ -26,7 +35,7 @@ from cmdiad_train.synthesis.sensor import DEPTH_NOISE
 from cmdiad_train.synthesis.surface import Grid
 
 SIZE = 160
-TINY = {"categories": ["gear"], "train": 2, "validation": 1, "test": {"good": 1, "dent": 1}, "size": 64}
+TINY = DatasetSpec(categories=("gear",), train=2, validation=1, test={"good": 1, "dent": 1}, size=64)
 
 Cloud = npt.NDArray[np.float32]
 Plane = npt.NDArray[np.float64]
@@ -67,7 +76,7 @@ def _twins(category: str, type_: str, index: int = 0, size: int = SIZE) -> tuple
     return compose(key, size=size, seed=0, sound=True), compose(key, size=size, seed=0)
 
 
-# --- what a sample is ---------------------------------------------------------------------------------------
+# --- content of a sample ---------------------------------------------------------------------------------------
 
 
 def test_public_door() -> None:
@@ -277,7 +286,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def test_layout_is_that_of_mvtec_3d_ad(tmp_path: Path) -> None:
-    assert synthesize(tmp_path / "data", **TINY) is True
+    assert synthesize(tmp_path / "data", TINY) is True
     files = _bytes(tmp_path / "data")
     pairs = ["train/good/000", "train/good/001", "validation/good/000", "test/good/000", "test/dent/000"]
     expected = {"dataset.json", "gear/calibration/camera_parameters.json"}
@@ -289,7 +298,7 @@ def test_layout_is_that_of_mvtec_3d_ad(tmp_path: Path) -> None:
 
 
 def test_files_hold_the_rendered_sample(tmp_path: Path) -> None:
-    synthesize(tmp_path / "data", **TINY)
+    synthesize(tmp_path / "data", TINY)
     folder = tmp_path / "data" / "gear" / "test" / "dent"
     sample = render_sample("gear", "dent", size=64)
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "rgb" / "000.png")), sample.rgb)
@@ -301,7 +310,7 @@ def test_files_hold_the_rendered_sample(tmp_path: Path) -> None:
 
 
 def test_manifest_tells_what_there_is(tmp_path: Path) -> None:
-    synthesize(tmp_path / "data", **TINY, seed=3)
+    synthesize(tmp_path / "data", replace(TINY, seed=3))
     manifest = json.loads((tmp_path / "data" / "dataset.json").read_text())
     assert manifest["parameters"]["seed"] == 3
     assert manifest["parameters"]["generator"].startswith("cmdiad-synthesis/")
@@ -316,21 +325,21 @@ def test_manifest_tells_what_there_is(tmp_path: Path) -> None:
 
 def test_bytes_depend_on_the_seed_alone(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        synthesize(tmp_path / name, **TINY, seed=seed)
+        synthesize(tmp_path / name, replace(TINY, seed=seed))
     first, second, other = (_bytes(tmp_path / name) for name in "abc")
     assert first == second
     assert all(first[name] != other[name] for name in first if name.endswith(("tiff", "rgb/000.png")))
 
 
 def test_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
-    synthesize(tmp_path / "one", **TINY)
-    synthesize(tmp_path / "two", **TINY, workers=2)
+    synthesize(tmp_path / "one", TINY)
+    synthesize(tmp_path / "two", TINY, workers=2)
     assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
 
 
 def test_a_sample_does_not_depend_on_its_company(tmp_path: Path) -> None:
-    synthesize(tmp_path / "few", **TINY)
-    synthesize(tmp_path / "more", **{**TINY, "train": 3, "test": {"dent": 2, "good": 1}})
+    synthesize(tmp_path / "few", TINY)
+    synthesize(tmp_path / "more", replace(TINY, train=3, test={"dent": 2, "good": 1}))
     few, more = _bytes(tmp_path / "few"), _bytes(tmp_path / "more")
     assert {name: more[name] for name in few if name != "dataset.json"} == {
         name: content for name, content in few.items() if name != "dataset.json"
@@ -338,42 +347,40 @@ def test_a_sample_does_not_depend_on_its_company(tmp_path: Path) -> None:
 
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    synthesize(tmp_path / "data", **TINY, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(i, 5) for i in range(1, 6)]
+    reporter = mock.Mock()
+    synthesize(tmp_path / "data", TINY, reporter=reporter)
+    assert [call.args for call in reporter.step.call_args_list] == [("render samples", i, 5) for i in range(1, 6)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interruption_leaves_nothing(tmp_path: Path, workers: int) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
+    reporter = mock.Mock()
+    reporter.step.side_effect = [None, KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
-        synthesize(tmp_path / "data", **TINY, workers=workers, progress=interrupt)
+        synthesize(tmp_path / "data", TINY, workers=workers, reporter=reporter)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_same_data_set_is_reused_untouched(tmp_path: Path) -> None:
-    synthesize(tmp_path / "data", **TINY)
+    synthesize(tmp_path / "data", TINY)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
-    assert synthesize(tmp_path / "data", **TINY) is False
+    assert synthesize(tmp_path / "data", TINY) is False
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")} == before
 
 
 def test_other_parameters_are_refused(tmp_path: Path) -> None:
-    synthesize(tmp_path / "data", **TINY)
+    synthesize(tmp_path / "data", TINY)
     before = _bytes(tmp_path / "data")
     with pytest.raises(OutputError, match="other parameters"):
-        synthesize(tmp_path / "data", **TINY, seed=1)
+        synthesize(tmp_path / "data", replace(TINY, seed=1))
     assert _bytes(tmp_path / "data") == before
 
 
 def test_an_incomplete_data_set_is_refused(tmp_path: Path) -> None:
-    synthesize(tmp_path / "data", **TINY)
+    synthesize(tmp_path / "data", TINY)
     (tmp_path / "data" / "gear" / "train" / "good" / "xyz" / "001.tiff").unlink()
     with pytest.raises(OutputError, match=r"without gear/train/good/xyz/001\.tiff"):
-        synthesize(tmp_path / "data", **TINY)
+        synthesize(tmp_path / "data", TINY)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json"])
@@ -381,7 +388,7 @@ def test_somebody_elses_folder_is_refused_and_kept(tmp_path: Path, content: str)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text(content)
     with pytest.raises(OutputError, match="other parameters"):
-        synthesize(tmp_path / "data", **TINY)
+        synthesize(tmp_path / "data", TINY)
     assert _bytes(tmp_path / "data") == {"dataset.json": content.encode()}
 
 
@@ -389,7 +396,7 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError):
-        synthesize(tmp_path / "data", **TINY)
+        synthesize(tmp_path / "data", TINY)
     assert _bytes(tmp_path / "data") == {"thesis.tex": b"years of work"}
 
 
@@ -399,5 +406,5 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path) -> None:
 )
 def test_senseless_parameters_are_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(RunError):
-        synthesize(tmp_path / "data", **{**TINY, **wrong})
+        synthesize(tmp_path / "data", replace(TINY, **wrong))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,9 @@
-"""What a data set holds, and what is wrong with it, sample by sample."""
+"""Read every sample of a data set and list its content and its problems."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,32 @@ import numpy as np
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
-from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST, Preprocessing
+from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers import image_colour
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
-from cmdiad_train.datasets import GOOD, Category, SampleFiles, Split, list_categories, open_category
-from cmdiad_train.datasets.listing import Listing
-from cmdiad_train.datasets.visa import table_of
-
-Report = Callable[[str, int, int], None]
-"""Called as `report(step, done, total)`."""
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets.category import Category, Split
+from cmdiad_train.datasets.layouts.listing import Listing
+from cmdiad_train.datasets.layouts.visa import table_of
+from cmdiad_train.datasets.registry import list_categories, open_category
+from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 LEAST_GOOD = 6
-"""Good samples in all without a validation split: every fifth is held out, and two of those must be."""
+"""Smallest number of training samples without a validation split: every fifth is held out, and two must be."""
 _VIEW = Preprocessing("xyz")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that training or evaluation would stumble over.
+    """A problem for training or evaluation.
 
     Attributes:
-        sample: as `test/dent/003`; None where it concerns more than one sample.
-        error: what training would say, or why the figures would mislead.
+        sample: Name of the sample, for example `test/dent/003`; None if the problem concerns more than one sample.
+        error: Error that training would raise, or the reason why metrics would mislead.
     """
 
     sample: str | None
@@ -46,13 +47,13 @@ class Problem:
 
 @dataclass
 class Findings:
-    """What was found in one category.
+    """The content of one category and its problems.
 
     Attributes:
-        category: where it lies and in which layout.
-        counts: number of whole samples and of files, by split, defect and kind (`samples`, `rgb`, `xyz`, `mask`).
-        notes: what is worth knowing and no problem.
-        problems: what is wrong.
+        category: Category that was checked.
+        counts: Number of complete samples and of files, by split, defect and kind (`samples`, `rgb`, `xyz`, `mask`).
+        notes: Lines of information that are no problems.
+        problems: Problems in the order of the samples.
     """
 
     category: Category
@@ -61,7 +62,7 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The findings as JSON-ready values."""
+        """Return the findings as JSON-ready values."""
         return {
             "name": self.category.name,
             "layout": self.category.layout,
@@ -83,7 +84,7 @@ class Findings:
         }
 
     def lines(self) -> Iterator[str]:
-        """The findings in words, problems last and one a line."""
+        """Yield the findings as lines of text, with one line for each problem at the end."""
         prepared = ", prepared" if self.category.prepared else ""
         yield f"{self.category.name} ({self.category.layout} layout{prepared})"
         for split, defects in self.counts.items():
@@ -96,18 +97,23 @@ class Findings:
             yield f"error: {problem.error}"
 
 
-def check(root: Path, category: str | None, report: Report) -> list[Findings]:
-    """Read all samples of a data set, or of one category of it.
+def check(root: Path, category: str | None, reporter: Reporter) -> list[Findings]:
+    """Read all samples of a data set, or of one category.
+
+    Args:
+        root: Folder of the data set.
+        category: Name of the category; None for all.
+        reporter: Receiver of the progress.
 
     Raises:
-        RunError: nothing is recognised, or what is there must be prepared first.
+        RunError: No category is recognised, or the data set must be prepared first.
     """
     names = [category] if category is not None else list_categories(root)
-    return [check_category(open_category(root, name), report) for name in names]
+    return [check_category(open_category(root, name), reporter) for name in names]
 
 
-def check_category(category: Category, report: Report) -> Findings:
-    """Read all samples of a category and say what is there and what is wrong with it."""
+def check_category(category: Category, reporter: Reporter) -> Findings:
+    """Read all samples of a category and return its content and its problems."""
     listings = {split: category.listing(split, category.modalities_of(split)) for split in SPLITS}
     findings = Findings(category)
     for split, listing in listings.items():
@@ -120,15 +126,15 @@ def check_category(category: Category, report: Report) -> Findings:
     shapes: Counter[tuple[int, int]] = Counter()
     for i, files in enumerate(samples):
         findings.problems += [Problem(files.name, e) for e in _check_sample(files, colour, category.prepared, shapes)]
-        report(f"check {category.name}", i + 1, len(samples))
+        reporter.step(f"check {category.name}", i + 1, len(samples))
     findings.problems += _duplicates(samples)
     findings.notes += _notes(category, listings, shapes)
     return findings
 
 
 def _counts(listing: Listing) -> dict[str, dict[str, int]]:
-    whole = Counter(sample.defect for sample in listing.samples)
-    return {defect: {"samples": whole[defect], **counts} for defect, counts in sorted(listing.counts.items())}
+    complete = Counter(sample.defect for sample in listing.samples)
+    return {defect: {"samples": complete[defect], **counts} for defect, counts in sorted(listing.counts.items())}
 
 
 def _too_few(category: Category, listings: dict[Split, Listing]) -> Iterator[Problem]:
@@ -138,13 +144,13 @@ def _too_few(category: Category, listings: dict[Split, Listing]) -> Iterator[Pro
             category.folder,
             found=f"{train} training and {validation} validation samples",
             expected=f"at least 2 of each, or {LEAST_GOOD} to train on",
-            action="add good samples",
+            action="Add good samples",
         )
         yield Problem(None, error)
 
 
 def _usual_colour(samples: list[SampleFiles]) -> Colour:
-    """What most training images are, so that the odd ones are named and not the others."""
+    """Return the kind of most training images, so that the exceptions are reported and not the majority."""
     colours: Counter[Colour] = Counter()
     for files in samples:
         try:
@@ -157,7 +163,7 @@ def _usual_colour(samples: list[SampleFiles]) -> Colour:
 def _check_sample(
     files: SampleFiles, colour: Colour, prepared: bool, shapes: Counter[tuple[int, int]]
 ) -> Iterator[CmdiadError]:
-    """What is wrong with one sample; its shape is counted in `shapes`."""
+    """Yield the problems of one sample, and count its size in `shapes`."""
     try:
         sample = files.read(colour)
     except InputError as error:
@@ -181,7 +187,7 @@ def _check_image(files: SampleFiles, sample: Sample) -> Iterator[InputError]:
             files.rgb,
             found=f"an image that is all background (grey levels {low} to {high})",
             expected="a picture of a part",
-            action="record it again, or remove the sample",
+            action="Record the image again, or remove the sample",
         )
 
 
@@ -201,7 +207,7 @@ def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> Iterator
             files.xyz,
             found=f"{count} points of the part after resizing to {_VIEW.size} x {_VIEW.size}",
             expected=f"at least {_VIEW.groups}, one for each group",
-            action=f"check that the whole part is in view, or train with --xyz-groups below {count}",
+            action=f"Check that the whole part is in view, or train with --xyz-groups below {count}",
         )
 
 
@@ -218,12 +224,12 @@ def _check_mask(files: SampleFiles, shape: tuple[int, int]) -> Iterator[InputErr
             files.ground_truth,
             found="an empty mask",
             expected=f"the pixels of the defect above grey level {files.mask_level}",
-            action=f"draw the defect, or move the sample to test/{GOOD}",
+            action=f"Draw the defect, or move the sample to test/{GOOD}",
         )
 
 
 def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
-    """Files with the same bytes in two splits, or under two labels."""
+    """Yield a problem for each file that has the same bytes as a file in another split or under another label."""
     seen: dict[str, tuple[SampleFiles, Path]] = {}
     for files in samples:
         for path in (files.rgb, files.xyz):
@@ -232,13 +238,13 @@ def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
             try:
                 first, twin = seen.setdefault(sha256_of(path), (files, path))
             except OSError:
-                continue  # named already: the sample could not be read
+                continue  # The sample could not be read, which is reported already.
             if _place(first) != _place(files):
                 error = InputError(
                     path,
                     found=f"the same bytes as in {twin}",
                     expected="a part in one split and under one label only",
-                    action="remove one of the two samples",
+                    action="Remove one of the two samples",
                 )
                 yield Problem(files.name, error)
 
@@ -251,15 +257,15 @@ def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[t
     if category.prepared:
         yield "prepared by cmdiad-data: the background is removed already, train with --no-foreground"
     if category.layout == "visa" and not table_of(category.folder).is_file():
-        yield f"no {table_of(category.folder)}: every Normal is for training, there are no good samples to test with"
+        yield f"no {table_of(category.folder)}: all Normal images are for training, there are no good test samples"
     if len(listings["validation"].samples) < 2:
         yield "no validation split: every fifth training sample sets the threshold"
     if {files.defect == GOOD for files in listings["test"].samples} != {True, False}:
-        yield "no test split of good and defective samples: training gives no figures"
+        yield "no test split with both good and defective samples: training computes no metrics"
     for defect, counts in listings["test"].counts.items():
         defective = sum(files.defect == defect for files in listings["test"].samples)
         if counts.get("mask", defective) < defective:
-            yield f"{counts['mask']} of {defective} samples of {defect} have a mask: no pixel figures"
+            yield f"{counts['mask']} of {defective} samples of {defect} have a mask: no pixel-level metrics"
     if len(shapes) > 1:
         sizes = ", ".join(f"{w}×{h} ({count})" for (h, w), count in shapes.most_common())
         yield f"samples of several sizes: {sizes}"

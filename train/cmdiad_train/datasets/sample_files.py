@@ -1,7 +1,8 @@
-"""Where one sample of a data set lies, and reading it."""
+"""The files of one sample of a data set, and how they are read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,25 +11,25 @@ import numpy.typing as npt
 from PIL import Image
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import read_rgb, read_xyz
+from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Mask, Sample
 
 GOOD = "good"
-"""What a sample without a defect is called in folders and in `SampleFiles.defect`."""
+"""Name of samples without a defect, in folders and in `SampleFiles.defect`."""
 
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """Where one sample lies.
+    """The files of one sample.
 
     Attributes:
-        name: split, defect and number, as `test/dent/003`.
-        defect: "good", or the defect's name.
-        rgb: image file, or None where the modality was not asked for.
-        xyz: cloud file, likewise.
-        ground_truth: mask of the defect; None for good samples and for a defect that nobody has drawn.
-        mask_level: grey values of the mask above this are defect.
+        name: Split, defect and number, for example `test/dent/003`.
+        defect: "good", or the name of the defect.
+        rgb: Image file, or None if the modality was not requested.
+        xyz: Cloud file, or None if the modality was not requested.
+        ground_truth: Mask file of the defect; None for good samples and for defects that have no mask.
+        mask_level: Mask pixels with a grey value above this belong to the defect.
     """
 
     name: str
@@ -40,34 +41,47 @@ class SampleFiles:
 
     @property
     def has_mask(self) -> bool:
-        """Whether it is known which pixels are defective; always so for a good sample."""
+        """Return True if the defective pixels are known, which is always the case for a good sample."""
         return self.defect == GOOD or self.ground_truth is not None
 
     def read(self, colour: Colour = "rgb") -> Sample:
-        """Read the sample; raises InputError for files that cannot be used."""
+        """Read the sample.
+
+        Args:
+            colour: Kind of image files that is accepted.
+
+        Raises:
+            InputError: A file cannot be read, or image and cloud differ in size.
+        """
         rgb = None if self.rgb is None else read_rgb(self.rgb, colour=colour)
         xyz = None if self.xyz is None else read_xyz(self.xyz)
         if rgb is not None and xyz is not None and rgb.shape[:2] != xyz.shape[:2]:
             raise InputError(
                 str(self.xyz),
-                found=f"a cloud of {xyz.shape[:2]} pixels beside an image of {rgb.shape[:2]}",
+                found=f"a cloud of {xyz.shape[:2]} pixels and an image of {rgb.shape[:2]} pixels",
                 expected="rgb and xyz registered pixel by pixel",
-                action=f"check that {self.rgb} belongs to it",
+                action=f"Check that {self.rgb} belongs to this cloud",
             )
         return Sample(str(self.rgb or self.xyz), rgb=rgb, xyz=xyz)
 
     def read_mask(self, shape: tuple[int, int]) -> Mask:
-        """The defect's mask bool `[h, w]`, all False for a good sample.
+        """Read the mask of the defect.
+
+        Args:
+            shape: Height and width of the sample in pixels.
+
+        Returns:
+            bool `[h, w]`, all False for a good sample.
 
         Raises:
-            InputError: it cannot be read, has another shape, or there is none for this defect (see `has_mask`).
+            InputError: The mask cannot be read, has another shape, or does not exist (see `has_mask`).
         """
         if not self.has_mask:
             raise InputError(
                 str(self.rgb or self.xyz),
                 found=f"no mask for this sample of the defect {self.defect}",
-                expected="one where single pixels are to be judged",
-                action="draw it, or ask for image-level figures only",
+                expected="a mask, because single pixels are judged",
+                action="Draw the mask, or request image-level metrics only",
             )
         if self.ground_truth is None:
             return np.zeros(shape, dtype=bool)
@@ -76,14 +90,18 @@ class SampleFiles:
             raise InputError(
                 self.ground_truth,
                 found=f"a mask of {mask.shape} pixels",
-                expected=f"{shape}, as its sample",
-                action="check that it belongs to the sample",
+                expected=f"{shape}, the size of the sample",
+                action="Check that the mask belongs to the sample",
             )
         return mask
 
 
 def read_grey(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a mask as grey values, uint8 `[h, w]`, 0-255; raises InputError where that fails."""
+    """Read a mask as grey values, uint8 `[h, w]`, 0-255.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("L"))
@@ -91,6 +109,12 @@ def read_grey(path: Path) -> npt.NDArray[np.uint8]:
         raise InputError(
             path,
             found=f"a mask that cannot be read ({error})",
-            expected="an image in one of the formats that Pillow knows",
-            action="save it again as PNG",
+            expected="an image in a format that Pillow reads",
+            action="Save the mask again as PNG",
         ) from error
+
+
+def data_colour(samples: Sequence[SampleFiles]) -> Colour:
+    """Return the kind of the images of a data set, "rgb" or "grey", judged by the first image."""
+    first = next((s.rgb for s in samples if s.rgb is not None), None)
+    return "rgb" if first is None else image_colour(first)

@@ -1,1 +1,1 @@
-"""Figures of a detector on a test split, with intervals."""
+"""Metrics of a detector on a test split, with confidence intervals."""

@@ -1,4 +1,4 @@
-"""The figures of a detector on a test split. Needs no torch: it is told how to score a sample."""
+"""Metrics of a detector on a test split. Independent of torch: the caller passes a scoring function."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_ground_truth
+from cmdiad_runtime.preprocess.prepare import prepare_ground_truth
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles
 from cmdiad_train.evaluation.bootstrap import Interval, image_auroc_interval, pixel_intervals
 from cmdiad_train.evaluation.metrics import area_under_pro, auroc, pixel_auroc, pro_curve
 
 Map = npt.NDArray[np.float32]
 Scorer = Callable[[Sample], tuple[float, Map]]
-"""A sample to its image score and its anomaly map float32 `[size, size]`."""
+"""Function that returns the image score and the anomaly map float32 `[size, size]` of a sample."""
 
 PRO_LIMITS = {"aupro_30": 0.3, "aupro_10": 0.1, "aupro_5": 0.05, "aupro_1": 0.01}
 METRICS = ("image_auroc", "pixel_auroc", *PRO_LIMITS)
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """What a detector made of a test split.
+class ScoredSplit:
+    """Scores and maps of a detector on a test split.
 
     Attributes:
-        files: the `n` samples.
-        scores: float64 `[n]`, higher is more anomalous.
-        masks: bool `[n, size, size]`, ground truth in the network's view; all False without a mask.
-        maps: float32 `[n, size, size]`.
+        files: Files of the `n` samples.
+        scores: Image scores float64 `[n]`, higher is more anomalous.
+        masks: Ground truth in the network's view, bool `[n, size, size]`; all False for a sample without a mask.
+        maps: Anomaly maps float32 `[n, size, size]`.
     """
 
     files: tuple[SampleFiles, ...]
@@ -42,12 +44,12 @@ class Outcomes:
 
     @property
     def defects(self) -> npt.NDArray[np.str_]:
-        """The name of each sample's defect, or "good"."""
+        """Return the name of each sample's defect, or "good", `[n]`."""
         return np.array([files.defect for files in self.files])
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
-        """Whether it is known which pixels of a sample are defective: good samples and those with a mask."""
+        """Return True for each sample whose defective pixels are known: good samples and those with a mask, `[n]`."""
         return np.array([files.has_mask for files in self.files])
 
 
@@ -55,20 +57,40 @@ def evaluate(
     score: Scorer,
     preprocessing: Preprocessing,
     samples: Sequence[SampleFiles],
-    report: Callable[[str, int, int], None],
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """The figures of a test split; see `summarise`."""
-    outcomes = collect(score, preprocessing, samples, report)
-    return summarise(outcomes.defects, outcomes.scores, outcomes.masks, outcomes.maps, outcomes.known)
+    """Score a test split and return its metrics; see `summarise`.
+
+    Args:
+        score: Function that scores a sample.
+        preprocessing: Preprocessing of the detector.
+        samples: Samples of the test split.
+        reporter: Receiver of the progress.
+
+    Raises:
+        InputError: A sample or its mask cannot be read.
+    """
+    split = collect(score, preprocessing, samples, reporter)
+    return summarise(split.defects, split.scores, split.masks, split.maps, split.known)
 
 
 def collect(
     score: Scorer,
     preprocessing: Preprocessing,
     samples: Sequence[SampleFiles],
-    report: Callable[[str, int, int], None],
-) -> Outcomes:
-    """Score every sample, and read its mask."""
+    reporter: Reporter,
+) -> ScoredSplit:
+    """Score every sample and read its mask.
+
+    Args:
+        score: Function that scores a sample.
+        preprocessing: Preprocessing of the detector.
+        samples: Samples of the test split.
+        reporter: Receiver of the progress.
+
+    Raises:
+        InputError: A sample or its mask cannot be read.
+    """
     scores, maps, masks = [], [], []
     for i, files in enumerate(samples):
         sample = files.read(preprocessing.colour)
@@ -78,8 +100,8 @@ def collect(
         maps.append(anomaly_map)
         mask = files.read_mask(shape) if files.has_mask else np.zeros(shape, dtype=bool)
         masks.append(prepare_ground_truth(mask, preprocessing))
-        report("inspect test samples", i + 1, len(samples))
-    return Outcomes(tuple(samples), np.array(scores, dtype=np.float64), np.stack(masks), np.stack(maps))
+        reporter.step("inspect test samples", i + 1, len(samples))
+    return ScoredSplit(tuple(samples), np.array(scores, dtype=np.float64), np.stack(masks), np.stack(maps))
 
 
 def summarise(
@@ -89,20 +111,20 @@ def summarise(
     maps: Map,
     known: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """Image AUROC (all, and each defect against good), pixel AUROC and AU-PRO at four limits, with intervals.
+    """Compute image AUROC (all defects, and each defect against good), pixel AUROC and AU-PRO with intervals.
 
     Args:
-        defects: `[n]`, names of defects, "good" for the others; both kinds occur.
-        scores: `[n]`, higher is more anomalous.
-        masks: `[n, h, w]`, ground truth.
-        maps: `[n, h, w]`, higher is more anomalous.
-        known: `[n]`, whether the sample's mask is to be believed; None believes all. Figures of pixels rest on
-            these samples alone.
+        defects: Names of the defects `[n]`, "good" for good samples; both kinds must occur.
+        scores: Image scores `[n]`, higher is more anomalous.
+        masks: Ground truth `[n, h, w]`.
+        maps: Anomaly maps `[n, h, w]`, higher is more anomalous.
+        known: True for each sample whose mask is valid, `[n]`; None if all are. Pixel-level metrics use only these
+            samples.
 
     Returns:
-        The counts `samples`, `good`, `without_mask`; each of `METRICS` or None where the samples do not show it;
-        `image_auroc_by_defect`; and `intervals`, per metric the ends of its 95 % interval by bootstrap over
-        samples, or None with fewer than two samples of a kind.
+        The counts `samples`, `good` and `without_mask`; each of `METRICS`, or None if the samples do not allow it;
+        `image_auroc_by_defect`; and `intervals`, the ends of the 95 % bootstrap interval of each metric, or None with
+        fewer than two good or two defective samples.
     """
     labels = defects != GOOD
     known = np.ones(len(scores), dtype=bool) if known is None else known
@@ -125,16 +147,16 @@ def summarise(
 
 
 def mean_over_classes(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of each metric over classes, every class alike, with its interval.
+    """Compute the mean of each metric over classes, with equal weights, and its interval.
 
-    The classes' samples are independent, so the distances from figure to interval end add up in squares: Zou &
-    Donner, "Construction of confidence limits about effect measures", 2008, equation 3.
+    The samples of the classes are independent, so the squared distances from the metric to the end of its interval add
+    up (Zou & Donner, "Construction of confidence limits about effect measures", 2008, equation 3).
 
     Args:
-        summaries: of `summarise`, one per class.
+        summaries: Results of `summarise`, one per class.
 
     Returns:
-        `classes`, each of `METRICS`, and `intervals`; None where a class has none.
+        The number of `classes`, each of `METRICS`, and `intervals`; a value is None if one class has none.
     """
     means: dict[str, float | None] = {}
     intervals: dict[str, list[float] | None] = {}
@@ -149,14 +171,14 @@ def mean_over_classes(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _pixel_metrics(
     masks: npt.NDArray[np.bool_], maps: Map
 ) -> tuple[dict[str, float | None], dict[str, Interval | None]]:
-    """Figures and intervals of pixels, all None where no pixel, or every one, is defective."""
+    """Return pixel-level metrics and intervals, all None if no pixel or every pixel is defective."""
     names = ("pixel_auroc", *PRO_LIMITS)
     if not masks.any() or masks.all():
         return dict.fromkeys(names), dict.fromkeys(names)
     curve = pro_curve(masks, maps)
     areas = {name: area_under_pro(*curve, limit) for name, limit in PRO_LIMITS.items()}
-    found = pixel_intervals(masks, maps, tuple(PRO_LIMITS.values()))
-    ends = [None] * len(names) if found is None else [found[0], *found[1]]
+    intervals = pixel_intervals(masks, maps, tuple(PRO_LIMITS.values()))
+    ends = [None] * len(names) if intervals is None else [intervals[0], *intervals[1]]
     return {"pixel_auroc": pixel_auroc(masks, maps), **areas}, dict(zip(names, ends, strict=True))
 
 

@@ -1,8 +1,10 @@
-"""How well a detector ranks defects: area under the ROC curve of images and pixels, and under the PRO curve.
+"""Ranking quality of a detector: area under the ROC curve of images and pixels, and under the PRO curve.
+
+The ROC curve and its area come from scikit-learn, which has no PRO curve.
 
 Arrays of a test set: `masks` `[n, h, w]`, non-zero on defects; `maps` `[n, h, w]`, higher is more anomalous.
-Every function raises a `ValueError` for shapes that do not fit, for NaN, and when the test set lacks what
-the metric compares (good and defective images, or pixels).
+Every function raises ValueError for shapes that do not fit, for NaN, and if the test set has no good or no defective
+images or pixels to compare.
 """
 
 from __future__ import annotations
@@ -19,67 +21,70 @@ ProMode = Literal["exact", "published"]
 
 _PUBLISHED_THRESHOLDS = 100
 _EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
-"""Pixels of one mask are neighbours with their corners too; pixels of different masks never are."""
+"""Neighbourhood of a pixel: the eight pixels around it in the same mask, none in other masks."""
 
 
 def auroc(labels: AnyArray, scores: AnyArray) -> float:
-    """Area under the ROC curve: the chance that a defect scores higher than a good one, ties counting half.
+    """Compute the area under the ROC curve.
 
-    The Mann-Whitney statistic: over all pairs of a defect and a good one, the share in which the defect scores
-    higher, plus half the share of ties.
+    The area is the share of all pairs of a defective and a good sample in which the defective sample has the higher
+    score; a tie counts as one half (Mann-Whitney statistic).
 
     Args:
-        labels: `[n]`, zero for good.
-        scores: `[n]`, higher is more anomalous.
+        labels: Labels `[n]`, zero for good.
+        scores: Scores `[n]`, higher is more anomalous.
+
+    Raises:
+        ValueError: All labels are equal, or a score is NaN.
     """
+    from sklearn.metrics import roc_auc_score  # slow to import
+
     labels, scores = np.asarray(labels), np.asarray(scores)
     _check_scores(labels, scores)
     defect = labels != 0
-    defects = int(defect.sum())
-    good = defect.size - defects
-    if not defects or not good:
-        missing = "defective" if good else "good"
+    if defect.all() or not defect.any():
+        missing = "defective" if not defect.any() else "good"
         raise ValueError(f"AUROC compares good with defective, and none of the {labels.size} labels is {missing}")
-    ascending, found = np.sort(scores[~defect]), np.sort(scores[defect])
-    below = int(np.searchsorted(ascending, found, side="left").sum())
-    below_or_tied = int(np.searchsorted(ascending, found, side="right").sum())
-    return (below + below_or_tied) / (2 * defects * good)
+    return float(roc_auc_score(defect, _finite(scores)))
 
 
 def pixel_auroc(masks: AnyArray, maps: AnyArray) -> float:
-    """Area under the ROC curve of all pixels of all maps together (P-AUROC).
+    """Compute the area under the ROC curve of all pixels of all maps together (P-AUROC).
 
     Args:
-        masks: `[n, h, w]`, non-zero on defects.
-        maps: `[n, h, w]`.
+        masks: Masks `[n, h, w]`, non-zero on defects.
+        maps: Anomaly maps `[n, h, w]`.
+
+    Raises:
+        ValueError: All pixels have the same label, or a map has NaN.
     """
     _check_scores(np.asarray(masks), np.asarray(maps))
     return auroc(np.ravel(masks), np.ravel(maps))
 
 
 def au_pro(masks: AnyArray, maps: AnyArray, limit: float = 0.3, *, mode: ProMode = "exact") -> float:
-    """Area under the PRO curve up to a false positive rate of `limit`, divided by `limit`: 0-1.
+    """Compute the area under the PRO curve up to a false positive rate of `limit`, divided by `limit`: 0-1.
 
-    Trapezoids, with linear interpolation at the limit. Defined by Bergmann et al., "The MVTec 3D-AD
-    Dataset", 2022.
+    The area is a sum of trapezoids, with linear interpolation at the limit (Bergmann et al., "The MVTec 3D-AD
+    Dataset", 2022).
 
     Args:
-        masks: `[n, h, w]`, non-zero on defects.
-        maps: `[n, h, w]`.
-        limit: the largest false positive rate that counts, in (0, 1].
-        mode: as for `pro_curve`.
+        masks: Masks `[n, h, w]`, non-zero on defects.
+        maps: Anomaly maps `[n, h, w]`.
+        limit: Largest false positive rate, in (0, 1].
+        mode: Choice of thresholds, see `pro_curve`.
     """
     check_limit(limit)
     return area_under_pro(*pro_curve(masks, maps, mode=mode), limit)
 
 
 def area_under_pro(fpr: FloatArray, pro: FloatArray, limit: float) -> float:
-    """`au_pro` from a curve, for several limits of one curve.
+    """Compute `au_pro` from a curve, so that one curve serves several limits.
 
     Args:
-        fpr: `[points]`, as from `pro_curve`.
-        pro: `[points]`, likewise.
-        limit: the largest false positive rate that counts, in (0, 1].
+        fpr: False positive rates `[points]` from `pro_curve`.
+        pro: Per-region overlaps `[points]` from `pro_curve`.
+        limit: Largest false positive rate, in (0, 1].
     """
     check_limit(limit)
     end = int(np.searchsorted(fpr, limit, side="left"))  # the first point at or beyond the limit
@@ -90,36 +95,35 @@ def area_under_pro(fpr: FloatArray, pro: FloatArray, limit: float) -> float:
 
 
 def roc_curve(labels: AnyArray, scores: AnyArray) -> tuple[FloatArray, FloatArray]:
-    """Share of good and of defective ones above each threshold.
+    """Compute the share of good and of defective samples above each threshold.
 
     Args:
-        labels: `[n]`, zero for good; both kinds occur.
-        scores: `[n]`, higher is more anomalous.
+        labels: Labels `[n]`, zero for good; both kinds must occur.
+        scores: Scores `[n]`, higher is more anomalous.
 
     Returns:
         `(fpr, tpr)`, float64 `[distinct scores + 1]` each, from (0, 0) to (1, 1).
     """
+    from sklearn import metrics  # slow to import
+
     labels, scores = np.asarray(labels), np.asarray(scores)
     _check_scores(labels, scores)
-    descending = np.argsort(scores)[::-1]
-    defect = labels[descending] != 0
-    last_of_tie = _last_of_ties(scores[descending])
-    rates = [np.cumsum(kind)[last_of_tie] / kind.sum() for kind in (~defect, defect)]
-    return np.append(0.0, rates[0]), np.append(0.0, rates[1])
+    fpr, tpr, _ = metrics.roc_curve(labels != 0, _finite(scores), drop_intermediate=False)
+    return fpr, tpr
 
 
 def pro_curve(masks: AnyArray, maps: AnyArray, *, mode: ProMode = "exact") -> tuple[FloatArray, FloatArray]:
-    """Per-region overlap against false positive rate.
+    """Compute the per-region overlap against the false positive rate.
 
-    At a threshold, the overlap of one region (8-connected component of one mask) is the share of its
-    pixels above the threshold, PRO the mean of that over all regions of all masks, and the false positive
-    rate the share of pixels outside all regions above the threshold.
+    A region is an 8-connected component of one mask. At a threshold, the overlap of a region is the share of its
+    pixels above the threshold, and PRO is the mean overlap of all regions of all masks. The false positive rate is the
+    share of pixels above the threshold among the pixels outside all regions.
 
     Args:
-        masks: `[n, h, w]`, non-zero on defects.
-        maps: `[n, h, w]`.
-        mode: `"exact"` takes every distinct score for a threshold; `"published"` takes 100 scores of good
-            pixels, as the published code does (REFERENCE §14), which makes small limits coarse.
+        masks: Masks `[n, h, w]`, non-zero on defects.
+        maps: Anomaly maps `[n, h, w]`.
+        mode: `"exact"` uses every distinct score as a threshold; `"published"` uses 100 scores of good pixels like the
+            published code (method §14), which makes small limits coarse.
 
     Returns:
         `(fpr, pro)`, float64 `[points]` each, ascending, ending at (1, 1). Exact curves start at (0, 0).
@@ -136,19 +140,19 @@ def pro_curve(masks: AnyArray, maps: AnyArray, *, mode: ProMode = "exact") -> tu
 
 
 def label_regions(masks: AnyArray) -> tuple[AnyArray, int]:
-    """Number the 8-connected components of each mask, int32 `[n, h, w]` from 1 on, 0 outside; and their count."""
+    """Label the 8-connected components of all masks from 1, 0 outside: int32 `[n, h, w]`. Also return the count."""
     regions, count = ndimage.label(masks != 0, structure=_EIGHT_CONNECTED)
     return regions, int(count)
 
 
 def check_limit(limit: float) -> None:
-    """Raise a `ValueError` for a limit of AU-PRO that is not in (0, 1]."""
+    """Raise ValueError unless a limit of AU-PRO is in (0, 1]."""
     if not 0.0 < limit <= 1.0:
         raise ValueError(f"the limit of AU-PRO is in (0, 1], not {limit}")
 
 
 def _exact_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[FloatArray, FloatArray]:
-    """One sort: going down the scores, each pixel adds its share to one of the two rates."""
+    """Sort all scores once; from the highest down, each pixel adds its share to one of the two rates."""
     descending = np.argsort(scores)[::-1]
     ordered = regions[descending]
     last_of_tie = _last_of_ties(scores[descending])
@@ -161,12 +165,19 @@ def _exact_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[Float
     return fpr, pro
 
 
+def _finite(scores: AnyArray) -> AnyArray:
+    """Return the scores, or their ranks if one is infinite, which scikit-learn does not accept."""
+    if np.isfinite(scores).all():
+        return scores
+    return np.unique(scores, return_inverse=True)[1]
+
+
 def _last_of_ties(falling: AnyArray) -> AnyArray:
     return np.append(np.flatnonzero(falling[1:] != falling[:-1]), falling.size - 1)
 
 
 def _published_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[FloatArray, FloatArray]:
-    """REFERENCE §14: thresholds are good scores at even ranks; the point (1, 1) is added."""
+    """Use good scores at evenly spaced ranks as thresholds and append the point (1, 1) (method §14)."""
     good = np.sort(scores[regions == 0])
     ranks = np.linspace(0, good.size - 1, _PUBLISHED_THRESHOLDS).astype(np.int64)
     thresholds = good[ranks]
@@ -178,7 +189,7 @@ def _published_curve(regions: AnyArray, scores: AnyArray, count: int) -> tuple[F
 
 
 def _scores_by_region(regions: AnyArray, scores: AnyArray, count: int) -> list[AnyArray]:
-    """Split the scores by region, each part sorted."""
+    """Return the scores of each region, sorted."""
     inside = np.flatnonzero(regions)
     order = inside[np.lexsort((scores[inside], regions[inside]))]
     sizes = np.bincount(regions[inside], minlength=count + 1)[1:]

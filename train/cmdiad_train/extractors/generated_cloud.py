@@ -1,8 +1,7 @@
-"""Groups of points from a cloud that a network made: sampling, grouping and pooling inside the graph (F2I).
+"""Point groups of a cloud that a network generated: sampling, grouping and pooling inside the graph (F2I).
 
-The runtime's preprocessing does the same for clouds that a sensor made, with k-d trees, outside the graph. Here
-every pixel counts, valid or not, so that all shapes are static; and the loops are scans, so that the graph stays
-small.
+The runtime's preprocessing does the same for clouds of a sensor, with k-d trees, outside the graph. Inside the graph
+every pixel takes part, valid or not, so that all shapes are static. The loops are scans, so that the graph stays small.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from torch._higher_order_ops import scan
 
 from cmdiad_runtime.preprocess.cloud.interpolation import pooling_axis
 
-NEAR_ORIGIN = 1e-3  # squared metres; the published sampling never picks points so close to the sensor (§6.1)
+NEAR_ORIGIN = 1e-3  # squared metres; the published sampling never picks points so close to the sensor (method §6.1)
 WEIGHT_GUARD = 1e-8
 CENTERS_AT_ONCE = 32
 NEIGHBOURS = 3
 
 
 class GeneratedCloud(nn.Module):
-    """Point groups and pooling weights of a cloud image.
+    """A module that computes point groups and pooling weights of a cloud image.
 
     Args:
-        groups: number of groups G.
-        group_size: points per group M.
-        grid: cells along each side of the patch features.
-        size: pixels along each side of the cloud image.
+        groups: Number of groups G.
+        group_size: Points per group M.
+        grid: Cells along each side of the patch features.
+        size: Pixels along each side of the cloud image.
     """
 
     pool: Tensor
@@ -39,9 +38,12 @@ class GeneratedCloud(nn.Module):
         self.register_buffer("pool", torch.from_numpy(pooling_axis(size, grid)), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centres `[1, G, 3]`, groups `[1, G, M, 3]` and pooling weights `[grid², G]` of a cloud `[3, size, size]`.
+        """Return centres `[1, G, 3]`, groups `[1, G, M, 3]` and pooling weights `[grid², G]`.
 
-        As published, a pixel is valid where all three coordinates differ from 0.
+        As published, a pixel is valid if all three coordinates differ from 0.
+
+        Args:
+            image: Cloud `[3, size, size]`, metres.
         """
         points = image.float().reshape(3, -1).T  # [P, 3]
         valid = (points != 0).all(1)
@@ -50,7 +52,7 @@ class GeneratedCloud(nn.Module):
         return centers[None], groups[None], self.weights(points, valid, centers)
 
     def weights(self, points: Tensor, valid: Tensor, centers: Tensor) -> Tensor:
-        """Interpolation, zero fill and pooling as one matrix `[grid², G]` (REFERENCE §7, §19.2)."""
+        """Return interpolation, zero fill and pooling as one matrix `[grid², G]` (method §7, §19.2)."""
         rows = torch.cat([points, valid[:, None].float()], 1).reshape(self.size, self.size, 4)
         pool, index = self.pool, torch.arange(len(centers), device=points.device)
         size, grid, count = self.size, self.grid, self.groups
@@ -59,7 +61,7 @@ class GeneratedCloud(nn.Module):
             pixels = pixels.reshape(size, 4)
             squared = (pixels[:, None, :3] - centers.reshape(1, count, 3)).square().sum(2)  # [size, G]
             nearest, chosen = squared.topk(NEIGHBOURS, dim=1, largest=False)
-            # 1 / (d² + 1e-8) but for a factor; the exporter takes a summand of 1e-8 for 0 and drops it.
+            # This is 1 / (d² + 1e-8) times a constant; the exporter would treat a summand of 1e-8 as 0 and drop it.
             weight = 1 / (nearest / WEIGHT_GUARD + 1)
             weight = weight / weight.sum(1, keepdim=True) * pixels[:, 3:]
             spread = (weight[:, :, None] * (chosen[:, :, None] == index.reshape(count)).float()).sum(1)  # [size, G]
@@ -70,20 +72,23 @@ class GeneratedCloud(nn.Module):
 
 
 def farthest_points(points: Tensor, valid: Tensor, count: int) -> Tensor:
-    """Indices int64 `[count]` of the published farthest point sampling (REFERENCE §6.1) over the valid points.
+    """Return the indices of the published farthest point sampling (method §6.1) over the valid points.
 
-    Starts with the first valid point. Equal distances go to the lowest index (published: to the lowest index
-    modulo the GPU's block size).
+    Sampling starts with the first valid point. Among equal distances the lowest index is chosen (published: the
+    lowest index modulo the GPU's block size).
 
     Args:
-        points: float32 `[P, 3]`, metres.
-        valid: bool `[P]`.
-        count: how many to pick.
+        points: Points, float32 `[P, 3]`, metres.
+        valid: Mask of valid points, bool `[P]`.
+        count: Number of points to choose.
+
+    Returns:
+        Indices int64 `[count]`.
     """
     eligible = valid & (points.square().sum(1) > NEAR_ORIGIN)
     first = valid.float()[None].argmax(1)[0]
     start = torch.where(eligible, 1e10, -1.0)
-    total = len(points)  # in a scan the exporter forgets the shapes of what comes from outside
+    total = len(points)  # Inside a scan the exporter does not know the shapes of outer tensors.
 
     def step(carry: list[Tensor], _: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         nearest, last = carry
@@ -102,26 +107,26 @@ def farthest_points(points: Tensor, valid: Tensor, count: int) -> Tensor:
 
 
 def nearest_groups(points: Tensor, valid: Tensor, centers: Tensor, size: int) -> Tensor:
-    """The `size` nearest valid points of each centre, minus the centre, float32 `[G, size, 3]`.
+    """Return the `size` nearest valid points of each centre, minus the centre, float32 `[G, size, 3]`.
 
-    Where there are fewer, the centre stands in for the missing ones.
+    If there are fewer valid points, the centre replaces the missing ones.
     """
     absent = torch.where(valid, 0.0, torch.inf)
     total = len(points)
     at_once = next(n for n in range(min(CENTERS_AT_ONCE, len(centers)), 0, -1) if len(centers) % n == 0)
 
-    def chunk(some: Tensor) -> Tensor:
-        some, all_points = some.reshape(at_once, 1, 3), points.reshape(total, 3)
-        squared = (some - all_points[None]).square().sum(2) + absent.reshape(total)  # [c, P]
+    def chunk(middles: Tensor) -> Tensor:
+        middles, all_points = middles.reshape(at_once, 1, 3), points.reshape(total, 3)
+        squared = (middles - all_points[None]).square().sum(2) + absent.reshape(total)  # [c, P]
         distance, index = squared.topk(size, dim=1, largest=False)
-        offsets = all_points[index] - some
+        offsets = all_points[index] - middles
         return torch.where(torch.isinf(distance)[..., None], torch.zeros_like(offsets), offsets)
 
     return _over(chunk, centers.reshape(-1, at_once, 3)).reshape(len(centers), size, 3)
 
 
 def _over(function: Callable[[Tensor], Tensor], parts: Tensor) -> Tensor:
-    """`function` of each part along the first axis, stacked: a scan in a graph, a loop otherwise."""
+    """Apply a function to each part along the first axis and stack the results: a scan in a graph, else a loop."""
     if not torch.compiler.is_exporting():
         return torch.stack([function(part) for part in parts])
 

@@ -1,6 +1,6 @@
-"""Bring published weights into one safetensors file that says what it is, for machines without internet.
+"""Import published weights into one safetensors file, for machines without internet access.
 
-timm's own conversion of official key names is used, not one of ours. No pickle is loaded but plain tensors.
+timm's own conversion of official key names is used. A pickle may contain plain tensors only; anything else is refused.
 """
 
 from __future__ import annotations
@@ -57,94 +57,107 @@ _DINOV3_DATA = {"lvd1689m": {"vit": "lvd1689m", "convnext": "dinov3_lvd1689m"}, 
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How imported image weights are to be used.
+class ImportOptions:
+    """Options of an import; all but the licence apply to image weights only.
 
     Attributes:
-        size: side of the images in pixels; a ViT's position embeddings are resampled to it. None takes 224 for a ViT
-            and the default recipe's for a CNN.
+        size: Side of the images in pixels; a ViT's position embeddings are resampled to this size. None takes 224 for a
+            ViT and the size of the default recipe for a CNN.
         stages: CNN stages; None takes (1, 2) for a CNN and tokens for a ViT.
-        grid: side of the grid of CNN features; None takes an eighth of the size for a CNN.
-        licence: of the weights; None takes what is known of the release.
+        grid: Side of the grid of CNN features; None takes an eighth of the size for a CNN.
+        licence: Licence of the weights; None takes the known licence of the release.
+        kind: Release of the file: a key of `LICENCES`, or "timm"; None derives the release from the file's name and
+            layout.
+        backbone: timm model name; None derives the name from the file's name.
     """
 
     size: int | None = None
     stages: tuple[int, ...] | None = None
     grid: int | None = None
     licence: str | None = None
+    kind: str | None = None
+    backbone: str | None = None
 
 
-def import_file(
-    source: Path, out: Path, wanted: Wanted, *, command: str, kind: str | None = None, backbone: str | None = None
-) -> Origin:
-    """Import an official checkpoint, or weights in timm's key names.
+def import_file(source: Path, out: Path, options: ImportOptions, *, command: str) -> Origin:
+    """Import an official checkpoint, or weights with timm's key names.
 
     Args:
-        source: .pth, .pt or .safetensors.
-        out: safetensors file to write.
-        wanted: how images are to be looked at; the licence.
-        command: for the record.
-        kind: a release of `LICENCES`, or "timm"; None tells it by the file's name and layout.
-        backbone: timm model name; None tells it by the file's name.
+        source: Checkpoint: .pth, .pt or .safetensors.
+        out: Safetensors file to write.
+        options: Use of the weights, licence, and the release if it cannot be derived.
+        command: Command line, for the record.
 
     Returns:
-        What was written about where the weights come from.
+        The recorded origin of the weights.
 
     Raises:
-        RunError: the file is damaged, holds more than tensors, does not fit, or cannot be told apart.
+        RunError: The file is damaged, contains more than tensors, does not fit, or its release is unknown.
     """
     state = read_state(source)
-    kind = kind or told_kind(source.name, state)
-    known = told_backbone(source.name)
-    licence = wanted.licence or LICENCES.get(kind) or (_timm_licence(known) if known and not backbone else None)
+    kind = options.kind or release_of(source.name, state)
+    known = official_backbone(source.name)
+    licence = (
+        options.licence or LICENCES.get(kind) or (_timm_licence(known) if known and not options.backbone else None)
+    )
     if licence is None:
         raise RunError(
             source,
-            found="weights of which the licence is not known here",
-            expected="a licence on record",
-            action="give --licence TEXT, or --kind where this is an official release",
+            found="weights with an unknown licence",
+            action="pass --licence TEXT, or --kind for an official release",
         )
     origin = Origin(source.name, licence, command, sha256_of(source))
     if kind in POINTS:
         _save_points(_encoder_state(source, state, kind), kind, out, origin)
         return origin
-    name = backbone or known
+    name = options.backbone or known
     if name is None:
         raise RunError(
             source,
-            found="a file name that is not that of an official release",
-            expected="the timm model that these weights are of",
-            action="give --backbone NAME (timm.list_models() lists them)",
+            found="a file name that no official release has, so the timm model is unknown",
+            action="pass --backbone NAME (timm.list_models() lists the names)",
         )
-    _save_images(name, _backbone_state(state), out, wanted, origin, source)
+    _save_images(name, _backbone_state(state), out, options, origin, source)
     return origin
 
 
-def import_timm(name: str, out: Path, wanted: Wanted, *, command: str) -> Origin:
+def import_timm(name: str, out: Path, options: ImportOptions, *, command: str) -> Origin:
     """Save the weights that timm downloads for a model name.
 
+    Args:
+        name: timm model name.
+        out: Safetensors file to write.
+        options: Use of the weights, and licence.
+        command: Command line, for the record.
+
+    Returns:
+        The recorded origin of the weights.
+
     Raises:
-        RunError: no such name, no download, or no licence on record.
+        RunError: timm has no such model, the download fails, or no licence is on record.
     """
-    licence = wanted.licence or _timm_licence(name)
+    licence = options.licence or _timm_licence(name)
     if not licence:
         raise RunError(
             f"timm weights of {name}",
             found="no licence in timm's record",
-            expected="one",
-            action="find out, and give it with --licence TEXT",
+            action="find the licence, and pass it with --licence TEXT",
         )
     origin = Origin(f"timm {version('timm')} {name}", licence, command)
-    _save_images(name, None, out, wanted, origin, Path(name))
+    _save_images(name, None, out, options, origin, Path(name))
     return origin
 
 
 def read_state(source: Path) -> dict[str, Any]:
-    """The tensors of a checkpoint, as nested as they are stored; code in a pickle is refused, never run."""
+    """Return the tensors of a checkpoint, nested as they are stored.
+
+    Raises:
+        RunError: The file is damaged, or a pickle with more than plain tensors; code in a pickle is never run.
+    """
     try:
         if source.suffix == ".safetensors":
             return dict(load_file(source))
-        with torch.serialization.safe_globals([Namespace]):  # DINO's full checkpoints hold their options so
+        with torch.serialization.safe_globals([Namespace]):  # the options in DINO's full checkpoints
             state = torch.load(source, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(source, str(error).splitlines()[0]) from error
@@ -155,8 +168,8 @@ def read_state(source: Path) -> dict[str, Any]:
     return state
 
 
-def told_kind(name: str, state: dict[str, Any]) -> str:
-    """The release that a file name or a layout tells; "timm" where neither does."""
+def release_of(name: str, state: dict[str, Any]) -> str:
+    """Return the release that a file's key names or name belong to, "timm" if neither is known."""
     keys = [str(key).removeprefix("module.") for key in state.get("base_model", state)]
     for kind, prefix in PREFIXES.items():
         if any(key.startswith(prefix) for key in keys):
@@ -164,8 +177,8 @@ def told_kind(name: str, state: dict[str, Any]) -> str:
     return next((kind for kind in ("dinov3", "dinov2", "dino") if name.startswith(f"{kind}_")), "timm")
 
 
-def told_backbone(name: str) -> str | None:
-    """The timm model whose official file has this name, None where there is none."""
+def official_backbone(name: str) -> str | None:
+    """Return the timm model whose official file has this name, or None."""
     stem = re.match(r"(dinov3_[a-z0-9_]+?)_pretrain_([a-z0-9]+)", name)
     if stem and stem[1] in _DINOV3_BACKBONES:
         backbone = _DINOV3_BACKBONES[stem[1]]
@@ -185,7 +198,7 @@ def _timm_licence(name: str) -> str | None:
 
 
 def _backbone_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The teacher's backbone of a full checkpoint of DINO or DINOv2; anything else as it is."""
+    """Return the teacher's backbone of a full checkpoint of DINO or DINOv2, and any other state unchanged."""
     state = state.get("teacher", state)
     state = {str(key).removeprefix("module."): value for key, value in state.items()}
     inside = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
@@ -193,12 +206,12 @@ def _backbone_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save_images(
-    name: str, state: dict[str, Any] | None, out: Path, wanted: Wanted, origin: Origin, source: Path
+    name: str, state: dict[str, Any] | None, out: Path, options: ImportOptions, origin: Origin, source: Path
 ) -> None:
-    model, is_vit = _build(name, state, wanted.size or VIT_SIZE, source)
-    size = wanted.size or (VIT_SIZE if is_vit else Recipe.size)
-    stages = wanted.stages if wanted.stages is not None else (() if is_vit else CNN_STAGES)
-    spec = RgbExtractor(name, stages, wanted.grid or (size // CNN_STRIDE if stages else None))
+    model, is_vit = _build(name, state, options.size or VIT_SIZE, source)
+    size = options.size or (VIT_SIZE if is_vit else Recipe.size)
+    stages = options.stages if options.stages is not None else (() if is_vit else CNN_STAGES)
+    spec = RgbExtractor(name, stages, options.grid or (size // CNN_STRIDE if stages else None))
     config = model.pretrained_cfg
     mean: Triple = tuple(config["mean"])
     std: Triple = tuple(config["std"])
@@ -211,29 +224,29 @@ def _save_images(
 
 
 def _build(name: str, state: dict[str, Any] | None, size: int, source: Path) -> tuple[Any, bool]:
-    """timm's model with the weights, and whether it is one of tokens."""
+    """Return timm's model with the weights, and True if the model is a ViT."""
     timm = _timm()
     overlay = None if state is None else {"state_dict": state}
     try:
         is_vit = hasattr(timm.create_model(name, num_classes=0), "num_prefix_tokens")
-        options: dict[str, Any] = {"img_size": size} if is_vit else {}
+        arguments: dict[str, Any] = {"img_size": size} if is_vit else {}
         with contextlib.redirect_stdout(io.StringIO()):  # timm's conversions print
-            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **arguments)
         return model, is_vit
-    except Exception as error:  # timm raises whatever a conversion stumbles over, and what a download does
+    except Exception as error:  # timm passes on every error of a conversion or a download
         raise RunError(
             source,
             found=" ".join(f"{type(error).__name__}: {error}".split())[:200],
             expected=f"weights of timm's {name}" if state else f"a download of timm's {name}",
-            action="check --backbone and the file" if state else "check the name, and connect once",
+            action="check --backbone and the file" if state else "check the name and the internet connection",
         ) from error
 
 
 def _encoder_state(source: Path, state: dict[str, Any], kind: str) -> dict[str, Tensor]:
-    """The encoder's tensors under plain names, from the official layout or from plain names."""
-    found = state.get("base_model", state)
+    """Return the encoder's tensors under plain names, from the official layout or from plain names."""
+    model = state.get("base_model", state)
     prefix = PREFIXES[kind]
-    plain = {str(key).removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
+    plain = {str(key).removeprefix("module."): value for key, value in model.items() if isinstance(value, Tensor)}
     inside = {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
     plain = inside or plain
     if "norm.weight" not in plain or not any(key.startswith("blocks.blocks.") for key in plain):
@@ -248,8 +261,8 @@ def _encoder_state(source: Path, state: dict[str, Any], kind: str) -> dict[str, 
 
 def _save_points(state: dict[str, Tensor], kind: str, out: Path, origin: Origin) -> None:
     spec = point_spec(state, kind)
-    wanted = PointMae(spec).state_dict()
-    kept = {key: value.float() if value.is_floating_point() else value for key, value in state.items() if key in wanted}
+    used = PointMae(spec).state_dict()
+    kept = {key: value.float() if value.is_floating_point() else value for key, value in state.items() if key in used}
 
     def check(written: Path) -> None:
         PointMae(replace(spec, weights=str(written)))
@@ -258,7 +271,7 @@ def _save_points(state: dict[str, Tensor], kind: str, out: Path, origin: Origin)
 
 
 def point_spec(state: dict[str, Tensor], kind: str) -> XyzExtractor:
-    """The extractor that the tensors of a point transformer are of; groups and taps as published."""
+    """Return the extractor that the tensors of a point transformer belong to; groups and taps as published."""
     width = len(state["norm.weight"])
     depth = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("blocks.blocks."))
     return replace(
@@ -280,10 +293,10 @@ def _timm() -> Any:
     return timm
 
 
-def _unreadable(source: Path, found: str) -> RunError:
+def _unreadable(source: Path, problem: str) -> RunError:
     return RunError(
         source,
-        found=found,
+        found=problem,
         expected="a checkpoint of plain tensors, or a safetensors file",
-        action="check the path; of a release take the file with the weights alone",
+        action="check the path; if the release has a file with the weights alone, use that file",
     )

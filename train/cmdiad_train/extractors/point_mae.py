@@ -1,6 +1,6 @@
 """Point extractor: the encoder of Point-MAE (Pang et al. 2022) or Point-BERT (Yu et al. 2022), as CMDIAD uses them.
 
-REFERENCE §6 describes both.
+Both are described in docs/method.md, section 6.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.recipe import XyzExtractor
 
 PUBLISHED_WIDTH = 384
-POINT_BERT_TOKEN = 256  # width of Point-BERT's tokens before they are brought to the transformer's
+POINT_BERT_TOKEN = 256  # width of Point-BERT's tokens before the linear layer to the transformer's width
 NAMES = {"point_mae": "Point-MAE", "point_bert": "Point-BERT"}
 GROUPS_AT_A_TIME = 64
 PREFIXES = {"point_mae": "MAE_encoder.", "point_bert": "transformer_q."}
-"""What the official checkpoints put before the encoder's keys, behind `module.` (REFERENCE §6.6)."""
+"""Prefix of the encoder's keys in the official checkpoints, after `module.` (method §6.6)."""
 
 
 class TokenEncoder(nn.Module):
-    """The mini PointNet that turns each group into one token (REFERENCE §6.3).
+    """A mini PointNet that turns each group into one token (method §6.3).
 
     The second convolution is split: its half for the concatenated group maximum is computed once per group.
 
     Args:
-        width: of the transformer, which the inner widths scale with.
-        out: channels of a token.
+        width: Width of the transformer; the inner widths are proportional to it.
+        out: Channels of a token.
     """
 
     def __init__(self, width: int, out: int) -> None:
@@ -47,14 +47,18 @@ class TokenEncoder(nn.Module):
         )
 
     def forward(self, groups: Tensor, batch_statistics: bool) -> Tensor:
-        """Tokens `[B, G, width]` of groups `[B, G, M, 3]` in metres relative to their centres.
+        """Return tokens `[B, G, width]`.
 
-        With stored statistics groups do not depend on each other and are taken some at a time: the activations of
+        With stored statistics groups do not depend on each other, so they are processed in chunks: the activations of
         all points at once would be by far the largest arrays of a detector.
+
+        Args:
+            groups: Points `[B, G, M, 3]` in metres, relative to their centres.
+            batch_statistics: True to normalise with the statistics of each cloud, False with the stored ones.
         """
         if batch_statistics:
             return self._tokens(groups, True)
-        return torch.cat([self._tokens(some, False) for some in groups.split(GROUPS_AT_A_TIME, dim=1)], 1)
+        return torch.cat([self._tokens(chunk, False) for chunk in groups.split(GROUPS_AT_A_TIME, dim=1)], 1)
 
     def _tokens(self, groups: Tensor, batch_statistics: bool) -> Tensor:
         local = self.local(groups, batch_statistics)
@@ -71,7 +75,7 @@ class TokenEncoder(nn.Module):
         return _linear(last, F.relu(x)).amax(2)
 
     def local(self, groups: Tensor, batch_statistics: bool) -> Tensor:
-        """Per-point features `[B, G, M, second]` after the first two convolutions."""
+        """Return per-point features `[B, G, M, second]` after the first two convolutions."""
         conv, norm, _, last = self.first_conv
         if batch_statistics:
             x = _normalise(norm, _linear(conv, groups))
@@ -81,7 +85,7 @@ class TokenEncoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, qkv without bias."""
+    """Multi-head self-attention with a qkv projection without bias."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -98,7 +102,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between."""
+    """Two linear layers with an exact GELU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -127,14 +131,14 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The transformer; every block is fed the position embedding anew."""
+    """A transformer whose position embedding is added again before every block."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
 
     def forward(self, x: Tensor, position: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
-        """Outputs of the tapped blocks, each `[B, G, width]`."""
+        """Return the outputs of the tapped blocks, each `[B, G, width]`."""
         outputs = []
         for index, block in enumerate(self.blocks):
             x = block(x + position)
@@ -144,22 +148,22 @@ class Blocks(nn.Module):
 
 
 class PointMae(nn.Module):
-    """Group features of a point cloud from Point-MAE's encoder, or Point-BERT's.
+    """The encoder of Point-MAE or Point-BERT, which computes group features of a point cloud.
 
-    Point-BERT differs in narrower tokens, brought to the transformer's width by one linear layer, and a class
-    token, which takes part and is dropped at the end.
+    Point-BERT has narrower tokens, which one linear layer brings to the transformer's width, and a class token, which
+    is dropped at the end.
 
     Args:
-        spec: network, sizes, taps, BatchNorm statistics, weights.
-        seed: for `weights="seeded"`.
+        spec: Network, sizes, taps, BatchNorm statistics and weights.
+        seed: Seed of the random weights if `spec.weights` is "seeded".
 
     Raises:
-        RunError: the weights are missing or do not fit.
+        RunError: The weights are missing or do not fit.
 
     Attributes:
-        width: channels per group, len(taps) · transformer width.
-        grid: side of the square grid that the features are pooled to.
-        provenance: where the weights came from, in words.
+        width: Channels per group: len(taps) · transformer width.
+        grid: Side of the square grid that the features are pooled to.
+        provenance: Origin of the weights as text.
     """
 
     def __init__(self, spec: XyzExtractor, *, seed: int = 0) -> None:
@@ -190,7 +194,7 @@ class PointMae(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, centers: Tensor, groups: Tensor) -> Tensor:
-        """Features `[B, G, width]` of centres `[B, G, 3]` and groups `[B, G, M, 3]`, both in metres."""
+        """Return features `[B, G, width]` of centres `[B, G, 3]` and groups `[B, G, M, 3]`, both in metres."""
         tokens = self.encoder(groups, self.spec.normalisation == "batch")
         position = self.pos_embed(centers).to(tokens.dtype)
         if self.spec.network == "point_bert":
@@ -203,10 +207,13 @@ class PointMae(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, clouds: list[Tensor]) -> None:
-        """Freeze BatchNorm to statistics over training clouds, each groups `[G, M, 3]`.
+        """Freeze BatchNorm to the mean and variance over all points of all training clouds.
 
-        The published extractor normalises each cloud by itself (REFERENCE §6.5); this is its deterministic,
-        exportable form: mean and variance over all points of all clouds.
+        The published extractor normalises each cloud by itself (method §6.5). Frozen statistics are the deterministic
+        form of this, which can be exported.
+
+        Args:
+            clouds: Groups `[G, M, 3]` of each cloud, in metres relative to their centres.
         """
         encoder = self.encoder
         conv, norm = encoder.first_conv[0], encoder.first_conv[1]
@@ -216,7 +223,7 @@ class PointMae(nn.Module):
 
 
 def _with_maximum(local: Tensor) -> Tensor:
-    """Per-point features behind their group's maximum, as the second convolution takes them."""
+    """Return per-point features with their group's maximum before them, the input of the second convolution."""
     return torch.cat([local.amax(2, keepdim=True).expand_as(local), local], dim=-1)
 
 
@@ -230,18 +237,18 @@ def _freeze(norm: nn.Module, inputs: list[Tensor]) -> None:
 
 
 def _weights(conv: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Matrix `[out, in]` and bias of a pointwise convolution."""
+    """Return matrix `[out, in]` and bias of a pointwise convolution."""
     assert isinstance(conv, nn.Conv1d)
     return conv.weight[:, :, 0], conv.bias
 
 
 def _linear(conv: nn.Module, x: Tensor) -> Tensor:
-    """A pointwise convolution on channels-last `[..., in]`."""
+    """Apply a pointwise convolution to channels-last `[..., in]`."""
     return F.linear(x, *_weights(conv))
 
 
 def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
-    """BatchNorm on channels-last `[B, G, M, C]`, in fp32, with this cloud's statistics."""
+    """Apply BatchNorm to channels-last `[B, G, M, C]` in fp32, with the statistics of each cloud."""
     assert isinstance(norm, nn.BatchNorm1d)
     dtype = x.dtype
     x = x.float()
@@ -252,7 +259,7 @@ def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _folded(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of a pointwise convolution followed by BatchNorm with its stored statistics, folded in fp32."""
+    """Return matrix and bias of a pointwise convolution and the BatchNorm after it, folded in fp32."""
     assert isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None
     weight, bias = _weights(conv)
     assert bias is not None
@@ -262,16 +269,16 @@ def _folded(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _load_checkpoint(model: PointMae, path: Path) -> None:
-    """Load a safetensors file, or the official checkpoint layout (REFERENCE §6.6)."""
+    """Load a safetensors file, or the official checkpoint layout (method §6.6)."""
     state = _read_checkpoint(path, PREFIXES[model.spec.network])
-    wanted = set(model.state_dict())
+    used = set(model.state_dict())
     try:
-        missing, _ = model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+        missing, _ = model.load_state_dict({k: v for k, v in state.items() if k in used}, strict=False)
     except RuntimeError as error:  # tensors of other shapes
         raise _bad_checkpoint(path, str(error).splitlines()[1]) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
-        raise _bad_checkpoint(path, f"no tensor {missing[0]!r} ({len(missing)} are absent)")
+        raise _bad_checkpoint(path, f"no tensor {missing[0]!r} (missing tensors: {len(missing)})")
 
 
 def _read_checkpoint(path: Path, prefix: str) -> dict[str, Tensor]:
@@ -292,10 +299,10 @@ def _read_checkpoint(path: Path, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _bad_checkpoint(path: Path, found: str) -> RunError:
+def _bad_checkpoint(path: Path, problem: str) -> RunError:
     return RunError(
         path,
-        found=found,
+        found=problem,
         expected="a checkpoint (official layout or safetensors) of the recipe's network and sizes",
         action="check --xyz, --xyz-weights and the --xyz-* sizes",
     )

@@ -1,4 +1,4 @@
-"""Small weights that come with the package, trained on images drawn from nothing (docs/extractors.md)."""
+"""Small weights that ship with the package, trained on procedurally generated images (docs/extractors.md)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from importlib.resources import files
 from pathlib import Path
 
 SHIPPED = {"shipped-rgb": "rgb.safetensors", "shipped-normals": "normals.safetensors"}
-"""Names that a recipe may give as weights, and their files: `resnet10t`, stages 1 and 2, Apache-2.0."""
+"""File of each name that a recipe may use as weights: `resnet10t`, stages 1 and 2, Apache-2.0."""
 
 
 def weights_file(weights: str) -> Path | None:
-    """The file that weights are read from, or None for "seeded" and "timm", which have none.
+    """Return the file that weights are read from, or None for "seeded" and "timm", which have none.
 
     Args:
-        weights: as a recipe names them: "seeded", "timm", one of SHIPPED, or a file.
+        weights: Weights as a recipe names them: "seeded", "timm", a key of SHIPPED, or a file.
     """
     if weights in ("seeded", "timm"):
         return None

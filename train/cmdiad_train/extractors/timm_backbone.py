@@ -1,4 +1,4 @@
-"""RGB extractor: any timm backbone, as ViT tokens or as CNN stages pooled to one grid."""
+"""Image extractor: any timm backbone, as ViT tokens or as CNN stages pooled to one grid."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Triple = tuple[float, float, float]
 
 
 class TimmBackbone(nn.Module):
-    """Patch features of an RGB image from a frozen timm model.
+    """A frozen timm model that computes patch features of an RGB image.
 
-    ViT: the final normalised tokens without prefix tokens. CNN: the chosen stages (for pre-activation ResNets
-    after the next block's `norm1`, since their raw stages are not normalised), each averaged over 3×3
-    (PatchCore, Roth et al. 2022, §3.1), brought to one grid (the finest stage's unless the recipe names one) and
-    concatenated.
+    A ViT returns its final normalised tokens without prefix tokens. A CNN returns the chosen stages: each is averaged
+    over 3×3 pixels (PatchCore, Roth et al. 2022, §3.1) and brought to one grid (the finest stage's unless the recipe
+    names one), then all are concatenated. Stages of pre-activation ResNets are taken after the next block's `norm1`,
+    since their raw output is not normalised.
 
     Args:
-        spec: backbone, stages, weights.
-        size: side of the square input in pixels.
-        seed: for `weights="seeded"`.
+        spec: Backbone, stages and weights.
+        size: Side of the square input in pixels.
+        seed: Seed of the random weights if `spec.weights` is "seeded".
 
     Raises:
-        RunError: unknown backbone, missing or unfitting weights, or stages that it does not have.
+        RunError: The backbone is unknown, it does not have the stages, or the weights are missing or do not fit.
 
     Attributes:
-        grid: side of the square token grid.
-        width: channels per token.
-        provenance: where the weights came from, in words.
+        grid: Side of the square token grid.
+        width: Channels per token.
+        provenance: Origin of the weights as text.
     """
 
     mean: Tensor
@@ -73,16 +73,16 @@ class TimmBackbone(nn.Module):
             )
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Features of uint8 `[B, size, size, 3]` RGB as float `[B, grid², width]`."""
+        """Return features `[B, grid², width]` of RGB images `[B, size, size, 3]`, 0-255."""
         return self.tokens(self.normalise(rgb))
 
     def normalise(self, rgb: Tensor) -> Tensor:
-        """The network input float32 `[B, 3, h, w]` of uint8 `[B, h, w, 3]` (REFERENCE §4)."""
-        image = rgb.to(torch.float32).permute(0, 3, 1, 2)  # cast first: TensorRT takes uint8 nowhere else
+        """Return the network input float32 `[B, 3, h, w]` of RGB images `[B, h, w, 3]`, 0-255 (method §4)."""
+        image = rgb.to(torch.float32).permute(0, 3, 1, 2)  # The cast comes first: TensorRT supports uint8 only here.
         return (image / 255.0 - self.mean) / self.std
 
     def tokens(self, image: Tensor) -> Tensor:
-        """Features `[B, grid², width]` of a normalised image `[B, 3, size, size]`."""
+        """Return features `[B, grid², width]` of a normalised image `[B, 3, size, size]`."""
         image = image.to(next(self.model.parameters()).dtype)
         if not self.stages:
             tokens = self.model.forward_features(image)  # [B, prefix + T, C]
@@ -90,6 +90,11 @@ class TimmBackbone(nn.Module):
         maps = [F.avg_pool2d(stage, 3, 1, 1) for stage in self._stage_maps(image)]
         grid = self.stage_grid or max(stage.shape[-1] for stage in maps)
         return torch.cat([_to_grid(stage, grid) for stage in maps], 1).flatten(2).transpose(1, 2)  # [B, T, C]
+
+    @property
+    def channel_statistics(self) -> tuple[Triple, Triple]:
+        """Return mean and standard deviation of each channel, RGB order, of images scaled to 0-1."""
+        return _triple(self.mean), _triple(self.std)
 
     def _stage_maps(self, image: Tensor) -> list[Tensor]:
         maps = self.model.forward_intermediates(image, indices=self._indices, intermediates_only=True, stop_early=True)
@@ -100,9 +105,9 @@ class TimmBackbone(nn.Module):
         return features if norm is None else norm(features)
 
     def _modules_used(self, size: int) -> set[str]:
-        """Names of the model's modules that a forward pass runs (the others need no weights).
+        """Return the names of the model's modules that a forward pass runs; the others need no weights.
 
-        A module within one that runs counts too: some attention layers only take the weights of theirs.
+        A module inside one that runs counts too: some attention layers only read the weights of their submodules.
         """
         used: set[str] = set()
         hooks = [
@@ -118,11 +123,32 @@ class TimmBackbone(nn.Module):
 
 
 def _to_grid(features: Tensor, grid: int) -> Tensor:
-    """Features `[B, C, s, s]` on another grid: averaged where it divides the side, else resized bilinearly."""
+    """Return features `[B, C, s, s]` on another grid: averaged if the grid divides the side, else bilinear."""
     side = features.shape[-1]
     if side % grid == 0:
         return features if side == grid else F.avg_pool2d(features, side // grid)
     return F.interpolate(features, size=(grid, grid), mode="bilinear", align_corners=False)
+
+
+def has_tokens(backbone: str) -> bool:
+    """Return True if a timm model outputs tokens (a ViT) and needs no stages.
+
+    Raises:
+        RunError: timm has no such model.
+    """
+    make_torchvision_importable()
+    import timm
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return hasattr(timm.create_model(backbone, num_classes=0), "num_prefix_tokens")
+    except RuntimeError as error:
+        raise _unknown_backbone(backbone, error, "correct the name") from error
+
+
+def _triple(values: Tensor) -> Triple:
+    red, green, blue = (round(float(value), 9) for value in values.flatten())
+    return red, green, blue
 
 
 def _create_model(spec: RgbExtractor, size: int) -> Any:
@@ -134,12 +160,7 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
             options["img_size"] = size
         return timm.create_model(spec.backbone, **options)
     except RuntimeError as error:
-        raise RunError(
-            f"backbone {spec.backbone}",
-            found=str(error).splitlines()[0],
-            expected="a timm model name (timm.list_models() lists them)",
-            action="change --rgb-backbone",
-        ) from error
+        raise _unknown_backbone(spec.backbone, error, "change --rgb-backbone") from error
     except TypeError as error:
         raise RunError(
             f"backbone {spec.backbone}",
@@ -154,12 +175,21 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
             f"timm weights of {spec.backbone}",
             found=f"{type(error).__name__}: {error}".splitlines()[0],
             expected="a download or a cached copy",
-            action="connect once, or give a safetensors file with --rgb-weights FILE",
+            action="connect to the internet once, or pass a safetensors file with --rgb-weights FILE",
         ) from error
 
 
+def _unknown_backbone(backbone: str, error: RuntimeError, action: str) -> RunError:
+    return RunError(
+        f"backbone {backbone}",
+        found=str(error).splitlines()[0],
+        expected="a timm model name (timm.list_models() lists them)",
+        action=action,
+    )
+
+
 def _load_weights(model: Any, spec: RgbExtractor, seed: int) -> tuple[Triple, Triple]:
-    """Load a safetensors file if one is named; return the weights' own mean and std."""
+    """Load the safetensors file of the weights, if there is one; return the mean and std that belong to them."""
     model.missing_keys = []
     file = weights_file(spec.weights)
     if spec.weights == "seeded":
@@ -195,28 +225,28 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _check_loaded(model: Any, spec: RgbExtractor, used: set[str]) -> None:
     missing = [key for key in model.missing_keys if key.rpartition(".")[0] in used]
     if missing:
-        raise _unfitting(spec, f"no tensor {missing[0]!r} ({len(missing)} of those needed are absent)")
+        raise _unfitting(spec, f"no tensor {missing[0]!r} (missing tensors: {len(missing)})")
 
 
 def _prune(model: nn.Module, used: set[str]) -> None:
-    """Replace modules that a forward pass never runs, so that they are neither stored nor exported."""
+    """Replace modules that a forward pass never runs, so they are neither stored nor exported."""
     for name, module in list(model.named_modules()):
         running = any(other == name or other.startswith(f"{name}.") for other in used)
         if name and not running and next(module.parameters(), None) is not None:
             model.set_submodule(name, nn.Identity())
 
 
-def _unfitting(spec: RgbExtractor, found: str) -> RunError:
+def _unfitting(spec: RgbExtractor, problem: str) -> RunError:
     return RunError(
         spec.weights,
-        found=found,
+        found=problem,
         expected=f"weights of timm's {spec.backbone}",
         action="check --rgb-backbone and --rgb-weights",
     )
 
 
 def _feature_indices(model: Any, spec: RgbExtractor) -> list[int]:
-    """timm's feature indices of the stages, matched by stride (stage k has stride 4·2^k)."""
+    """Return timm's feature indices of the stages, matched by stride (stage k has stride 4·2^k)."""
     strides = [int(info["reduction"]) for info in model.feature_info]
     try:
         return [len(strides) - 1 - strides[::-1].index(4 * 2**stage) for stage in spec.stages]
@@ -230,7 +260,7 @@ def _feature_indices(model: Any, spec: RgbExtractor) -> list[int]:
 
 
 def _next_norm(model: Any, stage: int) -> nn.Module | None:
-    """The normalisation that a pre-activation ResNet applies to a stage's output, if it is one."""
+    """Return the normalisation that a pre-activation ResNet applies to a stage's output, None for other models."""
     stages = getattr(model, "stages", None)
     if stages is None or stage + 1 >= len(stages):
         return None
@@ -242,6 +272,6 @@ def _provenance(spec: RgbExtractor, seed: int) -> str:
     if spec.weights == "seeded":
         return f"{spec.backbone}, random weights, seed {seed} (not trained)"
     if spec.weights in SHIPPED:
-        return f"{spec.backbone}, {spec.weights} (trained on images drawn from nothing)"
+        return f"{spec.backbone}, {spec.weights} (trained on procedurally generated images)"
     source = "timm's own download" if spec.weights == "timm" else Path(spec.weights).name
     return f"{spec.backbone}, {source}"

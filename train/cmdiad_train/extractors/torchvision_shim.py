@@ -1,8 +1,8 @@
-"""The one place that lets timm import where torch is a CPU build and torchvision a CUDA one.
+"""Make torchvision importable for timm where torch is a CPU build and torchvision a CUDA build.
 
-timm imports torchvision unconditionally. Linked for CUDA, torchvision's compiled part cannot load beside a CPU
-torch, and its Python part then stops at two operators that were never declared. Nothing here calls them, so
-declaring their schemas is enough. Where torchvision loads by itself this does nothing.
+timm imports torchvision unconditionally. The compiled part of a CUDA torchvision cannot load together with a CPU
+torch, and its Python part then stops at two operators that were never declared. CMDIAD calls neither operator, so
+declaring their schemas is enough. If torchvision can be imported, nothing is changed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ _libraries: list[object] = []
 
 
 def make_torchvision_importable() -> bool:
-    """Declare torchvision's operators if, and only if, it cannot import without; True if it was needed."""
+    """Declare torchvision's operators if it cannot be imported otherwise.
+
+    Returns:
+        True if the declaration was needed.
+    """
     import torch
 
     try:
-        import torchvision  # noqa: F401  (the import itself is the test)
+        import torchvision  # noqa: F401 - the import itself is the test
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "DEF")
         for schema in _SCHEMAS:
             library.define(schema)
-        _libraries.append(library)  # a collected Library withdraws its operators
+        _libraries.append(library)  # A garbage-collected Library withdraws its operators.
         return True
     except ImportError:
         return False

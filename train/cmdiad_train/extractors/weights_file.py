@@ -1,9 +1,9 @@
-"""One file of extractor weights: the tensors, what they fit, and where they came from.
+"""The safetensors file of one extractor's weights: tensors, the extractor that they fit, and their origin.
 
-A safetensors file. Its metadata, all strings, holds JSON values under the fields of the recipe's extractor
-(`backbone`, `stages`, `grid`, or `groups`, `group_size`, `width`, `depth`, `heads`, `taps`, `normalisation`), for
-images `size`, `mean` and `std`, and as plain text `format`, `kind`, `source`, `source_sha256`, `licence`, `command`,
-`seed`.
+All metadata values are strings. JSON values are stored under the field names of the recipe's extractor: `backbone`,
+`stages` and `grid` for images, or `groups`, `group_size`, `width`, `depth`, `heads`, `taps`, `normalisation` and
+`grid` for points. Images also have `size`, `mean` and `std`. Plain text is stored under `format`, `kind`, `source`,
+`source_sha256`, `licence`, `command` and `seed`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 
 FORMAT = "cmdiad-weights"
 IMAGES = "timm"
-"""The kind of every image extractor; the kinds of point extractors are those of `XyzExtractor.network`."""
+"""Kind of every image extractor. The kinds of point extractors are the values of `XyzExtractor.network`."""
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights came from.
+    """The origin of weights.
 
     Attributes:
-        source: a file's name, timm's name, or what was trained on what, in words.
-        licence: under which the weights may be used.
-        command: what made the file.
-        source_sha256: of the file that the weights were read from; empty where there was none.
-        seed: of what was random; None where nothing was.
+        source: Name of a file or of timm's weights, or a description of the training.
+        licence: Licence of the weights.
+        command: Command that wrote the file.
+        source_sha256: Hash of the file that the weights were read from, empty without such a file.
+        seed: Seed of the training, None if nothing was random.
     """
 
     source: str
@@ -50,20 +50,20 @@ class Origin:
 
 
 def image_metadata(spec: RgbExtractor, size: int, mean: Triple, std: Triple) -> dict[str, str]:
-    """What an image extractor's file says of its use.
+    """Return the metadata that describe an image extractor.
 
     Args:
-        spec: backbone, stages and grid.
-        size: side in pixels of the images that it was made for.
-        mean: per channel, RGB order, of images scaled to 0-1.
-        std: likewise.
+        spec: Backbone, stages and grid.
+        size: Side in pixels of the images that the extractor was made for.
+        mean: Mean of each channel, RGB order, of images scaled to 0-1.
+        std: Standard deviation of each channel, likewise.
     """
     values = {"backbone": spec.backbone, "stages": spec.stages, "grid": spec.grid, "size": size}
     return _strings(IMAGES, {**values, "mean": mean, "std": std})
 
 
 def point_metadata(spec: XyzExtractor) -> dict[str, str]:
-    """What a point extractor's file says of its use."""
+    """Return the metadata that describe a point extractor."""
     values = asdict(spec)
     del values["weights"]
     return _strings(values.pop("network"), values)
@@ -81,20 +81,21 @@ def save_weights(
     *,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write weights; the same arguments give the same bytes.
+    """Write weights. The same arguments give the same bytes.
 
     Args:
-        path: of the file, replaced if it exists.
-        tensors: by key.
-        use: from `image_metadata` or `point_metadata`.
-        origin: where they came from.
-        check: given what was written, before it gets its name; raises if it is of no use.
+        path: File to write, replaced if it exists.
+        tensors: Weights by key.
+        use: Result of `image_metadata` or `point_metadata`.
+        origin: Origin of the weights.
+        check: Called with the path of the complete temporary file before it replaces `path`; raises an error if the
+            file cannot be used.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
-    told = {name: str(value) for name, value in asdict(origin).items() if value not in (None, "")}
-    content = serialise(tensors, {**use, **told})
+    metadata = {name: str(value) for name, value in asdict(origin).items() if value not in (None, "")}
+    content = serialise(tensors, {**use, **metadata})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
         if check is not None:
@@ -102,7 +103,7 @@ def save_weights(
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The safetensors file of some tensors with sorted metadata; the library's own order changes from run to run."""
+    """Return the bytes of a safetensors file with sorted metadata; the library's own order differs between runs."""
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     length = int.from_bytes(content[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8 : 8 + length])}
@@ -111,29 +112,14 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of any safetensors file.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            path,
-            found=str(error).splitlines()[0],
-            expected="a safetensors file of weights",
-            action="check the path, or write it again with cmdiad-extractor",
-        ) from error
-
-
 def stored_extractor(path: Path) -> RgbExtractor | XyzExtractor | None:
-    """The extractor that a file of ours is for, with its weights; None for other safetensors files.
+    """Return the extractor that a file of `cmdiad-extractor` belongs to, with the file as its weights.
+
+    Returns:
+        None for safetensors files of other programs.
 
     Raises:
-        RunError: the file cannot be read, or what it says of itself cannot be understood.
+        RunError: The file cannot be read, or its metadata are damaged.
     """
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
@@ -150,16 +136,16 @@ def stored_extractor(path: Path) -> RgbExtractor | XyzExtractor | None:
         raise RunError(
             path,
             found=f"metadata that cannot be understood ({type(error).__name__}: {error})",
-            expected="what cmdiad-extractor writes",
-            action="make the file again",
+            expected="the metadata that cmdiad-extractor writes",
+            action="write the file again with cmdiad-extractor",
         ) from error
 
 
 def weights_digest(weights: str) -> str:
-    """What tells weights apart: the hash of their file, "seeded" and "timm" themselves.
+    """Return a text that identifies weights: the hash of their file, or "seeded" or "timm".
 
     Raises:
-        RunError: the file cannot be read.
+        RunError: The file cannot be read.
     """
     file = weights_file(weights)
     if file is None:
@@ -173,7 +159,11 @@ def weights_digest(weights: str) -> str:
 
 
 def recorded_licence(weights: str) -> str:
-    """What is on record of the licence of weights, "timm" or a file's; in words where nothing is."""
+    """Return the recorded licence of weights ("timm" or a file), or a text that none is recorded.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
     file = weights_file(weights)
     if file is None:
         return "see timm's record of the model"
@@ -181,7 +171,11 @@ def recorded_licence(weights: str) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; raises RunError where it cannot be read."""
+    """Return the metadata of a safetensors file.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}

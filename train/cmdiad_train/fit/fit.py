@@ -24,7 +24,7 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import Category, SampleFiles, data_colour, open_category
 from cmdiad_train.detectors.bank.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.detector import Detector, as_tensors
-from cmdiad_train.detectors.bank.distillation import Pair, distil, new_network, write_log
+from cmdiad_train.detectors.bank.distillation import Pair, distil, new_network
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.patches import (
@@ -44,10 +44,11 @@ from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.fit.feature_cache import FeatureCache, Stored
 from cmdiad_train.fit.tamper import tamper
-from cmdiad_train.fit.views import choose_view
+from cmdiad_train.fit.views import choose_view, learn_view, recommended_view
 from cmdiad_train.recipe import MOST_ROWS, Recipe
 from cmdiad_train.runs import run_directory as directory
 from cmdiad_train.runs.loss_plot import plot_losses
+from cmdiad_train.training.log import write_log
 
 Report = Callable[[str, int, int], None]
 """Called as `report(step, done, total)`."""
@@ -214,7 +215,7 @@ def _start(
         ) from error
     preprocessing = make_preprocessing(recipe, data_colour(samples.train))
     others = [*samples.held_out, *(files for joint in samples.joint.values() for files in joint)]
-    chosen = choose_view(samples.train, others, recipe, preprocessing, _StepReporter(report))
+    chosen = choose_view(samples.train, others, recipe, preprocessing, recommended_view(recipe), _StepsTo(report))
     if chosen.reason:
         say(f"parts are seen as the sensor sees them (--view sensor): {chosen.reason}")
     record = {
@@ -292,18 +293,14 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors | None 
     )
 
 
-class _StepReporter:
-    """A `Reporter` around a callable, until `fit` takes a `Reporter`."""
+class _StepsTo:
+    """A reporter that passes steps to a function, until `fit` takes a reporter itself."""
 
     def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def step(self, name: str, done: int, total: int) -> None:
-        """Pass the progress on."""
-        self._report(name, done, total)
+        self.step = report
 
     def say(self, line: str) -> None:
-        """Discard a line."""
+        """Discard a line; training says nothing."""
 
 
 class _Pairs:
@@ -360,7 +357,7 @@ class _Fitting:
             result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
             return float(result), prepared.to_sensor(anomaly_map.numpy())
 
-        return evaluate(score, self.preprocessing, self.samples.test, self.report)
+        return evaluate(score, self.preprocessing, self.samples.test, _StepsTo(self.report))
 
     def _inspection_inputs(self, sample: Sample, detector: Detector) -> list[Tensor]:
         inputs = as_tensors(prepare(sample, self.preprocessing).inputs)
@@ -418,8 +415,10 @@ class _Fitting:
             return self.preprocessing
         if category not in self.preprocessings:
             samples = self.samples.joint[category]
-            chosen = choose_view(samples, (), self.recipe, self.preprocessing, _StepReporter(self.report))
-            self.preprocessings[category] = chosen.preprocessing
+            assert self.recipe.view != "auto"  # the record names the chosen view
+            self.preprocessings[category] = learn_view(
+                self.recipe.view, samples, self.preprocessing, _StepsTo(self.report)
+            )
         return self.preprocessings[category]
 
     def _stored(
@@ -505,9 +504,7 @@ class _Fitting:
             recipe,
             checkpoint=self.run / "distillation.checkpoint.safetensors",
             device=self.device,
-            progress=lambda done, total, loss: self.report(
-                f"distil {recipe.hallucination} (loss {loss:.4g})", done, total
-            ),
+            reporter=_StepsTo(self.report),
         )
         write_log(self.run / "distillation.csv", log)
         plot_losses(self.run / "distillation.png", [e.loss for e in log], [e.validation for e in log])

@@ -1,4 +1,4 @@
-"""Visibly wrong copies of good samples, so that a golden set holds both verdicts."""
+"""Make obviously defective copies of good samples, so that a golden set contains both verdicts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import replace
 import numpy as np
 
 from cmdiad_runtime.preprocess.cloud.foreground import foreground_mask
-from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage
 
-PATCH_SHARE = 0.12  # of the image's shorter side
-BUMP_HEIGHT = 0.004  # metres towards the sensor
+PATCH_SHARE = 0.12
+"""Diameter of the changed disc as a fraction of the shorter side of the image."""
+BUMP_HEIGHT = 0.004
+"""Height of the bump towards the sensor, metres."""
 
 
 def tamper(sample: Sample, preprocessing: Preprocessing) -> Sample:
-    """A copy with a chequered patch in the image, and a bump on the part's cloud, of what the detector looks at."""
+    """Return a copy with a checkerboard disc in the image and a bump on the part in the cloud.
+
+    Args:
+        sample: Good sample.
+        preprocessing: Preprocessing of the detector; only data of its modality are changed.
+    """
     if preprocessing.modality != "xyz":
         sample = replace(sample, rgb=_chequered(sample))
     if preprocessing.modality != "rgb":
@@ -33,7 +40,7 @@ def _chequered(sample: Sample) -> RgbImage:
 
 
 def _bumped(sample: Sample, seed: int) -> XyzImage:
-    """Around the middle of the part."""
+    """Return the cloud with a bump at the centre of the part."""
     assert sample.xyz is not None
     part = foreground_mask(sample.xyz, seed=seed)
     rows, columns = np.nonzero(part)

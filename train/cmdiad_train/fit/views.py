@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.settings import Preprocessing, ViewName
 from cmdiad_runtime.preprocess.views.registry import VIEWS
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
+from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.recipe import Recipe
+
+
+class Readable(Protocol):
+    """A sample that can be read, such as `SampleFiles`."""
+
+    def read(self, colour: Colour) -> Sample:
+        """Read the sample; raises InputError for files that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,11 @@ class ChosenView:
 
 
 def choose_view(
-    samples: Sequence[SampleFiles],
-    others: Iterable[SampleFiles],
+    samples: Sequence[Readable],
+    others: Iterable[Readable],
     recipe: Recipe,
     preprocessing: Preprocessing,
+    preferred: tuple[ViewName, str],
     reporter: Reporter,
 ) -> ChosenView:
     """Choose the view for a recipe and learn its settings from the training parts.
@@ -45,6 +54,7 @@ def choose_view(
             view is "auto".
         recipe: Recipe whose view is used, or chosen if it is "auto".
         preprocessing: Preprocessing in the sensor view.
+        preferred: View for "auto", and why this is the sensor view; see `recommended_view`.
         reporter: Receiver of the progress.
 
     Raises:
@@ -52,7 +62,7 @@ def choose_view(
     """
     if recipe.view != "auto":
         return ChosenView(recipe.view, learn_view(recipe.view, samples, preprocessing, reporter), "")
-    view, reason = recommended_view(recipe)
+    view, reason = preferred
     if view == "sensor":
         return ChosenView(view, preprocessing, reason)
     try:
@@ -65,7 +75,7 @@ def choose_view(
 
 
 def learn_view(
-    view: ViewName, samples: Sequence[SampleFiles], preprocessing: Preprocessing, reporter: Reporter
+    view: ViewName, samples: Sequence[Readable], preprocessing: Preprocessing, reporter: Reporter
 ) -> Preprocessing:
     """Learn the settings of a view from training samples.
 

@@ -1,1 +1,1 @@
-"""Make extractor weights: pretraining and distillation of a small extractor."""
+"""Training of extractor weights: self-supervised pretraining, and distillation of a small extractor."""

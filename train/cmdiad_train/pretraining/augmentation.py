@@ -1,4 +1,4 @@
-"""Changes to images that real parts and cameras make too: a little turn, shift and zoom, other light, noise."""
+"""Image changes that real parts and cameras also cause: small turns, shifts and zooms, other light, noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmdiad_train.pretraining.samples import View
+from cmdiad_train.pretraining.samples import ImageKind
 
 TURN = math.radians(15)
 ZOOM = (0.9, 1.1)
@@ -20,28 +20,36 @@ WINDOW_SHIFT = 0.4  # of half a window's side
 NOISE = 3.0  # grey levels, standard deviation
 
 
-def moved(images: Tensor, view: View, generator: torch.Generator) -> Tensor:
-    """Images `[B, h, w, 3]`, float, turned, zoomed and shifted at random, never mirrored.
+def moved(images: Tensor, kind: ImageKind, generator: torch.Generator) -> Tensor:
+    """Turn, zoom and shift images at random, without mirroring.
 
-    Images of a surface are not turned, since that would ask for other normals; their new rim is background.
+    Images of a surface are not turned, since their normals would have to turn too. Their new rim is background.
+
+    Args:
+        images: Float images `[B, h, w, 3]`.
+        kind: Kind of the images.
+        generator: CPU generator.
     """
-    matrix = _affine(len(images), view, TURN, ZOOM, 2 * SHIFT, generator)
-    planes = images.permute(0, 3, 1, 2)
+    matrix = _affine(len(images), kind, TURN, ZOOM, 2 * SHIFT, generator)
+    planes = images.permute(0, 3, 1, 2)  # [B, 3, h, w]
     places = F.affine_grid(matrix.to(images.device), list(planes.shape), align_corners=False)
-    padding = "border" if view == "rgb" else "zeros"
+    padding = "border" if kind == "rgb" else "zeros"
     return F.grid_sample(planes, places, padding_mode=padding, align_corners=False).permute(0, 2, 3, 1)
 
 
-def window_changes(batch: int, view: View, generator: torch.Generator) -> Tensor:
-    """Affine maps `[batch, 2, 3]` from a window to one near it, turned, zoomed and shifted, both from -1 to 1."""
-    return _affine(batch, view, WINDOW_TURN, WINDOW_ZOOM, WINDOW_SHIFT, generator)
+def window_changes(batch: int, kind: ImageKind, generator: torch.Generator) -> Tensor:
+    """Draw affine maps `[batch, 2, 3]` from a window to a turned, zoomed and shifted one near the first.
+
+    Both windows have coordinates from -1 to 1.
+    """
+    return _affine(batch, kind, WINDOW_TURN, WINDOW_ZOOM, WINDOW_SHIFT, generator)
 
 
 def _affine(
-    batch: int, view: View, turn: float, zoom: tuple[float, float], shift: float, generator: torch.Generator
+    batch: int, kind: ImageKind, turn: float, zoom: tuple[float, float], shift: float, generator: torch.Generator
 ) -> Tensor:
-    """Affine maps `[batch, 2, 3]` of images from -1 to 1; those of a surface are not turned."""
-    angle = turn * (2 * torch.rand(batch, generator=generator) - 1) * (view == "rgb")
+    """Draw affine maps `[batch, 2, 3]` of images with coordinates from -1 to 1; images of a surface are not turned."""
+    angle = turn * (2 * torch.rand(batch, generator=generator) - 1) * (kind == "rgb")
     scale = _between(zoom, (batch,), generator)
     matrix = torch.zeros(batch, 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos() * scale
@@ -50,13 +58,18 @@ def _affine(
     return matrix
 
 
-def relit(images: Tensor, view: View, generator: torch.Generator) -> Tensor:
-    """Images `[B, h, w, 3]`, float, 0-255, of other brightness, contrast and saturation, with noise.
+def relit(images: Tensor, kind: ImageKind, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast and saturation of images at random, and add noise.
 
-    Images of a surface only get noise, and that only where there is one.
+    Images of a surface only get noise, and only where there is a surface.
+
+    Args:
+        images: Float images `[B, h, w, 3]`, 0-255.
+        kind: Kind of the images.
+        generator: CPU generator.
     """
     noise = NOISE * torch.randn(images.shape, generator=generator).to(images.device)
-    if view != "rgb":
+    if kind != "rgb":
         return torch.where(images.any(3, keepdim=True), (images + noise).clamp(0, 255), images)
     one = (len(images), 1, 1, 1)
     images = images * _between(BRIGHTNESS, one, generator).to(images.device)

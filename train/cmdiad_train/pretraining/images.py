@@ -1,9 +1,9 @@
-"""Contrast of places for image extractors: each place of a window is told from all others in another window over it.
+"""Dense contrastive pretraining of image extractors.
 
-Two windows over the same image differ in turn, zoom, shift and light. The features of a place in one, through a small
-head, shall be nearer to those of the same place in the other than to those of every other place of the batch: InfoNCE
-(van den Oord et al. 2018), on dense features as in Pinheiro et al. 2020 ("VADeR"). Nothing says what a place shows,
-so images drawn from nothing do. docs/extractors.md compares it with masked image modelling and others.
+Two windows over the same image differ in turn, zoom, shift and light. A contrastive loss (InfoNCE, van den Oord et
+al. 2018) pulls the patch feature at a location in one window towards the feature at the same location in the other
+window, and away from all other patches of the batch. Dense features are contrasted as in Pinheiro et al. 2020
+("VADeR"). The loss needs no labels and no objects, so procedurally generated images can be used.
 """
 
 from __future__ import annotations
@@ -14,29 +14,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors import TimmBackbone
-from cmdiad_train.extractors.weights_file import Origin, save_weights, weights_digest
+from cmdiad_train.extractors.weights_file import Origin, image_metadata, save_weights, weights_digest
 from cmdiad_train.pretraining.augmentation import relit, window_changes
-from cmdiad_train.pretraining.image_extractors import settle_statistics, trainable, use_of
-from cmdiad_train.pretraining.loop import Job, train
-from cmdiad_train.pretraining.samples import Report, View, recipe_for
+from cmdiad_train.pretraining.batch_norm import settle_statistics
+from cmdiad_train.pretraining.job import ExtractorTask, Job
+from cmdiad_train.pretraining.samples import ImageKind, recipe_for
 from cmdiad_train.recipe import RgbExtractor
 
+DEFAULT_STAGES = (0, 1)
+"""CNN stages that are trained if the user names none."""
 WINDOW = 96
-"""Side of a window in pixels of the image, for CNNs; a ViT sees the whole image, whose size its embedding has."""
+"""Side of a window in pixels of the image, for CNNs. A ViT takes the whole image, which its embedding is made for."""
 PLACES = 32
-"""Places of each image that take part in a step."""
+"""Locations of each image that take part in a step."""
 HEAD_WIDTH, EMBEDDING = 256, 128
 TEMPERATURE = 0.1
 
 
-class PlaceContrast(nn.Module):
-    """Extractor and head.
+def with_default_grid(spec: RgbExtractor) -> RgbExtractor:
+    """Return the extractor with the grid of the default recipe, if it is a CNN without a grid."""
+    return replace(spec, grid=RgbExtractor.grid) if spec.stages and spec.grid is None else spec
+
+
+class DenseContrast(nn.Module):
+    """An extractor and the projection head of its contrastive loss.
 
     Args:
-        extractor: trainable, for images of `window` pixels.
-        window: side of the windows in pixels.
-        seed: of the head's weights.
+        extractor: Trainable extractor for images of `window` pixels.
+        window: Side of the windows in pixels.
+        seed: Seed of the head's weights.
     """
 
     def __init__(self, extractor: TimmBackbone, window: int, *, seed: int = 0) -> None:
@@ -51,39 +59,39 @@ class PlaceContrast(nn.Module):
                 nn.Conv2d(HEAD_WIDTH, EMBEDDING, 1),
             )
 
-    def loss(self, images: Tensor, view: View, generator: torch.Generator) -> Tensor:
-        """InfoNCE `[]` of the places that both windows of an image show.
+    def loss(self, images: Tensor, kind: ImageKind, generator: torch.Generator) -> Tensor:
+        """Compute the InfoNCE loss `[]` of the locations that both windows of an image show.
 
         Args:
-            images: `[B, size, size, 3]`, 0-255, not smaller than the window.
-            view: what they show, which decides how they may be changed.
-            generator: of windows, changes and places.
+            images: Images `[B, size, size, 3]`, 0-255, not smaller than the window.
+            kind: Kind of the images, which decides how they may be changed.
+            generator: CPU generator of windows, changes and locations.
         """
         batch, size = images.shape[:2]
-        planes = images.float().permute(0, 3, 1, 2)
+        planes = images.float().permute(0, 3, 1, 2)  # [B, 3, size, size]
         first = window_at_random(batch, size, self.window, generator)
-        change = window_changes(batch, view, generator)
-        seen = [self._cut(planes, first), self._cut(planes, compose(first, change))]
-        features = self._embedded(torch.cat([relit(each, view, generator) for each in seen]))
+        change = window_changes(batch, kind, generator)
+        windows = [self._cut(planes, first), self._cut(planes, compose(first, change))]
+        features = self._embedded(torch.cat([relit(window, kind, generator) for window in windows]))
         places = F.affine_grid(change, [batch, 1, self.grid, self.grid], align_corners=False).to(planes.device)
-        found = F.grid_sample(features[:batch], places, align_corners=False)
-        both = shown_by_both(places, seen[1], self.grid)
-        return info_nce(*_chosen(found, features[batch:], both, generator))
+        sampled = F.grid_sample(features[:batch], places, align_corners=False)
+        both = shown_by_both(places, windows[1], self.grid)
+        return info_nce(*_chosen(sampled, features[batch:], both, generator))
 
     def _cut(self, planes: Tensor, window: Tensor) -> Tensor:
-        """Windows `[B, window, window, 3]` of planes `[B, 3, size, size]`; black beyond the image."""
+        """Return windows `[B, window, window, 3]` of planes `[B, 3, size, size]`; black beyond the image."""
         grid = F.affine_grid(window, [len(planes), 3, self.window, self.window], align_corners=False)
         return F.grid_sample(planes, grid.to(planes.device), align_corners=False).permute(0, 2, 3, 1)
 
     def _embedded(self, windows: Tensor) -> Tensor:
-        """Embeddings `[B, EMBEDDING, grid, grid]`."""
+        """Return embeddings `[B, EMBEDDING, grid, grid]`."""
         tokens = self.extractor.tokens(self.extractor.normalise(windows))
         embedded: Tensor = self.head(tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid)).float())
         return embedded
 
 
 def window_at_random(batch: int, size: int, window: int, generator: torch.Generator) -> Tensor:
-    """Affine maps `[B, 2, 3]` from windows to images, both from -1 to 1, at whole pixels."""
+    """Draw affine maps `[B, 2, 3]` from windows to images, both with coordinates from -1 to 1, at whole pixels."""
     corner = torch.randint(0, size - window + 1, (batch, 2), generator=generator)
     matrix = torch.zeros(batch, 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = window / size
@@ -92,26 +100,31 @@ def window_at_random(batch: int, size: int, window: int, generator: torch.Genera
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """The affine map `[B, 2, 3]` that applies `inner` and then `outer`."""
+    """Return the affine map `[B, 2, 3]` that applies `inner` and then `outer`."""
     linear = outer[:, :, :2] @ inner[:, :, :2]
     shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
     return torch.cat([linear, shift], 2)
 
 
 def shown_by_both(places: Tensor, second: Tensor, grid: int) -> Tensor:
-    """Bool `[B, grid, grid]`: cells of the second window that lie in the first one, and not all black.
+    """Return bool `[B, grid, grid]`: cells of the second window that lie in the first one and are not all black.
 
     Args:
-        places: of these cells in the first window `[B, grid, grid, 2]`, from -1 to 1.
-        second: the second windows `[B, window, window, 3]`.
-        grid: cells along a side.
+        places: Position of these cells in the first window `[B, grid, grid, 2]`, from -1 to 1.
+        second: Second windows `[B, window, window, 3]`.
+        grid: Cells along a side.
     """
     part = F.adaptive_max_pool2d(second.amax(3)[:, None], grid)[:, 0] > 0
     return part & (places.abs().amax(3) < 1 - 1 / grid)
 
 
 def info_nce(first: Tensor, second: Tensor) -> Tensor:
-    """Mean cross-entropy `[]` of telling each row's partner among all rows `[N, C]`, both ways."""
+    """Compute the mean cross-entropy `[]` of finding the partner of each row among all rows, in both directions.
+
+    Args:
+        first: Rows `[N, C]`.
+        second: Partners of these rows `[N, C]`.
+    """
     if len(first) < 2:
         return 0 * (first.sum() + second.sum())
     likeness = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / TEMPERATURE
@@ -120,7 +133,17 @@ def info_nce(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _chosen(first: Tensor, second: Tensor, both: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows `[N, C]` of features `[B, C, grid, grid]` at PLACES random cells of each image that both windows show."""
+    """Return the features at PLACES random cells of each image that both windows show.
+
+    Args:
+        first: Features `[B, C, grid, grid]`.
+        second: Features `[B, C, grid, grid]`.
+        both: Cells that both windows show, bool `[B, grid, grid]`.
+        generator: CPU generator of the choice.
+
+    Returns:
+        Two arrays of rows `[N, C]`.
+    """
     rank = torch.rand(both.flatten(1).shape, generator=generator).to(both.device) + both.flatten(1).float()
     best = rank.topk(min(PLACES, rank.shape[1]), dim=1)
     usable = (best.values > 1).flatten()
@@ -133,53 +156,43 @@ def _chosen(first: Tensor, second: Tensor, both: Tensor, generator: torch.Genera
     return rows(first), rows(second)
 
 
-def pretrain_images(job: Job, spec: RgbExtractor, view: View, size: int, report: Report) -> bool:
-    """Pretrain an image extractor and write its weights, those alone that its stages use.
+def pretrain_images(job: Job, spec: RgbExtractor, kind: ImageKind, size: int, reporter: Reporter) -> bool:
+    """Pretrain an image extractor and write the weights that its stages use.
 
     Args:
-        job: samples, output, schedule.
-        spec: the extractor; its weights are where training starts.
-        view: "rgb", "normals" or "depth".
-        size: side of the images in pixels that the extractor is made for.
-        report: told of the progress.
+        job: Samples, output and schedule.
+        spec: Extractor; training starts from its weights.
+        kind: Kind of the images.
+        size: Side in pixels of the images that the extractor is made for.
+        reporter: Receiver of the progress.
 
     Returns:
-        False where the same result was there already.
+        False if the output is already the result of this training.
 
     Raises:
-        RunError: data or extractor cannot be used. InputError: a sample cannot be read.
-        OutputError: `job.out` holds something else.
+        RunError: Data or extractor cannot be used.
+        InputError: A sample cannot be read.
+        OutputError: `job.out` is another file.
     """
     seed, device = job.schedule.seed, job.machine.torch_device()
-    inputs = job.inputs(view, recipe_for(size, spec))
-    start = replace(spec, weights=weights_digest(spec.weights))
-    identity = job.identity(inputs, {"contrast": asdict(start)})
+    inputs = job.inputs(kind, recipe_for(size, spec))
+    identity = job.identity(inputs, {"contrast": asdict(replace(spec, weights=weights_digest(spec.weights)))})
     if job.is_done(identity):
         return False
     window = min(WINDOW, size) if spec.stages else size
-    model = PlaceContrast(trainable(replace(spec, grid=None), window, seed), window, seed=seed)
-    inputs.prepare_all(report)
+    extractor = TimmBackbone(replace(spec, grid=None), size=window, seed=seed).requires_grad_(True)
+    model, samples = DenseContrast(extractor, window, seed=seed), list(range(len(inputs)))
+    inputs.prepare_all(reporter)
 
-    def loss(chosen: list[int], generator: torch.Generator) -> Tensor:
+    def mean_loss(chosen: list[int], generator: torch.Generator) -> Tensor:
         images = torch.stack([inputs[i]["image"] for i in chosen])
-        return model.loss(images.to(device), view, generator)
+        return model.loss(images.to(device), kind, generator)
 
-    log = train(
-        model,
-        loss,
-        list(range(len(inputs))),
-        job.schedule,
-        checkpoint=job.work / "checkpoint.safetensors",
-        identity=identity,
-        device=device,
-        progress=lambda done, total, value: report(f"pretrain {view} (loss {value:.4g})", done, total),
-    )
-    extractor = model.extractor
-    settle_statistics(extractor, inputs, list(range(len(inputs))))
-    use = use_of(extractor, replace(spec, weights="seeded"), size) | {"training": identity}
-    origin = Origin(f"contrast of places on {view} of {job.source.words}", job.licence, job.command, seed=seed)
-    job.write_log(log)
-    # In fp16: half the size, and the last bits of a weight are nothing beside what another seed changes.
+    job.train(ExtractorTask(model, mean_loss, job), samples, f"pretrain {kind}", identity, reporter)
+    settle_statistics(extractor, inputs, samples)
+    use = image_metadata(spec, size, *extractor.channel_statistics) | {"training": identity}
+    origin = Origin(f"contrast of places on {kind} of {job.source.description}", job.licence, job.command, seed=seed)
+    # fp16 halves the file. The lost bits change features far less than another seed does.
     tensors = {key: t.half() if t.is_floating_point() else t for key, t in extractor.model.state_dict().items()}
     save_weights(job.out, tensors, use, origin)
     job.clean()

@@ -1,7 +1,7 @@
-"""Images drawn from nothing: textured, shaded shapes over each other ("dead leaves", Baradad et al. 2021).
+"""Procedurally generated images: textured, shaded shapes on top of each other ("dead leaves", Baradad et al. 2021).
 
-They show no object, but they have what images of parts have: edges, textures of all scales, strokes, relief, light
-and, half of the time, a part before a black background. They cost milliseconds and belong to nobody.
+They show no object, but share properties with images of parts: edges, textures of all scales, strokes, relief, light
+and, in half of them, a part before a black background. One image takes milliseconds, and no licence applies to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Places = tuple[Field, Field]
 """Columns and rows of all pixels, in units of the image's side, from -0.5 to 0.5."""
 
 DRAWING = "drawing 1"
-"""Names what `draw` makes of a number: to be raised whenever that changes."""
+"""Version of `draw`: must be raised whenever the image of a number changes."""
 LEAVES = (8, 40)
 RELIEF = (0.02, 0.12)
 """Height of a shape in units of the image's side."""
@@ -28,12 +28,12 @@ CUT_OUT = 0.5
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawn image.
+    """One procedurally generated image in three forms.
 
     Attributes:
-        rgb: uint8 `[size, size, 3]` RGB.
-        normals: the normals of its relief as colours, float32 `[size, size, 3]`, 0-255; background 0.
-        depth: its height as grey, likewise.
+        rgb: Photograph, uint8 `[size, size, 3]` RGB.
+        normals: Normals of the relief as colours, float32 `[size, size, 3]`, 0-255; background 0.
+        depth: Height of the relief as grey, float32 `[size, size, 3]`, 0-255; background 0.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -42,12 +42,12 @@ class Drawing:
 
 
 def draw(size: int, *, seed: int, index: int) -> Drawing:
-    """Draw the image of a number; the same arguments give the same image.
+    """Draw the image of a number. The same arguments give the same image.
 
     Args:
-        size: side in pixels.
-        seed: of all images.
-        index: number of the image.
+        size: Side of the image in pixels.
+        seed: Seed of all images.
+        index: Number of the image.
     """
     rng = np.random.default_rng([seed, index])
     axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
@@ -85,9 +85,9 @@ def _turned(places: Places, rng: np.random.Generator, middle: tuple[float, float
 
 
 def _shape(places: Places, rng: np.random.Generator) -> tuple[npt.NDArray[np.bool_], Field]:
-    """A random shape, and how deep each pixel lies in it: 0 on its rim, 1 at most."""
+    """Return the mask of a random shape and the depth of each pixel inside it: 0 on the rim, at most 1."""
     x, y = _turned(places, rng, (rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6)))
-    radius = np.float32(0.03 * 15 ** rng.random())  # few are large
+    radius = np.float32(0.03 * 15 ** rng.random())  # mostly small shapes
     x, y = x / radius, y / (radius * np.float32(rng.uniform(0.3, 1)))
     kind = rng.integers(5)
     if kind == 0:
@@ -108,7 +108,7 @@ def _shape(places: Places, rng: np.random.Generator) -> tuple[npt.NDArray[np.boo
 
 
 def _part(places: Places, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """A large blob about the middle."""
+    """Return the mask of a large blob around the middle."""
     x, y = _turned(places, rng)
     angle, radius = np.arctan2(y, x), np.float32(rng.uniform(0.3, 0.5))
     waves = sum(rng.uniform(0, 0.12) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 7))
@@ -116,7 +116,7 @@ def _part(places: Places, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
 
 
 def _texture(places: Places, rng: np.random.Generator) -> Field:
-    """A pattern from 0 to 1: nothing, a ramp, waves, dots, or noise whose spectrum falls as a power."""
+    """Return a pattern from 0 to 1: constant, a ramp, waves, dots, or noise with a power-law spectrum."""
     kind, (x, y) = rng.integers(6), _turned(places, rng)
     if kind == 0:
         return np.full(x.shape, 0.5, np.float32)
@@ -143,7 +143,7 @@ def _noise(size: int, rng: np.random.Generator) -> Field:
 
 
 def _colours(texture: Field, rng: np.random.Generator) -> Field:
-    """A pattern between two colours, float32 `[size, size, 3]`, 0 to 1; many of them near to grey."""
+    """Return a pattern between two random colours, often nearly grey, float32 `[size, size, 3]`, 0 to 1."""
     grey = rng.uniform(0.05, 1, (2, 1))
     colours = grey + rng.choice([0.05, 0.3, 0.6]) * rng.uniform(-1, 1, (2, 3))
     colours[1] = colours[0] + rng.uniform(0.1, 1) * (colours[1] - colours[0])
@@ -152,14 +152,14 @@ def _colours(texture: Field, rng: np.random.Generator) -> Field:
 
 
 def _normals(height: Field) -> Field:
-    """Unit normals float32 `[size, size, 3]` of a height in pixels."""
+    """Return unit normals float32 `[size, size, 3]` of a height in pixels."""
     down, right = np.gradient(height)
     normals = np.stack([-right, -down, np.ones_like(height)], 2)
     return (normals / np.linalg.norm(normals, axis=2, keepdims=True)).astype(np.float32)
 
 
 def _light(normals: Field, rng: np.random.Generator) -> Field:
-    """Brightness of each pixel under one lamp, with a highlight on some surfaces."""
+    """Return the brightness of each pixel under one lamp, with a highlight in half of the images."""
     lamp = np.array([*rng.uniform(-1, 1, 2), rng.uniform(0.5, 2)])
     lamp = (lamp / np.linalg.norm(lamp)).astype(np.float32)
     facing = np.clip(normals @ lamp, 0, 1)

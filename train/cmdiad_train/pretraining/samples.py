@@ -1,10 +1,10 @@
-"""What extractors are trained on: good samples of the user's own data sets, or generated ones, as network inputs."""
+"""The samples that extractors are trained on: good samples of data sets, or generated ones, as network inputs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +17,7 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, open_category
 from cmdiad_train.detectors.bank.detector import as_tensors
 from cmdiad_train.fit.feature_cache import FeatureCache
@@ -24,23 +25,24 @@ from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.pretraining.procedural_images import DRAWING, draw
 from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
 
-View = Literal["rgb", "normals", "depth", "points"]
-"""What of a sample an extractor looks at."""
+ImageKind = Literal["rgb", "normals", "depth"]
+"""Kind of image that an image extractor takes: the photograph, surface normals as colours, or depth as grey."""
+InputKind = Literal["rgb", "normals", "depth", "points"]
+"""Kind of network input: an image, or groups of points."""
 DRAWN_SIZE = 128  # pixels along each side
 GENERATED_SIZE = 320  # pixels along each side, as `cmdiad-data synthesize` makes them
 LEAST_SAMPLES = 2
 
-Report = Callable[[str, int, int], None]
-"""Called as `report(step, done, total)`."""
-
 
 class Readable(Protocol):
-    """What samples of a data set and generated ones have in common."""
+    """A sample of a data set, or a generated one."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """Return the name of the sample."""
 
-    def read(self, colour: Colour = "rgb") -> Sample: ...  # noqa: D102
+    def read(self, colour: Colour = "rgb") -> Sample:
+        """Return the sample, with its image in the given kind of colour."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class GeneratedSample:
     """A good synthetic sample, rendered when it is read.
 
     Attributes:
-        category: object kind, one of `cmdiad_train.synthesis.CATEGORIES`.
-        index: number within its kind.
-        seed: of the generator.
+        category: Kind of object, one of `cmdiad_train.synthesis.CATEGORIES`.
+        index: Number of the sample within its kind.
+        seed: Seed of the generator.
     """
 
     category: str
@@ -59,11 +61,11 @@ class GeneratedSample:
 
     @property
     def name(self) -> str:
-        """Kind and number, as `generated/gear/003`."""
+        """Return kind and number, for example `generated/gear/003`."""
         return f"generated/{self.category}/{self.index:03d}"
 
     def read(self, colour: Colour = "rgb") -> Sample:
-        """Render the sample; `colour` is that of all data, and rendered images always have it."""
+        """Render the sample. Its image is always RGB, and `colour` is "rgb" wherever generated samples are used."""
         from cmdiad_train.synthesis import render_sample
 
         made = render_sample(self.category, split="train", index=self.index, size=GENERATED_SIZE, seed=self.seed)
@@ -72,11 +74,11 @@ class GeneratedSample:
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """An image of `procedural_images`: large enough for the windows that extractors are trained on.
+    """A procedurally generated image of `procedural_images`, large enough for the training windows.
 
     Attributes:
-        index: its number.
-        seed: of all drawn images.
+        index: Number of the image.
+        seed: Seed of all drawn images.
     """
 
     index: int
@@ -84,24 +86,24 @@ class DrawnImage:
 
     @property
     def name(self) -> str:
-        """Its number, as `drawn/00003`."""
+        """Return the number, for example `drawn/00003`."""
         return f"drawn/{self.index:05d}"
 
-    def image(self, view: View) -> Tensor:
-        """The network input `[128, 128, 3]`, 0-255: uint8 for "rgb", float32 for "normals" and "depth"."""
-        return torch.from_numpy(getattr(draw(DRAWN_SIZE, seed=self.seed, index=self.index), view))
+    def image(self, kind: InputKind) -> Tensor:
+        """Return the network input `[128, 128, 3]`, 0-255: uint8 for "rgb", float32 for "normals" and "depth"."""
+        return torch.from_numpy(getattr(draw(DRAWN_SIZE, seed=self.seed, index=self.index), kind))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which samples to train on.
+    """The choice of samples to train on.
 
     Attributes:
-        data: data sets, in the layouts of `cmdiad_train.datasets`; their good training samples are taken.
-        categories: of these data sets; empty takes all.
-        generate: number of synthetic good samples, spread over the object kinds of `cmdiad_train.synthesis`.
-        seed: of the generator.
-        draw: number of drawn images, in place of all others; not for points.
+        data: Data sets in the layouts of `cmdiad_train.datasets`; their good training samples are used.
+        categories: Categories of these data sets; empty uses all.
+        generate: Number of synthetic good samples, spread over the object kinds of `cmdiad_train.synthesis`.
+        seed: Seed of the generator.
+        draw: Number of procedurally generated images; they replace all other samples, and are not for points.
     """
 
     data: tuple[Path, ...] = ()
@@ -111,8 +113,8 @@ class Source:
     draw: int = 0
 
     @property
-    def words(self) -> str:
-        """What is trained on, for the record: names, no paths."""
+    def description(self) -> str:
+        """Return the samples as text for the record: names without paths."""
         parts = [
             f"{path.resolve().name}" + (f" ({', '.join(self.categories)})" * bool(self.categories))
             for path in self.data
@@ -125,30 +127,30 @@ class Source:
 
 
 Trainable = Readable | DrawnImage
-"""What an extractor can be trained on."""
+"""A sample that an extractor can be trained on."""
 
 
-def collect(source: Source, view: View) -> tuple[list[Trainable], Colour]:
-    """The samples of a source that have what a view needs, and the kind of their images.
+def collect(source: Source, kind: InputKind) -> tuple[list[Trainable], Colour]:
+    """Return the samples of a source that have the modality of an input kind, and the colour of their images.
 
     Raises:
-        RunError: no data set or category, too few samples, or grey images beside generated ones.
+        RunError: There is no such data set or category, there are too few samples, or grey images are combined with
+            generated ones in colour.
     """
-    modality: Modality = "rgb" if view == "rgb" else "xyz"
-    found = [
-        files
+    modality: Modality = "rgb" if kind == "rgb" else "xyz"
+    files = [
+        sample
         for root in source.data
         for name in source.categories or list_categories(root)
-        for files in open_category(root, name).split("train", (modality,))
+        for sample in open_category(root, name).split("train", (modality,))
     ]
-    colour = data_colour(found)
+    colour = data_colour(files)
     drawn = [DrawnImage(i, source.seed) for i in range(source.draw)]
-    samples: list[Trainable] = [*found, *_generated(source), *drawn]
-    if colour == "grey" and source.generate and view == "rgb":
+    samples: list[Trainable] = [*files, *_generated(source), *drawn]
+    if colour == "grey" and source.generate and kind == "rgb":
         raise RunError(
             source.data[0],
-            found="grey images beside generated ones in colour",
-            expected="one kind",
+            found="grey images, which cannot be combined with generated images in colour",
             action="leave out --generate",
         )
     if len(samples) < LEAST_SAMPLES:
@@ -156,7 +158,7 @@ def collect(source: Source, view: View) -> tuple[list[Trainable], Colour]:
             " ".join(map(str, source.data)) or "--generate",
             found=f"{len(samples)} samples to train on",
             expected=f"at least {LEAST_SAMPLES}",
-            action="give a data set with good training samples, or --generate 64",
+            action="pass a data set with good training samples, or --generate 64",
         )
     return samples, colour
 
@@ -168,8 +170,12 @@ def _generated(source: Source) -> list[GeneratedSample]:
     return [GeneratedSample(kinds[i % len(kinds)], i // len(kinds), source.seed) for i in range(source.generate)]
 
 
-def content_digest(sample: Trainable, view: View) -> str:
-    """What tells a sample from any other of any data set: the hash of its file, or how it is generated."""
+def content_digest(sample: Trainable, kind: InputKind) -> str:
+    """Return a text that identifies the content of a sample: the hash of its file, or how it is generated.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     if isinstance(sample, DrawnImage):
         return f"{DRAWING} {sample.name} {sample.seed}"
     if isinstance(sample, GeneratedSample):
@@ -177,13 +183,16 @@ def content_digest(sample: Trainable, view: View) -> str:
 
         return f"{GENERATOR} {sample.name} {GENERATED_SIZE} {sample.seed}"
     assert isinstance(sample, SampleFiles)
-    file = sample.rgb if view == "rgb" else sample.xyz
+    file = sample.rgb if kind == "rgb" else sample.xyz
     assert file is not None
     try:
         return sha256_of(file)
     except OSError as error:
         raise InputError(
-            file, found=str(error.strerror).lower(), expected="a readable file", action="check it and its permissions"
+            file,
+            found=str(error.strerror).lower(),
+            expected="a readable file",
+            action="check the file and its permissions",
         ) from error
 
 
@@ -191,54 +200,66 @@ class Inputs:
     """Network inputs of samples, prepared once and then read from disk.
 
     Args:
-        samples: to prepare.
-        colour: of their images.
-        view: what is looked at.
-        recipe: its size, and for points its groups, are those prepared.
-        folder: where they are kept, beside those of other samples and settings.
-        budget: bytes that they may take.
+        samples: Samples to prepare.
+        colour: Colour of their images.
+        kind: Kind of network input.
+        recipe: Recipe whose size, and for points whose groups, are prepared.
+        folder: Folder for the prepared inputs; other samples and settings may share it.
+        budget: Bytes that the prepared inputs may take.
 
     Attributes:
-        digest: of all that they depend on.
+        digest: Hash of everything that the inputs depend on.
     """
 
     def __init__(
-        self, samples: Sequence[Trainable], colour: Colour, view: View, recipe: Recipe, folder: Path, budget: int
+        self, samples: Sequence[Trainable], colour: Colour, kind: InputKind, recipe: Recipe, folder: Path, budget: int
     ) -> None:
-        self.samples, self.view = samples, view
-        modality: Modality = "rgb" if view == "rgb" else "xyz"
-        if view in ("normals", "depth"):
-            recipe = replace(recipe, xyz=SurfaceExtractor(view))
+        self.samples, self.kind = samples, kind
+        modality: Modality = "rgb" if kind == "rgb" else "xyz"
+        if kind in ("normals", "depth"):
+            recipe = replace(recipe, xyz=SurfaceExtractor(kind))
         self.preprocessing = make_preprocessing(replace(recipe, modality=modality), colour, modality)
-        told = [self.preprocessing.to_json(), [content_digest(sample, view) for sample in samples]]
-        self.digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        content = [self.preprocessing.to_json(), [content_digest(sample, kind) for sample in samples]]
+        self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self.cache = FeatureCache(folder / self.digest[:16], budget=budget)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """For points `centers` `[G, 3]` and `groups` `[G, M, 3]`, metres; else `image` `[size, size, 3]`, 0-255."""
-        name = f"{index:05d}"
-        return self.cache.get(self.view, name, len(self), lambda: self._prepare(self.samples[index]))
+        """Return the network input of a sample.
 
-    def prepare_all(self, report: Report) -> None:
-        """Prepare what is not on disk yet; raises InputError for a sample that cannot be used."""
+        Returns:
+            For points `centers` `[G, 3]` and `groups` `[G, M, 3]`, float32, metres. Otherwise `image`
+            `[size, size, 3]`, 0-255, uint8 for "rgb" and float32 for "normals" and "depth".
+
+        Raises:
+            InputError: The sample cannot be used.
+        """
+        name = f"{index:05d}"
+        return self.cache.get(self.kind, name, len(self), lambda: self._prepare(self.samples[index]))
+
+    def prepare_all(self, reporter: Reporter) -> None:
+        """Prepare the samples that are not on disk yet.
+
+        Raises:
+            InputError: A sample cannot be used.
+        """
         for index in range(len(self)):
             self[index]
-            report("prepare samples", index + 1, len(self))
+            reporter.step("prepare samples", index + 1, len(self))
 
     def _prepare(self, sample: Trainable) -> dict[str, Tensor]:
         if isinstance(sample, DrawnImage):
-            return {"image": sample.image(self.view)}
+            return {"image": sample.image(self.kind)}
         inputs = as_tensors(prepare(sample.read(self.preprocessing.colour), self.preprocessing).inputs)
-        if self.view == "points":
+        if self.kind == "points":
             return {name: inputs[name][0].clone() for name in ("centers", "groups")}
-        return {"image": inputs["rgb" if self.view == "rgb" else "surface"][0]}
+        return {"image": inputs["rgb" if self.kind == "rgb" else "surface"][0]}
 
 
 def recipe_for(size: int, extractor: RgbExtractor | XyzExtractor) -> Recipe:
-    """A recipe that has this extractor, for the preprocessing that comes with it."""
+    """Return a recipe with this extractor, for the preprocessing that the extractor needs."""
     if isinstance(extractor, XyzExtractor):
         return Recipe(modality="xyz", xyz=extractor, size=size)
     return Recipe(modality="rgb", rgb=extractor, size=size)

@@ -1,11 +1,11 @@
-"""Synthetic parts seen by a colour camera and a 3D sensor, in the layout of MVTec 3D-AD.
+"""Synthetic parts as a colour camera and a 3D sensor see them, in the layout of MVTec 3D-AD.
 
-Lengths inside this package are millimetres; what it hands out and writes is in metres.
+Lengths inside this package are in millimetres; returned and written clouds are in metres.
 """
 
 from __future__ import annotations
 
-from cmdiad_train.synthesis.dataset import DEFAULT_TEST, synthesize
+from cmdiad_train.synthesis.dataset import DEFAULT_TEST, DatasetSpec, synthesize
 from cmdiad_train.synthesis.defects import DEFECT_TYPES, DefectType, Sort
 from cmdiad_train.synthesis.kinds import CATEGORIES
 from cmdiad_train.synthesis.scene import RenderedSample, render_sample
@@ -14,6 +14,7 @@ __all__ = [
     "CATEGORIES",
     "DEFAULT_TEST",
     "DEFECT_TYPES",
+    "DatasetSpec",
     "DefectType",
     "RenderedSample",
     "Sort",

@@ -1,4 +1,4 @@
-"""A baked biscuit: rough, browned, with docking holes and seeds that lie differently every time."""
+"""The kind "biscuit": rough and browned, with docking holes and randomly placed seeds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from cmdiad_train.synthesis.surface import (
     ColourRaster,
+    Finish,
     Grid,
     Raster,
     Surface,
@@ -23,18 +24,18 @@ SEEDS = 26
 
 
 def build_biscuit(rng: np.random.Generator, grid: Grid) -> Surface:
-    """One biscuit; its dough, browning and seeds differ from piece to piece."""
+    """Build one biscuit. Dough, browning and seeds differ between pieces."""
     inside = -_to_outline(rng, grid)
     part = inside > 0
     dough = 0.10 * smooth_noise(rng, grid, 1.6) + 0.16 * smooth_noise(rng, grid, 9.0)
     height = _profile(inside) + dough - _docking_holes(rng, grid)
     albedo = _crust(rng, grid, inside, dough)
     height, albedo = _sprinkle(rng, grid, height, albedo)
-    return stand(rng, grid, part, height=height, material=albedo, gloss=0.03, pad=(0.05, 0.055, 0.065))
+    return stand(rng, grid, part, height, Finish(albedo, gloss=0.03, pad=(0.05, 0.055, 0.065)))
 
 
 def _to_outline(rng: np.random.Generator, grid: Grid) -> Raster:
-    """Signed distance to the scalloped outline, mm, negative inside."""
+    """Return the signed distance to the scalloped outline, mm, negative inside."""
     half_u, half_v = HALF_WIDTH + rng.normal(0, 0.2), HALF_DEPTH + rng.normal(0, 0.2)
     plain = box_distance(grid.u, grid.v, half_u, half_v, CORNER)
     on_long_side = np.abs(grid.v) - half_v > np.abs(grid.u) - half_u
@@ -44,13 +45,13 @@ def _to_outline(rng: np.random.Generator, grid: Grid) -> Raster:
 
 
 def _profile(inside: Raster) -> Raster:
-    """Rounded edge (a quarter ellipse) and a slight dome, mm."""
+    """Return the height of a rounded edge (a quarter ellipse) and a slight dome, mm."""
     t = np.clip(inside / EDGE_WIDTH, 0, 1)
     return EDGE_HEIGHT + EDGE_RISE * np.sqrt(t * (2 - t)) + 0.04 * np.clip(inside - EDGE_WIDTH, 0, 15)
 
 
 def _docking_holes(rng: np.random.Generator, grid: Grid) -> Raster:
-    """Depth in mm of the five by three pricked holes."""
+    """Return the depth of the five by three pricked holes, mm."""
     depth = np.zeros((grid.cells, grid.cells), dtype=np.float32)
     for u in (-16.0, -8.0, 0.0, 8.0, 16.0):
         for v in (-10.0, 0.0, 10.0):
@@ -73,7 +74,7 @@ def _crust(rng: np.random.Generator, grid: Grid, inside: Raster, dough: Raster) 
 def _sprinkle(
     rng: np.random.Generator, grid: Grid, height: Raster, albedo: ColourRaster
 ) -> tuple[Raster, ColourRaster]:
-    """Sesame seeds: pale ellipsoids, half sunk into the dough."""
+    """Add sesame seeds: pale ellipsoids, half sunk into the dough."""
     height, albedo = height.copy(), albedo.copy()
     for _ in range(SEEDS):
         centre = rng.uniform((-HALF_WIDTH + 4, -HALF_DEPTH + 4), (HALF_WIDTH - 4, HALF_DEPTH - 4))

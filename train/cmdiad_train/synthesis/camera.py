@@ -1,4 +1,4 @@
-"""A pinhole camera that looks at a height field, and the pose in which the scene lies before it."""
+"""A pinhole camera above a height field, and the pose of the scene in the camera frame."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from scipy.ndimage import maximum_filter
 from cmdiad_train.synthesis.surface import Grid, Raster
 
 Vector = npt.NDArray[np.float64]
-"""float64 `[3]` or `[.., 3]`, camera frame: x right, y down, z away from the camera."""
+"""Vectors float64 `[3]` or `[.., 3]` in the camera frame: x right, y down, z away from the camera."""
 
 FIELD_OF_VIEW = 72.0
-"""Millimetres of the support plane along each side of the image, whatever the image size."""
+"""Millimetres of the support plane along each side of the image, for every image size."""
 DISTANCE = 400.0
-"""Millimetres from the camera to the support plane."""
+"""Distance from the camera to the support plane in millimetres."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Square pinhole camera, a crop of a larger sensor as in MVTec 3D-AD.
+    """A square pinhole camera: a crop of a larger sensor as in MVTec 3D-AD.
 
     Attributes:
-        size: pixels along each side.
+        size: Pixels along each side.
     """
 
     size: int
 
     @property
     def focal(self) -> float:
-        """Focal length in pixels."""
+        """Return the focal length in pixels."""
         return self.size * DISTANCE / FIELD_OF_VIEW
 
     @property
     def centre(self) -> float:
-        """Column (= row) of the principal point; outside the crop, so that no x or y is ever 0."""
+        """Return the column (= row) of the principal point. It is outside the crop, so no x or y is ever 0."""
         return -0.05 * self.size
 
     def rays(self) -> Vector:
-        """Directions through the pixel centres, float64 `[h, w, 3]`, scaled to z = 1."""
+        """Return the directions through the pixel centres, float64 `[h, w, 3]`, scaled to z = 1."""
         offset = (np.arange(self.size) - self.centre) / self.focal
         x, y = np.meshgrid(offset, offset)
         return np.stack([x, y, np.ones_like(x)], axis=-1)
@@ -48,11 +48,11 @@ class Camera:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the scene lies in the camera frame.
+    """The pose of the scene in the camera frame.
 
     Attributes:
-        origin: float64 `[3]`, mm, the centre of the surface raster on the support plane.
-        axes: float64 `[3, 3]`, rows u, v, w: unit vectors along the raster's columns, its rows, and up.
+        origin: Centre of the surface raster on the support plane, float64 `[3]`, mm.
+        axes: Rows u, v, w: unit vectors along the raster's columns, along its rows, and up, float64 `[3, 3]`.
     """
 
     origin: Vector
@@ -60,7 +60,7 @@ class Pose:
 
 
 def random_pose(rng: np.random.Generator, camera: Camera) -> Pose:
-    """A part in a fixture: turned by up to ±5°, shifted by up to ±2 mm, the plane tilted by 1-2.5°."""
+    """Draw the pose of a part in a fixture: turned by up to ±5°, shifted by up to ±2 mm, plane tilted by 1-2.5°."""
     middle = ((camera.size - 1) / 2 - camera.centre) / camera.focal
     distance = DISTANCE + rng.uniform(-2, 2)
     shift = rng.uniform(-2, 2, 2)
@@ -80,12 +80,12 @@ def _axes(up: Vector, turn: float) -> Vector:
 
 @dataclass(frozen=True)
 class View:
-    """Where each pixel's ray meets the surface.
+    """The points where the rays of the pixels meet the surface.
 
     Attributes:
-        points: float64 `[h, w, 3]`, mm, camera frame.
-        rows: float32 `[h, w]`, fractional row of the surface raster.
-        columns: float32 `[h, w]`, fractional column.
+        points: Points float64 `[h, w, 3]`, mm, camera frame.
+        rows: Fractional row of the surface raster, float32 `[h, w]`.
+        columns: Fractional column of the surface raster, float32 `[h, w]`.
     """
 
     points: Vector
@@ -93,11 +93,11 @@ class View:
     columns: npt.NDArray[np.float32]
 
     def sample(self, raster: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Bilinear values of a raster `[n, n]` or `[n, n, c]` at the pixels, float32 `[h, w]` or `[h, w, c]`."""
+        """Interpolate a raster `[n, n]` or `[n, n, c]` bilinearly at the pixels, float32 `[h, w]` or `[h, w, c]`."""
         return _bilinear(raster, self.rows, self.columns)
 
     def nearest(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Flags of the nearest cells, bool `[h, w]`."""
+        """Return the flags of the nearest cells, bool `[h, w]`."""
         last = flags.shape[0] - 1
         rows, columns = (np.clip(np.rint(at), 0, last).astype(np.intp) for at in (self.rows, self.columns))
         return flags[rows, columns]
@@ -106,14 +106,14 @@ class View:
 def look(camera: Camera, pose: Pose, grid: Grid, height: Raster) -> View:
     """Intersect the rays of all pixels with a height field.
 
-    Each ray is an affine function of the height w above the plane: it meets that level in the cell
+    Each ray is an affine function of the height w above the plane: the ray meets that level in the cell
     `foot + w * slope`, at the depth z = (w + up·origin) / (up·ray).
 
     Args:
-        camera: the pinhole camera.
-        pose: where the surface lies.
-        grid: the raster of `height`.
-        height: float32 `[n, n]`, mm.
+        camera: Pinhole camera.
+        pose: Pose of the surface.
+        grid: Grid of the raster `height`.
+        height: Height of the surface float32 `[n, n]`, mm.
     """
     rays = camera.rays()
     along_u, along_v, along_up = (rays @ axis for axis in pose.axes)
@@ -131,7 +131,7 @@ def look(camera: Camera, pose: Pose, grid: Grid, height: Raster) -> View:
 def _first_hit(
     height: Raster, foot_row: Raster, foot_column: Raster, slope_row: Raster, slope_column: Raster
 ) -> Raster:
-    """Height in mm at which each ray first meets the surface from above, exactly 0 on the bare plane."""
+    """Return the height at which each ray first meets the surface from above, mm, exactly 0 on the bare plane."""
     top = float(height.max())
     reach = int(np.ceil(top * max(np.abs(slope_row).max(), np.abs(slope_column).max()))) + 2
     ceiling = maximum_filter(height, size=2 * reach + 1, mode="nearest")
@@ -146,9 +146,9 @@ def _first_hit(
 
 
 def _bracket(height: Raster, lines: list[Raster], upper: Raster, step: float = 1.0) -> tuple[Raster, Raster]:
-    """March down until below the surface; the levels below and above it.
+    """March down the rays until they are below the surface. Return the levels below and above the surface.
 
-    The levels are whole steps, so that a change of the surface moves no hit that it does not concern.
+    The levels are multiples of the step, so a local change of the surface does not move hits elsewhere.
     """
     low = np.float32(step) * np.ceil(upper / np.float32(step) + np.float32(1e-3))
     high = low.copy()
@@ -162,7 +162,7 @@ def _bracket(height: Raster, lines: list[Raster], upper: Raster, step: float = 1
 
 
 def _bisect(height: Raster, lines: list[Raster], low: Raster, high: Raster, halvings: int = 4) -> Raster:
-    """Halve the bracket, then cut the chord; exactly 0 where a ray comes down to the plane."""
+    """Halve the bracket, then intersect the chord. Return exactly 0 for a ray that reaches the plane."""
     for _ in range(halvings):
         middle = (low + high) * np.float32(0.5)
         above = _clearance(height, lines, middle) > 0
@@ -173,7 +173,7 @@ def _bisect(height: Raster, lines: list[Raster], low: Raster, high: Raster, halv
 
 
 def _clearance(height: Raster, lines: list[Raster], level: Raster) -> Raster:
-    """How far the ray at `level` runs above the surface, mm."""
+    """Return the distance of the ray above the surface at a level, mm."""
     foot_row, foot_column, slope_row, slope_column = lines
     return level - _bilinear(height, foot_row + level * slope_row, foot_column + level * slope_column)
 
@@ -185,7 +185,7 @@ def _nearest(raster: Raster, rows: Raster, columns: Raster) -> Raster:
 
 
 def _bilinear(raster: npt.NDArray[np.float32], rows: Raster, columns: Raster) -> npt.NDArray[np.float32]:
-    """Bilinear values of `[n, n]` or `[n, n, c]`; positions outside take the border's value."""
+    """Interpolate `[n, n]` or `[n, n, c]` bilinearly; positions outside get the value at the border."""
     n = raster.shape[0]
     rows, columns = np.clip(rows, 0, n - 1.001), np.clip(columns, 0, n - 1.001)
     row, column = rows.astype(np.int32), columns.astype(np.int32)

@@ -1,7 +1,7 @@
-"""Defects of three sorts: seen in colour only, in shape only, or in both.
+"""Defects of three sorts: visible in colour only, in shape only, or in both.
 
-Every defect is 3-8 mm wide (scratches up to 12 mm long) and, where it changes the shape, 1.4-2.9 mm deep or high:
-clearly above sensor noise, small beside the part.
+Every defect is 3-8 mm wide (scratches up to 12 mm long). A change of shape is 1.4-2.9 mm deep or high: clearly above
+sensor noise and small compared with the part.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from cmdiad_train.synthesis.surface import (
 Sort = Literal["colour", "shape", "both"]
 
 HEIGHT_TOLERANCE = 0.1
-"""Millimetres; a cell whose height changed by more belongs to the mask."""
+"""Change of height in millimetres above which a cell belongs to the mask."""
 ALBEDO_TOLERANCE = 0.04
-"""Linear reflectance; a cell with a channel changed by more belongs to the mask."""
+"""Change of linear reflectance in any channel above which a cell belongs to the mask."""
 
 _STAINS: tuple[Colour, ...] = (
     (0.020, 0.014, 0.010),  # oil
@@ -45,13 +45,13 @@ _RESIDUES: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class DefectType:
-    """One way in which a part can be spoilt.
+    """A type of defect.
 
     Attributes:
-        name: folder of the test set.
-        sort: which modality can see it.
-        radius: smallest and largest half width, mm.
-        inflict: spoils a surface around a site: (rng, surface, (u, v) mm, radius mm) -> surface.
+        name: Name of the defect's folder in the test split.
+        sort: Modality in which the defect is visible.
+        radius: Smallest and largest half width, mm.
+        inflict: Function that adds the defect at a site: (rng, surface, (u, v) mm, radius mm) -> surface.
     """
 
     name: str
@@ -64,13 +64,13 @@ Site = tuple[float, float]
 
 
 def spoil(rng: np.random.Generator, surface: Surface, defect: DefectType) -> Surface:
-    """The same surface with one defect of that type at a random place well inside the part."""
+    """Return the surface with one defect of a type at a random place well inside the part."""
     radius = rng.uniform(*defect.radius)
     return defect.inflict(rng, surface, _find_site(rng, surface, radius), radius)
 
 
 def changed_cells(sound: Surface, spoilt: Surface) -> Flags:
-    """Cells of the part whose height or albedo differs beyond the tolerances, bool `[n, n]`."""
+    """Return the cells of the part whose height or albedo differs by more than the tolerances, bool `[n, n]`."""
     moved = np.abs(spoilt.height - sound.height) > HEIGHT_TOLERANCE
     if spoilt.albedo is sound.albedo:
         return moved & sound.part
@@ -79,20 +79,20 @@ def changed_cells(sound: Surface, spoilt: Surface) -> Flags:
 
 
 def _find_site(rng: np.random.Generator, surface: Surface, radius: float, candidates: int = 400) -> Site:
-    """A place around which the part is all there and high enough to lose 2.5 mm."""
+    """Draw a place where the part is complete and high enough to lose 2.5 mm."""
     centres = rng.uniform(-24, 24, (candidates, 2))
     turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     ring = np.stack([np.cos(turns), np.sin(turns)], axis=-1)
     probes = np.concatenate([0.0 * ring[:1], 0.5 * radius * ring, 1.15 * radius * ring])
     cells = surface.grid.index(centres[:, None] + probes)  # [candidates, probes, (u, v)]
     sound = surface.height[cells[..., 1], cells[..., 0]] > SAFE_HEIGHT + 2.0
-    best = int(np.argmax(sound.mean(axis=1)))  # the first of those that are wholly sound
+    best = int(np.argmax(sound.mean(axis=1)))  # The first candidate with the most complete surroundings.
     return float(centres[best, 0]), float(centres[best, 1])
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """The cells around a site; `outline` is 1 on an irregular outline, below 1 inside it."""
+    """The cells around a site; `outline` is 1 on an irregular outline and below 1 inside."""
 
     area: tuple[slice, slice]
     outline: Raster
@@ -107,7 +107,16 @@ def _patch(
     wobble: float = 0.08,
     slim: float = 1.0,
 ) -> _Patch:
-    """Irregular round patch; `slim` divides its width across a random direction, `wobble` dents its outline."""
+    """Draw an irregular round patch.
+
+    Args:
+        rng: Random generator.
+        grid: Grid of the surface.
+        site: Centre (u, v), mm.
+        radius: Half width, mm.
+        wobble: Strength of the irregularity of the outline.
+        slim: Divisor of the width across a random direction.
+    """
     area = grid.window(*site, 1.5 * radius)
     u, v, turn = grid.u[area] - np.float32(site[0]), grid.v[area] - np.float32(site[1]), rng.uniform(0, np.pi)
     along, across = np.cos(turn) * u + np.sin(turn) * v, np.cos(turn) * v - np.sin(turn) * u
@@ -132,7 +141,7 @@ def _painted(surface: Surface, patch: _Patch, colour: Colour, weight: Raster) ->
 
 
 def _contrasting(rng: np.random.Generator, surface: Surface, patch: _Patch, colours: tuple[Colour, ...]) -> Colour:
-    """One of the colours that stand out there; compared as square roots, near to what the eye compares."""
+    """Draw a colour that contrasts with the patch. Square roots are compared, close to human perception."""
     inside = surface.albedo[patch.area][patch.outline < 1]
     ground = np.sqrt(inside.mean(axis=0))
     contrast = np.abs(np.sqrt(np.asarray(colours)) - ground).max(axis=1)
@@ -141,7 +150,7 @@ def _contrasting(rng: np.random.Generator, surface: Surface, patch: _Patch, colo
 
 
 def _cap(outline: Raster) -> Raster:
-    """Rounded pit or hill: 1 in the middle, 0 with level tangent on the outline."""
+    """Return a rounded profile: 1 in the middle, 0 with horizontal tangent on the outline."""
     return np.square(1 - np.clip(outline, 0, 1) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""A moulded plastic gear: calm surface, stepped shape, one printed index mark."""
+"""The kind "gear": moulded plastic with an even surface, a stepped shape and one printed index mark."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from cmdiad_train.synthesis.surface import (
     ColourRaster,
+    Finish,
     Grid,
     Raster,
     Surface,
@@ -23,23 +24,23 @@ EJECTOR_MARKS, EJECTOR_RADIUS, EJECTOR_CIRCLE = 5, 1.8, 12.6
 
 
 def build_gear(rng: np.random.Generator, grid: Grid) -> Surface:
-    """One gear with the small differences that moulding leaves between two of a kind."""
+    """Build one gear. Small differences between pieces imitate moulding."""
     radius: Raster = np.hypot(grid.u, grid.v)
     to_outline = _outline(grid) - radius
     part = (to_outline > 0) & (radius > BORE_RADIUS)
     height = _relief(rng, grid, radius) - _chamfer(to_outline) - _chamfer(radius - np.float32(BORE_RADIUS))
     material, pad = _plastic(rng, grid), (0.045, 0.045, 0.05)
-    return stand(rng, grid, part, height=height, material=material, gloss=0.16, pad=pad)
+    return stand(rng, grid, part, height, Finish(material, gloss=0.16, pad=pad))
 
 
 def _outline(grid: Grid) -> Raster:
-    """Radius of the toothed outline in the direction of each cell, mm."""
+    """Return the radius of the toothed outline in the direction of each cell, mm."""
     wave = np.cos(TEETH * np.arctan2(grid.v, grid.u))
     return ROOT_RADIUS + (TIP_RADIUS - ROOT_RADIUS) * smoothstep(-0.55, 0.55, wave)
 
 
 def _chamfer(inside: Raster) -> Raster:
-    """How far a broken edge lies below the face, `inside` mm from the edge."""
+    """Return the depth of a chamfered edge below the face, mm, at the distance `inside` (mm) from the edge."""
     return 0.6 * np.square(1 - np.clip(inside / 0.9, 0, 1))
 
 
@@ -52,7 +53,7 @@ def _relief(rng: np.random.Generator, grid: Grid, radius: Raster) -> Raster:
 
 
 def _to_ejector_mark(grid: Grid) -> Raster:
-    """Signed distance to the nearest of the round ejector pin marks in the web, mm."""
+    """Return the signed distance to the nearest round ejector pin mark in the web, mm, negative inside."""
     distances = [
         np.hypot(grid.u - EJECTOR_CIRCLE * np.cos(angle), grid.v - EJECTOR_CIRCLE * np.sin(angle))
         for angle in np.arange(EJECTOR_MARKS, dtype=np.float32) * np.float32(2 * np.pi / EJECTOR_MARKS)

@@ -1,4 +1,4 @@
-"""The object kinds by name; the first is the calmest and the one to demonstrate with."""
+"""Builders of the object kinds by name. The first kind varies least and is used for demonstrations."""
 
 from __future__ import annotations
 

@@ -11,17 +11,17 @@ from cmdiad_train.synthesis.camera import Pose, Vector
 from cmdiad_train.synthesis.surface import ColourRaster, Grid, Raster, Surface, resize
 
 SHININESS = 24.0
-"""Exponent of the mirror-like lobe (Blinn 1977)."""
+"""Exponent of the specular lobe (Blinn 1977)."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """One lamp and the light that the room gives back.
+    """One lamp and ambient light.
 
     Attributes:
-        direction: float64 `[3]`, unit vector in the camera frame, from the part towards the lamp.
-        colour: float64 `[3]`, RGB strength of the lamp; 1 lights a surface facing it to its albedo.
-        ambient: strength of the light from all sides, relative to the lamp.
+        direction: Unit vector from the part towards the lamp in the camera frame, float64 `[3]`.
+        colour: RGB strength of the lamp, float64 `[3]`; with 1, a surface facing the lamp is as bright as its albedo.
+        ambient: Strength of the light from all sides, relative to the lamp.
     """
 
     direction: Vector
@@ -30,7 +30,7 @@ class Light:
 
 
 def random_light(rng: np.random.Generator) -> Light:
-    """A lamp at the upper left; direction, strength and colour temperature vary a little."""
+    """Draw a lamp at the upper left with slightly varying direction, strength and colour temperature."""
     azimuth, elevation = np.deg2rad([rng.uniform(219, 231), rng.uniform(38, 42)])
     direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)])
     warmth = rng.normal(0, 0.015)
@@ -39,7 +39,7 @@ def random_light(rng: np.random.Generator) -> Light:
 
 
 def shade(surface: Surface, pose: Pose, light: Light) -> ColourRaster:
-    """Radiance that leaves each cell towards the camera, linear, float32 `[n, n, 3]`.
+    """Compute the linear radiance of each cell towards the camera, float32 `[n, n, 3]`.
 
     Source: J. Blinn, "Models of light reflection for computer synthesized pictures", SIGGRAPH 1977:
     albedo * n·l + gloss * (n·h)^s, with n the normal, l towards the lamp, h halfway between lamp and camera.
@@ -56,7 +56,7 @@ def shade(surface: Surface, pose: Pose, light: Light) -> ColourRaster:
 
 
 def normals(grid: Grid, height: Raster) -> tuple[Raster, Raster, Raster]:
-    """Unit normals of the height field as three float32 `[n, n]` rasters (along u, v, up)."""
+    """Return the unit normals of the height field as three float32 `[n, n]` rasters (along u, v, up)."""
     slope_v, slope_u = np.gradient(height, np.float32(grid.cell))
     length = np.sqrt(1 + slope_u * slope_u + slope_v * slope_v)
     return -slope_u / length, -slope_v / length, 1 / length
@@ -68,13 +68,13 @@ def _dot(normal: tuple[Raster, Raster, Raster], direction: Vector) -> Raster:
 
 
 def cast_shadow(grid: Grid, height: Raster, to_lamp: Vector, *, softness: float = 0.8) -> Raster:
-    """How much of a lamp each cell sees, 0-1, float32 `[n, n]`.
+    """Compute the share of a lamp that is visible from each cell, 0-1, float32 `[n, n]`.
 
     Args:
-        grid: the raster of `height`.
-        height: float32 `[n, n]`, mm.
-        to_lamp: float64 `[3]`, direction towards the lamp along u, v, up.
-        softness: millimetres of cover between the first and the full shadow.
+        grid: Grid of the raster `height`.
+        height: Height of the surface float32 `[n, n]`, mm.
+        to_lamp: Direction towards the lamp along u, v, up, float64 `[3]`.
+        softness: Height of cover between the beginning of the shadow and the full shadow, mm.
     """
     level = float(np.hypot(to_lamp[0], to_lamp[1]))
     climb, step = to_lamp[2] / level, max(0.75, grid.cell)
@@ -88,16 +88,16 @@ def cast_shadow(grid: Grid, height: Raster, to_lamp: Vector, *, softness: float 
 
 
 def _overlap(shift: int, cells: int) -> tuple[slice, slice]:
-    """Slices of the cells that have a neighbour `shift` further on, and of those neighbours."""
+    """Return slices of the cells that have a neighbour at the distance `shift`, and of these neighbours."""
     if shift >= 0:
         return slice(0, cells - shift), slice(shift, cells)
     return slice(-shift, cells), slice(0, cells + shift)
 
 
 def ambient_occlusion(grid: Grid, height: Raster, *, reach: float = 2.2) -> Raster:
-    """Share of the ambient light that reaches each cell, float32 `[n, n]`.
+    """Approximate the share of the ambient light that reaches each cell, float32 `[n, n]`.
 
-    An approximation: the further a cell lies under the mean height around it (`reach` mm), the less light it gets.
+    The share decreases with the depth of a cell below the mean height of its surroundings (`reach` in mm).
     """
     coarse = grid.cells // 3
     surroundings = gaussian_filter(resize(height, coarse, box=True), reach / (grid.cell * grid.cells / coarse))

@@ -1,4 +1,4 @@
-"""One synthetic sample: a part, perhaps spoilt, lit, seen by a camera and scanned by a 3D sensor."""
+"""One synthetic sample: a part with or without a defect, as a camera and a 3D sensor see it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from cmdiad_train.synthesis.sensor import expose, scan
 from cmdiad_train.synthesis.surface import Flags, Grid, Surface
 
 GENERATOR = "cmdiad-synthesis/1"
-"""Changes whenever the same seed no longer gives the same data."""
+"""Version of the generator; must change whenever the same seed no longer gives the same data."""
 GOOD = "good"
 
-_SCENE_WIDTH = 90.0  # mm; the image with room for turn, shift and shadows
-_FOOT = 0.1  # mm; what stands higher above the plane is part
-_PROJECTOR = np.array([-0.30, 0.08, -1.0]) / np.linalg.norm([0.30, 0.08, 1.0])  # towards it, camera frame
+_SCENE_WIDTH = 90.0  # Millimetres: the image with room for turn, shift and shadows.
+_FOOT = 0.1  # Height in millimetres above which a pixel shows the part.
+_PROJECTOR = np.array([-0.30, 0.08, -1.0]) / np.linalg.norm([0.30, 0.08, 1.0])
+"""Direction towards the projector, a unit vector in the camera frame."""
 
 
 @dataclass(frozen=True)
 class SampleKey:
-    """What a sample is; together with the seed it decides every draw, whatever else is rendered.
+    """The identity of a sample. Key and seed determine the sample, independent of all other samples.
 
     Attributes:
-        category: object kind, a key of `KINDS`.
+        category: Object kind, a key of `KINDS`.
         split: `train`, `validation` or `test`.
         type: `good` or a key of `DEFECT_TYPES`.
-        index: number within its folder.
+        index: Number within the folder.
     """
 
     category: str
@@ -42,7 +43,7 @@ class SampleKey:
     index: int
 
     def generators(self, seed: int, count: int) -> list[np.random.Generator]:
-        """Independent generators derived from the key by SHA-256."""
+        """Return independent random generators, derived from the key by SHA-256."""
         text = "\0".join([GENERATOR, str(seed), self.category, self.split, self.type, str(self.index)])
         words = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4")
         sequence = np.random.SeedSequence([int(word) for word in words])
@@ -51,14 +52,14 @@ class SampleKey:
 
 @dataclass(frozen=True)
 class RenderedSample:
-    """What the sensors give, and the truth about it.
+    """Measurements of the sensors and their ground truth.
 
     Attributes:
-        rgb: uint8 `[h, w, 3]`, RGB order, 0-255.
-        xyz: float32 `[h, w, 3]`, metres, camera frame, zeros where the sensor saw nothing.
-        mask: bool `[h, w]`, True on the defect.
-        clean_xyz: float32 `[h, w, 3]`, metres, without noise and holes.
-        part: bool `[h, w]`, True where a pixel shows the part, not the support plane.
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        xyz: Cloud float32 `[h, w, 3]`, metres, camera frame, zeros where the sensor measured nothing.
+        mask: True on the defect, bool `[h, w]`.
+        clean_xyz: Cloud without noise and holes float32 `[h, w, 3]`, metres.
+        part: True for pixels that show the part and not the support plane, bool `[h, w]`.
     """
 
     rgb: RgbImage
@@ -70,14 +71,14 @@ class RenderedSample:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about a sample before the sensors look at it.
+    """A part with camera and light, before the sensors measure.
 
     Attributes:
-        camera: the pinhole camera.
-        pose: where the surface lies before it.
-        light: the lamp.
-        surface: the part as it is, spoilt or not.
-        defect: bool `[n, n]`, cells that a defect changed.
+        camera: Pinhole camera.
+        pose: Pose of the surface in the camera frame.
+        light: Light.
+        surface: Surface of the part, with its defect if there is one.
+        defect: Cells that the defect changed, bool `[n, n]`.
     """
 
     camera: Camera
@@ -90,22 +91,22 @@ class Scene:
 def render_sample(
     category: str, type: str = GOOD, *, split: str = "test", index: int = 0, size: int = 320, seed: int = 0
 ) -> RenderedSample:
-    """Render one sample in memory, the same that `synthesize` would write.
+    """Render one sample in memory, identical to the sample that `synthesize` writes.
 
     Args:
-        category: object kind, one of `CATEGORIES`.
+        category: Object kind, one of `CATEGORIES`.
         type: `good` or one of `DEFECT_TYPES`.
         split: `train`, `validation` or `test`.
-        index: number within its folder.
-        size: pixels along each side.
-        seed: of the whole data set.
+        index: Number within the folder.
+        size: Pixels along each side.
+        seed: Seed of the whole data set.
     """
     key = SampleKey(category, split, type, index)
     return observe(compose(key, size=size, seed=seed), key.generators(seed, 5)[4])
 
 
 def compose(key: SampleKey, *, size: int, seed: int, sound: bool = False) -> Scene:
-    """The scene behind a sample; with `sound` the same scene without its defect."""
+    """Build the scene of a sample; with `sound`, the same scene without the defect."""
     for_part, for_pose, for_light, for_defect, _ = key.generators(seed, 5)
     camera = Camera(size)
     intact = KINDS[key.category](for_part, _grid(size))
@@ -117,7 +118,7 @@ def compose(key: SampleKey, *, size: int, seed: int, sound: bool = False) -> Sce
 
 
 def observe(scene: Scene, rng: np.random.Generator) -> RenderedSample:
-    """Let both sensors look at a scene; `rng` gives their noise."""
+    """Measure a scene with both sensors; `rng` generates their noise."""
     surface, pose = scene.surface, scene.pose
     view = look(scene.camera, pose, surface.grid, surface.height)
     part = view.sample(surface.height) > _FOOT
@@ -132,13 +133,13 @@ def observe(scene: Scene, rng: np.random.Generator) -> RenderedSample:
 
 
 def _grid(size: int) -> Grid:
-    """Cells about as wide as a pixel, within 0.125-0.4 mm."""
+    """Return a grid whose cells are about as wide as a pixel, within 0.125-0.4 mm."""
     cell = float(np.clip(FIELD_OF_VIEW / size, 0.125, 0.4))
     return Grid(cell, round(_SCENE_WIDTH / cell) + 1)
 
 
 def _incidence(scene: Scene, view: View) -> npt.NDArray[np.float32]:
-    """Cosine between the direction to the camera and the surface normal, float32 `[h, w]`."""
+    """Return the cosine between the direction to the camera and the surface normal, float32 `[h, w]`."""
     to_camera = scene.pose.axes @ (-scene.pose.origin / np.linalg.norm(scene.pose.origin))
     u, v, up = (np.float32(along) for along in to_camera)
     across_u, across_v, upward = normals(scene.surface.grid, scene.surface.height)

@@ -1,4 +1,4 @@
-"""What a colour camera and a structured-light 3D sensor make of an ideal view: noise, blur, holes."""
+"""Noise, blur and missing points of a colour camera and a structured-light 3D sensor."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from scipy.ndimage import gaussian_filter
 from cmdiad_train.synthesis.camera import Vector
 
 DEPTH_NOISE = 0.04
-"""Standard deviation of depth in millimetres."""
+"""Standard deviation of the measured depth in millimetres."""
 LARGEST_INCIDENCE = 0.26
-"""Cosine of the angle between ray and normal below which the 3D sensor loses the point (75°)."""
+"""Cosine of the angle between ray and normal below which the 3D sensor measures no point (75°)."""
 
 
 def expose(rng: np.random.Generator, radiance: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Picture of a linear radiance `[h, w, 3]`: vignetting, lens blur, shot and read noise, gamma 2.2.
+    """Convert linear radiance `[h, w, 3]` to an image: vignetting, lens blur, shot and read noise, gamma 2.2.
 
     Returns:
         uint8 `[h, w, 3]`, RGB order, 0-255.
@@ -28,7 +28,7 @@ def expose(rng: np.random.Generator, radiance: npt.NDArray[np.float32]) -> npt.N
 
 
 def _vignetting(size: int) -> npt.NDArray[np.float32]:
-    """Fall-off towards the corners, 1 in the middle, 0.86 in a corner, float32 `[h, w, 1]`."""
+    """Return the fall-off towards the corners, 1 in the middle, 0.86 in a corner, float32 `[h, w, 1]`."""
     offset = np.linspace(-1, 1, size, dtype=np.float32)
     return (1 - 0.07 * (offset[:, None] ** 2 + offset**2))[..., None]
 
@@ -40,17 +40,17 @@ def scan(
     lit: npt.NDArray[np.float32],
     on_part: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.float32]:
-    """Organised cloud that a structured-light sensor measures of ideal points.
+    """Return the organised cloud that a structured-light sensor measures.
 
     Args:
-        rng: where the draws come from.
-        points: float64 `[h, w, 3]`, mm, camera frame.
-        incidence: float32 `[h, w]`, cosine between the ray and the surface normal.
-        lit: float32 `[h, w]`, how much of the projector each point sees, 0-1.
-        on_part: bool `[h, w]`.
+        rng: Random generator.
+        points: Ideal points float64 `[h, w, 3]`, mm, camera frame.
+        incidence: Cosine between ray and surface normal, float32 `[h, w]`.
+        lit: Share of the projector that is visible from each point, 0-1, float32 `[h, w]`.
+        on_part: True for pixels on the part, bool `[h, w]`.
 
     Returns:
-        float32 `[h, w, 3]` in metres, zeros where nothing was measured.
+        Points float32 `[h, w, 3]` in metres, zeros where nothing was measured.
     """
     shape = incidence.shape
     noise = 0.8 * _white(rng, shape) + 0.6 * _correlated(rng, shape)
@@ -66,17 +66,17 @@ def _white(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.f
 
 
 def _correlated(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Unit noise smoothed by a Gaussian of one pixel, which leaves 1 / (2 √π) of its spread."""
+    """Draw unit noise that is smoothed by a Gaussian of one pixel, which reduces the deviation to 1 / (2 √π)."""
     return gaussian_filter(_white(rng, shape), 1.0) * np.float32(2 * np.sqrt(np.pi))
 
 
 def _speckle(rng: np.random.Generator, rate: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Single lost pixels."""
+    """Draw single missing pixels, bool `[h, w]`."""
     return rng.random(rate.shape, dtype=np.float32) < rate
 
 
 def _pinholes(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
-    """A handful of small holes anywhere in the image, bool `[h, w]`."""
+    """Draw about four small round holes anywhere in the image, bool `[h, w]`."""
     row, column = np.ogrid[:size, :size]
     lost = np.zeros((size, size), dtype=np.bool_)
     for _ in range(rng.poisson(4)):

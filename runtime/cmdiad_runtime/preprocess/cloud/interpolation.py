@@ -1,7 +1,7 @@
-"""From group features to a grid of patch features, as one matrix (REFERENCE §7, §19.2).
+"""The matrix that takes group features to a grid of patch features (method §7, §19.2).
 
-Interpolating group features to all points, scattering them into an image with zeros elsewhere and pooling
-that image are linear in the features, so geometry alone gives a matrix that does all three.
+Three steps are linear in the features: interpolating group features to all points, scattering the points into an
+image that is zero elsewhere, and pooling this image. One matrix, which depends on the geometry alone, does all three.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _ROWS_AT_ONCE = 16
 def interpolation_weights(
     points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Weigh the three nearest centres of each point by 1 / (d² + 1e-8), normalised (REFERENCE §7.1).
+    """Weigh the three nearest centres of each point by 1 / (d² + 1e-8), normalised (method §7.1).
 
-    Distances are taken by differences. The published code expands the square in float32 and loses digits;
-    its weights deviate from these by up to 2e-2, median 6e-4 (REFERENCE §18.6).
+    Distances are computed from differences. The published code expands the square in float32 and loses digits, so its
+    weights deviate from these by up to 2e-2, median 6e-4 (method §18.6).
 
     Args:
-        points: float32 `[N, 3]`, metres.
-        centers: float32 `[G, 3]`, metres, G >= 3.
+        points: Points float32 `[N, 3]`, metres.
+        centers: Group centres float32 `[G, 3]`, metres, G >= 3.
 
     Returns:
-        index: int64 `[N, 3]` into `centers`, nearest first.
-        weight: float32 `[N, 3]`, each row sums to 1.
+        index: Indices int64 `[N, 3]` into `centers`, nearest first.
+        weight: Weights float32 `[N, 3]`; each row sums to 1.
 
     Raises:
-        ValueError: with fewer than three centres.
+        ValueError: There are fewer than three centres.
     """
     tree = center_tree(centers)
     index, weight = np.empty((len(points), 3), np.int64), np.empty((len(points), 3), np.float32)
@@ -51,10 +51,10 @@ def interpolation_weights(
 
 
 def center_tree(centers: npt.NDArray[np.float32]) -> scipy.spatial.cKDTree:
-    """A k-d tree of the centres `[G, 3]`, for `weigh_centers`.
+    """Build a k-d tree of the centres `[G, 3]`, for `weigh_centers`.
 
     Raises:
-        ValueError: with fewer than three centres.
+        ValueError: There are fewer than three centres.
     """
     if len(centers) < _NEIGHBOURS:
         raise ValueError(f"interpolation needs at least {_NEIGHBOURS} centres, got {len(centers)}")
@@ -67,13 +67,13 @@ def weigh_centers(
     index: npt.NDArray[np.int64],
     weight: npt.NDArray[np.float32],
 ) -> None:
-    """`interpolation_weights` of a few points, written to `index` and `weight` `[n, 3]`.
+    """Write the `interpolation_weights` of a few points to `index` and `weight`.
 
     Args:
-        tree: of the centres; threads may ask it at once.
-        points: float32 `[n, 3]`, metres.
-        index: int64 `[n, 3]`.
-        weight: float32 `[n, 3]`.
+        tree: Tree of the centres; several threads may query the tree at once.
+        points: Points float32 `[n, 3]`, metres.
+        index: Output, int64 `[n, 3]`.
+        weight: Output, float32 `[n, 3]`.
     """
     distance, index[:] = tree.query(points, k=_NEIGHBOURS)
     np.square(distance, out=distance)
@@ -85,17 +85,17 @@ def weigh_centers(
 
 @lru_cache(maxsize=8)
 def pooling_axis(size: int, grid: int) -> npt.NDArray[np.float32]:
-    """One axis of the published pooling: 3-wide box, then adaptive average (REFERENCE §7.2).
+    """Return one axis of the published pooling: a box of width 3, then an adaptive average (method §7.2).
 
-    The box moves by 1 without padding, `size` -> `size` - 2; cell i of the adaptive average covers
-    floor(i · n / grid) up to ceil((i + 1) · n / grid) of those n.
+    The box moves by 1 without padding, which leaves n = `size` - 2 values. Cell i of the adaptive average covers
+    floor(i · n / grid) up to ceil((i + 1) · n / grid) of these values.
 
     Args:
-        size: pixels along the axis, at least 3.
-        grid: cells along the axis.
+        size: Pixels along the axis, at least 3.
+        grid: Cells along the axis.
 
     Returns:
-        float32 `[grid, size]`, each row sums to 1.
+        Matrix float32 `[grid, size]`; each row sums to 1.
     """
     boxed = size - _BOX + 1
     matrix = np.zeros((grid, size), dtype=np.float64)
@@ -116,17 +116,17 @@ def pooling_weights(
     """Build the matrix that takes group features to patch features: `(weights @ features)[cells]`.
 
     Args:
-        valid: bool `[S, S]`, N pixels True.
-        index: int64 `[N, 3]`, groups of each valid pixel in raster order.
-        weight: float32 `[N, 3]`, their weights.
-        groups: number of groups.
-        grid: cells along each side.
+        valid: Pixels with a point, bool `[S, S]`, N of them True.
+        index: Groups of each valid pixel in raster order, int64 `[N, 3]`.
+        weight: Weights of these groups, float32 `[N, 3]`.
+        groups: Number of groups.
+        grid: Cells along each side.
 
     Returns:
-        weights: float32 `[R, groups]`; row 0 is all zeros (background), then one row for each cell with a
-            valid pixel, in raster order. Rows of cells at the rim sum to less than 1, as published. Added up in
-            float32: within 5e-7 of exact sums.
-        cells: int64 `[grid²]`, the row of each cell in raster order; 0 is background.
+        weights: Matrix float32 `[R, groups]`. Row 0 is all zeros (background), then one row follows for each cell with
+            a valid pixel, in raster order. Rows of cells at the rim sum to less than 1, as published. The sums are
+            computed in float32, within 5e-7 of the exact sums.
+        cells: Row of each cell in raster order, int64 `[grid²]`; 0 is background.
     """
     cells, rows = _rows_of_cells(valid, grid)
     weights = np.zeros((rows, groups), dtype=np.float32)
@@ -152,7 +152,7 @@ def pooling_weights(
 
 
 def _rows_of_cells(valid: Mask, grid: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Row of each cell int64 `[grid²]`, 0 where it has no valid pixel, and the number of rows."""
+    """Return the row of each cell, int64 `[grid²]`, 0 for a cell without a valid pixel, and the number of rows."""
     start, end = _span_of_cells(len(valid), grid)
     right = WORKSPACE.take("right", (len(valid), len(valid) + 1), np.int32)
     right[:, 0] = 0
@@ -165,29 +165,30 @@ def _rows_of_cells(valid: Mask, grid: int) -> tuple[npt.NDArray[np.int64], int]:
 
 @lru_cache(maxsize=8)
 def _span_of_cells(size: int, grid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The pixels that each cell covers along an axis, from `[grid]` up to, without, `[grid]`."""
+    """Return the first pixel of each cell along an axis, and the pixel after its last, int64 `[grid]` each."""
     touches = pooling_axis(size, grid) > 0
     return touches.argmax(axis=1), size - touches[:, ::-1].argmax(axis=1)
 
 
 def _places(valid: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Row and column of the valid pixels in raster order, work arrays int64 `[N]` each."""
+    """Return row and column of the valid pixels in raster order, work arrays int64 `[N]` each."""
     count, size = int(np.count_nonzero(valid)), valid.shape[1]
     flat, y, x = (WORKSPACE.take(name, (count,), np.int64) for name in ("flat", "y", "x"))
     end = 0
     for row in range(0, len(valid), _ROWS_AT_ONCE):
-        found = np.flatnonzero(valid[row : row + _ROWS_AT_ONCE])
-        np.add(found, row * size, out=flat[end : end + len(found)])
-        end += len(found)
+        pixels = np.flatnonzero(valid[row : row + _ROWS_AT_ONCE])
+        np.add(pixels, row * size, out=flat[end : end + len(pixels)])
+        end += len(pixels)
     np.divmod(flat, size, out=(y, x))
     return y, x
 
 
 @lru_cache(maxsize=8)
 def _cells_of_pixel(size: int, grid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Transpose `pooling_axis` to lists: for each pixel its K cells and its share in each, `[K, size]`.
+    """Return the K cells of each pixel along an axis, and the pixel's share in each cell, `[K, size]` each.
 
-    Pixels in fewer than K cells are filled up with cells in which their share is 0.
+    This is the transpose of `pooling_axis` as lists. Pixels in fewer than K cells are filled up with cells in which
+    their share is 0.
     """
     axis = pooling_axis(size, grid)
     width = int((axis > 0).sum(axis=0).max())

@@ -1,9 +1,10 @@
-"""The surface of an organised cloud as an image that any image backbone takes: normals, or depth.
+"""The surface of an organised cloud as an image for any image backbone: normals or depth.
 
-Normals come from a plane fitted around every pixel: weighted least squares of z over x and y, weights Gaussian in
-the image and zero outside the mask (normalised convolution, Knutsson and Westin 1993), so holes and the part's rim
-need no special case. The noise of a depth sensor lies along its ray, so z is the regressed coordinate and the fit is
-exact for any plane, however steep. The window is a length on the part, not a number of pixels.
+The normal at a pixel is that of a plane fitted around the pixel by weighted least squares of z over x and y. The
+weights are Gaussian in the image and zero outside the mask (normalised convolution, Knutsson and Westin 1993), so
+holes and the part's rim need no special case. The noise of a depth sensor lies along its ray. Therefore z is the
+regressed coordinate, and the fit is exact for any plane, however steep. The window is a length on the part, not a
+number of pixels.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from cmdiad_runtime.sample import Mask, XyzImage
 
 SurfaceKind = Literal["normals", "depth"]
 SurfaceImage = npt.NDArray[np.float32]
-"""float32 `[h, w, 3]`, 0-255 like an RGB image; the background, and only that, is 0 in all three channels."""
+"""float32 `[h, w, 3]`, 0-255 like an RGB image; only the background is 0 in all three channels."""
 
 NORMAL_SIGMA = 0.0003
-"""Metres: standard deviation of the window that a plane is fitted in."""
-_LEAST_SIGMA = 1.0  # pixels: below this the window holds too few points
+"""Metres: standard deviation of the window in which a plane is fitted."""
+_LEAST_SIGMA = 1.0  # pixels: a smaller window contains too few points
 _MOST_SIGMA = 16.0  # pixels: bounds the time
 _TRUNCATE = 3.0
-_FILLED = 0.5  # a hole is filled where more than this share of the window has points: never beyond a straight edge
-_LEAST_SPREAD = 1e-4  # of the window's points, across over along; 0 where they lie on one line
+_FILLED = 0.5  # a hole is filled if a larger share of the window has points, which never holds beyond a straight edge
+_LEAST_SPREAD = 1e-4  # ratio of the spread across and along the window's points; 0 if the points are collinear
 
 _Float = npt.NDArray[np.float64]
 
 
 def surface_image(xyz: XyzImage, mask: Mask, *, kind: SurfaceKind) -> SurfaceImage:
-    """The surface as an image.
+    """Return the surface as an image.
 
     Args:
-        xyz: float32 `[h, w, 3]`, metres as the sensor sees them; read where `mask` is True only.
-        mask: bool `[h, w]`, the part's pixels that carry a point.
-        kind: "normals": red, green and blue are the normal's x, y and part towards the sensor, -1 to 1 mapped to
-            0-255. "depth": the distance along z, from the part's nearest (230) to its farthest (25) point, in
-            all three channels.
+        xyz: Organised cloud in the sensor's coordinates, float32 `[h, w, 3]`, metres; read only where `mask` is True.
+        mask: The part's pixels that carry a point, bool `[h, w]`.
+        kind: "normals": red, green and blue are the normal's x, y and component towards the sensor, -1 to 1 mapped to
+            0-255. "depth": all three channels are the distance along z, from the part's nearest point (230) to its
+            farthest (25).
 
     Returns:
         float32 `[h, w, 3]`, 0-255; 0 in all three channels off the part. Small holes in the part are filled.
@@ -57,16 +58,16 @@ def surface_image(xyz: XyzImage, mask: Mask, *, kind: SurfaceKind) -> SurfaceIma
 
 
 def surface_normals(xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA) -> npt.NDArray[np.float32]:
-    """Unit normals on the sensor's side of the surface.
+    """Return unit normals on the sensor's side of the surface.
 
     Args:
-        xyz: float32 `[h, w, 3]`, metres as the sensor sees them; read where `mask` is True only.
-        mask: bool `[h, w]`, the part's pixels that carry a point.
-        sigma: standard deviation of the Gaussian window on the part, metres.
+        xyz: Organised cloud in the sensor's coordinates, float32 `[h, w, 3]`, metres; read only where `mask` is True.
+        mask: The part's pixels that carry a point, bool `[h, w]`.
+        sigma: Standard deviation of the Gaussian window on the part, metres.
 
     Returns:
-        float32 `[h, w, 3]` of length 1, z negative where the sensor looks along +z; 0 where there is no surface,
-        or where the points around a pixel lie on one line.
+        Normals float32 `[h, w, 3]` of length 1, with negative z if the sensor looks along +z; 0 at pixels without a
+        surface, or whose neighbouring points are collinear.
     """
     return normals_and_pitch(xyz, mask, sigma=sigma)[0]
 
@@ -74,9 +75,9 @@ def surface_normals(xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA) -
 def normals_and_pitch(
     xyz: XyzImage, mask: Mask, *, sigma: float = NORMAL_SIGMA
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """`surface_normals`, and the median distance across the line of sight between neighbouring pixels.
+    """Return `surface_normals`, and the median distance in x and y between neighbouring pixels.
 
-    The distance is in metres, infinite without neighbours.
+    The distance is in metres; infinite without neighbouring points.
     """
     normals = np.zeros((*mask.shape, 3), dtype=np.float32)
     box = _bounding_box(mask)
@@ -96,18 +97,18 @@ def normals_and_pitch(
 
 
 def resize_surface(image: SurfaceImage, size: int) -> SurfaceImage:
-    """Resize a surface image: the mean over each target pixel of the part's pixels alone.
+    """Resize a surface image; each target pixel is a mean of the part's pixels alone.
 
-    Pillow's bilinear filter, antialiased when shrinking, on float channels ("F"): rounding to 8 bit would cost up to
-    a quarter of a degree. Each channel is divided by the share of the part in the window, so that no background
-    mixes into the rim; pixels of which the part covers less than half are background.
+    The filter is Pillow's bilinear one, antialiased when shrinking, on float channels ("F"), because rounding to 8 bit
+    would cost up to a quarter of a degree. Each channel is divided by the share of the part in the window, so that no
+    background mixes into the rim. Pixels covered by the part to less than half are background.
 
     Args:
-        image: float32 `[h, w, 3]`, 0-255, background 0 in all channels.
-        size: rows and columns of the result.
+        image: Surface image float32 `[h, w, 3]`, 0-255, background 0 in all channels.
+        size: Rows and columns of the result.
 
     Returns:
-        float32 `[size, size, 3]`, 0-255, background 0 in all channels.
+        Surface image float32 `[size, size, 3]`, 0-255, background 0 in all channels.
     """
     known = np.asarray(image.any(axis=2))
     share = _resize(np.asarray(known, dtype=np.float32), size)
@@ -123,12 +124,16 @@ def _resize(channel: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float
 
 
 def _bounding_box(mask: Mask) -> tuple[slice, slice] | None:
+    """Return the bounding box of a mask, or None for an empty mask."""
     boxes = scipy.ndimage.find_objects(mask.astype(np.uint8))
     return boxes[0] if boxes else None
 
 
 def _centred(xyz: XyzImage, mask: Mask) -> tuple[_Float, Mask]:
-    """Points float64 `[3, h, w]` less their mean, 0 off the mask; squares of centred metres do not cancel."""
+    """Return points minus their mean, float64 `[3, h, w]`, 0 off the mask, and the mask.
+
+    Squares of uncentred metres would cancel.
+    """
     points = np.moveaxis(xyz, 2, 0).astype(np.float64)
     points -= points[:, mask].mean(axis=1)[:, None, None]
     points[:, ~mask] = 0
@@ -136,7 +141,7 @@ def _centred(xyz: XyzImage, mask: Mask) -> tuple[_Float, Mask]:
 
 
 def _pitch(points: _Float, mask: Mask) -> float:
-    """The median distance of `normals_and_pitch`, of centred points `[3, h, w]`."""
+    """Return the median distance of `normals_and_pitch` for centred points `[3, h, w]`, metres."""
     steps = []
     for axis in (0, 1):
         both = mask[1:] & mask[:-1] if axis == 0 else mask[:, 1:] & mask[:, :-1]
@@ -147,7 +152,10 @@ def _pitch(points: _Float, mask: Mask) -> float:
 
 
 def _moments(points: _Float, mask: Mask, sigma: float) -> tuple[_Float, _Float, _Float]:
-    """Share of the window with points `[h, w]`, mean x y z `[3, h, w]` and mean xx xy yy xz yz `[5, h, w]`."""
+    """Return the share of the window with points `[h, w]`, and the window's moments.
+
+    The moments are the means of x, y, z `[3, h, w]` and of xx, xy, yy, xz, yz `[5, h, w]`.
+    """
     x, y, z = points
     sums = _smooth(np.stack([mask, x, y, z, x * x, x * y, y * y, x * z, y * z]), sigma)
     weight = sums[0]
@@ -160,7 +168,7 @@ def _smooth(images: npt.NDArray[Any], sigma: float) -> _Float:
 
 
 def smoothed(images: npt.NDArray[Any], sigma: float, *, truncate: float = 4.0) -> _Float:
-    """Images `[C, h, w]` under a Gaussian of `sigma` pixels, zeros around them; the helper takes some of them."""
+    """Smooth images `[C, h, w]` with a Gaussian of `sigma` pixels, zeros around them, partly in the helper thread."""
     smooth = np.empty(images.shape, dtype=np.float64)
 
     def smooth_one(index: int) -> None:
@@ -171,7 +179,7 @@ def smoothed(images: npt.NDArray[Any], sigma: float, *, truncate: float = 4.0) -
 
 
 def _slopes(means: _Float, products: _Float) -> tuple[_Float, Mask]:
-    """dz/dx and dz/dy `[2, h, w]` of the fitted planes, and where the points determine one `[h, w]`."""
+    """Return dz/dx and dz/dy of the fitted planes `[2, h, w]`, and the pixels that determine a plane `[h, w]`."""
     x, y, z = means
     xx, xy, yy, xz, yz = products - np.stack([x * x, x * y, y * y, x * z, y * z])
     determinant = xx * yy - xy * xy
@@ -182,7 +190,7 @@ def _slopes(means: _Float, products: _Float) -> tuple[_Float, Mask]:
 
 
 def _depth_image(xyz: XyzImage, mask: Mask) -> npt.NDArray[np.float32]:
-    """Depth float32 `[h, w]`, smoothed by one pixel and with holes of about a pixel filled."""
+    """Return the depth float32 `[h, w]`, 25-230, smoothed by one pixel; holes of about one pixel are filled."""
     image = np.zeros(mask.shape, dtype=np.float32)
     box = _bounding_box(mask)
     if box is None:

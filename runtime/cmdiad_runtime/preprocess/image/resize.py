@@ -1,7 +1,7 @@
-"""Resize to the network's size, each kind of image in the way of the published loader (REFERENCE §4).
+"""Resizing to the network's size, for each kind of image as in the published loader (method §4).
 
-Clouds take the upper left source pixel, colours and ground truth sample at pixel centres: up to half a
-target pixel of shift between them, kept for parity with the published features.
+Clouds take the upper left source pixel, while colours and ground truth are sampled at pixel centres. The resulting
+shift of up to half a target pixel is kept for parity with the published features.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def resize_nearest(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Pick the nearest source pixel as `torch.nn.functional.interpolate(mode="nearest")` does.
 
     Args:
-        array: `[h, w, ...]`, any dtype: a cloud in metres, or a bool mask.
-        size: rows and columns of the result.
+        array: Cloud in metres, or mask, `[h, w, ...]`, any dtype.
+        size: Rows and columns of the result.
 
     Returns:
-        `[size, size, ...]`, same dtype; the source index is floor(target · length / size) in float32.
+        Array `[size, size, ...]` of the same dtype. The source index is floor(target · length / size) in float32.
     """
     rows = _source_index(array.shape[0], size)
     columns = _source_index(array.shape[1], size)
@@ -37,27 +37,29 @@ def _source_index(length: int, size: int) -> npt.NDArray[np.int64]:
 
 
 def resize_rgb(rgb: RgbImage, size: int) -> RgbImage:
-    """Pillow's bicubic, antialiased when shrinking, rounded to 8 bit.
+    """Resize an image with Pillow's bicubic filter, antialiased when shrinking, rounded to 8 bit.
 
     Args:
-        rgb: uint8 `[h, w, 3]`, RGB order, 0-255.
-        size: rows and columns of the result.
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        size: Rows and columns of the result.
 
     Returns:
-        uint8 `[size, size, 3]`, RGB order, 0-255.
+        Image uint8 `[size, size, 3]`, RGB order, 0-255.
     """
     return np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def resize_ground_truth(mask: npt.NDArray[np.uint8] | Mask, size: int) -> Mask:
-    """Pillow's nearest (source index floor((target + 0.5) · length / size)), then a threshold at half.
+    """Resize a mask with Pillow's nearest filter, then apply a threshold at half.
+
+    The source index is floor((target + 0.5) · length / size).
 
     Args:
-        mask: uint8 `[h, w]` 0-255, defect above 127; or bool `[h, w]`.
-        size: rows and columns of the result.
+        mask: Mask uint8 `[h, w]`, 0-255, defective above 127; or bool `[h, w]`.
+        size: Rows and columns of the result.
 
     Returns:
-        bool `[size, size]`, True where defective.
+        Mask bool `[size, size]`, True where defective.
     """
     grey = mask.astype(np.uint8) * np.uint8(255) if mask.dtype == np.bool_ else mask
     resized = Image.fromarray(grey).resize((size, size), Image.Resampling.NEAREST)

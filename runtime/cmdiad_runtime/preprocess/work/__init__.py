@@ -1,1 +1,1 @@
-"""Work arrays, shared pieces of work and small matrix products without BLAS."""
+"""Reusable work arrays, a helper thread, and small matrix products without BLAS."""

@@ -1,4 +1,4 @@
-"""Work in small pieces, which a helper thread and the caller share until all are done."""
+"""Sharing of small pieces of work between the caller and one helper thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _T = TypeVar("_T")
 
 
 class Once(Generic[_T]):
-    """A function without arguments that is called at most once, by whichever thread first needs what it gives."""
+    """A lazy value, computed at most once, in the first thread that needs it.
+
+    Args:
+        work: Function that computes the value.
+    """
 
     def __init__(self, work: Callable[[], _T]) -> None:
         self._work = work
@@ -23,7 +27,7 @@ class Once(Generic[_T]):
         self._made: list[_T] = []
 
     def __call__(self) -> _T:
-        """What the function gave; waits while another thread is in it. If it raises, the next call tries again."""
+        """Return the value. Wait if another thread is computing it; if computing raises, the next call tries again."""
         with self._lock:
             if not self._made:
                 self._made.append(self._work())
@@ -32,39 +36,43 @@ class Once(Generic[_T]):
 
 @dataclass(frozen=True)
 class Piece(Generic[_T]):
-    """A piece of work that the helper has been offered.
+    """A piece of work that was offered to the helper thread.
 
     Attributes:
-        work: what is to be done. It waits for no other piece.
-        future: of the helper's doing it.
+        work: Function that does the work. The function must not wait for another piece.
+        future: Result of the helper thread.
     """
 
     work: Callable[[], _T]
     future: Future[_T]
 
     def result(self) -> _T:
-        """What the work gives: the caller does it here and now unless the helper has begun it. Ask once."""
+        """Return the result.
+
+        If the helper thread has not started this piece, run it in the calling thread. Call at most once.
+        """
         return self.work() if self.future.cancel() else self.future.result()
 
 
 class Pieces:
-    """The pieces of one caller; when the block ends, however it ends, the helper is at work on none of them.
+    """A context manager for the pieces of work of one caller.
 
-    The helper is one thread for the whole process, which takes pieces in the order in which they are offered. A caller
-    whom it does not help, because it is busy or because there is one core and no helper, does all of them itself.
+    When the block ends, also by an exception, the helper thread works on none of these pieces. There is one helper
+    thread for the whole process. The helper takes pieces in the order in which they are offered. If the helper is busy,
+    or if the process has one core and therefore no helper, the caller does all the work.
     """
 
     def __init__(self) -> None:
         self._offered: list[Piece[Any]] = []
 
     def offer(self, work: Callable[[], _T]) -> Piece[_T]:
-        """Let the helper do this as soon as it can."""
+        """Offer work to the helper thread."""
         piece = Piece(work, _submitted(work))
         self._offered.append(piece)
         return piece
 
     def postpone(self, piece: Piece[_T]) -> Piece[_T]:
-        """Offer a piece again, behind all others, unless the helper has begun it."""
+        """Offer a piece again, behind all others, unless the helper thread has started it."""
         return self.offer(piece.work) if piece.future.cancel() else piece
 
     def __enter__(self) -> Pieces:
@@ -75,30 +83,30 @@ class Pieces:
 
 
 def share(works: Iterable[Callable[[], Any]]) -> None:
-    """Do pieces of work that do not need each other: the helper from the first one on, the caller from the last."""
+    """Run independent pieces of work: the helper thread from the first one on, the caller from the last one on."""
     with Pieces() as pieces:
         for piece in reversed([pieces.offer(work) for work in works]):
             piece.result()
 
 
 def parts(count: int, at_once: int) -> list[slice]:
-    """Slices of at most `at_once` that make up `count`."""
+    """Return slices of at most `at_once` elements that cover `count` elements."""
     return [slice(start, min(start + at_once, count)) for start in range(0, count, at_once)]
 
 
 def _submitted(work: Callable[[], _T]) -> Future[_T]:
-    """The future of a piece of work, which never begins by itself where there is no helper."""
+    """Return the future of a piece of work; without a helper thread, the future never starts by itself."""
     helper = _helper()
     try:
         return Future() if helper is None else helper.submit(work)
-    except RuntimeError:  # the interpreter is ending and starts nothing any more
+    except RuntimeError:  # the interpreter is shutting down and starts no more work
         return Future()
 
 
 @lru_cache(maxsize=1)
 def _helper() -> ThreadPoolExecutor | None:
-    """The helper, whose thread starts with its first piece; None where this process has one core."""
+    """Return the helper thread, which starts with its first piece, or None if this process has one core."""
     return ThreadPoolExecutor(1, thread_name_prefix="cmdiad-helper") if len(os.sched_getaffinity(0)) > 1 else None
 
 
-os.register_at_fork(after_in_child=_helper.cache_clear)  # threads do not live on in a forked process
+os.register_at_fork(after_in_child=_helper.cache_clear)  # threads do not survive in a forked process

@@ -1,7 +1,8 @@
 """Small matrix products without BLAS.
 
-NumPy's BLAS (OpenBLAS) shares large products with threads of its own, which then keep a core busy for some 25 ms,
-waiting for more: time that the helper thread and the engine's threads lack. Matrices this small need no help.
+NumPy's BLAS (OpenBLAS) distributes large products to its own threads. Afterwards these threads keep a core busy for
+about 25 ms while they wait for more work, and the helper thread and the engine's threads lack that time. Products with
+matrices this small do not need threads.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ _Floats = npt.NDArray[np.floating[Any]]
 
 
 def times(rows: _Floats, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """`rows @ matrix`, float64 `[N, m]`, of many rows `[N, k]` and a small matrix `[k, m]`."""
+    """Return `rows @ matrix`, float64 `[N, m]`, for many rows `[N, k]` and a small matrix `[k, m]`."""
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    found = np.zeros((len(rows), matrix.shape[1]))
+    product = np.zeros((len(rows), matrix.shape[1]))
     for (k, m), weight in np.ndenumerate(matrix):
-        found[:, m] += weight * columns[k]
-    return found
+        product[:, m] += weight * columns[k]
+    return product
 
 
 def moments(rows: _Floats, others: _Floats) -> npt.NDArray[np.float64]:
-    """`rows.T @ others`, float64 `[k, m]`, of many rows `[N, k]` and `[N, m]`."""
+    """Return `rows.T @ others`, float64 `[k, m]`, for many rows `[N, k]` and `[N, m]`."""
     return np.einsum("nk,nm->km", rows, others, dtype=np.float64)

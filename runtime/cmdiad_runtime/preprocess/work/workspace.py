@@ -1,4 +1,4 @@
-"""Large work arrays that are used again from sample to sample, so that steady inspection asks for no memory."""
+"""Large work arrays that are reused from sample to sample, so that steady inspection allocates no memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_ALIGNMENT = 64  # bytes: sizes are rounded up to it
+_ALIGNMENT = 64  # bytes: sizes are rounded up to a multiple of this
 
 
 class Workspace(threading.local):
-    """Named work arrays, each thread its own: what one thread takes, no other sees.
+    """Named work arrays, separate for each thread.
 
-    An array holds until the same name is taken again by the same thread. Nothing taken here is handed to a caller
-    that keeps it.
+    An array is valid until the same thread requests the same name again; never return one to a caller.
     """
 
     def __init__(self) -> None:
@@ -24,7 +23,15 @@ class Workspace(threading.local):
         self._counting = np.empty(0, dtype=np.int64)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """An array `shape` of `dtype` with any content, in memory that grows to the largest ever asked for."""
+        """Return an uninitialised work array.
+
+        The memory of a name grows to the largest size that was requested.
+
+        Args:
+            name: Name of the work array.
+            shape: Shape of the array.
+            dtype: Type of the elements.
+        """
         size = prod(shape) * np.dtype(dtype).itemsize
         memory = self._memory.get(name)
         if memory is None or len(memory) < size:
@@ -33,11 +40,11 @@ class Workspace(threading.local):
         return memory[:size].view(dtype).reshape(shape)
 
     def counting(self, count: int) -> npt.NDArray[np.int64]:
-        """0 to `count` - 1, int64 `[count]`; not to be written to."""
+        """Return the numbers 0 to `count` - 1, int64 `[count]`; do not write to the result."""
         if len(self._counting) < count:
             self._counting = np.arange(count, dtype=np.int64)
         return self._counting[:count]
 
 
 WORKSPACE = Workspace()
-"""Of the point geometry."""
+"""Work arrays of the point geometry."""

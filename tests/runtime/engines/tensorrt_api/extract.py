@@ -104,7 +104,7 @@ def main() -> None:
         return
     else:
         trt, name = importlib.import_module("tensorrt"), release
-        trt.__version__ = release
+        vars(trt)["__version__"] = release
     source = f"names and signatures of the Python package {package} {release}"
     content = json.dumps(table_of(trt, source), indent=1, sort_keys=True)
     Path(__file__).with_name(f"{name}.json").write_text(content + "\n", encoding="utf-8")

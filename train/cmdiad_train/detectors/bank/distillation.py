@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cmdiad_runtime.support.files import atomic_write
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
 from cmdiad_train.recipe import Distillation, Recipe
+from cmdiad_train.training.checkpoint import Checkpoint
+from cmdiad_train.training.log import Epoch
+from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
 
 Pair = tuple[Tensor, Tensor]
 
@@ -29,21 +29,6 @@ class Pairs(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Pair: ...
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the log.
-
-    Attributes:
-        loss: mean loss per row over the training samples.
-        validation: the same over the validation samples, NaN without any.
-        learning_rate: at its end.
-    """
-
-    loss: float
-    validation: float
-    learning_rate: float
 
 
 def new_network(pairs: Pairs, recipe: Recipe) -> Network:
@@ -86,37 +71,78 @@ def distil(
     *,
     checkpoint: Path,
     device: torch.device | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[Epoch]:
     """Train the network in place and return the log.
 
-    With validation samples the best epoch's weights are kept, and training stops early when none has been better
-    for `patience` epochs. After each epoch the state goes to `checkpoint`; an interrupted training goes on from
-    there and ends with the same weights as an uninterrupted one. On CUDA the network computes in bfloat16 where
-    that is safe (autocast).
+    With validation samples the weights of the best epoch are kept, and training stops after `patience` epochs without
+    a better one. The state is stored after each epoch: an interrupted training resumes from there and ends with the
+    same weights as an uninterrupted one. On CUDA the network computes in bfloat16 where that is safe (autocast).
 
     Args:
-        progress: called as `progress(epoch, epochs, loss)` after each epoch.
+        network: Untrained network from `new_network`.
+        pairs: Input and target of each sample.
+        recipe: Recipe with the training options, mode and seed.
+        checkpoint: Safetensors file for the state of the training.
+        device: Device that the network trains on; None for the CPU.
+        reporter: Receiver of the progress, one step per epoch.
+
+    Raises:
+        OutputError: The checkpoint is damaged or of another training.
     """
-    options, device = recipe.distillation, device or torch.device("cpu")
+    options = recipe.distillation
     training, validating = split(len(pairs), recipe)
-    network.to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
-    log, best = _resume(network, optimiser, checkpoint)
-    for epoch in range(len(log), options.epochs):
-        if _should_stop(log, options):
-            break
-        loss = _train_epoch(network, optimiser, pairs, training, recipe, epoch, device)
-        validation = validation_loss(network, pairs, validating, options, device)
-        log.append(Epoch(loss, validation, optimiser.param_groups[0]["lr"]))
-        if not validating or validation <= min(e.validation for e in log):
-            best = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-        _save(network, optimiser, log, best, checkpoint)
-        if progress is not None:
-            progress(epoch + 1, options.epochs, loss)
-    network.load_state_dict(best)
-    network.cpu().eval()
+    loop = LoopOptions(
+        name=f"distil {recipe.hallucination}",
+        epochs=options.epochs,
+        batch=options.batch,
+        seed=recipe.seed,
+        batches="only_full" if recipe.mode == "faithful" else "full",  # drop_last, as published
+        keep_best=True,
+        patience=options.patience,
+    )
+    task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"))
+    log = train(task, training, loop, Checkpoint(checkpoint, f"distil {recipe.hallucination}"), reporter)
+    network.eval()
     return log
+
+
+class _DistillationTask:
+    """One step of a distillation, for the training loop.
+
+    Args:
+        network: Network in training.
+        pairs: Input and target of each sample.
+        validating: Indices of the validation samples.
+        recipe: Recipe with the training options and mode.
+        device: Device of the network.
+    """
+
+    def __init__(
+        self, network: Network, pairs: Pairs, validating: list[int], recipe: Recipe, device: torch.device
+    ) -> None:
+        self.module = network.to(device)
+        self.pairs, self.validating, self.device = pairs, validating, device
+        self.options, self.published = recipe.distillation, recipe.mode == "faithful"
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=self.options.learning_rate)
+
+    def learning_rate(self, start: float, end: float) -> float:
+        """Return the learning rate at the start of a step."""
+        return learning_rate(self.options, start, self.published)
+
+    def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
+        """Compute the loss per sample; the generator is not needed."""
+        value, rows = _batch_loss(self.module, [self.pairs[i] for i in batch], self.options, self.device)
+        return BatchLoss(value, rows)
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """Compute the mean loss per row over the validation samples, or return None without any."""
+        if not self.validating:
+            return None
+        self.module.eval()
+        losses = [_batch_loss(self.module, [self.pairs[i]], self.options, self.device) for i in self.validating]
+        return sum(float(loss) for loss, _ in losses) / sum(rows for _, rows in losses)
 
 
 def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
@@ -129,57 +155,11 @@ def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
     return [i for i in range(count) if i not in set(validating)], validating
 
 
-def _should_stop(log: Sequence[Epoch], options: Distillation) -> bool:
-    if not options.patience or not log or math.isnan(log[-1].validation):
-        return False
-    losses = [epoch.validation for epoch in log]
-    return len(losses) - 1 - losses.index(min(losses)) >= options.patience
-
-
-def _train_epoch(
-    network: Network,
-    optimiser: torch.optim.Adam,
-    pairs: Pairs,
-    training: list[int],
-    recipe: Recipe,
-    epoch: int,
-    device: torch.device,
-) -> float:
-    network.train()
-    options = recipe.distillation
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-    order = [training[i] for i in torch.randperm(len(training), generator=generator).tolist()]
-    steps = [order[i : i + options.batch] for i in range(0, len(order), options.batch)]
-    if recipe.mode == "faithful" and len(steps) > 1 and len(steps[-1]) < options.batch:
-        steps.pop()  # drop_last, as published
-    total = rows = 0.0
-    for step, chosen in enumerate(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(options, epoch + step / len(steps), recipe.mode == "faithful")
-        loss, count = _batch_loss(network, [pairs[i] for i in chosen], options, device)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        total += float(loss.detach()) * len(chosen)
-        rows += count
-    return total / rows
-
-
-@torch.no_grad()
-def validation_loss(
-    network: Network, pairs: Pairs, chosen: list[int], options: Distillation, device: torch.device
-) -> float:
-    """Mean loss per row over some samples, NaN for none."""
-    network.eval()
-    losses = [_batch_loss(network, [pairs[i]], options, device) for i in chosen]
-    return sum(float(loss) for loss, _ in losses) / sum(n for _, n in losses) if losses else math.nan
-
-
 def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:
     """The loss per sample of a batch, and its number of rows."""
     join = torch.cat if isinstance(network, FeatureToFeature) else torch.stack
     x, y = (join([pair[part] for pair in batch]).to(device) for part in (0, 1))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    with mixed_precision(device):
         hallucinated = network(x)
     is_image = isinstance(network, FeatureToInput)
     rows = _rows(y, is_image)
@@ -215,39 +195,3 @@ def learning_rate(options: Distillation, epoch: float, published: bool) -> float
         return options.learning_rate
     remaining = (epoch - options.warmup) / max(options.epochs - options.warmup, 1e-9)
     return options.learning_rate * (1 + math.cos(math.pi * remaining)) / 2
-
-
-def write_log(path: Path, log: Sequence[Epoch]) -> None:
-    """Write the log as CSV."""
-    rows = (f"{i},{e.loss:.9g},{e.validation:.9g},{e.learning_rate:.9g}\n" for i, e in enumerate(log, 1))
-    with atomic_write(path) as temporary:
-        temporary.write_text("epoch,loss,validation,learning_rate\n" + "".join(rows), encoding="utf-8")
-
-
-def _save(
-    network: Network, optimiser: torch.optim.Adam, log: list[Epoch], best: dict[str, Tensor], checkpoint: Path
-) -> None:
-    state = {f"network.{key}": value for key, value in network.state_dict().items()}
-    state |= {f"best.{key}": value for key, value in best.items()}
-    for i, slot in optimiser.state_dict()["state"].items():
-        state |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in slot.items()}
-    state["log"] = torch.tensor([(e.loss, e.validation, e.learning_rate) for e in log], dtype=torch.float64)
-    with atomic_write(checkpoint) as temporary:
-        save_file({key: value.cpu().contiguous() for key, value in state.items()}, temporary)
-
-
-def _resume(network: Network, optimiser: torch.optim.Adam, checkpoint: Path) -> tuple[list[Epoch], dict[str, Tensor]]:
-    if not checkpoint.exists():
-        return [], {key: value.cpu().clone() for key, value in network.state_dict().items()}
-    state = load_file(checkpoint)
-    network.load_state_dict(_under(state, "network."))
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in _under(state, "adam.").items():
-        index, _, name = key.partition(".")
-        slots.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-    return [Epoch(*row) for row in state["log"].tolist()], _under(state, "best.")
-
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""MVTec 3D-AD (Bergmann et al. 2021; REFERENCE §1.1), raw, prepared or synthetic.
+"""The layout of MVTec 3D-AD (Bergmann et al. 2021; method §1.1): raw, prepared or synthetic data.
 
 ::
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
 from cmdiad_runtime.sample import Modality
-from cmdiad_train.datasets.listing import (
-    FOLDERS,
+from cmdiad_train.datasets.layouts.listing import (
     Listing,
     find_masks,
     find_modality,
@@ -24,19 +24,19 @@ from cmdiad_train.datasets.sample_files import GOOD
 
 
 def is_category(folder: Path) -> bool:
-    """Whether a folder is a category in this layout."""
-    return any((folder / "train" / GOOD / name).is_dir() for names in FOLDERS.values() for name in names)
+    """Return True if a folder is a category in this layout."""
+    return any((folder / "train" / GOOD / name).is_dir() for names in MODALITY_FOLDERS.values() for name in names)
 
 
-def list_split(folder: Path, split: str, wanted: tuple[Modality, ...]) -> Listing:
-    """The samples of a split; each has all of `wanted`, and each defect a mask."""
+def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+    """Return the samples of a split, each with all required modalities. Every defect must have a mask."""
     folders = subfolders(folder / split)
     listing = Listing()
     if split != "test":
         listing = list_good_only(split, folders)
         folders = [f for f in folders if f.name == GOOD]
     for defect in folders:
-        kinds = {modality: find_modality(defect, modality) for modality in wanted}
+        kinds = {modality: find_modality(defect, modality) for modality in required}
         masks = None if defect.name == GOOD else find_masks(defect / "gt")
         listing.add(list_defect(split, defect.name, kinds, masks, mask_required=True))
     return listing

@@ -1,4 +1,4 @@
-"""MVTec-AD (Bergmann et al. 2019): images only. VisA as its `prepare_data` writes it is the same.
+"""The layout of MVTec-AD (Bergmann et al. 2019): images only. VisA's own `prepare_data` writes the same layout.
 
 ::
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from cmdiad_runtime.readers import RGB_SUFFIXES
 from cmdiad_runtime.sample import Modality
-from cmdiad_train.datasets.listing import (
-    Found,
+from cmdiad_train.datasets.layouts.listing import (
+    FilesByStem,
     Listing,
     find_files,
     find_masks,
@@ -26,12 +26,12 @@ from cmdiad_train.datasets.sample_files import GOOD
 
 
 def is_category(folder: Path) -> bool:
-    """Whether a folder is a category in this layout."""
+    """Return True if a folder is a category in this layout."""
     return bool(find_files(folder / "train" / GOOD, RGB_SUFFIXES).files)
 
 
-def list_split(folder: Path, split: str, wanted: tuple[Modality, ...]) -> Listing:
-    """The samples of a split, none where a cloud is wanted alone; each defect has a mask."""
+def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+    """Return the samples of a split; there are none if clouds are required. Every defect must have a mask."""
     folders = subfolders(folder / split)
     listing = Listing()
     if split != "test":
@@ -39,7 +39,7 @@ def list_split(folder: Path, split: str, wanted: tuple[Modality, ...]) -> Listin
         folders = [f for f in folders if f.name == GOOD]
     for defect in folders:
         images = find_files(defect, RGB_SUFFIXES)
-        kinds = {modality: images if modality == "rgb" else Found(defect, {}) for modality in wanted}
+        kinds = {modality: images if modality == "rgb" else FilesByStem(defect, {}) for modality in required}
         masks = None if defect.name == GOOD else find_masks(folder / "ground_truth" / defect.name)
         listing.add(list_defect(split, defect.name, kinds, masks, mask_required=True))
     return listing

@@ -1,4 +1,4 @@
-"""VisA (Zou et al. 2022) as it is distributed: images only.
+"""The layout of VisA (Zou et al. 2022) as distributed: images only.
 
 ::
 
@@ -6,7 +6,7 @@
     CATEGORY/Data/Masks/Anomaly/NNN.png                (a pixel's value is the kind of defect, 0 is none)
     split_csv/1cls.csv                                 object,split,label,image,mask; paths below the data set
 
-Without the table every Normal is for training and every Anomaly for testing.
+Without the table, all Normal images are for training and all Anomaly images for testing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.readers import RGB_SUFFIXES
 from cmdiad_runtime.sample import Modality
-from cmdiad_train.datasets.listing import Found, Listing, find_files, find_masks, list_defect
+from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_files, find_masks, list_defect
 from cmdiad_train.datasets.sample_files import GOOD
 
 DEFECT = "anomaly"
@@ -28,31 +28,31 @@ _LABELS = {"normal": GOOD, "anomaly": DEFECT}
 
 
 def is_category(folder: Path) -> bool:
-    """Whether a folder is a category in this layout."""
+    """Return True if a folder is a category in this layout."""
     return (folder / "Data" / "Images" / "Normal").is_dir()
 
 
 def table_of(folder: Path) -> Path:
-    """The table that splits the data set of a category."""
+    """Return the path of the table that assigns the images of the data set to splits."""
     return folder.parent / "split_csv" / "1cls.csv"
 
 
-def list_split(folder: Path, split: str, wanted: tuple[Modality, ...]) -> Listing:
-    """The samples of a split, none where a cloud is wanted alone; each defect has a mask.
+def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+    """Return the samples of a split; there are none if clouds are required. Every defect must have a mask.
 
     Raises:
-        RunError: the table cannot be read.
+        RunError: The table cannot be read.
     """
-    found = _by_table(folder, split) if table_of(folder).is_file() else _by_folder(folder, split)
+    by_defect = _by_table(folder, split) if table_of(folder).is_file() else _by_folder(folder, split)
     listing = Listing()
-    for defect, (images, masks) in found.items():
-        kinds = {modality: images if modality == "rgb" else Found(images.folder, {}) for modality in wanted}
+    for defect, (images, masks) in by_defect.items():
+        kinds = {modality: images if modality == "rgb" else FilesByStem(images.folder, {}) for modality in required}
         listing.add(list_defect(split, defect, kinds, masks, mask_required=True))
     listing.samples = [replace(sample, mask_level=0) for sample in listing.samples]
     return listing
 
 
-def _by_folder(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]]:
+def _by_folder(folder: Path, split: str) -> dict[str, tuple[FilesByStem, FilesByStem | None]]:
     data = folder / "Data"
     if split == "train":
         return {GOOD: (find_files(data / "Images" / "Normal", RGB_SUFFIXES), None)}
@@ -62,8 +62,8 @@ def _by_folder(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]
     return {}
 
 
-def _by_table(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]]:
-    """Images and masks by defect, as the table names them; one that is not there leaves its stem without a file."""
+def _by_table(folder: Path, split: str) -> dict[str, tuple[FilesByStem, FilesByStem | None]]:
+    """Return images and masks by defect as the table names them; the stem of a missing file has no file."""
     images: dict[str, dict[str, list[Path]]] = {}
     masks: dict[str, list[Path]] = {}
     for row in _rows(table_of(folder)):
@@ -78,8 +78,8 @@ def _by_table(folder: Path, split: str) -> dict[str, tuple[Found, Found | None]]
     place = folder / "Data"
     return {
         defect: (
-            Found(place / "Images", images[defect]),
-            None if defect == GOOD else Found(place / "Masks", masks),
+            FilesByStem(place / "Images", images[defect]),
+            None if defect == GOOD else FilesByStem(place / "Masks", masks),
         )
         for defect in sorted(images)
     }
@@ -104,17 +104,17 @@ def _label(table: Path, label: str) -> str:
 
 
 def _below(root: Path, name: str, table: Path) -> Path:
-    """The file that the table names; nothing outside the data set is read."""
+    """Return the path of a file that the table names, after a check that the path stays inside the data set."""
     path = root / name
     if not name or not path.resolve().is_relative_to(root.resolve()):
         raise _bad_table(table, f"the file {name!r} outside the data set")
     return path
 
 
-def _bad_table(table: Path, found: str) -> RunError:
+def _bad_table(table: Path, problem: str) -> RunError:
     return RunError(
         table,
-        found=found,
+        found=problem,
         expected="VisA's table of object,split,label,image,mask, labels normal and anomaly",
-        action="take the published one, or remove it to train on every Normal",
+        action="Use the published table, or remove this one to train on all Normal images",
     )

@@ -1,103 +1,35 @@
-"""Eyecandies (Bonfiglioli et al. 2022) as it is distributed; `cmdiad-data prepare` makes it trainable (REFERENCE §3).
-
-::
-
-    CATEGORY/{train,test_public}/[data/]NNN_{depth.png,info_depth.yaml,pose.txt,image_4.png,mask.png}
-"""
+"""Clouds of Eyecandies samples from depth image and camera pose, as published (method §3)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cmdiad_runtime.errors import InputError, RunError
-from cmdiad_runtime.sample import Modality
-from cmdiad_train.datasets.listing import Listing
+from cmdiad_runtime.errors import InputError
+from cmdiad_train.datasets.layouts.eyecandies import RawSample
 
 FOCAL_LENGTH = 711.11
-"""Pixels; the principal point is the image's centre (REFERENCE §3.2)."""
-SPLITS = {"train": "train", "test": "test_public"}
-"""The published splits, and what the data set calls them."""
+"""Focal length of the camera in pixels; the principal point is the centre of the image (method §3.2)."""
 GROUND_CLEARANCE = -0.02
+"""Points with a larger second coordinate in the frame of the ground are background, metres (method §3.4)."""
 FARTHEST_DEPTH = 1.8
+"""Points farther away along the ground are background, metres (method §3.4)."""
 FARTHEST_SIDE = 1.0
+"""Points farther to the side are background, metres (method §3.4)."""
 SCALE = (0.1, -0.1, 0.1)
-"""Of x, z, y, in this order (REFERENCE §3.5)."""
-_DEPTH = "_depth.png"
-
-
-@dataclass(frozen=True)
-class RawSample:
-    """The files of one rendered sample.
-
-    Attributes:
-        name: split and number, as `test_public/07`.
-        number: what the prepared sample is called, three digits.
-        depth: 16-bit depth image.
-        info: YAML file with the range of the depth.
-        pose: 4 x 4 pose of the camera, text.
-        image: colour image.
-        mask: defect, not 0 where there is one; None in training.
-    """
-
-    name: str
-    number: str
-    depth: Path
-    info: Path
-    pose: Path
-    image: Path
-    mask: Path | None
-
-
-def is_category(folder: Path) -> bool:
-    """Whether a folder is a category in this layout."""
-    return any(_data_folder(folder, "train").glob(f"*{_DEPTH}"))
-
-
-def list_split(folder: Path, split: str, wanted: tuple[Modality, ...]) -> Listing:
-    """Refuse: there are depth images and poses here, no clouds."""
-    raise not_prepared(folder)
-
-
-def not_prepared(folder: Path) -> RunError:
-    """What to say to somebody who wants to train on a raw category."""
-    return RunError(
-        folder,
-        found="a raw Eyecandies category",
-        expected="prepared samples",
-        action=f"run cmdiad-data prepare {folder.parent} OUT and use OUT",
-    )
-
-
-def raw_samples(folder: Path, split: str) -> list[RawSample]:
-    """The samples of "train" or "test" of a category, sorted; whether all files exist shows when they are read."""
-    data = _data_folder(folder, split)
-    stems = sorted(p.name.removesuffix(_DEPTH) for p in data.glob(f"*{_DEPTH}") if not p.name.startswith("."))
-    return [
-        RawSample(
-            name=f"{SPLITS[split]}/{stem}",
-            number=stem.zfill(3),
-            depth=data / f"{stem}{_DEPTH}",
-            info=data / f"{stem}_info_depth.yaml",
-            pose=data / f"{stem}_pose.txt",
-            image=data / f"{stem}_image_4.png",
-            mask=data / f"{stem}_mask.png" if split == "test" else None,
-        )
-        for stem in stems
-    ]
+"""Factors of x, z and y, in this order, before they are stored (method §3.5)."""
 
 
 def read_cloud(sample: RawSample) -> npt.NDArray[np.float64]:
-    """The organised cloud of a sample, float64 `[h, w, 3]`, as the published preparation has it (REFERENCE §3).
+    """Compute the organised cloud of a sample, float64 `[h, w, 3]`, in the units of the published preparation.
 
-    x is exactly 0 in the background, and so no point there is valid; y and z are constants there.
+    x is exactly 0 in the background, so no background point is valid; y and z are constant there.
 
     Raises:
-        InputError: a file is missing or does not hold what it should.
+        InputError: A file is missing or has the wrong content.
     """
     depth = _read_depth(sample)
     pose = _read_pose(sample.pose)
@@ -108,17 +40,12 @@ def read_cloud(sample: RawSample) -> npt.NDArray[np.float64]:
             sample.pose,
             found=f"a pose that does not give a ground plane ({error})",
             expected="the pose of a camera above the scene",
-            action="fetch the sample again",
+            action="Download the sample again",
         ) from error
 
 
-def _data_folder(folder: Path, split: str) -> Path:
-    place = folder / SPLITS[split]
-    return place / "data" if (place / "data").is_dir() else place
-
-
 def _read_depth(sample: RawSample) -> npt.NDArray[np.float64]:
-    """Depth along the axis of the camera, metres, float64 `[h, w]` (REFERENCE §3.1)."""
+    """Read the depth along the axis of the camera, metres, float64 `[h, w]` (method §3.1)."""
     low, high = _read_range(sample.info)
     try:
         with Image.open(sample.depth) as image:
@@ -156,15 +83,15 @@ def _read_pose(path: Path) -> npt.NDArray[np.float64]:
     return pose
 
 
-def _unreadable(path: Path, found: str, expected: str) -> InputError:
-    action = "fetch the sample again"
-    return InputError(path, found=f"a file that cannot be used ({found})", expected=expected, action=action)
+def _unreadable(path: Path, problem: str, expected: str) -> InputError:
+    action = "Download the sample again"
+    return InputError(path, found=f"a file that cannot be used ({problem})", expected=expected, action=action)
 
 
 def _back_project(depth: npt.NDArray[np.float64], pose: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Points float64 `[h, w, 3]`, metres: z · (K·pose)⁻¹ · (u, v, 1, 1/z) (REFERENCE §3.2).
+    """Return points float64 `[h, w, 3]`, metres: z · (K·pose)⁻¹ · (u, v, 1, 1/z) (method §3.2).
 
-    The fourth component is multiplied out, so that a depth of 0 needs no division.
+    The fourth component is multiplied out, so a depth of 0 needs no division.
     """
     height, width = depth.shape
     camera = np.eye(4)
@@ -177,7 +104,7 @@ def _back_project(depth: npt.NDArray[np.float64], pose: npt.NDArray[np.float64])
 
 
 def _stored(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Background cut in the ground's frame, then axes and scale as they are stored (REFERENCE §3.3-3.5)."""
+    """Remove the background in the frame of the ground, then return axes and scale as stored (method §3.3-3.5)."""
     middle = points.shape[1] // 2
     far, near = points[0, middle], points[-1, middle]
     dz, dy = far[1] - near[1], far[2] - near[2]

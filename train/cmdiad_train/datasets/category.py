@@ -1,0 +1,84 @@
+"""A category of a data set: one kind of part, with its samples by split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.sample import Modality
+from cmdiad_train.datasets.layouts import LAYOUTS
+from cmdiad_train.datasets.layouts.listing import Listing
+from cmdiad_train.datasets.prepared_note import read_prepared
+from cmdiad_train.datasets.sample_files import SampleFiles
+
+Split = Literal["train", "validation", "test"]
+
+_MODALITIES: tuple[Modality, ...] = ("rgb", "xyz")
+
+
+@dataclass(frozen=True)
+class Category:
+    """One kind of part of a data set.
+
+    Attributes:
+        root: Folder of the data set.
+        name: Name of the kind of part.
+        layout: Name of the layout, a key of `LAYOUTS`.
+        folder: Folder of the category's samples: `root` itself or a folder in it.
+    """
+
+    root: Path
+    name: str
+    layout: str
+    folder: Path
+
+    def split(self, split: Split, modalities: Iterable[Modality]) -> list[SampleFiles]:
+        """Return the samples of a split, sorted by name; an absent split has none.
+
+        Args:
+            split: Split to list.
+            modalities: Modalities that every sample must have.
+
+        Raises:
+            RunError: The training samples never have one of the modalities, a single sample lacks one, or a defect
+                has no mask in the layout of a benchmark.
+        """
+        required = tuple(modalities)
+        if split == "train":
+            self._check_offered(required)
+        listing = self.listing(split, required)
+        if listing.problems:
+            raise listing.problems[0]
+        return listing.samples
+
+    def listing(self, split: Split, modalities: Iterable[Modality]) -> Listing:
+        """Return the complete samples of a split, and one problem for each sample that is not complete."""
+        return LAYOUTS[self.layout].list_split(self.folder, split, tuple(modalities))
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Return the modalities of the training samples."""
+        return self.modalities_of("train")
+
+    def modalities_of(self, split: Split) -> tuple[Modality, ...]:
+        """Return the modalities that at least one sample of a split has."""
+        return tuple(m for m in _MODALITIES if any(c[m] for c in self.listing(split, (m,)).counts.values()))
+
+    @property
+    def prepared(self) -> bool:
+        """Return True if `cmdiad-data prepare` has removed the background from the clouds already."""
+        return read_prepared(self.folder.resolve().parent) is not None
+
+    def _check_offered(self, required: tuple[Modality, ...]) -> None:
+        offered = self.modalities
+        missing = [modality for modality in required if modality not in offered]
+        if offered and missing:
+            raise RunError(
+                self.folder,
+                found=f"training samples with {' and '.join(offered)} alone",
+                expected=f"{' and '.join(required)}",
+                action=f"Add {missing[0]} files, or train with --modality {offered[0]} and without hallucination",
+            )

@@ -1,0 +1,153 @@
+"""Find files by their stem and pair them to samples, for all layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.sample import Modality
+from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
+
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""Suffixes of mask files, in lower case."""
+_MASK_ENDING = "_mask"
+_PAIR = "Add the missing file or remove its partner"
+
+
+@dataclass(frozen=True)
+class FilesByStem:
+    """Files of one kind in one folder.
+
+    Attributes:
+        folder: Folder of the files, or the folder in which they are missing.
+        files: Files by the stem that pairs them. More than one file for a stem is an error of the data set.
+    """
+
+    folder: Path
+    files: Mapping[str, list[Path]]
+
+
+@dataclass
+class Listing:
+    """The content of a split.
+
+    Attributes:
+        samples: Complete samples.
+        problems: One error for each sample or folder that cannot be used.
+        counts: Number of files by defect and kind (`rgb`, `xyz` or `mask`).
+    """
+
+    samples: list[SampleFiles] = field(default_factory=list)
+    problems: list[RunError] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, other: Listing) -> None:
+        """Add the content of another listing."""
+        self.samples += other.samples
+        self.problems += other.problems
+        for defect, counts in other.counts.items():
+            mine = self.counts.setdefault(defect, {})
+            for kind, count in counts.items():
+                mine[kind] = mine.get(kind, 0) + count
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> FilesByStem:
+    """Return the files in a folder that have one of the suffixes, without hidden ones."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            files.setdefault(path.stem, []).append(path)
+    return FilesByStem(folder, files)
+
+
+def find_masks(folder: Path) -> FilesByStem:
+    """Return the masks in a folder by the stem of their sample: `003.png` and `003_mask.png` both belong to `003`."""
+    files: dict[str, list[Path]] = {}
+    for stem, paths in find_files(folder, MASK_SUFFIXES).files.items():
+        files.setdefault(stem.removesuffix(_MASK_ENDING), []).extend(paths)
+    return FilesByStem(folder, files)
+
+
+def find_modality(folder: Path, modality: Modality) -> FilesByStem:
+    """Return the files in the sub-folder of a modality; if no such folder exists, the first name is assumed."""
+    names = MODALITY_FOLDERS[modality]
+    name = next((n for n in names if (folder / n).is_dir()), names[0])
+    return find_files(folder / name, MODALITY_SUFFIXES[modality])
+
+
+def list_defect(
+    split: str, defect: str, kinds: Mapping[Modality, FilesByStem], masks: FilesByStem | None, *, mask_required: bool
+) -> Listing:
+    """Return the samples of one defect, or the good samples, sorted by stem.
+
+    Args:
+        split: "train", "validation" or "test".
+        defect: Name of the defect, or "good".
+        kinds: Files of each requested modality.
+        masks: Masks of the defect; None for good samples.
+        mask_required: True if a sample without a mask is a problem.
+    """
+    counts: dict[str, int] = {kind: _count(candidates) for kind, candidates in kinds.items()}
+    if masks is not None:
+        counts["mask"] = _count(masks)
+    listing = Listing(counts={defect: counts})
+    for stem in sorted(set().union(*(candidates.files for candidates in kinds.values()))):
+        try:
+            files = {kind: _one_file(candidates, stem, _pair(kinds), _PAIR) for kind, candidates in kinds.items()}
+            mask = None
+            if masks is not None and (mask_required or stem in masks.files):
+                mask = _one_file(masks, stem, "one for each defect", "Draw the mask", what="mask")
+        except RunError as error:
+            listing.problems.append(error)
+            continue
+        name = f"{split}/{defect}/{stem}"
+        listing.samples.append(SampleFiles(name, defect, files.get("rgb"), files.get("xyz"), mask))
+    return listing
+
+
+def list_good_only(split: str, folders: Iterable[Path]) -> Listing:
+    """Return one problem for each folder other than `good` in a split that may hold only good samples."""
+    problems = [
+        RunError(
+            folder,
+            found=f"samples that are not good in {split}",
+            expected=f"the folder {split}/good alone",
+            action="Move the folder to test",
+        )
+        for folder in folders
+        if folder.name != GOOD
+    ]
+    return Listing(problems=problems)
+
+
+def _count(candidates: FilesByStem) -> int:
+    return sum(map(bool, candidates.files.values()))
+
+
+def _pair(kinds: Mapping[Modality, FilesByStem]) -> str:
+    return f"a pair of {' and '.join(kinds)} for each sample"
+
+
+def _one_file(candidates: FilesByStem, stem: str, expected: str, action: str, what: str = "file") -> Path:
+    """Return the only file of a sample.
+
+    Raises:
+        RunError: The sample has no file, or more than one.
+    """
+    files = candidates.files.get(stem, [])
+    if not files:
+        raise RunError(candidates.folder, found=f"no {what} for sample {stem}", expected=expected, action=action)
+    if len(files) > 1:
+        names = " and ".join(path.name for path in files)
+        raise RunError(
+            candidates.folder, found=names, expected=f"one {what} for sample {stem}", action="Remove one of them"
+        )
+    return files[0]

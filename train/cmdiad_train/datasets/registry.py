@@ -1,0 +1,118 @@
+"""Recognise data sets and open their categories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.datasets.category import Category
+from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
+from cmdiad_train.datasets.layouts.eyecandies import not_prepared
+from cmdiad_train.datasets.layouts.listing import subfolders
+from cmdiad_train.datasets.prepared_note import COMPLETE, read_prepared
+
+_EXPECTED = (
+    "CATEGORY/train/good with images, or with the folders rgb and xyz (MVTec), CATEGORY/Data/Images/Normal (VisA), "
+    "raw Eyecandies, or a folder of good samples"
+)
+
+
+def list_categories(root: Path) -> list[str]:
+    """Return the sorted names of the categories of a data set.
+
+    Raises:
+        RunError: The folder does not exist, or no category in it is recognised.
+    """
+    categories = find_categories(root)
+    if not categories:
+        raise _not_recognised(root, "one category of a known layout")
+    return [category.name for category in categories]
+
+
+def open_category(root: Path, category: str | None) -> Category:
+    """Open a category of a data set for training.
+
+    Args:
+        root: Folder of the data set.
+        category: Name of the category; None if the data set has only one.
+
+    Raises:
+        RunError: The folder or category does not exist, several categories exist and none is named, the category is
+            raw Eyecandies, or its preparation was interrupted.
+    """
+    opened = find_category(root, category)
+    if opened.layout == "eyecandies":
+        raise not_prepared(opened.folder)
+    prepared = read_prepared(opened.folder.resolve().parent)
+    if prepared is not None and prepared["categories"].get(opened.folder.resolve().name) != COMPLETE:
+        raise RunError(
+            opened.folder,
+            found="a category of which the preparation was interrupted",
+            expected="a complete one",
+            action="Run the same cmdiad-data prepare command again",
+        )
+    return opened
+
+
+def find_category(root: Path, category: str | None) -> Category:
+    """Return a category of a data set, which may still need preparation.
+
+    Args:
+        root: Folder of the data set.
+        category: Name of the category; None if the data set has only one.
+
+    Raises:
+        RunError: The folder or category does not exist, or several categories exist and none is named.
+    """
+    categories = find_categories(root)
+    if category is None and len(categories) == 1:
+        return categories[0]
+    for candidate in categories:
+        if candidate.name == category:
+            return candidate
+    raise _not_recognised(root, f"category {category}" if category else "one category")
+
+
+def find_categories(root: Path) -> list[Category]:
+    """Return all categories of a data set, sorted by name. If `root` itself is a category, return that one.
+
+    Raises:
+        RunError: The folder does not exist.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise RunError(root, found="no such folder", expected="a data set", action="Check DATA")
+    categories = []
+    for place in subfolders(root):
+        layout = _layout_of(place)
+        if layout not in (None, OWN_FOLDER):
+            categories.append(Category(root, place.name, str(layout), place))
+    if categories:
+        return categories
+    layout = _layout_of(root)
+    return [Category(root, root.resolve().name, layout, root)] if layout else []
+
+
+def category_at(place: Path) -> Category:
+    """Return the category in a folder, without a look at the folders next to it.
+
+    Raises:
+        RunError: The folder is not a category in a known layout.
+    """
+    layout = _layout_of(place)
+    if layout is None:
+        raise _not_recognised(place, "a category")
+    return Category(place.parent, place.resolve().name, layout, place)
+
+
+def _layout_of(place: Path) -> str | None:
+    return next((name for name, layout in LAYOUTS.items() if layout.is_category(place)), None)
+
+
+def _not_recognised(root: Path, expected: str) -> RunError:
+    names = [category.name for category in find_categories(root)]
+    if names:
+        action = "Choose one with --category NAME"
+    else:
+        expected, action = f"{expected}: {_EXPECTED}", "Check DATA, and --category NAME if there are several"
+    return RunError(root, found=f"categories {', '.join(names) or '(none)'}", expected=expected, action=action)

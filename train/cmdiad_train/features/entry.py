@@ -1,0 +1,59 @@
+"""The file of one entry of the feature store."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, uint8
+
+from cmdiad_runtime.support.files import atomic_write
+
+Stored = dict[str, Tensor]
+"""Tensors of one sample by name. Tensors from the store are memory-mapped: pages are read when they are touched."""
+
+HEADER_BYTES = 1024
+"""Most bytes that the header of an entry takes: names, shapes and checksum."""
+
+
+def save_entry(file: Path, tensors: Stored) -> Stored:
+    """Write an entry, complete or not at all, and return its tensors, mapped from the file.
+
+    Raises:
+        OutputError: The folder is not writable, or the disk is full.
+        SafetensorError: The disk is full, or another error of the file system.
+    """
+    with atomic_write(file) as temporary:
+        save_file(tensors, temporary, {"crc32": _checksum(tensors)})
+    return load_file(file)
+
+
+def load_entry(file: Path, *, verify: bool) -> Stored | None:
+    """Return the tensors of an entry, or None if the file is damaged.
+
+    Args:
+        file: File of the entry.
+        verify: Compare the content with its checksum, which reads the whole file.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            expected = (stored.metadata() or {}).get("crc32")
+        tensors = load_file(file)
+    except (SafetensorError, FileNotFoundError):
+        return None
+    return None if verify and _checksum(tensors) != expected else tensors
+
+
+def size_of(tensors: Stored) -> int:
+    """Return the size of all tensors in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _checksum(tensors: Stored) -> str:
+    """Return the CRC-32 of all tensors in the order of their names, 8 hexadecimal digits."""
+    value = 0
+    for _, tensor in sorted(tensors.items()):
+        value = zlib.crc32(tensor.reshape(-1).view(uint8).numpy().data, value)
+    return f"{value:08x}"

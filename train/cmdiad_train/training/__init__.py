@@ -1,0 +1,1 @@
+"""The training loop that distillation networks and extractors share."""
