@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, where no test could press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+_CACHE = tempfile.TemporaryDirectory(prefix="cmdiad-tests-")
+os.environ["CMDIAD_CACHE"] = _CACHE.name  # tests leave nothing in the cache folder of the user, and find nothing there
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the runtime does, for tests that import onnxruntime themselves
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # a desktop's, and a Jetson's
@@ -40,7 +43,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
-    from helpers import ignore, tiny_recipe
+    from helpers import tiny_recipe
 
     folder = tmp_path_factory.mktemp("runs")
     runs: dict[str, Path] = {}
@@ -50,7 +53,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         key = repr(recipe)
         if key not in runs:
             run = folder / f"{modality}-{hallucination}-{len(runs)}"
-            fit(data, None, recipe, run, ignore)
+            fit(data, None, recipe, run)
             runs[key] = run
         return runs[key]
 
@@ -63,7 +66,7 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
     from cmdiad_export.bundle_writer import write_bundle
     from cmdiad_export.options import ExportOptions
     from cmdiad_runtime.support.reporter import SILENT
-    from cmdiad_train.runs.run_directory import load_run
+    from cmdiad_train.runs.run import load_run
 
     folder = tmp_path_factory.mktemp("bundles")
     bundles: dict[tuple[Path, str], Path] = {}

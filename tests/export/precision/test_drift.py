@@ -17,7 +17,7 @@ from cmdiad_export.precision.drift import Culprits, Drift, module_drift, product
 from cmdiad_export.precision.products import products
 from cmdiad_export.precision.quantise import OPSETS
 from cmdiad_export.precision.reduction import QuantisedGraphs
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.runs.run import load_run
 
 Cached = Callable[..., Path]
 
