@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+_CACHE = tempfile.TemporaryDirectory(prefix="cmdiad-tests-")
+os.environ["CMDIAD_CACHE"] = _CACHE.name  # Tests leave nothing in the cache folder of the user, and use nothing there.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
@@ -51,7 +54,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
-    from helpers import ignore, tiny_recipe
+    from helpers import tiny_recipe
 
     folder = tmp_path_factory.mktemp("runs")
     runs: dict[str, Path] = {}
@@ -61,7 +64,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         key = repr(recipe)
         if key not in runs:
             run = folder / f"{modality}-{hallucination}-{len(runs)}"
-            fit(data, None, recipe, run, ignore)
+            fit(data, None, recipe, run)
             runs[key] = run
         return runs[key]
 
@@ -74,7 +77,7 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
     from cmdiad_export.bundle_writer import write_bundle
     from cmdiad_export.options import ExportOptions
     from cmdiad_runtime.support.reporter import SILENT
-    from cmdiad_train.runs.run_directory import load_run
+    from cmdiad_train.runs.run import load_run
 
     folder = tmp_path_factory.mktemp("bundles")
     bundles: dict[tuple[Path, str], Path] = {}

@@ -79,6 +79,20 @@ def option_group(name: str, *options: Callable[[Any], Any]) -> Callable[[Functio
     return decorate
 
 
+def collect_options(*groups: Callable[[Any], Any]) -> tuple[click.Option, ...]:
+    """Return the options of some option groups, for a command that takes options from a table.
+
+    Args:
+        *groups: Decorators from `option_group`, in the order of the help text.
+    """
+
+    def holder() -> None: ...
+
+    for group in reversed(groups):
+        group(holder)
+    return tuple(reversed(getattr(holder, "__click_params__", [])))
+
+
 class _Helpful(click.Command):
     """Help text with option groups, examples and exit codes; adds `--version`.
 
