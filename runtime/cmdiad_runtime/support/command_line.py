@@ -124,7 +124,8 @@ class _Helpful(click.Command):
         others: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            # Recent versions of click also return a record for an argument; the usage line already shows its name.
+            if record is not None and isinstance(parameter, click.Option):
                 name = getattr(parameter, _GROUP, None)
                 (others if name is None else groups.setdefault(name, [])).append(record)
         for name, records in groups.items():

@@ -55,7 +55,7 @@ def test_a_spoiled_layer_is_the_first_to_drift(layer: str) -> None:
     assert [drift.name for drift in drifts] == [str(i) for i in range(8)]
     culprits = Culprits.among(drifts)
     assert culprits.first.name == layer
-    assert culprits.first.given == 0 < culprits.first.error
+    assert culprits.first.before == 0 < culprits.first.error
     assert culprits.worst.error == max(drift.error for drift in drifts)
 
 
