@@ -36,14 +36,13 @@ EXIT_CODES = {
 
 
 class TrainCommand(GroupedCommand):
-    """A command that also takes the options of every detector family."""
+    """A command that also takes the options of detector families that are registered at run time."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the common options and those of all families."""
-        common, names = super().get_params(ctx), family_names()
-        own = {id(option): option for name in names for option in family_options(name)}
-        position = len([p for p in common if p in self.params])
-        return [*common[:position], *own.values(), *common[position:]]
+        """Return the options of the command and those of all registered families."""
+        known = super().get_params(ctx)
+        further = [option for name in family_names() for option in family_options(name) if option not in known]
+        return [*known[: len(self.params)], *further, *known[len(self.params) :]]
 
 
 def _rename_view(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -162,6 +161,9 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
     _summarise(record, out)
+
+
+cli.params += family_options(DEFAULT)
 
 
 def _default_folder(data: Path, category: str | None, family: str, options: dict[str, Any]) -> Path:

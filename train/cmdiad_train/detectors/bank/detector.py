@@ -103,7 +103,7 @@ class Detector(TrainedDetector):
 
     def against(self, banks: list[MemoryBank]) -> Detector:
         """Return this detector with other banks and unit fusion weights. Networks are shared."""
-        features = [each for each in self.features if isinstance(each, PatchFeatures)]
+        features = [features for features in self.features if isinstance(features, PatchFeatures)]
         return Detector(self._recipe, features, banks, self.hallucinated)
 
     def plan_search(self, settings: SearchSettings) -> None:

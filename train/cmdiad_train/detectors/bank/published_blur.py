@@ -12,7 +12,7 @@ PASSES = 3
 
 
 class PilGaussianBlur(nn.Module):
-    """Pillow's `GaussianBlur(4)` of a map quantised to 256 levels of its own maximum, bit by bit."""
+    """Pillow's `GaussianBlur(4)` of a map quantised to 256 levels of the maximum of the map, bit by bit."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the blurred map float32 `[h, w]` of a non-negative float32 `[h, w]`; an all-zero map stays zero."""

@@ -154,9 +154,9 @@ def _from_first(space: _Space, rows: Tensor) -> Tensor:
 
 
 def _farthest(nearest: Tensor) -> Tensor:
-    """Index of the rows that a round picks among, in order: all that are as far as the last of `CANDIDATES` is.
+    """Return the rows that a round picks from, in order: all that are as far as the last of `CANDIDATES` rows.
 
-    One row alone where so many are equally far that there would be more than twice as many.
+    If equal distances would make that more than twice as many rows, return one row.
     """
     if len(nearest) <= CANDIDATES:
         return torch.arange(len(nearest), device=nearest.device)

@@ -105,7 +105,7 @@ class TrainingFeatures:
 
     def _calibrate(self, extractor: PointMae) -> None:
         context = self.context
-        samples = [files for each in (context.train, *context.joint.values()) for files in each]
+        samples = [files for split in (context.train, *context.joint.values()) for files in split]
         chosen = samples[:: max(1, len(samples) // CALIBRATION_CLOUDS)][:CALIBRATION_CLOUDS]
         clouds = []
         for i, files in enumerate(chosen):

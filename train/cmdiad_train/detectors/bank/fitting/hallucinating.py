@@ -163,9 +163,9 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
     """
     network_file(source)
     stored = read_record(source).recipe
-    theirs, ours = bank_part(stored), bank_part(recipe)
+    trained, requested = bank_part(stored), bank_part(recipe)
     for name in ("mode", "hallucination", "rgb", "xyz", "components", "distillation"):
-        _require_same(source, name, getattr(theirs, name) == getattr(ours, name))
+        _require_same(source, name, getattr(trained, name) == getattr(requested, name))
     for name in ("modality", "size", "rgb_mask", "foreground"):
         _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
     modalities = ("rgb", "xyz")

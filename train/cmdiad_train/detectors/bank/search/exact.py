@@ -130,8 +130,8 @@ def best_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return the largest keys float32 `[T, count]` of queries, and their rows int64 `[T, count]`, best first.
 
-    With a chunk this is a loop: each round keeps the best of its chunk and of the rounds before. What is left when the
-    bank is cut into chunks comes first. Exported, the chunks are slices of the one bank, not a copy of it.
+    With a chunk this is a loop: each round keeps the best of its chunk and of the rounds before. The rows that
+    remain when the bank is cut into chunks come first. In an exported graph the chunks are slices of one bank.
 
     Args:
         queries: Queries `[T, C]`.
@@ -141,16 +141,16 @@ def best_rows(
         chunk: Rows at a time, see `SearchSettings`.
     """
     if chunk is None or chunk >= len(rows):
-        found = keys_of(queries, rows, half_squares).topk(count, dim=1)
-        return found.values, found.indices
+        best = keys_of(queries, rows, half_squares).topk(count, dim=1)
+        return best.values, best.indices
     rounds = len(rows) // chunk
     cut = rounds * chunk
 
     def better(carry: list[Tensor], rows: Tensor, squares: Tensor, offset: Tensor | int, most: int) -> list[Tensor]:
         best, index = carry
-        keys, found = keys_of(queries, rows, squares).topk(most, dim=1)
+        keys, rows_of_keys = keys_of(queries, rows, squares).topk(most, dim=1)
         keys, position = torch.cat([best, keys], 1).topk(count, dim=1)
-        return [keys, torch.cat([index, found + offset], 1).gather(1, position)]
+        return [keys, torch.cat([index, rows_of_keys + offset], 1).gather(1, position)]
 
     def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         rows, squares, offset = part

@@ -1,12 +1,12 @@
-"""The nearest bank row of each query by a product over few channels, wherever that proves itself enough.
+"""The nearest bank row of each query by a product over few channels, if a bound proves that these suffice.
 
 The bank is kept along its principal axes, the leading ones apart. With a query (a, r) and a row (c, s), leading
 components and rest, the product is a·c + r·s <= a·c + |r|·|s| (Cauchy and Schwarz): one product more than there are
 leading components bounds every key from above. A query whose best measured candidate beats the bound of all that were
 not measured has its nearest row; the few others are searched over all channels.
 
-Turning bank and queries changes no distance, but for one rounding of each number: of rows in float64 to float32, and of
-queries as by any other linear layer. Nothing of the bank is kept twice.
+Turning bank and queries changes distances only by one rounding of each number: rows from float64 to float32, queries as
+in any other linear layer. No part of the bank is stored twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cmdiad_train.detectors.bank.search.exact import (
 )
 
 UNIT_ROUNDOFF = 2.0**-24
-"""Of float32: the largest relative error of one rounding."""
+"""Largest relative error of one rounding to float32."""
 IN_FULL = "cmdiad::SearchInFull"
 IN_FULL_AT_ONCE = 64
 """Queries in doubt that are searched at a time: their keys of a bank of 76 518 rows take 20 MB."""
@@ -150,9 +150,9 @@ def nearest_one_by_one(
     def round_(carry: list[Tensor], part: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         (squared, index), (rank,) = carry, part
         candidate = candidates.index_select(1, rank)[:, 0]
-        found = squared_distance(leading, rest, row_leading[candidate], row_rest[candidate])
-        nearer = found < squared
-        return [torch.where(nearer, found, squared), torch.where(nearer, candidate, index)], [rank.clone()]
+        measured = squared_distance(leading, rest, row_leading[candidate], row_rest[candidate])
+        nearer = measured < squared
+        return [torch.where(nearer, measured, squared), torch.where(nearer, candidate, index)], [rank.clone()]
 
     carry = [torch.full((leading.shape[0],), torch.inf, device=leading.device), torch.zeros_like(candidates[:, 0])]
     ranks = torch.arange(candidates.shape[1], device=leading.device)[:, None]
@@ -189,8 +189,8 @@ def search_in_full(  # noqa: PLR0913 - a node of the graph with these inputs
         doubt: Numbers float32 `[T]`, above 0 if nothing proves that the candidate is the nearest row.
     """
     if torch.compiler.is_exporting():
-        given = [leading, rest, row_leading, row_rest, half_squares, index, doubt]
-        return torch.onnx.ops.symbolic(IN_FULL, given, dtype=torch.int64, shape=index.shape, version=1)
+        inputs = [leading, rest, row_leading, row_rest, half_squares, index, doubt]
+        return torch.onnx.ops.symbolic(IN_FULL, inputs, dtype=torch.int64, shape=index.shape, version=1)
     index = index.clone()
     count = min(IN_FULL_CANDIDATES, len(row_rest))
     for part in (doubt > 0).nonzero()[:, 0].split(IN_FULL_AT_ONCE):
