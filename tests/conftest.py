@@ -18,9 +18,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests leave nothing in the cache folder of the user, and use nothing there.
 os.environ["CMDIAD_CACHE"] = tempfile.mkdtemp(prefix="cmdiad-tests-")
 atexit.register(shutil.rmtree, os.environ["CMDIAD_CACHE"], ignore_errors=True)
-# Tests leave nothing in the cache folder of the user, and use nothing there.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
