@@ -246,7 +246,7 @@ def test_run_without_held_out_samples(run: Path) -> None:
 
 def test_a_search_that_cannot_fit_is_refused(run: Path) -> None:
     ended = command(cli, run, "--search-mb", "1")
-    assert_refused(ended, 5, "--search-mb", "found 1;", "expected at least", "coarser grid")
+    assert_refused(ended, 5, "--search-mb", "found 1.", "Expected at least", "coarser grid")
     assert list(Path("bundles").iterdir()) == []
 
 
