@@ -71,6 +71,11 @@ class SearchBudget:
     whole_bytes: int
     budget_bytes: int
 
+    @property
+    def is_default(self) -> bool:
+        """Return True if a trained detector already searches with these settings."""
+        return self.settings == SearchSettings()
+
     def to_json(self) -> dict[str, Any]:
         """Return the record in a bundle's manifest."""
         return {
