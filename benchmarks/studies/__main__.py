@@ -191,13 +191,13 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
 
 
 def _forms(fast: tuple[str, ...], proven: tuple[str, ...], chunk: int) -> list[Form]:
-    from cmdiad_train.detectors.bank.search.exact import SearchPlan
+    from cmdiad_train.detectors.bank.search.exact import SearchSettings
     from studies.comparison.contenders import Form
 
-    exact = SearchPlan(chunk=chunk)
+    exact = SearchSettings(chunk=chunk)
     forms = [Form("faithful", "fp32", exact), Form("default", "fp32", exact)]
-    forms += [Form("default", "fp32", SearchPlan(k, w, chunk, proven=True)) for w, k in _pairs("--proven", proven)]
-    return forms + [Form("default", "int8-cpu", SearchPlan(k, w, chunk)) for w, k in _pairs("--fast", fast)]
+    forms += [Form("default", "fp32", SearchSettings(k, w, chunk, proven=True)) for w, k in _pairs("--proven", proven)]
+    return forms + [Form("default", "int8-cpu", SearchSettings(k, w, chunk)) for w, k in _pairs("--fast", fast)]
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> list[tuple[int, int]]:

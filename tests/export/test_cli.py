@@ -197,7 +197,7 @@ class Brightness(TrainedDetector):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         anomaly_map = inputs[0][0].float().mean(2) / 255
-        return anomaly_map.amax().reshape(1), anomaly_map
+        return anomaly_map.max().reshape(1), anomaly_map
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -14,10 +14,10 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.detectors.bank.detector import as_tensors
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.extractors import PointMae
-from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import sample_files
 from studies import published as plain

@@ -28,14 +28,23 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.detectors.bank.detector import Detector, as_tensors
+from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.patches import Extractor, Hallucinated, PatchFeatures, hallucination_grid
-from cmdiad_train.detectors.bank.search.exact import SearchPlan
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.bank.search.exact import SearchSettings
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.fit.fit import make_preprocessing
-from cmdiad_train.recipe import PUBLISHED_DISTILLATION, PUBLISHED_RGB, PUBLISHED_XYZ, Mode, Recipe, RgbExtractor
+from cmdiad_train.recipe import (
+    PUBLISHED_DISTILLATION,
+    PUBLISHED_RGB,
+    PUBLISHED_XYZ,
+    BankRecipe,
+    Mode,
+    Recipe,
+    RgbExtractor,
+)
 from cmdiad_train.recipe import XyzExtractor as PointExtractor
 from studies.comparison.floor import Work, total_work, work_of
 from studies.comparison.stage_times import ProfiledGraph
@@ -74,19 +83,16 @@ class Setup:
     def recipe(self, mode: Mode) -> Recipe:
         """Return the recipe of the detector in a mode."""
         xyz = self.xyz if mode == "faithful" else replace(self.xyz, normalisation="frozen")
-        return Recipe(
+        part = BankRecipe(
             mode=mode,
-            modality=self.main,
             hallucination=self.hallucination,
             rgb=self.rgb,
             xyz=xyz,
             distillation=PUBLISHED_DISTILLATION,
-            size=self.size,
-            view="sensor",
             components=None,
             image_score="reweighted" if mode == "faithful" else "max",
-            seed=self.seed,
         )
+        return Recipe(part, modality=self.main, size=self.size, view="sensor", seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Form:
 
     mode: Mode
     precision: Precision
-    plan: SearchPlan = field(default_factory=SearchPlan)
+    plan: SearchSettings = field(default_factory=SearchSettings)
 
     @property
     def name(self) -> str:
@@ -187,17 +193,17 @@ class Parts:
         banks = (main, hallucinated)
         return Published(self.setup.main, self.rgb, self.xyz, self.network, banks, mean, std, self.setup.size)
 
-    def detector(self, mode: Mode, plan: SearchPlan | None = None) -> Detector:
+    def detector(self, mode: Mode, plan: SearchSettings | None = None) -> Detector:
         """Return cmdiad's detector in fp32 torch with these parts."""
         recipe = self.setup.recipe(mode)
         xyz = self.xyz if mode == "faithful" else self.frozen
         main: Extractor = self.rgb if self.setup.main == "rgb" else xyz
         hallucinated = None
-        if recipe.hallucination != "none":
+        if self.setup.hallucination != "none":
             grid = hallucination_grid(recipe, main.grid, (xyz if self.setup.main == "rgb" else self.rgb).grid)
             hallucinated = Hallucinated(self.network, main_grid=main.grid, grid=grid)
         detector = Detector(recipe, [PatchFeatures(main)], list(self.banks), hallucinated)
-        if plan is not None and plan != SearchPlan():
+        if plan is not None and plan != SearchSettings():
             detector.plan_search(plan)
         return detector
 
@@ -226,8 +232,7 @@ def build_parts(
             drawn between them.
         reporter: Receiver of messages.
     """
-    recipe = setup.recipe("faithful")
-    rgb, xyz = TimmBackbone(recipe.rgb, size=setup.size, seed=setup.seed), PointMae(setup.xyz, seed=setup.seed)
+    rgb, xyz = TimmBackbone(setup.rgb, size=setup.size, seed=setup.seed), PointMae(setup.xyz, seed=setup.seed)
     network = _network(setup, rgb.width, xyz.width)
     paired = [pair(sample, setup, rgb) for sample in samples]
     frozen = copy.deepcopy(xyz)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.golden import GoldenSample
@@ -22,6 +23,8 @@ from cmdiad_runtime.support.records import (
     require_number,
     require_text,
 )
+
+Float64 = npt.NDArray[np.float64]
 
 _LARGEST = sys.float_info.max
 
@@ -224,18 +227,9 @@ def compare(
     Raises:
         EngineError: The engine failed, or its maps have another shape than the reference.
     """
-    outputs = [engine.run(sample.inputs) for sample in golden]
-    scores = np.array([float(o["score"][0]) for o in outputs])
-    maps = np.stack([o["map"] for o in outputs]).astype(np.float64)  # [samples, (maps,) size, size]
-    expected_maps = np.stack([s.map for s in golden])
-    if maps.shape != expected_maps.shape:
-        raise EngineError(
-            engine.description,
-            found=f"maps of shape {list(maps.shape[1:])}",
-            expected=f"{list(expected_maps.shape[1:])}, as in the golden set",
-            action="export the bundle again",
-        )
-    reference = np.array([s.score for s in golden])
+    scores, maps = _run(engine, golden)
+    expected_maps = np.stack([sample.map for sample in golden])
+    reference = np.array([sample.score for sample in golden])
     not_finite = int((~np.isfinite(scores)).sum() + (~np.isfinite(maps)).sum())
     score_difference = np.abs(np.nan_to_num(scores, posinf=0) - reference)
     map_difference = np.abs(np.nan_to_num(maps, posinf=0) - expected_maps)
@@ -259,3 +253,19 @@ def compare(
         not_finite=not_finite,
         passed=within and flips == 0 and not_finite == 0,
     )
+
+
+def _run(engine: Engine, golden: Sequence[GoldenSample]) -> tuple[Float64, Float64]:
+    """Return scores `[samples]` and maps `[samples, (maps,) size, size]`; EngineError for maps of another shape."""
+    outputs = [engine.run(sample.inputs) for sample in golden]
+    scores = np.array([float(output["score"][0]) for output in outputs])
+    maps = np.stack([output["map"] for output in outputs]).astype(np.float64)
+    expected = golden[0].map.shape
+    if maps.shape[1:] != expected:
+        raise EngineError(
+            engine.description,
+            found=f"maps of shape {list(maps.shape[1:])}",
+            expected=f"{list(expected)}, as in the golden set",
+            action="export the bundle again",
+        )
+    return scores, maps

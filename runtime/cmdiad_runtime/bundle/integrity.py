@@ -66,19 +66,19 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
             raise damaged(folder / name, "contents whose hash is not the manifest's")
 
 
-def damaged(path: Path, found: str) -> BundleError:
+def damaged(path: Path, problem: str) -> BundleError:
     """Return the error for a bundle that is not as it was exported."""
     return BundleError(
         path,
-        found=found,
+        found=problem,
         expected="an intact bundle",
         action="the bundle is damaged: copy it again, or export it again",
     )
 
 
-def too_large(path: Path, found: str, expected: str) -> BundleError:
+def too_large(path: Path, problem: str, expected: str) -> BundleError:
     """Return the error for a bundle that exceeds a limit."""
-    return BundleError(path, found=found, expected=expected, action="check where the bundle comes from")
+    return BundleError(path, found=problem, expected=expected, action="check where the bundle comes from")
 
 
 def _check_size(folder: Path, name: str, expected: int) -> int:

@@ -381,10 +381,10 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _newer(path: Path, found: str, expected: str) -> BundleError:
+def _newer(path: Path, problem: str, expected: str) -> BundleError:
     return BundleError(
         path,
-        found=found,
+        found=problem,
         expected=expected,
         action="the bundle was made by a newer cmdiad: update cmdiad on this machine (pip install -U cmdiad)",
     )

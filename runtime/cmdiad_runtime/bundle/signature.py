@@ -126,10 +126,10 @@ def _load(path: Path, kind: str, load: Any) -> object:
         raise _no_key(path, kind, "a key behind a passphrase") from error
 
 
-def _no_key(path: Path, kind: str, found: str) -> BundleError:
+def _no_key(path: Path, kind: str, problem: str) -> BundleError:
     return BundleError(
         path,
-        found=found,
+        found=problem,
         expected=f"an Ed25519 {kind} key (PEM, no passphrase)",
         action=f"name the {kind} one of the two files that cmdiad-sign --new-key wrote",
     )

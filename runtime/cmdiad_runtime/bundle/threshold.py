@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT, Calibration
@@ -25,6 +27,8 @@ SET_BY_HAND = "set by hand"
 _ROUNDING = 1e-9  # (19 + 1)·(1 - 0.05) must not count as more than 19
 
 Interval = tuple[float, float]
+Scores: TypeAlias = "Sequence[float] | npt.NDArray[np.number]"
+"""Scores of held-out good samples, `[n]`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Threshold:
     interval: Interval
 
 
-def calibrate(scores: Sequence[float], peaks: Sequence[float], false_reject_rate: float) -> Calibration:
+def calibrate(scores: Scores, peaks: Scores, false_reject_rate: float) -> Calibration:
     """Compute the thresholds of score and map for a false-reject rate.
 
     Args:
@@ -78,7 +82,7 @@ def calibrate(scores: Sequence[float], peaks: Sequence[float], false_reject_rate
     )
 
 
-def calibrate_threshold(scores: Sequence[float], false_reject_rate: float) -> Threshold:
+def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     """Compute the threshold that a new good part exceeds with at most the requested probability.
 
     With n scores and ⌈(n+1)(1-r)⌉ ≤ n, that order statistic is valid for any distribution (split conformal
@@ -105,7 +109,7 @@ def calibrate_threshold(scores: Sequence[float], false_reject_rate: float) -> Th
     return Threshold(value, rate, n, PREDICTION_LIMIT, warning, _interval_of_factor(factor, n))
 
 
-def threshold_by_hand(value: float, held_out: Sequence[float]) -> Threshold:
+def threshold_by_hand(value: float, held_out: Scores) -> Threshold:
     """Describe a threshold that was set by hand by means of held-out good samples.
 
     With x of n samples above the threshold, the interval is that of Clopper and Pearson (1934): the quantiles of
@@ -175,10 +179,10 @@ def _recalibrated(bundle: Bundle, rate: float) -> Calibration:
     return calibration
 
 
-def _unusable(bundle: Bundle, found: str) -> BundleError:
+def _unusable(bundle: Bundle, problem: str) -> BundleError:
     return BundleError(
         bundle.path,
-        found=found,
+        found=problem,
         expected="scores of held-out good samples to compute a threshold from",
         action="pass the threshold as a raw score, or export the run again with this version of cmdiad",
     )

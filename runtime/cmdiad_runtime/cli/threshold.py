@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.calibration import Calibration
 
-HELP = """Show the threshold of BUNDLE, or change it in the bundle, without an export and without torch.
+HELP = """Show the threshold of BUNDLE, or change the threshold in the bundle without an export and without torch.
 
 A false-reject rate is turned into thresholds of score and map by means of the held-out scores in the bundle. Scores
-of samples do not change. The exported calibration is kept; --reset restores it.
+of samples do not change. The exported calibration is kept; --reset restores the exported thresholds.
 """
 
 EXAMPLES = (

@@ -99,7 +99,7 @@ def test_newest_bundle_of_the_modality_is_taken_and_named(
 def test_without_any_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(command(cli), 4, "No bundle found in the folder bundles", "cmdiad-export")
-    assert_refused(command(cli, "--modality", "xyz"), 4, "a bundle for --modality xyz")
+    assert_refused(command(cli, "--modality", "xyz"), 4, "No bundle for --modality xyz")
 
 
 @pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "fp16")])

@@ -84,7 +84,7 @@ def test_unusable_sample_leaves_the_inspector_usable(data: Path, exported: Cache
 
 def test_score_that_is_no_number_is_an_engine_error(data: Path, exported: Cached) -> None:
     class Broken:
-        description = "broken"
+        description = identity = "broken"
 
         def run(self, inputs: object) -> dict[str, np.ndarray]:
             return {"score": np.array([np.nan], np.float32), "map": np.zeros((112, 112), np.float32)}
