@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import pytest
 
-from commands import all_commands
+from commands import all_commands, options
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("runtime", "train", "export", "benchmarks", "examples", "docs", "scripts")
@@ -152,10 +152,10 @@ def test_help_texts_are_plain() -> None:
 
 def test_every_option_has_a_help_text() -> None:
     check(
-        Finding(name, 1, parameter.opts[0])
+        Finding(name, 1, option.opts[0])
         for name, command in all_commands()
-        for parameter in command.params
-        if isinstance(parameter, click.Option) and not (parameter.help or parameter.hidden)
+        for option in options(command)
+        if not (option.help or option.hidden)
     )
 
 
@@ -261,6 +261,6 @@ def help_texts() -> Iterator[tuple[str, str]]:
     """Yield the text of every command and of each of its options, with a name."""
     for name, command in all_commands():
         yield name, without_code(command.help or "")
-        for parameter in command.params:
-            if isinstance(parameter, click.Option) and parameter.help:
-                yield f"{name} {parameter.opts[0]}", without_code(parameter.help)
+        for option in options(command):
+            if option.help:
+                yield f"{name} {option.opts[0]}", without_code(option.help)

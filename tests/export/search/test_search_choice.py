@@ -90,7 +90,8 @@ def test_other_detectors(trained: Cached, modality: str, hallucination: str, cha
         assert choice.chosen.passed
         assert choice.chosen.recall > 0.9
     for share, smaller in with_smaller_banks(run, held_out, (0.1, 0.05)).items():
-        assert smaller.recipe.detector.coreset == share
+        part: Any = smaller.recipe.detector
+        assert part.coreset == share
         assert smaller.calibration.samples == 3
         assert smaller.calibration.map_threshold > 0
         exact = choose_all(smaller, held_out, SILENT)[0].chosen

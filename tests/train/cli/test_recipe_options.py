@@ -123,7 +123,8 @@ def test_other_files_say_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "official.pth"
     path.write_bytes(content)
     found = recipe("--xyz", "point_mae", "--xyz-weights", path, "--rgb-weights", path)
-    assert found.rgb == replace(DEFAULT_RECIPE.detector.rgb, weights=str(path))
+    default: Any = DEFAULT_RECIPE.detector
+    assert found.rgb == replace(default.rgb, weights=str(path))
     assert found.xyz == XyzExtractor(weights=str(path))
 
 
