@@ -21,18 +21,11 @@ from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import RecordingReporter, command, sample_files
 from studies.__main__ import cli
 from studies.comparison.compare import CompareOptions, Samples, Times, _figures, _interleaved, compare, markdown
-from studies.comparison.contenders import (
-    Form,
-    OursContender,
-    RunResult,
-    Setup,
-    bank_rows,
-    build_parts,
-    draw_rows,
-    needed_work,
-)
+from studies.comparison.contenders import OursContender
 from studies.comparison.floor import Rates, Work, measure_rates, work_of
+from studies.comparison.parts import Form, RunResult, Setup, bank_rows, build_parts, draw_rows
 from studies.comparison.stage_times import STAGES, stages_of_runs
+from studies.comparison.work import needed_work
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 FAST = "default int8-cpu, 8 components, 8 candidates"

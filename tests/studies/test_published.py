@@ -21,7 +21,8 @@ from cmdiad_train.extractors import PointMae
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import sample_files
 from studies import published as plain
-from studies.comparison.contenders import Paired, Parts, Setup, build_parts, load_published, save_published
+from studies.comparison.contenders import load_published, save_published
+from studies.comparison.parts import Paired, Parts, Setup, build_parts
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
