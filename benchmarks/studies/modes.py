@@ -22,11 +22,11 @@ from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.datasets import SampleFiles, open_category
+from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights, standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
-from cmdiad_train.detectors.bank.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.evaluation.evaluate import summarise

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from cmdiad_runtime.preprocess.cloud.interpolation import interpolation_weights, pooling_weights
 from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
+from cmdiad_train.detectors.bank.features.patches import repeated_cells
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights
-from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.memory_bank import BLUR_SIGMA, BankScorer, MemoryBank, upsampling
-from cmdiad_train.detectors.bank.patches import repeated_cells
 from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
 from cmdiad_train.detectors.bank.search.exact import BankSearch
 from cmdiad_train.extractors.point_mae import TokenEncoder

@@ -20,9 +20,9 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
+from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, hallucination_grid
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.detectors.bank.patches import Extractor, Hallucinated, PatchFeatures, hallucination_grid
 from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
 from cmdiad_train.detectors.bank.search.exact import SearchSettings
 from cmdiad_train.detectors.family import as_tensors

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.detectors.bank.memory_bank import BankScorer
-from cmdiad_train.detectors.bank.patches import PatchFeatures
 from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
 from cmdiad_train.detectors.family import as_tensors
 from studies.comparison.floor import Work, total_work, work_of

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.detectors.bank.fitting.distillation import (
     distil,
     distillation_loss,
@@ -18,9 +19,8 @@ from cmdiad_train.detectors.bank.fitting.distillation import (
     new_network,
     split,
 )
-from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.recipe import Distillation
-from cmdiad_train.runs.loss_plot import plot_losses
+from cmdiad_train.training.loss_plot import plot_losses
 from helpers import bank_recipe, changed
 from reporters import InterruptAt
 

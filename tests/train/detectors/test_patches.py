@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmdiad_train.detectors.bank.patches import PatchFeatures, shows_part_alone
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures, shows_part_alone
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from helpers import tiny_recipe

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import sha256_of, write_json
-from cmdiad_train.detectors.bank.projection import principal_directions, projection_layer
+from cmdiad_train.detectors.bank.features.projection import principal_directions, projection_layer
 from cmdiad_train.detectors.bank.run_files import load_basis
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record

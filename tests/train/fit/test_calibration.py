@@ -14,9 +14,9 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.datasets import open_category
 from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.detectors.bank.fusion import standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.detectors.bank.patches import PatchFeatures
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import Run, load_run

@@ -16,7 +16,7 @@ import pytest
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.datasets import SampleFiles, open_category
 from cmdiad_train.datasets import sample_files as reading
-from cmdiad_train.detectors.bank.patches import PatchFeatures
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.fit import figures
 from cmdiad_train.fit import samples as providing
 from cmdiad_train.fit.fit import FitOptions, fit

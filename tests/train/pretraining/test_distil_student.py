@@ -17,13 +17,13 @@ from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
-from cmdiad_train.fit.machine import Machine
 from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.samples import Source
 from cmdiad_train.pretraining.student import Lesson, distil_student
 from cmdiad_train.pretraining.student_network import Student, distances, evenly_spaced_rows
 from cmdiad_train.pretraining.student_report import agreement, cost, multiply_adds
 from cmdiad_train.recipe import RgbExtractor
+from cmdiad_train.training.machine import Machine
 from helpers import SIZE
 from reporters import InterruptAt
 

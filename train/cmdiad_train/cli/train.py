@@ -152,7 +152,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.datasets import list_categories
     from cmdiad_train.features import default_folder
     from cmdiad_train.fit.fit import FitOptions, fit
-    from cmdiad_train.fit.machine import Machine
+    from cmdiad_train.training.machine import Machine
 
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
     out = out or _default_folder(data, category, family, options)

@@ -13,7 +13,6 @@ from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
 from cmdiad_train.fit.figures import figures_on_test_split
-from cmdiad_train.fit.machine import Machine
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.splits import split
@@ -21,6 +20,7 @@ from cmdiad_train.fit.start import Request, start_or_resume
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
 from cmdiad_train.runs.run import save_calibration
+from cmdiad_train.training.machine import Machine
 
 CACHE = "cache"
 

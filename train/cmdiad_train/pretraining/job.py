@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors.weights_file import read_metadata, recorded_licence
-from cmdiad_train.fit.machine import Machine
 from cmdiad_train.pretraining.samples import InputKind, Inputs, Source, collect
 from cmdiad_train.recipe import Recipe
-from cmdiad_train.runs.loss_plot import plot_losses
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch, write_log
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
+from cmdiad_train.training.loss_plot import plot_losses
+from cmdiad_train.training.machine import Machine
 
 GRADIENT_NORM = 3.0
 """Largest norm of the gradient of all trained parameters."""

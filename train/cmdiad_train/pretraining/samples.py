@@ -21,7 +21,7 @@ from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, open_category
 from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
 from cmdiad_train.detectors.family import as_tensors
-from cmdiad_train.fit.feature_cache import FeatureCache
+from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.procedural_images import DRAWING, draw
 from cmdiad_train.recipe import BankRecipe, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
 

@@ -19,8 +19,8 @@ from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.extractors.weights_file import Origin, image_metadata, save_weights, weights_digest
-from cmdiad_train.fit.feature_cache import FeatureCache
 from cmdiad_train.pretraining.batch_norm import settle_statistics
+from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.job import ExtractorTask, Job
 from cmdiad_train.pretraining.samples import ImageKind, Inputs, recipe_for
 from cmdiad_train.pretraining.student_network import COMPARED_PATCHES, Student, evenly_spaced_rows

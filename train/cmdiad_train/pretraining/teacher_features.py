@@ -7,8 +7,8 @@ from torch import Tensor
 
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors import TimmBackbone
-from cmdiad_train.fit.feature_cache import FeatureCache
 from cmdiad_train.pretraining.augmentation import moved, relit
+from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.samples import ImageKind, Inputs
 
 FLOAT16_LIMIT = 65504

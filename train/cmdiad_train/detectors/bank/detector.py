@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cmdiad_train.detectors.bank.features.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
-from cmdiad_train.detectors.bank.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
 from cmdiad_train.detectors.bank.precision_parts import precision_parts
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.detectors.bank.search.proven import search_by

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, make_bank
 from cmdiad_train.detectors.bank.fitting.calibration import calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINT, hallucinate, hallucinated_features, take_over
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.options import OPTIONS
-from cmdiad_train.detectors.bank.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.preprocessing import (
     joint_categories,
     make_preprocessing,

@@ -12,9 +12,9 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.detectors.bank.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part
 from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_tensors, read_json, save_tensors

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.support.reporter import SILENT, Reporter
+from cmdiad_train.detectors.bank.features.patches import Patches
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.detectors.bank.patches import Patches
 from cmdiad_train.recipe import MOST_ROWS, Recipe, bank_part
 
 

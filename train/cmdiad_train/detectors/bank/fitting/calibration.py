@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.patches import Patches
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, is_whole
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.detectors.bank.patches import Patches
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.recipe import bank_part
 

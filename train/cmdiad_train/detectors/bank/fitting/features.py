@@ -12,10 +12,16 @@ from torch import Tensor, nn
 from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.detectors.bank.features.patches import (
+    Extractor,
+    PatchFeatures,
+    image_name,
+    input_names,
+    shows_part_alone,
+)
+from cmdiad_train.detectors.bank.features.projection import principal_directions
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows
-from cmdiad_train.detectors.bank.patches import Extractor, PatchFeatures, image_name, input_names, shows_part_alone
 from cmdiad_train.detectors.bank.preprocessing import shown_modality
-from cmdiad_train.detectors.bank.projection import principal_directions
 from cmdiad_train.detectors.bank.run_files import (
     basis_file,
     build_extractor,

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.bank.features.patches import (
+    Hallucinated,
+    Patches,
+    PatchFeatures,
+    hallucination_grid,
+    regrid,
+)
 from cmdiad_train.detectors.bank.fitting.distillation import Pair, distil, new_network
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
-from cmdiad_train.detectors.bank.patches import Hallucinated, Patches, PatchFeatures, hallucination_grid, regrid
 from cmdiad_train.detectors.bank.run_files import (
     NETWORK,
     basis_file,
@@ -25,10 +31,10 @@ from cmdiad_train.detectors.bank.run_files import (
 from cmdiad_train.features import extractor_digest, feature_key
 from cmdiad_train.features.store import Stored
 from cmdiad_train.recipe import Recipe, bank_part
-from cmdiad_train.runs.loss_plot import plot_losses
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
 from cmdiad_train.training.log import write_log
+from cmdiad_train.training.loss_plot import plot_losses
 
 CHECKPOINT = "distillation.checkpoint.safetensors"
 

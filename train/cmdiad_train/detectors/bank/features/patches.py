@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_runtime.sample import Modality
-from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
-from cmdiad_train.detectors.bank.projection import projection_layer
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.projection import projection_layer
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud
 from cmdiad_train.recipe import Recipe, bank_part

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.fit.feature_cache import FeatureCache
+from cmdiad_train.pretraining.feature_cache import FeatureCache
 
 
 def rows(count: int = 100) -> dict[str, Tensor]:

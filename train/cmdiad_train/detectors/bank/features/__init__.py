@@ -1,0 +1,1 @@
+"""The patch features that banks compare: extractors, cells, projection and hallucination as network modules."""
