@@ -51,19 +51,6 @@ class FeatureCache:
             save_tensors(file, tensors)
         return load_tensors(file)
 
-    def read(self, kind: str, sample: str) -> Stored:
-        """Return the tensors of a sample from disk."""
-        return load_tensors(self._file(kind, sample))
-
-    def has(self, kind: str, sample: str) -> bool:
-        """Return True if the tensors of a sample are on disk."""
-        return self._file(kind, sample).exists()
-
-    def drop(self, kind: str) -> None:
-        """Delete the tensors of all samples of a kind."""
-        shutil.rmtree(self.folder / kind, ignore_errors=True)
-        self._planned.pop(kind, None)
-
     def _file(self, kind: str, sample: str) -> Path:
         return self.folder / kind / (sample.replace("/", "-") + ".safetensors")
 

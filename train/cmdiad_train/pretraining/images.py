@@ -20,7 +20,7 @@ from cmdiad_train.extractors.weights_file import Origin, image_metadata, save_we
 from cmdiad_train.pretraining.augmentation import relit, window_changes
 from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.job import ExtractorTask, Job
-from cmdiad_train.pretraining.samples import ImageKind, recipe_for
+from cmdiad_train.pretraining.samples import ImageKind, InputShape
 from cmdiad_train.recipe import RgbExtractor
 
 DEFAULT_STAGES = (0, 1)
@@ -175,7 +175,7 @@ def pretrain_images(job: Job, spec: RgbExtractor, kind: ImageKind, size: int, re
         OutputError: `job.out` is another file.
     """
     seed, device = job.schedule.seed, job.machine.torch_device()
-    inputs = job.inputs(kind, recipe_for(size, spec))
+    inputs = job.inputs(InputShape(kind, size))
     identity = job.identity(inputs, {"contrast": asdict(replace(spec, weights=weights_digest(spec.weights)))})
     if job.is_done(identity):
         return False

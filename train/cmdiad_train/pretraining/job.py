@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors.weights_file import read_metadata, recorded_licence
-from cmdiad_train.pretraining.samples import InputKind, Inputs, Source, collect
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.pretraining.samples import Inputs, InputShape, Source, collect
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch, write_log
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
@@ -93,14 +92,14 @@ class Job:
         """Return the disk space that one kind of stored tensors may take, in bytes."""
         return int(self.machine.cache_gb * 1e9)
 
-    def inputs(self, kind: InputKind, recipe: Recipe) -> Inputs:
+    def inputs(self, shape: InputShape) -> Inputs:
         """Return the network inputs of the samples, prepared when they are read.
 
         Raises:
             RunError: There is no data set, or too few samples.
         """
-        samples, colour = collect(self.source, kind)
-        return Inputs(samples, colour, kind, recipe, self.work / "inputs", self.cache_bytes)
+        samples, colour = collect(self.source, shape.kind)
+        return Inputs(samples, colour, shape, self.work / "inputs", self.cache_bytes)
 
     def identity(self, inputs: Inputs, start: dict[str, Any]) -> str:
         """Return a digest of everything that the result depends on.

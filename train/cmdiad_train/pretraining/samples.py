@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import InputError, RunError
-from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, open_category
-from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.procedural_images import DRAWING, draw
-from cmdiad_train.recipe import BankRecipe, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
+from cmdiad_train.recipe import XyzExtractor
 
 ImageKind = Literal["rgb", "normals", "depth"]
 """Kind of image that an image extractor takes: the photograph, surface normals as colours, or depth as grey."""
@@ -196,14 +195,46 @@ def content_digest(sample: Trainable, kind: InputKind) -> str:
         ) from error
 
 
+@dataclass(frozen=True)
+class InputShape:
+    """The network input that an extractor takes.
+
+    Attributes:
+        kind: Kind of network input.
+        size: Side in pixels to which images and clouds are resized.
+        points: Extractor of points, whose groups are prepared; None for images.
+    """
+
+    kind: InputKind
+    size: int
+    points: XyzExtractor | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """Return the modality of the samples."""
+        return "rgb" if self.kind == "rgb" else "xyz"
+
+    def preprocessing(self, colour: Colour) -> Preprocessing:
+        """Return the preprocessing of a sample, which is that of a detector in the view of the sensor."""
+        points = self.points
+        return Preprocessing(
+            modality=self.modality,
+            size=self.size,
+            colour=colour,
+            groups=points.groups if points else 0,
+            group_size=points.group_size if points else 0,
+            grid=points.grid if points else 0,
+            xyz_feed="normals" if self.kind == "rgb" else self.kind,
+        )
+
+
 class Inputs:
     """Network inputs of samples, prepared once and then read from disk.
 
     Args:
         samples: Samples to prepare.
         colour: Colour of their images.
-        kind: Kind of network input.
-        recipe: Recipe whose size, and for points whose groups, are prepared.
+        shape: Network input.
         folder: Folder for the prepared inputs; other samples and settings may share it.
         budget: Bytes that the prepared inputs may take.
 
@@ -212,14 +243,11 @@ class Inputs:
     """
 
     def __init__(
-        self, samples: Sequence[Trainable], colour: Colour, kind: InputKind, recipe: Recipe, folder: Path, budget: int
+        self, samples: Sequence[Trainable], colour: Colour, shape: InputShape, folder: Path, budget: int
     ) -> None:
-        self.samples, self.kind = samples, kind
-        modality: Modality = "rgb" if kind == "rgb" else "xyz"
-        if kind in ("normals", "depth"):
-            recipe = replace(recipe, detector=BankRecipe(xyz=SurfaceExtractor(kind)))
-        self.preprocessing = make_preprocessing(replace(recipe, modality=modality), colour, modality)
-        content = [self.preprocessing.to_json(), [content_digest(sample, kind) for sample in samples]]
+        self.samples, self.kind = samples, shape.kind
+        self.preprocessing = shape.preprocessing(colour)
+        content = [self.preprocessing.to_json(), [content_digest(sample, self.kind) for sample in samples]]
         self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self.cache = FeatureCache(folder / self.digest[:16], budget=budget)
 
@@ -256,10 +284,3 @@ class Inputs:
         if self.kind == "points":
             return {name: inputs[name][0].clone() for name in ("centers", "groups")}
         return {"image": inputs["rgb" if self.kind == "rgb" else "surface"][0]}
-
-
-def recipe_for(size: int, extractor: RgbExtractor | XyzExtractor) -> Recipe:
-    """Return a recipe with this extractor, for the preprocessing that the extractor needs."""
-    if isinstance(extractor, XyzExtractor):
-        return Recipe(BankRecipe(xyz=extractor), modality="xyz", size=size)
-    return Recipe(BankRecipe(rgb=extractor), modality="rgb", size=size)

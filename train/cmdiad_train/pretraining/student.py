@@ -22,7 +22,7 @@ from cmdiad_train.extractors.weights_file import Origin, image_metadata, save_we
 from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.job import ExtractorTask, Job
-from cmdiad_train.pretraining.samples import ImageKind, Inputs, recipe_for
+from cmdiad_train.pretraining.samples import ImageKind, Inputs, InputShape
 from cmdiad_train.pretraining.student_network import COMPARED_PATCHES, Student, evenly_spaced_rows
 from cmdiad_train.pretraining.student_report import agreement, describe, processor, stored_report
 from cmdiad_train.pretraining.teacher_features import TeacherFeatures
@@ -71,7 +71,7 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
     teacher = TimmBackbone(lesson.teacher, size=lesson.size, seed=seed)
     if lesson.student.stages and not lesson.student.grid:
         lesson = replace(lesson, student=replace(lesson.student, grid=teacher.grid))
-    inputs = job.inputs(lesson.kind, recipe_for(lesson.size, lesson.student))
+    inputs = job.inputs(InputShape(lesson.kind, lesson.size))
     identity = _identity(job, inputs, lesson)
     if job.is_done(identity):
         return stored_report(job.out.with_suffix(".json"))
