@@ -15,10 +15,10 @@ from typing import Any
 
 import click
 
+from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.support.files import write_json
 
 CATEGORY = "gear"
-MODALITIES = ("rgb", "xyz")
 HALLUCINATIONS = ("none", "f2f")
 LATENCY_SECONDS = "6"
 # The demo must finish within minutes: it uses half as many patches as usual and keeps a tenth of them in its banks.

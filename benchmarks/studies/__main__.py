@@ -172,9 +172,10 @@ def _use_all_cores() -> None:
 
 
 def _paired_samples(data: Path, category: str | None, split: Split, count: int) -> list[Sample]:
+    from cmdiad_runtime.names import MODALITIES
     from cmdiad_train.datasets import open_category
 
-    chosen = open_category(data, category).split(split, ("rgb", "xyz"))
+    chosen = open_category(data, category).split(split, MODALITIES)
     return [files.read("rgb") for files in chosen[:: max(1, len(chosen) // count)][:count]]
 
 

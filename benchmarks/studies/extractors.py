@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cmdiad_bench.machine import describe_machine
-from cmdiad_runtime.sample import Sensors
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_runtime.support.reporter import Reporter

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.preprocess.prepare import prepare, prepare_ground_truth
-from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.progress import TerminalReporter
-from cmdiad_train.datasets import SampleFiles, open_category
+from cmdiad_train.datasets import SampleFiles, Split, open_category
 from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
@@ -33,7 +33,7 @@ from cmdiad_train.evaluation.evaluate import summarise
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import BankRecipe, Mode, Recipe, RgbExtractor, XyzExtractor, bank_part
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 CORESET = 0.1  # of the rows
@@ -104,11 +104,11 @@ class Features:
         self.category = open_category(data, category)
         self.recipe = Recipe(BankRecipe(rgb=rgb, xyz=XyzExtractor()), size=224, view="sensor", seed=seed)
         self.part = bank_part(self.recipe)
-        self.samples = {split: self.category.split(split, ("rgb", "xyz")) for split in SPLITS}  # type: ignore[arg-type]
+        self.samples = {split: self.category.split(split, MODALITIES) for split in SPLITS}
         self.reporter = TerminalReporter()
         self._known: dict[tuple[Any, ...], list[Patches]] = {}
 
-    def of(self, change: Change, modality: Modality, split: str) -> list[Patches]:
+    def of(self, change: Change, modality: Modality, split: Split) -> list[Patches]:
         """Return the patch features of a split."""
         key = (modality, split, change.pad, change.mask if modality == "rgb" else change.normalisation)
         if key not in self._known:
@@ -116,7 +116,7 @@ class Features:
         return self._known[key]
 
     @torch.no_grad()
-    def _extract(self, change: Change, modality: Modality, split: str) -> list[Patches]:
+    def _extract(self, change: Change, modality: Modality, split: Split) -> list[Patches]:
         recipe = replace(self.recipe, rgb_mask="cloud" if change.mask else "none")
         preprocessing = replace(make_preprocessing(recipe, "rgb", modality), pad_multiple=change.pad)
 
@@ -165,7 +165,7 @@ def figures(features: Features, change: Change) -> dict[str, Any]:
         shared = (mean, float(bank_rows(features.of(change, "rgb", "train"), recipe).std()))
     scorers = [_scorer(features, change, modality, recipe, shared) for modality in change.banks]
 
-    def columns(split: str) -> tuple[np.ndarray, np.ndarray]:
+    def columns(split: Split) -> tuple[np.ndarray, np.ndarray]:
         scores, maps = [], []
         for modality, scorer in zip(change.banks, scorers, strict=True):
             outcomes = [scorer(*patches) for patches in features.of(change, modality, split)]

@@ -130,7 +130,7 @@ class Certifier:
             return self._run.detector
         detector = copy.deepcopy(self._run.detector)
         assert isinstance(detector, SearchableDetector)
-        detector.plan_search(budget.settings)
+        detector.set_search(budget.settings)
         return detector
 
     def _single(self, detector: TrainedDetector, budget: SearchBudget | None, path: Path, *, fresh: bool) -> Comparison:

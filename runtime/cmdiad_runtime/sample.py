@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Modality = Literal["rgb", "xyz"]
-Sensors = Literal["rgb", "xyz", "both"]
-"""Modalities that a detector uses: one, or both."""
 RgbImage = npt.NDArray[np.uint8]
 """uint8 `[h, w, 3]`, RGB order, 0-255."""
 XyzImage = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from cmdiad_runtime.cli import threshold
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.cli import train
 from cmdiad_train.detectors import registry
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.recipe import BankRecipe, Recipe
 from cmdiad_train.runs.run import load_run
 from families.pixel_gaussian import FAMILY, PixelGaussian, PixelGaussianRecipe
 from helpers import assert_refused, command, sample_files
@@ -90,6 +90,24 @@ def test_options_for_banks_end_in_one_clear_line(run: Path, tmp_path: Path, opti
 def test_a_network_cannot_be_taken_over(run: Path, data: Path, tmp_path: Path) -> None:
     options = ("--family", FAMILY.name, "--network-from", run, "--out", tmp_path / "run")
     assert_refused(command(train.cli, data, *options), 7, "--network-from", FAMILY.name)
+
+
+@pytest.mark.parametrize(
+    ("family", "option", "value", "other"),
+    [(FAMILY.name, "--coreset", 0.1, "bank"), ("bank", "--gaussian-cells", 14, FAMILY.name)],
+)
+def test_options_of_another_family_are_refused(
+    data: Path, tmp_path: Path, family: str, option: str, value: float, other: str
+) -> None:
+    refused = command(train.cli, data, "--family", family, option, value, "--out", tmp_path / "run")
+    assert refused.code == 2
+    assert f"{option} is an option of the family {other}, not of {family}." in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_family_names_the_run() -> None:
+    assert FAMILY.run_name(Recipe(PixelGaussianRecipe())) == FAMILY.name
+    assert registry.family_of("bank").run_name(Recipe(BankRecipe(hallucination="f2f"))) == "f2f"
 
 
 def test_help_shows_the_options_of_every_family() -> None:

@@ -15,10 +15,11 @@ from scipy import ndimage
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image
+from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
-from cmdiad_runtime.sample import Mask, Modality, RgbImage
+from cmdiad_runtime.sample import Mask, RgbImage
 from cmdiad_train.datasets import Category, SampleFiles
 
 _SIDE = 336
@@ -27,7 +28,6 @@ _JPEG_QUALITY = 88
 _OUTLINE = np.array([0, 230, 255], dtype=np.uint8)
 """Cyan, a colour that occurs neither on parts nor in heatmaps."""
 _GREY = 96
-_MODALITIES: tuple[Modality, ...] = ("rgb", "xyz")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def find_companions(category: Category, preprocessing: Preprocessing) -> dict[st
 
     The files are only displayed, so problems with them are not errors.
     """
-    unread = [modality for modality in _MODALITIES if modality not in preprocessing.modalities]
+    unread = [modality for modality in MODALITIES if modality not in preprocessing.modalities]
     return {files.name: files for modality in unread for files in category.listing("test", (modality,)).samples}
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.engines import Precision
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import prepare
-from cmdiad_runtime.sample import Modality, Sample
+from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
@@ -194,7 +195,7 @@ class Parts:
             hallucinated = Hallucinated(self.network, main_grid=main.grid, grid=grid)
         detector = Detector(recipe, [PatchFeatures(main)], list(self.banks), hallucinated)
         if plan is not None and plan != SearchSettings():
-            detector.plan_search(plan)
+            detector.set_search(plan)
         return detector
 
 

@@ -9,6 +9,7 @@ import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results
-    from cmdiad_runtime.sample import Sensors
+    from cmdiad_runtime.names import Sensors
 
 SOME_FAILED = 3
 
@@ -54,7 +55,7 @@ EXIT_CODES = {
     "Bundle",
     click.option(
         "--modality",
-        type=click.Choice(["rgb", "xyz", "both"]),
+        type=click.Choice(SENSORS),
         help="Required modality; a bundle for another one is refused.  [default: modality of the bundle]",
     ),
     click.option(

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import XYZ_SUFFIXES, read_rgb, read_xyz
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
-from cmdiad_runtime.sample import Modality, Sample, Sensors
+from cmdiad_runtime.sample import Sample
 
 _LAYOUT_FOLDERS = ("gt", "rgb", "xyz", "depth")
 

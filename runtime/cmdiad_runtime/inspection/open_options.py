@@ -8,7 +8,7 @@ from typing import get_args
 
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
-from cmdiad_runtime.sample import Sensors
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.records import is_number, require
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
 from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
-from cmdiad_runtime.sample import Mask, Modality, Sample
+from cmdiad_runtime.sample import Mask, Sample
 
 __all__ = ["LEAST_CONTRAST", "Prepared", "Preprocessing", "needed_modalities", "prepare", "prepare_ground_truth"]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from cmdiad_runtime.names import EARLIER_VIEWS, Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
-from cmdiad_runtime.sample import Modality, Sensors
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
 
 RgbMask = Literal["none", "cloud"]
 XyzFeed = Literal["points", "normals", "depth"]
-ViewName = Literal["sensor", "part", "top", "each"]
 
 # Limits enforced on untrusted bundles: larger values make arrays that no machine holds.
 MOST_PIXELS = 4096
@@ -21,8 +20,7 @@ MOST_CELLS = 256
 
 _MOST_SEED = (1 << 64) - 1
 _LEAST_GROUPS = 3  # interpolation needs three centres
-_OLD_NAMES = {"plan": "top"}  # JSON of format 1 calls the top view's settings "plan"
-_JSON_NAMES = {new: old for old, new in _OLD_NAMES.items()}
+_JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Preprocessing:
             NewerRecordError: A field is unknown.
             RecordError: A field is missing or wrong.
         """
-        fields = fields_from_json(Preprocessing, value, renamed=_OLD_NAMES)
+        fields = fields_from_json(Preprocessing, value, renamed=EARLIER_VIEWS)
         if fields.get("top") is not None:
             fields["top"] = TopSettings.from_json(fields["top"])
         if fields.get("part") is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES
-from cmdiad_runtime.sample import Modality
 
 MODALITY_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "xyz": ("xyz", "depth")}
 """Sub-folders that hold the files of one modality, in the order in which they are searched."""

@@ -58,11 +58,3 @@ class TerminalReporter:
         if self._terminal and self._step:
             sys.stderr.write("\n")
             sys.stderr.flush()
-
-
-class Progress(TerminalReporter):
-    """Deprecated: callable form of `TerminalReporter`, until every caller takes a `Reporter`."""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """Show that `done` of `total` parts of a step are finished."""
-        self.step(step, done, total)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.cloud import foreground
 from cmdiad_runtime.preprocess.cloud import part_geometry as part_geometry_module
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
-from cmdiad_runtime.preprocess.settings import ViewName
 from cmdiad_runtime.preprocess.view_settings import TopSettings
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, TopPlace
 from cmdiad_runtime.preprocess.views.registry import VIEWS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cmdiad_runtime.support.command_line import option_group
+from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
     from cmdiad_train.pretraining.job import Job
@@ -75,12 +76,12 @@ machine_options = combine(
         "Machine",
         click.option(
             "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
+            type=click.Choice(DEVICES),
             default="auto",
             help="Device for training. auto: CUDA if available, else the CPU.",
         ),
         click.option(
-            "--cache-gb", type=float, default=50.0, help="Largest disk space for prepared samples, in gigabytes."
+            "--cache-gb", type=float, default=CACHE_GB, help="Largest disk space for prepared samples, in gigabytes."
         ),
     ),
     option_group(

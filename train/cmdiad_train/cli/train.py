@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, VIEW_NAMES
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.detectors.registry import DEFAULT, family_names, family_of, family_options
+from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
+    from cmdiad_train.recipe import Recipe
     from cmdiad_train.runs.record import RunRecord
 
 HELP = """Train a detector on DATA and write a run directory.
@@ -46,11 +49,11 @@ class TrainCommand(GroupedCommand):
 
 
 def _rename_view(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Accept the former name of the top view, with a note on stderr."""
-    if value != "plan":
+    """Accept an earlier name of a view, with a note on stderr."""
+    if value not in EARLIER_VIEWS:
         return value
-    click.echo("--view plan is now called --view top.", err=True)
-    return "top"
+    click.echo(f"--view {value} is now called --view {EARLIER_VIEWS[value]}.", err=True)
+    return EARLIER_VIEWS[value]
 
 
 def _check_family(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -73,7 +76,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
     click.option(
         "--modality",
-        type=click.Choice(["rgb", "xyz", "both"]),
+        type=click.Choice(SENSORS),
         default="rgb",
         help="Modality that inspection measures: image, cloud, or both.",
     ),
@@ -89,8 +92,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     "View",
     click.option(
         "--view",
-        type=click.Choice(["auto", "sensor", "top", "part", "each", "plan"]),
-        metavar="[auto|sensor|top|part|each]",
+        type=click.Choice(["auto", *VIEW_NAMES, *EARLIER_VIEWS]),
+        metavar=f"[{'|'.join(['auto', *VIEW_NAMES])}]",
         callback=_rename_view,
         help="part: turned upright and cut out of the image (rgb or both); top: from above the support, turned "
         "upright, at one scale (xyz normals or both); each: the cloud from the top, the image cut out (both); "
@@ -117,7 +120,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="Run directory.  [default: runs/CATEGORY-MODALITY-HALLUCINATION]",
+        help="Run directory.  [default: runs/CATEGORY-MODALITY-FAMILY, bank: HALLUCINATION for FAMILY]",
     ),
     click.option(
         "--network-from",
@@ -126,11 +129,11 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
     click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=click.Choice(DEVICES),
         default="auto",
         help="Device of feature extraction and training; auto takes CUDA if available.",
     ),
-    click.option("--cache-gb", type=float, default=50.0, help="Disk space for cached features."),
+    click.option("--cache-gb", type=float, default=CACHE_GB, help="Disk space for cached features."),
     click.option(
         "--cache-dir",
         type=click.Path(path_type=Path),
@@ -154,8 +157,9 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.fit.fit import FitOptions, fit
     from cmdiad_train.training.machine import Machine
 
+    _refuse_foreign_options(click.get_current_context(), family)
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
-    out = out or _default_folder(data, category, family, options)
+    out = out or _default_folder(data, category, recipe)
     fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder())
     reporter = TerminalReporter()
     record = fit(data, category, recipe, out, reporter, fit_options)
@@ -166,12 +170,22 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
 cli.params += family_options(DEFAULT)
 
 
-def _default_folder(data: Path, category: str | None, family: str, options: dict[str, Any]) -> Path:
+def _refuse_foreign_options(context: click.Context, family: str) -> None:
+    """Raise click.UsageError if the command line has an option of another family, which would have no effect."""
+    own = {option.name for option in family_options(family)}
+    for other in family_names():
+        for option in family_options(other):
+            source = context.get_parameter_source(option.name or "")
+            if option.name not in own and source is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError(f"{option.opts[0]} is an option of the family {other}, not of {family}.")
+
+
+def _default_folder(data: Path, category: str | None, recipe: Recipe) -> Path:
     from cmdiad_runtime.support.newest import RUNS
     from cmdiad_train.datasets import open_category
 
-    kind = options["hallucination"] if family == DEFAULT else family
-    return RUNS / f"{open_category(data, category).name}-{options['modality']}-{kind}"
+    name = family_of(recipe.family).run_name(recipe)
+    return RUNS / f"{open_category(data, category).name}-{recipe.modality}-{name}"
 
 
 def main() -> None:

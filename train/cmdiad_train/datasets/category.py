@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_train.datasets.layouts import LAYOUTS
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.prepared_note import read_prepared
 from cmdiad_train.datasets.sample_files import SampleFiles
 
 Split = Literal["train", "validation", "test"]
-
-_MODALITIES: tuple[Modality, ...] = ("rgb", "xyz")
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Category:
 
     def modalities_of(self, split: Split) -> tuple[Modality, ...]:
         """Return the modalities that at least one sample of a split has."""
-        return tuple(m for m in _MODALITIES if any(c[m] for c in self.listing(split, (m,)).counts.values()))
+        return tuple(m for m in MODALITIES if any(c[m] for c in self.listing(split, (m,)).counts.values()))
 
     @property
     def prepared(self) -> bool:
@@ -80,5 +78,5 @@ class Category:
                 self.folder,
                 found=f"training samples with {' and '.join(offered)} alone",
                 expected=f"{' and '.join(required)}",
-                action=f"Add {missing[0]} files, or train with --modality {offered[0]} and without hallucination",
+                action=f"Add {missing[0]} files, or train a detector that needs {offered[0]} alone",
             )

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.prepare import Prepared
-from cmdiad_runtime.preprocess.settings import Preprocessing, ViewName
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers.image import Colour
-from cmdiad_runtime.sample import Sensors
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.recipe import Recipe
@@ -86,7 +86,7 @@ class SearchableDetector(Protocol):
     def searches(self) -> list[Any]:
         """Return the exact search of each bank, main bank first."""
 
-    def plan_search(self, settings: Any) -> None:
+    def set_search(self, settings: Any) -> None:
         """Search every bank with these `SearchSettings`, in place."""
 
     def against(self, banks: list[Any]) -> Any:
@@ -194,6 +194,10 @@ def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
+def _family_name(recipe: Recipe) -> str:
+    return recipe.family
+
+
 @dataclass(frozen=True)
 class Family:
     """One detector family.
@@ -211,6 +215,7 @@ class Family:
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.
         joint_categories: Returns further categories of the data set whose good samples are trained on too.
+        run_name: Returns the last part of the default name of a run, `CATEGORY-MODALITY-NAME`.
         network_file: Returns the file with the network of a finished run that `--network-from` can take over, or
             raises RunError; None if the family has no such networks.
         take_over: Copies the networks of the finished run in the first folder into the second.
@@ -226,6 +231,7 @@ class Family:
     preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
     trained_modality: Callable[[Recipe], Sensors] = _modality
     joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories
+    run_name: Callable[[Recipe], str] = _family_name
     network_file: Callable[[Path], Path] | None = None
     take_over: Callable[[Path, Path, Recipe], None] | None = None
 

@@ -24,9 +24,8 @@ from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.features.entry import HEADER_BYTES, Stored, load_entry, save_entry, size_of
 from cmdiad_train.features.usage import Usage, used_keys
 
-__all__ = ["DEFAULT_GB", "FeatureStore", "StoreCounts", "Stored", "default_folder"]
+__all__ = ["FeatureStore", "StoreCounts", "Stored", "default_folder"]
 
-DEFAULT_GB = 50.0
 """Default size of the store in gigabytes (1e9 bytes)."""
 
 

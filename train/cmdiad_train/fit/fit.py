@@ -15,7 +15,7 @@ from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import SampleProvider
-from cmdiad_train.fit.splits import split
+from cmdiad_train.fit.splits import Splits, split
 from cmdiad_train.fit.start import Request, start_or_resume
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
@@ -80,7 +80,20 @@ def fit(
         family.take_over(options.network_from, run, record.recipe)
     settings = TrainingSettings(record.recipe, family, record.preprocessing, splits, samples, reporter)
     samples.prepare_with(settings.of, record.preprocessing, tampered_samples(splits))
-    context = FitContext(
+    fitted = family.fit(_context(run, record, splits, samples, options, reporter))
+    save_export_inputs(run, splits, samples, fitted.detector.input_names, reporter)
+    save_calibration(run, calibrate(list(fitted.scores), list(fitted.peaks), recipe.false_reject_rate))
+    metrics = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
+    record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics)
+    write_record(run, record)
+    shutil.rmtree(run / CACHE, ignore_errors=True)
+    return record
+
+
+def _context(
+    run: Path, record: RunRecord, splits: Splits, samples: SampleProvider, options: FitOptions, reporter: Reporter
+) -> FitContext:
+    return FitContext(
         run=run,
         recipe=record.recipe,
         preprocessing=record.preprocessing,
@@ -94,11 +107,3 @@ def fit(
         taken_over=options.network_from is not None,
         reporter=reporter,
     )
-    fitted = family.fit(context)
-    save_export_inputs(run, splits, samples, fitted.detector.input_names, reporter)
-    save_calibration(run, calibrate(list(fitted.scores), list(fitted.peaks), recipe.false_reject_rate))
-    metrics = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
-    record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics)
-    write_record(run, record)
-    shutil.rmtree(run / CACHE, ignore_errors=True)
-    return record

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.settings import Preprocessing, ViewName
+from cmdiad_runtime.names import ViewName
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
 from cmdiad_runtime.readers.image import Colour

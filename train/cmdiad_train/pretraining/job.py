@@ -87,11 +87,6 @@ class Job:
         """Return the folder with prepared samples and the checkpoint of an unfinished training."""
         return self.out.with_suffix(".work")
 
-    @property
-    def cache_bytes(self) -> int:
-        """Return the disk space that one kind of stored tensors may take, in bytes."""
-        return int(self.machine.cache_gb * 1e9)
-
     def inputs(self, shape: InputShape) -> Inputs:
         """Return the network inputs of the samples, prepared when they are read.
 
@@ -99,7 +94,7 @@ class Job:
             RunError: There is no data set, or too few samples.
         """
         samples, colour = collect(self.source, shape.kind)
-        return Inputs(samples, colour, shape, self.work / "inputs", self.cache_bytes)
+        return Inputs(samples, colour, shape, self.work / "inputs", self.machine.cache_bytes)
 
     def identity(self, inputs: Inputs, start: dict[str, Any]) -> str:
         """Return a digest of everything that the result depends on.

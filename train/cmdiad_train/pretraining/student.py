@@ -76,7 +76,7 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
     if job.is_done(identity):
         return stored_report(job.out.with_suffix(".json"))
     training, held_out = _split(len(inputs))
-    cache = FeatureCache(job.work / f"teacher-{identity[:16]}", budget=job.cache_bytes)
+    cache = FeatureCache(job.work / f"teacher-{identity[:16]}", budget=job.machine.cache_bytes)
     teacher.to(device)
     features = TeacherFeatures(inputs, teacher, kind=lesson.kind, copies=lesson.copies, cache=cache, seed=seed)
     features.compute_all(training, held_out, reporter)

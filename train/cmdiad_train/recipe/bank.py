@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.names import Modality
 from cmdiad_train.recipe.extractors import (
     PUBLISHED_RGB,
     PUBLISHED_XYZ,

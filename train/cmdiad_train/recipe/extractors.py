@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cmdiad_runtime.preprocess.settings import MOST_CELLS, MOST_GROUP_SIZE, MOST_GROUPS
 from cmdiad_train.recipe.rules import require, require_whole, tuples
 
 Normalisation = Literal["frozen", "batch", "eval"]
@@ -78,6 +79,8 @@ class XyzExtractor:
         require(self.network in ("point_mae", "point_bert"), "xyz.network", self.network, "point_mae or point_bert")
         for name in ("groups", "group_size", "width", "depth", "heads", "grid"):
             require_whole(f"xyz.{name}", getattr(self, name), 1)
+        for name, most in (("groups", MOST_GROUPS), ("group_size", MOST_GROUP_SIZE), ("grid", MOST_CELLS)):
+            require(getattr(self, name) <= most, f"xyz.{name}", getattr(self, name), f"at most {most}")
         require(
             self.normalisation in ("frozen", "batch", "eval"),
             "xyz.normalisation",

@@ -7,15 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.sample import Modality, Sensors
+from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, Modality, Sensors
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_whole
 
 View = Literal["auto", "sensor", "top", "part", "each"]
 VIEWS = ("auto", "sensor", "top", "part", "each")
-_EARLIER_VIEWS = {"plan": "top"}
-"""Names of views that earlier versions wrote."""
 
 
 class FamilyPart(Protocol):
@@ -81,7 +79,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.modality in ("rgb", "xyz", "both"), "modality", self.modality, "rgb, xyz or both")
+        require(self.modality in SENSORS, "modality", self.modality, "rgb, xyz or both")
         require(isinstance(self.size, int) and self.size >= 32, "size", self.size, "at least 32 pixels")
         require(self.view in VIEWS, "view", self.view, f"one of {', '.join(VIEWS)}")
         require(self.rgb_mask in ("none", "cloud"), "rgb_mask", self.rgb_mask, "none or cloud")
@@ -168,7 +166,7 @@ def _from_json(value: object) -> Recipe:
     content = fields_from_json(Recipe, content)
     view = content.get("view")
     if isinstance(view, str):
-        content["view"] = _EARLIER_VIEWS.get(view, view)
+        content["view"] = EARLIER_VIEWS.get(view, view)
     return Recipe(**{**content, "detector": part.from_json(content["detector"])})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import EARLIER_VIEWS
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json, require
@@ -61,7 +62,7 @@ class ViewChoice:
     def from_json(value: object) -> ViewChoice:
         """Return the record that `asdict` wrote; raises RecordError."""
         content = fields_from_json(ViewChoice, value)
-        return ViewChoice(**{**content, "asked": {"plan": "top"}.get(content["asked"], content["asked"])})
+        return ViewChoice(**{**content, "asked": EARLIER_VIEWS.get(content["asked"], content["asked"])})
 
 
 @dataclass(frozen=True)

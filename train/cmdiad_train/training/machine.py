@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from cmdiad_runtime.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda")
+CACHE_GB = 50.0
+"""Disk space for cached features unless `--cache-gb` says otherwise, in gigabytes (1e9 bytes)."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Machine:
     """
 
     device: str = "auto"
-    cache_gb: float = 50.0
+    cache_gb: float = CACHE_GB
 
     @property
     def cache_bytes(self) -> int:
@@ -28,6 +34,8 @@ class Machine:
 
     def torch_device(self) -> torch.device:
         """Return the device; RunError if CUDA is requested and not available."""
+        import torch  # here, so that commands import this module for their options without it
+
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RunError(
                 "--device cuda",

@@ -12,6 +12,7 @@ import scipy
 from PIL import Image, ImageFilter
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, surface_image
 from cmdiad_runtime.preprocess.image.foreground import image_foreground
@@ -21,7 +22,7 @@ from cmdiad_runtime.preprocess.views.part_pose import ImagePose, find_image_pose
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast, image_of
-from cmdiad_runtime.sample import Mask, RgbImage, Sample, Sensors
+from cmdiad_runtime.sample import Mask, RgbImage, Sample
 
 _ANTIALIAS = 0.4  # standard deviation of the blur, in pixels of the view
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cmdiad_runtime.preprocess.settings import Preprocessing, ViewName
+from cmdiad_runtime.names import ViewName
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.each import EachView
 from cmdiad_runtime.preprocess.views.part import PartView
 from cmdiad_runtime.preprocess.views.sensor import SensorView

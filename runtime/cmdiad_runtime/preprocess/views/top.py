@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.view_settings import TopSettings
@@ -18,7 +19,7 @@ from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast, image_of
 from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours
 from cmdiad_runtime.preprocess.views.top_pose import PartCloud, find_pose, learn_top_settings, part_cloud, top_pixels
-from cmdiad_runtime.sample import Sample, Sensors
+from cmdiad_runtime.sample import Sample
 
 LEAST_POINTS = 100
 """Smallest number of points of a part that can be turned upright."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.names import Modality
 from cmdiad_train.datasets.layouts import eyecandies, folder, mvtec2d, mvtec3d, visa
 from cmdiad_train.datasets.layouts.listing import Listing
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.names import Modality
 from cmdiad_train.datasets.layouts.listing import Listing
 
 SPLITS = {"train": "train", "test": "test_public"}

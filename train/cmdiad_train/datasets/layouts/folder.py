@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
-from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
@@ -28,7 +28,6 @@ from cmdiad_train.datasets.layouts.listing import (
 )
 from cmdiad_train.datasets.sample_files import GOOD
 
-MODALITIES: tuple[Modality, ...] = ("rgb", "xyz")
 _MASK_FOLDERS = ("gt", "masks", "mask", "ground_truth")
 _MODALITY_FOLDERS = tuple(name for names in MODALITY_FOLDERS.values() for name in names)
 _NOT_DEFECTS = (GOOD, "train", "validation", "test", *_MASK_FOLDERS, *_MODALITY_FOLDERS)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES
-from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import RGB_SUFFIXES
-from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
-from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.layouts.listing import (
     Listing,
     find_masks,

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import RGB_SUFFIXES
-from cmdiad_runtime.sample import Modality
 from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_files, find_masks, list_defect
 from cmdiad_train.datasets.sample_files import GOOD
 

@@ -106,7 +106,7 @@ class Detector(TrainedDetector):
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
         return Detector(self._recipe, features, banks, self.hallucinated)
 
-    def plan_search(self, settings: SearchSettings) -> None:
+    def set_search(self, settings: SearchSettings) -> None:
         """Search every bank with these settings, in place."""
         for scorer, search in zip(self.scorers, self.searches, strict=True):
             scorer.search = search_by(search.rows + search.center, settings)

@@ -32,7 +32,7 @@ from cmdiad_train.detectors.bank.run_files import (
 )
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
 from cmdiad_train.features.store import FeatureStore
-from cmdiad_train.recipe import BankRecipe
+from cmdiad_train.recipe import BankRecipe, bank_part
 
 
 def fit_banks(context: FitContext) -> Fitted:
@@ -91,6 +91,7 @@ BANK = Family(
     preferred_view=preferred_view,
     trained_modality=trained_modality,
     joint_categories=joint_categories,
+    run_name=lambda recipe: bank_part(recipe).hallucination,
     network_file=network_file,
     take_over=take_over,
 )

@@ -6,7 +6,7 @@ import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
 
-MODALITIES = option_group(
+HALLUCINATION = option_group(
     "Hallucination",
     click.option(
         "--hallucination",
@@ -145,4 +145,4 @@ BANKS = option_group(
     ),
 )
 
-OPTIONS: tuple[click.Option, ...] = collect_options(MODALITIES, IMAGES, CLOUDS, BANKS)
+OPTIONS: tuple[click.Option, ...] = collect_options(HALLUCINATION, IMAGES, CLOUDS, BANKS)

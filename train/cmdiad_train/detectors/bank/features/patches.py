@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.names import Modality
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.projection import projection_layer
 from cmdiad_train.extractors import PointMae, TimmBackbone

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.bank.features.patches import (

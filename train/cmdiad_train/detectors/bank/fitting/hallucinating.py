@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import MODALITIES
 from cmdiad_train.detectors.bank.features.patches import (
     Hallucinated,
     Patches,
@@ -174,8 +175,7 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
         _require_same(source, name, getattr(trained, name) == getattr(requested, name))
     for name in ("modality", "size", "rgb_mask", "foreground"):
         _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
-    modalities = ("rgb", "xyz")
-    names = [*map(extractor_file, modalities), *map(basis_file, modalities), NETWORK]  # type: ignore[arg-type]
+    names = [*map(extractor_file, MODALITIES), *map(basis_file, MODALITIES), NETWORK]
     for name in names:
         if (source / name).exists() and not (run / name).exists():
             save_tensors(run / name, load_tensors(source / name), load_metadata(source / name) or None)

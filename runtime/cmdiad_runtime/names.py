@@ -1,0 +1,16 @@
+"""Names of modalities and views. Commands offer them as choices, so this module imports nothing."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Modality = Literal["rgb", "xyz"]
+Sensors = Literal["rgb", "xyz", "both"]
+"""Modalities that a detector uses: one, or both."""
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+SENSORS: tuple[Sensors, ...] = get_args(Sensors)
+
+ViewName = Literal["sensor", "part", "top", "each"]
+VIEW_NAMES: tuple[ViewName, ...] = get_args(ViewName)
+EARLIER_VIEWS = {"plan": "top"}
+"""Current names of views by the names of earlier versions. JSON keeps the name "plan" for settings of the top view."""
