@@ -86,7 +86,7 @@ def changes() -> list[Change]:
 
 
 def applies(change: Change) -> bool:
-    """Return True if a change can have an effect on its banks."""
+    """Return True if a change can alter the scores of its banks; fusion, for example, needs two banks."""
     single = len(change.banks) == 1
     if change.name.startswith(("shared", "fusion")):
         return not single

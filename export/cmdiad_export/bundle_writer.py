@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cmdiad_export.certified import GRAPH, CertifiedGraph, Certifier
+from cmdiad_export.certified import CertifiedGraph, Certifier
 from cmdiad_export.golden import golden_set
 from cmdiad_export.manifest import manifest_of
 from cmdiad_export.options import ExportOptions
@@ -14,7 +14,7 @@ from cmdiad_export.search.choice import SearchChoice, choose_candidates
 from cmdiad_export.search.searchable import has_banks, searchable
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.golden import GoldenSample, write_golden
-from cmdiad_runtime.bundle.manifest import write_manifest
+from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, GRAPH, write_manifest
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.support.files import atomic_directory
@@ -48,7 +48,7 @@ def write_bundle(
         certifier = Certifier(run, golden, search, options.scratch_megabytes, reporter)
         graph = certifier.certify(options.precision, folder / GRAPH)
         engines = [_build_rtx(run, folder, graph, golden, reporter)] if options.target == "rtx" else []
-        return _finish(run, out, folder, golden, manifest_of(run, folder, graph, engines))
+        return _finish(out, folder, golden, manifest_of(run, folder, graph, engines))
 
 
 def write_certified(
@@ -75,7 +75,7 @@ def write_certified(
         golden = golden_set(run)
         engines = [_build_rtx(run, folder, graph, golden, reporter)] if options.target == "rtx" else []
         manifest = manifest_of(run, folder, graph, engines) | {"plan": plan}
-        return _finish(run, out, folder, golden, manifest)
+        return _finish(out, folder, golden, manifest)
 
 
 def _choose_search(run: Run, options: ExportOptions, reporter: Reporter) -> SearchChoice | None:
@@ -89,8 +89,8 @@ def _choose_search(run: Run, options: ExportOptions, reporter: Reporter) -> Sear
     return choose_candidates(run, options.search, reporter)
 
 
-def _finish(run: Run, out: Path, folder: Path, golden: list[GoldenSample], manifest: dict[str, Any]) -> dict[str, Any]:
-    write_golden(folder / "golden.npz", golden)
+def _finish(out: Path, folder: Path, golden: list[GoldenSample], manifest: dict[str, Any]) -> dict[str, Any]:
+    write_golden(folder / GOLDEN, golden)
     manifest = {"name": out.name.removesuffix(".cmdiad"), **manifest}
     write_manifest(folder, manifest)
     return manifest
@@ -100,7 +100,7 @@ def _build_rtx(
     run: Run, folder: Path, graph: CertifiedGraph, golden: list[GoldenSample], reporter: Reporter
 ) -> dict[str, Any]:
     """Build a TensorRT-RTX engine ahead of time and return its record."""
-    engine = folder / "engines" / f"rtx-{graph.precision}.engine"
+    engine = folder / ENGINES / f"rtx-{graph.precision}.engine"
     engine.parent.mkdir()
     targets = ahead_of_time(graph.precision)
     reporter.say(f"building a TensorRT-RTX engine for SM {', '.join(map(str, targets))} ahead of time")
@@ -117,4 +117,4 @@ def _build_rtx(
         reporter.say(fingerprint.note)
     scratch = "" if fingerprint.scratch_bytes is None else f", {fingerprint.scratch_bytes / 1e6:.1f} MB of scratch"
     reporter.say(f"{engine.name}, {fingerprint.size_bytes / 1e6:.1f} MB{scratch}: {UNCERTIFIED}")
-    return {"file": f"engines/{engine.name}", "fingerprint": fingerprint.to_json()}
+    return {"file": f"{ENGINES}/{engine.name}", "fingerprint": fingerprint.to_json()}

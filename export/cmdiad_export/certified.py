@@ -24,7 +24,6 @@ from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.family import SearchableDetector, TrainedDetector
 from cmdiad_train.runs.run import Run, load_quantisation_inputs
 
-GRAPH = "graph.onnx"
 _REMEDIES: dict[Precision, str] = {
     "fp32": "report this with the run's run.json",
     "fp16": "export with --precision fp32",

@@ -38,7 +38,6 @@ def export_graph(
     inputs: dict[str, Tensor],
     path: Path,
     *,
-    opset: int = OPSET,
     single_precision_softmax: bool = False,
 ) -> None:
     """Write a detector as an ONNX graph; see `graph_of` for the arguments.
@@ -46,7 +45,7 @@ def export_graph(
     Raises:
         OutputError: The file cannot be written.
     """
-    save_graph(graph_of(detector, inputs, opset=opset, single_precision_softmax=single_precision_softmax), path)
+    save_graph(graph_of(detector, inputs, single_precision_softmax=single_precision_softmax), path)
 
 
 @torch.no_grad()

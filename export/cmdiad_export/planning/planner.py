@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_export.bundle_writer import write_certified
-from cmdiad_export.certified import GRAPH, CertifiedGraph, Certifier
+from cmdiad_export.certified import CertifiedGraph, Certifier
 from cmdiad_export.golden import golden_set
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning.measure import GraphBench, Measurement
@@ -17,6 +17,7 @@ from cmdiad_export.search.choice import SearchChoice, choose_all
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.searchable import searchable
 from cmdiad_export.search.smaller_banks import SHARES, trained_share, with_smaller_banks
+from cmdiad_runtime.bundle.manifest import GRAPH
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.reporter import SILENT, Reporter

@@ -52,9 +52,9 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def plot(path: Path, plan: Plan) -> None:
-    """Write a PNG with AUROC and change of scores against latency.
+    """Write a PNG with two plots over latency: AUROC on the left, the change of scores on the right.
 
-    Areas show memory, crosses on a line the Pareto-best points.
+    The area of a point shows its memory. Crosses joined by a line mark the Pareto-best points.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # Not pyplot, which needs a display.
     from matplotlib.figure import Figure

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import GoldenSample, read_golden
+from cmdiad_runtime.bundle.manifest import ENGINES
 from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
@@ -51,7 +52,7 @@ def engines_of(bundle: Bundle, library: EngineLibrary) -> list[BuiltEngine]:
     Raises:
         BundleError: A label cannot be read.
     """
-    folders = [bundle.path / "engines", cached_folder(bundle)]
+    folders = [bundle.path / ENGINES, cached_folder(bundle)]
     labels = [path for folder in folders if folder for path in folder.glob("*.json") if path.suffixes == [".json"]]
     labels.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     engines = [_read_label(path) for path in labels]
@@ -65,11 +66,11 @@ def own_folder(bundle: Bundle) -> Path:
     Raises:
         OutputError: Neither can be written to.
     """
-    for folder in (bundle.path / "engines", cached_folder(bundle)):
+    for folder in (bundle.path / ENGINES, cached_folder(bundle)):
         if folder is not None and _usable(folder):
             return folder
     raise OutputError(
-        bundle.path / "engines",
+        bundle.path / ENGINES,
         found="that neither this folder nor a cache folder is writable",
         expected="a folder for engines that are built on this machine",
         action="make the bundle writable, or set CMDIAD_CACHE to a writable folder",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from cmdiad_runtime.bundle.search_record import SearchRecord, SearchTolerance
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.records import (
+    LARGEST_NUMBER,
     RecordError,
     fields_from_json,
     require,
@@ -25,8 +25,6 @@ from cmdiad_runtime.support.records import (
 )
 
 Float64 = npt.NDArray[np.float64]
-
-_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ class Comparison:
         require_text(self, "engine")
         require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
         for name in ("score_max_abs", "score_max_share", "map_max_abs", "map_mean_abs", "map_max_share"):
-            require_number(self, name, 0, _LARGEST)
+            require_number(self, name, 0, LARGEST_NUMBER)
         for name in ("label_flips", "borderline", "not_finite"):
             require_integer(self, name, 0, 1 << 40)
         require(isinstance(self.passed, bool), self, "passed", "true or false")

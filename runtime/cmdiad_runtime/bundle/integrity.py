@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmdiad_runtime.errors import BundleError
-from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.files import is_sha256, sha256_of
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
 
 MANIFEST = "manifest.json"
@@ -40,11 +39,6 @@ class FileRecord:
     def from_json(value: object) -> FileRecord:
         """Read a file record from parsed JSON; RecordError if a value is missing or wrong."""
         return FileRecord(**fields_from_json(FileRecord, value))
-
-
-def is_sha256(value: object) -> bool:
-    """Return True for 64 lower-case hexadecimal digits as text."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import TOLERANCES, Certificate
-from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, FileRecord, damaged, is_sha256, too_large
+from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, FileRecord, damaged, too_large
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import SIGNATURE, verify_signature
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.support.files import sha256_of, write_json
+from cmdiad_runtime.support.files import is_sha256, sha256_of, write_json
 from cmdiad_runtime.support.records import (
     NewerRecordError,
     RecordError,
@@ -40,6 +40,7 @@ FORMAT_VERSION = 1
 GRAPH = "graph.onnx"
 WEIGHTS = "graph.weights"
 GOLDEN = "golden.npz"
+ENGINES = "engines"
 
 _PREPROCESSING_OF_EVERY_BUNDLE = [
     "modality",

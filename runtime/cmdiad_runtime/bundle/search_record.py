@@ -5,11 +5,11 @@ The runtime uses neither. Both are checked because people decide by their figure
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cmdiad_runtime.support.records import (
+    LARGEST_NUMBER,
     RecordError,
     fields_from_json,
     is_number,
@@ -22,7 +22,6 @@ from cmdiad_runtime.support.records import (
 )
 
 PLAN_FIGURES = ("bank", "latency_ms", "memory_mb", "graph_mb", "auroc", "score_max_share")
-_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class SearchFigures:
         for name in ("recall", "in_full"):
             require_number(self, name, 0, 1)
         for name in ("distance_max_error", "score_max_share", "map_max_share"):
-            require_number(self, name, 0, _LARGEST)
+            require_number(self, name, 0, LARGEST_NUMBER)
         require_number(self, "auroc_change", -1, 1)
         for name in ("label_flips", "borderline"):
             require_integer(self, name, 0, 1 << 40)
@@ -98,7 +97,7 @@ class SearchFigures:
         if self.auroc is not None:
             require_number(self, "auroc", 0, 1)
         if self.multiply_adds is not None:
-            require_number(self, "multiply_adds", 0, _LARGEST)
+            require_number(self, "multiply_adds", 0, LARGEST_NUMBER)
 
     @staticmethod
     def from_json(value: object) -> SearchFigures:
@@ -177,7 +176,7 @@ class PlanRecord:
     def __post_init__(self) -> None:
         require_object(self, "chosen")
         for name in PLAN_FIGURES:
-            if not is_number(self.chosen.get(name), -_LARGEST, _LARGEST):
+            if not is_number(self.chosen.get(name), -LARGEST_NUMBER, LARGEST_NUMBER):
                 raise RecordError(f"PlanRecord.chosen has {name} {self.chosen.get(name)!r:.60}, expected a number")
         for name in ("budget", "because", "engine"):
             require_text(self, name, longest=10_000)

@@ -22,7 +22,7 @@ from cmdiad_runtime.bundle.built_engines import cached_folder, own_folder
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.certificate import Comparison, compare
 from cmdiad_runtime.bundle.golden import read_golden
-from cmdiad_runtime.bundle.manifest import GOLDEN
+from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.support.files import write_json
 
@@ -131,7 +131,7 @@ def certificate_key(bundle: Bundle) -> str:
 def was_tested(bundle: Bundle, name: str) -> bool:
     """Return True if there is any record of an engine, passed or not, of any device."""
     folder = cached_folder(bundle)
-    record = bundle.path / "engines" / f"{name}.self-test.json"
+    record = bundle.path / ENGINES / f"{name}.self-test.json"
     return record.exists() or (folder is not None and any(folder.glob(f"{name}.*.self-test.json")))
 
 
@@ -140,7 +140,7 @@ def _places(bundle: Bundle, name: str, identity: str) -> list[Path]:
 
     Machines may share a cache, so a name in the cache contains a hash of the certificate and the kind of device.
     """
-    places = [bundle.path / "engines" / f"{name}.self-test.json"]
+    places = [bundle.path / ENGINES / f"{name}.self-test.json"]
     folder = cached_folder(bundle)
     if folder is not None:
         key = hashlib.sha256(f"{certificate_key(bundle)} {identity}".encode()).hexdigest()[:12]

@@ -6,7 +6,6 @@ none of that can be read from the file, so the label records it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from cmdiad_runtime.engines import BUILT_NAMES, ENGINE_PRECISIONS, EngineLibrary, EnginePrecision
 from cmdiad_runtime.errors import BundleError
-from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.files import is_sha256, sha256_of
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json, require, require_integer
 
 _REBUILD = "export the bundle again, or build the engine again (cmdiad-build BUNDLE)"
@@ -66,7 +65,7 @@ class EngineFingerprint:
         )
         require(self.precision in ENGINE_PRECISIONS, self, "precision", f"one of {', '.join(ENGINE_PRECISIONS)}")
         for name in ("graph_sha256", "engine_sha256"):
-            require(_is_sha256(getattr(self, name)), self, name, "64 lowercase hex digits")
+            require(is_sha256(getattr(self, name)), self, name, "64 lowercase hex digits")
         require_integer(self, "size_bytes", 1, _MOST_BYTES)
         require(isinstance(self.certified, bool), self, "certified", "true or false")
         require(_is_text(self.certification), self, "certification", "a sentence")
@@ -169,10 +168,6 @@ def capability_text(compute_capability: int) -> str:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _is_capabilities(value: object) -> bool:

@@ -12,7 +12,7 @@ from cmdiad_runtime.readers import XYZ_SUFFIXES, read_rgb, read_xyz
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
 from cmdiad_runtime.sample import Sample
 
-_LAYOUT_FOLDERS = ("gt", "rgb", "xyz", "depth")
+_LAYOUT_FOLDERS = ("gt", *(folder for folders in MODALITY_FOLDERS.values() for folder in folders))
 
 
 def list_inputs(paths: Sequence[Path], modality: Sensors) -> list[Path]:

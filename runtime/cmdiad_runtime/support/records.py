@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+LARGEST_NUMBER = sys.float_info.max
+"""Upper limit of `require_number` for a value that only has to be finite."""
+
 
 class RecordError(ValueError):
     """A record has a missing, wrong or impossible value."""
@@ -104,4 +107,4 @@ def is_number(value: object, low: float, high: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     # The comparisons are exact for whole numbers too large for a float, where math.isfinite would raise.
-    return low <= value <= high and -sys.float_info.max <= value <= sys.float_info.max
+    return low <= value <= high and -LARGEST_NUMBER <= value <= LARGEST_NUMBER

@@ -90,7 +90,7 @@ def test_no_plane_through_one_point_or_one_line(direction):
 
 def test_border_takes_corners_twice():
     xyz = np.full((40, 30, 3), 0.5, dtype=np.float32)
-    assert len(border_points(xyz, 10)) == 2 * 10 * 30 + 2 * 10 * 40
+    assert len(border_points(xyz)) == 2 * 10 * 30 + 2 * 10 * 40
 
 
 # --- cluster

@@ -21,10 +21,10 @@ def require_whole(name: str, value: object, low: int) -> None:
     require(whole and value >= low, name, value, f"a whole number of at least {low}")  # type: ignore[operator]
 
 
-def require_inside(name: str, value: object, expected: str, *, low: float = 0.0, high: float = 1.0) -> None:
-    """Raise RunError unless a value is a finite number strictly between `low` and `high`."""
+def require_inside(name: str, value: object, expected: str) -> None:
+    """Raise RunError unless a value is a finite number strictly between 0 and 1."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    require(number and low < value < high, name, value, expected)  # type: ignore[operator]
+    require(number and 0 < value < 1, name, value, expected)  # type: ignore[operator]
 
 
 def tuples(kind: type, value: object) -> dict[str, Any]:

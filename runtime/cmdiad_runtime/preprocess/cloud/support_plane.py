@@ -22,6 +22,9 @@ from cmdiad_runtime.sample import XyzImage
 _Points = npt.NDArray[np.float64]
 _Index = npt.NDArray[np.int64]
 
+_RIM = 10  # pixels
+_INLIER_DISTANCE = 0.004  # metres
+_HYPOTHESES = 1000
 _MIN_BORDER_POINTS = 50
 _MIN_BORDER_SHARE = 0.5
 _RANSAC_POINTS = 2000
@@ -50,9 +53,7 @@ class Plane:
         return np.abs(gap, out=gap)
 
 
-def fit_support_plane(
-    xyz: XyzImage, *, seed: int, distance: float = 0.004, border: int = 10, iterations: int = 1000
-) -> Plane | None:
+def fit_support_plane(xyz: XyzImage, *, seed: int) -> Plane | None:
     """Find the plane that the part lies on, from the rim of the image (method §2.1-2.2).
 
     RANSAC with three-point hypotheses, counted on at most 2000 of the rim's points, then least squares
@@ -61,46 +62,42 @@ def fit_support_plane(
     Args:
         xyz: Organised cloud, float32 `[h, w, 3]`, metres.
         seed: Seed of the random draws, a non-negative integer.
-        distance: Largest distance of an inlier from the plane, metres.
-        border: Width of the rim, pixels.
-        iterations: Number of hypotheses.
 
     Returns:
         The plane, or None if the rim has fewer than 50 points (an already preprocessed cloud) or if no plane
         contains at least half of them.
     """
-    points = border_points(xyz, border)
+    points = border_points(xyz)
     if len(points) < _MIN_BORDER_POINTS:
         return None
-    rough = _best_hypothesis(points, np.random.default_rng(seed), distance, iterations)
+    rough = _best_hypothesis(points, np.random.default_rng(seed))
     if rough is None:
         return None
-    plane = _least_squares_plane(points[rough.distance(points) < distance])
-    share = np.count_nonzero(plane.distance(points) < distance) / len(points)
+    plane = _least_squares_plane(points[rough.distance(points) < _INLIER_DISTANCE])
+    share = np.count_nonzero(plane.distance(points) < _INLIER_DISTANCE) / len(points)
     return plane if share >= _MIN_BORDER_SHARE else None
 
 
-def border_points(xyz: XyzImage, border: int = 10) -> npt.NDArray[np.float64]:
+def border_points(xyz: XyzImage) -> npt.NDArray[np.float64]:
     """Return the valid points of the first and last rows and columns, corner points twice (method §2.1).
 
     Args:
         xyz: Organised cloud, float32 `[h, w, 3]`, metres.
-        border: Width of the rim, pixels.
 
     Returns:
         float64 `[B, 3]`, metres.
     """
-    strips = (xyz[:border], xyz[-border:], xyz[:, :border], xyz[:, -border:])
+    strips = (xyz[:_RIM], xyz[-_RIM:], xyz[:, :_RIM], xyz[:, -_RIM:])
     return np.concatenate([strip[valid_mask(strip)] for strip in strips]).astype(np.float64)
 
 
-def _best_hypothesis(points: _Points, rng: np.random.Generator, distance: float, iterations: int) -> Plane | None:
+def _best_hypothesis(points: _Points, rng: np.random.Generator) -> Plane | None:
     """Return the three-point plane with the most inliers, or None if all triples are collinear."""
     if len(points) > _RANSAC_POINTS:
         points = points[rng.choice(len(points), _RANSAC_POINTS, replace=False)]
     centre = points.mean(axis=0)
     local = points - centre
-    a, b, c = local[rng.integers(0, len(local), size=(3, iterations))]  # each [I, 3]
+    a, b, c = local[rng.integers(0, len(local), size=(3, _HYPOTHESES))]  # each [I, 3]
     normals = np.cross(b - a, c - a)
     length = np.linalg.norm(normals, axis=1)
     proper = length > 1e-12
@@ -108,12 +105,12 @@ def _best_hypothesis(points: _Points, rng: np.random.Generator, distance: float,
         return None
     normals = normals[proper] / length[proper, None]
     offsets = -(normals * a[proper]).sum(axis=1)
-    best = int(np.argmax(_count_inliers(local, normals, offsets, distance)))
+    best = int(np.argmax(_count_inliers(local, normals, offsets)))
     return _oriented(normals[best], float(offsets[best] - normals[best] @ centre))
 
 
-def _count_inliers(points: _Points, normals: _Points, offsets: _Points, distance: float) -> _Index:
-    """Count the points within `distance` of each plane, int64 `[I]`.
+def _count_inliers(points: _Points, normals: _Points, offsets: _Points) -> _Index:
+    """Count the points within `_INLIER_DISTANCE` of each plane, int64 `[I]`.
 
     The distances are computed without a matrix product, so the counts do not depend on the BLAS library.
     """
@@ -128,7 +125,7 @@ def _count_inliers(points: _Points, normals: _Points, offsets: _Points, distance
         gap += hypotheses[:, 2:3] * z
         gap += hypotheses[:, 3:]
         np.abs(gap, out=gap)
-        counts[part] = np.count_nonzero(gap < distance, axis=1)
+        counts[part] = np.count_nonzero(gap < _INLIER_DISTANCE, axis=1)
 
     share(partial(count, part) for part in parts(len(planes), _RANSAC_CHUNK))
     return counts

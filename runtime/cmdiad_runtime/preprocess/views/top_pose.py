@@ -27,6 +27,7 @@ from cmdiad_runtime.preprocess.views.template import (
 from cmdiad_runtime.preprocess.work.products import times
 from cmdiad_runtime.sample import Mask, XyzImage
 
+_ROUNDS = 3  # alignments of all parts to the mean of the previous round; the first mean is the first part
 _THINNED = 6  # one point in this number suffices to find the pose
 _MASK_WEIGHT = 0.5  # weight of coverage relative to the unit normal
 
@@ -91,16 +92,15 @@ def plane_axes(normal: _Float) -> _Float:
     return np.stack([first, np.cross(first, normal), normal])
 
 
-def pose_template(clouds: Sequence[PartCloud], pitch: float, *, rounds: int = 3) -> npt.NDArray[np.float32]:
+def pose_template(clouds: Sequence[PartCloud], pitch: float) -> npt.NDArray[np.float32]:
     """Return the mean of aligned parts, float32 `[3, 64, 64]`: two components of the normal, and coverage.
 
     Args:
         clouds: Normal parts.
         pitch: Size of a template pixel, metres; the template must contain a part in any direction.
-        rounds: Number of alignments to the mean of the previous round; the first mean is the first part.
     """
     template = _draw_coarse(clouds[0], _start(clouds[0]), pitch, TEMPLATE_SIZE).astype(np.float32)
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         images = [_draw_coarse(c, find_pose(c, template, pitch), pitch, TEMPLATE_SIZE) for c in clouds]
         template = np.mean(images, axis=0, dtype=np.float32)
     return template

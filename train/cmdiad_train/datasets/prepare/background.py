@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
-from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE
+from cmdiad_runtime.preprocess.cloud import foreground
 from cmdiad_runtime.preprocess.cloud.support_plane import fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
@@ -38,11 +37,7 @@ def remove_background(
     """
     plane = fit_support_plane(xyz, seed=seed)
     valid = valid_mask(xyz)
-    removed = np.zeros(xyz.shape[:2], dtype=np.bool_)
-    if plane is not None:
-        removed = plane.distance(xyz) < PLANE_CLEARANCE
-    part = valid & ~removed
-    part[part] = largest_cluster(xyz[part])
+    part = foreground.remove_background(xyz, valid, plane)
     if not part.any():
         raise InputError(
             name,
@@ -50,7 +45,9 @@ def remove_background(
             expected="a part standing at least 5 mm off its support",
             action="Check that a part is in view and that the unit is metres, or leave the sample out",
         )
-    removed |= valid & ~part
+    removed = valid & ~part
+    if plane is not None:  # as published, also pixels without a point if the plane passes through the origin
+        removed |= plane.distance(xyz) < foreground.PLANE_CLEARANCE
     square_xyz = pad_to_square(np.where(removed[..., None], xyz.dtype.type(0), xyz))
     if rgb is None:
         return square_xyz, None

@@ -30,13 +30,13 @@ def fusion_weights(columns: Tensor, recipe: Recipe) -> Tensor:
     return torch.from_numpy(lambdas * ocsvm_weights(lambdas * values)).float()
 
 
-def ocsvm_weights(columns: Columns, *, nu: float = 0.5, iterations: int = 1000) -> npt.NDArray[np.float64]:
+def ocsvm_weights(columns: Columns) -> npt.NDArray[np.float64]:
     """Return the weights float64 `[m]` of the published linear one-class SVM, fitted on columns `[n, m]`.
 
     A fused score is `columns @ weights`: the value that `score_samples` of the SVM returns. The weights depend on the
     scikit-learn version (method §18.5); only their ratio matters for ranking.
     """
-    svm = SGDOneClassSVM(random_state=42, nu=nu, max_iter=iterations)
+    svm = SGDOneClassSVM(random_state=42, nu=0.5, max_iter=1000)
     return np.asarray(svm.fit(columns.astype(np.float64)).coef_, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What the memory bank family asks of preprocessing: views, inputs of each modality, samples of both modalities."""
+"""Preprocessing of the memory bank family: inputs of each modality, preferred view, modality of training samples."""
 
 from __future__ import annotations
 

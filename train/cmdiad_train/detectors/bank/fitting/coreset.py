@@ -26,6 +26,7 @@ from sklearn.random_projection import SparseRandomProjection
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
+"""Takes the rows selected and those to select. The caller, who knows the name of the bank, passes them on."""
 
 PROJECTED_AT_ONCE = 1024
 CANDIDATES = 4096
@@ -70,9 +71,11 @@ def greedy_coreset(
 ) -> npt.NDArray[np.int64]:
     """Return the indices int64 `[count]` of a greedy k-centre selection, in order of selection.
 
-    Starts with row 0; then always the row farthest from those selected, ties to the lowest index; row 0 again once
-    every row is selected or equals one that is. A pick can differ from the plain greedy's only where two rows are
-    equally far within the rounding of float32; with `half` on a processor it never does.
+    The first pick is row 0. Each further pick is the row that is farthest from all picks so far, and the one with the
+    lowest index among equally far rows. As soon as every row equals a pick, the remaining picks are row 0.
+
+    Where two rows are equally far within the rounding of float32, the pick may differ from that of the plain greedy
+    search. With `half` on a processor the picks never differ.
 
     Args:
         rows: Rows float32 `[n, k]`, on a processor or a CUDA device.

@@ -121,7 +121,13 @@ class ProvenSearch(nn.Module):
 
 
 def search_by(rows: Tensor, settings: SearchSettings, axes: Tensor | None = None) -> BankSearch | ProvenSearch:
-    """Return the search of a bank `[K, C]`, with the principal axes `[C, C]` of the bank if they are known."""
+    """Return the search that settings ask for: proven if they ask for that and leave channels out, else plain.
+
+    Args:
+        rows: Rows of the bank, float32 `[K, C]`.
+        settings: Settings of the search.
+        axes: Principal axes of the bank, float32 `[C, C]`; None computes them where they are needed.
+    """
     if settings.proven and settings.width is not None and settings.width < rows.shape[1]:
         return ProvenSearch(rows, settings, axes)
     return BankSearch(rows, settings, None if axes is None else axes[:, : settings.width])
