@@ -155,8 +155,8 @@ class Certifier:
             return HalfGraphs(detector, self._inputs, path)
         assert precision != "fp32"
         samples = [
-            {name: sample[name].numpy() for name in detector.input_names}
-            for sample in load_quantisation_inputs(self._run.path).values()
+            {name: value.numpy() for name, value in sample.inputs_of(detector.input_names).items()}
+            for sample in load_quantisation_inputs(self._run.path)
         ]
         return QuantisedGraphs(detector, precision, self._inputs, samples, path)
 

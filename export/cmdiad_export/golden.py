@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cmdiad_runtime.bundle.golden import GoldenSample, tampered_by_name
+from cmdiad_runtime.bundle.golden import GoldenSample
 from cmdiad_train.runs.run import Run
 
 
@@ -12,9 +12,9 @@ from cmdiad_train.runs.run import Run
 def golden_set(run: Run) -> list[GoldenSample]:
     """Return the golden samples of a run with the scores and maps of its detector, in fp32 on the CPU."""
     golden = []
-    for name, stored in run.golden.items():
-        inputs = {key: stored[key] for key in run.detector.input_names}
+    for sample in run.golden:
+        inputs = sample.inputs_of(run.detector.input_names)
         score, anomaly_map = run.detector(*inputs.values())
         arrays = {key: value.numpy() for key, value in inputs.items()}
-        golden.append(GoldenSample(name, arrays, float(score), anomaly_map.numpy(), tampered_by_name(name)))
+        golden.append(GoldenSample(sample.name, arrays, float(score), anomaly_map.numpy(), sample.tampered))
     return golden

@@ -115,7 +115,7 @@ def test_every_widening_is_recorded_with_what_made_it_necessary(exported: Cached
 def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path) -> None:
     run, out = load_run(trained("rgb")), tmp_path / "b.cmdiad"
     reporter = RecordingReporter()
-    (size,) = bank_sizes(run.detector, next(iter(run.golden.values())), "fp32")
+    (size,) = bank_sizes(run.detector, run.golden[0].inputs, "fp32")
     budget = (size.scratch(SearchSettings()) - 1) / 1e6
     manifest = write_bundle(run, out, ExportOptions(scratch_megabytes=budget), reporter)
     graph = onnx.load(out / "graph.onnx").graph

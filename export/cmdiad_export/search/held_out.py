@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.bundle.calibration import Calibration
-from cmdiad_runtime.bundle.golden import tampered_by_name
 from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_train.detectors.family import SearchableDetector
 from cmdiad_train.evaluation.metrics import auroc
+from cmdiad_train.runs.stored_samples import StoredSample
 
 Floats = npt.NDArray[np.float64]
 Patches = tuple[Tensor, Tensor]
@@ -38,10 +38,10 @@ class HeldOut:
 
     @staticmethod
     @torch.no_grad()
-    def of(detector: SearchableDetector, samples: Mapping[str, Mapping[str, Tensor]]) -> HeldOut:
-        """Compute the patch features of the samples of a run directory: network inputs by sample name."""
-        inputs = [{name: sample[name] for name in detector.input_names} for sample in samples.values()]
-        tampered = np.array([tampered_by_name(name) for name in samples])
+    def of(detector: SearchableDetector, samples: Sequence[StoredSample]) -> HeldOut:
+        """Compute the patch features of samples of a run directory."""
+        inputs = [sample.inputs_of(detector.input_names) for sample in samples]
+        tampered = np.array([sample.tampered for sample in samples])
         return HeldOut(inputs, tampered, [detector.patches(*sample.values()) for sample in inputs])
 
     @property

@@ -106,7 +106,7 @@ def test_nodes_are_named_by_their_modules(exported: Cached) -> None:
 
 def test_softmax_in_single_precision_inside_half(trained: Cached, tmp_path: Path) -> None:
     run = load_run(trained("xyz"))
-    inputs = {name: next(iter(run.golden.values()))[name] for name in run.detector.input_names}
+    inputs = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
     found = {}
     for single in (False, True):
         path = tmp_path / f"{single}.onnx"
@@ -123,7 +123,7 @@ def test_softmax_in_single_precision_inside_half(trained: Cached, tmp_path: Path
 
 def test_every_gelu_is_one_operator_in_onnx_runtime(trained: Cached, tmp_path: Path) -> None:
     run = load_run(trained("xyz"))
-    inputs = {name: next(iter(run.golden.values()))[name] for name in run.detector.input_names}
+    inputs = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
     export_graph(run.detector, inputs, tmp_path / "graph.onnx")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

@@ -91,7 +91,7 @@ def test_a_spoiled_module_of_an_fp16_detector_is_named(trained: Cached, modality
     detector = load_run(trained(modality)).detector
     run = load_run(trained(modality))
     reduced = to_precision(detector, "fp16")
-    sample = next(iter(run.golden.values()))
+    sample = run.golden[0].inputs
     with torch.no_grad():
         reduced.get_submodule(name).weight.mul_(1.6)
     drifts = module_drift(detector, reduced, [sample[key] for key in detector.input_names])
@@ -101,7 +101,7 @@ def test_a_spoiled_module_of_an_fp16_detector_is_named(trained: Cached, modality
 
 def test_a_spoiled_product_of_a_graph_is_named(trained: Cached, tmp_path: Path) -> None:
     run = load_run(trained("rgb", "f2f"))
-    sample = {name: next(iter(run.golden.values()))[name] for name in run.detector.input_names}
+    sample = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
     arrays = {name: value.numpy() for name, value in sample.items()}
     graphs = QuantisedGraphs(run.detector, "int8", sample, [arrays], tmp_path / "graph.onnx")
     assert graphs.base.opset_imports[""] == OPSETS["int8"]

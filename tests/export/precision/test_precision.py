@@ -34,7 +34,7 @@ def test_the_trained_detector_is_left_alone(trained: Cached, modality: str, hall
 @pytest.mark.parametrize(("modality", "hallucination"), VARIANTS)
 def test_fp32_is_the_same_detector(trained: Cached, modality: str, hallucination: str) -> None:
     run = load_run(trained(modality, hallucination))
-    inputs = next(iter(run.golden.values()))
+    inputs = run.golden[0].inputs
     tensors = [inputs[name] for name in run.detector.input_names]
     for same, other in zip(run.detector(*tensors), to_precision(run.detector, "fp32")(*tensors), strict=True):
         assert torch.equal(same, other)
@@ -83,7 +83,7 @@ def vit(trained: Cached) -> Run:
 
 
 def outputs(run: Run, detector: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs = next(iter(run.golden.values()))
+    inputs = run.golden[0].inputs
     return detector(*(inputs[name] for name in run.detector.input_names))
 
 

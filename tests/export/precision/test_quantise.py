@@ -181,9 +181,9 @@ def test_what_is_not_finite_is_named() -> None:
 
 
 def golden_graphs(run: Run, kind: str, graph: Path) -> QuantisedGraphs:
-    inputs = {name: next(iter(run.golden.values()))[name] for name in run.detector.input_names}
-    stored = load_quantisation_inputs(run.path).values()
-    seen = [{name: sample[name].numpy() for name in run.detector.input_names} for sample in stored]
+    inputs = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
+    stored = load_quantisation_inputs(run.path)
+    seen = [{name: sample.inputs[name].numpy() for name in run.detector.input_names} for sample in stored]
     return QuantisedGraphs(run.detector, kind, inputs, seen, graph)  # type: ignore[arg-type]
 
 
@@ -237,11 +237,11 @@ def test_kept_products_are_as_they_were(trained: object, tmp_path: Path) -> None
 
 def test_calibration_sees_good_and_tampered_training_samples(trained: object) -> None:
     run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
-    stored = load_quantisation_inputs(run.path)
+    stored = {sample.name: sample.inputs for sample in load_quantisation_inputs(run.path)}
     assert list(stored) == sorted(f"{i}-{kind}" for i in range(4) for kind in ("good", "tampered"))
     for i in range(4):
         good, tampered = stored[f"{i}-good"]["rgb"], stored[f"{i}-tampered"]["rgb"]
         assert good.dtype == torch.uint8
         assert not torch.equal(good, tampered)
-    held_out = [sample["rgb"] for sample in run.golden.values()]
+    held_out = [sample.inputs["rgb"] for sample in run.golden]
     assert not any(torch.equal(sample["rgb"], other) for sample in stored.values() for other in held_out)

@@ -80,7 +80,7 @@ def test_too_small_a_budget_is_refused_with_the_least_one() -> None:
 
 def test_sizes_of_a_detector(trained: Cached) -> None:
     run = load_run(trained("rgb", "f2f"))
-    inputs = next(iter(run.golden.values()))
+    inputs = run.golden[0].inputs
     sizes = bank_sizes(run.detector, inputs, "int8")
     assert sizes == [BankSize(196, search.rows.shape[0], search.rows.shape[1], 2) for search in run.detector.searches]
     assert {size.item for size in bank_sizes(run.detector, inputs, "fp32")} == {4}
@@ -88,7 +88,7 @@ def test_sizes_of_a_detector(trained: Cached) -> None:
 
 def test_a_cloud_may_have_as_many_rows_as_cells_and_one(trained: Cached) -> None:
     run = load_run(trained("xyz"))
-    inputs = next(iter(run.golden.values()))
+    inputs = run.golden[0].inputs
     assert len(inputs["weights"]) < 197
     assert [size.queries for size in bank_sizes(run.detector, inputs, "fp16")] == [197]
 

@@ -188,7 +188,7 @@ def test_fast_search_is_in_the_graph_and_in_the_certificate(
     run: Run, tmp_path: Path, precision: str, loop: bool
 ) -> None:
     choice = choose_candidates(run, "fast", SILENT)
-    sizes = bank_sizes(run.detector, next(iter(run.golden.values())), precision)
+    sizes = bank_sizes(run.detector, run.golden[0].inputs, precision)
     whole = max(size.scratch(choice.chosen.settings) for size in sizes)
     out = tmp_path / "b.cmdiad"
     manifest = write_bundle(
@@ -282,7 +282,7 @@ def test_proven_search_is_exact_in_graph_and_certificate(
         f"proven search, {chosen.settings.candidates} candidates from {chosen.settings.width} components"
     )
     out = tmp_path / "b.cmdiad"
-    size = max(bank_sizes(run.detector, next(iter(run.golden.values())), "fp32"), key=lambda each: each.rows)
+    size = max(bank_sizes(run.detector, run.golden[0].inputs, "fp32"), key=lambda each: each.rows)
     budget = (size.scratch(chosen.settings) - 1) / 1e6 if loop else None
     manifest = write_bundle(run, out, ExportOptions(scratch_megabytes=budget), SILENT, search=choice)
     assert manifest["graph"]["search"]["plan"]["proven"]

@@ -312,17 +312,19 @@ def test_mismatched_pair_is_named(own_data: Path, tmp_path: Path) -> None:
 
 def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe("xyz")
-    greedy = changed(recipe, xyz=replace(recipe.detector.xyz, groups=100_000))
-    with pytest.raises(InputError, match="at least 100000") as refused:
+    greedy = changed(recipe, xyz=replace(recipe.detector.xyz, groups=16_000))
+    with pytest.raises(InputError, match="at least 16000") as refused:
         fit(data, "gear", greedy, tmp_path / "run")
     assert refused.value.subject == str(sample_files(data, "train", "good", "xyz")[0])
 
 
 def test_held_out_samples_and_tampered_copies_are_kept(trained: object) -> None:
     run = load_run(trained("xyz"))  # type: ignore[operator]
-    held_out = load_held_out(run.path)
+    held_out = {sample.name: sample.inputs for sample in load_held_out(run.path)}
+    assert [sample.tampered for sample in load_held_out(run.path)] == [False, True] * 3
     assert list(held_out) == [f"{i:02d}-{kind}" for i in range(3) for kind in ("good", "tampered")]
-    for name, inputs in run.golden.items():  # of the same three samples
+    for sample in run.golden:  # of the same three samples
+        name, inputs = sample.name, sample.inputs
         assert inputs.keys() == held_out[f"0{name}"].keys() == set(run.detector.input_names)
         for key, value in inputs.items():
             assert torch.equal(held_out[f"0{name}"][key], value), (name, key)

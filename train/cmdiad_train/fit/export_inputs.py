@@ -14,7 +14,7 @@ from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.runs.run import GOLDEN, HELD_OUT, QUANTISATION
-from cmdiad_train.runs.tensors import Inputs, save_inputs
+from cmdiad_train.runs.stored_samples import StoredSample, save_samples
 
 GOLDEN_SAMPLES = 4
 QUANTISATION_SAMPLES = 4
@@ -62,23 +62,25 @@ def save_export_inputs(
         input_names: Names of the detector's inputs.
         reporter: Receiver of progress.
     """
-    kept: Inputs = {}
+    kept: list[StoredSample] = []
     measured = measured_samples(splits)
     for i, files in enumerate(measured):
-        kept |= _good_and_tampered(f"{i:02d}", files, samples, input_names)
+        kept += _good_and_tampered(f"{i:02d}", files, samples, input_names)
         reporter.step("keep held-out samples", i + 1, len(measured))
-    save_inputs(run / HELD_OUT, kept)
+    save_samples(run / HELD_OUT, kept)
     for file, chosen in ((GOLDEN, golden_samples(splits)), (QUANTISATION, quantisation_samples(splits))):
         pairs = [_good_and_tampered(str(i), files, samples, input_names) for i, files in enumerate(chosen)]
-        save_inputs(run / file, {name: inputs for pair in pairs for name, inputs in pair.items()})
+        save_samples(run / file, [sample for pair in pairs for sample in pair])
 
 
-def _good_and_tampered(name: str, files: SampleFiles, samples: SampleProvider, input_names: Sequence[str]) -> Inputs:
-    """Return the inputs of a sample and of a tampered copy, as `NAME-good` and `NAME-tampered`."""
-    return {
-        f"{name}-good": _named(samples.prepared(files).inputs, input_names),
-        f"{name}-tampered": _named(samples.tampered(files).inputs, input_names),
-    }
+def _good_and_tampered(
+    name: str, files: SampleFiles, samples: SampleProvider, input_names: Sequence[str]
+) -> tuple[StoredSample, StoredSample]:
+    """Return a sample and a tampered copy, named `NAME-good` and `NAME-tampered`."""
+    return (
+        StoredSample(f"{name}-good", False, _named(samples.prepared(files).inputs, input_names)),
+        StoredSample(f"{name}-tampered", True, _named(samples.tampered(files).inputs, input_names)),
+    )
 
 
 def _named(inputs: dict[str, npt.NDArray], names: Sequence[str]) -> dict[str, Tensor]:  # type: ignore[type-arg]

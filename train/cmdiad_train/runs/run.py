@@ -13,7 +13,8 @@ from cmdiad_train.detectors.family import Family, TrainedDetector
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, read_record
-from cmdiad_train.runs.tensors import Inputs, damaged, load_inputs, read_json
+from cmdiad_train.runs.stored_samples import StoredSample, load_samples
+from cmdiad_train.runs.tensors import damaged, read_json
 
 CALIBRATION = "calibration.json"
 GOLDEN = "golden.safetensors"
@@ -30,7 +31,7 @@ class Run:
         record: Contents of `run.json`: recipe, data, seed, provenance, versions.
         calibration: Thresholds.
         detector: Detector in fp32 on the CPU.
-        golden: Network inputs by sample name, for the certificate.
+        golden: Samples of the certificate.
         recipe: Recipe of the detector. Differs from `record.recipe` only if export changes the detector.
     """
 
@@ -38,7 +39,7 @@ class Run:
     record: RunRecord
     calibration: Calibration
     detector: TrainedDetector
-    golden: Inputs
+    golden: tuple[StoredSample, ...]
     recipe: Recipe
 
     @property
@@ -71,7 +72,7 @@ def load_run(path: Path) -> Run:
         record=record,
         calibration=load_calibration(path),
         detector=family_of(record.recipe.family).load(path, record.recipe),
-        golden=load_inputs(path / GOLDEN),
+        golden=load_samples(path / GOLDEN),
         recipe=record.recipe,
     )
 
@@ -90,8 +91,8 @@ def load_calibration(run: Path) -> Calibration:
         raise damaged(file, error) from error
 
 
-def load_quantisation_inputs(run: Path) -> Inputs:
-    """Return the network inputs of training samples by sample name, which calibrate int8 and fp8.
+def load_quantisation_inputs(run: Path) -> tuple[StoredSample, ...]:
+    """Return the training samples that calibrate int8 and fp8, with tampered copies.
 
     Raises:
         RunError: The run was trained before quantisation existed and has none, or the file is damaged.
@@ -101,8 +102,8 @@ def load_quantisation_inputs(run: Path) -> Inputs:
     )
 
 
-def load_held_out(run: Path) -> Inputs:
-    """Return the network inputs of held-out good samples (`NAME-good`) and of tampered copies (`NAME-tampered`).
+def load_held_out(run: Path) -> tuple[StoredSample, ...]:
+    """Return held-out good samples and tampered copies.
 
     Raises:
         RunError: The run was trained before `--search fast` and `--plan` existed and has none, or the file is damaged.
@@ -112,9 +113,9 @@ def load_held_out(run: Path) -> Inputs:
     )
 
 
-def _load_later_inputs(file: Path, expected: str, otherwise: str) -> Inputs:
+def _load_later_inputs(file: Path, expected: str, otherwise: str) -> tuple[StoredSample, ...]:
     """Read inputs that runs of the first versions do not have."""
     if not file.exists():
         action = f"Train again with this version, or {otherwise}"
         raise RunError(file, found="no such file", expected=expected, action=action)
-    return load_inputs(file)
+    return load_samples(file)

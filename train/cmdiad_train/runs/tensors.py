@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import atomic_write
 
-Inputs = dict[str, dict[str, Tensor]]
-"""Network inputs by sample name and input name."""
-
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all."""
@@ -57,20 +54,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise damaged(path, ValueError("not a JSON object"))
     return value
-
-
-def save_inputs(path: Path, samples: Inputs) -> None:
-    """Write the network inputs of several samples."""
-    save_tensors(path, {f"{name}:{key}": value for name, inputs in samples.items() for key, value in inputs.items()})
-
-
-def load_inputs(path: Path) -> Inputs:
-    """Read the network inputs of several samples."""
-    samples: Inputs = {}
-    for key, value in sorted(load_tensors(path).items()):
-        sample, _, name = key.rpartition(":")
-        samples.setdefault(sample, {})[name] = value
-    return samples
 
 
 def damaged(path: Path, error: Exception) -> RunError:
