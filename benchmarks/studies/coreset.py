@@ -63,14 +63,8 @@ def measure_coreset(options: CoresetOptions, reporter: Reporter) -> dict[str, An
     projected, projecting = _timed(partial(project, features, eps=0.9, seed=seed))
     del features
     projected, count = projected.to(device), int(options.share * rows)
-    rounds: list[int] = [1]
-
-    def count_round(done: int, total: int) -> None:
-        rounds.append(done)
-        reporter.step("select", done, total)
-
     gemm = [gemm_rate(device)]
-    selected, selecting = _timed(lambda: greedy_coreset(projected, count, half=half, progress=count_round))
+    (selected, rounds), selecting = _timed(lambda: _select(projected, count, half, reporter))
     gemm.append(gemm_rate(device))
     sample = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:RADIUS_SAMPLE].to(device)
     products = rows * count * projected.shape[1]
@@ -92,6 +86,17 @@ def measure_coreset(options: CoresetOptions, reporter: Reporter) -> dict[str, An
         "covering_radius_at_least": float(distance_to_nearest(projected[sample], projected[selected]).max()),
     }
     return result | (_compare_plain(projected, selected, half) if options.plain else {})
+
+
+def _select(rows: Tensor, count: int, half: bool, reporter: Reporter) -> tuple[Any, list[int]]:
+    """Return the selected rows, and the number of selected rows at the start and after each round."""
+    rounds = [1]
+
+    def count_round(done: int, total: int) -> None:
+        rounds.append(done)
+        reporter.step("select", done, total)
+
+    return greedy_coreset(rows, count, half=half, progress=count_round), rounds
 
 
 def synthetic_features(rows: int, *, width: int = FEATURE_WIDTH, seed: int = 0) -> Tensor:

@@ -126,14 +126,18 @@ def compare(
         "samples": [sample.name for sample in samples.measured],
         "tables": tables,
     }
+    _write(record, out)
+    return record
+
+
+def _write(record: Record, out: Path) -> None:
     write_json(out / "compare.json", record)
     with atomic_write(out / "compare.md") as temporary:
         temporary.write_text(markdown(record), encoding="utf-8")
-    for title, table in tables.items():
+    for title, table in record["tables"].items():
         name = title.replace(",", "").replace(" ", "-")
         plot_ends(out / f"{name}.png", title, table["contenders"])
         plot_stages(out / f"{name}-stages.png", title, table["contenders"])
-    return record
 
 
 def title_of(setup: Setup) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.datasets import open_category
-from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.detectors.family import FitContext, Fitted
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import SampleProvider
-from cmdiad_train.fit.splits import Splits, split
+from cmdiad_train.fit.splits import split
 from cmdiad_train.fit.start import Request, start_or_resume
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
@@ -76,11 +76,7 @@ def fit(
     record = start_or_resume(request, run, samples, reporter)
     if record.status == "complete":
         return record
-    if options.network_from is not None and family.take_over is not None:
-        family.take_over(options.network_from, run, record.recipe)
-    settings = TrainingSettings(record.recipe, family, record.preprocessing, splits, samples, reporter)
-    samples.prepare_with(settings.of, record.preprocessing, tampered_samples(splits))
-    fitted = family.fit(_context(run, record, splits, samples, options, reporter))
+    fitted = _fit_family(request, record, run, samples, options, reporter)
     save_export_inputs(run, splits, samples, fitted.detector.input_names, reporter)
     save_calibration(run, calibrate(list(fitted.scores), list(fitted.peaks), recipe.false_reject_rate))
     metrics = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
@@ -90,10 +86,15 @@ def fit(
     return record
 
 
-def _context(
-    run: Path, record: RunRecord, splits: Splits, samples: SampleProvider, options: FitOptions, reporter: Reporter
-) -> FitContext:
-    return FitContext(
+def _fit_family(
+    request: Request, record: RunRecord, run: Path, samples: SampleProvider, options: FitOptions, reporter: Reporter
+) -> Fitted:
+    family, splits = request.family, request.splits
+    if options.network_from is not None and family.take_over is not None:
+        family.take_over(options.network_from, run, record.recipe)
+    settings = TrainingSettings(record.recipe, family, record.preprocessing, splits, samples, reporter)
+    samples.prepare_with(settings.of, record.preprocessing, tampered_samples(splits))
+    context = FitContext(
         run=run,
         recipe=record.recipe,
         preprocessing=record.preprocessing,
@@ -107,3 +108,4 @@ def _context(
         taken_over=options.network_from is not None,
         reporter=reporter,
     )
+    return family.fit(context)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors import TimmBackbone
-from cmdiad_train.extractors.weights_file import Origin, image_metadata, save_weights, weights_digest
+from cmdiad_train.extractors.weights_file import image_metadata, weights_digest
 from cmdiad_train.pretraining.augmentation import relit, window_changes
 from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.job import ExtractorTask, Job
@@ -190,10 +190,8 @@ def pretrain_images(job: Job, spec: RgbExtractor, kind: ImageKind, size: int, re
 
     job.train(ExtractorTask(model, mean_loss, job), samples, f"pretrain {kind}", identity, reporter)
     settle_statistics(extractor, inputs, samples)
-    use = image_metadata(spec, size, *extractor.channel_statistics) | {"training": identity}
-    origin = Origin(f"contrast of places on {kind} of {job.source.description}", job.licence, job.command, seed=seed)
+    use = image_metadata(spec, size, *extractor.channel_statistics)
     # fp16 halves the file. The lost bits change features far less than another seed does.
     tensors = {key: t.half() if t.is_floating_point() else t for key, t in extractor.model.state_dict().items()}
-    save_weights(job.out, tensors, use, origin)
-    job.clean()
+    job.save(tensors, use, f"contrast of places on {kind} of {job.source.description}", identity)
     return True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.extractors.weights_file import read_metadata, recorded_licence
+from cmdiad_train.extractors.weights_file import Origin, read_metadata, recorded_licence, save_weights
 from cmdiad_train.pretraining.samples import Inputs, InputShape, Source, collect
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch, write_log
@@ -147,6 +147,22 @@ class Job:
     def _write_log(self, log: list[Epoch]) -> None:
         write_log(self.out.with_suffix(".csv"), log)
         plot_losses(self.out.with_suffix(".png"), [e.loss for e in log], [e.validation for e in log])
+
+    def save(self, tensors: dict[str, Tensor], use: dict[str, str], source: str, identity: str) -> None:
+        """Write the finished weights and remove the working folder.
+
+        Args:
+            tensors: Weights by key.
+            use: Result of `image_metadata` or `point_metadata`.
+            source: Training and samples, for the record.
+            identity: Result of `identity`.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        origin = Origin(source, self.licence, self.command, seed=self.schedule.seed)
+        save_weights(self.out, tensors, use | {"training": identity}, origin)
+        self.clean()
 
     def clean(self) -> None:
         """Remove the working folder, once the output is complete."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors.point_mae import Blocks, PointMae
-from cmdiad_train.extractors.weights_file import Origin, point_metadata, save_weights, weights_digest
+from cmdiad_train.extractors.weights_file import point_metadata, weights_digest
 from cmdiad_train.pretraining.job import ExtractorTask, Job
 from cmdiad_train.pretraining.samples import InputShape
 from cmdiad_train.recipe import XyzExtractor
@@ -80,11 +80,8 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, reporter: Reporter,
 
     task = ExtractorTask(model, mean_loss, job)
     job.train(task, list(range(len(inputs))), "pretrain points", identity, reporter)
-    encoder = model.finished(inputs)
-    use = point_metadata(replace(spec, weights="seeded")) | {"training": identity}
-    origin = Origin(f"Point-MAE's objective on {job.source.description}", job.licence, job.command, seed=seed)
-    save_weights(job.out, encoder.state_dict(), use, origin)
-    job.clean()
+    use = point_metadata(replace(spec, weights="seeded"))
+    job.save(model.finished(inputs).state_dict(), use, f"Point-MAE's objective on {job.source.description}", identity)
     return True
 
 

@@ -18,7 +18,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors import TimmBackbone
-from cmdiad_train.extractors.weights_file import Origin, image_metadata, save_weights, weights_digest
+from cmdiad_train.extractors.weights_file import image_metadata, weights_digest
 from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.job import ExtractorTask, Job
@@ -92,11 +92,11 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
         "samples": {"source": job.source.description, "training": len(training), "held_out": len(held_out)},
         "machine": {"processor": processor(), "threads": torch.get_num_threads()},
     }
-    source = f"distilled from {teacher.provenance} on {job.source.description}"
-    use = image_metadata(lesson.student, lesson.size, *extractor.channel_statistics) | {"training": identity}
     write_json(job.out.with_suffix(".json"), report)
-    save_weights(job.out, extractor.model.state_dict(), use, Origin(source, job.licence, job.command, seed=seed))
-    job.clean()
+    use = image_metadata(lesson.student, lesson.size, *extractor.channel_statistics)
+    job.save(
+        extractor.model.state_dict(), use, f"distilled from {teacher.provenance} on {job.source.description}", identity
+    )
     return report
 
 

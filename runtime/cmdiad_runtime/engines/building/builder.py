@@ -128,14 +128,20 @@ def build_engine(request: BuildRequest, engine: Path, reporter: Reporter = SILEN
     serialised = memoryview(content)
     with atomic_write(engine) as temporary:
         temporary.write_bytes(serialised)
+    return _fingerprint(request, str(trt.__version__), tuple(targets), source, serialised, note)
+
+
+def _fingerprint(
+    request: BuildRequest, version: str, targets: tuple[int, ...], graph: bytes, engine: memoryview, note: str
+) -> EngineFingerprint:
     return EngineFingerprint(
         library=request.library,
-        library_version=str(trt.__version__),
-        compute_capabilities=tuple(targets),
+        library_version=version,
+        compute_capabilities=targets,
         precision=cast(EnginePrecision, request.precision),
-        graph_sha256=joint_digest(hashlib.sha256(source).hexdigest(), weights_digest(request.graph)),
-        engine_sha256=hashlib.sha256(serialised).hexdigest(),
-        size_bytes=serialised.nbytes,
+        graph_sha256=joint_digest(hashlib.sha256(graph).hexdigest(), weights_digest(request.graph)),
+        engine_sha256=hashlib.sha256(engine).hexdigest(),
+        size_bytes=engine.nbytes,
         certified=False,
         certification=_UNCERTIFIED,
         scratch_bytes=logged_number(request.library, r"Total Activation Memory: (\d+)"),
