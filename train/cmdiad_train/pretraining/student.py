@@ -85,19 +85,26 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
     job.train(_task(job, student, features, held_out), training, "distil", identity, reporter)
     settle_statistics(extractor, inputs, training)
     student.eval().requires_grad_(False)
-    report = {
-        "teacher": describe(teacher.cpu(), lesson.teacher, lesson.size),
-        "student": describe(extractor, lesson.student, lesson.size),
-        "agreement": agreement(student, features, held_out),
-        "samples": {"source": job.source.description, "training": len(training), "held_out": len(held_out)},
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
-    }
+    report = _report(job, lesson, teacher.cpu(), student, features, held_out)
     write_json(job.out.with_suffix(".json"), report)
     use = image_metadata(lesson.student, lesson.size, *extractor.channel_statistics)
     job.save(
         extractor.model.state_dict(), use, f"distilled from {teacher.provenance} on {job.source.description}", identity
     )
     return report
+
+
+def _report(
+    job: Job, lesson: Lesson, teacher: TimmBackbone, student: Student, features: TeacherFeatures, held_out: list[int]
+) -> dict[str, Any]:
+    training = len(features.inputs) - len(held_out)
+    return {
+        "teacher": describe(teacher, lesson.teacher, lesson.size),
+        "student": describe(student.extractor, lesson.student, lesson.size),
+        "agreement": agreement(student, features, held_out),
+        "samples": {"source": job.source.description, "training": training, "held_out": len(held_out)},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
+    }
 
 
 def _identity(job: Job, inputs: Inputs, lesson: Lesson) -> str:
