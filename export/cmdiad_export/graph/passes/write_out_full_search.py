@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx import parser  # reads the loop below as text; onnx_ir has no parser of its own
+from onnx import parser  # reads the loop below from text, which onnx_ir cannot
 
 from cmdiad_train.detectors.bank.search.proven import IN_FULL, IN_FULL_AT_ONCE, IN_FULL_CANDIDATES
 
