@@ -89,7 +89,7 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert manifest["certificate"]["search"]["chosen"]["recall"] == 1
     assert manifest["certificate"]["search"]["chosen"]["plan"] == {"candidates": 4, "width": None, "proven": False}
     assert manifest["graph"]["banks"] == [list(search.rows.shape) for search in run.detector.searches]
-    assert manifest["recipe"]["hallucination"] == "f2f"
+    assert manifest["recipe"]["detector"]["hallucination"] == "f2f"
     assert manifest["provenance"]["data"] == {"category": "gear"}
     assert "not trained" in manifest["provenance"]["rgb"]["extractor"]
     assert manifest["calibration"]["score_threshold"] == run.calibration.score_threshold

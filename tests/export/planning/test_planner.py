@@ -155,7 +155,7 @@ def test_smaller_bank_is_written_with_its_own_threshold(planned: Planned, tmp_pa
     bundle = Bundle.open(tmp_path / "b.cmdiad")
     small = planned.exported[index].candidate.run
     assert bundle.calibration == small.calibration
-    assert bundle.manifest["recipe"]["coreset"] == 0.05
+    assert bundle.manifest["recipe"]["detector"]["coreset"] == 0.05
     assert bundle.manifest["certificate"]["comparisons"][0]["passed"]
 
 
