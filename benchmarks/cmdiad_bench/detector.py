@@ -26,8 +26,8 @@ def family_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_as_text(recipe: Mapping[str, Any]) -> str:
-    """Return the family's settings as `name value` pairs; nested names are joined by dots, absent values left out."""
-    return ", ".join(f"{name} {_as_text(value)}" for name, value in _flat(family_settings(recipe)))
+    """Return the family's settings as `name: value` pairs; nested names are joined by dots, absent values left out."""
+    return "; ".join(f"{name}: {_as_text(value)}" for name, value in _flat(family_settings(recipe)))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

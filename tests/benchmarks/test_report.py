@@ -215,7 +215,7 @@ def test_settings_are_shown_for_any_family(data: Path, own_bundle: Path, tmp_pat
     record, page = read(tmp_path)
     assert record["classes"][0]["recipe"]["detector"]["glass"] == {"colour": "blue"}
     assert "crystal-ball" in page.text
-    assert "radius 3, glass.colour blue" in page.text
+    assert "radius: 3; glass.colour: blue" in page.text
 
 
 @pytest.mark.parametrize("recipe", [None, {}, {"detector": 5}, {"family": 7, "mode": "faithful"}])
@@ -236,7 +236,7 @@ def test_a_bundle_that_opens_can_be_reported(
     assert ended.code == 0, ended.err
     record, page = read(tmp_path)
     assert (record["classes"][0]["family"], record["classes"][0]["hallucination"]) == (None, None)
-    assert ("mode faithful" in page.text) == (recipe is not None and "mode" in recipe)
+    assert ("mode: faithful" in page.text) == (recipe is not None and "mode" in recipe)
     latency = command(cli, "latency", own_bundle, data / "gear" / "test", "--runs", 1)
     assert latency.code == 0, latency.err
 

@@ -46,7 +46,10 @@ MODALITIES = option_group(
 
 IMAGES = option_group(
     "Image extractor",
-    click.option("--rgb-backbone", help="Name of the timm model for images.  [default: resnet10t, faithful: vit_base_patch8_224.dino]"),
+    click.option(
+        "--rgb-backbone",
+        help="Name of the timm model for images.  [default: resnet10t, faithful: vit_base_patch8_224.dino]",
+    ),
     click.option(
         "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
     ),
