@@ -135,7 +135,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "calibration": calibration.to_json(),
         "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),
-        "held_out_scores": list(calibration.held_out_scores),
+        "held_out_scores": list(calibration.held_out_scores) or None,
         "per_sample": _per_sample(inspected),
         "curves": _curves(inspected),
     }
