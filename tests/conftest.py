@@ -113,7 +113,7 @@ def same_threads() -> Iterator[None]:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out test files that import a package that is not installed (scripts/test-python has no torch)."""
+    """Leave out test files that import a package that is not installed (scripts/pythons has no torch)."""
     if not MISSING or collection_path.suffix != ".py":
         return None
     imported = re.findall(r"^(?:from|import) (\w+)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)

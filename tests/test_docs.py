@@ -1,4 +1,4 @@
-"""Documentation: links lead somewhere, commands and options exist, README and index keep their form."""
+"""Documentation: links, commands, options and paths exist, lines are short, README and index keep their form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import click
 import pytest
 
 from commands import commands, options
+from studies.__main__ import cli as studies
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST_LINE = 120
+PLANNED = ("runtime/cmdiad_line",)
+"""Folders that CONTRIBUTING.md announces."""
+FOLDERS = ("benchmarks", "docker", "docs", "examples", "export", "requirements", "runtime", "scripts", "tests", "train")
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "tests/**/*.md", "docker/**/*.md")
@@ -26,7 +31,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_to_files(name: str) -> None:
     page = ROOT / name
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = without_blocks(page.read_text(encoding="utf-8"))
     broken = [
         link
         for link in re.findall(r"\]\(([^)\s]+)\)", text)
@@ -40,6 +45,49 @@ def test_links_lead_to_files(name: str) -> None:
 def test_commands_and_options_exist(name: str) -> None:
     for line in command_lines((ROOT / name).read_text(encoding="utf-8")):
         check_command(line)
+
+
+def test_pages_show_commands() -> None:
+    """The check above would pass if no command line were recognised."""
+    lines = [line for name in NAMES for line in command_lines((ROOT / name).read_text(encoding="utf-8"))]
+    assert len(lines) > 60
+    assert {line.split()[0] for line in lines} == set(commands())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_studies_exist(name: str) -> None:
+    assert set(study_names((ROOT / name).read_text(encoding="utf-8"))) <= set(studies.commands)
+
+
+def test_every_study_is_documented() -> None:
+    named = {study for name in NAMES for study in study_names((ROOT / name).read_text(encoding="utf-8"))}
+    assert named == set(studies.commands)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_in_the_repository_exist(name: str) -> None:
+    assert not [path for path in repository_paths((ROOT / name).read_text(encoding="utf-8")) if not exists(path)]
+
+
+def test_the_check_of_paths_notices_what_does_not_exist() -> None:
+    text = "Run `scripts/no-such`, see (`train/cmdiad_train/cli/train.py`), `tests/runtime/` and ../shared/tests/x.py."
+    assert repository_paths(text) == ["scripts/no-such", "train/cmdiad_train/cli/train.py", "tests/runtime/"]
+    assert [exists(path) for path in repository_paths(text)] == [False, True, True]
+    assert len([path for name in NAMES for path in repository_paths((ROOT / name).read_text(encoding="utf-8"))]) > 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lines_are_short(name: str) -> None:
+    """Outside tables and code."""
+    text = without_blocks((ROOT / name).read_text(encoding="utf-8"))
+    long_lines = [line for line in text.splitlines() if len(line) > LONGEST_LINE and not line.startswith(("|", "!["))]
+    assert not long_lines
+
+
+def test_the_options_of_the_detector_families_are_checked() -> None:
+    """`cmdiad-train` adds these options when it runs."""
+    names = {name for option in options(commands()["cmdiad-train"]) for name in option.opts}
+    assert {"--family", "--coreset", "--rgb-backbone", "--xyz"} <= names
 
 
 def test_the_check_of_commands_notices_what_does_not_exist() -> None:
@@ -62,10 +110,14 @@ def test_readme_is_short_and_starts_with_a_picture() -> None:
 
 def test_python_in_the_readme_uses_names_that_exist() -> None:
     code = next(block for block in blocks((ROOT / "README.md").read_text(encoding="utf-8")) if "import" in block)
-    for node in ast.walk(ast.parse(code)):
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert len(imports) >= 1
+    for node in imports:
         if isinstance(node, ast.ImportFrom):
             module = import_module(str(node.module))
             assert all(hasattr(module, alias.name) for alias in node.names)
+        else:
+            assert all(import_module(alias.name) for alias in node.names)
 
 
 def test_every_page_is_in_the_index_and_in_the_site() -> None:
@@ -82,6 +134,27 @@ def test_every_page_is_in_the_index_and_in_the_site() -> None:
 def test_pictures_are_small() -> None:
     for path in (ROOT / "docs" / "images").iterdir():
         assert path.stat().st_size < 300_000, path
+
+
+def without_blocks(text: str) -> str:
+    """Remove all fenced blocks."""
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def study_names(text: str) -> list[str]:
+    """Return the subcommand of every `python -m studies`; module names after a dot are wrong and are returned too."""
+    return [name.strip() for name in re.findall(r"python -m studies(\.\w+| [a-z]\w*)", text)]
+
+
+def repository_paths(text: str) -> list[str]:
+    """Return every path that starts with a folder of the repository, except names with placeholders in capitals."""
+    paths = re.findall(rf"(?<![\w./<-])((?:{'|'.join(FOLDERS)})/[\w./-]*\w/?)", text)
+    return [path for path in paths if not re.search(r"[A-Z]{4,}(?!\.md)", path) and not path.startswith("train/good")]
+
+
+def exists(path: str) -> bool:
+    """Return True if a file or folder of the repository has this path."""
+    return (ROOT / path).exists() or path in PLANNED
 
 
 def blocks(text: str) -> list[str]:

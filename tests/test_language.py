@@ -22,7 +22,7 @@ from commands import all_commands, options
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("runtime", "train", "export", "benchmarks", "examples", "docs", "scripts")
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/*.md", "docs/api/*.md", "examples/*.md")
+PAGES = ("*.md", "docs/**/*.md", "examples/*.md", "tests/**/*.md")
 
 BAD_FIRST_WORDS = frozenset(["The", "What", "Whether", "Of", "How", "Where", "With", "Which", "Those", "All"])
 """A function's docstring starts with an imperative verb instead."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from cmdiad_runtime.engines import EngineName
 
 TAKT_MISSED = 9
-ENGINE_NAMES = ("auto", "cpu", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt", "rtx")
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 INPUTS = click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
 CATEGORY = click.option("--category", help="Category of DATA; required if DATA has several.")

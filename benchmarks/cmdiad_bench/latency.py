@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_bench.detector import family_name, family_settings
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.inspection.inputs import read_sample
 from cmdiad_runtime.inspection.inspector import Inspection, Inspector
@@ -108,17 +109,18 @@ def judge_takt(values: npt.NDArray[np.float64], takt_ms: float) -> dict[str, Any
 
 
 def describe(inspector: Inspector) -> dict[str, Any]:
-    """Describe bundle and machine in a record that can be compared later."""
-    manifest = inspector.bundle.manifest
-    recipe = manifest["recipe"]
-    part = recipe.get("detector", recipe)  # recipes of cmdiad 0.1 were flat
+    """Describe bundle and machine in a record that can be compared later.
+
+    `family` and `hallucination` are None where the recipe does not have them.
+    """
+    record = inspector.bundle.record
     return {
-        "bundle": inspector.bundle.name,
+        "bundle": record.name,
         "modality": inspector.bundle.preprocessing.modality,
-        "family": recipe.get("family", "bank"),
-        "hallucination": part.get("hallucination", "none"),
+        "family": family_name(record.recipe),
+        "hallucination": family_settings(record.recipe).get("hallucination"),
         "precision": inspector.bundle.precision,
-        "banks": manifest["graph"].get("banks", []),
+        "banks": [list(shape) for shape in record.graph.banks],
         "engine": inspector.engine.description,
         "machine": describe_machine(),
     }

@@ -44,7 +44,7 @@ def _bundle(path: str, engine: str, *files: str) -> dict[str, Any]:
             "bundle": inspector.bundle.name,
             "engine": inspector.engine.description,
             "precision": inspector.bundle.precision,
-            "banks": inspector.bundle.manifest["graph"]["banks"],
+            "banks": inspector.bundle.record.graph.banks,
         }
 
 

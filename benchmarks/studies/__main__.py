@@ -148,6 +148,66 @@ def coreset(rows: int, half: bool, plain: bool, device: str, json_file: Path | N
     _write(json_file, result)
 
 
+@cli.command(examples=("python -m studies modes DATA cable_gland WEIGHTS/resnetv2_50.safetensors --json modes.json",))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.argument("rgb_weights")
+@click.option(
+    "--json", "json_file", required=True, type=click.Path(path_type=Path), help="File for the figures as JSON."
+)
+@click.option("--seed", type=int, default=0, help="Seed of projections and random weights.")
+def modes(data: Path, category: str, rgb_weights: str, json_file: Path, seed: int) -> None:
+    """Measure each difference between the two modes alone on CATEGORY of DATA.
+
+    RGB_WEIGHTS are ImageNet weights of resnetv2_50.
+    """
+    from studies.modes import measure_modes, modes_table
+
+    click.echo(modes_table(measure_modes(data, category, rgb_weights, seed, json_file)))
+
+
+@cli.command(
+    examples=(
+        "python -m studies extractors DATA cable_gland --large LARGE --small SMALL --out DIR",
+        "python -m studies extractors DATA cable_gland --large LARGE --small SMALL --out DIR --only xyz-normals-f2f",
+    )
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.option("--large", required=True, type=click.Path(path_type=Path), help="ImageNet weights of resnetv2_50.")
+@click.option("--small", required=True, type=click.Path(path_type=Path), help="ImageNet weights of mobilenetv2_100.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, bundles and the table.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=[0, 1, 2], help="Seed of the training; repeatable.")
+@click.option("--only", multiple=True, metavar="NAME", help="Name of a detector to measure; repeatable. Default: all.")
+@click.option("--latency-seconds", type=float, default=8.0, help="Time limit of each latency measurement; 0 skips all.")
+def extractors(  # noqa: PLR0913 - one parameter for each option
+    data: Path,
+    category: str,
+    large: Path,
+    small: Path,
+    out: Path,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...],
+    latency_seconds: float,
+) -> None:
+    """Compare extractors, hallucination and seeds on CATEGORY of DATA, with the latency of each detector.
+
+    Results in the folder --out are reused, so the command can be stopped at any time and started again.
+    """
+    from studies.extractors import Bench, Weights, markdown, select
+
+    weights = Weights(large, small, out / "student.safetensors", out / "points.safetensors")
+    try:
+        chosen = select(weights, only)
+    except ValueError as error:
+        raise click.UsageError(f"--only {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    reporter = TerminalReporter()
+    bench = Bench(data, category, out, latency_seconds)
+    bench.train_extractors(chosen, weights, reporter)
+    click.echo(markdown(bench.measure(chosen, seeds, reporter)))
+
+
 def main() -> None:
     """Run the command; entry point of `python -m studies`."""
     run_command(cli, "python -m studies")

@@ -1,6 +1,6 @@
 """Compare extractors on a data set: modalities, extractors, hallucination, seeds, and the latency of each.
 
-`python -m studies.extractors DATA CATEGORY --large FILE --small FILE --out DIR` with ImageNet weights of
+`python -m studies extractors DATA CATEGORY --large FILE --small FILE --out DIR` with ImageNet weights of
 `resnetv2_50` and `mobilenetv2_100`. The student and the point extractor are trained on DATA first. Everything runs
 through the code of the commands, with every relevant option named. Results in DIR are reused, and the table is
 rewritten after every detector, so the program can be stopped at any time.
@@ -8,7 +8,6 @@ rewritten after every detector, so the program can be stopped at any time.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -282,34 +281,14 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; entry point of `python -m studies.extractors`."""
-    parser = argparse.ArgumentParser(prog="python -m studies.extractors", description=__doc__.partition("\n")[0])
-    parser.add_argument("data", type=Path, help="data set")
-    parser.add_argument("category", help="category of the data set")
-    parser.add_argument("--large", type=Path, required=True, help=f"weights of {LARGE}")
-    parser.add_argument("--small", type=Path, required=True, help=f"weights of {SMALL}")
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="names of detectors to measure, for example rgb-resnetv2_50-f2f"
-    )
-    parser.add_argument("--latency-seconds", type=float, default=8.0, help="limit of each measurement; 0 skips it")
-    options = parser.parse_args(arguments)
-    own = (options.out / "student.safetensors", options.out / "points.safetensors")
-    weights = Weights(options.large, options.small, *own)
+def select(weights: Weights, names: Sequence[str]) -> list[Configuration]:
+    """Return the detectors with these names; all detectors without names.
+
+    Raises:
+        ValueError: There is no detector with one of the names.
+    """
     table = {detector.name: detector for detector in configurations(weights)}
-    unknown = set(options.only or ()) - set(table)
+    unknown = set(names) - set(table)
     if unknown:
-        parser.error(f"--only {' '.join(sorted(unknown))}: not one of {' '.join(table)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-
-    reporter = TerminalReporter()
-    bench = Bench(options.data, options.category, options.out, options.latency_seconds)
-    chosen = [table[name] for name in options.only or table]
-    bench.train_extractors(chosen, weights, reporter)
-    print(markdown(bench.measure(chosen, options.seeds, reporter)))
-
-
-if __name__ == "__main__":
-    main()
+        raise ValueError(f"{' '.join(sorted(unknown))}: not one of {' '.join(table)}")
+    return [table[name] for name in names or table]

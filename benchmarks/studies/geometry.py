@@ -24,8 +24,8 @@ STAGES = ("sampling", "groups", "interpolation", "pooling")
 """Stages of both forms. Published: interpolates features. cmdiad: interpolates weights; `product` follows."""
 TOGETHER = "all four together"
 """Stages of cmdiad as preprocessing runs them, on two threads if there are two cores."""
-WHOLE = {"published": STAGES, "ours": (TOGETHER, "product")}
-FROM_INTERPOLATION = {"published": STAGES[2:], "ours": (*STAGES[2:], "product")}
+WHOLE = {"published": STAGES, "cmdiad": (TOGETHER, "product")}
+FROM_INTERPOLATION = {"published": STAGES[2:], "cmdiad": (*STAGES[2:], "product")}
 MEBIBYTE = 1024 * 1024
 
 Work = Callable[[], Any]
@@ -77,9 +77,9 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
         `interpolation_to_patches` (the stages one by one, both forms, and the ratio of the medians), `allocated` (for
         each stage of cmdiad, largest number of bytes in addition to the result).
     """
-    published, cmdiad = _published(problem), _ours(problem)
+    published, cmdiad = _published(problem), _cmdiad(problem)
     rounds = [(_times(published), _times(cmdiad)) for _ in range(WARM + runs)][WARM:]
-    both = {"published": [first for first, _ in rounds], "ours": [second for _, second in rounds]}
+    both = {"published": [first for first, _ in rounds], "cmdiad": [second for _, second in rounds]}
     return {
         "points": len(problem.points),
         "groups": len(problem.features),
@@ -97,17 +97,17 @@ def measure_geometry(problem: Problem, *, runs: int) -> dict[str, Any]:
 
 def geometry_table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
-    lines = ["| stage | published, p50 / p95 ms | ours, p50 / p95 ms | ours, allocated beside the result |"]
+    lines = ["| stage | published, p50 / p95 ms | cmdiad, p50 / p95 ms | cmdiad, allocated in addition to the result |"]
     lines.append("|---|---|---|---|")
     stages = result["stages"]
-    for stage in stages["ours"]:
+    for stage in stages["cmdiad"]:
         allocated = f"{result['allocated'][stage] / MEBIBYTE:.2f} MiB"
         first = _cell(stages["published"].get(stage))
-        lines.append(f"| {stage} | {first} | {_cell(stages['ours'][stage])} | {allocated} |")
+        lines.append(f"| {stage} | {first} | {_cell(stages['cmdiad'][stage])} | {allocated} |")
     for name in ("whole", "interpolation_to_patches"):
         row = result[name]
         times = f"{row['times_faster']:.1f} times faster"
-        lines.append(f"| {name.replace('_', ' ')} | {_cell(row['published'])} | {_cell(row['ours'])} | {times} |")
+        lines.append(f"| {name.replace('_', ' ')} | {_cell(row['published'])} | {_cell(row['cmdiad'])} | {times} |")
     return "\n".join(lines) + "\n"
 
 
@@ -125,7 +125,7 @@ def _published(problem: Problem) -> list[tuple[str, Work]]:
     ]
 
 
-def _ours(problem: Problem) -> list[tuple[str, Work]]:
+def _cmdiad(problem: Problem) -> list[tuple[str, Work]]:
     points, groups = problem.points, len(problem.features)
     centers = points[farthest_point_sampling(points, groups)]
     index, weight = interpolation_weights(points, centers)
@@ -157,7 +157,7 @@ def _compared(both: dict[str, list[dict[str, float]]], stages: dict[str, tuple[s
         form: [sum(times[name] for name in stages[form]) for times in form_times] for form, form_times in both.items()
     }
     summaries: dict[str, Any] = {form: _summary(values) for form, values in sums.items()}
-    return {**summaries, "times_faster": summaries["published"]["p50"] / summaries["ours"]["p50"]}
+    return {**summaries, "times_faster": summaries["published"]["p50"] / summaries["cmdiad"]["p50"]}
 
 
 def _summary(values: list[float]) -> dict[str, float]:

@@ -1,14 +1,12 @@
 """Measure the effect of each difference between the two modes on a data set, one at a time from the default mode.
 
 Features are extracted once. Each row of the table changes one item of `docs/modes.md`, builds the banks again and
-scores the test split. `python -m studies.modes DATA CATEGORY RGB_WEIGHTS --json FILE`.
+scores the test split. `python -m studies modes DATA CATEGORY RGB_WEIGHTS --json FILE`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +32,7 @@ from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import BankRecipe, Mode, Recipe, RgbExtractor, XyzExtractor, bank_part
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
+FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 CORESET = 0.1  # of the rows
 
 
@@ -183,7 +180,7 @@ def figures(features: Features, change: Change) -> dict[str, Any]:
         features.masks(change.pad),
         (maps @ weigh(fitted_maps.reshape(-1, len(scorers)))).astype(np.float32),
     )
-    return {key: summary[key] for key in ("image_auroc", "pixel_auroc", "aupro_30")}
+    return {key: summary[key] for key in FIGURES}
 
 
 def _scorer(
@@ -204,27 +201,32 @@ def _scorer(
     return BankScorer(bank, grid=grid, size=recipe.size, published_blur=change.published_blur)
 
 
-def main() -> None:
-    """Measure every change and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="data set")
-    parser.add_argument("category", help="category of the data set")
-    parser.add_argument("rgb_weights", help="ImageNet weights of resnetv2_50")
-    parser.add_argument("--json", type=Path, required=True, help="file for the figures")
-    parser.add_argument("--seed", type=int, default=0, help="seed")
-    options = parser.parse_args()
-    rgb = RgbExtractor("resnetv2_50", (1, 2), 28, options.rgb_weights)
-    features = Features(options.data, options.category, rgb, options.seed)
+def measure_modes(data: Path, category: str, rgb_weights: str, seed: int, json_file: Path) -> list[dict[str, Any]]:
+    """Measure every change and write the rows to `json_file` after each of them.
+
+    Args:
+        data: Data set.
+        category: Category of the data set.
+        rgb_weights: ImageNet weights of `resnetv2_50`.
+        seed: Seed of projections and random weights.
+        json_file: File for the figures.
+
+    Returns:
+        Banks, change, image AUROC, pixel AUROC and AUPRO of each row.
+    """
+    features = Features(data, category, RgbExtractor("resnetv2_50", (1, 2), 28, rgb_weights), seed)
     rows = []
     for change in filter(applies, changes()):
         rows.append({"banks": "+".join(change.banks), "change": change.name, **figures(features, change)})
-        write_json(options.json, {"category": options.category, "seed": options.seed, "rows": rows})
+        write_json(json_file, {"category": category, "seed": seed, "rows": rows})
     features.reporter.close()
-    print("| banks | change | image AUROC | pixel AUROC | AUPRO@30 % |\n|---|---|---|---|---|")
-    for row in json.loads(options.json.read_text(encoding="utf-8"))["rows"]:
-        figures_ = " | ".join(f"{row[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "aupro_30"))
-        print(f"| {row['banks']} | {row['change']} | {figures_} |")
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def modes_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows of `measure_modes` as a Markdown table."""
+    lines = ["| banks | change | image AUROC | pixel AUROC | AUPRO@30 % |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = " | ".join(f"{row[key]:.3f}" for key in FIGURES)
+        lines.append(f"| {row['banks']} | {row['change']} | {cells} |")
+    return "\n".join(lines) + "\n"

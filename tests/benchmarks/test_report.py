@@ -206,6 +206,44 @@ def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bun
     assert "Held out, good: 3, 1 above the threshold" in page.text
 
 
+def test_settings_are_shown_for_any_family(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["recipe"] = {"family": "crystal-ball", "detector": {"radius": 3, "glass": {"colour": "blue"}}}
+
+    rewrite_manifest(own_bundle, change)
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path).code == 0
+    record, page = read(tmp_path)
+    assert record["classes"][0]["recipe"]["detector"]["glass"] == {"colour": "blue"}
+    assert "crystal-ball" in page.text
+    assert "radius: 3; glass.colour: blue" in page.text
+
+
+@pytest.mark.parametrize("recipe", [None, {}, {"detector": 5}, {"family": 7, "mode": "faithful"}])
+def test_a_bundle_that_opens_can_be_reported(
+    data: Path, own_bundle: Path, tmp_path: Path, recipe: dict[str, Any] | None
+) -> None:
+    """The recipe is opaque, and bundles without recipe, provenance, versions and date of export are valid."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for name in ("recipe", "provenance", "versions", "created"):
+            del manifest[name]
+        manifest["graph"].pop("banks", None)
+        for name in ("held_out_scores", "held_out_peaks"):
+            del manifest["calibration"][name]
+        if recipe is not None:
+            manifest["recipe"] = recipe
+
+    rewrite_manifest(own_bundle, change)
+    ended = command(cli, "report", data, own_bundle, "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    record, page = read(tmp_path)
+    (figures,) = record["classes"]
+    assert [figures[name] for name in ("family", "hallucination", "held_out_scores")] == [None] * 3
+    assert ("mode: faithful" in page.text) == (recipe is not None and "mode" in recipe)
+    latency = command(cli, "latency", own_bundle, data / "gear" / "test", "--runs", 1)
+    assert latency.code == 0, latency.err
+
+
 def test_bad_command_lines_write_nothing(own_data: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     refused = command(cli, "report", own_data, bundle, bundle, "--category", "gear", "--out", out)

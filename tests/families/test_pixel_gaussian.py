@@ -79,6 +79,18 @@ def test_a_bundle_reports_its_figures_and_latency(bundle: Path, data: Path, tmp_
     assert ended.code == 0, ended.err
     ended = command(bench.cli, "latency", bundle, "--runs", 2)
     assert ended.code == 0, ended.err
+    ended = command(bench.cli, "accuracy", bundle, data, "--json", tmp_path / "accuracy.json")
+    assert ended.code == 0, ended.err
+    figures = json.loads((tmp_path / "accuracy.json").read_text())
+    assert (figures["family"], figures["hallucination"], figures["banks"]) == (FAMILY.name, None, [])
+
+
+def test_a_bundle_reports_its_memory(bundle: Path, tmp_path: Path) -> None:
+    ended = command(bench.cli, "memory", bundle, "--json", tmp_path / "memory.json")
+    assert ended.code == 0, ended.err
+    figures = json.loads((tmp_path / "memory.json").read_text())
+    assert figures["banks"] == []
+    assert figures["peak_resident_mb"] >= figures["opened_mb"] > 0
 
 
 @pytest.mark.parametrize("options", [("--search", "fast"), ("--plan",), ("--search-mb", 1)])

@@ -21,7 +21,7 @@ from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import RecordingReporter, command, sample_files
 from studies.__main__ import cli
 from studies.comparison.compare import CompareOptions, Samples, Times, _figures, _interleaved, compare, markdown
-from studies.comparison.contenders import OursContender
+from studies.comparison.contenders import CmdiadContender
 from studies.comparison.floor import Rates, Work, measure_rates, work_of
 from studies.comparison.parts import Form, RunResult, Setup, bank_rows, build_parts, draw_rows
 from studies.comparison.stage_times import STAGES, stages_of_runs
@@ -152,9 +152,9 @@ def test_stages_of_runs_count_each_node_once() -> None:
 def test_profile_covers_the_run(data: Path, tmp_path: Path, main: str) -> None:
     """Stages add up to most of what ONNX Runtime says a run took, so no module's time goes missing."""
     parts, paired = build_parts(small_setup(main), samples(data)[:1], good(data), SILENT)
-    ours = OursContender(parts, Form("default", "int8-cpu", SearchSettings(8, 8, 64)), paired, tmp_path)
-    ours.run(paired[0])
-    (stages,) = ours.close()
+    contender = CmdiadContender(parts, Form("default", "int8-cpu", SearchSettings(8, 8, 64)), paired, tmp_path)
+    contender.run(paired[0])
+    (stages,) = contender.close()
     assert set(stages) == set(STAGES) - ({"geometry"} if main == "rgb" else set())
     assert not list(tmp_path.glob("*.json.*")) and min(stages.values()) > 0
 

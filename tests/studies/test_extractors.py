@@ -16,8 +16,9 @@ from cmdiad_train.datasets import open_category
 from cmdiad_train.detectors.bank.recipe_options import recipe_from
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor, bank_part
 from cmdiad_train.runs.run import load_run
-from helpers import SIZE, RecordingReporter, read_image
+from helpers import SIZE, RecordingReporter, command, read_image
 from studies import extractors
+from studies.__main__ import cli as studies
 from studies.extractors import (
     BANK,
     LARGE,
@@ -28,7 +29,6 @@ from studies.extractors import (
     Weights,
     configurations,
     cut_out_images,
-    main,
     markdown,
 )
 from studies.extractors import SIZE as SIZE_OF_PARTS
@@ -155,8 +155,26 @@ def test_extractors_are_trained_only_for_detectors_that_take_them(
     assert [command[-1] for command in commands] == ["student", "points"]
 
 
-def test_unknown_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), "gear", "--large", "l", "--small", "s", "--out", str(tmp_path / "o"), "--only", "x"])
-    assert "--only x: not one of rgb-resnetv2_50-none" in capsys.readouterr().err
+def test_unknown_name_is_refused(tmp_path: Path) -> None:
+    weights = ("--large", "l", "--small", "s")
+    refused = command(studies, "extractors", tmp_path, "gear", *weights, "--out", tmp_path / "o", "--only", "x")
+    assert refused.code == 2
+    assert "--only x: not one of rgb-resnetv2_50-none" in refused.err
     assert not (tmp_path / "o").exists()
+
+
+def test_command_measures_the_selected_detectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], tuple[int, ...]]] = []
+
+    def measure(bench: Bench, chosen: list[Configuration], seeds: tuple[int, ...], _: Any) -> list[dict[str, Any]]:
+        assert (bench.data, bench.category, bench.latency_seconds) == (tmp_path, "gear", 8.0)
+        calls.append(([detector.name for detector in chosen], seeds))
+        return [row("none", None, 0.75)]
+
+    monkeypatch.setattr(Bench, "measure", measure)
+    arguments = ("extractors", tmp_path, "gear", "--large", "l", "--small", "s", "--out", tmp_path / "o")
+    ended = command(studies, *arguments, "--only", "rgb-resnetv2_50-f2f", "--seed", 4, "--seed", 5)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[2].startswith("| xyz | points |")
+    assert command(studies, *arguments, "--only", "rgb-resnetv2_50-none").code == 0
+    assert calls == [(["rgb-resnetv2_50-f2f"], (4, 5)), (["rgb-resnetv2_50-none"], (0, 1, 2))]

@@ -57,7 +57,7 @@ def built(request: pytest.FixtureRequest, data: Path) -> tuple[Parts, list[Paire
 
 
 @torch.no_grad()
-def ours(parts: Parts, sample: Sample) -> tuple[float, np.ndarray]:
+def cmdiad_result(parts: Parts, sample: Sample) -> tuple[float, np.ndarray]:
     detector = parts.detector("faithful")
     inputs = as_tensors(prepare(sample, make_preprocessing(parts.setup.recipe("faithful"), "rgb")).inputs)
     score, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
@@ -70,7 +70,7 @@ def test_prediction_is_that_of_the_faithful_detector(built: tuple[Parts, list[Pa
     tolerance = 1e-4 if parts.setup.main == "rgb" else EXPANDED
     for each in paired:
         found = published.predict(each.rgb, each.xyz)
-        score, anomaly_map = ours(parts, each.sample)
+        score, anomaly_map = cmdiad_result(parts, each.sample)
         assert found.score == pytest.approx(score, rel=tolerance)
         assert found.map.shape == (112, 112)
         np.testing.assert_allclose(found.map, anomaly_map, atol=(tolerance + 4 * LEVEL) * anomaly_map.max())

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cmdiad_bench.detector import settings_as_text
 from cmdiad_bench.report.figures import Scores, pro_figure, roc_figure, score_figure
 from cmdiad_bench.report.pictures import Pictures, draw_legend
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
@@ -23,7 +24,6 @@ COLUMNS = (
     ("aupro_1", "AUPRO 1 %"),
 )
 SENSORS = {"rgb": "camera alone", "xyz": "3D sensor alone", "both": "camera and 3D sensor"}
-OTHER_SENSOR = {"rgb": "3D sensor", "xyz": "camera"}
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,6 @@ def _view(section: Section) -> dict[str, Any]:
     """Return the values that the template shows for one class."""
     record = section.record
     sensor = SENSORS[record["modality"]]
-    if record["hallucination"] != "none" and record["modality"] in OTHER_SENSOR:
-        sensor += f", hallucinating the {OTHER_SENSOR[record['modality']]} ({record['hallucination']})"
     return {
         "record": record,
         "sensor": sensor,
@@ -133,6 +131,7 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
     """Return the facts behind the figures as pairs of a name and a value."""
     calibration = record["calibration"]
     banks = ", ".join(f"{rows} × {width}" for rows, width in record["banks"])
+    settings = settings_as_text(record["recipe"])
     extractors = [
         (f"Extractor, {modality}", entry["extractor"])
         for modality, entry in record["provenance"].items()
@@ -142,7 +141,8 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
         ("Bundle", record["bundle"]),
         ("Inspects with", sensor),
         ("Precision, engine", f"{record['precision']}, {record['engine']}"),
-        ("Detector family, mode", f"{record['family']}, {record['mode']}"),
+        ("Detector family", record["family"] or "not recorded"),
+        *([("Settings of the family", settings)] if settings else []),
         *extractors,
         *([("Memory banks", banks)] if banks else []),
         (
@@ -150,7 +150,7 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
             f"{calibration['score_threshold']:.5g}: {calibration['method']} of {calibration['samples']} held-out good "
             f"samples for at most {calibration['false_reject_rate']:.3g} of good parts rejected",
         ),
-        ("Exported", record["created"]),
+        ("Exported", record["created"] or "not recorded"),
         ("Machine", f"{record['machine']['processor']}, {record['machine']['cores']} cores"),
         ("SHA-256 of manifest.json", record["bundle_sha256"]),
     ]

@@ -100,8 +100,7 @@ def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> 
 
 
 def _category_of(bundle: Bundle, category: str | None) -> str | None:
-    named: str | None = bundle.manifest["provenance"]["data"]["category"]
-    return category or named
+    return category or bundle.record.provenance.category
 
 
 def _make_folder(out: Path) -> None:
@@ -126,18 +125,17 @@ def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter)
 
 def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> dict[str, Any]:
     """Return the record of one class: the figures of `cmdiad-bench accuracy` and the data behind them."""
-    manifest = bundle.manifest
-    recipe = manifest["recipe"]
+    record, calibration = bundle.record, bundle.calibration
     return {
         **measured,
         "bundle_sha256": sha256_of(bundle.path / MANIFEST),
-        "created": manifest["created"],
-        "mode": recipe.get("detector", recipe).get("mode", "default"),  # recipes of cmdiad 0.1 were flat
-        "provenance": manifest["provenance"],
-        "calibration": manifest["calibration"],
-        "versions": manifest["versions"],
+        "created": record.created,
+        "recipe": record.recipe,
+        "provenance": record.provenance.to_json(),
+        "calibration": calibration.to_json(),
+        "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),
-        "held_out_scores": manifest["calibration"].get("held_out_scores"),
+        "held_out_scores": list(calibration.held_out_scores) or None,
         "per_sample": _per_sample(inspected),
         "curves": _curves(inspected),
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,6 @@ from studies.comparison.parts import Paired, Parts, RunResult
 from studies.published import Stopwatch
 
 WEIGHTS = "model.safetensors"
-
-
-def is_installed() -> bool:
-    """Return True if anomalib is installed."""
-    return find_spec("anomalib") is not None
 
 
 class AnomalibTorch:

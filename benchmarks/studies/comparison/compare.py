@@ -16,7 +16,7 @@ from cmdiad_bench.memory import peak_of
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.reporter import Reporter
-from studies.comparison.contenders import OursContender, PublishedContender
+from studies.comparison.contenders import CmdiadContender, PublishedContender
 from studies.comparison.floor import Rates, Work, measure_rates, total_work
 from studies.comparison.parts import Form, Paired, Parts, RunResult, Setup, build_parts
 from studies.comparison.plots import plot_ends, plot_stages
@@ -159,7 +159,7 @@ def _compare_one(
     contenders = _references(parts, work, reporter)
     for number, form in enumerate(forms):
         reporter.say(f"export {form.name}")
-        contenders.append(OursContender(parts, form, paired, work / f"ours-{number}"))
+        contenders.append(CmdiadContender(parts, form, paired, work / f"cmdiad-{number}"))
     exact = {form.mode: form.name for form in reversed(forms) if form.exact}
     compared_with = {form.name: exact[form.mode] for form in forms if form.name != exact.get(form.mode, form.name)}
     times = _interleaved(contenders, paired, options.runs, {*compared_with, *compared_with.values()}, reporter)
@@ -295,7 +295,7 @@ def markdown(record: Record) -> str:
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
         "",
         f"{record['runs']} interleaved rounds; medians, quartiles in brackets. Floor: the multiply-adds and bytes that "
-        "the task needs, at the rates above. The published program starts from resized tensors, ours from what the "
+        "the task needs, at the rates above. The published program starts from resized tensors, cmdiad from what the "
         "sensors saw, background removal included; anomalib from the resized image. Default mode means other "
         "statistics, another blur, the plain largest distance and, for rgb, a coarser grid of hallucinated features: "
         "its score differs. Scores of proven and fast forms are held against those of the exact one in the same mode "

@@ -38,7 +38,7 @@ from studies.comparison.stage_times import ProfiledGraph
 from studies.published import Published, PublishedBank
 
 
-class OursContender:
+class CmdiadContender:
     """A form of cmdiad: a graph in ONNX Runtime behind the runtime's preprocessing.
 
     Args:

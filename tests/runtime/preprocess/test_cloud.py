@@ -131,7 +131,7 @@ def test_frame_without_foreground_is_the_cloud_itself():
 
 
 def test_frame_without_foreground_keeps_half_zero_pixels_but_not_as_points():
-    """Background of preprocessed Eyecandies has x = 0 and constant y and z (REFERENCE §3.5)."""
+    """Background of preprocessed Eyecandies has x = 0 and constant y and z (method §3.5)."""
     xyz = np.full((10, 10, 3), 0.5, dtype=np.float32)
     xyz[:5, :, 0] = 0
     frame = frame_cloud(xyz, size=10, foreground=False, pad_multiple=1)

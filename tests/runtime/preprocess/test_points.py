@@ -6,7 +6,7 @@ from cmdiad_runtime.preprocess.cloud.points import farthest_point_sampling, grou
 
 
 def kernel(points, count):
-    """The CUDA kernel thread by thread, in float32, as REFERENCE §6.1 describes it."""
+    """The CUDA kernel thread by thread, in float32, as the published code computes it (method §6.1)."""
     n = len(points)
     threads = min(512, 2 ** int(np.floor(np.log2(n))))
     allowed = [k for k in range(n) if float(points[k, 0] ** 2 + points[k, 1] ** 2 + points[k, 2] ** 2) > 1e-3]

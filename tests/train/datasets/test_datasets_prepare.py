@@ -324,7 +324,7 @@ def test_a_full_disk_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def reference_cloud(depth: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
-    """REFERENCE §3 pixel by pixel, as it is written there."""
+    """The published preparation pixel by pixel (method §3)."""
     low, high = trees.EYECANDIES_RANGE
     h, w = depth.shape
     camera = np.array([[711.11, 0, w / 2, 0], [0, 711.11, h / 2, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

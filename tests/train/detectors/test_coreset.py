@@ -19,7 +19,7 @@ def rows(count: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def naive_greedy(points: np.ndarray, count: int) -> list[int]:
-    """REFERENCE §11.2 in float64, without any shortcut."""
+    """The greedy selection in float64, without any shortcut (method §11.2)."""
     selected = [0]
     while len(selected) < count:
         distance = np.sqrt(((points[:, None] - points[selected][None]) ** 2).sum(2)).min(1)

@@ -88,7 +88,7 @@ def cloud_inputs(image: np.ndarray) -> list[Tensor]:
 
 
 def published_weights(xyz: np.ndarray, valid: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pooling with interpolation weights from the published, noisy float32 distances (REFERENCE §7.1)."""
+    """The pooling with interpolation weights from the published, noisy float32 distances (method §7.1)."""
     p, c = torch.from_numpy(xyz[valid]), torch.from_numpy(centers)
     squared = -2 * p @ c.T + (p**2).sum(1)[:, None] + (c**2).sum(1)[None]
     nearest, index = squared.sort(1)

@@ -29,7 +29,7 @@ def exact(rows: Tensor, queries: Tensor) -> Tensor:
 
 
 def published_score(bank: np.ndarray, queries: np.ndarray) -> float:
-    """REFERENCE §12.1-2 in float64."""
+    """The published scores in float64 (method §12.1 and §12.2)."""
     distance = np.sqrt(((queries[:, None] - bank[None]) ** 2).sum(2))
     nearest = distance.min(1)
     worst = int(nearest.argmax())

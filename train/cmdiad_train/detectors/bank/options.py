@@ -35,7 +35,7 @@ HALLUCINATION = option_group(
     click.option(
         "--patience",
         type=click.IntRange(min=0),
-        help="Epochs without a better one before training stops; 0 never stops.  [default: 5, faithful: 0]",
+        help="Epochs without improvement before training stops; 0 never stops.  [default: 5, faithful: 0]",
     ),
     click.option(
         "--distil-on",
@@ -46,7 +46,10 @@ HALLUCINATION = option_group(
 
 IMAGES = option_group(
     "Image extractor",
-    click.option("--rgb-backbone", help="Any timm model.  [default: resnet10t, faithful: vit_base_patch8_224.dino]"),
+    click.option(
+        "--rgb-backbone",
+        help="Name of the timm model for images.  [default: resnet10t, faithful: vit_base_patch8_224.dino]",
+    ),
     click.option(
         "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
     ),
