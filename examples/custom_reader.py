@@ -48,4 +48,6 @@ def main(bundle: Path, files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])

@@ -38,4 +38,6 @@ def main(bundle: Path, image: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*(Path(argument) for argument in sys.argv[1:4]))

@@ -20,20 +20,23 @@ def main(bundle: Path, folder: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with Inspector.open(bundle) as inspector, (output / "verdicts.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["file", "verdict", "score", "threshold"])
+        table.writerow(["file", "verdict", "score", "threshold", "reason"])
         for path in sorted(folder.glob("*.png")):
             try:
                 sample = Sample(path.name, rgb=read_rgb(path))
                 inspection = inspector.inspect(sample)
             except InputError as error:
                 # A part that cannot be inspected is not OK. The message says what is wrong with the file.
-                table.writerow([path.name, "NG", "", str(error)])
+                table.writerow([path.name, "NG", "", "", str(error)])
                 continue
-            table.writerow([path.name, inspection.verdict, f"{inspection.score:.4f}", f"{inspection.threshold:.4f}"])
+            figures = f"{inspection.score:.4f}", f"{inspection.threshold:.4f}"
+            table.writerow([path.name, inspection.verdict, *figures, ""])
             if inspection.verdict == "NG":
                 picture = draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
                 Image.fromarray(picture).save(output / f"{path.stem}-overlay.png")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*(Path(argument) for argument in sys.argv[1:4]))

@@ -43,5 +43,7 @@ def main(bundle: Path, good: Path, test: Path, rate: float = 0.25) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        sys.exit(__doc__)
     bundle, good, test, *rate = sys.argv[1:]
     main(Path(bundle), Path(good), Path(test), *map(float, rate))

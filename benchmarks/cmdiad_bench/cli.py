@@ -38,7 +38,7 @@ ENGINE = click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu"
     },
 )
 def cli() -> None:
-    """Measure a bundle as the line would run the bundle."""
+    """Measure a bundle under the conditions of the line."""
 
 
 @cli.command(

@@ -138,7 +138,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         return
     if out is None:
         out = BUNDLES / f"{run.resolve().name}-{precision if budget is None else 'budget'}.cmdiad"
-        out.parent.mkdir(exist_ok=True)
+    _make_folder(out.parent)
     if budget is None:
         _export(run, out, options)
     else:
@@ -154,21 +154,26 @@ def _export(run: Path, out: Path, options: ExportOptions) -> None:
     write_bundle(load_run(run), out, options, TerminalReporter())
 
 
+def _make_folder(folder: Path) -> None:
+    from cmdiad_runtime.errors import OutputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(folder, found=reason, expected="a writable folder", action="choose another --out") from error
+
+
 def _plan(run: Path, out: Path, options: ExportOptions) -> None:
     import tempfile
 
     from cmdiad_export.planning.planner import make_plan
     from cmdiad_export.planning.report import table, write_plan
-    from cmdiad_runtime.errors import OutputError
     from cmdiad_runtime.support.progress import TerminalReporter
     from cmdiad_train.runs.run import load_run
 
     loaded = load_run(run)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = str(error.strerror)
-        raise OutputError(out, found=reason, expected="a writable folder", action="choose another --out") from error
+    _make_folder(out)
     with tempfile.TemporaryDirectory() as folder:
         planned = make_plan(loaded, Path(folder), TerminalReporter(), scratch_megabytes=options.scratch_megabytes)
     write_plan(out, planned.plan)

@@ -61,9 +61,12 @@ def test_live_camera(run: Callable[..., str], exported: Exported, data: Path) ->
 def test_live_camera_is_fail_safe(exported: Exported) -> None:
     example = functions("live_camera.py")
     with example["Inspector"].open(exported("rgb")) as inspector:
-        verdict, reason = example["decide"](inspector, "black", np.zeros((50, 50, 3), dtype=np.uint8))
+        verdict, reason = example["decide"](inspector, "black", lambda: np.zeros((50, 50, 3), dtype=np.uint8))
+        assert verdict == "NG"
+        assert "black" in reason
+        verdict, reason = example["decide"](inspector, "lost", lambda: read_rgb(Path("no-such-frame.png")))
     assert verdict == "NG"
-    assert "black" in reason
+    assert "no-such-frame.png" in reason
 
 
 def test_custom_reader(run: Callable[..., str], exported: Exported, data: Path, tmp_path: Path) -> None:

@@ -64,11 +64,13 @@ def cli(bundle: Path, target: str, precision: str | None) -> None:
     """See HELP."""
     from cmdiad_runtime.bundle.built_engines import build_for_bundle, estimate
     from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.engines._library import load_library
     from cmdiad_runtime.support.progress import TerminalReporter
 
     opened = Bundle.open(bundle)
     _check_precision(bundle, opened.precision, precision)
     library = _library(target)
+    load_library(library)  # A missing library must end the command before anything is announced.
     click.echo(estimate(opened, library), err=True)
     with closing(TerminalReporter()) as reporter:
         built = build_for_bundle(opened, library, reporter)

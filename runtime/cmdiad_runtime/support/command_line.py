@@ -51,6 +51,8 @@ EXTRAS = {
     "onnxscript": "export",
 }
 """Extra of the distribution that installs a package, by the package's import name."""
+COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench"}
+"""Extra that installs everything that a command needs, where this is more than one of EXTRAS."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -217,8 +219,9 @@ def _fail_for_package(error: ModuleNotFoundError, prog_name: str) -> int:
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         raise error
+    extra = COMMAND_EXTRAS.get(prog_name, EXTRAS[package])
     problem = f"{prog_name} needs the package {package!r}, which is not installed."
-    return _fail(f'{problem} Run: pip install "cmdiad[{EXTRAS[package]}]".', EngineError.exit_code)
+    return _fail(f'{problem} Run: pip install "cmdiad[{extra}]".', EngineError.exit_code)
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -66,15 +66,17 @@ def start_or_resume(request: Request, run: Path, samples: SampleProvider, report
     network = None if request.network_from is None else _network_digest(request.family, request.network_from)
     if (run / FILE).exists():
         record = read_record(run)
-        if (record.asked, record.network_from, record.data) != (request.recipe, network, request.data):
+        if (record.asked, record.network_from, record.data) == (request.recipe, network, request.data):
+            return record
+        if not _is_without_results(run):
             raise OutputError(
                 run,
                 found="a run with another recipe or other data",
                 expected="a new folder, or the same training to resume",
                 action="Choose another --out",
             )
-        return record
-    _make_folder(run)
+    else:
+        _make_folder(run)
     chosen = _choose_view(request, samples, reporter)
     if chosen.reason:
         reporter.say(f"Parts are seen as the sensor sees them (--view sensor): {chosen.reason}.")
@@ -101,6 +103,11 @@ def _network_digest(family: Family, source: Path) -> str:
             action="Leave out --network-from",
         )
     return sha256_of(family.network_file(source))
+
+
+def _is_without_results(run: Path) -> bool:
+    """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
+    return all(path.name in (FILE, "cache") or path.name.startswith(".") for path in run.iterdir())
 
 
 def _make_folder(run: Path) -> None:

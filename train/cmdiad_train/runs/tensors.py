@@ -49,6 +49,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises RunError if the file cannot be read or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(
+            path.parent,
+            found=f"no {path.name}",
+            expected="a run folder written by cmdiad-train",
+            action="check the path, or train again",
+        ) from error
     except (OSError, ValueError) as error:
         raise damaged(path, error) from error
     if not isinstance(value, dict):

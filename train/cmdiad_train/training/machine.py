@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,12 @@ class Machine:
 
     device: str = "auto"
     cache_gb: float = CACHE_GB
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cache_gb) and self.cache_gb > 0):
+            raise RunError(
+                "--cache-gb", found=str(self.cache_gb), expected="a number above 0", action="Change the option"
+            )
 
     @property
     def cache_bytes(self) -> int:
