@@ -59,7 +59,7 @@ def cli() -> None:
     ENGINE,
 )
 @option_group("Output", JSON)
-def latency(
+def latency(  # noqa: PLR0913 - one parameter for each option
     bundle: Path,
     inputs: tuple[Path, ...],
     runs: int,

@@ -57,7 +57,7 @@ def cli() -> None:
 @click.option("--chunk", type=click.IntRange(min=1), default=2048, help="Bank rows that cmdiad searches at a time.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory in separate processes.")
 @click.option("--small", is_flag=True, help="Use tiny random networks to try the command.")
-def compare(
+def compare(  # noqa: PLR0913 - one parameter for each option
     data: Path | None,
     out: Path,
     category: str | None,

@@ -1,4 +1,4 @@
-"""Write the SVG diagrams of architecture.md. Run: python docs/images/make_diagrams.py"""
+"""Write the SVG diagrams of architecture.md with `python docs/images/make_diagrams.py`."""
 
 from __future__ import annotations
 

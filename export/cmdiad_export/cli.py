@@ -110,7 +110,7 @@ EXIT_CODES = {
     ),
 )
 @click.pass_context
-def cli(
+def cli(  # noqa: PLR0913 - one parameter for each option
     context: click.Context,
     run: Path | None,
     precision: Precision,

@@ -106,7 +106,7 @@ def score_figure(rows: Sequence[Scores], threshold: float) -> str:
     body: list[str] = []
     for i, (row, counts) in enumerate(zip(rows, counted, strict=True)):
         base = _TOP + (i + 1) * room
-        body += _bars(row, counts, edges, x, base, (room - _LABEL_ROOM) / most, threshold)
+        body += _bars(row, counts, edges, x, _Scale(0, most, base, base - room + _LABEL_ROOM), threshold)
         body.append(f'<text class="label" {label} y="{base - room + 18:.1f}">{_described(row, threshold)}</text>')
     label_at = min(max(at, x.start + _HALF_LABEL), x.end - _HALF_LABEL)
     ticks = _nice_ticks(edges[0], edges[-1])
@@ -125,19 +125,17 @@ def score_figure(rows: Sequence[Scores], threshold: float) -> str:
     return _svg(f"Histograms of the scores of {described}; threshold {threshold:.4g}", body)
 
 
-def _bars(
-    row: Scores, counts: IntArray, edges: FloatArray, x: _Scale, base: float, scale: float, threshold: float
-) -> list[str]:
-    """Draw one histogram that stands on `base`; `scale` is the height of a bin that contains all samples."""
+def _bars(row: Scores, counts: IntArray, edges: FloatArray, x: _Scale, y: _Scale, threshold: float) -> list[str]:
+    """Draw one histogram; `y` maps the share of samples in a bin to the top of its bar."""
     total = max(len(row.values), 1)
-    body = [f'<path class="axis" d="M{x.start},{base:.1f}H{x.end}"/>']
+    body = [f'<path class="axis" d="M{x.start},{y.start:.1f}H{x.end}"/>']
     for count, left, right in zip(counts, edges, edges[1:], strict=False):
         if count:
             wrong = (left >= threshold) == row.wrong_above
-            height = count / total * scale
+            top = y(count / total)
             body.append(
                 f'<rect class="{row.kind}{" wrong" if wrong else ""}" x="{x(left) + 0.6:.1f}" '
-                f'y="{base - height:.1f}" width="{x(right) - x(left) - 1.2:.1f}" height="{height:.1f}">'
+                f'y="{top:.1f}" width="{x(right) - x(left) - 1.2:.1f}" height="{y.start - top:.1f}">'
                 f"<title>{count} from {left:.4g} to {right:.4g}</title></rect>"
             )
     return body

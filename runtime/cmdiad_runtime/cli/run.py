@@ -102,7 +102,7 @@ EXIT_CODES = {
     ),
     click.option("--overlays/--no-overlays", default=True, help="Write heatmap pictures into the output folder."),
 )
-def cli(
+def cli(  # noqa: PLR0913 - one parameter for each option
     paths: tuple[Path, ...],
     modality: Sensors | None,
     require_signature: Path | None,

@@ -373,5 +373,5 @@ def test_point_bert_attends_to_its_class_token_and_drops_it() -> None:
     assert model.reduce_dim.in_features == 16  # 256 of 384, scaled with the width
     features = model(centers, groups)
     assert features.shape == (1, 20, 48)
-    model.cls_token += 1
+    model.cls_token.add_(1)
     assert not torch.allclose(model(centers, groups), features)

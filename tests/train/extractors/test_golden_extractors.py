@@ -12,7 +12,7 @@ import golden
 from cmdiad_train.detectors.bank.distillation import distillation_loss
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ
+from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Normalisation
 
 pytestmark = [
     pytest.mark.golden,
@@ -26,7 +26,7 @@ def backbone(name: str) -> TimmBackbone:
     return model
 
 
-def point_mae(normalisation: str) -> PointMae:
+def point_mae(normalisation: Normalisation) -> PointMae:
     spec = replace(PUBLISHED_XYZ, groups=256, group_size=32, normalisation=normalisation)
     model = PointMae(spec)
     golden.fill(model, "pointmae.")
@@ -45,7 +45,7 @@ def test_vit_tokens_match() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("normalisation", "key"), [("batch", "batch"), ("eval", "eval")])
-def test_point_mae_matches(normalisation: str, key: str) -> None:
+def test_point_mae_matches(normalisation: Normalisation, key: str) -> None:
     stored = golden.load("pointmae_small")
     xyz = golden.load("inputs")["test_xyz"][1].reshape(3, -1).T
     points = xyz[stored["nonzero_idx"]]

@@ -246,7 +246,7 @@ def test_an_error_of_the_computation_is_not_hidden(tmp_path: Path) -> None:
         FeatureStore(tmp_path, budget=ROOM).get("rgb", KEYS[0], 1, fail)
 
 
-def test_reading_maps_the_file_and_reads_no_pages_that_nobody_touches(tmp_path: Path) -> None:
+def test_reading_maps_the_file_and_reads_only_touched_pages(tmp_path: Path) -> None:
     """Linux counts mapped pages once they are touched: 64 MB read in full would show."""
     store = FeatureStore(tmp_path, budget=10**9)
     store.get("rgb", KEYS[0], 1, lambda: {"rows": torch.zeros(16_000_000)})
@@ -327,21 +327,12 @@ def test_a_process_killed_during_a_write_leaves_no_entry(tmp_path: Path) -> None
     child.stdout.close()
     left = list(tmp_path.glob("??/.*.safetensors"))
     assert len(left) == 1
-    os.utime(left[0], (0, 0))
     with FeatureStore(tmp_path, budget=ROOM) as store:
-        assert list(tmp_path.glob("??/.*.safetensors")) == []  # an old temporary file is removed
+        assert list(tmp_path.glob("??/.*.safetensors")) == []
         assert not store.has(KEYS[0])
         assert float(store.get("rgb", KEYS[0], 1, lambda: rows(2))["rows"].min()) == 2
     with FeatureStore(tmp_path, budget=ROOM) as store:
         store.get("rgb", KEYS[0], 1, forbidden)
-
-
-def test_a_recent_temporary_file_may_belong_to_a_running_writer(tmp_path: Path) -> None:
-    (tmp_path / "00").mkdir()
-    temporary = tmp_path / "00" / ".00.abcd.safetensors"
-    temporary.write_bytes(b"x")
-    FeatureStore(tmp_path, budget=ROOM).close()
-    assert temporary.exists()
 
 
 def test_default_folder_follows_the_cache_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,13 +45,13 @@ def test_kinds_share_the_budget(tmp_path: Path) -> None:
         cache.get("xyz", "a", 1, rows)
 
 
-def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_writing(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, budget=10**30)
     with pytest.raises(RunError, match="of disk are free"):
         cache.get("rgb", "a", 10**18, rows)
 
 
-def test_reading_maps_the_file_and_reads_no_pages_that_nobody_touches(tmp_path: Path) -> None:
+def test_reading_maps_the_file_and_reads_only_touched_pages(tmp_path: Path) -> None:
     """Linux counts mapped pages once they are touched: 64 MB read in full would show."""
     cache = FeatureCache(tmp_path, budget=10**9)
     cache.get("rgb", "a", 1, lambda: {"rows": torch.zeros(16_000_000)})

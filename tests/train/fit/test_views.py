@@ -1,17 +1,20 @@
-"""The view that a recipe leaves open: the best one in which every good part is found."""
+"""The choice of a view: the recommended one if every good part is found, else the sensor view."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.errors import InputError, OutputError
+from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.fit.fit import fit
-from cmdiad_train.fit.views import recommended_view
+from cmdiad_train.fit.views import ChosenView, choose_view, recommended_view
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run_directory import load_run, read_record
 from helpers import ignore, read_image, sample_files, tiny_recipe, write_image
@@ -85,3 +88,71 @@ def test_part_that_cannot_be_found_makes_it_the_sensors_view(
     assert run.recipe.view == "sensor"
     assert run.preprocessing.part is None
     assert read_record(tmp_path / "run")["view"]["because"] in line
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample in memory: a bright square on a dark support, an empty support, or a file that cannot be read."""
+
+    kind: str = "part"
+
+    def read(self, colour: str) -> Sample:
+        """Return the sample."""
+        if self.kind == "unreadable":
+            raise InputError("file", found="no image", expected="an image", action="check the file")
+        rgb = np.full((80, 80, 3), 20, np.uint8)
+        rgb[0, :10] = 35
+        if self.kind == "part":
+            rgb[20:60, 30:50] = 200
+        return Sample(self.kind, rgb=rgb)
+
+
+class Steps:
+    """A reporter that keeps the steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+
+    def step(self, name: str, done: int, total: int) -> None:
+        """Keep a step."""
+        self.steps.append((name, done, total))
+
+    def say(self, line: str) -> None:
+        """Refuse a line."""
+        raise AssertionError(line)
+
+
+def chosen(view: str, *kinds: str, others: tuple[str, ...] = ()) -> ChosenView:
+    recipe = tiny_recipe(view=view)
+    samples = [Picture(kind) for kind in kinds]
+    preferred = recommended_view(recipe)
+    return choose_view(samples, map(Picture, others), recipe, Preprocessing("rgb"), preferred, SILENT)
+
+
+def test_view_that_the_recipe_names_must_find_every_part() -> None:
+    assert chosen("part", "part", "part").preprocessing.part is not None
+    assert chosen("part", "part", "part", others=("empty", "unreadable")).view == "part"  # not read
+    with pytest.raises(InputError, match="empty: found no part in the image"):
+        chosen("part", "part", "empty")
+    assert chosen("sensor", "empty", "unreadable") == ChosenView("sensor", Preprocessing("rgb"), "")
+
+
+def test_automatic_view_is_the_sensor_view_if_a_part_is_not_found() -> None:
+    assert chosen("auto", "part", "part", others=("part",)).view == "part"
+    for kinds, others in ((("part", "empty"), ()), (("part", "part"), ("empty",))):
+        result = chosen("auto", *kinds, others=others)
+        assert (result.view, result.preprocessing) == ("sensor", Preprocessing("rgb"))
+        assert result.reason.startswith("empty: found no part in the image, expected ")
+
+
+def test_automatic_view_does_not_hide_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(InputError, match="no image"):
+        chosen("auto", "part", "unreadable")
+    with pytest.raises(InputError, match="no image"):
+        chosen("auto", "part", "part", others=("unreadable",))
+
+
+def test_progress_of_learning() -> None:
+    steps = Steps()
+    choose_view([Picture(), Picture()], (), tiny_recipe(view="part"), Preprocessing("rgb"), ("part", ""), steps)
+    assert steps.steps == [("turn parts upright", 1, 2), ("turn parts upright", 2, 2)]

@@ -88,7 +88,12 @@ def test_pairs_are_the_same_place_of_the_image(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(model, "_embedded", colours)
     pairs: list[tuple[Tensor, Tensor]] = []
-    monkeypatch.setattr(module, "info_nce", lambda first, second: pairs.append((first, second)) or first.sum())
+
+    def record(first: Tensor, second: Tensor) -> Tensor:
+        pairs.append((first, second))
+        return first.sum()
+
+    monkeypatch.setattr(module, "info_nce", record)
     model.loss(image.expand(6, SIZE, SIZE, 3), "rgb", torch.Generator().manual_seed(0))
     ((first, second),) = pairs
     assert len(first) > 6 * 8
@@ -203,7 +208,7 @@ def test_settled_statistics_are_those_of_the_images() -> None:
 def test_changed_images_stay_images() -> None:
     generator = torch.Generator().manual_seed(0)
     for view in ("rgb", "normals", "depth"):
-        changed = relit(moved(images().float(), view, generator), view, generator)  # type: ignore[arg-type]
+        changed = relit(moved(images().float(), view, generator), view, generator)
         assert changed.shape == images().shape
         assert float(changed.min()) >= 0 and float(changed.max()) <= 255
         assert float((changed - images()).abs().mean()) > 1

@@ -140,7 +140,7 @@ def pro_curve(masks: AnyArray, maps: AnyArray, *, mode: ProMode = "exact") -> tu
 
 
 def label_regions(masks: AnyArray) -> tuple[AnyArray, int]:
-    """Number the 8-connected components of all masks from 1, 0 outside: int32 `[n, h, w]`. Also return their number."""
+    """Label the 8-connected components of all masks from 1, 0 outside: int32 `[n, h, w]`. Also return the count."""
     regions, count = ndimage.label(masks != 0, structure=_EIGHT_CONNECTED)
     return regions, int(count)
 

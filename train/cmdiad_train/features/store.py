@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,9 +28,6 @@ __all__ = ["DEFAULT_GB", "FeatureStore", "StoreCounts", "Stored", "default_folde
 
 DEFAULT_GB = 50.0
 """Default size of the store in gigabytes (1e9 bytes)."""
-
-_ABANDONED_SECONDS = 3600.0
-"""Age after which a temporary file counts as left behind by a killed process."""
 
 
 def default_folder() -> Path | None:
@@ -189,24 +185,32 @@ class FeatureStore:
         return stored
 
     def _write(self, kind: str, key: str, tensors: Stored) -> Stored:
-        """Store an entry if possible and return its tensors, mapped from the file where it was stored."""
+        """Store an entry if possible and return its tensors, mapped from the file where it was stored.
+
+        The lock is held during the whole write, so the store never exceeds its budget, and a temporary file that
+        another process finds under the lock always belongs to a killed process.
+        """
         if self._unusable or self._crowded:
             return tensors
-        with self._guarded():
-            if not self._make_room(kind, key, size_of(tensors) + HEADER_BYTES):
+        with self._guarded(), self._lock(exclusive=True):
+            file = self._file(key)
+            file.unlink(missing_ok=True)  # damaged, or written by another training meanwhile
+            total = self._make_room(size_of(tensors) + HEADER_BYTES)
+            if total is None:
                 self._crowded = True
                 self._say_why(f"running trainings use all of its {self.budget / 1e9:.3g} GB")
                 return tensors
-            file = self._file(key)
+            self._announce(kind, key)
             file.parent.mkdir(exist_ok=True)
             stored = save_entry(file, tensors)
+            self._save_total(total + file.stat().st_size)
             self.counts.bytes_written += size_of(tensors)
             self._verified.add(key)
             return stored
         return tensors
 
     def _plan(self, kind: str, needed: int) -> None:
-        """Check the predicted size of all entries of this training against budget and disk, once per kind."""
+        """Check the predicted size of all entries of this training against the budget, once per kind."""
         if self._unusable or kind in self._planned:
             return
         self._planned[kind] = needed
@@ -225,24 +229,21 @@ class FeatureStore:
         if self._usage is not None:
             self._usage.add(key)
 
-    def _make_room(self, kind: str, key: str, needed: int) -> bool:
-        """Reserve bytes for an entry, after removing others if needed. Return False if there is no room.
+    def _make_room(self, needed: int) -> int | None:
+        """Remove entries if an entry would exceed the budget. Return the size of the store, or None without room.
 
         Raises:
             OSError: The disk has less free space than the entry needs.
         """
         assert self.folder is not None
-        with self._lock(exclusive=True):
-            total = self._total()
-            if total + needed > self.budget:
-                total = self._remove_unused(self.budget - needed)
-            if total + needed > self.budget:
-                return False
-            if shutil.disk_usage(self.folder).free < needed + (1 << 20):
-                raise OSError(f"the disk of {self.folder} is full")
-            self._announce(kind, key)
-            self._save_total(total + needed)
-        return True
+        total = self._total()
+        if total + needed > self.budget:
+            total = self._remove_unused(self.budget - needed)
+        if total + needed > self.budget:
+            return None
+        if shutil.disk_usage(self.folder).free < needed + HEADER_BYTES:
+            raise OSError(f"the disk of {self.folder} is full")
+        return total
 
     def _remove_unused(self, wanted_total: int) -> int:
         """Remove entries that no training uses, least recently used first. Return the size that is left."""
@@ -259,21 +260,19 @@ class FeatureStore:
         return total
 
     def _scan(self) -> tuple[list[tuple[int, int, Path]], int]:
-        """Return modification time, size and path of every entry, and their total size; remove abandoned files."""
+        """Return modification time, size and path of every entry, and their total size.
+
+        Temporary files are removed: under the exclusive lock they belong to processes that were killed.
+        """
         assert self.folder is not None
-        entries, total = [], 0
+        entries = []
         for file in self.folder.glob("??/*.safetensors"):
-            try:
+            if file.name.startswith("."):
+                file.unlink(missing_ok=True)
+            else:
                 status = file.stat()
-                if file.name.startswith(".") and time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                    file.unlink(missing_ok=True)
-                    continue
-            except FileNotFoundError:  # a writer has renamed its temporary file
-                continue
-            total += status.st_size
-            if not file.name.startswith("."):
                 entries.append((status.st_mtime_ns, status.st_size, file))
-        return entries, total
+        return entries, sum(size for _, size, _ in entries)
 
     def _total(self) -> int:
         assert self.folder is not None

@@ -1,4 +1,8 @@
-"""Features on disk, computed once: one safetensors file a sample, memory-mapped when read, within a budget."""
+"""Keep the tensors of one job on disk: one safetensors file per sample, memory-mapped when read, within a budget.
+
+This cache belongs to one job, which needs all entries until the job is finished. A job that does not fit is therefore
+refused at the first sample. Features that several trainings share are in `cmdiad_train.features`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,15 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.runs.run_directory import load_tensors, save_tensors
 
 Stored = dict[str, Tensor]
-"""Tensors of one sample by name, memory-mapped: pages are read when touched and given up when memory is short."""
+"""Tensors of one sample by name, memory-mapped: pages are read when touched and dropped when memory is short."""
 
 
 class FeatureCache:
     """A folder of cached tensors.
 
     Args:
-        folder: where; one folder each for modality and category below it.
-        budget: bytes that all of it may take.
+        folder: Folder of the cache, with one sub-folder per kind of entry.
+        budget: Largest size of all entries in bytes.
     """
 
     def __init__(self, folder: Path, *, budget: int) -> None:
@@ -28,16 +32,16 @@ class FeatureCache:
         self._planned: dict[str, int] = {}
 
     def get(self, kind: str, sample: str, samples: int, make: Callable[[], Stored]) -> Stored:
-        """The tensors of a sample: those on disk, else what `make` returns, which is kept.
+        """Return the tensors of a sample: from disk, else from `make`, whose result is kept.
 
         Args:
-            kind: sub-folder, such as a modality.
-            sample: its name.
-            samples: how many of this kind there will be; the first tells what they will take.
-            make: computes the tensors.
+            kind: Name of the sub-folder, such as a modality.
+            sample: Name of the sample.
+            samples: Number of samples of this kind; with the size of the first one it predicts the size of all.
+            make: Computes the tensors.
 
         Raises:
-            RunError: all samples of this kind would exceed the budget or the disk.
+            RunError: All samples of this kind would exceed the budget or the free disk space.
         """
         file = self._file(kind, sample)
         if not file.exists():
@@ -48,15 +52,15 @@ class FeatureCache:
         return load_tensors(file)
 
     def read(self, kind: str, sample: str) -> Stored:
-        """The tensors of a sample that are on disk."""
+        """Return the tensors of a sample from disk."""
         return load_tensors(self._file(kind, sample))
 
     def has(self, kind: str, sample: str) -> bool:
-        """Whether the tensors of a sample are on disk."""
+        """Return True if the tensors of a sample are on disk."""
         return self._file(kind, sample).exists()
 
     def drop(self, kind: str) -> None:
-        """Give up the tensors of all samples of a kind."""
+        """Delete the tensors of all samples of a kind."""
         shutil.rmtree(self.folder / kind, ignore_errors=True)
         self._planned.pop(kind, None)
 
@@ -75,5 +79,5 @@ class FeatureCache:
                 self.folder,
                 found=f"features that will take {total / 1e9:.3g} GB ({free / 1e9:.3g} GB of disk are free)",
                 expected=f"at most {min(self.budget, free) / 1e9:.3g} GB",
-                action="raise --cache-gb, free disk space, or train on fewer samples",
+                action="Raise --cache-gb, free disk space, or train on fewer samples",
             )

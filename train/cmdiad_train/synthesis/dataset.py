@@ -166,10 +166,10 @@ def _exists(directory: Path, spec: DatasetSpec) -> bool:
     return True
 
 
-def _occupied(directory: Path, found: str) -> None:
+def _occupied(directory: Path, problem: str) -> None:
     raise OutputError(
         directory,
-        found=found,
+        found=problem,
         expected="a new or empty folder, or the same data set",
         action="Choose another folder or remove this one",
     )
@@ -280,9 +280,9 @@ def _write_tiff(path: Path, sample: RenderedSample) -> None:
 def _check_names(option: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
     unknown = sorted(set(names) - set(known))
     if unknown or not names:
-        found = ", ".join(unknown) if unknown else "none"
-        _refuse(option, found, f"one or more of {', '.join(known)}", "Correct the name")
+        problem = ", ".join(unknown) if unknown else "none"
+        _refuse(option, problem, f"one or more of {', '.join(known)}", "Correct the name")
 
 
-def _refuse(subject: str, found: str, expected: str, action: str) -> None:
-    raise RunError(subject, found=found, expected=expected, action=action)
+def _refuse(subject: str, problem: str, expected: str, action: str) -> None:
+    raise RunError(subject, found=problem, expected=expected, action=action)

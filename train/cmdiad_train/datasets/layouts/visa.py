@@ -111,10 +111,10 @@ def _below(root: Path, name: str, table: Path) -> Path:
     return path
 
 
-def _bad_table(table: Path, found: str) -> RunError:
+def _bad_table(table: Path, problem: str) -> RunError:
     return RunError(
         table,
-        found=found,
+        found=problem,
         expected="VisA's table of object,split,label,image,mask, labels normal and anomaly",
         action="Use the published table, or remove this one to train on all Normal images",
     )

@@ -148,7 +148,7 @@ def _count(task_result: TaskResult, result: PreparationResult) -> None:
         result.written += task_result.written
         result.kept += not task_result.written
         return
-    subject, found, expected, action = task_result.error
+    subject, problem, expected, action = task_result.error
     if task_result.fatal:
-        raise OutputError(subject, found=found, expected=expected, action=action)
-    result.failed.append(InputError(subject, found=found, expected=expected, action=action))
+        raise OutputError(subject, found=problem, expected=expected, action=action)
+    result.failed.append(InputError(subject, found=problem, expected=expected, action=action))

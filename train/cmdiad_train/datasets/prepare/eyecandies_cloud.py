@@ -83,9 +83,9 @@ def _read_pose(path: Path) -> npt.NDArray[np.float64]:
     return pose
 
 
-def _unreadable(path: Path, found: str, expected: str) -> InputError:
+def _unreadable(path: Path, problem: str, expected: str) -> InputError:
     action = "Download the sample again"
-    return InputError(path, found=f"a file that cannot be used ({found})", expected=expected, action=action)
+    return InputError(path, found=f"a file that cannot be used ({problem})", expected=expected, action=action)
 
 
 def _back_project(depth: npt.NDArray[np.float64], pose: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

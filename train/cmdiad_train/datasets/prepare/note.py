@@ -41,8 +41,8 @@ def start_or_resume(out: Path, settings: dict[str, Any]) -> dict[str, str]:
         OutputError: The folder has other content, or its parent does not exist.
     """
     if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
-        found = "a file" if out.exists() else f"no folder {out.parent}"
-        raise OutputError(out, found=found, expected="a folder in an existing one", action="Choose another OUT")
+        problem = "a file" if out.exists() else f"no folder {out.parent}"
+        raise OutputError(out, found=problem, expected="a folder in an existing one", action="Choose another OUT")
     out.mkdir(exist_ok=True)
     note = read_prepared(out)
     if note is None and any(out.iterdir()):
