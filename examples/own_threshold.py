@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-from cmdiad import Inspector, Sample, read_rgb
+from cmdiad import Inspector, OpenOptions, Sample, read_rgb
 
 
 def own_threshold(scores: list[float], rate: float) -> float:
@@ -29,16 +29,19 @@ def own_threshold(scores: list[float], rate: float) -> float:
 
 
 def main(bundle: Path, good: Path, test: Path, rate: float = 0.25) -> None:
-    """Print the new threshold and the verdicts of the test folder with the old and with the new one."""
+    """Print the new threshold, and the verdicts of the test folder with the bundle's threshold and with the new one."""
     with Inspector.open(bundle) as inspector:
         scores = [inspector.inspect(Sample(path.name, rgb=read_rgb(path))).score for path in sorted(good.glob("*.png"))]
-        threshold = own_threshold(scores, rate)
-        print(f"threshold of the bundle {inspector.bundle.calibration.score_threshold:.4f}, own {threshold:.4f}")
+        before = inspector.bundle.calibration.score_threshold
+    threshold = own_threshold(scores, rate)
+    print(f"threshold of the bundle {before:.4f}, own {threshold:.4f}")
+    with Inspector.open(bundle, OpenOptions(threshold=threshold)) as inspector:
         for path in sorted(test.glob("*.png")):
             inspection = inspector.inspect(Sample(path.name, rgb=read_rgb(path)))
-            own = "NG" if inspection.score > threshold else "OK"
-            print(f"{path.name}: bundle {inspection.verdict}, own {own}")
+            was = "NG" if inspection.score > before else "OK"
+            print(f"{path.name}: bundle {was}, own {inspection.verdict}")
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:4]), *(float(argument) for argument in sys.argv[4:5]))
+    bundle, good, test, *rate = sys.argv[1:]
+    main(Path(bundle), Path(good), Path(test), *map(float, rate))

@@ -35,3 +35,9 @@ def _tree(name: str, command: click.Command) -> Iterator[tuple[str, click.Comman
     if isinstance(command, click.Group):
         for word, subcommand in command.commands.items():
             yield from _tree(f"{name} {word}", subcommand)
+
+
+def options(command: click.Command) -> list[click.Option]:
+    """Return the options of a command, those that it adds when it runs included."""
+    parameters = command.get_params(click.Context(command, info_name=command.name))
+    return [parameter for parameter in parameters if isinstance(parameter, click.Option)]

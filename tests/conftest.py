@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import re
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, where no test could press Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the runtime does, for tests that import onnxruntime themselves
+# Tests leave nothing in the cache folder of the user, and use nothing there.
+os.environ["CMDIAD_CACHE"] = tempfile.mkdtemp(prefix="cmdiad-tests-")
+atexit.register(shutil.rmtree, os.environ["CMDIAD_CACHE"], ignore_errors=True)
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
 
-GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # a desktop's, and a Jetson's
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
+IMPORTERS = {
+    "onnx": {"onnx", "graphs"},
+    "sklearn": {"sklearn"},
+    "torch": {"torch", "cmdiad_bench", "cmdiad_export", "cmdiad_train", "golden"},
+}
+"""Modules that cannot be imported without a package."""
+MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
+TRAINING_FIXTURES = {"data", "trained", "exported"}
+"""Fixtures that synthesise a data set, train or export, which takes seconds."""
 Trained = Callable[..., Path]
 Exported = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic data set of one category, `gear`. Tests that change it take `own_data`."""
+    """A synthetic data set of one category, `gear`. Tests that change the files take `own_data`."""
     from helpers import make_data
 
     return make_data(tmp_path_factory.mktemp("data") / "parts")
@@ -40,7 +56,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
-    from helpers import ignore, tiny_recipe
+    from helpers import tiny_recipe
 
     folder = tmp_path_factory.mktemp("runs")
     runs: dict[str, Path] = {}
@@ -50,7 +66,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         key = repr(recipe)
         if key not in runs:
             run = folder / f"{modality}-{hallucination}-{len(runs)}"
-            fit(data, None, recipe, run, ignore)
+            fit(data, None, recipe, run)
             runs[key] = run
         return runs[key]
 
@@ -63,7 +79,7 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
     from cmdiad_export.bundle_writer import write_bundle
     from cmdiad_export.options import ExportOptions
     from cmdiad_runtime.support.reporter import SILENT
-    from cmdiad_train.runs.run_directory import load_run
+    from cmdiad_train.runs.run import load_run
 
     folder = tmp_path_factory.mktemp("bundles")
     bundles: dict[tuple[Path, str], Path] = {}
@@ -87,7 +103,7 @@ def own_bundle(exported: Exported, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """Give torch its number of threads back: sums round by it, and a benchmark's command changes it."""
+    """Restore the number of threads of torch, which changes the rounding of sums and which a benchmark changes."""
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None
     yield
@@ -96,8 +112,20 @@ def same_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out test files that import a package that is not installed (scripts/test-python has no torch)."""
+    if not MISSING or collection_path.suffix != ".py":
+        return None
+    imported = re.findall(r"^(?:from|import) (\w+)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    return True if MISSING & set(imported) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, visibly, what needs a GPU where there is none."""
+    """Mark tests that train or export, and skip tests that need a GPU on machines without one."""
+    for item in items:
+        # `fixturenames` also contains the fixtures that the fixtures of a test use.
+        if TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("trains")
     if any(Path(device).exists() for device in GPU_DEVICES):
         return
     for item in items:

@@ -50,11 +50,11 @@ class RecordingReporter:
 
 def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: Any) -> Any:
     """A recipe that trains in a second."""
-    from cmdiad_train.recipe import Distillation, Recipe, RgbExtractor, XyzExtractor
+    from cmdiad_train.recipe import Distillation, RgbExtractor, XyzExtractor
 
-    recipe = Recipe(
-        modality=modality,  # type: ignore[arg-type]
-        hallucination=hallucination,  # type: ignore[arg-type]
+    recipe = bank_recipe(
+        modality=modality,
+        hallucination=hallucination,
         rgb=RgbExtractor(backbone="resnet10t", stages=(0, 1), grid=14),
         xyz=XyzExtractor(groups=64, group_size=16, width=24, heads=3, depth=2, taps=(0, 1), grid=14),
         distillation=Distillation(epochs=2, batch=2, warmup=1, validation=0.0),
@@ -64,7 +64,20 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
         components=None,
         image_score="reweighted",
     )
-    return replace(recipe, **changes)
+    return changed(recipe, **changes)
+
+
+def bank_recipe(**fields: Any) -> Any:
+    """A recipe of the bank family with these fields, common ones and those of the family."""
+    from cmdiad_train.recipe import DEFAULT_RECIPE
+
+    return changed(DEFAULT_RECIPE, **fields)
+
+
+def changed(recipe: Any, **changes: Any) -> Any:
+    """A recipe with other fields, common ones and those of the family."""
+    own = {name: changes.pop(name) for name in list(changes) if hasattr(recipe.detector, name) and name != "family"}
+    return replace(recipe, detector=replace(recipe.detector, **own), **changes)
 
 
 def make_data(folder: Path, **changes: Any) -> Path:

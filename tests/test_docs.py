@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from commands import commands
+from commands import commands, options
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -106,7 +106,6 @@ def check_command(line: str) -> None:
         name = next((word for word in rest if not word.startswith("-")), "")
         assert name in command.commands, f"{words[0]} has no subcommand {name}"
         command, rest = command.commands[name], rest[rest.index(name) + 1 :]
-    options = {"-h", "--help", "--version"}
-    options |= {word for parameter in command.params for word in (*parameter.opts, *parameter.secondary_opts)}
-    unknown = [word for word in rest if word.startswith("-") and word.split("=")[0] not in options]
+    known = {word for option in options(command) for word in (*option.opts, *option.secondary_opts)}
+    unknown = [word for word in rest if word.startswith("-") and word.split("=")[0] not in known]
     assert not unknown, f"{words[0]} has no option {unknown}"

@@ -13,7 +13,7 @@ from cmdiad_runtime.support.progress import TerminalReporter
 if TYPE_CHECKING:
     from cmdiad_runtime.sample import Sample
     from cmdiad_train.datasets import Split
-    from studies.comparison.contenders import Form, Setup
+    from studies.comparison.parts import Form, Setup
 
 MOST_GOOD = 100
 """Training samples whose features fill the banks of `compare`: enough for a full-class bank of image features."""
@@ -180,7 +180,7 @@ def _paired_samples(data: Path, category: str | None, split: Split, count: int) 
 
 def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int, small: bool) -> list[Setup]:
     from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-    from studies.comparison.contenders import Setup
+    from studies.comparison.parts import Setup
 
     kinds = [(main, "f2f") for main in mains] + ([("rgb", "none")] if anomalib else [])
     if not small:
@@ -191,13 +191,13 @@ def _setups(mains: tuple[str, ...], anomalib: bool, rgb_bank: int, xyz_bank: int
 
 
 def _forms(fast: tuple[str, ...], proven: tuple[str, ...], chunk: int) -> list[Form]:
-    from cmdiad_train.detectors.bank.search.exact import SearchPlan
-    from studies.comparison.contenders import Form
+    from cmdiad_train.detectors.bank.search.exact import SearchSettings
+    from studies.comparison.parts import Form
 
-    exact = SearchPlan(chunk=chunk)
+    exact = SearchSettings(chunk=chunk)
     forms = [Form("faithful", "fp32", exact), Form("default", "fp32", exact)]
-    forms += [Form("default", "fp32", SearchPlan(k, w, chunk, proven=True)) for w, k in _pairs("--proven", proven)]
-    return forms + [Form("default", "int8-cpu", SearchPlan(k, w, chunk)) for w, k in _pairs("--fast", fast)]
+    forms += [Form("default", "fp32", SearchSettings(k, w, chunk, proven=True)) for w, k in _pairs("--proven", proven)]
+    return forms + [Form("default", "int8-cpu", SearchSettings(k, w, chunk)) for w, k in _pairs("--fast", fast)]
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.detectors.bank.coreset import covering_radius, distance_to_nearest, greedy_coreset, project
+from cmdiad_train.detectors.bank.fitting.coreset import covering_radius, distance_to_nearest, greedy_coreset, project
 
 FULL_CLASS_ROWS = 223 * 3136
 FEATURE_WIDTH = 768

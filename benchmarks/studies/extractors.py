@@ -224,11 +224,11 @@ def cut_out_images(data: Path, category: str, folder: Path) -> None:
 
     from cmdiad_runtime.preprocess.prepare import prepare
     from cmdiad_train.datasets import data_colour, open_category
-    from cmdiad_train.fit.fit import make_preprocessing
+    from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
     from cmdiad_train.fit.views import learn_view
-    from cmdiad_train.recipe import Recipe
+    from cmdiad_train.recipe import BankRecipe, Recipe
 
-    recipe = Recipe(modality="rgb", view="part", size=SIZE)
+    recipe = Recipe(BankRecipe(), modality="rgb", view="part", size=SIZE)
     samples = open_category(data, category).split("train", ("rgb",))
     colour = data_colour(samples)
     progress = TerminalReporter()

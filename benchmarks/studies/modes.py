@@ -22,15 +22,16 @@ from cmdiad_runtime.sample import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.datasets import SampleFiles, open_category
-from cmdiad_train.detectors.bank.coreset import greedy_coreset, project
-from cmdiad_train.detectors.bank.detector import as_tensors
+from cmdiad_train.detectors.bank.fitting.banks import bank_rows
+from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights, standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.patches import Patches, PatchFeatures
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.evaluation.evaluate import summarise
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.fit.fit import bank_rows, make_preprocessing
-from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
+from cmdiad_train.recipe import BankRecipe, Mode, Recipe, RgbExtractor, XyzExtractor, bank_part
 
 SPLITS = ("train", "validation", "test")
 
@@ -101,7 +102,8 @@ class Features:
 
     def __init__(self, data: Path, category: str, rgb: RgbExtractor, seed: int) -> None:
         self.category = open_category(data, category)
-        self.recipe = Recipe(rgb=rgb, xyz=XyzExtractor(), size=224, view="sensor", seed=seed)
+        self.recipe = Recipe(BankRecipe(rgb=rgb, xyz=XyzExtractor()), size=224, view="sensor", seed=seed)
+        self.part = bank_part(self.recipe)
         self.samples = {split: self.category.split(split, ("rgb", "xyz")) for split in SPLITS}  # type: ignore[arg-type]
         self.reporter = TerminalReporter()
         self._known: dict[tuple[Any, ...], list[Patches]] = {}
@@ -132,9 +134,9 @@ class Features:
         self, change: Change, modality: Modality, inputs: Callable[[SampleFiles], dict[str, Tensor]]
     ) -> TimmBackbone | PointMae:
         if modality == "rgb":
-            return TimmBackbone(self.recipe.rgb, size=self.recipe.size, seed=self.recipe.seed)
-        assert self.recipe.points is not None
-        spec = replace(self.recipe.points, normalisation=change.normalisation)  # type: ignore[arg-type]
+            return TimmBackbone(self.part.rgb, size=self.recipe.size, seed=self.recipe.seed)
+        assert self.part.points is not None
+        spec = replace(self.part.points, normalisation=change.normalisation)  # type: ignore[arg-type]
         extractor = PointMae(spec, seed=self.recipe.seed)
         if spec.normalisation == "frozen":
             chosen = self.samples["train"][:: max(1, len(self.samples["train"]) // 16)][:16]
@@ -155,7 +157,8 @@ class Features:
 @torch.no_grad()
 def figures(features: Features, change: Change) -> dict[str, Any]:
     """Return image AUROC, pixel AUROC and AUPRO on the test split under a change."""
-    recipe = replace(features.recipe, mode="faithful" if change.rows == "every cell" else "default")
+    mode: Mode = "faithful" if change.rows == "every cell" else "default"
+    recipe = replace(features.recipe, detector=replace(features.part, mode=mode))
     shared = None
     if change.shared:
         mean = float(bank_rows(features.of(change, "xyz", "train"), recipe).mean())
@@ -191,7 +194,7 @@ def _scorer(
     rows = (rows - mean) / std
     count = max(3, int(CORESET * len(rows)))
     chosen = greedy_coreset(
-        project(rows, eps=recipe.coreset_eps, seed=recipe.seed),
+        project(rows, eps=features.part.coreset_eps, seed=recipe.seed),
         count,
         half=change.half,
         progress=lambda done, total: features.reporter.step(f"{change.name}, {modality} bank", done, total),

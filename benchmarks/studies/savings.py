@@ -23,7 +23,7 @@ from cmdiad_train.detectors.bank.patches import repeated_cells
 from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
 from cmdiad_train.detectors.bank.search.exact import BankSearch
 from cmdiad_train.extractors.point_mae import TokenEncoder
-from studies.comparison.contenders import draw_rows
+from studies.comparison.parts import draw_rows
 from studies.published import blurred, encoded, interpolated, nearest_rows, pooled, reweighted_score, upsampled
 
 NU = 0.5

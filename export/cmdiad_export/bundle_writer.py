@@ -19,7 +19,7 @@ from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahea
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.support.files import atomic_directory
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.runs.run_directory import Run
+from cmdiad_train.runs.run import Run
 
 UNCERTIFIED = "not executed on the exporting machine: uncertified until the self-test of its target"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.detectors.bank.search.exact import SearchPlan
 from cmdiad_train.detectors.family import SearchableDetector, TrainedDetector
-from cmdiad_train.runs.run_directory import Run, load_quantisation_inputs
+from cmdiad_train.runs.run import Run, load_quantisation_inputs
 
 GRAPH = "graph.onnx"
 _REMEDIES: dict[Precision, str] = {
@@ -80,7 +80,7 @@ class Certifier:
         self._megabytes, self._reporter = scratch_megabytes, reporter
         # If a graph drifts, a tampered sample shows what good ones do not, above all clipping.
         self._inputs = {key: torch.from_numpy(value) for key, value in golden[-1].inputs.items()}
-        self._singles: dict[SearchPlan | None, Comparison] = {}
+        self._singles: dict[Hashable, Comparison] = {}  # Comparison of the fp32 graph by search settings.
 
     def certify(self, precision: Precision, path: Path) -> CertifiedGraph:
         """Write the graph of a precision; a graph that fails gets more fp32 islands until the certificate passes.
@@ -126,7 +126,7 @@ class Certifier:
 
     def _detector(self, budget: SearchBudget | None) -> TrainedDetector:
         """Return the detector with the chosen search."""
-        if budget is None or budget.settings == SearchPlan():
+        if budget is None or budget.is_default:
             return self._run.detector
         detector = copy.deepcopy(self._run.detector)
         assert isinstance(detector, SearchableDetector)

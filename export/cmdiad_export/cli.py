@@ -149,7 +149,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 def _export(run: Path, out: Path, options: ExportOptions) -> None:
     from cmdiad_export.bundle_writer import write_bundle
     from cmdiad_runtime.support.progress import TerminalReporter
-    from cmdiad_train.runs.run_directory import load_run
+    from cmdiad_train.runs.run import load_run
 
     write_bundle(load_run(run), out, options, TerminalReporter())
 
@@ -161,7 +161,7 @@ def _plan(run: Path, out: Path, options: ExportOptions) -> None:
     from cmdiad_export.planning.report import table, write_plan
     from cmdiad_runtime.errors import OutputError
     from cmdiad_runtime.support.progress import TerminalReporter
-    from cmdiad_train.runs.run_directory import load_run
+    from cmdiad_train.runs.run import load_run
 
     loaded = load_run(run)
     try:
@@ -182,7 +182,7 @@ def _export_within(run: Path, out: Path, options: ExportOptions, budget: Budget)
     from cmdiad_export.planning.planner import make_plan, write_within
     from cmdiad_export.planning.report import table
     from cmdiad_runtime.support.progress import TerminalReporter
-    from cmdiad_train.runs.run_directory import load_run
+    from cmdiad_train.runs.run import load_run
 
     reporter = TerminalReporter()
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cmdiad_runtime.bundle.golden import GoldenSample, tampered_by_name
-from cmdiad_train.runs.run_directory import Run
+from cmdiad_train.runs.run import Run
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 from cmdiad_export.certified import GRAPH, CertifiedGraph, certificate_record
 from cmdiad_runtime.engines.graph_file import graph_digest
 from cmdiad_train.detectors.family import SearchableDetector
-from cmdiad_train.runs.run_directory import Run
+from cmdiad_train.runs.run import Run
 
 
 def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         graph: Certified graph.
         engines: Records of the engines in the bundle.
     """
-    provenance = run.record["provenance"] | {"data": {"category": run.record["data"]["category"]}}
+    provenance = run.record.provenance | {"data": {"category": run.record.data.category}}
     return {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "recipe": run.recipe.to_json(),
@@ -36,8 +36,8 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
             **certificate_record(graph),
             "machine": platform.machine(),
         },
-        "provenance": provenance | {"seed": run.record["seed"]},
-        "versions": run.record["versions"] | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
+        "provenance": provenance | {"seed": run.record.seed},
+        "versions": run.record.versions | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
         "engines": engines,
     }
 

@@ -14,7 +14,7 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.evaluation.evaluate import METRICS
-from cmdiad_train.runs.run_directory import read_record
+from cmdiad_train.runs.record import read_record
 from cmdiad_train.synthesis import dataset as synthesis
 from helpers import assert_refused, command, python, sample_files, truncate
 

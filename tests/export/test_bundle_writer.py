@@ -28,8 +28,8 @@ from cmdiad_runtime.errors import BundleError, CertificateError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.detectors.bank.search.exact import SearchPlan
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.detectors.bank.search.exact import SearchSettings
+from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, flip_byte, rewrite_manifest
 
 Cached = Callable[..., Path]
@@ -116,7 +116,7 @@ def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path) -> 
     run, out = load_run(trained("rgb")), tmp_path / "b.cmdiad"
     reporter = RecordingReporter()
     (size,) = bank_sizes(run.detector, next(iter(run.golden.values())), "fp32")
-    budget = (size.scratch(SearchPlan()) - 1) / 1e6
+    budget = (size.scratch(SearchSettings()) - 1) / 1e6
     manifest = write_bundle(run, out, ExportOptions(scratch_megabytes=budget), reporter)
     graph = onnx.load(out / "graph.onnx").graph
     (loop,) = [node for node in graph.node if node.op_type == "Loop"]

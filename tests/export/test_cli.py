@@ -19,7 +19,7 @@ from cmdiad_export.planning import planner
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_train.detectors.family import TrainedDetector
-from cmdiad_train.runs import run_directory
+from cmdiad_train.runs import run as run_module
 from helpers import assert_refused, command, flip_byte, python, truncate
 
 Cached = Callable[..., Path]
@@ -178,13 +178,13 @@ def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def without_banks(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a family without memory banks: the smallest detector that fits the seam."""
-    load = run_directory.load_run
+    load = run_module.load_run
 
     def load_other(path: Path) -> object:
         loaded = load(path)
         return replace(loaded, detector=Brightness(loaded.detector.input_names))
 
-    monkeypatch.setattr(run_directory, "load_run", load_other)
+    monkeypatch.setattr(run_module, "load_run", load_other)
     return run
 
 
@@ -197,7 +197,7 @@ class Brightness(TrainedDetector):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         anomaly_map = inputs[0][0].float().mean(2) / 255
-        return anomaly_map.amax().reshape(1), anomaly_map
+        return anomaly_map.max().reshape(1), anomaly_map
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -246,7 +246,7 @@ def test_run_without_held_out_samples(run: Path) -> None:
 
 def test_a_search_that_cannot_fit_is_refused(run: Path) -> None:
     ended = command(cli, run, "--search-mb", "1")
-    assert_refused(ended, 5, "--search-mb", "found 1;", "expected at least", "coarser grid")
+    assert_refused(ended, 5, "--search-mb", "found 1.", "Expected at least", "coarser grid")
     assert list(Path("bundles").iterdir()) == []
 
 

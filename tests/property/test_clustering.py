@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 
-from cmdiad_runtime.preprocess.cloud.foreground import largest_cluster
+from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
 from strategies import seeds
 
 Points = npt.NDArray[np.float64]

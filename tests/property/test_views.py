@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from cmdiad_runtime.preprocess.views.part_view import ImagePose, image_view, to_view
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmdiad_runtime.preprocess.cloud.foreground import pad_offset, pad_to_square
-from cmdiad_runtime.preprocess.views.place import ImagePlace, View
+from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
+from cmdiad_runtime.preprocess.views.part import draw_part_view
+from cmdiad_runtime.preprocess.views.part_pose import ImagePose, sensor_to_view
+from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace
 
 angles = st.floats(-np.pi, np.pi)
 HEIGHT, WIDTH = 120, 160
@@ -28,9 +29,9 @@ def test_padding_keeps_the_image_in_the_middle(height: int, width: int, multiple
 
 @given(height=st.integers(8, 200), width=st.integers(8, 200), size=st.integers(8, 64))
 def test_view_pixels_cover_the_padded_square_evenly(height: int, width: int, size: int) -> None:
-    view = View.of(np.zeros((height, width, 3), dtype=np.uint8), 1)
-    rows, columns = view.sensor_pixels(size)
-    step = view.side / size
+    square = PaddedSquare.of(np.zeros((height, width, 3), dtype=np.uint8), 1)
+    rows, columns = square.sensor_pixels(size)
+    step = square.side / size
     assert np.allclose(np.diff(rows, axis=0), step)
     assert np.allclose(np.diff(columns, axis=1), step)
     assert np.isclose(rows.mean(), (height - 1) / 2, atol=1)  # an odd remainder moves the image by half a pixel
@@ -38,14 +39,16 @@ def test_view_pixels_cover_the_padded_square_evenly(height: int, width: int, siz
 
 
 @given(angle=angles, x=st.floats(0, WIDTH), y=st.floats(0, HEIGHT), side=st.floats(20, 300), size=st.integers(16, 320))
-def test_to_view_keeps_distances_up_to_one_scale(angle: float, x: float, y: float, side: float, size: int) -> None:
+def test_the_way_into_the_view_keeps_distances_up_to_one_scale(
+    angle: float, x: float, y: float, side: float, size: int
+) -> None:
     pose = ImagePose(angle, x, y)
     points = np.random.default_rng(1).uniform(0, 100, (2, 20))
-    rows, columns = to_view(points[0], points[1], pose, size=size, side=side)
+    rows, columns = sensor_to_view(points[0], points[1], pose, size=size, side=side)
     before = np.hypot(*np.diff(points, axis=1))
     after = np.hypot(np.diff(rows), np.diff(columns))
     assert np.allclose(after, before * size / side)
-    middle = to_view(np.array(y), np.array(x), pose, size=size, side=side)
+    middle = sensor_to_view(np.array(y), np.array(x), pose, size=size, side=side)
     assert np.allclose(middle, (size - 1) / 2)
 
 
@@ -57,10 +60,10 @@ def test_a_part_cut_out_and_carried_back_lies_where_it_was(angle: float, x: floa
     rgb = np.dstack([ramp] * 3)
     pose = ImagePose(angle, x, y)
     size = 96
-    cut = image_view(rgb, np.ones((HEIGHT, WIDTH), dtype=np.bool_), pose, size=size, side=side)
-    view = View.of(rgb, 1)
-    back = ImagePlace(pose, side).to_sensor(cut[..., 0].astype(np.float32), view)
-    at = view.sensor_pixels(size)
+    cut = draw_part_view(rgb, np.ones((HEIGHT, WIDTH), dtype=np.bool_), pose, size=size, side=side)
+    square = PaddedSquare.of(rgb, 1)
+    back = PartPlace(pose, side).to_sensor(cut[..., 0].astype(np.float32), square)
+    at = square.sensor_pixels(size)
     inside = np.hypot(at[0] - y, at[1] - x) < side / 2 - 3  # the circle that every turn of the view contains
     expected = 40 + 0.6 * at[0] + 0.8 * at[1]
     assert inside.any()

@@ -16,27 +16,20 @@ from torch import nn
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import RecordingReporter, command, sample_files
 from studies.__main__ import cli
 from studies.comparison.compare import CompareOptions, Samples, Times, _figures, _interleaved, compare, markdown
-from studies.comparison.contenders import (
-    Form,
-    OursContender,
-    RunResult,
-    Setup,
-    bank_rows,
-    build_parts,
-    draw_rows,
-    needed_work,
-)
+from studies.comparison.contenders import OursContender
 from studies.comparison.floor import Rates, Work, measure_rates, work_of
+from studies.comparison.parts import Form, RunResult, Setup, bank_rows, build_parts, draw_rows
 from studies.comparison.stage_times import STAGES, stages_of_runs
+from studies.comparison.work import needed_work
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 FAST = "default int8-cpu, 8 components, 8 candidates"
-PROVEN = Form("default", "fp32", SearchPlan(8, 16, 64, proven=True))
+PROVEN = Form("default", "fp32", SearchSettings(8, 16, 64, proven=True))
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)
 
 
@@ -63,7 +56,7 @@ def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> No
         Form("faithful", "fp32"),
         Form("default", "fp32"),
         PROVEN,
-        Form("default", "int8-cpu", SearchPlan(8, 8, 64)),
+        Form("default", "int8-cpu", SearchSettings(8, 8, 64)),
     ]
     record = compare(
         [small_setup(main)], Samples(samples(data), good(data)), forms, tmp_path, CompareOptions(runs=3), recorder
@@ -159,7 +152,7 @@ def test_stages_of_runs_count_each_node_once() -> None:
 def test_profile_covers_the_run(data: Path, tmp_path: Path, main: str) -> None:
     """Stages add up to most of what ONNX Runtime says a run took, so no module's time goes missing."""
     parts, paired = build_parts(small_setup(main), samples(data)[:1], good(data), SILENT)
-    ours = OursContender(parts, Form("default", "int8-cpu", SearchPlan(8, 8, 64)), paired, tmp_path)
+    ours = OursContender(parts, Form("default", "int8-cpu", SearchSettings(8, 8, 64)), paired, tmp_path)
     ours.run(paired[0])
     (stages,) = ours.close()
     assert set(stages) == set(STAGES) - ({"geometry"} if main == "rgb" else set())

@@ -11,11 +11,11 @@ import pytest
 
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.cli.recipe_options import recipe_from
 from cmdiad_train.cli.train import cli
 from cmdiad_train.datasets import open_category
-from cmdiad_train.recipe import RgbExtractor, XyzExtractor
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.recipe import RgbExtractor, XyzExtractor, bank_part
+from cmdiad_train.runs.run import load_run
 from helpers import SIZE, RecordingReporter, read_image
 from studies import extractors
 from studies.extractors import (
@@ -59,8 +59,9 @@ def test_every_detector_is_measured_and_nothing_twice(
     for row, asked in zip(rows, (RGB, F2F), strict=True):
         record = json.loads((tmp_path / "runs" / f"{asked.name}-4" / "run.json").read_text())
         recipe = record["recipe"]
-        assert (recipe["modality"], recipe["hallucination"]) == (asked.modality, asked.hallucination)
-        assert (recipe["coreset"], recipe["components"], recipe["image_score"]) == (1, 256, "max")
+        assert (recipe["modality"], recipe["detector"]["hallucination"]) == (asked.modality, asked.hallucination)
+        part = recipe["detector"]
+        assert (part["coreset"], part["components"], part["image_score"]) == (1, 256, "max")
         assert row["metrics"]["4"] == record["metrics"]
         assert row["latency"]["modality"] == asked.modality
         assert row["latency"]["total_ms"]["p50"] > 0
@@ -110,21 +111,22 @@ def test_options_name_what_matters(each: Configuration) -> None:
     """Whatever the defaults are, or will be."""
     what = ("--modality", each.modality, "--hallucination", each.hallucination)
     options = cli.make_context("cmdiad-train", ["data", *what, *BANK, *each.options]).params
-    recipe = recipe_from(options, ())
-    assert (recipe.coreset, recipe.components, recipe.image_score) == (1, 256, "max")
-    assert recipe.rgb.stages == (1, 2)
+    recipe = recipe_from(options, lambda: ())
+    part = bank_part(recipe)
+    assert (part.coreset, part.components, part.image_score) == (1, 256, "max")
+    assert part.rgb.stages == (1, 2)
     seen = {"xyz-point_mae": (224, 28, "sensor"), "xyz-depth": (320, 40, "sensor")}
     views = {"rgb": "part", "xyz": "top", "both": "each"}
     kind = each.name.rsplit("-", 1)[0].removesuffix("-random").removesuffix("-pretrained")
-    assert (recipe.size, recipe.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.modality]))
-    if isinstance(recipe.xyz, XyzExtractor):
-        assert (recipe.xyz.grid, recipe.xyz.weights) == (28, "seeded" if "random" in each.name else "points")
+    assert (recipe.size, part.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.modality]))
+    if isinstance(part.xyz, XyzExtractor):
+        assert (part.xyz.grid, part.xyz.weights) == (28, "seeded" if "random" in each.name else "points")
     else:
-        assert recipe.xyz.image == ("depth" if kind == "xyz-depth" else "normals")
-        assert recipe.xyz.backbone == RgbExtractor(LARGE, (1, 2), 40, "large")
+        assert part.xyz.image == ("depth" if kind == "xyz-depth" else "normals")
+        assert part.xyz.backbone == RgbExtractor(LARGE, (1, 2), 40, "large")
     backbone = each.name.split("-")[1] if each.modality == "rgb" else LARGE
     weights = {LARGE: "large", SMALL: "small", STUDENT: "student"}
-    assert (recipe.rgb.backbone, recipe.rgb.weights) == (backbone, weights[backbone])
+    assert (part.rgb.backbone, part.rgb.weights) == (backbone, weights[backbone])
 
 
 def test_student_learns_from_what_inspection_feeds(data: Path, trained: Any, tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.detectors.bank.detector import as_tensors
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.extractors import PointMae
-from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import sample_files
 from studies import published as plain
-from studies.comparison.contenders import Paired, Parts, Setup, build_parts, load_published, save_published
+from studies.comparison.contenders import load_published, save_published
+from studies.comparison.parts import Paired, Parts, Setup, build_parts
 
 RGB = RgbExtractor("test_vit", (), None, "seeded")
 XYZ = XyzExtractor("point_mae", 64, 16, 24, 2, 3, (0, 1), "batch", "seeded", 14)

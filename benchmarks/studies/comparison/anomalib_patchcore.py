@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
-from studies.comparison.contenders import Paired, Parts, RunResult
+from studies.comparison.parts import Paired, Parts, RunResult
 from studies.published import Stopwatch
 
 WEIGHTS = "model.safetensors"

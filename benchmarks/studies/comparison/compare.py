@@ -16,20 +16,12 @@ from cmdiad_bench.memory import peak_of
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.reporter import Reporter
-from studies.comparison.contenders import (
-    Form,
-    OursContender,
-    Paired,
-    Parts,
-    PublishedContender,
-    RunResult,
-    Setup,
-    build_parts,
-    needed_work,
-)
+from studies.comparison.contenders import OursContender, PublishedContender
 from studies.comparison.floor import Rates, Work, measure_rates, total_work
+from studies.comparison.parts import Form, Paired, Parts, RunResult, Setup, build_parts
 from studies.comparison.plots import plot_ends, plot_stages
 from studies.comparison.stage_times import STAGES
+from studies.comparison.work import needed_work
 
 QUARTILES = (25, 75)
 SAMPLE_FILE = "sample.npz"

@@ -21,7 +21,7 @@ from cmdiad_runtime.bundle.certificate import search_tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import EngineError
-from cmdiad_train.runs.run_directory import Run
+from cmdiad_train.runs.run import Run
 
 Arrays = dict[str, npt.NDArray[Any]]
 

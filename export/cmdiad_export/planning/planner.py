@@ -20,7 +20,7 @@ from cmdiad_export.search.smaller_banks import SHARES, trained_share, with_small
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.runs.run_directory import Run, load_held_out
+from cmdiad_train.runs.run import Run, load_held_out
 
 MOST_REDUCED = 3
 REDUCED: tuple[Precision, ...] = ("fp16", "int8", "int8-cpu")

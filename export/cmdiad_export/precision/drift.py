@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from cmdiad_export.precision.levels import is_within
 from cmdiad_export.precision.products import Arrays, Product, session_showing
 
 GROWTH = 3.0
-"""A module adds an error of its own if the error of its result is more than this multiple of that of its input."""
+"""A module adds an error if the error of its result is more than this multiple of that of its input."""
 SHARE = 0.1
 """Modules are blamed only from this fraction of the largest error on: the first layers turn no error into some."""
 NOTABLE = 0.01
@@ -31,12 +31,17 @@ class Drift:
     Attributes:
         name: Name of the module.
         error: Largest difference as a multiple of the root mean square of the fp32 result; infinite for NaN.
-        given: The same error of the module's input.
+        before: The same error of the module's input.
     """
 
     name: str
     error: float
-    given: float
+    before: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values. JSON has no infinity, so an error that is not finite is null."""
+        errors = {"error": self.error, "given": self.before}
+        return {"name": self.name, **{key: value if value != math.inf else None for key, value in errors.items()}}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Culprits:
     """The modules to blame.
 
     Attributes:
-        first: First module that adds an error of its own, see GROWTH and SHARE.
+        first: First module that adds an error, see GROWTH and SHARE.
         worst: Module with the largest error.
     """
 
@@ -62,22 +67,20 @@ class Culprits:
         inside = [drift for drift in drifts if is_within(drift.name, networks)]
         drifts = inside if any(drift.error >= NOTABLE for drift in inside) else drifts
         worst = max(drifts, key=lambda drift: drift.error)
-        own = (d for d in drifts if d.error > GROWTH * d.given and d.error >= SHARE * min(worst.error, 1e30))
+        own = (d for d in drifts if d.error > GROWTH * d.before and d.error >= SHARE * min(worst.error, 1e30))
         return Culprits(next(own, worst), worst)
 
     def __str__(self) -> str:
         first, worst = self.first, self.worst
         return (
-            f"{first.name} is the first to drift ({_as_text(first.error)} after {_as_text(first.given)} at its input), "
+            f"{first.name} is the first to drift "
+            f"({_as_text(first.error)} after {_as_text(first.before)} at its input), "
             f"{worst.name} drifts most ({_as_text(worst.error)})"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record in a bundle's manifest. JSON has no infinity, so an error that is not finite is null."""
-        return {
-            which: {key: value if value != math.inf else None for key, value in asdict(drift).items()}
-            for which, drift in (("first", self.first), ("worst", self.worst))
-        }
+        """Return the record in a bundle's manifest."""
+        return {"first": self.first.to_json(), "worst": self.worst.to_json()}
 
 
 def _as_text(error: float) -> str:

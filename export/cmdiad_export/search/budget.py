@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import EngineError
-from cmdiad_train.detectors.bank.search.exact import SearchPlan
+from cmdiad_train.detectors.bank.search.exact import SearchSettings
 from cmdiad_train.detectors.bank.search.proven import IN_FULL_AT_ONCE
 from cmdiad_train.detectors.family import SearchableDetector
 
@@ -45,7 +45,7 @@ class BankSize:
     channels: int
     item: int
 
-    def scratch(self, settings: SearchPlan) -> int:
+    def scratch(self, settings: SearchSettings) -> int:
         """Return the bytes that a search needs in addition to the bank; docs/precision.md has measurements."""
         at_once = 1 if settings.proven else settings.candidates  # Rows gathered at a time for exact distances.
         candidates = self.queries * at_once * self.channels * self.item
@@ -66,10 +66,15 @@ class SearchBudget:
         budget_bytes: Stated budget, or the default.
     """
 
-    settings: SearchPlan
+    settings: SearchSettings
     bytes: int
     whole_bytes: int
     budget_bytes: int
+
+    @property
+    def is_default(self) -> bool:
+        """Return True if a trained detector already searches with these settings."""
+        return self.settings == SearchSettings()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record in a bundle's manifest."""
@@ -99,7 +104,7 @@ def _most_queries(rows: Tensor, cells: Tensor, cloud: bool) -> int:
     return max(len(rows), len(cells) + 1) if cloud else len(rows)
 
 
-def choose_search(sizes: list[BankSize], measured: SearchPlan, megabytes: float | None) -> SearchBudget:
+def choose_search(sizes: list[BankSize], measured: SearchSettings, megabytes: float | None) -> SearchBudget:
     """Choose the whole product if it fits into the budget, else a loop.
 
     Args:
@@ -118,7 +123,7 @@ def choose_search(sizes: list[BankSize], measured: SearchPlan, megabytes: float 
     return SearchBudget(settings, max(size.scratch(settings) for size in sizes), whole, budget)
 
 
-def _largest_chunk(sizes: list[BankSize], settings: SearchPlan, budget: int) -> int:
+def _largest_chunk(sizes: list[BankSize], settings: SearchSettings, budget: int) -> int:
     """Return the most rows at a time that fit, in steps of SMALLEST_CHUNK, at most half of the largest bank."""
     half = max(settings.candidates, max(size.rows for size in sizes) // 2)
     least = min(SMALLEST_CHUNK, half)

@@ -21,8 +21,8 @@ from cmdiad_export.search.nearest import CANDIDATES
 from cmdiad_export.search.searchable import searchable
 from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
-from cmdiad_train.runs.run_directory import Run, load_held_out
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
+from cmdiad_train.runs.run import Run, load_held_out
 
 EXACT = "exact: product over all channels"
 PROVEN = "proven: product over the principal components of the bank, what that does not settle over all channels"
@@ -132,10 +132,10 @@ def _choose(bench: SearchBench, mode: SearchMode, reporter: Reporter) -> SearchC
     return choice
 
 
-def fast_settings(searches: Sequence[BankSearch]) -> list[SearchPlan]:
+def fast_settings(searches: Sequence[BankSearch]) -> list[SearchSettings]:
     """Return the fast settings that take fewer multiply-adds than the exact search, cheapest first."""
     narrowest = min(search.rows.shape[1] for search in searches)
-    every = [SearchPlan(candidates, width) for width in WIDTHS if width < narrowest for candidates in CANDIDATES]
+    every = [SearchSettings(candidates, width) for width in WIDTHS if width < narrowest for candidates in CANDIDATES]
     cost = {settings: multiply_adds(searches, settings) for settings in every}
-    most = multiply_adds(searches, SearchPlan())
+    most = multiply_adds(searches, SearchSettings())
     return sorted((settings for settings in every if cost[settings] < most), key=lambda settings: cost[settings])

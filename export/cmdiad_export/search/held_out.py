@@ -101,7 +101,7 @@ class ResultChange:
     ) -> ResultChange:
         """Compare results with reference results.
 
-        Both are multiples of their own thresholds, so detectors with banks of different size can be compared too.
+        Each is a multiple of the thresholds of its detector, so banks of different size can be compared too.
         """
         area = auroc(tampered, results.scores)
         borderline = np.abs(reference.scores - 1) <= tolerance.score

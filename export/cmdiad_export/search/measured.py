@@ -14,8 +14,8 @@ from cmdiad_export.search.nearest import CANDIDATES, BankQueries
 from cmdiad_export.search.searchable import searchable
 from cmdiad_export.search.stand_ins import KnownSearch, Nearest, queries_of, searching
 from cmdiad_runtime.bundle.certificate import search_tolerance
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
-from cmdiad_train.runs.run_directory import Run
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
+from cmdiad_train.runs.run import Run
 
 WIDTHS = (8, 16, 32, 64, 128, 256)
 GATHERED = 64
@@ -38,7 +38,7 @@ class Measured:
         in_full: Fraction of queries that a proven search searches in full.
     """
 
-    settings: SearchPlan
+    settings: SearchSettings
     multiply_adds: int
     recall: float
     distance_max_error: float
@@ -60,7 +60,9 @@ class Measured:
         }
 
 
-def multiply_adds(searches: Sequence[BankSearch], settings: SearchPlan, in_full: Sequence[float] | None = None) -> int:
+def multiply_adds(
+    searches: Sequence[BankSearch], settings: SearchSettings, in_full: Sequence[float] | None = None
+) -> int:
     """Return the multiply-adds per query of all banks: projection, product, and exact distances of the candidates.
 
     Args:
@@ -71,7 +73,7 @@ def multiply_adds(searches: Sequence[BankSearch], settings: SearchPlan, in_full:
     total = 0.0
     for search, share in zip(searches, in_full or [0.0] * len(searches), strict=True):
         rows, channels = search.rows.shape
-        whole = rows * channels + GATHERED * min(SearchPlan().candidates, rows) * channels
+        whole = rows * channels + GATHERED * min(SearchSettings().candidates, rows) * channels
         product = rows * channels
         if settings.width is not None:
             product = rows * settings.width + channels * (channels if settings.proven else settings.width)
@@ -95,10 +97,10 @@ class SearchBench:
     @cached_property
     def exact(self) -> Measured:
         """Return the product over all channels, measured once for all kinds of search that fall back to it."""
-        settings = SearchPlan()
+        settings = SearchSettings()
         return self._measured(settings, [bank.exact(settings) for bank in self.banks])
 
-    def fast(self, settings: SearchPlan) -> Measured:
+    def fast(self, settings: SearchSettings) -> Measured:
         """Measure a product over principal components."""
         return self._measured(settings, [bank.projected(settings) for bank in self.banks])
 
@@ -106,12 +108,12 @@ class SearchBench:
         """Measure the proven search that should cost least; None if it does not cost much less than the exact one."""
         searches = self.detector.searches
         narrowest = min(min(search.rows.shape) for search in searches)
-        cheapest, in_full = SearchPlan(), [0.0] * len(searches)
+        cheapest, in_full = SearchSettings(), [0.0] * len(searches)
         least = WORTH * multiply_adds(searches, cheapest)
         for width in (width for width in WIDTHS if width < narrowest):
             rivals = [bank.rivals(width) for bank in self.banks]
             for candidates in (candidates for candidates in CANDIDATES if candidates < narrowest):
-                settings = SearchPlan(candidates, width, proven=True)
+                settings = SearchSettings(candidates, width, proven=True)
                 shares = [float((count >= candidates).float().mean()) for count in rivals]
                 cost = multiply_adds(searches, settings, shares)
                 if cost < least:
@@ -120,7 +122,9 @@ class SearchBench:
             return None
         return self._measured(cheapest, [bank.exact(cheapest) for bank in self.banks], in_full)
 
-    def _measured(self, settings: SearchPlan, returned: list[Nearest], in_full: list[float] | None = None) -> Measured:
+    def _measured(
+        self, settings: SearchSettings, returned: list[Nearest], in_full: list[float] | None = None
+    ) -> Measured:
         change = ResultChange.between(self.reference, self._results(returned), self.held_out.tampered, self.tolerance)
         hits = sum(bank.hits(index) for bank, (_, index) in zip(self.banks, returned, strict=True))
         counts = [sum(bank) for bank in self.counts]

@@ -8,7 +8,7 @@ from torch import Tensor
 from cmdiad_export.search.stand_ins import Nearest
 from cmdiad_train.detectors.bank.search.exact import (
     BankSearch,
-    SearchPlan,
+    SearchSettings,
     brute_force,
     distances_between,
     principal_components,
@@ -32,13 +32,13 @@ class BankQueries:
         self.listed: dict[int, _Listed] = {}
         self.axes: Tensor | None = None
 
-    def exact(self, settings: SearchPlan) -> Nearest:
+    def exact(self, settings: SearchSettings) -> Nearest:
         """Return what the graph's search returns with settings that find the nearest rows."""
         search = search_by(self.rows, settings, None if settings.width is None else self._axes())
         parts = [search(block) for block in self.queries.split(_at_once(len(self.rows)))]
         return torch.cat([distance for distance, _ in parts]), torch.cat([index for _, index in parts])
 
-    def projected(self, settings: SearchPlan) -> Nearest:
+    def projected(self, settings: SearchSettings) -> Nearest:
         """Return the nearest rows among candidates from a product over principal components.
 
         Calls with one width must come with growing numbers of candidates.
@@ -51,7 +51,7 @@ class BankQueries:
 
     def rivals(self, width: int) -> Tensor:
         """Return the number of rows, int64 `[T]`, that may be as near as the nearest, judging by their components."""
-        search = ProvenSearch(self.rows, SearchPlan(1, width, proven=True), self._axes())
+        search = ProvenSearch(self.rows, SearchSettings(1, width, proven=True), self._axes())
         size = _at_once(len(self.rows))
         parts = zip(self.queries.split(size), self.nearest.float().split(size), strict=True)
         return torch.cat([search.rivals(queries, distance) for queries, distance in parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmdiad_runtime.errors import EngineError
 from cmdiad_train.detectors.family import SearchableDetector
-from cmdiad_train.runs.run_directory import Run
+from cmdiad_train.runs.run import Run
 
 
 def has_banks(run: Run) -> bool:

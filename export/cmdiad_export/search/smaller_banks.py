@@ -14,11 +14,12 @@ import torch
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.searchable import searchable
 from cmdiad_runtime.bundle.threshold import calibrate, calibrate_threshold
+from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.fit.fit import choose_rows
-from cmdiad_train.recipe import Recipe
-from cmdiad_train.runs.run_directory import Run, load_banks
+from cmdiad_train.detectors.bank.run_files import load_banks
+from cmdiad_train.recipe import Recipe, bank_part
+from cmdiad_train.runs.run import Run
 
 SHARES = (0.1, 0.05, 0.02, 0.01)
 """Sizes of smaller banks, as fractions of the training rows."""
@@ -30,7 +31,7 @@ def with_smaller_banks(run: Run, held_out: HeldOut, shares: Sequence[float]) -> 
     The result is empty for the published fusion of several banks: it is fitted on training samples, which a run does
     not contain.
     """
-    if run.recipe.fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
+    if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
         return {}
     smaller = [share for share in shares if share < trained_share(run.recipe)]
     if not smaller:
@@ -50,7 +51,12 @@ def trained_share(recipe: Recipe) -> float:
 
     If the default bound of the bank size applied, the rows that it kept count as all training rows.
     """
-    return 1.0 if recipe.coreset is None else recipe.coreset
+    share = bank_part(recipe).coreset
+    return 1.0 if share is None else share
+
+
+def _with_share(recipe: Recipe, share: float) -> Recipe:
+    return replace(recipe, detector=replace(bank_part(recipe), coreset=share))
 
 
 def _count(rows: int, recipe: Recipe, share: float) -> int:
@@ -62,7 +68,7 @@ def _in_order(bank: MemoryBank, recipe: Recipe, most: float) -> MemoryBank:
     """Return the bank with its rows in the order of selection."""
     if trained_share(recipe) < 1:
         return bank
-    chosen = choose_rows(bank.rows, replace(recipe, coreset=most))
+    chosen = choose_rows(bank.rows, _with_share(recipe, most))
     return replace(bank, rows=bank.rows[torch.from_numpy(chosen)])
 
 
@@ -88,4 +94,4 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
     peaks = [float(trained.fuse(*trained.score_each(patches))[1].max()) for patches in good]
     ratio = run.calibration.map_threshold / calibrate_threshold(peaks, rate).value
     calibration = calibrate([float(s) for s, _ in fused], [ratio * float(m.max()) for _, m in fused], rate)
-    return replace(run, recipe=replace(run.recipe, coreset=share), detector=detector, calibration=calibration)
+    return replace(run, recipe=_with_share(run.recipe, share), detector=detector, calibration=calibration)

@@ -64,13 +64,13 @@ def cli(bundle: Path, target: str, precision: str | None) -> None:
     """See HELP."""
     from cmdiad_runtime.bundle.built_engines import build_for_bundle, estimate
     from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.support.progress import Progress
+    from cmdiad_runtime.support.progress import TerminalReporter
 
     opened = Bundle.open(bundle)
     _check_precision(bundle, opened.precision, precision)
     library = _library(target)
     click.echo(estimate(opened, library), err=True)
-    with closing(Progress()) as reporter:
+    with closing(TerminalReporter()) as reporter:
         built = build_for_bundle(opened, library, reporter)
     _print(built, bundle, library)
 

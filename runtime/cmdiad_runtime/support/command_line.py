@@ -79,6 +79,20 @@ def option_group(name: str, *options: Callable[[Any], Any]) -> Callable[[Functio
     return decorate
 
 
+def collect_options(*groups: Callable[[Any], Any]) -> tuple[click.Option, ...]:
+    """Return the options of some option groups, for a command that takes options from a table.
+
+    Args:
+        *groups: Decorators from `option_group`, in the order of the help text.
+    """
+
+    def holder() -> None: ...
+
+    for group in reversed(groups):
+        group(holder)
+    return tuple(reversed(getattr(holder, "__click_params__", [])))
+
+
 class _Helpful(click.Command):
     """Help text with option groups, examples and exit codes; adds `--version`.
 
@@ -110,7 +124,8 @@ class _Helpful(click.Command):
         others: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            # Recent versions of click also return a record for an argument; the usage line already shows its name.
+            if record is not None and isinstance(parameter, click.Option):
                 name = getattr(parameter, _GROUP, None)
                 (others if name is None else groups.setdefault(name, [])).append(record)
         for name, records in groups.items():

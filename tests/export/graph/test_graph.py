@@ -23,8 +23,8 @@ from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.readers import read_rgb, read_xyz
 from cmdiad_runtime.sample import Sample
-from cmdiad_train.detectors.bank.detector import as_tensors
-from cmdiad_train.runs.run_directory import Run, load_run
+from cmdiad_train.detectors.family import as_tensors
+from cmdiad_train.runs.run import Run, load_run
 from helpers import SIZE, sample_files, tiny_recipe
 
 Cached = Callable[..., Path]
@@ -89,8 +89,8 @@ def faithful() -> dict[str, object]:
     return {
         "mode": "faithful",
         "fusion": "ocsvm",
-        "xyz": replace(recipe.xyz, normalisation="batch", grid=28),
-        "distillation": replace(recipe.distillation, output="gelu"),
+        "xyz": replace(recipe.detector.xyz, normalisation="batch", grid=28),
+        "distillation": replace(recipe.detector.distillation, output="gelu"),
     }
 
 
@@ -219,7 +219,8 @@ def large_model() -> onnx.ModelProto:
 
 def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, path = large_model(), tmp_path / "graph.onnx"
-    ir_model, before = ir.from_proto(model), model.SerializeToString(deterministic=True)
+    ir_model = ir.from_proto(model)
+    before = ir.to_proto(ir_model).SerializeToString(deterministic=True)
     monkeypatch.setattr(storage, "LARGE", 1 << 16)
     save_graph(ir_model, path)
     assert ir.to_proto(ir_model).SerializeToString(deterministic=True) == before

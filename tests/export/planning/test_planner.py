@@ -21,7 +21,7 @@ from cmdiad_export.search.held_out import HeldOut
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import CertificateError, EngineError, RunError
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.runs.run_directory import load_held_out, load_run
+from cmdiad_train.runs.run import load_held_out, load_run
 from graphs import cloud_graph, cloud_inputs
 from helpers import RecordingReporter
 

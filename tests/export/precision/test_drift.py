@@ -17,7 +17,7 @@ from cmdiad_export.precision.drift import Culprits, Drift, module_drift, product
 from cmdiad_export.precision.products import products
 from cmdiad_export.precision.quantise import OPSETS
 from cmdiad_export.precision.reduction import QuantisedGraphs
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.runs.run import load_run
 
 Cached = Callable[..., Path]
 
@@ -55,7 +55,7 @@ def test_a_spoiled_layer_is_the_first_to_drift(layer: str) -> None:
     assert [drift.name for drift in drifts] == [str(i) for i in range(8)]
     culprits = Culprits.among(drifts)
     assert culprits.first.name == layer
-    assert culprits.first.given == 0 < culprits.first.error
+    assert culprits.first.before == 0 < culprits.first.error
     assert culprits.worst.error == max(drift.error for drift in drifts)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from cmdiad_export.precision.casting import Fp32Island, island_names, to_precision
 from cmdiad_export.precision.levels import fp16_levels, is_within
-from cmdiad_train.runs.run_directory import Run, load_run
+from cmdiad_train.runs.run import Run, load_run
 
 Cached = Callable[..., Path]
 VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]

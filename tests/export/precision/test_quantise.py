@@ -21,7 +21,7 @@ from cmdiad_export.precision.quantise import LARGEST, OPSETS, QuantiseProducts, 
 from cmdiad_export.precision.reduction import QuantisedGraphs
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
-from cmdiad_train.runs.run_directory import Run, load_quantisation_inputs, load_run
+from cmdiad_train.runs.run import Run, load_quantisation_inputs, load_run
 
 KINDS = ["int8", "fp8"]
 HIDDEN, OUT = 24, 5

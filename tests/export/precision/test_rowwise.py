@@ -23,7 +23,7 @@ from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, assert_refused, command
 
 WIDTH, HIDDEN, OUT = 48, 32, 7

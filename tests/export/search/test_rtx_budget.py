@@ -28,9 +28,9 @@ from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.runs.run import load_run
 
 Cached = Callable[..., Path]
 MB = 1_000_000
@@ -112,7 +112,7 @@ class _Alone(nn.Module):
         return self.search(inputs[0])
 
 
-def search_scratch(folder: Path, half: bool, plan: SearchPlan) -> int:
+def search_scratch(folder: Path, half: bool, plan: SearchSettings) -> int:
     """Bytes of scratch that the build log names for a search alone, 1024 queries of 20 000 rows."""
     noise = torch.randn(21_024, 64, generator=torch.Generator().manual_seed(0))
     search = BankSearch(noise[:20_000], plan)
@@ -128,7 +128,7 @@ def search_scratch(folder: Path, half: bool, plan: SearchPlan) -> int:
 @pytest.mark.parametrize("half", [False, True])
 def test_a_loop_saves_the_scratch_that_it_promises(tmp_path: Path, half: bool) -> None:
     size = BankSize(queries=1024, rows=20_000, channels=64, item=2 if half else 4)
-    for plan in (SearchPlan(), SearchPlan(chunk=2048)):
+    for plan in (SearchSettings(), SearchSettings(chunk=2048)):
         scratch = search_scratch(tmp_path, half, plan)
         assert size.scratch(plan) / 2 <= scratch <= size.scratch(plan), (plan, scratch / MB)
 
@@ -136,7 +136,7 @@ def test_a_loop_saves_the_scratch_that_it_promises(tmp_path: Path, half: bool) -
 @pytest.mark.parametrize("half", [False, True])
 def test_a_fast_search_builds_and_keeps_its_estimate(tmp_path: Path, half: bool) -> None:
     size = BankSize(queries=1024, rows=20_000, channels=64, item=2 if half else 4)
-    for plan in (SearchPlan(32, 16), SearchPlan(32, 16, 2048)):
+    for plan in (SearchSettings(32, 16), SearchSettings(32, 16, 2048)):
         scratch = search_scratch(tmp_path, half, plan)
         assert size.scratch(plan) / 2 <= scratch <= size.scratch(plan), (plan, scratch / MB)
 

@@ -10,11 +10,11 @@ import pytest
 
 from cmdiad_export.search.budget import SMALLEST_CHUNK, BankSize, bank_sizes, choose_search
 from cmdiad_runtime.errors import EngineError
-from cmdiad_train.detectors.bank.search.exact import SearchPlan
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.detectors.bank.search.exact import SearchSettings
+from cmdiad_train.runs.run import load_run
 
 Cached = Callable[..., Path]
-EXACT = SearchPlan()
+EXACT = SearchSettings()
 PUBLISHED = BankSize(queries=3136, rows=76_000, channels=768, item=2)
 # Scratch memory of TensorRT-RTX 1.7.1 for a search alone: queries, rows, channels, bytes per number, chunk, bytes.
 MEASURED = [
@@ -33,17 +33,17 @@ MEASURED = [
 @pytest.mark.parametrize("measured", MEASURED)
 def test_estimate_is_what_the_build_log_says(measured: tuple[int, int, int, int, int | None, int]) -> None:
     *size, chunk, scratch = measured
-    estimate = BankSize(*size).scratch(SearchPlan(chunk=chunk))
+    estimate = BankSize(*size).scratch(SearchSettings(chunk=chunk))
     assert scratch <= estimate <= 1.2 * scratch
 
 
 def test_the_whole_where_it_fits_and_a_loop_where_it_does_not() -> None:
-    assert choose_search([PUBLISHED], EXACT, None).settings == SearchPlan()
+    assert choose_search([PUBLISHED], EXACT, None).settings == SearchSettings()
     small = choose_search([PUBLISHED], EXACT, 100)
     assert small.settings.chunk is not None
     assert small.settings.chunk % SMALLEST_CHUNK == 0
     assert small.bytes <= 100_000_000 < small.whole_bytes
-    assert PUBLISHED.scratch(SearchPlan(chunk=small.settings.chunk + SMALLEST_CHUNK)) > 100_000_000
+    assert PUBLISHED.scratch(SearchSettings(chunk=small.settings.chunk + SMALLEST_CHUNK)) > 100_000_000
 
 
 def test_a_loop_makes_two_rounds_at_least() -> None:
@@ -53,12 +53,12 @@ def test_a_loop_makes_two_rounds_at_least() -> None:
 
 
 def test_a_fast_search_keeps_its_candidates_and_pays_for_them() -> None:
-    fast = SearchPlan(32, 64)
+    fast = SearchSettings(32, 64)
     whole = choose_search([PUBLISHED], fast, 1000)
     assert whole.settings == fast
     assert whole.bytes - choose_search([PUBLISHED], EXACT, 1000).bytes == 3136 * 28 * 768 * 2
     small = choose_search([PUBLISHED], fast, 300)
-    assert small.settings == SearchPlan(32, 64, small.settings.chunk)
+    assert small.settings == SearchSettings(32, 64, small.settings.chunk)
     assert small.bytes <= 300_000_000 < small.whole_bytes
 
 
@@ -94,5 +94,5 @@ def test_a_cloud_may_have_as_many_rows_as_cells_and_one(trained: Cached) -> None
 
 
 def test_a_proven_search_measures_one_candidate_at_a_time_and_a_few_queries_in_full() -> None:
-    proven = SearchPlan(32, 64, proven=True)
-    assert PUBLISHED.scratch(proven) - PUBLISHED.scratch(SearchPlan(1, 64)) == 64 * 76_000 * 4
+    proven = SearchSettings(32, 64, proven=True)
+    assert PUBLISHED.scratch(proven) - PUBLISHED.scratch(SearchSettings(1, 64)) == 64 * 76_000 * 4

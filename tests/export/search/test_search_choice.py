@@ -37,10 +37,10 @@ from cmdiad_runtime.bundle.certificate import search_tolerance, tolerance_for
 from cmdiad_runtime.bundle.search_record import SearchTolerance
 from cmdiad_runtime.errors import CertificateError, RunError
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch, nearest_one_by_one
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import Run, load_held_out, load_run
+from cmdiad_train.runs.run import Run, load_held_out, load_run
 from helpers import RecordingReporter
 
 Cached = Callable[..., Path]
@@ -62,7 +62,7 @@ def held_out(run: Run) -> HeldOut:
 def test_exact_search_is_measured_on_the_golden_samples(run: Run) -> None:
     reporter = RecordingReporter()
     choice = choose_candidates(run, "exact", reporter)
-    assert choice.chosen.settings == SearchPlan()
+    assert choice.chosen.settings == SearchSettings()
     assert (choice.good, choice.tampered) == (3, 3)
     assert choice.chosen.recall == 1
     assert 0 <= choice.chosen.distance_max_error < 1e-4
@@ -90,7 +90,8 @@ def test_other_detectors(trained: Cached, modality: str, hallucination: str, cha
         assert choice.chosen.passed
         assert choice.chosen.recall > 0.9
     for share, smaller in with_smaller_banks(run, held_out, (0.1, 0.05)).items():
-        assert smaller.recipe.coreset == share
+        part: Any = smaller.recipe.detector
+        assert part.coreset == share
         assert smaller.calibration.samples == 3
         assert smaller.calibration.map_threshold > 0
         exact = choose_all(smaller, held_out, SILENT)[0].chosen
@@ -108,8 +109,8 @@ def test_oracle_is_what_the_detector_computes(run: Run, held_out: HeldOut) -> No
     assert held_out.tampered.tolist() == [False, True] * 3
 
 
-@pytest.mark.parametrize("plan", [SearchPlan(2, 2), SearchPlan(4, 4), SearchPlan(8, 3)])
-def test_measured_search_is_the_exported_one(run: Run, held_out: HeldOut, plan: SearchPlan) -> None:
+@pytest.mark.parametrize("plan", [SearchSettings(2, 2), SearchSettings(4, 4), SearchSettings(8, 3)])
+def test_measured_search_is_the_exported_one(run: Run, held_out: HeldOut, plan: SearchSettings) -> None:
     """One product serves all numbers of candidates, in steps; the graph's search must return the same."""
     for search, queries in zip(run.detector.searches, queries_of(run.detector, held_out), strict=True):
         asked = torch.cat(queries)
@@ -119,7 +120,7 @@ def test_measured_search_is_the_exported_one(run: Run, held_out: HeldOut, plan: 
         expected = BankSearch(search.rows + search.center, plan)(asked)
         torch.testing.assert_close(distance, expected[0], rtol=1e-5, atol=1e-6)
         assert float((index == expected[1]).float().mean()) > 0.999  # other rows where equally far
-        exact = bank.exact(SearchPlan())
+        exact = bank.exact(SearchSettings())
         assert bank.hits(exact[1]) == len(asked)
         assert bank.hits(index) == bank.hits(expected[1]) < len(asked)
         assert bank.error(exact[0]) < 1e-4 < bank.error(distance)
@@ -141,12 +142,12 @@ def test_settings_are_cheaper_than_exact_and_start_with_the_cheapest(run: Run) -
     costs = [multiply_adds(searches, plan) for plan in fast_settings(searches)]
     assert costs
     assert costs == sorted(costs)
-    assert costs[-1] < multiply_adds(searches, SearchPlan())
+    assert costs[-1] < multiply_adds(searches, SearchSettings())
     narrow = min(search.rows.shape[1] for search in searches)
     assert all(plan.width is not None and plan.width < narrow for plan in fast_settings(searches))
     alone = BankSearch(torch.randn(1000, 64))
-    assert multiply_adds([alone], SearchPlan()) == 1000 * 64 + 64 * 4 * 64
-    assert multiply_adds([alone], SearchPlan(16, 8)) == 8 * (1000 + 64) + 64 * 16 * 64
+    assert multiply_adds([alone], SearchSettings()) == 1000 * 64 + 64 * 4 * 64
+    assert multiply_adds([alone], SearchSettings(16, 8)) == 8 * (1000 + 64) + 64 * 16 * 64
 
 
 def test_cheapest_fast_search_within_tolerance_is_taken(
@@ -170,9 +171,9 @@ def test_search_stays_exact_where_no_fast_one_passes(run: Run, monkeypatch: pyte
     reporter = RecordingReporter()
     choice = choose_candidates(run, "fast", reporter)
     assert reporter.lines[0] == "no fast search is within tolerance (2 tried): the search stays exact"
-    assert choice.chosen.settings == SearchPlan()
+    assert choice.chosen.settings == SearchSettings()
     assert choice.chosen.passed
-    assert [each.settings for each in choice.tried] == [SearchPlan(1, 2), SearchPlan(2, 2)]
+    assert [each.settings for each in choice.tried] == [SearchSettings(1, 2), SearchSettings(2, 2)]
     assert not any(each.passed for each in choice.tried)
     assert choice.tried[0].recall < choice.tried[1].recall < 1
     record = write_bundle(run, tmp_path / "b.cmdiad", ExportOptions(), SILENT, search=choice)
@@ -296,7 +297,7 @@ def test_share_in_full_is_that_of_the_queries_in_doubt(run: Run, held_out: HeldO
     for search, queries in zip(run.detector.searches, queries_of(run.detector, held_out), strict=True):
         asked = torch.cat(queries)
         rivals = BankQueries(search, asked).rivals(2)
-        proven = ProvenSearch(search.rows + search.center, SearchPlan(4, 2, proven=True))
+        proven = ProvenSearch(search.rows + search.center, SearchSettings(4, 2, proven=True))
         leading, rest = proven._turn(asked)
         keys, nearest = proven._candidates(leading, rest)
         best, _ = nearest_one_by_one(leading, rest, proven.leading, proven.rest, nearest)
@@ -310,13 +311,13 @@ def test_proven_search_where_it_saves_nothing_is_the_exact_one(run: Run, monkeyp
     choice = choose_candidates(run, "proven", reporter)
     assert reporter.lines[0] == "no proof saves enough here: the search takes the product over all channels"
     assert choice.asked == "proven"
-    assert choice.chosen.settings == SearchPlan()
+    assert choice.chosen.settings == SearchSettings()
     assert choice.to_json()["method"] == EXACT
 
 
 def test_costs_of_a_proven_search() -> None:
     alone = BankSearch(torch.randn(1000, 64))
-    proven = SearchPlan(16, 8, proven=True)
-    whole = multiply_adds([alone], SearchPlan())
+    proven = SearchSettings(16, 8, proven=True)
+    whole = multiply_adds([alone], SearchSettings())
     assert multiply_adds([alone], proven, [0.25]) == multiply_adds([alone], proven) + whole / 4
-    assert multiply_adds([alone], proven) == multiply_adds([alone], SearchPlan(16, 8)) + 64 * (64 - 8)
+    assert multiply_adds([alone], proven) == multiply_adds([alone], SearchSettings(16, 8)) + 64 * (64 - 8)

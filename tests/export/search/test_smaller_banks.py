@@ -13,7 +13,8 @@ import torch
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.smaller_banks import with_smaller_banks
 from cmdiad_runtime.bundle.threshold import calibrate_threshold
-from cmdiad_train.runs.run_directory import Run, load_held_out, load_run
+from cmdiad_train.runs.run import Run, load_held_out, load_run
+from helpers import changed
 
 Cached = Callable[..., Path]
 
@@ -66,5 +67,5 @@ def test_the_run_itself_is_left_alone(trained: Cached) -> None:
 def test_no_smaller_bank_than_there_is_and_none_for_a_fusion_that_cannot_be_fitted(trained: Cached) -> None:
     run = load_run(trained("rgb", "f2f"))
     assert smaller(run, 0.2, 0.5) == {}
-    published = replace(run, recipe=replace(run.recipe, fusion="ocsvm"))
+    published = replace(run, recipe=changed(run.recipe, fusion="ocsvm"))
     assert smaller(published, 0.05) == {}

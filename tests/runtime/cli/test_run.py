@@ -99,7 +99,7 @@ def test_newest_bundle_of_the_modality_is_taken_and_named(
 def test_without_any_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(command(cli), 4, "No bundle found in the folder bundles", "cmdiad-export")
-    assert_refused(command(cli, "--modality", "xyz"), 4, "bundle for --modality xyz")
+    assert_refused(command(cli, "--modality", "xyz"), 4, "No bundle for --modality xyz")
 
 
 @pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "fp16")])
@@ -396,7 +396,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_installed_command_ends_with_documented_codes(data: Path, exported: Cached, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("cmdiad-run")
     good, bad = first_sample(data), bad_image("grey", tmp_path / "grey.png")
-    arguments: list[str | Path] = [program, exported("rgb"), good, bad, "--output", tmp_path / "out"]
+    arguments = [program, exported("rgb"), good, bad, "--output", tmp_path / "out"]
     ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
     assert ended.returncode == 3
     assert ended.stdout.count("\n") == 1

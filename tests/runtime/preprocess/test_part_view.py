@@ -289,7 +289,8 @@ def test_view_holds_every_training_part(settings):
         rgb, _ = photo(angle, seed=seed)
         mask = image_foreground(rgb)
         pose = find_image_pose(rgb, mask, settings.array, settings.pitch)
-        rows, columns = sensor_to_view(*np.nonzero(mask), pose, size=96, side=settings.side)
+        at = np.nonzero(mask)
+        rows, columns = sensor_to_view(at[0], at[1], pose, size=96, side=settings.side)
         inside = (np.minimum(rows, columns) > -0.5) & (np.maximum(rows, columns) < 95.5)
         assert inside.mean() > 0.995
     assert settings.side < 1.5 * np.hypot(68, 80)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def wedge(u, v):
     return np.where(inside, height, np.nan)
 
 
-def scene(angle, *, shift=(0.0, 0.0), holes=0.0, seed=0):
+def scene(angle, *, shift=(0.0, 0.0), holes=0.0, seed=0) -> tuple[Any, Any]:
     """A wedge turned and moved on a tilted support, measured along z on a pixel grid: cloud and mask."""
     axes = plane_axes(TILTED)
     x, y = np.mgrid[:200, :200][::-1] * PITCH - 100 * PITCH
@@ -132,7 +134,8 @@ def test_what_lies_below_the_top_is_hidden():
     top, red = flat(0.01, [200, 50, 50])
     floor, blue = flat(0.0, [50, 50, 200])
     joined = PartCloud(
-        *(np.concatenate([getattr(top, n), getattr(floor, n)]) for n in ("position", "normals")),
+        np.concatenate([top.position, floor.position]),
+        np.concatenate([top.normals, floor.normals]),
         np.concatenate([top.pixels, floor.pixels], axis=1),
         0.001,
     )

@@ -1,5 +1,6 @@
 import threading
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_the_next_sample_does_not_change_this_one(name):
 def test_threads_give_what_one_gives():
     clouds = [surface(seed)[0] for seed in range(4)]
     expected = [prepared(xyz)[0] for xyz in clouds]
-    found = [None] * 4
+    found: list[Any] = [None] * 4
 
     def work(number):
         found[number] = prepared(clouds[number])[0]

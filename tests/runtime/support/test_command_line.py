@@ -168,12 +168,14 @@ def test_grouped_command_takes_its_options() -> None:
 
 def test_command_without_groups_has_one_section() -> None:
     @click.command(cls=GroupedCommand)
+    @click.argument("file")
     @click.option("--size", help="Number.")
-    def plain(size: str) -> None: ...
+    def plain(file: str, size: str) -> None: ...
 
     text = CliRunner().invoke(plain, ["--help"]).output
     assert "Options:" in text
     assert "Other options:" not in text
+    assert "  FILE" not in text
     assert "Exit codes:" not in text
 
 

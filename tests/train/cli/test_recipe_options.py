@@ -11,18 +11,32 @@ import pytest
 import torch
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.cli.recipe_options import recipe_from
 from cmdiad_train.cli.train import cli
+from cmdiad_train.detectors.bank.recipe_options import recipe_from
 from cmdiad_train.extractors.weights_file import Origin, image_metadata, point_metadata, save_weights
-from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
+from cmdiad_train.recipe import (
+    DEFAULT_RECIPE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BankRecipe,
+    Recipe,
+    RgbExtractor,
+    SurfaceExtractor,
+    XyzExtractor,
+    bank_part,
+)
 
 ORIGIN = Origin("nothing", "none", "a test")
 POINTS = XyzExtractor("point_bert", 200, 20, 48, 6, 4, (1, 5), "eval", "seeded", 20)
 
 
-def recipe(*options: object) -> Recipe:
+def recipe(*options: object) -> BankRecipe:
+    return bank_part(whole_recipe(*options))
+
+
+def whole_recipe(*options: object) -> Recipe:
     context = cli.make_context("cmdiad-train", ["DATA", *map(str, options)])
-    return recipe_from(context.params, ())
+    return recipe_from(context.params, lambda: ())
 
 
 def image_file(path: Path, backbone: str = "convnext_atto", size: int = 256) -> Path:
@@ -41,7 +55,7 @@ def test_images_file_sets_backbone_stages_grid_and_size(tmp_path: Path) -> None:
     found = recipe("--rgb-weights", file)
     assert found.rgb == RgbExtractor("convnext_atto", (1, 2), 32, str(file))
     assert found.xyz == SurfaceExtractor("normals", found.rgb)
-    assert found.size == 256
+    assert whole_recipe("--rgb-weights", file).size == 256
 
 
 def test_given_options_stand_where_the_weights_leave_a_choice(tmp_path: Path) -> None:
@@ -49,7 +63,7 @@ def test_given_options_stand_where_the_weights_leave_a_choice(tmp_path: Path) ->
     options = ("--rgb-stages", "1", "--rgb-grid", 16, "--size", 128, "--rgb-backbone", "convnext_atto")
     found = recipe("--rgb-weights", file, *options)
     assert found.rgb == RgbExtractor("convnext_atto", (1,), 16, str(file))
-    assert found.size == 128
+    assert whole_recipe("--rgb-weights", file, *options).size == 128
 
 
 def test_surface_file_is_independent_of_the_images(tmp_path: Path) -> None:
@@ -109,7 +123,8 @@ def test_other_files_say_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "official.pth"
     path.write_bytes(content)
     found = recipe("--xyz", "point_mae", "--xyz-weights", path, "--rgb-weights", path)
-    assert found.rgb == replace(Recipe().rgb, weights=str(path))
+    default: Any = DEFAULT_RECIPE.detector
+    assert found.rgb == replace(default.rgb, weights=str(path))
     assert found.xyz == XyzExtractor(weights=str(path))
 
 

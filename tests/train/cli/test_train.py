@@ -15,6 +15,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.cli.train import cli
 from cmdiad_train.fit import fit as fit_module
 from cmdiad_train.recipe import (
+    DEFAULT_RECIPE,
     PUBLISHED_DISTILLATION,
     PUBLISHED_RGB,
     PUBLISHED_XYZ,
@@ -22,9 +23,20 @@ from cmdiad_train.recipe import (
     Recipe,
     RgbExtractor,
     SurfaceExtractor,
+    bank_part,
 )
-from cmdiad_train.runs.run_directory import read_record
-from helpers import Ended, assert_refused, command, python, sample_files, truncate, write_cloud, write_image
+from cmdiad_train.runs.record import read_record
+from helpers import (
+    Ended,
+    assert_refused,
+    bank_recipe,
+    command,
+    python,
+    sample_files,
+    truncate,
+    write_cloud,
+    write_image,
+)
 
 POINTS = ("--xyz", "point_mae", "--xyz-groups", 64, "--xyz-group-size", 16, "--xyz-width", 24)
 SMALL = (*POINTS, "--epochs", 2, "--size", 112, "--rgb-grid", 14)
@@ -43,9 +55,11 @@ def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest
     assert lines[1].startswith("test split (5 samples): image AUROC ")
     assert lines[2] == "run: runs/gear-xyz-none"
     record = read_record(Path("runs/gear-xyz-none"))
-    assert record["status"] == "complete"
-    recipe = record["recipe"]
-    assert (recipe["modality"], recipe["coreset"], recipe["xyz"]["groups"], recipe["seed"]) == ("xyz", 0.2, 64, 3)
+    assert record.status == "complete"
+    recipe, part = record.recipe, bank_part(record.recipe)
+    assert (recipe.modality, part.coreset, recipe.seed) == ("xyz", 0.2, 3)
+    assert part.points is not None
+    assert part.points.groups == 64
     again = command(cli, data, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
     assert (again.code, again.out) == (0, ended.out)
     assert "extract" not in again.err
@@ -184,7 +198,7 @@ def test_interruption_ends_with_130(data: Path, tmp_path: Path, monkeypatch: pyt
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_module, "evaluate", interrupt)
+    monkeypatch.setattr(fit_module, "figures_on_test_split", interrupt)
     ended = train(data, out=tmp_path / "run")
     assert ended.code == 130
     assert ended.err.splitlines()[-1] == "interrupted"
@@ -219,18 +233,19 @@ def recipe_of(data: Path, tmp_path: Path, *options: object, monkeypatch: pytest.
 
 
 def test_defaults_are_the_recipes_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert recipe_of(data, tmp_path, monkeypatch=monkeypatch) == Recipe()
+    assert recipe_of(data, tmp_path, monkeypatch=monkeypatch) == DEFAULT_RECIPE
 
 
 def test_faithful_options_are_the_published_ones(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--mode", "faithful", "--modality", "xyz", "--hallucination", "i2f")
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
-    assert (recipe.rgb, recipe.xyz, recipe.fusion) == (PUBLISHED_RGB, PUBLISHED_XYZ, "ocsvm")
-    assert (recipe.size, recipe.view, recipe.coreset) == (224, "sensor", 0.1)
-    assert (recipe.components, recipe.image_score) == (None, "reweighted")
-    assert recipe.distillation == replace(PUBLISHED_DISTILLATION, learning_rate=3e-4)
+    part = bank_part(recipe)
+    assert (part.rgb, part.xyz, part.fusion) == (PUBLISHED_RGB, PUBLISHED_XYZ, "ocsvm")
+    assert (recipe.size, recipe.view, part.coreset) == (224, "sensor", 0.1)
+    assert (part.components, part.image_score) == (None, "reweighted")
+    assert part.distillation == replace(PUBLISHED_DISTILLATION, learning_rate=3e-4)
     rgb = recipe_of(data, tmp_path, "--mode", "faithful", "--hallucination", "i2f", monkeypatch=monkeypatch)
-    assert rgb.distillation.learning_rate == 2e-4
+    assert bank_part(rgb).distillation.learning_rate == 2e-4
 
 
 def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +258,7 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
     )
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
     rgb = RgbExtractor("resnetv2_50", (1, 2), 14, "a")
-    assert recipe == Recipe(
+    assert recipe == bank_recipe(
         modality="xyz",
         hallucination="f2i",
         rgb=rgb,
@@ -259,8 +274,8 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         false_reject_rate=0.1,
         seed=7,
     )
-    assert recipe_of(data, tmp_path, "--components", 0, monkeypatch=monkeypatch).components is None
-    bert = recipe_of(data, tmp_path, "--xyz", "point_bert", monkeypatch=monkeypatch).points
+    assert bank_part(recipe_of(data, tmp_path, "--components", 0, monkeypatch=monkeypatch)).components is None
+    bert = bank_part(recipe_of(data, tmp_path, "--xyz", "point_bert", monkeypatch=monkeypatch)).points
     assert bert is not None
     assert bert.network == "point_bert"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import golden
-from cmdiad_train.detectors.bank import coreset
-from cmdiad_train.detectors.bank.coreset import covering_radius, greedy_coreset, project, projection_matrix
+from cmdiad_train.detectors.bank.fitting import coreset
+from cmdiad_train.detectors.bank.fitting.coreset import covering_radius, greedy_coreset, project, projection_matrix
 from studies.coreset import plain_greedy
 
 

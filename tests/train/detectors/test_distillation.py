@@ -11,14 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.distillation import distil, distillation_loss, learning_rate, new_network, split
+from cmdiad_train.detectors.bank.fitting.distillation import (
+    distil,
+    distillation_loss,
+    learning_rate,
+    new_network,
+    split,
+)
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
-from cmdiad_train.recipe import Distillation, Recipe
+from cmdiad_train.recipe import Distillation
 from cmdiad_train.runs.loss_plot import plot_losses
+from helpers import bank_recipe, changed
 from reporters import InterruptAt
 
 OPTIONS = Distillation(epochs=60, batch=2, learning_rate=3e-3, warmup=2, validation=0)
-RECIPE = Recipe(hallucination="f2f", distillation=OPTIONS)
+RECIPE = bank_recipe(hallucination="f2f", distillation=OPTIONS)
 
 
 def linear_pairs(offset: float = 0.0) -> list[tuple[Tensor, Tensor]]:
@@ -48,7 +55,7 @@ def test_targets_far_from_zero_do_not_slow_the_start() -> None:
     targets = torch.cat([y for _, y in pairs])
     torch.testing.assert_close(network.target_mean, targets.mean(0))
     assert float(network.target_scale) == pytest.approx(float((targets - targets.mean(0)).std()), rel=1e-3)
-    published = new_network(pairs, replace(RECIPE, mode="faithful"))
+    published = new_network(pairs, changed(RECIPE, mode="faithful"))
     assert torch.equal(published.target_mean, torch.zeros(5))
     assert float(published.target_scale) == 1
 
@@ -57,7 +64,7 @@ def test_same_seed_same_network_and_the_global_generator_is_left_alone() -> None
     pairs = linear_pairs()
     before = torch.random.get_rng_state()
     first, second = new_network(pairs, RECIPE), new_network(pairs, RECIPE)
-    other = new_network(pairs, replace(RECIPE, seed=1))
+    other = new_network(pairs, changed(RECIPE, seed=1))
     assert torch.equal(torch.random.get_rng_state(), before)
     weights = [network.state_dict()["mlp.fc1.weight"] for network in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
@@ -66,7 +73,7 @@ def test_same_seed_same_network_and_the_global_generator_is_left_alone() -> None
 
 @pytest.mark.parametrize("validation", [0.0, 0.3])
 def test_interrupted_distillation_ends_with_the_same_weights(tmp_path: Path, validation: float) -> None:
-    pairs, recipe = linear_pairs(), replace(RECIPE, distillation=replace(OPTIONS, epochs=6, validation=validation))
+    pairs, recipe = linear_pairs(), changed(RECIPE, distillation=replace(OPTIONS, epochs=6, validation=validation))
     whole = new_network(pairs, recipe)
     log = distil(whole, pairs, recipe, checkpoint=tmp_path / "whole.safetensors")
 
@@ -106,7 +113,7 @@ def test_losses_are_those_of_version_0_1_0(
 ) -> None:
     """The numbers were recorded with the training loop that distillation had before."""
     options = replace(OPTIONS, epochs=12 if "seed" in changes else 6, **changes.pop("options"))  # type: ignore[arg-type]
-    recipe = replace(RECIPE, distillation=options, **changes)  # type: ignore[arg-type]
+    recipe = changed(RECIPE, distillation=options, **changes)  # type: ignore[arg-type]
     pairs = seven_pairs()
     log = distil(new_network(pairs, recipe), pairs, recipe, checkpoint=tmp_path / "c.safetensors")
     first = [(epoch.loss, epoch.validation) for epoch in log[:4]]
@@ -117,7 +124,7 @@ def test_losses_are_those_of_version_0_1_0(
 def test_only_a_linear_output_reaches_negative_values(tmp_path: Path, output: str, reached: bool) -> None:
     pairs = [(x, torch.full_like(y, -2.0)) for x, y in linear_pairs()]
     options = replace(OPTIONS, output=output, learning_rate=2e-2, epochs=30)  # type: ignore[arg-type]
-    recipe = replace(RECIPE, mode="faithful", distillation=options)
+    recipe = changed(RECIPE, mode="faithful", distillation=options)
     network = new_network(pairs, recipe)
     distil(network, pairs, recipe, checkpoint=tmp_path / "c.safetensors")
     hallucinated = network(pairs[0][0]).detach()
@@ -151,7 +158,7 @@ def test_rate_without_warm_up_or_with_nothing_else() -> None:
 
 def test_validation_samples_are_spread_and_never_trained_on() -> None:
     for count, share, expected in ((40, 0.1, 4), (10, 0.25, 2), (4, 0.1, 1), (3, 0.1, 0), (9, 0.0, 0)):
-        recipe = replace(RECIPE, distillation=replace(OPTIONS, validation=share))
+        recipe = changed(RECIPE, distillation=replace(OPTIONS, validation=share))
         training, validating = split(count, recipe)
         assert len(validating) == expected
         assert sorted(training + validating) == list(range(count))
@@ -160,7 +167,7 @@ def test_validation_samples_are_spread_and_never_trained_on() -> None:
 def unlearnable_validation() -> list[tuple[Tensor, Tensor]]:
     """Pairs of which the one that `split` holds out of six asks for the opposite of the others."""
     pairs = linear_pairs()
-    [held] = split(len(pairs), replace(RECIPE, distillation=replace(OPTIONS, validation=0.1)))[1]
+    [held] = split(len(pairs), changed(RECIPE, distillation=replace(OPTIONS, validation=0.1)))[1]
     pairs[held] = (pairs[held][0], -pairs[held][1])
     return pairs
 
@@ -168,7 +175,7 @@ def unlearnable_validation() -> list[tuple[Tensor, Tensor]]:
 def test_best_epoch_is_kept_and_training_stops_early(tmp_path: Path) -> None:
     pairs = unlearnable_validation()
     options = replace(OPTIONS, validation=0.1, patience=3)
-    recipe = replace(RECIPE, distillation=options)
+    recipe = changed(RECIPE, distillation=options)
     network = new_network(pairs, recipe)
     log = distil(network, pairs, recipe, checkpoint=tmp_path / "c.safetensors")
     losses = [epoch.validation for epoch in log]
@@ -178,7 +185,7 @@ def test_best_epoch_is_kept_and_training_stops_early(tmp_path: Path) -> None:
     with torch.no_grad():
         kept = (network(pairs[held][0]) - pairs[held][1]).norm(dim=1).mean()
     assert float(kept) == pytest.approx(min(losses), rel=1e-5)
-    patient = replace(recipe, distillation=replace(options, patience=0))
+    patient = changed(recipe, distillation=replace(options, patience=0))
     assert len(distil(new_network(pairs, patient), pairs, patient, checkpoint=tmp_path / "d.safetensors")) == 60
 
 
@@ -198,7 +205,7 @@ def test_losses_equal_their_formulas(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["cosine", "smooth_l1"])
 def test_other_losses_learn_too(tmp_path: Path, kind: str) -> None:
     pairs = linear_pairs()
-    recipe = replace(RECIPE, distillation=replace(OPTIONS, loss=kind))  # type: ignore[arg-type]
+    recipe = changed(RECIPE, distillation=replace(OPTIONS, loss=kind))  # type: ignore[arg-type]
     log = distil(new_network(pairs, recipe), pairs, recipe, checkpoint=tmp_path / "c.safetensors")
     assert log[-1].loss < 0.2 * log[0].loss
 
@@ -219,7 +226,7 @@ def image_pairs(to_image: bool) -> list[tuple[Tensor, Tensor]]:
 def test_features_to_image_and_back_are_learned(tmp_path: Path, hallucination: str, network: type) -> None:
     pairs = image_pairs(to_image=hallucination == "f2i")
     options = replace(OPTIONS, epochs=30, learning_rate=1e-3, validation=0.25, patience=0)
-    recipe = replace(RECIPE, hallucination=hallucination, size=32, distillation=options)  # type: ignore[arg-type]
+    recipe = changed(RECIPE, hallucination=hallucination, size=32, distillation=options)  # type: ignore[arg-type]
     trained = new_network(pairs, recipe)
     assert isinstance(trained, network)
     log = distil(trained, pairs, recipe, checkpoint=tmp_path / "c.safetensors")

@@ -16,15 +16,16 @@ from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
 from cmdiad_runtime.preprocess.cloud.interpolation import pooling_weights
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.sample import Sample
-from cmdiad_train.detectors.bank.coreset import greedy_coreset, project, projection_matrix
+from cmdiad_train.detectors.bank.fitting.banks import bank_rows, choose_rows
+from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project, projection_matrix
 from cmdiad_train.detectors.bank.fusion import PUBLISHED_LAMBDAS, ocsvm_weights
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, Network
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.patches import Hallucinated, PatchFeatures, hallucination_grid, regrid, repeated_cells
 from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.fit.fit import bank_rows, choose_rows
 from cmdiad_train.recipe import PUBLISHED_RECIPE, PUBLISHED_RGB, PUBLISHED_XYZ
+from helpers import changed
 
 pytestmark = [
     pytest.mark.golden,
@@ -32,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
 ]
 
-RECIPE = replace(PUBLISHED_RECIPE, coreset=0.03)
+RECIPE = changed(PUBLISHED_RECIPE, coreset=0.03)
 GRIDS = {"rgb": 28, "xyz": 56}
 Patches = tuple[Tensor, Tensor]
 
@@ -102,7 +103,7 @@ def hallucinated(variant: str, main: list[Patches]) -> list[Patches]:
     """Through the product's own module, in faithful mode."""
     kind, modality = variant.split("_")
     other = "xyz" if modality == "rgb" else "rgb"
-    recipe = replace(RECIPE, modality=modality, hallucination=kind)  # type: ignore[arg-type]
+    recipe = changed(RECIPE, modality=modality, hallucination=kind)  # type: ignore[arg-type]
     network: Network = f2f(modality)
     if kind == "f2i":
         network = FeatureToInput().eval()

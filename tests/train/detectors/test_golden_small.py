@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import golden
-from cmdiad_train.detectors.bank.coreset import greedy_coreset
+from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank

@@ -13,9 +13,12 @@ from torch import Tensor
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_train.detectors.bank.projection import principal_directions, projection_layer
-from cmdiad_train.fit.fit import fit
-from cmdiad_train.runs.run_directory import load_basis, load_run, load_tensors, read_record
-from helpers import ignore, make_data, tiny_recipe
+from cmdiad_train.detectors.bank.run_files import load_basis
+from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.runs.record import read_record
+from cmdiad_train.runs.run import load_run
+from cmdiad_train.runs.tensors import load_tensors
+from helpers import changed, make_data, tiny_recipe
 
 COMPONENTS = 8
 
@@ -74,14 +77,19 @@ def test_as_many_components_as_channels_need_no_projection(trained: Any) -> None
 
 
 class InterruptAt:
-    def __init__(self, step: str, done: int, skip: int) -> None:
-        self.step, self.done, self.skip = step, done, skip
+    """A reporter that interrupts a step at a point, after letting it pass a number of times."""
 
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if step == self.step and done == self.done:
+    def __init__(self, name: str, done: int, skip: int) -> None:
+        self.name, self.done, self.skip = name, done, skip
+
+    def step(self, name: str, done: int, total: int) -> None:
+        if name == self.name and done == self.done:
             if not self.skip:
                 raise KeyboardInterrupt
             self.skip -= 1
+
+    def say(self, line: str) -> None:
+        """Discard a line."""
 
 
 @pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "f2i")])
@@ -96,7 +104,7 @@ def test_interrupted_training_goes_on_to_the_same_bytes(
     ):
         with pytest.raises(KeyboardInterrupt):
             fit(data, "gear", recipe, tmp_path / "run", InterruptAt(step, done, skip))
-    fit(data, "gear", recipe, tmp_path / "run", ignore)
+    fit(data, "gear", recipe, tmp_path / "run")
     for name in (f"projection-{modality}", f"projection-{recipe.other}", "banks", "golden"):
         ours, theirs = (
             r / f"{name}.safetensors"
@@ -108,21 +116,21 @@ def test_interrupted_training_goes_on_to_the_same_bytes(
 def test_joint_network_has_the_components_of_all_its_categories(tmp_path: Path) -> None:
     data = make_data(tmp_path / "parts", categories=["gear", "biscuit"], train=4, validation=2, test={"good": 1})
     recipe = tiny_recipe("rgb", "f2f", components=COMPONENTS)
-    joint = replace(recipe, distillation=replace(recipe.distillation, categories=("biscuit", "gear")))
-    fit(data, "gear", recipe, tmp_path / "alone", ignore)
-    fit(data, "gear", joint, tmp_path / "gear", ignore)
-    fit(data, "biscuit", joint, tmp_path / "biscuit", ignore, network_from=tmp_path / "gear")
+    joint = changed(recipe, distillation=replace(recipe.detector.distillation, categories=("biscuit", "gear")))
+    fit(data, "gear", recipe, tmp_path / "alone")
+    fit(data, "gear", joint, tmp_path / "gear")
+    fit(data, "biscuit", joint, tmp_path / "biscuit", options=FitOptions(network_from=tmp_path / "gear"))
 
     def basis(run: str) -> str:
         return sha256_of(tmp_path / run / "projection-rgb.safetensors")
 
     assert basis("biscuit") == basis("gear") != basis("alone")
-    other = replace(joint, components=COMPONENTS + 1)
+    other = changed(joint, components=COMPONENTS + 1)
     with pytest.raises(RunError, match="another components"):
-        fit(data, "biscuit", other, tmp_path / "other", ignore, network_from=tmp_path / "gear")
+        fit(data, "biscuit", other, tmp_path / "other", options=FitOptions(network_from=tmp_path / "gear"))
 
 
 def test_run_with_components_in_its_banks_is_refused(trained: Any, tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {**read_record(trained("rgb")), "format_version": 1})
+    write_json(tmp_path / "run.json", {**read_record(trained("rgb")).to_json(), "format_version": 1})
     with pytest.raises(RunError, match="found cmdiad-run 1. Expected cmdiad-run 2"):
         load_run(tmp_path)

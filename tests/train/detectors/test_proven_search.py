@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan, brute_force
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings, brute_force
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch, search_by, squared_distance
 from search_features import KINDS, exact, features, low_rank_features, noise
 
@@ -21,7 +21,7 @@ def all_features(kind: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("candidates", "width"), [(1, 4), (8, 10), (32, 40)])
 def test_it_finds_the_nearest_row(kind: str, chunk: int | None, candidates: int, width: int) -> None:
     rows, queries = all_features(kind)
-    distance, index = ProvenSearch(rows, SearchPlan(candidates, width, chunk, proven=True))(queries)
+    distance, index = ProvenSearch(rows, SearchSettings(candidates, width, chunk, proven=True))(queries)
     expected = exact(rows, queries)
     np.testing.assert_allclose(distance, expected.amin(1), rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(expected.gather(1, index[:, None])[:, 0], expected.amin(1), rtol=2e-5, atol=1e-5)
@@ -45,7 +45,7 @@ def test_what_is_not_in_doubt_is_right(kind: str) -> None:
     doubts = []
     for width in (2, 10, 30, 46):
         for candidates in (1, 4, 16):
-            search = ProvenSearch(rows, SearchPlan(candidates, width, proven=True))
+            search = ProvenSearch(rows, SearchSettings(candidates, width, proven=True))
             doubt, index = in_doubt(search, queries)
             found = expected.gather(1, index[:, None])[:, 0]
             np.testing.assert_allclose(found[~doubt], expected.amin(1)[~doubt], rtol=2e-5, atol=1e-5)
@@ -57,7 +57,7 @@ def test_what_is_not_in_doubt_is_right(kind: str) -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "low rank"])
 def test_bounds_are_above_the_products(kind: str) -> None:
     rows, queries = all_features(kind)
-    search = ProvenSearch(rows, SearchPlan(4, 10, proven=True))
+    search = ProvenSearch(rows, SearchSettings(4, 10, proven=True))
     leading, rest = search._turn(queries)
     bounds = search._bounding(leading, rest).double() @ search.leading.double().T
     products = leading.double() @ search.leading[:, :-1].double().T + rest.double() @ search.rest.double().T
@@ -68,7 +68,7 @@ def test_bounds_are_above_the_products(kind: str) -> None:
 def test_turning_changes_no_distance(kind: str) -> None:
     """Within what single precision leaves of rows of such length: 2⁻²² of it."""
     rows, queries = all_features(kind)
-    search = ProvenSearch(rows, SearchPlan(4, 10, proven=True))
+    search = ProvenSearch(rows, SearchSettings(4, 10, proven=True))
     lengths = (rows - rows.mean(0)).norm(dim=1).max() + (queries - rows.mean(0)).norm(dim=1).max()
     expected = exact(rows, queries)
     for number in (0, 5, 63):
@@ -79,7 +79,7 @@ def test_turning_changes_no_distance(kind: str) -> None:
 
 def test_nothing_of_the_bank_is_kept_twice() -> None:
     rows, _ = low_rank_features()
-    search = ProvenSearch(rows, SearchPlan(4, 10, proven=True))
+    search = ProvenSearch(rows, SearchSettings(4, 10, proven=True))
     of_rows = [buffer for buffer in search.buffers() if len(buffer) == len(rows)]
     assert sum(buffer.numel() for buffer in of_rows) == len(rows) * (48 + 2)  # with a length and a half square each
 
@@ -87,17 +87,17 @@ def test_nothing_of_the_bank_is_kept_twice() -> None:
 def test_rivals_are_as_many_candidates_as_leave_no_doubt() -> None:
     rows, queries = low_rank_features()
     nearest, _ = brute_force(queries, rows)
-    rivals = ProvenSearch(rows, SearchPlan(1, 6, proven=True)).rivals(queries, nearest.float())
+    rivals = ProvenSearch(rows, SearchSettings(1, 6, proven=True)).rivals(queries, nearest.float())
     assert int(rivals.min()) >= 1  # the nearest row itself
     assert len(set(rivals.tolist())) > 5
     for candidates in (2, 5, 20):
-        doubt, _ = in_doubt(ProvenSearch(rows, SearchPlan(candidates, 6, proven=True)), queries)
+        doubt, _ = in_doubt(ProvenSearch(rows, SearchSettings(candidates, 6, proven=True)), queries)
         assert torch.equal(doubt, rivals >= candidates)
 
 
 def test_with_all_components_there_is_nothing_to_prove() -> None:
     rows, queries = features("plain")
-    search = search_by(rows, SearchPlan(width=48, proven=True))
+    search = search_by(rows, SearchSettings(width=48, proven=True))
     assert isinstance(search, BankSearch)
     assert torch.equal(search(queries)[1], BankSearch(rows)(queries)[1])
 
@@ -105,7 +105,7 @@ def test_with_all_components_there_is_nothing_to_prove() -> None:
 @pytest.mark.parametrize("proven", [False, True])
 def test_axes_that_are_known_already_are_taken(proven: bool) -> None:
     rows, queries = low_rank_features()
-    plan = SearchPlan(8, 10, proven=proven)
+    plan = SearchSettings(8, 10, proven=proven)
     found = search_by(rows, plan)
     axes = torch.linalg.svd((rows - rows.mean(0)).double(), full_matrices=False)[2].T.float()
     given = search_by(rows, plan, axes)

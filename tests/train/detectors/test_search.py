@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan, brute_force, principal_components
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings, brute_force, principal_components
 from search_features import KINDS, exact, features, low_rank_features, noise
 
 
@@ -28,7 +28,7 @@ def test_brute_force_is_the_smallest_of_all_distances(kind: str) -> None:
 @pytest.mark.parametrize("candidates", [1, 4])
 def test_search_finds_the_nearest_row(kind: str, candidates: int) -> None:
     rows, queries = features(kind)
-    distance, index = BankSearch(rows, SearchPlan(candidates))(queries)
+    distance, index = BankSearch(rows, SearchSettings(candidates))(queries)
     expected = exact(rows, queries)
     np.testing.assert_allclose(distance, expected.amin(1), rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(expected.gather(1, index[:, None])[:, 0], expected.amin(1), rtol=2e-5, atol=1e-5)
@@ -56,7 +56,7 @@ def test_half_precision_search_does_not_overflow() -> None:
 
 def test_candidates_are_never_more_than_the_bank_has() -> None:
     rows = noise(3, 8)
-    distance, index = BankSearch(rows, SearchPlan(9))(rows)
+    distance, index = BankSearch(rows, SearchSettings(9))(rows)
     assert index.tolist() == [0, 1, 2]
     np.testing.assert_allclose(distance, 0, atol=1e-6)
 
@@ -76,7 +76,7 @@ def test_distance_to_named_rows(kind: str, half: bool) -> None:
 def test_loop_over_chunks_finds_what_the_whole_product_finds(kind: str, chunk: int) -> None:
     rows, queries = features(kind)
     expected = exact(rows, queries)
-    distance, index = BankSearch(rows, SearchPlan(chunk=chunk))(queries)
+    distance, index = BankSearch(rows, SearchSettings(chunk=chunk))(queries)
     np.testing.assert_allclose(distance, expected.amin(1), rtol=2e-5, atol=1e-5)
     assert int(index.max()) < len(rows)
 
@@ -84,7 +84,7 @@ def test_loop_over_chunks_finds_what_the_whole_product_finds(kind: str, chunk: i
 @pytest.mark.parametrize("half", [False, True])
 def test_loop_is_a_loop_in_the_graph(tmp_path: Path, half: bool) -> None:
     rows, queries = features("plain")
-    search = BankSearch(rows, SearchPlan(chunk=64))
+    search = BankSearch(rows, SearchSettings(chunk=64))
     search = (search.to_half() if half else search).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -118,7 +118,7 @@ def test_projected_candidates_are_measured_exactly(chunk: int | None) -> None:
     distances = exact(rows, queries)
     recall = []
     for candidates in (1, 4, 32):
-        distance, index = BankSearch(rows, SearchPlan(candidates, width=10, chunk=chunk))(queries)
+        distance, index = BankSearch(rows, SearchSettings(candidates, width=10, chunk=chunk))(queries)
         np.testing.assert_allclose(distance, distances.gather(1, index[:, None])[:, 0], rtol=2e-5)
         recall.append(float((index == distances.argmin(1)).float().mean()))
     assert recall[0] < recall[1] <= recall[2]
@@ -127,6 +127,6 @@ def test_projected_candidates_are_measured_exactly(chunk: int | None) -> None:
 
 def test_all_components_are_the_whole_search() -> None:
     rows, queries = features("plain")
-    search = BankSearch(rows, SearchPlan(width=48))
+    search = BankSearch(rows, SearchSettings(width=48))
     assert search.basis is None
     assert torch.equal(search(queries)[1], BankSearch(rows)(queries)[1])

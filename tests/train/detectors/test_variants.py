@@ -19,10 +19,10 @@ from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.files import sha256_of
-from cmdiad_train.fit.fit import fit
+from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import load_run
-from helpers import command, ignore, make_data, python, sample_files, tiny_recipe
+from cmdiad_train.runs.run import load_run
+from helpers import changed, command, make_data, python, sample_files, tiny_recipe
 
 POINT_VARIANTS = [
     ("rgb", "none"),
@@ -120,13 +120,17 @@ def test_each_view_is_that_of_the_modality_alone(trained: Any) -> None:
 
 
 def test_each_view_needs_both_and_normals() -> None:
-    for modality, xyz in (("rgb", NORMALS), ("xyz", NORMALS), ("both", tiny_recipe().xyz)):
+    for modality, xyz in (("rgb", NORMALS), ("xyz", NORMALS), ("both", tiny_recipe().detector.xyz)):
         with pytest.raises(RunError, match="recipe view"):
             tiny_recipe(modality, xyz=xyz, view="each")
 
 
 def test_plan_view_needs_a_cloud_seen_as_normals() -> None:
-    for modality, xyz in (("rgb", NORMALS), ("xyz", tiny_recipe().xyz), ("both", replace(NORMALS, image="depth"))):
+    for modality, xyz in (
+        ("rgb", NORMALS),
+        ("xyz", tiny_recipe().detector.xyz),
+        ("both", replace(NORMALS, image="depth")),
+    ):
         with pytest.raises(RunError, match="recipe view"):
             tiny_recipe(modality, xyz=xyz, view="top")
 
@@ -138,7 +142,7 @@ def test_few_components_and_the_plain_maximum_survive_the_export(exported: Any) 
 
 
 def test_depth_image_and_point_bert_train_and_export(data: Path, exported: Any, tmp_path: Path) -> None:
-    bert = replace(tiny_recipe("xyz").xyz, network="point_bert")
+    bert = replace(tiny_recipe("xyz").detector.xyz, network="point_bert")
     for number, extractor in enumerate((replace(NORMALS, image="depth"), bert)):
         bundle = exported("xyz", "none", xyz=extractor)
         check_single_modality(bundle, data, tmp_path / str(number), "xyz")
@@ -157,11 +161,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.fit.fit import fit
-from helpers import ignore, tiny_recipe
+from helpers import tiny_recipe
 hashes = []
 for time in ("first", "again"):
     run = Path(sys.argv[3]) / time
-    fit(Path(sys.argv[2]), "gear", tiny_recipe("xyz", sys.argv[4]), run, ignore)
+    fit(Path(sys.argv[2]), "gear", tiny_recipe("xyz", sys.argv[4]), run)
     hashes.append([sha256_of(run / f"{name}.safetensors") for name in ("banks", "hallucination")])
 print(hashes[0] == hashes[1])
 """
@@ -194,7 +198,7 @@ def test_both_hallucinates_nothing() -> None:
         tiny_recipe("both", "f2f")
 
 
-@pytest.mark.parametrize("xyz", [tiny_recipe().xyz, NORMALS])
+@pytest.mark.parametrize("xyz", [tiny_recipe().detector.xyz, NORMALS])
 def test_recipe_survives_json(xyz: Any) -> None:
     recipe = tiny_recipe("xyz", "i2f", xyz=xyz)
     assert Recipe.from_json(recipe.to_json()) == recipe
@@ -207,17 +211,17 @@ def two_categories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_joint_network_is_trained_once_and_taken_over(two_categories: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe("rgb", "f2f")
-    joint = replace(recipe, distillation=replace(recipe.distillation, categories=("biscuit", "gear")))
-    first = fit(two_categories, "gear", joint, tmp_path / "gear", ignore)
-    fit(two_categories, "gear", recipe, tmp_path / "alone", ignore)
-    fit(two_categories, "biscuit", joint, tmp_path / "biscuit", ignore, network_from=tmp_path / "gear")
+    joint = changed(recipe, distillation=replace(recipe.detector.distillation, categories=("biscuit", "gear")))
+    first = fit(two_categories, "gear", joint, tmp_path / "gear")
+    fit(two_categories, "gear", recipe, tmp_path / "alone")
+    fit(two_categories, "biscuit", joint, tmp_path / "biscuit", options=FitOptions(network_from=tmp_path / "gear"))
 
     def network(run: str) -> str:
         return sha256_of(tmp_path / run / "hallucination.safetensors")
 
-    assert first["status"] == "complete"
+    assert first.status == "complete"
     assert network("biscuit") == network("gear") != network("alone")
-    assert load_run(tmp_path / "biscuit").record["network_from"] == network("gear")
+    assert load_run(tmp_path / "biscuit").record.network_from == network("gear")
     assert sha256_of(tmp_path / "biscuit" / "banks.safetensors") != sha256_of(tmp_path / "gear" / "banks.safetensors")
 
 
@@ -228,7 +232,7 @@ def test_network_of_another_recipe_is_refused(two_categories: Path, trained: Any
     ):
         recipe, run = tiny_recipe("rgb", hallucination), tmp_path / hallucination
         with pytest.raises(RunError, match=words):
-            fit(two_categories, "gear", recipe, run, ignore, network_from=source)
+            fit(two_categories, "gear", recipe, run, options=FitOptions(network_from=source))
 
 
 def test_missing_partner_of_a_pair_is_named(data: Path, exported: Any, tmp_path: Path) -> None:
@@ -251,6 +255,6 @@ def test_cut_out_view_trains_exports_and_inspects(
 
 
 def test_cut_out_view_needs_an_image() -> None:
-    for modality, hallucination, xyz in (("xyz", "none", NORMALS), ("rgb", "f2f", tiny_recipe().xyz)):
+    for modality, hallucination, xyz in (("xyz", "none", NORMALS), ("rgb", "f2f", tiny_recipe().detector.xyz)):
         with pytest.raises(RunError, match="recipe view"):
             tiny_recipe(modality, hallucination, xyz=xyz, view="part")

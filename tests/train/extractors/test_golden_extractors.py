@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import golden
-from cmdiad_train.detectors.bank.distillation import distillation_loss
+from cmdiad_train.detectors.bank.fitting.distillation import distillation_loss
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Normalisation

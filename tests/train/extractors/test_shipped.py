@@ -12,7 +12,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.extractors.shipped import SHIPPED, weights_file
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor, weights_digest
-from cmdiad_train.recipe import SMALL_NORMALS, SMALL_RGB, Recipe, RgbExtractor
+from cmdiad_train.recipe import DEFAULT_RECIPE, SMALL_NORMALS, SMALL_RGB, Recipe, RgbExtractor, bank_part
 
 SMALL = {"shipped-rgb": SMALL_RGB, "shipped-normals": SMALL_NORMALS.backbone}
 
@@ -25,7 +25,7 @@ def test_files_say_how_they_were_made(name: str) -> None:
     assert metadata["licence"].startswith("Apache-2.0")
     assert metadata["command"].startswith(f"cmdiad-extractor pretrain {name.removeprefix('shipped-')} --draw ")
     assert metadata["seed"] == "0" and "drawn images" in metadata["source"]
-    assert json.loads(metadata["size"]) == Recipe().size
+    assert json.loads(metadata["size"]) == DEFAULT_RECIPE.size
     assert stored_extractor(file) == replace(SMALL[name], weights=str(file))
     assert weights_digest(name) == weights_digest(str(file))
 
@@ -42,8 +42,9 @@ def test_features_are_not_those_of_random_weights(name: str) -> None:
 
 
 def test_they_are_the_default() -> None:
-    recipe = Recipe()
-    assert (recipe.weights("rgb"), recipe.weights("xyz")) == ("shipped-rgb", "shipped-normals")
+    recipe = DEFAULT_RECIPE
+    part = bank_part(recipe)
+    assert (part.weights("rgb"), part.weights("xyz")) == ("shipped-rgb", "shipped-normals")
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 

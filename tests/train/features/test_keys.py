@@ -12,12 +12,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from tests.helpers import make_data
 from torch import nn
 
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_train.datasets import SampleFiles, open_category
 from cmdiad_train.features import FileHashes, extractor_digest, feature_key, keys, modality_settings, needed_files
+from helpers import make_data
 
 SHA = "0" * 64
 BASE = Preprocessing(modality="rgb", size=64, groups=16, group_size=8, grid=8)

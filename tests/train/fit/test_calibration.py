@@ -13,12 +13,13 @@ from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.datasets import open_category
-from cmdiad_train.detectors.bank.detector import Detector, as_tensors
+from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.fusion import standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.patches import PatchFeatures
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import Run, load_run
+from cmdiad_train.runs.run import Run, load_run
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 BOTH = {"xyz": NORMALS, "view": "each", "coreset": 1.0}

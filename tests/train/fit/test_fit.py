@@ -17,30 +17,27 @@ import torch
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.support.files import sha256_of
-from cmdiad_train.detectors.bank import distillation
-from cmdiad_train.fit.fit import evenly_spread, fit
-from cmdiad_train.recipe import Recipe
-from cmdiad_train.runs.run_directory import load_held_out, load_run, load_tensors, read_record
-from helpers import ignore, sample_files, tiny_recipe, truncate, write_image
+from cmdiad_train.detectors.bank.fitting import distillation
+from cmdiad_train.fit.export_inputs import evenly_spread
+from cmdiad_train.fit.fit import fit
+from cmdiad_train.runs.record import read_record
+from cmdiad_train.runs.run import load_held_out, load_run
+from cmdiad_train.runs.tensors import load_tensors
+from helpers import changed, sample_files, tiny_recipe, truncate, write_image
+from reporters import InterruptAt
 
 
-class InterruptAt:
-    """A report that raises KeyboardInterrupt at one point, and remembers what it was told."""
+class Recorder:
+    """A reporter that remembers the steps."""
 
-    def __init__(self, step: str, done: int) -> None:
-        self.step, self.done = step, done
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if step.startswith(self.step) and done >= self.done:
-            raise KeyboardInterrupt
-
-
-class RecordingReporter:
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.steps: list[tuple[str, int]] = []
 
-    def __call__(self, step: str, done: int, total: int) -> None:
-        self.told.append((step.split(" (", maxsplit=1)[0], done))
+    def step(self, name: str, done: int, total: int) -> None:
+        self.steps.append((name.split(" (", maxsplit=1)[0], done))
+
+    def say(self, line: str) -> None:
+        """Discard a line."""
 
 
 def hashes(run: Path) -> dict[str, str]:
@@ -62,7 +59,7 @@ def assert_whole(run: Path) -> None:
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])
 def test_one_seed_one_result(data: Path, trained: object, tmp_path: Path, modality: str) -> None:
     first = trained(modality, "f2f")  # type: ignore[operator]
-    fit(data, "gear", tiny_recipe(modality, "f2f"), tmp_path / "again", ignore)
+    fit(data, "gear", tiny_recipe(modality, "f2f"), tmp_path / "again")
     assert hashes(tmp_path / "again") == hashes(first)
     assert {"banks.safetensors", "hallucination.safetensors", "calibration.json"} <= set(hashes(first))
 
@@ -70,7 +67,7 @@ def test_one_seed_one_result(data: Path, trained: object, tmp_path: Path, modali
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])
 def test_another_seed_another_result(data: Path, trained: object, tmp_path: Path, modality: str) -> None:
     first = trained(modality, "f2f")  # type: ignore[operator]
-    fit(data, "gear", tiny_recipe(modality, "f2f", seed=1), tmp_path / "other", ignore)
+    fit(data, "gear", tiny_recipe(modality, "f2f", seed=1), tmp_path / "other")
     other = hashes(tmp_path / "other")
     for name in ("banks", "hallucination", "extractor-rgb", "extractor-xyz"):
         assert other[f"{name}.safetensors"] != hashes(first)[f"{name}.safetensors"]
@@ -96,7 +93,7 @@ def test_interrupted_training_goes_on_to_the_same_bytes(
     assert_whole(run)
     with pytest.raises(RunError, match="unfinished training"):
         load_run(run)
-    assert fit(data, "gear", recipe, run, ignore)["status"] == "complete"
+    assert fit(data, "gear", recipe, run).status == "complete"
     assert hashes(run) == hashes(trained("rgb", "f2f"))  # type: ignore[operator]
 
 
@@ -106,7 +103,7 @@ def test_interrupted_xyz_training_goes_on_to_the_same_bytes(data: Path, trained:
         with pytest.raises(KeyboardInterrupt):
             fit(data, "gear", recipe, run, InterruptAt(step, done))
         assert_whole(run)
-    fit(data, "gear", recipe, run, ignore)
+    fit(data, "gear", recipe, run)
     assert hashes(run) == hashes(trained("xyz", "f2f"))  # type: ignore[operator]
 
 
@@ -123,31 +120,32 @@ def test_interruption_within_an_epoch_repeats_only_that_epoch(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(distillation, "learning_rate", interrupt)
-        fit(data, "gear", recipe, run, ignore)
+        fit(data, "gear", recipe, run)
     assert_whole(run)
-    recorder = RecordingReporter()
+    recorder = Recorder()
     fit(data, "gear", recipe, run, recorder)
-    assert [done for step, done in recorder.told if step == "distil f2f"] == [2]
+    assert [done for step, done in recorder.steps if step == "distil f2f"] == [2]
     assert hashes(run) == hashes(trained("rgb", "f2f"))  # type: ignore[operator]
 
 
 def test_killed_process_can_go_on(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = [str(data), "--size", "112", "--rgb-grid", "14", "--out", str(run)]
+    store = tmp_path / "store"
+    arguments = [str(data), "--size", "112", "--rgb-grid", "14", "--out", str(run), "--cache-dir", str(store)]
     start = [sys.executable, "-c", "from cmdiad_train.cli.train import main; main()", *arguments]
     with subprocess.Popen(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         for _ in range(6000):
-            if any((run / "cache" / "rgb").glob("[!.]*.safetensors")) or process.poll() is not None:
+            if any(store.glob("??/[!.]*.safetensors")) or process.poll() is not None:
                 break
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=0.01)
         process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=60) == -signal.SIGKILL
-    assert any((run / "cache" / "rgb").glob("[!.]*.safetensors"))
+    assert any(store.glob("??/[!.]*.safetensors"))
     record = read_record(run)
-    recipe = replace(Recipe.from_json(record["recipe"]), view=record["view"]["asked"])
-    assert fit(data, "gear", recipe, run, ignore)["status"] == "complete"
-    fit(data, "gear", recipe, tmp_path / "undisturbed", ignore)
+    recipe = record.asked
+    assert fit(data, "gear", recipe, run).status == "complete"
+    fit(data, "gear", recipe, tmp_path / "undisturbed")
     assert hashes(run) == hashes(tmp_path / "undisturbed")
 
 
@@ -156,18 +154,18 @@ def test_leftovers_of_a_kill_do_not_stand_in_the_way(data: Path, trained: object
     run = tmp_path / "run"
     run.mkdir()
     (run / ".run.0123abcd.json").write_text('{"format"')
-    fit(data, "gear", tiny_recipe(), run, ignore)
+    fit(data, "gear", tiny_recipe(), run)
     expected = hashes(trained("rgb"))  # type: ignore[operator]
     assert {name: value for name, value in hashes(run).items() if name in expected} == expected
 
 
 def test_finished_run_is_returned_as_it_is(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    record = fit(data, "gear", tiny_recipe(), run, ignore)
+    record = fit(data, "gear", tiny_recipe(), run)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
-    recorder = RecordingReporter()
+    recorder = Recorder()
     assert fit(data, "gear", tiny_recipe(), run, recorder) == record
-    assert recorder.told == []
+    assert recorder.steps == []
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
@@ -178,21 +176,21 @@ def test_finished_run_keeps_no_intermediate_files(trained: object) -> None:
 
 def test_record_tells_what_the_run_is_made_of(data: Path, trained: object) -> None:
     record = read_record(trained("rgb", "f2f"))  # type: ignore[operator]
-    assert record["recipe"] == json.loads(json.dumps(tiny_recipe("rgb", "f2f").to_json()))
-    assert record["data"]["train"] == [f"train/good/{i:03d}" for i in range(6)]
-    assert record["data"]["held_out"] == [f"validation/good/{i:03d}" for i in range(3)]
-    assert "not trained" in record["provenance"]["rgb"]["extractor"]
-    assert "not trained" in record["provenance"]["xyz"]["extractor"]
-    assert record["metrics"]["samples"] == 5
-    assert record["metrics"]["good"] == 2
+    assert record.recipe == tiny_recipe("rgb", "f2f")
+    assert list(record.data.train) == [f"train/good/{i:03d}" for i in range(6)]
+    assert list(record.data.held_out) == [f"validation/good/{i:03d}" for i in range(3)]
+    assert "not trained" in record.provenance["rgb"]["extractor"]
+    assert "not trained" in record.provenance["xyz"]["extractor"]
+    assert record.metrics["samples"] == 5
+    assert record.metrics["good"] == 2
 
 
 def test_another_recipe_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    fit(data, "gear", tiny_recipe(), run, ignore)
+    fit(data, "gear", tiny_recipe(), run)
     before = hashes(run)
     with pytest.raises(OutputError, match="another recipe or other data") as refused:
-        fit(data, "gear", tiny_recipe(coreset=0.3), run, ignore)
+        fit(data, "gear", tiny_recipe(coreset=0.3), run)
     assert refused.value.subject == str(run)
     assert hashes(run) == before
 
@@ -203,7 +201,7 @@ def test_other_data_in_the_same_folder_are_refused(own_data: Path, tmp_path: Pat
         fit(own_data, "gear", tiny_recipe(), run, InterruptAt("extract rgb features", 2))
     sample_files(own_data, "train", "good", "rgb")[-1].unlink()
     with pytest.raises(OutputError, match="another recipe or other data"):
-        fit(own_data, "gear", tiny_recipe(), run, ignore)
+        fit(own_data, "gear", tiny_recipe(), run)
 
 
 @pytest.mark.parametrize("kind", ["folder with files", "file", "below a file"])
@@ -212,7 +210,7 @@ def test_unusable_run_folders(data: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "used" / "notes.txt").write_text("mine")
     run = {"folder with files": "used", "file": "used/notes.txt", "below a file": "used/notes.txt/run"}[kind]
     with pytest.raises(OutputError) as refused:
-        fit(data, "gear", tiny_recipe(), tmp_path / run, ignore)
+        fit(data, "gear", tiny_recipe(), tmp_path / run)
     assert refused.value.subject == str(tmp_path / run)
     assert (tmp_path / "used" / "notes.txt").read_text() == "mine"
 
@@ -221,7 +219,7 @@ def test_unusable_run_folders(data: Path, tmp_path: Path, kind: str) -> None:
 def test_missing_partner_is_named(own_data: Path, tmp_path: Path, missing: str) -> None:
     sample_files(own_data, "train", "good", missing)[2].unlink()
     with pytest.raises(RunError, match="no file for sample 002") as refused:
-        fit(own_data, "gear", tiny_recipe("rgb", "f2f"), tmp_path / "run", ignore)
+        fit(own_data, "gear", tiny_recipe("rgb", "f2f"), tmp_path / "run")
     assert refused.value.subject == str(own_data / "gear" / "train" / "good" / missing)
     assert not (tmp_path / "run").exists()
 
@@ -232,7 +230,7 @@ def test_one_modality_alone_needs_no_file_of_the_other(
 ) -> None:
     for folder in list(own_data.glob(f"gear/*/*/{other}")):
         shutil.rmtree(folder)
-    fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", ignore)
+    fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run")
     assert hashes(tmp_path / "run") == hashes(trained(modality))  # type: ignore[operator]
 
 
@@ -243,38 +241,38 @@ def test_hallucination_needs_the_other_modality_for_training_only(
     for split in ("validation", "test"):
         for folder in list(own_data.glob(f"gear/{split}/*/{other}")):
             shutil.rmtree(folder)
-    fit(own_data, "gear", tiny_recipe(modality, "f2f"), tmp_path / "run", ignore)
+    fit(own_data, "gear", tiny_recipe(modality, "f2f"), tmp_path / "run")
     assert hashes(tmp_path / "run") == hashes(trained(modality, "f2f"))  # type: ignore[operator]
 
 
 def test_without_validation_every_fifth_sample_is_held_out(own_data: Path, tmp_path: Path) -> None:
     shutil.rmtree(own_data / "gear" / "validation")
-    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
-    assert record["data"]["held_out"] == ["train/good/000", "train/good/005"]
-    assert record["data"]["train"] == [f"train/good/{i:03d}" for i in range(1, 5)]
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run")
+    assert list(record.data.held_out) == ["train/good/000", "train/good/005"]
+    assert list(record.data.train) == [f"train/good/{i:03d}" for i in range(1, 5)]
 
 
 def test_without_test_split_there_are_no_metrics(own_data: Path, tmp_path: Path) -> None:
     shutil.rmtree(own_data / "gear" / "test")
-    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
-    assert record["status"] == "complete"
-    assert record["metrics"] is None
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run")
+    assert record.status == "complete"
+    assert record.metrics is None
 
 
 def test_a_test_split_of_good_samples_alone_gives_no_metrics(own_data: Path, tmp_path: Path) -> None:
     for folder in (own_data / "gear" / "test").iterdir():
         if folder.name != "good":
             shutil.rmtree(folder)
-    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
-    assert record["metrics"] is None
-    assert record["status"] == "complete"
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run")
+    assert record.metrics is None
+    assert record.status == "complete"
 
 
 def test_mask_of_another_size_is_named(own_data: Path, tmp_path: Path) -> None:
     mask = next(p for p in sorted((own_data / "gear" / "test").glob("*/gt/*.png")) if p.parts[-3] != "good")
     write_image(mask, np.zeros((20, 20), np.uint8))
     with pytest.raises(InputError, match="a mask of") as refused:
-        fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+        fit(own_data, "gear", tiny_recipe(), tmp_path / "run")
     assert refused.value.subject == str(mask)
 
 
@@ -282,7 +280,7 @@ def test_too_few_samples(own_data: Path, tmp_path: Path) -> None:
     for path in sample_files(own_data, "train", "good", "rgb")[1:]:
         path.unlink()
     with pytest.raises(RunError, match="found 1 training and 3 held-out samples. Expected at least 2"):
-        fit(own_data, "gear", tiny_recipe(), tmp_path / "run", ignore)
+        fit(own_data, "gear", tiny_recipe(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -294,11 +292,11 @@ def test_truncated_sample_is_named_and_training_goes_on_once_it_is_mended(
     content = path.read_bytes()
     truncate(path)
     with pytest.raises(InputError) as refused:
-        fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", ignore)
+        fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run")
     assert refused.value.subject == str(path)
     assert_whole(tmp_path / "run")
     path.write_bytes(content)
-    fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", ignore)
+    fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run")
     assert hashes(tmp_path / "run") == hashes(trained(modality))  # type: ignore[operator]
 
 
@@ -308,15 +306,15 @@ def test_mismatched_pair_is_named(own_data: Path, tmp_path: Path) -> None:
     path = sample_files(own_data, "train", "good", "rgb")[1]
     write_image(path, read_image(path)[:-8])
     with pytest.raises(InputError, match="registered pixel by pixel") as refused:
-        fit(own_data, "gear", tiny_recipe("rgb", rgb_mask="cloud"), tmp_path / "run", ignore)
+        fit(own_data, "gear", tiny_recipe("rgb", rgb_mask="cloud"), tmp_path / "run")
     assert path.stem in refused.value.subject
 
 
 def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe("xyz")
-    greedy = replace(recipe, xyz=replace(recipe.xyz, groups=100_000))
+    greedy = changed(recipe, xyz=replace(recipe.detector.xyz, groups=100_000))
     with pytest.raises(InputError, match="at least 100000") as refused:
-        fit(data, "gear", greedy, tmp_path / "run", ignore)
+        fit(data, "gear", greedy, tmp_path / "run")
     assert refused.value.subject == str(sample_files(data, "train", "good", "xyz")[0])
 
 

@@ -13,11 +13,13 @@ from cmdiad_runtime.errors import InputError, OutputError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.detectors.bank.preprocessing import preferred_view
 from cmdiad_train.fit.fit import fit
-from cmdiad_train.fit.views import ChosenView, choose_view, recommended_view
+from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
-from cmdiad_train.runs.run_directory import load_run, read_record
-from helpers import ignore, read_image, sample_files, tiny_recipe, write_image
+from cmdiad_train.runs.record import ViewChoice, read_record
+from cmdiad_train.runs.run import load_run
+from helpers import RecordingReporter, read_image, sample_files, tiny_recipe, write_image
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 
@@ -29,8 +31,8 @@ NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
         ("rgb", "f2f", {}, "part"),
         ("xyz", "f2f", {}, "top"),
         ("both", "none", {}, "each"),
-        ("rgb", "none", {"xyz": tiny_recipe().xyz}, "part"),
-        ("rgb", "f2f", {"xyz": tiny_recipe().xyz}, "sensor"),
+        ("rgb", "none", {"xyz": tiny_recipe().detector.xyz}, "part"),
+        ("rgb", "f2f", {"xyz": tiny_recipe().detector.xyz}, "sensor"),
         ("xyz", "none", {"xyz": replace(NORMALS, image="depth")}, "sensor"),
         ("both", "none", {"foreground": False}, "sensor"),
         ("rgb", "none", {"rgb_mask": "cloud"}, "sensor"),
@@ -38,9 +40,7 @@ NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
     ],
 )
 def test_view_fits_sensors_and_extractors(modality: str, hallucination: str, changes: Any, view: str) -> None:
-    found, reason = recommended_view(
-        tiny_recipe(modality, hallucination, **{"xyz": NORMALS, "view": "auto", **changes})
-    )
+    found, reason = preferred_view(tiny_recipe(modality, hallucination, **{"xyz": NORMALS, "view": "auto", **changes}))
     assert found == view
     assert bool(reason) == (view == "sensor")
 
@@ -51,19 +51,19 @@ def test_view_fits_sensors_and_extractors(modality: str, hallucination: str, cha
 def test_view_that_was_chosen_is_recorded(
     data: Path, trained: Any, tmp_path: Path, modality: str, hallucination: str, view: str
 ) -> None:
-    said: list[str] = []
+    reporter = RecordingReporter()
     recipe = tiny_recipe(modality, hallucination, xyz=NORMALS, view="auto")
-    record = fit(data, "gear", recipe, tmp_path / "run", ignore, say=said.append)
-    assert said == []
-    assert record["view"] == {"asked": "auto", "because": ""}
+    record = fit(data, "gear", recipe, tmp_path / "run", reporter)
+    assert reporter.lines == []
+    assert record.view == ViewChoice("auto", "")
     asked = load_run(trained(modality, hallucination, xyz=NORMALS, view=view))
     found = load_run(tmp_path / "run")
     assert found.recipe == asked.recipe
     assert found.preprocessing == asked.preprocessing
     assert found.calibration == asked.calibration
-    assert fit(data, "gear", recipe, tmp_path / "run", ignore) == record
+    assert fit(data, "gear", recipe, tmp_path / "run") == record
     with pytest.raises(OutputError, match="another recipe"):
-        fit(data, "gear", replace(recipe, view=view), tmp_path / "run", ignore)
+        fit(data, "gear", replace(recipe, view=view), tmp_path / "run")
 
 
 def hide_part(path: Path) -> None:
@@ -78,16 +78,16 @@ def test_part_that_cannot_be_found_makes_it_the_sensors_view(
 ) -> None:
     path = sample_files(own_data, split, "good", "rgb")[1]
     hide_part(path)
-    said: list[str] = []
-    fit(own_data, "gear", tiny_recipe(view="auto"), tmp_path / "run", ignore, say=said.append)
-    (line,) = said
+    reporter = RecordingReporter()
+    fit(own_data, "gear", tiny_recipe(view="auto"), tmp_path / "run", reporter)
+    (line,) = reporter.lines
     assert str(path) in line
     assert "no part in the image" in line
     assert "\n" not in line
     run = load_run(tmp_path / "run")
     assert run.recipe.view == "sensor"
     assert run.preprocessing.part is None
-    assert read_record(tmp_path / "run")["view"]["because"] in line
+    assert read_record(tmp_path / "run").view.because in line
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Steps:
 def chosen(view: str, *kinds: str, others: tuple[str, ...] = ()) -> ChosenView:
     recipe = tiny_recipe(view=view)
     samples = [Picture(kind) for kind in kinds]
-    preferred = recommended_view(recipe)
+    preferred = preferred_view(recipe)
     return choose_view(samples, map(Picture, others), recipe, Preprocessing("rgb"), preferred, SILENT)
 
 

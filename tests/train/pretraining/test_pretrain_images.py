@@ -15,7 +15,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.extractors.timm_backbone import has_tokens
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
-from cmdiad_train.fit.fit import Machine
+from cmdiad_train.fit.machine import Machine
 from cmdiad_train.pretraining.augmentation import moved, relit, window_changes
 from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.images import (

@@ -17,7 +17,7 @@ from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
-from cmdiad_train.fit.fit import Machine
+from cmdiad_train.fit.machine import Machine
 from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.points import HIDDEN, Cloud, MaskedPoints, chamfer, pretrain_points, spread, turned
 from cmdiad_train.pretraining.samples import Source

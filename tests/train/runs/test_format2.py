@@ -10,7 +10,7 @@ import torch
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import read_golden
-from cmdiad_train.runs.run_directory import load_run
+from cmdiad_train.runs.run import load_run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 

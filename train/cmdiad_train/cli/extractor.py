@@ -174,12 +174,12 @@ def pretrain() -> None:
 def points(data: tuple[Path, ...], out: Path, size: int, shift: float, **options: Any) -> None:
     """See POINTS_HELP."""
     from cmdiad_train.pretraining.points import pretrain_points
-    from cmdiad_train.recipe import Recipe, XyzExtractor
+    from cmdiad_train.recipe import BankRecipe, Recipe, XyzExtractor
 
     names = ("groups", "group_size", "width", "depth", "heads", "normalisation", "weights")
     depth = options["depth"]
     spec = XyzExtractor(taps=tuple(sorted({(depth - 1) // 3, depth - 1})), **{name: options[name] for name in names})
-    Recipe(modality="xyz", xyz=spec)  # checks the sizes against each other
+    Recipe(BankRecipe(xyz=spec), modality="xyz")  # checks the sizes against each other
     job = make_job(data, out, options, [spec.weights])
     with closing(TerminalReporter()) as reporter:
         pretrain_points(job, spec, size, reporter, shift=shift)

@@ -135,7 +135,7 @@ def make_job(data: tuple[Path, ...], out: Path, options: dict[str, Any], weights
         click.UsageError: The options do not fit together.
         OutputError: There is no folder for the output.
     """
-    from cmdiad_train.fit.fit import Machine
+    from cmdiad_train.fit.machine import Machine
     from cmdiad_train.pretraining.job import Job, Schedule, derived_licence
     from cmdiad_train.pretraining.samples import Source
 

@@ -16,11 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing
+from cmdiad_runtime.preprocess.prepare import Prepared
+from cmdiad_runtime.preprocess.settings import Preprocessing, ViewName
 from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.sample import Sensors
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
-from cmdiad_train.recipe import Recipe, View
+from cmdiad_train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,11 @@ class SampleSource(Protocol):
     def prepared(self, files: SampleFiles) -> Prepared:
         """Return the network inputs of a sample and the position of its part in the image of the sensor.
 
-        Training samples have the inputs of both modalities if the family asks for both (`Family.trained_modality`).
+        Training samples have the inputs of `Family.trained_modality`, others those of inspection.
         """
+
+    def preprocessing(self, files: SampleFiles) -> Preprocessing:
+        """Return the settings with which `prepared` prepares this sample."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,9 @@ class FitContext:
         joint: Good training samples of further categories, by category.
         samples: Source of prepared samples.
         device: Device of feature extraction and training.
-        features: Shared feature store folder, or None to keep features only during this training.
+        features: Folder of the feature store, which trainings may share.
         cache_bytes: Disk space that cached features may take.
+        taken_over: True if the run starts with the networks of another run (`--network-from`).
         reporter: Receiver of progress.
     """
 
@@ -137,9 +143,26 @@ class FitContext:
     joint: Mapping[str, Sequence[SampleFiles]]
     samples: SampleSource
     device: torch.device
-    features: Path | None
+    features: Path
     cache_bytes: int
+    taken_over: bool
     reporter: Reporter
+
+    @torch.no_grad()
+    def score_held_out(self, detector: TrainedDetector) -> tuple[list[float], list[float]]:
+        """Return image scores, and map maxima over the image of the sensor, of the held-out samples.
+
+        A family whose scores need no further calibration returns them as `Fitted.scores` and `Fitted.peaks`.
+        """
+        scores, peaks = [], []
+        for i, files in enumerate(self.held_out):
+            prepared = self.samples.prepared(files)
+            inputs = as_tensors(prepared.inputs)
+            score, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
+            scores.append(float(score))
+            peaks.append(float(prepared.to_sensor(anomaly_map.numpy()).max()))
+            self.reporter.step("calibrate threshold", i + 1, len(self.held_out))
+        return scores, peaks
 
 
 @dataclass(frozen=True)
@@ -159,34 +182,51 @@ class Fitted:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+def _sensor_view(recipe: Recipe) -> tuple[ViewName, str]:
+    return "sensor", f"the family {recipe.family} has no other view"
+
+
+def _modality(recipe: Recipe) -> Sensors:
+    return recipe.modality
+
+
+def _no_categories(recipe: Recipe) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Family:
     """One detector family.
 
     Attributes:
         name: Name in recipes and of `cmdiad-train --family`.
-        part: Class of the family's part of the recipe.
-        options: Options that the family adds to `cmdiad-train`.
-        recipe: Builds the recipe from the values of all options, by parameter name.
-        preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
-            the reason if that is the view of the sensor.
-        preprocessing: Builds the preprocessing of a modality ("rgb", "xyz" or "both") for a recipe and a colour.
-        trained_modality: Returns the modality whose inputs the family needs of training samples.
+        part: Class of the family's part of the recipe, see `cmdiad_train.recipe.FamilyPart`.
+        recipe: Builds the recipe from the values of all options of `cmdiad-train` by parameter name (None for an
+            option that is not given) and a function that lists the categories of the data set.
+        preprocessing: Builds the preprocessing of a modality in the view of the sensor.
         fit: Fits a detector and writes its files into the run directory.
         load: Loads the detector from the files in a run directory.
-        take_over: Copies networks of the finished run in the first folder into the second, for `--network-from`;
-            None if the family has no such networks.
+        options: Options that the family adds to `cmdiad-train`.
+        preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
+            the reason if that is the view of the sensor.
+        trained_modality: Returns the modality whose inputs the family needs of training samples.
+        joint_categories: Returns further categories of the data set whose good samples are trained on too.
+        network_file: Returns the file with the network of a finished run that `--network-from` can take over, or
+            raises RunError; None if the family has no such networks.
+        take_over: Copies the networks of the finished run in the first folder into the second.
     """
 
     name: str
     part: type
-    options: tuple[click.Option, ...]
-    recipe: Callable[[Mapping[str, Any]], Recipe]
-    preferred_view: Callable[[Recipe], tuple[View, str]]
-    preprocessing: Callable[[Recipe, Colour, str], Preprocessing]
-    trained_modality: Callable[[Recipe], str]
+    recipe: Callable[[Mapping[str, Any], Callable[[], Sequence[str]]], Recipe]
+    preprocessing: Callable[[Recipe, Colour, Sensors], Preprocessing]
     fit: Callable[[FitContext], Fitted]
     load: Callable[[Path, Recipe], TrainedDetector]
+    options: tuple[click.Option, ...] = ()
+    preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
+    trained_modality: Callable[[Recipe], Sensors] = _modality
+    joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories
+    network_file: Callable[[Path], Path] | None = None
     take_over: Callable[[Path, Path, Recipe], None] | None = None
 
 

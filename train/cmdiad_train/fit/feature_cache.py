@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.runs.run_directory import load_tensors, save_tensors
+from cmdiad_train.runs.tensors import load_tensors, save_tensors
 
 Stored = dict[str, Tensor]
 """Tensors of one sample by name, memory-mapped: pages are read when touched and dropped when memory is short."""

@@ -54,7 +54,7 @@ def choose_view(
             view is "auto".
         recipe: Recipe whose view is used, or chosen if it is "auto".
         preprocessing: Preprocessing in the sensor view.
-        preferred: View for "auto", and why this is the sensor view; see `recommended_view`.
+        preferred: View for "auto", and why this is the sensor view; see `Family.preferred_view`.
         reporter: Receiver of the progress.
 
     Raises:
@@ -98,22 +98,6 @@ def learn_view(
         parts.append(_locate(files.read(preprocessing.colour), view, preprocessing))
         reporter.step("turn parts upright", done, len(samples))
     return VIEWS[view].learn(parts, preprocessing)
-
-
-def recommended_view(recipe: Recipe) -> tuple[ViewName, str]:
-    """Return the best view for a recipe if every part can be found, and why this is the sensor view, or ""."""
-    if recipe.mode == "faithful":
-        return "sensor", "the published code has no other"
-    if recipe.rgb_mask == "cloud":
-        return "sensor", "the image is masked by the cloud"
-    if recipe.modality == "rgb" and recipe.hallucination == "none":
-        return "part", ""
-    if not recipe.has_normals:
-        return "sensor", "clouds are not seen as surface normals"
-    if not recipe.foreground:
-        return "sensor", "the support is not removed from clouds"
-    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "each"}
-    return views[recipe.modality], ""
 
 
 class _PartNotFoundError(InputError):

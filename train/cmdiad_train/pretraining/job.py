@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors.weights_file import read_metadata, recorded_licence
-from cmdiad_train.fit.fit import Machine
+from cmdiad_train.fit.machine import Machine
 from cmdiad_train.pretraining.samples import InputKind, Inputs, Source, collect
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.loss_plot import plot_losses

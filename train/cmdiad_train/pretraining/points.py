@@ -18,7 +18,7 @@ from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors.point_mae import Blocks, PointMae
 from cmdiad_train.extractors.weights_file import Origin, point_metadata, save_weights, weights_digest
 from cmdiad_train.pretraining.job import ExtractorTask, Job
-from cmdiad_train.recipe import Recipe, XyzExtractor
+from cmdiad_train.recipe import BankRecipe, Recipe, XyzExtractor
 
 HIDDEN = 0.6
 """Share of the groups that is hidden (Pang et al. 2022, §4.1)."""
@@ -64,7 +64,7 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, reporter: Reporter,
             action="import official Point-BERT weights with cmdiad-extractor import",
         )
     seed = job.schedule.seed
-    inputs = job.inputs("points", Recipe(modality="xyz", xyz=spec, size=size))
+    inputs = job.inputs("points", Recipe(BankRecipe(xyz=spec), modality="xyz", size=size))
     start = replace(spec, weights=weights_digest(spec.weights))
     identity = job.identity(inputs, {"points": asdict(start), "shift": shift})
     if job.is_done(identity):

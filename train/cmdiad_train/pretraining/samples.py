@@ -19,11 +19,11 @@ from cmdiad_runtime.sample import Modality, Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, open_category
-from cmdiad_train.detectors.bank.detector import as_tensors
+from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
+from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.fit.feature_cache import FeatureCache
-from cmdiad_train.fit.fit import make_preprocessing
 from cmdiad_train.pretraining.procedural_images import DRAWING, draw
-from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
+from cmdiad_train.recipe import BankRecipe, Recipe, RgbExtractor, SurfaceExtractor, XyzExtractor
 
 ImageKind = Literal["rgb", "normals", "depth"]
 """Kind of image that an image extractor takes: the photograph, surface normals as colours, or depth as grey."""
@@ -217,7 +217,7 @@ class Inputs:
         self.samples, self.kind = samples, kind
         modality: Modality = "rgb" if kind == "rgb" else "xyz"
         if kind in ("normals", "depth"):
-            recipe = replace(recipe, xyz=SurfaceExtractor(kind))
+            recipe = replace(recipe, detector=BankRecipe(xyz=SurfaceExtractor(kind)))
         self.preprocessing = make_preprocessing(replace(recipe, modality=modality), colour, modality)
         content = [self.preprocessing.to_json(), [content_digest(sample, kind) for sample in samples]]
         self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -261,5 +261,5 @@ class Inputs:
 def recipe_for(size: int, extractor: RgbExtractor | XyzExtractor) -> Recipe:
     """Return a recipe with this extractor, for the preprocessing that the extractor needs."""
     if isinstance(extractor, XyzExtractor):
-        return Recipe(modality="xyz", xyz=extractor, size=size)
-    return Recipe(modality="rgb", rgb=extractor, size=size)
+        return Recipe(BankRecipe(xyz=extractor), modality="xyz", size=size)
+    return Recipe(BankRecipe(rgb=extractor), modality="rgb", size=size)

@@ -1,33 +1,47 @@
-"""What a detector is made of, and its JSON form."""
+"""The recipe of a detector, and its JSON form."""
 
-from cmdiad_train.recipe.recipe import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+from cmdiad_train.recipe.bank import (
     MOST_ROWS,
+    PUBLISHED_BANK,
     PUBLISHED_DISTILLATION,
     PUBLISHED_I2F_RATE,
-    PUBLISHED_RECIPE,
-    PUBLISHED_RGB,
-    PUBLISHED_XYZ,
-    SMALL_NORMALS,
-    SMALL_RGB,
+    BankRecipe,
     Distillation,
     Hallucination,
     Loss,
     Mode,
+    bank_part,
+)
+from cmdiad_train.recipe.extractors import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PUBLISHED_RGB,
+    PUBLISHED_XYZ,
+    SMALL_NORMALS,
+    SMALL_RGB,
     Normalisation,
     PointNetwork,
-    Recipe,
     RgbExtractor,
     SurfaceExtractor,
-    View,
     XyzExtractor,
+)
+from cmdiad_train.recipe.recipe import (
+    DEFAULT_RECIPE,
+    PUBLISHED_RECIPE,
+    FamilyPart,
+    Recipe,
+    View,
+    common_options,
+    register_part,
+    unregister_part,
 )
 
 __all__ = [
+    "DEFAULT_RECIPE",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MOST_ROWS",
+    "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
     "PUBLISHED_I2F_RATE",
     "PUBLISHED_RECIPE",
@@ -35,7 +49,9 @@ __all__ = [
     "PUBLISHED_XYZ",
     "SMALL_NORMALS",
     "SMALL_RGB",
+    "BankRecipe",
     "Distillation",
+    "FamilyPart",
     "Hallucination",
     "Loss",
     "Mode",
@@ -46,4 +62,8 @@ __all__ = [
     "SurfaceExtractor",
     "View",
     "XyzExtractor",
+    "bank_part",
+    "common_options",
+    "register_part",
+    "unregister_part",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_export.graph.passes import WriteOutFullSearch
-from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchPlan, brute_force
+from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings, brute_force
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch
 
 
@@ -47,7 +47,7 @@ def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> 
 @pytest.mark.parametrize(("candidates", "width"), [(1, 2), (16, 8), (64, 20)])
 def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int, chunk: int | None) -> None:
     rows, queries = features()
-    search = ProvenSearch(rows, SearchPlan(candidates, width, chunk, proven=True))
+    search = ProvenSearch(rows, SearchSettings(candidates, width, chunk, proven=True))
     exported(search, queries, tmp_path / "search.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "search.onnx")
     for count in (200, 64, 65, 3):
@@ -59,7 +59,7 @@ def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int
 
 def test_graph_holds_standard_operators_under_names_of_its_own(tmp_path: Path) -> None:
     rows, queries = features()
-    model = exported(ProvenSearch(rows, SearchPlan(8, 6, proven=True)), queries, tmp_path / "search.onnx")
+    model = exported(ProvenSearch(rows, SearchSettings(8, 6, proven=True)), queries, tmp_path / "search.onnx")
     assert list(model.opset_imports) == [""]
     assert len([node for node in model.graph if node.op_type == "Loop"]) == 1
     nodes = list(model.graph.all_nodes())

@@ -1,4 +1,4 @@
-"""The distillation networks that hallucinate the missing modality's features or input (REFERENCE §8)."""
+"""The distillation networks that hallucinate the missing modality's features or input (method §8)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class _MlpModule(nn.Module):
 
 
 class FeatureToFeature(nn.Module):
-    """F2F: LayerNorm and a three-layer MLP, from one modality's patch features to the other's (§8.1).
+    """F2F: LayerNorm and a three-layer MLP, from one modality's patch features to the other's (method §8.1).
 
     Args:
-        width: channels of the main modality's features.
-        out: channels of the other modality's features.
-        expansion: hidden width as a multiple of `width`.
-        output: "gelu" as published, or "linear", which can also reach values below -0.17.
+        width: Channels of the main modality's features.
+        out: Channels of the other modality's features.
+        expansion: Hidden width as a multiple of `width`.
+        output: Last activation: "gelu" as published, or "linear", which can also reach values below -0.17.
 
     Attributes:
-        target_mean: float `[out]`, added to the network's output; 0 as published.
-        target_scale: float `[]`, multiplied with it before that; 1 as published.
+        target_mean: Offset float `[out]`, is added to the output of the network; 0 as published.
+        target_scale: Factor float `[]` of the output before the offset is added; 1 as published.
     """
 
     target_mean: Tensor
@@ -45,24 +45,24 @@ class FeatureToFeature(nn.Module):
         self.register_buffer("target_scale", torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Hallucinated features `[..., out]` of main features `[..., width]`, row by row."""
+        """Return hallucinated features `[..., out]` of main features `[..., width]`, row by row."""
         hallucinated = self.mlp(self.norm(features))
         return hallucinated.to(self.target_mean.dtype) * self.target_scale + self.target_mean
 
 
 class FeatureToInput(nn.Module):
-    """F2I: a small convolutional decoder from features to the other modality's network input (§8.2).
+    """F2I: a small convolutional decoder from features to the other modality's network input (method §8.2).
 
-    The published module also holds a LayerNorm that it never calls; it is left out.
+    The published module also holds a LayerNorm that is never called and left out here.
 
     Args:
-        width: channels of the main modality's features.
-        grid: side of their grid.
-        size: side of the generated input in pixels.
+        width: Channels of the main modality's features.
+        grid: Side of the grid of these features.
+        size: Side of the generated input in pixels.
 
     Attributes:
-        target_mean: float `[3]`, added to the network's output; 0 as published.
-        target_scale: float `[]`, multiplied with it before that; 1 as published.
+        target_mean: Offset float `[3]`, is added to the output of the network; 0 as published.
+        target_scale: Factor float `[]` of the output before the offset is added; 1 as published.
     """
 
     target_mean: Tensor
@@ -79,7 +79,7 @@ class FeatureToInput(nn.Module):
         self.register_buffer("target_scale", torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Input `[B, 3, size, size]` of the other modality from features `[B, grid², width]`."""
+        """Return the input `[B, 3, size, size]` of the other modality from features `[B, grid², width]`."""
         x = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
         x = self.conv1(x)
         x = F.interpolate(x, size=self.size, mode="bicubic", align_corners=False)
@@ -110,17 +110,17 @@ class Bottleneck(nn.Module):
 
 
 class InputToFeature(nn.Module):
-    """I2F: a residual CNN from the main modality's network input to the other's features (§8.3).
+    """I2F: a residual CNN from the main modality's network input to the other's features (method §8.3).
 
     The published "HRNet" runs only this trunk; its fourth group of blocks is never called and left out. Its last
-    convolution takes the trunk's 512 channels: with the documented 128 or 192 the published code stops (§8.3).
+    convolution takes the trunk's 512 channels: with the documented 128 or 192 the published code stops (method §8.3).
 
     Args:
-        out: channels of the other modality's features.
+        out: Channels of the other modality's features.
 
     Attributes:
-        target_mean: float `[out]`, added to the network's output; 0 as published.
-        target_scale: float `[]`, multiplied with it before that; 1 as published.
+        target_mean: Offset float `[out]`, is added to the output of the network; 0 as published.
+        target_scale: Factor float `[]` of the output before the offset is added; 1 as published.
     """
 
     target_mean: Tensor
@@ -140,7 +140,7 @@ class InputToFeature(nn.Module):
         self.register_buffer("target_scale", torch.ones(()))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features `[B, (h/4)·(w/4), out]` of an input `[B, 3, h, w]`."""
+        """Return features `[B, (h/4)·(w/4), out]` of an input `[B, 3, h, w]`."""
         x = F.relu(self.bn1(self.conv1(image)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.final_layer(self.layer3(self.layer2(self.layer1(x)))).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""A memory bank of normal features, as data and as the part of the graph that scores against it (REFERENCE §12)."""
+"""A memory bank of normal features, as data and as the part of the graph that scores against it (method §12)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BLUR_SIGMA = 4.0
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """Reduced normal features and what scoring against them needs.
+    """Reduced normal features with the numbers that normalise queries.
 
     Attributes:
-        rows: float32 `[K, C]`, normalised, in order of selection.
-        mean: subtracted from raw features.
-        std: raw features are divided by it after that.
-        neighbours: int64 `[K, 2]`, each row's two nearest other rows, for the reweighting; None without.
+        rows: Normalised rows float32 `[K, C]`, in order of selection.
+        mean: Number that is subtracted from raw features.
+        std: Number by which raw features are divided after that.
+        neighbours: Two nearest other rows of each row, int64 `[K, 2]`, for the reweighting; None without.
     """
 
     rows: Tensor
@@ -34,11 +34,11 @@ class MemoryBank:
 
     @staticmethod
     def from_rows(rows: Tensor, mean: float, std: float, *, reweight: bool = True) -> MemoryBank:
-        """A bank of normalised rows, with the neighbour table computed if scores are reweighted."""
+        """Return a bank of normalised rows, with the neighbour table if scores are reweighted."""
         return MemoryBank(rows, mean, std, two_nearest(rows) if reweight else None)
 
     def without(self, start: int, end: int) -> MemoryBank:
-        """The bank without rows `start` to `end`, as if they had never been in it but for mean and std.
+        """Return the bank without rows `start` to `end`; mean and std stay.
 
         Only rows that lose a neighbour look for new ones.
         """
@@ -55,11 +55,11 @@ class MemoryBank:
 
 @torch.no_grad()
 def two_nearest(rows: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """int64 `[K, 2]`: the second and third of each row's nearest rows (the first is the row itself).
+    """Return the second and third nearest row of each row, int64 `[K, 2]` (the first is the row itself).
 
     Args:
-        rows: float32 `[n, C]`.
-        chosen: int64 `[K]`, which of them to look for; None takes all.
+        rows: Rows float32 `[n, C]`.
+        chosen: Rows int64 `[K]` whose neighbours are searched; None takes all.
     """
     if len(rows) < 3:
         raise ValueError(f"a memory bank needs at least 3 rows, got {len(rows)}")
@@ -72,11 +72,11 @@ class BankScorer(nn.Module):
     """Image score and anomaly map of patch features against one memory bank.
 
     Args:
-        bank: the bank.
-        grid: side of the square grid of patches.
-        size: side of the anomaly map in pixels.
-        published_blur: the published 8-bit blur instead of the float one.
-        reweight: weigh the largest distance by how usual its bank row is, as published, or take it as it is.
+        bank: Memory bank.
+        grid: Side of the square grid of patches.
+        size: Side of the anomaly map in pixels.
+        published_blur: True for the published 8-bit blur instead of the float one.
+        reweight: True to weigh the largest distance by how usual the bank row is, as published.
     """
 
     neighbours: Tensor | None
@@ -91,14 +91,14 @@ class BankScorer(nn.Module):
         self.blur = PilGaussianBlur() if published_blur else nn.Identity()
 
     def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Score `[]` and map `[size, size]` of rows `[R, C]`, where grid cell i has features `rows[cells[i]]`."""
+        """Return score `[]` and map `[size, size]` of rows `[R, C]`; grid cell i has features `rows[cells[i]]`."""
         queries = (rows.float() - self.mean) / self.std
         distance, index = self.search(queries)
         cell_distance = distance[cells]
         return self.score(queries, distance, index, cells), self.map(cell_distance)
 
     def score(self, queries: Tensor, distance: Tensor, index: Tensor, cells: Tensor) -> Tensor:
-        """The largest patch distance, reweighted by how usual its bank row is (REFERENCE §12.2)."""
+        """Return the largest patch distance, reweighted by how usual the bank row is (method §12.2)."""
         worst = cells[distance[cells][None].argmax(1)]  # [1]
         farthest = distance[worst][0]
         if not self.reweight:
@@ -112,13 +112,13 @@ class BankScorer(nn.Module):
         return weight * farthest
 
     def map(self, cell_distance: Tensor) -> Tensor:
-        """The anomaly map `[size, size]` of distances `[grid²]`: bilinear upsampling, then Gaussian blur."""
+        """Return the anomaly map `[size, size]` of distances `[grid²]`: bilinear upsampling, then Gaussian blur."""
         distance = cell_distance.reshape(self.grid, self.grid)
         return self.blur(self.upsample @ distance @ self.upsample.T)
 
 
 def upsampling(grid: int, size: int, *, blur: bool) -> Tensor:
-    """One axis of bilinear upsampling (align_corners False), with the Gaussian blur folded in, `[size, grid]`.
+    """Return one axis of bilinear upsampling (align_corners False) with the Gaussian blur folded in, `[size, grid]`.
 
     Both are linear and separable, so the map is A·D·Aᵀ: no resize or padding operator whose meaning differs
     between engines. Edge pixels are replicated; the kernel ends at 4σ.

@@ -1,4 +1,4 @@
-"""Patch features: what extractors and distillation networks make of a sample, without repeated rows."""
+"""Patch features of extractors and distillation networks, without repeated rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureT
 from cmdiad_train.detectors.bank.projection import projection_layer
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud
-from cmdiad_train.recipe import Recipe
+from cmdiad_train.recipe import Recipe, bank_part
 
 Extractor = TimmBackbone | PointMae
 Patches = tuple[Tensor, Tensor]
@@ -21,35 +21,34 @@ POINT_INPUTS = ("centers", "groups", "weights", "cells")
 
 
 def input_names(recipe: Recipe, modality: Modality) -> tuple[str, ...]:
-    """The network inputs that a modality's extractor takes, in order (see `Prepared.inputs`)."""
+    """Return the names of the inputs of a modality's extractor, in order (see `Prepared.inputs`)."""
     if modality == "rgb":
         return ("rgb",)
-    return POINT_INPUTS if recipe.points else ("surface",)
+    return POINT_INPUTS if bank_part(recipe).points else ("surface",)
 
 
 def shows_part_alone(recipe: Recipe, modality: Modality) -> bool:
-    """Whether a modality's network input is an image whose background is 0."""
+    """Return True if a modality's network input is an image whose background is 0."""
     if modality == "xyz":
-        return recipe.points is None
+        return bank_part(recipe).points is None
     return recipe.view != "sensor"
 
 
 def image_name(recipe: Recipe, modality: Modality) -> str:
-    """The network input that shows a modality as an image, which F2I generates and I2F takes."""
+    """Return the name of the input that shows a modality as an image, which F2I generates and I2F takes."""
     if modality == "rgb":
         return "rgb"
-    return "xyz" if recipe.points else "surface"
+    return "xyz" if bank_part(recipe).points else "surface"
 
 
 class PatchFeatures(nn.Module):
     """Patch features of one modality.
 
     Args:
-        extractor: a TimmBackbone, fed an image, or a PointMae, fed `centers, groups, weights, cells`.
-        cut_out: the image shows the part alone, its background 0 in all channels: cells without any of the part
-            then share one row of zeros, as those of a cloud do.
-        basis: float32 `[C', C]`, orthonormal columns that the extractor's features are projected on; None keeps all
-            of its channels.
+        extractor: Extractor of an image (TimmBackbone), or of `centers, groups, weights, cells` (PointMae).
+        cut_out: True if the image shows the part alone, with a background of 0 in all channels. Cells without any
+            pixel of the part then share one row of zeros, like the background of a cloud.
+        basis: Orthonormal columns float32 `[C', C]` on which features are projected; None keeps all channels.
     """
 
     every_cell: Tensor
@@ -63,10 +62,10 @@ class PatchFeatures(nn.Module):
         self.register_buffer("every_cell", torch.arange(extractor.grid**2), persistent=False)
 
     def forward(self, *inputs: Tensor) -> Patches:
-        """Rows and cells of one sample.
+        """Return rows and cells of one sample.
 
         For a cloud the rows are `weights @ group features`: interpolation, zero fill and pooling as one
-        product (REFERENCE §19.2); row 0 is the background.
+        product (method §19.2); row 0 is the background.
         """
         if isinstance(self.extractor, TimmBackbone):
             rows = self.project(self.extractor(inputs[0])[0])
@@ -75,11 +74,11 @@ class PatchFeatures(nn.Module):
         return weights @ self.project(self.extractor(centers, groups)[0]), cells.long()
 
     def project(self, rows: Tensor) -> Tensor:
-        """Rows `[R, C]` of the extractor's own channels `[R, C']`, float32."""
+        """Return rows `[R, C]` float32 of rows with all channels of the extractor `[R, C']`."""
         return project(self.projection, rows)
 
     def _cut_out(self, rows: Tensor, image: Tensor) -> Patches:
-        """Rows `[grid², C]` with those of background cells 0, all of which point to the first of them."""
+        """Return rows `[grid², C]` with 0 for background cells, all of which point to the first of them."""
         part = image.float().amax(3)[:, None]  # [1, 1, size, size]; cast first: TensorRT takes uint8 nowhere else
         stride = part.shape[-1] // self.grid
         kernel = part.shape[-1] - stride * (self.grid - 1)  # the stride where the grid divides the side, else wider
@@ -88,10 +87,10 @@ class PatchFeatures(nn.Module):
         return rows * on_part[:, None].float(), torch.where(on_part, self.every_cell, background)
 
     def image(self, shown: Tensor) -> Tensor:
-        """A modality's network input as an image float32 `[3, size, size]`: normalised colours, or metres.
+        """Return a network input as an image float32 `[3, size, size]`: normalised colours, or metres.
 
         Args:
-            shown: the input named by `image_name`, `[1, size, size, 3]`.
+            shown: Input named by `image_name`, `[1, size, size, 3]`.
         """
         if isinstance(self.extractor, TimmBackbone):
             return self.extractor.normalise(shown)[0]
@@ -99,15 +98,15 @@ class PatchFeatures(nn.Module):
 
 
 class Hallucinated(nn.Module):
-    """Patch features of the missing modality, from those or the image of the main one (REFERENCE §8).
+    """Patch features of the missing modality, from features or the image of the main modality (method §8).
 
     Args:
-        network: F2F, F2I or I2F.
-        main_grid: side of the grid of the main features.
-        grid: side of the grid of hallucinated features.
-        extractor: for F2I, the other modality's extractor, which looks at the generated input.
-        basis: for F2I, what its features are projected on, see `PatchFeatures`.
-        size: for F2I with a point extractor, the side of the generated input.
+        network: Network F2F, F2I or I2F.
+        main_grid: Side of the grid of the main features.
+        grid: Side of the grid of hallucinated features.
+        extractor: Extractor of the other modality for the input that F2I generates.
+        basis: Basis of the features of that extractor, see `PatchFeatures`.
+        size: Side of the input that F2I generates for a point extractor.
     """
 
     every_cell: Tensor
@@ -136,7 +135,13 @@ class Hallucinated(nn.Module):
         self.register_buffer("repeat", repeat, persistent=False)
 
     def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None) -> Patches:
-        """Hallucinated rows and cells of main rows `[R, C]`, cells `[main_grid²]` and, for I2F, `[3, size, size]`."""
+        """Return hallucinated rows and cells.
+
+        Args:
+            rows: Main rows `[R, C]`.
+            cells: Main cells `[main_grid²]`.
+            image: Image `[3, size, size]` for I2F, else None.
+        """
         if isinstance(self.network, FeatureToFeature):
             return self.network(rows).float(), cells[self.repeat]
         if isinstance(self.network, InputToFeature):
@@ -157,37 +162,37 @@ class Hallucinated(nn.Module):
 
 
 def project(projection: nn.Module, rows: Tensor) -> Tensor:
-    """Rows float32 after a linear layer in its own precision, or as they are after none."""
+    """Return rows float32 after a linear layer in the precision of that layer, or unchanged without a layer."""
     if isinstance(projection, nn.Linear):
         rows = projection(rows.to(projection.weight.dtype))
     return rows.float()
 
 
 def hallucination_grid(recipe: Recipe, main_grid: int, other_grid: int) -> int:
-    """Side of the grid of hallucinated features.
+    """Return the side of the grid of hallucinated features.
 
-    F2F works row by row: on the main grid, or the finer of both as published (§8). F2I ends in the other
+    F2F works row by row: on the main grid, or the finer of both as published (method §8). F2I ends in the other
     modality's extractor and has its grid. I2F's network has a quarter of the image's side; as published it stays
     so, by default it is averaged to the other modality's grid where that divides it.
     """
-    if recipe.hallucination == "f2f":
-        return max(main_grid, other_grid) if recipe.mode == "faithful" else main_grid
-    if recipe.hallucination == "f2i":
+    if bank_part(recipe).hallucination == "f2f":
+        return max(main_grid, other_grid) if bank_part(recipe).mode == "faithful" else main_grid
+    if bank_part(recipe).hallucination == "f2i":
         return other_grid
     quarter = recipe.size // 4
-    return other_grid if recipe.mode == "default" and quarter % other_grid == 0 else quarter
+    return other_grid if bank_part(recipe).mode == "default" and quarter % other_grid == 0 else quarter
 
 
 def repeated_cells(grid: int, finer: int) -> Tensor:
-    """int64 `[finer²]`: the cell of a grid that each cell of a finer grid repeats."""
+    """Return the cell of a grid that each cell of a finer grid repeats, int64 `[finer²]`."""
     axis = torch.arange(finer) * grid // finer
     return (axis[:, None] * grid + axis[None]).reshape(-1)
 
 
 def regrid(features: Tensor, grid: int, target: int) -> Tensor:
-    """Features `[grid², C]` on a grid of another size, `[target², C]`, by adaptive average pooling.
+    """Return features `[grid², C]` on a grid of another size, `[target², C]`, by adaptive average pooling.
 
-    Towards a whole multiple this is an exact repetition (REFERENCE §5).
+    Towards a whole multiple this is an exact repetition (method §5).
     """
     if grid == target:
         return features

@@ -1,4 +1,4 @@
-"""The linear layer that brings an extractor's features to their principal components over good samples."""
+"""The linear layer that projects features on their principal components over good samples."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def principal_directions(samples: Iterable[Tensor], width: int) -> Tensor:
-    """The `width` directions along which rows vary most, orthonormal columns float32 `[C, width]`.
+    """Return the `width` directions along which rows vary most, orthonormal columns float32 `[C, width]`.
 
-    Samples are read one by one, so that rows of a whole training set never lie in memory together.
+    Samples are read one by one, so that the rows of a whole training set are never in memory together.
 
     Args:
-        samples: rows float32 `[R, C]` of each, at least one.
-        width: at most C.
+        samples: Rows float32 `[R, C]` of each sample; at least one sample.
+        width: Number of directions, at most C.
     """
     count = 0
     total, products = torch.zeros(()), torch.zeros(())
@@ -28,7 +28,7 @@ def principal_directions(samples: Iterable[Tensor], width: int) -> Tensor:
 
 
 def projection_layer(basis: Tensor) -> nn.Linear:
-    """The layer `rows @ basis` of a basis `[C, width]`. It does not centre: rows of zeros stay so, distances too."""
+    """Return the layer `rows @ basis` of a basis `[C, width]`. Nothing is centred, so rows of zeros stay zeros."""
     channels, width = basis.shape
     layer = nn.Linear(channels, width, bias=False)
     layer.weight.data = basis.T.contiguous()

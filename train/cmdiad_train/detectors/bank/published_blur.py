@@ -1,4 +1,4 @@
-"""The published blur: Pillow's Gaussian on 8 bits, as exportable integer arithmetic (REFERENCE §12.4)."""
+"""The published blur: Pillow's Gaussian on 8 bits, as exportable integer arithmetic (method §12.4)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PASSES = 3
 
 
 class PilGaussianBlur(nn.Module):
-    """Pillow's `GaussianBlur(4)` of a map quantised to 256 levels of its own maximum, bit by bit."""
+    """Pillow's `GaussianBlur(4)` of a map quantised to 256 levels of the maximum of the map, bit by bit."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """Blurred float32 `[h, w]` of a non-negative float32 `[h, w]`; an all-zero map stays zero."""
+        """Return the blurred map float32 `[h, w]` of a non-negative float32 `[h, w]`; an all-zero map stays zero."""
         highest = image.amax((0, 1))
         divisor = torch.where(highest > 0, highest, torch.ones_like(highest))
         levels = (255 * (image / divisor)).to(torch.int64)
@@ -24,7 +24,7 @@ class PilGaussianBlur(nn.Module):
 
 
 def _box_passes(levels: Tensor) -> Tensor:
-    """Three extended-box passes along the last axis, each rounded to 8 bits, edges replicated."""
+    """Apply three extended-box passes along the last axis, each rounded to 8 bits, edges replicated."""
     for _ in range(PASSES):
         reach = RADIUS + 1
         width = levels.shape[1]

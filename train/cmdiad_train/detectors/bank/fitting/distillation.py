@@ -1,4 +1,4 @@
-"""Training of a distillation network on paired good samples (REFERENCE §9)."""
+"""Training of a distillation network on paired good samples (method §9)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
-from cmdiad_train.recipe import Distillation, Recipe
+from cmdiad_train.recipe import Distillation, Recipe, bank_part
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
@@ -21,7 +21,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Pairs(Protocol):
-    """What the network is given and shall make of it, by sample.
+    """Input and target pairs for the distillation network, one per sample.
 
     F2F: features `[R, C]` to features `[R, C']`, row by row. F2I: features `[grid², C]` to an image `[3, h, w]`.
     I2F: an image `[3, h, w]` to features `[T, C']`.
@@ -32,29 +32,29 @@ class Pairs(Protocol):
 
 
 def new_network(pairs: Pairs, recipe: Recipe) -> Network:
-    """An untrained network for these pairs; seeded. The default mode centres and scales its targets."""
+    """Return an untrained, seeded network for these pairs. The default mode centres and scales the targets."""
     x, y = pairs[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = _network(x, y, recipe)
-    if recipe.mode == "default":
-        mean, scale = _target_statistics(pairs, recipe.hallucination == "f2i")
+    if bank_part(recipe).mode == "default":
+        mean, scale = _target_statistics(pairs, bank_part(recipe).hallucination == "f2i")
         network.target_mean.copy_(mean)
         network.target_scale.copy_(scale)
     return network
 
 
 def _network(x: Tensor, y: Tensor, recipe: Recipe) -> Network:
-    options = recipe.distillation
-    if recipe.hallucination == "f2f":
+    options = bank_part(recipe).distillation
+    if bank_part(recipe).hallucination == "f2f":
         return FeatureToFeature(x.shape[1], y.shape[1], expansion=options.expansion, output=options.output)
-    if recipe.hallucination == "f2i":
+    if bank_part(recipe).hallucination == "f2i":
         return FeatureToInput(x.shape[1], round(len(x) ** 0.5), y.shape[-1])
     return InputToFeature(y.shape[1])
 
 
 def _target_statistics(pairs: Pairs, is_image: bool) -> tuple[Tensor, Tensor]:
-    """Mean `[C']` over all target rows and the standard deviation `[]` around it."""
+    """Return the mean `[C']` over all target rows and the standard deviation `[]` around this mean."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for i in range(len(pairs)):
         rows = _rows(pairs[i][1], is_image).double()
@@ -90,19 +90,19 @@ def distil(
     Raises:
         OutputError: The checkpoint is damaged or of another training.
     """
-    options = recipe.distillation
+    options = bank_part(recipe).distillation
     training, validating = split(len(pairs), recipe)
     loop = LoopOptions(
-        name=f"distil {recipe.hallucination}",
+        name=f"distil {bank_part(recipe).hallucination}",
         epochs=options.epochs,
         batch=options.batch,
         seed=recipe.seed,
-        batches="only_full" if recipe.mode == "faithful" else "full",  # drop_last, as published
+        batches="only_full" if bank_part(recipe).mode == "faithful" else "full",  # drop_last, as published
         keep_best=True,
         patience=options.patience,
     )
     task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"))
-    log = train(task, training, loop, Checkpoint(checkpoint, f"distil {recipe.hallucination}"), reporter)
+    log = train(task, training, loop, Checkpoint(checkpoint, f"distil {bank_part(recipe).hallucination}"), reporter)
     network.eval()
     return log
 
@@ -123,7 +123,7 @@ class _DistillationTask:
     ) -> None:
         self.module = network.to(device)
         self.pairs, self.validating, self.device = pairs, validating, device
-        self.options, self.published = recipe.distillation, recipe.mode == "faithful"
+        self.options, self.published = bank_part(recipe).distillation, bank_part(recipe).mode == "faithful"
         self.optimiser = torch.optim.Adam(network.parameters(), lr=self.options.learning_rate)
 
     def learning_rate(self, start: float, end: float) -> float:
@@ -146,8 +146,8 @@ class _DistillationTask:
 
 
 def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
-    """Indices of the training and of the validation samples, spread evenly; the latter empty when there are few."""
-    share = recipe.distillation.validation
+    """Return the indices of training and validation samples, spread evenly; no validation if there are few samples."""
+    share = bank_part(recipe).distillation.validation
     held = int(share * count) if share else 0
     if share and held == 0 and count >= 4:
         held = 1
@@ -156,7 +156,7 @@ def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
 
 
 def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:
-    """The loss per sample of a batch, and its number of rows."""
+    """Return the loss per sample of a batch, and the number of rows."""
     join = torch.cat if isinstance(network, FeatureToFeature) else torch.stack
     x, y = (join([pair[part] for pair in batch]).to(device) for part in (0, 1))
     with mixed_precision(device):
@@ -168,14 +168,17 @@ def _batch_loss(network: Network, batch: list[Pair], options: Distillation, devi
 
 
 def _rows(target: Tensor, is_image: bool) -> Tensor:
-    """Rows `[n, C]` of features `[..., C]`, or of the pixels of images `[..., 3, h, w]`."""
+    """Return rows `[n, C]` of features `[..., C]`, or of the pixels of images `[..., 3, h, w]`."""
     return (target.movedim(-3, -1) if is_image else target).flatten(0, -2)
 
 
 def distillation_loss(hallucinated: Tensor, target: Tensor, samples: int, kind: str = "l2") -> Tensor:
-    """The loss of rows `[n, C]` against their targets, summed over rows, per sample (§9).
+    """Return the loss of rows against their targets, summed over rows, per sample (method §9).
 
     Args:
+        hallucinated: Rows `[n, C]` of the network.
+        target: Target rows `[n, C]`.
+        samples: Number of samples that the rows belong to.
         kind: "l2", the Euclidean distance; "cosine", one minus the cosine; "smooth_l1", summed over channels.
     """
     if kind == "l2":
@@ -188,7 +191,7 @@ def distillation_loss(hallucinated: Tensor, target: Tensor, samples: int, kind: 
 
 
 def learning_rate(options: Distillation, epoch: float, published: bool) -> float:
-    """The rate at a fractional epoch: linear warm-up, then constant as published or half a cosine."""
+    """Return the learning rate at a fractional epoch: linear warm-up, then constant as published, or half a cosine."""
     if epoch < options.warmup:
         return options.learning_rate * epoch / options.warmup
     if published:

@@ -1,4 +1,4 @@
-"""Which rows a memory bank keeps: sparse random projection and greedy k-centre (REFERENCE §11).
+"""Which rows a memory bank keeps: sparse random projection and greedy k-centre (method §11).
 
 The plain greedy walks over every row for every pick: 2·10¹³ multiply-adds for a class of 223 samples, and all of
 the rows read from memory each time. Three savings make the same picks in minutes:
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 PROJECTED_AT_ONCE = 1024
 CANDIDATES = 4096
 BLOCK_VALUES = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Distances computed at once: what a processor's cache holds, what keeps a GPU busy."""
+"""Distances computed at once: as many as fit the cache of a processor, or keep a GPU busy."""
 PAIRS_AT_ONCE = 1 << 16
 ROWS_AT_ONCE = 4096
 
@@ -41,7 +41,7 @@ SETTLED = 0.49
 
 
 def project(rows: Tensor, *, eps: float, seed: int) -> Tensor:
-    """Rows `[n, C]` after a sparse random projection to the Johnson-Lindenstrauss width for `eps`.
+    """Return rows `[n, C]` after a sparse random projection to the Johnson-Lindenstrauss width for `eps`.
 
     Unprojected where that width would exceed C, as published.
     """
@@ -55,7 +55,7 @@ def project(rows: Tensor, *, eps: float, seed: int) -> Tensor:
 
 
 def projection_matrix(shape: tuple[int, ...] | torch.Size, *, eps: float, seed: int) -> scipy.sparse.csr_matrix | None:
-    """The projection `[k, C]` for rows of `shape` (n, C), or None where k would exceed C."""
+    """Return the projection `[k, C]` for rows of `shape` (n, C), or None if k would exceed C."""
     transformer = SparseRandomProjection(eps=eps, random_state=seed)
     try:
         transformer.fit(np.empty(tuple(shape), dtype=np.bool_))  # fit looks at the shape alone
@@ -68,19 +68,20 @@ def projection_matrix(shape: tuple[int, ...] | torch.Size, *, eps: float, seed: 
 def greedy_coreset(
     rows: Tensor, count: int, *, half: bool = False, progress: Progress | None = None
 ) -> npt.NDArray[np.int64]:
-    """Indices int64 `[count]` of a greedy k-centre selection from rows float32 `[n, k]`, in order of selection.
+    """Return the indices int64 `[count]` of a greedy k-centre selection, in order of selection.
 
     Starts with row 0; then always the row farthest from those selected, ties to the lowest index; row 0 again once
     every row is selected or equals one that is. A pick can differ from the plain greedy's only where two rows are
     equally far within the rounding of float32; with `half` on a processor it never does.
 
     Args:
-        rows: on a processor or a CUDA device.
-        half: keep distances and rows in float16 after the first round, as published; many exact ties follow.
-        progress: called as `progress(done, count)` after every round.
+        rows: Rows float32 `[n, k]`, on a processor or a CUDA device.
+        count: Number of rows to select.
+        half: True to keep distances and rows in float16 after the first round, as published; many exact ties follow.
+        progress: Function that is called as `progress(done, count)` after every round.
 
     Raises:
-        ValueError: rows that are not finite, in float16 where `half` is set.
+        ValueError: Rows are not finite, in float16 if `half` is set.
     """
     space = _half_space(rows) if half else _single_space(rows)
     if not math.isfinite(space.slack):
@@ -121,7 +122,7 @@ class _Space:
     rounding: float
 
     def mirrored(self, index: Tensor) -> Tensor:
-        """The rows of an index `[i]` as the other side of the product, float32 `[k + 2, i]`."""
+        """Return the rows of an index `[i]` as the other side of the product, float32 `[k + 2, i]`."""
         chosen = self.rows[index]
         return torch.cat([-2 * chosen[:, :-2], chosen[:, -1:], chosen[:, -2:-1]], 1).T
 
@@ -144,7 +145,7 @@ def _half_space(rows: Tensor) -> _Space:
 
 
 def _from_first(space: _Space, rows: Tensor) -> Tensor:
-    """Distances `[n]` to row 0."""
+    """Return the distances `[n]` to row 0."""
     if space.half is None:
         first = torch.zeros(1, dtype=torch.int64, device=rows.device)
         return (space.rows @ space.mirrored(first))[:, 0].clamp_(min=0)
@@ -153,9 +154,9 @@ def _from_first(space: _Space, rows: Tensor) -> Tensor:
 
 
 def _farthest(nearest: Tensor) -> Tensor:
-    """Index of the rows that a round picks among, in order: all that are as far as the last of `CANDIDATES` is.
+    """Return the rows that a round picks from, in order: all that are as far as the last of `CANDIDATES` rows.
 
-    One row alone where so many are equally far that there would be more than twice as many.
+    If equal distances would make that more than twice as many rows, return one row.
     """
     if len(nearest) <= CANDIDATES:
         return torch.arange(len(nearest), device=nearest.device)
@@ -218,13 +219,13 @@ def _shorten(nearest: Tensor, squared: Tensor, space: _Space, index: Tensor, pic
 
 
 def covering_radius(rows: Tensor, selected: npt.NDArray[np.int64]) -> float:
-    """The largest distance of any row to its nearest selected row, the objective of the selection."""
+    """Return the largest distance of any row to its nearest selected row, the objective of the selection."""
     return float(distance_to_nearest(rows, rows[torch.from_numpy(selected).to(rows.device)]).max())
 
 
 @torch.no_grad()
 def distance_to_nearest(rows: Tensor, chosen: Tensor) -> Tensor:
-    """Distances float32 `[n]` of rows `[n, k]` to the nearest of the chosen rows `[c, k]`, without any shortcut."""
+    """Return distances float32 `[n]` of rows `[n, k]` to the nearest chosen row `[c, k]`, without any shortcut."""
     nearest = torch.full((len(rows),), torch.inf, device=rows.device)
     for part in chosen.split(ROWS_AT_ONCE):
         for block, out in zip(rows.split(ROWS_AT_ONCE), nearest.split(ROWS_AT_ONCE), strict=True):

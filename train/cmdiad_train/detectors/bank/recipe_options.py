@@ -1,8 +1,9 @@
-"""From the options of `cmdiad-train` to a recipe. What a weights file says of itself becomes the default."""
+"""The recipe of a memory bank from the options of `cmdiad-train`. Weights files set the defaults of their options."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +13,22 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.extractors.weights_file import FORMAT, IMAGES, read_metadata, stored_extractor
 from cmdiad_train.recipe import (
+    DEFAULT_RECIPE,
     PUBLISHED_I2F_RATE,
     PUBLISHED_RECIPE,
     SMALL_NORMALS,
     SMALL_RGB,
+    BankRecipe,
     Distillation,
     Recipe,
     RgbExtractor,
     SurfaceExtractor,
     XyzExtractor,
+    bank_part,
+    common_options,
 )
 
-Options = dict[str, Any]
+Options = Mapping[str, Any]
 
 _DISTILLATION = {
     "epochs": "epochs",
@@ -34,67 +39,67 @@ _DISTILLATION = {
     "distil_validation": "validation",
     "patience": "patience",
 }
-_PLAIN = (
-    "modality",
-    "hallucination",
-    "size",
-    "view",
-    "rgb_mask",
-    "foreground",
-    "coreset",
-    "components",
-    "image_score",
-    "fusion",
-    "false_reject_rate",
-    "seed",
-)
+_PART = ("hallucination", "coreset", "components", "image_score", "fusion")
 _SURFACE = ("surface_backbone", "surface_stages", "surface_grid", "surface_weights")
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")
 _FIXED = {"image": ("backbone",), "points": ("network", "width", "depth", "heads")}
-"""What a weights file leaves no choice of: its tensors fit nothing else."""
+"""Fields that a weights file fixes, because its tensors fit nothing else."""
 
 
-def recipe_from(options: Options, categories: tuple[str, ...]) -> Recipe:
-    """The recipe that the options describe, over what weights files say, over the mode's own defaults.
+def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[str]]) -> Recipe:
+    """Return the recipe of the options; missing ones come from weights files, then from the defaults of the mode.
 
     Args:
-        options: of `cmdiad-train`, by name; None where an option is not given.
-        categories: that the distillation network is trained on too.
+        options: Values of the options of `cmdiad-train` by parameter name; None for an option that is not given.
+        categories: Returns the names of all categories of the data set, for `--distil-on all`.
 
     Raises:
-        RunError: an option contradicts a weights file, or the recipe.
-        click.UsageError: options that do not go together.
+        RunError: An option contradicts a weights file or the recipe.
+        click.UsageError: Options contradict each other.
     """
-    base = PUBLISHED_RECIPE if options["mode"] == "faithful" else Recipe()
-    given: Options = {name: options[name] for name in _PLAIN if options[name] is not None}
-    if given.get("components") == 0:
-        given["components"] = None
-    given.setdefault("size", _told_size(options) or base.size)
-    rgb = _image_extractor(options, "rgb", base.rgb)
-    return replace(
-        base, **given, rgb=rgb, xyz=_xyz(options, base, rgb), distillation=_distillation(options, base, categories)
-    )
+    base = PUBLISHED_RECIPE if options["mode"] == "faithful" else DEFAULT_RECIPE
+    part = bank_part(base)
+    own: dict[str, Any] = {name: options[name] for name in _PART if options[name] is not None}
+    if own.get("components") == 0:
+        own["components"] = None
+    rgb = _image_extractor(options, "rgb", part.rgb)
+    own |= {
+        "rgb": rgb,
+        "xyz": _xyz(options, part, rgb),
+        "distillation": _distillation(options, part, _joint(options["distil_on"], categories)),
+    }
+    common = common_options(options)
+    common.setdefault("size", _size_of_weights(options) or base.size)
+    return replace(base, **common, detector=replace(part, **own))
 
 
-def _xyz(options: Options, base: Recipe, rgb: RgbExtractor) -> XyzExtractor | SurfaceExtractor:
-    told = _told(options["xyz_weights"])
-    if isinstance(told, RgbExtractor):
+def _joint(text: str | None, categories: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+    if not text:
+        return ()
+    if text == "all":
+        return tuple(categories())
+    return tuple(sorted(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _xyz(options: Options, base: BankRecipe, rgb: RgbExtractor) -> XyzExtractor | SurfaceExtractor:
+    stored = _stored_extractor(options["xyz_weights"])
+    if isinstance(stored, RgbExtractor):
         raise _contradiction("--xyz-weights", options["xyz_weights"], "weights of a point extractor", "an image's")
-    kind = options["xyz_kind"] or (told.network if told else None) or _kind_of(base.xyz)
+    kind = options["xyz_kind"] or (stored.network if stored else None) or _kind_of(base.xyz)
     images = kind in ("normals", "depth")
     idle = [name for name in ((*_POINTS, "xyz_weights") if images else _SURFACE) if options[name] is not None]
     if idle:
-        wanted = "point_mae or point_bert" if images else "normals or depth"
-        raise click.UsageError(f"--{idle[0].replace('_', '-')} needs --xyz {wanted}; clouds are looked at as {kind}")
+        needed = "point_mae or point_bert" if images else "normals or depth"
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} needs --xyz {needed}; clouds are seen as {kind}")
     if images:
         own = {"normals": SMALL_NORMALS.backbone.weights, "depth": "seeded"}[kind]
         base_image = replace(rgb, weights=own) if rgb.weights == SMALL_RGB.weights else rgb
         return SurfaceExtractor(kind, _image_extractor(options, "surface", base_image))  # type: ignore[arg-type]
     points = base.points or XyzExtractor()
     asked = {**_given(options, "xyz_", _POINTS), "network": kind}
-    if told is not None:
-        _check(options["xyz_weights"], told, asked, "points", "--xyz-")
-        points = told
+    if stored is not None:
+        _check(options["xyz_weights"], stored, asked, "points", "--xyz-")
+        points = stored
     if "depth" in asked and asked["depth"] != points.depth:
         asked["taps"] = tuple(sorted({(asked["depth"] - 1) // 3, asked["depth"] - 1}))
     weights = {} if options["xyz_weights"] is None else {"weights": options["xyz_weights"]}
@@ -106,23 +111,23 @@ def _kind_of(xyz: XyzExtractor | SurfaceExtractor) -> str:
 
 
 def _image_extractor(options: Options, prefix: str, base: RgbExtractor) -> RgbExtractor:
-    """The extractor of options `PREFIX-…`, over what its weights file says, over a base."""
+    """Return the image extractor of the options `PREFIX-…`; missing ones come from the weights file, then the base."""
     names = tuple(f"{prefix}_{name}" for name in ("backbone", "grid", "weights"))
     asked = _given(options, f"{prefix}_", names)
     if options[f"{prefix}_stages"] is not None:
         asked["stages"] = _stages(options[f"{prefix}_stages"], f"--{prefix}-stages")
-    told = _told(asked.get("weights"))
-    if isinstance(told, XyzExtractor):
+    stored = _stored_extractor(asked.get("weights"))
+    if isinstance(stored, XyzExtractor):
         raise _contradiction(f"--{prefix}-weights", asked["weights"], "weights of an image extractor", "a cloud's")
-    if told is not None:
-        _check(asked["weights"], told, asked, "image", f"--{prefix}-")
+    if stored is not None:
+        _check(asked["weights"], stored, asked, "image", f"--{prefix}-")
     elif asked.get("backbone", base.backbone) != base.backbone:
-        asked.setdefault("weights", "seeded")  # another network than the default weights are of
-    return replace(told or base, **asked)
+        asked.setdefault("weights", "seeded")  # the default weights are for another network
+    return replace(stored or base, **asked)
 
 
-def _told(weights: str | None) -> RgbExtractor | XyzExtractor | None:
-    """What a weights file of ours says that it is for; None for others, which whoever loads them judges."""
+def _stored_extractor(weights: str | None) -> RgbExtractor | XyzExtractor | None:
+    """Return the extractor that a weights file of cmdiad was made for, or None for any other file."""
     file = None if weights is None or _metadata(weights) is None else weights_file(weights)
     return None if file is None else stored_extractor(file)
 
@@ -138,11 +143,11 @@ def _metadata(weights: str | None) -> dict[str, str] | None:
     return metadata if metadata.get("format") == FORMAT else None
 
 
-def _told_size(options: Options) -> int | None:
-    """The size of images that the weights files were made for, if any says so.
+def _size_of_weights(options: Options) -> int | None:
+    """Return the image size that the weights files were made for, or None if they do not say.
 
     Raises:
-        RunError: they were made for several, and no option decides.
+        RunError: They were made for two sizes, and `--size` is not given.
     """
     sizes = {}
     for option in ("rgb_weights", "surface_weights"):
@@ -153,38 +158,38 @@ def _told_size(options: Options) -> int | None:
         (one, first), (other, second) = sizes.items()
         raise RunError(
             first,
-            found=f"weights for images of {one} pixels beside {second} for {other}",
+            found=f"weights for images of {one} pixels, and {second} for {other}",
             expected="one size for both",
-            action="say which with --size",
+            action="Choose one with --size",
         )
     return next(iter(sizes), None)
 
 
-def _check(weights: str, told: RgbExtractor | XyzExtractor, asked: Options, kind: str, prefix: str) -> None:
+def _check(weights: str, stored: RgbExtractor | XyzExtractor, asked: Options, kind: str, prefix: str) -> None:
     for name in _FIXED[kind]:
-        if name in asked and asked[name] != getattr(told, name):
+        if name in asked and asked[name] != getattr(stored, name):
             option = "--xyz" if name == "network" else prefix + name
-            raise _contradiction(option, weights, str(asked[name]), str(getattr(told, name)))
+            raise _contradiction(option, weights, str(asked[name]), str(getattr(stored, name)))
 
 
-def _contradiction(option: str, weights: str, asked: str, told: str) -> RunError:
+def _contradiction(option: str, weights: str, asked: str, stored: str) -> RunError:
     return RunError(
         weights,
-        found=f"{told}, where {option} asks for {asked}",
+        found=f"{stored}, where {option} asks for {asked}",
         expected="weights that fit the options",
-        action=f"leave out {option}, or name other weights",
+        action=f"Leave out {option}, or pass other weights",
     )
 
 
-def _distillation(options: Options, base: Recipe, categories: tuple[str, ...]) -> Distillation:
+def _distillation(options: Options, base: BankRecipe, categories: tuple[str, ...]) -> Distillation:
     distillation = base.distillation
     if base.mode == "faithful" and options["hallucination"] == "i2f":
         distillation = replace(distillation, learning_rate=PUBLISHED_I2F_RATE[options["modality"]])
-    given = {name: options[key] for key, name in _DISTILLATION.items() if options[key] is not None}
-    return replace(distillation, **given, categories=categories)
+    chosen = {name: options[key] for key, name in _DISTILLATION.items() if options[key] is not None}
+    return replace(distillation, **chosen, categories=categories)
 
 
-def _given(options: Options, prefix: str, names: tuple[str, ...]) -> Options:
+def _given(options: Options, prefix: str, names: tuple[str, ...]) -> dict[str, Any]:
     return {name.removeprefix(prefix): options[name] for name in names if options[name] is not None}
 
 

@@ -1,0 +1,124 @@
+"""A second detector family goes through all commands, without a change outside of its own folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmdiad_bench import cli as bench
+from cmdiad_export import cli as export
+from cmdiad_runtime.cli import run as run_cli
+from cmdiad_runtime.cli import threshold
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.cli import train
+from cmdiad_train.detectors import registry
+from cmdiad_train.recipe import Recipe
+from cmdiad_train.runs.run import load_run
+from families.pixel_gaussian import FAMILY, PixelGaussian, PixelGaussianRecipe
+from helpers import assert_refused, command, sample_files
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    registry.register(FAMILY)
+    yield
+    registry.unregister(FAMILY.name)
+
+
+@pytest.fixture(scope="module", params=["rgb", "xyz"])
+def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / request.param
+    options = ("--family", FAMILY.name, "--modality", request.param, "--gaussian-cells", 14, "--out", out)
+    ended = command(train.cli, data, *options)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{request.param} extractor: one Gaussian per pixel\ntest split (5 samples)")
+    return out
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def bundle(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{request.param}.cmdiad"
+    ended = command(export.cli, run, "--engine", request.param, "--out", out)
+    assert ended.code == 0, ended.err
+    return out
+
+
+def test_a_run_loads_through_its_family(run: Path) -> None:
+    loaded = load_run(run)
+    assert loaded.family is FAMILY
+    assert isinstance(loaded.detector, PixelGaussian)
+    assert loaded.recipe.detector == PixelGaussianRecipe(14)
+    assert loaded.calibration.samples == 3
+    assert {name.rpartition("-")[2] for name in loaded.golden} == {"good", "tampered"}
+    again = command(train.cli, loaded.record.data.folder, "--family", FAMILY.name, "--gaussian-cells", 9, "--out", run)
+    assert_refused(again, 6, run, "another recipe or other data")
+
+
+def test_a_bundle_is_certified_inspects_and_takes_a_threshold(bundle: Path, data: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["recipe"]["family"] == FAMILY.name
+    assert "banks" not in manifest["graph"]
+    modality = manifest["recipe"]["modality"]
+    assert command(run_cli.cli, bundle, "--self-test").code == 0
+    photo = sample_files(data, "test", "good", modality)[0]
+    ended = command(run_cli.cli, bundle, photo, "--output", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["score"] > 0
+    ended = command(threshold.cli, bundle, "--score", 1e6)
+    assert ended.code == 0, ended.err
+    assert command(threshold.cli, bundle, "--reset").code == 0
+
+
+def test_a_bundle_reports_its_figures_and_latency(bundle: Path, data: Path, tmp_path: Path) -> None:
+    ended = command(bench.cli, "report", data, bundle, "--out", tmp_path / "report")
+    assert ended.code == 0, ended.err
+    ended = command(bench.cli, "latency", bundle, "--runs", 2)
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("options", [("--search", "fast"), ("--plan",), ("--search-mb", 1)])
+def test_options_for_banks_end_in_one_clear_line(run: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
+    refused = command(export.cli, run, *options, "--out", tmp_path / "bundle.cmdiad")
+    assert_refused(refused, 5, options[0], "without memory banks")
+
+
+def test_a_network_cannot_be_taken_over(run: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--family", FAMILY.name, "--network-from", run, "--out", tmp_path / "run")
+    assert_refused(command(train.cli, data, *options), 7, "--network-from", FAMILY.name)
+
+
+def test_help_shows_the_options_of_every_family() -> None:
+    text = command(train.cli, "--help").out
+    assert "--gaussian-cells" in text
+    assert "--coreset" in text
+
+
+def test_unknown_families_are_refused() -> None:
+    recipe = Recipe(PixelGaussianRecipe()).to_json()
+    assert Recipe.from_json(recipe).family == FAMILY.name
+    with pytest.raises(RunError, match="newer cmdiad"):
+        Recipe.from_json({**recipe, "family": "crystal-ball"})
+    with pytest.raises(RunError, match="newer cmdiad"):
+        Recipe.from_json({**recipe, "detector": {"cells": 9, "moon": 1}})
+    with pytest.raises(RunError, match="damaged"):
+        Recipe.from_json({**recipe, "detector": {"cells": 1}})
+    refused = command(train.cli, "data", "--family", "crystal-ball")
+    assert refused.code == 2
+    assert "bank, pixel-gaussian" in refused.err
+
+
+def test_the_module_computes_what_it_says() -> None:
+    mean, deviation = torch.full((3, 2, 2), 0.5), torch.full((3, 2, 2), 0.1)
+    detector = PixelGaussian(mean, deviation, "rgb", 8)
+    image = torch.full((1, 8, 8, 3), 0.5 * 255)
+    assert float(detector(image)[0]) == pytest.approx(0, abs=1e-6)
+    image[:, :4, :4] = 255
+    score, anomaly_map = detector(image)
+    assert score.shape == (1,)
+    assert anomaly_map.shape == (8, 8)
+    assert int(anomaly_map.argmax()) == 0

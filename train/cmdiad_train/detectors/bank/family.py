@@ -1,0 +1,96 @@
+"""The memory bank family: nearest-neighbour distances to normal patch features, with optional hallucination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.fitting.banks import bank_rows, make_bank
+from cmdiad_train.detectors.bank.fitting.calibration import calibrate_fusion
+from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
+from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINT, hallucinate, hallucinated_features, take_over
+from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.options import OPTIONS
+from cmdiad_train.detectors.bank.patches import Patches, PatchFeatures
+from cmdiad_train.detectors.bank.preprocessing import (
+    joint_categories,
+    make_preprocessing,
+    preferred_view,
+    trained_modality,
+)
+from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.detectors.bank.run_files import (
+    BANKS,
+    bank_names,
+    load_banks,
+    load_detector,
+    network_file,
+    save_banks,
+    save_fusion,
+)
+from cmdiad_train.detectors.family import Family, FitContext, Fitted
+from cmdiad_train.features.store import FeatureStore
+from cmdiad_train.recipe import BankRecipe
+
+
+def fit_banks(context: FitContext) -> Fitted:
+    """Fit a memory bank detector. Each step loads what an earlier attempt has finished."""
+    with FeatureStore(context.features, budget=context.cache_bytes, reporter=context.reporter) as store:
+        training = TrainingFeatures(context, store)
+        mains = {modality: training.patch_features(modality) for modality in context.recipe.mains}
+        stored = [training.of_training(features, modality) for modality, features in mains.items()]
+        hallucinated = hallucinated_features(training, next(iter(mains.values())), stored[0])
+        patches: list[list[Patches]] = [[(s["rows"], s["cells"]) for s in samples] for samples in stored]
+        if hallucinated is not None:
+            patches.append(hallucinate(training, hallucinated, stored[0]))
+        banks = _banks(training, patches)
+        detector = Detector(context.recipe, list(mains.values()), banks, hallucinated)
+        scores, peaks = calibrate_fusion(context, detector, banks, patches)
+    save_fusion(context.run, detector)
+    (context.run / CHECKPOINT).unlink(missing_ok=True)
+    return Fitted(detector, scores, peaks, training.provenance)
+
+
+@torch.no_grad()
+def _banks(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> list[MemoryBank]:
+    context, recipe = training.context, training.recipe
+    if (context.run / BANKS).exists():
+        return load_banks(context.run, recipe)
+    is_published = training.part.mode == "faithful" and len(patches) > 1
+    statistics = _shared_statistics(training, patches) if is_published else None
+    banks = {
+        name: make_bank(name, bank_rows(rows, recipe), recipe, statistics, context.device, context.reporter)
+        for name, rows in zip(bank_names(recipe), patches, strict=True)
+    }
+    save_banks(context.run, banks)
+    return list(banks.values())
+
+
+def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> tuple[float, float]:
+    """Return the published single pair: mean of raw xyz patches, deviation of raw rgb patches (method §10.1)."""
+    by_modality = dict(zip(training.recipe.mains, patches, strict=False))
+    for modality in ("xyz", "rgb"):
+        if modality not in by_modality:
+            features: PatchFeatures = training.patch_features(modality)
+            stored = training.of_training(features, modality)
+            by_modality[modality] = [(s["rows"], s["cells"]) for s in stored]
+    xyz, rgb = by_modality["xyz"], by_modality["rgb"]
+    return float(bank_rows(xyz, training.recipe).mean()), float(bank_rows(rgb, training.recipe).std())
+
+
+BANK = Family(
+    name=BankRecipe.family,
+    part=BankRecipe,
+    options=OPTIONS,
+    recipe=recipe_from,
+    preprocessing=make_preprocessing,
+    fit=fit_banks,
+    load=load_detector,
+    preferred_view=preferred_view,
+    trained_modality=trained_modality,
+    joint_categories=joint_categories,
+    network_file=network_file,
+    take_over=take_over,
+)

@@ -1,0 +1,1 @@
+"""Steps of fitting a memory bank detector."""

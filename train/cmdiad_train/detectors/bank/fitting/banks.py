@@ -1,0 +1,84 @@
+"""Memory banks from the patch features of training samples (method §10, §11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.support.reporter import SILENT, Reporter
+from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
+from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.patches import Patches
+from cmdiad_train.recipe import MOST_ROWS, Recipe, bank_part
+
+
+def bank_rows(patches: Sequence[Patches], recipe: Recipe) -> Tensor:
+    """Return the candidate rows `[n, C]` of a bank: every cell as published, or every distinct row."""
+    if bank_part(recipe).mode == "faithful":
+        return torch.cat([rows[cells] for rows, cells in patches])
+    return torch.cat([rows[torch.unique(cells)] for rows, cells in patches])
+
+
+def make_bank(
+    name: str,
+    rows: Tensor,
+    recipe: Recipe,
+    statistics: tuple[float, float] | None,
+    device: torch.device,
+    reporter: Reporter,
+) -> MemoryBank:
+    """Return the bank of candidate rows.
+
+    Args:
+        name: Name of the bank in progress reports.
+        rows: Candidate rows float32 `[n, C]`.
+        recipe: Recipe of the detector.
+        statistics: Mean and standard deviation that normalise the rows; None takes those of the rows.
+        device: Device of the coreset search.
+        reporter: Receiver of progress.
+    """
+    mean, std = statistics or (float(rows.mean()), float(rows.std()))
+    normalised = (rows - mean) / std
+    chosen = choose_rows(normalised, recipe, device=device, reporter=reporter, name=name)
+    kept = normalised[torch.from_numpy(chosen)].contiguous()
+    return MemoryBank.from_rows(kept, mean, std, reweight=bank_part(recipe).image_score == "reweighted")
+
+
+def is_whole(bank: MemoryBank, patches: Sequence[Patches], recipe: Recipe) -> bool:
+    """Return True if a bank holds every candidate row, in the order of the samples."""
+    rows = sum(len(bank_rows([sample], recipe)) for sample in patches)
+    return bank_part(recipe).mode == "default" and len(bank.rows) == rows
+
+
+def choose_rows(
+    rows: Tensor,
+    recipe: Recipe,
+    *,
+    device: torch.device | None = None,
+    reporter: Reporter = SILENT,
+    name: str = "memory",
+) -> npt.NDArray[np.int64]:
+    """Return the indices int64 of the rows that a bank keeps, in order of selection.
+
+    Args:
+        rows: Normalised candidate rows float32 `[n, C]`.
+        recipe: Recipe of the detector.
+        device: Device of the coreset search; None takes the processor.
+        reporter: Receiver of progress.
+        name: Name of the bank in progress reports.
+    """
+    part = bank_part(recipe)
+    if part.coreset == 1 or (part.coreset is None and len(rows) <= MOST_ROWS):
+        return np.arange(len(rows))
+    count = MOST_ROWS if part.coreset is None else max(3, int(part.coreset * len(rows)))
+    projected = project(rows, eps=part.coreset_eps, seed=recipe.seed).to(device or "cpu")
+    return greedy_coreset(
+        projected,
+        count,
+        half=part.mode == "faithful",
+        progress=lambda done, total: reporter.step(f"choose {name} bank", done, total),
+    )

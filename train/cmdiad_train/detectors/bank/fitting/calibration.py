@@ -1,0 +1,89 @@
+"""Scores of good samples that a memory bank detector was not fitted on, and the fusion weights fitted on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.fitting.banks import bank_rows, is_whole
+from cmdiad_train.detectors.bank.fusion import fusion_weights
+from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.patches import Patches
+from cmdiad_train.detectors.family import FitContext, as_tensors
+from cmdiad_train.recipe import bank_part
+
+Scored = tuple[Tensor, Tensor]
+"""Unfused scores `[banks]` and maps `[banks, size, size]` of one sample; maps lie over the image of the sensor."""
+
+
+@torch.no_grad()
+def calibrate_fusion(
+    context: FitContext, detector: Detector, banks: Sequence[MemoryBank], patches: Sequence[Sequence[Patches]]
+) -> tuple[list[float], list[float]]:
+    """Set the fusion weights of a detector, and return fused scores and map maxima of good samples.
+
+    The samples are the held-out ones, and if the banks hold every row also the training samples, each scored against
+    banks without its own rows.
+
+    Args:
+        context: The training.
+        detector: Detector whose fusion weights are set in place.
+        banks: Banks of the detector.
+        patches: Patch features of the training samples, by bank and sample.
+    """
+    held_out = _held_out_patches(context, detector)
+    scored = []
+    for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
+        scored.append(_over_sensor(context, files, detector.score_each(sample)))
+        context.reporter.step("calibrate threshold", i + 1, len(held_out))
+    if all(is_whole(bank, rows, context.recipe) for bank, rows in zip(banks, patches, strict=True)):
+        scored += _without_own_rows(context, detector, banks, patches)
+    is_published = bank_part(context.recipe).fusion == "ocsvm"
+    fitted_on = _against_own_rows(context, detector, patches) if is_published else scored
+    detector.score_weights = fusion_weights(torch.stack([s for s, _ in fitted_on]), context.recipe)
+    detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), context.recipe)
+    scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
+    peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in scored]
+    return scores, peaks
+
+
+def _held_out_patches(context: FitContext, detector: Detector) -> list[list[Patches]]:
+    patches = []
+    for i, files in enumerate(context.held_out):
+        inputs = as_tensors(context.samples.prepared(files).inputs)
+        patches.append(detector.patches(*(inputs[name] for name in detector.input_names)))
+        context.reporter.step("extract held-out features", i + 1, len(context.held_out))
+    return patches
+
+
+def _over_sensor(context: FitContext, files: SampleFiles, scored: Scored) -> Scored:
+    """Move the maps of a sample over the image of the sensor, where the operator sees them."""
+    if context.recipe.view == "sensor":
+        return scored
+    scores, maps = scored
+    return scores, torch.from_numpy(context.samples.prepared(files).each_to_sensor(maps.numpy()))
+
+
+def _against_own_rows(context: FitContext, detector: Detector, patches: Sequence[Sequence[Patches]]) -> list[Scored]:
+    """Score the training samples against the banks that hold their rows; the published fusion is fitted on these."""
+    by_sample = [list(sample) for sample in zip(*patches, strict=True)]
+    samples = zip(context.train, by_sample, strict=True)
+    return [_over_sensor(context, files, detector.score_each(sample)) for files, sample in samples]
+
+
+def _without_own_rows(
+    context: FitContext, detector: Detector, banks: Sequence[MemoryBank], patches: Sequence[Sequence[Patches]]
+) -> list[Scored]:
+    """Score every training sample against banks without its own rows."""
+    starts = [np.cumsum([0, *(len(bank_rows([sample], context.recipe)) for sample in rows)]) for rows in patches]
+    scored = []
+    for i, files in enumerate(context.train):
+        others = [bank.without(start[i], start[i + 1]) for bank, start in zip(banks, starts, strict=True)]
+        scored.append(_over_sensor(context, files, detector.against(others).score_each([p[i] for p in patches])))
+        context.reporter.step("hold out training samples", i + 1, len(context.train))
+    return scored

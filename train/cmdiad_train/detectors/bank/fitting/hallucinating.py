@@ -1,0 +1,185 @@
+"""Training the distillation network of a memory bank detector, and hallucinated features of training samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.bank.fitting.distillation import Pair, distil, new_network
+from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
+from cmdiad_train.detectors.bank.patches import Hallucinated, Patches, PatchFeatures, hallucination_grid, regrid
+from cmdiad_train.detectors.bank.run_files import (
+    NETWORK,
+    basis_file,
+    extractor_file,
+    load_hallucinated,
+    network_file,
+    save_network,
+)
+from cmdiad_train.features import extractor_digest, feature_key
+from cmdiad_train.features.store import Stored
+from cmdiad_train.recipe import Recipe, bank_part
+from cmdiad_train.runs.loss_plot import plot_losses
+from cmdiad_train.runs.record import read_record
+from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
+from cmdiad_train.training.log import write_log
+
+CHECKPOINT = "distillation.checkpoint.safetensors"
+
+
+def hallucinated_features(
+    training: TrainingFeatures, main: PatchFeatures, stored: Sequence[Stored]
+) -> Hallucinated | None:
+    """Return the patch features of the missing modality, or None if the recipe hallucinates nothing.
+
+    Args:
+        training: Features of the training samples.
+        main: Patch features of the main modality.
+        stored: Tensors of the main modality, one per training sample.
+    """
+    context = training.context
+    if training.part.hallucination == "none":
+        return None
+    other = training.patch_features(context.recipe.other)
+    if not (context.run / NETWORK).exists():
+        _train_network(training, main, stored, other)
+    return load_hallucinated(context.run, context.recipe, main.grid)
+
+
+def hallucinate(training: TrainingFeatures, hallucinated: Hallucinated, stored: Sequence[Stored]) -> list[Patches]:
+    """Return the hallucinated patch features of every training sample, on the CPU."""
+    context = training.context
+    digest = extractor_digest(hallucinated, {"device": str(context.device), "family": "bank"})
+    hallucinated.to(context.device)
+    patches = []
+    for i, sample in enumerate(stored):
+        key = feature_key(digest, {}, {}, _content(sample))
+        make = partial(_hallucinated_one, hallucinated, sample, context.device)
+        made = training.store.get("hallucinated", key, len(stored), make)
+        patches.append((made["rows"], made["cells"]))
+        context.reporter.step(f"hallucinate {context.recipe.other} features", i + 1, len(stored))
+    hallucinated.cpu()
+    return patches
+
+
+@torch.no_grad()
+def _hallucinated_one(hallucinated: Hallucinated, sample: Stored, device: torch.device) -> Stored:
+    main = [sample[name].to(device) for name in ("rows", "cells")]
+    image = sample["image"].to(device) if "image" in sample else None
+    rows, cells = hallucinated(*main, image)
+    return {"rows": rows, "cells": cells}
+
+
+def _content(sample: Stored) -> str:
+    """Return the SHA-256 digest of all tensors of a sample."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(sample.items()):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class _Pairs:
+    """Input and target pairs for the distillation network, one per sample, read from the store one by one."""
+
+    def __init__(self, main: Sequence[Stored], other: Sequence[Stored], grids: tuple[int, int], recipe: Recipe) -> None:
+        self.main, self.other, self.grids, self.recipe = main, other, grids, recipe
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+    def __getitem__(self, index: int) -> Pair:
+        return make_pair(self.main[index], self.other[index], self.grids, self.recipe)
+
+
+def _train_network(
+    training: TrainingFeatures, main: PatchFeatures, stored: Sequence[Stored], other: PatchFeatures
+) -> None:
+    context, recipe, grids = training.context, training.recipe, (main.grid, other.grid)
+    mains, others = list(stored), training.of_training(other, recipe.other)
+    for category in context.joint:
+        mains += training.of_training(main, recipe.mains[0], category)
+        others += training.of_training(other, recipe.other, category)
+    pairs = _Pairs(mains, others, grids, recipe)
+    network = new_network(pairs, recipe)
+    log = distil(
+        network,
+        pairs,
+        recipe,
+        checkpoint=context.run / CHECKPOINT,
+        device=context.device,
+        reporter=context.reporter,
+    )
+    write_log(context.run / "distillation.csv", log)
+    plot_losses(context.run / "distillation.png", [e.loss for e in log], [e.validation for e in log])
+    save_network(context.run, network, hallucination_grid(recipe, *grids))
+
+
+def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recipe) -> Pair:
+    """Return input and target of one sample for a distillation network, see `distillation.Pairs`.
+
+    F2F, published: one pair per cell of the finer grid (method §5, §9). Default: one pair per distinct row of the main
+    modality, whose target is the mean over the cells that share the row, because equal inputs can only learn one
+    output.
+
+    Args:
+        main: `rows` and `cells` of the main modality, for I2F also its `image`.
+        other: `rows` and `cells` of the other modality, for F2I its `image`.
+        grids: Sides of the grids of main and other features.
+        recipe: Recipe of the detector.
+    """
+    main_grid, other_grid = grids
+    part = bank_part(recipe)
+    if part.hallucination == "f2i":
+        features = main["rows"][main["cells"]]
+        finer = max(grids) if part.mode == "faithful" else main_grid
+        return regrid(features, main_grid, finer), other["image"]
+    grid = hallucination_grid(recipe, main_grid, other_grid)
+    target = other["rows"][other["cells"]]
+    if part.hallucination == "i2f":
+        return main["image"], regrid(target, other_grid, recipe.size // 4)
+    if part.mode == "faithful":
+        finer = max(grids)
+        return regrid(main["rows"][main["cells"]], main_grid, finer), regrid(target, other_grid, finer)
+    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid))
+
+
+def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor) -> Pair:
+    used, position, count = torch.unique(cells, return_inverse=True, return_counts=True)
+    total = torch.zeros(len(used), targets.shape[1]).index_add_(0, position, targets)
+    return rows[used], total / count[:, None]
+
+
+def take_over(source: Path, run: Path, recipe: Recipe) -> None:
+    """Copy extractors, principal components and distillation network of a finished run into another one.
+
+    Raises:
+        RunError: The finished run has no such network, or trained its network with other options.
+    """
+    network_file(source)
+    stored = read_record(source).recipe
+    trained, requested = bank_part(stored), bank_part(recipe)
+    for name in ("mode", "hallucination", "rgb", "xyz", "components", "distillation"):
+        _require_same(source, name, getattr(trained, name) == getattr(requested, name))
+    for name in ("modality", "size", "rgb_mask", "foreground"):
+        _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
+    modalities = ("rgb", "xyz")
+    names = [*map(extractor_file, modalities), *map(basis_file, modalities), NETWORK]  # type: ignore[arg-type]
+    for name in names:
+        if (source / name).exists() and not (run / name).exists():
+            save_tensors(run / name, load_tensors(source / name), load_metadata(source / name) or None)
+
+
+def _require_same(source: Path, name: str, same: bool) -> None:
+    if not same:
+        raise RunError(
+            source,
+            found=f"a network trained with another {name}",
+            expected="a network trained with the options of this run",
+            action="Pass the same options, or train a new network",
+        )

@@ -1,0 +1,148 @@
+"""Options of the memory bank family in `cmdiad-train`. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+import click
+
+from cmdiad_runtime.support.command_line import collect_options, option_group
+
+MODALITIES = option_group(
+    "Hallucination",
+    click.option(
+        "--hallucination",
+        type=click.Choice(["none", "f2f", "f2i", "i2f"]),
+        default="none",
+        help="Replacement of the missing modality: features to features, features to input, or input to features.",
+    ),
+    click.option("--epochs", type=click.IntRange(min=1), help="Training epochs.  [default: 12, faithful: 100]"),
+    click.option("--batch", type=click.IntRange(min=1), help="Samples per training step.  [default: 4, faithful: 32]"),
+    click.option(
+        "--learning-rate",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Learning rate.  [default: 1e-3; faithful: 5e-4, i2f 3e-4 or 2e-4]",
+    ),
+    click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Loss per row.  [default: l2]"),
+    click.option(
+        "--f2f-output",
+        type=click.Choice(["linear", "gelu"]),
+        help="Last activation of the f2f network.  [default: linear, faithful: gelu]",
+    ),
+    click.option(
+        "--distil-validation",
+        type=float,
+        help="Share of the training samples that choose the best epoch.  [default: 0.1, faithful: 0]",
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=0),
+        help="Epochs without a better one before training stops; 0 never stops.  [default: 5, faithful: 0]",
+    ),
+    click.option(
+        "--distil-on",
+        help="Categories whose good samples also train the network, as a,b or all (as published).  "
+        "[default: only the category of the detector]",
+    ),
+)
+
+IMAGES = option_group(
+    "Image extractor",
+    click.option("--rgb-backbone", help="Any timm model.  [default: resnet10t, faithful: vit_base_patch8_224.dino]"),
+    click.option(
+        "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
+    ),
+    click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
+    click.option(
+        "--rgb-weights",
+        help="timm (download by timm), seeded (random), shipped-rgb, or a safetensors FILE. A file made by "
+        "cmdiad-extractor also sets the other extractor options.  [default: shipped-rgb, faithful: timm]",
+    ),
+)
+
+CLOUDS = option_group(
+    "Cloud extractor",
+    click.option(
+        "--xyz",
+        "xyz_kind",
+        type=click.Choice(["point_mae", "point_bert", "normals", "depth"]),
+        help="Clouds as groups of points, or as an image of surface normals or depth.  "
+        "[default: normals, faithful: point_mae, or the kind of --xyz-weights]",
+    ),
+    click.option("--surface-backbone", help="timm model for normals and depth.  [default: --rgb-backbone]"),
+    click.option("--surface-stages", help="CNN stages for normals and depth.  [default: --rgb-stages]"),
+    click.option(
+        "--surface-grid",
+        type=click.IntRange(min=2),
+        help="Side of the grid of features of normals and depth.  [default: --rgb-grid]",
+    ),
+    click.option(
+        "--surface-weights",
+        help="Weights for normals and depth.  [default: shipped-normals, or --rgb-weights if given]",
+    ),
+    click.option("--xyz-groups", type=click.IntRange(min=3), help="Point groups per cloud.  [default: 1024]"),
+    click.option(
+        "--xyz-group-size", type=click.IntRange(min=1), help="Points per group.  [default: 32, faithful: 128]"
+    ),
+    click.option(
+        "--xyz-width", type=click.IntRange(min=8), help="Width of the point transformer.  [default: 96, faithful: 384]"
+    ),
+    click.option(
+        "--xyz-depth",
+        type=click.IntRange(min=1),
+        help="Blocks of the point transformer; features come from the last block and the block at a third.  "
+        "[default: 2, faithful: 12]",
+    ),
+    click.option(
+        "--xyz-heads",
+        type=click.IntRange(min=1),
+        help="Attention heads of the point transformer.  [default: 3, faithful: 6]",
+    ),
+    click.option(
+        "--xyz-grid",
+        type=click.IntRange(min=2),
+        help="Side of the grid of point features.  [default: 28, faithful: 56]",
+    ),
+    click.option(
+        "--xyz-normalisation",
+        type=click.Choice(["frozen", "batch", "eval"]),
+        help="BatchNorm statistics of the point encoder: of the training clouds, the current cloud, or the weights.  "
+        "[default: frozen, faithful: batch]",
+    ),
+    click.option(
+        "--xyz-weights",
+        help="seeded (random), or a FILE with weights of Point-MAE or Point-BERT.  [default: seeded]",
+    ),
+)
+
+BANKS = option_group(
+    "Memory bank",
+    click.option(
+        "--mode",
+        type=click.Choice(["default", "faithful"]),
+        default="default",
+        help="Settings recommended by cmdiad, or the behaviour of the published code.",
+    ),
+    click.option(
+        "--coreset",
+        type=float,
+        help="Fraction of rows kept in a memory bank.  [default: all up to 25 000 rows, faithful: 0.1]",
+    ),
+    click.option(
+        "--components",
+        type=click.IntRange(min=0),
+        help="Principal components of the normal features that are used; 0 takes all channels.  "
+        "[default: 256, faithful: 0]",
+    ),
+    click.option(
+        "--image-score",
+        type=click.Choice(["reweighted", "max"]),
+        help="Largest distance, weighted by how usual the bank row is (as published) or unweighted.  "
+        "[default: max, faithful: reweighted]",
+    ),
+    click.option(
+        "--fusion",
+        type=click.Choice(["standardised", "ocsvm"]),
+        help="Weights of the linear fusion.  [default: standardised, faithful: ocsvm]",
+    ),
+)
+
+OPTIONS: tuple[click.Option, ...] = collect_options(MODALITIES, IMAGES, CLOUDS, BANKS)

@@ -1,0 +1,193 @@
+"""Files of a memory bank detector in a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.sample import Modality
+from cmdiad_runtime.support.files import write_json
+from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
+from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part
+from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_tensors, read_json, save_tensors
+
+BANKS = "banks.safetensors"
+FUSION = "fusion.json"
+NETWORK = "hallucination.safetensors"
+BANK_NAMES = ("main", "xyz", "rgb", "fusion")
+
+
+def extractor_file(modality: Modality) -> str:
+    """Return the name of the file with the extractor of a modality."""
+    return f"extractor-{modality}.safetensors"
+
+
+def basis_file(modality: Modality) -> str:
+    """Return the name of the file with the principal components of a modality."""
+    return f"projection-{modality}.safetensors"
+
+
+def load_detector(run: Path, recipe: Recipe) -> Detector:
+    """Load the detector of a finished run.
+
+    Raises:
+        RunError: A file is missing or damaged.
+    """
+    features = [
+        PatchFeatures(
+            load_extractor(run, recipe, modality),
+            cut_out=shows_part_alone(recipe, modality),
+            basis=load_basis(run, modality),
+        )
+        for modality in recipe.mains
+    ]
+    hallucinates = bank_part(recipe).hallucination != "none"
+    hallucinated = load_hallucinated(run, recipe, features[0].grid) if hallucinates else None
+    detector = Detector(recipe, features, load_banks(run, recipe), hallucinated)
+    detector.score_weights, detector.map_weights = load_fusion(run)
+    return detector
+
+
+def build_extractor(recipe: Recipe, modality: Modality) -> Extractor:
+    """Return the extractor of a modality with the weights that the recipe names."""
+    part = bank_part(recipe)
+    if modality == "rgb":
+        return TimmBackbone(part.rgb, size=recipe.size, seed=recipe.seed)
+    if isinstance(part.xyz, SurfaceExtractor):
+        return TimmBackbone(part.xyz.backbone, size=recipe.size, seed=recipe.seed)
+    return PointMae(part.xyz, seed=recipe.seed)
+
+
+def save_extractor(run: Path, extractor: Extractor, modality: Modality) -> None:
+    """Write the run's copy of an extractor's weights, with their provenance."""
+    save_tensors(run / extractor_file(modality), extractor.state_dict(), {"provenance": extractor.provenance})
+
+
+def load_extractor(run: Path, recipe: Recipe, modality: Modality) -> Extractor:
+    """Return an extractor with the run's copy of the weights. The files that the recipe names are not needed."""
+    extractor = build_extractor(replace(recipe, detector=bank_part(recipe).without_weights()), modality)
+    file = run / extractor_file(modality)
+    load_state(extractor, load_tensors(file), file)
+    extractor.provenance = load_metadata(file).get("provenance", extractor.provenance)
+    return extractor
+
+
+def save_basis(run: Path, basis: Tensor, modality: Modality) -> None:
+    """Write the principal components `[C', C]` of the features of a modality."""
+    save_tensors(run / basis_file(modality), {"basis": basis})
+
+
+def load_basis(run: Path, modality: Modality) -> Tensor | None:
+    """Return the principal components of the features of a modality, or None if all channels are used."""
+    file = run / basis_file(modality)
+    return load_tensors(file)["basis"] if file.exists() else None
+
+
+def save_network(run: Path, network: Network, grid: int) -> None:
+    """Write the distillation network, with the side of the grid of hallucinated features."""
+    metadata = {"grid": str(grid)}
+    if isinstance(network, FeatureToInput):
+        metadata["fed_grid"] = str(network.grid)
+    save_tensors(run / NETWORK, network.state_dict(), metadata)
+
+
+def network_file(run: Path) -> Path:
+    """Return the file of the distillation network of a finished run; RunError if it has none."""
+    file = run / NETWORK
+    if not file.is_file():
+        raise RunError(
+            run, found="no distillation network", expected="a finished run with one", action="Check --network-from"
+        )
+    return file
+
+
+def load_hallucinated(run: Path, recipe: Recipe, main_grid: int) -> Hallucinated:
+    """Return the patch features of the missing modality, with the distillation network of the run."""
+    file = run / NETWORK
+    state, metadata = load_tensors(file), load_metadata(file)
+    network = _new_network(state, metadata, recipe)
+    load_state(network, state, file)
+    sees_input = bank_part(recipe).hallucination == "f2i"
+    hallucinated = Hallucinated(
+        network,
+        main_grid=main_grid,
+        grid=int(metadata["grid"]),
+        extractor=load_extractor(run, recipe, recipe.other) if sees_input else None,
+        basis=load_basis(run, recipe.other) if sees_input else None,
+        size=recipe.size,
+    )
+    return hallucinated.eval().requires_grad_(False)
+
+
+def _new_network(state: dict[str, Tensor], metadata: dict[str, str], recipe: Recipe) -> Network:
+    """Return a distillation network with the sizes of a state."""
+    part, out = bank_part(recipe), len(state["target_mean"])
+    if part.hallucination == "f2f":
+        width, options = len(state["norm.weight"]), part.distillation
+        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+    if part.hallucination == "f2i":
+        return FeatureToInput(state["conv1.weight"].shape[1], int(metadata["fed_grid"]), recipe.size)
+    return InputToFeature(out)
+
+
+def bank_names(recipe: Recipe) -> list[str]:
+    """Return the names of the banks of a detector, in the order of its scorers."""
+    if recipe.modality == "both":
+        return list(recipe.mains)
+    return ["main"] if bank_part(recipe).hallucination == "none" else ["main", "fusion"]
+
+
+def save_banks(run: Path, banks: dict[str, MemoryBank]) -> None:
+    """Write the memory banks by name."""
+    tensors = {}
+    for name, bank in banks.items():
+        tensors[f"{name}.rows"] = bank.rows
+        if bank.neighbours is not None:
+            tensors[f"{name}.neighbours"] = bank.neighbours
+        tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)
+        tensors[f"{name}.std"] = torch.tensor(bank.std, dtype=torch.float64)
+    save_tensors(run / BANKS, tensors)
+
+
+def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
+    """Return the memory banks of a run, main bank first."""
+    reweight = bank_part(recipe).image_score == "reweighted"
+    tensors = load_tensors(run / BANKS)
+    try:
+        return [
+            MemoryBank(
+                tensors[f"{name}.rows"],
+                float(tensors[f"{name}.mean"]),
+                float(tensors[f"{name}.std"]),
+                tensors[f"{name}.neighbours"] if reweight else None,
+            )
+            for name in BANK_NAMES
+            if f"{name}.rows" in tensors
+        ]
+    except KeyError as error:
+        raise damaged(run / BANKS, ValueError(f"no tensor {error}")) from error
+
+
+def save_fusion(run: Path, detector: Detector) -> None:
+    """Write the fusion weights."""
+    weights = {"score_weights": detector.score_weights.tolist(), "map_weights": detector.map_weights.tolist()}
+    write_json(run / FUSION, weights)
+
+
+def load_fusion(run: Path) -> tuple[Tensor, Tensor]:
+    """Return the fusion weights of scores and of maps, float32 `[banks]`; runs of version 2 have them elsewhere."""
+    file = run / FUSION
+    stored = read_json(file if file.exists() else run / "calibration.json")
+    try:
+        scores, maps = (torch.tensor(stored[f"{name}_weights"], dtype=torch.float32) for name in ("score", "map"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(file, ValueError(f"no fusion weights ({error})")) from error
+    return scores, maps

@@ -1,0 +1,61 @@
+"""How the samples of a training are prepared: inspection settings, and training settings of each category."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.samples import KeptFiles, SampleProvider
+from cmdiad_train.fit.splits import Splits
+from cmdiad_train.fit.views import learn_view
+from cmdiad_train.recipe import Recipe
+
+
+class TrainingSettings:
+    """Preprocessing of every sample of a training.
+
+    Held-out samples are prepared as for inspection. Training samples may need a second modality, and those of further
+    categories a view that is learnt from their own parts.
+
+    Args:
+        recipe: Recipe with a decided view.
+        family: Family of the recipe.
+        inspection: Preprocessing of inspection.
+        splits: Samples of the training.
+        samples: Source of samples, for learning the view of further categories.
+        reporter: Receiver of progress.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        family: Family,
+        inspection: Preprocessing,
+        splits: Splits,
+        samples: SampleProvider,
+        reporter: Reporter,
+    ) -> None:
+        self.recipe, self.inspection, self.splits = recipe, inspection, splits
+        self.samples, self.reporter = samples, reporter
+        self.training = family.preprocessing(recipe, inspection.colour, family.trained_modality(recipe))
+        self._joint = {files: name for name, joint in splits.joint.items() for files in joint}
+        self._held_out = frozenset(splits.held_out)
+        self._views: dict[str, Preprocessing] = {}
+
+    def of(self, files: SampleFiles) -> Preprocessing:
+        """Return the preprocessing of a sample."""
+        if files in self._held_out:
+            return self.inspection
+        view = self._view_of(self._joint[files]) if files in self._joint else self.inspection
+        return replace(self.training, top=view.top, part=view.part)
+
+    def _view_of(self, category: str) -> Preprocessing:
+        """Return the preprocessing with the view that the parts of a further category are seen in."""
+        if category not in self._views:
+            parts = [KeptFiles(files, self.samples) for files in self.splits.joint[category]]
+            assert self.recipe.view != "auto"  # the record of the run names the chosen view
+            self._views[category] = learn_view(self.recipe.view, parts, self.inspection, self.reporter)
+        return self._views[category]

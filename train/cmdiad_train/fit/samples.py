@@ -1,0 +1,212 @@
+"""The samples of one training, each read once and prepared once, in bounded memory."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.sample import Sample
+from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.fit.tamper import tamper
+
+MEMORY_BYTES = 1 << 29
+"""Arrays that samples may keep in memory; further ones are kept on disk."""
+
+Key = tuple[str, ...]
+Content = TypeVar("Content")
+
+
+class ArrayShelf:
+    """Values with arrays inside, such as samples, kept in memory up to a limit and on disk beyond it.
+
+    Only the arrays go to disk. The rest of a value stays in memory, so that a value comes back exactly as it was.
+
+    Args:
+        folder: Folder for arrays on disk. Its contents are replaced when the first array is written.
+        memory: Bytes of arrays that may stay in memory.
+    """
+
+    def __init__(self, folder: Path, *, memory: int = MEMORY_BYTES) -> None:
+        self.folder, self.memory = folder, memory
+        self._kept: dict[Key, tuple[Any, list[npt.NDArray[Any]] | Path]] = {}
+        self._in_memory = 0
+        self._written = 0
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kept
+
+    def put(self, key: Key, value: object) -> None:
+        """Keep a value."""
+        arrays: list[npt.NDArray[Any]] = []
+        rest = _take_arrays(value, arrays)
+        size = sum(array.nbytes for array in arrays)
+        if self._in_memory + size <= self.memory:
+            self._in_memory += size
+            self._kept[key] = (rest, arrays)
+            return
+        if self._written == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)  # files of an interrupted training
+            self.folder.mkdir(parents=True)
+        self._written += 1
+        file = self.folder / f"{self._written}.safetensors"
+        save_file({str(i): np.ascontiguousarray(array) for i, array in enumerate(arrays)}, file)
+        self._kept[key] = (rest, file)
+
+    def get(self, key: Key) -> Any:
+        """Return a value that was put."""
+        rest, kept = self._kept[key]
+        if isinstance(kept, Path):
+            stored = load_file(kept)
+            return _put_arrays(rest, [stored[str(i)] for i in range(len(stored))])
+        return _put_arrays(rest, kept)
+
+    def drop(self, key: Key) -> None:
+        """Remove a value if it is there."""
+        _, kept = self._kept.pop(key, (None, []))
+        if isinstance(kept, Path):
+            kept.unlink(missing_ok=True)
+        else:
+            self._in_memory -= sum(array.nbytes for array in kept)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """Place of an array in a value.
+
+    Attributes:
+        index: Position among the arrays of the value.
+        shape: Shape of the array, which a file would not keep for an array without axes.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+
+
+def _take_arrays(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return _Array(len(arrays) - 1, value.shape)
+    return _rebuilt(value, lambda part: _take_arrays(part, arrays))
+
+
+def _put_arrays(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:
+    if isinstance(value, _Array):
+        return arrays[value.index].reshape(value.shape)
+    return _rebuilt(value, lambda part: _put_arrays(part, arrays))
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of a value with every part changed. The copies skip the checks of their classes."""
+    if isinstance(value, tuple):
+        return tuple(change(part) for part in value)
+    if isinstance(value, dict):
+        return {name: change(part) for name, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        copied = copy.copy(value)
+        for field in fields(value):
+            object.__setattr__(copied, field.name, change(getattr(value, field.name)))
+        return copied
+    return value
+
+
+@dataclass(frozen=True)
+class KeptFiles:
+    """The files of a sample that are read once and then kept until the sample is prepared.
+
+    Attributes:
+        files: The files.
+        source: Where the sample is kept.
+    """
+
+    files: SampleFiles
+    source: SampleProvider
+
+    def read(self, colour: Colour = "rgb") -> Sample:
+        """Read the sample; raises InputError for files that cannot be used."""
+        return self.source.read(self.files, colour)
+
+
+class SampleProvider:
+    """Source of the samples of one training; see `detectors.family.SampleSource`.
+
+    A sample that is prepared is not kept any longer, except in prepared form. Tampered copies of the samples that
+    need one are therefore prepared at the same time.
+
+    Args:
+        folder: Folder for what does not fit in memory. Its contents are replaced.
+        memory: Bytes that samples may take in memory.
+    """
+
+    def __init__(self, folder: Path, *, memory: int = MEMORY_BYTES) -> None:
+        self._shelf = ArrayShelf(folder, memory=memory)
+        self._settings: Callable[[SampleFiles], Preprocessing] | None = None
+        self._tampered: set[Key] = set()
+        self._inspection: Preprocessing | None = None
+
+    def read(self, files: SampleFiles, colour: Colour) -> Sample:
+        """Return a sample as it is in its files, and keep it until it is prepared."""
+        key = ("read", *_name(files))
+        if key not in self._shelf:
+            self._shelf.put(key, files.read(colour))
+        sample: Sample = self._shelf.get(key)
+        return sample
+
+    def prepare_with(
+        self,
+        settings: Callable[[SampleFiles], Preprocessing],
+        inspection: Preprocessing,
+        tampered: Collection[SampleFiles],
+    ) -> None:
+        """Set how samples are prepared. Call once, before the first sample is prepared.
+
+        Args:
+            settings: Returns the preprocessing of a sample.
+            inspection: Preprocessing of tampered copies.
+            tampered: Samples of which a tampered copy is needed.
+        """
+        self._settings, self._inspection = settings, inspection
+        self._tampered = {_name(files) for files in tampered}
+
+    def preprocessing(self, files: SampleFiles) -> Preprocessing:
+        """Return the settings with which a sample is prepared."""
+        assert self._settings is not None
+        return self._settings(files)
+
+    def prepared(self, files: SampleFiles) -> Prepared:
+        """Return a sample in prepared form; raises InputError for files that cannot be used."""
+        return self._prepared("prepared", files)
+
+    def tampered(self, files: SampleFiles) -> Prepared:
+        """Return the tampered copy of a sample in prepared form, see `tamper`."""
+        return self._prepared("tampered", files)
+
+    def _prepared(self, kind: str, files: SampleFiles) -> Prepared:
+        name = _name(files)
+        if (kind, *name) not in self._shelf:
+            self._prepare(files)
+        prepared: Prepared = self._shelf.get((kind, *name))
+        return prepared
+
+    def _prepare(self, files: SampleFiles) -> None:
+        assert self._inspection is not None
+        name, settings = _name(files), self.preprocessing(files)
+        sample = self._shelf.get(("read", *name)) if ("read", *name) in self._shelf else files.read(settings.colour)
+        self._shelf.put(("prepared", *name), prepare(sample, settings))
+        if name in self._tampered:
+            self._shelf.put(("tampered", *name), prepare(tamper(sample, self._inspection), self._inspection))
+        self._shelf.drop(("read", *name))
+
+
+def _name(files: SampleFiles) -> Key:
+    """Return the key of a sample. Names are unique within a category only, paths everywhere."""
+    return (files.name, str(files.rgb), str(files.xyz))

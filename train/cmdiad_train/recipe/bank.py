@@ -1,0 +1,208 @@
+"""The recipe part of the memory bank family: every published variant, and the default of cmdiad, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from cmdiad_runtime.sample import Modality
+from cmdiad_train.recipe.extractors import (
+    PUBLISHED_RGB,
+    PUBLISHED_XYZ,
+    SMALL_NORMALS,
+    SMALL_RGB,
+    RgbExtractor,
+    SurfaceExtractor,
+    XyzExtractor,
+    rgb_from_json,
+    xyz_from_json,
+)
+from cmdiad_train.recipe.rules import require, require_inside, require_whole, tuples
+
+if TYPE_CHECKING:
+    from cmdiad_train.recipe.recipe import Recipe
+
+Mode = Literal["default", "faithful"]
+Hallucination = Literal["none", "f2f", "f2i", "i2f"]
+Loss = Literal["l2", "cosine", "smooth_l1"]
+
+
+def _distillation_from_json(value: dict[str, Any]) -> Distillation:
+    return Distillation(**tuples(Distillation, value))
+
+
+def _require_one(name: str, value: str, allowed: Sequence[str]) -> None:
+    require(value in allowed, name, value, f"one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Training of the distillation network (method §9).
+
+    Attributes:
+        epochs: Number of passes over the training tokens.
+        batch: Samples per step.
+        learning_rate: Rate of Adam after the warm-up.
+        warmup: Epochs of linear warm-up. The default mode then decays the rate by half a cosine.
+        expansion: Hidden width of F2F as a multiple of the input width.
+        output: Last activation of F2F: "linear", or "gelu" as published (which cannot go below -0.17).
+        loss: Loss per row: "l2" (Euclidean distance), "cosine" or "smooth_l1".
+        validation: Share of the training samples that choose the best epoch and are not trained on; 0, as
+            published, takes the last epoch.
+        patience: Epochs without a better validation loss after which training stops; 0 never stops.
+        categories: Further categories of the data set whose good samples also train the network (the published
+            networks are joint over all classes).
+    """
+
+    epochs: int = 12
+    batch: int = 4
+    learning_rate: float = 1e-3
+    warmup: int = 2
+    expansion: float = 2.5
+    output: Literal["linear", "gelu"] = "linear"
+    loss: Loss = "l2"
+    validation: float = 0.1
+    patience: int = 5
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0)):
+            require_whole(f"distillation.{name}", getattr(self, name), low)
+        require(self.learning_rate > 0, "distillation.learning_rate", self.learning_rate, "a positive number")
+        require(self.expansion > 0, "distillation.expansion", self.expansion, "a positive number")
+        require(self.output in ("linear", "gelu"), "distillation.output", self.output, "linear or gelu")
+        require(self.loss in ("l2", "cosine", "smooth_l1"), "distillation.loss", self.loss, "l2, cosine or smooth_l1")
+        require(0 <= self.validation < 1, "distillation.validation", self.validation, "a fraction in [0, 1)")
+        require(self.patience >= 0, "distillation.patience", self.patience, "0 or a number of epochs")
+
+
+PUBLISHED_DISTILLATION = Distillation(100, 32, 5e-4, 10, 2.5, "gelu", "l2", 0.0, 0)
+PUBLISHED_I2F_RATE = {"xyz": 3e-4, "rgb": 2e-4, "both": 3e-4}
+"""Learning rates of I2F by main modality (method §9). With both modalities there is no such network."""
+MOST_ROWS = 25_000
+"""Largest bank that is kept whole. A larger one is reduced to a coreset of this size."""
+
+
+@dataclass(frozen=True)
+class BankRecipe:
+    """Part of a recipe: extractors, hallucination, memory bank and fusion.
+
+    Attributes:
+        mode: "default" (statistics per bank, float blur, deterministic) or "faithful" (as published).
+        hallucination: Replacement of the missing modality: "none", "f2f" (feature to feature), "f2i" (feature to
+            input, then the extractor of the other modality) or "i2f" (input to feature).
+        rgb: Extractor of images.
+        xyz: Extractor of clouds, seen as points or as an image of the surface.
+        distillation: Training of the distillation network.
+        coreset: Fraction of the training rows kept in each memory bank; None keeps all, up to `MOST_ROWS`.
+        coreset_eps: Distortion bound of the sparse random projection before the coreset search.
+        components: Number of principal components of the normal features that networks and banks use; None, or more
+            than the extractor has channels, takes all channels.
+        image_score: "reweighted" as published (the largest distance, weighted by how usual its bank row is) or "max".
+        fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
+    """
+
+    mode: Mode = "default"
+    hallucination: Hallucination = "none"
+    rgb: RgbExtractor = SMALL_RGB
+    xyz: XyzExtractor | SurfaceExtractor = SMALL_NORMALS
+    distillation: Distillation = field(default_factory=Distillation)
+    coreset: float | None = None
+    coreset_eps: float = 0.9
+    components: int | None = 256
+    image_score: Literal["reweighted", "max"] = "max"
+    fusion: Literal["standardised", "ocsvm"] = "standardised"
+
+    family: ClassVar[str] = "bank"
+
+    def __post_init__(self) -> None:
+        _require_one("mode", self.mode, ("default", "faithful"))
+        _require_one("hallucination", self.hallucination, ("none", "f2f", "f2i", "i2f"))
+        _require_one("image_score", self.image_score, ("reweighted", "max"))
+        _require_one("fusion", self.fusion, ("standardised", "ocsvm"))
+        require(self.coreset is None or 0 < self.coreset <= 1, "coreset", self.coreset, "a fraction in (0, 1]")
+        require_inside("coreset_eps", self.coreset_eps, "a number in (0, 1)")
+        require(self.components is None or self.components >= 2, "components", self.components, "at least 2")
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise RunError if this part contradicts the common fields of a recipe."""
+        require(
+            not (recipe.modality == "both" and self.hallucination != "none"),
+            "hallucination",
+            self.hallucination,
+            "none, since with both modalities nothing is missing",
+        )
+        require(
+            recipe.view != "top" or self.has_normals,
+            "view",
+            recipe.view,
+            "sensor or part, unless clouds are seen as normals",
+        )
+        single = recipe.modality == "rgb" and self.hallucination == "none"
+        require(
+            recipe.view != "part" or single or self.has_normals,
+            "view",
+            recipe.view,
+            "sensor, unless clouds are seen as normals",
+        )
+        require(
+            recipe.view != "each" or self.has_normals,
+            "view",
+            recipe.view,
+            "sensor, top or part, unless clouds are seen as normals",
+        )
+
+    @property
+    def points(self) -> XyzExtractor | None:
+        """Return the point extractor, or None if clouds are seen as images."""
+        return self.xyz if isinstance(self.xyz, XyzExtractor) else None
+
+    @property
+    def has_normals(self) -> bool:
+        """Return True if clouds are seen as images of surface normals."""
+        return isinstance(self.xyz, SurfaceExtractor) and self.xyz.image == "normals"
+
+    def weights(self, modality: Modality) -> str:
+        """Return the origin of the weights of a modality's extractor: "seeded", "timm" or a file."""
+        if modality == "rgb":
+            return self.rgb.weights
+        return self.xyz.backbone.weights if isinstance(self.xyz, SurfaceExtractor) else self.xyz.weights
+
+    def without_weights(self) -> BankRecipe:
+        """Return the same part with random weights, for extractors whose weights come from a run."""
+        rgb, xyz = replace(self.rgb, weights="seeded"), self.xyz
+        if isinstance(xyz, SurfaceExtractor):
+            return replace(self, rgb=rgb, xyz=replace(xyz, backbone=replace(xyz.backbone, weights="seeded")))
+        return replace(self, rgb=rgb, xyz=replace(xyz, weights="seeded"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the part as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> BankRecipe:
+        """Return the part that `to_json` wrote; raises RecordError for unknown, missing or impossible fields."""
+        fields = tuples(cls, value)
+        readers = {"rgb": rgb_from_json, "xyz": xyz_from_json, "distillation": _distillation_from_json}
+        read = {name: reader(fields[name]) for name, reader in readers.items() if name in fields}
+        return cls(**{**fields, **read})
+
+
+def bank_part(recipe: Recipe) -> BankRecipe:
+    """Return the bank part of a recipe; TypeError for a recipe of another family."""
+    if not isinstance(recipe.detector, BankRecipe):
+        raise TypeError(f"a recipe of the family {recipe.family}, not of memory banks")
+    return recipe.detector
+
+
+PUBLISHED_BANK = BankRecipe(
+    mode="faithful",
+    rgb=PUBLISHED_RGB,
+    xyz=PUBLISHED_XYZ,
+    distillation=PUBLISHED_DISTILLATION,
+    coreset=0.1,
+    components=None,
+    image_score="reweighted",
+    fusion="ocsvm",
+)

@@ -1,0 +1,128 @@
+"""Settings of feature extractors: image networks, point transformers and images of surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cmdiad_train.recipe.rules import require, require_whole, tuples
+
+Normalisation = Literal["frozen", "batch", "eval"]
+PointNetwork = Literal["point_mae", "point_bert"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class RgbExtractor:
+    """An image extractor: any timm backbone.
+
+    Attributes:
+        backbone: Name of a timm model.
+        stages: CNN stages to concatenate; stage k has stride 4·2^k. Empty for the tokens of a ViT.
+        grid: Side of the grid to which CNN stages are resized; None takes the grid of the finest stage.
+        weights: "timm" (download by timm), "seeded" (random, reproducible), "shipped-rgb" or "shipped-normals"
+            (see `cmdiad_train.extractors.shipped`), or a safetensors file.
+        mean: Mean of each channel that is subtracted after scaling to 0-1, RGB order; None takes that of the weights.
+        std: Divisor of each channel, RGB order; None takes that of the weights.
+    """
+
+    backbone: str = "resnet10t"
+    stages: tuple[int, ...] = (0, 1)
+    grid: int | None = 40
+    weights: str = "seeded"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.backbone, str), "backbone", self.backbone, "the name of a timm model")
+        require(isinstance(self.weights, str), "weights", self.weights, "timm, seeded, a shipped name or a file")
+        for stage in self.stages:
+            require_whole("stages", stage, 0)
+        if self.grid is not None:
+            require_whole("grid", self.grid, 1)
+
+
+@dataclass(frozen=True)
+class XyzExtractor:
+    """A point extractor: the encoder of Point-MAE or Point-BERT (method §6).
+
+    Attributes:
+        network: Architecture, "point_mae" or "point_bert".
+        groups: Number of groups (centres) per cloud.
+        group_size: Number of points per group.
+        width: Width of the transformer. The widths of the token encoder scale with this width; 384 gives the
+            published ones.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads.
+        taps: Blocks (0-based) whose normalised outputs are concatenated.
+        normalisation: BatchNorm statistics: "frozen" (calibrated on the training clouds), "batch" (of the current
+            cloud, as published) or "eval" (as stored in the weights).
+        weights: "seeded" (random, reproducible), an official checkpoint or a safetensors file.
+        grid: Side of the square grid to which group features are pooled.
+    """
+
+    network: PointNetwork = "point_mae"
+    groups: int = 1024
+    group_size: int = 32
+    width: int = 96
+    depth: int = 2
+    heads: int = 3
+    taps: tuple[int, ...] = (0, 1)
+    normalisation: Normalisation = "frozen"
+    weights: str = "seeded"
+    grid: int = 28
+
+    def __post_init__(self) -> None:
+        require(self.network in ("point_mae", "point_bert"), "xyz.network", self.network, "point_mae or point_bert")
+        for name in ("groups", "group_size", "width", "depth", "heads", "grid"):
+            require_whole(f"xyz.{name}", getattr(self, name), 1)
+        require(
+            self.normalisation in ("frozen", "batch", "eval"),
+            "xyz.normalisation",
+            self.normalisation,
+            "frozen, batch or eval",
+        )
+        require(self.width % self.heads == 0, "xyz.heads", self.heads, f"a divisor of the width {self.width}")
+        require(
+            bool(self.taps) and max(self.taps) < self.depth,
+            "xyz.taps",
+            self.taps,
+            f"block indices below the depth {self.depth}",
+        )
+
+
+@dataclass(frozen=True)
+class SurfaceExtractor:
+    """An extractor that sees a cloud as an image of the surface, through a timm backbone.
+
+    Attributes:
+        image: Kind of image: "normals" (one component of the surface normal per colour) or "depth".
+        backbone: Network that extracts features of this image.
+    """
+
+    image: Literal["normals", "depth"] = "normals"
+    backbone: RgbExtractor = field(default_factory=RgbExtractor)
+
+    def __post_init__(self) -> None:
+        require(self.image in ("normals", "depth"), "xyz.image", self.image, "normals or depth")
+
+
+SMALL_RGB = RgbExtractor("resnet10t", (1, 2), 40, "shipped-rgb")
+SMALL_NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 40, "shipped-normals"))
+PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), None, "timm", IMAGENET_MEAN, IMAGENET_STD)
+PUBLISHED_XYZ = XyzExtractor("point_mae", 1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
+
+
+def rgb_from_json(value: dict[str, Any]) -> RgbExtractor:
+    """Return the image extractor that `asdict` wrote."""
+    return RgbExtractor(**tuples(RgbExtractor, value))
+
+
+def xyz_from_json(value: dict[str, Any]) -> XyzExtractor | SurfaceExtractor:
+    """Return the extractor of clouds that `asdict` wrote."""
+    if "image" in value:
+        fields = tuples(SurfaceExtractor, value)
+        return SurfaceExtractor(**{**fields, "backbone": rgb_from_json(fields["backbone"])})
+    return XyzExtractor(**tuples(XyzExtractor, value))

@@ -1,0 +1,120 @@
+"""A finished run: what training leaves for export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.support.files import write_json
+from cmdiad_train.detectors.family import Family, TrainedDetector
+from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.recipe import Recipe
+from cmdiad_train.runs.record import RunRecord, read_record
+from cmdiad_train.runs.tensors import Inputs, damaged, load_inputs, read_json
+
+CALIBRATION = "calibration.json"
+GOLDEN = "golden.safetensors"
+QUANTISATION = "quantisation.safetensors"
+HELD_OUT = "held_out.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Folder of the run.
+        record: Contents of `run.json`: recipe, data, seed, provenance, versions.
+        calibration: Thresholds.
+        detector: Detector in fp32 on the CPU.
+        golden: Network inputs by sample name, for the certificate.
+        recipe: Recipe of the detector. Differs from `record.recipe` only if export changes the detector.
+    """
+
+    path: Path
+    record: RunRecord
+    calibration: Calibration
+    detector: TrainedDetector
+    golden: Inputs
+    recipe: Recipe
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing that turns samples into inputs of the detector."""
+        return self.record.preprocessing
+
+    @property
+    def family(self) -> Family:
+        """Return the family of the detector."""
+        return family_of(self.recipe.family)
+
+
+def load_run(path: Path) -> Run:
+    """Load a finished run.
+
+    Raises:
+        RunError: The run is missing, unfinished, damaged or of a newer format.
+    """
+    record = read_record(path)
+    if record.status != "complete":
+        raise RunError(
+            path,
+            found="an unfinished training",
+            expected="a finished run",
+            action="Run the same cmdiad-train command again to resume",
+        )
+    return Run(
+        path=path,
+        record=record,
+        calibration=load_calibration(path),
+        detector=family_of(record.recipe.family).load(path, record.recipe),
+        golden=load_inputs(path / GOLDEN),
+        recipe=record.recipe,
+    )
+
+
+def save_calibration(run: Path, calibration: Calibration) -> None:
+    """Write the thresholds and the held-out scores that they are computed from."""
+    write_json(run / CALIBRATION, {"calibration": asdict(calibration)})
+
+
+def load_calibration(run: Path) -> Calibration:
+    """Read the thresholds and the held-out scores of a run."""
+    file = run / CALIBRATION
+    try:
+        return Calibration(**read_json(file)["calibration"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(file, error) from error
+
+
+def load_quantisation_inputs(run: Path) -> Inputs:
+    """Return the network inputs of training samples by sample name, which calibrate int8 and fp8.
+
+    Raises:
+        RunError: The run was trained before quantisation existed and has none, or the file is damaged.
+    """
+    return _load_later_inputs(
+        run / QUANTISATION, "inputs of training samples to calibrate int8 and fp8 on", "export with --engine fp16"
+    )
+
+
+def load_held_out(run: Path) -> Inputs:
+    """Return the network inputs of held-out good samples (`NAME-good`) and of tampered copies (`NAME-tampered`).
+
+    Raises:
+        RunError: The run was trained before `--search fast` and `--plan` existed and has none, or the file is damaged.
+    """
+    return _load_later_inputs(
+        run / HELD_OUT, "inputs of held-out samples to measure a search or a plan on", "export with --search exact"
+    )
+
+
+def _load_later_inputs(file: Path, expected: str, otherwise: str) -> Inputs:
+    """Read inputs that runs of the first versions do not have."""
+    if not file.exists():
+        action = f"Train again with this version, or {otherwise}"
+        raise RunError(file, found="no such file", expected=expected, action=action)
+    return load_inputs(file)

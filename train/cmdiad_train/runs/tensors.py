@@ -1,0 +1,83 @@
+"""Files of a run directory: safetensors and JSON, each whole or absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.support.files import atomic_write
+
+Inputs = dict[str, dict[str, Tensor]]
+"""Network inputs by sample name and input name."""
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raises RunError if that fails."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, error) from error
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file; raises RunError if that fails."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, error) from error
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    """Load a state into a module; raises RunError, naming the file, if they do not fit."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise damaged(file, error) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises RunError if the file cannot be read or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    if not isinstance(value, dict):
+        raise damaged(path, ValueError("not a JSON object"))
+    return value
+
+
+def save_inputs(path: Path, samples: Inputs) -> None:
+    """Write the network inputs of several samples."""
+    save_tensors(path, {f"{name}:{key}": value for name, inputs in samples.items() for key, value in inputs.items()})
+
+
+def load_inputs(path: Path) -> Inputs:
+    """Read the network inputs of several samples."""
+    samples: Inputs = {}
+    for key, value in sorted(load_tensors(path).items()):
+        sample, _, name = key.rpartition(":")
+        samples.setdefault(sample, {})[name] = value
+    return samples
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """Return the error for a file that cannot be used."""
+    return RunError(
+        path,
+        found=(str(error).splitlines() or [type(error).__name__])[0],
+        expected="a file of a run written by cmdiad-train",
+        action="Check the path, or train again",
+    )
