@@ -96,6 +96,14 @@ class Preprocessing:
         require(not self.xyz_image or self.xyz_feed == "points", self, "xyz_image", "false unless xyz_feed is points")
         require(self.rgb_mask == "none" or self.foreground, self, "foreground", "true if rgb_mask is cloud")
 
+    def check_view(self) -> None:
+        """Raise RecordError if the view needs a modality that the detector does not have.
+
+        Records of detectors call this. Training also prepares one modality in the view of the other.
+        """
+        require(self.top is None or self.modality != "rgb", self, "top", "None without a cloud (modality rgb)")
+        require(self.part is None or self.modality != "xyz", self, "part", "None without an image (modality xyz)")
+
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """Return the modalities that a sample must have; see `needed_modalities`."""

@@ -23,7 +23,7 @@ from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from doubles import FakeCuda, install
-from graphs import tiny_bundle
+from graphs import tiny_bundle, tiny_certificate
 from helpers import RecordingReporter, assert_refused, command
 
 NATIVE = {"tensorrt": "10.3.0", "rtx": "rtx-1.7.1.116"}
@@ -229,8 +229,7 @@ def test_a_rebuilt_engine_needs_its_self_test_too(bundle: Bundle, name: Any) -> 
 
 
 def test_the_cpu_is_certified_by_the_export_for_its_architecture(tmp_path: Path) -> None:
-    tolerances = {"fp32": {"score": 1e-3, "map": 2e-3}}
-    path = tiny_bundle(tmp_path / "other.cmdiad", certificate={"tolerances": tolerances, "machine": "other"})
+    path = tiny_bundle(tmp_path / "other.cmdiad", certificate=tiny_certificate("other"))
     bundle = Bundle.open(path)
     with pytest.raises(EngineError, match=f"no passed self-test of cpu with onnxruntime .*{platform.machine()}"):
         choose_engine(bundle, "cpu")
