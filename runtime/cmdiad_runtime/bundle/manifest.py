@@ -17,7 +17,7 @@ from typing import Any
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Certificate
 from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, FileRecord, damaged, too_large
-from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRecord, Provenance
+from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRecord, Provenance, stored_preprocessing
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import SIGNATURE, verify_signature
 from cmdiad_runtime.engines.graph_file import joint_digest
@@ -40,20 +40,6 @@ FORMAT = "cmdiad-bundle"
 FORMAT_VERSION = 1
 WEIGHTS = "graph.weights"
 GOLDEN = "golden.npz"
-
-_PREPROCESSING_OF_EVERY_BUNDLE = [
-    "modality",
-    "size",
-    "pad_multiple",
-    "colour",
-    "rgb_mask",
-    "foreground",
-    "groups",
-    "group_size",
-    "grid",
-    "seed",
-]
-"""Fields that every version of cmdiad wrote. A default in place of a lost one would change verdicts."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +133,7 @@ class Manifest:
         content = {name: entry for name, entry in value.items() if name not in ("format", "format_version")}
         values = fields_from_json(Manifest, content)
         readers: dict[str, Callable[[Any], Any]] = {
-            "preprocessing": _preprocessing_from_json,
+            "preprocessing": stored_preprocessing,
             "graph": GraphRecord.from_json,
             "calibration": Calibration.from_json,
             "calibration_original": Calibration.from_json,
@@ -303,13 +289,6 @@ def _newer(path: Path, problem: str, expected: str) -> BundleError:
         expected=expected,
         action="the bundle was made by a newer cmdiad: update cmdiad on this machine (pip install -U cmdiad)",
     )
-
-
-def _preprocessing_from_json(value: object) -> Preprocessing:
-    missing = [name for name in _PREPROCESSING_OF_EVERY_BUNDLE if isinstance(value, dict) and name not in value]
-    if missing:
-        raise RecordError(f"Preprocessing has no field {', '.join(missing)}")
-    return Preprocessing.from_json(value)
 
 
 def _files_from_json(value: object) -> dict[str, FileRecord]:

@@ -1,4 +1,4 @@
-"""Records within the manifest of a bundle: its graph, the engines that came with it, and the origin of the detector."""
+"""Records within the manifest of a bundle: the graph, the engines that came with it, origin, and preprocessing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from cmdiad_runtime.bundle.certificate import TOLERANCES
 from cmdiad_runtime.bundle.integrity import is_sha256
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import (
     RecordError,
     fields_from_json,
@@ -21,6 +22,20 @@ from cmdiad_runtime.support.records import (
 )
 
 GRAPH = "graph.onnx"
+
+_PREPROCESSING_OF_EVERY_RECORD = [
+    "modality",
+    "size",
+    "pad_multiple",
+    "colour",
+    "rgb_mask",
+    "foreground",
+    "groups",
+    "group_size",
+    "grid",
+    "seed",
+]
+"""Fields that every version of cmdiad wrote. A default in place of a lost one would change verdicts."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,19 @@ class Provenance:
     def to_json(self) -> dict[str, Any]:
         """Return the provenance as a JSON object."""
         return {**self.parts, "data": self.data, "seed": self.seed}
+
+
+def stored_preprocessing(value: object) -> Preprocessing:
+    """Read the preprocessing of a detector from parsed JSON of a run or bundle.
+
+    Raises:
+        NewerRecordError: A field is unknown.
+        RecordError: A field is wrong, or missing although every version of cmdiad wrote it.
+    """
+    missing = [name for name in _PREPROCESSING_OF_EVERY_RECORD if isinstance(value, dict) and name not in value]
+    if missing:
+        raise RecordError(f"Preprocessing has no field {', '.join(missing)}")
+    return Preprocessing.from_json(value)
 
 
 def _is_shape(value: object) -> bool:

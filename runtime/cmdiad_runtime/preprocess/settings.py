@@ -18,9 +18,9 @@ MOST_PIXELS = 4096
 MOST_GROUPS = 1 << 14
 MOST_GROUP_SIZE = 1 << 12
 MOST_CELLS = 256
+LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
-_LEAST_GROUPS = 3  # interpolation needs three centres
 _OLD_NAMES = {"plan": "top"}  # JSON of format 1 calls the top view's settings "plan"
 _JSON_NAMES = {new: old for old, new in _OLD_NAMES.items()}
 
@@ -84,7 +84,7 @@ class Preprocessing:
         points = self.modality != "rgb" and self.xyz_feed == "points"
         require_integer(self, "size", 1, MOST_PIXELS)
         require_integer(self, "pad_multiple", 1, MOST_PIXELS)
-        require_integer(self, "groups", _LEAST_GROUPS if points else 0, MOST_GROUPS)
+        require_integer(self, "groups", LEAST_GROUPS if points else 0, MOST_GROUPS)
         require_integer(self, "group_size", 1 if points else 0, MOST_GROUP_SIZE)
         require_integer(self, "grid", 1 if points else 0, MOST_CELLS)
         require_integer(self, "seed", 0 if self.needs_cloud else -_MOST_SEED, _MOST_SEED)

@@ -312,8 +312,8 @@ def test_mismatched_pair_is_named(own_data: Path, tmp_path: Path) -> None:
 
 def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe("xyz")
-    greedy = changed(recipe, xyz=replace(recipe.detector.xyz, groups=100_000))
-    with pytest.raises(InputError, match="at least 100000") as refused:
+    greedy = changed(recipe, xyz=replace(recipe.detector.xyz, groups=16_000))
+    with pytest.raises(InputError, match="at least 16000") as refused:
         fit(data, "gear", greedy, tmp_path / "run")
     assert refused.value.subject == str(sample_files(data, "train", "good", "xyz")[0])
 
