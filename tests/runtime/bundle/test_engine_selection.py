@@ -124,6 +124,25 @@ def test_a_damaged_label_is_named(bundle: Bundle, name: Any, content: str) -> No
     assert refused.value.subject == str(label)
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"seconds": "9"}, "seconds"),
+        ({"seconds": -1}, "seconds"),
+        ({"file": 3}, "file"),
+        ({"file": "../other.engine"}, "file"),
+        ({"fingerprint": None}, "EngineFingerprint"),
+        ({"moon": 1}, "newer cmdiad"),
+    ],
+)
+def test_a_wrong_value_of_a_label_is_named(bundle: Bundle, name: Any, changes: dict[str, Any], word: str) -> None:
+    label = build_for_bundle(bundle, LIBRARY[name]).path.with_suffix(".json")
+    label.write_text(json.dumps({**json.loads(label.read_text()), **changes}))
+    with pytest.raises(BundleError, match=word) as refused:
+        choose_engine(bundle, name)
+    assert refused.value.subject == str(label)
+
+
 def test_an_interrupted_build_leaves_nothing(bundle: Bundle, name: Any) -> None:
     class Interrupting(RecordingReporter):
         def step(self, name: str, done: int, total: int) -> None:
@@ -186,6 +205,35 @@ def test_a_record_of_something_else_does_not_count(bundle: Bundle, name: Any, ca
     path.write_text(json.dumps({**json.loads(path.read_text()), **CHANGES[case]}))
     with pytest.raises(EngineError, match="no passed self-test"):
         choose_engine(bundle, name)
+
+
+DAMAGE: dict[str, dict[str, Any]] = {
+    "a verdict that is no bool": {"passed": 1},
+    "no comparison": {"comparison": None},
+    "samples as text": {"samples": "3"},
+    "no time": {"created": "yesterday"},
+    "a number as version": {"versions": {"cmdiad": 1}},
+    "a negative duration": {"seconds": -1},
+    "an unknown field": {"moon": 1},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_record_does_not_count(bundle: Bundle, case: str) -> None:
+    path = self_test(bundle, "cpu")
+    record = json.loads(path.read_text())
+    passed = (bundle, "cpu", record["identity"], record["file_sha256"])
+    assert has_passed(*passed)
+    path.write_text(json.dumps({**record, **DAMAGE[case]}))
+    assert not has_passed(*passed)
+
+
+def test_a_record_contradicting_its_comparison_does_not_count(bundle: Bundle) -> None:
+    path = self_test(bundle, "cpu")
+    record = json.loads(path.read_text())
+    comparison = {**record["comparison"], "label_flips": 1}
+    path.write_text(json.dumps({**record, "comparison": comparison}))
+    assert not has_passed(bundle, "cpu", record["identity"], record["file_sha256"])
 
 
 def test_a_record_that_cannot_be_read_does_not_count(bundle: Bundle, name: Any) -> None:

@@ -24,7 +24,7 @@ from cmdiad_train.pretraining.batch_norm import settle_statistics
 from cmdiad_train.pretraining.job import ExtractorTask, Job
 from cmdiad_train.pretraining.samples import ImageKind, Inputs, recipe_for
 from cmdiad_train.pretraining.student_network import COMPARED_PATCHES, Student, evenly_spaced_rows
-from cmdiad_train.pretraining.student_report import agreement, describe, processor, stored_report
+from cmdiad_train.pretraining.student_report import StudentReport, agreement, describe, processor, stored_report
 from cmdiad_train.pretraining.teacher_features import TeacherFeatures
 from cmdiad_train.recipe import RgbExtractor
 
@@ -85,13 +85,15 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
     job.train(_task(job, student, features, held_out), training, "distil", identity, reporter)
     settle_statistics(extractor, inputs, training)
     student.eval().requires_grad_(False)
-    report = {
-        "teacher": describe(teacher.cpu(), lesson.teacher, lesson.size),
-        "student": describe(extractor, lesson.student, lesson.size),
-        "agreement": agreement(student, features, held_out),
-        "samples": {"source": job.source.description, "training": len(training), "held_out": len(held_out)},
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
-    }
+    report = asdict(
+        StudentReport(
+            teacher=describe(teacher.cpu(), lesson.teacher, lesson.size),
+            student=describe(extractor, lesson.student, lesson.size),
+            agreement=agreement(student, features, held_out),
+            samples={"source": job.source.description, "training": len(training), "held_out": len(held_out)},
+            machine={"processor": processor(), "threads": torch.get_num_threads()},
+        )
+    )
     source = f"distilled from {teacher.provenance} on {job.source.description}"
     use = image_metadata(lesson.student, lesson.size, *extractor.channel_statistics) | {"training": identity}
     write_json(job.out.with_suffix(".json"), report)
