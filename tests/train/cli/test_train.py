@@ -145,13 +145,14 @@ def test_mismatched_pair(own_data: Path, tmp_path: Path) -> None:
 
 def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
     path = sample_files(data, "train", "good", "xyz")[0]
-    refused = train(data, "--modality", "xyz", "--xyz-groups", 90_000, out=tmp_path / "run")
-    assert_refused(refused, 3, path, "at least 90000", "fewer or smaller groups")
+    refused = train(data, "--modality", "xyz", "--xyz-groups", 16_000, out=tmp_path / "run")
+    assert_refused(refused, 3, path, "at least 16000", "fewer or smaller groups")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--xyz", "point_mae", "--xyz-groups", 90_000), ("recipe xyz.groups", "found 90000", "16384")),
         (("--coreset", 0), ("recipe coreset", "found 0")),
         (("--coreset", 1.5), ("recipe coreset", "found 1.5")),
         (("--false-reject-rate", 1), ("recipe false_reject_rate",)),

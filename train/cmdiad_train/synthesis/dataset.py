@@ -251,7 +251,7 @@ def _calibration(camera: Camera) -> dict[str, Any]:
 
 
 def _manifest(spec: DatasetSpec, records: list[dict[str, Any]]) -> dict[str, Any]:
-    sorts = {name: DEFECT_TYPES[name].sort for name in spec.test if name != GOOD}
+    sorts: dict[str, str] = {name: DEFECT_TYPES[name].sort for name in spec.test if name != GOOD}
     return asdict(DatasetManifest(spec.to_json(), _LICENCE, sorts, tuple(records)))
 
 
