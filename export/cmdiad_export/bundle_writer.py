@@ -14,7 +14,8 @@ from cmdiad_export.search.choice import SearchChoice, choose_candidates
 from cmdiad_export.search.searchable import has_banks, searchable
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.golden import GoldenSample, write_golden
-from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, GRAPH, write_manifest
+from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, write_manifest
+from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.support.files import atomic_directory

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_export.certified import CertifiedGraph, certificate_record
-from cmdiad_runtime.bundle.manifest import GRAPH
+from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import graph_digest
 from cmdiad_train.detectors.family import SearchableDetector
 from cmdiad_train.runs.run import Run

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cmdiad_export.search.modes import SEARCH_MODES, SearchMode
 from cmdiad_runtime.engines import PRECISIONS, Precision
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.records import require, require_number
 
 Target = Literal["onnx", "rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -24,6 +26,7 @@ class ExportOptions:
         target: "onnx" for the graph alone, "rtx" to build a TensorRT-RTX engine ahead of time too.
 
     Raises:
+        RecordError: There is no such precision, search or target, or the scratch memory is no number of at least 0.
         EngineError: The target's engine cannot run graphs of this precision or search.
     """
 
@@ -33,9 +36,11 @@ class ExportOptions:
     target: Target = "onnx"
 
     def __post_init__(self) -> None:
-        assert self.precision in PRECISIONS
-        assert self.search in SEARCH_MODES
-        assert self.target in TARGETS
+        for name, names in (("precision", PRECISIONS), ("search", SEARCH_MODES), ("target", TARGETS)):
+            value = getattr(self, name)
+            require(isinstance(value, str) and value in names, self, name, f"one of {', '.join(names)}")
+        if self.scratch_megabytes is not None:
+            require_number(self, "scratch_megabytes", 0, sys.float_info.max)
         if self.precision == "int8-cpu" and self.target == "rtx":
             raise EngineError(
                 "--target rtx",

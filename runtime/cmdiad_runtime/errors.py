@@ -46,7 +46,12 @@ class CmdiadError(Exception):
         self.action = action
         problem = f"{self.subject}: found {found}" if self.subject else _capitalised(found)
         sentences = [problem, f"Expected {expected}" if expected else "", _capitalised(action)]
-        super().__init__(" ".join(f"{' '.join(sentence.split())}." for sentence in sentences if sentence))
+        super().__init__(" ".join(_with_full_stop(sentence) for sentence in sentences if sentence))
+
+
+def _with_full_stop(sentence: str) -> str:
+    """Return a sentence on one line; causes from other libraries may end in a full stop already."""
+    return f"{' '.join(sentence.split()).rstrip('.')}."
 
 
 def _capitalised(sentence: str) -> str:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning import planner
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.engines import PRECISIONS
+from cmdiad_runtime.support.records import RecordError
 from cmdiad_train.detectors.family import TrainedDetector
 from cmdiad_train.runs import run as run_module
 from helpers import assert_refused, command, flip_byte, python, truncate
@@ -173,6 +175,23 @@ def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) ->
         ExportOptions(precision="fp16", target="rtx"),
         ExportOptions(precision="fp32", search="exact", scratch_megabytes=None, target="onnx"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("precision", "fp4"),
+        ("precision", None),
+        ("search", ["exact"]),
+        ("target", "tensorrt"),
+        ("scratch_megabytes", -1),
+        ("scratch_megabytes", "64"),
+        ("scratch_megabytes", float("nan")),
+    ],
+)
+def test_impossible_options_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(RecordError, match=f"ExportOptions.{field}"):
+        ExportOptions(**{field: value})
 
 
 @pytest.fixture

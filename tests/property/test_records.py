@@ -119,7 +119,7 @@ calibrations = st.builds(
     score_threshold=st.floats(-1e6, 1e6),
     map_threshold=st.floats(-1e6, 1e6),
     false_reject_rate=st.floats(0, 1),
-    samples=st.integers(0, 10_000),
+    samples=st.integers(5, 10_000),  # at least the number of held-out scores
     method=st.text(max_size=10),
     warning=st.text(max_size=10),
     interval=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda pair: (min(pair), max(pair))),

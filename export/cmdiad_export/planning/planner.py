@@ -17,7 +17,7 @@ from cmdiad_export.search.choice import SearchChoice, choose_all
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.searchable import searchable
 from cmdiad_export.search.smaller_banks import SHARES, trained_share, with_smaller_banks
-from cmdiad_runtime.bundle.manifest import GRAPH
+from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.reporter import SILENT, Reporter

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import GoldenSample, read_golden
 from cmdiad_runtime.bundle.manifest import ENGINES
 from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text, read_fingerprint
+from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.records import (
+    NewerRecordError,
+    fields_from_json,
+    require,
+    require_instance,
+    require_name,
+    require_number,
+)
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 # Peak memory of the building process: a constant plus a multiple of the graph's size. Measured with TensorRT-RTX
@@ -44,6 +54,45 @@ class BuiltEngine:
     path: Path
     fingerprint: EngineFingerprint
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineLabel:
+    """The label of an engine that was built on this machine, `NAME.json`.
+
+    Attributes:
+        file: Name of the engine file next to the label.
+        fingerprint: Library, device and graph that the engine was built with and for.
+        seconds: Duration of the build.
+
+    Raises:
+        RecordError: A value has the wrong kind or is out of range.
+    """
+
+    file: str
+    fingerprint: EngineFingerprint
+    seconds: float
+
+    def __post_init__(self) -> None:
+        require_name(self, "file")
+        require(Path(self.file).name == self.file, self, "file", "a file name without folders")
+        require_instance(self, "fingerprint", EngineFingerprint)
+        require_number(self, "seconds", 0, sys.float_info.max)
+
+    @staticmethod
+    def from_json(value: object) -> EngineLabel:
+        """Read the label that `to_json` wrote.
+
+        Raises:
+            NewerRecordError: An object has an unknown field.
+            RecordError: A field is missing or wrong.
+        """
+        fields = fields_from_json(EngineLabel, value)
+        return EngineLabel(**{**fields, "fingerprint": EngineFingerprint.from_json(fields["fingerprint"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the label as a JSON object."""
+        return {"file": self.file, "fingerprint": self.fingerprint.to_json(), "seconds": self.seconds}
 
 
 def engines_of(bundle: Bundle, library: EngineLibrary) -> list[BuiltEngine]:
@@ -104,10 +153,9 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter 
         profiles=profiles_of(read_golden(bundle.golden), bundle.preprocessing.grid),
     )
     fingerprint = build_engine(request, path, reporter)
-    built = BuiltEngine(path, fingerprint, round(time.monotonic() - start, 1))
-    label = {"file": path.name, "fingerprint": fingerprint.to_json(), "seconds": built.seconds}
-    write_json(path.with_suffix(".json"), label)
-    return built
+    label = EngineLabel(path.name, fingerprint, round(time.monotonic() - start, 1))
+    write_json(path.with_suffix(".json"), label.to_json())
+    return BuiltEngine(path, fingerprint, label.seconds)
 
 
 def targets_here(library: EngineLibrary, precision: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -183,14 +231,18 @@ def _usable(folder: Path) -> bool:
 
 
 def _read_label(path: Path) -> BuiltEngine:
+    """Read a label. A damaged one is an error, because the engine next to it would silently not be used."""
+    expected = "the label of an engine that was built on this machine"
     try:
-        label = json.loads(path.read_text(encoding="utf-8"))
-        fingerprint, file, seconds = label["fingerprint"], str(label["file"]), float(label["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        label = EngineLabel.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except NewerRecordError as error:
+        action = "made by a newer cmdiad: update cmdiad on this machine"
+        raise BundleError(path, found=str(error), expected=expected, action=action) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             path,
             found=f"no readable label ({error})",
-            expected="the label of an engine that was built on this machine",
+            expected=expected,
             action="remove it, or build the engine again (cmdiad-build BUNDLE)",
         ) from error
-    return BuiltEngine(path.with_name(Path(file).name), read_fingerprint(fingerprint, path), seconds)
+    return BuiltEngine(path.with_name(label.file), label.fingerprint, label.seconds)

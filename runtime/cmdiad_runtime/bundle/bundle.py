@@ -10,7 +10,8 @@ from typing import Any
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
-from cmdiad_runtime.bundle.manifest import GOLDEN, GRAPH, Manifest, read_manifest, write_content
+from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest, write_content
+from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError

@@ -29,8 +29,9 @@ class Calibration:
     Attributes:
         score_threshold: Score above which a sample is NG.
         map_threshold: Map value above which a pixel is drawn as anomalous.
-        false_reject_rate: Requested share of good parts that may be rejected, in [0, 1].
-        samples: Number of held-out good samples behind the thresholds.
+        false_reject_rate: Requested share of good parts that may be rejected, in (0, 1); for a threshold set by hand,
+            the share of held-out samples above it, in [0, 1].
+        samples: Number of held-out good samples behind the thresholds, at least the number of held-out scores.
         method: Method that determined the score threshold.
         warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above the score threshold; (0, 1) if unknown.
@@ -66,6 +67,7 @@ class Calibration:
         )
         for name in ("held_out_scores", "held_out_peaks"):
             require_numbers(self, name, -SCORE_LIMIT, SCORE_LIMIT)
+            require(len(getattr(self, name)) <= self.samples, self, "samples", f"as many as there are {name}")
 
     @staticmethod
     def from_json(value: object) -> Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from cmdiad_runtime.support.records import (
     LARGEST_NUMBER,
     RecordError,
     fields_from_json,
+    make_tuple,
     require,
     require_integer,
     require_number,
@@ -110,6 +112,9 @@ class Comparison:
         borderline: Number of samples whose reference score is within the score tolerance of the threshold.
         not_finite: Number of scores and map values that are NaN or infinite.
         passed: True if all differences are within tolerance, no verdict changed and all values are finite.
+
+    Raises:
+        RecordError: A value has the wrong kind, is out of range or contradicts `passed`.
     """
 
     engine: str
@@ -124,6 +129,18 @@ class Comparison:
     not_finite: int
     passed: bool
 
+    def __post_init__(self) -> None:
+        require_text(self, "engine")
+        require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
+        require(isinstance(self.passed, bool), self, "passed", "true or false")
+        for name in ("score_max_abs", "score_max_share", "map_max_abs", "map_mean_abs", "map_max_share"):
+            # An engine that failed may have infinite differences.
+            if self.passed or getattr(self, name) != math.inf:
+                require_number(self, name, 0, LARGEST_NUMBER)
+        for name in ("label_flips", "borderline", "not_finite"):
+            require_integer(self, name, 0, 1 << 40)
+        require(not (self.passed and (self.label_flips or self.not_finite)), self, "passed", "false after label flips")
+
     @staticmethod
     def from_json(value: object) -> Comparison:
         """Read a comparison from parsed JSON.
@@ -132,23 +149,7 @@ class Comparison:
             NewerRecordError: The object has an unknown field.
             RecordError: A field is missing, has the wrong kind or is out of range.
         """
-        comparison = Comparison(**fields_from_json(Comparison, value))
-        comparison.check()
-        return comparison
-
-    def check(self) -> None:
-        """Raise RecordError if a value has the wrong kind, is out of range or contradicts `passed`.
-
-        Separate from the constructor, because an engine that failed may have infinite differences.
-        """
-        require_text(self, "engine")
-        require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
-        for name in ("score_max_abs", "score_max_share", "map_max_abs", "map_mean_abs", "map_max_share"):
-            require_number(self, name, 0, LARGEST_NUMBER)
-        for name in ("label_flips", "borderline", "not_finite"):
-            require_integer(self, name, 0, 1 << 40)
-        require(isinstance(self.passed, bool), self, "passed", "true or false")
-        require(not (self.passed and (self.label_flips or self.not_finite)), self, "passed", "false after label flips")
+        return Comparison(**fields_from_json(Comparison, value))
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON object."""
@@ -162,28 +163,53 @@ class Certificate:
     Attributes:
         tolerances: Tolerance by precision; the precision of the bundle's graph is one of them.
         machine: Architecture of the machine that exported the bundle, as `platform.machine()` returns it.
+        samples: Number of golden samples, at least 1.
+        comparisons: Comparison of each graph that was executed, at least one. All have passed and are within the
+            tolerance of their precision.
         reference: Computation that the graphs were compared with.
-        samples: Number of golden samples.
         golden: Description of the golden samples.
-        comparisons: Comparison of each graph that was executed. All have passed.
         search: Record of the search of a memory bank; None without a bank and in older bundles.
+
+    Raises:
+        RecordError: A value has the wrong kind or is out of range, or a comparison did not pass.
     """
 
     tolerances: Mapping[str, Tolerance]
     machine: str
+    samples: int
+    comparisons: tuple[Comparison, ...]
     reference: str = ""
-    samples: int = 0
     golden: str = ""
-    comparisons: tuple[Comparison, ...] = ()
     search: SearchRecord | None = None
 
     def __post_init__(self) -> None:
         for name in ("machine", "reference", "golden"):
             require_text(self, name)
-        require_integer(self, "samples", 0, 1 << 40)
-        failed = [comparison.precision for comparison in self.comparisons if not comparison.passed]
-        if failed:
-            raise RecordError(f"the comparison of the {failed[0]} graph did not pass")
+        require_integer(self, "samples", 1, 1 << 40)
+        tolerances = isinstance(self.tolerances, Mapping) and self.tolerances.items()
+        require(
+            bool(tolerances) and all(isinstance(n, str) and isinstance(t, Tolerance) for n, t in tolerances),
+            self,
+            "tolerances",
+            "a tolerance by precision",
+        )
+        make_tuple(self, "comparisons")
+        compared = bool(self.comparisons) and all(isinstance(c, Comparison) for c in self.comparisons)
+        require(compared, self, "comparisons", "one comparison or more")
+        require(self.search is None or isinstance(self.search, SearchRecord), self, "search", "a search record or None")
+        for comparison in self.comparisons:
+            self._check_passed(comparison)
+
+    def _check_passed(self, comparison: Comparison) -> None:
+        """Raise RecordError if a comparison did not pass, or its figures exceed the tolerance of its precision."""
+        precision = comparison.precision
+        if not comparison.passed:
+            raise RecordError(f"the comparison of the {precision} graph did not pass")
+        if precision not in self.tolerances:
+            raise RecordError(f"the certificate has no tolerance for {precision}")
+        tolerance = self.tolerances[precision]
+        if comparison.score_max_share > tolerance.score or comparison.map_max_share > tolerance.map:
+            raise RecordError(f"the comparison of the {precision} graph passed with differences beyond its tolerance")
 
     @staticmethod
     def from_json(value: object) -> Certificate:
@@ -194,7 +220,7 @@ class Certificate:
             RecordError: A field is missing, has the wrong kind or is out of range, or a comparison did not pass.
         """
         values = fields_from_json(Certificate, value)
-        tolerances, comparisons = values["tolerances"], values.get("comparisons", [])
+        tolerances, comparisons = values["tolerances"], values["comparisons"]
         if not isinstance(tolerances, dict):
             raise RecordError(f"Certificate.tolerances is {tolerances!r:.60}, expected an object")
         if not isinstance(comparisons, list):

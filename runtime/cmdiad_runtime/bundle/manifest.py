@@ -15,157 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.bundle.calibration import Calibration
-from cmdiad_runtime.bundle.certificate import TOLERANCES, Certificate
+from cmdiad_runtime.bundle.certificate import Certificate
 from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, FileRecord, damaged, too_large
+from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRecord, Provenance, stored_preprocessing
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import SIGNATURE, verify_signature
-from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.support.files import is_sha256, sha256_of, write_json
+from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_runtime.support.records import (
     NewerRecordError,
     RecordError,
     fields_from_json,
     make_tuple,
     require,
-    require_integer,
+    require_instance,
+    require_name,
     require_object,
-    require_text,
+    require_time,
 )
 
 FORMAT = "cmdiad-bundle"
 FORMAT_VERSION = 1
-GRAPH = "graph.onnx"
 WEIGHTS = "graph.weights"
 GOLDEN = "golden.npz"
 ENGINES = "engines"
-
-_PREPROCESSING_OF_EVERY_BUNDLE = [
-    "modality",
-    "size",
-    "pad_multiple",
-    "colour",
-    "rgb_mask",
-    "foreground",
-    "groups",
-    "group_size",
-    "grid",
-    "seed",
-]
-"""Fields that every version of cmdiad wrote. A default in place of a lost one would change verdicts."""
-
-
-@dataclass(frozen=True)
-class GraphRecord:
-    """The graph of a bundle.
-
-    Attributes:
-        file: Name of the ONNX file, always `graph.onnx`.
-        sha256: `joint_digest` of the ONNX file and the weights next to it.
-        precision: Precision of the graph, "fp32", "fp16", "int8", "int8-cpu" or "fp8".
-        banks: Rows and channels of each memory bank; empty for a detector without banks.
-        opset: ONNX opset, or None in older bundles.
-        fp32_islands: Names of the modules that compute in fp32 in a graph of lower precision.
-        widened: Steps that added fp32 islands, as the export wrote them.
-        search: Scratch memory of the search and its budget, as the export wrote them; None without a bank.
-    """
-
-    file: str
-    sha256: str
-    precision: str
-    banks: tuple[tuple[int, int], ...] = ()
-    opset: int | None = None
-    fp32_islands: tuple[str, ...] = ()
-    widened: tuple[dict[str, Any], ...] = ()
-    search: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        require(self.file == GRAPH, self, "file", GRAPH)
-        require(is_sha256(self.sha256), self, "sha256", "64 lower-case hexadecimal digits")
-        require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
-        for name in ("banks", "fp32_islands", "widened"):
-            make_tuple(self, name)
-        require(all(map(_is_shape, self.banks)), self, "banks", "a list of rows and channels")
-        require(all(isinstance(name, str) for name in self.fp32_islands), self, "fp32_islands", "a list of names")
-        require(all(isinstance(step, dict) for step in self.widened), self, "widened", "a list of objects")
-        if self.opset is not None:
-            require_integer(self, "opset", 1, 1000)
-        if self.search is not None:
-            require_object(self, "search")
-
-    @staticmethod
-    def from_json(value: object) -> GraphRecord:
-        """Read a graph record from parsed JSON; RecordError if a value is missing or wrong."""
-        return GraphRecord(**fields_from_json(GraphRecord, value))
-
-
-@dataclass(frozen=True)
-class EngineRecord:
-    """An engine file that came with a bundle.
-
-    Attributes:
-        file: Path of the engine file in the bundle.
-        fingerprint: Library, device and graph that the engine was built with and for.
-    """
-
-    file: str
-    fingerprint: EngineFingerprint
-
-    def __post_init__(self) -> None:
-        require_text(self, "file")
-
-    @staticmethod
-    def from_json(value: object) -> EngineRecord:
-        """Read an engine record from parsed JSON; RecordError if a value is missing or wrong."""
-        values = fields_from_json(EngineRecord, value)
-        return EngineRecord(values["file"], EngineFingerprint.from_json(values["fingerprint"]))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object."""
-        return {"file": self.file, "fingerprint": self.fingerprint.to_json()}
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """The origin of a detector.
-
-    Attributes:
-        parts: Origin of each extractor by name: description, hash of the weights, licence.
-        data: Description of the training data; `category` is one of its keys.
-        seed: Seed of the training, or None in older bundles.
-    """
-
-    parts: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        require_object(self, "parts")
-        require(all(isinstance(part, dict) for part in self.parts.values()), self, "parts", "objects by name")
-        require_object(self, "data")
-        category = self.data.get("category")
-        require(category is None or isinstance(category, str), self, "data", "a category as text")
-        if self.seed is not None:
-            require_integer(self, "seed", -(1 << 64), 1 << 64)
-
-    @property
-    def category(self) -> str | None:
-        """Return the category of the training data, or None if the data has no categories."""
-        return self.data.get("category")
-
-    @staticmethod
-    def from_json(value: object) -> Provenance:
-        """Read a provenance from parsed JSON, where the parts stand next to `data` and `seed`."""
-        if not isinstance(value, dict):
-            raise RecordError(f"Provenance is {value!r:.60}, not an object")
-        own = {name: value[name] for name in ("data", "seed") if name in value}
-        return Provenance(parts={name: part for name, part in value.items() if name not in own}, **own)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the provenance as a JSON object."""
-        return {**self.parts, "data": self.data, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -173,14 +48,14 @@ class Manifest:
     """The content of `manifest.json`, without format, format version and the manifest's own hash.
 
     Attributes:
-        name: Name of the detector.
+        name: Name of the detector, without control characters.
         preprocessing: Settings that turn a sample into the graph's inputs.
         graph: Graph and its precision.
         calibration: Thresholds in use.
         certificate: Evidence that the graph computes what the trained detector computes.
         files: Size and hash of every other file, by path in the bundle; empty before `write_manifest`.
         calibration_original: Thresholds that the bundle was exported with, if they were changed since, or None.
-        created: Time of the export, ISO 8601 in UTC.
+        created: Time of the export, ISO 8601 in UTC; "" if unknown.
         recipe: Recipe of the detector, opaque to the runtime.
         provenance: Origin of weights and data.
         versions: Versions of the packages that took part.
@@ -206,16 +81,42 @@ class Manifest:
     plan: PlanRecord | None = None
 
     def __post_init__(self) -> None:
-        require_text(self, "name")
-        require_text(self, "created")
-        for name in ("recipe", "versions"):
-            require_object(self, name)
-        require(all(isinstance(v, str) for v in self.versions.values()), self, "versions", "versions as text")
-        if self.graph.precision not in self.certificate.tolerances:
-            raise RecordError(f"the certificate has no tolerance for {self.graph.precision}")
+        self._check_texts()
+        self._check_records()
+        self.preprocessing.check_view()
+        precision = self.graph.precision
+        if precision not in self.certificate.tolerances:
+            raise RecordError(f"the certificate has no tolerance for {precision}")
+        if precision not in [comparison.precision for comparison in self.certificate.comparisons]:
+            raise RecordError(f"the certificate has no comparison of the {precision} graph")
         for calibration in (self.calibration, self.certified_calibration):
             for name in ("score_threshold", "map_threshold"):
                 require(getattr(calibration, name) > 0, calibration, name, "a positive number")
+        exported = self.certified_calibration  # a threshold that was set by hand may reject all held-out parts, or none
+        require(0 < exported.false_reject_rate < 1, exported, "false_reject_rate", "a number between 0 and 1")
+
+    def _check_texts(self) -> None:
+        require_name(self, "name")
+        if self.created != "":
+            require_time(self, "created")
+        for name in ("recipe", "versions"):
+            require_object(self, name)
+        require(all(isinstance(v, str) for v in self.versions.values()), self, "versions", "versions as text")
+
+    def _check_records(self) -> None:
+        require_instance(self, "preprocessing", Preprocessing)
+        require_instance(self, "graph", GraphRecord)
+        require_instance(self, "calibration", Calibration)
+        require_instance(self, "certificate", Certificate)
+        require_instance(self, "provenance", Provenance)
+        if self.calibration_original is not None:
+            require_instance(self, "calibration_original", Calibration)
+        if self.plan is not None:
+            require_instance(self, "plan", PlanRecord)
+        require_object(self, "files")
+        require(all(isinstance(f, FileRecord) for f in self.files.values()), self, "files", "a record by file name")
+        make_tuple(self, "engines")
+        require(all(isinstance(e, EngineRecord) for e in self.engines), self, "engines", "a list of engine records")
 
     @property
     def certified_calibration(self) -> Calibration:
@@ -233,7 +134,7 @@ class Manifest:
         content = {name: entry for name, entry in value.items() if name not in ("format", "format_version")}
         values = fields_from_json(Manifest, content)
         readers: dict[str, Callable[[Any], Any]] = {
-            "preprocessing": _preprocessing_from_json,
+            "preprocessing": stored_preprocessing,
             "graph": GraphRecord.from_json,
             "calibration": Calibration.from_json,
             "calibration_original": Calibration.from_json,
@@ -308,10 +209,10 @@ def read_manifest(folder: Path, public_key: str | PathLike[str] | None = None) -
     if parsed.get("format") != FORMAT:
         raise damaged(path, "another kind of file")
     version = parsed.get("format_version")
-    if type(version) is not int or version > FORMAT_VERSION:  # `type`, because True is an int too
+    if type(version) is not int or version < 1:  # `type`, because True is an int too
+        raise damaged(path, f"bundle format {version!r:.40}")
+    if version > FORMAT_VERSION:
         raise _newer(path, f"bundle format {version!s:.40}", f"format {FORMAT_VERSION} or older")
-    if version < 1:
-        raise damaged(path, f"bundle format {version}")
     if not intact:
         raise damaged(path, "contents that do not match its own hash")
     try:
@@ -391,13 +292,6 @@ def _newer(path: Path, problem: str, expected: str) -> BundleError:
     )
 
 
-def _preprocessing_from_json(value: object) -> Preprocessing:
-    missing = [name for name in _PREPROCESSING_OF_EVERY_BUNDLE if isinstance(value, dict) and name not in value]
-    if missing:
-        raise RecordError(f"Preprocessing has no field {', '.join(missing)}")
-    return Preprocessing.from_json(value)
-
-
 def _files_from_json(value: object) -> dict[str, FileRecord]:
     if not isinstance(value, dict):
         raise RecordError(f"Manifest.files is {value!r:.60}, expected an object")
@@ -408,7 +302,3 @@ def _engines_from_json(value: object) -> tuple[EngineRecord, ...]:
     if not isinstance(value, list):
         raise RecordError(f"Manifest.engines is {value!r:.60}, expected a list")
     return tuple(map(EngineRecord.from_json, value))
-
-
-def _is_shape(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(type(n) is int and n >= 0 for n in value)

@@ -15,6 +15,7 @@ from cmdiad_runtime.support.records import (
     is_number,
     make_tuple,
     require,
+    require_instance,
     require_integer,
     require_number,
     require_object,
@@ -131,6 +132,10 @@ class SearchRecord:
         for name in ("asked", "method", "reference"):
             require_text(self, name)
         require_object(self, "samples")
+        require_instance(self, "chosen", SearchFigures)
+        require_instance(self, "tolerance", SearchTolerance)
+        make_tuple(self, "tried")
+        require(all(isinstance(f, SearchFigures) for f in self.tried), self, "tried", "a list of figures")
         if not self.chosen.passed:
             raise RecordError("the chosen search exceeds its tolerance")
 

@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import json
 import platform
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -24,7 +25,18 @@ from cmdiad_runtime.bundle.certificate import Comparison, compare
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN
 from cmdiad_runtime.engines import Engine
-from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.files import is_sha256, write_json
+from cmdiad_runtime.support.records import (
+    RecordError,
+    fields_from_json,
+    require,
+    require_instance,
+    require_integer,
+    require_number,
+    require_object,
+    require_text,
+    require_time,
+)
 
 FORMAT = "cmdiad-self-test"
 
@@ -43,6 +55,9 @@ class SelfTest:
         seconds: Duration of the test.
         created: Time of the test, ISO 8601 in UTC.
         versions: Versions of the packages that took part.
+
+    Raises:
+        RecordError: A value has the wrong kind or is out of range.
     """
 
     engine: str
@@ -54,6 +69,35 @@ class SelfTest:
     seconds: float
     created: str
     versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for name in ("engine", "identity"):
+            require_text(self, name)
+        for name in ("certificate_sha256", "file_sha256"):
+            require(is_sha256(getattr(self, name)), self, name, "64 lower-case hexadecimal digits")
+        require_instance(self, "comparison", Comparison)
+        require_integer(self, "samples", 1, 1 << 40)
+        require_number(self, "seconds", 0, sys.float_info.max)
+        require_time(self, "created")
+        require_object(self, "versions")
+        require(all(isinstance(v, str) for v in self.versions.values()), self, "versions", "versions as text")
+
+    @staticmethod
+    def from_json(value: object) -> SelfTest:
+        """Read the record that `to_json` wrote.
+
+        Raises:
+            NewerRecordError: The object has an unknown field.
+            RecordError: A field is missing or wrong, or contradicts the comparison.
+        """
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise RecordError(f"a record of another kind than {FORMAT}")
+        content = {name: entry for name, entry in value.items() if name not in ("format", "passed")}
+        fields = fields_from_json(SelfTest, content)
+        test = SelfTest(**{**fields, "comparison": Comparison.from_json(fields["comparison"])})
+        if value.get("passed") is not test.comparison.passed:
+            raise RecordError(f"passed is {value.get('passed')!r:.60}, unlike in the comparison")
+        return test
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""
@@ -102,16 +146,16 @@ def write_self_test(bundle: Bundle, test: SelfTest) -> Path:
 
 
 def has_passed(bundle: Bundle, name: str, identity: str, file_sha256: str) -> bool:
-    """Return True if this file of this bundle has passed on this kind of device; unreadable records do not count."""
-    expected = {
-        "format": FORMAT,
-        "engine": name,
-        "identity": identity,
-        "certificate_sha256": certificate_key(bundle),
-        "file_sha256": file_sha256,
-        "passed": True,
-    }
-    return any(expected.items() <= _read(path).items() for path in _places(bundle, name, identity))
+    """Return True if this file of this bundle has passed on this kind of device.
+
+    A damaged record, or one of a newer cmdiad, counts as absent: the test can be repeated at any time.
+    """
+    expected = (name, identity, certificate_key(bundle), file_sha256)
+    tests = filter(None, map(_read, _places(bundle, name, identity)))
+    return any(
+        test.comparison.passed and (test.engine, test.identity, test.certificate_sha256, test.file_sha256) == expected
+        for test in tests
+    )
 
 
 def certificate_key(bundle: Bundle) -> str:
@@ -148,11 +192,9 @@ def _places(bundle: Bundle, name: str, identity: str) -> list[Path]:
     return places
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> SelfTest | None:
+    """Return a record, or None if there is none that this version can read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return SelfTest.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(value, dict):
-        return {}
-    return {key: entry for key, entry in value.items() if isinstance(entry, (str, bool))}
+        return None

@@ -17,9 +17,9 @@ MOST_PIXELS = 4096
 MOST_GROUPS = 1 << 14
 MOST_GROUP_SIZE = 1 << 12
 MOST_CELLS = 256
+LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
-_LEAST_GROUPS = 3  # interpolation needs three centres
 _JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
 
 
@@ -82,7 +82,7 @@ class Preprocessing:
         points = self.modality != "rgb" and self.xyz_feed == "points"
         require_integer(self, "size", 1, MOST_PIXELS)
         require_integer(self, "pad_multiple", 1, MOST_PIXELS)
-        require_integer(self, "groups", _LEAST_GROUPS if points else 0, MOST_GROUPS)
+        require_integer(self, "groups", LEAST_GROUPS if points else 0, MOST_GROUPS)
         require_integer(self, "group_size", 1 if points else 0, MOST_GROUP_SIZE)
         require_integer(self, "grid", 1 if points else 0, MOST_CELLS)
         require_integer(self, "seed", 0 if self.needs_cloud else -_MOST_SEED, _MOST_SEED)
@@ -93,6 +93,14 @@ class Preprocessing:
         require(not aligned or normals, self, "xyz_feed", "normals in the top view and in the part view")
         require(not self.xyz_image or self.xyz_feed == "points", self, "xyz_image", "false unless xyz_feed is points")
         require(self.rgb_mask == "none" or self.foreground, self, "foreground", "true if rgb_mask is cloud")
+
+    def check_view(self) -> None:
+        """Raise RecordError if the view needs a modality that the detector does not have.
+
+        Records of detectors call this. Training also prepares one modality in the view of the other.
+        """
+        require(self.top is None or self.modality != "rgb", self, "top", "None without a cloud (modality rgb)")
+        require(self.part is None or self.modality != "xyz", self, "part", "None without an image (modality xyz)")
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

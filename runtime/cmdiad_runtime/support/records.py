@@ -8,8 +8,10 @@ A record is a frozen dataclass whose `__post_init__` checks kind, range and cros
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from datetime import datetime
 from typing import Any
 
 LARGEST_NUMBER = sys.float_info.max
@@ -81,6 +83,29 @@ def require_text(record: object, field: str, *, longest: int = 1000) -> None:
     """Raise RecordError unless a field is text of at most `longest` characters."""
     value = getattr(record, field)
     require(isinstance(value, str) and len(value) <= longest, record, field, f"text of at most {longest} characters")
+
+
+def require_instance(record: object, field: str, kind: type) -> None:
+    """Raise RecordError unless a field is an instance of a class, for example of another record."""
+    require(isinstance(getattr(record, field), kind), record, field, f"a {kind.__name__}")
+
+
+def require_time(record: object, field: str) -> None:
+    """Raise RecordError unless a field is a date and time as `datetime.isoformat` writes it (ISO 8601)."""
+    value = getattr(record, field)
+    try:
+        known = isinstance(value, str) and len(value) > len("2026-01-01") and bool(datetime.fromisoformat(value))
+    except ValueError:
+        known = False
+    require(known, record, field, "a date and time in ISO 8601")
+
+
+def require_name(record: object, field: str) -> None:
+    """Raise RecordError unless a field is text with a visible character and without control characters."""
+    require_text(record, field)
+    value = getattr(record, field)
+    controls = any(unicodedata.category(character) == "Cc" for character in value)
+    require(bool(value.strip()) and not controls, record, field, "a name without control characters")
 
 
 def require_object(record: object, field: str) -> None:

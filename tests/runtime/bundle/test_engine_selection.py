@@ -23,7 +23,7 @@ from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from doubles import FakeCuda, install
-from graphs import tiny_bundle
+from graphs import tiny_bundle, tiny_certificate
 from helpers import RecordingReporter, assert_refused, command
 
 NATIVE = {"tensorrt": "10.3.0", "rtx": "rtx-1.7.1.116"}
@@ -124,6 +124,25 @@ def test_a_damaged_label_is_named(bundle: Bundle, name: Any, content: str) -> No
     assert refused.value.subject == str(label)
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"seconds": "9"}, "seconds"),
+        ({"seconds": -1}, "seconds"),
+        ({"file": 3}, "file"),
+        ({"file": "../other.engine"}, "file"),
+        ({"fingerprint": None}, "EngineFingerprint"),
+        ({"moon": 1}, "newer cmdiad"),
+    ],
+)
+def test_a_wrong_value_of_a_label_is_named(bundle: Bundle, name: Any, changes: dict[str, Any], word: str) -> None:
+    label = build_for_bundle(bundle, LIBRARY[name]).path.with_suffix(".json")
+    label.write_text(json.dumps({**json.loads(label.read_text()), **changes}))
+    with pytest.raises(BundleError, match=word) as refused:
+        choose_engine(bundle, name)
+    assert refused.value.subject == str(label)
+
+
 def test_an_interrupted_build_leaves_nothing(bundle: Bundle, name: Any) -> None:
     class Interrupting(RecordingReporter):
         def step(self, name: str, done: int, total: int) -> None:
@@ -188,6 +207,35 @@ def test_a_record_of_something_else_does_not_count(bundle: Bundle, name: Any, ca
         choose_engine(bundle, name)
 
 
+DAMAGE: dict[str, dict[str, Any]] = {
+    "a verdict that is no bool": {"passed": 1},
+    "no comparison": {"comparison": None},
+    "samples as text": {"samples": "3"},
+    "no time": {"created": "yesterday"},
+    "a number as version": {"versions": {"cmdiad": 1}},
+    "a negative duration": {"seconds": -1},
+    "an unknown field": {"moon": 1},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_record_does_not_count(bundle: Bundle, case: str) -> None:
+    path = self_test(bundle, "cpu")
+    record = json.loads(path.read_text())
+    passed = (bundle, "cpu", record["identity"], record["file_sha256"])
+    assert has_passed(*passed)
+    path.write_text(json.dumps({**record, **DAMAGE[case]}))
+    assert not has_passed(*passed)
+
+
+def test_a_record_contradicting_its_comparison_does_not_count(bundle: Bundle) -> None:
+    path = self_test(bundle, "cpu")
+    record = json.loads(path.read_text())
+    comparison = {**record["comparison"], "label_flips": 1}
+    path.write_text(json.dumps({**record, "comparison": comparison}))
+    assert not has_passed(bundle, "cpu", record["identity"], record["file_sha256"])
+
+
 def test_a_record_that_cannot_be_read_does_not_count(bundle: Bundle, name: Any) -> None:
     build_for_bundle(bundle, LIBRARY[name])
     self_test(bundle, name).write_text("{")
@@ -229,8 +277,7 @@ def test_a_rebuilt_engine_needs_its_self_test_too(bundle: Bundle, name: Any) -> 
 
 
 def test_the_cpu_is_certified_by_the_export_for_its_architecture(tmp_path: Path) -> None:
-    tolerances = {"fp32": {"score": 1e-3, "map": 2e-3}}
-    path = tiny_bundle(tmp_path / "other.cmdiad", certificate={"tolerances": tolerances, "machine": "other"})
+    path = tiny_bundle(tmp_path / "other.cmdiad", certificate=tiny_certificate("other"))
     bundle = Bundle.open(path)
     with pytest.raises(EngineError, match=f"no passed self-test of cpu with onnxruntime .*{platform.machine()}"):
         choose_engine(bundle, "cpu")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,11 @@ import pytest
 
 from cmdiad_runtime.bundle import integrity
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.manifest import manifest_hash
+from cmdiad_runtime.bundle.manifest import Manifest, manifest_hash
+from cmdiad_runtime.bundle.manifest_records import EngineRecord
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.records import RecordError
 from graphs import FINGERPRINT
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format1"
@@ -152,6 +156,8 @@ def test_unknown_field_of_every_record_says_newer(bundle: Path) -> None:
         (("preprocessing", "modality"), "banana", "modality"),
         (("preprocessing", "plan", "template"), "no base64 !", "template"),
         (("preprocessing", "part", "template"), "AAAA", "template"),
+        (("preprocessing", "modality"), "rgb", "top"),
+        (("preprocessing", "modality"), "xyz", "part"),
         (("preprocessing", "size"), 10**9, "size"),
         (("calibration", "score_threshold"), 1e300, "score_threshold"),
         (("calibration", "score_threshold"), True, "score_threshold"),
@@ -161,6 +167,25 @@ def test_unknown_field_of_every_record_says_newer(bundle: Path) -> None:
         (("graph", "sha256"), "no hash", "sha256"),
         (("graph", "precision"), "fp4", "precision"),
         (("certificate", "comparisons", 0, "passed"), False, "did not pass"),
+        (("certificate", "comparisons", 0, "score_max_share"), 2e-3, "beyond its tolerance"),
+        (("certificate", "comparisons", 0, "map_max_share"), 3e-3, "beyond its tolerance"),
+        (("certificate", "comparisons", 0, "precision"), "fp16", "no tolerance for fp16"),
+        (("certificate", "comparisons"), [], "comparisons"),
+        (("certificate", "samples"), 0, "samples"),
+        (("certificate", "tolerances"), {}, "tolerances"),
+        (("name",), "", "name"),
+        (("name",), " ", "name"),
+        (("name",), "gear\x1b[2J", "name"),
+        (("name",), "gear\nOK", "name"),
+        (("created",), "yesterday", "created"),
+        (("created",), "2026-01-01", "created"),
+        (("calibration", "false_reject_rate"), 0, "false_reject_rate"),
+        (("calibration", "false_reject_rate"), 1.0, "false_reject_rate"),
+        (("calibration", "samples"), 1, "samples"),
+        (("format_version",), "1", "bundle format '1'"),
+        (("format_version",), None, "bundle format None"),
+        (("format_version",), 0, "bundle format 0"),
+        (("format_version",), True, "bundle format True"),
     ],
 )
 def test_named_cases(tmp_path: Path, place: Place, value: object, word: str) -> None:
@@ -172,3 +197,57 @@ def test_named_cases(tmp_path: Path, place: Place, value: object, word: str) -> 
         Bundle.open(folder)
     assert refused.value.subject == str(folder / "manifest.json")
     assert "the bundle is damaged" in refused.value.action
+
+
+def test_missing_format_version_is_damage(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FIXTURES / "both-each.cmdiad", tmp_path / "own.cmdiad"))
+    manifest = _read(folder)
+    del manifest["format_version"]
+    _write(folder, manifest)
+    with pytest.raises(BundleError, match="bundle format None") as refused:
+        Bundle.open(folder)
+    assert "the bundle is damaged" in refused.value.action
+
+
+RECORD = Manifest.from_json(_read(FIXTURES / "both-each.cmdiad"))
+COMPARISON = RECORD.certificate.comparisons[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "changes"),
+    [
+        *((RECORD, {name: 3}) for name in ("preprocessing", "graph", "calibration", "certificate", "provenance")),
+        *((RECORD, {name: 3}) for name in ("plan", "calibration_original", "files", "engines", "created")),
+        *((RECORD, {name: None}) for name in ("preprocessing", "calibration", "certificate")),
+        (RECORD, {"engines": [None]}),
+        (RECORD, {"files": {"golden.npz": None}}),
+        *((RECORD.certificate, {"tolerances": value}) for value in (None, {}, {"fp32": None}, [1])),
+        *((RECORD.certificate, {"comparisons": value}) for value in (None, [], [3], "fp32")),
+        (RECORD.certificate, {"search": 3}),
+        (COMPARISON, {"precision": "banana"}),
+        (COMPARISON, {"precision": []}),
+        (COMPARISON, {"passed": 1}),
+        (COMPARISON, {"score_max_abs": math.inf}),
+        (COMPARISON, {"score_max_abs": math.nan, "passed": False}),
+        (COMPARISON, {"label_flips": 1}),
+        (COMPARISON, {"label_flips": 0.0}),
+    ],
+)
+def test_constructors_refuse_what_no_file_may_hold(record: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(RecordError):
+        dataclasses.replace(record, **changes)
+
+
+def test_engine_record_needs_a_fingerprint() -> None:
+    with pytest.raises(RecordError, match="fingerprint"):
+        EngineRecord("engines/a.engine", None)  # type: ignore[arg-type]
+
+
+def test_failed_comparison_may_have_infinite_differences() -> None:
+    assert dataclasses.replace(COMPARISON, score_max_abs=math.inf, passed=False).score_max_abs == math.inf
+
+
+def test_threshold_set_by_hand_may_reject_all_held_out_parts() -> None:
+    by_hand = dataclasses.replace(RECORD.calibration, false_reject_rate=1.0, method="set by hand")
+    changed = dataclasses.replace(RECORD, calibration=by_hand, calibration_original=RECORD.calibration)
+    assert changed.calibration.false_reject_rate == 1

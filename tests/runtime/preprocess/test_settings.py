@@ -72,6 +72,16 @@ def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], w
         replace(NORMALS, **fields)
 
 
+@pytest.mark.parametrize(
+    ("modality", "view"), [("rgb", {"top": TOP}), ("xyz", {"part": PART}), ("rgb", {"top": TOP, "part": PART})]
+)
+def test_view_that_needs_another_modality_is_refused_in_a_detector(modality: Any, view: dict[str, Any]) -> None:
+    settings = replace(NORMALS, modality=modality, **view)
+    with pytest.raises(RecordError, match="None without"):
+        settings.check_view()
+    replace(settings, modality="both").check_view()
+
+
 @pytest.mark.parametrize("settings", [TOP, PART])
 @pytest.mark.parametrize(
     ("field", "value"),

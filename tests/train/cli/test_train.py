@@ -152,6 +152,7 @@ def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--xyz", "point_mae", "--xyz-groups", 90_000), ("recipe xyz.groups", "found 90000", "16384")),
         (("--coreset", 0), ("recipe coreset", "found 0")),
         (("--coreset", 1.5), ("recipe coreset", "found 1.5")),
         (("--false-reject-rate", 1), ("recipe false_reject_rate",)),

@@ -375,10 +375,14 @@ def test_colour_of_the_data(tmp_path: Path, grey: bool) -> None:
 def test_a_damaged_note_of_preparation(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path)
     assert read_prepared(tmp_path) is None
-    for text in ("{", "[]", '{"settings": {}}', '{"settings": 3, "categories": {}}'):
+    texts = ("{", "[]", '{"settings": {}}', '{"settings": 3, "categories": {}}', '{"settings": {}, "categories": []}')
+    for text in (*texts, '{"settings": {}, "categories": {"nut": 3}}', '{"settings": {}, "categories": {"nut": "x"}}'):
         (tmp_path / "prepare.json").write_text(text)
         with pytest.raises(RunError, match="a file that cannot be read"):
             open_category(tmp_path, "nut")
+    (tmp_path / "prepare.json").write_text('{"settings": {}, "categories": {}, "moon": 1}')
+    with pytest.raises(RunError, match="made by a newer cmdiad"):
+        open_category(tmp_path, "nut")
 
 
 def test_masks_are_cut_at_half_of_white_except_in_visa(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.samples import Source
 from cmdiad_train.pretraining.student import Lesson, distil_student
 from cmdiad_train.pretraining.student_network import Student, distances, evenly_spaced_rows
-from cmdiad_train.pretraining.student_report import agreement, cost, multiply_adds
+from cmdiad_train.pretraining.student_report import agreement, cost, multiply_adds, stored_report
 from cmdiad_train.recipe import RgbExtractor
 from cmdiad_train.training.machine import Machine
 from helpers import SIZE
@@ -60,6 +60,24 @@ def test_student_takes_the_teachers_place(tmp_path: Path) -> None:
     assert distil_student(job(out, epochs=25), LESSON, SILENT) == report
     with pytest.raises(OutputError, match="another training"):
         distil_student(job(out), LESSON, SILENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+        ('{"teacher": 3, "student": {}, "agreement": {}, "samples": {}, "machine": {}}', "teacher"),
+        ('{"teacher": {}, "student": {}, "agreement": {"r2": "x"}, "samples": {}, "machine": {}}', "agreement"),
+        ('{"teacher": {}, "student": {}, "agreement": {}, "samples": {}, "machine": {}, "moon": 1}', "newer cmdiad"),
+    ],
+)
+def test_damaged_report_is_named(tmp_path: Path, text: str, word: str) -> None:
+    (tmp_path / "student.json").write_text(text)
+    with pytest.raises(RunError, match=word) as refused:
+        stored_report(tmp_path / "student.json")
+    assert refused.value.subject == str(tmp_path / "student.json")
 
 
 def test_interrupted_distillation_continues_to_the_same_bytes(tmp_path: Path) -> None:

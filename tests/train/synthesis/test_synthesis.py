@@ -383,7 +383,13 @@ def test_an_incomplete_data_set_is_refused(tmp_path: Path) -> None:
         synthesize(tmp_path / "data", TINY)
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "no json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{}", "[1]", "no json", '{"parameters": {}, "samples": [3]}', '{"parameters": 3, "samples": {}}'),
+        '{"parameters": {}, "licence": "", "sorts": {}, "samples": [{"rgb": 3, "xyz": "a"}]}',
+    ],
+)
 def test_somebody_elses_folder_is_refused_and_kept(tmp_path: Path, content: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text(content)
@@ -402,7 +408,16 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"categories": ["teapot"]}, {"categories": []}, {"test": {"rust": 1}}, {"train": -1}, {"size": 32}, {"seed": -1}],
+    [
+        {"categories": ["teapot"]},
+        {"categories": []},
+        {"test": {"rust": 1}},
+        {"train": -1},
+        {"size": 32},
+        {"seed": -1},
+        {"train": 1.5},
+        {"seed": "x"},
+    ],
 )
 def test_senseless_parameters_are_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(RunError):

@@ -44,7 +44,7 @@ def open_category(root: Path, category: str | None) -> Category:
     if opened.layout == "eyecandies":
         raise not_prepared(opened.folder)
     prepared = read_prepared(opened.folder.resolve().parent)
-    if prepared is not None and prepared["categories"].get(opened.folder.resolve().name) != COMPLETE:
+    if prepared is not None and prepared.categories.get(opened.folder.resolve().name) != COMPLETE:
         raise RunError(
             opened.folder,
             found="a category of which the preparation was interrupted",

@@ -132,7 +132,7 @@ def stored_extractor(path: Path) -> RgbExtractor | XyzExtractor | None:
         values = {name: json.loads(metadata[name]) for name in names}
         values["taps"] = tuple(values["taps"])
         return XyzExtractor(metadata["kind"], **values, weights=str(path))  # type: ignore[arg-type]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RunError) as error:
         raise RunError(
             path,
             found=f"metadata that cannot be understood ({type(error).__name__}: {error})",

@@ -24,7 +24,7 @@ from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.job import ExtractorTask, Job
 from cmdiad_train.pretraining.samples import ImageKind, Inputs, InputShape
 from cmdiad_train.pretraining.student_network import COMPARED_PATCHES, Student, evenly_spaced_rows
-from cmdiad_train.pretraining.student_report import agreement, describe, processor, stored_report
+from cmdiad_train.pretraining.student_report import StudentReport, agreement, describe, processor, stored_report
 from cmdiad_train.pretraining.teacher_features import TeacherFeatures
 from cmdiad_train.recipe import RgbExtractor
 
@@ -98,13 +98,14 @@ def _report(
     job: Job, lesson: Lesson, teacher: TimmBackbone, student: Student, features: TeacherFeatures, held_out: list[int]
 ) -> dict[str, Any]:
     training = len(features.inputs) - len(held_out)
-    return {
-        "teacher": describe(teacher, lesson.teacher, lesson.size),
-        "student": describe(student.extractor, lesson.student, lesson.size),
-        "agreement": agreement(student, features, held_out),
-        "samples": {"source": job.source.description, "training": training, "held_out": len(held_out)},
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
-    }
+    report = StudentReport(
+        teacher=describe(teacher, lesson.teacher, lesson.size),
+        student=describe(student.extractor, lesson.student, lesson.size),
+        agreement=agreement(student, features, held_out),
+        samples={"source": job.source.description, "training": training, "held_out": len(held_out)},
+        machine={"processor": processor(), "threads": torch.get_num_threads()},
+    )
+    return asdict(report)
 
 
 def _identity(job: Job, inputs: Inputs, lesson: Lesson) -> str:

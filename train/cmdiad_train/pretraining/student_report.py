@@ -6,6 +6,7 @@ import json
 import platform
 import statistics
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.support.records import NewerRecordError, fields_from_json, require, require_object
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.pretraining.student_network import Student, distances, evenly_spaced_rows
 from cmdiad_train.pretraining.teacher_features import TeacherFeatures
@@ -118,18 +120,55 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def stored_report(path: Path) -> dict[str, Any]:
-    """Return the report of a finished distillation.
+@dataclass(frozen=True)
+class StudentReport:
+    """The report of a distillation, stored next to the weights.
+
+    Attributes:
+        teacher: Identity and cost of the large extractor, see `describe`.
+        student: Identity and cost of the small extractor.
+        agreement: Figures of `agreement`.
+        samples: Source and numbers of the samples.
+        machine: Processor and number of threads that the cost was measured with.
 
     Raises:
-        RunError: The file is missing or damaged.
+        RecordError: A value has the wrong kind.
+    """
+
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    agreement: dict[str, float]
+    samples: dict[str, Any]
+    machine: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name in ("teacher", "student", "agreement", "samples", "machine"):
+            require_object(self, name)
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.agreement.values())
+        require(numbers, self, "agreement", "figures by name")
+
+    @staticmethod
+    def from_json(value: object) -> StudentReport:
+        """Read the report that `asdict` wrote; raises RecordError, or NewerRecordError for an unknown field."""
+        return StudentReport(**fields_from_json(StudentReport, value))
+
+
+def stored_report(path: Path) -> dict[str, Any]:
+    """Return the report of a finished distillation as a JSON object.
+
+    A damaged report is an error, because its figures cannot be measured again without the teacher.
+
+    Raises:
+        RunError: The file is missing or damaged, or a newer cmdiad wrote it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return asdict(StudentReport.from_json(json.loads(path.read_text(encoding="utf-8"))))
+    except NewerRecordError as error:
+        raise RunError(path, found=f"{error}: made by a newer cmdiad", action="Update cmdiad") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             path,
-            found=str(error),
+            found=str(error) if isinstance(error, OSError) else f"a damaged report ({error})",
             expected="the report next to the weights",
             action="remove both files and distil again",
         ) from error

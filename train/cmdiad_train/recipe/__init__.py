@@ -27,11 +27,14 @@ from cmdiad_train.recipe.extractors import (
 )
 from cmdiad_train.recipe.recipe import (
     DEFAULT_RECIPE,
+    MOST_SEED,
     PUBLISHED_RECIPE,
+    VIEWS,
     FamilyPart,
     Recipe,
     View,
     common_options,
+    read_recipe,
     register_part,
     unregister_part,
 )
@@ -41,6 +44,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MOST_ROWS",
+    "MOST_SEED",
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
     "PUBLISHED_I2F_RATE",
@@ -49,6 +53,7 @@ __all__ = [
     "PUBLISHED_XYZ",
     "SMALL_NORMALS",
     "SMALL_RGB",
+    "VIEWS",
     "BankRecipe",
     "Distillation",
     "FamilyPart",
@@ -64,6 +69,7 @@ __all__ = [
     "XyzExtractor",
     "bank_part",
     "common_options",
+    "read_recipe",
     "register_part",
     "unregister_part",
 ]

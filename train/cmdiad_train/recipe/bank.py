@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cmdiad_runtime.names import Modality
+from cmdiad_runtime.support.records import is_number
 from cmdiad_train.recipe.extractors import (
     PUBLISHED_RGB,
     PUBLISHED_XYZ,
@@ -18,7 +19,15 @@ from cmdiad_train.recipe.extractors import (
     rgb_from_json,
     xyz_from_json,
 )
-from cmdiad_train.recipe.rules import require, require_inside, require_whole, tuples
+from cmdiad_train.recipe.rules import (
+    require,
+    require_inside,
+    require_kind,
+    require_one,
+    require_text,
+    require_whole,
+    tuples,
+)
 
 if TYPE_CHECKING:
     from cmdiad_train.recipe.recipe import Recipe
@@ -27,13 +36,13 @@ Mode = Literal["default", "faithful"]
 Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
 
+_MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
+_MOST_STEPS = 1 << 31
+_LARGEST = sys.float_info.max
+
 
 def _distillation_from_json(value: dict[str, Any]) -> Distillation:
     return Distillation(**tuples(Distillation, value))
-
-
-def _require_one(name: str, value: str, allowed: Sequence[str]) -> None:
-    require(value in allowed, name, value, f"one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -67,14 +76,17 @@ class Distillation:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0)):
-            require_whole(f"distillation.{name}", getattr(self, name), low)
-        require(self.learning_rate > 0, "distillation.learning_rate", self.learning_rate, "a positive number")
-        require(self.expansion > 0, "distillation.expansion", self.expansion, "a positive number")
-        require(self.output in ("linear", "gelu"), "distillation.output", self.output, "linear or gelu")
-        require(self.loss in ("l2", "cosine", "smooth_l1"), "distillation.loss", self.loss, "l2, cosine or smooth_l1")
-        require(0 <= self.validation < 1, "distillation.validation", self.validation, "a fraction in [0, 1)")
-        require(self.patience >= 0, "distillation.patience", self.patience, "0 or a number of epochs")
+        for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0), ("patience", 0)):
+            require_whole(f"distillation.{name}", getattr(self, name), low, _MOST_STEPS)
+        for name in ("learning_rate", "expansion"):
+            require_inside(f"distillation.{name}", getattr(self, name), "a positive number", high=_LARGEST)
+        require_one("distillation.output", self.output, ("linear", "gelu"))
+        require_one("distillation.loss", self.loss, ("l2", "cosine", "smooth_l1"))
+        below_one = is_number(self.validation, 0, 1) and self.validation < 1
+        require(below_one, "distillation.validation", self.validation, "a fraction in [0, 1)")
+        require_kind("distillation.categories", self.categories, [tuple])
+        for category in self.categories:
+            require_text("distillation.categories", category, "names of categories")
 
 
 PUBLISHED_DISTILLATION = Distillation(100, 32, 5e-4, 10, 2.5, "gelu", "l2", 0.0, 0)
@@ -117,13 +129,18 @@ class BankRecipe:
     family: ClassVar[str] = "bank"
 
     def __post_init__(self) -> None:
-        _require_one("mode", self.mode, ("default", "faithful"))
-        _require_one("hallucination", self.hallucination, ("none", "f2f", "f2i", "i2f"))
-        _require_one("image_score", self.image_score, ("reweighted", "max"))
-        _require_one("fusion", self.fusion, ("standardised", "ocsvm"))
-        require(self.coreset is None or 0 < self.coreset <= 1, "coreset", self.coreset, "a fraction in (0, 1]")
+        require_one("mode", self.mode, ("default", "faithful"))
+        require_one("hallucination", self.hallucination, ("none", "f2f", "f2i", "i2f"))
+        require_one("image_score", self.image_score, ("reweighted", "max"))
+        require_one("fusion", self.fusion, ("standardised", "ocsvm"))
+        require_kind("rgb", self.rgb, [RgbExtractor])
+        require_kind("xyz", self.xyz, [XyzExtractor, SurfaceExtractor])
+        require_kind("distillation", self.distillation, [Distillation])
+        fraction = self.coreset is None or (is_number(self.coreset, 0, 1) and self.coreset > 0)
+        require(fraction, "coreset", self.coreset, "a fraction in (0, 1]")
         require_inside("coreset_eps", self.coreset_eps, "a number in (0, 1)")
-        require(self.components is None or self.components >= 2, "components", self.components, "at least 2")
+        if self.components is not None:
+            require_whole("components", self.components, 2, _MOST_COMPONENTS)
 
     def check(self, recipe: Recipe) -> None:
         """Raise RunError if this part contradicts the common fields of a recipe."""

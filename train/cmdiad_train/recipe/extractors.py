@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from cmdiad_runtime.preprocess.settings import MOST_CELLS, MOST_GROUP_SIZE, MOST_GROUPS
-from cmdiad_train.recipe.rules import require, require_whole, tuples
+from cmdiad_runtime.preprocess.settings import LEAST_GROUPS, MOST_CELLS, MOST_GROUP_SIZE, MOST_GROUPS, MOST_PIXELS
+from cmdiad_runtime.support.records import is_number
+from cmdiad_train.recipe.rules import (
+    require,
+    require_kind,
+    require_one,
+    require_text,
+    require_whole,
+    require_wholes,
+    tuples,
+)
 
 Normalisation = Literal["frozen", "batch", "eval"]
 PointNetwork = Literal["point_mae", "point_bert"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_MOST_UNITS = 1 << 16  # blocks, channels and heads of a transformer, stages of a CNN
+_MOST_STATISTIC = 1e6  # of a colour channel, whose values are in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,22 @@ class RgbExtractor:
     std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        require(isinstance(self.backbone, str), "backbone", self.backbone, "the name of a timm model")
-        require(isinstance(self.weights, str), "weights", self.weights, "timm, seeded, a shipped name or a file")
-        for stage in self.stages:
-            require_whole("stages", stage, 0)
+        require_text("backbone", self.backbone, "the name of a timm model")
+        require_text("weights", self.weights, "timm, seeded, a shipped name or a file")
+        require_wholes("stages", self.stages, 0, _MOST_UNITS)
         if self.grid is not None:
-            require_whole("grid", self.grid, 1)
+            require_whole("grid", self.grid, 1, MOST_PIXELS)
+        if self.mean is not None:
+            numbers = _is_rgb(self.mean, -_MOST_STATISTIC)
+            require(numbers, "mean", self.mean, "three numbers, one per colour channel")
+        if self.std is not None:
+            positive = _is_rgb(self.std, 0) and min(self.std) > 0
+            require(positive, "std", self.std, "three positive numbers, one per colour channel")
+
+
+def _is_rgb(values: object, low: float) -> bool:
+    """Return True for a tuple of three numbers from `low` up."""
+    return isinstance(values, tuple) and len(values) == 3 and all(is_number(v, low, _MOST_STATISTIC) for v in values)
 
 
 @dataclass(frozen=True)
@@ -76,24 +98,17 @@ class XyzExtractor:
     grid: int = 28
 
     def __post_init__(self) -> None:
-        require(self.network in ("point_mae", "point_bert"), "xyz.network", self.network, "point_mae or point_bert")
-        for name in ("groups", "group_size", "width", "depth", "heads", "grid"):
-            require_whole(f"xyz.{name}", getattr(self, name), 1)
-        for name, most in (("groups", MOST_GROUPS), ("group_size", MOST_GROUP_SIZE), ("grid", MOST_CELLS)):
-            require(getattr(self, name) <= most, f"xyz.{name}", getattr(self, name), f"at most {most}")
-        require(
-            self.normalisation in ("frozen", "batch", "eval"),
-            "xyz.normalisation",
-            self.normalisation,
-            "frozen, batch or eval",
-        )
+        require_one("xyz.network", self.network, ("point_mae", "point_bert"))
+        require_one("xyz.normalisation", self.normalisation, ("frozen", "batch", "eval"))
+        require_text("xyz.weights", self.weights, "seeded or a file")
+        require_whole("xyz.groups", self.groups, LEAST_GROUPS, MOST_GROUPS)
+        require_whole("xyz.group_size", self.group_size, 1, MOST_GROUP_SIZE)
+        require_whole("xyz.grid", self.grid, 1, MOST_CELLS)
+        for name in ("width", "depth", "heads"):
+            require_whole(f"xyz.{name}", getattr(self, name), 1, _MOST_UNITS)
         require(self.width % self.heads == 0, "xyz.heads", self.heads, f"a divisor of the width {self.width}")
-        require(
-            bool(self.taps) and max(self.taps) < self.depth,
-            "xyz.taps",
-            self.taps,
-            f"block indices below the depth {self.depth}",
-        )
+        require_wholes("xyz.taps", self.taps, 0, self.depth - 1)
+        require(bool(self.taps), "xyz.taps", self.taps, f"block indices below the depth {self.depth}")
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,8 @@ class SurfaceExtractor:
     backbone: RgbExtractor = field(default_factory=RgbExtractor)
 
     def __post_init__(self) -> None:
-        require(self.image in ("normals", "depth"), "xyz.image", self.image, "normals or depth")
+        require_one("xyz.image", self.image, ("normals", "depth"))
+        require_kind("xyz.backbone", self.backbone, [RgbExtractor])
 
 
 SMALL_RGB = RgbExtractor("resnet10t", (1, 2), 40, "shipped-rgb")
@@ -118,14 +134,15 @@ PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), None, "timm", IMAGE
 PUBLISHED_XYZ = XyzExtractor("point_mae", 1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
 
 
-def rgb_from_json(value: dict[str, Any]) -> RgbExtractor:
+def rgb_from_json(value: object) -> RgbExtractor:
     """Return the image extractor that `asdict` wrote."""
     return RgbExtractor(**tuples(RgbExtractor, value))
 
 
-def xyz_from_json(value: dict[str, Any]) -> XyzExtractor | SurfaceExtractor:
+def xyz_from_json(value: object) -> XyzExtractor | SurfaceExtractor:
     """Return the extractor of clouds that `asdict` wrote."""
-    if "image" in value:
+    if isinstance(value, dict) and "image" in value:
         fields = tuples(SurfaceExtractor, value)
-        return SurfaceExtractor(**{**fields, "backbone": rgb_from_json(fields["backbone"])})
+        backbone = {"backbone": rgb_from_json(fields["backbone"])} if "backbone" in fields else {}
+        return SurfaceExtractor(**{**fields, **backbone})
     return XyzExtractor(**tuples(XyzExtractor, value))

@@ -8,12 +8,16 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, Modality, Sensors
+from cmdiad_runtime.preprocess.settings import MOST_PIXELS
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
-from cmdiad_train.recipe.rules import require, require_inside, require_whole
+from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
 
 View = Literal["auto", "sensor", "top", "part", "each"]
 VIEWS = ("auto", "sensor", "top", "part", "each")
+MOST_SEED = (1 << 32) - 1
+"""Largest seed; scikit-learn, which projects the rows for the coreset search, accepts no larger one."""
+_LEAST_PIXELS = 32
 
 
 class FamilyPart(Protocol):
@@ -79,13 +83,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.modality in SENSORS, "modality", self.modality, "rgb, xyz or both")
-        require(isinstance(self.size, int) and self.size >= 32, "size", self.size, "at least 32 pixels")
-        require(self.view in VIEWS, "view", self.view, f"one of {', '.join(VIEWS)}")
-        require(self.rgb_mask in ("none", "cloud"), "rgb_mask", self.rgb_mask, "none or cloud")
+        require_one("modality", self.modality, SENSORS)
+        require_whole("size", self.size, _LEAST_PIXELS, MOST_PIXELS)
+        require_one("view", self.view, VIEWS)
+        require_one("rgb_mask", self.rgb_mask, ("none", "cloud"))
         require(isinstance(self.foreground, bool), "foreground", self.foreground, "true or false")
         require_inside("false_reject_rate", self.false_reject_rate, "in (0, 1)")
-        require_whole("seed", self.seed, 0)
+        require_whole("seed", self.seed, 0, MOST_SEED)
         self._check_view()
         require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -93,6 +97,7 @@ class Recipe:
             self.rgb_mask,
             "foreground removal to make the mask from",
         )
+        require_kind("detector", self.detector, _PARTS.values())
         self.detector.check(self)
 
     def _check_view(self) -> None:
@@ -143,13 +148,26 @@ class Recipe:
             RunError: The recipe has unknown, missing or impossible fields, or names an unknown family.
         """
         try:
-            return _from_json(value)
+            return read_recipe(value)
         except NewerRecordError as error:
             raise RunError(
                 "recipe", found=f"{error}, so a newer cmdiad made this recipe", action="Update cmdiad"
             ) from error
-        except (RecordError, TypeError) as error:
+        except RecordError as error:
             raise RunError("recipe", found=f"a damaged record: {error}", action="Train the run again") from error
+
+
+def read_recipe(value: object) -> Recipe:
+    """Return the recipe in the record of a run, like `Recipe.from_json`, which reports to the user.
+
+    Raises:
+        NewerRecordError: A field or the family is unknown.
+        RecordError: A field is missing or impossible.
+    """
+    try:
+        return _from_json(value)
+    except RunError as error:  # would ask to change an option
+        raise RecordError(f"{error.subject} is {error.found}, expected {error.expected}") from error
 
 
 def _from_json(value: object) -> Recipe:
@@ -157,7 +175,7 @@ def _from_json(value: object) -> Recipe:
         raise RecordError(f"Recipe is {value!r:.60}, not an object")
     content = dict(value)
     family = content.pop("family", BankRecipe.family)
-    part = _PARTS.get(family)
+    part = _PARTS.get(family) if isinstance(family, str) else None
     if part is None:
         raise NewerRecordError(f"Recipe.family is {family!r:.60}")
     if "detector" not in content:

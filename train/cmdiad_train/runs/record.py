@@ -7,12 +7,23 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from cmdiad_runtime.bundle.manifest_records import stored_preprocessing
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.support.files import write_json
-from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json, require
-from cmdiad_train.recipe import Recipe
+from cmdiad_runtime.support.files import is_sha256, write_json
+from cmdiad_runtime.support.records import (
+    NewerRecordError,
+    RecordError,
+    fields_from_json,
+    make_tuple,
+    require,
+    require_instance,
+    require_integer,
+    require_object,
+    require_text,
+)
+from cmdiad_train.recipe import MOST_SEED, VIEWS, Recipe, read_recipe
 from cmdiad_train.runs.tensors import damaged, read_json
 
 FILE = "run.json"
@@ -21,6 +32,7 @@ FORMAT_VERSION = 3
 """1 kept principal components in the banks; 2 had flat recipes without a family; 3 names the family."""
 READ_VERSIONS = (2, 3)
 STATUSES = ("fitting", "complete")
+_LONGEST_PATH = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class TrainedOn:
         category: Name of the category.
         train: Names of the training samples.
         held_out: Names of the samples that set the thresholds.
+
+    Raises:
+        RecordError: A value has the wrong kind.
     """
 
     folder: str
@@ -39,11 +54,18 @@ class TrainedOn:
     train: tuple[str, ...]
     held_out: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        require_text(self, "folder", longest=_LONGEST_PATH)
+        require_text(self, "category")
+        for name in ("train", "held_out"):
+            make_tuple(self, name)
+            samples = getattr(self, name)
+            require(all(isinstance(sample, str) and sample for sample in samples), self, name, "names of samples")
+
     @staticmethod
     def from_json(value: object) -> TrainedOn:
         """Return the record that `asdict` wrote; raises RecordError."""
-        content = fields_from_json(TrainedOn, value)
-        return TrainedOn(**{**content, "train": tuple(content["train"]), "held_out": tuple(content["held_out"])})
+        return TrainedOn(**fields_from_json(TrainedOn, value))
 
 
 @dataclass(frozen=True)
@@ -53,14 +75,21 @@ class ViewChoice:
     Attributes:
         asked: View in the recipe on the command line; the recipe of the run names the view that was chosen.
         because: Reason if "auto" chose the view of the sensor, or "".
+
+    Raises:
+        RecordError: A value has the wrong kind, or there is no such view.
     """
 
     asked: str
     because: str = ""
 
+    def __post_init__(self) -> None:
+        require(isinstance(self.asked, str) and self.asked in VIEWS, self, "asked", f"one of {', '.join(VIEWS)}")
+        require_text(self, "because", longest=_LONGEST_PATH)
+
     @staticmethod
     def from_json(value: object) -> ViewChoice:
-        """Return the record that `asdict` wrote; raises RecordError."""
+        """Return the record that `asdict` wrote, also with the earlier name of the top view; raises RecordError."""
         content = fields_from_json(ViewChoice, value)
         return ViewChoice(**{**content, "asked": EARLIER_VIEWS.get(content["asked"], content["asked"])})
 
@@ -81,6 +110,9 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
+
+    Raises:
+        RecordError: A value has the wrong kind, or contradicts the recipe.
     """
 
     recipe: Recipe
@@ -96,10 +128,30 @@ class RunRecord:
     metrics: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _PARTS.items():
+            require_instance(self, name, kind)
+        require_integer(self, "seed", 0, MOST_SEED)
+        require_object(self, "versions")
+        require(all(isinstance(v, str) for v in self.versions.values()), self, "versions", "versions as text")
+        require_text(self, "python")
         require(self.status in STATUSES, self, "status", " or ".join(STATUSES))
-        require(isinstance(self.versions, dict), self, "versions", "an object")
-        require(isinstance(self.provenance, dict), self, "provenance", "an object")
-        require(self.metrics is None or isinstance(self.metrics, dict), self, "metrics", "an object or null")
+        digest = self.network_from is None or is_sha256(self.network_from)
+        require(digest, self, "network_from", "64 lower-case hexadecimal digits or null")
+        require_object(self, "provenance")
+        require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
+        if self.metrics is not None:
+            require_object(self, "metrics")
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        """Raise RecordError if view, seed or preprocessing contradicts the recipe."""
+        recipe, settings = self.recipe, self.preprocessing
+        require(self.view.asked in ("auto", recipe.view), self, "view", f"auto or {recipe.view}, as in the recipe")
+        require(self.seed == recipe.seed, self, "seed", f"{recipe.seed}, as in the recipe")
+        for name in ("modality", "size", "view"):
+            value, expected = getattr(settings, name), getattr(recipe, name)
+            if value != expected:
+                raise RecordError(f"Preprocessing.{name} is {value!r}, but Recipe.{name} is {expected!r}")
 
     @property
     def asked(self) -> Recipe:
@@ -126,19 +178,21 @@ class RunRecord:
         Raises:
             NewerRecordError: A newer cmdiad wrote the record.
             RecordError: A value is missing or impossible.
-            RunError: The recipe is unusable.
         """
         content = {name: part for name, part in value.items() if name not in ("format", "format_version")}
         content = fields_from_json(RunRecord, content)
         return RunRecord(
             **{
                 **content,
-                "recipe": Recipe.from_json(content["recipe"]),
+                "recipe": read_recipe(content["recipe"]),
                 "data": TrainedOn.from_json(content["data"]),
                 "view": ViewChoice.from_json(content["view"]),
-                "preprocessing": Preprocessing.from_json(content["preprocessing"]),
+                "preprocessing": stored_preprocessing(content["preprocessing"]),
             }
         )
+
+
+_PARTS = {"recipe": Recipe, "data": TrainedOn, "view": ViewChoice, "preprocessing": Preprocessing}
 
 
 def read_record(run: Path) -> RunRecord:
@@ -150,19 +204,21 @@ def read_record(run: Path) -> RunRecord:
     file = run / FILE
     value = read_json(file)
     kind, version = value.get("format"), value.get("format_version")
-    if kind != FORMAT or version not in READ_VERSIONS:
-        newer = kind == FORMAT and isinstance(version, int) and version > FORMAT_VERSION
+    if kind != FORMAT or type(version) is not int:  # `type`, because True is an int too
+        raise damaged(file, RecordError(f"format {kind!r:.60} {version!r:.60}, not {FORMAT} {FORMAT_VERSION}"))
+    if version not in READ_VERSIONS:
+        newer = version > FORMAT_VERSION
         raise RunError(
             file,
-            found=f"{kind} {version}" + (", made by a newer cmdiad" if newer else ""),
+            found=f"{FORMAT} {version!s:.60}" + (", made by a newer cmdiad" if newer else ""),
             expected=f"{FORMAT} {READ_VERSIONS[0]} to {READ_VERSIONS[-1]}",
-            action="Update cmdiad" if newer else "Check the path, or train again",
+            action="Update cmdiad" if newer else "Train again",
         )
     try:
         return RunRecord.from_json(value)
     except NewerRecordError as error:
         raise RunError(file, found=f"{error}: made by a newer cmdiad", action="Update cmdiad") from error
-    except (RecordError, TypeError, KeyError) as error:
+    except RecordError as error:
         raise damaged(file, error) from error
 
 

@@ -9,6 +9,7 @@ from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.records import NewerRecordError, RecordError
 from cmdiad_train.detectors.family import Family, TrainedDetector
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.recipe import Recipe
@@ -83,11 +84,18 @@ def save_calibration(run: Path, calibration: Calibration) -> None:
 
 
 def load_calibration(run: Path) -> Calibration:
-    """Read the thresholds and the held-out scores of a run."""
+    """Read the thresholds and the held-out scores of a run.
+
+    Raises:
+        RunError: The file is missing or damaged, or a newer cmdiad wrote it.
+    """
     file = run / CALIBRATION
+    content = read_json(file)
     try:
-        return Calibration(**read_json(file)["calibration"])
-    except (KeyError, TypeError, ValueError) as error:
+        return Calibration.from_json(content.get("calibration"))
+    except NewerRecordError as error:
+        raise RunError(file, found=f"{error}: made by a newer cmdiad", action="Update cmdiad") from error
+    except RecordError as error:
         raise damaged(file, error) from error
 
 

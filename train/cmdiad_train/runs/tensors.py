@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
             expected="a run folder written by cmdiad-train",
             action="check the path, or train again",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from error
     if not isinstance(value, dict):
         raise damaged(path, ValueError("not a JSON object"))
@@ -65,9 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def damaged(path: Path, error: Exception) -> RunError:
     """Return the error for a file that cannot be used."""
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
     return RunError(
         path,
-        found=(str(error).splitlines() or [type(error).__name__])[0],
+        found=cause if isinstance(error, OSError) else f"a damaged file ({cause})",
         expected="a file of a run written by cmdiad-train",
         action="Check the path, or train again",
     )

@@ -21,10 +21,10 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from PIL import Image
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.support.files import atomic_directory, write_json
+from cmdiad_runtime.support.records import fields_from_json, make_tuple, require, require_object, require_text
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.synthesis.camera import Camera
 from cmdiad_train.synthesis.defects import DEFECT_TYPES
@@ -85,6 +86,9 @@ class DatasetSpec:
         object.__setattr__(self, "categories", tuple(dict.fromkeys(self.categories)))
         _check_names("categories", self.categories, CATEGORIES)
         _check_names("test", tuple(self.test), (GOOD, *DEFECT_TYPES))
+        numbers = (self.train, self.validation, self.seed, self.size, *self.test.values())
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+            _refuse("data set", f"{numbers!r:.200}", "whole numbers", "Correct the number")
         if min(self.train, self.validation, self.seed, *self.test.values()) < 0:
             _refuse("data set", "a negative count or seed", "0 or more", "Correct the number")
         if self.size < SMALLEST_SIZE:
@@ -111,6 +115,45 @@ class DatasetSpec:
             "size": self.size,
             "seed": self.seed,
         }
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """The content of `dataset.json`.
+
+    Attributes:
+        parameters: Parameters of the data set, see `DatasetSpec.to_json`.
+        licence: Licence of the samples.
+        sorts: Sort of each type of defect, "colour", "shape" or "both".
+        samples: Record of each sample, see `write_sample`.
+
+    Raises:
+        RecordError: A value has the wrong kind.
+    """
+
+    parameters: dict[str, Any]
+    licence: str
+    sorts: dict[str, str]
+    samples: tuple[dict[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "sorts"):
+            require_object(self, name)
+        require_text(self, "licence")
+        make_tuple(self, "samples")
+        complete = all(isinstance(sample, dict) and {"rgb", "xyz"} <= sample.keys() for sample in self.samples)
+        require(complete, self, "samples", "a record per sample with its files")
+        require(all(isinstance(file, str) for file in self.files), self, "samples", "file names as text")
+
+    @property
+    def files(self) -> list[str]:
+        """Return the files of all samples, relative to the folder of the data set."""
+        return [sample[kind] for sample in self.samples for kind in ("rgb", "xyz", "gt") if kind in sample]
+
+    @staticmethod
+    def from_json(value: object) -> DatasetManifest:
+        """Read the manifest of a data set; raises RecordError, or NewerRecordError for an unknown field."""
+        return DatasetManifest(**fields_from_json(DatasetManifest, value))
 
 
 def synthesize(
@@ -152,13 +195,11 @@ def _exists(directory: Path, spec: DatasetSpec) -> bool:
     if not manifest.is_file():
         return False
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        same, records = content["parameters"] == spec.to_json(), content["samples"]
-        missing = [
-            r[kind] for r in records for kind in ("rgb", "xyz", "gt") if not (directory / r.get(kind, ".")).exists()
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        same, missing = False, []
+        stored = DatasetManifest.from_json(json.loads(manifest.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError):  # damaged, of a newer cmdiad, or of another program
+        _occupied(directory, "a damaged data set, or one with other parameters")
+    same = stored.parameters == spec.to_json()
+    missing = [file for file in stored.files if not (directory / file).exists()]
     if not same:
         _occupied(directory, "a data set with other parameters")
     if missing:
@@ -166,7 +207,7 @@ def _exists(directory: Path, spec: DatasetSpec) -> bool:
     return True
 
 
-def _occupied(directory: Path, problem: str) -> None:
+def _occupied(directory: Path, problem: str) -> NoReturn:
     raise OutputError(
         directory,
         found=problem,
@@ -210,12 +251,8 @@ def _calibration(camera: Camera) -> dict[str, Any]:
 
 
 def _manifest(spec: DatasetSpec, records: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "parameters": spec.to_json(),
-        "licence": _LICENCE,
-        "sorts": {name: DEFECT_TYPES[name].sort for name in spec.test if name != GOOD},
-        "samples": records,
-    }
+    sorts: dict[str, str] = {name: DEFECT_TYPES[name].sort for name in spec.test if name != GOOD}
+    return asdict(DatasetManifest(spec.to_json(), _LICENCE, sorts, tuple(records)))
 
 
 def _write_samples(

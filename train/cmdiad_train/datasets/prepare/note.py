@@ -11,7 +11,7 @@ from cmdiad_runtime.preprocess.image.padding import PAD_MULTIPLE
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.datasets.prepare import eyecandies_cloud
 from cmdiad_train.datasets.prepare.background import SEED
-from cmdiad_train.datasets.prepared_note import PREPARED, read_prepared
+from cmdiad_train.datasets.prepared_note import PREPARED, PreparedNote, read_prepared
 
 _FORMAT_VERSION = 1
 
@@ -52,19 +52,17 @@ def start_or_resume(out: Path, settings: dict[str, Any]) -> dict[str, str]:
             expected=f"a new or empty folder, or one with {PREPARED} to resume",
             action="Choose another OUT",
         )
-    if note is not None and note["settings"] != settings:
-        differing = sorted(k for k in {*note["settings"], *settings} if note["settings"].get(k) != settings.get(k))
+    if note is not None and note.settings != settings:
+        differing = sorted(k for k in {*note.settings, *settings} if note.settings.get(k) != settings.get(k))
         raise OutputError(
             out / PREPARED,
             found=f"a preparation with another {', '.join(differing)}",
             expected="a preparation with the same settings to resume",
             action="Choose another OUT, or remove this one",
         )
-    return {} if note is None else note["categories"]
+    return {} if note is None else note.categories
 
 
 def write_note(out: Path, settings: dict[str, Any], categories: dict[str, str]) -> None:
     """Write the settings and the state of each category."""
-    made_by = "cmdiad-data prepare: the background is removed from the clouds already, train with --no-foreground"
-    note = {"made_by": made_by, "settings": settings, "categories": dict(sorted(categories.items()))}
-    write_json(out / PREPARED, note)
+    write_json(out / PREPARED, PreparedNote(settings, categories).to_json())

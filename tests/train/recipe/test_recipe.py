@@ -1,0 +1,106 @@
+"""Every wrong value of a recipe is a RunError of one line that names the option."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.recipe import (
+    DEFAULT_RECIPE,
+    PUBLISHED_RECIPE,
+    BankRecipe,
+    Distillation,
+    Recipe,
+    RgbExtractor,
+    SurfaceExtractor,
+    XyzExtractor,
+)
+
+PYTHONS = ("not supported", "unhashable", "object", "argument", "NoneType", "<class")
+WRONG: tuple[object, ...] = (
+    *("x", 0.5, -1, True, 2**80, 10**400, math.inf, -math.inf, math.nan, [], [[]], {}, {"a": None}, ((),), object()),
+)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        *((Distillation(), "learning_rate", value) for value in (math.inf, math.nan, 0, -1, True, "fast", 10**400)),
+        *((Distillation(), "expansion", value) for value in (math.inf, 0, None)),
+        *((Distillation(), "patience", value) for value in (0.5, -1, True, "5")),
+        *((Distillation(), "epochs", value) for value in (0, 2.0, 2**80)),
+        *((Distillation(), "categories", value) for value in ([3], (3,), "gear", ("",))),
+        *((Distillation(), "validation", value) for value in (1, -0.1, "x", math.nan)),
+        (Distillation(), "loss", ["l2"]),
+        (Distillation(), "output", None),
+        *((BankRecipe(), "components", value) for value in (2.5, 1, True, "256", 2**80)),
+        *((BankRecipe(), "coreset", value) for value in (True, 0, 1.5, "a", math.nan)),
+        *((BankRecipe(), name, 5) for name in ("rgb", "xyz", "distillation", "mode", "fusion")),
+        (BankRecipe(), "coreset_eps", 10**400),
+        (RgbExtractor(), "mean", ("a", "b", "c")),
+        (RgbExtractor(), "mean", (0.5, 0.5)),
+        (RgbExtractor(), "mean", 0.5),
+        (RgbExtractor(), "std", (0, 0, 0)),
+        (RgbExtractor(), "std", (1.0, math.nan, 1.0)),
+        (RgbExtractor(), "std", ("a", "b", "c")),
+        (RgbExtractor(), "backbone", ""),
+        (RgbExtractor(), "weights", None),
+        *((RgbExtractor(), "stages", value) for value in (1, (1.5,), (-1,), "12", None)),
+        (RgbExtractor(), "grid", 0),
+        (XyzExtractor(), "weights", 5),
+        *((XyzExtractor(), "taps", value) for value in ([-9], (-9,), (), (2,), 1, ("a",))),
+        *((XyzExtractor(), "groups", value) for value in (1, 2, 100_000, 64.0, "64")),
+        (XyzExtractor(), "group_size", 5000),
+        (XyzExtractor(), "grid", 257),
+        (XyzExtractor(), "heads", 7),
+        (XyzExtractor(), "network", ["point_mae"]),
+        (SurfaceExtractor(), "backbone", 5),
+        (SurfaceExtractor(), "image", {}),
+        *((DEFAULT_RECIPE, "seed", value) for value in (2**80, 2**32, -1, 0.5, True, "x")),
+        *((DEFAULT_RECIPE, "size", value) for value in (10**9, 4097, 31, 64.0, True, "64", None)),
+        (DEFAULT_RECIPE, "view", ["top"]),
+        (DEFAULT_RECIPE, "modality", {}),
+        (DEFAULT_RECIPE, "foreground", 1),
+        (DEFAULT_RECIPE, "false_reject_rate", 10**400),
+        (DEFAULT_RECIPE, "false_reject_rate", True),
+        (DEFAULT_RECIPE, "detector", 5),
+    ],
+)
+def test_wrong_value_names_the_option(part: Any, field: str, value: object) -> None:
+    with pytest.raises(RunError) as refused:
+        replace(part, **{field: value})
+    message = str(refused.value)
+    assert field in refused.value.subject
+    assert "\n" not in message
+    assert not any(text in message for text in PYTHONS), message
+
+
+@pytest.mark.parametrize("part", [Distillation(), BankRecipe(), RgbExtractor(), XyzExtractor(), SurfaceExtractor()])
+def test_any_value_is_taken_or_refused(part: Any) -> None:
+    for field in asdict(part):
+        for value in WRONG:
+            try:
+                replace(part, **{field: value})
+            except RunError as error:
+                assert field in str(error) or "xyz.heads" in str(error) or "xyz.taps" in str(error)
+
+
+@pytest.mark.parametrize("recipe", [DEFAULT_RECIPE, PUBLISHED_RECIPE])
+def test_any_wrong_json_is_a_run_error(recipe: Recipe) -> None:
+    content = recipe.to_json()
+    for place in [content, content["detector"], *(v for v in content["detector"].values() if isinstance(v, dict))]:
+        for field, right in list(place.items()):
+            for value in WRONG:
+                place[field] = value
+                try:
+                    read = Recipe.from_json(content)
+                    assert isinstance(asdict(read), dict)
+                except RunError as error:
+                    assert "damaged" in str(error) or "newer" in str(error)
+                    assert "Change the option" not in str(error)
+            place[field] = right
+    assert Recipe.from_json(content) == recipe
