@@ -79,12 +79,20 @@ def test_files_of_two_bundles_are_not_mixed(own_bundle: Path, exported: Cached) 
     assert refused.value.subject == str(own_bundle / "graph.onnx")
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, "2", None])
-def test_another_format_says_to_update(own_bundle: Path, version: object) -> None:
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
+def test_newer_format_says_to_update(own_bundle: Path, version: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest.update(format_version=version))
     with pytest.raises(BundleError, match=f"found bundle format {version}. Expected format 1 or older") as refused:
         Bundle.open(own_bundle)
     assert refused.value.action.startswith("the bundle was made by a newer cmdiad: update")
+
+
+@pytest.mark.parametrize("version", ["2", None, 1.0, 0, True])
+def test_impossible_format_is_damage(own_bundle: Path, version: object) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(format_version=version))
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(own_bundle)
+    assert "damaged" in refused.value.action
 
 
 def test_another_kind_of_file(own_bundle: Path) -> None:
