@@ -138,7 +138,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         return
     if out is None:
         out = BUNDLES / f"{run.resolve().name}-{precision if budget is None else 'budget'}.cmdiad"
-    _make_folder(out.parent)
+    _make_folder(out.parent, out)
     if budget is None:
         _export(run, out, options)
     else:
@@ -154,14 +154,14 @@ def _export(run: Path, out: Path, options: ExportOptions) -> None:
     write_bundle(load_run(run), out, options, TerminalReporter())
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, out: Path) -> None:
     from cmdiad_runtime.errors import OutputError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise OutputError(folder, found=reason, expected="a writable folder", action="choose another --out") from error
+        raise OutputError(out, found=reason, expected="a writable folder", action="choose another --out") from error
 
 
 def _plan(run: Path, out: Path, options: ExportOptions) -> None:
@@ -173,7 +173,7 @@ def _plan(run: Path, out: Path, options: ExportOptions) -> None:
     from cmdiad_train.runs.run import load_run
 
     loaded = load_run(run)
-    _make_folder(out)
+    _make_folder(out, out)
     with tempfile.TemporaryDirectory() as folder:
         planned = make_plan(loaded, Path(folder), TerminalReporter(), scratch_megabytes=options.scratch_megabytes)
     write_plan(out, planned.plan)

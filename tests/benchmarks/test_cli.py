@@ -90,7 +90,8 @@ def test_accuracy_of_a_bundle(data: Path, trained: Cached, exported: Cached, tmp
     own = {"category", "samples", "good", "without_mask", "image_auroc_by_defect", "intervals", *METRICS}
     assert set(figures) == DESCRIPTION | own | {"threshold", "false_rejects", "missed_defects"}
     assert set(figures["intervals"]) == set(METRICS)
-    trained_metrics = read_record(trained(modality, "f2f"))["metrics"]
+    trained_metrics = read_record(trained(modality, "f2f")).metrics
+    assert trained_metrics is not None
     for name in ("pixel_auroc", "aupro_30", "aupro_1"):
         assert figures[name] == pytest.approx(trained_metrics[name], abs=0.01)
     assert set(figures["image_auroc_by_defect"]) == {"contamination", "hole"}

@@ -90,11 +90,11 @@ def test_damaged_run_names_the_file(run: Path, name: str, damage: Callable[[Path
 
 def test_run_without_a_field(run: Path) -> None:
     (run / "calibration.json").write_text("{}")
-    assert_refused(command(cli, run), 7, run, "a missing or unknown field ('score_weights')")
+    assert_refused(command(cli, run), 7, run / "calibration.json", "Calibration")
     record = json.loads((run / "run.json").read_text())
     del record["recipe"]
     (run / "run.json").write_text(json.dumps(record))
-    assert_refused(command(cli, run), 7, run, "a missing or unknown field ('recipe')")
+    assert_refused(command(cli, run), 7, run / "run.json", "recipe")
     (run / "run.json").write_text("[]")
     assert_refused(command(cli, run), 7, run / "run.json")
 

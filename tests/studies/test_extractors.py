@@ -68,7 +68,7 @@ def test_every_detector_is_measured_and_nothing_twice(
     written = json.loads((tmp_path / "extractors.json").read_text())
     assert written["rows"] == rows
     assert (tmp_path / "extractors.md").read_text() == markdown(rows)
-    monkeypatch.setattr("cmdiad_train.fit.fit._Fitting", None)
+    monkeypatch.setattr("cmdiad_train.fit.fit.FitContext", None)
     monkeypatch.setattr("cmdiad_export.cli.cli", None)
     assert bench.measure([RGB, F2F], [4, 5], SILENT) == rows
 

@@ -156,7 +156,7 @@ def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
         (("--coreset", 0), ("recipe coreset", "found 0")),
         (("--coreset", 1.5), ("recipe coreset", "found 1.5")),
         (("--false-reject-rate", 1), ("recipe false_reject_rate",)),
-        (("--modality", "xyz", "--xyz", "point_mae", "--xyz-groups", 90_000), ("recipe xyz.groups", "at most 16384")),
+        (("--modality", "xyz", "--xyz", "point_mae", "--xyz-groups", 90_000), ("recipe xyz.groups", "from 3 to 16384")),
         (("--xyz-heads", 7), ("recipe xyz.heads", "a divisor of the width 24")),
         (("--rgb-mask", "cloud", "--no-foreground"), ("recipe rgb_mask",)),
         (("--rgb-backbone", "resnet_of_mine"), ("backbone resnet_of_mine", "--rgb-backbone")),

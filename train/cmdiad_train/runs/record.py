@@ -91,7 +91,8 @@ class ViewChoice:
     def from_json(value: object) -> ViewChoice:
         """Return the record that `asdict` wrote, also with the earlier name of the top view; raises RecordError."""
         content = fields_from_json(ViewChoice, value)
-        return ViewChoice(**{**content, "asked": EARLIER_VIEWS.get(content["asked"], content["asked"])})
+        asked = content["asked"]
+        return ViewChoice(**{**content, "asked": EARLIER_VIEWS.get(asked, asked) if isinstance(asked, str) else asked})
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(
-            path.parent,
-            found=f"no {path.name}",
-            expected="a run folder written by cmdiad-train",
+            path,
+            found="no such file",
+            expected="a file of a run written by cmdiad-train",
             action="check the path, or train again",
         ) from error
     except (OSError, ValueError, RecursionError) as error:
