@@ -39,5 +39,5 @@ def _tree(name: str, command: click.Command) -> Iterator[tuple[str, click.Comman
 
 def options(command: click.Command) -> list[click.Option]:
     """Return the options of a command, those that it adds when it runs included."""
-    parameters = command.get_params(click.Context(command, info_name=command.name))
+    parameters = command.get_params(click.Context(command, info_name=command.name, **command.context_settings))
     return [parameter for parameter in parameters if isinstance(parameter, click.Option)]

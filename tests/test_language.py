@@ -162,7 +162,7 @@ def test_every_option_has_a_help_text() -> None:
 def test_every_command_has_a_version_and_two_examples() -> None:
     findings = []
     for name, command in all_commands():
-        text = command.get_help(click.Context(command, info_name=name))
+        text = command.get_help(click.Context(command, info_name=name, **command.context_settings))
         if "--version" not in text:
             findings.append(Finding(name, 1, "no --version"))
         examples = [line for line in text.splitlines() if line.strip().startswith(f"{name} ") and "Usage" not in line]
