@@ -1,1 +1,1 @@
-"""The evaluation report."""
+"""Write the evaluation report."""

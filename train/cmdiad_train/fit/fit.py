@@ -16,13 +16,11 @@ from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.splits import split
-from cmdiad_train.fit.start import Request, start_or_resume
+from cmdiad_train.fit.start import CACHE, Request, start_or_resume
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
 from cmdiad_train.runs.run import save_calibration
 from cmdiad_train.training.machine import Machine
-
-CACHE = "cache"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import FILE, RunRecord, TrainedOn, ViewChoice, read_record, write_record
 
+CACHE = "cache"
+"""Folder of a run for files that are deleted when the training is complete."""
 PACKAGES = ("cmdiad", "torch", "timm", "scikit-learn", "numpy", "scipy")
 
 
@@ -107,7 +109,7 @@ def _network_digest(family: Family, source: Path) -> str:
 
 def _is_without_results(run: Path) -> bool:
     """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
-    return all(path.name in (FILE, "cache") or path.name.startswith(".") for path in run.iterdir())
+    return all(path.name in (FILE, CACHE) or path.name.startswith(".") for path in run.iterdir())
 
 
 def _make_folder(run: Path) -> None:
