@@ -12,7 +12,6 @@ from pathlib import Path
 from PIL import Image
 
 from cmdiad import InputError, Inspector, Sample, read_rgb
-from cmdiad_runtime.inspection.results import draw_overlay
 
 
 def main(bundle: Path, folder: Path, output: Path) -> None:
@@ -32,8 +31,7 @@ def main(bundle: Path, folder: Path, output: Path) -> None:
             figures = f"{inspection.score:.4f}", f"{inspection.threshold:.4f}"
             table.writerow([path.name, inspection.verdict, *figures, ""])
             if inspection.verdict == "NG":
-                picture = draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
-                Image.fromarray(picture).save(output / f"{path.stem}-overlay.png")
+                Image.fromarray(inspection.overlay()).save(output / f"{path.stem}-overlay.png")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_bench.latency import describe
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
@@ -60,6 +60,10 @@ def inspect_test_split(inspector: Inspector, data: Path, category: str | None, r
 
     def score(sample: Sample) -> tuple[float, npt.NDArray[np.float32]]:
         inspection = inspector.inspect(sample)
+        if inspection.map is None:
+            raise InputError(
+                "", found=inspection.message, action="remove the sample", reason=inspection.reason or "internal"
+            )
         rejected.append(inspection.verdict == "NG")
         return inspection.score, inspection.map
 

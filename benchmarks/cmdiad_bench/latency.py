@@ -16,10 +16,9 @@ import numpy.typing as npt
 from cmdiad_bench.detector import family_name, family_settings
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspector import Inspection, Inspector
+from cmdiad_runtime.inspection.inspection import Inspection
+from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
-from cmdiad_runtime.inspection.results import draw_overlay
-from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 
 STAGES = ("decode", "preprocess", "engine", "post")
@@ -149,31 +148,29 @@ def _one_by_one(inspector: Inspector, files: Sequence[Path]) -> Stream:
         inspection = inspector.inspect(sample)
         times |= inspection.timings_ms
         times["total"] = sum(times.values())
-        yield times | _post(inspector, sample, inspection)
+        yield times | _post(inspection)
 
 
 def _pipelined(inspector: Inspector, files: Sequence[Path]) -> Stream:
     last = time.perf_counter()
     with closing(inspect_stream(inspector, files)) as outcomes:
         for outcome in outcomes:
-            times = _stages_of(inspector, outcome)
+            times = _stages_of(outcome)
             now = time.perf_counter()
             yield times | {"interval": (now - last) * 1e3}
             last = now
 
 
-def _stages_of(inspector: Inspector, outcome: InspectedSource) -> dict[str, float]:
-    if not isinstance(outcome.result, tuple):
-        raise outcome.result
-    sample, inspection = outcome.result
+def _stages_of(outcome: InspectedSource) -> dict[str, float]:
+    inspection = outcome.inspection
     times = {"decode": outcome.read_ms, **inspection.timings_ms, "total": outcome.latency_ms}
-    return times | _post(inspector, sample, inspection)
+    return times | _post(inspection)
 
 
-def _post(inspector: Inspector, sample: Sample, inspection: Inspection) -> dict[str, float]:
+def _post(inspection: Inspection) -> dict[str, float]:
     times: dict[str, float] = {}
     with _timed(times, "post"):
-        draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
+        inspection.overlay()
     return times
 
 

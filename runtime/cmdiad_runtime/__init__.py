@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         OutputError,
         RunError,
     )
-    from cmdiad_runtime.inspection.inspector import Inspection, Inspector
+    from cmdiad_runtime.inspection.inspection import Inspection
+    from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.readers import read_rgb, read_xyz
     from cmdiad_runtime.sample import Sample
@@ -34,7 +35,7 @@ _HOMES = {
     "CmdiadError": "errors",
     "EngineError": "errors",
     "InputError": "errors",
-    "Inspection": "inspection.inspector",
+    "Inspection": "inspection.inspection",
     "Inspector": "inspection.inspector",
     "OpenOptions": "inspection.open_options",
     "OutputError": "errors",

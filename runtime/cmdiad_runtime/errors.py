@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from os import PathLike
 
+from cmdiad_runtime.reasons import Reason
+
 
 class CmdiadError(Exception):
     """Base of all deliberate errors.
@@ -59,9 +61,32 @@ def _capitalised(sentence: str) -> str:
 
 
 class InputError(CmdiadError):
-    """A sample cannot be read, or cannot be inspected as it is."""
+    """A sample cannot be read, or cannot be inspected as it is.
+
+    Args:
+        subject: See `CmdiadError`.
+        found: See `CmdiadError`.
+        expected: See `CmdiadError`.
+        action: See `CmdiadError`.
+        reason: Machine-readable reason, for the verdict of the sample.
+
+    Attributes:
+        reason: See Args.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self,
+        subject: str | PathLike[str],
+        *,
+        found: str,
+        expected: str = "",
+        action: str,
+        reason: Reason = "unreadable",
+    ) -> None:
+        super().__init__(subject, found=found, expected=expected, action=action)
+        self.reason = reason
 
 
 class BundleError(CmdiadError):

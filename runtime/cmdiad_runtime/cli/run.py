@@ -15,7 +15,6 @@ from cmdiad_runtime.support.command_line import GroupedCommand, option_group, ru
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
-    from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results
@@ -178,38 +177,29 @@ def _inspect_all(
             closing(inspect_stream(inspector, files)) as stream,
         ):
             for inspected, name in zip(stream, output_names(files), strict=True):
-                failed += not _report(inspector, inspected, results, name if overlays else None)
+                failed += not _report(inspected, results, name if overlays else None)
     summary = f"{len(files) - failed} of {len(files)} samples inspected"
     click.echo(summary + (f", results in {output}" if output else ""), err=True)
     return failed
 
 
-def _report(inspector: Inspector, inspected: InspectedSource, results: Results | None, overlay: str | None) -> bool:
+def _report(inspected: InspectedSource, results: Results | None, overlay: str | None) -> bool:
     """Print and store one result; return False if the sample could not be inspected.
 
     Args:
-        inspector: Inspector of the run.
         inspected: File with its result.
         results: Results folder, or None.
         overlay: Name of the heatmap picture without suffix, or None for no picture.
     """
-    from cmdiad_runtime.errors import InputError
-    from cmdiad_runtime.inspection.results import draw_overlay
-
-    if isinstance(inspected.result, InputError):
-        click.echo(f"error: {inspected.result}", err=True)
-        if results is not None:
-            results.add_error(str(inspected.source), inspected.result)
-        return False
-    sample, inspection = inspected.result
-    click.echo(f"{inspection.verdict}\t{inspection.score:.6g}\t{inspected.source}")
+    inspection = inspected.inspection
     if results is not None:
-        path = None
-        if overlay is not None:
-            picture = draw_overlay(sample, inspection, inspector.bundle.calibration.map_threshold)
-            path = results.save_overlay(overlay, picture)
+        path = None if overlay is None else results.save_overlay(overlay, inspection.overlay())
         results.add(inspection, read_ms=inspected.read_ms, overlay=path)
-    return True
+    score = f"{inspection.score:.6g}" if inspection.inspected else "-"
+    click.echo(f"{inspection.verdict}\t{score}\t{inspected.source}")
+    if inspection.reason not in (None, "score"):
+        click.echo(f"{inspection.reason}: {inspection.message}", err=True)
+    return inspection.inspected
 
 
 def _self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:

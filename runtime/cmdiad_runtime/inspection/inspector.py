@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.bundle.engine_selection import choose_engine
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.engines import Engine
-from cmdiad_runtime.errors import BundleError, EngineError
+from cmdiad_runtime.errors import BundleError, InputError
+from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
 from cmdiad_runtime.inspection.open_options import OpenOptions
-from cmdiad_runtime.preprocess.prepare import Prepared, prepare
-from cmdiad_runtime.preprocess.views.place import PaddedSquare
+from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 
 DEFAULT_OPTIONS = OpenOptions()
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The result for one sample.
-
-    Attributes:
-        name: Name of the sample.
-        score: Image score; larger is more anomalous.
-        threshold: Score above which a sample is NG.
-        verdict: "OK" or "NG".
-        map: Anomaly map over the sensor's padded square, float32 `[size, size]`.
-        view: Position of that square over the sensor's image.
-        timings_ms: Wall-clock milliseconds by stage, `preprocess` and `engine`.
-    """
-
-    name: str
-    score: float
-    threshold: float
-    verdict: Literal["OK", "NG"]
-    map: npt.NDArray[np.float32]
-    view: PaddedSquare
-    timings_ms: dict[str, float]
 
 
 def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Bundle:
@@ -103,50 +81,62 @@ class Inspector:
     def inspect(self, sample: Sample) -> Inspection:
         """Inspect one sample.
 
+        A sample that cannot be used is NG with a reason; no content of a sample raises an exception.
+
         Args:
             sample: Image uint8 `[h, w, 3]` in RGB order, cloud float32 `[h, w, 3]` in metres, or both, as the
                 bundle's modality needs.
 
         Raises:
-            InputError: The sample cannot be used. The inspector stays usable.
-            EngineError: The engine failed, or returned a score that is not a number.
+            TypeError: The argument is not a Sample.
+            EngineError: The engine failed.
         """
+        if not isinstance(sample, Sample):
+            raise TypeError(f"inspect takes a cmdiad Sample, not {type(sample).__name__}: Sample(name, rgb=image)")
         start = time.perf_counter()
-        prepared = prepare(sample, self.bundle.preprocessing)
-        return self.judge(sample.name, prepared, preprocess_ms=(time.perf_counter() - start) * 1e3)
+        ready = make_ready(sample, self.bundle)
+        return self.judge(sample, ready, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
-    def judge(self, name: str, prepared: Prepared, *, preprocess_ms: float) -> Inspection:
+    def judge(self, sample: Sample, ready: Ready | InputError, *, preprocess_ms: float) -> Inspection:
         """Run the engine on prepared inputs and decide: the second half of `inspect`.
 
         Args:
-            name: Name of the sample.
-            prepared: Network inputs of the sample, see `prepare`.
+            sample: The sample.
+            ready: Network inputs of the sample, or the error that says why there are none; see `make_ready`.
             preprocess_ms: Duration of the preparation, for the result.
 
         Raises:
-            EngineError: The engine failed, or returned a score that is not a number.
+            EngineError: The engine failed.
         """
+        timings = {"preprocess": preprocess_ms}
+        if isinstance(ready, InputError):
+            return not_inspected(sample.name, ready, thresholds=self.thresholds, timings_ms=timings, sample=sample)
         start = time.perf_counter()
-        outputs = self.engine.run(prepared.inputs)
-        engine_ms = (time.perf_counter() - start) * 1e3
-        score = float(outputs["score"][0])
-        if not np.isfinite(score):
-            raise EngineError(
-                name,
-                found=f"a score of {score}",
-                expected="a finite score",
-                action="export the bundle with --engine fp32",
-            )
-        threshold = self.bundle.calibration.score_threshold
+        outputs = [self.engine.run(part.inputs) for part in ready.parts]
+        timings["engine"] = (time.perf_counter() - start) * 1e3
+        try:
+            score, anomaly_map = _worst(ready, outputs)
+        except InputError as error:
+            return not_inspected(sample.name, error, thresholds=self.thresholds, timings_ms=timings, sample=sample)
+        threshold, map_threshold = self.thresholds
+        reason, message = _reason(score, threshold, ready.objection)
         return Inspection(
-            name=name,
+            name=sample.name,
+            reason=reason,
+            message=message,
             score=score,
             threshold=threshold,
-            verdict="NG" if score > threshold else "OK",
-            map=prepared.to_sensor(outputs["map"]),
-            view=prepared.square,
-            timings_ms={"preprocess": preprocess_ms, "engine": engine_ms},
+            map_threshold=map_threshold,
+            map=anomaly_map,
+            view=ready.parts[0].square,
+            timings_ms=timings,
+            sample=sample,
         )
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Return the score threshold and the map threshold in use."""
+        return self.bundle.calibration.score_threshold, self.bundle.calibration.map_threshold
 
     def close(self) -> None:
         """Release the engine's memory. Idempotent."""
@@ -159,3 +149,43 @@ class Inspector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _worst(ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]]) -> tuple[float, npt.NDArray[np.float32]]:
+    """Return the largest score of the parts, and the largest map value at each place, `[size, size]`.
+
+    Raises:
+        InputError: A score or map is not finite, out of range, or has the wrong shape.
+    """
+    scores, maps = [], []
+    for part, output in zip(ready.parts, outputs, strict=True):
+        score, anomaly_map = output.get("score"), output.get("map")
+        if score is None or anomaly_map is None or score.size != 1 or anomaly_map.ndim not in (2, 3):
+            raise _bad_output(f"the outputs {', '.join(f'{k} {list(v.shape)}' for k, v in output.items()) or 'none'}")
+        value = float(score.reshape(-1)[0])
+        if not abs(value) <= SCORE_LIMIT:  # False for NaN
+            raise _bad_output(f"a score of {value:g}")
+        if not np.isfinite(anomaly_map).all():
+            raise _bad_output("a map with values that are not numbers")
+        scores.append(value)
+        maps.append(part.to_sensor(anomaly_map))
+    return max(scores), np.max(maps, axis=0) if len(maps) > 1 else maps[0]
+
+
+def _bad_output(problem: str) -> InputError:
+    return InputError(
+        "",
+        found=f"The engine returned {problem}",
+        expected="a finite score and a finite map",
+        action="export the bundle with --engine fp32, or run the self-test",
+        reason="bad-output",
+    )
+
+
+def _reason(score: float, threshold: float, objection: InputError | None) -> tuple[Reason | None, str]:
+    """Return the reason against a scored sample with its message, or None and ""."""
+    if score > threshold:
+        return "score", f"score {score:.4g} exceeds the threshold {threshold:.4g}"
+    if objection is not None:
+        return objection.reason, str(objection)
+    return None, ""

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import scipy
 from PIL import Image, ImageDraw, ImageFont
 
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.preprocess.work.products import times
-from cmdiad_runtime.sample import Mask, RgbImage, XyzImage
+from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,6 +27,8 @@ _LCH_ANCHORS = ((0.93, 0.19, 105.0), (0.72, 0.20, 55.0), (0.58, 0.22, 25.0), (0.
 """Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: decreasing lightness, so grey prints work."""
 _GREEN = (0, 140, 60)
 _RED = (205, 30, 30)
+_NO_PICTURE = (240, 320, 3)
+"""Shape of the grey area that stands for a sample without a picture."""
 _FAR_GREY = 50.0
 """Grey of the farthest measured point; only a missing point is black."""
 _LIGHT = np.array([-0.4, -0.4, -0.825])
@@ -56,6 +59,33 @@ def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], thres
     share = _STRONGEST * strength[..., None]
     blended = np.rint((1.0 - share) * image + share * colours).astype(np.uint8)
     return _draw_contour(blended, ratio >= 1.0)
+
+
+def draw_overlay(inspection: Inspection) -> RgbImage:
+    """Draw the anomaly map and the verdict over the sensor's picture; see `Inspection.overlay`."""
+    picture = _picture(inspection.sample)
+    ok = inspection.verdict == "OK"
+    view = inspection.view
+    if inspection.map is None or view is None:
+        return verdict_banner(picture, f"NG, not inspected: {inspection.reason}", ok=False)
+    square = np.zeros((view.side, view.side, 3), dtype=np.uint8)
+    inside = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
+    square[inside] = picture
+    overlay = anomaly_overlay(square, inspection.map, inspection.map_threshold)[inside]
+    reason = "" if inspection.reason in (None, "score") else f", {inspection.reason}"
+    text = f"{inspection.verdict} {inspection.score:.3g} / thr {inspection.threshold:.3g}{reason}"
+    return verdict_banner(np.ascontiguousarray(overlay), text, ok=ok)
+
+
+def _picture(sample: Sample | None) -> RgbImage:
+    """Return the picture of a sample, uint8 `[h, w, 3]`; a grey area if there is none of a usable kind."""
+    if sample is not None:
+        rgb, xyz = sample.rgb, sample.xyz
+        if rgb is not None and rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size:
+            return rgb
+        if xyz is not None and xyz.dtype == np.float32 and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.size:
+            return depth_image(xyz)
+    return np.full(_NO_PICTURE, 128, dtype=np.uint8)
 
 
 def depth_image(xyz: XyzImage) -> RgbImage:

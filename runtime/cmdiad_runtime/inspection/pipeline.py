@@ -16,10 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspector import Inspection, Inspector
-from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare
+from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.sample import Sample
 
 AHEAD = 2
@@ -28,17 +31,17 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class InspectedSource:
-    """A source with its inspection or the reason why it could not be inspected.
+    """A source with its inspection.
 
     Attributes:
         source: File or sample.
-        result: Sample and inspection, or the error.
+        inspection: Result; NG with a reason if the file could not be read or used.
         read_ms: Duration of reading the file; 0 for a sample.
         latency_ms: Time from the start of reading to the result, including the wait for the engine.
     """
 
     source: Path | Sample
-    result: tuple[Sample, Inspection] | InputError
+    inspection: Inspection
     read_ms: float
     latency_ms: float
 
@@ -47,10 +50,19 @@ InspectedSources: TypeAlias = "Generator[InspectedSource, None, None]"
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """A sample with its network inputs or the reason why there are none; `began` is a `time.perf_counter()` value."""
+class _Examined:
+    """A sample with its network inputs, each replaced by an error if there is none.
 
-    made: tuple[Sample, Prepared] | InputError
+    Attributes:
+        sample: Sample, or the error of reading the file.
+        ready: Network inputs, or the error of making them; the same error if the file could not be read.
+        began: Start of reading, a `time.perf_counter()` value.
+        read_ms: Duration of reading.
+        preprocess_ms: Duration of the preparation.
+    """
+
+    sample: Sample | InputError
+    ready: Ready | InputError
     began: float
     read_ms: float
     preprocess_ms: float
@@ -59,9 +71,9 @@ class _Ready:
 def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> InspectedSources:
     """Inspect files or samples in order, preparing up to `ahead` of them while the engine works.
 
-    A sample that cannot be used yields its error, and the inspection continues with the next one. No thread is left
-    when the iteration ends, for whatever reason. For a live camera use `Inspector.inspect`, because nothing can be
-    prepared ahead there.
+    A sample that cannot be read or used is NG with a reason, and the inspection continues with the next one. No
+    thread is left when the iteration ends, for whatever reason. For a live camera use `Inspector.inspect`, because
+    nothing can be prepared ahead there.
 
     Args:
         inspector: Open inspector. Nothing else may use its engine during the iteration.
@@ -71,7 +83,7 @@ def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ah
 
     Raises:
         ValueError: `ahead` is below 1.
-        EngineError: The engine failed, or returned a score that is not a number.
+        EngineError: The engine failed.
     """
     if ahead < 1:
         raise ValueError(f"at least one sample must be prepared ahead, got {ahead}")
@@ -80,37 +92,35 @@ def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ah
 
 def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
-    make_ready = partial(_make_ready, inspector.bundle.preprocessing)
+    examine = partial(_examine, inspector.bundle)
     try:
         waiting = iter(sources)
-        queue: deque[tuple[Path | Sample, Future[_Ready]]] = deque()
-        queue.extend((source, pool.submit(make_ready, source)) for source in islice(waiting, ahead))
+        queue: deque[tuple[Path | Sample, Future[_Examined]]] = deque()
+        queue.extend((source, pool.submit(examine, source)) for source in islice(waiting, ahead))
         while queue:
             source, future = queue.popleft()
-            ready = future.result()
-            queue.extend((following, pool.submit(make_ready, following)) for following in islice(waiting, 1))
-            yield _inspected(inspector, source, ready)
+            examined = future.result()
+            queue.extend((following, pool.submit(examine, following)) for following in islice(waiting, 1))
+            yield _inspected(inspector, source, examined)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _make_ready(preprocessing: Preprocessing, source: Path | Sample) -> _Ready:
+def _examine(bundle: Bundle, source: Path | Sample) -> _Examined:
     began = time.perf_counter()
-    read = began
-    try:
-        sample = source if isinstance(source, Sample) else read_sample(source, preprocessing)
-        read = time.perf_counter()
-        made: tuple[Sample, Prepared] | InputError = (sample, prepare(sample, preprocessing))
-    except InputError as error:
-        made = error
-    return _Ready(made, began, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
-
-
-def _inspected(inspector: Inspector, source: Path | Sample, ready: _Ready) -> InspectedSource:
-    result: tuple[Sample, Inspection] | InputError
-    if isinstance(ready.made, InputError):
-        result = ready.made
+    sample: Sample | InputError
+    if isinstance(source, Sample):
+        sample = source
     else:
-        sample, prepared = ready.made
-        result = sample, inspector.judge(sample.name, prepared, preprocess_ms=ready.preprocess_ms)
-    return InspectedSource(source, result, ready.read_ms, (time.perf_counter() - ready.began) * 1e3)
+        sample = guarded(str(source), partial(read_sample, source, bundle.preprocessing))
+    read = time.perf_counter()
+    ready = make_ready(sample, bundle) if isinstance(sample, Sample) else sample
+    return _Examined(sample, ready, began, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
+
+
+def _inspected(inspector: Inspector, source: Path | Sample, examined: _Examined) -> InspectedSource:
+    if isinstance(examined.sample, InputError):
+        inspection = not_inspected(str(source), examined.sample, thresholds=inspector.thresholds)
+    else:
+        inspection = inspector.judge(examined.sample, examined.ready, preprocess_ms=examined.preprocess_ms)
+    return InspectedSource(source, inspection, examined.read_ms, (time.perf_counter() - examined.began) * 1e3)

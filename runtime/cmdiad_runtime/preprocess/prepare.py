@@ -54,6 +54,7 @@ def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
             found=f"an image of {sample.rgb.dtype} {list(sample.rgb.shape)}",
             expected="uint8 [h, w, 3] in RGB order",
             action="convert the image",
+            reason="wrong-array",
         )
     if sample.rgb is not None and sample.xyz is not None and sample.rgb.shape[:2] != sample.xyz.shape[:2]:
         raise InputError(
@@ -61,6 +62,7 @@ def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
             found=f"an image of {sample.rgb.shape[:2]} and a cloud of {sample.xyz.shape[:2]} pixels",
             expected="rgb and xyz registered pixel by pixel",
             action="check that both files belong to one part",
+            reason="size-mismatch",
         )
 
 
@@ -74,4 +76,5 @@ def _missing(sample: Sample, modality: Modality, reason: str) -> InputError:
         found=f"no {modality}",
         expected=f"a sample with {modality}, since {reason}",
         action=f"give the {modality} file, or use a bundle for the other modality",
+        reason="missing-modality",
     )

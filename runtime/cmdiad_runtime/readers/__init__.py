@@ -61,4 +61,5 @@ def _unknown_format(path: FilePath) -> InputError:
     expected = f"a cloud or depth image in a file ending in {', '.join(XYZ_SUFFIXES)}"
     with open_input(path, expected=expected):  # A missing file or a folder has a message that says so.
         problem = f"a file ending in {Path(path).suffix or 'nothing'}"
-        return InputError(path, found=problem, expected=expected, action="save the cloud in one of these formats")
+        action = "save the cloud in one of these formats"
+        return InputError(path, found=problem, expected=expected, action=action, reason="unsupported")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import CmdiadError, InputError
+from cmdiad_runtime.reasons import Reason
 
 MAX_PIXELS = 100_000_000
 """Largest image to decode: 300 MB as RGB, more than any inspection needs."""
@@ -47,9 +48,9 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     try:
         file = Path(path).open("rb")  # noqa: SIM115 - closed below; this try must not see the caller's errors
     except FileNotFoundError as error:
-        raise InputError(path, found="no such file", expected=expected, action="check the path") from error
+        raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
     except IsADirectoryError as error:
-        raise InputError(path, found="a folder", expected=expected, action="pass a file in this folder") from error
+        raise _refused(path, "a folder", expected, "pass a file in this folder", "not-a-file") from error
     except (OSError, ValueError) as error:
         problem = f"a file that cannot be opened ({error})"
         raise InputError(path, found=problem, expected=expected, action="check the permissions of the file") from error
@@ -58,6 +59,10 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
             raise InputError(path, found="an empty file", expected=expected, action=_AGAIN)
         file.seek(0)
         yield file
+
+
+def _refused(path: FilePath, problem: str, expected: str, action: str, reason: Reason) -> InputError:
+    return InputError(path, found=problem, expected=expected, action=action, reason=reason)
 
 
 def in_memory(file: BinaryIO) -> BinaryIO:
@@ -109,6 +114,7 @@ def check_size(path: FilePath, height: int, width: int) -> None:
             found=f"{width}×{height} pixels",
             expected=f"at most {MAX_PIXELS // 1_000_000} million pixels",
             action="crop or shrink the image; if the image is smaller, the file is damaged",
+            reason="too-large",
         )
 
 

@@ -78,6 +78,10 @@ def image_colour(path: FilePath) -> Colour:
         return _plain_colour(path, image)
 
 
+def _unsupported(path: FilePath, problem: str, action: str) -> InputError:
+    return InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
+
+
 @contextmanager
 def _open_image(path: FilePath) -> Iterator[Image.Image]:
     """Open a PNG or JPEG file and read its header."""
@@ -86,7 +90,7 @@ def _open_image(path: FilePath) -> Iterator[Image.Image]:
         file.seek(0)
         if not header.startswith((PNG_SIGNATURE, _JPEG)):
             action = "save the image as PNG or JPEG"
-            raise InputError(path, found="a file that is neither PNG nor JPEG", expected=_EXPECTED, action=action)
+            raise _unsupported(path, "a file that is neither PNG nor JPEG", action)
         with decoding(path, expected=_EXPECTED):
             # Not Image.open, which would also try other formats and warn about the size.
             if header.startswith(PNG_SIGNATURE):
@@ -111,13 +115,13 @@ def _check_depth(path: FilePath, header: bytes) -> None:
     depth, colour_type = header[24], header[25]
     if depth != 8 and colour_type != _PNG_PALETTE:
         action = "set the camera to 8 bits per channel"
-        raise InputError(path, found=f"{depth} bits per channel", expected=_EXPECTED, action=action)
+        raise _unsupported(path, f"{depth} bits per channel", action)
 
 
 def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
     if getattr(image, "is_animated", False):
         action = "save one frame as a separate file"
-        raise InputError(path, found="an animated image", expected=_EXPECTED, action=action)
+        raise _unsupported(path, "an animated image", action)
     if image.mode == "P":
         return _palette_colour(image)
     if image.mode in ("RGB", "RGBA"):
@@ -125,7 +129,7 @@ def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
     if image.mode in ("L", "LA"):
         return "grey"
     action = "save the image as 8-bit RGB or grey"
-    raise InputError(path, found=f"the colour model {image.mode}", expected=_EXPECTED, action=action)
+    raise _unsupported(path, f"the colour model {image.mode}", action)
 
 
 def _palette_colour(image: Image.Image) -> Colour:
@@ -140,6 +144,7 @@ def _check_colour(path: FilePath, colour: Colour, expected: Colour) -> None:
             found=_NAMES[colour],
             expected=f"{_NAMES[expected]}, as in training",
             action="use the camera settings of the training images, or train on images like this one",
+            reason="unsupported",
         )
 
 
@@ -151,6 +156,7 @@ def _check_orientation(path: FilePath, image: Image.Image) -> None:
             found=f"an EXIF orientation of {orientation}",
             expected="pixels stored upright (orientation 1)",
             action="switch off automatic rotation in the camera, or save the image upright without the EXIF tag",
+            reason="unsupported",
         )
 
 
@@ -162,5 +168,5 @@ def _opaque(path: FilePath, image: Image.Image) -> Image.Image:
     lowest = int(np.asarray(rgba)[..., 3].min())
     if lowest < 255:
         action = "save the image without an alpha channel"
-        raise InputError(path, found=f"transparent pixels (alpha {lowest})", expected=_EXPECTED, action=action)
+        raise _unsupported(path, f"transparent pixels (alpha {lowest})", action)
     return rgba

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import cmdiad_runtime
-from cmdiad_runtime import BundleError, EngineError, InputError, Inspector, OpenOptions, Sample, read_rgb, read_xyz
+from cmdiad_runtime import BundleError, EngineError, Inspector, OpenOptions, Sample, read_rgb, read_xyz
 from cmdiad_runtime.bundle.golden import read_golden
 from helpers import python, sample_files
 
@@ -52,6 +53,7 @@ def test_inspection_says_everything(data: Path, exported: Cached, modality: str)
     assert first.name == "part 1"
     assert first.threshold == threshold
     assert first.verdict == ("NG" if first.score > threshold else "OK")
+    assert first.map is not None
     assert (first.map.shape, first.map.dtype) == ((112, 112), np.float32)
     assert set(first.timings_ms) == {"preprocess", "engine"}
     assert first.score == second.score
@@ -75,19 +77,38 @@ def test_bundle_for_another_modality(exported: Cached) -> None:
 def test_unusable_sample_leaves_the_inspector_usable(data: Path, exported: Cached) -> None:
     good = read_rgb(sample_files(data, "test", "good", "rgb")[0])
     with Inspector.open(exported("rgb")) as inspector:
-        with pytest.raises(InputError):
-            inspector.inspect(Sample("dark", rgb=np.zeros((50, 50, 3), np.uint8)))
-        with pytest.raises(InputError):
-            inspector.inspect(Sample("cloud only", xyz=np.ones((50, 50, 3), np.float32)))
+        dark = inspector.inspect(Sample("dark", rgb=np.zeros((50, 50, 3), np.uint8)))
+        absent = inspector.inspect(Sample("cloud only", xyz=np.ones((50, 50, 3), np.float32)))
+        for refused, reason in ((dark, "no-contrast"), (absent, "missing-modality")):
+            assert (refused.verdict, refused.inspected, refused.reason) == ("NG", False, reason)
+            assert json.loads(json.dumps(refused.to_dict(), allow_nan=False))["score"] is None
+            assert refused.overlay().shape == (50, 50, 3)
+            assert refused.heatmap().shape == (50, 50)
+            assert np.isnan(refused.heatmap()).all()
         assert inspector.inspect(Sample("good", rgb=good)).score > 0
 
 
-def test_score_that_is_no_number_is_an_engine_error(data: Path, exported: Cached) -> None:
+MAP = np.zeros((112, 112), np.float32)
+BAD_OUTPUTS: list[dict[str, np.ndarray]] = [
+    {"score": np.array([np.nan], np.float32), "map": MAP},
+    {"score": np.array([-np.inf], np.float32), "map": MAP},
+    {"score": np.array([1e30], np.float32), "map": MAP},
+    {"score": np.array([0, 0], np.float32), "map": MAP},
+    {"score": np.array([0], np.float32), "map": np.full_like(MAP, np.nan)},
+    {"score": np.array([0], np.float32), "map": MAP[0]},
+    {"score": np.array([0], np.float32)},
+    {"map": MAP},
+    {},
+]
+
+
+@pytest.mark.parametrize("outputs", BAD_OUTPUTS, ids=range(len(BAD_OUTPUTS)))
+def test_outputs_that_are_no_result_are_never_ok(data: Path, exported: Cached, outputs: dict[str, np.ndarray]) -> None:
     class Broken:
         description = identity = "broken"
 
         def run(self, inputs: object) -> dict[str, np.ndarray]:
-            return {"score": np.array([np.nan], np.float32), "map": np.zeros((112, 112), np.float32)}
+            return outputs
 
         def close(self) -> None:
             """Nothing to give back."""
@@ -95,8 +116,8 @@ def test_score_that_is_no_number_is_an_engine_error(data: Path, exported: Cached
     rgb = read_rgb(sample_files(data, "test", "good", "rgb")[0])
     with Inspector.open(exported("rgb")) as inspector:
         broken = Inspector(inspector.bundle, Broken())
-        with pytest.raises(EngineError, match="part 7: found a score of nan"):
-            broken.inspect(Sample("part 7", rgb=rgb))
+        inspection = broken.inspect(Sample("part 7", rgb=rgb))
+    assert (inspection.verdict, inspection.inspected, inspection.reason) == ("NG", False, "bad-output")
 
 
 def test_absent_device_is_an_error_not_a_fallback(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:

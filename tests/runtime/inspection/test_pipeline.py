@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmdiad_runtime import EngineError, InputError, Inspector, Sample
+from cmdiad_runtime import EngineError, Inspector, Sample
 from cmdiad_runtime.inspection import pipeline as module
 from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
-from cmdiad_runtime.inspection.inspector import Inspection
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from helpers import sample_files, truncate
 
@@ -66,11 +66,8 @@ def recording(
 
 
 def inspections(outcomes: list[InspectedSource]) -> list[Inspection]:
-    found = []
-    for outcome in outcomes:
-        assert isinstance(outcome.result, tuple), outcome.result
-        found.append(outcome.result[1])
-    return found
+    assert all(outcome.inspection.inspected for outcome in outcomes)
+    return [outcome.inspection for outcome in outcomes]
 
 
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])
@@ -88,6 +85,8 @@ def test_results_are_those_of_inspecting_one_by_one(data: Path, exported: Cached
             alone.verdict,
             alone.view,
         )
+        assert found.map is not None
+        assert alone.map is not None
         assert found.map.tobytes() == alone.map.tobytes()
         assert set(found.timings_ms) == {"preprocess", "engine"}
     for outcome, found in zip(outcomes, inspections(outcomes), strict=True):
@@ -107,17 +106,17 @@ def test_samples_in_memory_need_no_reading(exported: Cached) -> None:
 
 def test_order_is_kept_when_later_samples_are_ready_first(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
     inspector, engine = recording(exported)
-    second_done, original = threading.Event(), module.prepare
+    second_done, original = threading.Event(), module.make_ready
 
-    def prepare(sample: Sample, preprocessing: Any) -> Any:
+    def prepare(sample: Sample, bundle: Any) -> Any:
         if sample.name == "part 0":
             assert second_done.wait(10)
-        prepared = original(sample, preprocessing)
+        prepared = original(sample, bundle)
         if sample.name == "part 1":
             second_done.set()
         return prepared
 
-    monkeypatch.setattr(module, "prepare", prepare)
+    monkeypatch.setattr(module, "make_ready", prepare)
     list(inspect_stream(inspector, numbered(4), ahead=2))
     assert engine.seen == [0, 1, 2, 3]
 
@@ -127,10 +126,10 @@ def test_next_samples_are_prepared_beside_the_engine_and_no_more_than_asked(
     exported: Cached, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
     prepared: set[str] = set()
-    changed, original = threading.Condition(), module.prepare
+    changed, original = threading.Condition(), module.make_ready
 
-    def prepare(sample: Sample, preprocessing: Any) -> Any:
-        made = original(sample, preprocessing)
+    def prepare(sample: Sample, bundle: Any) -> Any:
+        made = original(sample, bundle)
         with changed:
             prepared.add(sample.name)
             changed.notify_all()
@@ -143,7 +142,7 @@ def test_next_samples_are_prepared_beside_the_engine_and_no_more_than_asked(
             assert prepared == following
 
     inspector, engine = recording(exported, run)
-    monkeypatch.setattr(module, "prepare", prepare)
+    monkeypatch.setattr(module, "make_ready", prepare)
     list(inspect_stream(inspector, numbered(10), ahead=ahead))
     assert len(engine.seen) == 10
 
@@ -161,10 +160,16 @@ def test_bad_samples_are_reported_and_the_others_inspected(data: Path, exported:
     dark = Sample("dark", rgb=np.zeros((50, 50, 3), np.uint8))
     with Inspector.open(exported("rgb")) as inspector:
         outcomes = list(inspect_stream(inspector, [bad, good[0], dark, tmp_path / "absent.png", good[1]]))
-    kinds = [type(outcome.result) for outcome in outcomes]
-    assert kinds == [InputError, tuple, InputError, InputError, tuple]
-    assert str(bad) in str(outcomes[0].result)
-    assert str(outcomes[2].result).startswith("dark: ")
+    results = [outcome.inspection for outcome in outcomes]
+    assert [result.inspected for result in results] == [False, True, False, False, True]
+    assert [result.reason for result in results if not result.inspected] == [
+        "unreadable",
+        "no-contrast",
+        "missing-file",
+    ]
+    assert all(result.verdict == "NG" for result in results if not result.inspected)
+    assert str(bad) in results[0].message
+    assert results[2].message.startswith("dark: ")
     assert outcomes[1].source == good[0]
 
 
@@ -184,7 +189,7 @@ def test_failure_in_the_engine_ends_the_stream(exported: Cached, error: Any) -> 
 
 def test_defect_in_the_preparation_is_not_swallowed(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
     inspector, _ = recording(exported)
-    monkeypatch.setattr(module, "prepare", lambda sample, preprocessing: 1 / 0)
+    monkeypatch.setattr(module, "make_ready", lambda sample, bundle: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(inspect_stream(inspector, numbered(2)))
 

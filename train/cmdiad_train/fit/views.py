@@ -71,7 +71,7 @@ def choose_view(
         for files in others:
             _locate(files.read(preprocessing.colour), view, preprocessing)
     except _PartNotFoundError as error:
-        return ChosenView("sensor", preprocessing, error.reason)
+        return ChosenView("sensor", preprocessing, error.description)
     return ChosenView(view, learned, reason)
 
 
@@ -105,8 +105,10 @@ class _PartNotFoundError(InputError):
     """A view does not find the part in a sample that was read."""
 
     def __init__(self, error: InputError) -> None:
-        super().__init__(error.subject, found=error.found, expected=error.expected, action=error.action)
-        self.reason = f"{error.subject}: found {error.found}, expected {error.expected}"
+        super().__init__(
+            error.subject, found=error.found, expected=error.expected, action=error.action, reason=error.reason
+        )
+        self.description = f"{error.subject}: found {error.found}, expected {error.expected}"
 
 
 def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> LocatedPart:

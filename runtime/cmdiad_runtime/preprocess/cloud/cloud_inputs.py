@@ -179,4 +179,5 @@ def _check_count(count: int, least: int, size: int, name: str) -> None:
             found=f"{count} points after resizing to {size} x {size}",
             expected=f"at least {least} (one per group, and enough for one group)",
             action="check that the whole part is in view, or train with fewer or smaller groups",
+            reason="no-points",
         )

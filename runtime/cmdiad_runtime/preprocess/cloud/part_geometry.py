@@ -49,6 +49,7 @@ class PartGeometry:
                 found="no xyz",
                 expected="a sample with an organised cloud",
                 action="add the cloud of the sample",
+                reason="missing-modality",
             )
         return self._sample.xyz
 
@@ -81,6 +82,7 @@ class PartGeometry:
                 found="no valid point in the cloud",
                 expected="pixels whose x, y and z are finite and not 0",
                 action="check that the sensor sees the part and that the file is an xyz image",
+                reason="no-points",
             )
         if not self._foreground:
             return self.valid
@@ -90,6 +92,7 @@ class PartGeometry:
                 found="only background in the cloud",
                 expected="a part standing at least 5 mm off its support",
                 action="check that a part is in view and that the unit is metres, or turn background removal off",
+                reason="no-part",
             )
         return self.foreground
 
@@ -101,4 +104,5 @@ class PartGeometry:
                 found=f"a cloud of {xyz.dtype} {list(xyz.shape)}",
                 expected="an organised cloud, float32 [h, w, 3] in metres",
                 action="give x, y, z per pixel as the sensor sees them",
+                reason="wrong-array",
             )

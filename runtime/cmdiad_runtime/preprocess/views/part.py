@@ -82,6 +82,7 @@ def _part_in_image(sample: Sample) -> Mask:
             found="no part in the image",
             expected="a part that is brighter than its support and does not fill the picture",
             action="check camera, light and part, or train with --view sensor",
+            reason="no-part",
         )
     return mask
 

@@ -66,7 +66,11 @@ def image_of(sample: Sample) -> RgbImage:
     """
     if sample.rgb is None:
         raise InputError(
-            sample.name, found="no rgb", expected="a sample with an image", action="add the image of the sample"
+            sample.name,
+            found="no rgb",
+            expected="a sample with an image",
+            action="add the image of the sample",
+            reason="missing-modality",
         )
     return sample.rgb
 
@@ -80,4 +84,5 @@ def check_contrast(rgb: RgbImage, name: str) -> None:
             found=f"an image that is all background (grey levels {low} to {high})",
             expected="a picture of a part",
             action="check camera, light and lens cap",
+            reason="no-contrast",
         )

@@ -80,5 +80,6 @@ def _cloud_of(geometry: PartGeometry) -> PartCloud:
             found=f"a part of {len(cloud.position)} points with a surface",
             expected=f"at least {LEAST_POINTS}",
             action="check that the whole part is in view",
+            reason="no-part",
         )
     return cloud

@@ -1,0 +1,132 @@
+"""`Inspection`, the result for one sample: verdict, reason, score, map and pictures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
+from cmdiad_runtime.reasons import Reason
+from cmdiad_runtime.sample import RgbImage, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """The result for one sample.
+
+    The verdict is OK only if the sample was inspected, the score is a number up to the threshold, and nothing else
+    speaks against the sample. Everything else is NG with a reason.
+
+    Attributes:
+        name: Name of the sample.
+        reason: Reason of the verdict NG, see `cmdiad_runtime.reasons`; None for OK.
+        message: The reason in one line for people; "" for OK.
+        score: Image score, larger is more anomalous; NaN if the sample was not inspected.
+        threshold: Score above which a sample is NG.
+        map_threshold: Map value above which a pixel is drawn as anomalous.
+        map: Anomaly map over the sensor's padded square, float32 `[size, size]`; None if the sample was not inspected.
+        view: Position of that square over the sensor's image; None if the sample was not inspected.
+        timings_ms: Wall-clock milliseconds by stage: `preprocess`, and `engine` if the engine was reached.
+        sample: The inspected sample, for `overlay`; None if its file could not be read.
+    """
+
+    name: str
+    reason: Reason | None
+    message: str = ""
+    score: float = math.nan
+    threshold: float
+    map_threshold: float
+    map: npt.NDArray[np.float32] | None = None
+    view: PaddedSquare | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    sample: Sample | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.reason is None and not (self.inspected and self.score <= self.threshold):  # False for NaN
+            raise ValueError(f"{self.name}: the verdict OK needs a map and a score up to {self.threshold:g}")
+
+    @property
+    def verdict(self) -> Literal["OK", "NG"]:
+        """Return "OK" if there is no reason against the sample, else "NG"."""
+        return "OK" if self.reason is None else "NG"
+
+    @property
+    def inspected(self) -> bool:
+        """Return True if the detector scored the sample; False if it could not be read or used."""
+        return self.map is not None
+
+    def heatmap(self) -> npt.NDArray[np.float32]:
+        """Return the anomaly map over the sensor's image, float32 `[h, w]`, bilinear interpolation.
+
+        If the sample was not inspected, every value is NaN; without a picture the shape is `[0, 0]`.
+        """
+        if self.map is None or self.view is None:
+            return np.full(_shape(self.sample), np.nan, dtype=np.float32)
+        view = self.view
+        square = Image.fromarray(self.map).resize((view.side, view.side), Image.Resampling.BILINEAR)
+        return np.asarray(square)[view.top : view.top + view.height, view.left : view.left + view.width].copy()
+
+    def overlay(self) -> RgbImage:
+        """Return the sensor's picture with heatmap and verdict, uint8 `[h, w, 3]`, RGB order.
+
+        A sample that could not be inspected is shown as it is, with the reason; without a picture, on a grey area.
+        """
+        from cmdiad_runtime.inspection.overlay import draw_overlay
+
+        return draw_overlay(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result without arrays, ready for JSON; a missing number is None."""
+        return {
+            "name": self.name,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "message": self.message,
+            "inspected": self.inspected,
+            "score": self.score if math.isfinite(self.score) else None,
+            "threshold": self.threshold,
+            "map_max": None if self.map is None else float(self.map.max()),
+            "timings_ms": {stage: round(value, 3) for stage, value in self.timings_ms.items()},
+        }
+
+
+def not_inspected(
+    name: str,
+    error: InputError,
+    *,
+    thresholds: tuple[float, float],
+    timings_ms: dict[str, float] | None = None,
+    sample: Sample | None = None,
+) -> Inspection:
+    """Return the result NG of a sample that cannot be read or used.
+
+    Args:
+        name: Name of the sample.
+        error: Error with the reason.
+        thresholds: Score threshold and map threshold in use.
+        timings_ms: See `Inspection`.
+        sample: The sample, if there is one.
+    """
+    return Inspection(
+        name=name,
+        reason=error.reason,
+        message=str(error),
+        threshold=thresholds[0],
+        map_threshold=thresholds[1],
+        timings_ms=timings_ms or {},
+        sample=sample,
+    )
+
+
+def _shape(sample: Sample | None) -> tuple[int, int]:
+    """Return height and width of a sample's picture, (0, 0) without one."""
+    for array in () if sample is None else (sample.rgb, sample.xyz):
+        if array is not None and array.ndim == 3:
+            return array.shape[0], array.shape[1]
+    return 0, 0
