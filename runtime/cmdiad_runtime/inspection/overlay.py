@@ -38,8 +38,9 @@ _LIGHT = np.array([-0.4, -0.4, -0.825])
 
 
 def _is_picture(array: object, dtype: type) -> bool:
-    is_array = isinstance(array, np.ndarray) and array.dtype == dtype
-    return is_array and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        return False
+    return array.ndim == 3 and array.shape[2] == 3 and array.size > 0
 
 
 def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:
