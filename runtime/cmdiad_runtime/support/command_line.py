@@ -36,8 +36,8 @@ from typing import Any, TypeVar
 import click
 
 from cmdiad_runtime.errors import CmdiadError, EngineError, OutputError
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import occupy_standard_streams, say
-from cmdiad_runtime.support.printable import single_line
 from cmdiad_runtime.support.signals import INTERRUPTED, EndingSignal, ending_signals
 
 LOG_VARIABLE = "CMDIAD_LOG"
@@ -237,7 +237,7 @@ def _fail_for_package(error: ModuleNotFoundError, prog_name: str) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    say(f"error: {single_line(message)}")
+    say(f"error: {printable(message)}")
     return exit_code
 
 
