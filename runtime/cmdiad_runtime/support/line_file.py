@@ -35,13 +35,17 @@ class LineFile:
         try:
             created = not path.exists()
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            self._size = os.fstat(self._file).st_size
             if created:
                 flush_folder(path.parent)
         except OSError as error:
             raise _not_written(path, error) from error
         self._synced = time.monotonic()
         self._open = True
+
+    @property
+    def size(self) -> int:
+        """Return the size of the file in bytes: that of all whole lines."""
+        return os.fstat(self._file).st_size
 
     def append(self, line: str) -> None:
         """Append one line.
@@ -53,13 +57,13 @@ class LineFile:
             OutputError: The line cannot be written, or the file cannot be flushed. Earlier lines stay.
         """
         content = f"{line}\n".encode()
+        before = self.size
         try:
             _write_all(self._file, content)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
+                os.ftruncate(self._file, before)
             raise _not_written(self.path, error) from error
-        self._size += len(content)
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.sync()
 
