@@ -26,7 +26,7 @@ HELP = """Inspect INPUT files (or folders of them) with a bundle and print verdi
 
 If the first path is no bundle, the newest one in ./bundles is used, and the name of that bundle is printed. Without
 INPUT the golden samples in the bundle are inspected, which tests this machine. With --self-test the result is also
-written next to the bundle's engines, or into the cache folder if the bundle is read-only. An engine other than cpu
+written to the cache folder (CMDIAD_CACHE) of this account. An engine other than cpu
 gives verdicts only on a kind of device on which the engine has passed the self-test.
 """
 

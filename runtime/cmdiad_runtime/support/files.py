@@ -101,7 +101,8 @@ def remove_leftovers(target: FilePath) -> None:
     final = Path(target).resolve()
     for path in final.parent.iterdir():
         if is_temporary_name(path.name, final.name) and stat.S_ISREG(path.lstat().st_mode):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def is_temporary_name(name: str, target: str) -> bool:
