@@ -67,4 +67,10 @@ def _take_by_file(folder: Path) -> Release | None:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    return lock.release
+
+    def release() -> None:
+        lock.release()
+        if not resolved.exists():  # A temporary folder, whose name is not used again.
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    return release
