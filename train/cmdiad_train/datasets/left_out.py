@@ -42,6 +42,11 @@ class LeftOut:
         require(isinstance(self.reason, str) and self.reason in REASONS, self, "reason", "one of the known reasons")
         require_text(self, "message", longest=_LONGEST)
 
+    @property
+    def defect(self) -> str:
+        """Return the name of the sample's defect, or "good"."""
+        return self.name.rpartition("/")[0].rpartition("/")[2]
+
     @staticmethod
     def because(name: str, split: str, error: CmdiadError) -> LeftOut:
         """Return the record of a sample and the error that makes the sample unusable."""
