@@ -67,7 +67,7 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     with refusing_failures(path, expected=expected):
         try:
             _check_kind(path, os.stat(path).st_mode, expected)  # Some devices act when they are opened.
-            file = open(path, "rb", opener=_open_without_waiting)  # noqa: PTH123, SIM115 - Path.open has no opener
+            file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
         except (OSError, ValueError) as error:
@@ -230,5 +230,3 @@ def too_many(count: int, unit: str, most: int) -> NoReturn:
     """
     action = f"save a file with at most {most:,}; if the file should have fewer, the file is damaged"
     raise ContentError(f"{count:,} {unit}", action, "too-large")
-
-

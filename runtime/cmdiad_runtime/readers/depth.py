@@ -80,7 +80,9 @@ def read_depth(path: FilePath) -> XyzImage:
         file.seek(0)
         if not header.startswith(PNG_SIGNATURE):
             action = "save the depth image as PNG"
-            raise InputError(path, found="a file that is not a PNG image", expected=_EXPECTED, action=action, reason="unsupported")
+            raise InputError(
+                path, found="a file that is not a PNG image", expected=_EXPECTED, action=action, reason="unsupported"
+            )
         with decoding(path, expected=_EXPECTED):
             image = PngImagePlugin.PngImageFile(BoundedFile(file))
             _check_depth(path, header)

@@ -149,7 +149,7 @@ def _scaled(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if array.dtype == np.bool_:
         return array.astype(np.float32)
     low, high = array.min(), array.max()
-    if not (0 <= low and high <= 65_535):  # False for NaN
+    if not (low >= 0 and high <= 65_535):  # False for NaN
         raise ContentError(f"values from {low:g} to {high:g}", _AGAIN)
     whole = array.dtype == np.uint8 or high > 1
     full = 65_535 if high > 255 else 255 if whole else 1

@@ -124,7 +124,7 @@ def read_ply(path: FilePath) -> XyzImage:
             `limits`), or in millimetres.
     """
     with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
-        if file.readline(8).rstrip(b"\r\n").lower() != b"ply":
+        if file.readline(64).strip().lower() != b"ply":
             _refuse(path, "a file that is not a PLY", "save the cloud as PLY")
         header = _read_header(file)
         _check_vertices(path, header)
