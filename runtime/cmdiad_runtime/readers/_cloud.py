@@ -59,8 +59,8 @@ def check_grid(path: FilePath, height: int, width: int, cells: int, *, expected:
         expected: Description of a correct file.
 
     Raises:
-        InputError: The grid has one row or one column, has more points than `limits.MAX_POINTS`, or does not have `cells`
-            points.
+        InputError: The grid has one row or one column, has more points than `limits.MAX_POINTS`, or does not have
+            `cells` points.
     """
     if min(height, width) < 2:
         raise unorganised(path, f"one row of {max(height, width)} points", expected=expected)

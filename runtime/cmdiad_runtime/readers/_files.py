@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import BinaryIO, NoReturn
+from pathlib import Path
+from typing import BinaryIO, NoReturn, cast
 
 from cmdiad_runtime.errors import CmdiadError, InputError
 from cmdiad_runtime.readers import limits
@@ -66,7 +67,7 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     """
     with refusing_failures(path, expected=expected):
         try:
-            _check_kind(path, os.stat(path).st_mode, expected)  # Some devices act when they are opened.
+            _check_kind(path, Path(path).stat().st_mode, expected)  # Some devices act when they are opened.
             file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
@@ -125,14 +126,16 @@ def _refused(path: FilePath, problem: str, expected: str, action: str, reason: R
     return InputError(path, found=problem, expected=expected, action=action, reason=reason)
 
 
-class BoundedFile(io.RawIOBase):
-    """A file for decoders that trust the lengths in a damaged file.
+def bounded(file: BinaryIO) -> BinaryIO:
+    """Return a file for decoders that trust the lengths in a damaged file.
 
-    A read from disk allocates the requested length, a read here at most the rest of the file.
-
-    Args:
-        file: Open file.
+    A read from disk allocates the requested length, a read from the result at most the rest of the file.
     """
+    return cast(BinaryIO, _BoundedFile(file))
+
+
+class _BoundedFile(io.RawIOBase):
+    """See `bounded`."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()

@@ -5,8 +5,8 @@ The project has its own parser because no maintained package with a permissive l
 
 PLY has no standard field for rows and columns. The reader supports these conventions of exporters:
 
-* `obj_info num_cols N` and `obj_info num_rows N`, with or without an element `range_grid` that lists the vertex in each cell
-  of the grid (the Stanford scans; PCL with `use_camera` off);
+* `obj_info num_cols N` and `obj_info num_rows N`, with or without an element `range_grid` that lists the vertex in
+  each cell of the grid (the Stanford scans; PCL with `use_camera` off);
 * an element `camera` with `viewportx` and `viewporty` after the vertices (PCL by default);
 * `obj_info … (Width = N; Height = N; …)` (Photoneo, EpicEye), or an element `phoxi_frame_params` with
   `frame_width` and `frame_height` (Photoneo);

@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -226,8 +226,8 @@ class _Process:
 
     def _receive(self) -> None:
         """Put answers into the queue until the process ends, then None."""
-        stream = self._process.stdout
-        assert stream is not None
+        assert self._process.stdout is not None
+        stream = cast(BinaryIO, self._process.stdout)
         with stream:
             try:
                 while line := stream.readline():

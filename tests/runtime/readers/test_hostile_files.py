@@ -72,8 +72,8 @@ def test_socket_device_folder_and_nothing(tmp_path: Path, kind: str) -> None:
 def test_pipe_that_replaces_the_file_before_the_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     os.mkfifo(path)
-    plain = os.stat(__file__)
-    monkeypatch.setattr(_files.os, "stat", lambda *a, **k: plain)
+    plain = Path(__file__).stat()
+    monkeypatch.setattr(_files.Path, "stat", lambda self: plain)
     assert refused(read_rgb, path).found == "a pipe"
 
 

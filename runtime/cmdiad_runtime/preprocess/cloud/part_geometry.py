@@ -85,7 +85,7 @@ class PartGeometry:
                 self.name,
                 found="no valid point in the cloud",
                 expected="pixels whose x, y and z are finite, not 0, and at most 50 m",
-                action="check that the sensor sees the part, that the unit is metres, and that the file is an xyz image",
+                action="check that the sensor sees the part, the unit is metres, and the file is an xyz image",
                 reason="no-points",
             )
         if not self._foreground:
