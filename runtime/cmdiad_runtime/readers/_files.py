@@ -198,10 +198,10 @@ def check_size(path: FilePath, height: int, width: int) -> None:
         width: Columns of the image.
 
     Raises:
-        InputError: The image has more than `limits.MAX_PIXELS` pixels.
+        InputError: The image exceeds `limits.MAX_PIXELS` or `limits.MAX_IMAGE_SIDE`.
     """
-    if height * width > limits.MAX_PIXELS:
-        raise _too_many(path, height, width, "pixels", limits.MAX_PIXELS)
+    if height * width > limits.MAX_PIXELS or max(height, width) > limits.MAX_IMAGE_SIDE:
+        raise _too_large(path, f"{width}×{height} pixels", limits.MAX_PIXELS, limits.MAX_IMAGE_SIDE)
 
 
 def check_points(path: FilePath, height: int, width: int) -> None:
@@ -213,16 +213,26 @@ def check_points(path: FilePath, height: int, width: int) -> None:
         width: Columns of the grid.
 
     Raises:
-        InputError: The grid has more than `limits.MAX_POINTS` points.
+        InputError: The grid exceeds `limits.MAX_POINTS` or `limits.MAX_CLOUD_SIDE`.
     """
-    if height * width > limits.MAX_POINTS:
-        raise _too_many(path, height, width, "points", limits.MAX_POINTS)
+    if height * width > limits.MAX_POINTS or max(height, width) > limits.MAX_CLOUD_SIDE:
+        raise _too_large(path, f"{width}×{height} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
 
 
-def _too_many(path: FilePath, height: int, width: int, unit: str, most: int) -> InputError:
+def check_point_count(path: FilePath, count: int) -> None:
+    """Check the number of points of a cloud whose rows and columns are not known yet.
+
+    Raises:
+        InputError: There are more points than `limits.MAX_POINTS`.
+    """
+    if count > limits.MAX_POINTS:
+        raise _too_large(path, f"{count} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
+
+
+def _too_large(path: FilePath, size: str, most: int, side: int) -> InputError:
+    expected = f"at most {most / 1e6:.3g} million, and at most {side:,} in a row or column"
     action = "crop or shrink the sensor's image; if the image is smaller, the file is damaged"
-    expected = f"at most {most / 1e6:.3g} million {unit}"
-    return _refused(path, f"{width}×{height} {unit}", expected, action, "too-large")
+    return _refused(path, size, expected, action, "too-large")
 
 
 def too_many(count: int, unit: str, most: int) -> NoReturn:
