@@ -85,7 +85,7 @@ def check_scans(file: BinaryIO) -> None:
     """Check the number of scans of a JPEG file, and leave the file at its beginning.
 
     Raises:
-        ContentError: There are so many that decoding would take minutes.
+        ContentError: There are more than `limits.MAX_JPEG_SCANS`; decoding would take minutes.
     """
     scans, last = 0, b""
     while block := file.read(_BLOCK):

@@ -1,7 +1,8 @@
 """Limits on files from sensors and cameras. A file beyond a limit is refused with the reason "too-large".
 
 The limits are checked before memory is allocated or data are unpacked. They are far beyond the files of inspection
-sensors, and keep the memory for one file below 1 GB in addition to the image or cloud itself.
+sensors, and keep the memory for one file below 1 GB in addition to the image or cloud itself. The table in
+docs/formats.md lists them.
 """
 
 from __future__ import annotations
