@@ -140,8 +140,8 @@ def _check_image(image: Image.Image) -> None:
 def _scaled(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return values with full scale 1, float32 of the same shape.
 
-    Full scale is the largest number of an 8-bit type. For other types, full scale is the smallest of 1, 255 and 65535 that is
-    not exceeded, because nobody stores masks in steps of 16-bit brightness.
+    Full scale is the largest number of an 8-bit type. For other types, full scale is the smallest of 1, 255 and 65535
+    that is not exceeded, because nobody stores masks in steps of 16-bit brightness.
 
     Raises:
         ContentError: Values are negative, not finite, or too large.
