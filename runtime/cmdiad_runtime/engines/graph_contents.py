@@ -99,7 +99,9 @@ class _Walk:
                 self._tensor(start, at)
             elif within is not None:
                 self.message(within, start, at, depth + 1)
-            elif kind == "node" and number == _OPERATOR and self._data[start : min(at, start + 64)] in _OUTSIDE_OPERATORS:
+            elif (
+                kind == "node" and number == _OPERATOR and self._data[start : min(at, start + 64)] in _OUTSIDE_OPERATORS
+            ):
                 raise GraphContentError(f"the operator {self._text(start, at)}, which reads another file")
 
     def _tensor(self, at: int, end: int) -> None:

@@ -11,6 +11,7 @@ from cmdiad_runtime.preprocess.cloud.foreground import remove_background
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
 from cmdiad_runtime.sample import Mask, Sample, XyzImage, describe_array
+from cmdiad_runtime.support.missing_points import without_missing_numbers
 
 
 class PartGeometry:
@@ -36,9 +37,9 @@ class PartGeometry:
         """True if `part` excludes the support plane and stray clusters."""
         return self._foreground
 
-    @property
+    @cached_property
     def xyz(self) -> XyzImage:
-        """Return the cloud, float32 `[h, w, 3]`, metres.
+        """Return the cloud, float32 `[h, w, 3]`, metres, zeros for numbers that stand for missing points.
 
         Raises:
             InputError: The sample has no cloud.
@@ -51,7 +52,8 @@ class PartGeometry:
                 action="add the cloud of the sample",
                 reason="missing-modality",
             )
-        return self._sample.xyz
+        xyz = self._sample.xyz
+        return without_missing_numbers(xyz) if _is_cloud(xyz) else xyz  # `part` refuses other arrays.
 
     @cached_property
     def valid(self) -> Mask:
@@ -80,8 +82,8 @@ class PartGeometry:
             raise InputError(
                 self.name,
                 found="no valid point in the cloud",
-                expected="pixels whose x, y and z are finite and not 0",
-                action="check that the sensor sees the part and that the file is an xyz image",
+                expected="pixels whose x, y and z are finite, not 0, and at most 50 m",
+                action="check that the sensor sees the part, the unit is metres, and the file is an xyz image",
                 reason="no-points",
             )
         if not self._foreground:
@@ -107,7 +109,7 @@ def check_cloud_array(xyz: object, name: str) -> None:
         xyz: Value in place of a cloud.
         name: Name of the sample, for the message.
     """
-    if not isinstance(xyz, np.ndarray) or xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
+    if not _is_cloud(xyz):
         raise InputError(
             name,
             found=f"a cloud of {describe_array(xyz)}",
@@ -115,3 +117,9 @@ def check_cloud_array(xyz: object, name: str) -> None:
             action="give x, y, z per pixel as the sensor sees them",
             reason="wrong-array",
         )
+
+
+def _is_cloud(xyz: object) -> bool:
+    if not isinstance(xyz, np.ndarray) or xyz.dtype != np.float32:
+        return False
+    return xyz.ndim == 3 and xyz.shape[2] == 3
