@@ -288,13 +288,13 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
     [
         ("missing", "missing-file", "no such file"),
         ("truncated", "unreadable", "a damaged or incomplete file"),
-        ("image", "unreadable", "a file that is not a TIFF"),
-        ("wrong shape", "unreadable", "a depth image of shape [112, 112] without intrinsics"),
-        ("wrong dtype", "unreadable", "int16 values"),
+        ("image", "unsupported", "a file that is not a TIFF"),
+        ("wrong shape", "unsupported", "a depth image of shape [112, 112] without intrinsics"),
+        ("wrong dtype", "unsupported", "int16 values"),
         ("not finite", "no-points", "no valid point"),
         ("no points", "no-points", "no valid point"),
         ("few points", "no-points", "49 points after resizing"),
-        ("millimetres", "unreadable", "points at a median distance"),
+        ("millimetres", "unsupported", "points at a median distance"),
     ],
 )
 def test_bad_clouds(data: Path, exported: Cached, tmp_path: Path, kind: str, reason: str, problem: str) -> None:
