@@ -154,9 +154,19 @@ def test_output_inside_the_input_folder_is_no_input(exported: Cached, photo: Pat
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", [os.fsdecode(b"teil_\xfc.png"), "a\nOK\t0.1\tb.png\t-.png", "x\x1b[1A.png", "=1+1.png"]
+NAMES = (os.fsdecode(b"teil_\xfc.png"), "a\nOK\t0.1\tb.png\t-.png", "x\x1b[1A.png", "=1+1.png")
+BROKEN = (
+    'exec "$@" >/dev/full',
+    'exec "$@" >&-',
+    'exec "$@" 2>/dev/full',
+    'exec "$@" 2>&-',
+    'exec "$@" >&- 2>&-',
+    '("$@"; echo $? >&2) | :',
 )
+"""Redirections of a shell that break stdout or stderr."""
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_of_any_bytes(exported: Cached, photo: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
