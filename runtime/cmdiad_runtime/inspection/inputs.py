@@ -40,13 +40,13 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         InputError: A file is missing or cannot be used, or the path is a folder without a file of the modality.
     """
     image = path if "rgb" in preprocessing.modalities else None
-    cloud = None
-    if "xyz" in preprocessing.modalities:
-        cloud = path if image is None else _cloud_of(image, preprocessing)
     try:
+        cloud = None
+        if "xyz" in preprocessing.modalities:
+            cloud = path if image is None else _cloud_of(image, preprocessing)
         return read_files(str(path), image, cloud, colour=preprocessing.colour)
     except InputError as error:
-        if error.reason == "not-a-file" and is_folder(path):
+        if error.reason in ("not-a-file", "missing-modality") and is_folder(path):
             raise _no_file(path, "xyz" if image is None else "rgb") from error
         raise
 
@@ -59,7 +59,7 @@ def _no_file(folder: Path, modality: Modality) -> InputError:
         expected=f"files ending in {', '.join(plain)}",
         action="check the folder and --modality"
         + ("; depth images in PNG belong into a folder named depth" if modality == "xyz" else ""),
-        reason="missing-file",
+        reason="not-a-file",
     )
 
 

@@ -208,7 +208,7 @@ def test_missing_file_and_empty_folder_are_ng_while_the_others_are_inspected(
     empty.mkdir()
     ended = command(cli, exported("rgb"), missing, empty, good)
     assert ended.code == 3
-    assert ended.out.splitlines()[:2] == [f"NG\t-\t{missing}\tmissing-file", f"NG\t-\t{empty}\tmissing-file"]
+    assert ended.out.splitlines()[:2] == [f"NG\t-\t{missing}\tmissing-file", f"NG\t-\t{empty}\tnot-a-file"]
     assert ended.out.splitlines()[2].startswith(("OK\t", "NG\t0", "NG\t1"))
     assert ended.err.splitlines()[-1] == "1 of 3 samples inspected"
 
@@ -338,7 +338,7 @@ def test_mismatched_and_missing_partners(data: Path, own_bundle: Path, tmp_path:
 def test_folder_without_inputs(exported: Cached, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ended = command(cli, exported("rgb"), tmp_path / "empty", "--output", tmp_path / "out")
-    assert_not_inspected(ended, tmp_path / "out", tmp_path / "empty", "missing-file", "no rgb file")
+    assert_not_inspected(ended, tmp_path / "out", tmp_path / "empty", "not-a-file", "no rgb file")
 
 
 # --- bundles -----------------------------------------------------------------------------------------------------
