@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests")]
 
 from cmdiad_runtime.support.command_line import run_command  # noqa: E402 - needs the line above
 from faults import Stopped, count_operations, fault_at, kill_at, random_moments, run_whole, temporary_files  # noqa: E402
-from killed_runs import check_continued, check_stopped, expected_codes, inspect  # noqa: E402
+from killed_runs import check_continued, check_stopped, expected_codes, inspect, stored_lines  # noqa: E402
 
 HELP = """Stop cmdiad-run with BUNDLE and INPUT files in every way, and check the results that are left.
 
@@ -97,7 +97,10 @@ class _Trial:
         self.counts[kind] += 1
         self.counts["stored"] += stored
         self.counts["stored, not printed"] += stored - len(ended.whole_lines)
-        if "warning: " not in ended.err:  # A picture that could not get its name is lost: there is nothing to continue.
+        lines = stored_lines(out)[: -1 if ended.code == -signal.SIGKILL else None]
+        lost = any(not (out / line["overlay"]).exists() for line in lines if line["overlay"])
+        self.counts["picture without its name"] += lost  # The disk failed when the picture was renamed.
+        if not lost:
             check_continued(self.bundle, out, self.inputs, stored)
 
     @contextmanager
