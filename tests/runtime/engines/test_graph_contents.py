@@ -328,6 +328,4 @@ def test_graph_as_it_is_exported(large: Path) -> None:
     engine = open_engine(large)
     inputs = cloud_inputs(5)
     small = open_engine(large.with_name("small.onnx"))
-    assert all(
-        np.array_equal(a, b) for a, b in zip(engine.run(inputs).values(), small.run(inputs).values(), strict=True)
-    )
+    assert all(np.array_equal(a, b) for a, b in zip(engine.run(inputs).values(), small.run(inputs).values(), strict=True))
