@@ -201,7 +201,7 @@ def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None
         return _interrupted(ending)
     except Exception as error:
         if ending.number is not None and not isinstance(error, OutputError):
-            return _interrupted(ending)  # An import may turn the interruption into an error of its own.
+            return _interrupted(ending)  # An import may turn the interruption into another error.
         return _failed(error, prog_name)
     return result if type(result) is int else 0  # click returns the exit code of --help and ctx.exit() as an int
 

@@ -110,7 +110,7 @@ def test_lost_interruption_is_raised_again() -> None:
 
 @pytest.mark.parametrize("error", [ImportError("odd"), SystemError("odd"), BundleError("b", found="a", action="c")])
 def test_error_after_a_signal_is_the_end_by_the_signal(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    """An import may turn the interruption into an error of its own."""
+    """An import may turn the interruption into another error."""
 
     @click.command()
     def work() -> None:
