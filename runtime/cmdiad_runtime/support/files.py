@@ -8,6 +8,7 @@ temporary content behind: the next `atomic_directory` with the same target remov
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -55,6 +56,7 @@ def atomic_write(path: FilePath) -> Iterator[Path]:
             _flush(temporary)
             _keep_access(path, target, temporary)
             temporary.replace(target)
+        flush_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -86,6 +88,7 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
             yield temporary
             _flush_tree(temporary)
             temporary.rename(final)  # This replaces an empty folder and fails for any other.
+        flush_folder(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if release is not None:
@@ -126,6 +129,21 @@ def write_json(path: FilePath, value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def flush_folder(folder: FilePath) -> None:
+    """Flush the names in a folder to the disk, so that a new or renamed file survives a power failure.
+
+    Windows has no such call, and some network file systems refuse one; nothing is done there.
+    """
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def is_sha256(value: object) -> bool:
