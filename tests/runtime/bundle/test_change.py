@@ -152,13 +152,13 @@ def test_read_only_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
-@pytest.mark.parametrize(("mode", "code", "words"), [(0o755, 6, "read-only for this"), (0o700, 4, "permission denied")])
+@pytest.mark.parametrize(("mode", "code", "words"), [(0o644, 6, "read-only for this"), (0o600, 4, "permission denied")])
 def test_another_account(bundle: Path, mode: int, code: int, words: str) -> None:
     folder = Path(tempfile.mkdtemp())  # The folder of the tests is closed to other accounts.
     try:
         folder.chmod(0o755)
         shutil.copytree(bundle, folder / "a.cmdiad")
-        (folder / "a.cmdiad").chmod(mode)
+        (folder / "a.cmdiad" / "manifest.json").chmod(mode)
         ended = _as_nobody(folder / "a.cmdiad")
     finally:
         shutil.rmtree(folder)
