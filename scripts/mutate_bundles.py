@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -19,12 +20,14 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -399,6 +402,20 @@ def good_bundles(folder: Path) -> list[tuple[Path, Path]]:
     return bundles
 
 
+def import_all() -> None:
+    """Import what an inspection imports, so that the children start quickly."""
+    code = (
+        "import sys; from cmdiad_runtime.cli.run import cli; from click.testing import CliRunner\n"
+        f"CliRunner().invoke(cli, [{str(FIXTURES / 'xyz-points.cmdiad')!r}, {str(FIXTURES / 'samples/xyz/good.tiff')!r}])\n"
+        "print(*sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for name in ended.stdout.split():
+        if name.split(".")[0] in ("cmdiad_runtime", "numpy", "scipy", "onnxruntime", "PIL", "tifffile", "click", "cryptography"):
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+
 def main() -> None:
     """Try the mutations and print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -406,10 +423,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first change, to repeat one")
     options = parser.parse_args()
-    import onnxruntime  # noqa: F401 - so that the children need not import it
-
-    import cmdiad_runtime.inspection.inspector  # noqa: F401 - the same
-
+    import_all()
     problems = []
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir="/tmp") as name:  # noqa: S108 - the path of a socket has at most 107 bytes
