@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from child import run
+
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "tests" / "fixtures" / "format1" / "xyz-points.cmdiad"
 RUN = ROOT / "tests" / "fixtures" / "run2" / "xyz-points.run"
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.chown", "shutil.rmtree")
 FAULTS = ("SIGKILL at a step", "SIGTERM at a step", "ENOSPC", "EIO", "full disk", "SIGKILL", "SIGTERM")
-SECONDS = 120.0
-"""Longest duration of one command."""
 
 
 @dataclass(frozen=True)
@@ -83,49 +83,30 @@ def install(fault: Fault, folder: Path) -> None:
     original = os.fsync
 
     def fsync(descriptor: int) -> None:
-        step(os.readlink(f"/proc/self/fd/{descriptor}"))
+        step(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         original(descriptor)
 
     os.fsync = fsync
     sys.addaudithook(hook)
 
 
-def run(command: Callable[[], None], fault: Fault | None, folder: Path) -> tuple[int, str]:
-    """Run a command in a child process; return its exit code (negative for a signal) and what it printed."""
-    output = folder.parent / "output"
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            if fault is not None:
-                install(fault, folder)
-            command()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        except BaseException:
-            import traceback
+def end(command: Callable[[], None], fault: Fault, folder: Path) -> tuple[int, str]:
+    """Run a command in a child process that a fault ends; return its exit code and what it printed."""
 
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    if fault is not None and fault.after_s:
-        time.sleep(fault.after_s)
-        os.kill(child, getattr(signal, fault.kind))
-    deadline = time.monotonic() + SECONDS
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status), output.read_text(errors="replace")
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise AssertionError(f"{fault}: a hang")
-        time.sleep(0.005)
+    def faulty() -> None:
+        install(fault, folder)
+        command()
+
+    send = getattr(signal, fault.kind) if fault.after_s else None
+    ended = run(faulty, folder.parent, send=send, after_s=fault.after_s)
+    return ended.code, ended.out + ended.err
+
+
+def complete(command: Callable[[], None], folder: Path) -> float:
+    """Run a command in a child process to its end, which must be good, and return its duration in seconds."""
+    ended = run(command, folder.parent)
+    assert ended.code == 0, ended.err
+    return ended.seconds
 
 
 def command_line(name: str, *arguments: object) -> Callable[[], None]:
@@ -185,10 +166,8 @@ def count_steps(command: Callable[[], None], folder: Path) -> tuple[int, float]:
         finally:
             counter.write_text(str(steps[0] + 4))  # Flushes are steps too.
 
-    start = time.monotonic()
-    code, printed = run(counted, None, folder)
-    assert code == 0, printed
-    return int(counter.read_text()), time.monotonic() - start
+    seconds = complete(counted, folder)
+    return int(counter.read_text()), seconds
 
 
 def try_threshold(random: random.Random, folder: Path, trials: int) -> Counter[str]:
@@ -202,7 +181,7 @@ def try_threshold(random: random.Random, folder: Path, trials: int) -> Counter[s
         old = (bundle / "manifest.json").read_bytes()
         change = command_line("cmdiad-threshold", bundle, "--threshold", 1 + trial)
         fault = draw(random, steps, seconds, len(old) + 200)
-        code, printed = run(change, fault, bundle.parent)
+        code, printed = end(change, fault, bundle.parent)
         check_end(fault, code, printed)
         value = Bundle.open(bundle).calibration.score_threshold
         whole = (bundle / "manifest.json").read_bytes()
@@ -212,8 +191,7 @@ def try_threshold(random: random.Random, folder: Path, trials: int) -> Counter[s
         left = [name for name in names(bundle.parent) if name not in listed]
         seen["threshold, leftovers before the next start"] += len(left)
         assert not left or code < 0, (fault, left)
-        code, printed = run(command_line("cmdiad-threshold", bundle, "--threshold", 1000 + trial), None, bundle.parent)
-        assert code == 0, printed
+        complete(command_line("cmdiad-threshold", bundle, "--threshold", 1000 + trial), bundle.parent)
         assert names(bundle.parent) == listed, (fault, names(bundle.parent))
     return seen
 
@@ -233,7 +211,7 @@ def try_export(random: random.Random, folder: Path, trials: int) -> Counter[str]
     for _ in range(trials):
         shutil.rmtree(out, ignore_errors=True)
         fault = draw(random, steps, seconds, 90_000)
-        code, printed = run(export, fault, parent)
+        code, printed = end(export, fault, parent)
         check_end(fault, code, printed)
         if out.exists():
             Bundle.open(out)
@@ -244,8 +222,7 @@ def try_export(random: random.Random, folder: Path, trials: int) -> Counter[str]
         seen["export, leftovers before the next start"] += bool(left)
         assert not left or code < 0, (fault, code, left)
         shutil.rmtree(out, ignore_errors=True)
-        code, printed = run(export, None, parent)
-        assert code == 0, printed
+        complete(export, parent)
         assert names(parent) == listed, (fault, names(parent))
         Bundle.open(out)
     return seen
@@ -260,17 +237,19 @@ def main() -> None:
     options = parser.parse_args()
     seen = Counter[str]()
     start = time.monotonic()
+    source = random.Random(options.seed)  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         if options.command != "export":
             import cmdiad_runtime.bundle.threshold  # noqa: F401 - so that the children do not import it
 
-            seen += try_threshold(random.Random(options.seed), folder, options.trials)
+            seen += try_threshold(source, folder, options.trials)
         if options.command != "threshold":
-            import cmdiad_export.bundle_writer  # noqa: F401 - the same
             import torch.onnx  # noqa: F401 - the same
 
-            seen += try_export(random.Random(options.seed), folder, options.trials)
+            import cmdiad_export.bundle_writer  # noqa: F401 - the same
+
+            seen += try_export(source, folder, options.trials)
     print(json.dumps({**dict(sorted(seen.items())), "seconds": round(time.monotonic() - start)}, indent=2))
 
 

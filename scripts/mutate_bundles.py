@@ -1,369 +1,79 @@
 #!/usr/bin/env python
 """Open thousands of damaged and forged bundles, and check that each is refused or judges as before.
 
-Each bundle is a copy of a good, signed one with one random change. `cmdiad-run` inspects a good sample with the copy, in
-a child process: with the signature required the command must refuse the copy (exit 4 or 5) or print the verdict of the
-good bundle; without, a consistent change of a threshold or graph may make another bundle of the copy. Never may there be
-a traceback, a crash, a hang, or more than 1 GB of memory. Run: python scripts/mutate_bundles.py --count 5000 --seed 1
+Each bundle is a copy of a good, signed one with one random change. `cmdiad-run` inspects a good sample with the copy,
+in a child process. With the signature required, the command must refuse the copy (exit 4 or 5) or print the verdict of
+the good bundle. Without it, a consistent change of a threshold or graph may make another bundle of the copy. A
+traceback, a crash, a hang, or more than 1 GB of memory is a problem in any case.
+
+Run: python scripts/mutate_bundles.py --count 5000 --seed 1
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import hashlib
 import importlib
-import io
 import json
 import os
 import random
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from bundle_changes import CHANGES, WEIGHTS, Copy
+from child import Ended, run
 
 FIXTURES = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "format1"
-SECONDS = 60.0
-"""Longest duration of one command."""
+PACKAGES = ("cmdiad_runtime", "numpy", "scipy", "onnxruntime", "PIL", "tifffile", "click", "cryptography")
 MEMORY = 1_000_000_000
 """Largest memory of one command, bytes."""
-WRONG: tuple[object, ...] = (
-    *(None, True, False, "", "x", "../../../../etc/passwd", "\ud800", "a\0b", "é" * 3000),
-    *(0, -1, 1, 7, 10**9, 10**400, -(10**20), 1e300, -1e300, 5e-324, 0.1),
-    *([], {}, [[]], [None], {"a": None}, "NUMBER"),
-)
-NAMES = ("notes.txt", "engines/rtx.engine", "engines/rtx.json", "engines/cpu.self-test.json", ".hidden", "a/b/c", "mask.png")
-PATHS = ("../outside", "/etc/passwd", "C:\\x", "a\\b", "./graph.onnx", "a//b", "", ".", "x" * 5000, "graph.onnx/", "a\nb")
-TEXTS = (b"", b"{", b"[]", b"null", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"a":' * 50_000, b"9" * 4_000_000)
-LOCATIONS = ("/etc/passwd", "../graph.weights", "graph.onnx", "", "*/_ORT_MEM_ADDR_/*", "/dev/zero", "golden.npz", "a\0b")
+
+
+def inspect(arguments: list[object], output: Path) -> Ended:
+    """Run `cmdiad-run` in a child process; AssertionError for a hang or too much memory."""
+
+    def call() -> None:
+        from cmdiad_runtime.cli.run import cli
+        from cmdiad_runtime.support.command_line import run_command
+
+        run_command(cli, "cmdiad-run", list(map(str, arguments)))
+
+    ended = run(call, output)
+    assert ended.memory < MEMORY, f"{ended.memory / 1e6:.0f} MB"
+    return ended
 
 
 @dataclass
-class Copy:
-    """A copy of a good bundle that is about to be changed.
+class Figures:
+    """Figures of all trials.
 
     Attributes:
-        folder: Folder of the copy.
-        random: Source of all choices.
-        another: True if the change may make a consistent bundle with other verdicts.
-        golden: True if the change concerns the golden set, which only the self-test reads.
+        memory: Largest memory of a command, bytes.
+        seconds: Longest duration of a command.
+        seen: Number of commands by their end.
     """
 
-    folder: Path
-    random: random.Random
-    another: bool = False
-    golden: bool = False
-
-    def manifest(self) -> dict[str, Any]:
-        """Return the manifest without its own hash."""
-        content: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        del content["manifest_sha256"]
-        return content
-
-    def write(self, content: dict[str, Any]) -> None:
-        """Write the manifest with a right hash, as far as there is one."""
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-        text = json.dumps({**content, "manifest_sha256": digest})
-        (self.folder / "manifest.json").write_text(text.replace('"NUMBER"', "1" * 5000), encoding="utf-8")
-
-    def relist(self, name: str) -> None:
-        """State the present hash and size of a file in the manifest, and that of the graph."""
-        content = self.manifest()
-        data = (self.folder / name).read_bytes()
-        content["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        digests = [content["files"][part]["sha256"] for part in ("graph.onnx", "graph.weights") if part in content["files"]]
-        joint = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
-        content["graph"]["sha256"] = joint
-        self.write(content)
-
-    def file(self) -> Path:
-        """Return a random file of the bundle."""
-        return self.random.choice(sorted(path for path in self.folder.rglob("*") if path.is_file()))
+    memory: int = 0
+    seconds: float = 0.0
+    seen: Counter[str] = field(default_factory=Counter)
 
 
-def leaf(bundle: Copy) -> str:
-    """Replace one value of the manifest by a wrong one, or change a number a little."""
-    content = bundle.manifest()
-    places = list(_places(content))
-    place = bundle.random.choice(places)
-    parent: Any = content
-    for key in place[:-1]:
-        parent = parent[key]
-    old = parent[place[-1]]
-    if isinstance(old, int | float) and not isinstance(old, bool) and bundle.random.random() < 0.3:
-        new: object = bundle.random.choice([old * 2, -old, old + 1, old / 3])
-        bundle.another = True
-    else:
-        new = copy.deepcopy(bundle.random.choice(WRONG))
-        bundle.another = type(new) is type(old) or new is None or isinstance(old, float | dict | list | bool)
-    parent[place[-1]] = new
-    bundle.write(content)
-    return f"{'.'.join(map(str, place))} = {new!r:.40}"
-
-
-def key(bundle: Copy) -> str:
-    """Remove one key of the manifest, or add an unknown one."""
-    content = bundle.manifest()
-    objects = [content] + [value for value in content.values() if isinstance(value, dict)]
-    place = bundle.random.choice(objects)
-    name = bundle.random.choice([*place, "moon"])
-    place[name] = 1
-    if name != "moon":
-        del place[name]
-    bundle.another = True  # Some fields are optional.
-    bundle.write(content)
-    return name
-
-
-def path_name(bundle: Copy) -> str:
-    """List a file under a name that is no plain path in the bundle."""
-    content = bundle.manifest()
-    name = bundle.random.choice(PATHS)
-    content["files"][name] = dict(content["files"]["golden.npz"])
-    bundle.write(content)
-    return name[:20]
-
-
-def text(bundle: Copy) -> str:
-    """Replace the manifest or the signature by other bytes."""
-    content = bundle.random.choice(TEXTS)
-    name = bundle.random.choice(["manifest.json", "manifest.sig"])
-    (bundle.folder / name).write_bytes(content)
-    return f"{name}: {content[:10]!r}"
-
-
-def damage(bundle: Copy) -> str:
-    """Flip, cut, extend or empty a file, or remove it."""
-    path = bundle.file()
-    data = bytearray(path.read_bytes())
-    way = bundle.random.choice(["flip", "cut", "extend", "empty", "remove", "sparse"])
-    if way == "flip":
-        data[bundle.random.randrange(len(data))] ^= 1 << bundle.random.randrange(8)
-    elif way == "cut":
-        del data[bundle.random.randrange(len(data)) :]
-    elif way == "extend":
-        data += b"\0" * bundle.random.randrange(1, 5000)
-    elif way == "empty":
-        data.clear()
-    path.write_bytes(data)
-    if way == "remove":
-        path.unlink()
-    elif way == "sparse":
-        os.truncate(path, 4 << 30)
-    return f"{way} {path.name}"
-
-
-def replace(bundle: Copy) -> str:
-    """Replace a file by something that is no file, or by a link to its content."""
-    path = bundle.file()
-    return f"{path.name}: {_put(bundle, path)}"
-
-
-def add(bundle: Copy) -> str:
-    """Add a file, pipe, socket, folder or link that the manifest does not list."""
-    path = bundle.folder / bundle.random.choice(NAMES)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if bundle.random.random() < 0.5 and not path.exists():
-        path.write_bytes(bundle.random.randbytes(100))
-        return f"file {path.name}"
-    return f"{path.name}: {_put(bundle, path)}"
-
-
-def external(bundle: Copy) -> str:
-    """Let an array of the graph lie elsewhere, with all hashes right."""
-    import onnx
-
-    graph = bundle.folder / "graph.onnx"
-    model = onnx.load(graph, load_external_data=False)
-    tensors = list(model.graph.initializer)
-    tensor = bundle.random.choice(tensors)
-    moved = [value for value in tensors if value.external_data]
-    if moved and bundle.random.random() < 0.5:
-        tensor = bundle.random.choice(moved)
-    del tensor.external_data[:]
-    tensor.data_location = bundle.random.choice([onnx.TensorProto.EXTERNAL] * 4 + [onnx.TensorProto.DEFAULT])
-    tensor.ClearField("raw_data")
-    values = {
-        "location": bundle.random.choice([*LOCATIONS, "graph.weights", "graph.weights"]),
-        "offset": bundle.random.choice(["0", "-1", "1" * 30, "x", "4096", "99999999", ""]),
-        "length": bundle.random.choice(["0", "16", "-1", "1" * 30, "99999999", ""]),
-    }
-    for name, value in values.items():
-        if bundle.random.random() < 0.9:
-            tensor.external_data.add(key=name, value=value)
-    graph.write_bytes(model.SerializeToString())
-    bundle.relist("graph.onnx")
-    bundle.another = True
-    return f"{values}"
-
-
-def graph_bytes(bundle: Copy) -> str:
-    """Flip bytes of the graph, with all hashes right: another program, or none."""
-    path = bundle.folder / "graph.onnx"
-    data = bytearray(path.read_bytes())
-    for _ in range(bundle.random.choice([1, 1, 8, 100])):
-        data[bundle.random.randrange(len(data))] = bundle.random.randrange(256)
-    path.write_bytes(data)
-    bundle.relist("graph.onnx")
-    bundle.another = True
-    return f"{len(data)} bytes"
-
-
-def golden(bundle: Copy) -> str:
-    """Change an array of the golden set, or let the archive unpack to much more, with all hashes right."""
-    path = bundle.folder / "golden.npz"
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    name = bundle.random.choice(sorted(arrays))
-    way = bundle.random.choice(["remove", "nan", "shape", "type", "bomb", "claim", "object", "lzma", "rename"])
-    if way == "remove":
-        del arrays[name]
-    elif way == "nan":
-        arrays[name] = np.full(arrays[name].shape, np.nan)
-    elif way == "shape":
-        arrays[name] = np.zeros((2, *arrays[name].shape), arrays[name].dtype)
-    elif way == "type":
-        arrays[name] = np.full(arrays[name].shape, "x")
-    elif way == "rename":
-        arrays[bundle.random.choice(["", "a/b/c/d", "../x", "a\0", "x/score"])] = arrays.pop(name)
-    if way not in ("bomb", "claim", "object", "lzma"):
-        np.savez_compressed(path, allow_pickle=False, **arrays)
-    else:
-        _archive(path, name, way)
-    bundle.relist("golden.npz")
-    bundle.golden = True
-    return f"{way} {name}"
-
-
-CHANGES: dict[str, Callable[[Copy], str]] = {
-    **{change.__name__: change for change in (leaf, key, path_name, text, damage, replace, add)},
-    **{change.__name__: change for change in (external, graph_bytes, golden)},
-}
-WEIGHTS = {"leaf": 8, "damage": 3, "external": 3, "graph_bytes": 2, "golden": 3, "add": 2, "replace": 2}
-
-
-def _places(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    if place:
-        yield place
-    items: list[tuple[Any, object]] = []
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value[:3]))
-    for name, child in items:
-        yield from _places(child, (*place, name))
-
-
-def _put(bundle: Copy, path: Path) -> str:
-    """Put something that is no file in the place of a file; return what."""
-    outside = bundle.folder.parent / "outside"
-    if path.is_file():
-        shutil.copy(path, outside)
-    else:
-        outside.write_bytes(b"outside")
-    path.unlink(missing_ok=True)
-    kind = bundle.random.choice(["pipe", "socket", "folder", "link", "loop", "device", "relative link", "hard link"])
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "hard link":
-        os.link(outside, path)
-    else:
-        targets = {"link": str(outside), "loop": path.name, "device": "/dev/zero", "relative link": "manifest.json"}
-        path.symlink_to(targets[kind])
-    return kind
-
-
-def _archive(path: Path, name: str, way: str) -> None:
-    """Write an archive whose one array is forged."""
-    stream = io.BytesIO()
-    shape = (1 << 58,) if way == "claim" else (3 << 28,)
-    if way == "object":
-        np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    else:
-        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    kind = zipfile.ZIP_LZMA if way == "lzma" else zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(path, "w", kind) as archive, archive.open(f"{name}.npy", "w") as file:
-        file.write(stream.getvalue())
-        for _ in range(12 if way == "bomb" else 1):
-            file.write(bytes(1 << 26 if way == "bomb" else 1 << 10))
-
-
-def run(arguments: list[object], output: Path) -> tuple[int, str, str]:
-    """Run `cmdiad-run` in a child process; return exit code, stdout and stderr. AssertionError for a hang or memory."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            for number, name in ((1, "out"), (2, "err")):
-                descriptor = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                os.dup2(descriptor, number)
-            from cmdiad_runtime.cli.run import cli
-            from cmdiad_runtime.support.command_line import run_command
-
-            run_command(cli, "cmdiad-run", list(map(str, arguments)))
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    deadline = time.monotonic() + SECONDS
-    while True:
-        ended, status, usage = os.wait4(child, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise AssertionError("a hang")
-        time.sleep(0.002)
-    memory = usage.ru_maxrss * 1024
-    assert memory < MEMORY, f"{memory / 1e6:.0f} MB"
-    Figures.memory = max(Figures.memory, memory)
-    out, err = ((output / name).read_text(errors="replace") for name in ("out", "err"))
-    return os.waitstatus_to_exitcode(status), out, err
-
-
-class Figures:
-    """Figures of all trials."""
-
-    memory = 0
-    seconds = 0.0
-    seen: Counter[str] = Counter()
-
-
-def check(bundle: Copy, sample: Path, key_file: Path, good: str) -> None:
+def check(bundle: Copy, sample: Path, key_file: Path, good: str, figures: Figures) -> None:
     """Inspect a sample with a changed bundle and check how that ends."""
     output = bundle.folder.parent
     commands: list[tuple[bool, list[object]]] = [(True, [sample, "--require-signature", key_file]), (False, [sample])]
     if bundle.golden:
         commands.append((False, []))
     for signed, options in commands:
-        start = time.monotonic()
-        code, out, err = run([bundle.folder, *options], output)
-        Figures.seconds = max(Figures.seconds, time.monotonic() - start)
+        ended = inspect([bundle.folder, *options], output)
+        figures.seconds, figures.memory = max(figures.seconds, ended.seconds), max(figures.memory, ended.memory)
+        code, out, err = ended.code, ended.out, ended.err
         assert "Traceback" not in err, err
         assert code in ((0, 3, 4, 5, 8) if bundle.another or bundle.golden else (0, 4, 5)), (code, err)
         kind = {3: "not inspected", 4: "refused", 5: "refused by the engine", 8: "self-test failed"}.get(code, "")
@@ -375,7 +85,7 @@ def check(bundle: Copy, sample: Path, key_file: Path, good: str) -> None:
             assert len(lines) == 1, err
             assert "OK\t" not in out, out
         assert not (signed and code in (3, 8)), (code, err)
-        Figures.seen[f"{'signature required' if signed else 'no signature'}: {kind or 'self-test passed'}"] += 1
+        figures.seen[f"{'signature required' if signed else 'no signature'}: {kind or 'self-test passed'}"] += 1
 
 
 def good_bundles(folder: Path) -> list[tuple[Path, Path]]:
@@ -404,14 +114,15 @@ def good_bundles(folder: Path) -> list[tuple[Path, Path]]:
 
 def import_all() -> None:
     """Import what an inspection imports, so that the children start quickly."""
+    paths = [str(FIXTURES / "xyz-points.cmdiad"), str(FIXTURES / "samples" / "xyz" / "good.tiff")]
     code = (
         "import sys; from cmdiad_runtime.cli.run import cli; from click.testing import CliRunner\n"
-        f"CliRunner().invoke(cli, [{str(FIXTURES / 'xyz-points.cmdiad')!r}, {str(FIXTURES / 'samples/xyz/good.tiff')!r}])\n"
-        "print(*sys.modules)"
+        "CliRunner().invoke(cli, sys.argv[1:]); print(*sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    arguments = [sys.executable, "-c", code, *paths]
+    ended = subprocess.run(arguments, check=True, capture_output=True, text=True)  # noqa: S603 - our own code
     for name in ended.stdout.split():
-        if name.split(".")[0] in ("cmdiad_runtime", "numpy", "scipy", "onnxruntime", "PIL", "tifffile", "click", "cryptography"):
+        if name.split(".")[0] in PACKAGES:
             with suppress(ImportError):
                 importlib.import_module(name)
 
@@ -424,13 +135,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first change, to repeat one")
     options = parser.parse_args()
     import_all()
-    problems = []
+    problems, figures = [], Figures()
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # noqa: S108 - the path of a socket has at most 107 bytes
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         os.environ["CMDIAD_CACHE"] = str(folder / "cache")
         bundles = good_bundles(folder)
-        verdicts = [run([bundle, sample], folder)[1] for bundle, sample in bundles]
+        verdicts = [inspect([bundle, sample], folder).out for bundle, sample in bundles]
         assert all(verdict.startswith("OK\t") for verdict in verdicts), verdicts
         for number in range(options.first, options.first + options.count):
             source = random.Random(f"{options.seed}:{number}")  # noqa: S311 - not for secrets
@@ -439,14 +150,14 @@ def main() -> None:
             kind = source.choices(list(CHANGES), [WEIGHTS.get(change, 1) for change in CHANGES])[0]
             detail = CHANGES[kind](changed)
             try:
-                check(changed, sample, folder / "line.key.pub", good)
+                check(changed, sample, folder / "line.key.pub", good, figures)
             except AssertionError as problem:
                 problems.append(f"{number} {kind} {detail}: {str(problem)[-1500:]}")
                 print(problems[-1], file=sys.stderr, flush=True)
             shutil.rmtree(folder / "m")
-    figures = {"bundles": options.count, "problems": len(problems), **dict(sorted(Figures.seen.items()))}
-    figures |= {"memory_mb": round(Figures.memory / 1e6), "slowest_s": round(Figures.seconds, 1)}
-    print(json.dumps({**figures, "seconds": round(time.monotonic() - start)}, indent=2))
+    record = {"bundles": options.count, "problems": len(problems), **dict(sorted(figures.seen.items()))}
+    record |= {"memory_mb": round(figures.memory / 1e6), "slowest_s": round(figures.seconds, 1)}
+    print(json.dumps({**record, "seconds": round(time.monotonic() - start)}, indent=2))
     sys.exit(bool(problems))
 
 

@@ -71,6 +71,10 @@ def test_commands_in_several_processes(bundle: Path) -> None:
     assert (calibration.score_threshold, calibration.map_threshold) == (7, 8)
 
 
+def _raised(old: Bundle) -> Calibration:
+    return replace(old.calibration, score_threshold=old.calibration.score_threshold + 1)
+
+
 def test_readers_always_find_a_whole_bundle(bundle: Path) -> None:
     stop = threading.Event()
     opened: list[float] = []
@@ -86,8 +90,8 @@ def test_readers_always_find_a_whole_bundle(bundle: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for value in range(1, 40):
-        change_calibration(bundle, lambda old, value=value: replace(old.calibration, score_threshold=float(value)))
+    for _ in range(40):
+        change_calibration(bundle, _raised)
     stop.set()
     reader.join()
     assert problems == []
@@ -118,9 +122,7 @@ def test_leftovers_of_killed_changes_are_removed(bundle: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 @pytest.mark.parametrize("place", ["fsync", "write", "rename"])
-def test_failures_keep_the_old_manifest(
-    bundle: Path, number: int, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failures_keep_the_old_manifest(bundle: Path, number: int, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, listed = (bundle / "manifest.json").read_bytes(), names(bundle)
 
     def fail(*arguments: object, **_: object) -> None:
