@@ -54,11 +54,15 @@ class Figures:
     """Figures of all trials.
 
     Attributes:
+        bundles: Number of changed bundles.
+        problems: Number of those that were neither refused nor judged as before.
         memory: Largest memory of a command, bytes.
         seconds: Longest duration of a command.
         seen: Number of commands by their end.
     """
 
+    bundles: int = 0
+    problems: int = 0
     memory: int = 0
     seconds: float = 0.0
     seen: Counter[str] = field(default_factory=Counter)
@@ -127,24 +131,16 @@ def import_all() -> None:
                 importlib.import_module(name)
 
 
-def main() -> None:
-    """Try the mutations and print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="number of changed bundles")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first change, to repeat one")
-    options = parser.parse_args()
-    import_all()
-    problems, figures = [], Figures()
-    start = time.monotonic()
+def try_all(numbers: range, seed: int, figures: Figures) -> None:
+    """Make and check the changed bundles of these numbers."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         os.environ["CMDIAD_CACHE"] = str(folder / "cache")
         bundles = good_bundles(folder)
         verdicts = [inspect([bundle, sample], folder).out for bundle, sample in bundles]
         assert all(verdict.startswith("OK\t") for verdict in verdicts), verdicts
-        for number in range(options.first, options.first + options.count):
-            source = random.Random(f"{options.seed}:{number}")  # noqa: S311 - not for secrets
+        for number in numbers:
+            source = random.Random(f"{seed}:{number}")  # noqa: S311 - not for secrets
             (bundle, sample), good = source.choice(list(zip(bundles, verdicts, strict=True)))
             changed = Copy(Path(shutil.copytree(bundle, folder / "m" / "b.cmdiad")), source)
             kind = source.choices(list(CHANGES), [WEIGHTS.get(change, 1) for change in CHANGES])[0]
@@ -152,13 +148,27 @@ def main() -> None:
             try:
                 check(changed, sample, folder / "line.key.pub", good, figures)
             except AssertionError as problem:
-                problems.append(f"{number} {kind} {detail}: {str(problem)[-1500:]}")
-                print(problems[-1], file=sys.stderr, flush=True)
+                figures.problems += 1
+                print(f"{number} {kind} {detail}: {str(problem)[-1500:]}", file=sys.stderr, flush=True)
+            figures.bundles += 1
             shutil.rmtree(folder / "m")
-    record = {"bundles": options.count, "problems": len(problems), **dict(sorted(figures.seen.items()))}
+
+
+def main() -> None:
+    """Try the changes and print the figures as JSON; Ctrl-C prints the figures so far."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100, help="number of changed bundles")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first change, to repeat one")
+    options = parser.parse_args()
+    import_all()
+    figures, start = Figures(), time.monotonic()
+    with suppress(KeyboardInterrupt):
+        try_all(range(options.first, options.first + options.count), options.seed, figures)
+    record = {"bundles": figures.bundles, "problems": figures.problems, **dict(sorted(figures.seen.items()))}
     record |= {"memory_mb": round(figures.memory / 1e6), "slowest_s": round(figures.seconds, 1)}
     print(json.dumps({**record, "seconds": round(time.monotonic() - start)}, indent=2))
-    sys.exit(bool(problems))
+    sys.exit(bool(figures.problems))
 
 
 if __name__ == "__main__":
