@@ -219,6 +219,19 @@ def _print_accuracy(result: dict[str, Any]) -> None:
         f"at the threshold {result['false_rejects']} of {result['good']} good rejected, "
         f"{result['missed_defects']} of {result['samples'] - result['good']} defects missed"
     )
+    unseen = result["not_inspected"]
+    if unseen["reasons"]:
+        click.echo(
+            f"{unseen['good'] + unseen['defects']} of {result['samples']} test samples could not be inspected: NG in "
+            f"the verdicts, left out of AUROC and AUPRO ({_listed(unseen['reasons'])})"
+        )
+    for kind in ("good", "defects"):
+        if result["reasons"][kind]:
+            click.echo(f"  NG of {kind:<9} {_listed(result['reasons'][kind])}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
 def _print_latency(result: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +68,7 @@ class _Examined:
     preprocess_ms: float
 
 
-def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> InspectedSources:
+def inspect_stream(inspector: Inspector, sources: Iterable[Path | Sample], *, ahead: int = AHEAD) -> InspectedSources:
     """Inspect files or samples in order, preparing up to `ahead` of them while the engine works.
 
     A sample that cannot be read or used is NG with a reason, and the inspection continues with the next one. No
@@ -90,7 +90,7 @@ def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ah
     return _inspect_stream(inspector, sources, ahead)
 
 
-def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> InspectedSources:
+def _inspect_stream(inspector: Inspector, sources: Iterable[Path | Sample], ahead: int) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
     examine = partial(_examine, inspector.bundle)
     try:
