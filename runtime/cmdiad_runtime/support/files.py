@@ -6,6 +6,7 @@ interruption removes the temporary content and leaves the earlier content unchan
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -48,6 +49,7 @@ def atomic_write(path: FilePath) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             temporary.replace(target)
+        flush_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,6 +75,7 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
             yield temporary
             _flush_tree(temporary)
             temporary.rename(final)  # This replaces an empty folder and fails for any other.
+        flush_folder(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -92,6 +95,21 @@ def write_json(path: FilePath, value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def flush_folder(folder: FilePath) -> None:
+    """Flush the names in a folder to the disk, so that a new or renamed file survives a power failure.
+
+    Windows has no such call, and some network file systems refuse one; nothing is done there.
+    """
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def is_sha256(value: object) -> bool:
