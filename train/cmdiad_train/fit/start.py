@@ -8,10 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.preprocess.inspected_area.records import describe
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, data_colour
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.contact_sheet import FILE as SHEET
+from cmdiad_train.fit.contact_sheet import write_contact_sheet
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
@@ -80,20 +83,35 @@ def start_or_resume(request: Request, run: Path, samples: SampleProvider, report
     else:
         _make_folder(run)
     chosen = _choose_view(request, samples, reporter)
-    if chosen.reason:
-        reporter.say(f"Parts are seen as the sensor sees them (--view sensor): {chosen.reason}.")
+    _report(chosen, run, reporter)
+    foreground = request.recipe.foreground and not chosen.whole_cloud
     record = RunRecord(
-        recipe=replace(request.recipe, view=chosen.view),
+        recipe=replace(request.recipe, view=chosen.view, foreground=foreground),
         data=request.data,
-        view=ViewChoice(request.recipe.view, chosen.reason),
+        view=ViewChoice(request.recipe.view, chosen.reason, chosen.whole_cloud),
         preprocessing=chosen.preprocessing,
         seed=request.recipe.seed,
         versions={package: version(package) for package in PACKAGES},
         python=platform.python_version(),
         network_from=network,
+        inspected_area=chosen.area,
     )
     write_record(run, record)
     return record
+
+
+def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
+    """Write the contact sheet, and say in a line each why parts are seen as they are and what is inspected."""
+    if chosen.tiles:
+        write_contact_sheet(run / SHEET, chosen.tiles)
+    sheet = f", see {run / SHEET}" if chosen.tiles else ""
+    if chosen.reason:
+        kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
+        reporter.say(f"Parts are seen as the sensor sees them (--view sensor){kept}: {chosen.reason}{sheet}.")
+    if chosen.area.samples:
+        reporter.say(f"Inspected area: {describe(chosen.area)}{sheet}.")
+    if chosen.warning:
+        reporter.say(f"Warning: defects outside of the inspected area are not seen: {chosen.warning}.")
 
 
 def _network_digest(family: Family, source: Path) -> str:
@@ -109,7 +127,7 @@ def _network_digest(family: Family, source: Path) -> str:
 
 def _is_without_results(run: Path) -> bool:
     """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
-    return all(path.name in (FILE, CACHE) or path.name.startswith(".") for path in run.iterdir())
+    return all(path.name in (FILE, CACHE, SHEET) or path.name.startswith(".") for path in run.iterdir())
 
 
 def _make_folder(run: Path) -> None:

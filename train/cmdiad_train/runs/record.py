@@ -10,6 +10,7 @@ from typing import Any
 from cmdiad_runtime.bundle.manifest_records import stored_preprocessing
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import is_sha256, write_json
 from cmdiad_runtime.support.records import (
@@ -75,6 +76,7 @@ class ViewChoice:
     Attributes:
         asked: View in the recipe on the command line; the recipe of the run names the view that was chosen.
         because: Reason if "auto" chose the view of the sensor, or "".
+        whole_cloud: True if "auto" keeps the background of clouds, although the recipe on the command line removes it.
 
     Raises:
         RecordError: A value has the wrong kind, or there is no such view.
@@ -82,10 +84,12 @@ class ViewChoice:
 
     asked: str
     because: str = ""
+    whole_cloud: bool = False
 
     def __post_init__(self) -> None:
         require(isinstance(self.asked, str) and self.asked in VIEWS, self, "asked", f"one of {', '.join(VIEWS)}")
         require_text(self, "because", longest=_LONGEST_PATH)
+        require(isinstance(self.whole_cloud, bool), self, "whole_cloud", "true or false")
 
     @staticmethod
     def from_json(value: object) -> ViewChoice:
@@ -111,6 +115,7 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
+        inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -127,6 +132,7 @@ class RunRecord:
     network_from: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
+    inspected_area: InspectedArea | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -142,6 +148,8 @@ class RunRecord:
         require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
         if self.metrics is not None:
             require_object(self, "metrics")
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -157,11 +165,13 @@ class RunRecord:
     @property
     def asked(self) -> Recipe:
         """Return the recipe of the command line, before a view was chosen."""
-        return replace(self.recipe, view=self.view.asked)  # type: ignore[arg-type]
+        foreground = self.recipe.foreground or self.view.whole_cloud
+        return replace(self.recipe, view=self.view.asked, foreground=foreground)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "inspected_area"}
+        area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -170,6 +180,7 @@ class RunRecord:
             "data": asdict(self.data),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
+            **area,
         }
 
     @staticmethod
@@ -182,6 +193,8 @@ class RunRecord:
         """
         content = {name: part for name, part in value.items() if name not in ("format", "format_version")}
         content = fields_from_json(RunRecord, content)
+        if content.get("inspected_area") is not None:
+            content["inspected_area"] = InspectedArea.from_json(content["inspected_area"])
         return RunRecord(
             **{
                 **content,
