@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.preprocess.cloud.part_geometry import check_cloud_array
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry, check_cloud_array
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
@@ -18,21 +18,30 @@ from cmdiad_runtime.preprocess.views.registry import view_of
 from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
 from cmdiad_runtime.sample import Mask, Sample, describe_array
 
-__all__ = ["LEAST_CONTRAST", "Prepared", "Preprocessing", "needed_modalities", "prepare", "prepare_ground_truth"]
+__all__ = [
+    "LEAST_CONTRAST",
+    "Prepared",
+    "Preprocessing",
+    "needed_modalities",
+    "part_geometry",
+    "prepare",
+    "prepare_ground_truth",
+]
 
 
-def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
+def prepare(sample: Sample, preprocessing: Preprocessing, geometry: PartGeometry | None = None) -> Prepared:
     """Return the network inputs of a sample.
 
     Args:
         sample: Sample with the modalities of `preprocessing.modalities`.
         preprocessing: Settings of the preprocessing, of the run or the bundle.
+        geometry: Result of `part_geometry` if the caller needs the masks of the sample too, or None.
 
     Raises:
         InputError: The sample lacks a modality, or cannot be used (see `PartGeometry.part`).
     """
     _check_present(sample, preprocessing)
-    return view_of(preprocessing).prepare(sample, part_geometry(sample, preprocessing))
+    return view_of(preprocessing).prepare(sample, geometry or part_geometry(sample, preprocessing))
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:

@@ -1,16 +1,19 @@
-"""Masks and support plane of one sample's cloud, each computed at most once."""
+"""Masks of one sample's image and cloud, and its support plane, each computed at most once."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.foreground import remove_background
+from cmdiad_runtime.preprocess.cloud.clustering import cluster_ranks
+from cmdiad_runtime.preprocess.cloud.foreground import off_support
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
-from cmdiad_runtime.sample import Mask, Sample, XyzImage, describe_array
+from cmdiad_runtime.preprocess.image.foreground import ImageRegions, image_regions
+from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage, describe_array
 
 
 class PartGeometry:
@@ -53,6 +56,32 @@ class PartGeometry:
             )
         return self._sample.xyz
 
+    @property
+    def rgb(self) -> RgbImage:
+        """Return the image, uint8 `[h, w, 3]`.
+
+        Raises:
+            InputError: The sample has no image.
+        """
+        if self._sample.rgb is None:
+            raise InputError(
+                self.name,
+                found="no rgb",
+                expected="a sample with an image",
+                action="add the image of the sample",
+                reason="missing-modality",
+            )
+        return self._sample.rgb
+
+    @cached_property
+    def image_regions(self) -> ImageRegions:
+        """Return the bright regions of the image, and the part among them.
+
+        Raises:
+            InputError: The sample has no image.
+        """
+        return image_regions(self.rgb)
+
     @cached_property
     def valid(self) -> Mask:
         """Return the pixels with a point, bool `[h, w]`."""
@@ -64,9 +93,21 @@ class PartGeometry:
         return fit_support_plane(self.xyz, seed=self._seed)
 
     @cached_property
+    def off_support(self) -> Mask:
+        """Return the pixels with a point off the support plane, bool `[h, w]`; all valid ones if there is no plane."""
+        return off_support(self.xyz, self.valid, self.support)
+
+    @cached_property
+    def clusters(self) -> npt.NDArray[np.int64]:
+        """Return the rank of the cluster of each point of `off_support`, 0 for the largest; -1 without a cluster."""
+        return cluster_ranks(self.xyz[self.off_support])
+
+    @cached_property
     def foreground(self) -> Mask:
         """Return the pixels of the largest cluster off the support plane, bool `[h, w]`; all False if there is none."""
-        return remove_background(self.xyz, self.valid, self.support)
+        mask = self.off_support.copy()
+        mask[mask] = self.clusters == 0
+        return mask
 
     @cached_property
     def part(self) -> Mask:
