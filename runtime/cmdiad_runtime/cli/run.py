@@ -40,9 +40,8 @@ everything that was printed.
 
 The first path is always the bundle. Without any path, the newest one in ./bundles is tested, and the name of that
 bundle is printed. Without INPUT the golden samples in the bundle are inspected, which tests this machine. With
---self-test the result is also written next to the bundle's engines, or into the cache folder if the bundle is
-read-only. An engine other than cpu gives verdicts only on a kind of device on which the engine has passed the
-self-test.
+--self-test the result is also written to the cache folder (CMDIAD_CACHE) of this account. An engine other than cpu
+gives verdicts only on a kind of device on which the engine has passed the self-test.
 """
 
 EXAMPLES = (
