@@ -122,7 +122,7 @@ def empty_mask(root: Path) -> tuple[Path, str]:
 def cut_mask(root: Path) -> tuple[Path, str]:
     path = root / "nut/test/dent/gt/000.png"
     path.write_bytes(path.read_bytes()[:50])
-    return path, "cannot be read"
+    return path, "damaged or incomplete"
 
 
 def twin(root: Path) -> tuple[Path, str]:
