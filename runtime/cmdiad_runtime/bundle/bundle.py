@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,10 +14,13 @@ from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
 from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest, write_content
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import weights_path
+from cmdiad_runtime.envelope.names import CHECKS, LEARNT_CHECKS
+from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
 
 _ORIGINAL = "calibration_original"
+_ORIGINAL_OFF = "envelope_off_original"
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,21 @@ class Bundle:
         record: Validated content of `manifest.json`.
         manifest: Content of `manifest.json` as parsed JSON, without the manifest's own hash.
         calibration: Thresholds in use; those of the manifest unless they were adjusted for one run.
+        ignored_checks: Names of the checks of the recording conditions that are switched off, in the manifest or for
+            one run.
     """
 
     path: Path
     record: Manifest
     manifest: dict[str, Any]
     calibration: Calibration
+    ignored_checks: tuple[str, ...] = ()
+
+    @property
+    def skipped_checks(self) -> tuple[str, ...]:
+        """Return the names of the checks that are not made: those switched off, or all without an envelope."""
+        without = LEARNT_CHECKS if self.record.envelope is None else ()
+        return tuple(name for name in CHECKS if name in without or name in self.ignored_checks)
 
     @property
     def name(self) -> str:
@@ -91,7 +104,8 @@ class Bundle:
             record.check_listed(weights=weights_path(folder / GRAPH).exists())
         except RecordError as error:
             raise damaged(folder / MANIFEST, str(error)) from error
-        return Bundle(folder, record, content, record.calibration)
+        ignored = () if record.envelope is None else record.envelope.off
+        return Bundle(folder, record, content, record.calibration, ignored)
 
 
 def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
@@ -106,4 +120,31 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
     content.pop(_ORIGINAL, None)
     if calibration != bundle.certified_calibration:
         content |= {"calibration": calibration.to_json(), _ORIGINAL: content["calibration"]}
+    write_content(bundle.path, content)
+
+
+def write_ignored_checks(bundle: Bundle, checks: Collection[str]) -> None:
+    """Replace the checks that the envelope in a bundle's manifest switches off.
+
+    The checks that were switched off at training are kept as `envelope_off_original`. Writing them back restores the
+    manifest as it was exported, byte for byte.
+
+    Raises:
+        BundleError: The bundle has no envelope.
+        OutputError: The bundle cannot be written to.
+    """
+    record = bundle.record
+    if record.envelope is None:
+        raise BundleError(
+            bundle.path,
+            found="no envelope: an earlier cmdiad exported the bundle",
+            expected="a bundle with checks that can be switched off",
+            action="train and export again",
+        )
+    off = [name for name in CHECKS if name in checks]
+    exported = record.envelope.off if record.envelope_off_original is None else record.envelope_off_original
+    content = {**bundle.manifest, "envelope": {**bundle.manifest["envelope"], "off": off}}
+    content.pop(_ORIGINAL_OFF, None)
+    if off != list(exported):
+        content[_ORIGINAL_OFF] = list(exported)
     write_content(bundle.path, content)
