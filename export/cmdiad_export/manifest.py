@@ -40,6 +40,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         "provenance": provenance | {"seed": run.record.seed},
         "versions": run.record.versions | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
         "engines": engines,
+        **({} if run.record.envelope is None else {"envelope": run.record.envelope.to_json()}),
     }
 
 

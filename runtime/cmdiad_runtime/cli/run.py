@@ -9,10 +9,12 @@ import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
+    from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -94,6 +96,25 @@ EXIT_CODES = {
     ),
 )
 @option_group(
+    "Recording conditions",
+    click.option(
+        "--ignore-check",
+        "ignore_checks",
+        metavar="NAME",
+        type=click.Choice(CHECKS),
+        multiple=True,
+        help="Switch a check of the recording conditions off for this run, by the reason in the results, for example "
+        "exposure; may be repeated.  [default: all checks of the bundle]",
+    ),
+    click.option(
+        "--frozen-after",
+        metavar="N",
+        type=click.IntRange(min=2),
+        default=FROZEN_AFTER,
+        help="Number of identical frames in a row that makes a sample NG.",
+    ),
+)
+@option_group(
     "Output",
     click.option(
         "--output",
@@ -111,6 +132,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     self_test: bool,
     threshold: float | None,
     false_reject_rate: float | None,
+    ignore_checks: tuple[str, ...],
+    frozen_after: int,
     output: Path | None,
     overlays: bool,
 ) -> int:
@@ -130,6 +153,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         rebuild=rebuild,
         threshold=threshold,
         false_reject_rate=false_reject_rate,
+        ignore_checks=ignore_checks,
+        frozen_after=frozen_after,
         require_signature=require_signature,
     )
     if not inputs:
@@ -171,6 +196,7 @@ def _inspect_all(
     failed = 0
     # Earlier results are replaced only after the bundle and the inputs have been found.
     with Inspector.open(bundle, options) as inspector:
+        _report_checks(inspector.bundle)
         files = list_inputs(inputs, inspector.bundle.preprocessing.modality)
         with (
             open_results(output) if output else nullcontext() as results,
@@ -181,6 +207,18 @@ def _inspect_all(
     summary = f"{len(files) - failed} of {len(files)} samples inspected"
     click.echo(summary + (f", results in {output}" if output else ""), err=True)
     return failed
+
+
+def _report_checks(bundle: Bundle) -> None:
+    """Print which checks of the recording conditions are not made."""
+    if bundle.record.envelope is None:
+        click.echo(
+            "note: the bundle has no envelope, so pictures unlike the training samples are scored without a word. "
+            "Train and export again with this version.",
+            err=True,
+        )
+    elif bundle.skipped_checks:
+        click.echo(f"checks switched off: {', '.join(bundle.skipped_checks)}", err=True)
 
 
 def _report(inspected: InspectedSource, results: Results | None, overlay: str | None) -> bool:

@@ -14,9 +14,6 @@ from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Sample
 
-FROZEN_AFTER = 3
-"""Default number of identical frames in a row that is reported."""
-
 Checksums = Mapping[Modality, int]
 """Checksum of each inspected array of a sample."""
 

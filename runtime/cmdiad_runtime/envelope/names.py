@@ -23,6 +23,9 @@ LEARNT_CHECKS: tuple[Reason, ...] = (
 CHECKS: tuple[Reason, ...] = (*LEARNT_CHECKS, "frozen")
 """Checks of the recording conditions, which can be switched off by name. The name is the reason of the verdict."""
 
+FROZEN_AFTER = 3
+"""Default number of identical frames in a row that is reported as a frozen sensor."""
+
 
 @dataclass(frozen=True)
 class Measure:

@@ -16,7 +16,8 @@ from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.bundle.engine_selection import choose_engine
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.engines import Engine
-from cmdiad_runtime.envelope.frame import FROZEN_AFTER, FrameCounter
+from cmdiad_runtime.envelope.frame import FrameCounter
+from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
 from cmdiad_runtime.inspection.open_options import OpenOptions

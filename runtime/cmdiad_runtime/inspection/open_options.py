@@ -8,8 +8,7 @@ from typing import get_args
 
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
-from cmdiad_runtime.envelope.frame import FROZEN_AFTER
-from cmdiad_runtime.envelope.names import CHECKS
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.records import is_number, make_tuple, require, require_integer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +10,36 @@ import numpy.typing as npt
 import scipy
 
 from cmdiad_runtime.envelope.colour_order import colour_order
-from cmdiad_runtime.envelope.names import MEASURES
-from cmdiad_runtime.envelope.record import Limit
+from cmdiad_runtime.envelope.names import CHECKS
+from cmdiad_runtime.envelope.record import MOST_SIZES, Envelope, Limit
+from cmdiad_runtime.support.records import require, require_number
+from cmdiad_train.fit.conditions import Conditions
 
 FALSE_ALARM_RATE = 0.001
 """Default share of good samples that all limits together may refuse."""
 LEAST_ORDER = 0.1
 """Smallest accepted colour order; grey pictures have 0."""
+
+
+@dataclass(frozen=True)
+class EnvelopeOptions:
+    """Choices about the checks of the recording conditions.
+
+    Attributes:
+        rate: Stated share of good samples that all limits together may refuse, in (0, 1).
+        off: Names of the checks that are switched off.
+
+    Raises:
+        ValueError: The rate is out of range, or a check is unknown.
+    """
+
+    rate: float = FALSE_ALARM_RATE
+    off: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_number(self, "rate", 0, 1)
+        require(0 < self.rate < 1, self, "rate", "a number between 0 and 1")
+        require(all(name in CHECKS for name in self.off), self, "off", f"names out of {', '.join(CHECKS)}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ MARGINS: Mapping[str, Margin] = {
     "red_blue_high": Margin(low=False, high=False),
     "green": Margin(6, 0.5),
     "dark": Margin(12, 0.5),
-    "brightness": Margin(1, 0.4),
+    "brightness": Margin(2, 0.4),
     "bright": Margin(15, 0.4),
     "saturated": Margin(0.1, low=False),
     "sharpness": Margin(1.5, high=False),
@@ -70,6 +92,24 @@ MARGINS: Mapping[str, Margin] = {
     "detached": Margin(0.005, low=False),
 }
 """Margins by measure."""
+
+
+def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> Envelope | None:
+    """Return the envelope of good samples, or None with fewer than 2 samples that can be inspected.
+
+    Args:
+        samples: Recording conditions of the training samples and of those that set the thresholds.
+        options: Rate, and checks that are switched off.
+    """
+    usable = [sample for sample in samples if sample.measures]
+    if len(usable) < 2:
+        return None
+    sizes = sorted({sample.size for sample in usable})
+    if len(sizes) > MOST_SIZES:
+        widths, heights = zip(*sizes, strict=True)
+        sizes = [(min(widths), min(heights)), (max(widths), max(heights))]
+    limits = learn_limits([sample.measures for sample in usable], options.rate)
+    return Envelope(len(usable), options.rate, tuple(sizes), limits, options.off)
 
 
 def learn_limits(samples: Sequence[Mapping[str, float]], rate: float) -> dict[str, Limit]:

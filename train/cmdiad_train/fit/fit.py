@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.datasets import open_category
+from cmdiad_train.datasets import SampleFiles, open_category
 from cmdiad_train.detectors.family import FitContext, Fitted
 from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.fit.conditions import Conditions, check_different
+from cmdiad_train.fit.envelope import EnvelopeOptions, learn_envelope
 from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.preparing import TrainingSettings
@@ -32,11 +35,13 @@ class FitOptions:
         network_from: Finished run whose extractors and networks are taken over, so that a network that is joint over
             categories is trained once.
         features: Folder of the feature store that trainings share; None keeps features in the run until it is complete.
+        envelope: Rate of the checks of the recording conditions, and checks that are switched off.
     """
 
     machine: Machine = field(default_factory=Machine)
     network_from: Path | None = None
     features: Path | None = None
+    envelope: EnvelopeOptions = field(default_factory=EnvelopeOptions)
 
 
 def fit(
@@ -74,6 +79,8 @@ def fit(
     record = start_or_resume(request, run, samples, reporter)
     if record.status == "complete":
         return record
+    record = replace(record, envelope=_envelope(request, record, samples, options.envelope, reporter))
+    write_record(run, record)
     fitted = _fit_family(request, record, run, samples, options, reporter)
     save_export_inputs(run, splits, samples, fitted.detector.input_names, reporter)
     save_calibration(run, calibrate(list(fitted.scores), list(fitted.peaks), recipe.false_reject_rate))
@@ -82,6 +89,25 @@ def fit(
     write_record(run, record)
     shutil.rmtree(run / CACHE, ignore_errors=True)
     return record
+
+
+def _envelope(
+    request: Request, record: RunRecord, samples: SampleProvider, options: EnvelopeOptions, reporter: Reporter
+) -> Envelope | None:
+    """Learn the envelope of the good samples.
+
+    Raises:
+        RunError: All training samples have the same pixels.
+        InputError: A sample cannot be read.
+    """
+    good = [*request.splits.train, *request.splits.held_out]
+    measured: dict[SampleFiles, Conditions] = {}
+    for files in good:
+        measured[files] = samples.conditions(files, record.preprocessing)
+        reporter.step("measure recording conditions", len(measured), len(good))
+    train, held_out = ([(s, measured[s]) for s in split] for split in (request.splits.train, request.splits.held_out))
+    check_different(train, held_out, record.data.folder, reporter)
+    return learn_envelope(list(measured.values()), options)
 
 
 def _fit_family(

@@ -17,6 +17,7 @@ from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.fit.conditions import Conditions, conditions_of
 from cmdiad_train.fit.tamper import tamper
 
 MEMORY_BYTES = 1 << 29
@@ -152,6 +153,7 @@ class SampleProvider:
         self._settings: Callable[[SampleFiles], Preprocessing] | None = None
         self._tampered: set[Key] = set()
         self._inspection: Preprocessing | None = None
+        self._conditions: dict[Key, Conditions] = {}
 
     def read(self, files: SampleFiles, colour: Colour) -> Sample:
         """Return a sample as it is in its files, and keep it until it is prepared."""
@@ -181,6 +183,18 @@ class SampleProvider:
         """Return the settings with which a sample is prepared."""
         assert self._settings is not None
         return self._settings(files)
+
+    def conditions(self, files: SampleFiles, inspection: Preprocessing) -> Conditions:
+        """Return the recording conditions of a sample; raises InputError for files that cannot be used.
+
+        Args:
+            files: Files of a good sample.
+            inspection: Preprocessing of inspection.
+        """
+        name = _name(files)
+        if name not in self._conditions:
+            self._conditions[name] = conditions_of(self.read(files, inspection.colour), inspection)
+        return self._conditions[name]
 
     def prepared(self, files: SampleFiles) -> Prepared:
         """Return a sample in prepared form; raises InputError for files that cannot be used."""

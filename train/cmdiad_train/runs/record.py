@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.bundle.manifest_records import stored_preprocessing
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS
 from cmdiad_runtime.preprocess.prepare import Preprocessing
@@ -111,6 +112,8 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
+        envelope: Recording conditions of the good samples, or None in runs of earlier versions, and before they are
+            measured. The field is in the file only with a value.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -127,6 +130,7 @@ class RunRecord:
     network_from: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
+    envelope: Envelope | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -142,6 +146,8 @@ class RunRecord:
         require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
         if self.metrics is not None:
             require_object(self, "metrics")
+        if self.envelope is not None:
+            require_instance(self, "envelope", Envelope)
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -161,7 +167,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "envelope"}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -170,6 +176,7 @@ class RunRecord:
             "data": asdict(self.data),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
+            **({} if self.envelope is None else {"envelope": self.envelope.to_json()}),
         }
 
     @staticmethod
@@ -189,6 +196,7 @@ class RunRecord:
                 "data": TrainedOn.from_json(content["data"]),
                 "view": ViewChoice.from_json(content["view"]),
                 "preprocessing": stored_preprocessing(content["preprocessing"]),
+                "envelope": Envelope.from_json(content["envelope"]) if "envelope" in content else None,
             }
         )
 
