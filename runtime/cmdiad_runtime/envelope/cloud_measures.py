@@ -37,11 +37,12 @@ def measure_cloud(geometry: PartGeometry) -> dict[str, float]:
     return values | _extent(xyz[sparse][valid[sparse]])
 
 
-def measure_part(geometry: PartGeometry) -> dict[str, float]:
+def measure_part(geometry: PartGeometry, pixel_area: float) -> dict[str, float]:
     """Return the measures of the support plane and of the part, by name.
 
     Args:
         geometry: Geometry of the sample; the support plane is searched only if the background is removed.
+        pixel_area: Area of a pixel on the part, square metres.
 
     Raises:
         InputError: The cloud has no point or no part; see `PartGeometry.part`.
@@ -62,7 +63,7 @@ def measure_part(geometry: PartGeometry) -> dict[str, float]:
     values["holes"] = float(np.count_nonzero(enclosed & ~detached) / area)
     if plane is not None:
         detached[detached] = plane.distance(geometry.xyz[box][detached]) >= PLANE_CLEARANCE
-    values["detached"] = float(np.count_nonzero(detached) / area)
+    values["detached"] = float(np.count_nonzero(detached)) * pixel_area
     return values
 
 

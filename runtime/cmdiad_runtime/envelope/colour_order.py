@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-_NAMES = ("red_blue_low", "red_blue", "red_blue_high")
-_LEAST_DIFFERENCE = 0.5  # grey levels between the training samples and their swapped copies
+from cmdiad_runtime.envelope.image_measures import QUARTERS
+
+_LEAST_DIFFERENCE = 0.5  # grey levels between the training samples and pictures with red and blue exchanged
+_LEAST_VARIANCE = 1.0  # squared grey levels; steadies the weights of few samples
 
 
-def colour_order(values: Mapping[str, float], typical: Mapping[str, float]) -> float | None:
-    """Return the place of an image between typical training images (1) and their swapped copies (-1).
+def colour_order(values: Mapping[str, float], weights: Sequence[float]) -> float | None:
+    """Return the place of an image between mean training images (1) and the same with red and blue exchanged (-1).
 
-    The measures of red minus blue form a vector. Its place is the projection on the line from the swapped vector to
-    the typical vector, so that a darker or more faded picture has a place nearer to 0, but on the same side.
+    The means of red minus blue, by quarters of brightness, form a vector whose sign changes with the exchange. The
+    place is a weighted sum of the vector. A darker or more faded picture has a place nearer to 0, but on the same
+    side.
 
     Args:
         values: Measures of the image.
-        typical: Typical measures of the training samples.
+        weights: Weights of `colour_weights`; empty if the order cannot be recognised.
 
     Returns:
-        The place, or None if the training samples hardly differ from their swapped copies.
+        The place, or None without weights or measures of colour.
     """
-    if any(name not in measures for measures in (values, typical) for name in _NAMES):
+    if not weights or QUARTERS[0] not in values:
         return None
-    low, mean, high = (typical[name] for name in _NAMES)
-    right, swapped = np.array([low, mean, high]), np.array([-high, -mean, -low])
-    axis = (right - swapped) / 2
-    length = float(np.linalg.norm(axis))
-    if 2 * length < _LEAST_DIFFERENCE:
-        return None
-    here = np.array([values[name] for name in _NAMES]) - (right + swapped) / 2
-    return float(here @ axis) / length**2
+    return sum(weight * values[name] for weight, name in zip(weights, QUARTERS, strict=True))
+
+
+def colour_weights(quarters: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the weights of the quarters that separate images from swapped images best, scaled to a mean place of 1.
+
+    Fisher's linear discriminant (1936): the inverse covariance times the difference of the means.
+
+    Args:
+        quarters: Means of red minus blue of the training samples, float64 `[n, 4]`, n at least 2.
+
+    Returns:
+        Four weights, or none if the samples hardly differ from pictures with red and blue exchanged.
+    """
+    mean = quarters.mean(axis=0)
+    if 2 * float(np.abs(mean).max()) < _LEAST_DIFFERENCE:
+        return ()
+    covariance = np.cov(quarters.T) + _LEAST_VARIANCE * np.eye(len(mean))
+    weights = np.linalg.solve(covariance, mean)
+    return tuple(map(float, weights / (weights @ mean)))

@@ -64,9 +64,8 @@ def examine(
     off = {*envelope.off, *ignored}
     if "image-size" not in off:
         _check_size(sample, preprocessing, envelope)
-    typical = {name: limit.typical for name, limit in envelope.limits.items()}
     for stage in _stages(sample, geometry, preprocessing, without_part=off >= _PART_CHECKS):
-        order = colour_order(stage, typical)
+        order = colour_order(stage, envelope.colour_weights)
         values = stage if order is None else {"order": order, **stage}
         for name, entry in MEASURES.items():
             if name in values and name in envelope.limits and entry.check not in off:
@@ -82,9 +81,10 @@ def _stages(
         yield measure_image(sample.rgb)
     if preprocessing.needs_cloud:
         geometry.check_array()
-        yield measure_cloud(geometry)
+        values = measure_cloud(geometry)
+        yield values
         if not without_part:
-            yield measure_part(geometry)
+            yield measure_part(geometry, values["column_pitch"] * values["row_pitch"])
 
 
 def _check_size(sample: Sample, preprocessing: Preprocessing, envelope: Envelope) -> None:

@@ -15,8 +15,9 @@ from cmdiad_runtime.sample import RgbImage
 
 LINES = 64
 """Largest number of rows, and of columns, that are measured."""
+QUARTERS = ("red_blue_darkest", "red_blue_darker", "red_blue_brighter", "red_blue_brightest")
+"""Names of the means of red minus blue, by quarters of brightness."""
 
-_LEVELS = 256
 _SATURATED = 254
 _COARSE = 4  # pixels: the distance that differences of neighbours are compared with
 _SMALLEST_ENERGY = 1e-3  # squared grey levels; keeps the logarithm of an even picture finite
@@ -36,7 +37,7 @@ def measure_image(rgb: RgbImage) -> dict[str, float]:
     grey = _grey(rows)
     return {
         **_exposure(grey, rows),
-        **_colour(rows),
+        **_colour(grey, rows),
         **_texture(grey, _grey(columns).T),
     }
 
@@ -47,7 +48,7 @@ def _grey(lines: _Integers) -> _Integers:
 
 
 def _exposure(grey: _Integers, rows: _Integers) -> dict[str, float]:
-    low, high = _quantiles(grey, 0)
+    low, high = _quantiles(grey)
     brightest = rows.max(axis=2)
     return {
         "dark": low,
@@ -57,26 +58,33 @@ def _exposure(grey: _Integers, rows: _Integers) -> dict[str, float]:
     }
 
 
-def _colour(rows: _Integers) -> dict[str, float]:
+def _colour(grey: _Integers, rows: _Integers) -> dict[str, float]:
+    """Return the mean of red minus blue, in the whole and by quarters of brightness, and the share of green.
+
+    The grey level does not change if red and blue are exchanged, so that each quarter keeps its pixels, and each mean
+    of red minus blue changes its sign.
+    """
     red, green, blue = rows[..., 0], rows[..., 1], rows[..., 2]
     difference = red - blue
-    low, high = _quantiles(difference, _LEVELS)
+    levels = grey.ravel()
+    share = np.cumsum(np.bincount(levels)) / levels.size
+    sums = np.cumsum(np.bincount(levels, difference.ravel())) / levels.size
+    reached = np.interp(np.linspace(0, 1, len(QUARTERS) + 1), [0.0, *share], [0.0, *sums])
+    quarters = np.diff(reached) * len(QUARTERS)
     return {
-        "red_blue_low": low,
-        "red_blue": float(difference.mean()),
-        "red_blue_high": high,
+        **{name: float(mean) for name, mean in zip(QUARTERS, quarters, strict=True)},
+        "red_blue": float(sums[-1]),
         "green": float(green.mean() - (red.mean() + blue.mean()) / 2),
     }
 
 
-def _quantiles(values: _Integers, offset: int) -> tuple[float, float]:
-    """Return the 5 % and 95 % quantiles of whole numbers above -`offset`.
+def _quantiles(values: _Integers) -> tuple[float, float]:
+    """Return the 5 % and 95 % quantiles of whole numbers from 0.
 
-    Each number stands for the interval of width 1 around it, so that the quantiles change steadily and are symmetric:
-    those of the negated values are the negated quantiles in reverse order.
+    Each number stands for the interval of width 1 around it, so that the quantiles change steadily.
     """
-    share = np.cumsum(np.bincount((values + offset).ravel())) / values.size
-    low, high = np.interp((0.05, 0.95), [0.0, *share], np.arange(len(share) + 1) - 0.5 - offset)
+    share = np.cumsum(np.bincount(values.ravel())) / values.size
+    low, high = np.interp((0.05, 0.95), [0.0, *share], np.arange(len(share) + 1) - 0.5)
     return float(low), float(high)
 
 

@@ -52,9 +52,7 @@ _LEVELS, _PERCENT, _MILLIMETRES = " of 255", " %", " mm"
 
 MEASURES: dict[str, Measure] = {
     "order": Measure("colour", "similarity to pictures with red and blue in their places"),
-    "red_blue_low": Measure("colour", "red minus blue of the bluest pixels", 1, _LEVELS),
     "red_blue": Measure("colour", "mean of red minus blue", 1, _LEVELS),
-    "red_blue_high": Measure("colour", "red minus blue of the reddest pixels", 1, _LEVELS),
     "green": Measure("colour", "mean of green minus red and blue", 1, _LEVELS),
     "dark": Measure("exposure", "grey level of the darkest pixels", 1, _LEVELS),
     "brightness": Measure("exposure", "mean grey level", 1, _LEVELS),
@@ -79,7 +77,7 @@ MEASURES: dict[str, Measure] = {
     "plane_x": Measure("plane-distance", "tilt of the support plane along x"),
     "plane_y": Measure("plane-distance", "tilt of the support plane along y"),
     "holes": Measure("holes", "area of missing points inside the part", 100, _PERCENT),
-    "detached": Measure("holes", "area of detached material inside the part", 100, _PERCENT),
+    "detached": Measure("holes", "area of detached material inside the part", 1e6, " mm²"),
 }
 """Measures by name, in the order of the examination."""
 

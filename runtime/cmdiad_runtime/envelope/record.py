@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cmdiad_runtime.envelope.image_measures import QUARTERS
 from cmdiad_runtime.envelope.names import CHECKS, MEASURES
 from cmdiad_runtime.support.records import (
     LARGEST_NUMBER,
@@ -16,6 +17,7 @@ from cmdiad_runtime.support.records import (
     require,
     require_integer,
     require_number,
+    require_numbers,
     require_object,
 )
 
@@ -42,8 +44,9 @@ class Limit:
     high: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("typical", "low", "high"):
-            if getattr(self, name) is not None or name == "typical":
+        require_number(self, "typical", -LARGEST_NUMBER, LARGEST_NUMBER)
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
                 require_number(self, name, -LARGEST_NUMBER, LARGEST_NUMBER)
         low, high = self.low, self.high
         require(low is None or high is None or low <= high, self, "high", "a number from the lower limit on")
@@ -68,6 +71,8 @@ class Envelope:
         sizes: Width and height of the training samples, pixels. With several sizes, every size between the smallest
             and the largest width and height is accepted.
         limits: Limit of each measure, by name; see `cmdiad_runtime.envelope.names`.
+        colour_weights: Weights that recognise swapped colour channels, see `cmdiad_runtime.envelope.colour_order`;
+            empty if the training samples do not show the order.
         off: Names of the checks that are switched off.
 
     Raises:
@@ -79,6 +84,7 @@ class Envelope:
     false_alarm_rate: float
     sizes: tuple[tuple[int, int], ...]
     limits: Mapping[str, Limit]
+    colour_weights: tuple[float, ...] = ()
     off: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,6 +99,11 @@ class Envelope:
         object.__setattr__(self, "sizes", tuple((width, height) for width, height in self.sizes))
         require_object(self, "limits")
         require(all(isinstance(v, Limit) for v in self.limits.values()), self, "limits", "a limit for each measure")
+        make_tuple(self, "colour_weights")
+        require_numbers(self, "colour_weights", -LARGEST_NUMBER, LARGEST_NUMBER)
+        require(
+            len(self.colour_weights) in (0, len(QUARTERS)), self, "colour_weights", f"{len(QUARTERS)} or no numbers"
+        )
         make_tuple(self, "off")
         require(all(isinstance(name, str) for name in self.off), self, "off", "names of checks")
         for kind, names, known in (("measure", self.limits, MEASURES), ("check", self.off, CHECKS)):
@@ -122,7 +133,8 @@ class Envelope:
         """Return the envelope as a JSON object."""
         content = asdict(self)
         content["limits"] = {name: asdict(limit) for name, limit in self.limits.items()}
-        return {**content, "sizes": [list(pair) for pair in self.sizes], "off": list(self.off)}
+        content["sizes"] = [list(pair) for pair in self.sizes]
+        return {**content, "colour_weights": list(self.colour_weights), "off": list(self.off)}
 
 
 def _is_side(value: object) -> bool:

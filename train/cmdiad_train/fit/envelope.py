@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from cmdiad_runtime.envelope.colour_order import colour_order
+from cmdiad_runtime.envelope.colour_order import colour_weights
+from cmdiad_runtime.envelope.image_measures import QUARTERS
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.envelope.record import MOST_SIZES, Envelope, Limit
 from cmdiad_runtime.support.records import require, require_number
@@ -18,7 +19,7 @@ from cmdiad_train.fit.conditions import Conditions
 FALSE_ALARM_RATE = 0.001
 """Default share of good samples that all limits together may refuse."""
 LEAST_ORDER = 0.1
-"""Smallest accepted colour order; grey pictures have 0."""
+"""Smallest accepted colour order: grey pictures have 0, and training samples 1 on average."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class Margin:
 
 
 MARGINS: Mapping[str, Margin] = {
-    "red_blue_low": Margin(low=False, high=False),
     "red_blue": Margin(8, 0.5),
-    "red_blue_high": Margin(low=False, high=False),
     "green": Margin(6, 0.5),
     "dark": Margin(12, 0.5),
     "brightness": Margin(2, 0.4),
@@ -89,13 +88,16 @@ MARGINS: Mapping[str, Margin] = {
     "plane_x": Margin(0.08),
     "plane_y": Margin(0.08),
     "holes": Margin(0.15, low=False),
-    "detached": Margin(0.005, low=False),
+    "detached": Margin(4e-6, low=False),
 }
 """Margins by measure."""
 
 
 def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> Envelope | None:
     """Return the envelope of good samples, or None with fewer than 2 samples that can be inspected.
+
+    A limit is the Student prediction limit of a normal sample, mean ± t(1 - r/2K, n-1)·s·√(1 + 1/n), for one of K
+    measures, but at least the margin of the measure beyond all samples.
 
     Args:
         samples: Recording conditions of the training samples and of those that set the thresholds.
@@ -104,31 +106,25 @@ def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> E
     usable = [sample for sample in samples if sample.measures]
     if len(usable) < 2:
         return None
-    sizes = sorted({sample.size for sample in usable})
-    if len(sizes) > MOST_SIZES:
-        widths, heights = zip(*sizes, strict=True)
-        sizes = [(min(widths), min(heights)), (max(widths), max(heights))]
-    limits = learn_limits([sample.measures for sample in usable], options.rate)
-    return Envelope(len(usable), options.rate, tuple(sizes), limits, options.off)
-
-
-def learn_limits(samples: Sequence[Mapping[str, float]], rate: float) -> dict[str, Limit]:
-    """Return the limits of the measures that every sample has.
-
-    A limit is the Student prediction limit of a normal sample, mean ± t(1 - r/2K, n-1)·s·√(1 + 1/n), for one of K
-    measures, but at least the margin of the measure beyond all samples.
-
-    Args:
-        samples: Measures of the good samples; at least 2.
-        rate: Stated share of good samples that all limits together refuse, in (0, 1).
-    """
-    values = {name: np.array([sample.get(name, np.nan) for sample in samples]) for name in MARGINS}
+    values = {
+        name: np.array([sample.measures.get(name, np.nan) for sample in usable]) for name in (*MARGINS, *QUARTERS)
+    }
     values = {name: column for name, column in values.items() if np.isfinite(column).all()}
-    factor = _prediction_factor(len(samples), rate / (2 * max(len(values), 1)))
-    limits = {name: _limit(column, factor, MARGINS[name]) for name, column in values.items()}
-    typical = {name: limit.typical for name, limit in limits.items()}
-    orders = [colour_order(sample, typical) for sample in samples]
-    return _order_limit([order for order in orders if order is not None], factor) | limits
+    measured = [name for name in MARGINS if name in values]
+    factor = _prediction_factor(len(usable), options.rate / (2 * len(measured)))
+    weights = _colour_weights([values[name] for name in QUARTERS if name in values], factor)
+    limits = {name: _limit(values[name], factor, MARGINS[name]) for name in measured}
+    if weights:
+        limits = {"order": Limit(1.0, low=LEAST_ORDER), **limits}
+    return Envelope(len(usable), options.rate, _sizes(usable), limits, weights, options.off)
+
+
+def _sizes(samples: Sequence[Conditions]) -> tuple[tuple[int, int], ...]:
+    sizes = sorted({sample.size for sample in samples})
+    if len(sizes) <= MOST_SIZES:
+        return tuple(sizes)
+    widths, heights = zip(*sizes, strict=True)
+    return (min(widths), min(heights)), (max(widths), max(heights))
 
 
 def _prediction_factor(n: int, tail: float) -> float:
@@ -136,17 +132,23 @@ def _prediction_factor(n: int, tail: float) -> float:
 
 
 def _limit(values: npt.NDArray[np.float64], factor: float, margin: Margin) -> Limit:
-    typical, mean, spread = float(np.median(values)), float(values.mean()), factor * float(values.std(ddof=1))
+    typical, mean, spread = float(np.median(values)), float(values.mean()), float(values.std(ddof=1))
     least = margin.of(typical)
-    low = min(mean - spread, float(values.min()) - least) if margin.low else None
-    high = max(mean + spread, float(values.max()) + least) if margin.high else None
-    return Limit(typical, low, high)
+    low = min(mean - factor * spread, float(values.min()) - least) if margin.low else None
+    high = max(mean + factor * spread, float(values.max()) + least) if margin.high else None
+    return Limit(typical, low, high, spread)
 
 
-def _order_limit(orders: Sequence[float], factor: float) -> dict[str, Limit]:
-    """Return the limit of the colour order, near the middle, if the training samples lie clearly on one side."""
-    if len(orders) < 2:
-        return {}
-    values = np.array(orders)
-    safe = values.mean() - factor * values.std(ddof=1) > LEAST_ORDER
-    return {"order": Limit(float(np.median(values)), low=LEAST_ORDER)} if safe else {}
+def _colour_weights(quarters: Sequence[npt.NDArray[np.float64]], factor: float) -> tuple[float, ...]:
+    """Return the weights that recognise swapped colours, or none if the training samples do not show the order.
+
+    They do if the prediction limit of the colour order, whose mean is 1, lies above the smallest accepted order.
+    """
+    if not quarters:
+        return ()
+    vectors = np.stack(quarters, axis=1)
+    weights = colour_weights(vectors)
+    if not weights:
+        return ()
+    order = vectors @ np.array(weights)
+    return weights if 1 - factor * float(order.std(ddof=1)) > LEAST_ORDER else ()
