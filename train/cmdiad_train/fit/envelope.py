@@ -106,9 +106,8 @@ def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> E
     usable = [sample for sample in samples if sample.measures]
     if len(usable) < 2:
         return None
-    values = {
-        name: np.array([sample.measures.get(name, np.nan) for sample in usable]) for name in (*MARGINS, *QUARTERS)
-    }
+    names = (*MARGINS, *QUARTERS)
+    values = {name: np.array([sample.measures.get(name, np.nan) for sample in usable]) for name in names}
     values = {name: column for name, column in values.items() if np.isfinite(column).all()}
     measured = [name for name in MARGINS if name in values]
     factor = _prediction_factor(len(usable), options.rate / (2 * len(measured)))
@@ -136,7 +135,7 @@ def _limit(values: npt.NDArray[np.float64], factor: float, margin: Margin) -> Li
     least = margin.of(typical)
     low = min(mean - factor * spread, float(values.min()) - least) if margin.low else None
     high = max(mean + factor * spread, float(values.max()) + least) if margin.high else None
-    return Limit(typical, low, high, spread)
+    return Limit(typical, low, high)
 
 
 def _colour_weights(quarters: Sequence[npt.NDArray[np.float64]], factor: float) -> tuple[float, ...]:
