@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
-from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest, write_content
+from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest
 from cmdiad_runtime.bundle.manifest_records import GRAPH
+from cmdiad_runtime.engines.graph_contents import GraphContentError, check_graph_contents
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.envelope.names import CHECKS, LEARNT_CHECKS
 from cmdiad_runtime.errors import BundleError
@@ -47,6 +48,13 @@ class Bundle:
         """Return the names of the checks that are not made: those switched off, or all without an envelope."""
         without = LEARNT_CHECKS if self.record.envelope is None else ()
         return tuple(name for name in CHECKS if name in without or name in self.ignored_checks)
+
+    @property
+    def exported_off(self) -> tuple[str, ...]:
+        """Return the names of the checks that were switched off when the bundle was exported."""
+        if self.record.envelope_off_original is not None:
+            return self.record.envelope_off_original
+        return () if self.record.envelope is None else self.record.envelope.off
 
     @property
     def name(self) -> str:
@@ -94,57 +102,60 @@ class Bundle:
 
         Raises:
             BundleError: The bundle is missing or damaged (any value or file), was made by a newer cmdiad, exceeds a
-                size limit, has a path that leaves the folder, or its signature is missing or wrong.
+                size limit, contains a file that the manifest does not list, or a link, pipe or device, has a graph
+                with data elsewhere, or its signature is missing or wrong.
             EngineError: A signature is required and the package that verifies signatures is missing.
         """
         folder = Path(path)
         record, content = read_manifest(folder, require_signature)
-        check_files(folder, record.files)
         try:
             record.check_listed(weights=weights_path(folder / GRAPH).exists())
         except RecordError as error:
             raise damaged(folder / MANIFEST, str(error)) from error
+        check_files(folder, record.files)
+        try:
+            check_graph_contents(folder / GRAPH)
+        except (GraphContentError, OSError) as error:
+            raise damaged(folder / GRAPH, str(error)) from error
         ignored = () if record.envelope is None else record.envelope.off
         return Bundle(folder, record, content, record.calibration, ignored)
 
 
-def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
-    """Replace the calibration in a bundle's manifest. The exported one is kept there as `calibration_original`.
+def with_calibration(bundle: Bundle, calibration: Calibration) -> dict[str, Any]:
+    """Return the content of the manifest with another calibration. The exported one is kept as `calibration_original`.
 
-    Writing the exported calibration back restores the manifest as it was exported, byte for byte.
-
-    Raises:
-        OutputError: The bundle cannot be written to.
+    The content with the exported calibration is that of the exported manifest, byte for byte.
     """
     content = {**bundle.manifest, "calibration": bundle.manifest.get(_ORIGINAL, bundle.manifest["calibration"])}
     content.pop(_ORIGINAL, None)
     if calibration != bundle.certified_calibration:
         content |= {"calibration": calibration.to_json(), _ORIGINAL: content["calibration"]}
-    write_content(bundle.path, content)
+    return content
 
 
-def write_ignored_checks(bundle: Bundle, checks: Collection[str]) -> None:
-    """Replace the checks that the envelope in a bundle's manifest switches off.
+def with_ignored_checks(bundle: Bundle, content: Mapping[str, Any], checks: Collection[str]) -> dict[str, Any]:
+    """Return the content of the manifest with other checks switched off.
 
-    The checks that were switched off at training are kept as `envelope_off_original`. Writing them back restores the
-    manifest as it was exported, byte for byte.
+    The checks that were switched off at training are kept as `envelope_off_original`, so that they can be restored.
+
+    Args:
+        bundle: Verified bundle.
+        content: Content of the manifest, which may have another calibration already.
+        checks: Names of the checks that are switched off.
 
     Raises:
-        BundleError: The bundle has no envelope.
-        OutputError: The bundle cannot be written to.
+        BundleError: The bundle has no envelope, and a check is switched off.
     """
-    record = bundle.record
-    if record.envelope is None:
+    if bundle.record.envelope is None:
+        if not checks:
+            return dict(content)
         raise BundleError(
             bundle.path,
             found="no envelope: an earlier cmdiad exported the bundle",
             expected="a bundle with checks that can be switched off",
             action="train and export again",
         )
-    off = [name for name in CHECKS if name in checks]
-    exported = record.envelope.off if record.envelope_off_original is None else record.envelope_off_original
-    content = {**bundle.manifest, "envelope": {**bundle.manifest["envelope"], "off": off}}
-    content.pop(_ORIGINAL_OFF, None)
-    if off != list(exported):
-        content[_ORIGINAL_OFF] = list(exported)
-    write_content(bundle.path, content)
+    off, exported = [name for name in CHECKS if name in checks], list(bundle.exported_off)
+    changed = {**content, "envelope": {**content["envelope"], "off": off}}
+    changed.pop(_ORIGINAL_OFF, None)
+    return changed if off == exported else {**changed, _ORIGINAL_OFF: exported}

@@ -96,22 +96,24 @@ def cli(
         raise click.UsageError("pass one of --false-reject-rate, --reset, or --threshold with --map-threshold")
     if reset and ignore_checks:
         raise click.UsageError("--reset restores all checks: leave --ignore-check out")
-    from cmdiad_runtime.bundle.bundle import Bundle, write_calibration, write_ignored_checks
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.bundle.change import change_bundle
     from cmdiad_runtime.bundle.threshold import adjusted
 
-    bundle = Bundle.open(path)
-    if ignore_checks or (reset and bundle.record.envelope_off_original is not None):
-        exported = bundle.record.envelope_off_original or ()
-        write_ignored_checks(bundle, exported if reset else (*bundle.ignored_checks, *ignore_checks))
-        bundle = Bundle.open(path)
-        _warn_of_signature(path)
-    if reset or by_hand or rate is not None:
-        changed = adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
-        write_calibration(bundle, bundle.certified_calibration if reset else changed)
-        bundle = Bundle.open(path)
-        if not ignore_checks:
-            _warn_of_signature(path)
-    _show(bundle)
+    def change_threshold(bundle: Bundle) -> Calibration:
+        if reset:
+            return bundle.certified_calibration
+        return adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
+
+    def change_checks(bundle: Bundle) -> tuple[str, ...]:
+        return bundle.exported_off if reset else (*bundle.ignored_checks, *ignore_checks)
+
+    if not (reset or by_hand or rate is not None or ignore_checks):
+        _show(Bundle.open(path))
+        return
+    changed = change_bundle(path, change_threshold, change_checks if reset or ignore_checks else None)
+    _warn_of_signature(path)
+    _show(changed)
 
 
 def main() -> None:
@@ -120,7 +122,7 @@ def main() -> None:
 
 
 def _warn_of_signature(path: Path) -> None:
-    from cmdiad_runtime.bundle.signature import SIGNATURE
+    from cmdiad_runtime.bundle.integrity import SIGNATURE
 
     if (path / SIGNATURE).exists():
         message = f"warning: {path / SIGNATURE} does not match the changed manifest. Run cmdiad-sign again."

@@ -24,6 +24,7 @@ from cmdiad_runtime.support.records import (
     require_object,
     require_text,
 )
+from cmdiad_train.datasets import LeftOut
 from cmdiad_train.recipe import MOST_SEED, VIEWS, Recipe, read_recipe
 from cmdiad_train.runs.tensors import damaged, read_json
 
@@ -114,6 +115,7 @@ class RunRecord:
         metrics: Figures on the test split, or None if it cannot show any.
         envelope: Recording conditions of the good samples, or None in runs of earlier versions, and before they are
             measured. The field is in the file only with a value.
+        left_out: Samples that could not be used. The field is in the file only if there are any.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -131,6 +133,7 @@ class RunRecord:
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     envelope: Envelope | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -148,6 +151,8 @@ class RunRecord:
             require_object(self, "metrics")
         if self.envelope is not None:
             require_instance(self, "envelope", Envelope)
+        make_tuple(self, "left_out")
+        require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -167,7 +172,8 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "envelope"}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("envelope", "left_out")}
+        left_out = [sample.to_json() for sample in self.left_out]
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -177,6 +183,7 @@ class RunRecord:
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
             **({} if self.envelope is None else {"envelope": self.envelope.to_json()}),
+            **({"left_out": left_out} if left_out else {}),
         }
 
     @staticmethod
@@ -197,8 +204,15 @@ class RunRecord:
                 "view": ViewChoice.from_json(content["view"]),
                 "preprocessing": stored_preprocessing(content["preprocessing"]),
                 "envelope": Envelope.from_json(content["envelope"]) if "envelope" in content else None,
+                "left_out": _left_out(content.get("left_out", [])),
             }
         )
+
+
+def _left_out(value: object) -> tuple[LeftOut, ...]:
+    if not isinstance(value, list):
+        raise RecordError(f"RunRecord.left_out is {value!r:.60}, expected a list")
+    return tuple(map(LeftOut.from_json, value))
 
 
 _PARTS = {"recipe": Recipe, "data": TrainedOn, "view": ViewChoice, "preprocessing": Preprocessing}
