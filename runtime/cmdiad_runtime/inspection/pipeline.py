@@ -20,7 +20,7 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.sample import Sample
@@ -120,7 +120,7 @@ def _examine(bundle: Bundle, source: Path | Sample) -> _Examined:
 
 def _inspected(inspector: Inspector, source: Path | Sample, examined: _Examined) -> InspectedSource:
     if isinstance(examined.sample, InputError):
-        inspection = not_inspected(str(source), examined.sample, thresholds=inspector.thresholds)
+        inspection = inspector.not_inspected(str(source), examined.sample)
     else:
         inspection = inspector.judge(examined.sample, examined.ready, preprocess_ms=examined.preprocess_ms)
     return InspectedSource(source, inspection, examined.read_ms, (time.perf_counter() - examined.began) * 1e3)

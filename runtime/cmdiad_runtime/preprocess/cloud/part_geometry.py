@@ -118,7 +118,7 @@ class PartGeometry:
         Raises:
             InputError: The cloud is not float32 `[h, w, 3]`, has no valid point, or only background.
         """
-        self._check_array()
+        self.check_array()
         if not self.valid.any():
             raise InputError(
                 self.name,
@@ -139,7 +139,8 @@ class PartGeometry:
             )
         return self.foreground
 
-    def _check_array(self) -> None:
+    def check_array(self) -> None:
+        """Raise InputError if the cloud is not float32 `[h, w, 3]`, or absent."""
         check_cloud_array(self.xyz, self.name)
 
 
