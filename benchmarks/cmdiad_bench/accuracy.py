@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_bench.latency import describe
+from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, Category, LeftOut, SampleFiles, open_category
@@ -63,7 +65,7 @@ class Inspected:
     def rejected(self) -> npt.NDArray[np.bool_]:
         """Return True for each scored sample with the verdict NG, bool `[n]`."""
         rejected = {verdict.name: verdict.rejected for verdict in self.verdicts}
-        return np.array([rejected[files.name] for files in self.outcomes.files], dtype=np.bool_)
+        return np.array([rejected[printable(files.name)] for files in self.outcomes.files], dtype=np.bool_)
 
 
 def measure_accuracy(inspector: Inspector, data: Path, category: str | None, reporter: Reporter) -> dict[str, Any]:
@@ -96,11 +98,12 @@ def inspect_test_split(inspector: Inspector, data: Path, category: str | None, r
             action="check DATA and --category",
         )
     inspections: dict[str, Inspection] = {}
+    without_checks = unchecked(inspector)
 
     def score(sample: Sample) -> tuple[float, npt.NDArray[np.float32]]:
         inspections[sample.name] = inspection = inspector.inspect(sample)
         if inspection.map is None:
-            inspection = unchecked(inspector).inspect(sample)
+            inspection = without_checks.inspect(sample)
         if inspection.map is None:
             error = inspection.message or "The sample cannot be inspected"
             raise InputError("", found=error, action="remove the sample", reason=inspection.reason or "internal")
@@ -130,7 +133,8 @@ def figures(inspector: Inspector, inspected: Inspected) -> dict[str, Any]:
 
 def unchecked(inspector: Inspector) -> Inspector:
     """Return an inspector with the same engine that scores a sample whatever the checks of the bundle say."""
-    return inspector
+    bundle = replace(inspector.bundle, ignored_checks=tuple(CHECKS))
+    return Inspector(bundle, inspector.engine, frozen_after=0)
 
 
 def _verdicts(
@@ -141,11 +145,11 @@ def _verdicts(
         inspection = inspections.get(str(files.rgb or files.xyz))
         if inspection is not None:
             reason, message = inspection.reason, inspection.message
-            yield Verdict(files.name, files.defect, reason, message, inspection.inspected)
+            yield Verdict(printable(files.name), files.defect, reason, message, inspection.inspected)
         else:
-            sample = unusable.pop(files.name)
-            yield Verdict(files.name, files.defect, sample.reason, sample.message, inspected=False)
-    listed = {files.name for files in samples}
+            sample = unusable[printable(files.name)]
+            yield Verdict(printable(files.name), files.defect, sample.reason, sample.message, inspected=False)
+    listed = {printable(files.name) for files in samples}
     for sample in outcomes.left_out:
         if sample.name not in listed:
             yield Verdict(sample.name, sample.defect, sample.reason, sample.message, inspected=False)

@@ -80,11 +80,14 @@ def latency(  # noqa: PLR0913 - one parameter for each option
     import tempfile
 
     from cmdiad_bench.latency import LatencyOptions, measure_latency
+    from cmdiad_runtime.envelope.names import CHECKS
     from cmdiad_runtime.inspection.inputs import list_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
+    # The same files are inspected again and again, and generated samples are not like those of the training.
+    open_options = OpenOptions(engine=engine, frozen_after=0, ignore_checks=() if inputs else tuple(CHECKS))
+    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, open_options) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
         files = list_inputs(paths, inspector.bundle.preprocessing.modality)
         reporter = TerminalReporter()
@@ -146,7 +149,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
+    with Inspector.open(bundle, OpenOptions(engine=engine, frozen_after=0)) as inspector:
         reporter = TerminalReporter()
         result = measure_accuracy(inspector, data, category, reporter)
         reporter.close()

@@ -21,6 +21,7 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles, open_category
@@ -80,7 +81,7 @@ def write_report(
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": options.command,
-        "data": str(data),
+        "data": printable(data),
         "versions": {package: version(package) for package in ("cmdiad", "numpy", "scipy", "pillow")},
         "intervals": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over samples"},
         "mean": _mean([section.record for section in sections]),
@@ -116,7 +117,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter) -> Section:
-    with Inspector.open(path, OpenOptions(engine=options.engine)) as inspector:
+    with Inspector.open(path, OpenOptions(engine=options.engine, frozen_after=0)) as inspector:
         category = _category_of(inspector.bundle, options.category)
         inspected = inspect_test_split(inspector, data, category, reporter)
         for line in inspected.outcomes.lines():
@@ -161,7 +162,7 @@ def _by_defect(inspected: Inspected, aurocs: dict[str, float]) -> list[dict[str,
 def _per_sample(inspected: Inspected) -> list[dict[str, Any]]:
     """Return one entry for each sample of the split; score and map of a sample that cannot be scored are None."""
     outcomes = inspected.outcomes
-    scored = {files.name: i for i, files in enumerate(outcomes.files)}
+    scored = {printable(files.name): i for i, files in enumerate(outcomes.files)}
     return [
         {
             "name": verdict.name,
@@ -221,7 +222,7 @@ def _rows(
     outcomes = inspected.outcomes
     return [
         Row(
-            name=files.name,
+            name=printable(files.name),
             good=files.defect == GOOD,
             rejected=bool(inspected.rejected[i]),
             score=float(outcomes.scores[i]),

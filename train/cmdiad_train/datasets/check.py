@@ -17,6 +17,7 @@ from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
@@ -87,13 +88,13 @@ class Findings:
     def lines(self) -> Iterator[str]:
         """Yield the findings as lines of text, with one line for each problem at the end."""
         prepared = ", prepared" if self.category.prepared else ""
-        yield f"{self.category.name} ({self.category.layout} layout{prepared})"
+        yield f"{printable(self.category.name)} ({self.category.layout} layout{prepared})"
         for split, defects in self.counts.items():
             for defect, counts in defects.items():
                 files = ", ".join(f"{kind} {count}" for kind, count in counts.items() if kind != "samples")
-                yield f"  {split:<10} {defect:<16} {counts['samples']:>5} samples ({files})"
+                yield f"  {split:<10} {printable(defect):<16} {counts['samples']:>5} samples ({files})"
         for note in self.notes:
-            yield f"  note: {note}"
+            yield f"  note: {printable(note)}"
         for problem in self.problems:
             yield f"error: {problem.error}"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.preprocess.inspected_area.records import describe
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour
@@ -51,10 +52,10 @@ class Request:
     def data(self, splits: Splits) -> TrainedOn:
         """Return the record of the samples that are used."""
         return TrainedOn(
-            str(self.category.folder.resolve()),
-            self.category.name,
-            tuple(s.name for s in splits.train),
-            tuple(s.name for s in splits.held_out),
+            printable(self.category.folder.resolve()),
+            printable(self.category.name),
+            tuple(printable(s.name) for s in splits.train),
+            tuple(printable(s.name) for s in splits.held_out),
         )
 
     def lists(self, record: RunRecord) -> bool:
@@ -195,7 +196,7 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
     """Write the contact sheet, and say in a line each why parts are seen as they are and what is inspected."""
     if chosen.tiles:
         write_contact_sheet(run / SHEET, chosen.tiles)
-    sheet = f", see {run / SHEET}" if chosen.tiles else ""
+    sheet = f", see {printable(run / SHEET)}" if chosen.tiles else ""
     if chosen.reason:
         kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
         reporter.say(f"Parts are seen as the sensor sees them (--view sensor){kept}: {chosen.reason}{sheet}.")
