@@ -27,6 +27,7 @@ from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.registry import list_categories, open_category
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles, data_colour
+from cmdiad_train.datasets.skipped import skipped_text
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 LEAST_GOOD = 6
@@ -232,6 +233,8 @@ def _place(files: SampleFiles) -> str:
 
 
 def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[tuple[int, int]]) -> Iterator[str]:
+    if skipped := skipped_text(category.folder):
+        yield skipped
     if category.prepared:
         yield "prepared by cmdiad-data: the background is removed already, train with --no-foreground"
     if category.layout == "visa" and not table_of(category.folder).is_file():

@@ -15,6 +15,7 @@ from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour
+from cmdiad_train.datasets.skipped import skipped_text
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.fit.contact_sheet import write_contact_sheet
@@ -118,6 +119,8 @@ def start_or_resume(
         OutputError: Other samples than in the interrupted attempt can be used.
         RunError: Too many samples cannot be used.
     """
+    if skipped := skipped_text(request.category.folder):
+        reporter.say(skipped)
     splits = accept(request.splits, request.category, None, reporter)
     sensor = _in_sensor_view(request, splits)
     if _reads_samples(request, earlier, sensor):
