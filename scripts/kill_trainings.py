@@ -48,6 +48,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 @click.option("--seed", default=0, help="Seed of the moments.")
 def cli(moments: int, every: int, seed: int) -> None:
     """See HELP."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(Path(folder))
         for number in SIGNALS:
@@ -81,6 +82,7 @@ class _Trial:
                 check_stopped(run, number)
                 check_resumed(self.data, run, self.expected)
                 self.counts[number.name] += 1
+                click.echo(f"{number.name} after {moment:.2f} s: {code}", err=True)
                 self.counts["ended before the stop"] += code == 0
 
     def stop_at_operations(self, every: int) -> None:

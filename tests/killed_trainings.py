@@ -100,7 +100,7 @@ def assert_whole_without_cache(run: Path) -> None:
 
 def _train_in_fork(data: Path, run: Path, fault: tuple[str, int] | None, report: Path | None = None) -> None:
     """Run the command and end the process. Never returns."""
-    code = 99
+    code, started = 99, False
     acting = _Fault(*(fault or ("count", 0)), str(run))
     try:
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -111,9 +111,12 @@ def _train_in_fork(data: Path, run: Path, fault: tuple[str, int] | None, report:
         for name in ("write", "fsync", "ftruncate"):
             acting.on_descriptor(name)
         sys.addaudithook(acting.audit)
+        started = True
         run_command(cli, "cmdiad-train", [str(data), *OPTIONS, "--out", str(run)])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 98
+    except KeyboardInterrupt:
+        code = 97 if started else 130  # before the command could react, as if Python were still starting
     finally:
         if report is not None:
             report.write_text(str(acting.count))

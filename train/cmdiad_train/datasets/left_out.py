@@ -14,6 +14,8 @@ from cmdiad_runtime.support.records import fields_from_json, require, require_te
 
 MOST_NAMED = 10
 """Largest number of samples that messages name; the others are counted."""
+MOST_UNUSABLE = 0.2
+"""Largest share of good samples that a training leaves out because they cannot be used."""
 SPLITS = ("train", "held_out", "joint", "test")
 _LONGEST = 10_000
 
