@@ -14,6 +14,7 @@ from cmdiad_runtime.envelope.record import Envelope, Limit
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.views.strategy import check_contrast
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 
@@ -78,6 +79,7 @@ def _stages(
     """Yield measures in groups, the cheap ones first."""
     if preprocessing.modality != "xyz":
         assert sample.rgb is not None
+        check_contrast(sample.rgb, sample.name)
         yield measure_image(sample.rgb)
     if preprocessing.needs_cloud:
         geometry.check_array()

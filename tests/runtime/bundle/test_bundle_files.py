@@ -258,7 +258,13 @@ def test_no_pipe_holds_up_any_command(bundle: Path, tmp_path: Path) -> None:
     """Every command ends by itself, in a process of its own."""
     (bundle / "manifest.json").unlink()
     os.mkfifo(bundle / "manifest.json")
-    for module, *options in (("run",), ("threshold",), ("threshold", "--threshold", "2"), ("build",), ("sign", "--key", "x")):
+    for module, *options in (
+        ("run",),
+        ("threshold",),
+        ("threshold", "--threshold", "2"),
+        ("build",),
+        ("sign", "--key", "x"),
+    ):
         code = f"from cmdiad_runtime.cli.{module} import main; main()"
         ended = subprocess.run(
             [sys.executable, "-c", code, str(bundle), *options],
