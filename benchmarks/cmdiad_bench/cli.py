@@ -84,7 +84,7 @@ def latency(  # noqa: PLR0913 - one parameter for each option
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
+    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, OpenOptions(engine=engine, frozen_after=0)) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
         files = list_inputs(paths, inspector.bundle.preprocessing.modality)
         reporter = TerminalReporter()
@@ -146,7 +146,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
+    with Inspector.open(bundle, OpenOptions(engine=engine, frozen_after=0)) as inspector:
         reporter = TerminalReporter()
         result = measure_accuracy(inspector, data, category, reporter)
         reporter.close()
