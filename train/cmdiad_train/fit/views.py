@@ -35,7 +35,7 @@ class ChosenView:
     Attributes:
         view: Name of the view.
         preprocessing: Preprocessing with the settings of this view.
-        reason: Why the sensor view was chosen instead of the recommended view, as text; "" if it was not.
+        reason: Why the recommended view was not chosen, as text; "" if it was.
         area: Area that is inspected in this view.
         whole_cloud: True if the background of clouds is kept because the part cannot be told from it.
         warning: What the view leaves out although a part cannot be told from its background, as text, or "".
@@ -88,10 +88,13 @@ def choose_view(
         if view == "sensor":
             raise
         return _in_view(_look(samples, "sensor", preprocessing, reporter), samples, error.description)
-    problem = seen.observations.against_image() or seen.observations.against_cloud()
-    if view == "sensor" or not problem:
+    image, cloud = seen.observations.against_image(), seen.observations.against_cloud()
+    if view == "sensor" or not (image or cloud):
         return _in_view(seen, samples, reason)
-    return _in_sensor_view(seen, samples, problem)
+    if view == "each" and not cloud:
+        chosen = _in_view(_look(samples, "top", preprocessing, reporter), samples, image)
+        return replace(chosen, tiles=_tiles(seen, samples))
+    return _in_sensor_view(seen, samples, image or cloud)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _in_view(seen: _Seen, samples: Sequence[Readable], reason: str) -> ChosenVie
         learned,
         reason,
         area=seen.observations.area(image=True, cloud=True),
-        warning=image or cloud,
+        warning=image or cloud or seen.observations.against_comparison(),
         tiles=_tiles(seen, samples),
     )
 

@@ -75,7 +75,7 @@ class ViewChoice:
 
     Attributes:
         asked: View in the recipe on the command line; the recipe of the run names the view that was chosen.
-        because: Reason if "auto" chose the view of the sensor, or "".
+        because: Reason if "auto" did not choose the recommended view, or "".
         whole_cloud: True if "auto" keeps the background of clouds, although the recipe on the command line removes it.
 
     Raises:
