@@ -24,6 +24,7 @@ from cmdiad_runtime.support.records import (
     require_object,
     require_text,
 )
+from cmdiad_train.datasets import LeftOut
 from cmdiad_train.recipe import MOST_SEED, VIEWS, Recipe, read_recipe
 from cmdiad_train.runs.tensors import damaged, read_json
 
@@ -116,6 +117,7 @@ class RunRecord:
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
         inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
+        left_out: Samples that could not be used. The field is in the file only if there are any.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -133,6 +135,7 @@ class RunRecord:
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     inspected_area: InspectedArea | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -150,6 +153,8 @@ class RunRecord:
             require_object(self, "metrics")
         if self.inspected_area is not None:
             require_instance(self, "inspected_area", InspectedArea)
+        make_tuple(self, "left_out")
+        require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -170,8 +175,10 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "inspected_area"}
+        apart = ("inspected_area", "left_out")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
+        left_out = [sample.to_json() for sample in self.left_out]
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -181,6 +188,7 @@ class RunRecord:
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
             **area,
+            **({"left_out": left_out} if left_out else {}),
         }
 
     @staticmethod
@@ -202,8 +210,15 @@ class RunRecord:
                 "data": TrainedOn.from_json(content["data"]),
                 "view": ViewChoice.from_json(content["view"]),
                 "preprocessing": stored_preprocessing(content["preprocessing"]),
+                "left_out": _left_out(content.get("left_out", [])),
             }
         )
+
+
+def _left_out(value: object) -> tuple[LeftOut, ...]:
+    if not isinstance(value, list):
+        raise RecordError(f"RunRecord.left_out is {value!r:.60}, expected a list")
+    return tuple(map(LeftOut.from_json, value))
 
 
 _PARTS = {"recipe": Recipe, "data": TrainedOn, "view": ViewChoice, "preprocessing": Preprocessing}
