@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -160,7 +160,7 @@ def test_failing_disk_and_short_memory(
     def failing(path: Any, mode: str = "r", **options: Any) -> Any:
         if Path(path).suffix == ".json":
             return real(path, mode, **options)
-        return Failing(real(path, mode, **options).detach(), good_reads, error)
+        return Failing(cast(Any, real(path, mode, **options)).detach(), good_reads, error)
 
     monkeypatch.setattr(_files, "open", failing, raising=False)
     for name, path in samples.items():
