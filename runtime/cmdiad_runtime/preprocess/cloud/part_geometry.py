@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.foreground import remove_background
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
-from cmdiad_runtime.sample import Mask, Sample, XyzImage
+from cmdiad_runtime.sample import Mask, Sample, XyzImage, describe_array
 from cmdiad_runtime.support.missing_points import without_missing_numbers
 
 
@@ -101,16 +99,25 @@ class PartGeometry:
         return self.foreground
 
     def _check_array(self) -> None:
-        xyz = self.xyz
-        if not _is_cloud(xyz):
-            raise InputError(
-                self.name,
-                found=f"a cloud of {xyz.dtype} {list(xyz.shape)}",
-                expected="an organised cloud, float32 [h, w, 3] in metres",
-                action="give x, y, z per pixel as the sensor sees them",
-                reason="wrong-array",
-            )
+        check_cloud_array(self.xyz, self.name)
 
 
-def _is_cloud(xyz: npt.NDArray[Any]) -> bool:
-    return xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32
+def check_cloud_array(xyz: object, name: str) -> None:
+    """Raise InputError unless a value is an organised cloud, float32 `[h, w, 3]`.
+
+    Args:
+        xyz: Value in place of a cloud.
+        name: Name of the sample, for the message.
+    """
+    if not _is_cloud(xyz):
+        raise InputError(
+            name,
+            found=f"a cloud of {describe_array(xyz)}",
+            expected="an organised cloud, float32 [h, w, 3] in metres",
+            action="give x, y, z per pixel as the sensor sees them",
+            reason="wrong-array",
+        )
+
+
+def _is_cloud(xyz: object) -> bool:
+    return isinstance(xyz, np.ndarray) and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32
