@@ -54,6 +54,15 @@ def test_same_seed_same_damage(script: ModuleType, good: tuple[Path, Path], tmp_
     assert len(set(runs[0])) > 35
 
 
+def test_memory_of_one_file_is_measured(script: ModuleType) -> None:
+    for size in (300 << 20, 100 << 20):  # The second is measured although the first took more.
+        before = script._reset_peak_memory()
+        array = np.ones(size, dtype=np.uint8)
+        grown = script._peak_memory() - before
+        assert 0.8 * array.nbytes < grown < 1.5 * array.nbytes + (50 << 20)
+        del array
+
+
 def test_three_hundred_damaged_files(
     script: ModuleType,
     exported: Callable[..., Path],
@@ -98,9 +107,9 @@ def test_faults_are_found(
             raise RuntimeError("broken")
         yield from results
 
-    peaks = iter((0, growth))
     monkeypatch.setattr(script, "inspect_stream", stream)
-    monkeypatch.setattr(script, "_peak_memory", lambda: next(peaks))
+    monkeypatch.setattr(script, "_reset_peak_memory", lambda: 1000)
+    monkeypatch.setattr(script, "_peak_memory", lambda: 1000 + growth)
     faults = script.examine(None, Path("bad"), Path("good"), 0.5, script.Report())
     assert len(faults) == bool(fault)
     assert fault in "".join(faults)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.clustering import cluster_ranks
