@@ -60,7 +60,7 @@ def numbered(count: int) -> list[Sample]:
 def recording(
     exported: Cached, run: Callable[[float], None] = lambda number: None
 ) -> tuple[Inspector, RecordingEngine]:
-    with Inspector.open(exported("rgb")) as inspector:
+    with Inspector.open(exported("rgb"), OpenOptions(ignore_checks=LEARNT_CHECKS)) as inspector:
         engine = RecordingEngine(run)
         return Inspector(inspector.bundle, engine), engine
 
