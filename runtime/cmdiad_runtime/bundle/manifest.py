@@ -24,6 +24,7 @@ from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_runtime.support.records import (
@@ -64,6 +65,7 @@ class Manifest:
         versions: Versions of the packages that took part.
         engines: Engines that came with the bundle.
         plan: Alternatives that the bundle was chosen from if a budget was given, or None.
+        inspected_area: Area that the detector inspects, with the limits of good samples; None in older bundles.
         envelope: Recording conditions of the training samples, or None in bundles of earlier versions.
         envelope_off_original: Checks that were switched off when the bundle was exported, if that was changed since,
             or None.
@@ -85,6 +87,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     plan: PlanRecord | None = None
+    inspected_area: InspectedArea | None = None
     envelope: Envelope | None = None
     envelope_off_original: tuple[str, ...] | None = None
 
@@ -121,6 +124,8 @@ class Manifest:
             require_instance(self, "calibration_original", Calibration)
         if self.plan is not None:
             require_instance(self, "plan", PlanRecord)
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
         if self.envelope is not None:
             require_instance(self, "envelope", Envelope)
         if self.envelope_off_original is not None:
@@ -157,6 +162,7 @@ class Manifest:
             "provenance": Provenance.from_json,
             "engines": _engines_from_json,
             "plan": PlanRecord.from_json,
+            "inspected_area": InspectedArea.from_json,
             "envelope": Envelope.from_json,
         }
         return Manifest(**{name: readers[name](entry) if name in readers else entry for name, entry in values.items()})
@@ -178,6 +184,8 @@ class Manifest:
         }
         if self.plan is not None:
             content["plan"] = asdict(self.plan)
+        if self.inspected_area is not None:
+            content["inspected_area"] = asdict(self.inspected_area)
         if self.calibration_original is not None:
             content["calibration_original"] = self.calibration_original.to_json()
         if self.envelope is not None:
@@ -281,6 +289,9 @@ def _read_bytes(folder: Path) -> bytes:
             expected="a bundle written by cmdiad-export",
             action="check the path, or export the run again",
         ) from error
+    except PermissionError as error:
+        action = "allow this account to read the bundle"
+        raise BundleError(path, found="permission denied", expected="a readable bundle", action=action) from error
     except OSError as error:
         raise damaged(path, f"no readable file ({error.strerror or error})") from error
     if len(content) > MANIFEST_LIMIT:

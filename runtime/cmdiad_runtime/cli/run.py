@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.output import ResultLines, say
+from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
     from cmdiad_runtime.names import Sensors
+    from cmdiad_runtime.readers.reading import ReadFiles
 
 SOME_FAILED = 3
 
@@ -96,6 +100,18 @@ EXIT_CODES = {
     click.option("--self-test", is_flag=True, help="Repeat the certificate on this device and keep the result."),
 )
 @option_group(
+    "Input",
+    click.option(
+        "--input-timeout",
+        type=click.FloatRange(min=0),
+        callback=finite,
+        default=60.0,
+        metavar="SECONDS",
+        help="Seconds within which the files of one sample must be read; a slower file is NG. Files are read in "
+        "separate processes, which can be ended. 0: no limit, and files are read in this process.",
+    ),
+)
+@option_group(
     "Decision",
     click.option(
         "--threshold",
@@ -153,6 +169,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     engine: EngineName,
     rebuild: bool,
     self_test: bool,
+    input_timeout: float,
     threshold: float | None,
     false_reject_rate: float | None,
     ignore_checks: tuple[str, ...],
@@ -190,7 +207,9 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     from cmdiad_runtime.inspection.results import ResultsOptions
 
     stored = ResultsOptions(append=append, table=csv, overlays=overlays)
-    return SOME_FAILED if _inspect_all(bundle, inputs, options, output, stored) else 0
+    with _reader(input_timeout) as read_files:
+        failed = _inspect_all(bundle, inputs, options, read_files, output, stored)
+    return SOME_FAILED if failed else 0
 
 
 def main() -> None:
@@ -233,12 +252,28 @@ def _require_bundle(path: Path, modality: Sensors | None) -> None:
     raise BundleError(path, found=problem, expected="the folder of a bundle as the first argument", action=action)
 
 
+@contextmanager
+def _reader(timeout_s: float) -> Iterator[ReadFiles]:
+    """Yield the function that reads the files of a sample, within a time limit unless this is 0."""
+    from cmdiad_runtime.readers.reading import read_files
+    from cmdiad_runtime.readers.worker import TimedReader
+
+    if timeout_s == 0:
+        yield read_files
+        return
+    with TimedReader(timeout_s) as reader:
+        yield reader.read_files
+
+
 def _inspect_all(
-    bundle: Path, inputs: tuple[Path, ...], options: OpenOptions, output: Path | None, stored: ResultsOptions
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    options: OpenOptions,
+    read_files: ReadFiles,
+    output: Path | None,
+    stored: ResultsOptions,
 ) -> int:
     """Inspect the inputs in order and return the number of inputs that could not be inspected."""
-    from contextlib import closing, nullcontext
-
     from cmdiad_runtime.inspection.find_inputs import find_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.pipeline import inspect_stream
@@ -253,8 +288,9 @@ def _inspect_all(
         lines, passed, failed = ResultLines(), 0, 0
         with open_results(output, station_of(inspector), stored) if output else nullcontext() as results:
             try:
-                with closing(inspect_stream(inspector, files.paths)) as stream:
+                with closing(inspect_stream(inspector, files.paths, read_files=read_files)) as stream:
                     for inspected in stream:
+                        check_signals()
                         ok = _report(inspected, results, lines)
                         passed, failed = passed + ok, failed + (not ok)
             finally:

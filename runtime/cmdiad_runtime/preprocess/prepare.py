@@ -24,6 +24,7 @@ __all__ = [
     "Preprocessing",
     "check_present",
     "needed_modalities",
+    "part_geometry",
     "prepare",
     "prepare_ground_truth",
 ]

@@ -9,6 +9,7 @@ import click
 
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, VIEW_NAMES
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.detectors.registry import DEFAULT, family_names, family_of, family_options
@@ -33,8 +34,8 @@ EXAMPLES = (
 )
 
 EXIT_CODES = {
-    3: "a sample cannot be read",
-    6: "the output cannot be written",
+    3: "no sample can be used",
+    6: "the output cannot be written, or the memory is too small",
     7: "data or recipe cannot be used",
 }
 
@@ -223,5 +224,7 @@ def _summarise(record: RunRecord, out: Path) -> None:
     if metrics is not None:
         names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
         figures = ", ".join(f"{words} {metrics[key]:.3f}" for key, words in names.items() if metrics[key] is not None)
-        click.echo(f"test split ({metrics['samples']} samples): {figures}")
-    click.echo(f"run: {out}")
+        unseen = sum(metrics.get("not_inspected", {}).get("reasons", {}).values())
+        without = f", {unseen} of them could not be inspected" if unseen else ""
+        click.echo(f"test split ({metrics['samples']} samples{without}): {figures}")
+    click.echo(f"run: {printable(out)}")

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.envelope.record import Envelope
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.datasets import SampleFiles, open_category
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
 from cmdiad_train.detectors.registry import family_of
-from cmdiad_train.fit.before import check_before_work
+from cmdiad_train.fit.before import check_before_work, check_space
 from cmdiad_train.fit.conditions import Conditions, check_different
 from cmdiad_train.fit.envelope import EnvelopeOptions, learn_envelope
-from cmdiad_train.fit.export_inputs import save_export_inputs
+from cmdiad_train.fit.export_inputs import input_bytes, save_export_inputs
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
@@ -24,7 +25,7 @@ from cmdiad_train.fit.start import Request, Started, earlier_record, start_or_re
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
 from cmdiad_train.runs.run import save_calibration
-from cmdiad_train.training.machine import Machine
+from cmdiad_train.training.machine import Machine, memory_errors
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,16 @@ def fit(
 
     Raises:
         RunError: Data or recipe cannot be used, or too many good samples are unusable.
-        OutputError: The folder `run` holds something else, another process trains into it, or the disk is full.
+        OutputError: The folder `run` holds something else, another process trains into it, the disk is full, or the
+            memory is too small.
     """
-    options = options or FitOptions()
+    with memory_errors():
+        return _fit(data, category, recipe, run, reporter, options or FitOptions())
+
+
+def _fit(
+    data: Path, category: str | None, recipe: Recipe, run: Path, reporter: Reporter, options: FitOptions
+) -> RunRecord:
     family = family_of(recipe.family)
     chosen = open_category(data, category)
     splits = split(chosen, recipe, family)
@@ -92,7 +100,7 @@ def _say_finished(run: Path, record: RunRecord, reporter: Reporter) -> None:
     good = [sample for sample in record.left_out if sample.split != "test"]
     if good:
         reporter.say(
-            f"{run} is finished. The training left out {len(good)} good samples that could not be used. "
+            f"{printable(run)} is finished. The training left out {len(good)} good samples that could not be used. "
             "To train with repaired samples, choose another --out."
         )
 
@@ -103,6 +111,7 @@ def _train(
     samples = SampleProvider(run / CACHE / "samples")
     started = start_or_resume(request, run, earlier, samples, reporter)
     record, splits = started.record, started.splits
+    check_space(run, input_bytes(splits, samples))
     envelope = _envelope(record, splits, samples, options.envelope, reporter)
     record = replace(record, envelope=envelope)
     write_record(run, record)
