@@ -194,12 +194,14 @@ def is_filled(cloud, values, pixel, gap):
 @pytest.mark.parametrize("pixel", [0.0002, 0.00035, 0.0005, 0.0007])
 @pytest.mark.parametrize("angle", [0, np.pi / 8, np.pi / 4])
 def test_gaps_of_more_than_2_mm_stay_in_every_direction(pixel, angle):
-    assert is_filled(*plate(0.0008, angle), pixel, 0.002)
-    assert not is_filled(*plate(0.0025, angle), pixel, 0.002)
+    for width, filled in ((0.0008, True), (0.0025, False)):
+        cloud, values = plate(width, angle)
+        assert is_filled(cloud, values, pixel, 0.002) == filled
 
 
 def test_detectors_of_earlier_versions_keep_their_filling():
-    assert is_filled(*plate(0.0025), 0.00035, None)
+    cloud, values = plate(0.0025)
+    assert is_filled(cloud, values, 0.00035, None)
 
 
 def test_new_detectors_fill_gaps_of_2_mm_at_most():
