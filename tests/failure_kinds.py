@@ -366,10 +366,11 @@ def _cut_away(good: Good) -> Sample:
     return _changed("cut away", good.xyz * part[..., None])
 
 
-@kind("A cloud whose missing points are written as 65.535", "xyz")
-def _written_as_number(good: Good) -> Sample:
+@kind("A cloud with stray points of up to 10 m in place of missing points", "xyz")
+def _stray_points(good: Good) -> Sample:
     missing = ~np.isfinite(good.xyz).all(axis=2) | (good.xyz == 0).any(axis=2)
-    return _changed("65.535", np.where(missing[..., None], np.float32(65.535), good.xyz))
+    stray = np.random.default_rng(0).uniform(5, 10, good.xyz.shape)
+    return _changed("stray", np.where(missing[..., None], stray, good.xyz))
 
 
 @kind("A sensor that was moved by 5 cm", "xyz")

@@ -116,12 +116,12 @@ def _check_value(sample: Sample, name: str, value: float, envelope: Envelope) ->
         return
     if name == "order":
         swapped = "colours that resemble the training samples more with red and blue exchanged"
-        found = swapped if value < -_FADED else "hardly any of the colours of the training samples"
-        raise _outside(sample, entry.check, found, "colours in RGB order, as in training")
-    found = f"{entry.text} of {entry.show(value)}"
+        observed = swapped if value < -_FADED else "hardly any of the colours of the training samples"
+        raise _outside(sample, entry.check, observed, "colours in RGB order, as in training")
+    observed = f"{entry.text} of {entry.show(value)}"
     if name == "plane":
-        found = "no support plane" if value == 0 else "a support plane"
-    raise _outside(sample, entry.check, found, _range(name, limit, envelope))
+        observed = "no support plane" if value == 0 else "a support plane"
+    raise _outside(sample, entry.check, observed, _range(name, limit, envelope))
 
 
 def _range(name: str, limit: Limit, envelope: Envelope) -> str:

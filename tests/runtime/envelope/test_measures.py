@@ -142,7 +142,7 @@ def test_missing_points_and_numbers_instead_of_them() -> None:
     xyz[:30] = 0
     assert of_cloud(xyz)["valid"] == pytest.approx(0.75)
     near = of_cloud(xyz)["reach"]
-    xyz[:30] = 65.535
+    xyz[:30] = np.random.default_rng(0).uniform(5, 10, (30, 120, 3))
     assert of_cloud(xyz)["reach"] > 100 * near
 
 

@@ -77,13 +77,13 @@ def test_bundle_for_another_modality(exported: Cached) -> None:
 def test_unusable_sample_leaves_the_inspector_usable(data: Path, exported: Cached) -> None:
     good = read_rgb(sample_files(data, "test", "good", "rgb")[0])
     with Inspector.open(exported("rgb")) as inspector:
-        dark = inspector.inspect(Sample("dark", rgb=np.zeros((50, 50, 3), np.uint8)))
-        absent = inspector.inspect(Sample("cloud only", xyz=np.ones((50, 50, 3), np.float32)))
+        dark = inspector.inspect(Sample("dark", rgb=np.zeros_like(good)))
+        absent = inspector.inspect(Sample("cloud only", xyz=np.ones(good.shape, np.float32)))
         for refused, reason in ((dark, "no-contrast"), (absent, "missing-modality")):
             assert (refused.verdict, refused.inspected, refused.reason) == ("NG", False, reason)
             assert json.loads(json.dumps(refused.to_dict(), allow_nan=False))["score"] is None
-            assert refused.overlay().shape == (50, 50, 3)
-            assert refused.heatmap().shape == (50, 50)
+            assert refused.overlay().shape == good.shape
+            assert refused.heatmap().shape == good.shape[:2]
             assert np.isnan(refused.heatmap()).all()
         assert inspector.inspect(Sample("good", rgb=good)).score > 0
 

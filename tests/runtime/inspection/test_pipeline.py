@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime import EngineError, Inspector, Sample
+from cmdiad_runtime.envelope.names import LEARNT_CHECKS
 from cmdiad_runtime.inspection import pipeline as module
 from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.inspection.inspection import Inspection
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from helpers import sample_files, truncate
 
@@ -60,7 +62,7 @@ def numbered(count: int) -> list[Sample]:
 def recording(
     exported: Cached, run: Callable[[float], None] = lambda number: None
 ) -> tuple[Inspector, RecordingEngine]:
-    with Inspector.open(exported("rgb")) as inspector:
+    with Inspector.open(exported("rgb"), OpenOptions(ignore_checks=LEARNT_CHECKS)) as inspector:
         engine = RecordingEngine(run)
         return Inspector(inspector.bundle, engine), engine
 
@@ -157,7 +159,7 @@ def test_engine_is_used_from_the_callers_thread(exported: Cached) -> None:
 def test_bad_samples_are_reported_and_the_others_inspected(data: Path, exported: Cached, tmp_path: Path) -> None:
     good = sample_files(data, "test", "good", "rgb")
     bad = truncate(Path(shutil.copy(good[0], tmp_path / "bad.png")))
-    dark = Sample("dark", rgb=np.zeros((50, 50, 3), np.uint8))
+    dark = Sample("dark", rgb=np.zeros((112, 112, 3), np.uint8))
     with Inspector.open(exported("rgb")) as inspector:
         outcomes = list(inspect_stream(inspector, [bad, good[0], dark, tmp_path / "absent.png", good[1]]))
     results = [outcome.inspection for outcome in outcomes]

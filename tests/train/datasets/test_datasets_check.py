@@ -294,3 +294,33 @@ def test_real_parts_are_in_order() -> None:
     }
     assert samples == {"train": 40, "validation": 6, "test": 30}
     assert set(findings.counts["test"]) == {"good", "bent", "cut", "hole", "thread"}
+
+
+def copied(root: Path, *numbers: int) -> None:
+    for folder, suffix in (("rgb", "png"), ("xyz", "tiff")):
+        place = root / "nut/train/good" / folder
+        for number in numbers:
+            shutil.copy(place / f"000.{suffix}", place / f"{number:03d}.{suffix}")
+
+
+def test_training_samples_that_are_all_copies_are_a_problem(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    copied(tmp_path, 1, 2, 3, 4, 5)
+    (problem,) = check_one(tmp_path).problems
+    assert problem.error.found == "6 training samples with the same pixels"
+
+
+def test_some_copies_are_noted_by_name(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    copied(tmp_path, 3)
+    findings = check_one(tmp_path)
+    assert findings.problems == []
+    assert findings.notes == ["train/good/000, train/good/003 have the same pixels and count as one sample"]
+
+
+def test_the_same_pixels_in_another_file_format_are_found(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    image = Image.open(tmp_path / "nut/train/good/rgb/000.png")
+    image.save(tmp_path / "nut/test/good/rgb/000.png", compress_level=0)
+    (problem,) = check_one(tmp_path).problems
+    assert "the same pixels as in" in problem.error.found

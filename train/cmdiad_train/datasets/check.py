@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
@@ -20,6 +22,7 @@ from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets.category import Category, Split
 from cmdiad_train.datasets.ground_truth import read_ground_truth
@@ -166,10 +169,10 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
     contents = _Contents()
     for i, files in enumerate(samples):
         sample = guarded(str(files.rgb or files.xyz), partial(files.read, colour))
+        findings.problems += contents.add(files, sample if isinstance(sample, Sample) else None)
         if isinstance(sample, InputError):
             errors: list[CmdiadError] = [sample]
         else:
-            findings.problems += contents.add(files, sample)
             errors = list(_check_sample(files, sample, category.prepared, shapes))
         findings.problems += [Problem(files.name, error) for error in errors]
         if errors and not files.name.startswith("test/"):
@@ -254,17 +257,23 @@ class _Contents:
         self._first: dict[str, tuple[SampleFiles, Path]] = {}
         self._samples: list[tuple[SampleFiles, Hashable]] = []
 
-    def add(self, files: SampleFiles, sample: Sample) -> Iterator[Problem]:
-        """Add a sample, and yield a problem for each file with the pixels of another split or another label."""
-        self._samples.append((files, content_of(sample)))
-        for path, array in ((files.rgb, sample.rgb), (files.xyz, sample.xyz)):
-            if path is None or array is None:
-                continue
-            first, twin = self._first.setdefault(pixels_of(array), (files, path))
-            if _place(first) != _place(files):
+    def add(self, files: SampleFiles, sample: Sample | None) -> Iterator[Problem]:
+        """Add a sample, and yield a problem for each file with the pixels of another split or another label.
+
+        Args:
+            files: Files of the sample.
+            sample: The sample, or None if a file cannot be read; the bytes of the other file are compared then.
+        """
+        if sample is not None:
+            self._samples.append((files, content_of(sample)))
+        arrays = (None, None) if sample is None else (sample.rgb, sample.xyz)
+        for path, array in zip((files.rgb, files.xyz), arrays, strict=True):
+            firsts = [self._first.setdefault(key, (files, path)) for key in _keys(path, array) if path is not None]
+            twins = [twin for first, twin in firsts if _place(first) != _place(files)]
+            if path is not None and twins:
                 error = InputError(
                     path,
-                    found=f"the same pixels as in {twin}",
+                    found=f"the same pixels as in {twins[0]}",
                     expected="a part in one split and under one label only",
                     action="Remove one of the two samples",
                 )
@@ -286,6 +295,15 @@ class _Contents:
         """Yield a note for each group of samples with the same pixels in one split and under one label."""
         for names in identical_groups((files.name, (_place(files), content)) for files, content in self._samples):
             yield f"{shortened(names)} have the same pixels and count as one sample"
+
+
+def _keys(path: Path | None, array: npt.NDArray[Any] | None) -> Iterator[str]:
+    """Yield the digest of a file's bytes, and that of its pixels if the file could be read."""
+    if path is not None and path.is_file():  # a pipe would wait for ever
+        with suppress(OSError):  # the sample could not be read, which is reported already
+            yield sha256_of(path)
+    if array is not None:
+        yield pixels_of(array)
 
 
 def _place(files: SampleFiles) -> str:
