@@ -151,12 +151,14 @@ def _from_background(colour: npt.NDArray[np.float64], near: Mask) -> tuple[npt.N
     rows, columns = np.mgrid[:height, :width]
     terms = np.stack([np.ones(height * width), rows.ravel() / height - 0.5, columns.ravel() / width - 0.5], axis=1)
     values, fitted = colour.reshape(-1, 3), usable
+    residual = np.abs(values - np.median(values[usable], axis=0))  # the median withstands a rail along one edge
     for _ in range(_ROUNDS):
-        plane = np.linalg.lstsq(terms[fitted], values[fitted], rcond=None)[0]
-        residual = np.abs(values - terms @ plane)
         spread = np.maximum(1.4826 * np.median(residual[fitted], axis=0), 0.5)
         inliers = usable & (residual < 3 * spread).all(axis=1)
         fitted = inliers if inliers.sum() > rim * rim else fitted
+        plane = np.linalg.lstsq(terms[fitted], values[fitted], rcond=None)[0]
+        residual = np.abs(values - terms @ plane)
+    spread = np.maximum(1.4826 * np.median(residual[fitted], axis=0), 0.5)
     tolerance = max(_LEAST_DIFFERENCE, 4 * float(spread.max()))
     return residual.max(axis=1).reshape(height, width), tolerance
 
