@@ -79,7 +79,7 @@ def test_part_that_stands_out_is_cut_out() -> None:
         "dark part on a bright table",
     ],
 )
-def test_whole_image_is_seen_if_the_part_cannot_be_told_from_the_rest(pictures: list[Any], problem: str) -> None:
+def test_whole_image_is_seen_if_the_part_does_not_stand_out(pictures: list[Any], problem: str) -> None:
     result = chosen(kept(*pictures))
     assert result.view == "sensor"
     assert problem in result.reason

@@ -1,4 +1,4 @@
-"""Evidence for and against a part that can be told from its support, from good training samples.
+"""Evidence of good training samples for and against a part that stands out from its support.
 
 The runtime takes the largest region brighter than the support for the part. This module asks, independently of that
 segmentation, what else is in the picture: a background is fitted to the colours at the rim of the picture, and
@@ -91,7 +91,7 @@ def image_evidence(rgb: RgbImage, regions: ImageRegions, *, tampered: bool, seed
 
 
 def against_image(parts: Sequence[PartFacts], evidence: Sequence[ImageEvidence]) -> str:
-    """Return why the parts of good images cannot be told from their background, as text, or "" if they can."""
+    """Return why the parts of good images do not stand out from their background, as text, or "" if they do."""
     content, edges, contrast = (
         float(np.median([getattr(sample, name) for sample in evidence])) for name in ("content", "edges", "contrast")
     )
@@ -111,7 +111,7 @@ def against_image(parts: Sequence[PartFacts], evidence: Sequence[ImageEvidence])
 
 
 def against_cloud(parts: Sequence[PartFacts], stray: Sequence[float]) -> str:
-    """Return why the parts of good clouds cannot be told from other clusters, as text, or "" if they can."""
+    """Return why the largest cluster of good clouds is not the only part, as text, or "" if it is."""
     reason = _against_regions(parts, "a second cluster of points", 2 * SECOND_REGION)
     if reason:
         return reason
