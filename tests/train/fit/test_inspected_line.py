@@ -17,7 +17,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_run
-from helpers import RecordingReporter, tiny_recipe
+from helpers import RecordingReporter, bank_recipe
 from pictures import plate, plug, write_category
 
 
@@ -25,7 +25,7 @@ def detector(tmp_path: Path, draw: Callable[..., Any], view: str) -> tuple[Path,
     """A bundle that is trained on pictures of ten good parts, and the lines that training prints."""
     data = write_category(tmp_path / "data" / "kind", [draw(seed) for seed in range(10)], {})
     reporter = RecordingReporter()
-    fit(data, None, tiny_recipe(view=view), tmp_path / "run", reporter)
+    fit(data, None, bank_recipe(size=128, view=view), tmp_path / "run", reporter)
     write_bundle(load_run(tmp_path / "run"), tmp_path / "b.cmdiad", ExportOptions("fp32"), SILENT)
     return tmp_path / "b.cmdiad", reporter.lines
 
@@ -38,9 +38,12 @@ def test_default_view_finds_what_the_part_view_passes_over(
     assert any("--view sensor" in line and "leaves out other content" in line for line in lines)
     assert (tmp_path / "run" / "parts.png").is_file()
     with Inspector.open(bundle) as inspector:
+        good = [inspector.inspect(Sample("good", rgb=draw(seed))).score for seed in (50, 51, 52)]
         for defect in defects:
             for seed in (60, 61):
-                assert inspector.inspect(Sample(defect, rgb=draw(seed, defect))).verdict == "NG"
+                inspection = inspector.inspect(Sample(defect, rgb=draw(seed, defect)))
+                assert inspection.score > max(good)
+                assert inspection.verdict == "NG"
 
 
 def test_forced_part_view_objects_to_what_it_does_not_inspect(tmp_path: Path) -> None:
