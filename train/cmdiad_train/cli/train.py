@@ -117,7 +117,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         callback=_rename_view,
         help="part: turned upright and cut out of the image (rgb or both); top: from above the support, turned "
         "upright, at one scale (xyz normals or both); each: the cloud from the top, the image cut out (both); "
-        "sensor: as recorded; auto: the best of these in which every good part is found.  "
+        "sensor: as recorded; auto: the best of these in which the good samples show nothing but the part.  "
         "[default: auto, faithful: sensor]",
     ),
     click.option(

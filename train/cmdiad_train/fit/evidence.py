@@ -1,4 +1,4 @@
-"""Evidence for and against a part that can be told from its support, from good training samples.
+"""Evidence of good training samples for and against a part that stands out from its support.
 
 The runtime takes the largest region brighter than the support for the part. This module asks, independently of that
 segmentation, what else is in the picture: a background is fitted to the colours at the rim of the picture, and
@@ -91,7 +91,7 @@ def image_evidence(rgb: RgbImage, regions: ImageRegions, *, tampered: bool, seed
 
 
 def against_image(parts: Sequence[PartFacts], evidence: Sequence[ImageEvidence]) -> str:
-    """Return why the parts of good images cannot be told from their background, as text, or "" if they can."""
+    """Return why the parts of good images do not stand out from their background, as text, or "" if they do."""
     content, edges, contrast = (
         float(np.median([getattr(sample, name) for sample in evidence])) for name in ("content", "edges", "contrast")
     )
@@ -111,7 +111,7 @@ def against_image(parts: Sequence[PartFacts], evidence: Sequence[ImageEvidence])
 
 
 def against_cloud(parts: Sequence[PartFacts], stray: Sequence[float]) -> str:
-    """Return why the parts of good clouds cannot be told from other clusters, as text, or "" if they can."""
+    """Return why the largest cluster of good clouds is not the only part, as text, or "" if it is."""
     reason = _against_regions(parts, "a second cluster of points", 2 * SECOND_REGION)
     if reason:
         return reason
@@ -151,12 +151,14 @@ def _from_background(colour: npt.NDArray[np.float64], near: Mask) -> tuple[npt.N
     rows, columns = np.mgrid[:height, :width]
     terms = np.stack([np.ones(height * width), rows.ravel() / height - 0.5, columns.ravel() / width - 0.5], axis=1)
     values, fitted = colour.reshape(-1, 3), usable
+    residual = np.abs(values - np.median(values[usable], axis=0))  # the median withstands a rail along one edge
     for _ in range(_ROUNDS):
-        plane = np.linalg.lstsq(terms[fitted], values[fitted], rcond=None)[0]
-        residual = np.abs(values - terms @ plane)
         spread = np.maximum(1.4826 * np.median(residual[fitted], axis=0), 0.5)
         inliers = usable & (residual < 3 * spread).all(axis=1)
         fitted = inliers if inliers.sum() > rim * rim else fitted
+        plane = np.linalg.lstsq(terms[fitted], values[fitted], rcond=None)[0]
+        residual = np.abs(values - terms @ plane)
+    spread = np.maximum(1.4826 * np.median(residual[fitted], axis=0), 0.5)
     tolerance = max(_LEAST_DIFFERENCE, 4 * float(spread.max()))
     return residual.max(axis=1).reshape(height, width), tolerance
 

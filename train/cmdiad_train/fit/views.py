@@ -39,8 +39,8 @@ class ChosenView:
         preprocessing: Preprocessing with the settings of this view.
         reason: Why the recommended view was not chosen, as text; "" if it was.
         area: Area that is inspected in this view.
-        whole_cloud: True if the background of clouds is kept because the part cannot be told from it.
-        warning: What the view leaves out although a part cannot be told from its background, as text, or "".
+        whole_cloud: True if the background of clouds is kept because the part does not stand out from it.
+        warning: Evidence against the view that is used in spite of it, as text, or "".
         tiles: Samples with the outline of what is taken for the part, see `draw_tile`; empty if nothing is left out.
     """
 
