@@ -442,6 +442,14 @@ def test_interruption_leaves_what_was_done(
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")] == [LOCK_NAME]
 
 
+@pytest.mark.parametrize("arguments", [("",), ("BUNDLE", ""), ("BUNDLE", "x.png", "--output", "")])
+def test_unset_variable_is_a_wrong_command_line(exported: Cached, arguments: tuple[str, ...]) -> None:
+    """An empty path would otherwise stand for the working directory."""
+    ended = command(cli, *(exported("rgb") if word == "BUNDLE" else word for word in arguments))
+    assert ended.code == 2
+    assert "an empty path" in ended.err
+
+
 @pytest.mark.parametrize("option", [("--modality", "thermal"), ("--engine", "tpu"), ("--verbose",)])
 def test_wrong_command_line(option: tuple[str, ...]) -> None:
     ended: Ended = command(cli, *option)
