@@ -11,6 +11,7 @@ import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
@@ -19,6 +20,7 @@ from cmdiad_runtime.support.output import ResultLines, say
 from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
+    from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -136,6 +138,25 @@ class _NamedPath(click.Path):
     ),
 )
 @option_group(
+    "Recording conditions",
+    click.option(
+        "--ignore-check",
+        "ignore_checks",
+        metavar="NAME",
+        type=click.Choice(CHECKS),
+        multiple=True,
+        help="Switch a check of the recording conditions off for this run, by the reason in the results, for example "
+        "exposure; may be repeated.  [default: all checks of the bundle]",
+    ),
+    click.option(
+        "--frozen-after",
+        metavar="N",
+        type=click.IntRange(min=2),
+        default=FROZEN_AFTER,
+        help="Number of identical frames in a row that makes a sample NG.",
+    ),
+)
+@option_group(
     "Output",
     click.option(
         "--output",
@@ -161,6 +182,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     input_timeout: float,
     threshold: float | None,
     false_reject_rate: float | None,
+    ignore_checks: tuple[str, ...],
+    frozen_after: int,
     output: Path | None,
     append: bool,
     csv: bool,
@@ -184,6 +207,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         rebuild=rebuild,
         threshold=threshold,
         false_reject_rate=false_reject_rate,
+        ignore_checks=ignore_checks,
+        frozen_after=frozen_after,
         require_signature=require_signature,
     )
     if not inputs:
@@ -266,6 +291,7 @@ def _inspect_all(
     from cmdiad_runtime.inspection.results import open_results
 
     with Inspector.open(bundle, options) as inspector:
+        _report_checks(inspector.bundle)
         files = find_inputs(inputs, inspector.bundle.preprocessing.modality)
         if files.skipped_text:
             say(files.skipped_text)
@@ -288,6 +314,17 @@ def _inspect_all(
             action="repeat the run with --output",
         )
     return failed
+
+
+def _report_checks(bundle: Bundle) -> None:
+    """Print which checks of the recording conditions are not made."""
+    if bundle.record.envelope is None:
+        say(
+            "note: the bundle has no envelope, so pictures unlike the training samples are scored without a word. "
+            "Train and export again with this version."
+        )
+    elif bundle.skipped_checks:
+        say(f"checks switched off: {', '.join(bundle.skipped_checks)}")
 
 
 def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
@@ -71,7 +71,7 @@ class _Examined:
 
 def inspect_stream(
     inspector: Inspector,
-    sources: Sequence[Path | Sample],
+    sources: Iterable[Path | Sample],
     *,
     ahead: int = AHEAD,
     read_files: ReadFiles = read_files,
@@ -100,7 +100,7 @@ def inspect_stream(
 
 
 def _inspect_stream(
-    inspector: Inspector, sources: Sequence[Path | Sample], ahead: int, read_files: ReadFiles
+    inspector: Inspector, sources: Iterable[Path | Sample], ahead: int, read_files: ReadFiles
 ) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
     examine = partial(_examine, inspector.bundle, read_files)
@@ -131,7 +131,7 @@ def _examine(bundle: Bundle, read_files: ReadFiles, source: Path | Sample) -> _E
 
 def _inspected(inspector: Inspector, source: Path | Sample, examined: _Examined) -> InspectedSource:
     if isinstance(examined.sample, InputError):
-        inspection = not_inspected(str(source), examined.sample, thresholds=inspector.thresholds)
+        inspection = inspector.not_inspected(str(source), examined.sample)
     else:
         inspection = inspector.judge(examined.sample, examined.ready, preprocess_ms=examined.preprocess_ms)
     return InspectedSource(source, inspection, examined.read_ms, (time.perf_counter() - examined.began) * 1e3)

@@ -36,7 +36,9 @@ def header_lines(file: BinaryIO) -> Iterator[str]:
         yield " ".join(line.decode("latin-1").split())
     if left:
         raise EOFError("its header does not end")
-    action = f"save a header of at most {limits.MAX_HEADER_BYTES:,} bytes; if the header is shorter, the file is damaged"
+    action = (
+        f"save a header of at most {limits.MAX_HEADER_BYTES:,} bytes; if the header is shorter, the file is damaged"
+    )
     raise ContentError("a header that does not end", action, "too-large")
 
 

@@ -103,8 +103,10 @@ def _following(file: BinaryIO, layout: _Layout, offset: int) -> Iterator[int]:
     (entries,) = layout.read(file, layout.count)
     if entries > limits.MAX_TIFF_TAGS:
         too_many(entries, "entries in a TIFF directory", limits.MAX_TIFF_TAGS)
-    fields = [layout.read(file, f"HH{layout.offset}") + (file.tell(), *layout.read(file, layout.offset))
-              for _ in range(entries)]
+    fields = [
+        (*layout.read(file, f"HH{layout.offset}"), file.tell(), *layout.read(file, layout.offset))
+        for _ in range(entries)
+    ]
     (following,) = layout.read(file, layout.offset)
     yield following
     for tag, kind, count, place, value in fields:

@@ -22,7 +22,7 @@ _FAR = 3.0
 
 def within_reach(coordinate: npt.NDArray[np.floating]) -> Mask:
     """Return True where a coordinate is finite and at most FARTHEST_METRES, bool of the same shape."""
-    return np.asarray(np.abs(coordinate) <= FARTHEST_METRES)  # False for NaN
+    return np.asarray(np.abs(coordinate) <= FARTHEST_METRES, dtype=np.bool_)  # False for NaN
 
 
 def without_missing_numbers(xyz: XyzImage) -> XyzImage:
@@ -38,13 +38,12 @@ def without_missing_numbers(xyz: XyzImage) -> XyzImage:
         The same array if there is no such number, else a copy, float32 `[h, w, 3]`.
     """
     near = within_reach(xyz)  # [h, w, 3]
-    missing = np.zeros(xyz.shape[:2], dtype=np.bool_)
-    if not near.all():
-        missing |= (~near & np.isfinite(xyz)).any(axis=2)
-    measured = near[..., 0] & near[..., 1] & near[..., 2]
-    for axis in range(3):
-        measured &= xyz[..., axis] != 0
-    for value in _extremes(xyz[..., 2][measured]):
+    z = np.ascontiguousarray(xyz[..., 2])
+    if near.all() and not _extremes(z[z != 0]):
+        return xyz  # Most clouds end here.
+    missing = np.asarray((~near & np.isfinite(xyz)).any(axis=2))
+    measured = near.all(axis=2) & (xyz != 0).all(axis=2)
+    for value in _extremes(z[measured]):
         missing |= _repeated(xyz, measured, value)
     return np.where(missing[..., None], np.float32(0), xyz) if missing.any() else xyz
 
@@ -60,7 +59,9 @@ def _repeated(xyz: XyzImage, measured: Mask, value: np.float32) -> Mask:
     """Return the pixels at the distance `value` if they are no measurements, bool `[h, w]`, else all False."""
     same = measured & (xyz[..., 2] == value)
     others = np.abs(xyz[..., 2][measured & ~same])
-    if others.size and abs(value) >= _FAR * others.max():
+    if not others.size:  # Nothing to compare with: the preparation refuses a cloud of one point.
+        return np.zeros_like(same)
+    if abs(value) >= _FAR * others.max():
         return same
     points, counts = np.unique(xyz[same], axis=0, return_counts=True)
     repeated = points[counts >= _REPEATED]

@@ -146,12 +146,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "negative.tif": (lambda p: tifffile.imwrite(p, DEFECT.astype(np.float32) - 1), "values from -1 to 0"),
     "nan.tif": (lambda p: tifffile.imwrite(p, np.where(DEFECT, np.float32(1), np.float32(np.nan))), "values from nan"),
     "huge.tif": (lambda p: tifffile.imwrite(p, DEFECT.astype(np.float32) * 1e9), "values from 0 to 1e+09"),
-    "pages.tif": (lambda p: tifffile.imwrite(p, np.zeros((3, *SHAPE), np.float32), photometric="minisblack"), "3 images in one file"),
+    "pages.tif": (
+        lambda p: tifffile.imwrite(p, np.zeros((3, *SHAPE), np.float32), photometric="minisblack"),
+        "3 images in one file",
+    ),
     "rotated.jpg": (lambda p: save(p, DEFECT.astype(np.uint8) * 255, exif=rotated()), "EXIF orientation of 6"),
     "rotated.png": (lambda p: save(p, DEFECT.astype(np.uint8) * 255, exif=rotated()), "EXIF orientation of 6"),
     "contradiction.png": (
-        lambda p: save(p, np.dstack([painted("white", "black", DEFECT.T[:48, :48].repeat(2, 1)[:, :64]),
-                                     np.uint8(255) * DEFECT])),
+        lambda p: save(
+            p, np.dstack([painted("white", "black", DEFECT.T[:48, :48].repeat(2, 1)[:, :64]), np.uint8(255) * DEFECT])
+        ),
         "transparency and different brightness",
     ),
     "gif.png": (lambda p: save(p, DEFECT.astype(np.uint8) * 255, format="GIF"), "neither PNG, JPEG"),

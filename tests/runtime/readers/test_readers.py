@@ -19,7 +19,7 @@ from PIL import Image
 from cloud_files import refusal
 from cmdiad_runtime import readers
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import limits, image_colour, read_rgb, read_xyz
+from cmdiad_runtime.readers import image_colour, limits, read_rgb, read_xyz
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
