@@ -292,7 +292,7 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
         ("missing", "missing-file", "no such file"),
         ("truncated", "unreadable", "a damaged or incomplete file"),
         ("image", "unsupported", "a file that is not a TIFF"),
-        ("wrong shape", "unsupported", "a depth image of shape [112, 112] without intrinsics"),
+        ("wrong shape", "missing-file", "a depth image of shape [112, 112] without intrinsics"),
         ("wrong dtype", "unsupported", "int16 values"),
         ("not finite", "no-points", "no valid point"),
         ("no points", "no-points", "no valid point"),
