@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -65,9 +66,13 @@ def _one_detector(folder: Path, data: Path, modality: str, hallucination: str) -
 def _inspect(folder: Path, data: Path, modality: str) -> Path:
     """Inspect the test samples with the hallucinating detector of one modality. Return the folder of overlays."""
     out = folder / f"inspected-{modality}"
-    if not (out / "results.jsonl").exists():
+    if not out.exists():
+        unfinished = out.with_name(f"{out.name}.unfinished")  # What an interrupted demo has left, or nothing.
+        shutil.rmtree(unfinished, ignore_errors=True)
         bundle = folder / "bundles" / f"{CATEGORY}-{modality}-f2f.cmdiad"
-        _run("cmdiad-run", bundle, data / CATEGORY / "test", "--modality", modality, "--output", out, quiet=True)
+        inputs = data / CATEGORY / "test"
+        _run("cmdiad-run", bundle, inputs, "--modality", modality, "--output", unfinished, quiet=True)
+        unfinished.rename(out)
     return out / "overlays"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -70,8 +70,18 @@ EXIT_CODES = {
 }
 
 
+class _NamedPath(click.Path):
+    """A path that is not empty: an unset variable of a script must not stand for the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; a usage error for an empty one."""
+        if value == "":
+            self.fail("an empty path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command("cmdiad-run", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
-@click.argument("paths", nargs=-1, metavar="[BUNDLE] [INPUT]...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, metavar="[BUNDLE] [INPUT]...", type=_NamedPath(path_type=Path))
 @option_group(
     "Bundle",
     click.option(
@@ -150,7 +160,7 @@ EXIT_CODES = {
     "Output",
     click.option(
         "--output",
-        type=click.Path(path_type=Path),
+        type=_NamedPath(path_type=Path),
         help="Folder for results.jsonl and overlays/, which one process at a time may use.  [default: nothing is "
         "written]",
     ),

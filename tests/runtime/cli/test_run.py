@@ -16,6 +16,7 @@ from PIL import Image
 
 from cmdiad_runtime.bundle import engine_selection as choose
 from cmdiad_runtime.cli.run import cli
+from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.inspection import inspector as inspector_module
 from cmdiad_runtime.readers import read_xyz
 from cmdiad_runtime.support.lock import LOCK_NAME
@@ -34,6 +35,8 @@ from helpers import (
 )
 
 Cached = Callable[..., Path]
+UNCHECKED = [word for check in CHECKS for word in ("--ignore-check", check)]
+"""Options for samples that the checks of the recording conditions would refuse before anything else."""
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -69,9 +72,10 @@ def test_overlays_have_the_samples_own_size(data: Path, exported: Cached, tmp_pa
     Image.fromarray(image).resize((150, 200)).save(tmp_path / "tall.jpg")
     cloud = write_cloud(tmp_path / "cloud.tiff", read_xyz(sample_files(data, "test", "good", "xyz")[0])[6:, :100])
     out = tmp_path / "out"
-    assert command(cli, exported("rgb"), tmp_path / "wide.png", tmp_path / "tall.jpg", "--output", out).code == 0
+    wide, tall = tmp_path / "wide.png", tmp_path / "tall.jpg"
+    assert command(cli, exported("rgb"), wide, tall, "--output", out, *UNCHECKED).code == 0
     assert [read_image(out / line["overlay"]).shape for line in results(out)] == [(80, 112, 3), (200, 150, 3)]
-    assert command(cli, exported("xyz", "none", "fp16"), cloud, "--output", tmp_path / "xyz").code == 0
+    assert command(cli, exported("xyz", "none", "fp16"), cloud, "--output", tmp_path / "xyz", *UNCHECKED).code == 0
     (line,) = results(tmp_path / "xyz")
     assert read_image(tmp_path / "xyz" / line["overlay"]).shape == (106, 100, 3)
 
@@ -180,7 +184,7 @@ def assert_not_inspected(ended: Ended, folder: Path, path: Path, reason: str, *w
     assert (line["reason"], line["input"]) == (reason, str(path))
     for word in words:
         assert word.lower() in line["message"].lower(), (word, line["message"])
-    assert ended.err == f"{reason}: {line['message']}\n0 of 1 samples inspected, results in {folder}\n"
+    assert ended.err.endswith(f"{reason}: {line['message']}\n0 of 1 samples inspected, results in {folder}\n")
     assert read_image(folder / line["overlay"]).ndim == 3
 
 
@@ -289,7 +293,7 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
         ("missing", "missing-file", "no such file"),
         ("truncated", "unreadable", "a damaged or incomplete file"),
         ("image", "unsupported", "a file that is not a TIFF"),
-        ("wrong shape", "unsupported", "a depth image of shape [112, 112] without intrinsics"),
+        ("wrong shape", "missing-file", "a depth image of shape [112, 112] without intrinsics"),
         ("wrong dtype", "unsupported", "int16 values"),
         ("not finite", "no-points", "no valid point"),
         ("no points", "no-points", "no valid point"),
@@ -300,7 +304,7 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
 def test_bad_clouds(data: Path, exported: Cached, tmp_path: Path, kind: str, reason: str, problem: str) -> None:
     cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
     path = bad_cloud(kind, tmp_path / "part.tiff", cloud)
-    ended = command(cli, exported("xyz", "none", "fp16"), path, "--output", tmp_path / "out")
+    ended = command(cli, exported("xyz", "none", "fp16"), path, "--output", tmp_path / "out", *UNCHECKED)
     assert_not_inspected(ended, tmp_path / "out", path, reason, f"found {problem}")
 
 
@@ -440,6 +444,14 @@ def test_interruption_leaves_what_was_done(
     assert ended.err.split("\n") == ["skipped: 5 masks", summary, "", "interrupted", ""]
     assert len(results(tmp_path / "out")) == 2
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")] == [LOCK_NAME]
+
+
+@pytest.mark.parametrize("arguments", [("",), ("BUNDLE", ""), ("BUNDLE", "x.png", "--output", "")])
+def test_unset_variable_is_a_wrong_command_line(exported: Cached, arguments: tuple[str, ...]) -> None:
+    """An empty path would otherwise stand for the working directory."""
+    ended = command(cli, *(exported("rgb") if word == "BUNDLE" else word for word in arguments))
+    assert ended.code == 2
+    assert "an empty path" in ended.err
 
 
 @pytest.mark.parametrize("option", [("--modality", "thermal"), ("--engine", "tpu"), ("--verbose",)])

@@ -47,6 +47,11 @@ def photo(data: Path) -> Path:
     return sample_files(data, "test", "good", "rgb")[0]
 
 
+def alternating(photo: Path, count: int) -> list[Path]:
+    """Two photos in turn: equal frames in a row would be reported as a frozen camera."""
+    return [(photo, photo.with_name("001.png"))[number % 2] for number in range(count)]
+
+
 @pytest.fixture
 def mixed(data: Path, tmp_path: Path) -> list[Path]:
     """Good parts, defects, and files that cannot be used."""
@@ -131,7 +136,7 @@ def running(bundle: Path, inputs: Sequence[Path], out: Path) -> Iterator[subproc
 @pytest.mark.parametrize("append", [False, True])
 def test_two_runs_never_share_a_folder(exported: Cached, photo: Path, tmp_path: Path, append: bool) -> None:
     out = tmp_path / "out"
-    many = [photo] * 40
+    many = alternating(photo, 40)
     with running(exported("rgb"), many, out) as run:
         ended = command(cli, exported("rgb"), photo, "--output", out, *["--append"] * append)
         assert_refused(ended, 6, out, "in use by another process")
@@ -208,7 +213,7 @@ def test_long_names_get_a_shortened_overlay(exported: Cached, photo: Path, tmp_p
 
 @pytest.mark.parametrize("shell", BROKEN)
 def test_broken_streams_do_not_stop_the_inspection(exported: Cached, photo: Path, tmp_path: Path, shell: str) -> None:
-    ended = process(exported("rgb"), *[photo] * 3, "--output", tmp_path / "out", shell=shell)
+    ended = process(exported("rgb"), *alternating(photo, 3), "--output", tmp_path / "out", shell=shell)
     assert len(results(tmp_path / "out")) == 3
     assert ended.returncode == 0
     if shell.endswith("| :"):
@@ -238,7 +243,7 @@ def test_full_disk_ends_the_run_without_a_lost_line(
     exported: Cached, photo: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     out = small_disk / "out"
-    ended = process(exported("rgb"), *[photo] * 400, "--output", out)
+    ended = process(exported("rgb"), *alternating(photo, 400), "--output", out)
     assert ended.returncode == 6, ended.stderr
     assert "no space left on device" in ended.stderr.splitlines()[-1]
     stored = results(out)
@@ -298,6 +303,6 @@ def test_engine_that_fails_keeps_what_was_stored(
         return real(self, inputs)
 
     monkeypatch.setattr(OnnxRuntimeEngine, "run", fail)
-    ended = command(cli, exported("rgb"), *[photo] * 5, "--output", tmp_path / "out")
+    ended = command(cli, exported("rgb"), *alternating(photo, 5), "--output", tmp_path / "out")
     assert_refused(ended, 5, "a fault")
     assert len(results(tmp_path / "out")) == len(ended.out.splitlines()) == 2

@@ -89,6 +89,7 @@ def test_fields_of_a_line(tmp_path: Path) -> None:
         "score": 1.5,
         "threshold": 1.0,
         "map_max": 1.5,
+        "skipped_checks": [],
         "bundle": "gear",
         "bundle_sha256": "0" * 64,
         "engine": "onnxruntime 1.0, CPU",
