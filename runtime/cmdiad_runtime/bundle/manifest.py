@@ -21,7 +21,10 @@ from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRec
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import verify_signature
 from cmdiad_runtime.engines.graph_file import joint_digest
+from cmdiad_runtime.envelope.names import CHECKS
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_runtime.support.records import (
@@ -62,6 +65,10 @@ class Manifest:
         versions: Versions of the packages that took part.
         engines: Engines that came with the bundle.
         plan: Alternatives that the bundle was chosen from if a budget was given, or None.
+        inspected_area: Area that the detector inspects, with the limits of good samples; None in older bundles.
+        envelope: Recording conditions of the training samples, or None in bundles of earlier versions.
+        envelope_off_original: Checks that were switched off when the bundle was exported, if that was changed since,
+            or None.
 
     Raises:
         RecordError: Two values contradict each other, or a value has the wrong kind.
@@ -80,6 +87,9 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     plan: PlanRecord | None = None
+    inspected_area: InspectedArea | None = None
+    envelope: Envelope | None = None
+    envelope_off_original: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -114,6 +124,14 @@ class Manifest:
             require_instance(self, "calibration_original", Calibration)
         if self.plan is not None:
             require_instance(self, "plan", PlanRecord)
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
+        if self.envelope is not None:
+            require_instance(self, "envelope", Envelope)
+        if self.envelope_off_original is not None:
+            make_tuple(self, "envelope_off_original")
+            known = self.envelope is not None and all(name in CHECKS for name in self.envelope_off_original)
+            require(known, self, "envelope_off_original", "names of checks, with an envelope")
         require_object(self, "files")
         require(all(isinstance(f, FileRecord) for f in self.files.values()), self, "files", "a record by file name")
         make_tuple(self, "engines")
@@ -144,6 +162,8 @@ class Manifest:
             "provenance": Provenance.from_json,
             "engines": _engines_from_json,
             "plan": PlanRecord.from_json,
+            "inspected_area": InspectedArea.from_json,
+            "envelope": Envelope.from_json,
         }
         return Manifest(**{name: readers[name](entry) if name in readers else entry for name, entry in values.items()})
 
@@ -164,8 +184,14 @@ class Manifest:
         }
         if self.plan is not None:
             content["plan"] = asdict(self.plan)
+        if self.inspected_area is not None:
+            content["inspected_area"] = asdict(self.inspected_area)
         if self.calibration_original is not None:
             content["calibration_original"] = self.calibration_original.to_json()
+        if self.envelope is not None:
+            content["envelope"] = self.envelope.to_json()
+        if self.envelope_off_original is not None:
+            content["envelope_off_original"] = list(self.envelope_off_original)
         return content
 
     def check_listed(self, *, weights: bool) -> None:

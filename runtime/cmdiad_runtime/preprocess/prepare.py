@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.preprocess.cloud.part_geometry import check_cloud_array
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry, check_cloud_array
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
@@ -18,21 +18,31 @@ from cmdiad_runtime.preprocess.views.registry import view_of
 from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
 from cmdiad_runtime.sample import Mask, Sample, describe_array
 
-__all__ = ["LEAST_CONTRAST", "Prepared", "Preprocessing", "needed_modalities", "prepare", "prepare_ground_truth"]
+__all__ = [
+    "LEAST_CONTRAST",
+    "Prepared",
+    "Preprocessing",
+    "check_present",
+    "needed_modalities",
+    "part_geometry",
+    "prepare",
+    "prepare_ground_truth",
+]
 
 
-def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
+def prepare(sample: Sample, preprocessing: Preprocessing, geometry: PartGeometry | None = None) -> Prepared:
     """Return the network inputs of a sample.
 
     Args:
         sample: Sample with the modalities of `preprocessing.modalities`.
         preprocessing: Settings of the preprocessing, of the run or the bundle.
+        geometry: Geometry of the sample if it was used before, so that nothing is computed twice; None makes a new one.
 
     Raises:
         InputError: The sample lacks a modality, or cannot be used (see `PartGeometry.part`).
     """
-    _check_present(sample, preprocessing)
-    return view_of(preprocessing).prepare(sample, part_geometry(sample, preprocessing))
+    check_present(sample, preprocessing)
+    return view_of(preprocessing).prepare(sample, geometry or part_geometry(sample, preprocessing))
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:
@@ -40,7 +50,7 @@ def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Prep
     return resize_ground_truth(pad_to_square(mask, multiple=preprocessing.pad_multiple), preprocessing.size)
 
 
-def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
+def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
     """Raise InputError if a sample lacks a modality, or if image and cloud do not fit each other."""
     if preprocessing.modality != "xyz" and sample.rgb is None:
         raise _missing(sample, "rgb", f"the detector's modality is {preprocessing.modality}")

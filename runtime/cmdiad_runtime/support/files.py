@@ -128,7 +128,8 @@ def write_json(path: FilePath, value: object) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+        # A name with bytes that are not UTF-8 has lone surrogates, which become the JSON escapes that read back so.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def flush_folder(folder: FilePath) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.runs.record import FILE
 
 CACHE = "cache"
@@ -41,6 +42,7 @@ def owned_run_folder(run: Path) -> Iterator[None]:
         if not existed and not (run / FILE).exists():
             shutil.rmtree(run / CACHE, ignore_errors=True)
             with suppress(OSError):
+                (run / SHEET).unlink(missing_ok=True)
                 (run / LOCK_NAME).unlink(missing_ok=True)
                 run.rmdir()  # fails if anything else is in the folder
 
@@ -63,7 +65,7 @@ def _is_unfinished(path: Path) -> bool:
 
 def is_without_results(run: Path) -> bool:
     """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
-    return all(path.name in (FILE, CACHE) or path.name.startswith(".") for path in run.iterdir())
+    return all(path.name in (FILE, CACHE, SHEET) or path.name.startswith(".") for path in run.iterdir())
 
 
 def _make_folder(run: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.bundle.manifest_records import stored_preprocessing
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import is_sha256, write_json
 from cmdiad_runtime.support.records import (
@@ -76,6 +78,7 @@ class ViewChoice:
     Attributes:
         asked: View in the recipe on the command line; the recipe of the run names the view that was chosen.
         because: Reason if "auto" chose the view of the sensor, or "".
+        whole_cloud: True if "auto" keeps the background of clouds, although the recipe on the command line removes it.
 
     Raises:
         RecordError: A value has the wrong kind, or there is no such view.
@@ -83,10 +86,12 @@ class ViewChoice:
 
     asked: str
     because: str = ""
+    whole_cloud: bool = False
 
     def __post_init__(self) -> None:
         require(isinstance(self.asked, str) and self.asked in VIEWS, self, "asked", f"one of {', '.join(VIEWS)}")
         require_text(self, "because", longest=_LONGEST_PATH)
+        require(isinstance(self.whole_cloud, bool), self, "whole_cloud", "true or false")
 
     @staticmethod
     def from_json(value: object) -> ViewChoice:
@@ -112,7 +117,10 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
+        envelope: Recording conditions of the good samples, or None in runs of earlier versions, and before they are
+            measured. The field is in the file only with a value.
         left_out: Samples that could not be used. The field is in the file only if there are any.
+        inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -129,7 +137,9 @@ class RunRecord:
     network_from: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
+    envelope: Envelope | None = None
     left_out: tuple[LeftOut, ...] = ()
+    inspected_area: InspectedArea | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -145,8 +155,12 @@ class RunRecord:
         require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
         if self.metrics is not None:
             require_object(self, "metrics")
+        if self.envelope is not None:
+            require_instance(self, "envelope", Envelope)
         make_tuple(self, "left_out")
         require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -162,12 +176,15 @@ class RunRecord:
     @property
     def asked(self) -> Recipe:
         """Return the recipe of the command line, before a view was chosen."""
-        return replace(self.recipe, view=self.view.asked)  # type: ignore[arg-type]
+        foreground = self.recipe.foreground or self.view.whole_cloud
+        return replace(self.recipe, view=self.view.asked, foreground=foreground)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "left_out"}
+        optional = ("envelope", "left_out", "inspected_area")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
         left_out = [sample.to_json() for sample in self.left_out]
+        area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -176,7 +193,9 @@ class RunRecord:
             "data": asdict(self.data),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
+            **({} if self.envelope is None else {"envelope": self.envelope.to_json()}),
             **({"left_out": left_out} if left_out else {}),
+            **area,
         }
 
     @staticmethod
@@ -189,6 +208,8 @@ class RunRecord:
         """
         content = {name: part for name, part in value.items() if name not in ("format", "format_version")}
         content = fields_from_json(RunRecord, content)
+        if content.get("inspected_area") is not None:
+            content["inspected_area"] = InspectedArea.from_json(content["inspected_area"])
         return RunRecord(
             **{
                 **content,
@@ -196,6 +217,7 @@ class RunRecord:
                 "data": TrainedOn.from_json(content["data"]),
                 "view": ViewChoice.from_json(content["view"]),
                 "preprocessing": stored_preprocessing(content["preprocessing"]),
+                "envelope": Envelope.from_json(content["envelope"]) if "envelope" in content else None,
                 "left_out": _left_out(content.get("left_out", [])),
             }
         )

@@ -38,13 +38,22 @@ def largest_cluster(
         True for the points of the largest cluster, bool `[N]`; among equally large clusters, of the one with the
         lowest point index. All False if there is no cluster. Noise is never returned.
     """
+    return np.asarray(cluster_ranks(points, eps=eps, min_points=min_points) == 0)
+
+
+def cluster_ranks(points: npt.NDArray[np.floating[Any]], *, eps: float = 0.006, min_points: int = 30) -> _Index:
+    """Return the rank of each point's cluster by size, int64 `[N]`: 0 in the largest cluster, -1 for noise.
+
+    Arguments and ties are those of `largest_cluster`.
+    """
     labels = _cluster_labels(points.astype(np.float64), eps, min_points)
     clustered = np.flatnonzero(labels >= 0)
     if len(clustered) == 0:
-        return np.zeros(len(points), dtype=np.bool_)
+        return labels
     names, first, size = np.unique(labels[clustered], return_index=True, return_counts=True)
-    winner = names[np.lexsort((first, -size))[0]]
-    return np.asarray(labels == winner)
+    rank = np.full(int(names.max()) + 2, -1, dtype=np.int64)  # the last entry is that of noise, whose label is -1
+    rank[names[np.lexsort((first, -size))]] = np.arange(len(names))
+    return rank[labels]
 
 
 def _cluster_labels(points: _Points, eps: float, min_points: int) -> _Index:

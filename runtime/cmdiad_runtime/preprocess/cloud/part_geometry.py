@@ -1,16 +1,20 @@
-"""Masks and support plane of one sample's cloud, each computed at most once."""
+"""Masks of one sample's image and cloud, and its support plane, each computed at most once."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.foreground import remove_background
+from cmdiad_runtime.preprocess.cloud.clustering import cluster_ranks
+from cmdiad_runtime.preprocess.cloud.foreground import off_support
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
-from cmdiad_runtime.sample import Mask, Sample, XyzImage, describe_array
+from cmdiad_runtime.preprocess.image.foreground import ImageRegions, image_regions
+from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage, describe_array
+from cmdiad_runtime.support.missing_points import without_missing_numbers
 
 
 class PartGeometry:
@@ -36,9 +40,9 @@ class PartGeometry:
         """True if `part` excludes the support plane and stray clusters."""
         return self._foreground
 
-    @property
+    @cached_property
     def xyz(self) -> XyzImage:
-        """Return the cloud, float32 `[h, w, 3]`, metres.
+        """Return the cloud, float32 `[h, w, 3]`, metres, zeros for numbers that stand for missing points.
 
         Raises:
             InputError: The sample has no cloud.
@@ -51,7 +55,34 @@ class PartGeometry:
                 action="add the cloud of the sample",
                 reason="missing-modality",
             )
-        return self._sample.xyz
+        xyz = self._sample.xyz
+        return without_missing_numbers(xyz) if _is_cloud(xyz) else xyz  # `part` refuses other arrays.
+
+    @property
+    def rgb(self) -> RgbImage:
+        """Return the image, uint8 `[h, w, 3]`.
+
+        Raises:
+            InputError: The sample has no image.
+        """
+        if self._sample.rgb is None:
+            raise InputError(
+                self.name,
+                found="no rgb",
+                expected="a sample with an image",
+                action="add the image of the sample",
+                reason="missing-modality",
+            )
+        return self._sample.rgb
+
+    @cached_property
+    def image_regions(self) -> ImageRegions:
+        """Return the bright regions of the image, and the part among them.
+
+        Raises:
+            InputError: The sample has no image.
+        """
+        return image_regions(self.rgb)
 
     @cached_property
     def valid(self) -> Mask:
@@ -64,9 +95,21 @@ class PartGeometry:
         return fit_support_plane(self.xyz, seed=self._seed)
 
     @cached_property
+    def off_support(self) -> Mask:
+        """Return the pixels with a point off the support plane, bool `[h, w]`; all valid ones if there is no plane."""
+        return off_support(self.xyz, self.valid, self.support)
+
+    @cached_property
+    def clusters(self) -> npt.NDArray[np.int64]:
+        """Return the rank of the cluster of each point of `off_support`, 0 for the largest; -1 without a cluster."""
+        return cluster_ranks(self.xyz[self.off_support])
+
+    @cached_property
     def foreground(self) -> Mask:
         """Return the pixels of the largest cluster off the support plane, bool `[h, w]`; all False if there is none."""
-        return remove_background(self.xyz, self.valid, self.support)
+        mask = self.off_support.copy()
+        mask[mask] = self.clusters == 0
+        return mask
 
     @cached_property
     def part(self) -> Mask:
@@ -75,13 +118,13 @@ class PartGeometry:
         Raises:
             InputError: The cloud is not float32 `[h, w, 3]`, has no valid point, or only background.
         """
-        self._check_array()
+        self.check_array()
         if not self.valid.any():
             raise InputError(
                 self.name,
                 found="no valid point in the cloud",
-                expected="pixels whose x, y and z are finite and not 0",
-                action="check that the sensor sees the part and that the file is an xyz image",
+                expected="pixels whose x, y and z are finite, not 0, and at most 50 m",
+                action="check that the sensor sees the part, that the unit is metres, and that the file is an xyz image",
                 reason="no-points",
             )
         if not self._foreground:
@@ -96,7 +139,8 @@ class PartGeometry:
             )
         return self.foreground
 
-    def _check_array(self) -> None:
+    def check_array(self) -> None:
+        """Raise InputError if the cloud is not float32 `[h, w, 3]`, or absent."""
         check_cloud_array(self.xyz, self.name)
 
 
@@ -107,7 +151,7 @@ def check_cloud_array(xyz: object, name: str) -> None:
         xyz: Value in place of a cloud.
         name: Name of the sample, for the message.
     """
-    if not isinstance(xyz, np.ndarray) or xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
+    if not _is_cloud(xyz):
         raise InputError(
             name,
             found=f"a cloud of {describe_array(xyz)}",
@@ -115,3 +159,7 @@ def check_cloud_array(xyz: object, name: str) -> None:
             action="give x, y, z per pixel as the sensor sees them",
             reason="wrong-array",
         )
+
+
+def _is_cloud(xyz: object) -> bool:
+    return isinstance(xyz, np.ndarray) and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32
