@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from cmdiad_runtime.bundle import change
-from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.bundle import Bundle, with_calibration
 from cmdiad_runtime.bundle.calibration import Calibration
-from cmdiad_runtime.bundle.change import change_calibration, sign_bundle
+from cmdiad_runtime.bundle.change import change_bundle, sign_bundle
+from cmdiad_runtime.bundle.manifest import write_content
 from cmdiad_runtime.bundle.signature import new_key
 from cmdiad_runtime.cli.run import cli as run_cli
 from cmdiad_runtime.cli.sign import cli as sign_cli
@@ -52,7 +53,7 @@ def test_changes_add_up(bundle: Path) -> None:
 
     def work() -> None:
         started.wait()
-        change_calibration(bundle, raise_threshold)
+        change_bundle(bundle, raise_threshold)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -91,7 +92,7 @@ def test_readers_always_find_a_whole_bundle(bundle: Path) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(40):
-        change_calibration(bundle, _raised)
+        change_bundle(bundle, _raised)
     stop.set()
     reader.join()
     assert problems == []
@@ -209,7 +210,7 @@ def test_a_manifest_that_changes_while_it_is_signed(
 
     def sign(content: bytes, key: Path) -> bytes:
         old = Bundle.open(bundle)
-        change.write_calibration(old, replace(old.calibration, score_threshold=1.0))
+        write_content(bundle, with_calibration(old, replace(old.calibration, score_threshold=1.0)))
         return b"0" * 64
 
     monkeypatch.setattr(change, "sign", sign)
@@ -234,7 +235,7 @@ def test_folder_that_cannot_be_locked(bundle: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(change, "take_folder", refuse)
     with pytest.raises(OutputError, match="cannot be locked"):
-        change_calibration(bundle, lambda old: old.calibration)
+        change_bundle(bundle, lambda old: old.calibration)
 
 
 # --- killed at random moments: the long run is scripts/kill_bundles.py --trials 100
