@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAMES = ("out", "err")
-SECONDS = 120.0
+SECONDS = 600.0
 """Longest duration of one command."""
 
 

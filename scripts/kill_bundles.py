@@ -170,12 +170,12 @@ def count_steps(command: Callable[[], None], folder: Path) -> tuple[int, float]:
     return int(counter.read_text()), seconds
 
 
-def try_threshold(random: random.Random, folder: Path, trials: int) -> Counter[str]:
+def try_threshold(random: random.Random, folder: Path, trials: int, seen: Counter[str]) -> None:
     """End `cmdiad-threshold` at random moments."""
     from cmdiad_runtime.bundle.bundle import Bundle
 
     bundle = Path(shutil.copytree(BUNDLE, folder / "threshold" / "a.cmdiad"))
-    listed, seen = names(bundle.parent), Counter[str]()
+    listed = names(bundle.parent)
     steps, seconds = count_steps(command_line("cmdiad-threshold", bundle, "--threshold", 100), bundle.parent)
     for trial in range(trials):
         old = (bundle / "manifest.json").read_bytes()
@@ -193,19 +193,42 @@ def try_threshold(random: random.Random, folder: Path, trials: int) -> Counter[s
         assert not left or code < 0, (fault, left)
         complete(command_line("cmdiad-threshold", bundle, "--threshold", 1000 + trial), bundle.parent)
         assert names(bundle.parent) == listed, (fault, names(bundle.parent))
-    return seen
 
 
-def try_export(random: random.Random, folder: Path, trials: int) -> Counter[str]:
-    """End `cmdiad-export` at random moments."""
+def write_bundle(out: Path) -> Callable[[], None]:
+    """Return a function that writes a bundle as the export does, without its long computation."""
+
+    def call() -> None:
+        import click
+
+        from cmdiad_runtime.bundle.manifest import write_manifest
+        from cmdiad_runtime.support.command_line import run_command
+        from cmdiad_runtime.support.files import atomic_directory
+
+        def write() -> None:
+            content = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
+            content = {name: value for name, value in content.items() if name not in ("files", "manifest_sha256")}
+            with atomic_directory(out) as folder:
+                for name in ("graph.onnx", "golden.npz"):
+                    shutil.copyfile(BUNDLE / name, folder / name)
+                write_manifest(folder, content)
+
+        run_command(click.Command("write", callback=write), "write", [])
+
+    return call
+
+
+def try_export(name: str, random: random.Random, folder: Path, trials: int, seen: Counter[str]) -> None:
+    """End an export at random moments: `cmdiad-export`, or only its writing of files."""
     from cmdiad_runtime.bundle.bundle import Bundle
 
-    parent = folder / "export"
+    parent = folder / name
     parent.mkdir()
-    out, seen = parent / "a.cmdiad", Counter[str]()
-    export = command_line("cmdiad-export", RUN, "--out", out)
-    with suppress(SystemExit):  # All imports are done here, so that the children start quickly.
-        command_line("cmdiad-export", RUN, "--out", folder / "first.cmdiad")()
+    out = parent / "a.cmdiad"
+    export = write_bundle(out) if name == "write" else command_line("cmdiad-export", RUN, "--out", out)
+    if name == "export":
+        with suppress(SystemExit):  # All imports are done here, so that the children start quickly.
+            command_line("cmdiad-export", RUN, "--out", folder / "first.cmdiad")()
     steps, seconds = count_steps(export, parent)
     listed = names(parent)
     for _ in range(trials):
@@ -215,41 +238,38 @@ def try_export(random: random.Random, folder: Path, trials: int) -> Counter[str]
         check_end(fault, code, printed)
         if out.exists():
             Bundle.open(out)
-            assert names(out) == [name.removeprefix("a.cmdiad/") for name in listed[1:]], fault
+            assert names(out) == [entry.removeprefix("a.cmdiad/") for entry in listed[1:]], fault
         assert code != 0 or out.exists(), fault
-        seen[f"export, {fault.kind}: {'whole' if out.exists() else 'none'}"] += 1
-        left = [name for name in names(parent) if not name.startswith("a.cmdiad")]
-        seen["export, leftovers before the next start"] += bool(left)
+        seen[f"{name}, {fault.kind}: {'whole' if out.exists() else 'none'}"] += 1
+        left = [entry for entry in names(parent) if not entry.startswith("a.cmdiad")]
+        seen[f"{name}, leftovers before the next start"] += bool(left)
         assert not left or code < 0, (fault, code, left)
         shutil.rmtree(out, ignore_errors=True)
         complete(export, parent)
         assert names(parent) == listed, (fault, names(parent))
         Bundle.open(out)
-    return seen
 
 
 def main() -> None:
-    """Run the trials and print the figures as JSON."""
+    """Run the trials and print the figures as JSON; Ctrl-C prints the figures so far."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=100, help="number of ended commands of each kind")
-    parser.add_argument("--command", choices=["threshold", "export", "both"], default="both")
+    parser.add_argument("--command", choices=["threshold", "write", "export", "all"], default="all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     seen = Counter[str]()
     start = time.monotonic()
     source = random.Random(options.seed)  # noqa: S311 - not for secrets
-    with tempfile.TemporaryDirectory() as name:
+    import cmdiad_runtime.bundle.threshold  # noqa: F401 - so that the children do not import it
+
+    with tempfile.TemporaryDirectory() as name, suppress(KeyboardInterrupt):
         folder = Path(name).resolve()
-        if options.command != "export":
-            import cmdiad_runtime.bundle.threshold  # noqa: F401 - so that the children do not import it
-
-            seen += try_threshold(source, folder, options.trials)
-        if options.command != "threshold":
-            import torch.onnx  # noqa: F401 - the same
-
-            import cmdiad_export.bundle_writer  # noqa: F401 - the same
-
-            seen += try_export(source, folder, options.trials)
+        if options.command in ("threshold", "all"):
+            try_threshold(source, folder, options.trials, seen)
+        if options.command in ("write", "all"):
+            try_export("write", source, folder, options.trials, seen)
+        if options.command in ("export", "all"):
+            try_export("export", source, folder, options.trials, seen)
     print(json.dumps({**dict(sorted(seen.items())), "seconds": round(time.monotonic() - start)}, indent=2))
 
 

@@ -72,7 +72,8 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
     total = sum(_check_size(folder / name, sizes.get(name), record.bytes) for name, record in files.items())
     if total > TOTAL_LIMIT:
         raise too_large(folder, f"{total} bytes", f"at most {TOTAL_LIMIT} in all")
-    _check_unlisted(folder, sorted(sizes.keys() - files.keys() - {MANIFEST, SIGNATURE}))
+    unlisted = sizes.keys() - files.keys() - {MANIFEST, SIGNATURE}
+    _check_unlisted(folder, sorted(name for name in unlisted if name.split("/")[-1] not in IGNORED))
     for name, record in files.items():
         if _hash(folder / name) != record.sha256:
             raise damaged(folder / name, "contents whose hash is not the manifest's")
@@ -113,7 +114,7 @@ def _sizes(folder: Path) -> dict[str, int]:
                 folders.append(f"{path}/")
             elif not stat.S_ISREG(status.st_mode):
                 raise _foreign(folder / path, kind_of(status.st_mode), "only files and folders")
-            elif name not in IGNORED and not _is_being_written(path):
+            elif not _is_being_written(path):
                 sizes[path] = status.st_size
     return sizes
 
@@ -171,6 +172,6 @@ def _is_inside(name: str) -> bool:
 
 def _hash(path: Path) -> str:
     try:
-        return sha256_of(path)
+        return sha256_of(path, follow=False)
     except OSError as error:
         raise damaged(path, f"no readable file ({error.strerror})") from error

@@ -152,17 +152,18 @@ def is_sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def sha256_of(path: FilePath) -> str:
+def sha256_of(path: FilePath, *, follow: bool = True) -> str:
     """Return the SHA-256 of a file as 64 lowercase hexadecimal digits.
 
     Args:
         path: File to hash.
+        follow: True to accept a link to a file.
 
     Raises:
         OSError: The file cannot be read, or is a folder, pipe or device. The caller turns this into its own error.
     """
     digest = hashlib.sha256()
-    with open_regular(path, follow=True) as file:
+    with open_regular(path, follow=follow) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -74,6 +74,13 @@ def test_table_has_every_point_by_latency_and_marks_the_best() -> None:
     assert cells[6][:5] == ["10%", "3000", "exact", "fp16", "refused: 9 % off in score"]
 
 
+def test_plan_files_replace_those_of_a_killed_plan(tmp_path: Path) -> None:
+    for name in (".plan.0123abcd.json", ".plan.76543210.png"):
+        (tmp_path / name).write_text("half")
+    write_plan(tmp_path, PLAN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "plan.png"]
+
+
 def test_plan_files(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAN)
     plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))

@@ -74,7 +74,7 @@ def test_several_unlisted_files_are_counted(bundle: Path) -> None:
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize("name", ["mask.png", "engines/rtx-fp32.engine", "a/b/c.npz"])
+@pytest.mark.parametrize("name", ["mask.png", "engines/rtx-fp32.engine", "a/b/c.npz", ".DS_Store"])
 def test_listed_files_need_no_registration(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_bytes(b"content")

@@ -37,7 +37,7 @@ def _grow(path: Path, size: int) -> None:
 
 
 def _no_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> str:
+    def refuse(path: Path, **_: object) -> str:
         raise AssertionError(f"{path} was hashed")
 
     monkeypatch.setattr(integrity, "sha256_of", refuse)
