@@ -82,11 +82,11 @@ def _sole_writer(folder: Path) -> Iterator[None]:
     """Own a bundle for a change, and remove what killed changes left."""
     try:
         release = take_folder(folder, wait_s=WAIT_S)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         Bundle.open(folder)  # A missing or unreadable bundle has its own error.
         raise OutputError(
             folder,
-            found=f"a folder that cannot be locked ({error.strerror or error})",
+            found=f"a folder that cannot be locked ({error})",
             expected="a folder that one process at a time can change",
             action="copy the bundle to another file system",
         ) from error

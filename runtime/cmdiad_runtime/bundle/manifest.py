@@ -289,6 +289,9 @@ def _read_bytes(folder: Path) -> bytes:
             expected="a bundle written by cmdiad-export",
             action="check the path, or export the run again",
         ) from error
+    except PermissionError as error:
+        action = "allow this account to read the bundle"
+        raise BundleError(path, found="permission denied", expected="a readable bundle", action=action) from error
     except OSError as error:
         raise damaged(path, f"no readable file ({error.strerror or error})") from error
     if len(content) > MANIFEST_LIMIT:

@@ -17,6 +17,7 @@ from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.output import ResultLines, say
+from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
@@ -289,6 +290,7 @@ def _inspect_all(
             try:
                 with closing(inspect_stream(inspector, files.paths, read_files=read_files)) as stream:
                     for inspected in stream:
+                        check_signals()
                         ok = _report(inspected, results, lines)
                         passed, failed = passed + ok, failed + (not ok)
             finally:

@@ -14,9 +14,11 @@ from cmdiad_runtime.envelope.record import Envelope, Limit
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.views.strategy import check_contrast
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 
+_FADED = 0.1  # colour orders from -0.1 to 0.1 are those of pictures with hardly any colour
 _PART_CHECKS = {"plane-distance", "holes"}
 """Checks of the measures that need support plane and part."""
 
@@ -78,6 +80,7 @@ def _stages(
     """Yield measures in groups, the cheap ones first."""
     if preprocessing.modality != "xyz":
         assert sample.rgb is not None
+        check_contrast(sample.rgb, sample.name)
         yield measure_image(sample.rgb)
     if preprocessing.needs_cloud:
         geometry.check_array()
@@ -112,7 +115,8 @@ def _check_value(sample: Sample, name: str, value: float, envelope: Envelope) ->
     if limit.holds(value):
         return
     if name == "order":
-        found = "colours that resemble the training samples more with red and blue exchanged"
+        swapped = "colours that resemble the training samples more with red and blue exchanged"
+        found = swapped if value < -_FADED else "hardly any of the colours of the training samples"
         raise _outside(sample, entry.check, found, "colours in RGB order, as in training")
     found = f"{entry.text} of {entry.show(value)}"
     if name == "plane":

@@ -8,10 +8,10 @@ from cmdiad_runtime.reasons import Reason
 
 LEARNT_CHECKS: tuple[Reason, ...] = (
     "image-size",
-    "colour",
     "exposure",
-    "sharpness",
     "noise",
+    "sharpness",
+    "colour",
     "axes",
     "point-pitch",
     "valid-points",
@@ -51,15 +51,15 @@ class Measure:
 _LEVELS, _PERCENT, _MILLIMETRES = " of 255", " %", " mm"
 
 MEASURES: dict[str, Measure] = {
-    "order": Measure("colour", "similarity to pictures with red and blue in their places"),
-    "red_blue": Measure("colour", "mean of red minus blue", 1, _LEVELS),
-    "green": Measure("colour", "mean of green minus red and blue", 1, _LEVELS),
     "dark": Measure("exposure", "grey level of the darkest pixels", 1, _LEVELS),
     "brightness": Measure("exposure", "mean grey level", 1, _LEVELS),
     "bright": Measure("exposure", "grey level of the brightest pixels", 1, _LEVELS),
     "saturated": Measure("exposure", "saturated pixels", 100, _PERCENT),
-    "sharpness": Measure("sharpness", "ratio of fine to coarse detail", 1, " dB"),
     "noise": Measure("noise", "noise", 1, " grey levels"),
+    "sharpness": Measure("sharpness", "ratio of fine to coarse detail", 1, " dB"),
+    "order": Measure("colour", "similarity to pictures with red and blue in their places"),
+    "red_blue": Measure("colour", "mean of red minus blue", 1, _LEVELS),
+    "green": Measure("colour", "mean of green minus red and blue", 1, _LEVELS),
     "column_x": Measure("axes", "x direction of the columns"),
     "column_y": Measure("axes", "y direction of the columns"),
     "column_z": Measure("axes", "z direction of the columns"),
@@ -83,10 +83,10 @@ MEASURES: dict[str, Measure] = {
 
 ACTIONS: dict[Reason, str] = {
     "image-size": "check the resolution of the sensor",
-    "colour": "check the colour order (RGB, not BGR), the white balance and the lamp",
     "exposure": "check lamp, exposure time and lens",
-    "sharpness": "check focus, lens and motion",
     "noise": "check gain, exposure time and lamp",
+    "sharpness": "check focus, lens and motion",
+    "colour": "check the colour order (RGB, not BGR), the white balance and the lamp",
     "axes": "check that x grows with the columns, y with the rows and z away from the sensor, as in training",
     "point-pitch": "check the distance, the resolution and the unit (metres) of the sensor",
     "valid-points": "check the sensor, its filters, and how missing points are written",

@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import BinaryIO, NoReturn
+from pathlib import Path
+from typing import BinaryIO, NoReturn, cast
 
 from cmdiad_runtime.errors import CmdiadError, InputError
 from cmdiad_runtime.readers import limits
@@ -66,7 +67,7 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     """
     with refusing_failures(path, expected=expected):
         try:
-            _check_kind(path, os.stat(path).st_mode, expected)  # Some devices act when they are opened.
+            _check_kind(path, Path(path).stat().st_mode, expected)  # Some devices act when they are opened.
             file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
@@ -125,14 +126,16 @@ def _refused(path: FilePath, problem: str, expected: str, action: str, reason: R
     return InputError(path, found=problem, expected=expected, action=action, reason=reason)
 
 
-class BoundedFile(io.RawIOBase):
-    """A file for decoders that trust the lengths in a damaged file.
+def bounded(file: BinaryIO) -> BinaryIO:
+    """Return a file for decoders that trust the lengths in a damaged file.
 
-    A read from disk allocates the requested length, a read here at most the rest of the file.
-
-    Args:
-        file: Open file.
+    A read from disk allocates the requested length, a read from the result at most the rest of the file.
     """
+    return cast(BinaryIO, _BoundedFile(file))
+
+
+class _BoundedFile(io.RawIOBase):
+    """See `bounded`."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -195,10 +198,10 @@ def check_size(path: FilePath, height: int, width: int) -> None:
         width: Columns of the image.
 
     Raises:
-        InputError: The image has more than `limits.MAX_PIXELS` pixels.
+        InputError: The image exceeds `limits.MAX_PIXELS` or `limits.MAX_IMAGE_SIDE`.
     """
-    if height * width > limits.MAX_PIXELS:
-        raise _too_many(path, height, width, "pixels", limits.MAX_PIXELS)
+    if height * width > limits.MAX_PIXELS or max(height, width) > limits.MAX_IMAGE_SIDE:
+        raise _too_large(path, f"{width}×{height} pixels", limits.MAX_PIXELS, limits.MAX_IMAGE_SIDE)
 
 
 def check_points(path: FilePath, height: int, width: int) -> None:
@@ -210,16 +213,26 @@ def check_points(path: FilePath, height: int, width: int) -> None:
         width: Columns of the grid.
 
     Raises:
-        InputError: The grid has more than `limits.MAX_POINTS` points.
+        InputError: The grid exceeds `limits.MAX_POINTS` or `limits.MAX_CLOUD_SIDE`.
     """
-    if height * width > limits.MAX_POINTS:
-        raise _too_many(path, height, width, "points", limits.MAX_POINTS)
+    if height * width > limits.MAX_POINTS or max(height, width) > limits.MAX_CLOUD_SIDE:
+        raise _too_large(path, f"{width}×{height} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
 
 
-def _too_many(path: FilePath, height: int, width: int, unit: str, most: int) -> InputError:
+def check_point_count(path: FilePath, count: int) -> None:
+    """Check the number of points of a cloud whose rows and columns are not known yet.
+
+    Raises:
+        InputError: There are more points than `limits.MAX_POINTS`.
+    """
+    if count > limits.MAX_POINTS:
+        raise _too_large(path, f"{count} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
+
+
+def _too_large(path: FilePath, size: str, most: int, side: int) -> InputError:
+    expected = f"at most {most / 1e6:.3g} million, and at most {side:,} in a row or column"
     action = "crop or shrink the sensor's image; if the image is smaller, the file is damaged"
-    expected = f"at most {most / 1e6:.3g} million {unit}"
-    return _refused(path, f"{width}×{height} {unit}", expected, action, "too-large")
+    return _refused(path, size, expected, action, "too-large")
 
 
 def too_many(count: int, unit: str, most: int) -> NoReturn:

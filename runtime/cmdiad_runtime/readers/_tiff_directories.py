@@ -104,7 +104,7 @@ def _following(file: BinaryIO, layout: _Layout, offset: int) -> Iterator[int]:
     if entries > limits.MAX_TIFF_TAGS:
         too_many(entries, "entries in a TIFF directory", limits.MAX_TIFF_TAGS)
     fields = [
-        layout.read(file, f"HH{layout.offset}") + (file.tell(), *layout.read(file, layout.offset))
+        (*layout.read(file, f"HH{layout.offset}"), file.tell(), *layout.read(file, layout.offset))
         for _ in range(entries)
     ]
     (following,) = layout.read(file, layout.offset)

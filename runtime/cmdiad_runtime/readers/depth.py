@@ -18,8 +18,8 @@ from cmdiad_runtime.readers._cloud import finish_cloud
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
-    BoundedFile,
     FilePath,
+    bounded,
     check_points,
     decoding,
     open_input,
@@ -84,7 +84,7 @@ def read_depth(path: FilePath) -> XyzImage:
                 path, found="a file that is not a PNG image", expected=_EXPECTED, action=action, reason="unsupported"
             )
         with decoding(path, expected=_EXPECTED):
-            image = PngImagePlugin.PngImageFile(BoundedFile(file))
+            image = PngImagePlugin.PngImageFile(bounded(file))
             _check_depth(path, header)
             check_points(path, image.height, image.width)
             depth = np.asarray(image).astype(np.uint16)

@@ -20,8 +20,8 @@ from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
-    BoundedFile,
     FilePath,
+    bounded,
     check_size,
     decoding,
     open_input,
@@ -85,7 +85,7 @@ def check_scans(file: BinaryIO) -> None:
     """Check the number of scans of a JPEG file, and leave the file at its beginning.
 
     Raises:
-        ContentError: There are so many that decoding would take minutes.
+        ContentError: There are more than `limits.MAX_JPEG_SCANS`; decoding would take minutes.
     """
     scans, last = 0, b""
     while block := file.read(_BLOCK):
@@ -112,11 +112,11 @@ def _open_image(path: FilePath) -> Iterator[Image.Image]:
         with decoding(path, expected=_EXPECTED):
             # Not Image.open, which would also try other formats and warn about the size.
             if header.startswith(PNG_SIGNATURE):
-                image: Image.Image = PngImagePlugin.PngImageFile(BoundedFile(file))
+                image: Image.Image = PngImagePlugin.PngImageFile(bounded(file))
                 _check_depth(path, header)
             else:
                 check_scans(file)
-                image = JpegImagePlugin.JpegImageFile(BoundedFile(file))
+                image = JpegImagePlugin.JpegImageFile(bounded(file))
             check_size(path, image.height, image.width)
             yield image
 

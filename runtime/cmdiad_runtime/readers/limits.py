@@ -1,7 +1,8 @@
 """Limits on files from sensors and cameras. A file beyond a limit is refused with the reason "too-large".
 
 The limits are checked before memory is allocated or data are unpacked. They are far beyond the files of inspection
-sensors, and keep the memory for one file below 1 GB in addition to the image or cloud itself.
+sensors, and keep the memory for one file below 1 GB in addition to the image or cloud itself. The table in
+docs/formats.md lists them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ MAX_FILE_BYTES = 1 << 30
 
 MAX_PIXELS = 100_000_000
 """Largest image in pixels: 300 MB as RGB."""
+
+MAX_IMAGE_SIDE = 10_000
+"""Longest edge of an image in pixels. The preparation pads an image to a square of this edge: 300 MB."""
+
+MAX_CLOUD_SIDE = 8_192
+"""Longest edge of a cloud or depth image in points. The preparation pads a cloud to a square of this edge: 800 MB."""
 
 MAX_POINTS = 4096 * 4096
 """Largest cloud or depth image in points, including missing points: 200 MB as float32."""

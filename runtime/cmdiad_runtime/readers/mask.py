@@ -16,9 +16,9 @@ from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
-    BoundedFile,
     ContentError,
     FilePath,
+    bounded,
     check_size,
     decoding,
     open_input,
@@ -94,7 +94,7 @@ def _read_values(path: FilePath, file: BinaryIO) -> tuple[npt.NDArray[np.float32
 
 def _open(file: BinaryIO, header: bytes) -> Image.Image:
     """Open an image with the plugin of its format; `Image.open` would try many more formats."""
-    data = BoundedFile(file)
+    data = bounded(file)
     if header.startswith(PNG_SIGNATURE):
         if header[24] == 16 and header[25] != 0:
             raise ContentError("a mask of 16 bits per colour", _AGAIN)  # Pillow would drop the lower 8 bits.
@@ -140,8 +140,8 @@ def _check_image(image: Image.Image) -> None:
 def _scaled(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return values with full scale 1, float32 of the same shape.
 
-    Full scale is the largest number of an 8-bit type. Of other types it is the smallest of 1, 255 and 65535 that is
-    not exceeded, because nobody stores masks in steps of 16-bit brightness.
+    Full scale is the largest number of an 8-bit type. For other types, full scale is the smallest of 1, 255 and 65535
+    that is not exceeded, because nobody stores masks in steps of 16-bit brightness.
 
     Raises:
         ContentError: Values are negative, not finite, or too large.

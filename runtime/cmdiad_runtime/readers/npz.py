@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._cloud import finish_cloud
-from cmdiad_runtime.readers._files import BoundedFile, FilePath, check_points, decoding, open_input, too_many
+from cmdiad_runtime.readers._files import FilePath, bounded, check_points, decoding, open_input, too_many
 from cmdiad_runtime.readers.depth import DEPTH_TYPES, Intrinsics, depth_scale_of, finish_depth
 from cmdiad_runtime.sample import XyzImage
 
@@ -49,7 +49,7 @@ def read_npz(path: FilePath) -> XyzImage:
             _refuse(path, "a file that is not an NPZ archive", "write the file with numpy.savez")
         with decoding(path, expected=_EXPECTED):
             file.seek(0)
-            with zipfile.ZipFile(BoundedFile(file)) as archive:
+            with zipfile.ZipFile(bounded(file)) as archive:
                 members = len(archive.infolist())
                 if members > limits.MAX_ARCHIVE_MEMBERS:
                     too_many(members, "arrays in one file", limits.MAX_ARCHIVE_MEMBERS)

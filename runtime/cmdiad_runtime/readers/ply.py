@@ -5,8 +5,8 @@ The project has its own parser because no maintained package with a permissive l
 
 PLY has no standard field for rows and columns. The reader supports these conventions of exporters:
 
-* `obj_info num_cols N` and `obj_info num_rows N`, with or without an element `range_grid` that lists the vertex in each cell
-  of the grid (the Stanford scans; PCL with `use_camera` off);
+* `obj_info num_cols N` and `obj_info num_rows N`, with or without an element `range_grid` that lists the vertex in
+  each cell of the grid (the Stanford scans; PCL with `use_camera` off);
 * an element `camera` with `viewportx` and `viewporty` after the vertices (PCL by default);
 * `obj_info … (Width = N; Height = N; …)` (Photoneo, EpicEye), or an element `phoxi_frame_params` with
   `frame_width` and `frame_height` (Photoneo);
@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._cloud import check_grid, finish_cloud, unorganised
-from cmdiad_runtime.readers._files import FilePath, check_points, decoding, open_input
+from cmdiad_runtime.readers._files import FilePath, check_point_count, decoding, open_input
 from cmdiad_runtime.readers._text import (
     check_fields,
     check_left,
@@ -193,8 +193,8 @@ def _size_in_fields(path: FilePath, header: _Header) -> tuple[int, int] | None:
     if len(rows) > 1 or len(columns) > 1:
         raise ValueError("two sizes of the grid in its header")
     if not rows or not columns:
-        check_points(path, 1, header.elements["vertex"].count)
-        check_points(path, 1, _cells(header))
+        check_point_count(path, header.elements["vertex"].count)
+        check_point_count(path, _cells(header))
         return None
     (height,), (width,) = rows, columns
     check_grid(path, height, width, _cells(header), expected=_EXPECTED)

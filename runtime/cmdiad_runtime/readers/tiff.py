@@ -75,7 +75,7 @@ def _read_array(path: FilePath) -> npt.NDArray[Any]:
         with decoding(path, expected=_EXPECTED):
             check_directories(file)
             file.seek(0)
-        with decoding(path, expected=_EXPECTED), tifffile.TiffFile(file, **_FOREIGN_KINDS) as tiff:
+        with decoding(path, expected=_EXPECTED), _open(file) as tiff:
             series = tiff.series[0]  # A mask in a sub-image, as HALCON writes it, is a separate series.
             if len(series.pages) != len(tiff.pages):
                 _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a separate file")
@@ -86,6 +86,10 @@ def _read_array(path: FilePath) -> npt.NDArray[Any]:
             if image.shape != series.shape or image.size == 0:
                 raise ValueError(f"data of shape {list(image.shape)}, but a header with {list(series.shape)}")
             return image
+
+
+def _open(file: BinaryIO) -> tifffile.TiffFile:
+    return tifffile.TiffFile(file, **_FOREIGN_KINDS)  # type: ignore[arg-type]  # its flags follow the mode
 
 
 def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:

@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ class TimedReader:
             header, arrays = process.ask(request, self.timeout_s)
         except (TimeoutError, EOFError) as error:
             self._discard(process)
-            raise self._refusal(name, error, process.exit_status()) from error
+            raise self._refusal(name, error, process) from error
         except BaseException:  # An interruption leaves an answer in the pipe that nobody has read.
             self._discard(process)
             raise
@@ -145,7 +145,10 @@ class TimedReader:
             self._all.discard(process)
         process.end()
 
-    def _refusal(self, name: str, error: Exception, status: int | None) -> InputError:
+    def _refusal(self, name: str, error: Exception, process: _Process) -> InputError:
+        status = process.exit_status()
+        if not process.is_ready:
+            return _refused(name, f"a reading process that does not start (status {status})", "internal")
         if isinstance(error, TimeoutError):
             return _refused(name, f"a file that takes longer than {self.timeout_s:g} s to read", "timeout")
         killed = status == -9  # The system ends the process that uses most when memory is short.
@@ -160,6 +163,9 @@ class _Process:
         folder: Working directory.
         limit_s: Seconds after which the process ends itself during a request.
         memory_bytes: Largest address space, or 0.
+
+    Attributes:
+        is_ready: True once the process has started.
     """
 
     def __init__(self, folder: Path, limit_s: float, memory_bytes: int) -> None:
@@ -176,7 +182,7 @@ class _Process:
             pipesize=1 << 20,
         )
         self._answers: SimpleQueue[_Answer | None] = SimpleQueue()
-        self._ready = False
+        self.is_ready = False
         Thread(target=self._receive, name="cmdiad-answers", daemon=True).start()
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> _Answer:
@@ -186,9 +192,9 @@ class _Process:
             TimeoutError: The answer takes longer.
             EOFError: The process has ended.
         """
-        if not self._ready:
+        if not self.is_ready:
             self._next(_START_S)
-            self._ready = True
+            self.is_ready = True
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -226,8 +232,8 @@ class _Process:
 
     def _receive(self) -> None:
         """Put answers into the queue until the process ends, then None."""
-        stream = self._process.stdout
-        assert stream is not None
+        assert self._process.stdout is not None
+        stream = cast(BinaryIO, self._process.stdout)
         with stream:
             try:
                 while line := stream.readline():

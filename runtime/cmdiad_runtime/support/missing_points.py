@@ -22,7 +22,7 @@ _FAR = 3.0
 
 def within_reach(coordinate: npt.NDArray[np.floating]) -> Mask:
     """Return True where a coordinate is finite and at most FARTHEST_METRES, bool of the same shape."""
-    return np.asarray(np.abs(coordinate) <= FARTHEST_METRES)  # False for NaN
+    return np.asarray(np.abs(coordinate) <= FARTHEST_METRES, dtype=np.bool_)  # False for NaN
 
 
 def without_missing_numbers(xyz: XyzImage) -> XyzImage:
@@ -41,7 +41,7 @@ def without_missing_numbers(xyz: XyzImage) -> XyzImage:
     z = np.ascontiguousarray(xyz[..., 2])
     if near.all() and not _extremes(z[z != 0]):
         return xyz  # Most clouds end here.
-    missing = (~near & np.isfinite(xyz)).any(axis=2)
+    missing = np.asarray((~near & np.isfinite(xyz)).any(axis=2))
     measured = near.all(axis=2) & (xyz != 0).all(axis=2)
     for value in _extremes(z[measured]):
         missing |= _repeated(xyz, measured, value)

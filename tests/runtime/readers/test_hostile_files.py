@@ -72,8 +72,8 @@ def test_socket_device_folder_and_nothing(tmp_path: Path, kind: str) -> None:
 def test_pipe_that_replaces_the_file_before_the_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     os.mkfifo(path)
-    plain = os.stat(__file__)
-    monkeypatch.setattr(_files.os, "stat", lambda *a, **k: plain)
+    plain = Path(__file__).stat()
+    monkeypatch.setattr(_files.Path, "stat", lambda self: plain)
     assert refused(read_rgb, path).found == "a pipe"
 
 
@@ -226,6 +226,23 @@ def test_bombs(tmp_path: Path) -> None:
     for bomb in (text, profile):
         path.write_bytes(png(8, 8, bomb, chunk(b"IDAT", zlib.compress(bytes(200)))))
         assert refused(read_rgb, path).reason == "unreadable"
+
+
+@pytest.mark.parametrize("shape", [(2, 10_001), (10_001, 2)])
+def test_narrow_picture_would_become_a_large_square(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """2 MB of pixels of 20,000 columns took 18 s and 1.5 GB, because the preparation pads to a square."""
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", shape).save(tmp_path / name)
+        for read in (read_rgb, read_mask):
+            assert refused(read, tmp_path / name).reason == "too-large"
+    points = np.zeros((*shape, 3), np.float32)
+    tifffile.imwrite(tmp_path / "a.tiff", points, photometric="rgb")
+    np.savez(tmp_path / "a.npz", xyz=points)
+    (tmp_path / "a.pcd").write_bytes(pcd(points))
+    size = (f"obj_info num_cols {shape[1]}", f"obj_info num_rows {shape[0]}")
+    (tmp_path / "a.ply").write_bytes(ply({"vertex": records(points)}, notes=size))
+    for name in ("a.tiff", "a.npz", "a.pcd", "a.ply"):
+        assert refused(read_xyz, tmp_path / name).reason == "too-large"
 
 
 def test_jpeg_of_many_scans(tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_misbehaving_decoder(
             np.testing.assert_array_equal(reader.read_files("", *pair).rgb, expected.rgb)
 
 
+def test_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch, pair: tuple[Path, Path]) -> None:
+    monkeypatch.setattr(worker, "_START", "raise SystemExit(7)")
+    with TimedReader(60) as reader:
+        error = refused(reader, pair[0])
+    assert error.reason == "internal" and "does not start (status 7)" in error.found
+
+
 def test_process_that_ended_between_two_files(reader: TimedReader, pair: tuple[Path, Path]) -> None:
     reader.read_files("", *pair)
     (process,) = reader._all

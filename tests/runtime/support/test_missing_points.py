@@ -88,7 +88,7 @@ def test_one_pixel_and_one_coordinate(value: float, axis: int) -> None:
         lambda points: points - np.float32([0, 0, 0.5]),
         lambda points: points * np.float32(-1),
         lambda points: points * np.float32(80),  # 40 m away
-        lambda points: np.zeros_like(points),
+        np.zeros_like,
         lambda points: np.full_like(points, 1),
     ],
 )

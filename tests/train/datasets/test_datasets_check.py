@@ -127,12 +127,12 @@ def cut_mask(root: Path) -> tuple[Path, str]:
 
 def twin(root: Path) -> tuple[Path, str]:
     shutil.copy(root / "nut/train/good/rgb/005.png", root / "nut/test/good/rgb/001.png")
-    return root / "nut/test/good/rgb/001.png", f"the same bytes as in {root / 'nut/train/good/rgb/005.png'}"
+    return root / "nut/test/good/rgb/001.png", f"the same pixels as in {root / 'nut/train/good/rgb/005.png'}"
 
 
 def twin_under_another_label(root: Path) -> tuple[Path, str]:
     shutil.copy(root / "nut/test/dent/xyz/001.tiff", root / "nut/test/good/xyz/000.tiff")
-    return root / "nut/test/good/xyz/000.tiff", f"the same bytes as in {root / 'nut/test/dent/xyz/001.tiff'}"
+    return root / "nut/test/good/xyz/000.tiff", f"the same pixels as in {root / 'nut/test/dent/xyz/001.tiff'}"
 
 
 def two_files(root: Path) -> tuple[Path, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,10 @@ from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
-from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets.category import Category, Split
 from cmdiad_train.datasets.ground_truth import read_ground_truth
+from cmdiad_train.datasets.identical import content_of, identical_groups, pixels_of, shortened
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
@@ -163,18 +163,20 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
     samples = [sample for listing in listings.values() for sample in listing.samples]
     colour = data_colour(listings["train"].samples)
     shapes: Counter[tuple[int, int]] = Counter()
+    contents = _Contents()
     for i, files in enumerate(samples):
         sample = guarded(str(files.rgb or files.xyz), partial(files.read, colour))
         if isinstance(sample, InputError):
             errors: list[CmdiadError] = [sample]
         else:
+            findings.problems += contents.add(files, sample)
             errors = list(_check_sample(files, sample, category.prepared, shapes))
         findings.problems += [Problem(files.name, error) for error in errors]
         if errors and not files.name.startswith("test/"):
             findings.unusable.add(files.name)
         reporter.step(f"check {category.name}", i + 1, len(samples))
-    findings.problems += _duplicates(samples)
-    findings.notes += _notes(category, listings, shapes)
+    findings.problems += contents.problems(category)
+    findings.notes += [*_notes(category, listings, shapes), *contents.notes()]
     return findings
 
 
@@ -245,25 +247,45 @@ def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> InputErr
     return None
 
 
-def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
-    """Yield a problem for each file that has the same bytes as a file in another split or under another label."""
-    seen: dict[str, tuple[SampleFiles, Path]] = {}
-    for files in samples:
-        for path in (files.rgb, files.xyz):
-            if path is None or not path.is_file():  # a pipe would wait for ever
+class _Contents:
+    """The pixels of the samples of a category that could be read."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[SampleFiles, Path]] = {}
+        self._samples: list[tuple[SampleFiles, Hashable]] = []
+
+    def add(self, files: SampleFiles, sample: Sample) -> Iterator[Problem]:
+        """Add a sample, and yield a problem for each file with the pixels of another split or another label."""
+        self._samples.append((files, content_of(sample)))
+        for path, array in ((files.rgb, sample.rgb), (files.xyz, sample.xyz)):
+            if path is None or array is None:
                 continue
-            try:
-                first, twin = seen.setdefault(sha256_of(path), (files, path))
-            except OSError:
-                continue  # The sample could not be read, which is reported already.
+            first, twin = self._first.setdefault(pixels_of(array), (files, path))
             if _place(first) != _place(files):
                 error = InputError(
                     path,
-                    found=f"the same bytes as in {twin}",
+                    found=f"the same pixels as in {twin}",
                     expected="a part in one split and under one label only",
                     action="Remove one of the two samples",
                 )
                 yield Problem(files.name, error)
+
+    def problems(self, category: Category) -> Iterator[Problem]:
+        """Yield a problem if all training samples are the same."""
+        train = [content for files, content in self._samples if files.name.startswith("train/")]
+        if len(train) > 1 and len(set(train)) == 1:
+            error = RunError(
+                category.folder,
+                found=f"{len(train)} training samples with the same pixels",
+                expected="pictures of different good parts, or of one part that was placed again each time",
+                action="Record other samples",
+            )
+            yield Problem(None, error)
+
+    def notes(self) -> Iterator[str]:
+        """Yield a note for each group of samples with the same pixels in one split and under one label."""
+        for names in identical_groups((files.name, (_place(files), content)) for files, content in self._samples):
+            yield f"{shortened(names)} have the same pixels and count as one sample"
 
 
 def _place(files: SampleFiles) -> str:

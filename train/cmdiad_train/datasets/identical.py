@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
 
-from cmdiad_runtime.envelope.frame import checksum
+import numpy as np
+import numpy.typing as npt
+
 from cmdiad_runtime.sample import Sample
 
 MOST_NAMED = 5
@@ -13,7 +17,14 @@ MOST_NAMED = 5
 
 def content_of(sample: Sample) -> Hashable:
     """Return a value that is equal for samples with the same pixels and points."""
-    return tuple(None if array is None else checksum(array) for array in (sample.rgb, sample.xyz))
+    return tuple(None if array is None else pixels_of(array) for array in (sample.rgb, sample.xyz))
+
+
+def pixels_of(array: npt.NDArray[Any]) -> str:
+    """Return the SHA-256 of type, shape and content of an array."""
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def identical_groups(contents: Iterable[tuple[str, Hashable]]) -> Iterator[list[str]]:

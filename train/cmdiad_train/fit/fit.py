@@ -141,7 +141,10 @@ def _envelope(
         reporter.step("measure recording conditions", len(measured), len(good))
     train, held_out = ([(s, measured[s]) for s in chosen] for chosen in (splits.train, splits.held_out))
     check_different(train, held_out, record.data.folder, reporter)
-    return learn_envelope(list(measured.values()), options)
+    envelope = learn_envelope(list(measured.values()), options)
+    if envelope is not None and record.preprocessing.modality != "xyz" and not envelope.colour_weights:
+        reporter.say("Red and blue cannot be distinguished in these samples, so exchanged channels are not recognised.")
+    return envelope
 
 
 def _fit_family(

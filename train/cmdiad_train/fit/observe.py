@@ -8,8 +8,14 @@ import numpy as np
 
 from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
-from cmdiad_runtime.preprocess.inspected_area.background import BackgroundCells, background_cells
-from cmdiad_runtime.preprocess.inspected_area.measure import PartFacts, cloud_facts, image_facts, stray_share
+from cmdiad_runtime.preprocess.inspected_area.background import BackgroundCells
+from cmdiad_runtime.preprocess.inspected_area.measure import (
+    PartFacts,
+    cells_around_part,
+    cloud_facts,
+    image_facts,
+    stray_share,
+)
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_train.fit.evidence import (
@@ -46,10 +52,12 @@ class ObservedCloud:
     Attributes:
         facts: Number, area and position of the clusters.
         stray: Share of the picture with points off the support outside of the part.
+        background: Image around the part, or None if there is no image or it is inspected otherwise.
     """
 
     facts: PartFacts
     stray: float
+    background: BackgroundCells | None = None
 
 
 class Observations:
@@ -63,6 +71,8 @@ class Observations:
     def __init__(self, view: ViewName, preprocessing: Preprocessing) -> None:
         self._of_images = view in ("part", "each")
         self._of_clouds = preprocessing.needs_cloud and preprocessing.foreground
+        seen_through_cloud = view == "top" or preprocessing.rgb_mask == "cloud"
+        self._image_by_cloud = self._of_clouds and seen_through_cloud and preprocessing.modality != "xyz"
         self._images: list[ObservedImage] = []
         self._clouds: list[ObservedCloud] = []
 
@@ -78,20 +88,27 @@ class Observations:
             InputError: The cloud cannot be used. An image must show a part.
         """
         if self._of_images:
-            rgb, regions, number = geometry.rgb, geometry.image_regions, len(self._images)
-            evidence = image_evidence(rgb, regions, tampered=number < TAMPERED_SAMPLES, seed=number)
-            facts = _without_place(image_facts(regions))
-            self._images.append(ObservedImage(facts, background_cells(rgb, regions), evidence))
+            regions, number = geometry.image_regions, len(self._images)
+            evidence = image_evidence(geometry.rgb, regions, tampered=number < TAMPERED_SAMPLES, seed=number)
+            facts, cells = _without_place(image_facts(regions)), cells_around_part(geometry, image=True)
+            self._images.append(ObservedImage(facts, cells, evidence))
         if self._of_clouds and geometry.part.any():
-            self._clouds.append(ObservedCloud(_without_place(cloud_facts(geometry)), stray_share(geometry)))
+            around = cells_around_part(geometry, image=False) if self._image_by_cloud else None
+            facts = _without_place(cloud_facts(geometry))
+            self._clouds.append(ObservedCloud(facts, stray_share(geometry), around))
 
     def against_image(self) -> str:
         """Return why the image view would leave out something that matters, as text, or ""."""
         if not self._images:
             return ""
-        if len({i.background.near.shape for i in self._images}) > 1:
-            return "the pictures differ in their aspect ratio"
-        return against_image([i.facts for i in self._images], [i.evidence for i in self._images])
+        return self.against_comparison() or against_image(
+            [i.facts for i in self._images], [i.evidence for i in self._images]
+        )
+
+    def against_comparison(self) -> str:
+        """Return why the image around the part cannot be compared, as text, or ""."""
+        shapes = {cells.near.shape for cells in self._cells(self._images, self._clouds)}
+        return "the pictures differ in their aspect ratio" if len(shapes) > 1 else ""
 
     def against_cloud(self) -> str:
         """Return why the largest cluster is not the part, as text, or ""."""
@@ -108,16 +125,21 @@ class Observations:
         """
         images = self._images if image else []
         clouds = self._clouds if cloud else []
+        cells = self._cells(images, clouds)
         areas = [i.facts.area for i in images] + [c.facts.area for c in clouds]
         return InspectedArea(
             share=float(np.median(areas)) if areas else 1.0,
             samples=max(len(images), len(clouds)),
             false_alarm_rate=FALSE_ALARM_RATE if areas else 0.0,
             image=learn_statistics([i.facts for i in images]) if images else None,
-            background=learn_background([i.background for i in images]) if images else None,
+            background=learn_background(cells) if cells else None,
             cloud=learn_statistics([c.facts for c in clouds]) if clouds else None,
             stray=learn_stray([c.stray for c in clouds]) if clouds else None,
         )
+
+    @staticmethod
+    def _cells(images: list[ObservedImage], clouds: list[ObservedCloud]) -> list[BackgroundCells]:
+        return [i.background for i in images] or [c.background for c in clouds if c.background is not None]
 
     def worth_showing(self) -> list[int]:
         """Return the positions of up to 24 samples for a person to look at: half of them unusual, the others even."""

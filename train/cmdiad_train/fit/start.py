@@ -204,7 +204,8 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
     sheet = f", see {printable(run / SHEET)}" if chosen.tiles else ""
     if chosen.reason:
         kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
-        reporter.say(f"Parts are seen as the sensor sees them (--view sensor){kept}: {chosen.reason}{sheet}.")
+        how = "as the sensor sees them" if chosen.view == "sensor" else "from the top in image and cloud"
+        reporter.say(f"Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{sheet}.")
     if chosen.area.samples:
         reporter.say(f"Inspected area: {describe(chosen.area)}{sheet}.")
     if chosen.warning:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.inspected_area.records import WHOLE_PICTURE, InspectedArea
@@ -35,7 +37,7 @@ class ChosenView:
     Attributes:
         view: Name of the view.
         preprocessing: Preprocessing with the settings of this view.
-        reason: Why the sensor view was chosen instead of the recommended view, as text; "" if it was not.
+        reason: Why the recommended view was not chosen, as text; "" if it was.
         area: Area that is inspected in this view.
         whole_cloud: True if the background of clouds is kept because the part cannot be told from it.
         warning: What the view leaves out although a part cannot be told from its background, as text, or "".
@@ -78,7 +80,7 @@ def choose_view(
     """
     if recipe.view != "auto":
         seen = _look(samples, recipe.view, preprocessing, reporter)
-        return _in_view(seen, samples, "")
+        return _in_view(seen, "")
     view, reason = preferred
     try:
         seen = _look(samples, view, preprocessing, reporter)
@@ -87,11 +89,14 @@ def choose_view(
     except _PartNotFoundError as error:
         if view == "sensor":
             raise
-        return _in_view(_look(samples, "sensor", preprocessing, reporter), samples, error.description)
-    problem = seen.observations.against_image() or seen.observations.against_cloud()
-    if view == "sensor" or not problem:
-        return _in_view(seen, samples, reason)
-    return _in_sensor_view(seen, samples, problem)
+        return _in_view(_look(samples, "sensor", preprocessing, reporter), error.description)
+    image, cloud = seen.observations.against_image(), seen.observations.against_cloud()
+    if view == "sensor" or not (image or cloud):
+        return _in_view(seen, reason)
+    if view == "each" and not cloud:
+        chosen = _in_view(_look(samples, "top", preprocessing, reporter), image)
+        return replace(chosen, tiles=_tiles(seen))
+    return _in_sensor_view(seen, image or cloud)
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,14 @@ class _Seen:
     Attributes:
         view: Name of the view.
         preprocessing: Preprocessing in the sensor view.
-        parts: Part of each sample; empty in the sensor view.
+        samples: Samples that were observed.
+        parts: Part of each sample.
         observations: Inspected area of the samples.
     """
 
     view: ViewName
     preprocessing: Preprocessing
+    samples: list[Readable]
     parts: list[LocatedPart]
     observations: Observations
 
@@ -114,22 +121,30 @@ class _Seen:
 def _look(samples: Sequence[Readable], view: ViewName, preprocessing: Preprocessing, reporter: Reporter) -> _Seen:
     """Find the part in every sample. The samples are not read if the view needs no part.
 
+    In the sensor view, samples without a part are skipped; they are left out with a reason when they are prepared.
+
     Raises:
         _PartNotFoundError: The view does not find the part.
         InputError: A sample cannot be read.
     """
     observations = Observations(view, preprocessing)
+    observed: list[Readable] = []
     parts: list[LocatedPart] = []
     for done, files in enumerate(samples if view != "sensor" or observations.needed else (), start=1):
         sample = files.read(preprocessing.colour)
         geometry = part_geometry(sample, preprocessing)
-        parts.append(_located(sample, geometry, view))
-        observations.add(geometry)
+        part = _located(sample, geometry, view)
+        if view == "sensor" and isinstance(guarded(sample.name, partial(observations.add, geometry)), InputError):
+            continue
+        if view != "sensor":
+            observations.add(geometry)
+        observed.append(files)
+        parts.append(part)
         reporter.step("turn parts upright" if view != "sensor" else "find parts", done, len(samples))
-    return _Seen(view, preprocessing, parts, observations)
+    return _Seen(view, preprocessing, observed, parts, observations)
 
 
-def _in_view(seen: _Seen, samples: Sequence[Readable], reason: str) -> ChosenView:
+def _in_view(seen: _Seen, reason: str) -> ChosenView:
     """Return a view that is used whatever the evidence says."""
     image, cloud = seen.observations.against_image(), seen.observations.against_cloud()
     learned = VIEWS[seen.view].learn(seen.parts, seen.preprocessing) if seen.view != "sensor" else seen.preprocessing
@@ -138,12 +153,12 @@ def _in_view(seen: _Seen, samples: Sequence[Readable], reason: str) -> ChosenVie
         learned,
         reason,
         area=seen.observations.area(image=True, cloud=True),
-        warning=image or cloud,
-        tiles=_tiles(seen, samples),
+        warning=image or cloud or seen.observations.against_comparison(),
+        tiles=_tiles(seen),
     )
 
 
-def _in_sensor_view(seen: _Seen, samples: Sequence[Readable], reason: str) -> ChosenView:
+def _in_sensor_view(seen: _Seen, reason: str) -> ChosenView:
     """Return the sensor view because of evidence against another view.
 
     If the largest cluster of the clouds is not the part, all points are kept, unless the cloud masks the image.
@@ -157,15 +172,15 @@ def _in_sensor_view(seen: _Seen, samples: Sequence[Readable], reason: str) -> Ch
         area=seen.observations.area(image=False, cloud=not whole_cloud),
         whole_cloud=whole_cloud,
         warning="" if whole_cloud else against_cloud,
-        tiles=_tiles(seen, samples),
+        tiles=_tiles(seen),
     )
 
 
-def _tiles(seen: _Seen, samples: Sequence[Readable]) -> tuple[RgbImage, ...]:
+def _tiles(seen: _Seen) -> tuple[RgbImage, ...]:
     tiles = []
     image, cloud = seen.view in ("part", "each"), seen.preprocessing.needs_cloud and seen.preprocessing.foreground
     for position in seen.observations.worth_showing():
-        sample = samples[position].read(seen.preprocessing.colour)
+        sample = seen.samples[position].read(seen.preprocessing.colour)
         geometry = part_geometry(sample, seen.preprocessing)
         tiles.append(draw_tile(sample, geometry, image=image, cloud=cloud))
     return tuple(tiles)

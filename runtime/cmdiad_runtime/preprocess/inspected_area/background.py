@@ -12,7 +12,6 @@ import numpy.typing as npt
 import scipy
 from PIL import Image
 
-from cmdiad_runtime.preprocess.image.foreground import ImageRegions
 from cmdiad_runtime.sample import Mask, RgbImage
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer, require_number
 
@@ -54,17 +53,18 @@ class BackgroundCells:
         return np.asarray(difference / np.where(self.near, np.hypot(spread, near_spread), spread), dtype=np.float32)
 
 
-def background_cells(rgb: RgbImage, regions: ImageRegions) -> BackgroundCells:
+def background_cells(rgb: RgbImage, part: Mask, factor: int = 1) -> BackgroundCells:
     """Return the background of a picture at low resolution.
 
     Args:
         rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
-        regions: Regions of the image.
+        part: The pixels that are inspected, bool `[h / factor, w / factor]`, rounded up.
+        factor: Image pixels per pixel of `part`, along each axis.
     """
-    step = max(1, round(max(regions.part.shape) / (GRID * _CELL)))
-    small = np.asarray(Image.fromarray(rgb).reduce(step * regions.factor), dtype=np.float32)
+    step = max(1, round(max(part.shape) / (GRID * _CELL)))
+    small = np.asarray(Image.fromarray(rgb).reduce(step * factor), dtype=np.float32)
     height, width = small.shape[:2]
-    covered = np.asarray(Image.fromarray(regions.part.astype(np.uint8) * np.uint8(255)).reduce(step)) > 0
+    covered = np.asarray(Image.fromarray(part.astype(np.uint8) * np.uint8(255)).reduce(step)) > 0
     covered = np.asarray(scipy.ndimage.maximum_filter(covered, size=2 * _MARGIN + 1))[:height, :width]
     free = (~covered[..., None]).astype(np.float32)
     share = _in_cells(free)

@@ -6,9 +6,10 @@ import numpy as np
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
-from cmdiad_runtime.preprocess.inspected_area.background import Background, background_cells, strange_region
+from cmdiad_runtime.preprocess.inspected_area.background import Background, BackgroundCells, strange_region
 from cmdiad_runtime.preprocess.inspected_area.measure import (
     PartFacts,
+    cells_around_part,
     cloud_facts,
     image_facts,
     stray_place,
@@ -36,7 +37,8 @@ def objection_to_area(area: InspectedArea, geometry: PartGeometry) -> InputError
     if error is None and area.cloud is not None:
         error = _part_error(geometry.name, area.cloud, cloud_facts(geometry), "cloud")
     if error is None and area.background is not None:
-        error = _background_error(area.background, geometry)
+        cells = cells_around_part(geometry, image=area.image is not None)
+        error = _background_error(area.background, cells, geometry)
     if error is None and area.stray is not None:
         error = _stray_error(area.stray, geometry)
     return error
@@ -63,8 +65,7 @@ def _part_error(name: str, limits: PartStatistics, facts: PartFacts, where: str)
     return None
 
 
-def _background_error(background: Background, geometry: PartGeometry) -> InputError | None:
-    cells = background_cells(geometry.rgb, geometry.image_regions)
+def _background_error(background: Background, cells: BackgroundCells, geometry: PartGeometry) -> InputError | None:
     if cells.near.shape != (background.rows, background.columns):
         problem = f"a picture of {geometry.rgb.shape[1]}×{geometry.rgb.shape[0]} pixels"
         return _error(geometry.name, problem, "the aspect ratio of the training samples", reason="outside")

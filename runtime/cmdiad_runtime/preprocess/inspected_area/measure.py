@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.image.foreground import ImageRegions
+from cmdiad_runtime.preprocess.inspected_area.background import BackgroundCells, background_cells
 from cmdiad_runtime.sample import Mask
 
 _RIM = 2
@@ -65,6 +66,18 @@ def cloud_facts(geometry: PartGeometry) -> PartFacts:
         return _centre(mask)
 
     return _found(geometry.foreground, sizes / off_support.size, place, off_support.shape)
+
+
+def cells_around_part(geometry: PartGeometry, *, image: bool) -> BackgroundCells:
+    """Return the image around the part.
+
+    Args:
+        geometry: Geometry of the sample.
+        image: True if the part is the one in the image, False if it is the one in the cloud.
+    """
+    if not image:
+        return background_cells(geometry.rgb, geometry.foreground)
+    return background_cells(geometry.rgb, geometry.image_regions.part, geometry.image_regions.factor)
 
 
 def stray_share(geometry: PartGeometry) -> float:

@@ -70,7 +70,8 @@ class InspectedArea:
         samples: Number of good samples that the limits are learned from; 0 if there is nothing to compare.
         false_alarm_rate: Share of good samples that each limit is expected to reject.
         image: Limits of the part in the image, or None if the whole image is inspected.
-        background: Image around the part, or None if the whole image is inspected.
+        background: Image around the part, or None if there is no image or all of it is inspected. The part is that of
+            the image if `image` is not None, else that of the cloud.
         cloud: Limits of the part in the cloud, or None if the whole cloud is inspected.
         stray: Largest share of the picture with points off the support plane outside of the part, or None if the
             whole cloud is inspected.
@@ -109,11 +110,12 @@ WHOLE_PICTURE = InspectedArea(1.0)
 
 
 def describe(area: InspectedArea) -> str:
-    """Return the inspected area as text, for example "the part, 15.7 % of the picture, 1 part in each"."""
+    """Return the inspected area as text, for example "the part in the image, 15.7% of the picture"."""
     counts = {limits.count for limits in (area.image, area.cloud) if limits is not None}
     if not counts:
         return "the whole picture"
     low, high = min(low for low, _ in counts), max(high for _, high in counts)
     number = f"{low}" if low == high else f"{low} to {high}"
-    where = "cloud" if area.image is None else "picture"
-    return f"the part, {area.share:.1%} of the {where}, {number} part{'' if number == '1' else 's'} in each sample"
+    names = [name for name in ("image", "cloud") if getattr(area, name) is not None]
+    parts = f"{number} part{'' if number == '1' else 's'} in each sample"
+    return f"the part in the {' and in the '.join(names)}, {area.share:.1%} of the picture, {parts}"
