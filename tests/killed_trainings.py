@@ -30,6 +30,8 @@ import timm  # noqa: E402, F401 - needs the line above
 family_of("bank")
 
 OPTIONS = ("--view", "sensor", "--size", "64", "--rgb-grid", "8", "--device", "cpu")
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals that ask a process to end."""
 Stop = Callable[[int], None]
 """Receives the process of a training that has just started, and may stop it."""
 
@@ -43,13 +45,20 @@ def train(data: Path, run: Path, *, stop: Stop | None = None, fault: tuple[str, 
         stop: Function that may stop the process.
         fault: Action of `faults` and number of the operation on the run directory at which it acts.
     """
-    process = os.fork()
+    process = _fork()
     if process == 0:
         _train_in_fork(data, run, fault)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if stop is not None:
         stop(process)
     _, status = os.waitpid(process, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def _fork() -> int:
+    """Fork with blocked signals, so that a signal never unwinds the stack of this process in the fork."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    return os.fork()
 
 
 def after(seconds: float, number: signal.Signals) -> Stop:
@@ -103,6 +112,9 @@ def _train_in_fork(data: Path, run: Path, fault: tuple[str, int] | None, report:
     code, started = 99, False
     acting = _Fault(*(fault or ("count", 0)), str(run))
     try:
+        for number in SIGNALS:  # as in a new process, not as in this one
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -126,8 +138,9 @@ def _train_in_fork(data: Path, run: Path, fault: tuple[str, int] | None, report:
 def count_changes(data: Path, run: Path) -> int:
     """Train, and return the number of operations of the process that change something in the run directory."""
     report = run.parent / "operations"
-    process = os.fork()
+    process = _fork()
     if process == 0:
         _train_in_fork(data, run, None, report)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.waitpid(process, 0)
     return int(report.read_text())

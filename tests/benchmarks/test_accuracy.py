@@ -58,7 +58,7 @@ def test_samples_that_cannot_be_inspected_count_as_rejected(
     assert after["without_mask"] == 1
     assert "2 of 5 test samples could not be inspected" in ended.out
     assert "1 of 2 defective test samples have no usable mask" in ended.err
-    assert "unreadable 1, no-contrast 1" in ended.out
+    assert "no-contrast 1, unreadable 1" in ended.out
 
 
 def test_a_missing_partner_is_a_sample_that_cannot_be_inspected(

@@ -135,6 +135,7 @@ def test_thumbnails_and_results_are_no_samples_and_are_counted(tmp_path: Path) -
             trees.picture(tmp_path / place / f"{i}.png", i)
     trees.picture(tmp_path / "good/._0.png", 1)
     trees.picture(tmp_path / "good/0_thumb.png", 1)
+    trees.drawing(tmp_path / "good/7_mask.png")  # its image was removed
     trees.picture(tmp_path / "runs" / "a" / "parts.png", 1)
     (tmp_path / "runs" / "a" / "run.json").write_text("{}")
     trees.picture(tmp_path / "out" / "overlays" / "0.png", 1)

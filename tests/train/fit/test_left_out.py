@@ -167,8 +167,9 @@ def test_many_left_out_test_samples_are_named_up_to_a_limit(own_data: Path, tmp_
     record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", reporter)
     assert len(record.left_out) == 15
     assert "15 of 20 test samples could not be inspected:" in reporter.lines
-    assert len([line for line in reporter.lines if line.startswith("  test/hole/")]) == 10
-    assert "  … and 5 more" in reporter.lines
+    at_the_end = reporter.lines[reporter.lines.index("15 of 20 test samples could not be inspected:") :]
+    assert len([line for line in at_the_end if line.startswith("  test/hole/")]) == 10
+    assert "  … and 5 more" in at_the_end
 
 
 def test_a_file_that_fails_on_its_first_byte(own_data: Path, tmp_path: Path) -> None:
@@ -242,6 +243,25 @@ def test_left_out_samples_come_back(trained: Callable[..., Path]) -> None:
     record = replace(read_record(trained("rgb")), left_out=(LeftOut("test/dent/1", "test", "no-part", "no part"),))
     assert RunRecord.from_json(record.to_json()) == record
     assert record.left_out[0].defect == "dent"
+
+
+@pytest.mark.parametrize(
+    ("modality", "damage"), [("rgb", truncate), ("rgb", emptied), ("xyz", emptied), ("xyz", folder)]
+)
+def test_unreadable_test_samples_are_reported_before_the_work(
+    own_data: Path, tmp_path: Path, modality: str, damage: Callable[[Path], object]
+) -> None:
+    path = sample_files(own_data, "test", "good", modality)[0]
+    if damage is truncate:
+        path.write_bytes(b"GIF89a")
+    else:
+        damage(path)
+    reporter = RecordingReporter()
+    stop = mock.patch("cmdiad_train.fit.start.screen_preparing", side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(KeyboardInterrupt):
+        fit(own_data, "gear", tiny_recipe(modality), tmp_path / "run", reporter)
+    assert "1 of 5 test samples cannot be read, so the figures will leave them out:" in reporter.lines
+    assert any(line.startswith("  test/good/000: ") for line in reporter.lines)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such files")

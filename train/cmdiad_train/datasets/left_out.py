@@ -73,7 +73,7 @@ def describe(left_out: Sequence[LeftOut], total: int, samples: str, *, problem: 
         left_out: Samples that are left out.
         total: Number of all samples of this kind.
         samples: Kind of the samples, for example "test samples".
-        problem: What is wrong with the samples, for example "could not be inspected".
+        problem: Predicate of the sentence, for example "could not be inspected".
     """
     if not left_out:
         return

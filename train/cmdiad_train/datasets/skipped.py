@@ -17,9 +17,10 @@ def is_sample_folder(folder: Path) -> bool:
     return skipped_folder(folder) not in _NO_SAMPLES
 
 
-def is_sample_file(path: Path) -> bool:
-    """Return False for a hidden file or a thumbnail."""
-    return skipped_file(path) not in _NO_SAMPLES
+def is_sample_file(path: Path, *, masks: bool = False) -> bool:
+    """Return False for a hidden file or a thumbnail, and for a mask by its name unless `masks` is True."""
+    why = skipped_file(path)
+    return why not in _NO_SAMPLES and (masks or why != "mask")
 
 
 def skipped_text(folder: Path) -> str:

@@ -69,16 +69,16 @@ class TrainingSettings:
             try:
                 learned = learn_view(self.recipe.view, parts, self.inspection, self.reporter)
             except InputError:  # parts that are not found are left out by name when they are prepared
-                found = _locatable(self.recipe.view, parts, self.inspection)
-                learned = learn_view(self.recipe.view, found, self.inspection, self.reporter)
+                locatable = _locatable(self.recipe.view, parts, self.inspection)
+                learned = learn_view(self.recipe.view, locatable, self.inspection, self.reporter)
             self._views[category] = learned
         return self._views[category]
 
 
 def _locatable(view: ViewName, samples: Sequence[KeptFiles], preprocessing: Preprocessing) -> list[KeptFiles]:
     """Return the samples in which a view finds the part, or all samples if the view finds none in any of them."""
-    found = [kept for kept in samples if find_part(kept.read(preprocessing.colour), view, preprocessing) is None]
-    return found or list(samples)
+    locatable = [kept for kept in samples if find_part(kept.read(preprocessing.colour), view, preprocessing) is None]
+    return locatable or list(samples)
 
 
 def find_part(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> InputError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
@@ -10,9 +11,11 @@ from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.views.strategy import check_contrast
+from cmdiad_runtime.readers import image_colour
 from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.regular_file import open_regular
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets import Category, SampleFiles
+from cmdiad_train.datasets import Category, LeftOut, SampleFiles
 from cmdiad_train.datasets.left_out import describe
 from cmdiad_train.fit.export_inputs import golden_samples, tampered_samples, with_tampered_copy
 from cmdiad_train.fit.preparing import find_part
@@ -39,6 +42,29 @@ def accept(splits: Splits, category: Category, earlier: Splits | None, reporter:
         reporter.say(line)
     splits.check_enough(category)
     return splits
+
+
+def warn_about_test_samples(splits: Splits, reporter: Reporter) -> None:
+    """Report the test samples whose headers show already that the evaluation at the end will leave them out."""
+    unusable = []
+    for files in splits.test:
+        error = guarded(str(files.rgb or files.xyz), partial(_read_headers, files))
+        if isinstance(error, InputError):
+            unusable.append(LeftOut.because(files.name, "test", error))
+    unusable += splits.left_out_of("test")
+    total = len(splits.test) + len(splits.left_out_of("test"))
+    for line in describe(unusable, total, "test samples", problem="cannot be read, so the figures will leave them out"):
+        reporter.say(line)
+
+
+def _read_headers(files: SampleFiles) -> None:
+    """Read the first bytes of the files of a sample; raises InputError or OSError."""
+    if files.rgb is not None:
+        image_colour(files.rgb)
+    if files.xyz is not None:
+        with open_regular(files.xyz, follow=True) as file:
+            if not file.read(1):
+                raise OSError("an empty file")
 
 
 def screen_reading(

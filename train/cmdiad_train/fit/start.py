@@ -23,7 +23,7 @@ from cmdiad_train.fit.observe import Observations
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.run_folder import is_without_results
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
-from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading, screen_view
+from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading, screen_view, warn_about_test_samples
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
@@ -122,6 +122,8 @@ def start_or_resume(
     if skipped := skipped_text(request.category.folder):
         reporter.say(skipped)
     splits = accept(request.splits, request.category, None, reporter)
+    if splits.shows_figures:
+        warn_about_test_samples(splits, reporter)
     sensor = _in_sensor_view(request, splits)
     if _reads_samples(request, earlier, sensor):
         splits = screen_reading(splits, request.category, sensor, samples, reporter)

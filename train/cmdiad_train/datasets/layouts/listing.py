@@ -74,15 +74,17 @@ def subfolders(folder: Path) -> list[Path]:
     )
 
 
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> FilesByStem:
+def find_files(folder: Path, suffixes: tuple[str, ...], *, masks: bool = False) -> FilesByStem:
     """Return what is named like a file with one of the suffixes in a folder; no hidden files and no thumbnails.
+
+    Files whose names end in `_mask` are returned only if `masks` is True.
 
     A pipe, a folder or a dangling link with such a name is returned too: reading it fails, and the sample is reported
     instead of passed over.
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in suffixes and is_sample_file(path):
+        if path.suffix.lower() in suffixes and is_sample_file(path, masks=masks):
             files.setdefault(path.stem, []).append(path)
     return FilesByStem(folder, files)
 
@@ -90,7 +92,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> FilesByStem:
 def find_masks(folder: Path) -> FilesByStem:
     """Return the masks in a folder by the stem of their sample: `003.png` and `003_mask.png` both belong to `003`."""
     files: dict[str, list[Path]] = {}
-    for stem, paths in find_files(folder, MASK_SUFFIXES).files.items():
+    for stem, paths in find_files(folder, MASK_SUFFIXES, masks=True).files.items():
         files.setdefault(stem.removesuffix(_MASK_ENDING), []).extend(paths)
     return FilesByStem(folder, files)
 

@@ -1,0 +1,22 @@
+"""Trainings that are stopped at some moments and operations; scripts/kill_trainings does the same at many."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "kill_trainings.py"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="trainings run in forks")
+def test_stopped_trainings_resume_to_the_same_bytes() -> None:
+    command = [sys.executable, str(SCRIPT), "--moments", "1", "--every", "20"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    counts = json.loads(ended.stdout)
+    assert [counts[name] for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")] == [1] * 4
+    assert min(counts[f"{action} at an operation"] for action in ("kill", "enospc", "eio")) >= 2
