@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.clustering import cluster_ranks
@@ -123,7 +124,7 @@ class PartGeometry:
                 self.name,
                 found="no valid point in the cloud",
                 expected="pixels whose x, y and z are finite, not 0, and at most 50 m",
-                action="check that the sensor sees the part, that the unit is metres, and that the file is an xyz image",
+                action="check that the sensor sees the part, the unit is metres, and the file is an xyz image",
                 reason="no-points",
             )
         if not self._foreground:
