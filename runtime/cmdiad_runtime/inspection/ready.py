@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_runtime.preprocess.prepare import prepare_parts
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.sample import Sample
 
@@ -44,4 +44,4 @@ def make_ready(sample: Sample, bundle: Bundle) -> Ready | InputError:
 
 
 def _make_ready(sample: Sample, bundle: Bundle) -> Ready:
-    return Ready((prepare(sample, bundle.preprocessing),))
+    return Ready(prepare_parts(sample, bundle.preprocessing))

@@ -14,24 +14,49 @@ from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
-from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
+from cmdiad_runtime.preprocess.views.several import part_geometries
+from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST
 from cmdiad_runtime.sample import Mask, Sample
 
-__all__ = ["LEAST_CONTRAST", "Prepared", "Preprocessing", "needed_modalities", "prepare", "prepare_ground_truth"]
+__all__ = [
+    "LEAST_CONTRAST",
+    "Prepared",
+    "Preprocessing",
+    "needed_modalities",
+    "prepare",
+    "prepare_ground_truth",
+    "prepare_parts",
+]
 
 
 def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
-    """Return the network inputs of a sample.
+    """Return the network inputs of a sample with one part.
+
+    Args:
+        sample: Sample with the modalities of `preprocessing.modalities`.
+        preprocessing: Settings of the preprocessing for one part, of the run or the bundle.
+
+    Raises:
+        InputError: The sample lacks a modality, or cannot be used (see `PartGeometry.part`).
+        ValueError: The settings are for several parts; see `prepare_parts`.
+    """
+    (prepared,) = prepare_parts(sample, preprocessing)
+    return prepared
+
+
+def prepare_parts(sample: Sample, preprocessing: Preprocessing) -> tuple[Prepared, ...]:
+    """Return the network inputs of each part in a sample, in reading order.
 
     Args:
         sample: Sample with the modalities of `preprocessing.modalities`.
         preprocessing: Settings of the preprocessing, of the run or the bundle.
 
     Raises:
-        InputError: The sample lacks a modality, or cannot be used (see `PartGeometry.part`).
+        InputError: The sample lacks a modality, cannot be used, or has another number of parts.
     """
     _check_present(sample, preprocessing)
-    return view_of(preprocessing).prepare(sample, part_geometry(sample, preprocessing))
+    view = view_of(preprocessing)
+    return tuple(view.prepare(sample, geometry) for geometry in part_geometries(sample, preprocessing))
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:

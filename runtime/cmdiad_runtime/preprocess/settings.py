@@ -17,10 +17,13 @@ MOST_PIXELS = 4096
 MOST_GROUPS = 1 << 14
 MOST_GROUP_SIZE = 1 << 12
 MOST_CELLS = 256
+MOST_PARTS = 64
 LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
 _JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
+_LATER: dict[str, object] = {"parts": 1}
+"""Fields that `to_json` leaves out at these values."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Preprocessing:
             the top, the image cut out.
         xyz_image: True if the resized cloud itself is an input too, for a network that reads the cloud as an image.
         seed: Seed of the plane search.
+        parts: Number of equal parts in a sample, each of which is prepared in its own view; 1 in the sensor view.
     """
 
     modality: Sensors
@@ -63,6 +67,7 @@ class Preprocessing:
     part: PartSettings | None = None
     xyz_image: bool = False
     seed: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -85,6 +90,7 @@ class Preprocessing:
         require_integer(self, "groups", LEAST_GROUPS if points else 0, MOST_GROUPS)
         require_integer(self, "group_size", 1 if points else 0, MOST_GROUP_SIZE)
         require_integer(self, "grid", 1 if points else 0, MOST_CELLS)
+        require_integer(self, "parts", 1, MOST_PARTS)
         require_integer(self, "seed", 0 if self.needs_cloud else -_MOST_SEED, _MOST_SEED)
 
     def _check_combinations(self) -> None:
@@ -101,6 +107,7 @@ class Preprocessing:
         """
         require(self.top is None or self.modality != "rgb", self, "top", "None without a cloud (modality rgb)")
         require(self.part is None or self.modality != "xyz", self, "part", "None without an image (modality xyz)")
+        require(self.parts == 1 or self.view != "sensor", self, "parts", "1 in the sensor view")
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -135,8 +142,12 @@ class Preprocessing:
         return Preprocessing(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values, with the field names of format 1."""
-        return {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        """Return the settings as JSON-ready values, with the field names of format 1.
+
+        Fields that format 1 did not have at first are left out at their defaults, so that older versions can read them.
+        """
+        values = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
 def needed_modalities(modality: Sensors, rgb_mask: RgbMask) -> tuple[Modality, ...]:

@@ -38,13 +38,31 @@ def largest_cluster(
         True for the points of the largest cluster, bool `[N]`; among equally large clusters, of the one with the
         lowest point index. All False if there is no cluster. Noise is never returned.
     """
+    found = largest_clusters(points, 1, eps=eps, min_points=min_points)
+    return found[0] if found else np.zeros(len(points), dtype=np.bool_)
+
+
+def largest_clusters(
+    points: npt.NDArray[np.floating[Any]], count: int, *, eps: float = 0.006, min_points: int = 30
+) -> list[npt.NDArray[np.bool_]]:
+    """Select the largest clusters of DBSCAN, largest first; see `largest_cluster`.
+
+    Args:
+        points: Points `[N, 3]`, finite, metres.
+        count: Largest number of clusters to return.
+        eps: Radius of a neighbourhood, inclusive, metres.
+        min_points: Smallest number of points in the neighbourhood of a core point, at least 1.
+
+    Returns:
+        True for the points of each cluster, bool `[N]` each; fewer than `count` if there are no more clusters.
+    """
     labels = _cluster_labels(points.astype(np.float64), eps, min_points)
     clustered = np.flatnonzero(labels >= 0)
     if len(clustered) == 0:
-        return np.zeros(len(points), dtype=np.bool_)
+        return []
     names, first, size = np.unique(labels[clustered], return_index=True, return_counts=True)
-    winner = names[np.lexsort((first, -size))[0]]
-    return np.asarray(labels == winner)
+    winners = names[np.lexsort((first, -size))[:count]]
+    return [np.asarray(labels == winner) for winner in winners]
 
 
 def _cluster_labels(points: _Points, eps: float, min_points: int) -> _Index:

@@ -38,9 +38,15 @@ def remove_background(xyz: XyzImage, valid: Mask, plane: Plane | None) -> Mask:
         valid: Pixels with a point, bool `[h, w]`, of `valid_mask`; not changed.
         plane: Support plane, or None if there is none.
     """
+    mask = off_support(xyz, valid, plane)
+    mask[mask] = largest_cluster(xyz[mask])
+    return mask
+
+
+def off_support(xyz: XyzImage, valid: Mask, plane: Plane | None) -> Mask:
+    """Return the valid pixels off the support plane, bool `[h, w]`, a new array; see `remove_background`."""
     mask = valid.copy()
     if plane is not None:
         with np.errstate(invalid="ignore"):  # infinity in pixels without a point
             mask &= plane.distance(xyz) >= PLANE_CLEARANCE
-    mask[mask] = largest_cluster(xyz[mask])
     return mask

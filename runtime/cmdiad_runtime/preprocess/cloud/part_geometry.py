@@ -27,9 +27,14 @@ class PartGeometry:
 
     def __init__(self, sample: Sample, *, foreground: bool = True, seed: int = 0) -> None:
         self.name = sample.name
-        self._sample = sample
+        self.sample = sample
         self._foreground = foreground
         self._seed = seed
+
+    @property
+    def image_part(self) -> Mask | None:
+        """Return the part's pixels in the image if several parts were told apart there, else None."""
+        return None
 
     @property
     def removes_background(self) -> bool:
@@ -43,7 +48,7 @@ class PartGeometry:
         Raises:
             InputError: The sample has no cloud.
         """
-        if self._sample.xyz is None:
+        if self.sample.xyz is None:
             raise InputError(
                 self.name,
                 found="no xyz",
@@ -51,7 +56,7 @@ class PartGeometry:
                 action="add the cloud of the sample",
                 reason="missing-modality",
             )
-        return self._sample.xyz
+        return self.sample.xyz
 
     @cached_property
     def valid(self) -> Mask:
@@ -75,15 +80,7 @@ class PartGeometry:
         Raises:
             InputError: The cloud is not float32 `[h, w, 3]`, has no valid point, or only background.
         """
-        self._check_array()
-        if not self.valid.any():
-            raise InputError(
-                self.name,
-                found="no valid point in the cloud",
-                expected="pixels whose x, y and z are finite and not 0",
-                action="check that the sensor sees the part and that the file is an xyz image",
-                reason="no-points",
-            )
+        self.check_points()
         if not self._foreground:
             return self.valid
         if not self.foreground.any():
@@ -95,6 +92,18 @@ class PartGeometry:
                 reason="no-part",
             )
         return self.foreground
+
+    def check_points(self) -> None:
+        """Raise InputError if the cloud is not float32 `[h, w, 3]` or has no valid point."""
+        self._check_array()
+        if not self.valid.any():
+            raise InputError(
+                self.name,
+                found="no valid point in the cloud",
+                expected="pixels whose x, y and z are finite and not 0",
+                action="check that the sensor sees the part and that the file is an xyz image",
+                reason="no-points",
+            )
 
     def _check_array(self) -> None:
         xyz = self.xyz

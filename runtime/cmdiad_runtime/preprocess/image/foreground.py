@@ -28,14 +28,59 @@ def image_foreground(rgb: RgbImage) -> Mask:
         The part's pixels, bool `[h, w]`; all False if no bright part lies on a darker support.
     """
     height, width = rgb.shape[:2]
-    factor = max(1, round(max(height, width) / _WORKING_EDGE))
-    smooth = Image.fromarray(rgb.max(axis=2)).reduce(factor).filter(ImageFilter.GaussianBlur(_SMOOTHED))
-    brightest = np.asarray(smooth)
-    part = _filled(_largest_region(_closed(brightest > _threshold(brightest), _CLOSED)))
-    rim = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
-    if part.sum() < _LEAST_AREA or rim.mean() > _MOST_OF_RIM:
+    bright, factor = bright_regions(rgb, closed=_CLOSED)
+    part = _filled(_largest_region(bright))
+    if part.sum() < _LEAST_AREA or _rim(part).mean() > _MOST_OF_RIM:
         return np.zeros((height, width), dtype=np.bool_)
     return part.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width]
+
+
+def bright_regions(rgb: RgbImage, *, closed: int) -> tuple[Mask, int]:
+    """Return the pixels brighter than the support at the working size, with small gaps closed.
+
+    Args:
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        closed: Radius of the closing, working pixels.
+
+    Returns:
+        mask: bool `[h', w']`.
+        factor: Number of image pixels along each side of a working pixel.
+    """
+    factor = max(1, round(max(rgb.shape[:2]) / _WORKING_EDGE))
+    smooth = Image.fromarray(rgb.max(axis=2)).reduce(factor).filter(ImageFilter.GaussianBlur(_SMOOTHED))
+    brightest = np.asarray(smooth)
+    return _closed(brightest > _threshold(brightest), closed), factor
+
+
+def bright_components(rgb: RgbImage, parts: int, most: int) -> list[Mask]:
+    """Find the largest regions brighter than the support, with small gaps closed and holes filled.
+
+    Several parts in a picture are smaller than one, and lie closer to each other than twice the closing for one part.
+    The closing therefore shrinks with the edge of a part.
+
+    Args:
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        parts: Number of parts in the picture.
+        most: Largest number of regions to return.
+
+    Returns:
+        The pixels of each region, bool `[h, w]`, largest first; empty if no bright part lies on a darker support.
+    """
+    height, width = rgb.shape[:2]
+    bright, factor = bright_regions(rgb, closed=max(1, round(_CLOSED / parts**0.5)))
+    regions, _ = scipy.ndimage.label(bright)
+    area = np.bincount(regions.ravel())
+    area[0] = 0
+    names = [int(name) for name in np.argsort(-area, kind="stable")[:most] if area[name] >= _LEAST_AREA / parts]
+    if not names or _rim(np.isin(regions, names)).mean() > _MOST_OF_RIM:
+        return []
+    small = [_filled(regions == name) for name in names]
+    return [mask.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width] for mask in small]
+
+
+def _rim(mask: Mask) -> Mask:
+    """Return the pixels of the frame of a mask, corners twice."""
+    return np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
 
 
 def _threshold(brightest: npt.NDArray[np.uint8]) -> float:

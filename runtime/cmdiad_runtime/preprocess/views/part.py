@@ -44,7 +44,7 @@ class PartView:
     @staticmethod
     def locate(sample: Sample, geometry: PartGeometry) -> LocatedPart:
         """Find the part in the image; see `View`."""
-        return LocatedPart(image=(image_of(sample), _part_in_image(sample)))
+        return LocatedPart(image=(image_of(sample), _part_in_image(sample, geometry)))
 
     @staticmethod
     def learn(parts: Sequence[LocatedPart], preprocessing: Preprocessing) -> Preprocessing:
@@ -57,7 +57,7 @@ class PartView:
         """Return the network inputs of a sample, cut out of the image at the part; see `View`."""
         rgb = image_of(sample)
         check_contrast(rgb, sample.name)
-        mask = _part_in_image(sample)
+        mask = _part_in_image(sample, geometry)
         pose = find_image_pose(rgb, mask, self.settings.array, self.settings.pitch)
         size, side = self.preprocessing.size, self.settings.side
         inputs: dict[str, npt.NDArray[Any]] = {}
@@ -69,12 +69,14 @@ class PartView:
         return Prepared(inputs, PaddedSquare.of(rgb, self.preprocessing.pad_multiple), (place,))
 
 
-def _part_in_image(sample: Sample) -> Mask:
+def _part_in_image(sample: Sample, geometry: PartGeometry) -> Mask:
     """Return the part's pixels in the image, bool `[h, w]`.
 
     Raises:
         InputError: The image shows no part.
     """
+    if geometry.image_part is not None:
+        return geometry.image_part
     mask = image_foreground(image_of(sample))
     if not mask.any():
         raise InputError(
