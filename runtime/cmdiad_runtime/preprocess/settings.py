@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from cmdiad_runtime.names import EARLIER_VIEWS, Modality, Sensors, ViewName
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
 
@@ -17,7 +17,6 @@ MOST_PIXELS = 4096
 MOST_GROUPS = 1 << 14
 MOST_GROUP_SIZE = 1 << 12
 MOST_CELLS = 256
-MOST_PARTS = 64
 LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1

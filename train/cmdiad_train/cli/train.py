@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, VIEW_NAMES
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.detectors.registry import DEFAULT, family_names, family_of, family_options
@@ -99,6 +99,13 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "upright, at one scale (xyz normals or both); each: the cloud from the top, the image cut out (both); "
         "sensor: as recorded; auto: the best of these in which every good part is found.  "
         "[default: auto, faithful: sensor]",
+    ),
+    click.option(
+        "--parts",
+        type=click.IntRange(1, MOST_PARTS),
+        default=1,
+        help="Number of equal parts in every picture. Each is inspected in its own view (part, top or each), the worst "
+        "one decides, and any other number of parts is NG.",
     ),
     click.option(
         "--size",

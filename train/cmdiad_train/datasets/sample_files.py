@@ -30,6 +30,7 @@ class SampleFiles:
         xyz: Cloud file, or None if the modality was not requested.
         ground_truth: Mask file of the defect; None for good samples and for defects that have no mask.
         mask_level: Mask pixels with a grey value above this belong to the defect.
+        part: Number of a part in the sample, from 0 in reading order (`--parts`).
     """
 
     name: str
@@ -38,6 +39,7 @@ class SampleFiles:
     xyz: Path | None
     ground_truth: Path | None
     mask_level: int = 127
+    part: int = 0
 
     @property
     def has_mask(self) -> bool:

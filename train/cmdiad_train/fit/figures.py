@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.family import TrainedDetector, as_tensors
@@ -23,9 +24,12 @@ def figures_on_test_split(
 
     @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:
-        prepared = prepare(sample, preprocessing)
-        inputs = as_tensors(prepared.inputs)
-        result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
-        return float(result), prepared.to_sensor(anomaly_map.numpy())
+        scores, maps = [], []
+        for prepared in prepare_parts(sample, preprocessing):
+            inputs = as_tensors(prepared.inputs)
+            result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
+            scores.append(float(result))
+            maps.append(prepared.to_sensor(anomaly_map.numpy()))
+        return max(scores), np.max(maps, axis=0)
 
     return evaluate(score, preprocessing, splits.test, reporter)

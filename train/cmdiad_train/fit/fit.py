@@ -9,7 +9,7 @@ from pathlib import Path
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.datasets import open_category
-from cmdiad_train.detectors.family import FitContext, Fitted
+from cmdiad_train.detectors.family import FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
 from cmdiad_train.fit.figures import figures_on_test_split
@@ -74,9 +74,11 @@ def fit(
     record = start_or_resume(request, run, samples, reporter)
     if record.status == "complete":
         return record
+    request = replace(request, splits=splits.by_part(recipe.parts))
     fitted = _fit_family(request, record, run, samples, options, reporter)
-    save_export_inputs(run, splits, samples, fitted.detector.input_names, reporter)
-    save_calibration(run, calibrate(list(fitted.scores), list(fitted.peaks), recipe.false_reject_rate))
+    save_export_inputs(run, request.splits, samples, fitted.detector.input_names, reporter)
+    scores, peaks = (worst_of_parts(values, recipe.parts) for values in (fitted.scores, fitted.peaks))
+    save_calibration(run, calibrate(scores, peaks, recipe.false_reject_rate))
     metrics = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics)
     write_record(run, record)

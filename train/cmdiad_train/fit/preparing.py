@@ -50,12 +50,12 @@ class TrainingSettings:
         if files in self._held_out:
             return self.inspection
         view = self._view_of(self._joint[files]) if files in self._joint else self.inspection
-        return replace(self.training, top=view.top, part=view.part)
+        return replace(self.training, top=view.top, part=view.part, parts=view.parts)
 
     def _view_of(self, category: str) -> Preprocessing:
         """Return the preprocessing with the view that the parts of a further category are seen in."""
         if category not in self._views:
-            parts = [KeptFiles(files, self.samples) for files in self.splits.joint[category]]
+            parts = [KeptFiles(files, self.samples) for files in self.splits.joint[category] if files.part == 0]
             assert self.recipe.view != "auto"  # the record of the run names the chosen view
             self._views[category] = learn_view(self.recipe.view, parts, self.inspection, self.reporter)
         return self._views[category]

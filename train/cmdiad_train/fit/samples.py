@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare
+from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import SampleFiles
@@ -155,7 +155,7 @@ class SampleProvider:
 
     def read(self, files: SampleFiles, colour: Colour) -> Sample:
         """Return a sample as it is in its files, and keep it until it is prepared."""
-        key = ("read", *_name(files))
+        key = _read_key(files)
         if key not in self._shelf:
             self._shelf.put(key, files.read(colour))
         sample: Sample = self._shelf.get(key)
@@ -198,15 +198,26 @@ class SampleProvider:
         return prepared
 
     def _prepare(self, files: SampleFiles) -> None:
+        """Prepare all parts of a sample."""
         assert self._inspection is not None
-        name, settings = _name(files), self.preprocessing(files)
-        sample = self._shelf.get(("read", *name)) if ("read", *name) in self._shelf else files.read(settings.colour)
-        self._shelf.put(("prepared", *name), prepare(sample, settings))
-        if name in self._tampered:
-            self._shelf.put(("tampered", *name), prepare(tamper(sample, self._inspection), self._inspection))
-        self._shelf.drop(("read", *name))
+        key, settings = _read_key(files), self.preprocessing(files)
+        sample = self._shelf.get(key) if key in self._shelf else files.read(settings.colour)
+        names = [_name(replace(files, part=part)) for part in range(settings.parts)]
+        for name, prepared in zip(names, prepare_parts(sample, settings), strict=True):
+            self._shelf.put(("prepared", *name), prepared)
+        if not self._tampered.isdisjoint(names):
+            tampered = prepare_parts(tamper(sample, self._inspection), self._inspection)
+            for name, prepared in zip(names, tampered, strict=True):
+                if name in self._tampered:
+                    self._shelf.put(("tampered", *name), prepared)
+        self._shelf.drop(key)
 
 
 def _name(files: SampleFiles) -> Key:
-    """Return the key of a sample. Names are unique within a category only, paths everywhere."""
-    return (files.name, str(files.rgb), str(files.xyz))
+    """Return the key of a part of a sample. Names are unique within a category only, paths everywhere."""
+    return (files.name, str(files.rgb), str(files.xyz), str(files.part))
+
+
+def _read_key(files: SampleFiles) -> Key:
+    """Return the key of a sample as it was read, which is the same for all its parts."""
+    return ("read", *_name(replace(files, part=0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
@@ -24,12 +24,26 @@ class Splits:
         held_out: Good samples that set the thresholds.
         test: Samples of the test split, or none.
         joint: Good training samples of further categories, by category.
+        parts: Number of entries per sample in all but `test`: 1, or one for each part (see `by_part`).
     """
 
     train: Sequence[SampleFiles]
     held_out: Sequence[SampleFiles]
     test: Sequence[SampleFiles]
     joint: Mapping[str, Sequence[SampleFiles]]
+    parts: int = 1
+
+    def by_part(self, parts: int) -> Splits:
+        """Return the splits with an entry for each part of a sample, those of one sample next to each other.
+
+        Detector families then fit parts as they fit samples. The test split keeps one entry per sample.
+        """
+
+        def of_parts(samples: Sequence[SampleFiles]) -> list[SampleFiles]:
+            return [replace(files, part=part) for files in samples for part in range(parts)]
+
+        joint = {name: of_parts(samples) for name, samples in self.joint.items()}
+        return Splits(of_parts(self.train), of_parts(self.held_out), self.test, joint, parts)
 
     @property
     def shows_figures(self) -> bool:

@@ -128,11 +128,19 @@ def _choose_view(request: Request, samples: SampleProvider, reporter: Reporter) 
     recipe, splits = request.recipe, request.splits
     colour = data_colour(splits.train)
     others = [*splits.held_out, *(files for joint in splits.joint.values() for files in joint)]
-    return choose_view(
+    chosen = choose_view(
         [KeptFiles(files, samples) for files in splits.train],
         [KeptFiles(files, samples) for files in others],
         recipe,
-        request.family.preprocessing(recipe, colour, recipe.modality),
+        replace(request.family.preprocessing(recipe, colour, recipe.modality), parts=recipe.parts),
         request.family.preferred_view(recipe),
         reporter,
     )
+    if recipe.parts > 1 and chosen.view == "sensor":
+        raise RunError(
+            f"--parts {recipe.parts}",
+            found=f"no view of each part: {chosen.reason}",
+            expected=f"{recipe.parts} equal parts in every good sample, apart from each other, on a darker support",
+            action="Correct the samples, choose another number of parts, or leave out --parts",
+        )
+    return chosen

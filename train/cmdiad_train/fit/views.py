@@ -10,7 +10,8 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
-from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
+from cmdiad_runtime.preprocess.views.several import training_geometries
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
@@ -94,9 +95,9 @@ def learn_view(
     """
     if view == "sensor":
         return preprocessing
-    parts = []
+    parts: list[LocatedPart] = []
     for done, files in enumerate(samples, start=1):
-        parts.append(_locate(files.read(preprocessing.colour), view, preprocessing))
+        parts += _locate(files.read(preprocessing.colour), view, preprocessing)
         reporter.step("turn parts upright", done, len(samples))
     return VIEWS[view].learn(parts, preprocessing)
 
@@ -111,13 +112,14 @@ class _PartNotFoundError(InputError):
         self.description = f"{error.subject}: found {error.found}, expected {error.expected}"
 
 
-def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> LocatedPart:
-    """Find the part in a sample.
+def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> list[LocatedPart]:
+    """Find the part in a sample, or each of several parts.
 
     Raises:
         _PartNotFoundError: The view does not find the part.
     """
     try:
-        return VIEWS[view].locate(sample, part_geometry(sample, preprocessing))
+        geometries = training_geometries(sample, preprocessing, view)
+        return [VIEWS[view].locate(sample, geometry) for geometry in geometries]
     except InputError as error:
         raise _PartNotFoundError(error) from error

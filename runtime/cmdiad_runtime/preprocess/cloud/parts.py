@@ -28,17 +28,17 @@ class OnePartGeometry(PartGeometry):
         return self._image
 
     @property
-    def valid(self) -> Mask:  # type: ignore[override]
+    def valid(self) -> Mask:
         """Return the pixels with a point, bool `[h, w]`."""
         return self._whole.valid
 
     @property
-    def support(self) -> Plane | None:  # type: ignore[override]
+    def support(self) -> Plane | None:
         """Return the plane that the parts lie on, or None if the rim of the cloud shows none."""
         return self._whole.support
 
     @property
-    def foreground(self) -> Mask:  # type: ignore[override]
+    def foreground(self) -> Mask:
         """Return the part's pixels in the cloud, bool `[h, w]`."""
         return self._whole.foreground if self._cloud is None else self._cloud
 

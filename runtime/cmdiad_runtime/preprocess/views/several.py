@@ -72,7 +72,7 @@ def training_geometries(sample: Sample, preprocessing: Preprocessing, view: View
     return _told_apart(sample, preprocessing, in_image=None, in_cloud=None, image=image, cloud=cloud)
 
 
-def _told_apart(  # noqa: PLR0913 - two of each: settings and switch of the image, and of the cloud
+def _told_apart(
     sample: Sample,
     preprocessing: Preprocessing,
     *,
@@ -87,8 +87,10 @@ def _told_apart(  # noqa: PLR0913 - two of each: settings and switch of the imag
     measured = _parts_in_cloud(whole, count, in_cloud) if cloud else None
     if seen is not None and measured is not None:
         measured = _matched(sample.name, seen, measured)
-    pairs = zip(seen or [None] * count, measured or [None] * count, strict=True)
-    return tuple(OnePartGeometry(whole, image=in_image, cloud=in_cloud) for in_image, in_cloud in pairs)
+    return tuple(
+        OnePartGeometry(whole, image=None if seen is None else seen[i], cloud=None if measured is None else measured[i])
+        for i in range(count)
+    )
 
 
 def _parts_in_image(sample: Sample, count: int, settings: PartSettings | None) -> list[Mask]:

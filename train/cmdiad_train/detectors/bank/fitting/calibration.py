@@ -79,11 +79,13 @@ def _against_own_rows(context: FitContext, detector: Detector, patches: Sequence
 def _without_own_rows(
     context: FitContext, detector: Detector, banks: Sequence[MemoryBank], patches: Sequence[Sequence[Patches]]
 ) -> list[Scored]:
-    """Score every training sample against banks without its own rows."""
+    """Score every training sample against banks without its own rows, and without those of parts in its picture."""
+    parts = context.preprocessing.parts
     starts = [np.cumsum([0, *(len(bank_rows([sample], context.recipe)) for sample in rows)]) for rows in patches]
     scored = []
     for i, files in enumerate(context.train):
-        others = [bank.without(start[i], start[i + 1]) for bank, start in zip(banks, starts, strict=True)]
+        first = i - i % parts
+        others = [bank.without(start[first], start[first + parts]) for bank, start in zip(banks, starts, strict=True)]
         scored.append(_over_sensor(context, files, detector.against(others).score_each([p[i] for p in patches])))
         context.reporter.step("hold out training samples", i + 1, len(context.train))
     return scored
