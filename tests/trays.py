@@ -50,8 +50,8 @@ def tray(seed: int, *, places: list[tuple[float, float]] = PLACES, scratched: in
     height = np.zeros((SIDE, SIDE))
     defect = np.zeros((SIDE, SIDE), dtype=np.bool_)
     centres = []
-    for number, (row, column) in enumerate(places):
-        row, column = row + rng.uniform(-3, 3), column + rng.uniform(-3, 3)
+    for number, place in enumerate(places):
+        row, column = place[0] + rng.uniform(-3, 3), place[1] + rng.uniform(-3, 3)
         angle = rng.uniform(-0.35, 0.35) + np.pi * rng.integers(2)
         along = np.cos(angle) * (columns - column) + np.sin(angle) * (rows - row)
         across = np.cos(angle) * (rows - row) - np.sin(angle) * (columns - column)
@@ -67,7 +67,7 @@ def tray(seed: int, *, places: list[tuple[float, float]] = PLACES, scratched: in
         centres.append((row, column))
     rgb = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     depth = _DISTANCE - height + rng.normal(0, 2e-5, height.shape)
-    plane = ((np.arange(SIDE) - SIDE / 2) * PITCH).astype(np.float64)
+    plane = ((np.arange(SIDE) + 0.5 - SIDE / 2) * PITCH).astype(np.float64)
     xyz = np.stack([np.broadcast_to(plane, height.shape), np.broadcast_to(plane[:, None], height.shape), depth], axis=2)
     return Tray(rgb, xyz.astype(np.float32), centres, defect)
 

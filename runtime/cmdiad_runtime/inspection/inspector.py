@@ -19,6 +19,7 @@ from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.preprocess.views.masking import over_sensor
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 
@@ -120,6 +121,7 @@ class Inspector:
             return not_inspected(sample.name, error, thresholds=self.thresholds, timings_ms=timings, sample=sample)
         threshold, map_threshold = self.thresholds
         reason, message = _reason(score, threshold, ready.objection)
+        ignored = self.bundle.preprocessing.ignored
         return Inspection(
             name=sample.name,
             reason=reason,
@@ -129,6 +131,8 @@ class Inspector:
             map_threshold=map_threshold,
             map=anomaly_map,
             view=ready.parts[0].square,
+            ignored=None if ignored is None else np.any([over_sensor(part, ignored) for part in ready.parts], axis=0),
+            ignored_share=0.0 if ignored is None else ignored.share,
             timings_ms=timings,
             sample=sample,
         )

@@ -12,6 +12,7 @@ from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
+from cmdiad_runtime.preprocess.views.masking import check_size, masked
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
 from cmdiad_runtime.preprocess.views.several import part_geometries
@@ -55,8 +56,10 @@ def prepare_parts(sample: Sample, preprocessing: Preprocessing) -> tuple[Prepare
         InputError: The sample lacks a modality, cannot be used, or has another number of parts.
     """
     _check_present(sample, preprocessing)
+    check_size(sample, preprocessing)
     view = view_of(preprocessing)
-    return tuple(view.prepare(sample, geometry) for geometry in part_geometries(sample, preprocessing))
+    prepared = (view.prepare(sample, geometry) for geometry in part_geometries(sample, preprocessing))
+    return tuple(masked(part, preprocessing.ignored) for part in prepared)
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:

@@ -123,6 +123,16 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
 )
 @option_group(
+    "Mask",
+    click.option(
+        "--mask",
+        type=click.Path(path_type=Path),
+        help="Black and white PNG of the size of the training pictures; the white region is ignored and never decides "
+        "a verdict. Draw the mask over the first good training picture: in the view sensor the region is fixed, in "
+        "other views the region moves with the part.",
+    ),
+)
+@option_group(
     "Run",
     click.option(
         "--out",
@@ -156,18 +166,21 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     device: str,
     cache_gb: float,
     cache_dir: Path | None,
+    mask: Path | None,
     **options: Any,
 ) -> None:
     """See HELP."""
     from cmdiad_train.datasets import list_categories
     from cmdiad_train.features import default_folder
     from cmdiad_train.fit.fit import FitOptions, fit
+    from cmdiad_train.fit.mask import read_inspection_mask
     from cmdiad_train.training.machine import Machine
 
     _refuse_foreign_options(click.get_current_context(), family)
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
     out = out or _default_folder(data, category, recipe)
-    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder())
+    drawn = None if mask is None else read_inspection_mask(mask)
+    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), drawn)
     reporter = TerminalReporter()
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
@@ -208,4 +221,8 @@ def _summarise(record: RunRecord, out: Path) -> None:
         names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
         figures = ", ".join(f"{words} {metrics[key]:.3f}" for key, words in names.items() if metrics[key] is not None)
         click.echo(f"test split ({metrics['samples']} samples): {figures}")
+    if record.preprocessing.ignored is not None:
+        from cmdiad_train.fit.mask import describe_share
+
+        click.echo(f"mask: {describe_share(record.preprocessing)} is not inspected")
     click.echo(f"run: {out}")

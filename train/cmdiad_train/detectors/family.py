@@ -148,6 +148,17 @@ class FitContext:
     taken_over: bool
     reporter: Reporter
 
+    @property
+    def kept(self) -> Tensor | None:
+        """Return the inspected pixels of each view, bool `[views, size, size]`; None without an inspection mask.
+
+        A family builds them into its module, so that score and map depend on no other pixel. Each modality has its own
+        view only in the view `each`: first the cloud, then the image. `runs.mask.load_kept` returns the same for a
+        finished run.
+        """
+        ignored = self.preprocessing.ignored
+        return None if ignored is None else torch.from_numpy(~ignored.array)
+
     @torch.no_grad()
     def score_held_out(self, detector: TrainedDetector) -> tuple[list[float], list[float]]:
         """Return image scores, and map maxima over the image of the sensor, of the held-out samples.

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.datasets import open_category
+from cmdiad_train.datasets import data_colour, open_category
 from cmdiad_train.detectors.family import FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
 from cmdiad_train.fit.figures import figures_on_test_split
+from cmdiad_train.fit.mask import InspectionMask, check_mask_size
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.splits import split
@@ -32,11 +34,13 @@ class FitOptions:
         network_from: Finished run whose extractors and networks are taken over, so that a network that is joint over
             categories is trained once.
         features: Folder of the feature store that trainings share; None keeps features in the run until it is complete.
+        mask: Inspection mask, whose digest the recipe names, or None.
     """
 
     machine: Machine = field(default_factory=Machine)
     network_from: Path | None = None
     features: Path | None = None
+    mask: InspectionMask | None = None
 
 
 def fit(
@@ -70,7 +74,12 @@ def fit(
     chosen = open_category(data, category)
     splits = split(chosen, recipe, family)
     samples = SampleProvider(run / CACHE / "samples")
-    request = Request(chosen, recipe, family, splits, options.network_from)
+    if options.mask is not None:
+        check_mask_size(options.mask, samples.read(splits.train[0], data_colour(splits.train)))
+        recipe = replace(recipe, mask=options.mask.digest)
+    elif recipe.mask is not None:
+        raise RunError("recipe mask", found="no mask", expected="the mask of the recipe", action="Pass --mask FILE")
+    request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
     record = start_or_resume(request, run, samples, reporter)
     if record.status == "complete":
         return record

@@ -50,7 +50,8 @@ class TrainingSettings:
         if files in self._held_out:
             return self.inspection
         view = self._view_of(self._joint[files]) if files in self._joint else self.inspection
-        return replace(self.training, top=view.top, part=view.part, parts=view.parts)
+        ignored = None if files in self._joint else self.inspection.ignored  # the mask was drawn for one category
+        return replace(self.training, top=view.top, part=view.part, parts=view.parts, ignored=ignored)
 
     def _view_of(self, category: str) -> Preprocessing:
         """Return the preprocessing with the view that the parts of a further category are seen in."""

@@ -8,14 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, data_colour
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
+from cmdiad_train.runs.mask import MASK
 from cmdiad_train.runs.record import FILE, RunRecord, TrainedOn, ViewChoice, read_record, write_record
 
 CACHE = "cache"
@@ -33,6 +36,7 @@ class Request:
         family: Family of the recipe.
         splits: Samples of the category.
         network_from: Finished run whose networks are taken over, or None.
+        mask: Inspection mask, whose digest the recipe names, or None.
     """
 
     category: Category
@@ -40,6 +44,7 @@ class Request:
     family: Family
     splits: Splits
     network_from: Path | None = None
+    mask: InspectionMask | None = None
 
     @property
     def data(self) -> TrainedOn:
@@ -82,18 +87,34 @@ def start_or_resume(request: Request, run: Path, samples: SampleProvider, report
     chosen = _choose_view(request, samples, reporter)
     if chosen.reason:
         reporter.say(f"Parts are seen as the sensor sees them (--view sensor): {chosen.reason}.")
+    preprocessing = _masked(request, chosen.preprocessing, samples, reporter)
     record = RunRecord(
         recipe=replace(request.recipe, view=chosen.view),
         data=request.data,
         view=ViewChoice(request.recipe.view, chosen.reason),
-        preprocessing=chosen.preprocessing,
+        preprocessing=preprocessing,
         seed=request.recipe.seed,
         versions={package: version(package) for package in PACKAGES},
         python=platform.python_version(),
         network_from=network,
     )
+    if request.mask is not None:
+        request.mask.save(run / MASK)
     write_record(run, record)
     return record
+
+
+def _masked(
+    request: Request, preprocessing: Preprocessing, samples: SampleProvider, reporter: Reporter
+) -> Preprocessing:
+    """Return the preprocessing with the inspection mask, which was drawn over the first training sample."""
+    if request.mask is None:
+        return preprocessing
+    files = request.splits.train[0]
+    preprocessing = with_mask(request.mask, samples.read(files, preprocessing.colour), preprocessing)
+    moves = "" if preprocessing.view == "sensor" else f"; the region is drawn over {files.name} and moves with the part"
+    reporter.say(f"Mask: {describe_share(preprocessing)} is not inspected{moves}.")
+    return preprocessing
 
 
 def _network_digest(family: Family, source: Path) -> str:
@@ -109,7 +130,7 @@ def _network_digest(family: Family, source: Path) -> str:
 
 def _is_without_results(run: Path) -> bool:
     """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
-    return all(path.name in (FILE, CACHE) or path.name.startswith(".") for path in run.iterdir())
+    return all(path.name in (FILE, CACHE, MASK) or path.name.startswith(".") for path in run.iterdir())
 
 
 def _make_folder(run: Path) -> None:
