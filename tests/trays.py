@@ -57,8 +57,10 @@ def tray(seed: int, *, places: list[tuple[float, float]] = PLACES, scratched: in
         across = np.cos(angle) * (rows - row) - np.sin(angle) * (columns - column)
         inside = (np.abs(along) <= _HALF[0]) & (np.abs(across) <= _HALF[1]) & (along + across < 30)
         grey[inside] = (165 + 20 * np.cos(along / 5))[inside] + rng.normal(0, 2, inside.sum())
-        grey[inside & (np.hypot(along + 12, across) < 5)] = 100
+        dent = inside & (np.hypot(along + 12, across) < 5)
+        grey[dent] = 100
         height[inside] = _HEIGHT
+        height[dent] -= 0.004
         if number == scratched:
             mark = inside & (np.hypot(along - 8, across) < 5)
             grey[mark] = 245

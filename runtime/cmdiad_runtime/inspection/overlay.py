@@ -84,7 +84,9 @@ def draw_overlay(inspection: Inspection) -> RgbImage:
 
 
 def hatched(picture: RgbImage, region: Mask) -> RgbImage:
-    """Hatch a region that is not inspected: thin diagonal lines and a thin outline, both half transparent.
+    """Hatch a region that is not inspected: thin diagonal lines, bright next to dark, and a bright outline.
+
+    All lines are half transparent, so the picture stays visible, and a line is visible on any picture.
 
     Args:
         picture: Picture uint8 `[h, w, 3]`, RGB order; not changed.
@@ -97,10 +99,11 @@ def hatched(picture: RgbImage, region: Mask) -> RgbImage:
     resized = np.array(Image.fromarray(region).resize((width, height), Image.Resampling.NEAREST), dtype=np.bool_)
     line = max(1, min(height, width) // 400)
     rows, columns = np.ogrid[:height, :width]
-    stripes = (rows + columns) % (_HATCH_PERIOD * line) < line
+    phase = (rows + columns) // line % _HATCH_PERIOD
     outline = resized & ~scipy.ndimage.binary_erosion(resized, iterations=line, border_value=1)
-    drawn = (resized & stripes) | outline
-    return np.where(drawn[..., None], picture // 2 + np.uint8(_HATCH_GREY // 2), picture)
+    bright, dark = (resized & (phase == 0)) | outline, resized & (phase == 1)
+    lit = np.where(bright[..., None], picture // 2 + np.uint8(_HATCH_GREY // 2), picture)
+    return np.where((dark & ~outline)[..., None], picture // 2, lit)
 
 
 def _picture(sample: Sample | None) -> RgbImage:

@@ -110,7 +110,7 @@ def _bumped(sample: Sample, discs: Sequence[Mask]) -> XyzImage:
 
 
 def _disc_on(part: Mask, diameter: float, ignored: Mask | None) -> Mask:
-    """Return the pixels of a part within a disc around the median of its pixels, or near there outside an ignored region."""
+    """Return the pixels of a part within a disc around the median of its pixels, or near there if that is ignored."""
     rows, columns = np.nonzero(part)
     row, column = int(np.median(rows)), int(np.median(columns))
     if ignored is not None and (part & ~ignored).any():

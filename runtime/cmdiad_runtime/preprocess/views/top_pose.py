@@ -160,7 +160,8 @@ def covered_area(xyz: XyzImage, mask: Mask, plane: Plane | None, pitch: float) -
     """
     axes = plane_axes(np.array([0.0, 0.0, -1.0]) if plane is None else plane.normal)
     cells = np.floor(times(xyz[mask], axes[:2].T) / pitch).astype(np.int64)
-    return len(np.unique(cells, axis=0)) * pitch**2
+    columns = cells[:, 0] - cells[:, 0].min()
+    return len(np.unique(columns + cells[:, 1] * (columns.max() + 1))) * pitch**2
 
 
 def covered_area_of_template(settings: TopSettings) -> float:
