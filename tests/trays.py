@@ -74,9 +74,16 @@ def tray(seed: int, *, places: list[tuple[float, float]] = PLACES, scratched: in
     return Tray(rgb, xyz.astype(np.float32), centres, defect)
 
 
-def make_trays(folder: Path, *, train: int = 6, validation: int = 4, count: int = 4) -> Path:
+def make_trays(
+    folder: Path,
+    *,
+    train: int = 6,
+    validation: int = 4,
+    count: int = 4,
+    places: list[tuple[float, float]] | None = None,
+) -> Path:
     """Write a data set of one category, `tray`, with a test split of good trays and trays with one scratched part."""
-    places = PLACES[:count]
+    places = PLACES[:count] if places is None else places
     for split, defect, number in (
         ("train", "good", train),
         ("validation", "good", validation),
@@ -85,7 +92,7 @@ def make_trays(folder: Path, *, train: int = 6, validation: int = 4, count: int 
     ):
         for i in range(number):
             seed = 1000 * ["train", "validation", "test"].index(split) + i + (500 if defect != "good" else 0)
-            drawn = tray(seed, places=places, scratched=None if defect == "good" else i % count)
+            drawn = tray(seed, places=places, scratched=None if defect == "good" else i % len(places))
             write_tray(folder / "tray" / split / defect, f"{i:03d}", drawn, ground_truth=split == "test")
     return folder
 

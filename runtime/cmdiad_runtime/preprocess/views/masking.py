@@ -1,7 +1,9 @@
 """The inspection mask between the sensor's picture and the network's view.
 
-The content of an ignored region is replaced by 0 in image inputs, as if there were no part. No pixel of the region then
-has any influence on score or map, not even through the receptive field of a patch outside the region.
+The content of an ignored region is replaced by 0 in image inputs, as if there were no part. The region then has no
+influence on score and map, not even through the receptive field of a patch outside the region; only pixels along the
+border mix with their neighbours when the picture is resized, and views that follow the part look at all of the part to
+find its direction. Inputs of a point encoder keep the points of the region, and its patches are ignored.
 """
 
 from __future__ import annotations
