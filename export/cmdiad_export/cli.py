@@ -165,33 +165,31 @@ def _make_folder(folder: Path, out: Path) -> None:
 
 
 def _plan(run: Path, out: Path, options: ExportOptions) -> None:
-    import tempfile
-
     from cmdiad_export.planning.planner import make_plan
     from cmdiad_export.planning.report import table, write_plan
     from cmdiad_runtime.support.progress import TerminalReporter
+    from cmdiad_runtime.support.scratch import scratch_folder
     from cmdiad_train.runs.run import load_run
 
     loaded = load_run(run)
     _make_folder(out, out)
-    with tempfile.TemporaryDirectory() as folder:
-        planned = make_plan(loaded, Path(folder), TerminalReporter(), scratch_megabytes=options.scratch_megabytes)
+    with scratch_folder("plan") as folder:
+        planned = make_plan(loaded, folder, TerminalReporter(), scratch_megabytes=options.scratch_megabytes)
     write_plan(out, planned.plan)
     click.echo(table(planned.plan))
     click.echo(f"\nplan: {out / 'plan.json'}, {out / 'plan.png'}")
 
 
 def _export_within(run: Path, out: Path, options: ExportOptions, budget: Budget) -> None:
-    import tempfile
-
     from cmdiad_export.planning.planner import make_plan, write_within
     from cmdiad_export.planning.report import table
     from cmdiad_runtime.support.progress import TerminalReporter
+    from cmdiad_runtime.support.scratch import scratch_folder
     from cmdiad_train.runs.run import load_run
 
     reporter = TerminalReporter()
-    with tempfile.TemporaryDirectory() as folder:
-        planned = make_plan(load_run(run), Path(folder), reporter, scratch_megabytes=options.scratch_megabytes)
+    with scratch_folder("plan") as folder:
+        planned = make_plan(load_run(run), folder, reporter, scratch_megabytes=options.scratch_megabytes)
         reporter.say(table(planned.plan))
         write_within(planned, budget, out, options, reporter)
 

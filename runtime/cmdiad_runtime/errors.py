@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from os import PathLike
 
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.reasons import Reason
 
 
@@ -25,6 +26,7 @@ class CmdiadError(Exception):
     """Base of all deliberate errors.
 
     The message reads `SUBJECT: found FOUND. Expected EXPECTED. ACTION.` Without a subject it reads `FOUND. ACTION.`
+    The message can always be printed: see `printable` for characters of file names that cannot.
 
     Args:
         subject: File, folder, tensor or option that the error is about; "" if `found` is a full sentence by itself.
@@ -42,7 +44,7 @@ class CmdiadError(Exception):
     exit_code = 1
 
     def __init__(self, subject: str | PathLike[str], *, found: str, expected: str = "", action: str) -> None:
-        self.subject = str(subject)
+        self.subject = printable(subject)
         self.found = found
         self.expected = expected
         self.action = action
@@ -53,7 +55,7 @@ class CmdiadError(Exception):
 
 def _with_full_stop(sentence: str) -> str:
     """Return a sentence on one line; causes from other libraries may end in a full stop already."""
-    return f"{' '.join(sentence.split()).rstrip('.')}."
+    return f"{printable(' '.join(sentence.split())).rstrip('.')}."
 
 
 def _capitalised(sentence: str) -> str:

@@ -28,3 +28,10 @@ class Sample:
     name: str
     rgb: RgbImage | None = None
     xyz: XyzImage | None = None
+
+
+def describe_array(value: object) -> str:
+    """Return type and shape of an array as text, such as "uint8 [480, 640, 3]"; the class name of anything else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"class {type(value).__name__}"

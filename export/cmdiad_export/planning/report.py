@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmdiad_export.planning.plan import GraphForm, Plan, Point, pareto
-from cmdiad_runtime.support.files import atomic_write, write_json
+from cmdiad_runtime.support.files import atomic_write, remove_leftovers, write_json
+from cmdiad_runtime.support.folder_owner import take_folder
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "int8-cpu": "D"}
 
@@ -42,13 +43,21 @@ def _row(point: Point, *, bold: bool) -> str:
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Write `plan.json` and `plan.png` into a folder.
+    """Write `plan.json` and `plan.png` into a folder, and remove what killed processes left of them.
 
     Raises:
         OutputError: A file cannot be written.
     """
-    write_json(folder / "plan.json", plan.to_json())
-    plot(folder / "plan.png", plan)
+    release = take_folder(folder, wait_s=10.0)
+    try:
+        if release is not None:
+            remove_leftovers(folder / "plan.json")
+            remove_leftovers(folder / "plan.png")
+        write_json(folder / "plan.json", plan.to_json())
+        plot(folder / "plan.png", plan)
+    finally:
+        if release is not None:
+            release()
 
 
 def plot(path: Path, plan: Plan) -> None:

@@ -1,13 +1,13 @@
 """The engines of a bundle: those it came with, and those that were built on this machine.
 
-An engine that was built on this machine is not part of the manifest. It has its own label, `NAME.json` next to
-`NAME.engine`, in the bundle's `engines/`, or in the cache folder if the bundle cannot be written to.
+An engine that was built on this machine is not part of the bundle. It lies in the bundle's folder in the cache
+(`cmdiad_runtime.bundle.site`) and has its own label, `NAME.json` next to `NAME.engine`. A label in the bundle itself is
+never read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -16,13 +16,12 @@ from typing import Any
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import GoldenSample, read_golden
-from cmdiad_runtime.bundle.manifest import ENGINES
+from cmdiad_runtime.bundle.site import MARK, site_folder, site_place
 from cmdiad_runtime.engines import BUILT_NAMES, EngineLibrary
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ProfileShapes, ahead_of_time, build_engine
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint, capability_text
 from cmdiad_runtime.engines.graph_file import graph_bytes
-from cmdiad_runtime.errors import BundleError, EngineError, OutputError
-from cmdiad_runtime.support.cache import cache_folder
+from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.records import (
     NewerRecordError,
@@ -32,6 +31,7 @@ from cmdiad_runtime.support.records import (
     require_name,
     require_number,
 )
+from cmdiad_runtime.support.regular_file import read_regular
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 # Peak memory of the building process: a constant plus a multiple of the graph's size. Measured with TensorRT-RTX
@@ -39,6 +39,8 @@ from cmdiad_runtime.support.reporter import SILENT, Reporter
 # which also times its choices on the device, was not measured and takes more.
 _MEMORY_FLOOR = 250_000_000
 _MEMORY_FACTOR = 4
+LABEL_LIMIT = 1 << 16
+"""Largest size of a label or self-test record, bytes."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class BuiltEngine:
         path: Engine file.
         fingerprint: Library, device and graph that the engine was built with and for.
         seconds: Duration of the build; None if it was not recorded.
+        built_here: True for an engine that was built on this machine, False for one that came with the bundle.
     """
 
     path: Path
     fingerprint: EngineFingerprint
     seconds: float | None = None
+    built_here: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,33 +105,16 @@ def engines_of(bundle: Bundle, library: EngineLibrary) -> list[BuiltEngine]:
     Raises:
         BundleError: A label cannot be read.
     """
-    folders = [bundle.path / ENGINES, cached_folder(bundle)]
-    labels = [path for folder in folders if folder for path in folder.glob("*.json") if path.suffixes == [".json"]]
+    place = site_place(bundle)
+    labels = [path for path in place.glob("*.json") if _is_label(path)] if place is not None else []
     labels.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     engines = [_read_label(path) for path in labels]
     engines += [BuiltEngine(bundle.path / engine.file, engine.fingerprint) for engine in bundle.record.engines]
     return [engine for engine in engines if engine.fingerprint.library == library]
 
 
-def own_folder(bundle: Bundle) -> Path:
-    """Return the folder for files made from this bundle on this machine: its `engines/`, or a folder in the cache.
-
-    Raises:
-        OutputError: Neither can be written to.
-    """
-    for folder in (bundle.path / ENGINES, cached_folder(bundle)):
-        if folder is not None and _usable(folder):
-            return folder
-    raise OutputError(
-        bundle.path / ENGINES,
-        found="that neither this folder nor a cache folder is writable",
-        expected="a folder for engines that are built on this machine",
-        action="make the bundle writable, or set CMDIAD_CACHE to a writable folder",
-    )
-
-
 def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter = SILENT) -> BuiltEngine:
-    """Build an engine from the bundle's graph for this device and write it next to the bundle's other engines.
+    """Build an engine from the bundle's graph for this device and write it to the bundle's folder in the cache.
 
     Without a device, TensorRT-RTX builds for all of `AHEAD_OF_TIME` that support the graph's precision.
 
@@ -142,7 +129,7 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter 
     """
     targets, optional = targets_here(library, bundle.precision)
     where = f"sm{targets[0]}" if len(targets) == 1 else "ahead"
-    path = own_folder(bundle) / f"{BUILT_NAMES[library]}-{bundle.precision}-{where}.engine"
+    path = site_folder(bundle) / f"{BUILT_NAMES[library]}-{bundle.precision}-{where}.engine"
     start = time.monotonic()
     request = BuildRequest(
         graph=bundle.graph,
@@ -155,7 +142,7 @@ def build_for_bundle(bundle: Bundle, library: EngineLibrary, reporter: Reporter 
     fingerprint = build_engine(request, path, reporter)
     label = EngineLabel(path.name, fingerprint, round(time.monotonic() - start, 1))
     write_json(path.with_suffix(".json"), label.to_json())
-    return BuiltEngine(path, fingerprint, label.seconds)
+    return BuiltEngine(path, fingerprint, label.seconds, built_here=True)
 
 
 def targets_here(library: EngineLibrary, precision: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -216,25 +203,16 @@ def _available_memory() -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def cached_folder(bundle: Bundle) -> Path | None:
-    """Return the folder in the cache for files made from this bundle's graph, or None without a cache."""
-    folder = cache_folder()
-    return None if folder is None else folder / "bundles" / bundle.record.graph.sha256[:16]
-
-
-def _usable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
+def _is_label(path: Path) -> bool:
+    """Return True for the name of a label: one suffix, and an engine or a missing one next to it, not the mark."""
+    return path.suffixes == [".json"] and path.name != MARK and not path.name.startswith(".")
 
 
 def _read_label(path: Path) -> BuiltEngine:
     """Read a label. A damaged one is an error, because the engine next to it would silently not be used."""
     expected = "the label of an engine that was built on this machine"
     try:
-        label = EngineLabel.from_json(json.loads(path.read_text(encoding="utf-8")))
+        label = EngineLabel.from_json(json.loads(read_regular(path, LABEL_LIMIT)))
     except NewerRecordError as error:
         action = "made by a newer cmdiad: update cmdiad on this machine"
         raise BundleError(path, found=str(error), expected=expected, action=action) from error
@@ -245,4 +223,4 @@ def _read_label(path: Path) -> BuiltEngine:
             expected=expected,
             action="remove it, or build the engine again (cmdiad-build BUNDLE)",
         ) from error
-    return BuiltEngine(path.with_name(label.file), label.fingerprint, label.seconds)
+    return BuiltEngine(path.with_name(label.file), label.fingerprint, label.seconds, built_here=True)

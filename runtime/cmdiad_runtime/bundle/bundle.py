@@ -12,6 +12,7 @@ from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
 from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest, write_content
 from cmdiad_runtime.bundle.manifest_records import GRAPH
+from cmdiad_runtime.engines.graph_contents import GraphContentError, check_graph_contents
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
@@ -81,16 +82,21 @@ class Bundle:
 
         Raises:
             BundleError: The bundle is missing or damaged (any value or file), was made by a newer cmdiad, exceeds a
-                size limit, has a path that leaves the folder, or its signature is missing or wrong.
+                size limit, contains a file that the manifest does not list, or a link, pipe or device, has a graph
+                with data elsewhere, or its signature is missing or wrong.
             EngineError: A signature is required and the package that verifies signatures is missing.
         """
         folder = Path(path)
         record, content = read_manifest(folder, require_signature)
-        check_files(folder, record.files)
         try:
             record.check_listed(weights=weights_path(folder / GRAPH).exists())
         except RecordError as error:
             raise damaged(folder / MANIFEST, str(error)) from error
+        check_files(folder, record.files)
+        try:
+            check_graph_contents(folder / GRAPH)
+        except (GraphContentError, OSError) as error:
+            raise damaged(folder / GRAPH, str(error)) from error
         return Bundle(folder, record, content, record.calibration)
 
 

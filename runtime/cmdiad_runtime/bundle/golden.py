@@ -7,16 +7,19 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.records import RecordError, is_number, require
+from cmdiad_runtime.support.regular_file import open_regular
 
-GOLDEN_LIMIT = 1 << 30
+GOLDEN_LIMIT = 640 << 20
 """Largest size of a golden set in memory, bytes. A small archive may unpack to any size."""
+_READ_LIMIT = 4 << 20
+"""Largest single read from an archive, bytes. The index of an archive is read at once, arrays in small blocks."""
 
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 _NOT_A_GOLDEN_SET = (
@@ -85,9 +88,11 @@ def read_golden(path: Path) -> list[GoldenSample]:
         BundleError: The file is not a golden set, or unpacks to more than GOLDEN_LIMIT bytes.
     """
     try:
-        _check_unpacked_size(path)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        with open_regular(path) as raw:
+            file: Any = _SmallReads(raw)
+            _check_unpacked_size(file)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
         names = sorted({key.split("/")[0] for key in arrays})
         if not names:
             raise ValueError("no samples")
@@ -109,13 +114,37 @@ def tampered_by_name(name: str) -> bool:
     return name.endswith("-tampered")
 
 
-def _check_unpacked_size(path: Path) -> None:
-    """Raise ValueError if the archive's index states more than GOLDEN_LIMIT bytes.
+class _SmallReads:
+    """A binary file that refuses to read more than `_READ_LIMIT` bytes at once, such as a huge index of an archive."""
 
-    The index can be trusted: reading an entry ends at the size that is stated there.
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes; ValueError if that is more than the limit."""
+        if size is None or not 0 <= size <= _READ_LIMIT:
+            size = _READ_LIMIT + 1
+        content = self._file.read(size)
+        if len(content) > _READ_LIMIT:
+            raise ValueError(f"an index of more than {_READ_LIMIT} bytes")
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _check_unpacked_size(file: BinaryIO) -> None:
+    """Raise ValueError if the archive's index states more than GOLDEN_LIMIT bytes, or an unusual compression.
+
+    The index can be trusted: reading an entry ends at the size that is stated there. The decoders of other
+    compressions than that of `np.savez` take memory as the archive states.
     """
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ValueError("an archive with an unusual compression")
+    file.seek(0)
+    size = sum(entry.file_size for entry in entries)
     if size > GOLDEN_LIMIT:
         raise ValueError(f"arrays of {size} bytes, more than {GOLDEN_LIMIT}")
 

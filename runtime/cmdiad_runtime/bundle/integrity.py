@@ -1,22 +1,35 @@
-"""The files of a bundle: inside the folder, of the stated size, within limits, and with the stated hash."""
+"""The files of a bundle: exactly those that the manifest lists, of the stated size, within limits, with the stated hash.
+
+A bundle contains regular files and folders only. Links, pipes, sockets, devices and files that the manifest does not
+list are refused, so a signature of the manifest covers everything in the folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cmdiad_runtime.errors import BundleError
-from cmdiad_runtime.support.files import is_sha256, sha256_of
+from cmdiad_runtime.support.files import is_sha256, is_temporary_name, sha256_of
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
+from cmdiad_runtime.support.regular_file import kind_of
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""Files that file managers put into folders. They may lie in a bundle, and nothing ever reads them."""
 
 # Limits enforced on untrusted bundles.
 MANIFEST_LIMIT = 4 << 20  # bytes
 FILES_LIMIT = 256
 FILE_LIMIT = 4 << 30  # bytes
 TOTAL_LIMIT = 16 << 30  # bytes
+ENTRIES_LIMIT = 4 * FILES_LIMIT  # files and folders in the folder of a bundle
+DEPTH_LIMIT = 8  # folders
 
 
 @dataclass(frozen=True)
@@ -42,9 +55,9 @@ class FileRecord:
 
 
 def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    """Raise BundleError unless every file is in the folder, as large as stated, within limits, and intact.
+    """Raise BundleError unless a bundle consists of exactly these files, as large as stated, within limits, and intact.
 
-    Paths and sizes are checked before hashing, so a malicious manifest cannot make the reader hash huge files.
+    Names, kinds and sizes are checked before hashing, so a malicious manifest cannot make the reader hash huge files.
 
     Args:
         folder: Folder of the bundle.
@@ -52,9 +65,14 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
     """
     if len(files) > FILES_LIMIT:
         raise too_large(folder / MANIFEST, f"{len(files)} files", f"at most {FILES_LIMIT}")
-    total = sum(_check_size(folder, name, record.bytes) for name, record in files.items())
+    for name in files:
+        if not _is_inside(name):
+            raise damaged(folder / MANIFEST, f"the path {name!r:.300}, which leaves the bundle or is no plain name")
+    sizes = _sizes(folder)
+    total = sum(_check_size(folder / name, sizes.get(name), record.bytes) for name, record in files.items())
     if total > TOTAL_LIMIT:
         raise too_large(folder, f"{total} bytes", f"at most {TOTAL_LIMIT} in all")
+    _check_unlisted(folder, sorted(sizes.keys() - files.keys() - {MANIFEST, SIGNATURE}))
     for name, record in files.items():
         if _hash(folder / name) != record.sha256:
             raise damaged(folder / name, "contents whose hash is not the manifest's")
@@ -75,15 +93,66 @@ def too_large(path: Path, problem: str, expected: str) -> BundleError:
     return BundleError(path, found=problem, expected=expected, action="check where the bundle comes from")
 
 
-def _check_size(folder: Path, name: str, expected: int) -> int:
-    """Return the size of a file in bytes; BundleError unless it is in the folder, as large as stated, and allowed."""
-    path = folder / name
-    if not _is_inside(folder, name):
-        raise damaged(folder / MANIFEST, f"the path {name!r:.300}, which leaves the bundle")
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each file in a folder, by path. Links are never followed.
+
+    Raises:
+        BundleError: Something is neither a file nor a folder, cannot be listed, or exceeds a limit.
+    """
+    sizes: dict[str, int] = {}
+    folders, entries = [""], 0
+    while folders:
+        inside = folders.pop()
+        for name, status in _entries(folder / inside):
+            entries += 1
+            path = inside + name
+            if entries > ENTRIES_LIMIT or path.count("/") > DEPTH_LIMIT:
+                problem = f"more than {ENTRIES_LIMIT} files, or folders deeper than {DEPTH_LIMIT}"
+                raise too_large(folder, problem, "the files of a bundle")
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(f"{path}/")
+            elif not stat.S_ISREG(status.st_mode):
+                raise _foreign(folder / path, kind_of(status.st_mode), "only files and folders")
+            elif name not in IGNORED and not _is_being_written(path):
+                sizes[path] = status.st_size
+    return sizes
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     try:
-        size = path.stat().st_size if path.is_file() else None
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # A manifest that was being written when the folder was opened.
+                    yield entry.name, entry.stat(follow_symlinks=False)
     except OSError as error:
-        raise damaged(folder / MANIFEST, f"the file name {name!r:.300} ({error.strerror})") from error
+        raise damaged(folder, f"no readable folder ({error.strerror})") from error
+
+
+def _is_being_written(name: str) -> bool:
+    """Return True for the name under which a manifest or signature is written before the file is renamed."""
+    return is_temporary_name(name, MANIFEST) or is_temporary_name(name, SIGNATURE)
+
+
+def _check_unlisted(folder: Path, names: list[str]) -> None:
+    if not names:
+        return
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    problem = f"a file that the manifest does not list{more}"
+    raise _foreign(folder / names[0], problem, "only files that the manifest lists")
+
+
+def _foreign(path: Path, problem: str, expected: str) -> BundleError:
+    return BundleError(
+        path,
+        found=problem,
+        expected=expected,
+        action="the bundle was damaged or added to: remove that, or copy the bundle again. Run cmdiad-build for engines "
+        "that an earlier version built there",
+    )
+
+
+def _check_size(path: Path, size: int | None, expected: int) -> int:
+    """Return the size of a file in bytes; BundleError unless there is one, as large as stated, and allowed."""
     if size is None:
         raise damaged(path, "no such file")
     if size != expected:
@@ -93,15 +162,11 @@ def _check_size(folder: Path, name: str, expected: int) -> int:
     return size
 
 
-def _is_inside(folder: Path, name: str) -> bool:
-    """Return True if a path leads to a place in the folder, after links are followed."""
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts:
-        return False
-    try:
-        return (folder / inside).resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # the name is too long, or contains a loop of links or a NUL
-        return False
+def _is_inside(name: str) -> bool:
+    """Return True for a plain path within the bundle on every system: no root, drive, link upwards or control sign."""
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts)
+    return plain and len(parts) <= DEPTH_LIMIT and name.isprintable() and not set(name) & set("\\:")
 
 
 def _hash(path: Path) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Certificate
-from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, FileRecord, damaged, too_large
+from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, SIGNATURE, FileRecord, damaged, too_large
 from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRecord, Provenance, stored_preprocessing
 from cmdiad_runtime.bundle.search_record import PlanRecord
-from cmdiad_runtime.bundle.signature import SIGNATURE, verify_signature
+from cmdiad_runtime.bundle.signature import verify_signature
 from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.settings import Preprocessing
@@ -35,6 +35,7 @@ from cmdiad_runtime.support.records import (
     require_object,
     require_time,
 )
+from cmdiad_runtime.support.regular_file import read_regular
 
 FORMAT = "cmdiad-bundle"
 FORMAT_VERSION = 1
@@ -254,8 +255,7 @@ def manifest_hash(content: Mapping[str, Any]) -> str:
 def _read_bytes(folder: Path) -> bytes:
     path = folder / MANIFEST
     try:
-        with path.open("rb") as file:
-            content = file.read(MANIFEST_LIMIT + 1)
+        content = read_regular(path, MANIFEST_LIMIT)
     except FileNotFoundError as error:
         raise BundleError(
             folder,
@@ -264,7 +264,7 @@ def _read_bytes(folder: Path) -> bytes:
             action="check the path, or export the run again",
         ) from error
     except OSError as error:
-        raise damaged(path, f"no readable file ({error})") from error
+        raise damaged(path, f"no readable file ({error.strerror or error})") from error
     if len(content) > MANIFEST_LIMIT:
         raise too_large(path, f"more than {MANIFEST_LIMIT} bytes", f"at most {MANIFEST_LIMIT}")
     return content

@@ -1,7 +1,8 @@
 """The self-test: a repetition of a bundle's certificate on this device, and the record that an engine has passed.
 
-A record is written next to the engines as `engines/NAME.self-test.json`, or in the cache folder if the bundle cannot
-be written to. A record is valid for the same certificate, the same engine file and the same kind of device only.
+A record is written to the bundle's folder in the cache (`cmdiad_runtime.bundle.site`). A record that lies in the bundle
+came from another machine and is never read. A record is valid for the same certificate, the same engine file and the
+same kind of device only.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from cmdiad_runtime.bundle.built_engines import cached_folder, own_folder
+from cmdiad_runtime.bundle.built_engines import LABEL_LIMIT
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.certificate import Comparison, compare
 from cmdiad_runtime.bundle.golden import read_golden
-from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN
+from cmdiad_runtime.bundle.manifest import GOLDEN
+from cmdiad_runtime.bundle.site import site_folder, site_place
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.support.files import is_sha256, write_json
 from cmdiad_runtime.support.records import (
@@ -37,6 +39,7 @@ from cmdiad_runtime.support.records import (
     require_text,
     require_time,
 )
+from cmdiad_runtime.support.regular_file import read_regular
 
 FORMAT = "cmdiad-self-test"
 
@@ -134,13 +137,12 @@ def run_self_test(bundle: Bundle, engine: Engine, name: str, file_sha256: str) -
 
 
 def write_self_test(bundle: Bundle, test: SelfTest) -> Path:
-    """Write the record next to the bundle's engines, or into the cache folder, and return its path.
+    """Write the record to the bundle's folder in the cache and return its path.
 
     Raises:
-        OutputError: Neither can be written to.
+        OutputError: There is no writable cache folder.
     """
-    folder = own_folder(bundle)
-    path = next(place for place in _places(bundle, test.engine, test.identity) if place.parent == folder)
+    path = site_folder(bundle) / _file_name(bundle, test.engine, test.identity)
     write_json(path, test.to_json())
     return path
 
@@ -150,12 +152,13 @@ def has_passed(bundle: Bundle, name: str, identity: str, file_sha256: str) -> bo
 
     A damaged record, or one of a newer cmdiad, counts as absent: the test can be repeated at any time.
     """
+    folder = site_place(bundle)
+    test = None if folder is None else _read(folder / _file_name(bundle, name, identity))
+    if test is None:
+        return False
     expected = (name, identity, certificate_key(bundle), file_sha256)
-    tests = filter(None, map(_read, _places(bundle, name, identity)))
-    return any(
-        test.comparison.passed and (test.engine, test.identity, test.certificate_sha256, test.file_sha256) == expected
-        for test in tests
-    )
+    stated = (test.engine, test.identity, test.certificate_sha256, test.file_sha256)
+    return test.comparison.passed and stated == expected
 
 
 def certificate_key(bundle: Bundle) -> str:
@@ -174,27 +177,19 @@ def certificate_key(bundle: Bundle) -> str:
 
 def was_tested(bundle: Bundle, name: str) -> bool:
     """Return True if there is any record of an engine, passed or not, of any device."""
-    folder = cached_folder(bundle)
-    record = bundle.path / ENGINES / f"{name}.self-test.json"
-    return record.exists() or (folder is not None and any(folder.glob(f"{name}.*.self-test.json")))
+    folder = site_place(bundle)
+    return folder is not None and any(folder.glob(f"{name}.*.self-test.json"))
 
 
-def _places(bundle: Bundle, name: str, identity: str) -> list[Path]:
-    """Return the possible paths of a record.
-
-    Machines may share a cache, so a name in the cache contains a hash of the certificate and the kind of device.
-    """
-    places = [bundle.path / ENGINES / f"{name}.self-test.json"]
-    folder = cached_folder(bundle)
-    if folder is not None:
-        key = hashlib.sha256(f"{certificate_key(bundle)} {identity}".encode()).hexdigest()[:12]
-        places.append(folder / f"{name}.{key}.self-test.json")
-    return places
+def _file_name(bundle: Bundle, name: str, identity: str) -> str:
+    """Return the file name of a record. Machines may share a cache, so the name contains a hash of the device."""
+    key = hashlib.sha256(f"{certificate_key(bundle)} {identity}".encode()).hexdigest()[:12]
+    return f"{name}.{key}.self-test.json"
 
 
 def _read(path: Path) -> SelfTest | None:
     """Return a record, or None if there is none that this version can read."""
     try:
-        return SelfTest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return SelfTest.from_json(json.loads(read_regular(path, LABEL_LIMIT)))
     except (OSError, ValueError, RecursionError):
         return None

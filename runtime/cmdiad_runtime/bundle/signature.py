@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmdiad_runtime.bundle.integrity import SIGNATURE
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.support.files import atomic_write
+from cmdiad_runtime.support.regular_file import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-SIGNATURE = "manifest.sig"
 SIGNATURE_BYTES = 64
 _KEY_LIMIT = 16_384
 
@@ -76,7 +77,7 @@ def verify_signature(bundle: Path, content: bytes, public_key: Path) -> None:
 
     path = bundle / SIGNATURE
     try:
-        key.verify(_read(path, SIGNATURE_BYTES), content)
+        key.verify(_read(path, SIGNATURE_BYTES, follow=False), content)
     except FileNotFoundError as error:
         action = "ask for the signed bundle, or sign it (cmdiad-sign)"
         raise BundleError(path, found="no signature", expected=f"one by {public_key}", action=action) from error
@@ -117,7 +118,7 @@ def _load(path: Path, kind: str, load: Any) -> object:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
-        return load(_read(path, _KEY_LIMIT))
+        return load(_read(path, _KEY_LIMIT, follow=True))
     except OSError as error:
         raise _no_key(path, kind, (error.strerror or str(error)).lower()) from error
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -135,10 +136,9 @@ def _no_key(path: Path, kind: str, problem: str) -> BundleError:
     )
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _read(path: Path, limit: int, *, follow: bool) -> bytes:
     """Return a file's bytes; ValueError if there are more than the limit."""
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
+    content = read_regular(path, limit, follow=follow)
     if len(content) > limit:
         raise ValueError(f"more than {limit} bytes")
     return content

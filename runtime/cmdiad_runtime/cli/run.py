@@ -9,29 +9,45 @@ import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.errors import BundleError, OutputError
 from cmdiad_runtime.names import SENSORS
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
+from cmdiad_runtime.support.output import ResultLines, say
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
-    from cmdiad_runtime.inspection.results import Results
+    from cmdiad_runtime.inspection.results import Results, ResultsOptions
     from cmdiad_runtime.names import Sensors
 
 SOME_FAILED = 3
 
-HELP = """Inspect INPUT files (or folders of them) with a bundle and print verdict, score and file for each.
+_ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".7z", ".xz")
+"""Suffixes of packed folders."""
 
-If the first path is no bundle, the newest one in ./bundles is used, and the name of that bundle is printed. Without
-INPUT the golden samples in the bundle are inspected, which tests this machine. With --self-test the result is also
-written next to the bundle's engines, or into the cache folder if the bundle is read-only. An engine other than cpu
+HELP = """Inspect INPUT files (or folders of them) with a bundle and print one line for each.
+
+A line has four columns, separated by tabs: verdict (OK or NG), score, file, reason. A file that cannot be read or used
+is NG with "-" instead of a score. The reason is "-" for OK, otherwise a code that docs/results.md explains. Line ends
+and control characters in file names are escaped. Folders are searched for files of the modality. Hidden files,
+thumbnails, masks, results of cmdiad and links to the same file are skipped and counted.
+
+With --output each line is stored in results.jsonl before the verdict is printed, so an interrupted run keeps
+everything that was printed.
+
+The first path is always the bundle. Without any path, the newest one in ./bundles is tested, and the name of that
+bundle is printed. Without INPUT the golden samples in the bundle are inspected, which tests this machine. With
+--self-test the result is also written to the cache folder (CMDIAD_CACHE) of this account. An engine other than cpu
 gives verdicts only on a kind of device on which the engine has passed the self-test.
 """
 
 EXAMPLES = (
     "cmdiad-run cable.cmdiad photos/ --output results/",
+    "# the next photos into the same results, with a table for a spreadsheet",
+    "cmdiad-run cable.cmdiad more-photos/ --output results/ --append --csv",
     "# stricter for this run, with an engine that was built on this device",
     "cmdiad-run cable.cmdiad photos/ --false-reject-rate 0.1 --engine tensorrt",
     "# test this machine and keep the result",
@@ -43,7 +59,7 @@ EXIT_CODES = {
     3: "some samples could not be inspected",
     4: "bundle unusable",
     5: "engine unusable",
-    6: "output not writable",
+    6: "results not writable, in use, or from an earlier run",
     8: "self-test failed",
 }
 
@@ -98,8 +114,15 @@ EXIT_CODES = {
     click.option(
         "--output",
         type=click.Path(path_type=Path),
-        help="Folder for results.jsonl and overlays/.  [default: nothing is written]",
+        help="Folder for results.jsonl and overlays/, which one process at a time may use.  [default: nothing is "
+        "written]",
     ),
+    click.option(
+        "--append",
+        is_flag=True,
+        help="Continue the results in the output folder; otherwise they are kept and the run is refused.",
+    ),
+    click.option("--csv", is_flag=True, help="Write results.csv into the output folder, too."),
     click.option("--overlays/--no-overlays", default=True, help="Write heatmap pictures into the output folder."),
 )
 def cli(  # noqa: PLR0913 - one parameter for each option
@@ -112,6 +135,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     threshold: float | None,
     false_reject_rate: float | None,
     output: Path | None,
+    append: bool,
+    csv: bool,
     overlays: bool,
 ) -> int:
     """See HELP."""
@@ -120,6 +145,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("--self-test inspects the bundle's own golden samples: leave INPUT out")
     if threshold is not None and false_reject_rate is not None:
         raise click.UsageError("pass --threshold or --false-reject-rate, not both")
+    if output is None and (append or csv):
+        raise click.UsageError("--append and --csv need --output")
     if not inputs and (threshold or false_reject_rate):
         raise click.UsageError("a threshold decides about INPUT; the self-test keeps that of the certificate")
     from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -135,7 +162,10 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     if not inputs:
         _self_test(bundle, options, output, keep=self_test)
         return 0
-    return SOME_FAILED if _inspect_all(bundle, inputs, options, output, overlays) else 0
+    from cmdiad_runtime.inspection.results import ResultsOptions
+
+    stored = ResultsOptions(append=append, table=csv, overlays=overlays)
+    return SOME_FAILED if _inspect_all(bundle, inputs, options, output, stored) else 0
 
 
 def main() -> None:
@@ -146,59 +176,95 @@ def main() -> None:
 def _bundle_and_inputs(
     paths: tuple[Path, ...], modality: Sensors | None, *, named: bool
 ) -> tuple[Path, tuple[Path, ...]]:
-    if paths and ((paths[0] / "manifest.json").exists() or paths[0].suffix == ".cmdiad"):
+    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
+
+    if paths:
+        _require_bundle(paths[0], modality)
         return paths[0], paths[1:]
     if named:  # the search for the newest bundle reads manifests whose signatures have not been verified
         raise click.UsageError("name the BUNDLE: --require-signature does not choose one")
-    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
-
     bundle = newest_bundle(BUNDLES, modality)
-    click.echo(f"bundle: {bundle} (the newest)", err=True)
+    say(f"bundle: {printable(bundle)} (the newest)")
     return bundle, paths
 
 
+def _require_bundle(path: Path, modality: Sensors | None) -> None:
+    """Raise BundleError if a path is clearly no bundle: a mistyped name must not end in verdicts of another bundle."""
+    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
+
+    if path.suffix == ".cmdiad" or (path / "manifest.json").exists():
+        return
+    if path.is_dir():
+        problem = "a folder without manifest.json"
+    else:
+        problem = "a file" if path.exists() else "no such file or folder"
+    action = "check the path"
+    if path.is_file():
+        action = "unpack the bundle and pass its folder" if path.suffix in _ARCHIVES else "pass a bundle, then INPUT"
+    try:
+        action += f"; the newest bundle here is {newest_bundle(BUNDLES, modality)}"
+    except BundleError:
+        action += ", or create a bundle with cmdiad-export"
+    raise BundleError(path, found=problem, expected="the folder of a bundle as the first argument", action=action)
+
+
 def _inspect_all(
-    bundle: Path, inputs: tuple[Path, ...], options: OpenOptions, output: Path | None, overlays: bool
+    bundle: Path, inputs: tuple[Path, ...], options: OpenOptions, output: Path | None, stored: ResultsOptions
 ) -> int:
     """Inspect the inputs in order and return the number of inputs that could not be inspected."""
     from contextlib import closing, nullcontext
 
-    from cmdiad_runtime.inspection.inputs import list_inputs, output_names
+    from cmdiad_runtime.inspection.find_inputs import find_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.pipeline import inspect_stream
+    from cmdiad_runtime.inspection.result_line import station_of
     from cmdiad_runtime.inspection.results import open_results
 
-    failed = 0
-    # Earlier results are replaced only after the bundle and the inputs have been found.
     with Inspector.open(bundle, options) as inspector:
-        files = list_inputs(inputs, inspector.bundle.preprocessing.modality)
-        with (
-            open_results(output) if output else nullcontext() as results,
-            closing(inspect_stream(inspector, files)) as stream,
-        ):
-            for inspected, name in zip(stream, output_names(files), strict=True):
-                failed += not _report(inspected, results, name if overlays else None)
-    summary = f"{len(files) - failed} of {len(files)} samples inspected"
-    click.echo(summary + (f", results in {output}" if output else ""), err=True)
+        files = find_inputs(inputs, inspector.bundle.preprocessing.modality)
+        if files.skipped_text:
+            say(files.skipped_text)
+        lines, passed, failed = ResultLines(), 0, 0
+        with open_results(output, station_of(inspector), stored) if output else nullcontext() as results:
+            try:
+                with closing(inspect_stream(inspector, files.paths)) as stream:
+                    for inspected in stream:
+                        ok = _report(inspected, results, lines)
+                        passed, failed = passed + ok, failed + (not ok)
+            finally:
+                place = f", results in {printable(output)}" if output else ""
+                say(f"{passed} of {len(files.paths)} samples inspected{place}")
+    if lines.broken and output is None:
+        raise OutputError(
+            "stdout",
+            found=f"an output that cannot be written to ({lines.broken})",
+            expected="a reader of the verdicts",
+            action="repeat the run with --output",
+        )
     return failed
 
 
-def _report(inspected: InspectedSource, results: Results | None, overlay: str | None) -> bool:
-    """Print and store one result; return False if the sample could not be inspected.
+def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:
+    """Store and print one result, in this order; return False if the sample could not be inspected.
 
     Args:
         inspected: File with its result.
-        results: Results folder, or None.
-        overlay: Name of the heatmap picture without suffix, or None for no picture.
+        results: Folder of results, or None.
+        lines: Standard output.
     """
     inspection = inspected.inspection
-    if results is not None:
-        path = None if overlay is None else results.save_overlay(overlay, inspection.overlay())
-        results.add(inspection, read_ms=inspected.read_ms, overlay=path)
+    name = printable(inspection.name)
+    line = results.add(inspected) if results is not None else {}
+    if line.get("overlay_error"):
+        say(f"warning: {name}: the overlay cannot be written ({line['overlay_error']}); the verdict is stored")
+    worked = not lines.broken
     score = f"{inspection.score:.6g}" if inspection.inspected else "-"
-    click.echo(f"{inspection.verdict}\t{score}\t{inspected.source}")
+    lines.write(f"{inspection.verdict}\t{score}\t{name}\t{inspection.reason or '-'}")
+    if worked and lines.broken:
+        say(f"warning: stdout cannot be written to ({lines.broken}); the inspection continues without")
     if inspection.reason not in (None, "score"):
-        click.echo(f"{inspection.reason}: {inspection.message}", err=True)
+        message = printable(inspection.message)
+        say(f"{inspection.reason}: {message if name in message else f'{name}: {message}'}")
     return inspection.inspected
 
 
@@ -208,6 +274,7 @@ def _self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: b
     from cmdiad_runtime.bundle.self_test import run_self_test, write_self_test
     from cmdiad_runtime.inspection.inspector import open_bundle
     from cmdiad_runtime.support.files import write_json
+    from cmdiad_runtime.support.lock import lock_folder
     from cmdiad_runtime.support.progress import TerminalReporter
 
     bundle = open_bundle(path, options)
@@ -218,10 +285,11 @@ def _self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: b
         chosen.engine.close()
     _print_self_test(test)
     if keep:
-        click.echo(f"result: {write_self_test(bundle, test)}", err=True)
+        say(f"result: {printable(write_self_test(bundle, test))}")
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "self-test.json", test.comparison.to_json())
+        with lock_folder(output):
+            write_json(output / "self-test.json", test.comparison.to_json())
     _require_passed(path, test)
 
 

@@ -10,9 +10,9 @@ from cmdiad_runtime.support.command_line import GroupedCommand, option_group, ru
 
 HELP = """Sign BUNDLE with a private key, or create a pair of keys.
 
-The signature (Ed25519) is written next to the manifest as manifest.sig and covers every file that the manifest lists.
-`cmdiad-run --require-signature KEY.pub` then refuses bundles without a valid signature. Changing a threshold
-(cmdiad-threshold) rewrites the manifest: sign the bundle again.
+The signature (Ed25519) is written next to the manifest as manifest.sig and covers every file of the bundle: a file that
+the manifest does not list is refused. `cmdiad-run --require-signature KEY.pub` then refuses bundles without a valid
+signature. Changing a threshold (cmdiad-threshold) rewrites the manifest: sign the bundle again.
 """
 
 EXAMPLES = (
@@ -58,14 +58,6 @@ def _new_key(path: Path) -> None:
 
 
 def _sign(bundle: Path, key: Path) -> None:
-    """Verify a bundle, then sign its manifest."""
-    from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.bundle.integrity import MANIFEST
-    from cmdiad_runtime.bundle.signature import SIGNATURE, sign
-    from cmdiad_runtime.support.files import atomic_write
+    from cmdiad_runtime.bundle.change import sign_bundle
 
-    Bundle.open(bundle)
-    signature = sign((bundle / MANIFEST).read_bytes(), key)
-    with atomic_write(bundle / SIGNATURE) as temporary:
-        temporary.write_bytes(signature)
-    click.echo(f"signature: {bundle / SIGNATURE}")
+    click.echo(f"signature: {sign_bundle(bundle, key)}")

@@ -74,16 +74,21 @@ def cli(path: Path, rate: float | None, threshold: float | None, map_threshold: 
     by_hand = threshold is not None or map_threshold is not None
     if by_hand + (rate is not None) + reset > 1:
         raise click.UsageError("pass one of --false-reject-rate, --reset, or --threshold with --map-threshold")
-    from cmdiad_runtime.bundle.bundle import Bundle, write_calibration
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.bundle.change import change_calibration
     from cmdiad_runtime.bundle.threshold import adjusted
 
-    bundle = Bundle.open(path)
-    if reset or by_hand or rate is not None:
-        changed = adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
-        write_calibration(bundle, bundle.certified_calibration if reset else changed)
-        bundle = Bundle.open(path)
-        _warn_of_signature(path)
-    _show(bundle)
+    def change(bundle: Bundle) -> Calibration:
+        if reset:
+            return bundle.certified_calibration
+        return adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
+
+    if not (reset or by_hand or rate is not None):
+        _show(Bundle.open(path))
+        return
+    changed = change_calibration(path, change)
+    _warn_of_signature(path)
+    _show(changed)
 
 
 def main() -> None:
@@ -92,7 +97,7 @@ def main() -> None:
 
 
 def _warn_of_signature(path: Path) -> None:
-    from cmdiad_runtime.bundle.signature import SIGNATURE
+    from cmdiad_runtime.bundle.integrity import SIGNATURE
 
     if (path / SIGNATURE).exists():
         message = f"warning: {path / SIGNATURE} does not match the changed manifest. Run cmdiad-sign again."

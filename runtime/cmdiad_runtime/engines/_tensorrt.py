@@ -36,7 +36,7 @@ from cmdiad_runtime.engines._cuda import (
 from cmdiad_runtime.engines._library import LIBRARY_NAMES, first_error, load_library, log_of
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.errors import EngineError, OutputError
-from cmdiad_runtime.support.cache import cache_folder
+from cmdiad_runtime.support.cache import cache_place
 from cmdiad_runtime.support.files import atomic_write
 
 SHAPES = 8
@@ -385,7 +385,7 @@ def padded_rows(rows: int, largest: int) -> int:
 
 
 def _kernels_file(fingerprint: EngineFingerprint, here: Surroundings) -> Path | None:
-    folder = cache_folder()
+    folder = cache_place()  # It may be read-only: then the kernels are used and not stored.
     name = f"{fingerprint.engine_sha256[:16]}-sm{here.device.compute_capability}.kernels"
     return None if folder is None else folder / LIBRARY_NAMES[here.library].lower() / name
 

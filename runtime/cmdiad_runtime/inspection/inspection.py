@@ -136,6 +136,6 @@ def not_inspected(
 def _shape(sample: Sample | None) -> tuple[int, int]:
     """Return height and width of a sample's picture, (0, 0) without one."""
     for array in () if sample is None else (sample.rgb, sample.xyz):
-        if array is not None and array.ndim == 3:
+        if isinstance(array, np.ndarray) and array.ndim == 3:
             return array.shape[0], array.shape[1]
     return 0, 0

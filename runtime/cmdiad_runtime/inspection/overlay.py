@@ -6,6 +6,8 @@ of different parts can be compared. No verdict depends on these pictures.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 import scipy
@@ -36,6 +38,12 @@ _FAR_GREY = 50.0
 """Grey of the farthest measured point; only a missing point is black."""
 _LIGHT = np.array([-0.4, -0.4, -0.825])
 """Direction towards the lamp of the hill shading: from the upper left, behind the sensor."""
+
+
+def _is_picture(array: object, dtype: type) -> bool:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        return False
+    return array.ndim == 3 and array.shape[2] == 3 and array.size > 0
 
 
 def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:
@@ -109,11 +117,10 @@ def hatched(picture: RgbImage, region: Mask) -> RgbImage:
 def _picture(sample: Sample | None) -> RgbImage:
     """Return the picture of a sample, uint8 `[h, w, 3]`; a grey area if there is none of a usable kind."""
     if sample is not None:
-        rgb, xyz = sample.rgb, sample.xyz
-        if rgb is not None and rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size:
-            return rgb
-        if xyz is not None and xyz.dtype == np.float32 and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.size:
-            return depth_image(xyz)
+        if _is_picture(sample.rgb, np.uint8):
+            return cast("RgbImage", sample.rgb)
+        if _is_picture(sample.xyz, np.float32):
+            return depth_image(cast("XyzImage", sample.xyz))
     return np.full(_NO_PICTURE, 128, dtype=np.uint8)
 
 

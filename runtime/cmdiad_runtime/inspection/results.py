@@ -1,69 +1,197 @@
-"""Results of a run over many samples: one line of JSON and one overlay picture per sample."""
+"""Results of a run: one line of JSON and one overlay picture per sample, in a folder that one process owns.
+
+The line of a sample is stored before its verdict is printed, and a line is whole or absent, so a run that is killed
+loses at most the sample in work. An overlay has a temporary name until its line is stored, so every overlay belongs
+to a line. docs/results.md describes the files.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from PIL import Image
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspection import Inspection
-from cmdiad_runtime.sample import RgbImage
-from cmdiad_runtime.support.files import atomic_write
+from cmdiad_runtime.inspection.part_ids import PartIds
+from cmdiad_runtime.inspection.pipeline import InspectedSource
+from cmdiad_runtime.inspection.result_line import Station, Stored, csv_line, json_line, result_line
+from cmdiad_runtime.inspection.stored_results import (
+    OVERLAYS,
+    RESULTS,
+    TABLE,
+    has_results,
+    repair_results,
+    temporary_overlay,
+    write_table,
+)
+from cmdiad_runtime.support.line_file import LineFile
+from cmdiad_runtime.support.lock import lock_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsOptions:
+    """Choices for a folder of results.
+
+    Attributes:
+        append: True to add to the results in the folder; False to refuse a folder with results.
+        table: True to write `results.csv` too. A table that exists is continued in any case.
+        overlays: True to write a picture per sample.
+    """
+
+    append: bool = False
+    table: bool = False
+    overlays: bool = True
+
+
+DEFAULT_RESULTS = ResultsOptions()
+
+
+@dataclass(frozen=True)
+class _Unsettled:
+    """An overlay whose line is not stored yet.
+
+    Attributes:
+        temporary: Present name.
+        picture: Name once the line is stored.
+        size: Size of `results.jsonl` without the line.
+    """
+
+    temporary: Path
+    picture: Path
+    size: int
 
 
 class Results:
-    """Writer of `results.jsonl`, line by line, and of pictures in `overlays/`."""
+    """Writer of a folder of results; see `open_results`.
 
-    def __init__(self, folder: Path, lines: TextIO) -> None:
+    Args:
+        folder: Folder to write to, which this process owns.
+        station: Bundle and engine.
+        ids: Source of ids.
+        overlays: True to write a picture per sample.
+        table: True to write `results.csv` too.
+
+    Raises:
+        OutputError: A file cannot be opened.
+    """
+
+    def __init__(self, folder: Path, station: Station, ids: PartIds, *, overlays: bool, table: bool) -> None:
         self.folder = folder
-        self._lines = lines
+        self._station = station
+        self._ids = ids
+        self._overlays = overlays
+        self._unsettled: _Unsettled | None = None
+        self._lines = LineFile(folder / RESULTS)
+        self._table = LineFile(folder / TABLE) if table else None
 
-    def add(self, inspection: Inspection, *, read_ms: float, overlay: Path | None) -> None:
-        """Write the line of a sample."""
-        result = inspection.to_dict()
-        line: dict[str, Any] = {"input": result.pop("name"), **result}
-        line["timings_ms"] = {"read": round(read_ms, 3), **result["timings_ms"]}
-        if overlay is not None:
-            line["overlay"] = overlay.relative_to(self.folder).as_posix()
-        self._write(line)
+    def add(self, inspected: InspectedSource) -> dict[str, Any]:
+        """Store a sample and return its line. A picture that cannot be written is left out, with the reason.
 
-    def save_overlay(self, name: str, picture: RgbImage) -> Path:
-        """Write `overlays/NAME.png`."""
-        path = self.folder / "overlays" / f"{name}.png"
-        with atomic_write(path) as temporary:
-            Image.fromarray(picture).save(temporary, compress_level=1)
-        return path
+        Raises:
+            OutputError: The line cannot be stored. Everything stored before stays.
+        """
+        source = inspected.source
+        part_id = self._ids.next(source if isinstance(source, Path) else Path(source.name))
+        overlay, error = self._draw(part_id, inspected.inspection) if self._overlays else (None, "")
+        stored = Stored(part_id=part_id, read_ms=inspected.read_ms, overlay=overlay, overlay_error=error)
+        line = result_line(inspected.inspection, stored, self._station)
+        self._lines.append(json_line(line))
+        line["overlay_error"] = self._settle() or line["overlay_error"]
+        if self._table is not None:
+            self._table.append(csv_line(line))
+        return line
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+    def close(self) -> None:
+        """Finish the last picture and close the files.
+
+        Raises:
+            OutputError: The disk reports an error.
+        """
+        with ExitStack() as files:
+            files.callback(self._lines.close)
+            if self._table is not None:
+                files.callback(self._table.close)
+            self._settle()
+
+    def _draw(self, part_id: str, inspection: Inspection) -> tuple[str | None, str]:
+        """Write an overlay under its temporary name. Return its final path in the folder, or None, and the reason."""
+        picture = self.folder / OVERLAYS / f"{part_id}.png"
+        self._unsettled = _Unsettled(temporary_overlay(picture), picture, self._lines.size)
+        try:
+            with self._unsettled.temporary.open("wb") as file:
+                Image.fromarray(inspection.overlay()).save(file, format="png", compress_level=1)
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception as error:  # A picture is for people: no fault of one may cost a verdict.
+            self._settle()
+            return None, _reason(error)
+        return f"{OVERLAYS}/{picture.name}", ""
+
+    def _settle(self) -> str:
+        """Name the last overlay finally if its line is stored, otherwise remove it. Return the problem, or ""."""
+        last, self._unsettled = self._unsettled, None
+        if last is None:
+            return ""
+        try:
+            if self._lines.size > last.size:
+                last.temporary.replace(last.picture)
+            else:
+                last.temporary.unlink(missing_ok=True)
+        except OSError as error:
+            return _reason(error)
+        return ""
 
 
 @contextmanager
-def open_results(folder: Path) -> Iterator[Results]:
-    """Open a folder for results. `results.jsonl` appears when the block ends, also after an error.
+def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAULT_RESULTS) -> Iterator[Results]:
+    """Own a folder and open it for results. What a killed run left unfinished is repaired first.
+
+    Args:
+        folder: Folder to write to; created if missing.
+        station: Bundle and engine.
+        options: Choices.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OutputError: Another process owns the folder, it contains results and `append` is False, its results are
+            damaged, or it cannot be written to.
     """
-    part = folder / ".results.jsonl.part"
+    _make_folders(folder)
+    with lock_folder(folder):
+        if not options.append and has_results(folder, table=options.table):
+            raise OutputError(
+                folder,
+                found="results of an earlier run",
+                expected="a new or empty folder",
+                action="add --append to continue these results, or choose another --output",
+            )
+        continued = options.append and (folder / TABLE).exists()
+        stored = repair_results(folder)
+        if table := options.table or continued:
+            write_table(folder)
+        ids = PartIds(stored.ids)
+        with contextlib.closing(Results(folder, station, ids, overlays=options.overlays, table=table)) as results:
+            yield results
+
+
+def _make_folders(folder: Path) -> None:
     try:
-        (folder / "overlays").mkdir(parents=True, exist_ok=True)
-        file = part.open("w", encoding="utf-8")
+        (folder / OVERLAYS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             folder,
-            found=(error.strerror or str(error)).lower(),
+            found=_reason(error),
             expected="a folder to write results to",
             action="choose another --output",
         ) from error
-    try:
-        with file:
-            yield Results(folder, file)
-    finally:
-        part.replace(folder / "results.jsonl")
+
+
+def _reason(error: Exception) -> str:
+    """Return an error as text for people."""
+    return ((error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__).lower()

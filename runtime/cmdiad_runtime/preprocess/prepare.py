@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
+from cmdiad_runtime.preprocess.cloud.part_geometry import check_cloud_array
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
@@ -17,7 +18,7 @@ from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
 from cmdiad_runtime.preprocess.views.several import part_geometries
 from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST
-from cmdiad_runtime.sample import Mask, Sample
+from cmdiad_runtime.sample import Mask, Sample, describe_array
 
 __all__ = [
     "LEAST_CONTRAST",
@@ -79,12 +80,14 @@ def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
     if sample.rgb is not None and not _is_image(sample.rgb):
         raise InputError(
             sample.name,
-            found=f"an image of {sample.rgb.dtype} {list(sample.rgb.shape)}",
+            found=f"an image of {describe_array(sample.rgb)}",
             expected="uint8 [h, w, 3] in RGB order",
             action="convert the image",
             reason="wrong-array",
         )
-    if sample.rgb is not None and sample.xyz is not None and sample.rgb.shape[:2] != sample.xyz.shape[:2]:
+    if preprocessing.needs_cloud:
+        check_cloud_array(sample.xyz, sample.name)
+    if sample.rgb is not None and isinstance(sample.xyz, np.ndarray) and sample.rgb.shape[:2] != sample.xyz.shape[:2]:
         raise InputError(
             sample.name,
             found=f"an image of {sample.rgb.shape[:2]} and a cloud of {sample.xyz.shape[:2]} pixels",
@@ -95,7 +98,13 @@ def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
 
 
 def _is_image(array: npt.NDArray[Any]) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype == np.uint8
+        and array.ndim == 3
+        and array.shape[2] == 3
+        and array.size > 0
+    )
 
 
 def _missing(sample: Sample, modality: Modality, reason: str) -> InputError:

@@ -1,6 +1,7 @@
 """Folder for files that the runtime can create again: engines built on this machine and tuning caches.
 
-The folder is the first of these that is set and usable:
+They include engines and self-tests of bundles (`cmdiad_runtime.bundle.site`). The folder is the first of these that
+is set and usable:
 
 1. `CMDIAD_CACHE`
 2. `XDG_CACHE_HOME`/cmdiad
@@ -31,6 +32,12 @@ def cache_folder() -> Path | None:
         return _named_folder(Path(named))
     folder = _user_cache()
     return folder if folder is not None and _usable(folder) else None
+
+
+def cache_place() -> Path | None:
+    """Return the folder to read caches from, or None without one. The folder may be missing or read-only."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else _user_cache()
 
 
 def _named_folder(folder: Path) -> Path:

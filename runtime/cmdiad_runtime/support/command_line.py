@@ -18,7 +18,8 @@ A command uses it like this::
 subcommands takes `cls=CommandGroup` instead; its subcommands are then `GroupedCommand` by themselves.
 
 Results go to stdout, messages to stderr, one line for each foreseen problem and never a traceback. The exit codes are
-0 for success, 2 for a wrong command line, 130 for an interruption, and those of `cmdiad_runtime.errors`.
+0 for success, 2 for a wrong command line, 130 for an interruption (143 by SIGTERM, 129 by SIGHUP), and those of
+`cmdiad_runtime.errors`.
 
 Libraries log to children of the logger `cmdiad` and never print. `run_command` shows warnings and errors; the
 environment variable CMDIAD_LOG (debug, info, warning or error) selects another level.
@@ -35,8 +36,10 @@ from typing import Any, TypeVar
 import click
 
 from cmdiad_runtime.errors import CmdiadError, EngineError, OutputError
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.output import occupy_standard_streams, say
+from cmdiad_runtime.support.signals import INTERRUPTED, EndingSignal, ending_signals
 
-INTERRUPTED = 130
 LOG_VARIABLE = "CMDIAD_LOG"
 EXTRAS = {
     "torch": "train",
@@ -58,7 +61,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _GROUP = "cmdiad_option_group"
 _LEVELS = ("debug", "info", "warning", "error")
-_ALWAYS = {0: "success", 2: "wrong command line", INTERRUPTED: "interrupted"}
+_ALWAYS = {
+    0: "success",
+    2: "wrong command line",
+    129: "interrupted by SIGHUP (the terminal was closed)",
+    INTERRUPTED: "interrupted",
+    143: "interrupted by SIGTERM",
+}
 
 
 def option_group(name: str, *options: Callable[[Any], Any]) -> Callable[[Function], Function]:
@@ -101,8 +110,8 @@ class _Helpful(click.Command):
     Args:
         *args: Positional arguments of `click.Command`.
         examples: Lines that a user can type, shown as they are. A line that starts with "#" explains the next one.
-        exit_codes: Meaning of each exit code that this command has in addition to 0, 2 and 130; a code listed here
-            replaces the standard text.
+        exit_codes: Meaning of each exit code that this command has in addition to 0, 2 and those of interruptions; a
+            code listed here replaces the standard text.
         **attributes: Keyword arguments of `click.Command`.
     """
 
@@ -175,10 +184,13 @@ def run_command(command: click.Command, prog_name: str, arguments: Sequence[str]
     Raises:
         SystemExit: Always, with the exit code.
     """
-    sys.exit(_run(command, prog_name, arguments))
+    occupy_standard_streams()
+    with ending_signals() as ending:
+        code = _run(command, prog_name, arguments, ending)
+    sys.exit(code)
 
 
-def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None) -> int:
+def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None, ending: EndingSignal) -> int:
     try:
         _set_up_logging()
         result = command.main(arguments, prog_name, standalone_mode=False)
@@ -186,8 +198,8 @@ def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
+        say(ending.text)
+        return ending.exit_code
     except CmdiadError as error:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
@@ -202,7 +214,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        click.echo(f"{record.levelname.lower()}: {self.format(record)}", err=True)
+        say(f"{record.levelname.lower()}: {self.format(record)}")
 
 
 def _set_up_logging() -> None:
@@ -225,7 +237,7 @@ def _fail_for_package(error: ModuleNotFoundError, prog_name: str) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"error: {message}", err=True)
+    say(f"error: {printable(message)}")
     return exit_code
 
 

@@ -1,11 +1,14 @@
 """Write files and folders atomically: a reader finds either the complete content or nothing.
 
 Content is written under a temporary name in the same folder, flushed to the disk and renamed. A failure or an
-interruption removes the temporary content and leaves the earlier content unchanged.
+interruption removes the temporary content and leaves the earlier content unchanged. A killed process leaves its
+temporary content behind: the next `atomic_directory` with the same target removes such a folder, and
+`remove_leftovers` such files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,12 +16,15 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.support.folder_owner import Release, take_folder
+from cmdiad_runtime.support.regular_file import open_regular
 
 FilePath = str | PathLike[str]
 _BLOCK_BYTES = 1 << 20
@@ -29,14 +35,15 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 def atomic_write(path: FilePath) -> Iterator[Path]:
     """Yield a temporary path; the file written there becomes `path` when the block succeeds.
 
-    An existing file is replaced; a symbolic link is followed. The temporary path has the same suffix, for writers
-    that choose a format by the suffix.
+    An existing file is replaced and keeps its mode, owner and group; a symbolic link is followed. The temporary path
+    has the same suffix, for writers that choose a format by the suffix.
 
     Args:
         path: File to write.
 
     Raises:
-        OutputError: The folder is missing or not writable, `path` is a folder or device, or the disk is full.
+        OutputError: The folder is missing or not writable, `path` is a folder or device, the disk is full, or the
+            replaced file would be lost to an account that can read the present one.
     """
     target = Path(path).resolve()
     _check_folder(target)
@@ -47,7 +54,9 @@ def atomic_write(path: FilePath) -> Iterator[Path]:
         with _write_errors(path, temporary):
             yield temporary
             _flush(temporary)
+            _keep_access(path, target, temporary)
             temporary.replace(target)
+        flush_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,6 +64,9 @@ def atomic_write(path: FilePath) -> Iterator[Path]:
 @contextmanager
 def atomic_directory(target: FilePath) -> Iterator[Path]:
     """Yield a new empty folder, which becomes `target` when the block succeeds.
+
+    Folders that killed processes left for the same target are removed first. A folder that a running process writes
+    stays: each process owns its folder as long as it runs.
 
     Args:
         target: Folder to write. It must not exist, or be empty.
@@ -66,15 +78,40 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
     final = Path(target).resolve()
     _check_folder(final)
     _check_vacant(target, final)
+    _remove_left_folders(final)
     temporary = _temporary_name(final)
+    release: Release | None = None
     try:
         with _write_errors(target, temporary):
             temporary.mkdir()
+            release = _own_new_folder(temporary)
             yield temporary
             _flush_tree(temporary)
             temporary.rename(final)  # This replaces an empty folder and fails for any other.
+        flush_folder(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if release is not None:
+            release()
+
+
+def remove_leftovers(target: FilePath) -> None:
+    """Remove temporary files that killed processes left next to a file. Call only as the sole writer of that file.
+
+    Args:
+        target: File that `atomic_write` is going to write, or has written.
+    """
+    final = Path(target).resolve()
+    for path in final.parent.iterdir():
+        if is_temporary_name(path.name, final.name) and stat.S_ISREG(path.lstat().st_mode):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def is_temporary_name(name: str, target: str) -> bool:
+    """Return True for a name under which `atomic_write` or `atomic_directory` writes the file or folder `target`."""
+    stem, suffix = map(re.escape, (Path(target).stem, Path(target).suffix))
+    return re.fullmatch(rf"\.{stem}\.[0-9a-f]{{8}}{suffix}", name) is not None
 
 
 def write_json(path: FilePath, value: object) -> None:
@@ -94,6 +131,21 @@ def write_json(path: FilePath, value: object) -> None:
         temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
+def flush_folder(folder: FilePath) -> None:
+    """Flush the names in a folder to the disk, so that a new or renamed file survives a power failure.
+
+    Windows has no such call, and some network file systems refuse one; nothing is done there.
+    """
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
 def is_sha256(value: object) -> bool:
     """Return True for 64 lower-case hexadecimal digits as text."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
@@ -106,10 +158,10 @@ def sha256_of(path: FilePath) -> str:
         path: File to hash.
 
     Raises:
-        OSError: The file cannot be read. The caller turns this into its own error.
+        OSError: The file cannot be read, or is a folder, pipe or device. The caller turns this into its own error.
     """
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with open_regular(path, follow=True) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -118,6 +170,55 @@ def sha256_of(path: FilePath) -> str:
 def _temporary_name(target: Path) -> Path:
     """Return an unused hidden name in the same folder, hence on the same file system."""
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+
+
+def _remove_left_folders(final: Path) -> None:
+    """Remove temporary folders for a target whose owners are dead."""
+    for path in final.parent.iterdir():
+        if not is_temporary_name(path.name, final.name) or not stat.S_ISDIR(path.lstat().st_mode):
+            continue
+        with suppress(OSError):
+            release = take_folder(path)
+            if release is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                release()
+
+
+def _own_new_folder(temporary: Path) -> Release:
+    """Own a folder that was just made. Another process may take it for a leftover for an instant, and remove it."""
+    while True:
+        with suppress(FileNotFoundError):
+            release = take_folder(temporary, wait_s=1.0)
+            if release is not None and temporary.is_dir():
+                return release
+            if release is not None:
+                release()
+        temporary.mkdir(exist_ok=True)
+
+
+def _keep_access(path: FilePath, target: Path, temporary: Path) -> None:
+    """Give a new file the mode, owner and group of the file that it replaces.
+
+    Only the administrator can give a file to another account. Another account may replace a file that all can read.
+    """
+    if not hasattr(os, "chown") or not target.is_file():
+        return
+    old, new = target.stat(), temporary.stat()
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        with suppress(PermissionError):
+            os.chown(temporary, -1, old.st_gid)
+        with suppress(PermissionError):
+            os.chown(temporary, old.st_uid, old.st_gid)
+        new = temporary.stat()
+    temporary.chmod(stat.S_IMODE(old.st_mode))
+    by_group = new.st_gid == old.st_gid and old.st_mode & stat.S_IRGRP
+    if new.st_uid != old.st_uid and not by_group and not old.st_mode & stat.S_IROTH:
+        raise OutputError(
+            path,
+            found="a file of another account, which that account could no longer read",
+            expected="the same account, or the administrator",
+            action="run the command as the owner of the file",
+        )
 
 
 def _check_folder(target: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import BundleError, RunError
+from cmdiad_runtime.support.regular_file import read_regular
 
+_LIMIT = 64 << 20  # bytes of a manifest or run record
 RUNS = Path("runs")
 """Folder in which `cmdiad-train` creates runs, relative to the working directory."""
 BUNDLES = Path("bundles")
@@ -27,6 +29,7 @@ def newest_bundle(folder: Path = BUNDLES, modality: str | None = None) -> Path:
     manifests = [
         path
         for path in folder.glob("*/manifest.json")
+        if not path.parent.name.startswith(".")  # An export that is running, or was killed.
         if modality is None or _read(path).get("preprocessing", {}).get("modality") == modality
     ]
     if not manifests:
@@ -45,7 +48,11 @@ def newest_run(folder: Path = RUNS) -> Path:
     Raises:
         RunError: There is no finished run.
     """
-    records = [path for path in folder.glob("*/run.json") if _read(path).get("status") == "complete"]
+    records = [
+        path
+        for path in folder.glob("*/run.json")
+        if not path.parent.name.startswith(".") and _read(path).get("status") == "complete"
+    ]
     if not records:
         action = "pass the path of a run, or create one with cmdiad-train"
         raise RunError("", found=f"No finished run found in the folder {folder}", action=action)
@@ -58,7 +65,7 @@ def _newest(files: list[Path]) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path, _LIMIT, follow=True))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

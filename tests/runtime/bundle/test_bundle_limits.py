@@ -117,7 +117,7 @@ def test_pipe_in_place_of_a_file(own_bundle: Path) -> None:
 
     (own_bundle / "graph.onnx").unlink()
     os.mkfifo(own_bundle / "graph.onnx")
-    _refused(own_bundle, "graph.onnx", "no such file")
+    _refused(own_bundle, "graph.onnx", "a pipe")
 
 
 @pytest.mark.parametrize("files", [[], ["graph.onnx"], "graph.onnx", 3, {"graph.onnx": []}, {"graph.onnx": 1}])

@@ -11,11 +11,12 @@ from typing import Any, get_args
 import click
 import pytest
 
-from cmdiad_runtime.bundle.built_engines import build_for_bundle, engines_of, estimate, own_folder, profiles_of
+from cmdiad_runtime.bundle.built_engines import build_for_bundle, engines_of, estimate, profiles_of
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import AUTO, choose_engine
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.self_test import has_passed, run_self_test, write_self_test
+from cmdiad_runtime.bundle.site import site_folder, site_place
 from cmdiad_runtime.cli import run as cli_module
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.engines import EngineName
@@ -55,7 +56,11 @@ def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     original = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(folder) and original(path, mode))
+
+    def access(path: Path, mode: int) -> bool:
+        return not (mode & os.W_OK and Path(path).is_relative_to(folder)) and original(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
 
 
 def self_test(bundle: Bundle, name: Any) -> Path:
@@ -68,16 +73,20 @@ def self_test(bundle: Bundle, name: Any) -> Path:
 # --- building for a bundle
 
 
-def test_a_built_engine_stands_beside_the_bundles_own_with_its_label(bundle: Bundle, name: Any) -> None:
+def test_a_built_engine_lies_in_the_cache_with_its_label(bundle: Bundle, name: Any, cache: Path) -> None:
+    before = sorted(bundle.path.rglob("*"))
     reporter = RecordingReporter()
     built = build_for_bundle(bundle, LIBRARY[name], reporter)
-    assert built.path == bundle.path / "engines" / f"{name}-fp32-sm86.engine"
+    assert built.path == site_folder(bundle) / f"{name}-fp32-sm86.engine"
+    assert built.path.is_relative_to(cache)
+    assert built.built_here
+    assert sorted(bundle.path.rglob("*")) == before
     assert built.fingerprint.compute_capabilities == (86,)
     assert built.fingerprint.scratch_bytes == 4096
     assert engines_of(bundle, LIBRARY[name]) == [built]
     assert [done for _, done, _ in reporter.steps] == sorted(done for _, done, _ in reporter.steps)
     assert reporter.steps[-1][1:] == (100, 100)
-    Bundle.open(bundle.path)  # is no part of the manifest, and does not hinder it
+    Bundle.open(bundle.path)
 
 
 def test_profiles_come_from_the_golden_set(bundle: Bundle) -> None:
@@ -95,24 +104,31 @@ def test_the_estimate_knows_the_last_build(bundle: Bundle, name: Any) -> None:
     assert "GB of memory" in line
 
 
-def test_a_read_only_bundle_keeps_its_engines_in_the_cache(
+def test_a_read_only_bundle_needs_no_other_place(
     bundle: Bundle, name: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_only(bundle.path, monkeypatch)
     built = build_for_bundle(bundle, LIBRARY[name])
     record = self_test(bundle, name)
-    assert built.path.is_relative_to(cache)
-    assert record.is_relative_to(cache)
+    assert record.parent == built.path.parent == site_place(bundle)
     chosen = choose_engine(bundle, name)
     assert chosen.name == built.path.stem
     chosen.engine.close()
 
 
+def test_a_sealed_cache_is_read(bundle: Bundle, name: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build and test, then seal the image: neither the bundle nor the cache is written to afterwards."""
+    build_for_bundle(bundle, LIBRARY[name])
+    self_test(bundle, name)
+    read_only(bundle.path.parent, monkeypatch)
+    choose_engine(bundle, name).engine.close()
+    assert_refused(command(cli, "--self-test", bundle.path, "--engine", name), 6, "CMDIAD_CACHE")
+
+
 def test_nowhere_to_write_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_only(bundle.path, monkeypatch)
-    monkeypatch.setattr("cmdiad_runtime.bundle.built_engines.cache_folder", lambda: None)
+    monkeypatch.setattr("cmdiad_runtime.bundle.site.cache_folder", lambda: None)
     with pytest.raises(OutputError, match="CMDIAD_CACHE"):
-        own_folder(bundle)
+        site_folder(bundle)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"file": "a", "seconds": 1, "fingerprint": {}}'])
@@ -151,7 +167,7 @@ def test_an_interrupted_build_leaves_nothing(bundle: Bundle, name: Any) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build_for_bundle(bundle, LIBRARY[name], Interrupting())
-    assert list((bundle.path / "engines").iterdir()) == []
+    assert [path.name for path in site_folder(bundle).iterdir()] == ["bundle.json"]
 
 
 # --- no verdict without fit and self-test
@@ -171,7 +187,8 @@ def test_an_untested_engine_gives_no_verdicts(bundle: Bundle, name: Any) -> None
     assert "NVIDIA Double (compute capability 8.6)" in refused.value.found
     assert refused.value.action == f"run cmdiad-run --self-test {bundle.path} --engine {name}"
     record = self_test(bundle, name)
-    assert record == bundle.path / "engines" / f"{name}-fp32-sm86.self-test.json"
+    assert record.parent == site_folder(bundle)
+    assert record.name.startswith(f"{name}-fp32-sm86.")
     with Inspector.open(bundle.path, OpenOptions(engine=name)) as inspector:
         assert inspector.engine.identity.startswith(LIBRARY[name])
 
@@ -319,7 +336,7 @@ def test_the_command_tests_records_and_then_inspects_again(bundle: Bundle, name:
     ended = command(cli, "--self-test", bundle.path, "--engine", name)
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"self-test passed: 3 golden samples on {LIBRARY[name]} ")
-    assert ended.err.splitlines()[-1] == f"result: {bundle.path}/engines/{name}-fp32-sm86.self-test.json"
+    assert ended.err.splitlines()[-1].startswith(f"result: {site_folder(bundle)}/{name}-fp32-sm86.")
     choose_engine(bundle, name).engine.close()
 
 

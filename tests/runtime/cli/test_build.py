@@ -10,6 +10,7 @@ import pytest
 
 from cmdiad_runtime.bundle.built_engines import engines_of
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.site import site_place
 from cmdiad_runtime.cli.build import cli
 from doubles import install
 from graphs import tiny_bundle
@@ -37,7 +38,7 @@ def test_it_builds_and_says_what_comes_next(
     install(version, monkeypatch)
     ended = command(cli, bundle, "--target", target, "--engine", "fp32")
     assert ended.code == 0, ended.err
-    assert ended.out == f"engine: {bundle}/engines/{target}-fp32-sm86.engine\n"
+    assert ended.out == f"engine: {site_place(Bundle.open(bundle))}/{target}-fp32-sm86.engine\n"
     assert ended.err.startswith("building for compute capability 8.6 from ")
     assert f"next: cmdiad-run --self-test {bundle} --engine {target}\n" in ended.err
     assert "0.0 MB of scratch memory" in ended.err
@@ -114,7 +115,7 @@ from cmdiad_runtime.cli.build import main
 try: main()
 except SystemExit as ended: assert ended.code == 0, ended.code
 """
-    assert python(code, bundle) == f"engine: {bundle}/engines/rtx-fp32-ahead.engine\n"
+    assert python(code, bundle) == f"engine: {site_place(Bundle.open(bundle))}/rtx-fp32-ahead.engine\n"
     (built,) = engines_of(Bundle.open(bundle), "tensorrt_rtx")
     built.fingerprint.check_file(built.path)
     assert built.fingerprint.compute_capabilities == (86, 89, 120)

@@ -18,6 +18,7 @@ from cmdiad_runtime.bundle import engine_selection as choose
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.inspection import inspector as inspector_module
 from cmdiad_runtime.readers import read_xyz
+from cmdiad_runtime.support.lock import LOCK_NAME
 from helpers import (
     Ended,
     assert_refused,
@@ -46,17 +47,19 @@ def test_each_sample_gets_a_verdict_by_the_threshold(
     bundle, out = exported(modality, "f2f", "fp16"), tmp_path / "out"
     ended = command(cli, bundle, data / "gear" / "test", "--modality", modality, "--output", out)
     assert ended.code == 0, ended.err
-    assert ended.err == f"5 of 5 samples inspected, results in {out}\n"
+    assert ended.err == f"skipped: 5 masks\n5 of 5 samples inspected, results in {out}\n"
     lines = results(out)
     threshold = json.loads((bundle / "manifest.json").read_text())["calibration"]["score_threshold"]
     for line, printed in zip(lines, ended.out.splitlines(), strict=True):
         assert line["threshold"] == threshold
         assert line["verdict"] == ("NG" if line["score"] > threshold else "OK")
-        assert printed == f"{line['verdict']}\t{line['score']:.6g}\t{line['input']}"
+        reason = "score" if line["verdict"] == "NG" else None
+        assert line["reason"] == reason
+        assert printed == f"{line['verdict']}\t{line['score']:.6g}\t{line['input']}\t{reason or '-'}"
         assert set(line["timings_ms"]) == {"read", "preprocess", "engine"}
         assert (out / line["overlay"]).is_file()
     assert len({line["overlay"] for line in lines}) == 5
-    assert {p.name for p in out.iterdir()} == {"results.jsonl", "overlays"}
+    assert {p.name for p in out.iterdir()} == {"results.jsonl", "overlays", LOCK_NAME}
 
 
 def test_overlays_have_the_samples_own_size(data: Path, exported: Cached, tmp_path: Path) -> None:
@@ -77,23 +80,61 @@ def test_overlays_can_be_left_out(data: Path, exported: Cached, tmp_path: Path) 
     path = sample_files(data, "test", "good", "rgb")[0]
     assert command(cli, exported("rgb"), path, "--output", tmp_path / "out", "--no-overlays").code == 0
     (line,) = results(tmp_path / "out")
-    assert "overlay" not in line
+    assert line["overlay"] is line["overlay_error"] is None
     assert list((tmp_path / "out" / "overlays").iterdir()) == []
 
 
-def test_newest_bundle_of_the_modality_is_taken_and_named(
-    data: Path, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_newest_bundle_of_the_modality_is_tested_and_named(
+    exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for modality in ("rgb", "xyz"):
         shutil.copytree(exported(modality, "f2f", "fp16"), tmp_path / "bundles" / f"{modality}.cmdiad")
-    path = sample_files(data, "test", "good", "rgb")[0]
-    ended = command(cli, path, "--modality", "rgb")
-    assert ended.code == 0, ended.err
-    assert ended.err.splitlines()[0] == "bundle: bundles/rgb.cmdiad (the newest)"
     self_test = command(cli, "--modality", "rgb")
     assert self_test.code == 0, self_test.err
-    assert "bundle: bundles/rgb.cmdiad (the newest)" in self_test.err
+    assert self_test.err.splitlines()[0] == "bundle: bundles/rgb.cmdiad (the newest)"
+
+
+def path_that_is_no_bundle(kind: str, folder: Path, photo: Path) -> Path:
+    """Make a first path that is no bundle."""
+    path = folder / "bundels" / "gear-v7"
+    path.parent.mkdir()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "folder of photos":
+        path.mkdir()
+        shutil.copy(photo, path)
+    elif kind == "photo":
+        return photo
+    elif kind == "zip":
+        shutil.make_archive(str(path), "zip", folder / "bundles" / "rgb.cmdiad")
+        return path.with_suffix(".zip")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", ["no such file or folder"]),
+        ("folder", ["a folder without manifest.json"]),
+        ("folder of photos", ["a folder without manifest.json", "the newest bundle here is bundles/rgb.cmdiad"]),
+        ("photo", ["a file", "pass a bundle, then input"]),
+        ("zip", ["a file", "unpack the bundle"]),
+    ],
+)
+def test_first_path_that_is_no_bundle_gets_no_verdict(
+    data: Path, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: list[str]
+) -> None:
+    """The newest bundle must not judge in place of a mistyped one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported("rgb"), tmp_path / "bundles" / "rgb.cmdiad")
+    photo = sample_files(data, "test", "good", "rgb")[0]
+    path = path_that_is_no_bundle(kind, tmp_path, photo)
+    for arguments in ([path], [path, photo], [path, photo, "--modality", "rgb", "--output", "out"]):
+        ended = command(cli, *arguments)
+        assert_refused(ended, 4, path, *words)
+        assert ended.out == ""
+    assert not Path("out").exists()
 
 
 def test_without_any_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,19 +171,46 @@ def test_failed_self_test(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # --- one bad sample does not stop the others ---------------------------------------------------------------------
 
 
+def assert_not_inspected(ended: Ended, folder: Path, path: Path, reason: str, *words: str) -> None:
+    """Check that the only sample is NG with a reason on stdout, on stderr, in the results and by the exit code."""
+    assert ended.code == 3, ended.err
+    assert ended.out == f"NG\t-\t{path}\t{reason}\n"
+    (line,) = results(folder)
+    assert (line["verdict"], line["inspected"], line["score"], line["map_max"]) == ("NG", False, None, None)
+    assert (line["reason"], line["input"]) == (reason, str(path))
+    for word in words:
+        assert word.lower() in line["message"].lower(), (word, line["message"])
+    assert ended.err == f"{reason}: {line['message']}\n0 of 1 samples inspected, results in {folder}\n"
+    assert read_image(folder / line["overlay"]).ndim == 3
+
+
 def test_one_bad_sample_among_three(data: Path, exported: Cached, tmp_path: Path) -> None:
     good = sample_files(data, "test", "good", "rgb")
     bad = truncate(Path(shutil.copy(good[0], tmp_path / "bad.png")))
     ended = command(cli, exported("rgb"), good[0], bad, good[1], "--output", tmp_path / "out")
-    assert_refused(ended, 3, bad, "a damaged or incomplete file")
-    assert len(ended.out.splitlines()) == 2
-    assert ended.err.splitlines()[-1] == f"2 of 3 samples inspected, results in {tmp_path / 'out'}"
-    first, error, last = results(tmp_path / "out")
-    assert (first["input"], error["input"], last["input"]) == (str(good[0]), str(bad), str(good[1]))
-    assert error["error"]["kind"] == "InputError"
-    assert str(bad) in error["error"]["message"]
-    assert set(error) == {"input", "error"}
-    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
+    assert ended.code == 3
+    assert [line.split("\t")[2] for line in ended.out.splitlines()] == [str(good[0]), str(bad), str(good[1])]
+    assert ended.out.splitlines()[1] == f"NG\t-\t{bad}\tunreadable"
+    lines = results(tmp_path / "out")
+    assert ended.err.splitlines() == [
+        f"unreadable: {lines[1]['message']}",
+        f"2 of 3 samples inspected, results in {tmp_path / 'out'}",
+    ]
+    assert [line["inspected"] for line in lines] == [True, False, True]
+    assert "a damaged or incomplete file" in lines[1]["message"]
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 3
+
+
+def test_missing_file_and_empty_folder_are_ng_while_the_others_are_inspected(
+    data: Path, exported: Cached, tmp_path: Path
+) -> None:
+    good, missing, empty = sample_files(data, "test", "good", "rgb")[0], tmp_path / "missing.png", tmp_path / "empty"
+    empty.mkdir()
+    ended = command(cli, exported("rgb"), missing, empty, good)
+    assert ended.code == 3
+    assert ended.out.splitlines()[:2] == [f"NG\t-\t{missing}\tmissing-file", f"NG\t-\t{empty}\tmissing-file"]
+    assert ended.out.splitlines()[2].startswith(("OK\t", "NG\t0", "NG\t1"))
+    assert ended.err.splitlines()[-1] == "1 of 3 samples inspected"
 
 
 def picture() -> np.ndarray:
@@ -173,25 +241,24 @@ def bad_image(kind: str, path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("kind", "reason", "problem"),
     [
-        ("missing", "no such file"),
-        ("folder-like", "no such file"),
-        ("empty", "an empty file"),
-        ("truncated", "a damaged or incomplete file"),
-        ("text", "a file that is neither PNG nor JPEG"),
-        ("grey", "a grey image"),
-        ("rgba", "transparent pixels (alpha 128)"),
-        ("16-bit", "16 bits per channel"),
-        ("uniform", "an image that is all background"),
-        ("cloud", "a file that is neither PNG nor JPEG"),
+        ("missing", "missing-file", "no such file"),
+        ("folder-like", "missing-file", "no such file"),
+        ("empty", "unreadable", "an empty file"),
+        ("truncated", "unreadable", "a damaged or incomplete file"),
+        ("text", "unsupported", "a file that is neither PNG nor JPEG"),
+        ("grey", "unsupported", "a grey image"),
+        ("rgba", "unsupported", "transparent pixels (alpha 128)"),
+        ("16-bit", "unsupported", "16 bits per channel"),
+        ("uniform", "no-contrast", "an image that is all background"),
+        ("cloud", "unsupported", "a file that is neither PNG nor JPEG"),
     ],
 )
-def test_bad_images(exported: Cached, tmp_path: Path, kind: str, found: str) -> None:
+def test_bad_images(exported: Cached, tmp_path: Path, kind: str, reason: str, problem: str) -> None:
     path = bad_image(kind, tmp_path / "part.png")
     ended = command(cli, exported("rgb"), path, "--output", tmp_path / "out")
-    assert_refused(ended, 3, path, f"found {found}")
-    assert [line["error"]["kind"] for line in results(tmp_path / "out")] == ["InputError"]
+    assert_not_inspected(ended, tmp_path / "out", path, reason, f"found {problem}")
 
 
 def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
@@ -217,25 +284,24 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("kind", "reason", "problem"),
     [
-        ("missing", "no such file"),
-        ("truncated", "a damaged or incomplete file"),
-        ("image", "a file that is not a TIFF"),
-        ("wrong shape", "a depth image of shape [112, 112] without intrinsics"),
-        ("wrong dtype", "int16 values"),
-        ("not finite", "no valid point"),
-        ("no points", "no valid point"),
-        ("few points", "49 points after resizing"),
-        ("millimetres", "points at a median distance"),
+        ("missing", "missing-file", "no such file"),
+        ("truncated", "unreadable", "a damaged or incomplete file"),
+        ("image", "unreadable", "a file that is not a TIFF"),
+        ("wrong shape", "unreadable", "a depth image of shape [112, 112] without intrinsics"),
+        ("wrong dtype", "unreadable", "int16 values"),
+        ("not finite", "no-points", "no valid point"),
+        ("no points", "no-points", "no valid point"),
+        ("few points", "no-points", "49 points after resizing"),
+        ("millimetres", "unreadable", "points at a median distance"),
     ],
 )
-def test_bad_clouds(data: Path, exported: Cached, tmp_path: Path, kind: str, found: str) -> None:
+def test_bad_clouds(data: Path, exported: Cached, tmp_path: Path, kind: str, reason: str, problem: str) -> None:
     cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
     path = bad_cloud(kind, tmp_path / "part.tiff", cloud)
     ended = command(cli, exported("xyz", "none", "fp16"), path, "--output", tmp_path / "out")
-    assert_refused(ended, 3, path, f"found {found}")
-    assert [line["error"]["kind"] for line in results(tmp_path / "out")] == ["InputError"]
+    assert_not_inspected(ended, tmp_path / "out", path, reason, f"found {problem}")
 
 
 def test_some_points_that_are_not_finite_count_as_missing(data: Path, exported: Cached, tmp_path: Path) -> None:
@@ -257,17 +323,22 @@ def test_mismatched_and_missing_partners(data: Path, own_bundle: Path, tmp_path:
     (tmp_path / "rgb").mkdir()
     (tmp_path / "xyz").mkdir()
     image = Path(shutil.copy(sample_files(data, "test", "good", "rgb")[0], tmp_path / "rgb" / "000.png"))
-    assert_refused(command(cli, bundle, image), 3, image, "no cloud", tmp_path / "xyz" / "000.tiff", "--rgb-mask none")
+    ended = command(cli, bundle, image, "--output", tmp_path / "1")
+    words = "no cloud", str(tmp_path / "xyz" / "000.tiff"), "--rgb-mask none"
+    assert_not_inspected(ended, tmp_path / "1", image, "missing-modality", *words)
     cloud = read_xyz(sample_files(data, "test", "good", "xyz")[0])
     write_cloud(tmp_path / "xyz" / "000.tiff", cloud[:100])
-    assert_refused(command(cli, bundle, image), 3, image, "(112, 112)", "(100, 112)", "registered pixel by pixel")
+    ended = command(cli, bundle, image, "--output", tmp_path / "2")
+    words = "(112, 112)", "(100, 112)", "registered pixel by pixel"
+    assert_not_inspected(ended, tmp_path / "2", image, "size-mismatch", *words)
     write_cloud(tmp_path / "xyz" / "000.tiff", cloud)
     assert command(cli, bundle, image).code == 0
 
 
 def test_folder_without_inputs(exported: Cached, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert_refused(command(cli, exported("rgb"), tmp_path / "empty"), 3, tmp_path / "empty", "no rgb file")
+    ended = command(cli, exported("rgb"), tmp_path / "empty", "--output", tmp_path / "out")
+    assert_not_inspected(ended, tmp_path / "out", tmp_path / "empty", "missing-file", "no rgb file")
 
 
 # --- bundles -----------------------------------------------------------------------------------------------------
@@ -294,7 +365,7 @@ def test_damaged_bundle_keeps_earlier_results(data: Path, own_bundle: Path, tmp_
     assert command(cli, own_bundle, first_sample(data), "--output", out).code == 0
     before = results(out)
     truncate(own_bundle / "graph.onnx")
-    assert command(cli, own_bundle, first_sample(data), "--output", out).code == 4
+    assert command(cli, own_bundle, first_sample(data), "--output", out, "--append").code == 4
     assert results(out) == before
 
 
@@ -365,9 +436,10 @@ def test_interruption_leaves_what_was_done(
     monkeypatch.setattr(inspector_module.Inspector, "judge", interrupt)
     ended = command(cli, exported("rgb"), data / "gear" / "test", "--output", tmp_path / "out")
     assert ended.code == 130
-    assert ended.err.strip() == "interrupted"
+    summary = f"2 of 5 samples inspected, results in {tmp_path / 'out'}"
+    assert ended.err.split("\n") == ["skipped: 5 masks", summary, "", "interrupted", ""]
     assert len(results(tmp_path / "out")) == 2
-    assert not [p for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")]
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")] == [LOCK_NAME]
 
 
 @pytest.mark.parametrize("option", [("--modality", "thermal"), ("--engine", "tpu"), ("--verbose",)])
@@ -399,8 +471,8 @@ def test_installed_command_ends_with_documented_codes(data: Path, exported: Cach
     arguments = [program, exported("rgb"), good, bad, "--output", tmp_path / "out"]
     ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
     assert ended.returncode == 3
-    assert ended.stdout.count("\n") == 1
+    assert ended.stdout.splitlines()[1] == f"NG\t-\t{bad}\tunsupported"
     assert ended.stderr.splitlines() == [
-        f"error: {results(tmp_path / 'out')[1]['error']['message']}",
+        f"unsupported: {results(tmp_path / 'out')[1]['message']}",
         f"1 of 2 samples inspected, results in {tmp_path / 'out'}",
     ]

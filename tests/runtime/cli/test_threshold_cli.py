@@ -136,7 +136,7 @@ def test_old_bundle_takes_a_score_and_refuses_a_rate(old_bundle: Path) -> None:
 def test_unwritable_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (bundle / "manifest.json").read_bytes()
     monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)  # root may write anywhere
-    assert_refused(command(cli, bundle, "--score", 12), 6, bundle / "manifest.json", "no permission to write")
+    assert_refused(command(cli, bundle, "--score", 12), 6, bundle, "read-only for this account")
     assert (bundle / "manifest.json").read_bytes() == before
     assert command(cli, bundle).code == 0
 

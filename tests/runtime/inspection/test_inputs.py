@@ -11,7 +11,7 @@ from PIL import Image
 
 from cloud_files import depth_of, pcd, ply, records, write_intrinsics
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inspection.inputs import list_inputs, output_names, read_sample
+from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, read_xyz
 from helpers import sample_files
@@ -82,19 +82,6 @@ def test_folder_without_a_file_of_the_modality(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no xyz file. Expected files ending in \.tiff, \.tif") as refused:
         list_inputs([tmp_path], "xyz")
     assert refused.value.subject == str(tmp_path)
-
-
-def test_output_names_are_distinct_and_tell_where_from() -> None:
-    paths = [Path(p) for p in ("d/test/good/rgb/000.png", "d/test/dent/rgb/000.png", "x.png", "./x.jpg", "../x.png")]
-    names = output_names(paths)
-    assert names[:3] == ["test-good-rgb-000", "test-dent-rgb-000", "x"]
-    assert len(set(names)) == len(names)
-    assert not any("/" in name or name.startswith(".") for name in names)
-
-
-def test_output_names_do_not_collide_with_numbered_ones() -> None:
-    names = output_names([Path("x.png"), Path("x.jpg"), Path("x-2.png"), Path("x.jpeg")])
-    assert len(set(names)) == 4
 
 
 def test_sample_of_one_modality_reads_one_file(data: Path) -> None:

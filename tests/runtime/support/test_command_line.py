@@ -108,6 +108,14 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
         run_command(click.command()(command), "tool")
 
 
+def test_error_line_cannot_be_forged_by_a_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = EngineError("a\x1b[2K\udcfc.png", found="nothing", expected="a package", action="install it")
+    assert _end(monkeypatch, _raiser(error)) == 5
+    assert capsys.readouterr().err == "error: a\\x1b[2K\\xfc.png: found nothing. Expected a package. Install it.\n"
+
+
 def test_missing_package_names_the_extra_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +166,9 @@ def test_grouped_help_has_sections_in_order() -> None:
         ["0", "all done"],
         ["2", "wrong command line"],
         ["4", "bundle unusable"],
+        ["129", "interrupted by SIGHUP (the terminal was closed)"],
         ["130", "interrupted"],
+        ["143", "interrupted by SIGTERM"],
     ]
 
 

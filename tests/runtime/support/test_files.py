@@ -169,3 +169,101 @@ def test_atomic_directory_filled_by_another_meanwhile(tmp_path: Path) -> None:
         (tmp_path / "run" / "theirs").touch()
     assert names(tmp_path) == ["run"]
     assert names(tmp_path / "run") == ["theirs"]
+
+
+# --- what killed processes left, and who may read a replaced file
+
+
+def test_folder_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".run.0123abcd.cmdiad"
+    (left / "deep").mkdir(parents=True)
+    (left / "deep" / "graph").write_text("half")
+    for other in (".run.0123abcd", ".other.0123abcd.cmdiad", ".run.0123abcdef.cmdiad", "run.0123abcd.cmdiad"):
+        (tmp_path / other).mkdir()
+    with atomic_directory(tmp_path / "run.cmdiad"):
+        assert not left.exists()
+    assert len(names(tmp_path)) == 5
+
+
+def test_folder_of_a_running_process_stays(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "run") as first:
+        (first / "a").touch()
+        with pytest.raises(OutputError, match="not empty"), atomic_directory(tmp_path / "run") as second:
+            assert first.is_dir()
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "theirs").touch()
+        assert not second.exists()
+        assert (first / "a").exists()
+        (tmp_path / "run" / "theirs").unlink()
+    assert names(tmp_path / "run") == ["a"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_new_folder_that_another_process_took_for_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making a folder and owning it, a cleaning process may remove it."""
+    original, removed = files.take_folder, []
+
+    def take(folder: Path, **options: float) -> object:
+        if not removed:
+            removed.append(folder)
+            folder.rmdir()
+        return original(folder, **options)
+
+    monkeypatch.setattr(files, "take_folder", take)
+    with atomic_directory(tmp_path / "run") as temporary:
+        (temporary / "a").touch()
+    assert names(tmp_path / "run") == ["a"]
+    assert removed
+
+
+def test_leftover_files(tmp_path: Path) -> None:
+    for name in (".a.0123abcd.json", ".a.0123abcd.png", ".a.json", ".b.0123abcd.json", "a.json"):
+        (tmp_path / name).touch()
+    (tmp_path / ".a.76543210.json").symlink_to("a.json")
+    (tmp_path / ".a.aaaaaaaa.json").mkdir()
+    files.remove_leftovers(tmp_path / "a.json")
+    assert ".a.0123abcd.json" not in names(tmp_path)
+    assert len(names(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
+def test_replaced_file_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "a.json").chmod(mode)
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.json").stat().st_mode & 0o7777 == mode
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@as_root
+def test_administrator_leaves_the_owner(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "a.json").chmod(0o640)
+    os.chown(tmp_path / "a.json", 1234, 2345)
+    write_json(tmp_path / "a.json", {})
+    status = (tmp_path / "a.json").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 2345, 0o640)
+
+
+def refuse_chown(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@as_root
+@pytest.mark.parametrize(("mode", "kept"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_another_account(tmp_path: Path, mode: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that cannot give files away replaces only what the owner can read afterwards."""
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "a.json").chmod(mode)
+    os.chown(tmp_path / "a.json", 1234, 2345)
+    monkeypatch.setattr(os, "chown", refuse_chown)
+    if kept:
+        write_json(tmp_path / "a.json", {})
+        assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
+    else:
+        with pytest.raises(OutputError, match="a file of another account"):
+            write_json(tmp_path / "a.json", {})
+        assert (tmp_path / "a.json").read_text() == "old"
+    assert names(tmp_path) == ["a.json"]

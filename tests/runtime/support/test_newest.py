@@ -67,3 +67,20 @@ def test_nothing_there(tmp_path: Path) -> None:
     run(tmp_path, "c", "fitting", 300)
     with pytest.raises(RunError, match="No finished run found in .* Pass the path of a run, or create one"):
         newest_run(tmp_path)
+
+
+@pytest.mark.parametrize("modality", [None, "rgb"])
+def test_exports_that_run_or_were_killed_are_no_bundles(tmp_path: Path, modality: str | None) -> None:
+    rgb = bundle(tmp_path, "a", "rgb", 200)
+    bundle(tmp_path, ".b.0123abcd.cmdiad", "rgb", 300)
+    assert newest_bundle(tmp_path, modality) == rgb
+    finished = run(tmp_path, "run", "complete", 200)
+    run(tmp_path, ".run.0123abcd", "complete", 300)
+    assert newest_run(tmp_path) == finished
+
+
+def test_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    rgb = bundle(tmp_path, "a", "rgb", 200)
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "manifest.json")
+    assert newest_bundle(tmp_path, "rgb") == rgb

@@ -82,14 +82,19 @@ def test_category_must_be_chosen_among_several(own_data: Path, tmp_path: Path) -
 
 def test_missing_partner(own_data: Path, tmp_path: Path) -> None:
     sample_files(own_data, "train", "good", "xyz")[4].unlink()
-    refused = train(own_data, "--hallucination", "f2f", out=tmp_path / "run")
-    assert_refused(refused, 7, own_data / "gear/train/good/xyz", "sample 004", "remove its partner")
+    ended = train(own_data, "--hallucination", "f2f", out=tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert "1 of 9 good samples cannot be used and are left out:" in ended.err
+    assert "train/good/004: " in ended.err and "remove its partner" in ended.err
 
 
 def test_defect_without_mask(own_data: Path, tmp_path: Path) -> None:
     mask = sample_files(own_data, "test", "hole", "gt")[0]
     mask.unlink()
-    assert_refused(train(own_data, out=tmp_path / "run"), 7, mask.parent, mask.stem)
+    ended = train(own_data, out=tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert "1 of 3 defective test samples have no usable mask; pixel figures leave them out:" in ended.err
+    assert "pixel AUROC" in ended.out  # over the two other defects
 
 
 def damage_uniform(path: Path) -> None:
@@ -129,24 +134,34 @@ def damage_integers(path: Path) -> None:
         ("xyz", damage_integers, "uint16"),
     ],
 )
-def test_unusable_training_sample_is_named(
+def test_unusable_training_sample_is_named_and_left_out(
     own_data: Path, tmp_path: Path, modality: str, damage: Callable[[Path], object], found: str
 ) -> None:
     path = sample_files(own_data, "train", "good", modality)[1]
     damage(path)
-    assert_refused(train(own_data, "--modality", modality, out=tmp_path / "run"), 3, path, found)
+    ended = train(own_data, "--modality", modality, out=tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert "1 of 9 good samples cannot be used and are left out:" in ended.err
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("  train/good/001: ")]
+    assert str(path) in line and found in line
+    (left_out,) = read_record(tmp_path / "run").left_out
+    assert (left_out.name, left_out.split) == ("train/good/001", "train")
 
 
 def test_mismatched_pair(own_data: Path, tmp_path: Path) -> None:
     path = sample_files(own_data, "train", "good", "xyz")[1]
     write_cloud(path, np.ones((100, 112, 3), np.float32))
-    assert_refused(train(own_data, "--rgb-mask", "cloud", out=tmp_path / "run"), 3, path, "(100, 112)", "(112, 112)")
+    ended = train(own_data, "--rgb-mask", "cloud", out=tmp_path / "run")
+    assert ended.code == 0, ended.err
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("  train/good/001: ")]
+    assert all(word in line for word in (str(path), "(100, 112)", "(112, 112)"))
 
 
 def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
     path = sample_files(data, "train", "good", "xyz")[0]
     refused = train(data, "--modality", "xyz", "--xyz-groups", 16_000, out=tmp_path / "run")
-    assert_refused(refused, 3, path, "at least 16000", "fewer or smaller groups")
+    assert_refused(refused, 7, "9 of 9 good samples", "at most 20%", path, "at least 16000", "fewer or smaller groups")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.datasets import SampleFiles
-from cmdiad_train.evaluation.evaluate import METRICS, PRO_LIMITS, evaluate, mean_over_classes, summarise
+from cmdiad_train.evaluation.evaluate import METRICS, PRO_LIMITS, collect, mean_over_classes, summarise
 from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
 from helpers import write_image
 
@@ -116,7 +116,7 @@ def test_mean_is_silent_where_a_class_is() -> None:
     assert found["intervals"]["pixel_auroc"] is None
 
 
-def test_evaluate_reads_masks_where_there_are_any(tmp_path: Path) -> None:
+def test_masks_are_read_where_there_are_any(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     samples = []
     for i, defect in enumerate(["good", "good", "hole", "hole", "stain"]):
@@ -129,7 +129,7 @@ def test_evaluate_reads_masks_where_there_are_any(tmp_path: Path) -> None:
         samples.append(SampleFiles(f"test/{defect}/{i}", defect, image, None, mask))
     maps = rng.random((5, 32, 32)).astype(np.float32)
     remaining = iter(zip(rng.random(5), maps, strict=True))
-    found = evaluate(lambda _: next(remaining), Preprocessing("rgb", size=32), samples, SILENT)
+    found = collect(lambda _: next(remaining), Preprocessing("rgb", size=32), samples, SILENT).summary()
     assert (found["samples"], found["without_mask"]) == (5, 1)
     masks = np.zeros((4, 32, 32), dtype=bool)
     for i in (2, 3):

@@ -24,20 +24,21 @@ from cmdiad_train.detectors.bank.fitting.banks import inspected_patches
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank, kept_cells
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.fit.mask import InspectionMask, describe_share, read_inspection_mask
-from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
+from cmdiad_train.recipe import SMALL_NORMALS, SMALL_RGB, Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
 from families.pixel_gaussian import FAMILY
 from helpers import RecordingReporter, assert_refused, command, make_data, read_image, tiny_recipe, write_image
 from trays import SIDE, Tray, make_trays, tray
 
-NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
+NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14, SMALL_NORMALS.backbone.weights))
+IMAGES = RgbExtractor("resnet10t", (0, 1), 14, SMALL_RGB.weights)
 CENTRE = [(80.0, 80.0)]
 SMALL = ("--size", 112, "--rgb-grid", 14, "--coreset", 0.1, "--device", "cpu")
 
 
 def recipe_of(modality: str, view: str) -> Recipe:
-    return tiny_recipe(modality, xyz=NORMALS, view=view, coreset=0.1, false_reject_rate=0.02)  # type: ignore[no-any-return]
+    return tiny_recipe(modality, rgb=IMAGES, xyz=NORMALS, view=view, coreset=0.1, false_reject_rate=0.02)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,11 @@ def test_an_ignored_defect_never_decides_and_any_other_does(bundle: Path) -> Non
             else:
                 ignored = inspector.inspect(sample_of(seed, mark=IGNORED))
             assert ignored.verdict == "OK", (ignored.score, ignored.threshold)
-            bad = inspector.inspect(sample_of(seed, mark=INSPECTED))
+            defect = sample_of(seed, mark=INSPECTED)
+            if fixed:
+                assert defect.rgb is not None
+                defect.rgb[120:140, 120:140] = 255
+            bad = inspector.inspect(defect)
             assert (bad.verdict, bad.reason) == ("NG", "score")
 
 

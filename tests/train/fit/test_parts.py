@@ -24,19 +24,26 @@ from cmdiad_train.detectors.family import worst_of_parts
 from cmdiad_train.fit import export_inputs
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.fit.splits import Splits, split
-from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
+from cmdiad_train.recipe import SMALL_NORMALS, SMALL_RGB, Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
 from helpers import assert_refused, command, tiny_recipe
 from trays import FURTHER, PLACES, SIDE, Tray, make_trays, tray, write_tray
 
-NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
+NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14, SMALL_NORMALS.backbone.weights))
+IMAGES = RgbExtractor("resnet10t", (0, 1), 14, SMALL_RGB.weights)
 COUNT = {"rgb": 4, "xyz": 3, "both": 3}
 VIEW = {"rgb": "part", "xyz": "top", "both": "each"}
 
 
 def recipe_of(modality: str, **changes: object) -> Recipe:
-    options: dict[str, object] = {"xyz": NORMALS, "parts": COUNT[modality], "view": "auto", "coreset": 0.1}
+    options: dict[str, object] = {
+        "rgb": IMAGES,
+        "xyz": NORMALS,
+        "parts": COUNT[modality],
+        "view": "auto",
+        "coreset": 0.1,
+    }
     return tiny_recipe(modality, **{**options, **changes})
 
 

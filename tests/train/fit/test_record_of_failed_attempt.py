@@ -9,7 +9,7 @@ import pytest
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_train.fit.fit import CACHE, fit
-from cmdiad_train.fit.start import _is_without_results
+from cmdiad_train.fit.run_folder import is_without_results
 from helpers import tiny_recipe
 
 
@@ -17,7 +17,7 @@ def test_only_an_attempt_without_results_is_replaced(data: Path, tmp_path: Path)
     run = tmp_path / "run"
     fit(data, None, tiny_recipe("rgb"), run)
     other = replace(tiny_recipe("rgb"), seed=7)
-    assert not _is_without_results(run)
+    assert not is_without_results(run)
     with pytest.raises(OutputError, match="another recipe or other data"):
         fit(data, None, other, run)
     for path in run.iterdir():

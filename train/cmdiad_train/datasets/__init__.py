@@ -5,7 +5,9 @@ copies of raw data sets.
 """
 
 from cmdiad_train.datasets.category import Category, Split
+from cmdiad_train.datasets.ground_truth import read_ground_truth
 from cmdiad_train.datasets.layouts import LAYOUTS
+from cmdiad_train.datasets.left_out import LeftOut
 from cmdiad_train.datasets.prepared_note import COMPLETE, PREPARED, UNFINISHED, read_prepared
 from cmdiad_train.datasets.registry import (
     category_at,
@@ -23,6 +25,7 @@ __all__ = [
     "PREPARED",
     "UNFINISHED",
     "Category",
+    "LeftOut",
     "SampleFiles",
     "Split",
     "category_at",
@@ -31,5 +34,6 @@ __all__ = [
     "find_category",
     "list_categories",
     "open_category",
+    "read_ground_truth",
     "read_prepared",
 ]

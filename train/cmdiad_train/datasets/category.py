@@ -44,16 +44,31 @@ class Category:
             RunError: The training samples never have one of the modalities, a single sample lacks one, or a defect
                 has no mask in the layout of a benchmark.
         """
+        listing = self.usable(split, modalities)
+        if listing.errors:
+            raise listing.errors[0]
+        return listing.samples
+
+    def usable(self, split: Split, modalities: Iterable[Modality]) -> Listing:
+        """Return the complete samples of a split, with the errors of the others in `incomplete`.
+
+        Args:
+            split: Split to list.
+            modalities: Modalities that every sample must have.
+
+        Raises:
+            RunError: The training samples never have one of the modalities, or a folder is in the wrong place.
+        """
         required = tuple(modalities)
         if split == "train":
             self._check_offered(required)
         listing = self.listing(split, required)
         if listing.problems:
             raise listing.problems[0]
-        return listing.samples
+        return listing
 
     def listing(self, split: Split, modalities: Iterable[Modality]) -> Listing:
-        """Return the complete samples of a split, and one problem for each sample that is not complete."""
+        """Return the complete samples of a split, and the errors of the others."""
         return LAYOUTS[self.layout].list_split(self.folder, split, tuple(modalities))
 
     @property

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.readers import image_colour
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets.category import Category, Split
+from cmdiad_train.datasets.ground_truth import read_ground_truth
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.registry import list_categories, open_category
-from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
+from cmdiad_train.datasets.sample_files import GOOD, SampleFiles, data_colour
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 LEAST_GOOD = 6
@@ -117,15 +118,20 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
     listings = {split: category.listing(split, category.modalities_of(split)) for split in SPLITS}
     findings = Findings(category)
     for split, listing in listings.items():
-        findings.problems += [Problem(None, error) for error in listing.problems]
+        findings.problems += [Problem(None, error) for error in listing.errors]
         if listing.counts:
             findings.counts[split] = _counts(listing)
     findings.problems += _too_few(category, listings)
     samples = [sample for listing in listings.values() for sample in listing.samples]
-    colour = _usual_colour(listings["train"].samples)
+    colour = data_colour(listings["train"].samples)
     shapes: Counter[tuple[int, int]] = Counter()
     for i, files in enumerate(samples):
-        findings.problems += [Problem(files.name, e) for e in _check_sample(files, colour, category.prepared, shapes)]
+        sample = guarded(str(files.rgb or files.xyz), partial(files.read, colour))
+        if isinstance(sample, InputError):
+            findings.problems.append(Problem(files.name, sample))
+        else:
+            errors = _check_sample(files, sample, category.prepared, shapes)
+            findings.problems += [Problem(files.name, error) for error in errors]
         reporter.step(f"check {category.name}", i + 1, len(samples))
     findings.problems += _duplicates(samples)
     findings.notes += _notes(category, listings, shapes)
@@ -149,33 +155,22 @@ def _too_few(category: Category, listings: dict[Split, Listing]) -> Iterator[Pro
         yield Problem(None, error)
 
 
-def _usual_colour(samples: list[SampleFiles]) -> Colour:
-    """Return the kind of most training images, so that the exceptions are reported and not the majority."""
-    colours: Counter[Colour] = Counter()
-    for files in samples:
-        try:
-            colours.update([image_colour(files.rgb)] if files.rgb is not None else [])
-        except InputError:
-            continue
-    return colours.most_common(1)[0][0] if colours else "rgb"
-
-
 def _check_sample(
-    files: SampleFiles, colour: Colour, prepared: bool, shapes: Counter[tuple[int, int]]
+    files: SampleFiles, sample: Sample, prepared: bool, shapes: Counter[tuple[int, int]]
 ) -> Iterator[CmdiadError]:
-    """Yield the problems of one sample, and count its size in `shapes`."""
-    try:
-        sample = files.read(colour)
-    except InputError as error:
-        yield error
-        return
+    """Yield the problems of one sample that was read, and count its size in `shapes`."""
     image = sample.rgb if sample.rgb is not None else sample.xyz
     assert image is not None
     shape = (image.shape[0], image.shape[1])
     shapes[shape] += 1
     yield from _check_image(files, sample)
-    yield from _check_cloud(files, sample, prepared)
-    yield from _check_mask(files, shape)
+    cloud = guarded(str(files.xyz), lambda: _check_cloud(files, sample, prepared))
+    if cloud is not None:
+        yield cloud
+    if files.ground_truth is not None:
+        mask = read_ground_truth(files, shape)
+        if isinstance(mask, InputError):
+            yield mask
 
 
 def _check_image(files: SampleFiles, sample: Sample) -> Iterator[InputError]:
@@ -191,41 +186,23 @@ def _check_image(files: SampleFiles, sample: Sample) -> Iterator[InputError]:
         )
 
 
-def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> Iterator[InputError]:
+def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> InputError | None:
+    """Return the problem of a cloud, or None; raises InputError for a cloud without a part."""
     if files.xyz is None or sample.xyz is None:
-        return
-    try:
-        named = Sample(str(files.xyz), xyz=sample.xyz)
-        geometry = PartGeometry(named, foreground=not prepared, seed=_VIEW.seed)
-        frame = frame_cloud(geometry, size=_VIEW.size, pad_multiple=_VIEW.pad_multiple)
-    except InputError as error:
-        yield error
-        return
+        return None
+    named = Sample(str(files.xyz), xyz=sample.xyz)
+    geometry = PartGeometry(named, foreground=not prepared, seed=_VIEW.seed)
+    frame = frame_cloud(geometry, size=_VIEW.size, pad_multiple=_VIEW.pad_multiple)
     count = np.count_nonzero(frame.valid)
     if count < _VIEW.groups:
-        yield InputError(
+        return InputError(
             files.xyz,
             found=f"{count} points of the part after resizing to {_VIEW.size} x {_VIEW.size}",
             expected=f"at least {_VIEW.groups}, one for each group",
             action=f"Check that the whole part is in view, or train with --xyz-groups below {count}",
+            reason="no-points",
         )
-
-
-def _check_mask(files: SampleFiles, shape: tuple[int, int]) -> Iterator[InputError]:
-    if files.ground_truth is None:
-        return
-    try:
-        mask = files.read_mask(shape)
-    except InputError as error:
-        yield error
-        return
-    if not mask.any():
-        yield InputError(
-            files.ground_truth,
-            found="an empty mask",
-            expected=f"the pixels of the defect above grey level {files.mask_level}",
-            action=f"Draw the defect, or move the sample to test/{GOOD}",
-        )
+    return None
 
 
 def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
@@ -233,7 +210,7 @@ def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
     seen: dict[str, tuple[SampleFiles, Path]] = {}
     for files in samples:
         for path in (files.rgb, files.xyz):
-            if path is None:
+            if path is None or not path.is_file():  # a pipe would wait for ever
                 continue
             try:
                 first, twin = seen.setdefault(sha256_of(path), (files, path))

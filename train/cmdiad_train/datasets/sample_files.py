@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Mask, Sample
@@ -117,6 +120,10 @@ def read_grey(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def data_colour(samples: Sequence[SampleFiles]) -> Colour:
-    """Return the kind of the images of a data set, "rgb" or "grey", judged by the first image."""
-    first = next((s.rgb for s in samples if s.rgb is not None), None)
-    return "rgb" if first is None else image_colour(first)
+    """Return the kind of most images of a data set, "rgb" or "grey"; images that cannot be read do not count."""
+    colours: Counter[Colour] = Counter()
+    for files in samples:
+        colour = None if files.rgb is None else guarded(str(files.rgb), partial(image_colour, files.rgb))
+        if isinstance(colour, str):
+            colours[colour] += 1
+    return colours.most_common(1)[0][0] if colours else "rgb"

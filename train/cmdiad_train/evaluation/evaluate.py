@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import prepare_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.sample import Mask, Sample
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets import GOOD, SampleFiles
+from cmdiad_train.datasets import GOOD, LeftOut, SampleFiles, read_ground_truth
+from cmdiad_train.datasets.left_out import count_reasons, describe
 from cmdiad_train.evaluation.bootstrap import Interval, image_auroc_interval, pixel_intervals
 from cmdiad_train.evaluation.metrics import area_under_pro, auroc, pixel_auroc, pro_curve
 
 Map = npt.NDArray[np.float32]
 Scorer = Callable[[Sample], tuple[float, Map]]
-"""Function that returns the image score and the anomaly map float32 `[size, size]` of a sample."""
+"""Function that returns the image score and the anomaly map float32 `[size, size]` of a sample, or raises InputError
+for a sample that cannot be inspected."""
 
 PRO_LIMITS = {"aupro_30": 0.3, "aupro_10": 0.1, "aupro_5": 0.05, "aupro_1": 0.01}
 METRICS = ("image_auroc", "pixel_auroc", *PRO_LIMITS)
@@ -31,47 +36,61 @@ class ScoredSplit:
     """Scores and maps of a detector on a test split.
 
     Attributes:
-        files: Files of the `n` samples.
+        files: Files of the `n` samples that were scored.
         scores: Image scores float64 `[n]`, higher is more anomalous.
         masks: Ground truth in the network's view, bool `[n, size, size]`; all False for a sample without a mask.
         maps: Anomaly maps float32 `[n, size, size]`.
+        known: True for each sample whose defective pixels are known: good samples and those with a usable mask, `[n]`.
+        left_out: Samples that could not be scored.
+        without_mask: Scored samples of a defect whose mask is missing or cannot be used.
     """
 
     files: tuple[SampleFiles, ...]
     scores: npt.NDArray[np.float64]
     masks: npt.NDArray[np.bool_]
     maps: Map
+    known: npt.NDArray[np.bool_]
+    left_out: tuple[LeftOut, ...] = ()
+    without_mask: tuple[LeftOut, ...] = ()
 
     @property
     def defects(self) -> npt.NDArray[np.str_]:
-        """Return the name of each sample's defect, or "good", `[n]`."""
-        return np.array([files.defect for files in self.files])
+        """Return the name of each scored sample's defect, or "good", `[n]`."""
+        return np.array([files.defect for files in self.files], dtype=np.str_)
 
     @property
-    def known(self) -> npt.NDArray[np.bool_]:
-        """Return True for each sample whose defective pixels are known: good samples and those with a mask, `[n]`."""
-        return np.array([files.has_mask for files in self.files])
+    def shows_figures(self) -> bool:
+        """Return True if both good samples and defects were scored, without which there are no figures."""
+        return len(set(self.defects == GOOD)) == 2
 
+    def summary(self) -> dict[str, Any]:
+        """Return the metrics of `summarise`, over the scored samples, and what could not be inspected.
 
-def evaluate(
-    score: Scorer,
-    preprocessing: Preprocessing,
-    samples: Sequence[SampleFiles],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Score a test split and return its metrics; see `summarise`.
+        `samples` and `good` count all samples of the split; `not_inspected` has the number of the good and the
+        defective samples without a score, and the number by reason.
+        """
+        scored = summarise(self.defects, self.scores, self.masks, self.maps, self.known)
+        good = sum(sample.defect == GOOD for sample in self.left_out)
+        return {
+            **scored,
+            "samples": scored["samples"] + len(self.left_out),
+            "good": scored["good"] + good,
+            "not_inspected": {
+                "good": good,
+                "defects": len(self.left_out) - good,
+                "reasons": count_reasons(self.left_out),
+            },
+        }
 
-    Args:
-        score: Function that scores a sample.
-        preprocessing: Preprocessing of the detector.
-        samples: Samples of the test split.
-        reporter: Receiver of the progress.
-
-    Raises:
-        InputError: A sample or its mask cannot be read.
-    """
-    split = collect(score, preprocessing, samples, reporter)
-    return summarise(split.defects, split.scores, split.masks, split.maps, split.known)
+    def lines(self) -> Iterator[str]:
+        """Yield lines for people about samples without a score and about defects without a usable mask."""
+        total = len(self.files) + len(self.left_out)
+        yield from describe(self.left_out, total, "test samples", problem="could not be inspected")
+        if not any(files.ground_truth is not None for files in self.files):
+            return  # a data set without masks
+        defective = int((self.defects != GOOD).sum())
+        problem = "have no usable mask; pixel figures leave them out"
+        yield from describe(self.without_mask, defective, "defective test samples", problem=problem)
 
 
 def collect(
@@ -79,29 +98,60 @@ def collect(
     preprocessing: Preprocessing,
     samples: Sequence[SampleFiles],
     reporter: Reporter,
+    left_out: Sequence[LeftOut] = (),
 ) -> ScoredSplit:
-    """Score every sample and read its mask.
+    """Score every sample and read its mask. Samples that cannot be read or scored are left out and counted.
 
     Args:
         score: Function that scores a sample.
         preprocessing: Preprocessing of the detector.
         samples: Samples of the test split.
         reporter: Receiver of the progress.
-
-    Raises:
-        InputError: A sample or its mask cannot be read.
+        left_out: Further samples of the split that lack a file.
     """
-    scores, maps, masks = [], [], []
+    scored: list[tuple[SampleFiles, float, Map, Mask | None]] = []
+    failed: list[LeftOut] = []
+    without_mask: list[LeftOut] = []
     for i, files in enumerate(samples):
-        sample = files.read(preprocessing.colour)
-        shape = sample.rgb.shape[:2] if sample.rgb is not None else sample.xyz.shape[:2]  # type: ignore[union-attr]
-        result, anomaly_map = score(sample)
-        scores.append(result)
-        maps.append(anomaly_map)
-        mask = files.read_mask(shape) if files.has_mask else np.zeros(shape, dtype=bool)
-        masks.append(prepare_ground_truth(mask, preprocessing))
+        try:
+            result, anomaly_map, mask = _score_one(score, files, preprocessing)
+        except InputError as error:
+            failed.append(LeftOut.because(files.name, "test", error))
+        else:
+            usable = None if isinstance(mask, InputError) else prepare_ground_truth(mask, preprocessing)
+            scored.append((files, result, anomaly_map, usable))
+            if isinstance(mask, InputError):
+                without_mask.append(LeftOut.because(files.name, "test", mask))
         reporter.step("inspect test samples", i + 1, len(samples))
-    return ScoredSplit(tuple(samples), np.array(scores, dtype=np.float64), np.stack(masks), np.stack(maps))
+    return ScoredSplit(
+        files=tuple(files for files, *_ in scored),
+        scores=np.array([result for _, result, *_ in scored], dtype=np.float64),
+        masks=_stack([_drawn(mask, drawn.shape) for _, _, drawn, mask in scored], preprocessing.size, np.bool_),
+        maps=_stack([drawn for _, _, drawn, _ in scored], preprocessing.size, np.float32),
+        known=np.array([mask is not None for *_, mask in scored], dtype=np.bool_),
+        left_out=(*left_out, *failed),
+        without_mask=tuple(without_mask),
+    )
+
+
+def _score_one(score: Scorer, files: SampleFiles, preprocessing: Preprocessing) -> tuple[float, Map, Mask | InputError]:
+    """Return score, map and mask of a sample; raises InputError if it cannot be inspected."""
+    sample = guarded(files.name, partial(files.read, preprocessing.colour))
+    if isinstance(sample, InputError):
+        raise sample
+    result, anomaly_map = score(sample)
+    image = sample.rgb if sample.rgb is not None else sample.xyz
+    assert image is not None
+    return result, anomaly_map, read_ground_truth(files, (image.shape[0], image.shape[1]))
+
+
+def _drawn(mask: Mask | None, shape: tuple[int, ...]) -> Mask:
+    return np.zeros(shape, dtype=np.bool_) if mask is None else mask
+
+
+def _stack(arrays: Sequence[npt.NDArray[Any]], size: int, dtype: type) -> npt.NDArray[Any]:
+    """Return arrays `[size, size]` as one array `[n, size, size]`, also if there are none."""
+    return np.stack(arrays) if arrays else np.zeros((0, size, size), dtype=dtype)
 
 
 def summarise(

@@ -6,10 +6,10 @@ import zlib
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, uint8
 
-from cmdiad_runtime.support.files import atomic_write
+from cmdiad_train import tensor_files
 
 Stored = dict[str, Tensor]
 """Tensors of one sample by name. Tensors from the store are memory-mapped: pages are read when they are touched."""
@@ -22,11 +22,9 @@ def save_entry(file: Path, tensors: Stored) -> Stored:
     """Write an entry, complete or not at all, and return its tensors, mapped from the file.
 
     Raises:
-        OutputError: The folder is not writable, or the disk is full.
-        SafetensorError: The disk is full, or another error of the file system.
+        OutputError: The folder is not writable, the disk is full, or writing failed otherwise.
     """
-    with atomic_write(file) as temporary:
-        save_file(tensors, temporary, {"crc32": _checksum(tensors)})
+    tensor_files.save(file, tensors, {"crc32": _checksum(tensors)})
     return load_file(file)
 
 

@@ -265,10 +265,10 @@ class FeatureStore:
         """
         assert self.folder is not None
         entries = []
-        for file in self.folder.glob("??/*.safetensors"):
-            if file.name.startswith("."):
+        for file in self.folder.glob("??/*"):
+            if file.name.startswith("."):  # also those that the package safetensors writes first
                 file.unlink(missing_ok=True)
-            else:
+            elif file.suffix == ".safetensors":
                 status = file.stat()
                 entries.append((status.st_mtime_ns, status.st_size, file))
         return entries, sum(size for _, size, _ in entries)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy.typing as npt
 from torch import Tensor
 
+from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import as_tensors
@@ -58,6 +59,34 @@ def tampered_samples(splits: Splits) -> list[SampleFiles]:
     return [*golden_samples(splits), *quantisation_samples(splits), *measured_samples(splits)]
 
 
+def with_tampered_copy(
+    chosen: Sequence[SampleFiles], candidates: Sequence[SampleFiles], samples: SampleProvider
+) -> list[SampleFiles]:
+    """Return the chosen samples; each one whose tampered copy cannot be prepared is replaced by another candidate.
+
+    Raises:
+        RunError: No candidate has a tampered copy that can be prepared.
+    """
+    kept: list[SampleFiles] = []
+    error: InputError | None = None
+    for files in (*chosen, *(other for other in candidates if other not in chosen)):
+        if len(kept) == len(chosen):
+            break
+        failed = samples.try_tamper(files)
+        error = error or failed
+        if failed is None:
+            kept.append(files)
+    if kept:
+        return kept
+    raise RunError(
+        str(error.subject if error else "held-out samples"),
+        found="no good sample of which a tampered copy can be prepared"
+        + (f"; in the copy of the first one: {error.found}" if error else ""),
+        expected="a part that is still detected with a small defect, for the certificate of the export",
+        action="Train with --view sensor",
+    )
+
+
 def save_export_inputs(
     run: Path, splits: Splits, samples: SampleProvider, input_names: Sequence[str], reporter: Reporter
 ) -> None:
@@ -73,14 +102,16 @@ def save_export_inputs(
         reporter: Receiver of progress.
     """
     kept: list[StoredSample] = []
-    measured = measured_samples(splits)
+    measured = with_tampered_copy(measured_samples(splits), splits.held_out, samples)
     for i, files in enumerate(measured):
         sample, part = divmod(i, splits.parts)
         name = f"{sample:02d}" if splits.parts == 1 else f"{sample:02d}.{part:02d}"
         kept += _good_and_tampered(name, files, samples, input_names)
         reporter.step("keep held-out samples", i + 1, len(measured))
     save_samples(run / HELD_OUT, kept)
-    for file, chosen in ((GOLDEN, golden_samples(splits)), (QUANTISATION, quantisation_samples(splits))):
+    golden = with_tampered_copy(golden_samples(splits), splits.held_out, samples)
+    quantisation = with_tampered_copy(quantisation_samples(splits), splits.train, samples)
+    for file, chosen in ((GOLDEN, golden), (QUANTISATION, quantisation)):
         pairs = [_good_and_tampered(str(i), files, samples, input_names) for i, files in enumerate(chosen)]
         save_samples(run / file, [sample for pair in pairs for sample in pair])
 

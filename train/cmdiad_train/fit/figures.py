@@ -7,29 +7,50 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import LeftOut
 from cmdiad_train.detectors.family import TrainedDetector, as_tensors
-from cmdiad_train.evaluation.evaluate import evaluate
+from cmdiad_train.evaluation.evaluate import collect
 from cmdiad_train.fit.splits import Splits
 
 
 def figures_on_test_split(
     detector: TrainedDetector, preprocessing: Preprocessing, splits: Splits, reporter: Reporter
-) -> dict[str, Any] | None:
-    """Return the figures on the test split, or None if it does not have both good samples and defects."""
+) -> tuple[dict[str, Any] | None, tuple[LeftOut, ...]]:
+    """Return the figures on the test split, and the samples of the split that could not be inspected.
+
+    There are no figures (None) if the split does not have both good samples and defects that can be inspected.
+
+    Args:
+        detector: Trained detector.
+        preprocessing: Preprocessing of inspection.
+        splits: Samples of the training.
+        reporter: Receiver of progress, and of lines about samples that could not be inspected.
+    """
     if not splits.shows_figures:
-        return None
+        return None, splits.left_out_of("test")
 
     @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:
+        parts = guarded(sample.name, lambda: prepare_parts(sample, preprocessing))
+        if isinstance(parts, InputError):
+            raise parts
         scores, maps = [], []
-        for prepared in prepare_parts(sample, preprocessing):
+        for prepared in parts:
             inputs = as_tensors(prepared.inputs)
             result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
             scores.append(float(result))
             maps.append(prepared.to_sensor(anomaly_map.numpy()))
         return max(scores), np.max(maps, axis=0)
 
-    return evaluate(score, preprocessing, splits.test, reporter)
+    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"))
+    for line in split.lines():
+        reporter.say(line)
+    if not split.shows_figures:
+        reporter.say("No figures: the test split has no good or no defective sample that can be inspected.")
+        return None, split.left_out
+    return split.summary(), split.left_out

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.bundle.threshold import calibrate
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.datasets import data_colour, open_category
-from cmdiad_train.detectors.family import FitContext, Fitted, worst_of_parts
+from cmdiad_train.detectors.family import Family, FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
-from cmdiad_train.fit.export_inputs import save_export_inputs, tampered_samples
+from cmdiad_train.fit.before import check_before_work
+from cmdiad_train.fit.export_inputs import save_export_inputs
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.mask import InspectionMask, check_mask_size
-from cmdiad_train.fit.preparing import TrainingSettings
+from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
-from cmdiad_train.fit.splits import split
-from cmdiad_train.fit.start import CACHE, Request, start_or_resume
+from cmdiad_train.fit.splits import Splits, split
+from cmdiad_train.fit.start import Request, Started, earlier_record, start_or_resume
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
 from cmdiad_train.runs.run import save_calibration
@@ -34,7 +36,7 @@ class FitOptions:
         network_from: Finished run whose extractors and networks are taken over, so that a network that is joint over
             categories is trained once.
         features: Folder of the feature store that trainings share; None keeps features in the run until it is complete.
-        mask: Inspection mask, whose digest the recipe names, or None.
+        mask: Inspection mask, whose digest becomes part of the recipe, or None.
     """
 
     machine: Machine = field(default_factory=Machine)
@@ -65,44 +67,73 @@ def fit(
         The record of the run (`run.json`).
 
     Raises:
-        RunError: Data or recipe cannot be used.
-        InputError: A training sample cannot be read.
-        OutputError: The folder `run` holds something else.
+        RunError: Data or recipe cannot be used, or too many good samples are unusable.
+        OutputError: The folder `run` holds something else, another process trains into it, or the disk is full.
     """
     options = options or FitOptions()
     family = family_of(recipe.family)
     chosen = open_category(data, category)
     splits = split(chosen, recipe, family)
-    samples = SampleProvider(run / CACHE / "samples")
-    if options.mask is not None:
-        check_mask_size(options.mask, samples.read(splits.train[0], data_colour(splits.train)))
-        recipe = replace(recipe, mask=options.mask.digest)
-    elif recipe.mask is not None:
-        raise RunError("recipe mask", found="no mask", expected="the mask of the recipe", action="Pass --mask FILE")
+    recipe = _with_mask(recipe, options.mask, splits)
     request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
-    record = start_or_resume(request, run, samples, reporter)
-    if record.status == "complete":
-        return record
-    request = replace(request, splits=splits.by_part(recipe.parts))
-    fitted = _fit_family(request, record, run, samples, options, reporter)
-    save_export_inputs(run, request.splits, samples, fitted.detector.input_names, reporter)
-    scores, peaks = (worst_of_parts(values, recipe.parts) for values in (fitted.scores, fitted.peaks))
-    save_calibration(run, calibrate(scores, peaks, recipe.false_reject_rate))
-    metrics = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
-    record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics)
+    check_before_work(request, run, options.machine)
+    earlier = earlier_record(request, run)
+    if earlier is not None and earlier.status == "complete" and not has_leftovers(run):
+        _say_finished(run, earlier, reporter)
+        return earlier
+    with owned_run_folder(run):
+        earlier = earlier_record(request, run)  # another process may have finished the run meanwhile
+        if earlier is None or earlier.status != "complete":
+            earlier = _train(request, run, earlier, options, reporter)
+        shutil.rmtree(run / CACHE, ignore_errors=True)
+        return earlier
+
+
+def _with_mask(recipe: Recipe, mask: InspectionMask | None, splits: Splits) -> Recipe:
+    """Return the recipe with the digest of the inspection mask, whose size is compared with the first sample."""
+    if mask is None:
+        if recipe.mask is not None:
+            raise RunError("recipe mask", found="no mask", expected="the mask of the recipe", action="Pass --mask FILE")
+        return recipe
+    if splits.train:
+        with suppress(InputError):  # the first sample that can be used is compared later
+            check_mask_size(mask, splits.train[0].read(data_colour(splits.train)))
+    return replace(recipe, mask=mask.digest)
+
+
+def _say_finished(run: Path, record: RunRecord, reporter: Reporter) -> None:
+    good = [sample for sample in record.left_out if sample.split != "test"]
+    if good:
+        reporter.say(
+            f"{run} is finished. The training left out {len(good)} good samples that could not be used. "
+            "To train with repaired samples, choose another --out."
+        )
+
+
+def _train(
+    request: Request, run: Path, earlier: RunRecord | None, options: FitOptions, reporter: Reporter
+) -> RunRecord:
+    samples = SampleProvider(run / CACHE / "samples")
+    started = start_or_resume(request, run, earlier, samples, reporter)
+    record, splits = started.record, started.splits
+    by_part = splits.by_part(record.recipe.parts)
+    fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
+    save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
+    scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
+    save_calibration(run, calibrate(scores, peaks, record.recipe.false_reject_rate))
+    metrics, not_inspected = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
+    left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
+    record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
     write_record(run, record)
-    shutil.rmtree(run / CACHE, ignore_errors=True)
     return record
 
 
 def _fit_family(
-    request: Request, record: RunRecord, run: Path, samples: SampleProvider, options: FitOptions, reporter: Reporter
+    family: Family, started: Started, run: Path, samples: SampleProvider, options: FitOptions, reporter: Reporter
 ) -> Fitted:
-    family, splits = request.family, request.splits
+    record, splits = started.record, started.splits
     if options.network_from is not None and family.take_over is not None:
         family.take_over(options.network_from, run, record.recipe)
-    settings = TrainingSettings(record.recipe, family, record.preprocessing, splits, samples, reporter)
-    samples.prepare_with(settings.of, record.preprocessing, tampered_samples(splits))
     context = FitContext(
         run=run,
         recipe=record.recipe,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.views.registry import VIEWS
+from cmdiad_runtime.preprocess.views.several import training_geometries
+from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import Family
@@ -46,7 +54,8 @@ class TrainingSettings:
         self._views: dict[str, Preprocessing] = {}
 
     def of(self, files: SampleFiles) -> Preprocessing:
-        """Return the preprocessing of a sample."""
+        """Return the preprocessing of a sample, the same for all its parts."""
+        files = replace(files, part=0)
         if files in self._held_out:
             return self.inspection
         view = self._view_of(self._joint[files]) if files in self._joint else self.inspection
@@ -56,7 +65,28 @@ class TrainingSettings:
     def _view_of(self, category: str) -> Preprocessing:
         """Return the preprocessing with the view that the parts of a further category are seen in."""
         if category not in self._views:
-            parts = [KeptFiles(files, self.samples) for files in self.splits.joint[category] if files.part == 0]
+            parts = [KeptFiles(files, self.samples) for files in self.splits.joint[category]]
             assert self.recipe.view != "auto"  # the record of the run names the chosen view
-            self._views[category] = learn_view(self.recipe.view, parts, self.inspection, self.reporter)
+            found = locatable(self.recipe.view, parts, self.inspection)
+            self._views[category] = learn_view(self.recipe.view, found, self.inspection, self.reporter)
         return self._views[category]
+
+
+def locatable(view: ViewName, samples: Sequence[KeptFiles], preprocessing: Preprocessing) -> list[KeptFiles]:
+    """Return the samples in which a view finds the part, or all samples if the view finds none in any of them.
+
+    The others are left out with a reason when they are prepared.
+    """
+    if view == "sensor":
+        return list(samples)
+    found = []
+    for kept in samples:
+        sample = kept.read(preprocessing.colour)
+        if not isinstance(guarded(sample.name, partial(_locate, sample, view, preprocessing)), InputError):
+            found.append(kept)
+    return found or list(samples)
+
+
+def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> None:
+    for geometry in training_geometries(sample, preprocessing, view):
+        VIEWS[view].locate(sample, geometry)

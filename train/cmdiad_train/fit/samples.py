@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.fit.tamper import tamper
+from cmdiad_train.tensor_files import disk_errors
 
 MEMORY_BYTES = 1 << 29
 """Arrays that samples may keep in memory; further ones are kept on disk."""
@@ -56,17 +60,19 @@ class ArrayShelf:
             return
         if self._written == 0:
             shutil.rmtree(self.folder, ignore_errors=True)  # files of an interrupted training
-            self.folder.mkdir(parents=True)
         self._written += 1
         file = self.folder / f"{self._written}.safetensors"
-        save_file({str(i): np.ascontiguousarray(array) for i, array in enumerate(arrays)}, file)
+        with disk_errors(file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({str(i): np.ascontiguousarray(array) for i, array in enumerate(arrays)}, file)
         self._kept[key] = (rest, file)
 
     def get(self, key: Key) -> Any:
         """Return a value that was put."""
         rest, kept = self._kept[key]
         if isinstance(kept, Path):
-            stored = load_file(kept)
+            with disk_errors(kept):
+                stored = load_file(kept)
             return _put_arrays(rest, [stored[str(i)] for i in range(len(stored))])
         return _put_arrays(rest, kept)
 
@@ -140,7 +146,8 @@ class SampleProvider:
     """Source of the samples of one training; see `detectors.family.SampleSource`.
 
     A sample that is prepared is not kept any longer, except in prepared form. Tampered copies of the samples that
-    need one are therefore prepared at the same time.
+    need one are therefore prepared at the same time. `try_read`, `try_prepare` and `try_tamper` return the error of a
+    sample that cannot be used, whatever its content.
 
     Args:
         folder: Folder for what does not fit in memory. Its contents are replaced.
@@ -153,12 +160,21 @@ class SampleProvider:
         self._tampered: set[Key] = set()
         self._inspection: Preprocessing | None = None
 
-    def read(self, files: SampleFiles, colour: Colour) -> Sample:
-        """Return a sample as it is in its files, and keep it until it is prepared."""
+    def try_read(self, files: SampleFiles, colour: Colour) -> InputError | None:
+        """Read a sample and keep it until it is prepared; return the error if the files cannot be used."""
         key = _read_key(files)
-        if key not in self._shelf:
-            self._shelf.put(key, files.read(colour))
-        sample: Sample = self._shelf.get(key)
+        if key in self._shelf:
+            return None
+        sample = guarded(_subject(files), partial(files.read, colour))
+        if isinstance(sample, InputError):
+            return sample
+        self._shelf.put(key, sample)
+        return None
+
+    def read(self, files: SampleFiles, colour: Colour) -> Sample:
+        """Return a sample as it is in its files, and keep it until it is prepared; raises InputError."""
+        _raise(self.try_read(files, colour))
+        sample: Sample = self._shelf.get(_read_key(files))
         return sample
 
     def prepare_with(
@@ -175,42 +191,73 @@ class SampleProvider:
             tampered: Samples of which a tampered copy is needed.
         """
         self._settings, self._inspection = settings, inspection
-        self._tampered = {_name(files) for files in tampered}
+        self._tampered = {_read_key(files) for files in tampered}
 
     def preprocessing(self, files: SampleFiles) -> Preprocessing:
         """Return the settings with which a sample is prepared."""
         assert self._settings is not None
         return self._settings(files)
 
+    def try_prepare(self, files: SampleFiles) -> InputError | None:
+        """Prepare a sample and keep the result; return the error if the sample cannot be used."""
+        return self._try("prepared", files)
+
+    def try_tamper(self, files: SampleFiles) -> InputError | None:
+        """Prepare the tampered copy of a sample and keep the result; return the error if that fails."""
+        return self._try("tampered", files)
+
     def prepared(self, files: SampleFiles) -> Prepared:
         """Return a sample in prepared form; raises InputError for files that cannot be used."""
-        return self._prepared("prepared", files)
+        return self._get("prepared", files)
 
     def tampered(self, files: SampleFiles) -> Prepared:
-        """Return the tampered copy of a sample in prepared form, see `tamper`."""
-        return self._prepared("tampered", files)
+        """Return the tampered copy of a sample in prepared form, see `tamper`; raises InputError."""
+        return self._get("tampered", files)
 
-    def _prepared(self, kind: str, files: SampleFiles) -> Prepared:
-        name = _name(files)
-        if (kind, *name) not in self._shelf:
-            self._prepare(files)
-        prepared: Prepared = self._shelf.get((kind, *name))
+    def _get(self, kind: str, files: SampleFiles) -> Prepared:
+        _raise(self._try(kind, files))
+        prepared: Prepared = self._shelf.get((kind, *_name(files)))
         return prepared
 
-    def _prepare(self, files: SampleFiles) -> None:
-        """Prepare all parts of a sample."""
+    def _try(self, kind: str, files: SampleFiles) -> InputError | None:
+        """Make what is not kept yet, for all parts of the sample.
+
+        Writing the results is not guarded: a full disk is no fault of the sample.
+        """
+        name, key = _name(files), _read_key(files)
+        if (kind, *name) not in self._shelf:
+            settings = self.preprocessing(files)
+            if error := self.try_read(files, settings.colour):
+                return error
+            sample: Sample = self._shelf.get(key)
+            self._put_parts("prepared", files, settings, partial(prepare_parts, sample, settings))
+            if kind == "tampered" or key in self._tampered:
+                self._put_parts("tampered", files, settings, partial(self._prepare_tampered, sample))
+            self._shelf.drop(key)
+        kept = self._shelf.get((kind, *name))
+        return kept if isinstance(kept, InputError) else None
+
+    def _put_parts(
+        self, kind: str, files: SampleFiles, settings: Preprocessing, prepare: Callable[[], tuple[Prepared, ...]]
+    ) -> None:
+        """Keep each part of a sample in prepared form, or for each part the error of the sample."""
+        parts = guarded(_subject(files), prepare)
+        for part in range(settings.parts):
+            value = parts if isinstance(parts, InputError) else parts[part]
+            self._shelf.put((kind, *_name(replace(files, part=part))), value)
+
+    def _prepare_tampered(self, sample: Sample) -> tuple[Prepared, ...]:
         assert self._inspection is not None
-        key, settings = _read_key(files), self.preprocessing(files)
-        sample = self._shelf.get(key) if key in self._shelf else files.read(settings.colour)
-        names = [_name(replace(files, part=part)) for part in range(settings.parts)]
-        for name, prepared in zip(names, prepare_parts(sample, settings), strict=True):
-            self._shelf.put(("prepared", *name), prepared)
-        if not self._tampered.isdisjoint(names):
-            tampered = prepare_parts(tamper(sample, self._inspection), self._inspection)
-            for name, prepared in zip(names, tampered, strict=True):
-                if name in self._tampered:
-                    self._shelf.put(("tampered", *name), prepared)
-        self._shelf.drop(key)
+        return prepare_parts(tamper(sample, self._inspection), self._inspection)
+
+
+def _raise(error: InputError | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _subject(files: SampleFiles) -> str:
+    return str(files.rgb or files.xyz)
 
 
 def _name(files: SampleFiles) -> Key:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets import Category, data_colour
+from cmdiad_train.datasets import Category, LeftOut, data_colour
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
+from cmdiad_train.fit.preparing import TrainingSettings, locatable
+from cmdiad_train.fit.run_folder import is_without_results
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
+from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.mask import MASK
 from cmdiad_train.runs.record import FILE, RunRecord, TrainedOn, ViewChoice, read_record, write_record
 
-CACHE = "cache"
-"""Folder of a run for files that are deleted when the training is complete."""
 PACKAGES = ("cmdiad", "torch", "timm", "scikit-learn", "numpy", "scipy")
 
 
@@ -46,75 +49,147 @@ class Request:
     network_from: Path | None = None
     mask: InspectionMask | None = None
 
-    @property
-    def data(self) -> TrainedOn:
-        """Return the record of the samples."""
+    def data(self, splits: Splits) -> TrainedOn:
+        """Return the record of the samples that are used."""
         return TrainedOn(
             str(self.category.folder.resolve()),
             self.category.name,
-            tuple(s.name for s in self.splits.train),
-            tuple(s.name for s in self.splits.held_out),
+            tuple(s.name for s in splits.train),
+            tuple(s.name for s in splits.held_out),
+        )
+
+    def lists(self, record: RunRecord) -> bool:
+        """Return True if a record is about the samples of this request, those that are left out included."""
+        data = self.data(self.splits)
+        if (record.data.folder, record.data.category) != (data.folder, data.category):
+            return False
+        return all(
+            sorted((*getattr(record.data, split), *_names(record.left_out, split)))
+            == sorted((*getattr(data, split), *_names(self.splits.left_out, split)))
+            for split in ("train", "held_out")
         )
 
 
-def start_or_resume(request: Request, run: Path, samples: SampleProvider, reporter: Reporter) -> RunRecord:
-    """Return the record of a new run, or of the interrupted run in the folder.
+@dataclass(frozen=True)
+class Started:
+    """A training whose samples are prepared.
+
+    Attributes:
+        record: Record of the run.
+        splits: Samples of the training, without those that cannot be used.
+    """
+
+    record: RunRecord
+    splits: Splits
+
+
+def earlier_record(request: Request, run: Path) -> RunRecord | None:
+    """Return the record of an earlier attempt at the same training in the folder, or None if there is nothing to keep.
+
+    Raises:
+        OutputError: The folder holds another training.
+        RunError: The record is damaged, or there is no network to take over.
+    """
+    network = network_digest(request)
+    if not (run / FILE).exists():
+        return None
+    record = read_record(run)
+    if (record.asked, record.network_from) == (request.recipe, network) and request.lists(record):
+        return record
+    if is_without_results(run):
+        return None
+    raise _other_training(run)
+
+
+def start_or_resume(
+    request: Request, run: Path, earlier: RunRecord | None, samples: SampleProvider, reporter: Reporter
+) -> Started:
+    """Read and prepare all good samples, and write the record of a new run or return that of the interrupted run.
 
     Args:
         request: The training.
-        run: New folder, or the folder of an earlier attempt.
-        samples: Source of samples; keeps those that are read to choose the view.
-        reporter: Receiver of progress, and of the reason if parts are seen in the view of the sensor.
+        run: Folder of the run.
+        earlier: Record of an interrupted attempt at the same training, or None.
+        samples: Source of samples; keeps those that are prepared.
+        reporter: Receiver of progress, of the samples that are left out, and of the reason if parts are seen in the
+            view of the sensor.
 
     Raises:
-        OutputError: The folder holds another training or something else.
-        RunError: There is no network to take over.
+        OutputError: Other samples than in the interrupted attempt can be used.
+        RunError: Too many samples cannot be used.
     """
-    network = None if request.network_from is None else _network_digest(request.family, request.network_from)
-    if (run / FILE).exists():
-        record = read_record(run)
-        if (record.asked, record.network_from, record.data) == (request.recipe, network, request.data):
-            return record
-        if not _is_without_results(run):
-            raise OutputError(
-                run,
-                found="a run with another recipe or other data",
-                expected="a new folder, or the same training to resume",
-                action="Choose another --out",
-            )
+    splits = accept(request.splits, request.category, None, reporter)
+    colour = data_colour(splits.train)
+    if _reads_samples(request, earlier):
+        splits = screen_reading(splits, request.category, colour, samples, reporter)
+    if earlier is None:
+        chosen = _choose_view(request, splits, colour, samples, reporter)
+        if chosen.reason:
+            reporter.say(f"Parts are seen as the sensor sees them (--view sensor): {chosen.reason}.")
+        recipe = replace(request.recipe, view=chosen.view)
+        preprocessing = _masked(request, splits, chosen.preprocessing, samples, reporter)
+        view = ViewChoice(request.recipe.view, chosen.reason)
     else:
-        _make_folder(run)
-    chosen = _choose_view(request, samples, reporter)
-    if chosen.reason:
-        reporter.say(f"Parts are seen as the sensor sees them (--view sensor): {chosen.reason}.")
-    preprocessing = _masked(request, chosen.preprocessing, samples, reporter)
+        recipe, preprocessing, view = earlier.recipe, earlier.preprocessing, earlier.view
+    settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
+    splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
+    data = request.data(splits)
+    if earlier is not None and (earlier.data == data or not is_without_results(run)):
+        if earlier.data != data:
+            raise _other_training(run)
+        return Started(earlier, splits)
     record = RunRecord(
-        recipe=replace(request.recipe, view=chosen.view),
-        data=request.data,
-        view=ViewChoice(request.recipe.view, chosen.reason),
+        recipe=recipe,
+        data=data,
+        view=view,
         preprocessing=preprocessing,
-        seed=request.recipe.seed,
+        seed=recipe.seed,
         versions={package: version(package) for package in PACKAGES},
         python=platform.python_version(),
-        network_from=network,
+        network_from=network_digest(request),
+        left_out=splits.left_out,
     )
     if request.mask is not None:
         request.mask.save(run / MASK)
     write_record(run, record)
-    return record
+    return Started(record, splits)
 
 
 def _masked(
-    request: Request, preprocessing: Preprocessing, samples: SampleProvider, reporter: Reporter
+    request: Request, splits: Splits, preprocessing: Preprocessing, samples: SampleProvider, reporter: Reporter
 ) -> Preprocessing:
     """Return the preprocessing with the inspection mask, which was drawn over the first training sample."""
     if request.mask is None:
         return preprocessing
-    files = request.splits.train[0]
+    files = splits.train[0]
     preprocessing = with_mask(request.mask, samples.read(files, preprocessing.colour), preprocessing)
     moves = "" if preprocessing.view == "sensor" else f"; the region is drawn over {files.name} and moves with the part"
     reporter.say(f"Mask: {describe_share(preprocessing)} is not inspected{moves}.")
     return preprocessing
+
+
+def _other_training(run: Path) -> OutputError:
+    return OutputError(
+        run,
+        found="a run with another recipe or other data",
+        expected="a new folder, or the same training to resume",
+        action="Choose another --out",
+    )
+
+
+def _reads_samples(request: Request, earlier: RunRecord | None) -> bool:
+    """Return True if samples are read before they are prepared, because a view is chosen or learnt from them."""
+    view = request.recipe.view if earlier is None else earlier.recipe.view
+    return view != "sensor" and (view != "auto" or request.family.preferred_view(request.recipe)[0] != "sensor")
+
+
+def network_digest(request: Request) -> str | None:
+    """Return the SHA-256 of the network that `--network-from` takes over, or None.
+
+    Raises:
+        RunError: There is no network to take over.
+    """
+    return None if request.network_from is None else _network_digest(request.family, request.network_from)
 
 
 def _network_digest(family: Family, source: Path) -> str:
@@ -128,32 +203,20 @@ def _network_digest(family: Family, source: Path) -> str:
     return sha256_of(family.network_file(source))
 
 
-def _is_without_results(run: Path) -> bool:
-    """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
-    return all(path.name in (FILE, CACHE, MASK) or path.name.startswith(".") for path in run.iterdir())
-
-
-def _make_folder(run: Path) -> None:
-    # Hidden files are leftovers of a process that was killed during its first write.
-    if run.exists() and (not run.is_dir() or any(not p.name.startswith(".") for p in run.iterdir())):
-        raise OutputError(run, found="something else", expected="a new folder", action="Choose another --out")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            run, found=str(error.strerror), expected="a writable folder", action="Choose another --out"
-        ) from error
-
-
-def _choose_view(request: Request, samples: SampleProvider, reporter: Reporter) -> ChosenView:
-    recipe, splits = request.recipe, request.splits
-    colour = data_colour(splits.train)
+def _choose_view(
+    request: Request, splits: Splits, colour: Colour, samples: SampleProvider, reporter: Reporter
+) -> ChosenView:
+    recipe = request.recipe
+    preprocessing = replace(request.family.preprocessing(recipe, colour, recipe.modality), parts=recipe.parts)
+    train = [KeptFiles(files, samples) for files in splits.train]
+    if recipe.view != "auto":
+        train = locatable(recipe.view, train, preprocessing)
     others = [*splits.held_out, *(files for joint in splits.joint.values() for files in joint)]
     chosen = choose_view(
-        [KeptFiles(files, samples) for files in splits.train],
+        train,
         [KeptFiles(files, samples) for files in others],
         recipe,
-        replace(request.family.preprocessing(recipe, colour, recipe.modality), parts=recipe.parts),
+        preprocessing,
         request.family.preferred_view(recipe),
         reporter,
     )
@@ -165,3 +228,7 @@ def _choose_view(request: Request, samples: SampleProvider, reporter: Reporter) 
             action="Correct the samples, choose another number of parts, or leave out --parts",
         )
     return chosen
+
+
+def _names(left_out: Iterable[LeftOut], split: str) -> list[str]:
+    return [sample.name for sample in left_out if sample.split == split]

@@ -23,6 +23,7 @@ from cmdiad_runtime.support.records import (
     require_object,
     require_text,
 )
+from cmdiad_train.datasets import LeftOut
 from cmdiad_train.recipe import MOST_SEED, VIEWS, Recipe, read_recipe
 from cmdiad_train.runs.tensors import damaged, read_json
 
@@ -111,6 +112,7 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
+        left_out: Samples that could not be used. The field is in the file only if there are any.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -127,6 +129,7 @@ class RunRecord:
     network_from: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -142,6 +145,8 @@ class RunRecord:
         require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
         if self.metrics is not None:
             require_object(self, "metrics")
+        make_tuple(self, "left_out")
+        require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -163,7 +168,8 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "left_out"}
+        left_out = [sample.to_json() for sample in self.left_out]
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -172,6 +178,7 @@ class RunRecord:
             "data": asdict(self.data),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
+            **({"left_out": left_out} if left_out else {}),
         }
 
     @staticmethod
@@ -191,8 +198,15 @@ class RunRecord:
                 "data": TrainedOn.from_json(content["data"]),
                 "view": ViewChoice.from_json(content["view"]),
                 "preprocessing": stored_preprocessing(content["preprocessing"]),
+                "left_out": _left_out(content.get("left_out", [])),
             }
         )
+
+
+def _left_out(value: object) -> tuple[LeftOut, ...]:
+    if not isinstance(value, list):
+        raise RecordError(f"RunRecord.left_out is {value!r:.60}, expected a list")
+    return tuple(map(LeftOut.from_json, value))
 
 
 _PARTS = {"recipe": Recipe, "data": TrainedOn, "view": ViewChoice, "preprocessing": Preprocessing}

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.support.files import atomic_write
+from cmdiad_train import tensor_files
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
-    with atomic_write(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    """Write a safetensors file, whole or not at all; raises OutputError if the disk is full or fails."""
+    tensor_files.save(path, tensors, metadata)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.support.files import atomic_write
+from cmdiad_train import tensor_files
 from cmdiad_train.training.log import Epoch
 
 Weights = dict[str, Tensor]
@@ -39,6 +38,9 @@ class Checkpoint:
             optimiser: Optimiser of the module.
             log: Finished epochs.
             best: Weights of the best epoch, None if they are not kept.
+
+        Raises:
+            OutputError: The disk is full, or writing failed otherwise.
         """
         state = {f"module.{key}": value for key, value in module.state_dict().items()}
         state |= {f"best.{key}": value for key, value in (best or {}).items()}
@@ -46,8 +48,7 @@ class Checkpoint:
             state |= {f"optimiser.{i}.{key}": torch.as_tensor(value) for key, value in slot.items()}
         state["log"] = torch.tensor([(e.loss, e.validation, e.learning_rate) for e in log], dtype=torch.float64)
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        with atomic_write(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"identity": self.identity})
+        tensor_files.save(self.path, tensors, {"identity": self.identity})
 
     def restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[list[Epoch], Weights]:
         """Load the stored state into a module and an optimiser.

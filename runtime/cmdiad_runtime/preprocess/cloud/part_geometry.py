@@ -10,7 +10,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.foreground import remove_background
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
-from cmdiad_runtime.sample import Mask, Sample, XyzImage
+from cmdiad_runtime.sample import Mask, Sample, XyzImage, describe_array
 
 
 class PartGeometry:
@@ -106,12 +106,21 @@ class PartGeometry:
             )
 
     def _check_array(self) -> None:
-        xyz = self.xyz
-        if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
-            raise InputError(
-                self.name,
-                found=f"a cloud of {xyz.dtype} {list(xyz.shape)}",
-                expected="an organised cloud, float32 [h, w, 3] in metres",
-                action="give x, y, z per pixel as the sensor sees them",
-                reason="wrong-array",
-            )
+        check_cloud_array(self.xyz, self.name)
+
+
+def check_cloud_array(xyz: object, name: str) -> None:
+    """Raise InputError unless a value is an organised cloud, float32 `[h, w, 3]`.
+
+    Args:
+        xyz: Value in place of a cloud.
+        name: Name of the sample, for the message.
+    """
+    if not isinstance(xyz, np.ndarray) or xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
+        raise InputError(
+            name,
+            found=f"a cloud of {describe_array(xyz)}",
+            expected="an organised cloud, float32 [h, w, 3] in metres",
+            action="give x, y, z per pixel as the sensor sees them",
+            reason="wrong-array",
+        )

@@ -13,6 +13,7 @@ from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Suffixes of mask files, in lower case."""
+_FILE_SUFFIXES = frozenset((*MASK_SUFFIXES, *(s for suffixes in MODALITY_SUFFIXES.values() for s in suffixes)))
 _MASK_ENDING = "_mask"
 _PAIR = "Add the missing file or remove its partner"
 
@@ -35,19 +36,30 @@ class Listing:
     """The content of a split.
 
     Attributes:
-        samples: Complete samples.
-        problems: One error for each sample or folder that cannot be used.
+        samples: Complete samples. The mask of a sample in `mask_problems` is None.
+        problems: One error for each folder whose place in the data set is wrong.
+        incomplete: Errors of the samples that lack a file, or have two files of one kind, by sample name.
+        mask_problems: Errors of the samples whose mask is missing or not unique, by sample name.
         counts: Number of files by defect and kind (`rgb`, `xyz` or `mask`).
     """
 
     samples: list[SampleFiles] = field(default_factory=list)
     problems: list[RunError] = field(default_factory=list)
+    incomplete: dict[str, RunError] = field(default_factory=dict)
+    mask_problems: dict[str, RunError] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[RunError]:
+        """Return all errors of the listing."""
+        return [*self.problems, *self.incomplete.values(), *self.mask_problems.values()]
 
     def add(self, other: Listing) -> None:
         """Add the content of another listing."""
         self.samples += other.samples
         self.problems += other.problems
+        self.incomplete |= other.incomplete
+        self.mask_problems |= other.mask_problems
         for defect, counts in other.counts.items():
             mine = self.counts.setdefault(defect, {})
             for kind, count in counts.items():
@@ -55,15 +67,23 @@ class Listing:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+    """Return the folders in a folder, sorted, without hidden ones and without those that are named like a file."""
+    return sorted(
+        p
+        for p in folder.glob("*")
+        if p.is_dir() and not p.name.startswith(".") and p.suffix.lower() not in _FILE_SUFFIXES
+    )
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> FilesByStem:
-    """Return the files in a folder that have one of the suffixes, without hidden ones."""
+    """Return what is named like a file with one of the suffixes in a folder, without hidden names.
+
+    A pipe, a folder or a dangling link with such a name is returned too: reading it fails, and the sample is reported
+    instead of passed over.
+    """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
             files.setdefault(path.stem, []).append(path)
     return FilesByStem(folder, files)
 
@@ -100,15 +120,18 @@ def list_defect(
         counts["mask"] = _count(masks)
     listing = Listing(counts={defect: counts})
     for stem in sorted(set().union(*(candidates.files for candidates in kinds.values()))):
+        name = f"{split}/{defect}/{stem}"
         try:
             files = {kind: _one_file(candidates, stem, _pair(kinds), _PAIR) for kind, candidates in kinds.items()}
-            mask = None
-            if masks is not None and (mask_required or stem in masks.files):
-                mask = _one_file(masks, stem, "one for each defect", "Draw the mask", what="mask")
         except RunError as error:
-            listing.problems.append(error)
+            listing.incomplete[name] = error
             continue
-        name = f"{split}/{defect}/{stem}"
+        mask = None
+        if masks is not None and (mask_required or stem in masks.files):
+            try:
+                mask = _one_file(masks, stem, "one for each defect", "Draw the mask", what="mask")
+            except RunError as error:
+                listing.mask_problems[name] = error
         listing.samples.append(SampleFiles(name, defect, files.get("rgb"), files.get("xyz"), mask))
     return listing
 

@@ -122,8 +122,13 @@ def _tasks(category: Category, folder: Path, failed: list[CmdiadError]) -> list[
         splits = [eyecandies.raw_samples(category.folder, split) for split in eyecandies.SPLITS]
         return [Task(raw, folder) for samples in splits for raw in samples]
     listings = [category.listing(split, category.modalities) for split in _MVTEC_SPLITS]
-    failed += [error for listing in listings for error in listing.problems]
-    return [Task(files, folder) for listing in listings for files in listing.samples]
+    failed += [error for listing in listings for error in listing.errors]
+    return [
+        Task(files, folder)
+        for listing in listings
+        for files in listing.samples
+        if files.name not in listing.mask_problems
+    ]
 
 
 def _copy_licence(category: Category, folder: Path) -> None:

@@ -24,6 +24,7 @@ from cmdiad_train.detectors.bank.recipe_options import recipe_from
 from cmdiad_train.detectors.bank.run_files import (
     BANKS,
     bank_names,
+    build_extractor,
     load_banks,
     load_detector,
     network_file,
@@ -32,7 +33,7 @@ from cmdiad_train.detectors.bank.run_files import (
 )
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
 from cmdiad_train.features.store import FeatureStore
-from cmdiad_train.recipe import BankRecipe, bank_part
+from cmdiad_train.recipe import BankRecipe, Recipe, bank_part
 
 
 def fit_banks(context: FitContext) -> Fitted:
@@ -82,6 +83,15 @@ def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Pa
     return float(bank_rows(xyz, training.recipe).mean()), float(bank_rows(rgb, training.recipe).std())
 
 
+def check_weights(recipe: Recipe) -> None:
+    """Build every extractor of a recipe once, so that missing weights are reported before the features of others."""
+    modalities = [*recipe.mains]
+    if bank_part(recipe).hallucination != "none":
+        modalities.append(recipe.other)
+    for modality in modalities:
+        build_extractor(recipe, modality)
+
+
 BANK = Family(
     name=BankRecipe.family,
     part=BankRecipe,
@@ -96,4 +106,5 @@ BANK = Family(
     run_name=lambda recipe: bank_part(recipe).hallucination,
     network_file=network_file,
     take_over=take_over,
+    check=check_weights,
 )

@@ -1,0 +1,203 @@
+"""Search of folders for the files to inspect: everything that is a picture or cloud of a part, and nothing else.
+
+Skipped are hidden files and folders, thumbnails, masks, results of cmdiad (wherever they lie), and files that are
+inspected already under another name (links). All of them are counted, because a part that is skipped without a word
+would pass as inspected. Anything else with a matching name is an input, also if it cannot be read: broken links,
+pipes, and folders that cannot be listed end up as NG with a reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from cmdiad_runtime.names import Modality, Sensors
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.support.lock import LOCK_NAME
+
+Skipped = Literal["hidden", "thumbnail", "mask", "own result", "link", "other format", "other folder"]
+"""Reason why a file in a folder is not inspected."""
+_TEXTS: dict[Skipped, str] = {
+    "hidden": "hidden",
+    "thumbnail": "thumbnails",
+    "mask": "masks",
+    "own result": "results of cmdiad",
+    "link": "links to files that are inspected",
+    "other format": "pictures or clouds of another format",
+    "other folder": "outside the data set's folders of the modality",
+}
+assert set(_TEXTS) == set(get_args(Skipped))
+
+_MASK_FOLDERS = frozenset(["gt", "mask", "masks", "ground_truth", "groundtruth"])
+_THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "__macosx"])
+_SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+found"])
+_MASK_ENDINGS = ("_mask", "-mask")
+_THUMBNAIL_ENDINGS = ("_thumb", "-thumb", "_thumbnail", "-thumbnail")
+_OTHER_FORMATS = frozenset(
+    [".avif", ".bmp", ".exr", ".gif", ".heic", ".jp2", ".las", ".laz", ".obj", ".raw", ".stl", ".webp", ".xyz"]
+)
+"""Pictures and clouds that cmdiad does not read. They are counted, so that nobody takes them for inspected."""
+_KNOWN = frozenset(suffix for suffixes in MODALITY_SUFFIXES.values() for suffix in suffixes)
+_LAYOUT_FOLDERS = frozenset(folder for folders in MODALITY_FOLDERS.values() for folder in folders)
+_RESULTS_MARKS = ("results.jsonl", LOCK_NAME)
+"""Files next to the folder `overlays` of results."""
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """Files to inspect.
+
+    Attributes:
+        paths: Files in order. A folder among them contains no file of the modality, or cannot be listed.
+        skipped: Number of files that were left out, by reason.
+    """
+
+    paths: tuple[Path, ...]
+    skipped: Mapping[Skipped, int] = field(default_factory=dict)
+
+    @property
+    def skipped_text(self) -> str:
+        """Return one line about the files that were left out, or "" if there are none."""
+        counts = ", ".join(
+            f"{self.skipped[reason]} {text}" for reason, text in _TEXTS.items() if reason in self.skipped
+        )
+        return f"skipped: {counts}" if counts else ""
+
+
+def find_inputs(paths: Sequence[Path], modality: Sensors) -> InputFiles:
+    """Return the files to inspect: named files as they are, and the files of a modality in folders, sorted.
+
+    For `"both"` the result contains the images; `read_sample` finds their clouds. In a folder of data-set layout (with
+    sub-folders `rgb`, `xyz` or `depth`, `gt`) only the files of the modality's sub-folder are used. Elsewhere a PNG
+    file is an image, never a depth image.
+    """
+    search = _Search("xyz" if modality == "xyz" else "rgb")
+    folders = [path for path in paths if is_folder(path)]
+    search.seen.update(filter(None, (_identity(path) for path in paths if path not in folders)))
+    inputs: list[Path] = []
+    for path in paths:
+        inputs.extend(search.files_in(path) if path in folders else [path])
+    return InputFiles(tuple(inputs), dict(search.skipped))
+
+
+def is_folder(path: Path) -> bool:
+    """Return True for a folder; False for anything else, also if the system refuses to answer."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+class _Search:
+    """Search of some folders for the files of a modality.
+
+    Attributes:
+        seen: Device and number of the files that are inspected, and of the folders that were searched.
+        skipped: Number of files that were left out, by reason.
+    """
+
+    def __init__(self, modality: Modality) -> None:
+        self.modality = modality
+        self.seen: set[tuple[int, int]] = set()
+        self.skipped: Counter[Skipped] = Counter()
+
+    def files_in(self, folder: Path) -> list[Path]:
+        """Return the files to inspect in a folder; the folder itself if there are none, or it cannot be listed."""
+        links = self.skipped["link"]
+        unreadable: list[Path] = []
+        chosen = self._of_the_layout(sorted(self._pictures_and_clouds(folder, unreadable)))
+        inputs = [path for path in chosen if self._is_new(path)]
+        only_links = self.skipped["link"] > links
+        self.skipped += Counter()  # Remove zeros.
+        return [*inputs, *unreadable] or ([] if only_links else [folder])
+
+    def _pictures_and_clouds(self, folder: Path, unreadable: list[Path]) -> Iterator[Path]:
+        """Yield the files of any modality that are no masks, thumbnails and so on, in any order."""
+        pending: list[tuple[Path, Skipped | None]] = [(folder, "own result" if _is_overlays(folder) else None)]
+        while pending:
+            current, skipped = pending.pop()
+            if skipped is None and not self._is_new(current):
+                continue
+            try:
+                entries = list(os.scandir(current))
+            except OSError:
+                if skipped is None:
+                    unreadable.append(current)
+                continue
+            for entry in entries:
+                path = current / entry.name
+                if is_folder(path):
+                    if skipped is None or not entry.is_symlink():
+                        pending.append((path, skipped or _skipped_folder(path)))
+                elif reason := skipped or _skipped_file(path):
+                    known = MODALITY_SUFFIXES[self.modality] if reason != "other format" else _OTHER_FORMATS
+                    self.skipped[reason] += path.suffix.lower() in known
+                elif path.suffix.lower() in _KNOWN:
+                    yield path
+
+    def _of_the_layout(self, files: list[Path]) -> list[Path]:
+        """Return the files in the modality's own folders of a data set, or without such folders all loose files."""
+        suffixes, mixed = MODALITY_SUFFIXES[self.modality], MIXED_SUFFIXES[self.modality]
+        loose = [path for path in files if path.parent.name not in _LAYOUT_FOLDERS]
+        chosen = [path for path in loose if path.suffix.lower() in mixed]
+        for name in MODALITY_FOLDERS[self.modality]:
+            if own := [path for path in files if path.parent.name == name and path.suffix.lower() in suffixes]:
+                self.skipped["other folder"] += len(chosen)
+                return own
+        parts = {path.with_suffix("") for path in chosen}
+        self.skipped["other format"] += sum(path.with_suffix("") not in parts for path in loose)
+        return chosen
+
+    def _is_new(self, path: Path) -> bool:
+        """Return False, and count, if a file or folder was reached by another path before."""
+        identity = _identity(path)
+        if identity in self.seen:
+            self.skipped["link"] += 1
+            return False
+        self.seen.update(filter(None, [identity]))
+        return True
+
+
+def _skipped_file(path: Path) -> Skipped | None:
+    stem = path.stem.lower()
+    if path.name.startswith("."):
+        return "hidden"
+    if stem.endswith(_MASK_ENDINGS):
+        return "mask"
+    if stem.endswith(_THUMBNAIL_ENDINGS):
+        return "thumbnail"
+    return "other format" if path.suffix.lower() in _OTHER_FORMATS else None
+
+
+def _skipped_folder(folder: Path) -> Skipped | None:
+    name = folder.name.lower()
+    if name.startswith(".") or name in _SYSTEM_FOLDERS:
+        return "hidden"
+    if name in _THUMBNAIL_FOLDERS:
+        return "thumbnail"
+    if name in _MASK_FOLDERS:
+        return "mask"
+    bundle = _exists(folder / "manifest.json") and _exists(folder / "graph.onnx")
+    return "own result" if bundle or _exists(folder / "run.json") or _is_overlays(folder) else None
+
+
+def _is_overlays(folder: Path) -> bool:
+    """Return True for the folder `overlays` in a folder of results."""
+    return folder.name == "overlays" and any(_exists(folder.parent / name) for name in _RESULTS_MARKS)
+
+
+def _exists(path: Path) -> bool:
+    return _identity(path) is not None or path.is_symlink()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and number of the file behind a path; None if there is no such file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if status.st_ino else (hash(path.resolve()), 0)

@@ -1,0 +1,84 @@
+"""Locks between processes: one process at a time writes to a folder or replaces a file.
+
+A lock is an open file that the operating system locks (`flock`, on Windows `LockFile`, through the package
+`filelock`). The system releases the lock when the process ends, however that happens, so no lock is ever stale. The
+lock file stays, empty, because removing a lock file would let two processes lock two files of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.support.files import FilePath
+
+LOCK_NAME = ".cmdiad.lock"
+"""Name of the lock file in a folder that one process owns."""
+
+
+@contextmanager
+def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Own an existing folder until the block ends. The lock file is `.cmdiad.lock` in the folder.
+
+    Args:
+        folder: Folder to own.
+        wait_s: Seconds to wait for another process; 0 refuses at once.
+
+    Raises:
+        OutputError: Another process owns the folder, or the lock file cannot be written.
+    """
+    with _locked(Path(folder) / LOCK_NAME, folder, wait_s):
+        yield
+
+
+@contextmanager
+def lock_name(target: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Own the name of a file or folder until the block ends, whether `target` exists or not.
+
+    The lock file is `.NAME.lock` in the same folder as `target`: for folders in which no other file may lie, and for
+    folders and files that are replaced as a whole.
+
+    Args:
+        target: File or folder to own. Its parent must exist.
+        wait_s: Seconds to wait for another process; 0 refuses at once.
+
+    Raises:
+        OutputError: Another process owns the name, or the lock file cannot be written.
+    """
+    resolved = Path(target).resolve()
+    with _locked(resolved.with_name(f".{resolved.name}.lock"), target, wait_s):
+        yield
+
+
+@contextmanager
+def _locked(lock_file: Path, subject: FilePath, wait_s: float) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    if not lock_file.parent.is_dir():  # filelock would create the folder
+        folder = lock_file.parent
+        raise OutputError(
+            subject, found=f"no folder {folder}", expected="an existing folder", action=f"create the folder {folder}"
+        )
+    lock = FileLock(lock_file, thread_local=False)
+    try:
+        lock.acquire(timeout=wait_s, poll_interval=0.02)
+    except Timeout as error:
+        raise OutputError(
+            subject,
+            found="a name that is in use by another process",
+            expected="no other process that writes there",
+            action="wait until the other process has ended, or choose another name",
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            subject,
+            found=f"no lock file {lock_file} ({(error.strerror or str(error)).lower()})",
+            expected="a folder in which files can be written and locked",
+            action="choose another folder",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,260 @@
+"""The kinds of bad input in docs/failure-modes.md, each as a function that makes one.
+
+A kind of file or array is inspected in front of a good sample. The registered name is the first column of the table.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cmdiad_runtime import Sample
+from cmdiad_runtime.names import Modality
+from helpers import truncate, write_cloud, write_image
+
+
+@dataclass(frozen=True)
+class Good:
+    """A good sample that a bad one is made of.
+
+    Attributes:
+        folder: Empty folder for files.
+        rgb: Image uint8 `[h, w, 3]`.
+        xyz: Cloud float32 `[h, w, 3]`, metres.
+    """
+
+    folder: Path
+    rgb: np.ndarray
+    xyz: np.ndarray
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of bad input.
+
+    Attributes:
+        make: Makes the bad input: a file, or a sample in memory.
+        modality: Modality of the detector that inspects it.
+    """
+
+    make: Callable[[Good], Path | Sample]
+    modality: Modality
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(name: str, modality: Modality = "rgb") -> Callable[[Callable[[Good], Path | Sample]], None]:
+    """Register a function that makes a bad input."""
+
+    def register(make: Callable[[Good], Path | Sample]) -> None:
+        assert name not in KINDS
+        KINDS[name] = Kind(make, modality)
+
+    return register
+
+
+def _png(folder: Path, pixels: np.ndarray, name: str = "bad.png") -> Path:
+    return write_image(folder / name, pixels)
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+@kind("A file that does not exist")
+def _(good: Good) -> Path:
+    return good.folder / "absent.png"
+
+
+@kind("A folder with the name of an image")
+def _(good: Good) -> Path:
+    path = good.folder / "folder.png"
+    path.mkdir()
+    return path
+
+
+@kind("A named pipe")
+def _(good: Good) -> Path:
+    path = good.folder / "pipe.png"
+    os.mkfifo(path)
+    return path
+
+
+@kind("A socket")
+def _(good: Good) -> Path:
+    path = good.folder / "s.png"
+    server = socket.socket(socket.AF_UNIX)
+    here = Path.cwd()
+    os.chdir(good.folder)  # the path of a socket may have 107 bytes only
+    try:
+        server.bind("s.png")
+    finally:
+        os.chdir(here)
+        server.close()
+    return path
+
+
+@kind("A device, such as /dev/zero")
+def _(good: Good) -> Path:
+    path = good.folder / "zero.png"
+    path.symlink_to("/dev/zero")
+    return path
+
+
+@kind("An empty file")
+def _(good: Good) -> Path:
+    path = good.folder / "empty.png"
+    path.touch()
+    return path
+
+
+@kind("A cut PNG file")
+def _(good: Good) -> Path:
+    return truncate(_png(good.folder, good.rgb))
+
+
+@kind("A cut PNG file with a palette")
+def _(good: Good) -> Path:
+    path = good.folder / "palette.png"
+    Image.fromarray(good.rgb).quantize(64).save(path)
+    return truncate(path)
+
+
+@kind("A cut JPEG file")
+def _(good: Good) -> Path:
+    path = good.folder / "bad.jpg"
+    Image.fromarray(good.rgb).save(path)
+    return truncate(path)
+
+
+@kind("A PNG header that announces 60 000 × 60 000 pixels")
+def _(good: Good) -> Path:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path = good.folder / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 64)
+    return path
+
+
+@kind("An image with 16 bits per channel")
+def _(good: Good) -> Path:
+    path = good.folder / "deep.png"
+    Image.fromarray(good.rgb[..., 0].astype(np.uint16) * 257).save(path)
+    return path
+
+
+@kind("An image with transparent pixels")
+def _(good: Good) -> Path:
+    path = good.folder / "alpha.png"
+    alpha = np.full((*good.rgb.shape[:2], 1), 100, np.uint8)
+    Image.fromarray(np.concatenate([good.rgb, alpha], axis=2)).save(path)
+    return path
+
+
+@kind("A CMYK image")
+def _(good: Good) -> Path:
+    path = good.folder / "print.jpg"
+    Image.fromarray(good.rgb).convert("CMYK").save(path)
+    return path
+
+
+@kind("An image that a camera rotates by EXIF")
+def _(good: Good) -> Path:
+    path = good.folder / "rotated.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(good.rgb).save(path, exif=exif)
+    return path
+
+
+@kind("A grey image where colour images were trained on")
+def _(good: Good) -> Path:
+    path = good.folder / "grey.png"
+    Image.fromarray(good.rgb).convert("L").save(path)
+    return path
+
+
+@kind("A text file with the name of an image")
+def _(good: Good) -> Path:
+    path = good.folder / "notes.png"
+    path.write_text("part 7 is on the table\n")
+    return path
+
+
+# --- Arrays of the Python API ---------------------------------------------------------------------------------------
+
+
+@kind("A sample without the image that the detector needs")
+def _(good: Good) -> Sample:
+    return Sample("cloud only", xyz=good.xyz)
+
+
+@kind("An image array of float32")
+def _(good: Good) -> Sample:
+    return Sample("float", rgb=good.rgb.astype(np.float32) / 255)  # type: ignore[arg-type]
+
+
+@kind("An image array without channels")
+def _(good: Good) -> Sample:
+    return Sample("flat", rgb=good.rgb[..., 0])
+
+
+@kind("An image array without pixels")
+def _(good: Good) -> Sample:
+    return Sample("no pixels", rgb=good.rgb[:0])
+
+
+@kind("A list instead of an array")
+def _(good: Good) -> Sample:
+    return Sample("list", rgb=good.rgb.tolist())
+
+
+@kind("A cloud array of float64", "xyz")
+def _(good: Good) -> Sample:
+    return Sample("double", xyz=good.xyz.astype(np.float64))  # type: ignore[arg-type]
+
+
+# --- Images ---------------------------------------------------------------------------------------------------------
+
+
+@kind("A lens cap: every pixel is black")
+def _(good: Good) -> Path:
+    return _png(good.folder, np.zeros_like(good.rgb))
+
+
+@kind("Light that whites out every pixel")
+def _(good: Good) -> Path:
+    return _png(good.folder, np.full_like(good.rgb, 255))
+
+
+# --- Clouds ---------------------------------------------------------------------------------------------------------
+
+
+@kind("A cloud without a measured point", "xyz")
+def _(good: Good) -> Path:
+    return write_cloud(good.folder / "nothing.tiff", np.zeros_like(good.xyz))
+
+
+@kind("A cloud in which every point is NaN", "xyz")
+def _(good: Good) -> Path:
+    return write_cloud(good.folder / "nan.tiff", np.full_like(good.xyz, np.nan))
+
+
+@kind("A cloud in millimetres", "xyz")
+def _(good: Good) -> Path:
+    return write_cloud(good.folder / "mm.tiff", good.xyz * 1000)
+
+
+@kind("A cloud file of another format under the name .tiff", "xyz")
+def _(good: Good) -> Path:
+    path = good.folder / "other.tiff"
+    path.write_bytes(b"ply\nformat ascii 1.0\n")
+    return path

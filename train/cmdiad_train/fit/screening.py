@@ -1,0 +1,88 @@
+"""Screening of the good samples before the work: what cannot be read or prepared is named, counted and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import Category, SampleFiles
+from cmdiad_train.datasets.left_out import describe
+from cmdiad_train.fit.export_inputs import golden_samples, tampered_samples, with_tampered_copy
+from cmdiad_train.fit.samples import SampleProvider
+from cmdiad_train.fit.splits import Splits
+
+
+def accept(splits: Splits, category: Category, earlier: Splits | None, reporter: Reporter) -> Splits:
+    """Report the samples that are newly left out, and return the splits if enough samples remain.
+
+    Args:
+        splits: Splits without unusable samples.
+        category: Category of the data set, for messages.
+        earlier: Splits whose left-out samples were reported already, or None.
+        reporter: Receiver of one line for each sample.
+
+    Raises:
+        RunError: Too many samples are left out, or too few remain.
+    """
+    reported = len(earlier.left_out) if earlier else 0
+    total = len(list(splits.good())) + len(splits.left_out)
+    news = [sample for sample in splits.left_out[reported:] if sample.split != "test"]
+    for line in describe(news, total, "good samples", problem="cannot be used and are left out"):
+        reporter.say(line)
+    splits.check_enough(category)
+    return splits
+
+
+def screen_reading(
+    splits: Splits, category: Category, colour: Colour, samples: SampleProvider, reporter: Reporter
+) -> Splits:
+    """Read every good sample once, keep it, and leave out those that cannot be read.
+
+    Raises:
+        RunError: Too many samples are left out, or too few remain.
+    """
+    return _screen(splits, category, ("read samples", lambda files: samples.try_read(files, colour)), reporter)
+
+
+def screen_preparing(
+    splits: Splits,
+    category: Category,
+    samples: SampleProvider,
+    settings: tuple[Callable[[SampleFiles], Preprocessing], Preprocessing],
+    reporter: Reporter,
+) -> Splits:
+    """Prepare every good sample once, and leave out those in which no part is found or that fail otherwise.
+
+    Args:
+        splits: Splits of samples that can be read.
+        category: Category of the data set, for messages.
+        samples: Source of samples, which keeps the prepared ones.
+        settings: Function that returns the preprocessing of a sample, and the preprocessing of inspection.
+        reporter: Receiver of progress and lines.
+
+    Raises:
+        RunError: Too many samples are left out, too few remain, or no tampered copy can be prepared.
+    """
+    samples.prepare_with(*settings, tampered_samples(splits))
+    screened = _screen(splits, category, ("prepare samples", samples.try_prepare), reporter)
+    with_tampered_copy(golden_samples(screened), screened.held_out, samples)  # raises now rather than at the end
+    return screened
+
+
+def _screen(
+    splits: Splits,
+    category: Category,
+    step: tuple[str, Callable[[SampleFiles], InputError | None]],
+    reporter: Reporter,
+) -> Splits:
+    good = list(splits.good())
+    unusable: dict[SampleFiles, InputError] = {}
+    for i, (_, files) in enumerate(good):
+        error = step[1](files)
+        if error is not None:
+            unusable[files] = error
+        reporter.step(step[0], i + 1, len(good))
+    return accept(splits.without(unusable), category, splits, reporter)
