@@ -271,6 +271,36 @@ def test_the_digest_depends_on_pixels_and_size_alone(tmp_path: Path) -> None:
         read_inspection_mask(tmp_path)
 
 
+def discs(folder: Path, *, marked: bool) -> Path:
+    """Round parts, with a mark that shows their direction, or without."""
+    rows, columns = np.mgrid[:SIDE, :SIDE].astype(float)
+    for split, count in (("train", 6), ("validation", 4)):
+        (folder / split / "good").mkdir(parents=True)
+        for number in range(count):
+            rng = np.random.default_rng(number if split == "train" else 100 + number)
+            row, column = 80 + rng.uniform(-4, 4, 2)
+            grey = 40 + rng.normal(0, 2, (SIDE, SIDE))
+            inside = np.hypot(rows - row, columns - column) < 50
+            grey[inside] = 170 + rng.normal(0, 3, inside.sum())
+            turn = rng.uniform(0, 2 * np.pi) if number else 0.0
+            spot = np.hypot(rows - row - 35 * np.sin(turn), columns - column - 35 * np.cos(turn)) < 6
+            grey[spot & marked] = 90
+            pixels = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+            write_image(folder / split / "good" / f"{number:03d}.png", pixels)
+    return folder
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_training_says_if_parts_have_no_direction_for_the_region(tmp_path: Path, marked: bool) -> None:
+    data = discs(tmp_path / "discs", marked=marked)
+    pixels = np.zeros((SIDE, SIDE), dtype=bool)
+    pixels[40:70, 60:90] = True
+    mask = draw(tmp_path / "mask.png", pixels)
+    ended = command(train.cli, data, *SMALL, "--view", "part", "--mask", mask, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert ("looks nearly the same after a turn" in ended.err) != marked
+
+
 # --- Detectors ---------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
@@ -59,14 +59,17 @@ def read_inspection_mask(path: Path) -> InspectionMask:
 
 
 def _read_grey(path: Path) -> npt.NDArray[np.uint8]:
+    if path.exists() and not path.is_file():
+        raise InputError(path, found="no file", expected=_EXPECTED, action="Check --mask", reason="not-a-file")
     try:
         with Image.open(path) as image:
-            if image.mode not in ("L", "1"):
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if image.mode not in ("L", "1") or not upright:
                 raise InputError(
                     path,
-                    found=f"a picture with pixels of the kind {image.mode}",
+                    found=f"a picture with pixels of the kind {image.mode}" + ("" if upright else ", turned by EXIF"),
                     expected=_EXPECTED,
-                    action="Save the mask as 8-bit grey PNG without colours and transparency",
+                    action="Save the mask as 8-bit grey PNG without colours, transparency and rotation",
                     reason="unsupported",
                 )
             grey = np.asarray(image.convert("L"))

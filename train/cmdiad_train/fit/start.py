@@ -5,16 +5,20 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.errors import InputError, OutputError, RunError
+from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.direction import ambiguous_turn
 from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
 from cmdiad_train.fit.preparing import TrainingSettings, locatable
 from cmdiad_train.fit.run_folder import is_without_results
@@ -26,6 +30,8 @@ from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.mask import MASK
 from cmdiad_train.runs.record import FILE, RunRecord, TrainedOn, ViewChoice, read_record, write_record
 
+DIRECTION_SAMPLES = 12
+"""Training samples in which the direction of parts is compared, if there is a mask."""
 PACKAGES = ("cmdiad", "torch", "timm", "scikit-learn", "numpy", "scipy")
 
 
@@ -165,7 +171,30 @@ def _masked(
     preprocessing = with_mask(request.mask, samples.read(files, preprocessing.colour), preprocessing)
     moves = "" if preprocessing.view == "sensor" else f"; the region is drawn over {files.name} and moves with the part"
     reporter.say(f"Mask: {describe_share(preprocessing)} is not inspected{moves}.")
+    _check_direction(splits, preprocessing, samples, reporter)
     return preprocessing
+
+
+def _check_direction(splits: Splits, preprocessing: Preprocessing, samples: SampleProvider, reporter: Reporter) -> None:
+    """Report if the region of a mask cannot follow the parts, because they look the same after a turn."""
+    ignored = preprocessing.ignored
+    if ignored is None or preprocessing.view == "sensor":
+        return
+    unmasked = replace(preprocessing, ignored=None)
+    parts: list[Prepared] = []
+    for files in splits.train[:DIRECTION_SAMPLES]:
+        prepared = guarded(files.name, partial(prepare_parts, samples.read(files, preprocessing.colour), unmasked))
+        parts += () if isinstance(prepared, InputError) else prepared  # left out later, with the reason
+    names = {"part": ("rgb",), "top": ("surface",), "each": ("surface", "rgb")}[preprocessing.view]
+    for name, region in zip(names, ignored.array, strict=True):
+        turn = ambiguous_turn(parts, region, name)
+        if turn is not None:
+            reporter.say(
+                f"Mask: the {'image' if name == 'rgb' else 'cloud'} of a part looks nearly the same after a turn of "
+                f"{turn} degrees, so the region may lie elsewhere on other parts. Check the overlays, or use "
+                "--view sensor with a fixture."
+            )
+            return
 
 
 def _other_training(run: Path) -> OutputError:
