@@ -104,8 +104,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "--parts",
         type=click.IntRange(1, MOST_PARTS),
         default=1,
-        help="Number of equal parts in every picture. Each is inspected in its own view (part, top or each), the worst "
-        "one decides, and any other number of parts is NG.",
+        help="Number of equal parts in every picture. Each part is inspected in a separate view (part, top or each), the "
+        "worst one decides, and any other number of parts is NG.",
     ),
     click.option(
         "--size",

@@ -92,9 +92,12 @@ def check_mask_size(mask: InspectionMask, sample: Sample) -> None:
     """Raise RunError if a mask has another size than the picture of a sample."""
     shape, expected = mask.ignored.shape, _recorded(sample).shape[:2]
     if shape != expected:
-        found = f"a mask of {shape[1]} x {shape[0]} pixels"
-        wanted = f"{expected[1]} x {expected[0]}, the size of {sample.name}"
-        raise RunError(mask.path, found=found, expected=wanted, action="Draw the mask over a training picture")
+        raise RunError(
+            mask.path,
+            found=f"a mask of {shape[1]} x {shape[0]} pixels",
+            expected=f"{expected[1]} x {expected[0]}, the size of {sample.name}",
+            action="Draw the mask over a training picture",
+        )
 
 
 def with_mask(mask: InspectionMask, sample: Sample, preprocessing: Preprocessing) -> Preprocessing:

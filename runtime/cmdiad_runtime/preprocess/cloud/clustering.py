@@ -38,8 +38,8 @@ def largest_cluster(
         True for the points of the largest cluster, bool `[N]`; among equally large clusters, of the one with the
         lowest point index. All False if there is no cluster. Noise is never returned.
     """
-    found = largest_clusters(points, 1, eps=eps, min_points=min_points)
-    return found[0] if found else np.zeros(len(points), dtype=np.bool_)
+    clusters = largest_clusters(points, 1, eps=eps, min_points=min_points)
+    return clusters[0] if clusters else np.zeros(len(points), dtype=np.bool_)
 
 
 def largest_clusters(

@@ -33,7 +33,7 @@ class PartGeometry:
 
     @property
     def image_part(self) -> Mask | None:
-        """Return the part's pixels in the image if several parts were told apart there, else None."""
+        """Return the part's pixels in the image if several parts were separated there, else None."""
         return None
 
     @property

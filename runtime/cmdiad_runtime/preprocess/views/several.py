@@ -50,7 +50,7 @@ def part_geometries(sample: Sample, preprocessing: Preprocessing) -> tuple[PartG
         top = None
     if modality == "xyz" and top is not None:
         part = None
-    return _told_apart(
+    return _separated(
         sample, preprocessing, in_image=part, in_cloud=top, image=part is not None, cloud=modality != "rgb" or not part
     )
 
@@ -69,10 +69,10 @@ def training_geometries(sample: Sample, preprocessing: Preprocessing, view: View
     if preprocessing.parts == 1 or view == "sensor":
         return (part_geometry(sample, preprocessing),)
     image, cloud = view in ("part", "each"), view in ("top", "each")
-    return _told_apart(sample, preprocessing, in_image=None, in_cloud=None, image=image, cloud=cloud)
+    return _separated(sample, preprocessing, in_image=None, in_cloud=None, image=image, cloud=cloud)
 
 
-def _told_apart(
+def _separated(
     sample: Sample,
     preprocessing: Preprocessing,
     *,
@@ -131,8 +131,8 @@ def _equal_parts(name: str, areas: Sequence[float], count: int, usual: float | N
     others = sum(area > _DIRT_AREA * usual and not low <= area <= high for area in areas)
     if len(parts) == count and not others:
         return parts
-    found = f"{_counted(len(parts), 'part')}" + (f" and {_counted(others, 'region')} of another size" if others else "")
-    raise _wrong_count(name, found, count)
+    further = f" and {_counted(others, 'region')} of another size" if others else ""
+    raise _wrong_count(name, f"{_counted(len(parts), 'part')}{further}", count)
 
 
 def in_reading_order(masks: Sequence[Mask]) -> list[Mask]:
@@ -156,7 +156,7 @@ def _matched(name: str, seen: Sequence[Mask], measured: Sequence[Mask]) -> list[
     """Return the parts of a cloud in the order of the parts in the registered image, by the largest overlap.
 
     Raises:
-        InputError: A part in the image has no part in the cloud of its own.
+        InputError: Two parts in the image overlap the same part in the cloud, or one overlaps none.
     """
     overlap = np.array([[np.count_nonzero(a & b) for b in measured] for a in seen])
     partner: npt.NDArray[np.int64] = overlap.argmax(axis=1)
