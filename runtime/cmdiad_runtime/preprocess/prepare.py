@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.preprocess.cloud.part_geometry import check_cloud_array
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry, check_cloud_array
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
 from cmdiad_runtime.preprocess.views.masking import check_size, masked
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
-from cmdiad_runtime.preprocess.views.several import part_geometries
-from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST
+from cmdiad_runtime.preprocess.views.several import parts_of
+from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
 from cmdiad_runtime.sample import Mask, Sample, describe_array
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Prepared",
     "Preprocessing",
     "needed_modalities",
+    "part_geometry",
     "prepare",
     "prepare_ground_truth",
     "prepare_parts",
@@ -46,12 +47,15 @@ def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
     return prepared
 
 
-def prepare_parts(sample: Sample, preprocessing: Preprocessing) -> tuple[Prepared, ...]:
+def prepare_parts(
+    sample: Sample, preprocessing: Preprocessing, geometry: PartGeometry | None = None
+) -> tuple[Prepared, ...]:
     """Return the network inputs of each part in a sample, in reading order.
 
     Args:
         sample: Sample with the modalities of `preprocessing.modalities`.
         preprocessing: Settings of the preprocessing, of the run or the bundle.
+        geometry: Result of `part_geometry` if the caller needs the masks of the sample too, or None.
 
     Raises:
         InputError: The sample lacks a modality, cannot be used, or has another number of parts.
@@ -59,7 +63,8 @@ def prepare_parts(sample: Sample, preprocessing: Preprocessing) -> tuple[Prepare
     _check_present(sample, preprocessing)
     check_size(sample, preprocessing)
     view = view_of(preprocessing)
-    prepared = (view.prepare(sample, geometry) for geometry in part_geometries(sample, preprocessing))
+    geometry = geometry or part_geometry(sample, preprocessing)
+    prepared = (view.prepare(sample, part) for part in parts_of(geometry, preprocessing))
     return tuple(masked(part, preprocessing.ignored) for part in prepared)
 
 

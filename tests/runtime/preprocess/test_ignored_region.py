@@ -11,10 +11,10 @@ import pytest
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion, decode_region, encode_region
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare, prepare_parts
+from cmdiad_runtime.preprocess.prepare import Preprocessing, part_geometry, prepare, prepare_parts
 from cmdiad_runtime.preprocess.views.masking import over_sensor, regions_in_view
 from cmdiad_runtime.preprocess.views.registry import VIEWS
-from cmdiad_runtime.preprocess.views.several import training_geometries
+from cmdiad_runtime.preprocess.views.several import training_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import NewerRecordError, RecordError
 from trays import SIDE, tray
@@ -34,7 +34,7 @@ def learned(view: str, modality: str) -> Preprocessing:
         VIEWS[view].locate(sample, geometry)  # type: ignore[index]
         for seed in range(3)
         for sample in [sample_of(seed)]
-        for geometry in training_geometries(sample, settings, view)  # type: ignore[arg-type]
+        for geometry in training_parts(part_geometry(sample, settings), view)  # type: ignore[arg-type]
     ]
     return VIEWS[view].learn(located, settings)  # type: ignore[index]
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.image.foreground import bright_components, image_foreground
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare, prepare_parts
+from cmdiad_runtime.preprocess.image.foreground import image_foreground, image_regions
+from cmdiad_runtime.preprocess.prepare import Preprocessing, part_geometry, prepare, prepare_parts
 from cmdiad_runtime.preprocess.settings import MOST_PARTS
 from cmdiad_runtime.preprocess.view_settings import PartSettings
 from cmdiad_runtime.preprocess.views.part import PartView
 from cmdiad_runtime.preprocess.views.part_pose import template_area
 from cmdiad_runtime.preprocess.views.registry import VIEWS
-from cmdiad_runtime.preprocess.views.several import in_reading_order, part_geometries, training_geometries
+from cmdiad_runtime.preprocess.views.several import in_reading_order, parts_of, training_parts
 from cmdiad_runtime.preprocess.views.top_pose import covered_area, covered_area_of_template
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import RecordError
@@ -36,7 +36,7 @@ def learned(view: str, modality: str, parts: int = 4) -> Preprocessing:
         VIEWS[view].locate(sample, geometry)  # type: ignore[index]
         for seed in range(3)
         for sample in [sample_of(tray(seed, places=PLACES[:parts]))]
-        for geometry in training_geometries(sample, settings, view)  # type: ignore[arg-type]
+        for geometry in training_parts(part_geometry(sample, settings), view)  # type: ignore[arg-type]
     ]
     assert len(located) == 3 * parts
     return VIEWS[view].learn(located, settings)  # type: ignore[index]
@@ -127,9 +127,8 @@ def test_image_and_cloud_must_show_the_same_parts() -> None:
 def test_parts_of_image_and_cloud_belong_together() -> None:
     settings = learned("each", "both")
     sample = sample_of(tray(9))
-    for geometry in part_geometries(sample, settings):
-        assert geometry.image_part is not None
-        overlap = (geometry.part & geometry.image_part).sum()
+    for geometry in parts_of(part_geometry(sample, settings), settings):
+        overlap = (geometry.part & geometry.image_regions.mask).sum()
         assert overlap > 0.8 * geometry.part.sum()
 
 
@@ -137,9 +136,8 @@ def test_the_usual_area_comes_from_the_template() -> None:
     settings = learned("each", "both")
     assert settings.part is not None
     assert settings.top is not None
-    geometry = part_geometries(sample_of(tray(9)), settings)[0]
-    assert geometry.image_part is not None
-    assert template_area(settings.part) == pytest.approx(geometry.image_part.sum(), rel=0.15)
+    geometry = parts_of(part_geometry(sample_of(tray(9)), settings), settings)[0]
+    assert template_area(settings.part) == pytest.approx(geometry.image_regions.mask.sum(), rel=0.15)
     area = covered_area(geometry.xyz, geometry.part, geometry.support, settings.top.pitch)
     assert covered_area_of_template(settings.top) == pytest.approx(area, rel=0.15)
 
@@ -152,16 +150,14 @@ def test_reading_order_goes_row_by_row_although_parts_do_not_line_up() -> None:
 
     places = [(5, 3), (2, 25), (6, 45), (28, 1), (25, 30), (45, 20)]
     shuffled = [square(*places[i]) for i in (4, 1, 5, 0, 3, 2)]
-    ordered = [tuple(np.argwhere(mask)[0].tolist()) for mask in in_reading_order(shuffled)]
+    ordered = [tuple(np.argwhere(shuffled[i])[0].tolist()) for i in in_reading_order(shuffled)]
     assert ordered == places
     assert in_reading_order([]) == []
 
 
 def test_one_part_is_found_as_before() -> None:
     drawn = tray(3, places=[(80.0, 80.0)])
-    mask = image_foreground(drawn.rgb)
-    (component,) = bright_components(drawn.rgb, 1, 5)
-    np.testing.assert_array_equal(component, mask)
+    np.testing.assert_array_equal(image_regions(drawn.rgb, parts=1).mask, image_foreground(drawn.rgb))
     settings = PartView.learn([PartView.locate(*_one(drawn))], Preprocessing(modality="rgb", size=SIZE))
     (several,) = prepare_parts(Sample("one", rgb=drawn.rgb), settings)
     np.testing.assert_array_equal(several.inputs["rgb"], prepare(Sample("one", rgb=drawn.rgb), settings).inputs["rgb"])
@@ -169,7 +165,7 @@ def test_one_part_is_found_as_before() -> None:
 
 def _one(drawn: Tray) -> tuple[Sample, object]:
     sample = Sample("one", rgb=drawn.rgb)
-    return sample, training_geometries(sample, Preprocessing(modality="rgb", size=SIZE), "part")[0]
+    return sample, part_geometry(sample, Preprocessing(modality="rgb", size=SIZE))
 
 
 def test_the_record_names_parts_only_if_there_are_several() -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import ViewName
-from cmdiad_runtime.preprocess.cloud import foreground
 from cmdiad_runtime.preprocess.cloud import part_geometry as part_geometry_module
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.preprocess.view_settings import TopSettings
@@ -195,9 +194,9 @@ def test_plane_and_clusters_are_searched_once_per_sample(
 
     count(part_geometry_module, "fit_support_plane")
     count(part_geometry_module, "valid_mask")
-    count(foreground, "largest_cluster")
+    count(part_geometry_module, "cluster_ranks")
     prepare(sample(2.0), settings)
-    assert calls == {"fit_support_plane": 1, "valid_mask": 1, "largest_cluster": 1}
+    assert calls == {"fit_support_plane": 1, "valid_mask": 1, "cluster_ranks": 1}
 
 
 def test_image_alone_needs_no_geometry(monkeypatch: pytest.MonkeyPatch) -> None:

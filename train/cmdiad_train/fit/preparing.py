@@ -11,7 +11,8 @@ from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
-from cmdiad_runtime.preprocess.views.several import training_geometries
+from cmdiad_runtime.preprocess.views.several import training_parts
+from cmdiad_runtime.preprocess.views.strategy import part_geometry
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
@@ -88,5 +89,5 @@ def locatable(view: ViewName, samples: Sequence[KeptFiles], preprocessing: Prepr
 
 
 def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> None:
-    for geometry in training_geometries(sample, preprocessing, view):
+    for geometry in training_parts(part_geometry(sample, preprocessing), view):
         VIEWS[view].locate(sample, geometry)

@@ -10,10 +10,10 @@ import scipy
 from PIL import Image
 
 from cmdiad_runtime.preprocess.cloud.foreground import foreground_mask
-from cmdiad_runtime.preprocess.prepare import prepare_parts
+from cmdiad_runtime.preprocess.prepare import part_geometry, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.masking import over_sensor
-from cmdiad_runtime.preprocess.views.several import part_geometries
+from cmdiad_runtime.preprocess.views.several import parts_of
 from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage
 
 PATCH_SHARE = 0.12
@@ -76,12 +76,12 @@ def _discs_on_parts(
     sample: Sample, preprocessing: Preprocessing, ignored: Mask | None
 ) -> tuple[Mask | None, list[Mask]]:
     """Return the discs in the image, or None, and the discs in the cloud, one for each part."""
-    geometries = part_geometries(sample, preprocessing)
-    in_image = [geometry.image_part for geometry in geometries]
+    geometries = parts_of(part_geometry(sample, preprocessing), preprocessing)
     image: Mask | None = None
     bumps: list[Mask] = []
     if preprocessing.modality != "xyz":
-        parts = [geometry.part if mask is None else mask for geometry, mask in zip(geometries, in_image, strict=True)]
+        in_image = preprocessing.part is not None
+        parts = [geometry.image_regions.mask if in_image else geometry.part for geometry in geometries]
         image = np.any([_disc_on(part, _share_of(part), ignored) for part in parts], axis=0)
     if preprocessing.modality != "rgb":
         bumps = [_disc_on(geometry.part, _share_of(geometry.part), ignored) for geometry in geometries]

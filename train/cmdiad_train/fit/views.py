@@ -10,8 +10,8 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
-from cmdiad_runtime.preprocess.views.several import training_geometries
-from cmdiad_runtime.preprocess.views.strategy import LocatedPart
+from cmdiad_runtime.preprocess.views.several import training_parts
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
@@ -119,7 +119,7 @@ def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> lis
         _PartNotFoundError: The view does not find the part.
     """
     try:
-        geometries = training_geometries(sample, preprocessing, view)
-        return [VIEWS[view].locate(sample, geometry) for geometry in geometries]
+        parts = training_parts(part_geometry(sample, preprocessing), view)
+        return [VIEWS[view].locate(sample, geometry) for geometry in parts]
     except InputError as error:
         raise _PartNotFoundError(error) from error

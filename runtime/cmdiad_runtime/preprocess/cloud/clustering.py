@@ -38,31 +38,22 @@ def largest_cluster(
         True for the points of the largest cluster, bool `[N]`; among equally large clusters, of the one with the
         lowest point index. All False if there is no cluster. Noise is never returned.
     """
-    clusters = largest_clusters(points, 1, eps=eps, min_points=min_points)
-    return clusters[0] if clusters else np.zeros(len(points), dtype=np.bool_)
+    return np.asarray(cluster_ranks(points, eps=eps, min_points=min_points) == 0)
 
 
-def largest_clusters(
-    points: npt.NDArray[np.floating[Any]], count: int, *, eps: float = 0.006, min_points: int = 30
-) -> list[npt.NDArray[np.bool_]]:
-    """Select the largest clusters of DBSCAN, largest first; see `largest_cluster`.
+def cluster_ranks(points: npt.NDArray[np.floating[Any]], *, eps: float = 0.006, min_points: int = 30) -> _Index:
+    """Return the rank of each point's cluster by size, int64 `[N]`: 0 in the largest cluster, -1 for noise.
 
-    Args:
-        points: Points `[N, 3]`, finite, metres.
-        count: Largest number of clusters to return.
-        eps: Radius of a neighbourhood, inclusive, metres.
-        min_points: Smallest number of points in the neighbourhood of a core point, at least 1.
-
-    Returns:
-        True for the points of each cluster, bool `[N]` each; fewer than `count` if there are no more clusters.
+    Arguments and ties are those of `largest_cluster`.
     """
     labels = _cluster_labels(points.astype(np.float64), eps, min_points)
     clustered = np.flatnonzero(labels >= 0)
     if len(clustered) == 0:
-        return []
+        return labels
     names, first, size = np.unique(labels[clustered], return_index=True, return_counts=True)
-    winners = names[np.lexsort((first, -size))[:count]]
-    return [np.asarray(labels == winner) for winner in winners]
+    rank = np.full(int(names.max()) + 2, -1, dtype=np.int64)  # the last entry is that of noise, whose label is -1
+    rank[names[np.lexsort((first, -size))]] = np.arange(len(names))
+    return rank[labels]
 
 
 def _cluster_labels(points: _Points, eps: float, min_points: int) -> _Index:

@@ -44,7 +44,7 @@ def remove_background(xyz: XyzImage, valid: Mask, plane: Plane | None) -> Mask:
 
 
 def off_support(xyz: XyzImage, valid: Mask, plane: Plane | None) -> Mask:
-    """Return the valid pixels off the support plane, bool `[h, w]`, a new array; see `remove_background`."""
+    """Return the pixels with a point at least 5 mm off the support plane, bool `[h, w]`; see `remove_background`."""
     mask = valid.copy()
     if plane is not None:
         with np.errstate(invalid="ignore"):  # infinity in pixels without a point

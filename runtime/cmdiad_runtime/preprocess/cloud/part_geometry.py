@@ -1,16 +1,19 @@
-"""Masks and support plane of one sample's cloud, each computed at most once."""
+"""Masks of one sample's image and cloud, and its support plane, each computed at most once."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.preprocess.cloud.foreground import remove_background
+from cmdiad_runtime.preprocess.cloud.clustering import cluster_ranks
+from cmdiad_runtime.preprocess.cloud.foreground import off_support
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
-from cmdiad_runtime.sample import Mask, Sample, XyzImage, describe_array
+from cmdiad_runtime.preprocess.image.foreground import ImageRegions, image_regions
+from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage, describe_array
 
 
 class PartGeometry:
@@ -27,14 +30,9 @@ class PartGeometry:
 
     def __init__(self, sample: Sample, *, foreground: bool = True, seed: int = 0) -> None:
         self.name = sample.name
-        self.sample = sample
+        self._sample = sample
         self._foreground = foreground
         self._seed = seed
-
-    @property
-    def image_part(self) -> Mask | None:
-        """Return the part's pixels in the image if several parts were separated there, else None."""
-        return None
 
     @property
     def removes_background(self) -> bool:
@@ -48,7 +46,7 @@ class PartGeometry:
         Raises:
             InputError: The sample has no cloud.
         """
-        if self.sample.xyz is None:
+        if self._sample.xyz is None:
             raise InputError(
                 self.name,
                 found="no xyz",
@@ -56,7 +54,33 @@ class PartGeometry:
                 action="add the cloud of the sample",
                 reason="missing-modality",
             )
-        return self.sample.xyz
+        return self._sample.xyz
+
+    @property
+    def rgb(self) -> RgbImage:
+        """Return the image, uint8 `[h, w, 3]`.
+
+        Raises:
+            InputError: The sample has no image.
+        """
+        if self._sample.rgb is None:
+            raise InputError(
+                self.name,
+                found="no rgb",
+                expected="a sample with an image",
+                action="add the image of the sample",
+                reason="missing-modality",
+            )
+        return self._sample.rgb
+
+    @cached_property
+    def image_regions(self) -> ImageRegions:
+        """Return the bright regions of the image, and the part among them.
+
+        Raises:
+            InputError: The sample has no image.
+        """
+        return image_regions(self.rgb)
 
     @cached_property
     def valid(self) -> Mask:
@@ -69,9 +93,21 @@ class PartGeometry:
         return fit_support_plane(self.xyz, seed=self._seed)
 
     @cached_property
+    def off_support(self) -> Mask:
+        """Return the pixels with a point off the support plane, bool `[h, w]`; all valid ones if there is no plane."""
+        return off_support(self.xyz, self.valid, self.support)
+
+    @cached_property
+    def clusters(self) -> npt.NDArray[np.int64]:
+        """Return the rank of the cluster of each point of `off_support`, 0 for the largest; -1 without a cluster."""
+        return cluster_ranks(self.xyz[self.off_support])
+
+    @cached_property
     def foreground(self) -> Mask:
         """Return the pixels of the largest cluster off the support plane, bool `[h, w]`; all False if there is none."""
-        return remove_background(self.xyz, self.valid, self.support)
+        mask = self.off_support.copy()
+        mask[mask] = self.clusters == 0
+        return mask
 
     @cached_property
     def part(self) -> Mask:
@@ -80,7 +116,15 @@ class PartGeometry:
         Raises:
             InputError: The cloud is not float32 `[h, w, 3]`, has no valid point, or only background.
         """
-        self.check_points()
+        self._check_array()
+        if not self.valid.any():
+            raise InputError(
+                self.name,
+                found="no valid point in the cloud",
+                expected="pixels whose x, y and z are finite and not 0",
+                action="check that the sensor sees the part and that the file is an xyz image",
+                reason="no-points",
+            )
         if not self._foreground:
             return self.valid
         if not self.foreground.any():
@@ -92,18 +136,6 @@ class PartGeometry:
                 reason="no-part",
             )
         return self.foreground
-
-    def check_points(self) -> None:
-        """Raise InputError if the cloud is not float32 `[h, w, 3]` or has no valid point."""
-        self._check_array()
-        if not self.valid.any():
-            raise InputError(
-                self.name,
-                found="no valid point in the cloud",
-                expected="pixels whose x, y and z are finite and not 0",
-                action="check that the sensor sees the part and that the file is an xyz image",
-                reason="no-points",
-            )
 
     def _check_array(self) -> None:
         check_cloud_array(self.xyz, self.name)

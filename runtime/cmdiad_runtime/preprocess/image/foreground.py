@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 import scipy
 from PIL import Image, ImageFilter
 
 from cmdiad_runtime.sample import Mask, RgbImage
+
+LARGE_EDGE = 1000
+"""Pixels: images with a longer edge are reduced or cropped before other work on them."""
 
 _WORKING_EDGE = 400
 """Pixels: larger images are reduced to about this size to find the part; the lengths below refer to that size."""
@@ -16,6 +22,72 @@ _CLOSED = 10  # radius: dark grooves up to twice as wide do not cut a part in tw
 _LEAST_AREA = 100
 _LEAST_DIFFERENCE = 20.0  # grey levels between part and support
 _MOST_OF_RIM = 0.5  # share of the frame's pixels; a region that covers more is no part on a support
+
+
+@dataclass(frozen=True)
+class ImageRegions:
+    """Regions of an image that are brighter than its support, at the working size.
+
+    Attributes:
+        height: Rows of the image.
+        width: Columns of the image.
+        factor: Image pixels per working pixel, along each axis.
+        labels: Label of each working pixel, int32 `[rows, columns]`; 0 on the support. Small gaps are closed.
+        part: The part's working pixels, bool `[rows, columns]`: the largest region with holes filled; all False if
+            no bright part lies on a darker support.
+    """
+
+    height: int
+    width: int
+    factor: int
+    labels: npt.NDArray[np.int32]
+    part: Mask
+
+    @cached_property
+    def areas(self) -> npt.NDArray[np.float64]:
+        """Return the share of the picture of each region, float64 `[labels]`; 0 for the support."""
+        area = np.bincount(self.labels.ravel()) / self.labels.size
+        area[0] = 0
+        return area
+
+    @cached_property
+    def mask(self) -> Mask:
+        """Return the part's pixels, bool `[height, width]`."""
+        return self.mask_in(slice(0, self.height), slice(0, self.width))
+
+    def region(self, label: int) -> Mask:
+        """Return the working pixels of a region with holes filled, bool `[rows, columns]`."""
+        return _filled(self.labels == label)
+
+    def mask_in(self, rows: slice, columns: slice) -> Mask:
+        """Return the part's pixels in a rectangle whose first row and column are multiples of `factor`."""
+        first, left = rows.start // self.factor, columns.start // self.factor
+        below, right = -(-rows.stop // self.factor), -(-columns.stop // self.factor)
+        part = self.part[first:below, left:right].repeat(self.factor, axis=0).repeat(self.factor, axis=1)
+        return part[: rows.stop - rows.start, : columns.stop - columns.start]
+
+
+def image_regions(rgb: RgbImage, *, parts: int = 1) -> ImageRegions:
+    """Find the regions that are brighter than the support, and the part: the largest one.
+
+    Images of more than 1000 pixels along an edge are reduced before the brightest channel is taken, so that the time
+    depends on the working size.
+
+    Args:
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        parts: Number of equal parts in the picture. Several parts are smaller than one and closer to each other, so
+            smaller gaps are closed.
+    """
+    height, width = rgb.shape[:2]
+    closed = max(1, round(_CLOSED / parts**0.5))
+    factor = max(1, round(max(height, width) / _WORKING_EDGE))
+    brightest = np.asarray(_brightest(rgb, factor).filter(ImageFilter.GaussianBlur(_SMOOTHED)))
+    labels, _ = scipy.ndimage.label(_closed(brightest > _threshold(brightest), closed))
+    part = _filled(_largest_region(labels))
+    rim = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
+    if part.sum() < _LEAST_AREA or rim.mean() > _MOST_OF_RIM:
+        part = np.zeros_like(part)
+    return ImageRegions(height, width, factor, labels, part)
 
 
 def image_foreground(rgb: RgbImage) -> Mask:
@@ -27,60 +99,20 @@ def image_foreground(rgb: RgbImage) -> Mask:
     Returns:
         The part's pixels, bool `[h, w]`; all False if no bright part lies on a darker support.
     """
-    height, width = rgb.shape[:2]
-    bright, factor = bright_regions(rgb, closed=_CLOSED)
-    part = _filled(_largest_region(bright))
-    if part.sum() < _LEAST_AREA or _rim(part).mean() > _MOST_OF_RIM:
-        return np.zeros((height, width), dtype=np.bool_)
-    return part.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width]
+    return image_regions(rgb).mask
 
 
-def bright_regions(rgb: RgbImage, *, closed: int) -> tuple[Mask, int]:
-    """Return the pixels brighter than the support at the working size, with small gaps closed.
-
-    Args:
-        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
-        closed: Radius of the closing, working pixels.
-
-    Returns:
-        mask: bool `[h', w']`.
-        factor: Number of image pixels along each side of a working pixel.
-    """
-    factor = max(1, round(max(rgb.shape[:2]) / _WORKING_EDGE))
-    smooth = Image.fromarray(rgb.max(axis=2)).reduce(factor).filter(ImageFilter.GaussianBlur(_SMOOTHED))
-    brightest = np.asarray(smooth)
-    return _closed(brightest > _threshold(brightest), closed), factor
+def _brightest(rgb: RgbImage, factor: int) -> Image.Image:
+    """Return the brightest channel of each pixel, reduced by a factor."""
+    if max(rgb.shape[:2]) > LARGE_EDGE:
+        return Image.fromarray(_largest_channel(np.asarray(Image.fromarray(rgb).reduce(factor))))
+    return Image.fromarray(_largest_channel(rgb)).reduce(factor)
 
 
-def bright_components(rgb: RgbImage, parts: int, most: int) -> list[Mask]:
-    """Find the largest regions brighter than the support, with small gaps closed and holes filled.
-
-    Several parts in a picture are smaller than one, and lie closer to each other than twice the closing for one part.
-    The closing therefore shrinks with the edge of a part.
-
-    Args:
-        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
-        parts: Number of parts in the picture.
-        most: Largest number of regions to return.
-
-    Returns:
-        The pixels of each region, bool `[h, w]`, largest first; empty if no bright part lies on a darker support.
-    """
-    height, width = rgb.shape[:2]
-    bright, factor = bright_regions(rgb, closed=max(1, round(_CLOSED / parts**0.5)))
-    regions, _ = scipy.ndimage.label(bright)
-    area = np.bincount(regions.ravel())
-    area[0] = 0
-    names = [int(name) for name in np.argsort(-area, kind="stable")[:most] if area[name] >= _LEAST_AREA / parts]
-    if not names or _rim(np.isin(regions, names)).mean() > _MOST_OF_RIM:
-        return []
-    small = [_filled(regions == name) for name in names]
-    return [mask.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width] for mask in small]
-
-
-def _rim(mask: Mask) -> Mask:
-    """Return the pixels of the frame of a mask, corners twice."""
-    return np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+def _largest_channel(rgb: RgbImage) -> npt.NDArray[np.uint8]:
+    """Return the maximum over the channels, uint8 `[h, w]`; over the last axis NumPy takes ten times as long."""
+    largest = np.maximum(rgb[..., 0], rgb[..., 1])
+    return np.maximum(largest, rgb[..., 2], out=largest)
 
 
 def _threshold(brightest: npt.NDArray[np.uint8]) -> float:
@@ -121,12 +153,11 @@ def _grown(mask: Mask, radius: int) -> Mask:
     return mask
 
 
-def _largest_region(mask: Mask) -> Mask:
-    """Return the largest connected region."""
-    regions, _ = scipy.ndimage.label(mask)
-    area = np.bincount(regions.ravel())
+def _largest_region(labels: npt.NDArray[np.int32]) -> Mask:
+    """Return the largest connected region; all False if there is none."""
+    area = np.bincount(labels.ravel())
     area[0] = 0
-    return np.asarray((regions == area.argmax()) & mask)
+    return np.asarray((labels == area.argmax()) & (labels > 0))
 
 
 def _filled(mask: Mask) -> Mask:

@@ -15,13 +15,13 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, surface_image
-from cmdiad_runtime.preprocess.image.foreground import image_foreground
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.view_settings import PartSettings
+from cmdiad_runtime.preprocess.views.cutout import cut_around_part
 from cmdiad_runtime.preprocess.views.part_pose import ImagePose, find_image_pose, learn_part_settings, turned
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
-from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast, image_of
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
 from cmdiad_runtime.sample import Mask, RgbImage, Sample
 
 _ANTIALIAS = 0.4  # standard deviation of the blur, in pixels of the view
@@ -44,7 +44,9 @@ class PartView:
     @staticmethod
     def locate(sample: Sample, geometry: PartGeometry) -> LocatedPart:
         """Find the part in the image; see `View`."""
-        return LocatedPart(image=(image_of(sample), _part_in_image(sample, geometry)))
+        _part_in_image(geometry)
+        cutout = cut_around_part(geometry.rgb, geometry.image_regions)
+        return LocatedPart(image=(cutout.rgb, cutout.mask))
 
     @staticmethod
     def learn(parts: Sequence[LocatedPart], preprocessing: Preprocessing) -> Preprocessing:
@@ -55,38 +57,32 @@ class PartView:
 
     def prepare(self, sample: Sample, geometry: PartGeometry) -> Prepared:
         """Return the network inputs of a sample, cut out of the image at the part; see `View`."""
-        rgb = image_of(sample)
-        check_contrast(rgb, sample.name)
-        mask = _part_in_image(sample, geometry)
-        pose = find_image_pose(rgb, mask, self.settings.array, self.settings.pitch)
+        check_contrast(geometry.rgb, sample.name)
+        _part_in_image(geometry)
         size, side = self.preprocessing.size, self.settings.side
+        cutout = cut_around_part(geometry.rgb, geometry.image_regions, scale=side / size)
+        inside = find_image_pose(cutout.rgb, cutout.mask, self.settings.array, self.settings.pitch / cutout.step)
+        pose = cutout.to_sensor(inside)
         inputs: dict[str, npt.NDArray[Any]] = {}
         if self.modality != "rgb":
             inputs["surface"] = draw_turned_normals(geometry, pose, size=size, side=side)[None]
         if self.modality != "xyz":
-            inputs["rgb"] = draw_part_view(rgb, mask, pose, size=size, side=side)[None]
+            drawn = draw_part_view(cutout.rgb, cutout.mask, inside, size=size, side=side / cutout.step)
+            inputs["rgb"] = drawn[None]
         place = PartPlace(pose, side)
-        return Prepared(inputs, PaddedSquare.of(rgb, self.preprocessing.pad_multiple), (place,))
+        return Prepared(inputs, PaddedSquare.of(geometry.rgb, self.preprocessing.pad_multiple), (place,))
 
 
-def _part_in_image(sample: Sample, geometry: PartGeometry) -> Mask:
-    """Return the part's pixels in the image, bool `[h, w]`.
-
-    Raises:
-        InputError: The image shows no part.
-    """
-    if geometry.image_part is not None:
-        return geometry.image_part
-    mask = image_foreground(image_of(sample))
-    if not mask.any():
+def _part_in_image(geometry: PartGeometry) -> None:
+    """Raise InputError unless the image shows a part."""
+    if not geometry.image_regions.part.any():
         raise InputError(
-            sample.name,
+            geometry.name,
             found="no part in the image",
             expected="a part that is brighter than its support and does not fill the picture",
             action="check camera, light and part, or train with --view sensor",
             reason="no-part",
         )
-    return mask
 
 
 def draw_part_view(rgb: RgbImage, mask: Mask, pose: ImagePose, *, size: int, side: float) -> RgbImage:
