@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from cmdiad import Inspector, Sample
+from cmdiad_bench import cli as bench
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.smaller_banks import with_smaller_banks
+from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.overlay import hatched
 from cmdiad_runtime.support.reporter import SILENT
@@ -165,6 +167,19 @@ def test_export_needs_no_mask_file_and_names_the_share(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert len(manifest["recipe"]["mask"]) == 64
     assert 0 < manifest["preprocessing"]["ignored"]["share"] < 1
+
+
+def test_the_report_and_results_state_the_share(bundle: Path, parts: Path, tmp_path: Path) -> None:
+    ended = command(bench.cli, "report", parts, bundle, "--out", tmp_path / "report")
+    assert ended.code == 0, ended.err
+    (record,) = json.loads((tmp_path / "report" / "report.json").read_text())["classes"]
+    assert record["ignored_share"] > 0.1
+    assert "Not inspected (mask)" in (tmp_path / "report" / "report.html").read_text()
+    picture = parts / "tray" / "test" / "good" / ("xyz" if bundle.stem.startswith("xyz") else "rgb")
+    ended = command(run_cli.cli, bundle, picture, "--output", tmp_path / "out")
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["ignored_share"] == pytest.approx(record["ignored_share"], abs=1e-5) for line in lines)
+    assert len(lines) == 2
 
 
 def test_stored_samples_show_nothing_of_the_region(run: Path) -> None:

@@ -144,6 +144,8 @@ def test_commands_work_with_parts(bundle: Path, trays: dict[int, Path], tmp_path
     for name, options in (("accuracy", (bundle, data)), ("report", (data, bundle, "--out", tmp_path / "report"))):
         ended = command(bench.cli, name, *options)
         assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["classes"][0]["parts"] == count
+    assert "Parts in a picture" in (tmp_path / "report" / "report.html").read_text()
     ended = command(bench.cli, "latency", bundle, data / "tray" / "test" / "good", "--runs", 2)
     assert ended.code == 0, ended.err
 

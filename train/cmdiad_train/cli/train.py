@@ -104,7 +104,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "--parts",
         type=click.IntRange(1, MOST_PARTS),
         default=1,
-        help="Number of equal parts in every picture. Each part is inspected in a separate view (part, top or each), the "
+        help="Number of equal parts in every picture. Each part has a separate view (part, top or each), the "
         "worst one decides, and any other number of parts is NG.",
     ),
     click.option(
