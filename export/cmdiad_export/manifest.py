@@ -40,7 +40,14 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         "provenance": provenance | {"seed": run.record.seed},
         "versions": run.record.versions | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
         "engines": engines,
+        **_inspected_area(run),
     }
+
+
+def _inspected_area(run: Run) -> dict[str, Any]:
+    """Return the inspected area under its name, or nothing for a run of an earlier version."""
+    area = run.record.inspected_area
+    return {} if area is None else {"inspected_area": asdict(area)}
 
 
 def _banks(run: Run) -> dict[str, Any]:

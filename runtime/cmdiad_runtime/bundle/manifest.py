@@ -22,6 +22,7 @@ from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import verify_signature
 from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_runtime.support.records import (
@@ -62,6 +63,7 @@ class Manifest:
         versions: Versions of the packages that took part.
         engines: Engines that came with the bundle.
         plan: Alternatives that the bundle was chosen from if a budget was given, or None.
+        inspected_area: Area that the detector inspects, with the limits of good samples; None in older bundles.
 
     Raises:
         RecordError: Two values contradict each other, or a value has the wrong kind.
@@ -80,6 +82,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     plan: PlanRecord | None = None
+    inspected_area: InspectedArea | None = None
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -114,6 +117,8 @@ class Manifest:
             require_instance(self, "calibration_original", Calibration)
         if self.plan is not None:
             require_instance(self, "plan", PlanRecord)
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
         require_object(self, "files")
         require(all(isinstance(f, FileRecord) for f in self.files.values()), self, "files", "a record by file name")
         make_tuple(self, "engines")
@@ -144,6 +149,7 @@ class Manifest:
             "provenance": Provenance.from_json,
             "engines": _engines_from_json,
             "plan": PlanRecord.from_json,
+            "inspected_area": InspectedArea.from_json,
         }
         return Manifest(**{name: readers[name](entry) if name in readers else entry for name, entry in values.items()})
 
@@ -164,6 +170,8 @@ class Manifest:
         }
         if self.plan is not None:
             content["plan"] = asdict(self.plan)
+        if self.inspected_area is not None:
+            content["inspected_area"] = asdict(self.inspected_area)
         if self.calibration_original is not None:
             content["calibration_original"] = self.calibration_original.to_json()
         return content

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import prepare_parts
+from cmdiad_runtime.preprocess.inspected_area.check import objection_to_area
+from cmdiad_runtime.preprocess.prepare import part_geometry, prepare_parts
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.sample import Sample
 
@@ -44,4 +45,7 @@ def make_ready(sample: Sample, bundle: Bundle) -> Ready | InputError:
 
 
 def _make_ready(sample: Sample, bundle: Bundle) -> Ready:
-    return Ready(prepare_parts(sample, bundle.preprocessing))
+    geometry = part_geometry(sample, bundle.preprocessing)
+    parts = prepare_parts(sample, bundle.preprocessing, geometry)
+    area = bundle.record.inspected_area
+    return Ready(parts, None if area is None else objection_to_area(area, geometry))

@@ -74,7 +74,7 @@ def test_owner_in_another_process(tmp_path: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path, system: str) -> None:
-    with pytest.raises(OSError):  # noqa: PT011 - the text is that of the system
+    with pytest.raises(OSError):
         take_folder(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 

@@ -54,7 +54,10 @@ def test_view_that_was_chosen_is_recorded(
     reporter = RecordingReporter()
     recipe = tiny_recipe(modality, hallucination, xyz=NORMALS, view="auto")
     record = fit(data, "gear", recipe, tmp_path / "run", reporter)
-    assert reporter.lines == []
+    (line,) = reporter.lines
+    assert line.startswith("Inspected area: the part in the ")
+    assert line.endswith("parts.png.")
+    assert (tmp_path / "run" / "parts.png").is_file()
     assert record.view == ViewChoice("auto", "")
     asked = load_run(trained(modality, hallucination, xyz=NORMALS, view=view))
     found = load_run(tmp_path / "run")

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe
+from cmdiad_runtime.preprocess.prepare import Prepared, needed_modalities, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.contact_sheet import FILE as SHEET
+from cmdiad_train.fit.contact_sheet import write_contact_sheet
 from cmdiad_train.fit.direction import ambiguous_turn
 from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
 from cmdiad_train.fit.preparing import TrainingSettings, locatable
@@ -128,15 +131,18 @@ def start_or_resume(
     colour = data_colour(splits.train)
     if _reads_samples(request, earlier):
         splits = screen_reading(splits, request.category, colour, samples, reporter)
+    area: InspectedArea | None
     if earlier is None:
         chosen = _choose_view(request, splits, colour, samples, reporter)
-        if chosen.reason:
-            reporter.say(f"Parts are seen as the sensor sees them (--view sensor): {chosen.reason}.")
-        recipe = replace(request.recipe, view=chosen.view)
+        _report(chosen, run, reporter)
+        foreground = request.recipe.foreground and not chosen.whole_cloud
+        recipe = replace(request.recipe, view=chosen.view, foreground=foreground)
         preprocessing = _masked(request, splits, chosen.preprocessing, samples, reporter)
-        view = ViewChoice(request.recipe.view, chosen.reason)
+        area = chosen.area
+        view = ViewChoice(request.recipe.view, chosen.reason, chosen.whole_cloud)
     else:
         recipe, preprocessing, view = earlier.recipe, earlier.preprocessing, earlier.view
+        area = earlier.inspected_area
     settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
     data = request.data(splits)
@@ -153,6 +159,7 @@ def start_or_resume(
         versions={package: version(package) for package in PACKAGES},
         python=platform.python_version(),
         network_from=network_digest(request),
+        inspected_area=area,
         left_out=splits.left_out,
     )
     if request.mask is not None:
@@ -207,9 +214,12 @@ def _other_training(run: Path) -> OutputError:
 
 
 def _reads_samples(request: Request, earlier: RunRecord | None) -> bool:
-    """Return True if samples are read before they are prepared, because a view is chosen or learnt from them."""
-    view = request.recipe.view if earlier is None else earlier.recipe.view
-    return view != "sensor" and (view != "auto" or request.family.preferred_view(request.recipe)[0] != "sensor")
+    """Return True if samples are read before they are prepared, because a view or area is learnt from them."""
+    recipe = request.recipe
+    if earlier is None and recipe.foreground and "xyz" in needed_modalities(recipe.modality, recipe.rgb_mask):
+        return True
+    view = recipe.view if earlier is None else earlier.recipe.view
+    return view != "sensor" and (view != "auto" or request.family.preferred_view(recipe)[0] != "sensor")
 
 
 def network_digest(request: Request) -> str | None:
@@ -219,6 +229,21 @@ def network_digest(request: Request) -> str | None:
         RunError: There is no network to take over.
     """
     return None if request.network_from is None else _network_digest(request.family, request.network_from)
+
+
+def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
+    """Write the contact sheet, and say in a line each why parts are seen as they are and what is inspected."""
+    if chosen.tiles:
+        write_contact_sheet(run / SHEET, chosen.tiles)
+    sheet = f", see {run / SHEET}" if chosen.tiles else ""
+    if chosen.reason:
+        kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
+        how = "as the sensor sees them" if chosen.view == "sensor" else "from the top in image and cloud"
+        reporter.say(f"Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{sheet}.")
+    if chosen.area.samples:
+        reporter.say(f"Inspected area: {describe(chosen.area, chosen.preprocessing.parts)}{sheet}.")
+    if chosen.warning:
+        reporter.say(f"Warning: defects outside of the inspected area are not seen: {chosen.warning}.")
 
 
 def _network_digest(family: Family, source: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from cmdiad_runtime.bundle.manifest_records import stored_preprocessing
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import is_sha256, write_json
 from cmdiad_runtime.support.records import (
@@ -75,7 +76,8 @@ class ViewChoice:
 
     Attributes:
         asked: View in the recipe on the command line; the recipe of the run names the view that was chosen.
-        because: Reason if "auto" chose the view of the sensor, or "".
+        because: Reason if "auto" did not choose the recommended view, or "".
+        whole_cloud: True if "auto" keeps the background of clouds, although the recipe on the command line removes it.
 
     Raises:
         RecordError: A value has the wrong kind, or there is no such view.
@@ -83,10 +85,12 @@ class ViewChoice:
 
     asked: str
     because: str = ""
+    whole_cloud: bool = False
 
     def __post_init__(self) -> None:
         require(isinstance(self.asked, str) and self.asked in VIEWS, self, "asked", f"one of {', '.join(VIEWS)}")
         require_text(self, "because", longest=_LONGEST_PATH)
+        require(isinstance(self.whole_cloud, bool), self, "whole_cloud", "true or false")
 
     @staticmethod
     def from_json(value: object) -> ViewChoice:
@@ -112,6 +116,7 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
+        inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
         left_out: Samples that could not be used. The field is in the file only if there are any.
 
     Raises:
@@ -129,6 +134,7 @@ class RunRecord:
     network_from: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
+    inspected_area: InspectedArea | None = None
     left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
@@ -145,6 +151,8 @@ class RunRecord:
         require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
         if self.metrics is not None:
             require_object(self, "metrics")
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
         make_tuple(self, "left_out")
         require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
         self._check_agreement()
@@ -164,11 +172,14 @@ class RunRecord:
     @property
     def asked(self) -> Recipe:
         """Return the recipe of the command line, before a view was chosen."""
-        return replace(self.recipe, view=self.view.asked)  # type: ignore[arg-type]
+        foreground = self.recipe.foreground or self.view.whole_cloud
+        return replace(self.recipe, view=self.view.asked, foreground=foreground)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "left_out"}
+        apart = ("inspected_area", "left_out")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
         left_out = [sample.to_json() for sample in self.left_out]
         return {
             "format": FORMAT,
@@ -178,6 +189,7 @@ class RunRecord:
             "data": asdict(self.data),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
+            **area,
             **({"left_out": left_out} if left_out else {}),
         }
 
@@ -191,6 +203,8 @@ class RunRecord:
         """
         content = {name: part for name, part in value.items() if name not in ("format", "format_version")}
         content = fields_from_json(RunRecord, content)
+        if content.get("inspected_area") is not None:
+            content["inspected_area"] = InspectedArea.from_json(content["inspected_area"])
         return RunRecord(
             **{
                 **content,
