@@ -129,6 +129,15 @@ def test_another_number_of_parts_is_never_ok(bundle: Path, kind: str) -> None:
     assert (inspection.verdict, inspection.reason, inspection.inspected) == ("NG", "part-count", False)
 
 
+def test_an_object_too_small_for_a_part_is_reported(bundle: Path) -> None:
+    drawn = tray(7001, places=PLACES[: COUNT[bundle.stem]])
+    drawn.rgb[75:85, 75:85] = 200
+    drawn.xyz[75:85, 75:85, 2] -= 0.012
+    with Inspector.open(bundle) as inspector:
+        inspection = inspector.inspect(sample_of(drawn))
+    assert (inspection.verdict, inspection.reason, inspection.inspected) == ("NG", "outside", True)
+
+
 def test_commands_work_with_parts(bundle: Path, trays: dict[int, Path], tmp_path: Path) -> None:
     count = COUNT[bundle.stem]
     data = trays[count]

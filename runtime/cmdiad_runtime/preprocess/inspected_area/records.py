@@ -122,5 +122,5 @@ def describe(area: InspectedArea, parts: int = 1) -> str:
     low, high = min(low for low, _ in counts), max(high for _, high in counts)
     number = f"{low * parts}" if low == high else f"{low} to {high}"
     names = [name for name in ("image", "cloud") if getattr(area, name) is not None]
-    parts = f"{number} part{'' if number == '1' else 's'} in each sample"
-    return f"the part in the {' and in the '.join(names)}, {area.share:.1%} of the picture, {parts}"
+    counted = f"{number} part{'' if number == '1' else 's'} in each sample"
+    return f"the part in the {' and in the '.join(names)}, {area.share:.1%} of the picture, {counted}"
