@@ -44,7 +44,8 @@ def main(bundle: Path, files: list[Path]) -> None:
     with Inspector.open(bundle, OpenOptions(modality="xyz")) as inspector:
         for path in files:
             inspection = inspector.inspect(Sample(path.name, xyz=read_raw3d(path)))
-            print(f"{path.name}: {inspection.verdict}  score {inspection.score:.3f}")
+            detail = f"score {inspection.score:.3f}" if inspection.inspected else inspection.message
+            print(f"{path.name}: {inspection.verdict}  {detail}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def decide(inspector: Inspector, name: str, grab_frame: Callable[[], Frame]) -> 
         inspection = inspector.inspect(Sample(name, rgb=grab_frame()))
     except CmdiadError as error:
         return "NG", str(error)
+    if not inspection.inspected:
+        return inspection.verdict, inspection.message
     return inspection.verdict, f"score {inspection.score:.3f}, threshold {inspection.threshold:.3f}"
 
 

@@ -28,17 +28,25 @@ def own_threshold(scores: list[float], rate: float) -> float:
     return sorted(scores)[rank - 1]
 
 
+def score_of(inspector: Inspector, path: Path) -> float:
+    """Return the score of a good part. A part that cannot be inspected has no score, and would spoil the threshold."""
+    inspection = inspector.inspect(Sample(path.name, rgb=read_rgb(path)))
+    if not inspection.inspected:
+        sys.exit(f"{path}: {inspection.message}")
+    return inspection.score
+
+
 def main(bundle: Path, good: Path, test: Path, rate: float = 0.25) -> None:
     """Print the new threshold, and the verdicts of the test folder with the bundle's threshold and with the new one."""
     with Inspector.open(bundle) as inspector:
-        scores = [inspector.inspect(Sample(path.name, rgb=read_rgb(path))).score for path in sorted(good.glob("*.png"))]
+        scores = [score_of(inspector, path) for path in sorted(good.glob("*.png"))]
         before = inspector.bundle.calibration.score_threshold
     threshold = own_threshold(scores, rate)
     print(f"threshold of the bundle {before:.4f}, own {threshold:.4f}")
     with Inspector.open(bundle, OpenOptions(threshold=threshold)) as inspector:
         for path in sorted(test.glob("*.png")):
             inspection = inspector.inspect(Sample(path.name, rgb=read_rgb(path)))
-            was = "NG" if inspection.score > before else "OK"
+            was = "OK" if inspection.score <= before else "NG"  # NG without a score, which is not a number
             print(f"{path.name}: bundle {was}, own {inspection.verdict}")
 
 

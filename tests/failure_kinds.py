@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from cmdiad_runtime import Sample
 from cmdiad_runtime.names import Modality
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from helpers import truncate, write_cloud, write_image
 
 
@@ -258,3 +260,131 @@ def _(good: Good) -> Path:
     path = good.folder / "other.tiff"
     path.write_bytes(b"ply\nformat ascii 1.0\n")
     return path
+
+
+@kind("An image of twice the width and height")
+def _double_size(good: Good) -> Sample:
+    return Sample("double", rgb=good.rgb.repeat(2, axis=0).repeat(2, axis=1))
+
+
+@kind("An image cut off at the side")
+def _narrow(good: Good) -> Sample:
+    return Sample("narrow", rgb=good.rgb[:, :-4].copy())
+
+
+@kind("An image with red and blue exchanged (BGR)")
+def _bgr(good: Good) -> Sample:
+    return Sample("bgr", rgb=good.rgb[..., ::-1].copy())
+
+
+@kind("A colour image without colours")
+def _faded(good: Good) -> Sample:
+    return Sample("faded", rgb=good.rgb.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8))
+
+
+@kind("Half of the light")
+def _dark(good: Good) -> Sample:
+    return Sample("dark", rgb=good.rgb // 2)
+
+
+@kind("Twice the light")
+def _bright(good: Good) -> Sample:
+    return Sample("bright", rgb=np.minimum(good.rgb.astype(np.uint16) * 2, 255).astype(np.uint8))
+
+
+@kind("A lens out of focus")
+def _blurred(good: Good) -> Sample:
+    return Sample("blurred", rgb=np.asarray(Image.fromarray(good.rgb).filter(ImageFilter.GaussianBlur(3))))
+
+
+@kind("A noisy image")
+def _noisy(good: Good) -> Sample:
+    noise = np.random.default_rng(0).normal(0, 10, good.rgb.shape)
+    return Sample("noisy", rgb=np.clip(good.rgb + noise, 0, 255).astype(np.uint8))
+
+
+def _changed(name: str, xyz: np.ndarray) -> Sample:
+    return Sample(name, xyz=np.ascontiguousarray(xyz, dtype=np.float32))
+
+
+@kind("A cloud of another size", "xyz")
+def _small_cloud(good: Good) -> Sample:
+    return _changed("small", good.xyz[::2, ::2])
+
+
+@kind("A cloud whose x axis is mirrored", "xyz")
+def _mirrored_x(good: Good) -> Sample:
+    return _changed("mirrored x", good.xyz * [-1, 1, 1])
+
+
+@kind("A cloud whose y axis is mirrored", "xyz")
+def _mirrored_y(good: Good) -> Sample:
+    return _changed("mirrored y", good.xyz * [1, -1, 1])
+
+
+@kind("A cloud whose z axis points to the sensor", "xyz")
+def _mirrored_z(good: Good) -> Sample:
+    return _changed("mirrored z", good.xyz * [1, 1, -1])
+
+
+@kind("A cloud whose x and y are swapped", "xyz")
+def _swapped_axes(good: Good) -> Sample:
+    return _changed("swapped", good.xyz[..., [1, 0, 2]])
+
+
+@kind("A cloud whose rows are stored from bottom to top", "xyz")
+def _upside_down(good: Good) -> Sample:
+    return _changed("upside down", good.xyz[::-1])
+
+
+@kind("A cloud whose rows and columns are swapped", "xyz")
+def _transposed(good: Good) -> Sample:
+    return _changed("transposed", np.swapaxes(good.xyz, 0, 1))
+
+
+@kind("A cloud from half the distance", "xyz")
+def _nearer(good: Good) -> Sample:
+    return _changed("nearer", good.xyz * 0.5)
+
+
+@kind("A cloud in which half of the points are missing, one here and one there", "xyz")
+def _thinned(good: Good) -> Sample:
+    kept = np.random.default_rng(0).random(good.xyz.shape[:2]) < 0.5
+    return _changed("thinned", good.xyz * kept[..., None])
+
+
+@kind("A cloud in which the lower half is missing", "xyz")
+def _half(good: Good) -> Sample:
+    xyz = good.xyz.copy()
+    xyz[len(xyz) // 2 :] = 0
+    return _changed("half", xyz)
+
+
+@kind("A cloud whose background is cut away, where training had it", "xyz")
+def _cut_away(good: Good) -> Sample:
+    part = PartGeometry(Sample("good", xyz=good.xyz)).part
+    return _changed("cut away", good.xyz * part[..., None])
+
+
+@kind("A cloud whose missing points are written as 65.535", "xyz")
+def _written_as_number(good: Good) -> Sample:
+    missing = ~np.isfinite(good.xyz).all(axis=2) | (good.xyz == 0).any(axis=2)
+    return _changed("65.535", np.where(missing[..., None], np.float32(65.535), good.xyz))
+
+
+@kind("A sensor that was moved by 5 cm", "xyz")
+def _moved(good: Good) -> Sample:
+    missing = (good.xyz == 0).all(axis=2, keepdims=True)
+    return _changed("moved", np.where(missing, 0, good.xyz + [0, 0, 0.05]))
+
+
+@kind("A block of material that is detached from the part", "xyz")
+def _detached(good: Good) -> Sample:
+    part = PartGeometry(Sample("good", xyz=good.xyz)).part
+    inside = ndimage.binary_erosion(part, iterations=12)
+    row, column = np.argwhere(inside)[np.count_nonzero(inside) // 2]
+    block = np.zeros_like(part)
+    block[row - 5 : row + 6, column - 5 : column + 6] = True
+    xyz = good.xyz.copy()
+    xyz[block & part, 2] -= 0.03
+    return _changed("detached", xyz)

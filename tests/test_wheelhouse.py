@@ -76,7 +76,7 @@ def test_every_dependency_has_a_wheel(index: None, machine: str, python: str, tm
         _pins(machine, python, "--extra", "cpu", "--extra", "signature"), machine, python, tmp_path
     )
     versions = {canonicalize_name(f["metadata"]["name"]): f["metadata"]["version"] for f in taken}
-    assert {"click", "numpy", "pillow", "scipy", "tifffile", "onnxruntime", "cryptography"} <= versions.keys()
+    assert {"click", "filelock", "numpy", "pillow", "scipy", "tifffile", "onnxruntime", "cryptography"} <= versions.keys()
     assert not HEAVY & versions.keys()
     for file in taken:
         name, _, _, tags = parse_wheel_filename(file["download_info"]["url"].rsplit("/", 1)[-1])

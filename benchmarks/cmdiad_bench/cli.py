@@ -80,11 +80,14 @@ def latency(  # noqa: PLR0913 - one parameter for each option
     import tempfile
 
     from cmdiad_bench.latency import LatencyOptions, measure_latency
+    from cmdiad_runtime.envelope.names import CHECKS
     from cmdiad_runtime.inspection.inputs import list_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
+    # The same files are inspected again and again, and generated samples are not like those of the training.
+    open_options = OpenOptions(engine=engine, frozen_after=0, ignore_checks=() if inputs else tuple(CHECKS))
+    with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, open_options) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
         files = list_inputs(paths, inspector.bundle.preprocessing.modality)
         reporter = TerminalReporter()
@@ -146,7 +149,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with Inspector.open(bundle, OpenOptions(engine=engine)) as inspector:
+    with Inspector.open(bundle, OpenOptions(engine=engine, frozen_after=0)) as inspector:
         reporter = TerminalReporter()
         result = measure_accuracy(inspector, data, category, reporter)
         reporter.close()
@@ -219,6 +222,19 @@ def _print_accuracy(result: dict[str, Any]) -> None:
         f"at the threshold {result['false_rejects']} of {result['good']} good rejected, "
         f"{result['missed_defects']} of {result['samples'] - result['good']} defects missed"
     )
+    unseen = result["not_inspected"]
+    if unseen["reasons"]:
+        click.echo(
+            f"{unseen['good'] + unseen['defects']} of {result['samples']} test samples could not be inspected: NG in "
+            f"the verdicts, left out of AUROC and AUPRO ({_listed(unseen['reasons'])})"
+        )
+    for kind in ("good", "defects"):
+        if result["reasons"][kind]:
+            click.echo(f"  NG of {kind:<9} {_listed(result['reasons'][kind])}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
 def _print_latency(result: dict[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ import numpy.typing as npt
 
 from cmdiad_bench.detector import family_name, family_settings
 from cmdiad_bench.machine import describe_machine
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspection import Inspection
+from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import LeftOut
+from cmdiad_train.datasets.left_out import describe as describe_left_out
 
 STAGES = ("decode", "preprocess", "engine", "post")
 PERCENTILES = (50, 90, 95, 99)
@@ -54,6 +59,8 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Measure milliseconds per sample, by stage and from file to verdict, and samples per second.
 
+    Files that cannot be read or inspected are left out of the times, and `not_inspected` has their reasons.
+
     One at a time, the total is decode + preprocess + engine: the time until the verdict. `post`, the drawing of the
     overlay, comes after the verdict. Pipelined, the total includes the wait for the engine, and `interval` is the time
     from one verdict to the next.
@@ -69,18 +76,23 @@ def measure_latency(
         that ended them, the result of the takt check, and a description of bundle and machine.
 
     Raises:
-        InputError: A file cannot be used.
+        InputError: None of the files can be inspected.
     """
     machine = describe_machine()  # read before the measurement itself causes load
     measure = _pipelined if options.pipeline else _one_by_one
-    measured = measure(inspector, [files[i % len(files)] for i in range(WARM_UP + options.runs)])
-    times, elapsed = _collect(measured, options, reporter)
+    failed: dict[str, Inspection] = {}
+    times, elapsed = _collect(measure(inspector, _in_turn(files, failed), failed), options, reporter)
+    if not times:
+        raise _nothing_inspected(files, failed)
+    for line in _lines(files, failed):
+        reporter.say(line)
     columns = {name: np.array([sample_times[name] for sample_times in times]) for name in times[0]}
     takt_ms = options.takt_ms
     return {
         "runs": len(times),
         "ended_by": "runs" if len(times) == options.runs else "seconds",
         "files": len(files),
+        "not_inspected": {name: inspection.reason for name, inspection in failed.items()},
         "pipeline": options.pipeline,
         "total_ms": _percentiles(columns["total"]),
         "stages_ms": {stage: _percentiles(columns[stage]) for stage in STAGES},
@@ -126,7 +138,7 @@ def describe(inspector: Inspector) -> dict[str, Any]:
 
 
 def _collect(measured: Stream, options: LatencyOptions, reporter: Reporter) -> tuple[Times, float]:
-    """Return the times of the samples after the warm-up, at least one, and the elapsed seconds."""
+    """Return the times of the samples after the warm-up, at least one if any can be inspected, and the seconds."""
     times: Times = []
     with closing(measured):
         for _ in islice(measured, WARM_UP):
@@ -135,30 +147,63 @@ def _collect(measured: Stream, options: LatencyOptions, reporter: Reporter) -> t
         for sample_times in measured:
             times.append(sample_times)
             reporter.step("inspect", len(times), options.runs)
-            if time.monotonic() - start >= options.seconds:
+            if len(times) == options.runs or time.monotonic() - start >= options.seconds:
                 break
         return times, time.monotonic() - start
 
 
-def _one_by_one(inspector: Inspector, files: Sequence[Path]) -> Stream:
+def _in_turn(files: Sequence[Path], failed: Mapping[str, Inspection]) -> Iterator[Path]:
+    """Yield the files in turn for ever, without those that failed; stop if all failed."""
+    while True:
+        usable = [file for file in files if str(file) not in failed]
+        if not usable:
+            return
+        yield from usable
+
+
+def _one_by_one(inspector: Inspector, files: Iterator[Path], failed: dict[str, Inspection]) -> Stream:
     for file in files:
         times: dict[str, float] = {}
         with _timed(times, "decode"):
-            sample = read_sample(file, inspector.bundle.preprocessing)
+            sample = guarded(str(file), partial(read_sample, file, inspector.bundle.preprocessing))
+        if isinstance(sample, InputError):
+            failed[str(file)] = not_inspected(str(file), sample, thresholds=inspector.thresholds)
+            continue
         inspection = inspector.inspect(sample)
+        if not inspection.inspected:
+            failed[str(file)] = inspection
+            continue
         times |= inspection.timings_ms
         times["total"] = sum(times.values())
         yield times | _post(inspection)
 
 
-def _pipelined(inspector: Inspector, files: Sequence[Path]) -> Stream:
+def _pipelined(inspector: Inspector, files: Iterator[Path], failed: dict[str, Inspection]) -> Stream:
     last = time.perf_counter()
     with closing(inspect_stream(inspector, files)) as outcomes:
         for outcome in outcomes:
-            times = _stages_of(outcome)
             now = time.perf_counter()
-            yield times | {"interval": (now - last) * 1e3}
+            if outcome.inspection.inspected:
+                yield _stages_of(outcome) | {"interval": (now - last) * 1e3}
+            else:
+                failed[str(outcome.source)] = outcome.inspection
             last = now
+
+
+def _nothing_inspected(files: Sequence[Path], failed: Mapping[str, Inspection]) -> InputError:
+    first = next(iter(failed.values()))
+    return InputError(
+        files[0].parent,
+        found=f"{len(files)} files of which none can be inspected",
+        expected="files like those of the training",
+        action=f"Pass other files; the first: {first.message}",
+        reason=first.reason or "internal",
+    )
+
+
+def _lines(files: Sequence[Path], failed: Mapping[str, Inspection]) -> Iterator[str]:
+    left_out = [LeftOut(name, "test", i.reason or "internal", i.message) for name, i in failed.items()]
+    return describe_left_out(left_out, len(files), "files", problem="could not be inspected and are left out")
 
 
 def _stages_of(outcome: InspectedSource) -> dict[str, float]:

@@ -34,7 +34,7 @@ def _bundle(path: str, engine: str, *files: str) -> dict[str, Any]:
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
-    with Inspector.open(path, OpenOptions(engine=engine)) as inspector:  # type: ignore[arg-type]  # the parent checked it
+    with Inspector.open(path, OpenOptions(engine=engine, frozen_after=0)) as inspector:  # type: ignore[arg-type]  # the parent checked it
 
         def inspect(turn: int) -> None:
             inspector.inspect(read_sample(Path(files[turn % len(files)]), inspector.bundle.preprocessing))

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from cmdiad_bench.cli import cli
 from cmdiad_train.evaluation.evaluate import METRICS
-from helpers import command
+from helpers import assert_refused, command, read_image, sample_files, truncate, write_image
 
 
 def test_defects_without_masks_are_measured_as_images(
@@ -29,3 +31,96 @@ def test_defects_without_masks_are_measured_as_images(
     assert [found[metric] is None for metric in METRICS] == [False] + [True] * 5
     for same in ("image_auroc", "image_auroc_by_defect", "false_rejects", "missed_defects"):
         assert found[same] == masked[same]
+
+
+def bad_test_split(data: Path) -> None:
+    """Damage one good sample, one defect and one mask, and take a partner away."""
+    truncate(sample_files(data, "test", "good", "rgb")[1])
+    write_image(sample_files(data, "test", "contamination", "rgb")[0], np.full((112, 112, 3), 90, np.uint8))
+    truncate(sample_files(data, "test", "hole", "gt")[0])
+
+
+def test_samples_that_cannot_be_inspected_count_as_rejected(
+    own_data: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = exported("rgb")
+    assert command(cli, "accuracy", bundle, own_data, "--json", tmp_path / "before.json").code == 0
+    bad_test_split(own_data)
+    ended = command(cli, "accuracy", bundle, own_data, "--json", tmp_path / "after.json")
+    assert ended.code == 0, ended.err
+    before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "after"))
+    assert (after["samples"], after["good"]) == (before["samples"], before["good"]) == (5, 2)
+    assert after["not_inspected"] == {"good": 1, "defects": 1, "reasons": {"unreadable": 1, "no-contrast": 1}}
+    assert after["reasons"]["good"]["unreadable"] == 1
+    assert sum(after["reasons"]["defects"].values()) >= 1
+    assert after["false_rejects"] == sum(after["reasons"]["good"].values()) >= 1
+    assert after["missed_defects"] == 3 - sum(after["reasons"]["defects"].values())
+    assert after["without_mask"] == 1
+    assert "2 of 5 test samples could not be inspected" in ended.out
+    assert "1 of 2 defective test samples have no usable mask" in ended.err
+    assert "unreadable 1, no-contrast 1" in ended.out
+
+
+def test_a_missing_partner_is_a_sample_that_cannot_be_inspected(
+    own_data: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = exported("both")
+    sample_files(own_data, "test", "good", "xyz")[0].unlink()
+    ended = command(cli, "accuracy", bundle, own_data, "--json", tmp_path / "found.json")
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["samples"], found["not_inspected"]["reasons"]) == (5, {"missing-file": 1})
+    assert found["reasons"]["good"]["missing-file"] == 1
+
+
+def test_a_test_split_of_which_nothing_can_be_inspected(
+    own_data: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = exported("rgb")
+    for path in sample_files(own_data, "test", "good", "rgb"):
+        truncate(path)
+    for name, arguments in {
+        "accuracy": (bundle, own_data),
+        "report": (own_data, bundle, "--out", tmp_path / "report"),
+    }.items():
+        ended = command(cli, name, *arguments)
+        assert_refused(ended, 7, own_data / "gear" / "test", "2 of 5 samples that cannot be inspected", "good/000")
+    assert not list((tmp_path / "report").glob("*"))
+
+
+def test_report_shows_what_could_not_be_inspected(
+    own_data: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = exported("rgb")
+    bad_test_split(own_data)
+    ended = command(cli, "report", own_data, bundle, "--out", tmp_path / "report")
+    assert ended.code == 0, ended.err
+    record = json.loads((tmp_path / "report" / "report.json").read_text())["classes"][0]
+    samples = {sample["name"]: sample for sample in record["per_sample"]}
+    assert len(samples) == 5
+    lost = samples["test/good/001"]
+    assert (lost["score"], lost["verdict"], lost["reason"], lost["correct"]) == (None, "NG", "unreadable", False)
+    flat = samples["test/contamination/000"]
+    assert (flat["score"], flat["verdict"], flat["correct"], flat["inspected"]) == (None, "NG", True, False)
+    rows = {row["defect"]: row for row in record["defects"]}
+    assert sum(row["samples"] for row in rows.values()) == 3
+    assert rows["hole"]["without_mask"] == 1
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "2 of 5 test samples could not be inspected." in page
+    assert "test/good/001 (unreadable)" in page
+
+
+def test_checks_before_scoring_count_in_verdicts_and_not_in_scores(
+    own_data: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = exported("rgb")
+    path = sample_files(own_data, "test", "good", "rgb")[0]
+    write_image(path, np.repeat(np.repeat(read_image(path), 2, axis=0), 2, axis=1))  # the same picture, twice as large
+    assert command(cli, "report", own_data, bundle, "--out", tmp_path / "report").code == 0
+    record = json.loads((tmp_path / "report" / "report.json").read_text())["classes"][0]
+    (enlarged,) = [sample for sample in record["per_sample"] if sample["name"] == "test/good/000"]
+    assert (enlarged["verdict"], enlarged["reason"], enlarged["inspected"]) == ("NG", "image-size", False)
+    assert enlarged["score"] is not None
+    assert record["not_inspected"] == {"good": 0, "defects": 0, "reasons": {}}
+    assert record["reasons"]["good"]["image-size"] == 1
+    assert record["false_rejects"] == sum(record["reasons"]["good"].values())

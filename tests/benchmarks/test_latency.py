@@ -43,7 +43,7 @@ def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> 
     with Inspector.open(exported("rgb")) as inspector:
         seen: list[str] = []
         judge = inspector.judge
-        inspector.judge = lambda name, *rest, **more: seen.append(name) or judge(name, *rest, **more)  # type: ignore[method-assign]
+        inspector.judge = lambda sample, *rest, **more: seen.append(sample.name) or judge(sample, *rest, **more)  # type: ignore[method-assign]
         figures = measure_latency(
             inspector,
             files,
@@ -75,7 +75,22 @@ def test_measurement_ends_after_the_time_limit(data: Path, exported: Cached, pip
 
 
 @pytest.mark.parametrize("pipeline", [False, True])
-def test_file_that_cannot_be_used_ends_the_measurement(own_data: Path, exported: Cached, pipeline: bool) -> None:
+def test_files_that_cannot_be_used_are_left_out_and_named(own_data: Path, exported: Cached, pipeline: bool) -> None:
+    files = sample_files(own_data, "test", "good", "rgb") + sample_files(own_data, "test", "hole", "rgb")
+    truncate(files[0])
+    recorder = RecordingReporter()
+    options = LatencyOptions(runs=4, seconds=600, pipeline=pipeline)
+    with Inspector.open(exported("rgb")) as inspector:
+        figures = measure_latency(inspector, files, options, recorder)
+    assert (figures["runs"], figures["files"], figures["ended_by"]) == (4, 3, "runs")
+    assert figures["not_inspected"] == {str(files[0]): "unreadable"}
+    assert recorder.lines[0] == "1 of 3 files could not be inspected and are left out:"
+    assert str(files[0]) in recorder.lines[1]
+    assert not [t for t in threading.enumerate() if t.name.startswith("cmdiad-prepare")]
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_files_of_which_none_can_be_used(own_data: Path, exported: Cached, pipeline: bool) -> None:
     bad = truncate(sample_files(own_data, "test", "good", "rgb")[0])
     with Inspector.open(exported("rgb")) as inspector, pytest.raises(InputError, match=bad.name):
         measure_latency(inspector, [bad], LatencyOptions(runs=3, seconds=9, pipeline=pipeline), SILENT)

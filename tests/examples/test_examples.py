@@ -43,9 +43,9 @@ def test_inspect_folder(run: Callable[..., str], exported: Exported, data: Path,
     (folder / "broken.png").write_bytes(b"no image")
     run("inspect_folder.py", exported("rgb"), folder, tmp_path / "out")
     with (tmp_path / "out" / "verdicts.csv").open() as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
+        rows = {row["name"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"0.png", "1.png", "broken.png"}
-    assert rows["broken.png"]["verdict"] == "NG"
+    assert (rows["broken.png"]["verdict"], rows["broken.png"]["reason"]) == ("NG", "unsupported")
     rejected = {Path(name).stem for name, row in rows.items() if row["verdict"] == "NG" and row["score"]}
     assert {path.name for path in (tmp_path / "out").glob("*-overlay.png")} == {f"{r}-overlay.png" for r in rejected}
 

@@ -17,6 +17,7 @@ from PIL import Image
 from cloud_files import pcd, ply, records
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, read_rgb, read_xyz
+from cmdiad_runtime.support.missing_points import without_missing_numbers
 from strategies import clouds, images
 
 Cloud = npt.NDArray[np.float32]
@@ -60,13 +61,14 @@ WRITERS: dict[str, Callable[[Path, Cloud], Any]] = {
 def test_clouds_are_read_as_they_were_written(tmp_path: Path, name: str, cloud: Cloud) -> None:
     path = tmp_path / name
     WRITERS[name](path, cloud)
+    expected = without_missing_numbers(cloud)  # The same array, unless points are repeated.
     if min(cloud.shape[:2]) < 2:  # one row or column is not an organised cloud in every format
         try:
-            assert np.array_equal(read_xyz(path), cloud)
+            assert np.array_equal(read_xyz(path), expected)
         except InputError:
             return
     else:
-        assert np.array_equal(read_xyz(path), cloud)
+        assert np.array_equal(read_xyz(path), expected)
 
 
 @given(image=images)

@@ -102,15 +102,24 @@ def _view(section: Section) -> dict[str, Any]:
         "defects": record["samples"] - record["good"],
         "charts": _charts(record),
         "facts": _facts(record, sensor),
+        "not_inspected": [sample for sample in record["per_sample"] if sample["score"] is None],
+        "reasons": list({**record["reasons"]["defects"], **record["reasons"]["good"]}),
+        "samples": sorted(record["per_sample"], key=_rank, reverse=True),
         "galleries": section.galleries,
     }
+
+
+def _rank(sample: dict[str, Any]) -> float:
+    """Return the score of a sample; samples without a score come first."""
+    return float("inf") if sample["score"] is None else float(sample["score"])
 
 
 def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
     """Return titles and drawings. The drawings contain no text from the data."""
     by_kind: dict[bool, list[float]] = {True: [], False: []}
     for sample in record["per_sample"]:
-        by_kind[sample["defect"] == "good"].append(sample["score"])
+        if sample["score"] is not None:
+            by_kind[sample["defect"] == "good"].append(sample["score"])
     rows = [Scores("Good", "good", by_kind[True], True), Scores("Defects", "defect", by_kind[False], False)]
     if record["held_out_scores"]:
         rows.insert(0, Scores("Held out, good", "held", record["held_out_scores"], True))

@@ -21,6 +21,7 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles, open_category
@@ -69,7 +70,7 @@ def write_report(
 
     Raises:
         BundleError: A bundle is damaged.
-        RunError: The data set has no labelled test split.
+        RunError: The data set has no labelled test split, or no sample of one kind can be scored.
         OutputError: `out` cannot be written.
     """
     _check_inputs(data, bundles, options.category)
@@ -80,7 +81,7 @@ def write_report(
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": options.command,
-        "data": str(data),
+        "data": printable(data),
         "versions": {package: version(package) for package in ("cmdiad", "numpy", "scipy", "pillow")},
         "intervals": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over samples"},
         "mean": _mean([section.record for section in sections]),
@@ -116,9 +117,11 @@ def _make_folder(out: Path) -> None:
 
 
 def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter) -> Section:
-    with Inspector.open(path, OpenOptions(engine=options.engine)) as inspector:
+    with Inspector.open(path, OpenOptions(engine=options.engine, frozen_after=0)) as inspector:
         category = _category_of(inspector.bundle, options.category)
         inspected = inspect_test_split(inspector, data, category, reporter)
+        for line in inspected.outcomes.lines():
+            reporter.say(line)
         measured = figures(inspector, inspected)
     return Section(_record(inspector.bundle, inspected, measured), _galleries(inspector.bundle, inspected))
 
@@ -145,33 +148,38 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
 
 def _by_defect(inspected: Inspected, aurocs: dict[str, float]) -> list[dict[str, Any]]:
     defects, known = inspected.outcomes.defects, inspected.outcomes.known
+    verdicts = [verdict for verdict in inspected.verdicts if verdict.defect != GOOD]
     return [
         {
             "defect": defect,
-            "samples": int((defects == defect).sum()),
+            "samples": sum(verdict.defect == defect for verdict in verdicts),
             "without_mask": int((~known & (defects == defect)).sum()),
-            "missed": int((~inspected.rejected & (defects == defect)).sum()),
-            "image_auroc": auroc,
+            "missed": sum(verdict.defect == defect and not verdict.rejected for verdict in verdicts),
+            "image_auroc": aurocs.get(defect),
         }
-        for defect, auroc in aurocs.items()
+        for defect in sorted({verdict.defect for verdict in verdicts})
     ]
 
 
 def _per_sample(inspected: Inspected) -> list[dict[str, Any]]:
+    """Return one entry for each sample of the split; score and map of a sample that cannot be scored are None."""
     outcomes = inspected.outcomes
+    scored = {printable(files.name): i for i, files in enumerate(outcomes.files)}
     return [
         {
-            "name": files.name,
-            "defect": files.defect,
-            "score": float(score),
-            "verdict": "NG" if rejected else "OK",
-            "correct": bool(rejected) == (files.defect != GOOD),
-            "map_max": float(anomaly_map.max()),
-            "has_mask": files.ground_truth is not None,
+            "name": verdict.name,
+            "defect": verdict.defect,
+            "score": None if i is None else float(outcomes.scores[i]),
+            "verdict": "NG" if verdict.rejected else "OK",
+            "reason": verdict.reason,
+            "message": verdict.message,
+            "inspected": verdict.inspected,
+            "correct": verdict.rejected == (verdict.defect != GOOD),
+            "map_max": None if i is None else float(outcomes.maps[i].max()),
+            "has_mask": i is not None and bool(outcomes.known[i]) and verdict.defect != GOOD,
         }
-        for files, score, rejected, anomaly_map in zip(
-            outcomes.files, outcomes.scores, inspected.rejected, outcomes.maps, strict=True
-        )
+        for verdict in inspected.verdicts
+        for i in [scored.get(verdict.name)]
     ]
 
 
@@ -197,8 +205,9 @@ def _galleries(bundle: Bundle, inspected: Inspected) -> list[Gallery]:
     defects = lowest[~good[lowest]]
     worst, best = defects[:_ROWS], defects[_ROWS:][::-1][:_ROWS]
     false_rejects, missed = int((rejected & good).sum()), int((~rejected & ~good).sum())
+    parts = "scored good parts" if outcomes.left_out else "good parts"
     chosen = [
-        ("Good parts that score highest", f"{false_rejects} of {int(good.sum())} good parts are rejected.", worst_good),
+        ("Good parts that score highest", f"{false_rejects} of {int(good.sum())} {parts} are rejected.", worst_good),
         ("Defects that score lowest", f"{missed} of {len(defects)} defects are missed.", worst),
         ("Defects that score highest", "The defects that are easiest to detect.", best),
     ]
@@ -215,14 +224,14 @@ def _rows(
     outcomes = inspected.outcomes
     return [
         Row(
-            name=files.name,
+            name=printable(files.name),
             good=files.defect == GOOD,
             rejected=bool(inspected.rejected[i]),
             score=float(outcomes.scores[i]),
             pictures=draw_pictures(
                 files,
                 companions.get(files.name),
-                None if files.ground_truth is None else outcomes.masks[i],
+                outcomes.masks[i] if outcomes.known[i] and files.ground_truth is not None else None,
                 outcomes.maps[i],
                 bundle.preprocessing,
                 bundle.calibration.map_threshold,

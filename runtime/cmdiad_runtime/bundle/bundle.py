@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Tolerance
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
-from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest, write_content
+from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_contents import GraphContentError, check_graph_contents
 from cmdiad_runtime.engines.graph_file import weights_path
+from cmdiad_runtime.envelope.names import CHECKS, LEARNT_CHECKS
+from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
 
 _ORIGINAL = "calibration_original"
+_ORIGINAL_OFF = "envelope_off_original"
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,28 @@ class Bundle:
         record: Validated content of `manifest.json`.
         manifest: Content of `manifest.json` as parsed JSON, without the manifest's own hash.
         calibration: Thresholds in use; those of the manifest unless they were adjusted for one run.
+        ignored_checks: Names of the checks of the recording conditions that are switched off, in the manifest or for
+            one run.
     """
 
     path: Path
     record: Manifest
     manifest: dict[str, Any]
     calibration: Calibration
+    ignored_checks: tuple[str, ...] = ()
+
+    @property
+    def skipped_checks(self) -> tuple[str, ...]:
+        """Return the names of the checks that are not made: those switched off, or all without an envelope."""
+        without = LEARNT_CHECKS if self.record.envelope is None else ()
+        return tuple(name for name in CHECKS if name in without or name in self.ignored_checks)
+
+    @property
+    def exported_off(self) -> tuple[str, ...]:
+        """Return the names of the checks that were switched off when the bundle was exported."""
+        if self.record.envelope_off_original is not None:
+            return self.record.envelope_off_original
+        return () if self.record.envelope is None else self.record.envelope.off
 
     @property
     def name(self) -> str:
@@ -97,19 +117,45 @@ class Bundle:
             check_graph_contents(folder / GRAPH)
         except (GraphContentError, OSError) as error:
             raise damaged(folder / GRAPH, str(error)) from error
-        return Bundle(folder, record, content, record.calibration)
+        ignored = () if record.envelope is None else record.envelope.off
+        return Bundle(folder, record, content, record.calibration, ignored)
 
 
-def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
-    """Replace the calibration in a bundle's manifest. The exported one is kept there as `calibration_original`.
+def with_calibration(bundle: Bundle, calibration: Calibration) -> dict[str, Any]:
+    """Return the content of the manifest with another calibration. The exported one is kept as `calibration_original`.
 
-    Writing the exported calibration back restores the manifest as it was exported, byte for byte.
-
-    Raises:
-        OutputError: The bundle cannot be written to.
+    The content with the exported calibration is that of the exported manifest, byte for byte.
     """
     content = {**bundle.manifest, "calibration": bundle.manifest.get(_ORIGINAL, bundle.manifest["calibration"])}
     content.pop(_ORIGINAL, None)
     if calibration != bundle.certified_calibration:
         content |= {"calibration": calibration.to_json(), _ORIGINAL: content["calibration"]}
-    write_content(bundle.path, content)
+    return content
+
+
+def with_ignored_checks(bundle: Bundle, content: Mapping[str, Any], checks: Collection[str]) -> dict[str, Any]:
+    """Return the content of the manifest with other checks switched off.
+
+    The checks that were switched off at training are kept as `envelope_off_original`, so that they can be restored.
+
+    Args:
+        bundle: Verified bundle.
+        content: Content of the manifest, which may have another calibration already.
+        checks: Names of the checks that are switched off.
+
+    Raises:
+        BundleError: The bundle has no envelope, and a check is switched off.
+    """
+    if bundle.record.envelope is None:
+        if not checks:
+            return dict(content)
+        raise BundleError(
+            bundle.path,
+            found="no envelope: an earlier cmdiad exported the bundle",
+            expected="a bundle with checks that can be switched off",
+            action="train and export again",
+        )
+    off, exported = [name for name in CHECKS if name in checks], list(bundle.exported_off)
+    changed = {**content, "envelope": {**content["envelope"], "off": off}}
+    changed.pop(_ORIGINAL_OFF, None)
+    return changed if off == exported else {**changed, _ORIGINAL_OFF: exported}

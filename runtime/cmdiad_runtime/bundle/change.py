@@ -7,14 +7,15 @@ process may leave a file under a temporary name, which no reader uses and which 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from cmdiad_runtime.bundle.bundle import Bundle, write_calibration
+from cmdiad_runtime.bundle.bundle import Bundle, with_calibration, with_ignored_checks
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, SIGNATURE, damaged
+from cmdiad_runtime.bundle.manifest import write_content
 from cmdiad_runtime.bundle.signature import sign
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.files import atomic_write, remove_leftovers
@@ -25,24 +26,33 @@ WAIT_S = 10.0
 """Longest time to wait for another process that changes the same bundle."""
 
 
-def change_calibration(path: str | PathLike[str], change: Callable[[Bundle], Calibration]) -> Bundle:
+def change_bundle(
+    path: str | PathLike[str],
+    calibrate: Callable[[Bundle], Calibration],
+    switch_off: Callable[[Bundle], Collection[str]] | None = None,
+) -> Bundle:
     """Replace the calibration in a bundle's manifest by one that is computed from the present bundle.
 
     Args:
         path: Folder of the bundle.
-        change: Function that returns the new calibration of the verified bundle. Called while no other process changes
-            the bundle, so no change is lost.
+        calibrate: Function that returns the new calibration of the verified bundle. Called while no other process
+            changes the bundle, so no change is lost.
+        switch_off: Function that returns the names of the checks of the recording conditions that the bundle no longer
+            makes; None keeps the checks.
 
     Returns:
         The changed bundle, verified.
 
     Raises:
-        BundleError: The bundle is missing or damaged, or `change` refused it.
+        BundleError: The bundle is missing or damaged, or a function refused it.
         OutputError: The bundle cannot be written to, or another process changes it for longer than `WAIT_S`.
     """
     with _sole_writer(Path(path)):
         bundle = Bundle.open(path)
-        write_calibration(bundle, change(bundle))
+        changed = with_calibration(bundle, calibrate(bundle))
+        if switch_off is not None:
+            changed = with_ignored_checks(bundle, changed, switch_off(bundle))
+        write_content(bundle.path, changed)
         return Bundle.open(path)
 
 
@@ -52,7 +62,7 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
     Raises:
         BundleError: The bundle is missing or damaged, or the file contains no private key.
         EngineError: The package cryptography is missing.
-        OutputError: See `change_calibration`.
+        OutputError: See `change_bundle`.
     """
     with _sole_writer(path):
         Bundle.open(path)
@@ -72,11 +82,11 @@ def _sole_writer(folder: Path) -> Iterator[None]:
     """Own a bundle for a change, and remove what killed changes left."""
     try:
         release = take_folder(folder, wait_s=WAIT_S)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         Bundle.open(folder)  # A missing or unreadable bundle has its own error.
         raise OutputError(
             folder,
-            found=f"a folder that cannot be locked ({error.strerror or error})",
+            found=f"a folder that cannot be locked ({error})",
             expected="a folder that one process at a time can change",
             action="copy the bundle to another file system",
         ) from error

@@ -16,7 +16,7 @@ from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.records import RecordError, is_number, require
 from cmdiad_runtime.support.regular_file import open_regular
 
-GOLDEN_LIMIT = 640 << 20
+GOLDEN_LIMIT = 512 << 20
 """Largest size of a golden set in memory, bytes. A small archive may unpack to any size."""
 _READ_LIMIT = 4 << 20
 """Largest single read from an archive, bytes. The index of an archive is read at once, arrays in small blocks."""

@@ -1,4 +1,4 @@
-"""The files of a bundle: exactly those that the manifest lists, of the stated size, within limits, with the stated hash.
+"""The files of a bundle: those that the manifest lists and no others, of the stated size and hash, within limits.
 
 A bundle contains regular files and folders only. Links, pipes, sockets, devices and files that the manifest does not
 list are refused, so a signature of the manifest covers everything in the folder.
@@ -146,8 +146,8 @@ def _foreign(path: Path, problem: str, expected: str) -> BundleError:
         path,
         found=problem,
         expected=expected,
-        action="the bundle was damaged or added to: remove that, or copy the bundle again. Run cmdiad-build for engines "
-        "that an earlier version built there",
+        action="the bundle was damaged or added to: remove that, or copy the bundle again. Run cmdiad-build again for "
+        "engines that an earlier version built there",
     )
 
 

@@ -21,6 +21,8 @@ from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRec
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import verify_signature
 from cmdiad_runtime.engines.graph_file import joint_digest
+from cmdiad_runtime.envelope.names import CHECKS
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
@@ -64,6 +66,9 @@ class Manifest:
         engines: Engines that came with the bundle.
         plan: Alternatives that the bundle was chosen from if a budget was given, or None.
         inspected_area: Area that the detector inspects, with the limits of good samples; None in older bundles.
+        envelope: Recording conditions of the training samples, or None in bundles of earlier versions.
+        envelope_off_original: Checks that were switched off when the bundle was exported, if that was changed since,
+            or None.
 
     Raises:
         RecordError: Two values contradict each other, or a value has the wrong kind.
@@ -83,6 +88,8 @@ class Manifest:
     engines: tuple[EngineRecord, ...] = ()
     plan: PlanRecord | None = None
     inspected_area: InspectedArea | None = None
+    envelope: Envelope | None = None
+    envelope_off_original: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -119,6 +126,12 @@ class Manifest:
             require_instance(self, "plan", PlanRecord)
         if self.inspected_area is not None:
             require_instance(self, "inspected_area", InspectedArea)
+        if self.envelope is not None:
+            require_instance(self, "envelope", Envelope)
+        if self.envelope_off_original is not None:
+            make_tuple(self, "envelope_off_original")
+            known = self.envelope is not None and all(name in CHECKS for name in self.envelope_off_original)
+            require(known, self, "envelope_off_original", "names of checks, with an envelope")
         require_object(self, "files")
         require(all(isinstance(f, FileRecord) for f in self.files.values()), self, "files", "a record by file name")
         make_tuple(self, "engines")
@@ -150,6 +163,7 @@ class Manifest:
             "engines": _engines_from_json,
             "plan": PlanRecord.from_json,
             "inspected_area": InspectedArea.from_json,
+            "envelope": Envelope.from_json,
         }
         return Manifest(**{name: readers[name](entry) if name in readers else entry for name, entry in values.items()})
 
@@ -174,6 +188,10 @@ class Manifest:
             content["inspected_area"] = asdict(self.inspected_area)
         if self.calibration_original is not None:
             content["calibration_original"] = self.calibration_original.to_json()
+        if self.envelope is not None:
+            content["envelope"] = self.envelope.to_json()
+        if self.envelope_off_original is not None:
+            content["envelope_off_original"] = list(self.envelope_off_original)
         return content
 
     def check_listed(self, *, weights: bool) -> None:
@@ -271,6 +289,9 @@ def _read_bytes(folder: Path) -> bytes:
             expected="a bundle written by cmdiad-export",
             action="check the path, or export the run again",
         ) from error
+    except PermissionError as error:
+        action = "allow this account to read the bundle"
+        raise BundleError(path, found="permission denied", expected="a readable bundle", action=action) from error
     except OSError as error:
         raise damaged(path, f"no readable file ({error.strerror or error})") from error
     if len(content) > MANIFEST_LIMIT:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = """Build an engine from the graph of BUNDLE, for this device and with the TensorRT version installed here.
 
 Requires only the runtime and TensorRT or TensorRT-RTX, so the command works on a Jetson or an offline box. The engine
-is written to the cache folder (CMDIAD_CACHE) of this account; the bundle stays as it came. The file next to the
+is written to the cache folder (CMDIAD_CACHE) of this account; the bundle stays unchanged. The file next to the
 engine records the graph, library and device.
 
 An engine gives verdicts only after the self-test has passed on this device: cmdiad-run BUNDLE --self-test

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,19 +11,23 @@ import click
 
 from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.output import ResultLines, say
+from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
+    from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
     from cmdiad_runtime.names import Sensors
+    from cmdiad_runtime.readers.reading import ReadFiles
 
 SOME_FAILED = 3
 
@@ -94,6 +100,18 @@ EXIT_CODES = {
     click.option("--self-test", is_flag=True, help="Repeat the certificate on this device and keep the result."),
 )
 @option_group(
+    "Input",
+    click.option(
+        "--input-timeout",
+        type=click.FloatRange(min=0),
+        callback=finite,
+        default=60.0,
+        metavar="SECONDS",
+        help="Seconds within which the files of one sample must be read; a slower file is NG. Files are read in "
+        "separate processes, which can be ended. 0: no limit, and files are read in this process.",
+    ),
+)
+@option_group(
     "Decision",
     click.option(
         "--threshold",
@@ -107,6 +125,25 @@ EXIT_CODES = {
         callback=finite,
         help="Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle, for "
         "this run.",
+    ),
+)
+@option_group(
+    "Recording conditions",
+    click.option(
+        "--ignore-check",
+        "ignore_checks",
+        metavar="NAME",
+        type=click.Choice(CHECKS),
+        multiple=True,
+        help="Switch a check of the recording conditions off for this run, by the reason in the results, for example "
+        "exposure; may be repeated.  [default: all checks of the bundle]",
+    ),
+    click.option(
+        "--frozen-after",
+        metavar="N",
+        type=click.IntRange(min=2),
+        default=FROZEN_AFTER,
+        help="Number of identical frames in a row that makes a sample NG.",
     ),
 )
 @option_group(
@@ -132,8 +169,11 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     engine: EngineName,
     rebuild: bool,
     self_test: bool,
+    input_timeout: float,
     threshold: float | None,
     false_reject_rate: float | None,
+    ignore_checks: tuple[str, ...],
+    frozen_after: int,
     output: Path | None,
     append: bool,
     csv: bool,
@@ -157,6 +197,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         rebuild=rebuild,
         threshold=threshold,
         false_reject_rate=false_reject_rate,
+        ignore_checks=ignore_checks,
+        frozen_after=frozen_after,
         require_signature=require_signature,
     )
     if not inputs:
@@ -165,7 +207,9 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     from cmdiad_runtime.inspection.results import ResultsOptions
 
     stored = ResultsOptions(append=append, table=csv, overlays=overlays)
-    return SOME_FAILED if _inspect_all(bundle, inputs, options, output, stored) else 0
+    with _reader(input_timeout) as read_files:
+        failed = _inspect_all(bundle, inputs, options, read_files, output, stored)
+    return SOME_FAILED if failed else 0
 
 
 def main() -> None:
@@ -208,12 +252,28 @@ def _require_bundle(path: Path, modality: Sensors | None) -> None:
     raise BundleError(path, found=problem, expected="the folder of a bundle as the first argument", action=action)
 
 
+@contextmanager
+def _reader(timeout_s: float) -> Iterator[ReadFiles]:
+    """Yield the function that reads the files of a sample, within a time limit unless this is 0."""
+    from cmdiad_runtime.readers.reading import read_files
+    from cmdiad_runtime.readers.worker import TimedReader
+
+    if timeout_s == 0:
+        yield read_files
+        return
+    with TimedReader(timeout_s) as reader:
+        yield reader.read_files
+
+
 def _inspect_all(
-    bundle: Path, inputs: tuple[Path, ...], options: OpenOptions, output: Path | None, stored: ResultsOptions
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    options: OpenOptions,
+    read_files: ReadFiles,
+    output: Path | None,
+    stored: ResultsOptions,
 ) -> int:
     """Inspect the inputs in order and return the number of inputs that could not be inspected."""
-    from contextlib import closing, nullcontext
-
     from cmdiad_runtime.inspection.find_inputs import find_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.pipeline import inspect_stream
@@ -221,14 +281,16 @@ def _inspect_all(
     from cmdiad_runtime.inspection.results import open_results
 
     with Inspector.open(bundle, options) as inspector:
+        _report_checks(inspector.bundle)
         files = find_inputs(inputs, inspector.bundle.preprocessing.modality)
         if files.skipped_text:
             say(files.skipped_text)
         lines, passed, failed = ResultLines(), 0, 0
         with open_results(output, station_of(inspector), stored) if output else nullcontext() as results:
             try:
-                with closing(inspect_stream(inspector, files.paths)) as stream:
+                with closing(inspect_stream(inspector, files.paths, read_files=read_files)) as stream:
                     for inspected in stream:
+                        check_signals()
                         ok = _report(inspected, results, lines)
                         passed, failed = passed + ok, failed + (not ok)
             finally:
@@ -242,6 +304,17 @@ def _inspect_all(
             action="repeat the run with --output",
         )
     return failed
+
+
+def _report_checks(bundle: Bundle) -> None:
+    """Print which checks of the recording conditions are not made."""
+    if bundle.record.envelope is None:
+        say(
+            "note: the bundle has no envelope, so pictures unlike the training samples are scored without a word. "
+            "Train and export again with this version."
+        )
+    elif bundle.skipped_checks:
+        say(f"checks switched off: {', '.join(bundle.skipped_checks)}")
 
 
 def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:

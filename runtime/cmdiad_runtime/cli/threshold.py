@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
+from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.calibration import Calibration
 
-HELP = """Show the threshold of BUNDLE, or change the threshold in the bundle without an export and without torch.
+HELP = """Show threshold and checks of BUNDLE, or change them in the bundle without an export and without torch.
 
 A false-reject rate is turned into thresholds of score and map by means of the held-out scores in the bundle. Scores
 of samples do not change. The exported calibration is kept; --reset restores the exported thresholds.
@@ -67,26 +68,50 @@ RATE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
         callback=finite,
         help="Raw map value above which a pixel is drawn as anomalous.",
     ),
-    click.option("--reset", is_flag=True, help="Restore the exported calibration."),
+    click.option("--reset", is_flag=True, help="Restore the exported calibration and the exported checks."),
 )
-def cli(path: Path, rate: float | None, threshold: float | None, map_threshold: float | None, reset: bool) -> None:
+@option_group(
+    "Recording conditions",
+    click.option(
+        "--ignore-check",
+        "ignore_checks",
+        metavar="NAME",
+        type=click.Choice(CHECKS),
+        multiple=True,
+        help="Switch a check of the recording conditions off in the bundle, for example exposure; may be repeated. "
+        "--reset restores the exported checks.",
+    ),
+)
+def cli(
+    path: Path,
+    rate: float | None,
+    threshold: float | None,
+    map_threshold: float | None,
+    reset: bool,
+    ignore_checks: tuple[str, ...],
+) -> None:
     """See HELP."""
     by_hand = threshold is not None or map_threshold is not None
     if by_hand + (rate is not None) + reset > 1:
         raise click.UsageError("pass one of --false-reject-rate, --reset, or --threshold with --map-threshold")
+    if reset and ignore_checks:
+        raise click.UsageError("--reset restores all checks: leave --ignore-check out")
     from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.bundle.change import change_calibration
+    from cmdiad_runtime.bundle.change import change_bundle
     from cmdiad_runtime.bundle.threshold import adjusted
 
-    def change(bundle: Bundle) -> Calibration:
+    def change_threshold(bundle: Bundle) -> Calibration:
         if reset:
             return bundle.certified_calibration
         return adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
 
-    if not (reset or by_hand or rate is not None):
+    def change_checks(bundle: Bundle) -> tuple[str, ...]:
+        return bundle.exported_off if reset else (*bundle.ignored_checks, *ignore_checks)
+
+    if not (reset or by_hand or rate is not None or ignore_checks):
         _show(Bundle.open(path))
         return
-    changed = change_calibration(path, change)
+    changed = change_bundle(path, change_threshold, change_checks if reset or ignore_checks else None)
     _warn_of_signature(path)
     _show(changed)
 
@@ -109,10 +134,22 @@ def _show(bundle: Bundle) -> None:
     lines = _lines(calibration)
     if calibration != exported:
         lines["exported with"] = f"score {exported.score_threshold:.6g}, map {exported.map_threshold:.6g}"
+    lines |= _check_lines(bundle)
     for name, value in lines.items():
         click.echo(f"{name:<17} {value}")
     if calibration.warning:
         click.echo(f"warning: {calibration.warning}", err=True)
+
+
+def _check_lines(bundle: Bundle) -> dict[str, str]:
+    envelope = bundle.record.envelope
+    if envelope is None:
+        return {"envelope": "none: recording conditions are not checked; train and export again"}
+    checked = f"{envelope.samples} training samples, stated false-alarm rate {envelope.false_alarm_rate:.2%}"
+    lines = {"envelope": checked, "switched off": ", ".join(envelope.off) or "no check"}
+    if bundle.record.envelope_off_original is not None:
+        lines["checks exported"] = ", ".join(bundle.record.envelope_off_original) or "none switched off"
+    return lines
 
 
 def _lines(calibration: Calibration) -> dict[str, str]:

@@ -99,8 +99,13 @@ class _Walk:
                 self._tensor(start, at)
             elif within is not None:
                 self.message(within, start, at, depth + 1)
-            elif kind == "node" and number == _OPERATOR and self._data[start : min(at, start + 64)] in _OUTSIDE_OPERATORS:
-                raise GraphContentError(f"the operator {self._text(start, at)}, which reads another file")
+            elif kind == "node" and number == _OPERATOR:
+                self._operator(start, at)
+
+    def _operator(self, start: int, end: int) -> None:
+        name = self._data[start : min(end, start + 64)]
+        if name in _OUTSIDE_OPERATORS:
+            raise GraphContentError(f"the operator {name.decode()}, which reads another file")
 
     def _tensor(self, at: int, end: int) -> None:
         locations: list[int] = []

@@ -132,8 +132,8 @@ class _Search:
                 path = current / entry.name
                 if is_folder(path):
                     if skipped is None or not entry.is_symlink():
-                        pending.append((path, skipped or _skipped_folder(path)))
-                elif reason := skipped or _skipped_file(path):
+                        pending.append((path, skipped or skipped_folder(path)))
+                elif reason := skipped or skipped_file(path):
                     known = MODALITY_SUFFIXES[self.modality] if reason != "other format" else _OTHER_FORMATS
                     self.skipped[reason] += path.suffix.lower() in known
                 elif path.suffix.lower() in _KNOWN:
@@ -162,7 +162,8 @@ class _Search:
         return True
 
 
-def _skipped_file(path: Path) -> Skipped | None:
+def skipped_file(path: Path) -> Skipped | None:
+    """Return the reason why a file is no input because of its name, or None."""
     stem = path.stem.lower()
     if path.name.startswith("."):
         return "hidden"
@@ -173,7 +174,8 @@ def _skipped_file(path: Path) -> Skipped | None:
     return "other format" if path.suffix.lower() in _OTHER_FORMATS else None
 
 
-def _skipped_folder(folder: Path) -> Skipped | None:
+def skipped_folder(folder: Path) -> Skipped | None:
+    """Return the reason why a folder contains no inputs, or None."""
     name = folder.name.lower()
     if name.startswith(".") or name in _SYSTEM_FOLDERS:
         return "hidden"

@@ -9,8 +9,9 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.find_inputs import find_inputs, is_folder
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.readers import XYZ_SUFFIXES, read_rgb, read_xyz
+from cmdiad_runtime.readers import XYZ_SUFFIXES
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
+from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
 
@@ -27,22 +28,27 @@ def list_inputs(paths: Sequence[Path], modality: Sensors) -> list[Path]:
     return list(inputs.paths)
 
 
-def read_sample(path: Path, preprocessing: Preprocessing) -> Sample:
+def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFiles = read_files) -> Sample:
     """Read one file as a sample, and the cloud that belongs to an image if the detector needs both.
 
     Args:
         path: Image, or cloud if the detector needs no image.
         preprocessing: Settings of the detector.
+        read_files: Function that reads the files; `TimedReader.read_files` limits the time.
 
     Raises:
-        InputError: A file is missing or cannot be used.
+        InputError: A file is missing or cannot be used, or the path is a folder without a file of the modality.
     """
-    if is_folder(path):
-        raise _no_file(path, "rgb" if "rgb" in preprocessing.modalities else "xyz")
-    if "rgb" not in preprocessing.modalities:
-        return Sample(str(path), xyz=read_xyz(path))
-    xyz = read_xyz(_cloud_of(path, preprocessing)) if "xyz" in preprocessing.modalities else None
-    return Sample(str(path), rgb=read_rgb(path, colour=preprocessing.colour), xyz=xyz)
+    image = path if "rgb" in preprocessing.modalities else None
+    try:
+        cloud = None
+        if "xyz" in preprocessing.modalities:
+            cloud = path if image is None else _cloud_of(image, preprocessing)
+        return read_files(str(path), image, cloud, colour=preprocessing.colour)
+    except InputError as error:
+        if error.reason in ("not-a-file", "missing-modality") and is_folder(path):
+            raise _no_file(path, "xyz" if image is None else "rgb") from error
+        raise
 
 
 def _no_file(folder: Path, modality: Modality) -> InputError:
@@ -53,7 +59,7 @@ def _no_file(folder: Path, modality: Modality) -> InputError:
         expected=f"files ending in {', '.join(plain)}",
         action="check the folder and --modality"
         + ("; depth images in PNG belong into a folder named depth" if modality == "xyz" else ""),
-        reason="missing-file",
+        reason="not-a-file",
     )
 
 

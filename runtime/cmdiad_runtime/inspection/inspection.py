@@ -36,6 +36,8 @@ class Inspection:
         ignored_share: Share of the inspected area that the inspection mask excludes; 0 without a mask.
         timings_ms: Wall-clock milliseconds by stage: `preprocess`, and `engine` if the engine was reached.
         sample: The inspected sample, for `overlay`; None if its file could not be read.
+        skipped_checks: Names of the checks of the recording conditions that were not made: those that are switched off,
+            or all if the bundle has no envelope.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Inspection:
     ignored_share: float = 0.0
     timings_ms: dict[str, float] = field(default_factory=dict)
     sample: Sample | None = field(default=None, repr=False, compare=False)
+    skipped_checks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.reason is None and not (self.inspected and self.score <= self.threshold):  # False for NaN
@@ -100,6 +103,7 @@ class Inspection:
             "score": self.score if math.isfinite(self.score) else None,
             "threshold": self.threshold,
             "map_max": None if self.map is None else float(self.map.max()),
+            "skipped_checks": list(self.skipped_checks),
             "timings_ms": {stage: round(value, 3) for stage, value in self.timings_ms.items()},
             **ignored,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.bundle.engine_selection import choose_engine
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.engines import Engine
+from cmdiad_runtime.envelope.frame import FrameCounter
+from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
 from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -27,7 +30,7 @@ DEFAULT_OPTIONS = OpenOptions()
 
 
 def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Bundle:
-    """Verify a bundle and apply the options that concern its files and thresholds.
+    """Verify a bundle and apply the options that concern its files, thresholds and checks.
 
     Args:
         path: Folder of the bundle.
@@ -45,6 +48,7 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
             expected=f"one for --modality {options.modality}",
             action=f"train and export a detector with --modality {options.modality}, or change the option",
         )
+    bundle = replace(bundle, ignored_checks=tuple({*bundle.ignored_checks, *options.ignore_checks}))
     return adjusted(bundle, score=options.threshold, false_reject_rate=options.false_reject_rate)
 
 
@@ -57,11 +61,17 @@ class Inspector:
     Attributes:
         bundle: Verified bundle.
         engine: Open engine.
+
+    Args:
+        bundle: See Attributes.
+        engine: See Attributes.
+        frozen_after: Number of identical frames in a row that makes a sample NG; 0 accepts any number.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, *, frozen_after: int = FROZEN_AFTER) -> None:
         self.bundle = bundle
         self.engine = engine
+        self._frames = FrameCounter(0 if "frozen" in bundle.ignored_checks else frozen_after)
 
     @staticmethod
     def open(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Inspector:
@@ -77,7 +87,8 @@ class Inspector:
             EngineError: The engine is not installed, does not fit, or has not passed its self-test on this device.
         """
         bundle = open_bundle(path, options)
-        return Inspector(bundle, choose_engine(bundle, options.engine, rebuild=options.rebuild).engine)
+        engine = choose_engine(bundle, options.engine, rebuild=options.rebuild).engine
+        return Inspector(bundle, engine, frozen_after=options.frozen_after)
 
     def inspect(self, sample: Sample) -> Inspection:
         """Inspect one sample.
@@ -110,15 +121,16 @@ class Inspector:
             EngineError: The engine failed.
         """
         timings = {"preprocess": preprocess_ms}
+        ready = self._frames.add(sample.name, {} if isinstance(ready, InputError) else ready.checksums) or ready
         if isinstance(ready, InputError):
-            return not_inspected(sample.name, ready, thresholds=self.thresholds, timings_ms=timings, sample=sample)
+            return self.not_inspected(sample.name, ready, timings_ms=timings, sample=sample)
         start = time.perf_counter()
         outputs = [self.engine.run(part.inputs) for part in ready.parts]
         timings["engine"] = (time.perf_counter() - start) * 1e3
         try:
             score, anomaly_map = _worst(ready, outputs)
         except InputError as error:
-            return not_inspected(sample.name, error, thresholds=self.thresholds, timings_ms=timings, sample=sample)
+            return self.not_inspected(sample.name, error, timings_ms=timings, sample=sample)
         threshold, map_threshold = self.thresholds
         reason, message = _reason(score, threshold, ready.objection)
         ignored = self.bundle.preprocessing.ignored
@@ -135,7 +147,15 @@ class Inspector:
             ignored_share=0.0 if ignored is None else ignored.share,
             timings_ms=timings,
             sample=sample,
+            skipped_checks=self.bundle.skipped_checks,
         )
+
+    def not_inspected(
+        self, name: str, error: InputError, *, timings_ms: dict[str, float] | None = None, sample: Sample | None = None
+    ) -> Inspection:
+        """Return the result NG of a sample that cannot be read or used; see `cmdiad_runtime.inspection.inspection`."""
+        inspection = not_inspected(name, error, thresholds=self.thresholds, timings_ms=timings_ms, sample=sample)
+        return replace(inspection, skipped_checks=self.bundle.skipped_checks)
 
     @property
     def thresholds(self) -> tuple[float, float]:

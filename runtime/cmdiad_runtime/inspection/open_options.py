@@ -8,8 +8,9 @@ from typing import get_args
 
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.names import Sensors
-from cmdiad_runtime.support.records import is_number, require
+from cmdiad_runtime.support.records import is_number, make_tuple, require, require_integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class OpenOptions:
         rebuild: True to build a TensorRT or TensorRT-RTX engine if the bundle has none that fits this device.
         threshold: Raw score to use instead of the bundle's score threshold; the map threshold stays.
         false_reject_rate: Rate in (0, 1) to recompute both thresholds for, from the bundle's held-out scores.
+        ignore_checks: Names of checks of the recording conditions to switch off, see `cmdiad_runtime.envelope.names`.
+        frozen_after: Number of identical frames in a row that makes a sample NG (`frozen`); 0 accepts any number.
         require_signature: Public key (PEM file) whose owner must have signed the bundle; None requires no signature.
 
     Raises:
@@ -34,6 +37,8 @@ class OpenOptions:
     rebuild: bool = False
     threshold: float | None = None
     false_reject_rate: float | None = None
+    ignore_checks: tuple[str, ...] = ()
+    frozen_after: int = FROZEN_AFTER
     require_signature: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
@@ -47,5 +52,10 @@ class OpenOptions:
         if self.false_reject_rate is not None:
             inside = is_number(self.false_reject_rate, 0, 1) and 0 < self.false_reject_rate < 1
             require(inside, self, "false_reject_rate", "a number between 0 and 1")
+        make_tuple(self, "ignore_checks")
+        known = all(name in CHECKS for name in self.ignore_checks)
+        require(known, self, "ignore_checks", f"names out of {', '.join(CHECKS)}")
+        require_integer(self, "frozen_after", 0, 1 << 40)
+        require(self.frozen_after != 1, self, "frozen_after", "0, or at least 2")
         if self.threshold is not None and self.false_reject_rate is not None:
             raise ValueError("pass a threshold or a false-reject rate, not both")

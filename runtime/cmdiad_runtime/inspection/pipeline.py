@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,10 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
 AHEAD = 2
@@ -68,7 +69,13 @@ class _Examined:
     preprocess_ms: float
 
 
-def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ahead: int = AHEAD) -> InspectedSources:
+def inspect_stream(
+    inspector: Inspector,
+    sources: Iterable[Path | Sample],
+    *,
+    ahead: int = AHEAD,
+    read_files: ReadFiles = read_files,
+) -> InspectedSources:
     """Inspect files or samples in order, preparing up to `ahead` of them while the engine works.
 
     A sample that cannot be read or used is NG with a reason, and the inspection continues with the next one. No
@@ -80,6 +87,8 @@ def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ah
         sources: Files or samples to inspect.
         ahead: Number of samples prepared in addition to the one in the engine, at least 1. Each one occupies memory
             for its image, cloud and inputs.
+        read_files: Function that reads the files of a sample, in up to `ahead` threads at the same time. With
+            `TimedReader.read_files` no file can stop the inspection.
 
     Raises:
         ValueError: `ahead` is below 1.
@@ -87,12 +96,14 @@ def inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], *, ah
     """
     if ahead < 1:
         raise ValueError(f"at least one sample must be prepared ahead, got {ahead}")
-    return _inspect_stream(inspector, sources, ahead)
+    return _inspect_stream(inspector, sources, ahead, read_files)
 
 
-def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahead: int) -> InspectedSources:
+def _inspect_stream(
+    inspector: Inspector, sources: Iterable[Path | Sample], ahead: int, read_files: ReadFiles
+) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
-    examine = partial(_examine, inspector.bundle)
+    examine = partial(_examine, inspector.bundle, read_files)
     try:
         waiting = iter(sources)
         queue: deque[tuple[Path | Sample, Future[_Examined]]] = deque()
@@ -106,13 +117,13 @@ def _inspect_stream(inspector: Inspector, sources: Sequence[Path | Sample], ahea
         pool.shutdown(cancel_futures=True)
 
 
-def _examine(bundle: Bundle, source: Path | Sample) -> _Examined:
+def _examine(bundle: Bundle, read_files: ReadFiles, source: Path | Sample) -> _Examined:
     began = time.perf_counter()
     sample: Sample | InputError
     if isinstance(source, Sample):
         sample = source
     else:
-        sample = guarded(str(source), partial(read_sample, source, bundle.preprocessing))
+        sample = guarded(str(source), partial(read_sample, source, bundle.preprocessing, read_files=read_files))
     read = time.perf_counter()
     ready = make_ready(sample, bundle) if isinstance(sample, Sample) else sample
     return _Examined(sample, ready, began, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
@@ -120,7 +131,7 @@ def _examine(bundle: Bundle, source: Path | Sample) -> _Examined:
 
 def _inspected(inspector: Inspector, source: Path | Sample, examined: _Examined) -> InspectedSource:
     if isinstance(examined.sample, InputError):
-        inspection = not_inspected(str(source), examined.sample, thresholds=inspector.thresholds)
+        inspection = inspector.not_inspected(str(source), examined.sample)
     else:
         inspection = inspector.judge(examined.sample, examined.ready, preprocess_ms=examined.preprocess_ms)
     return InspectedSource(source, inspection, examined.read_ms, (time.perf_counter() - examined.began) * 1e3)

@@ -6,14 +6,17 @@ the part, and last the content outside the inspected area. The first failure end
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.envelope.examine import examine
+from cmdiad_runtime.envelope.frame import Checksums, checksums_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.check import objection_to_area
-from cmdiad_runtime.preprocess.prepare import part_geometry, prepare_parts
+from cmdiad_runtime.preprocess.prepare import check_present, prepare_parts
 from cmdiad_runtime.preprocess.views.prepared import Prepared
+from cmdiad_runtime.preprocess.views.strategy import part_geometry
 from cmdiad_runtime.sample import Sample
 
 
@@ -25,10 +28,12 @@ class Ready:
         parts: Network inputs of each part in the sample; one, or `--parts` many.
         objection: Reason against the verdict OK that does not prevent the inspection, such as unknown content outside
             the inspected area, or None.
+        checksums: Checksums of the arrays that are inspected, which show a frozen sensor.
     """
 
     parts: tuple[Prepared, ...]
     objection: InputError | None = None
+    checksums: Checksums = field(default_factory=dict)
 
 
 def make_ready(sample: Sample, bundle: Bundle) -> Ready | InputError:
@@ -45,7 +50,12 @@ def make_ready(sample: Sample, bundle: Bundle) -> Ready | InputError:
 
 
 def _make_ready(sample: Sample, bundle: Bundle) -> Ready:
-    geometry = part_geometry(sample, bundle.preprocessing)
-    parts = prepare_parts(sample, bundle.preprocessing, geometry)
+    settings = bundle.preprocessing
+    check_present(sample, settings)
+    geometry = part_geometry(sample, settings)
+    if bundle.record.envelope is not None:
+        examine(sample, geometry, settings, bundle.record.envelope, bundle.ignored_checks)
+    parts = prepare_parts(sample, settings, geometry)
     area = bundle.record.inspected_area
-    return Ready(parts, None if area is None else objection_to_area(area, geometry))
+    objection = None if area is None else objection_to_area(area, geometry)
+    return Ready(parts, objection, checksums=checksums_of(sample, settings))

@@ -103,7 +103,8 @@ class Results:
         stored = Stored(part_id=part_id, read_ms=inspected.read_ms, overlay=overlay, overlay_error=error)
         line = result_line(inspected.inspection, stored, self._station)
         self._lines.append(json_line(line))
-        line["overlay_error"] = self._settle() or line["overlay_error"]
+        if problem := self._settle():  # The stored line names a picture that could not get its name: warn.
+            line |= {"overlay": None, "overlay_error": problem}
         if self._table is not None:
             self._table.append(csv_line(line))
         return line
@@ -145,6 +146,8 @@ class Results:
             else:
                 last.temporary.unlink(missing_ok=True)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                last.temporary.unlink()
             return _reason(error)
         return ""
 

@@ -24,6 +24,7 @@ __all__ = [
     "LEAST_CONTRAST",
     "Prepared",
     "Preprocessing",
+    "check_present",
     "needed_modalities",
     "part_geometry",
     "prepare",
@@ -55,12 +56,12 @@ def prepare_parts(
     Args:
         sample: Sample with the modalities of `preprocessing.modalities`.
         preprocessing: Settings of the preprocessing, of the run or the bundle.
-        geometry: Result of `part_geometry` if the caller needs the masks of the sample too, or None.
+        geometry: Geometry of the sample if it was used before, so that nothing is computed twice; None makes a new one.
 
     Raises:
         InputError: The sample lacks a modality, cannot be used, or has another number of parts.
     """
-    _check_present(sample, preprocessing)
+    check_present(sample, preprocessing)
     check_size(sample, preprocessing)
     view = view_of(preprocessing)
     geometry = geometry or part_geometry(sample, preprocessing)
@@ -73,7 +74,7 @@ def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Prep
     return resize_ground_truth(pad_to_square(mask, multiple=preprocessing.pad_multiple), preprocessing.size)
 
 
-def _check_present(sample: Sample, preprocessing: Preprocessing) -> None:
+def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
     """Raise InputError if a sample lacks a modality, or if image and cloud do not fit each other."""
     if preprocessing.modality != "xyz" and sample.rgb is None:
         raise _missing(sample, "rgb", f"the detector's modality is {preprocessing.modality}")

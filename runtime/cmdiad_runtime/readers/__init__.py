@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers._files import FilePath, open_input
+from cmdiad_runtime.readers._files import FilePath, open_input, refusing_failures
 from cmdiad_runtime.readers.image import Colour, image_colour, read_rgb
 from cmdiad_runtime.sample import XyzImage
 
@@ -32,12 +32,14 @@ _CLOUD_READERS = {
 XYZ_SUFFIXES = tuple(_CLOUD_READERS)
 """Suffixes of cloud files, in lower case. A PNG file is a cloud only if it is a depth image."""
 
+_CLOUD = f"a cloud or depth image in a file ending in {', '.join(XYZ_SUFFIXES)}"
+
 
 def read_xyz(path: FilePath) -> XyzImage:
     """Read an organised point cloud, or a depth image with its intrinsics; the suffix selects the format.
 
-    A point with a NaN or infinite coordinate becomes three zeros. A cloud that contains only missing points is no
-    error.
+    A point with a NaN or infinite coordinate, or with a number that stands for a missing point (see
+    `without_missing_numbers`), becomes three zeros. A cloud that contains only missing points is no error.
 
     Args:
         path: File with one of the suffixes `XYZ_SUFFIXES`, in upper or lower case.
@@ -47,19 +49,19 @@ def read_xyz(path: FilePath) -> XyzImage:
 
     Raises:
         InputError: The file is missing, empty, damaged, in another format than its suffix, not organised in rows
-            and columns, larger than 100 million points, or in millimetres; or a depth image has no intrinsics.
+            and columns, beyond a limit (see `limits`), or in millimetres; or a depth image has no intrinsics.
     """
     name = _CLOUD_READERS.get(Path(path).suffix.lower())
     if name is None:
         raise _unknown_format(path)
     module = import_module(f"{__name__}.{name}")
-    cloud: XyzImage = getattr(module, f"read_{name}")(path)
-    return cloud
+    with refusing_failures(path, expected=_CLOUD):
+        cloud: XyzImage = getattr(module, f"read_{name}")(path)
+        return cloud
 
 
 def _unknown_format(path: FilePath) -> InputError:
-    expected = f"a cloud or depth image in a file ending in {', '.join(XYZ_SUFFIXES)}"
-    with open_input(path, expected=expected):  # A missing file or a folder has a message that says so.
+    with open_input(path, expected=_CLOUD):  # A missing file or a folder has a message that says so.
         problem = f"a file ending in {Path(path).suffix or 'nothing'}"
         action = "save the cloud in one of these formats"
-        return InputError(path, found=problem, expected=expected, action=action, reason="unsupported")
+        return InputError(path, found=problem, expected=_CLOUD, action=action, reason="unsupported")

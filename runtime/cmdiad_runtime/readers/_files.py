@@ -4,74 +4,164 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import warnings
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import BinaryIO, NoReturn, cast
 
 from cmdiad_runtime.errors import CmdiadError, InputError
+from cmdiad_runtime.readers import limits
 from cmdiad_runtime.reasons import Reason
-
-MAX_PIXELS = 100_000_000
-"""Largest image to decode: 300 MB as RGB, more than any inspection needs."""
-
-_MAX_HEADER = 65_536
-"""Largest text header of a PLY or PCD file in bytes."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES = 26
 """Length of the PNG signature and the IHDR chunk up to the bit depth (byte 24) and the colour type (byte 25)."""
 
 _AGAIN = "wait until the sensor has written the file, or record the sample again"
+_SPECIAL_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 FilePath = str | PathLike[str]
+
+
+class ContentError(Exception):
+    """Content of a file that is refused, raised where the path is not known; `decoding` adds the path.
+
+    Args:
+        found: Description of the problem.
+        action: What the user can do about it.
+        reason: Machine-readable reason.
+
+    Attributes:
+        found: See Args.
+        action: See Args.
+        reason: See Args.
+    """
+
+    def __init__(self, found: str, action: str, reason: Reason = "unsupported") -> None:
+        super().__init__(found)
+        self.found = found
+        self.action = action
+        self.reason: Reason = reason
 
 
 @contextmanager
 def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     """Open a file for reading.
 
+    Only a regular file is opened, so that opening and reading never wait for another process.
+
     Args:
         path: File to open.
         expected: Description of a correct file, for messages.
 
     Raises:
-        InputError: The file is missing, is a folder, cannot be read, or is empty.
+        InputError: The file is missing, is no regular file, cannot be read, is empty, or is larger than
+            `limits.MAX_FILE_BYTES`; or reading it fails or takes too much memory inside the context.
+    """
+    with refusing_failures(path, expected=expected):
+        try:
+            _check_kind(path, Path(path).stat().st_mode, expected)  # Some devices act when they are opened.
+            file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
+        except (OSError, ValueError) as error:
+            problem = f"a file that cannot be opened ({error})"
+            raise _refused(path, problem, expected, "check the permissions of the file") from error
+        with file:
+            status = os.fstat(file.fileno())
+            _check_kind(path, status.st_mode, expected)
+            if status.st_size > limits.MAX_FILE_BYTES:
+                problem = f"a file of {status.st_size / 1e6:,.0f} MB"
+                action = f"save a file of at most {limits.MAX_FILE_BYTES / 1e6:,.0f} MB"
+                raise _refused(path, problem, expected, action, "too-large")
+            if not file.read(1):
+                raise _refused(path, "an empty file", expected, _AGAIN)
+            file.seek(0)
+            yield file
+
+
+@contextmanager
+def refusing_failures(path: FilePath, *, expected: str) -> Iterator[None]:
+    """Turn an error of the disk and a lack of memory into an InputError.
+
+    Args:
+        path: File, for messages.
+        expected: Description of a correct file.
+
+    Raises:
+        InputError: The system reported an error while the file was read, or memory is short.
     """
     try:
-        file = Path(path).open("rb")  # noqa: SIM115 - closed below; this try must not see the caller's errors
-    except FileNotFoundError as error:
-        raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
-    except IsADirectoryError as error:
-        raise _refused(path, "a folder", expected, "pass a file in this folder", "not-a-file") from error
-    except (OSError, ValueError) as error:
-        problem = f"a file that cannot be opened ({error})"
-        raise InputError(path, found=problem, expected=expected, action="check the permissions of the file") from error
-    with file:
-        if not file.read(1):
-            raise InputError(path, found="an empty file", expected=expected, action=_AGAIN)
-        file.seek(0)
-        yield file
+        yield
+    except MemoryError as error:
+        problem = "a file that takes more memory than there is"
+        action = "check the size of the file, and what else runs on this machine"
+        raise _refused(path, problem, expected, action, "out-of-memory") from error
+    except OSError as error:
+        problem = f"a file that cannot be read ({error.strerror or error})"
+        raise _refused(path, problem, expected, "check the disk, the network drive and the cable") from error
 
 
-def _refused(path: FilePath, problem: str, expected: str, action: str, reason: Reason) -> InputError:
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that replaced the file in the meantime is opened without waiting for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _check_kind(path: FilePath, mode: int, expected: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise _refused(path, "a folder", expected, "pass a file in this folder", "not-a-file")
+    if not stat.S_ISREG(mode):
+        problem = _SPECIAL_FILES.get(stat.S_IFMT(mode), "something other than a file")
+        raise _refused(path, problem, expected, "save the sample as a file, and pass this file", "not-a-file")
+
+
+def _refused(path: FilePath, problem: str, expected: str, action: str, reason: Reason = "unreadable") -> InputError:
     return InputError(path, found=problem, expected=expected, action=action, reason=reason)
 
 
-def in_memory(file: BinaryIO) -> BinaryIO:
-    """Return the rest of a file as a file in memory.
+def bounded(file: BinaryIO) -> BinaryIO:
+    """Return a file for decoders that trust the lengths in a damaged file.
 
-    Decoders trust the lengths in a damaged file. A read from disk allocates the requested length, a read from memory
-    at most the size of the file.
+    A read from disk allocates the requested length, a read from the result at most the rest of the file.
     """
-    return io.BytesIO(file.read())
+    return cast(BinaryIO, _BoundedFile(file))
+
+
+class _BoundedFile(io.RawIOBase):
+    """See `bounded`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, or all that are left."""
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a position and return it."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
 
 
 @contextmanager
@@ -86,12 +176,14 @@ def decoding(path: FilePath, *, expected: str) -> Iterator[None]:
         expected: Description of a correct file.
 
     Raises:
-        InputError: The decoder failed.
+        InputError: The decoder failed, or raised a ContentError.
     """
     try:
         yield
     except (CmdiadError, MemoryError):
         raise
+    except ContentError as error:
+        raise _refused(path, error.found, expected, error.action, error.reason) from error
     except Exception as error:
         problem = f"a damaged or incomplete file ({error})"
         raise InputError(path, found=problem, expected=expected, action=_AGAIN) from error
@@ -106,83 +198,48 @@ def check_size(path: FilePath, height: int, width: int) -> None:
         width: Columns of the image.
 
     Raises:
-        InputError: The image has more than MAX_PIXELS pixels.
+        InputError: The image exceeds `limits.MAX_PIXELS` or `limits.MAX_IMAGE_SIDE`.
     """
-    if height * width > MAX_PIXELS:
-        raise InputError(
-            path,
-            found=f"{width}×{height} pixels",
-            expected=f"at most {MAX_PIXELS // 1_000_000} million pixels",
-            action="crop or shrink the image; if the image is smaller, the file is damaged",
-            reason="too-large",
-        )
+    if height * width > limits.MAX_PIXELS or max(height, width) > limits.MAX_IMAGE_SIDE:
+        raise _too_large(path, f"{width}×{height} pixels", limits.MAX_PIXELS, limits.MAX_IMAGE_SIDE)
 
 
-def header_lines(file: BinaryIO) -> Iterator[str]:
-    """Yield the lines of a text header without line ends; the caller stops at the last one.
-
-    Raises:
-        EOFError: The file ends, or 64 KiB are read, before the caller has stopped.
-    """
-    left = _MAX_HEADER
-    while line := file.readline(left):
-        left -= len(line)
-        yield line.decode("latin-1").strip()
-    raise EOFError("its header does not end")
-
-
-def whole_number(text: str) -> int:
-    """Parse a number in a header. This is stricter than `int`, which also accepts `+1_0`.
-
-    Raises:
-        ValueError: The text is not 1 to 18 digits.
-    """
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(f"{text[:20]!r} where its header should have a number")
-    return int(text)
-
-
-def check_left(file: BinaryIO, size: int) -> None:
-    """Check that a file has `size` more bytes, before anything is allocated.
-
-    Raises:
-        EOFError: The file is shorter.
-    """
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    if size > left:
-        raise EOFError(f"it ends {size - left} bytes early")
-
-
-def read_bytes(file: BinaryIO, size: int) -> bytes:
-    """Read exactly `size` bytes.
-
-    Raises:
-        EOFError: The file is shorter.
-    """
-    check_left(file, size)
-    return file.read(size)
-
-
-def read_text_table(file: BinaryIO, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Read numbers in text, one row per line.
+def check_points(path: FilePath, height: int, width: int) -> None:
+    """Check that a cloud or depth image is not too large to decode.
 
     Args:
-        file: File at the first line.
-        rows: Number of lines.
-        columns: Numbers in each line.
-
-    Returns:
-        float64 `[rows, columns]`.
+        path: File, for messages.
+        height: Rows of the grid.
+        width: Columns of the grid.
 
     Raises:
-        EOFError: There are fewer lines.
-        ValueError: A line has another number of columns, or a word is not a number.
+        InputError: The grid exceeds `limits.MAX_POINTS` or `limits.MAX_CLOUD_SIDE`.
     """
-    check_left(file, rows * (2 * columns) - 1)  # At least one digit and one blank per number.
-    lines = (line.decode("latin-1") for line in islice(file, rows))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # NumPy only warns if all lines are empty.
-        table = np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2)
-    if table.shape != (rows, columns):
-        raise EOFError(f"{len(table)} rows of {table.shape[1]} numbers, not {rows} of {columns}")
-    return table
+    if height * width > limits.MAX_POINTS or max(height, width) > limits.MAX_CLOUD_SIDE:
+        raise _too_large(path, f"{width}×{height} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
+
+
+def check_point_count(path: FilePath, count: int) -> None:
+    """Check the number of points of a cloud whose rows and columns are not known yet.
+
+    Raises:
+        InputError: There are more points than `limits.MAX_POINTS`.
+    """
+    if count > limits.MAX_POINTS:
+        raise _too_large(path, f"{count} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
+
+
+def _too_large(path: FilePath, size: str, most: int, side: int) -> InputError:
+    expected = f"at most {most / 1e6:.3g} million, and at most {side:,} in a row or column"
+    action = "crop or shrink the sensor's image; if the image is smaller, the file is damaged"
+    return _refused(path, size, expected, action, "too-large")
+
+
+def too_many(count: int, unit: str, most: int) -> NoReturn:
+    """Refuse a file with too many items of some kind.
+
+    Raises:
+        ContentError: Always, with the reason "too-large".
+    """
+    action = f"save a file with at most {most:,}; if the file should have fewer, the file is damaged"
+    raise ContentError(f"{count:,} {unit}", action, "too-large")

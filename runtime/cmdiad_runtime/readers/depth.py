@@ -13,15 +13,17 @@ import numpy.typing as npt
 from PIL import PngImagePlugin
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._cloud import finish_cloud
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
     FilePath,
-    check_size,
+    bounded,
+    check_points,
     decoding,
-    in_memory,
     open_input,
+    too_many,
 )
 from cmdiad_runtime.sample import XyzImage
 
@@ -33,7 +35,10 @@ _EXPECTED_INTRINSICS = (
     "the depth camera's intrinsics as JSON: fx, fy, cx, cy in pixels,"
     " and depth_scale, the metres that one unit of depth stands for"
 )
-_MAX_JSON = 1_000_000
+_SATURATED = np.iinfo(np.uint16).max
+"""Depth in whole numbers that a sensor writes for a point beyond its range."""
+_BLOCK_POINTS = 1 << 20
+"""Points that are computed at once."""
 _OFF_AXIS = 1e-9
 """Distance in metres by which a point on the optical axis is moved, because a coordinate of 0 means a missing point."""
 
@@ -67,19 +72,21 @@ def read_depth(path: FilePath) -> XyzImage:
         float32 `[h, w, 3]` x y z in metres, zeros where depth is 0.
 
     Raises:
-        InputError: The file is missing, empty, damaged, not a PNG, not 16-bit grey, or larger than 100 million
-            pixels; or the intrinsics are missing or wrong.
+        InputError: The file is missing, empty, damaged, not a PNG, not 16-bit grey, or beyond a limit (see `limits`);
+            or the intrinsics are missing or wrong.
     """
     with open_input(path, expected=_EXPECTED) as file:
         header = file.read(PNG_HEADER_BYTES)
         file.seek(0)
         if not header.startswith(PNG_SIGNATURE):
             action = "save the depth image as PNG"
-            raise InputError(path, found="a file that is not a PNG image", expected=_EXPECTED, action=action)
+            raise InputError(
+                path, found="a file that is not a PNG image", expected=_EXPECTED, action=action, reason="unsupported"
+            )
         with decoding(path, expected=_EXPECTED):
-            image = PngImagePlugin.PngImageFile(in_memory(file))
+            image = PngImagePlugin.PngImageFile(bounded(file))
             _check_depth(path, header)
-            check_size(path, image.height, image.width)
+            check_points(path, image.height, image.width)
             depth = np.asarray(image).astype(np.uint16)
     return cloud_of_depth(path, depth)
 
@@ -93,7 +100,7 @@ def cloud_of_depth(path: FilePath, depth: npt.NDArray[Any]) -> XyzImage:
 
     Args:
         path: File of the depth image.
-        depth: `[h, w]`, uint16, float32 or float64; 0, NaN and infinity where the sensor saw nothing.
+        depth: `[h, w]`, uint16, float32 or float64; 0, 65535 (uint16), NaN and infinity where the sensor saw nothing.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
@@ -121,32 +128,43 @@ def finish_depth(path: FilePath, depth: npt.NDArray[Any], intrinsics: Intrinsics
     Raises:
         InputError: A depth is negative, or the points are in millimetres.
     """
-    points = unproject(depth, intrinsics)
-    nearest = points[..., 2].min(initial=0.0)
+    points = np.empty((*depth.shape, 3), dtype=np.float32)
+    nearest = 0.0
+    step = max(1, _BLOCK_POINTS // max(1, depth.shape[1]))
+    for row in range(0, len(depth), step):  # The points of one block at a time are in float64.
+        block = unproject(depth[row : row + step], intrinsics, first_row=row)
+        nearest = min(nearest, float(block[..., 2].min(initial=0.0)))
+        with np.errstate(over="ignore"):
+            points[row : row + step] = block
     if nearest < 0:
         raise InputError(
             path,
             found=f"a negative depth ({nearest:.6g} m)",
             expected="depths above 0, and 0 or NaN where the sensor saw nothing",
             action="save missing depths as 0",
+            reason="unsupported",
         )
     return finish_cloud(path, points, if_millimetres=if_millimetres)
 
 
-def unproject(depth: npt.NDArray[Any], intrinsics: Intrinsics) -> npt.NDArray[np.float64]:
+def unproject(depth: npt.NDArray[Any], intrinsics: Intrinsics, *, first_row: int = 0) -> npt.NDArray[np.float64]:
     """Compute the points of a pinhole camera: X = (u − cx) Z / fx, Y = (v − cy) Z / fy.
 
     Args:
         depth: `[h, w]`, in units of `depth_scale`.
         intrinsics: Intrinsics of the camera.
+        first_row: Row of the sensor's image in which `depth` begins.
 
     Returns:
-        float64 `[h, w, 3]` in metres, x right, y down, z forward; zeros where depth is 0, NaN or infinite.
+        float64 `[h, w, 3]` in metres, x right, y down, z forward; zeros where depth is 0, NaN, infinite, or 65535 as
+        uint16.
     """
-    rows, columns = np.ogrid[: depth.shape[0], : depth.shape[1]]
+    rows, columns = np.ogrid[first_row : first_row + depth.shape[0], : depth.shape[1]]
     with np.errstate(over="ignore", invalid="ignore"):
         z = depth.astype(np.float64) * intrinsics.depth_scale
         z[~np.isfinite(z)] = 0.0
+        if depth.dtype == np.uint16:
+            z[depth == _SATURATED] = 0.0
         x = (columns - intrinsics.cx) * z / intrinsics.fx
         y = (rows - intrinsics.cy) * z / intrinsics.fy
     on_axis = z != 0
@@ -181,7 +199,7 @@ def _check_depth(path: FilePath, header: bytes) -> None:
     if (bits, colour_type) != (16, 0):
         problem = f"an image of {bits} bits per channel" + ("" if colour_type == 0 else " that is not grey")
         action = "save depth as a 16-bit grey PNG, or pass a photo as an image and not as a cloud"
-        raise InputError(path, found=problem, expected=_EXPECTED, action=action)
+        raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
 
 
 def _find_intrinsics(path: FilePath, shape: tuple[int, ...]) -> Path:
@@ -195,12 +213,16 @@ def _find_intrinsics(path: FilePath, shape: tuple[int, ...]) -> Path:
         found=f"a depth image of shape {list(shape)} without intrinsics (searched {', '.join(map(str, candidates))})",
         expected=_EXPECTED_INTRINSICS,
         action="write one of these files with the values from the software of the sensor",
+        reason="missing-file",
     )
 
 
 def _read_intrinsics(path: Path, image: FilePath, depth: npt.NDArray[Any]) -> Intrinsics:
     with open_input(path, expected=_EXPECTED_INTRINSICS) as file, decoding(path, expected=_EXPECTED_INTRINSICS):
-        fields = json.loads(file.read(_MAX_JSON), parse_int=float)
+        text = file.read(limits.MAX_JSON_BYTES + 1)
+        if len(text) > limits.MAX_JSON_BYTES:
+            too_many(len(text), "bytes of JSON", limits.MAX_JSON_BYTES)
+        fields = json.loads(text, parse_int=float)
     if not isinstance(fields, dict):
         raise _bad_intrinsics(path, "JSON that is not an object", 'write {"fx": …, "fy": …, …}')
     _check_image_size(path, fields, image, depth)
@@ -227,8 +249,9 @@ def _check_image_size(path: Path, fields: dict[str, Any], image: FilePath, depth
                 found=f"{name} {json.dumps(fields[name])[:40]}",
                 expected=f"{size}, as in {image}",
                 action="use the intrinsics for the resolution of the images",
+                reason="unsupported",
             )
 
 
 def _bad_intrinsics(path: FilePath, problem: str, action: str) -> InputError:
-    return InputError(path, found=problem, expected=_EXPECTED_INTRINSICS, action=action)
+    return InputError(path, found=problem, expected=_EXPECTED_INTRINSICS, action=action, reason="unsupported")

@@ -10,20 +10,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
     FilePath,
+    bounded,
     check_size,
     decoding,
-    in_memory,
     open_input,
+    too_many,
 )
 from cmdiad_runtime.sample import RgbImage
 
@@ -32,6 +34,8 @@ Colour = Literal["rgb", "grey"]
 
 _EXPECTED = "an 8-bit colour or grey PNG or JPEG image"
 _JPEG = b"\xff\xd8\xff"
+_JPEG_SCAN = b"\xff\xda"
+_BLOCK = 1 << 20
 _PNG_PALETTE = 3
 _NAMES: dict[Colour, str] = {"rgb": "a colour image", "grey": "a grey image"}
 
@@ -51,15 +55,14 @@ def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
         uint8 `[h, w, 3]`, RGB order, 0-255, as stored.
 
     Raises:
-        InputError: The file is missing, empty, damaged, neither PNG nor JPEG, larger than 100 million pixels, grey
+        InputError: The file is missing, empty, damaged, neither PNG nor JPEG, beyond a limit (see `limits`), grey
             instead of colour or the reverse, not 8-bit, CMYK, animated, rotated by EXIF, or partly transparent.
     """
-    with _open_image(path) as image:
+    with _open_image(path) as image, decoding(path, expected=_EXPECTED):
         _check_colour(path, _plain_colour(path, image), colour)
-        with decoding(path, expected=_EXPECTED):
-            image.load()
-            _check_orientation(path, image)
-            return np.array(_opaque(path, image).convert("RGB"), dtype=np.uint8)
+        image.load()
+        _check_orientation(path, image)
+        return np.array(_opaque(path, image).convert("RGB"), dtype=np.uint8)
 
 
 def image_colour(path: FilePath) -> Colour:
@@ -78,13 +81,28 @@ def image_colour(path: FilePath) -> Colour:
         return _plain_colour(path, image)
 
 
+def check_scans(file: BinaryIO) -> None:
+    """Check the number of scans of a JPEG file, and leave the file at its beginning.
+
+    Raises:
+        ContentError: There are more than `limits.MAX_JPEG_SCANS`; decoding would take minutes.
+    """
+    scans, last = 0, b""
+    while block := file.read(_BLOCK):
+        scans += (last + block).count(_JPEG_SCAN)
+        last = block[-1:]
+    if scans > limits.MAX_JPEG_SCANS:
+        too_many(scans, "scans in a JPEG image", limits.MAX_JPEG_SCANS)
+    file.seek(0)
+
+
 def _unsupported(path: FilePath, problem: str, action: str) -> InputError:
     return InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
 
 
 @contextmanager
 def _open_image(path: FilePath) -> Iterator[Image.Image]:
-    """Open a PNG or JPEG file and read its header."""
+    """Open a PNG or JPEG file and read its header; errors of the decoder inside the context are InputErrors."""
     with open_input(path, expected=_EXPECTED) as file, _without_exif_warnings():
         header = file.read(PNG_HEADER_BYTES)
         file.seek(0)
@@ -94,12 +112,13 @@ def _open_image(path: FilePath) -> Iterator[Image.Image]:
         with decoding(path, expected=_EXPECTED):
             # Not Image.open, which would also try other formats and warn about the size.
             if header.startswith(PNG_SIGNATURE):
-                image: Image.Image = PngImagePlugin.PngImageFile(in_memory(file))
+                image: Image.Image = PngImagePlugin.PngImageFile(bounded(file))
                 _check_depth(path, header)
             else:
-                image = JpegImagePlugin.JpegImageFile(file)
-        check_size(path, image.height, image.width)
-        yield image
+                check_scans(file)
+                image = JpegImagePlugin.JpegImageFile(bounded(file))
+            check_size(path, image.height, image.width)
+            yield image
 
 
 @contextmanager
@@ -133,7 +152,10 @@ def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
 
 
 def _palette_colour(image: Image.Image) -> Colour:
-    palette = np.array(image.getpalette("RGB")).reshape(-1, 3)  # [entries, 3]
+    entries = image.getpalette("RGB")
+    if not entries:
+        raise ValueError("a palette image without a palette")
+    palette = np.array(entries).reshape(-1, 3)  # [entries, 3]
     return "grey" if (palette == palette[:, :1]).all() else "rgb"
 
 

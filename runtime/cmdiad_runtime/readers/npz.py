@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from typing import IO, Any, NoReturn
 
@@ -9,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._cloud import finish_cloud
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, in_memory, open_input
+from cmdiad_runtime.readers._files import FilePath, bounded, check_points, decoding, open_input, too_many
 from cmdiad_runtime.readers.depth import DEPTH_TYPES, Intrinsics, depth_scale_of, finish_depth
 from cmdiad_runtime.sample import XyzImage
 
@@ -40,14 +42,17 @@ def read_npz(path: FilePath) -> XyzImage:
 
     Raises:
         InputError: The file is missing, empty, damaged or not an NPZ; an array is missing, has another shape or
-            type, or has more than 100 million points; or the points are in millimetres.
+            type, or is beyond a limit (see `limits`); or the points are in millimetres.
     """
     with open_input(path, expected=_EXPECTED) as file:
         if file.read(len(_ZIP)) != _ZIP:
             _refuse(path, "a file that is not an NPZ archive", "write the file with numpy.savez")
         with decoding(path, expected=_EXPECTED):
             file.seek(0)
-            with zipfile.ZipFile(in_memory(file)) as archive:
+            with zipfile.ZipFile(bounded(file)) as archive:
+                members = len(archive.infolist())
+                if members > limits.MAX_ARCHIVE_MEMBERS:
+                    too_many(members, "arrays in one file", limits.MAX_ARCHIVE_MEMBERS)
                 return _cloud(path, archive)
 
 
@@ -88,7 +93,7 @@ def _read_array(
         if dtype.newbyteorder("=") not in dtypes or not _fits(stored, shape):
             _refuse(path, f"{name} of {dtype} {list(stored)}", f"save {name} as {dtypes[0]} {_named(shape)}")
         if len(stored) > 1:
-            check_size(path, *stored[:2])
+            check_points(path, *stored[:2])
         size = int(np.prod(stored, dtype=np.int64)) * dtype.itemsize
         data = member.read(size + 1)  # One more byte reaches the end, where zipfile compares the checksum.
     if len(data) != size:
@@ -98,11 +103,18 @@ def _read_array(
 
 def _read_array_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(member)
-    raise ValueError(f"array format {version}")
+    readers = {
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
+    }
+    if version not in readers:
+        raise ValueError(f"array format {version}")
+    width, read = readers[version]
+    length = member.read(width)
+    size = int.from_bytes(length, "little")
+    if size > limits.MAX_ARRAY_HEADER_BYTES:  # NumPy would allocate and unpack any size first.
+        too_many(size, "bytes in the header of an array", limits.MAX_ARRAY_HEADER_BYTES)
+    return read(io.BytesIO(length + member.read(size)))
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -118,4 +130,4 @@ def _named(shape: tuple[int | None, ...]) -> str:
 
 
 def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
-    raise InputError(path, found=problem, expected=_EXPECTED, action=action)
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._cloud import check_grid, finish_cloud, unorganised
-from cmdiad_runtime.readers._files import (
-    FilePath,
-    decoding,
+from cmdiad_runtime.readers._files import FilePath, decoding, open_input, too_many
+from cmdiad_runtime.readers._text import (
+    check_fields,
     header_lines,
-    open_input,
     read_bytes,
+    read_records,
     read_text_table,
     whole_number,
 )
@@ -26,6 +27,8 @@ from cmdiad_runtime.sample import XyzImage
 
 _EXPECTED = "an organised point cloud: a PCD file of float x y z in metres with a HEIGHT above 1"
 _KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
+_OTHER_KEYS = {"COLUMNS": "FIELDS"}
+"""Names of keys in earlier versions of the format."""
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _LZF_LARGEST = 88
 """Largest ratio of LZF compression: a reference of three bytes expands to at most 264 bytes."""
@@ -64,14 +67,14 @@ def read_pcd(path: FilePath) -> XyzImage:
 
     Args:
         path: PCD file of version 0.7 (`DATA ascii`, `binary` or `binary_compressed`), little-endian, with fields
-            x, y, z of type F.
+            x, y, z of type F. Keys and names may be in capitals.
 
     Returns:
         float32 `[h, w, 3]` x y z in metres, zeros where the sensor saw nothing.
 
     Raises:
         InputError: The file is missing, empty, damaged or not a PCD; its HEIGHT is 1; x, y, z are missing or whole
-            numbers; the cloud has more than 100 million points, or is in millimetres.
+            numbers; the cloud is beyond a limit (see `limits`), or in millimetres.
     """
     readers = {"ascii": _read_text, "binary": _read_binary, "binary_compressed": _read_compressed}
     with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
@@ -89,6 +92,7 @@ def _read_header(path: FilePath, file: BinaryIO) -> dict[str, list[str]]:
         if not line or line.startswith("#"):
             continue
         key, *words = line.split()
+        key = _OTHER_KEYS.get(key.upper(), key.upper())
         if key not in _KEYS and not header:
             _refuse(path, "a file that is not a PCD", "save the cloud as PCD")
         if key not in _KEYS or key in header:
@@ -103,11 +107,15 @@ def _read_header(path: FilePath, file: BinaryIO) -> dict[str, list[str]]:
 
 
 def _layout(path: FilePath, header: dict[str, list[str]]) -> _Layout:
-    names = header["FIELDS"]
+    names = [name.lower() for name in header["FIELDS"]]
+    check_fields(len(names), "fields")
     counts = [whole_number(word) for word in header.get("COUNT", ["1"] * len(names))]
-    if not set(header["TYPE"]) <= _KINDS.keys():
-        raise ValueError(f"TYPE {' '.join(header['TYPE'])[:40]}")
-    kinds = [_KINDS[kind] + size for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)]
+    types = [name.upper() for name in header["TYPE"]]
+    if not set(types) <= _KINDS.keys():
+        raise ValueError(f"TYPE {' '.join(types)[:40]}")
+    kinds = [_KINDS[kind] + size for kind, size in zip(types, header["SIZE"], strict=True)]
+    if sum(counts) > limits.MAX_POINT_BYTES:
+        too_many(sum(counts), "numbers per point", limits.MAX_POINT_BYTES)
     fields = [(f"{i}", kind, (count,)) for i, (kind, count) in enumerate(zip(kinds, counts, strict=True))]
     if len(fields) != len(names) or 0 in counts:
         raise ValueError("FIELDS, SIZE, TYPE and COUNT that do not match")
@@ -121,18 +129,16 @@ def _layout(path: FilePath, header: dict[str, list[str]]) -> _Layout:
         raise unorganised(path, f"HEIGHT 1, {points} points", expected=_EXPECTED)
     check_grid(path, height, width, points, expected=_EXPECTED)
     point = np.dtype(fields).newbyteorder("<")
-    return _Layout(height, width, point, tuple(counts), xyz, " ".join(header["DATA"]))
+    return _Layout(height, width, point, tuple(counts), xyz, " ".join(header["DATA"]).lower())
 
 
 def _read_text(file: BinaryIO, layout: _Layout) -> _Floats:
-    starts = np.cumsum([0, *layout.columns])
-    table = read_text_table(file, layout.count, int(starts[-1]))
-    return table[:, starts[list(layout.xyz)]]
+    starts = np.cumsum([0, *layout.columns]).tolist()
+    return read_text_table(file, layout.count, starts[-1], [starts[i] for i in layout.xyz])
 
 
 def _read_binary(file: BinaryIO, layout: _Layout) -> _Floats:
-    points = np.frombuffer(read_bytes(file, layout.count * layout.point.itemsize), layout.point)
-    return np.concatenate([points[f"{i}"] for i in layout.xyz], axis=1)
+    return np.stack(read_records(file, layout.count, layout.point, [f"{i}" for i in layout.xyz]), axis=1)
 
 
 def _read_compressed(file: BinaryIO, layout: _Layout) -> _Floats:
@@ -140,6 +146,8 @@ def _read_compressed(file: BinaryIO, layout: _Layout) -> _Floats:
     packed, unpacked = (int.from_bytes(read_bytes(file, 4), "little") for _ in range(2))
     if unpacked != layout.count * layout.point.itemsize or unpacked > _LZF_LARGEST * packed:
         raise ValueError(f"{packed} bytes that cannot expand to {unpacked}")
+    if unpacked > limits.MAX_UNPACKED_BYTES:
+        too_many(unpacked, "bytes of unpacked data", limits.MAX_UNPACKED_BYTES)
     data = decompress_lzf(read_bytes(file, packed), unpacked)
     fields = [layout.point.fields[f"{i}"] for i in layout.xyz]  # type: ignore[index]  # the dtype has fields
     return np.stack([np.frombuffer(data, f[0].base, layout.count, layout.count * f[1]) for f in fields], axis=1)
@@ -196,4 +204,4 @@ def _repeat(out: bytearray, distance: int, length: int) -> None:
 
 
 def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
-    raise InputError(path, found=problem, expected=_EXPECTED, action=action)
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")

@@ -5,17 +5,22 @@ The project has its own parser because no maintained package with a permissive l
 
 PLY has no standard field for rows and columns. The reader supports these conventions of exporters:
 
-* `obj_info num_cols N` and `num_rows N`, with or without an element `range_grid` that lists the vertex in each cell
-  of the grid (the Stanford scans; PCL with `use_camera` off);
+* `obj_info num_cols N` and `obj_info num_rows N`, with or without an element `range_grid` that lists the vertex in
+  each cell of the grid (the Stanford scans; PCL with `use_camera` off);
 * an element `camera` with `viewportx` and `viewporty` after the vertices (PCL by default);
 * `obj_info … (Width = N; Height = N; …)` (Photoneo, EpicEye), or an element `phoxi_frame_params` with
   `frame_width` and `frame_height` (Photoneo);
 * `comment width N` and `comment height N`, with or without `=` or `:`.
+
+The first of these that is present decides. Comments come last, because people write anything into them: a comment
+counts only if its numbers fit the number of points. Keywords may be in capitals.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, NoReturn
@@ -25,14 +30,13 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._cloud import check_grid, finish_cloud, unorganised
-from cmdiad_runtime.readers._files import (
-    FilePath,
+from cmdiad_runtime.readers._files import FilePath, check_point_count, decoding, open_input
+from cmdiad_runtime.readers._text import (
+    check_fields,
     check_left,
-    check_size,
-    decoding,
     header_lines,
-    open_input,
     read_bytes,
+    read_records,
     read_text_table,
     whole_number,
 )
@@ -59,8 +63,10 @@ _TYPES = {
     "float64": "f8",
 }
 """NumPy name of each type."""
-_COLUMNS = re.compile(r"\b(?:num_cols|width)\b\s*[=:]?\s*([0-9]{1,9})(?![0-9.])", re.IGNORECASE)
-_ROWS = re.compile(r"\b(?:num_rows|height)\b\s*[=:]?\s*([0-9]{1,9})(?![0-9.])", re.IGNORECASE)
+_WIDTH = re.compile(r"\b(?:num_cols|width)\b ?[=:]? ?([0-9]{1,9})(?![0-9.])", re.IGNORECASE)
+_HEIGHT = re.compile(r"\b(?:num_rows|height)\b ?[=:]? ?([0-9]{1,9})(?![0-9.])", re.IGNORECASE)
+_NUM_COLUMNS = re.compile(r"num_cols ?[=:]? ?([0-9]{1,9})", re.IGNORECASE)
+_NUM_ROWS = re.compile(r"num_rows ?[=:]? ?([0-9]{1,9})", re.IGNORECASE)
 _SIZE_ELEMENTS = {"camera": ("viewporty", "viewportx"), "phoxi_frame_params": ("frame_height", "frame_width")}
 """Elements with the height and width of the grid, and the names of these properties."""
 
@@ -91,12 +97,14 @@ class _Header:
 
     Attributes:
         byte_order: "<" or ">"; "" for text.
-        notes: Comments and `obj_info` lines, joined.
+        comments: Texts of the lines `comment`.
+        infos: Texts of the lines `obj_info`.
         elements: Elements by name, in the order of the file.
     """
 
     byte_order: str
-    notes: str
+    comments: list[str]
+    infos: list[str]
     elements: dict[str, _Element]
 
 
@@ -112,44 +120,61 @@ def read_ply(path: FilePath) -> XyzImage:
 
     Raises:
         InputError: The file is missing, empty, damaged or not a PLY; the size of the grid is missing or differs
-            from the number of points; x, y, z are missing or whole numbers; the cloud has more than 100 million
-            points, or is in millimetres.
+            from the number of points; x, y, z are missing or whole numbers; the cloud is beyond a limit (see
+            `limits`), or in millimetres.
     """
     with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
-        if file.readline(8).rstrip(b"\r\n") != b"ply":
+        if file.readline(64).strip().lower() != b"ply":
             _refuse(path, "a file that is not a PLY", "save the cloud as PLY")
         header = _read_header(file)
         _check_vertices(path, header)
-        size = _size_in_notes(path, header)
+        size = _size_in_fields(path, header)
         tables = _read_tables(path, file, header, _needed(header, size))
-        height, width = size or _size_in_tables(path, header, tables)
+        height, width = size or _size_in_tables(path, header, tables) or _size_in_notes(path, header)
         return finish_cloud(path, _on_grid(tables).reshape(height, width, 3))
 
 
 def _read_header(file: BinaryIO) -> _Header:
     byte_order = None
-    notes: list[str] = []
+    comments: list[str] = []
+    infos: list[str] = []
     elements: list[_Element] = []
     for line in header_lines(file):
-        match line.split():
-            case ["end_header"]:
+        keyword, _, text = line.partition(" ")
+        match [keyword.lower(), *text.split(" ")]:
+            case ["end_header", ""]:
                 break
-            case ["format", name, "1.0"] if name in _BYTE_ORDERS:
-                byte_order = _BYTE_ORDERS[name]
-            case ["comment" | "obj_info", *_]:
-                notes.append(line)
+            case ["format", name, "1.0"] if name.lower() in _BYTE_ORDERS:
+                byte_order = _BYTE_ORDERS[name.lower()]
+            case ["comment", *_]:
+                comments.append(text)
+            case ["obj_info", *_]:
+                infos.append(text)
             case ["element", name, count]:
-                elements.append(_Element(name, whole_number(count), {}, {}))
-            case ["property", "list", length, kind, name] if elements and {length, kind} <= _TYPES.keys():
-                elements[-1].types[name] = _TYPES[kind]
-                elements[-1].lists[name] = _TYPES[length]
-            case ["property", kind, name] if elements and kind in _TYPES and name not in elements[-1].types:
-                elements[-1].types[name] = _TYPES[kind]
+                elements.append(_Element(name.lower(), whole_number(count), {}, {}))
+                check_fields(len(elements), "elements")
+            case ["property", *words] if elements:
+                _add_property(elements[-1], words)
             case _:
                 raise ValueError(f"{line[:40]!r} in its header")
     if byte_order is None or len({element.name for element in elements}) < len(elements):
         raise ValueError("no format or a doubled element in its header")
-    return _Header(byte_order, "; ".join(notes), {element.name: element for element in elements})
+    return _Header(byte_order, comments, infos, {element.name: element for element in elements})
+
+
+def _add_property(element: _Element, words: list[str]) -> None:
+    """Add a property from the words after the keyword: `TYPE NAME`, or `list TYPE TYPE NAME`."""
+    *kinds, name = words
+    name = name.lower() if name in ("X", "Y", "Z") else name
+    match [kind.lower() for kind in kinds]:
+        case ["list", length, kind] if {length, kind} <= _TYPES.keys():
+            element.lists[name] = _TYPES[length]
+        case [kind] if kind in _TYPES and name not in element.types:
+            pass
+        case _:
+            raise ValueError(f"{'property ' + ' '.join(words)[:40]!r} in its header")
+    element.types[name] = _TYPES[kind]
+    check_fields(len(element.types), "properties")
 
 
 def _check_vertices(path: FilePath, header: _Header) -> None:
@@ -162,28 +187,58 @@ def _check_vertices(path: FilePath, header: _Header) -> None:
         _refuse(path, "vertices with lists or whole numbers", "save x, y and z as float, in metres")
 
 
-def _size_in_notes(path: FilePath, header: _Header) -> tuple[int, int] | None:
-    """Return the checked height and width of the grid from comments and `obj_info`, or None without these."""
-    rows, columns = _ROWS.search(header.notes), _COLUMNS.search(header.notes)
+def _size_in_fields(path: FilePath, header: _Header) -> tuple[int, int] | None:
+    """Return the checked height and width of the grid from `num_rows` and `num_cols`, or None without these."""
+    rows, columns = _numbers(_NUM_ROWS, header.infos), _numbers(_NUM_COLUMNS, header.infos)
+    if len(rows) > 1 or len(columns) > 1:
+        raise ValueError("two sizes of the grid in its header")
     if not rows or not columns:
-        check_size(path, 1, header.elements["vertex"].count)
+        check_point_count(path, header.elements["vertex"].count)
+        check_point_count(path, _cells(header))
         return None
-    height, width = int(rows[1]), int(columns[1])
+    (height,), (width,) = rows, columns
     check_grid(path, height, width, _cells(header), expected=_EXPECTED)
     return height, width
 
 
-def _size_in_tables(path: FilePath, header: _Header, tables: dict[str, _Table]) -> tuple[int, int]:
+def _size_in_tables(path: FilePath, header: _Header, tables: dict[str, _Table]) -> tuple[int, int] | None:
+    """Return the checked height and width of the grid from an element of a camera, or None without one."""
     for element, names in _SIZE_ELEMENTS.items():
         if element in tables and set(names) <= set(tables[element]):
             height, width = (int(tables[element][name][0]) for name in names)
             check_grid(path, height, width, _cells(header), expected=_EXPECTED)
             return height, width
-    what = f"{header.elements['vertex'].count} points, and no rows and columns in the header"
+    return None
+
+
+def _size_in_notes(path: FilePath, header: _Header) -> tuple[int, int]:
+    """Return the height and width of the grid from `obj_info`, else from comments.
+
+    Raises:
+        InputError: No note or two notes have a size that fits the number of points.
+    """
+    cells = _cells(header)
+    for notes in (header.infos, header.comments):
+        pairs = [(h, w) for h in _numbers(_HEIGHT, notes) for w in _numbers(_WIDTH, notes)]
+        fitting = [(h, w) for h, w in pairs if h * w == cells and min(h, w) > 1]
+        if len(fitting) > 1:
+            raise ValueError("two sizes of the grid in its header")
+        if fitting:
+            return fitting[0]
+        if len(pairs) == 1 and notes is header.infos:
+            check_grid(path, *pairs[0], cells, expected=_EXPECTED)
+    what = f"{cells} points, and no rows and columns in the header"
     otherwise = (
         "; if the software saves an organised cloud without its size, add obj_info num_cols N and obj_info num_rows N"
     )
     raise unorganised(path, what, expected=_EXPECTED, otherwise=otherwise)
+
+
+def _numbers(pattern: re.Pattern[str], notes: Iterable[str]) -> list[int]:
+    """Return the different numbers that match a pattern, at most as many as a header may have fields."""
+    numbers = {int(match[1]) for note in notes for match in pattern.finditer(note)}
+    check_fields(len(numbers), "sizes of the grid")
+    return sorted(numbers)
 
 
 def _cells(header: _Header) -> int:
@@ -208,21 +263,42 @@ def _read_tables(path: FilePath, file: BinaryIO, header: _Header, elements: list
             tables[element.name] = {"vertex": _read_range_grid(file, element, header)}
         elif element.lists:
             _refuse(path, f"an element {element.name} of lists", "save the points only, without faces")
+        elif element.name == "vertex":
+            tables[element.name] = _read_vertices(file, element, header.byte_order)
         else:
-            tables[element.name] = _read_table(file, element, header.byte_order)
+            tables[element.name] = _read_first(file, element, header.byte_order)
     return tables
 
 
-def _read_table(file: BinaryIO, element: _Element, byte_order: str) -> _Table:
-    """Read the values of an element without lists."""
+def _read_vertices(file: BinaryIO, element: _Element, byte_order: str) -> _Table:
+    """Read x, y and z of all vertices."""
     if element.count == 0:
-        return {name: np.zeros(0, dtype=np.float32) for name in element.types}
+        return {name: np.zeros(0, dtype=np.float32) for name in "xyz"}
     if not byte_order:
-        rows = read_text_table(file, element.count, len(element.types))
-        return dict(zip(element.types, rows.T, strict=True))
-    dtype = np.dtype([(name, byte_order + kind) for name, kind in element.types.items()])
-    records = np.frombuffer(read_bytes(file, element.count * dtype.itemsize), dtype)
+        names = list(element.types)
+        rows = read_text_table(file, element.count, len(names), [names.index(name) for name in "xyz"])
+        return dict(zip("xyz", rows.T, strict=True))
+    return dict(zip("xyz", read_records(file, element.count, _record(element, byte_order), "xyz"), strict=True))
+
+
+def _read_first(file: BinaryIO, element: _Element, byte_order: str) -> _Table:
+    """Read the first item of an element without lists, and skip the others."""
+    if not byte_order:
+        (row,) = read_text_table(file, 1, len(element.types), range(len(element.types)))
+        check_left(file, 2 * (element.count - 1) * len(element.types) - 1)
+        for _ in range(element.count - 1):
+            file.readline()
+        return {name: value[None] for name, value in zip(element.types, row, strict=True)}
+    dtype = _record(element, byte_order)
+    check_left(file, element.count * dtype.itemsize)
+    records = np.frombuffer(read_bytes(file, dtype.itemsize), dtype)
+    file.seek((element.count - 1) * dtype.itemsize, 1)
     return {name: records[name] for name in element.types}
+
+
+def _record(element: _Element, byte_order: str) -> np.dtype[Any]:
+    """Return the dtype of an item of an element without lists."""
+    return np.dtype([(name, byte_order + kind) for name, kind in element.types.items()])
 
 
 def _read_range_grid(file: BinaryIO, element: _Element, header: _Header) -> npt.NDArray[np.int64]:
@@ -263,8 +339,8 @@ def _binary_cells(file: BinaryIO, count: int, dtype: np.dtype[Any]) -> npt.NDArr
     data = file.read(count * (1 + dtype.itemsize))  # This is the largest size; empty cells take less.
     step = 1 + dtype.itemsize
     position = 0
-    full: list[int] = []  # Cells with a vertex.
-    at: list[int] = []  # Positions of their vertex indices in the data.
+    full = array("q")  # Cells with a vertex.
+    at = array("q")  # Positions of their vertex indices in the data.
     for cell in range(count):
         if data[position] == 1:
             full.append(cell)
@@ -280,7 +356,7 @@ def _binary_cells(file: BinaryIO, count: int, dtype: np.dtype[Any]) -> npt.NDArr
     if vertices.size and vertices.min() < 0:
         raise ValueError("a range_grid with negative vertices")
     cells = np.full(count, -1, dtype=np.int64)
-    cells[full] = vertices
+    cells[np.array(full, dtype=np.int64)] = vertices
     return cells
 
 
@@ -296,4 +372,4 @@ def _on_grid(tables: dict[str, _Table]) -> npt.NDArray[np.floating[Any]]:
 
 
 def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
-    raise InputError(path, found=problem, expected=_EXPECTED, action=action)
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")

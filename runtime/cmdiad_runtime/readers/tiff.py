@@ -6,6 +6,7 @@ import logging
 import lzma
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -13,8 +14,10 @@ import numpy.typing as npt
 import tifffile
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._cloud import finish_cloud
-from cmdiad_runtime.readers._files import FilePath, check_size, decoding, open_input
+from cmdiad_runtime.readers._files import FilePath, check_points, decoding, open_input, too_many
+from cmdiad_runtime.readers._tiff_directories import check_directories
 from cmdiad_runtime.readers.depth import DEPTH_TYPES, cloud_of_depth
 from cmdiad_runtime.sample import XyzImage
 
@@ -34,6 +37,12 @@ _COMPRESSIONS = (
 _MAX_LZMA_MEMORY = 256 << 20
 _TILE_PADDING = 16 << 20
 """Bytes by which a tile may be larger than its image."""
+_ALL_PADDING = 64 << 20
+"""Bytes by which all tiles together may be larger than their image."""
+_FOREIGN_KINDS = {
+    f"is_{kind}": False for kind in ("ome", "imagej", "lsm", "ndtiff", "mmstack", "stk", "fluoview", "scanimage", "nih")
+}
+"""Conventions of microscopes, which combine pages by text in the file and may open further files."""
 
 # tifffile logs problems of a file. Without a handler, Python would print them on the terminal of the operator.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -51,8 +60,8 @@ def read_tiff(path: FilePath) -> XyzImage:
 
     Raises:
         InputError: The file is missing, empty, damaged or not a TIFF; it contains another shape, several images or
-            another type; it has more than 100 million points or is in millimetres; or a depth image has no
-            intrinsics (see `cloud_of_depth`).
+            another type; it is beyond a limit (see `limits`) or in millimetres; or a depth image has no intrinsics
+            (see `cloud_of_depth`).
     """
     image = _read_array(path)
     return cloud_of_depth(path, image) if image.ndim == 2 else finish_cloud(path, image)
@@ -63,8 +72,10 @@ def _read_array(path: FilePath) -> npt.NDArray[Any]:
     with open_input(path, expected=_EXPECTED) as file:
         if file.read(2) not in _BYTE_ORDERS:
             _refuse(path, "a file that is not a TIFF", "save the cloud as TIFF")
-        file.seek(0)
-        with decoding(path, expected=_EXPECTED), tifffile.TiffFile(file) as tiff:
+        with decoding(path, expected=_EXPECTED):
+            check_directories(file)
+            file.seek(0)
+        with decoding(path, expected=_EXPECTED), _open(file) as tiff:
             series = tiff.series[0]  # A mask in a sub-image, as HALCON writes it, is a separate series.
             if len(series.pages) != len(tiff.pages):
                 _refuse(path, f"{len(tiff.pages)} images in one file", "save each cloud as a separate file")
@@ -77,8 +88,12 @@ def _read_array(path: FilePath) -> npt.NDArray[Any]:
             return image
 
 
+def _open(file: BinaryIO) -> tifffile.TiffFile:
+    return tifffile.TiffFile(file, **_FOREIGN_KINDS)  # type: ignore[arg-type]  # its flags follow the mode
+
+
 def _refuse(path: FilePath, problem: str, action: str) -> NoReturn:
-    raise InputError(path, found=problem, expected=_EXPECTED, action=action)
+    raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
 
 
 def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> None:
@@ -89,7 +104,7 @@ def _check_layout(path: FilePath, shape: tuple[int, ...], dtype: np.dtype[Any] |
         _refuse(path, f"a depth image of {dtype} values", "save depth as uint16 or float32")
     if len(shape) == 3 and (dtype is None or dtype.kind != "f" or dtype.itemsize not in (4, 8)):
         _refuse(path, f"{dtype} values", "convert the sensor's values to metres and save them as float32")
-    check_size(path, shape[0], shape[1])
+    check_points(path, shape[0], shape[1])
 
 
 def _check_compression(path: FilePath, tiff: tifffile.TiffFile) -> None:
@@ -104,19 +119,32 @@ def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.Ti
     """Check that all data are in the file and do not expand to more than the image; tifffile does not check this.
 
     Raises:
+        ContentError: There are too many strips or tiles.
         EOFError: A strip or tile lies beyond the end of the file.
-        ValueError: A strip or tile expands to more than the image.
+        ValueError: A strip or tile is empty, or the data expand to more than the image.
         lzma.LZMAError: A strip or tile would take too much memory to decompress.
     """
     end = os.fstat(file.fileno()).st_size
     most = 2 * series.nbytes + _TILE_PADDING
-    for page in series.pages:
-        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True) if page else ():
-            if offset + size > end:
-                raise EOFError(f"it ends {offset + size - end} bytes early")
-            file.seek(offset)
-            if _decompressed_size(file, size, most, tiff.pages.first.compression) > most:
-                raise ValueError("data that expand to more than the image")
+    left = 2 * series.nbytes + _ALL_PADDING  # Strips may share their data, so that a small file expands many times.
+    segments = [segment for page in series.pages if page for segment in _segments(page)]
+    if len(segments) > limits.MAX_TIFF_SEGMENTS:
+        too_many(len(segments), "strips or tiles", limits.MAX_TIFF_SEGMENTS)
+    for offset, size in segments:
+        if offset + size > end:
+            raise EOFError(f"it ends {offset + size - end} bytes early")
+        if size <= 0:
+            raise ValueError("a strip or tile without data")
+        file.seek(offset)
+        length = _decompressed_size(file, size, min(most, left), tiff.pages.first.compression)
+        left -= length
+        if length > most or left < 0:
+            raise ValueError("data that expand to more than the image")
+
+
+def _segments(page: Any) -> Iterator[tuple[int, int]]:
+    """Return offset and size of each strip or tile of a page."""
+    return zip(page.dataoffsets, page.databytecounts, strict=True)
 
 
 def _decompressed_size(file: BinaryIO, size: int, most: int, compression: int) -> int:

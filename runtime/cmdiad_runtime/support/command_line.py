@@ -198,15 +198,28 @@ def _run(command: click.Command, prog_name: str, arguments: Sequence[str] | None
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        say(ending.text)
-        return ending.exit_code
-    except CmdiadError as error:
-        return _fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        return _fail_for_package(error, prog_name)
-    except OSError as error:
-        return _fail(_describe(error), OutputError.exit_code)
+        return _interrupted(ending)
+    except Exception as error:
+        if ending.number is not None and not isinstance(error, OutputError):
+            return _interrupted(ending)  # An import may turn the interruption into another error.
+        return _failed(error, prog_name)
     return result if type(result) is int else 0  # click returns the exit code of --help and ctx.exit() as an int
+
+
+def _interrupted(ending: EndingSignal) -> int:
+    say(ending.text)
+    return ending.exit_code
+
+
+def _failed(error: Exception, prog_name: str) -> int:
+    """Print a foreseen error and return its exit code; raise any other error again."""
+    if isinstance(error, CmdiadError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, ModuleNotFoundError):
+        return _fail_for_package(error, prog_name)
+    if isinstance(error, OSError):
+        return _fail(_describe(error), OutputError.exit_code)
+    raise error
 
 
 class _StderrHandler(logging.Handler):

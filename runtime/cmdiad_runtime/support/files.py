@@ -103,8 +103,8 @@ def remove_leftovers(target: FilePath) -> None:
     """
     final = Path(target).resolve()
     for path in final.parent.iterdir():
-        if is_temporary_name(path.name, final.name) and stat.S_ISREG(path.lstat().st_mode):
-            with suppress(OSError):
+        with suppress(OSError):
+            if is_temporary_name(path.name, final.name) and stat.S_ISREG(path.lstat().st_mode):
                 path.unlink(missing_ok=True)
 
 
@@ -128,7 +128,8 @@ def write_json(path: FilePath, value: object) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+        # A name with bytes that are not UTF-8 has lone surrogates, which become the JSON escapes that read back so.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def flush_folder(folder: FilePath) -> None:
@@ -175,24 +176,31 @@ def _temporary_name(target: Path) -> Path:
 def _remove_left_folders(final: Path) -> None:
     """Remove temporary folders for a target whose owners are dead."""
     for path in final.parent.iterdir():
-        if not is_temporary_name(path.name, final.name) or not stat.S_ISDIR(path.lstat().st_mode):
+        if not is_temporary_name(path.name, final.name):
             continue
-        with suppress(OSError):
-            release = take_folder(path)
+        with suppress(OSError, NotImplementedError):  # Its owner may rename or remove the folder at this moment.
+            release = take_folder(path) if stat.S_ISDIR(path.lstat().st_mode) else None
             if release is not None:
                 shutil.rmtree(path, ignore_errors=True)
                 release()
 
 
 def _own_new_folder(temporary: Path) -> Release:
-    """Own a folder that was just made. Another process may take it for a leftover for an instant, and remove it."""
+    """Own a folder that was just made. Another process may take it for a leftover for an instant, and remove it.
+
+    On a file system without any locks nobody owns a folder, and nobody removes one of another process.
+    """
     while True:
-        with suppress(FileNotFoundError):
+        try:
             release = take_folder(temporary, wait_s=1.0)
-            if release is not None and temporary.is_dir():
-                return release
-            if release is not None:
-                release()
+        except FileNotFoundError:
+            release = None
+        except (OSError, NotImplementedError):
+            return lambda: None
+        if release is not None and temporary.is_dir():
+            return release
+        if release is not None:
+            release()
         temporary.mkdir(exist_ok=True)
 
 

@@ -31,7 +31,10 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     _remove_abandoned(parent, purpose)
     folder = parent / f"cmdiad-{purpose}-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o700)
-    release = take_folder(folder)
+    try:
+        release = take_folder(folder)
+    except (OSError, NotImplementedError):  # A file system without locks; then nobody removes folders of others.
+        release = None
     try:
         yield folder
     finally:
@@ -44,7 +47,7 @@ def _remove_abandoned(parent: Path, purpose: str) -> None:
     for path in parent.iterdir():
         if re.fullmatch(f"cmdiad-{re.escape(purpose)}-[0-9a-f]{{8}}", path.name) is None:
             continue
-        with suppress(OSError):  # Another process may remove the same folder.
+        with suppress(OSError, NotImplementedError):  # Another process may remove the same folder.
             status = path.lstat()
             own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
             release = take_folder(path) if own and stat.S_ISDIR(status.st_mode) else None

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +59,9 @@ UNLISTED = [
 def test_unlisted_files_are_refused_by_name(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_bytes(b"")
-    words = ["no graph.weights among"] if name == "graph.weights" else [bundle / name, "manifest does not list"]
+    words: list[object] = (
+        ["no graph.weights among"] if name == "graph.weights" else [bundle / name, "manifest does not list"]
+    )
     if name == "engines/manifest.json":
         words = [bundle / name]
     assert_refused(command(run_cli, bundle), 4, *words)
@@ -208,9 +212,13 @@ def test_no_text_of_the_manifest_becomes_a_path(bundle: Path, tmp_path: Path, mo
     """Hashes are compared with those of the files before anything is made of them."""
     monkeypatch.setenv("CMDIAD_CACHE", str(tmp_path / "cache"))
     for value in ("../../../../tmp/x", "/etc", "0" * 64, "..", "A" * 64):
-        rewrite_manifest(bundle, lambda manifest, value=value: manifest["graph"].update(sha256=value))
+        rewrite_manifest(bundle, partial(_set_graph_hash, value))
         assert_refused(command(run_cli, bundle, "--self-test"), 4, bundle / "manifest.json")
     assert not (tmp_path / "cache").exists()
+
+
+def _set_graph_hash(value: str, manifest: dict[str, Any]) -> None:
+    manifest["graph"]["sha256"] = value
 
 
 # --- what an attacker adds to a signed bundle
@@ -258,7 +266,8 @@ def test_no_pipe_holds_up_any_command(bundle: Path, tmp_path: Path) -> None:
     """Every command ends by itself, in a process of its own."""
     (bundle / "manifest.json").unlink()
     os.mkfifo(bundle / "manifest.json")
-    for module, *options in (("run",), ("threshold",), ("threshold", "--threshold", "2"), ("build",), ("sign", "--key", "x")):
+    change, sign = ("threshold", "--threshold", "2"), ("sign", "--key", "x")
+    for module, *options in (("run",), ("threshold",), change, ("build",), sign):
         code = f"from cmdiad_runtime.cli.{module} import main; main()"
         ended = subprocess.run(
             [sys.executable, "-c", code, str(bundle), *options],

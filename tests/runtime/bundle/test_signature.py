@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cmdiad_runtime.bundle.bundle import Bundle, write_calibration
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.change import change_bundle
 from cmdiad_runtime.bundle.manifest import write_manifest
 from cmdiad_runtime.bundle.signature import new_key, sign, verify_signature
 from cmdiad_runtime.cli.run import cli as run_cli
@@ -146,11 +147,11 @@ def test_manifest_does_not_list_the_signature(signed: Path, keys: tuple[Path, Pa
 def test_another_threshold_needs_another_signature(signed: Path, keys: tuple[Path, Path]) -> None:
     from dataclasses import replace
 
-    bundle = Bundle.open(signed, require_signature=keys[1])
-    write_calibration(bundle, replace(bundle.calibration, score_threshold=bundle.calibration.score_threshold * 2))
+    Bundle.open(signed, require_signature=keys[1])
+    change_bundle(signed, lambda b: replace(b.calibration, score_threshold=b.calibration.score_threshold * 2))
     with pytest.raises(BundleError, match="not this key's of this manifest"):
         Bundle.open(signed, require_signature=keys[1])
-    write_calibration(Bundle.open(signed), bundle.calibration)
+    change_bundle(signed, lambda b: b.certified_calibration)
     Bundle.open(signed, require_signature=keys[1])  # the manifest is what was signed, byte for byte
 
 

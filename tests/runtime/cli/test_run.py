@@ -208,7 +208,7 @@ def test_missing_file_and_empty_folder_are_ng_while_the_others_are_inspected(
     empty.mkdir()
     ended = command(cli, exported("rgb"), missing, empty, good)
     assert ended.code == 3
-    assert ended.out.splitlines()[:2] == [f"NG\t-\t{missing}\tmissing-file", f"NG\t-\t{empty}\tmissing-file"]
+    assert ended.out.splitlines()[:2] == [f"NG\t-\t{missing}\tmissing-file", f"NG\t-\t{empty}\tnot-a-file"]
     assert ended.out.splitlines()[2].startswith(("OK\t", "NG\t0", "NG\t1"))
     assert ended.err.splitlines()[-1] == "1 of 3 samples inspected"
 
@@ -288,13 +288,13 @@ def bad_cloud(kind: str, path: Path, cloud: np.ndarray) -> Path:
     [
         ("missing", "missing-file", "no such file"),
         ("truncated", "unreadable", "a damaged or incomplete file"),
-        ("image", "unreadable", "a file that is not a TIFF"),
-        ("wrong shape", "unreadable", "a depth image of shape [112, 112] without intrinsics"),
-        ("wrong dtype", "unreadable", "int16 values"),
+        ("image", "unsupported", "a file that is not a TIFF"),
+        ("wrong shape", "unsupported", "a depth image of shape [112, 112] without intrinsics"),
+        ("wrong dtype", "unsupported", "int16 values"),
         ("not finite", "no-points", "no valid point"),
         ("no points", "no-points", "no valid point"),
         ("few points", "no-points", "49 points after resizing"),
-        ("millimetres", "unreadable", "points at a median distance"),
+        ("millimetres", "unsupported", "points at a median distance"),
     ],
 )
 def test_bad_clouds(data: Path, exported: Cached, tmp_path: Path, kind: str, reason: str, problem: str) -> None:
@@ -338,7 +338,7 @@ def test_mismatched_and_missing_partners(data: Path, own_bundle: Path, tmp_path:
 def test_folder_without_inputs(exported: Cached, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ended = command(cli, exported("rgb"), tmp_path / "empty", "--output", tmp_path / "out")
-    assert_not_inspected(ended, tmp_path / "out", tmp_path / "empty", "missing-file", "no rgb file")
+    assert_not_inspected(ended, tmp_path / "out", tmp_path / "empty", "not-a-file", "no rgb file")
 
 
 # --- bundles -----------------------------------------------------------------------------------------------------

@@ -325,7 +325,6 @@ def large(tmp_path: Path) -> Iterator[Path]:
 def test_graph_as_it_is_exported(large: Path) -> None:
     assert large.with_suffix(".weights").stat().st_size > 0
     check_graph_contents(large)
-    engine = open_engine(large)
     inputs = cloud_inputs(5)
-    small = open_engine(large.with_name("small.onnx"))
-    assert all(np.array_equal(a, b) for a, b in zip(engine.run(inputs).values(), small.run(inputs).values(), strict=True))
+    outputs = [open_engine(graph).run(inputs) for graph in (large, large.with_name("small.onnx"))]
+    assert all(np.array_equal(outputs[0][name], outputs[1][name]) for name in ("score", "map"))

@@ -149,7 +149,7 @@ def test_folder_without_a_file_of_the_modality_is_an_input(tmp_path: Path, modal
     assert search(tmp_path, modality)[0] == ["."]
     with pytest.raises(InputError, match="no (rgb|xyz) file") as refused:
         read_sample(tmp_path, Preprocessing(modality))  # type: ignore[arg-type]
-    assert refused.value.reason == "missing-file"
+    assert refused.value.reason == "not-a-file"
 
 
 def test_loose_files_next_to_data_set_folders_are_counted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from cloud_files import refusal
 from cmdiad_runtime import readers
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import _files, image_colour, read_rgb, read_xyz
+from cmdiad_runtime.readers import image_colour, limits, read_rgb, read_xyz
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -143,7 +143,7 @@ def test_missing_empty_and_folder(tmp_path: Path, read: Any) -> None:
 @pytest.mark.parametrize("read", [read_rgb, read_xyz])
 def test_unreadable_path(tmp_path: Path, read: Any) -> None:
     (tmp_path / "file").write_text("x")
-    assert "cannot be opened" in refusal(read, tmp_path / "file" / "a.png")
+    assert "no such file" in refusal(read, tmp_path / "file" / "a.png")
 
 
 def test_neither_png_nor_jpeg(tmp_path: Path) -> None:
@@ -389,9 +389,9 @@ def test_compression_that_needs_another_package(tmp_path: Path) -> None:
 
 
 def test_huge_cloud_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "MAX_PIXELS", 203)
+    monkeypatch.setattr(limits, "MAX_POINTS", 203)
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda self: pytest.fail("decoded"))
-    assert "17×12 pixels" in refusal(read_xyz, save_tiff(tmp_path / "a.tiff", POINTS))
+    assert "17×12 points" in refusal(read_xyz, save_tiff(tmp_path / "a.tiff", POINTS))
 
 
 @pytest.mark.parametrize("compression", ["zlib", "lzma"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cloud_files import POINTS, depth_of, refusal
-from cmdiad_runtime.readers import _files, read_xyz
+from cmdiad_runtime.readers import limits, read_xyz
 
 K = np.array([40.5, 41.25, 8.25, 5.75])
 
@@ -162,7 +162,7 @@ def test_hostile_shape_is_refused_before_it_is_decompressed(tmp_path: Path) -> N
     for shape in ("(20000, 20000, 3)", "(1000000000, 1, 3)", "(99999999999999999999, 9999999999, 3)"):
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
         path = save_members(tmp_path, {"xyz.npy": header[:10] + text.ljust(117) + b"\n" + bytes(99)})
-        assert "at most 100 million" in refusal(read_xyz, path)
+        assert "at most 16.8 million" in refusal(read_xyz, path)
 
 
 def test_bomb_stops_where_its_header_ends(tmp_path: Path) -> None:
@@ -173,5 +173,5 @@ def test_bomb_stops_where_its_header_ends(tmp_path: Path) -> None:
 
 
 def test_limit_is_the_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "MAX_PIXELS", 203)
-    assert "17×12 pixels" in refusal(read_xyz, save(tmp_path, xyz=POINTS))
+    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    assert "17×12 points" in refusal(read_xyz, save(tmp_path, xyz=POINTS))

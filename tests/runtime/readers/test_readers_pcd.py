@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cloud_files import POINTS, XYZ, lzf, pcd, refusal
-from cmdiad_runtime.readers import _files, read_xyz
+from cmdiad_runtime.readers import limits, read_xyz
 from cmdiad_runtime.readers.pcd import decompress_lzf
 
 DATA = ("ascii", "binary", "binary_compressed")
@@ -157,7 +157,6 @@ def test_not_a_pcd(tmp_path: Path) -> None:
         {"DATA": ""},
         {"VIEWPOINT": "0\nWIDTH 17"},
         {"VIEWPOINT": "0\nPLACE 3"},
-        {"VIEWPOINT": "0" * 70_000},
     ],
 )
 def test_damaged_header(tmp_path: Path, lines: dict[str, Any]) -> None:
@@ -180,13 +179,13 @@ def test_damaged_text_row(tmp_path: Path, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("size", [10_000, 1_000_000, 999_999_999_999])
+@pytest.mark.parametrize("size", [4_000, 1_000_000, 999_999_999_999])
 def test_hostile_sizes_allocate_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, size: int) -> None:
     path = save(tmp_path, pcd(POINTS, data=data, WIDTH=size, HEIGHT=size, POINTS=size * size))
     monkeypatch.setattr(np, "loadtxt", lambda *a, **k: pytest.fail("read"))
     message = refusal(read_xyz, path)
     assert any(
-        word in message for word in ("bytes early", "cannot expand to", "at most 100 million", "should have a number")
+        word in message for word in ("bytes early", "cannot expand to", "at most 16.8 million", "should have a number")
     )
 
 
@@ -197,7 +196,7 @@ def test_hostile_field(tmp_path: Path) -> None:
                 tmp_path,
                 pcd(POINTS, data=data, FIELDS="x y z w", SIZE="4 4 4 8", TYPE="F F F F", COUNT=f"1 1 1 {count}"),
             )
-            assert "damaged or incomplete" in refusal(read_xyz, path)
+            assert "numbers per point" in refusal(read_xyz, path)
 
 
 def test_compressed_bomb(tmp_path: Path) -> None:
@@ -215,5 +214,5 @@ def test_compressed_bomb(tmp_path: Path) -> None:
 
 
 def test_limit_is_the_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "MAX_PIXELS", 203)
-    assert "17×12 pixels" in refusal(read_xyz, save(tmp_path, pcd(POINTS)))
+    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    assert "17×12 points" in refusal(read_xyz, save(tmp_path, pcd(POINTS)))

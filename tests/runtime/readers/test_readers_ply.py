@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cloud_files import GRID_NOTES, HEIGHT, PLY_ORDERS, POINTS, WIDTH, XYZ, ply, records, refusal
-from cmdiad_runtime.readers import _files, read_xyz
+from cmdiad_runtime.readers import limits, read_xyz
 
 TABLE = records(POINTS)
 MIXED = (("nx", "f8"), ("z", "f8"), ("red", "u1"), ("x", "f4"), ("label", "i2"), ("y", "f8"))
@@ -154,7 +154,7 @@ def test_millimetres(tmp_path: Path) -> None:
     assert "divide them by 1000" in refusal(read_xyz, save(tmp_path, ply({"vertex": records(POINTS * 1000)})))
 
 
-@pytest.mark.parametrize("start", [b"PLY\n", b"solid", b"ply"])
+@pytest.mark.parametrize("start", [b"PLYS\n", b"solid", b"ply"])
 def test_not_a_ply(tmp_path: Path, start: bytes) -> None:
     message = refusal(read_xyz, save(tmp_path, start + ply({"vertex": TABLE})))
     assert "a file that is not a PLY" in message
@@ -172,7 +172,6 @@ def test_not_a_ply(tmp_path: Path, start: bytes) -> None:
         (b"element vertex 204", b"element vertex 2_04"),
         (b"element vertex 204", b"property float w\nelement vertex 204"),
         (b"end_header", b"end_of_header"),
-        (b"end_header", b"comment " + b"x" * 70_000 + b"\nend_header"),
     ],
 )
 def test_damaged_header(tmp_path: Path, line: bytes, other: bytes) -> None:
@@ -200,7 +199,7 @@ def test_damaged_text_grid(tmp_path: Path, old: str, new: str) -> None:
     assert "damaged or incomplete" in refusal(read_xyz, path)
 
 
-@pytest.mark.parametrize("new", [b"0.1 0.2", b"0.1 0.2 0.3 0.4", b"0.1 0.2 metres", b"", b"0.1,0.2,0.3"])
+@pytest.mark.parametrize("new", [b"0.1 0.2", b"0.1 0.2 0.3 0.4", b"0.1 0.2 metres", b""])
 def test_damaged_text_row(tmp_path: Path, new: bytes) -> None:
     lines = ply({"vertex": TABLE}, form="ascii").split(b"\n")
     lines[30] = new
@@ -208,7 +207,7 @@ def test_damaged_text_row(tmp_path: Path, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", PLY_ORDERS)
-@pytest.mark.parametrize("size", [10_000, 1_000_000, 999_999_999])
+@pytest.mark.parametrize("size", [4_000, 1_000_000, 999_999_999])
 def test_hostile_sizes_allocate_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, size: int) -> None:
     data = ply({"vertex": TABLE}, form=form)
     data = data.replace(b"element vertex 204", b"element vertex %d" % (size * size))
@@ -217,16 +216,16 @@ def test_hostile_sizes_allocate_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(np, "loadtxt", lambda *a, **k: pytest.fail("read"))
     monkeypatch.setattr(np, "zeros", lambda *a, **k: pytest.fail("allocated"))
     message = refusal(read_xyz, save(tmp_path, data))
-    assert ("bytes early" if size == 10_000 else "at most 100 million") in message
+    assert ("bytes early" if size == 4_000 else "at most 16.8 million") in message
 
 
 def test_hostile_count_without_a_grid(tmp_path: Path) -> None:
     data = ply({"vertex": TABLE}, notes=()).replace(b"vertex 204", b"vertex 204000000000")
-    assert "at most 100 million" in refusal(read_xyz, save(tmp_path, data))
+    assert "at most 16.8 million" in refusal(read_xyz, save(tmp_path, data))
     data = ply({"vertex": TABLE, "range_grid": [[]]}, notes=()).replace(b"range_grid 1", b"range_grid 99999999999")
-    assert "bytes early" in refusal(read_xyz, save(tmp_path, data))
+    assert "at most 16.8 million" in refusal(read_xyz, save(tmp_path, data))
 
 
 def test_limit_is_the_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "MAX_PIXELS", 203)
-    assert "17×12 pixels" in refusal(read_xyz, save(tmp_path, ply({"vertex": TABLE})))
+    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    assert "17×12 points" in refusal(read_xyz, save(tmp_path, ply({"vertex": TABLE})))

@@ -267,3 +267,14 @@ def test_another_account(tmp_path: Path, mode: int, kept: bool, monkeypatch: pyt
             write_json(tmp_path / "a.json", {})
         assert (tmp_path / "a.json").read_text() == "old"
     assert names(tmp_path) == ["a.json"]
+
+
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files, "take_folder", refuse)
+    (tmp_path / ".run.0123abcd").mkdir()
+    with atomic_directory(tmp_path / "run") as temporary:
+        (temporary / "a").touch()
+    assert names(tmp_path) == [".run.0123abcd", "run"]

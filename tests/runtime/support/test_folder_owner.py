@@ -100,4 +100,4 @@ def test_scratch_folders_of_killed_processes_are_removed(tmp_path: Path, monkeyp
         assert first.stat().st_mode & 0o777 == 0o700
         assert not killed.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cmdiad-plan-76543210", "cmdiad-plan-notes"]
-    assert os.listdir(others) == ["graph.onnx"]
+    assert [path.name for path in others.iterdir()] == ["graph.onnx"]

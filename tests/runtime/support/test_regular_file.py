@@ -69,11 +69,11 @@ def test_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
 
 def test_descriptors_are_closed(tmp_path: Path) -> None:
     pipe = make(tmp_path / "x", "pipe")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         with pytest.raises(OSError, match="a pipe"):
             open_regular(pipe)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_hash_of_a_pipe_does_not_wait(tmp_path: Path) -> None:

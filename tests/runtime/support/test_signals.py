@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,9 +11,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
-from cmdiad_runtime.support.signals import ENDING, ending_signals
+from cmdiad_runtime.errors import BundleError, OutputError
+from cmdiad_runtime.support.command_line import run_command
+from cmdiad_runtime.support.signals import ENDING, check_signals, ending_signals
 
 COMMAND = """
 import signal, sys, time
@@ -92,6 +96,55 @@ def test_later_signal_interrupts_again(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGTERM)
     assert ending.exit_code == 143
+
+
+def test_lost_interruption_is_raised_again() -> None:
+    check_signals()
+    with ending_signals():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            check_signals()
+    check_signals()
+
+
+@pytest.mark.parametrize("error", [ImportError("odd"), SystemError("odd"), BundleError("b", found="a", action="c")])
+def test_error_after_a_signal_is_the_end_by_the_signal(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """An import may turn the interruption into another error."""
+
+    @click.command()
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error from None
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(work, "tool", [])
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "interrupted by SIGTERM\n"
+
+
+def test_result_that_cannot_be_stored_is_reported_after_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise OutputError("lines", found="a full disk", action="free some space")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(work, "tool", [])
+    assert ended.value.code == 6
+    assert "a full disk" in capsys.readouterr().err
+
+
+def test_second_ctrl_c_always_counts() -> None:
+    with ending_signals() as ending:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert (ending.exit_code, ending.text) == (130, "interrupted")
 
 
 def test_handlers_are_restored() -> None:

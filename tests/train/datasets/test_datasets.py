@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cmdiad_train.datasets import (
     open_category,
     read_prepared,
 )
+from cmdiad_train.datasets.skipped import skipped_text
 
 SHAPE = (trees.SIDE, trees.SIDE)
 
@@ -125,6 +127,37 @@ def test_two_files_for_one_sample_are_refused(tmp_path: Path) -> None:
     trees.picture(tmp_path / "nut/train/good/rgb/002.jpg", 0)
     with pytest.raises(RunError, match=r"found 002\.jpg and 002\.png. Expected one file for sample 002"):
         open_category(tmp_path, None).split("train", ("rgb",))
+
+
+def test_thumbnails_and_results_are_no_samples_and_are_counted(tmp_path: Path) -> None:
+    for place in ("good", "dent", "@eaDir", "good/.ipynb_checkpoints", "dent/@eaDir", "__MACOSX"):
+        for i in range(2):
+            trees.picture(tmp_path / place / f"{i}.png", i)
+    trees.picture(tmp_path / "good/._0.png", 1)
+    trees.picture(tmp_path / "good/0_thumb.png", 1)
+    trees.picture(tmp_path / "runs" / "a" / "parts.png", 1)
+    (tmp_path / "runs" / "a" / "run.json").write_text("{}")
+    trees.picture(tmp_path / "out" / "overlays" / "0.png", 1)
+    (tmp_path / "out" / "results.jsonl").write_text("")
+    category = open_category(tmp_path, None)
+    assert names(category.split("train", ("rgb",))) == ["train/good/0", "train/good/1"]
+    assert names(category.split("test", ("rgb",))) == ["test/dent/0", "test/dent/1"]
+    assert skipped_text(tmp_path) == "skipped: 3 hidden, 7 thumbnails, 2 results of cmdiad"
+
+
+def test_what_is_named_like_a_sample_is_a_sample(tmp_path: Path) -> None:
+    """A pipe, a folder or a dangling link among the images is reported, not passed over."""
+    trees.mvtec3d(tmp_path)
+    rgb = tmp_path / "nut/train/good/rgb"
+    (rgb / "011.png").mkdir()
+    (rgb / "012.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(rgb / "013.png")
+    samples = open_category(tmp_path, None).split("train", ("rgb",))
+    assert names(samples) == [*numbered("train/good", 6), *(f"train/good/{i:03d}" for i in (11, 12, 13))]
+    for files in samples[6:]:
+        with pytest.raises(InputError, match=files.name[-3:]) as refused:
+            files.read("rgb")
+        assert refused.value.reason in ("not-a-file", "missing-file")
 
 
 def test_hidden_and_foreign_files_are_no_samples(tmp_path: Path) -> None:
@@ -342,7 +375,7 @@ def test_a_mask_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
     else:
         content = sample.ground_truth.read_bytes()
         sample.ground_truth.write_bytes(content[:60] if damage == "cut" else b"no image")
-    with pytest.raises(InputError, match="a mask that cannot be read") as refused:
+    with pytest.raises(InputError, match="damaged or incomplete|neither PNG|no such file") as refused:
         sample.read_mask(SHAPE)
     assert refused.value.subject == str(sample.ground_truth)
 
@@ -386,8 +419,10 @@ def test_a_damaged_note_of_preparation(tmp_path: Path) -> None:
 
 def test_masks_are_cut_at_half_of_white_except_in_visa(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
-    Image.fromarray(np.array([[0, 1, 127, 128, 255]], np.uint8)).save(path)
+    grey = np.zeros((20, 20), np.uint8)
+    grey[9, 8:12] = 1, 127, 128, 255
+    Image.fromarray(grey).save(path)
     plain = SampleFiles("test/dent/0", "dent", None, None, path)
     visa = SampleFiles("test/dent/0", "dent", None, None, path, mask_level=0)
-    assert plain.read_mask((1, 5)).tolist() == [[False, False, False, True, True]]
-    assert visa.read_mask((1, 5)).tolist() == [[False, True, True, True, True]]
+    np.testing.assert_array_equal(plain.read_mask((20, 20)), grey > 127)
+    np.testing.assert_array_equal(visa.read_mask((20, 20)), grey > 0)

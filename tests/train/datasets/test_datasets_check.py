@@ -122,17 +122,17 @@ def empty_mask(root: Path) -> tuple[Path, str]:
 def cut_mask(root: Path) -> tuple[Path, str]:
     path = root / "nut/test/dent/gt/000.png"
     path.write_bytes(path.read_bytes()[:50])
-    return path, "cannot be read"
+    return path, "damaged or incomplete"
 
 
 def twin(root: Path) -> tuple[Path, str]:
     shutil.copy(root / "nut/train/good/rgb/005.png", root / "nut/test/good/rgb/001.png")
-    return root / "nut/test/good/rgb/001.png", f"the same bytes as in {root / 'nut/train/good/rgb/005.png'}"
+    return root / "nut/test/good/rgb/001.png", f"the same pixels as in {root / 'nut/train/good/rgb/005.png'}"
 
 
 def twin_under_another_label(root: Path) -> tuple[Path, str]:
     shutil.copy(root / "nut/test/dent/xyz/001.tiff", root / "nut/test/good/xyz/000.tiff")
-    return root / "nut/test/good/xyz/000.tiff", f"the same bytes as in {root / 'nut/test/dent/xyz/001.tiff'}"
+    return root / "nut/test/good/xyz/000.tiff", f"the same pixels as in {root / 'nut/test/dent/xyz/001.tiff'}"
 
 
 def two_files(root: Path) -> tuple[Path, str]:
@@ -189,6 +189,39 @@ def test_problems_name_their_sample(tmp_path: Path) -> None:
     cut_cloud(tmp_path)
     (problem,) = check_one(tmp_path).problems
     assert problem.sample == "test/good/001"
+
+
+def test_the_next_step_is_a_command(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path, train=8)
+    train = f"run: cmdiad-train {tmp_path} --category nut"
+    assert check_one(tmp_path).next_step == train
+    cut_mask(tmp_path)
+    twin(tmp_path)
+    assert check_one(tmp_path).next_step == train  # no good sample is lost
+    missing_partner(tmp_path)
+    cut_image(tmp_path)
+    findings = check_one(tmp_path)
+    assert findings.unusable == {"train/good/003", "validation/good/001"}
+    assert findings.next_step == f"training would leave out 2 good samples; {train}"
+    flat_image(tmp_path)
+    refused = check_one(tmp_path)
+    assert refused.next_step.startswith("training would be refused, because 3 of 10 good samples cannot be used; ")
+    assert refused.next_step.endswith(f"run: cmdiad-data check {tmp_path} --category nut")
+    assert list(refused.lines())[-1] == f"next: {refused.next_step}"
+    assert refused.to_json()["next"] == refused.next_step
+
+
+def test_the_next_step_after_wrong_folders(tmp_path: Path) -> None:
+    trees.mvtec2d(tmp_path)
+    trees.picture(tmp_path / "screw/train/scratch/0.png", 1)
+    assert check_one(tmp_path).next_step.startswith("training would be refused; correct the data set")
+
+
+def test_the_next_step_for_clouds_alone(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    for folder in tmp_path.glob("nut/*/*/rgb"):
+        shutil.rmtree(folder)
+    assert check_one(tmp_path).next_step == f"run: cmdiad-train {tmp_path} --category nut --modality xyz"
 
 
 @pytest.mark.parametrize(("train", "validation", "enough"), [(6, 0, True), (5, 0, False), (2, 2, True), (1, 2, False)])

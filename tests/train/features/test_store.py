@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_train import tensor_files
 from cmdiad_train.features import FeatureStore, default_folder
-from cmdiad_train.features import entry as entry_module
 from cmdiad_train.features import store as module
 
 KEYS = [f"{i:02x}" * 32 for i in range(16)]
@@ -155,7 +155,7 @@ def test_a_damaged_entry_is_computed_and_written_again(tmp_path: Path, damage: s
     if damage == "bit":
         content[-100] ^= 4
     if damage == "other file":
-        entry_module.save_file(rows(4), tmp_path / "other")
+        tensor_files.save_file(rows(4), tmp_path / "other")
         content = bytearray((tmp_path / "other").read_bytes())
     changed = {"cut": content[:-5], "empty": b"", "noise": os.urandom(500)}.get(damage, content)
     file.write_bytes(changed)
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_before_writing_is_said_once(tmp_path: Path) -> None
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), module.SafetensorError("No space left")])
 def test_a_disk_that_fills_during_writing_is_said_once(tmp_path: Path, error: Exception) -> None:
     lines = Lines()
-    with mock.patch.object(entry_module, "save_file", side_effect=error):
+    with mock.patch.object(tensor_files, "save_file", side_effect=error):
         _assert_works_without(FeatureStore(tmp_path, budget=ROOM, reporter=lines), lines, "o")
     assert list(tmp_path.rglob("*.safetensors")) == []
 
@@ -272,7 +272,8 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import torch
-from cmdiad_train.features import FeatureStore, entry as module
+from cmdiad_train import tensor_files as module
+from cmdiad_train.features import FeatureStore
 
 folder, task, *keys = sys.argv[1:]
 store = FeatureStore(Path(folder), budget=40_000 if task == "hold" else 45_000)

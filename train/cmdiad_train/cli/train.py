@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.detectors.registry import DEFAULT, family_names, family_of, family_options
@@ -32,8 +34,8 @@ EXAMPLES = (
 )
 
 EXIT_CODES = {
-    3: "a sample cannot be read",
-    6: "the output cannot be written",
+    3: "no sample can be used",
+    6: "the output cannot be written, or the memory is too small",
     7: "data or recipe cannot be used",
 }
 
@@ -87,6 +89,24 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         help="Share of good parts that may be rejected; sets the thresholds.",
     ),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random."),
+)
+@option_group(
+    "Recording conditions",
+    click.option(
+        "--envelope-rate",
+        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        default=0.001,
+        help="Share of good samples that the checks of the recording conditions may refuse, all checks together "
+        "(docs/envelope.md).",
+    ),
+    click.option(
+        "--ignore-check",
+        "ignore_checks",
+        metavar="NAME",
+        type=click.Choice(CHECKS),
+        multiple=True,
+        help="Switch a check off in the bundle, for example colour; may be repeated.  [default: all checks are made]",
+    ),
 )
 @option_group(
     "View",
@@ -167,11 +187,14 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     cache_gb: float,
     cache_dir: Path | None,
     mask: Path | None,
+    envelope_rate: float,
+    ignore_checks: tuple[str, ...],
     **options: Any,
 ) -> None:
     """See HELP."""
     from cmdiad_train.datasets import list_categories
     from cmdiad_train.features import default_folder
+    from cmdiad_train.fit.envelope import EnvelopeOptions
     from cmdiad_train.fit.fit import FitOptions, fit
     from cmdiad_train.fit.mask import read_inspection_mask
     from cmdiad_train.training.machine import Machine
@@ -180,7 +203,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
     out = out or _default_folder(data, category, recipe)
     drawn = None if mask is None else read_inspection_mask(mask)
-    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), drawn)
+    envelope = EnvelopeOptions(envelope_rate, ignore_checks)
+    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), envelope, drawn)
     reporter = TerminalReporter()
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
@@ -220,9 +244,11 @@ def _summarise(record: RunRecord, out: Path) -> None:
     if metrics is not None:
         names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
         figures = ", ".join(f"{words} {metrics[key]:.3f}" for key, words in names.items() if metrics[key] is not None)
-        click.echo(f"test split ({metrics['samples']} samples): {figures}")
+        unseen = sum(metrics.get("not_inspected", {}).get("reasons", {}).values())
+        without = f", {unseen} of them could not be inspected" if unseen else ""
+        click.echo(f"test split ({metrics['samples']} samples{without}): {figures}")
     if record.preprocessing.ignored is not None:
         from cmdiad_train.fit.mask import describe_share
 
         click.echo(f"mask: {describe_share(record.preprocessing)} is not inspected")
-    click.echo(f"run: {out}")
+    click.echo(f"run: {printable(out)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,18 @@ from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
-from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets.category import Category, Split
 from cmdiad_train.datasets.ground_truth import read_ground_truth
+from cmdiad_train.datasets.identical import content_of, identical_groups, pixels_of, shortened
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
+from cmdiad_train.datasets.left_out import MOST_UNUSABLE
 from cmdiad_train.datasets.registry import list_categories, open_category
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles, data_colour
+from cmdiad_train.datasets.skipped import skipped_text
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 LEAST_GOOD = 6
@@ -55,12 +59,41 @@ class Findings:
         counts: Number of complete samples and of files, by split, defect and kind (`samples`, `rgb`, `xyz`, `mask`).
         notes: Lines of information that are no problems.
         problems: Problems in the order of the samples.
+        unusable: Names of the good samples that a training leaves out.
     """
 
     category: Category
     counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    unusable: set[str] = field(default_factory=set)
+
+    @property
+    def next_step(self) -> str:
+        """Return what to do next, with the exact command."""
+        data, name = shlex.quote(str(self.category.root)), shlex.quote(self.category.name)
+        again = f"cmdiad-data check {data} --category {name}"
+        if any(problem.sample is None for problem in self.problems):
+            return f"training would be refused; correct the data set, then run: {again}"
+        good = sum(counts["samples"] for split in ("train", "validation") for counts in self._counts_of(split))
+        total = good + len(self.unusable & self._incomplete)
+        if len(self.unusable) > MOST_UNUSABLE * total:
+            number = f"{len(self.unusable)} of {total} good samples cannot be used"
+            return f"training would be refused, because {number}; repair them, then run: {again}"
+        left_out = f"training would leave out {len(self.unusable)} good samples; " if self.unusable else ""
+        return f"{left_out}run: cmdiad-train {data} --category {name}{self._options()}"
+
+    def _counts_of(self, split: str) -> list[dict[str, int]]:
+        return list(self.counts.get(split, {}).values())
+
+    @property
+    def _incomplete(self) -> set[str]:
+        return {p.sample for p in self.problems if p.sample is not None and isinstance(p.error, RunError)}
+
+    def _options(self) -> str:
+        """Return the options without which `cmdiad-train` could not use the data."""
+        modality = "" if "rgb" in self.category.modalities else " --modality xyz"
+        return modality + (" --no-foreground" if self.category.prepared else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the findings as JSON-ready values."""
@@ -72,6 +105,7 @@ class Findings:
             "modalities": list(self.category.modalities),
             "counts": self.counts,
             "notes": self.notes,
+            "next": self.next_step,
             "problems": [
                 {
                     "sample": problem.sample,
@@ -87,15 +121,16 @@ class Findings:
     def lines(self) -> Iterator[str]:
         """Yield the findings as lines of text, with one line for each problem at the end."""
         prepared = ", prepared" if self.category.prepared else ""
-        yield f"{self.category.name} ({self.category.layout} layout{prepared})"
+        yield f"{printable(self.category.name)} ({self.category.layout} layout{prepared})"
         for split, defects in self.counts.items():
             for defect, counts in defects.items():
                 files = ", ".join(f"{kind} {count}" for kind, count in counts.items() if kind != "samples")
-                yield f"  {split:<10} {defect:<16} {counts['samples']:>5} samples ({files})"
+                yield f"  {split:<10} {printable(defect):<16} {counts['samples']:>5} samples ({files})"
         for note in self.notes:
-            yield f"  note: {note}"
+            yield f"  note: {printable(note)}"
         for problem in self.problems:
             yield f"error: {problem.error}"
+        yield f"next: {printable(self.next_step)}"
 
 
 def check(root: Path, category: str | None, reporter: Reporter) -> list[Findings]:
@@ -118,23 +153,30 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
     listings = {split: category.listing(split, category.modalities_of(split)) for split in SPLITS}
     findings = Findings(category)
     for split, listing in listings.items():
-        findings.problems += [Problem(None, error) for error in listing.errors]
+        findings.problems += [Problem(None, error) for error in listing.problems]
+        for incomplete in (listing.incomplete, listing.mask_problems):
+            findings.problems += [Problem(name, error) for name, error in incomplete.items()]
+        findings.unusable |= set(listing.incomplete) if split != "test" else set()
         if listing.counts:
             findings.counts[split] = _counts(listing)
     findings.problems += _too_few(category, listings)
     samples = [sample for listing in listings.values() for sample in listing.samples]
     colour = data_colour(listings["train"].samples)
     shapes: Counter[tuple[int, int]] = Counter()
+    contents = _Contents()
     for i, files in enumerate(samples):
         sample = guarded(str(files.rgb or files.xyz), partial(files.read, colour))
         if isinstance(sample, InputError):
-            findings.problems.append(Problem(files.name, sample))
+            errors: list[CmdiadError] = [sample]
         else:
-            errors = _check_sample(files, sample, category.prepared, shapes)
-            findings.problems += [Problem(files.name, error) for error in errors]
+            findings.problems += contents.add(files, sample)
+            errors = list(_check_sample(files, sample, category.prepared, shapes))
+        findings.problems += [Problem(files.name, error) for error in errors]
+        if errors and not files.name.startswith("test/"):
+            findings.unusable.add(files.name)
         reporter.step(f"check {category.name}", i + 1, len(samples))
-    findings.problems += _duplicates(samples)
-    findings.notes += _notes(category, listings, shapes)
+    findings.problems += contents.problems(category)
+    findings.notes += [*_notes(category, listings, shapes), *contents.notes()]
     return findings
 
 
@@ -205,25 +247,45 @@ def _check_cloud(files: SampleFiles, sample: Sample, prepared: bool) -> InputErr
     return None
 
 
-def _duplicates(samples: list[SampleFiles]) -> Iterator[Problem]:
-    """Yield a problem for each file that has the same bytes as a file in another split or under another label."""
-    seen: dict[str, tuple[SampleFiles, Path]] = {}
-    for files in samples:
-        for path in (files.rgb, files.xyz):
-            if path is None or not path.is_file():  # a pipe would wait for ever
+class _Contents:
+    """The pixels of the samples of a category that could be read."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[SampleFiles, Path]] = {}
+        self._samples: list[tuple[SampleFiles, Hashable]] = []
+
+    def add(self, files: SampleFiles, sample: Sample) -> Iterator[Problem]:
+        """Add a sample, and yield a problem for each file with the pixels of another split or another label."""
+        self._samples.append((files, content_of(sample)))
+        for path, array in ((files.rgb, sample.rgb), (files.xyz, sample.xyz)):
+            if path is None or array is None:
                 continue
-            try:
-                first, twin = seen.setdefault(sha256_of(path), (files, path))
-            except OSError:
-                continue  # The sample could not be read, which is reported already.
+            first, twin = self._first.setdefault(pixels_of(array), (files, path))
             if _place(first) != _place(files):
                 error = InputError(
                     path,
-                    found=f"the same bytes as in {twin}",
+                    found=f"the same pixels as in {twin}",
                     expected="a part in one split and under one label only",
                     action="Remove one of the two samples",
                 )
                 yield Problem(files.name, error)
+
+    def problems(self, category: Category) -> Iterator[Problem]:
+        """Yield a problem if all training samples are the same."""
+        train = [content for files, content in self._samples if files.name.startswith("train/")]
+        if len(train) > 1 and len(set(train)) == 1:
+            error = RunError(
+                category.folder,
+                found=f"{len(train)} training samples with the same pixels",
+                expected="pictures of different good parts, or of one part that was placed again each time",
+                action="Record other samples",
+            )
+            yield Problem(None, error)
+
+    def notes(self) -> Iterator[str]:
+        """Yield a note for each group of samples with the same pixels in one split and under one label."""
+        for names in identical_groups((files.name, (_place(files), content)) for files, content in self._samples):
+            yield f"{shortened(names)} have the same pixels and count as one sample"
 
 
 def _place(files: SampleFiles) -> str:
@@ -231,6 +293,8 @@ def _place(files: SampleFiles) -> str:
 
 
 def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[tuple[int, int]]) -> Iterator[str]:
+    if skipped := skipped_text(category.folder):
+        yield skipped
     if category.prepared:
         yield "prepared by cmdiad-data: the background is removed already, train with --no-foreground"
     if category.layout == "visa" and not table_of(category.folder).is_file():

@@ -30,7 +30,7 @@ def _checked(files: SampleFiles, shape: tuple[int, int]) -> Mask:
         raise InputError(
             str(files.ground_truth),
             found="an empty mask",
-            expected=f"the pixels of the defect above grey level {files.mask_level}",
+            expected="a mask with the pixels of the defect",
             action=f"Draw the defect, or move the sample to test/{GOOD}",
         )
     return mask

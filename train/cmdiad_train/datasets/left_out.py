@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cmdiad_runtime.errors import CmdiadError, InputError
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.reasons import REASONS
 from cmdiad_runtime.support.records import fields_from_json, require, require_text
 
 MOST_NAMED = 10
 """Largest number of samples that messages name; the others are counted."""
+MOST_UNUSABLE = 0.2
+"""Largest share of good samples that a training leaves out because they cannot be used."""
 SPLITS = ("train", "held_out", "joint", "test")
 _LONGEST = 10_000
 
@@ -51,7 +54,7 @@ class LeftOut:
     def because(name: str, split: str, error: CmdiadError) -> LeftOut:
         """Return the record of a sample and the error that makes the sample unusable."""
         reason = error.reason if isinstance(error, InputError) else "missing-file"
-        return LeftOut(name[:_LONGEST], split, reason, str(error)[:_LONGEST])
+        return LeftOut(printable(name)[:_LONGEST], split, reason, str(error)[:_LONGEST])
 
     @staticmethod
     def from_json(value: object) -> LeftOut:

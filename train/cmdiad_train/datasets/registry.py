@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.printable import printable
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
 from cmdiad_train.datasets.layouts.eyecandies import not_prepared
@@ -68,7 +69,7 @@ def find_category(root: Path, category: str | None) -> Category:
     if category is None and len(categories) == 1:
         return categories[0]
     for candidate in categories:
-        if candidate.name == category:
+        if category in (candidate.name, printable(candidate.name)):
             return candidate
     raise _not_recognised(root, f"category {category}" if category else "one category")
 

@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
 from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_runtime.sample import Mask, Sample
 
 GOOD = "good"
@@ -32,7 +31,8 @@ class SampleFiles:
         rgb: Image file, or None if the modality was not requested.
         xyz: Cloud file, or None if the modality was not requested.
         ground_truth: Mask file of the defect; None for good samples and for defects that have no mask.
-        mask_level: Mask pixels with a grey value above this belong to the defect.
+        mask_level: Mask pixels with a grey value above this belong to the defect, if the data set defines such a
+            value; None for the rules of `read_mask`.
         part: Number of a part in the sample, from 0 in reading order (`--parts`).
     """
 
@@ -41,7 +41,7 @@ class SampleFiles:
     rgb: Path | None
     xyz: Path | None
     ground_truth: Path | None
-    mask_level: int = 127
+    mask_level: int | None = None
     part: int = 0
 
     @property
@@ -66,6 +66,7 @@ class SampleFiles:
                 found=f"a cloud of {xyz.shape[:2]} pixels and an image of {rgb.shape[:2]} pixels",
                 expected="rgb and xyz registered pixel by pixel",
                 action=f"Check that {self.rgb} belongs to this cloud",
+                reason="size-mismatch",
             )
         return Sample(str(self.rgb or self.xyz), rgb=rgb, xyz=xyz)
 
@@ -87,36 +88,20 @@ class SampleFiles:
                 found=f"no mask for this sample of the defect {self.defect}",
                 expected="a mask, because single pixels are judged",
                 action="Draw the mask, or request image-level metrics only",
+                reason="missing-file",
             )
         if self.ground_truth is None:
             return np.zeros(shape, dtype=bool)
-        mask = read_grey(self.ground_truth) > self.mask_level
+        mask = read_mask(self.ground_truth, level=self.mask_level)
         if mask.shape != shape:
             raise InputError(
                 self.ground_truth,
                 found=f"a mask of {mask.shape} pixels",
                 expected=f"{shape}, the size of the sample",
                 action="Check that the mask belongs to the sample",
+                reason="size-mismatch",
             )
         return mask
-
-
-def read_grey(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a mask as grey values, uint8 `[h, w]`, 0-255.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            path,
-            found=f"a mask that cannot be read ({error})",
-            expected="an image in a format that Pillow reads",
-            action="Save the mask again as PNG",
-        ) from error
 
 
 def data_colour(samples: Sequence[SampleFiles]) -> Colour:

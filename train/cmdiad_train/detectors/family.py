@@ -245,8 +245,8 @@ class Family:
         network_file: Returns the file with the network of a finished run that `--network-from` can take over, or
             raises RunError; None if the family has no such networks.
         take_over: Copies the networks of the finished run in the first folder into the second.
-        check: Raises RunError if weights that a recipe names are missing or do not fit; None if there is nothing to
-            check before the training.
+        check: Returns the size of the networks of a recipe in bytes, and raises RunError if weights are missing or do
+            not fit; None if there is nothing to check before the training.
     """
 
     name: str
@@ -262,7 +262,7 @@ class Family:
     run_name: Callable[[Recipe], str] = _family_name
     network_file: Callable[[Path], Path] | None = None
     take_over: Callable[[Path, Path, Recipe], None] | None = None
-    check: Callable[[Recipe], None] | None = None
+    check: Callable[[Recipe], int] | None = None
 
 
 def as_tensors(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_train.fit.start import Request
 from cmdiad_train.runs.record import FILE
 from cmdiad_train.training.machine import Machine
+
+_RECORDS_BYTES = 8_000_000
+"""Space for records, banks and pictures of a small run; what samples need is known once they are prepared."""
 
 
 def check_before_work(request: Request, run: Path, machine: Machine) -> None:
@@ -20,14 +24,42 @@ def check_before_work(request: Request, run: Path, machine: Machine) -> None:
         machine: Device of the training.
 
     Raises:
-        OutputError: The run lies inside the data, or the folder cannot be created or written to.
+        OutputError: The run lies inside the data, the folder cannot be created or written to, or the disk is full.
         RunError: The device does not exist, or weights are missing or do not fit.
     """
     machine.torch_device()
     _check_outside(run, request.category.folder)
     _check_writable(run)
-    if request.family.check is not None and request.network_from is None and not (run / FILE).exists():
-        request.family.check(request.recipe)
+    if not (run / FILE).exists():
+        check, networks = request.family.check, 0
+        if check is not None and request.network_from is None:
+            networks = check(request.recipe)
+        check_space(run, networks + _RECORDS_BYTES)
+
+
+def check_space(run: Path, needed: int) -> None:
+    """Raise OutputError if the disk of a run has less free space than the run needs, in bytes.
+
+    Args:
+        run: Folder of the run, which need not exist.
+        needed: Bytes that will be written, roughly.
+    """
+    free = shutil.disk_usage(_existing(run)).free
+    if free < needed:
+        raise OutputError(
+            run,
+            found=f"{free / 1e6:.0f} MB free on the disk",
+            expected=f"about {needed / 1e6:.0f} MB for the files of the run",
+            action="Free some space, or choose another --out",
+        )
+
+
+def _existing(path: Path) -> Path:
+    """Return the path itself or its nearest parent that exists."""
+    place = path.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    return place
 
 
 def _check_outside(run: Path, data: Path) -> None:
@@ -42,9 +74,13 @@ def _check_outside(run: Path, data: Path) -> None:
 
 def _check_writable(run: Path) -> None:
     """Raise OutputError if the folder of the run, or the folder in which it would be created, is not writable."""
-    place = run.absolute()
-    while not os.path.lexists(place):
-        place = place.parent
+    try:
+        os.fspath(run).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            run, found="a name that is not UTF-8", expected="a name in UTF-8", action="Choose another --out"
+        ) from error
+    place = _existing(run)
     if not place.is_dir():
         raise OutputError(run, found=f"a file {place}", expected="a writable folder", action="Choose another --out")
     if not os.access(place, os.W_OK | os.X_OK):

@@ -59,6 +59,12 @@ def tampered_samples(splits: Splits) -> list[SampleFiles]:
     return [*golden_samples(splits), *quantisation_samples(splits), *measured_samples(splits)]
 
 
+def input_bytes(splits: Splits, samples: SampleProvider) -> int:
+    """Return the size in bytes of what `save_export_inputs` writes, if all samples are like the first one."""
+    inputs = samples.prepared(splits.held_out[0]).inputs
+    return 2 * len(tampered_samples(splits)) * sum(array.nbytes for array in inputs.values())
+
+
 def with_tampered_copy(
     chosen: Sequence[SampleFiles], candidates: Sequence[SampleFiles], samples: SampleProvider
 ) -> list[SampleFiles]:

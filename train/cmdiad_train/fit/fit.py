@@ -8,13 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.datasets import data_colour, open_category
+from cmdiad_train.datasets import SampleFiles, data_colour, open_category
 from cmdiad_train.detectors.family import Family, FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
-from cmdiad_train.fit.before import check_before_work
-from cmdiad_train.fit.export_inputs import save_export_inputs
+from cmdiad_train.fit.before import check_before_work, check_space
+from cmdiad_train.fit.conditions import Conditions, check_different
+from cmdiad_train.fit.envelope import EnvelopeOptions, learn_envelope
+from cmdiad_train.fit.export_inputs import input_bytes, save_export_inputs
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.mask import InspectionMask, check_mask_size
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
@@ -24,7 +28,7 @@ from cmdiad_train.fit.start import Request, Started, earlier_record, start_or_re
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import RunRecord, write_record
 from cmdiad_train.runs.run import save_calibration
-from cmdiad_train.training.machine import Machine
+from cmdiad_train.training.machine import Machine, memory_errors
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class FitOptions:
         network_from: Finished run whose extractors and networks are taken over, so that a network that is joint over
             categories is trained once.
         features: Folder of the feature store that trainings share; None keeps features in the run until it is complete.
+        envelope: Rate of the checks of the recording conditions, and checks that are switched off.
         mask: Inspection mask, whose digest becomes part of the recipe, or None.
     """
 
     machine: Machine = field(default_factory=Machine)
     network_from: Path | None = None
     features: Path | None = None
+    envelope: EnvelopeOptions = field(default_factory=EnvelopeOptions)
     mask: InspectionMask | None = None
 
 
@@ -68,9 +74,16 @@ def fit(
 
     Raises:
         RunError: Data or recipe cannot be used, or too many good samples are unusable.
-        OutputError: The folder `run` holds something else, another process trains into it, or the disk is full.
+        OutputError: The folder `run` holds something else, another process trains into it, the disk is full, or the
+            memory is too small.
     """
-    options = options or FitOptions()
+    with memory_errors():
+        return _fit(data, category, recipe, run, reporter, options or FitOptions())
+
+
+def _fit(
+    data: Path, category: str | None, recipe: Recipe, run: Path, reporter: Reporter, options: FitOptions
+) -> RunRecord:
     family = family_of(recipe.family)
     chosen = open_category(data, category)
     splits = split(chosen, recipe, family)
@@ -105,7 +118,7 @@ def _say_finished(run: Path, record: RunRecord, reporter: Reporter) -> None:
     good = [sample for sample in record.left_out if sample.split != "test"]
     if good:
         reporter.say(
-            f"{run} is finished. The training left out {len(good)} good samples that could not be used. "
+            f"{printable(run)} is finished. The training left out {len(good)} good samples that could not be used. "
             "To train with repaired samples, choose another --out."
         )
 
@@ -117,6 +130,10 @@ def _train(
     started = start_or_resume(request, run, earlier, samples, reporter)
     record, splits = started.record, started.splits
     by_part = splits.by_part(record.recipe.parts)
+    check_space(run, input_bytes(by_part, samples))
+    envelope = _envelope(record, splits, samples, options.envelope, reporter)
+    record = replace(record, envelope=envelope)
+    write_record(run, record)
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
@@ -126,6 +143,28 @@ def _train(
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
     write_record(run, record)
     return record
+
+
+def _envelope(
+    record: RunRecord, splits: Splits, samples: SampleProvider, options: EnvelopeOptions, reporter: Reporter
+) -> Envelope | None:
+    """Learn the envelope of the good samples.
+
+    Raises:
+        RunError: All training samples have the same pixels.
+        InputError: A sample cannot be read.
+    """
+    good = [*splits.train, *splits.held_out]
+    measured: dict[SampleFiles, Conditions] = {}
+    for files in good:
+        measured[files] = samples.conditions(files, record.preprocessing)
+        reporter.step("measure recording conditions", len(measured), len(good))
+    train, held_out = ([(s, measured[s]) for s in chosen] for chosen in (splits.train, splits.held_out))
+    check_different(train, held_out, record.data.folder, reporter)
+    envelope = learn_envelope(list(measured.values()), options)
+    if envelope is not None and record.preprocessing.modality != "xyz" and not envelope.colour_weights:
+        reporter.say("Red and blue cannot be distinguished in these samples, so exchanged channels are not recognised.")
+    return envelope
 
 
 def _fit_family(

@@ -17,6 +17,7 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.observe import Observations
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import learn_view
@@ -68,26 +69,31 @@ class TrainingSettings:
         if category not in self._views:
             parts = [KeptFiles(files, self.samples) for files in self.splits.joint[category]]
             assert self.recipe.view != "auto"  # the record of the run names the chosen view
-            found = locatable(self.recipe.view, parts, self.inspection)
-            self._views[category] = learn_view(self.recipe.view, found, self.inspection, self.reporter)
+            try:
+                learned = learn_view(self.recipe.view, parts, self.inspection, self.reporter)
+            except InputError:  # parts that are not found are left out by name when they are prepared
+                found = _locatable(self.recipe.view, parts, self.inspection)
+                learned = learn_view(self.recipe.view, found, self.inspection, self.reporter)
+            self._views[category] = learned
         return self._views[category]
 
 
-def locatable(view: ViewName, samples: Sequence[KeptFiles], preprocessing: Preprocessing) -> list[KeptFiles]:
-    """Return the samples in which a view finds the part, or all samples if the view finds none in any of them.
-
-    The others are left out with a reason when they are prepared.
-    """
-    if view == "sensor":
-        return list(samples)
-    found = []
-    for kept in samples:
-        sample = kept.read(preprocessing.colour)
-        if not isinstance(guarded(sample.name, partial(_locate, sample, view, preprocessing)), InputError):
-            found.append(kept)
+def _locatable(view: ViewName, samples: Sequence[KeptFiles], preprocessing: Preprocessing) -> list[KeptFiles]:
+    """Return the samples in which a view finds the part, or all samples if the view finds none in any of them."""
+    found = [kept for kept in samples if find_part(kept.read(preprocessing.colour), view, preprocessing) is None]
     return found or list(samples)
 
 
-def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> None:
-    for geometry in training_parts(part_geometry(sample, preprocessing), view):
-        VIEWS[view].locate(sample, geometry)
+def find_part(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> InputError | None:
+    """Return the error if a view does not find the part in a sample, or the sample cannot be observed."""
+    result = guarded(sample.name, partial(_find_part, sample, view, preprocessing))
+    return result if isinstance(result, InputError) else None
+
+
+def _find_part(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> None:
+    geometry = part_geometry(sample, preprocessing)
+    for part in training_parts(geometry, view):
+        VIEWS[view].locate(sample, part)
+    observations = Observations(view, preprocessing)
+    if observations.needed:
+        observations.add(geometry)

@@ -43,6 +43,7 @@ def owned_run_folder(run: Path) -> Iterator[None]:
         if not existed and not (run / FILE).exists():
             shutil.rmtree(run / CACHE, ignore_errors=True)
             with suppress(OSError):
+                (run / SHEET).unlink(missing_ok=True)
                 (run / LOCK_NAME).unlink(missing_ok=True)
                 run.rmdir()  # fails if anything else is in the folder
 

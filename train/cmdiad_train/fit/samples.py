@@ -20,6 +20,7 @@ from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_p
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.fit.conditions import Conditions, conditions_of
 from cmdiad_train.fit.tamper import tamper
 from cmdiad_train.tensor_files import disk_errors
 
@@ -159,6 +160,7 @@ class SampleProvider:
         self._settings: Callable[[SampleFiles], Preprocessing] | None = None
         self._tampered: set[Key] = set()
         self._inspection: Preprocessing | None = None
+        self._conditions: dict[Key, Conditions] = {}
 
     def try_read(self, files: SampleFiles, colour: Colour) -> InputError | None:
         """Read a sample and keep it until it is prepared; return the error if the files cannot be used."""
@@ -198,6 +200,18 @@ class SampleProvider:
         assert self._settings is not None
         return self._settings(files)
 
+    def conditions(self, files: SampleFiles, inspection: Preprocessing) -> Conditions:
+        """Return the recording conditions of a sample; raises InputError for files that cannot be used.
+
+        Args:
+            files: Files of a good sample.
+            inspection: Preprocessing of inspection.
+        """
+        name = _name(files)
+        if name not in self._conditions:
+            self._conditions[name] = conditions_of(self.read(files, inspection.colour), inspection)
+        return self._conditions[name]
+
     def try_prepare(self, files: SampleFiles) -> InputError | None:
         """Prepare a sample and keep the result; return the error if the sample cannot be used."""
         return self._try("prepared", files)
@@ -230,6 +244,7 @@ class SampleProvider:
             if error := self.try_read(files, settings.colour):
                 return error
             sample: Sample = self._shelf.get(key)
+            self._measure(_name(replace(files, part=0)), sample)
             self._put_parts("prepared", files, settings, partial(prepare_parts, sample, settings))
             if kind == "tampered" or key in self._tampered:
                 self._put_parts("tampered", files, settings, partial(self._prepare_tampered, sample))
@@ -245,6 +260,13 @@ class SampleProvider:
         for part in range(settings.parts):
             value = parts if isinstance(parts, InputError) else parts[part]
             self._shelf.put((kind, *_name(replace(files, part=part))), value)
+
+    def _measure(self, name: Key, sample: Sample) -> None:
+        """Keep the recording conditions of a sample. A sample that has none cannot be prepared either."""
+        assert self._inspection is not None
+        conditions = guarded(sample.name, partial(conditions_of, sample, self._inspection))
+        if isinstance(conditions, Conditions):
+            self._conditions[name] = conditions
 
     def _prepare_tampered(self, sample: Sample) -> tuple[Prepared, ...]:
         assert self._inspection is not None

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.names import ViewName
+from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.preprocess.views.strategy import check_contrast
+from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, SampleFiles
 from cmdiad_train.datasets.left_out import describe
 from cmdiad_train.fit.export_inputs import golden_samples, tampered_samples, with_tampered_copy
+from cmdiad_train.fit.preparing import find_part
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.splits import Splits
 
@@ -37,14 +42,59 @@ def accept(splits: Splits, category: Category, earlier: Splits | None, reporter:
 
 
 def screen_reading(
-    splits: Splits, category: Category, colour: Colour, samples: SampleProvider, reporter: Reporter
+    splits: Splits, category: Category, sensor: Preprocessing, samples: SampleProvider, reporter: Reporter
 ) -> Splits:
-    """Read every good sample once, keep it, and leave out those that cannot be read.
+    """Read every good sample once, keep it, and leave out those that cannot be read or are empty in any view.
+
+    Args:
+        splits: Splits of the data set.
+        category: Category of the data set, for messages.
+        sensor: Preprocessing in the sensor view.
+        samples: Source of samples, which keeps them.
+        reporter: Receiver of progress and lines.
 
     Raises:
         RunError: Too many samples are left out, or too few remain.
     """
-    return _screen(splits, category, ("read samples", lambda files: samples.try_read(files, colour)), reporter)
+
+    def read(files: SampleFiles) -> InputError | None:
+        error = samples.try_read(files, sensor.colour)
+        if error is not None:
+            return error
+        sample = samples.read(files, sensor.colour)
+        empty = guarded(sample.name, lambda: _check_content(sample))
+        return empty if isinstance(empty, InputError) else None
+
+    return _screen(splits, category, ("read samples", read), reporter)
+
+
+def _check_content(sample: Sample) -> None:
+    """Raise InputError for an image without contrast or a cloud without points, which no view can use."""
+    if sample.rgb is not None:
+        check_contrast(sample.rgb, sample.name)
+    if sample.xyz is not None:
+        PartGeometry(sample, foreground=False).part  # noqa: B018 - raises without a valid point
+
+
+def screen_view(
+    splits: Splits,
+    category: Category,
+    view: ViewName,
+    sensor: Preprocessing,
+    samples: SampleProvider,
+    reporter: Reporter,
+) -> Splits:
+    """Leave out the training samples in which a view does not find the part.
+
+    Raises:
+        RunError: Too many samples are left out, or too few remain.
+    """
+    train = set(splits.train)
+
+    def find(files: SampleFiles) -> InputError | None:
+        return find_part(samples.read(files, sensor.colour), view, sensor) if files in train else None
+
+    return _screen(splits, category, ("find parts", find), reporter)
 
 
 def screen_preparing(

@@ -9,13 +9,12 @@ from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_train.datasets import GOOD, Category, LeftOut, SampleFiles, open_category
 from cmdiad_train.datasets.layouts.listing import Listing
+from cmdiad_train.datasets.left_out import MOST_UNUSABLE
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.recipe import Recipe
 
 HELD_OUT_SHARE = 5
 """Without a validation split every fifth training sample is held out."""
-MOST_UNUSABLE = 0.2
-"""Largest share of good samples that a training leaves out because they cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,24 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe
-from cmdiad_runtime.preprocess.prepare import Prepared, needed_modalities, prepare_parts
+from cmdiad_runtime.preprocess.inspected_area.records import describe
+from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour
+from cmdiad_train.datasets.skipped import skipped_text
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.fit.contact_sheet import write_contact_sheet
 from cmdiad_train.fit.direction import ambiguous_turn
 from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
-from cmdiad_train.fit.preparing import TrainingSettings, locatable
+from cmdiad_train.fit.observe import Observations
+from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.run_folder import is_without_results
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
-from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading
+from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading, screen_view
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
@@ -61,10 +63,10 @@ class Request:
     def data(self, splits: Splits) -> TrainedOn:
         """Return the record of the samples that are used."""
         return TrainedOn(
-            str(self.category.folder.resolve()),
-            self.category.name,
-            tuple(s.name for s in splits.train),
-            tuple(s.name for s in splits.held_out),
+            printable(self.category.folder.resolve()),
+            printable(self.category.name),
+            tuple(printable(s.name) for s in splits.train),
+            tuple(printable(s.name) for s in splits.held_out),
         )
 
     def lists(self, record: RunRecord) -> bool:
@@ -127,40 +129,38 @@ def start_or_resume(
         OutputError: Other samples than in the interrupted attempt can be used.
         RunError: Too many samples cannot be used.
     """
+    if skipped := skipped_text(request.category.folder):
+        reporter.say(skipped)
     splits = accept(request.splits, request.category, None, reporter)
-    colour = data_colour(splits.train)
-    if _reads_samples(request, earlier):
-        splits = screen_reading(splits, request.category, colour, samples, reporter)
-    area: InspectedArea | None
+    sensor = _in_sensor_view(request, splits)
+    if _reads_samples(request, earlier, sensor):
+        splits = screen_reading(splits, request.category, sensor, samples, reporter)
+    choice = None
     if earlier is None:
-        chosen = _choose_view(request, splits, colour, samples, reporter)
-        _report(chosen, run, reporter)
-        foreground = request.recipe.foreground and not chosen.whole_cloud
-        recipe = replace(request.recipe, view=chosen.view, foreground=foreground)
-        preprocessing = _masked(request, splits, chosen.preprocessing, samples, reporter)
-        area = chosen.area
-        view = ViewChoice(request.recipe.view, chosen.reason, chosen.whole_cloud)
-    else:
-        recipe, preprocessing, view = earlier.recipe, earlier.preprocessing, earlier.view
-        area = earlier.inspected_area
+        splits, choice = _choose_view(request, splits, sensor, samples, reporter)
+        _report(choice, run, reporter)
+    recipe, preprocessing = _decided(request, earlier, choice)
+    if earlier is None:
+        preprocessing = _masked(request, splits, preprocessing, samples, reporter)
     settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
     data = request.data(splits)
-    if earlier is not None and (earlier.data == data or not is_without_results(run)):
+    if earlier is not None:
         if earlier.data != data:
             raise _other_training(run)
         return Started(earlier, splits)
+    assert choice is not None
     record = RunRecord(
         recipe=recipe,
         data=data,
-        view=view,
+        view=ViewChoice(request.recipe.view, choice.reason, choice.whole_cloud),
         preprocessing=preprocessing,
         seed=recipe.seed,
         versions={package: version(package) for package in PACKAGES},
         python=platform.python_version(),
         network_from=network_digest(request),
-        inspected_area=area,
         left_out=splits.left_out,
+        inspected_area=choice.area,
     )
     if request.mask is not None:
         request.mask.save(run / MASK)
@@ -204,6 +204,22 @@ def _check_direction(splits: Splits, preprocessing: Preprocessing, samples: Samp
             return
 
 
+def _decided(request: Request, earlier: RunRecord | None, choice: ChosenView | None) -> tuple[Recipe, Preprocessing]:
+    """Return recipe and preprocessing with the chosen view: those of the interrupted run, or of the new choice."""
+    if earlier is not None:
+        return earlier.recipe, earlier.preprocessing
+    assert choice is not None
+    foreground = request.recipe.foreground and not choice.whole_cloud
+    return replace(request.recipe, view=choice.view, foreground=foreground), choice.preprocessing
+
+
+def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
+    """Return the preprocessing of inspection before a view is chosen."""
+    recipe = request.recipe
+    sensor = request.family.preprocessing(recipe, data_colour(splits.train), recipe.modality)
+    return replace(sensor, parts=recipe.parts)
+
+
 def _other_training(run: Path) -> OutputError:
     return OutputError(
         run,
@@ -213,13 +229,12 @@ def _other_training(run: Path) -> OutputError:
     )
 
 
-def _reads_samples(request: Request, earlier: RunRecord | None) -> bool:
-    """Return True if samples are read before they are prepared, because a view or area is learnt from them."""
-    recipe = request.recipe
-    if earlier is None and recipe.foreground and "xyz" in needed_modalities(recipe.modality, recipe.rgb_mask):
-        return True
-    view = recipe.view if earlier is None else earlier.recipe.view
-    return view != "sensor" and (view != "auto" or request.family.preferred_view(recipe)[0] != "sensor")
+def _reads_samples(request: Request, earlier: RunRecord | None, sensor: Preprocessing) -> bool:
+    """Return True if samples are read before they are prepared, because a view is chosen or learnt from them."""
+    if earlier is not None:
+        return earlier.recipe.view != "sensor"
+    view = request.recipe.view if request.recipe.view != "auto" else request.family.preferred_view(request.recipe)[0]
+    return view != "sensor" or Observations(view, sensor).needed
 
 
 def network_digest(request: Request) -> str | None:
@@ -235,7 +250,7 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
     """Write the contact sheet, and say in a line each why parts are seen as they are and what is inspected."""
     if chosen.tiles:
         write_contact_sheet(run / SHEET, chosen.tiles)
-    sheet = f", see {run / SHEET}" if chosen.tiles else ""
+    sheet = f", see {printable(run / SHEET)}" if chosen.tiles else ""
     if chosen.reason:
         kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
         how = "as the sensor sees them" if chosen.view == "sensor" else "from the top in image and cloud"
@@ -258,20 +273,31 @@ def _network_digest(family: Family, source: Path) -> str:
 
 
 def _choose_view(
-    request: Request, splits: Splits, colour: Colour, samples: SampleProvider, reporter: Reporter
+    request: Request, splits: Splits, sensor: Preprocessing, samples: SampleProvider, reporter: Reporter
+) -> tuple[Splits, ChosenView]:
+    """Return the view, and the splits without training samples in which the view does not find the part.
+
+    An automatically chosen view finds the part in every sample; otherwise another view is chosen.
+    """
+    try:
+        return splits, _choose(request, splits, sensor, samples, reporter)
+    except InputError:
+        view = "sensor" if request.recipe.view == "auto" else request.recipe.view
+        splits = screen_view(splits, request.category, view, sensor, samples, reporter)
+        return splits, _choose(request, splits, sensor, samples, reporter)
+
+
+def _choose(
+    request: Request, splits: Splits, sensor: Preprocessing, samples: SampleProvider, reporter: Reporter
 ) -> ChosenView:
     recipe = request.recipe
-    preprocessing = replace(request.family.preprocessing(recipe, colour, recipe.modality), parts=recipe.parts)
-    train = [KeptFiles(files, samples) for files in splits.train]
-    if recipe.view != "auto":
-        train = locatable(recipe.view, train, preprocessing)
     others = [*splits.held_out, *(files for joint in splits.joint.values() for files in joint)]
     chosen = choose_view(
-        train,
+        [KeptFiles(files, samples) for files in splits.train],
         [KeptFiles(files, samples) for files in others],
-        recipe,
-        preprocessing,
-        request.family.preferred_view(recipe),
+        request.recipe,
+        sensor,
+        request.family.preferred_view(request.recipe),
         reporter,
     )
     if recipe.parts > 1 and chosen.view == "sensor":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.bundle.manifest_records import stored_preprocessing
+from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import EARLIER_VIEWS
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
@@ -76,7 +77,7 @@ class ViewChoice:
 
     Attributes:
         asked: View in the recipe on the command line; the recipe of the run names the view that was chosen.
-        because: Reason if "auto" did not choose the recommended view, or "".
+        because: Reason if "auto" chose the view of the sensor, or "".
         whole_cloud: True if "auto" keeps the background of clouds, although the recipe on the command line removes it.
 
     Raises:
@@ -116,8 +117,10 @@ class RunRecord:
         network_from: SHA-256 of the network that `--network-from` took over, or None.
         provenance: Origin of the networks, by modality.
         metrics: Figures on the test split, or None if it cannot show any.
-        inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
+        envelope: Recording conditions of the good samples, or None in runs of earlier versions, and before they are
+            measured. The field is in the file only with a value.
         left_out: Samples that could not be used. The field is in the file only if there are any.
+        inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -134,8 +137,9 @@ class RunRecord:
     network_from: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
-    inspected_area: InspectedArea | None = None
+    envelope: Envelope | None = None
     left_out: tuple[LeftOut, ...] = ()
+    inspected_area: InspectedArea | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -151,10 +155,12 @@ class RunRecord:
         require(all(isinstance(p, dict) for p in self.provenance.values()), self, "provenance", "objects by modality")
         if self.metrics is not None:
             require_object(self, "metrics")
-        if self.inspected_area is not None:
-            require_instance(self, "inspected_area", InspectedArea)
+        if self.envelope is not None:
+            require_instance(self, "envelope", Envelope)
         make_tuple(self, "left_out")
         require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
+        if self.inspected_area is not None:
+            require_instance(self, "inspected_area", InspectedArea)
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -177,10 +183,10 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        apart = ("inspected_area", "left_out")
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
-        area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
+        optional = ("envelope", "left_out", "inspected_area")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
         left_out = [sample.to_json() for sample in self.left_out]
+        area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -189,8 +195,9 @@ class RunRecord:
             "data": asdict(self.data),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
-            **area,
+            **({} if self.envelope is None else {"envelope": self.envelope.to_json()}),
             **({"left_out": left_out} if left_out else {}),
+            **area,
         }
 
     @staticmethod
@@ -212,6 +219,7 @@ class RunRecord:
                 "data": TrainedOn.from_json(content["data"]),
                 "view": ViewChoice.from_json(content["view"]),
                 "preprocessing": stored_preprocessing(content["preprocessing"]),
+                "envelope": Envelope.from_json(content["envelope"]) if "envelope" in content else None,
                 "left_out": _left_out(content.get("left_out", [])),
             }
         )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import OutputError, RunError
 
 if TYPE_CHECKING:
     import torch
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""Texts by which torch reports that an allocation failed, in addition to MemoryError."""
 
 DEVICES = ("auto", "cpu", "cuda")
 CACHE_GB = 50.0
@@ -52,3 +57,22 @@ class Machine:
             )
         cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         return torch.device("cuda" if cuda else "cpu")
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn failed allocations of NumPy, Pillow and torch in the block into an OutputError of one line.
+
+    Raises:
+        OutputError: The memory of the machine or of its GPU is too small.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
+            raise
+        raise OutputError(
+            "",
+            found="The memory of this machine is too small for the training",
+            action="Close other programs, or train with a smaller --size, and run the same command again to resume",
+        ) from error

@@ -14,6 +14,7 @@ from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_pla
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
 from cmdiad_runtime.preprocess.image.foreground import ImageRegions, image_regions
 from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage, describe_array
+from cmdiad_runtime.support.missing_points import without_missing_numbers
 
 
 class PartGeometry:
@@ -39,9 +40,9 @@ class PartGeometry:
         """True if `part` excludes the support plane and stray clusters."""
         return self._foreground
 
-    @property
+    @cached_property
     def xyz(self) -> XyzImage:
-        """Return the cloud, float32 `[h, w, 3]`, metres.
+        """Return the cloud, float32 `[h, w, 3]`, metres, zeros for numbers that stand for missing points.
 
         Raises:
             InputError: The sample has no cloud.
@@ -54,7 +55,8 @@ class PartGeometry:
                 action="add the cloud of the sample",
                 reason="missing-modality",
             )
-        return self._sample.xyz
+        xyz = self._sample.xyz
+        return without_missing_numbers(xyz) if _is_cloud(xyz) else xyz  # `part` refuses other arrays.
 
     @property
     def rgb(self) -> RgbImage:
@@ -116,13 +118,13 @@ class PartGeometry:
         Raises:
             InputError: The cloud is not float32 `[h, w, 3]`, has no valid point, or only background.
         """
-        self._check_array()
+        self.check_array()
         if not self.valid.any():
             raise InputError(
                 self.name,
                 found="no valid point in the cloud",
-                expected="pixels whose x, y and z are finite and not 0",
-                action="check that the sensor sees the part and that the file is an xyz image",
+                expected="pixels whose x, y and z are finite, not 0, and at most 50 m",
+                action="check that the sensor sees the part, that the unit is metres, and that the file is an xyz image",
                 reason="no-points",
             )
         if not self._foreground:
@@ -137,7 +139,8 @@ class PartGeometry:
             )
         return self.foreground
 
-    def _check_array(self) -> None:
+    def check_array(self) -> None:
+        """Raise InputError if the cloud is not float32 `[h, w, 3]`, or absent."""
         check_cloud_array(self.xyz, self.name)
 
 
@@ -148,7 +151,7 @@ def check_cloud_array(xyz: object, name: str) -> None:
         xyz: Value in place of a cloud.
         name: Name of the sample, for the message.
     """
-    if not isinstance(xyz, np.ndarray) or xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype != np.float32:
+    if not _is_cloud(xyz):
         raise InputError(
             name,
             found=f"a cloud of {describe_array(xyz)}",
@@ -156,3 +159,7 @@ def check_cloud_array(xyz: object, name: str) -> None:
             action="give x, y, z per pixel as the sensor sees them",
             reason="wrong-array",
         )
+
+
+def _is_cloud(xyz: object) -> bool:
+    return isinstance(xyz, np.ndarray) and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32

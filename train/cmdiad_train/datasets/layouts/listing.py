@@ -10,6 +10,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
+from cmdiad_train.datasets.skipped import is_sample_file, is_sample_folder
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Suffixes of mask files, in lower case."""
@@ -67,23 +68,21 @@ class Listing:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones and without those that are named like a file."""
+    """Return the folders of samples in a folder, sorted; no hidden ones, and none that is named like a file."""
     return sorted(
-        p
-        for p in folder.glob("*")
-        if p.is_dir() and not p.name.startswith(".") and p.suffix.lower() not in _FILE_SUFFIXES
+        p for p in folder.glob("*") if p.is_dir() and is_sample_folder(p) and p.suffix.lower() not in _FILE_SUFFIXES
     )
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> FilesByStem:
-    """Return what is named like a file with one of the suffixes in a folder, without hidden names.
+    """Return what is named like a file with one of the suffixes in a folder; no hidden files and no thumbnails.
 
     A pipe, a folder or a dangling link with such a name is returned too: reading it fails, and the sample is reported
     instead of passed over.
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+        if path.suffix.lower() in suffixes and is_sample_file(path):
             files.setdefault(path.stem, []).append(path)
     return FilesByStem(folder, files)
 

@@ -12,11 +12,12 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.readers import image_colour, read_rgb
 from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_train.datasets.layouts.eyecandies import RawSample
 from cmdiad_train.datasets.prepare import writing
 from cmdiad_train.datasets.prepare.background import remove_background
 from cmdiad_train.datasets.prepare.eyecandies_cloud import read_cloud
-from cmdiad_train.datasets.sample_files import GOOD, SampleFiles, read_grey
+from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 
 
 def prepare_scanned(files: SampleFiles, folder: Path) -> bool:
@@ -47,7 +48,7 @@ def prepare_scanned(files: SampleFiles, folder: Path) -> bool:
     assert sample.xyz is not None
     xyz, rgb = remove_background(sample.xyz, sample.rgb, name=str(files.xyz))
     if mask is not None and mask_out is not None:
-        grey = read_grey(mask)
+        grey = read_mask(mask).astype(np.uint8) * np.uint8(255)
         _check_size(mask, grey, sample.xyz)
         writing.write_png(mask_out, pad_to_square(grey))
     if rgb is not None and rgb_out is not None:
@@ -70,7 +71,7 @@ def prepare_rendered(raw: RawSample, folder: Path) -> bool:
         InputError: The sample cannot be used.
         OutputError: A file cannot be written.
     """
-    mask = None if raw.mask is None else read_grey(raw.mask)
+    mask = None if raw.mask is None else read_mask(raw.mask).astype(np.uint8) * np.uint8(255)
     place = folder / "train" / GOOD if mask is None else folder / "test" / ("bad" if mask.any() else GOOD)
     rgb_out, xyz_out, mask_out = (
         place / "rgb" / f"{raw.number}.png",

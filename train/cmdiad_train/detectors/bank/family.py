@@ -83,13 +83,13 @@ def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Pa
     return float(bank_rows(xyz, training.recipe).mean()), float(bank_rows(rgb, training.recipe).std())
 
 
-def check_weights(recipe: Recipe) -> None:
-    """Build every extractor of a recipe once, so that missing weights are reported before the features of others."""
+def check_weights(recipe: Recipe) -> int:
+    """Build every extractor of a recipe once, so that missing weights are reported early; return the size in bytes."""
     modalities = [*recipe.mains]
     if bank_part(recipe).hallucination != "none":
         modalities.append(recipe.other)
-    for modality in modalities:
-        build_extractor(recipe, modality)
+    extractors = [build_extractor(recipe, modality) for modality in modalities]
+    return sum(tensor.nbytes for extractor in extractors for tensor in extractor.state_dict().values())
 
 
 BANK = Family(

@@ -1,0 +1,45 @@
+"""Detection of samples with the same pixels, whatever the file format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.sample import Sample
+
+MOST_NAMED = 5
+"""Largest number of copies that a message names."""
+
+
+def content_of(sample: Sample) -> Hashable:
+    """Return a value that is equal for samples with the same pixels and points."""
+    return tuple(None if array is None else pixels_of(array) for array in (sample.rgb, sample.xyz))
+
+
+def pixels_of(array: npt.NDArray[Any]) -> str:
+    """Return the SHA-256 of type, shape and content of an array."""
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def identical_groups(contents: Iterable[tuple[str, Hashable]]) -> Iterator[list[str]]:
+    """Yield the names of samples with the same content, for each content that occurs several times.
+
+    Args:
+        contents: Name and content of each sample, of `content_of`.
+    """
+    groups: dict[Hashable, list[str]] = {}
+    for name, content in contents:
+        groups.setdefault(content, []).append(name)
+    yield from (names for names in groups.values() if len(names) > 1)
+
+
+def shortened(names: list[str]) -> str:
+    """Return names as text, at most `MOST_NAMED` of them."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

@@ -1,0 +1,44 @@
+"""Files of a data set that are no samples: hidden files, thumbnails, results of cmdiad. The rule of `cmdiad-run`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from cmdiad_runtime.inspection.find_inputs import InputFiles, Skipped, skipped_file, skipped_folder
+from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES
+
+_NO_SAMPLES: tuple[Skipped, ...] = ("hidden", "thumbnail", "own result")
+
+
+def is_sample_folder(folder: Path) -> bool:
+    """Return False for a hidden folder, a folder of thumbnails or a folder of results."""
+    return skipped_folder(folder) not in _NO_SAMPLES
+
+
+def is_sample_file(path: Path) -> bool:
+    """Return False for a hidden file or a thumbnail."""
+    return skipped_file(path) not in _NO_SAMPLES
+
+
+def skipped_text(folder: Path) -> str:
+    """Return one line about the images and clouds in a category that are no samples, or "" if there are none."""
+    skipped: Counter[Skipped] = Counter()
+    pending: list[tuple[Path, Skipped | None]] = [(folder, None)]
+    while pending:
+        current, reason = pending.pop()
+        try:
+            entries = list(os.scandir(current))
+        except OSError:
+            continue
+        for entry in entries:
+            path = current / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                own = skipped_folder(path)
+                pending.append((path, reason or (own if own in _NO_SAMPLES else None)))
+            elif path.suffix.lower() in (*RGB_SUFFIXES, *XYZ_SUFFIXES):
+                why = reason or skipped_file(path)
+                if why in _NO_SAMPLES:
+                    skipped[why] += 1
+    return InputFiles((), skipped).skipped_text

@@ -1,0 +1,86 @@
+"""Recording conditions of the good samples of a training, and samples that are copies of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmdiad_runtime.envelope.examine import measure, size_of
+from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.preprocess.prepare import check_present
+from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.views.strategy import part_geometry
+from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.datasets.identical import content_of, identical_groups, shortened
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Recording conditions of one sample.
+
+    Attributes:
+        size: Width and height, pixels.
+        measures: Measures by name, see `cmdiad_runtime.envelope.names`; empty if the sample cannot be inspected.
+        content: Value that is equal for samples with the same pixels and points.
+    """
+
+    size: tuple[int, int]
+    measures: Mapping[str, float]
+    content: Hashable
+
+
+def conditions_of(sample: Sample, preprocessing: Preprocessing) -> Conditions:
+    """Return the recording conditions of a sample.
+
+    Args:
+        sample: Good sample.
+        preprocessing: Preprocessing of inspection.
+
+    Raises:
+        InputError: The sample lacks a modality of inspection, or an array has the wrong shape.
+    """
+    check_present(sample, preprocessing)
+    try:
+        with np.errstate(all="ignore"):  # a cloud may have infinite coordinates
+            measures = measure(sample, part_geometry(sample, preprocessing), preprocessing)
+    except InputError:
+        measures = {}  # the sample is left out for the same reason when it is prepared
+    return Conditions(size_of(sample, preprocessing), measures, content_of(sample))
+
+
+def check_different(
+    train: Sequence[tuple[SampleFiles, Conditions]],
+    held_out: Sequence[tuple[SampleFiles, Conditions]],
+    folder: str,
+    reporter: Reporter,
+) -> None:
+    """Report samples with the same pixels, and refuse training samples that are all the same.
+
+    Args:
+        train: Training samples.
+        held_out: Samples that set the thresholds.
+        folder: Folder of the category, for messages.
+        reporter: Receiver of one line for each group of copies.
+
+    Raises:
+        RunError: All training samples are copies of one sample.
+    """
+    contents = {conditions.content for _, conditions in train}
+    if len(train) > 1 and len(contents) == 1:
+        raise RunError(
+            folder,
+            found=f"{len(train)} training samples with the same pixels",
+            expected="pictures of different good parts, or of one part that was placed again each time",
+            action="Record other samples; cmdiad-data check names the copies",
+        )
+    named = [(files.name, conditions.content) for files, conditions in (*train, *held_out)]
+    for names in identical_groups(named):
+        reporter.say(f"warning: {shortened(names)} have the same pixels and count as one sample. Remove the copies.")
+    if contents & {conditions.content for _, conditions in held_out}:
+        reporter.say(
+            "warning: samples that set the thresholds are copies of training samples, so the thresholds are too low."
+        )
