@@ -1,4 +1,4 @@
-"""Names of modalities and views. Commands offer them as choices, so this module imports nothing."""
+"""Names of modalities and views, and limits of options. Commands offer them, so this module imports nothing."""
 
 from __future__ import annotations
 
@@ -12,5 +12,7 @@ SENSORS: tuple[Sensors, ...] = get_args(Sensors)
 
 ViewName = Literal["sensor", "part", "top", "each"]
 VIEW_NAMES: tuple[ViewName, ...] = get_args(ViewName)
+MOST_PARTS = 64
+"""Largest number of equal parts in a sample."""
 EARLIER_VIEWS = {"plan": "top"}
 """Current names of views by the names of earlier versions. JSON keeps the name "plan" for settings of the top view."""

@@ -19,6 +19,7 @@ from cmdiad_runtime.support.command_line import collect_options, option_group
 from cmdiad_runtime.support.records import fields_from_json, require_integer
 from cmdiad_train.detectors.family import Family, FitContext, Fitted, PrecisionParts, TrainedDetector, as_tensors
 from cmdiad_train.recipe import Recipe, common_options
+from cmdiad_train.runs.mask import load_kept
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
 
 FILE = "gaussian.safetensors"
@@ -61,16 +62,20 @@ class PixelGaussian(TrainedDetector):
         deviation: Standard deviation of each cell, same shape.
         input_name: Name of the image input, "rgb" or "surface".
         size: Side of the map.
+        kept: Inspected pixels, bool `[1, size, size]`; None without an inspection mask.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, mean: Tensor, deviation: Tensor, input_name: str, size: int) -> None:
+    kept: Tensor | None
+
+    def __init__(self, mean: Tensor, deviation: Tensor, input_name: str, size: int, kept: Tensor | None = None) -> None:
         super().__init__()
         self.input_names, self.size = [input_name], size
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation.clamp(min=LEAST_DEVIATION))
+        self.register_buffer("kept", None if kept is None else kept[0].float())
         self.smooth = nn.Conv2d(1, 1, 3, padding=1, bias=False)
         self.smooth.weight.data.fill_(1 / 9)
         self.eval().requires_grad_(False)
@@ -81,6 +86,8 @@ class PixelGaussian(TrainedDetector):
         squared = ((cells - self.mean) / self.deviation).square().mean(1, keepdim=True).sqrt()
         smooth = self.smooth(squared.to(self.smooth.weight.dtype)).float()
         anomaly_map = F.interpolate(smooth, size=(self.size, self.size), mode="bilinear")[0, 0]
+        if self.kept is not None:
+            anomaly_map = anomaly_map * self.kept
         return anomaly_map.amax((0, 1)).reshape(1), anomaly_map
 
     def precision_parts(self) -> PrecisionParts:
@@ -128,7 +135,7 @@ def fit(context: FitContext) -> Fitted:
 def load(run: Path, recipe: Recipe) -> PixelGaussian:
     """Load the detector of a finished run."""
     tensors = load_tensors(run / FILE)
-    return PixelGaussian(tensors["mean"], tensors["deviation"], input_name(recipe), recipe.size)
+    return PixelGaussian(tensors["mean"], tensors["deviation"], input_name(recipe), recipe.size, load_kept(run, recipe))
 
 
 FAMILY = Family(

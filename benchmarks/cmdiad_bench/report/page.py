@@ -149,6 +149,8 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
     return [
         ("Bundle", record["bundle"]),
         ("Inspects with", sensor),
+        *([("Parts in a picture", str(record["parts"]))] if record["parts"] > 1 else []),
+        *([("Not inspected (mask)", f"{record['ignored_share']:.1%}")] if record["ignored_share"] else []),
         ("Precision, engine", f"{record['precision']}, {record['engine']}"),
         ("Detector family", record["family"] or "not recorded"),
         *([("Settings of the family", settings)] if settings else []),

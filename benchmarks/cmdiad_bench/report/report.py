@@ -128,9 +128,11 @@ def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter)
 
 def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> dict[str, Any]:
     """Return the record of one class: the figures of `cmdiad-bench accuracy` and the data behind them."""
-    record, calibration = bundle.record, bundle.calibration
+    record, calibration, ignored = bundle.record, bundle.calibration, bundle.preprocessing.ignored
     return {
         **measured,
+        "parts": bundle.preprocessing.parts,
+        "ignored_share": 0.0 if ignored is None else ignored.share,
         "bundle_sha256": sha256_of(bundle.path / MANIFEST),
         "created": record.created,
         "recipe": record.recipe,

@@ -18,6 +18,7 @@ from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.run_files import load_banks
+from cmdiad_train.detectors.family import worst_of_parts
 from cmdiad_train.recipe import Recipe, bank_part
 from cmdiad_train.runs.run import Run
 
@@ -91,7 +92,9 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
     rate = run.calibration.false_reject_rate
     # Training takes peaks over the image of the sensor, which needs its geometry. Here the ratio of such peaks to peaks
     # of the map is assumed to stay the same.
+    parts = run.preprocessing.parts
     peaks = [float(trained.fuse(*trained.score_each(patches))[1].max()) for patches in good]
-    ratio = run.calibration.map_threshold / calibrate_threshold(peaks, rate).value
-    calibration = calibrate([float(s) for s, _ in fused], [ratio * float(m.max()) for _, m in fused], rate)
+    ratio = run.calibration.map_threshold / calibrate_threshold(worst_of_parts(peaks, parts), rate).value
+    scores = worst_of_parts([float(s) for s, _ in fused], parts)
+    calibration = calibrate(scores, worst_of_parts([ratio * float(m.max()) for _, m in fused], parts), rate)
     return replace(run, recipe=_with_share(run.recipe, share), detector=detector, calibration=calibration)

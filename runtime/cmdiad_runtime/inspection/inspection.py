@@ -13,7 +13,7 @@ from PIL import Image
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.reasons import Reason
-from cmdiad_runtime.sample import RgbImage, Sample
+from cmdiad_runtime.sample import Mask, RgbImage, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Inspection:
         map_threshold: Map value above which a pixel is drawn as anomalous.
         map: Anomaly map over the sensor's padded square, float32 `[size, size]`; None if the sample was not inspected.
         view: Position of that square over the sensor's image; None if the sample was not inspected.
+        ignored: Pixels of that square that the inspection mask excludes, bool `[size, size]`; None without a mask.
+        ignored_share: Share of the inspected area that the inspection mask excludes; 0 without a mask.
         timings_ms: Wall-clock milliseconds by stage: `preprocess`, and `engine` if the engine was reached.
         sample: The inspected sample, for `overlay`; None if its file could not be read.
         skipped_checks: Names of the checks of the recording conditions that were not made: those that are switched off,
@@ -46,6 +48,8 @@ class Inspection:
     map_threshold: float
     map: npt.NDArray[np.float32] | None = None
     view: PaddedSquare | None = None
+    ignored: Mask | None = None
+    ignored_share: float = 0.0
     timings_ms: dict[str, float] = field(default_factory=dict)
     sample: Sample | None = field(default=None, repr=False, compare=False)
     skipped_checks: tuple[str, ...] = ()
@@ -85,7 +89,11 @@ class Inspection:
         return draw_overlay(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result without arrays, ready for JSON; a missing number is None."""
+        """Return the result without arrays, ready for JSON; a missing number is None.
+
+        With an inspection mask there is also `ignored_share`, see `Inspection`.
+        """
+        ignored = {"ignored_share": round(self.ignored_share, 6)} if self.ignored_share else {}
         return {
             "name": self.name,
             "verdict": self.verdict,
@@ -97,6 +105,7 @@ class Inspection:
             "map_max": None if self.map is None else float(self.map.max()),
             "skipped_checks": list(self.skipped_checks),
             "timings_ms": {stage: round(value, 3) for stage, value in self.timings_ms.items()},
+            **ignored,
         }
 
 

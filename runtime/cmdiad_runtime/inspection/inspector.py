@@ -22,6 +22,7 @@ from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.preprocess.views.masking import over_sensor
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 
@@ -132,6 +133,7 @@ class Inspector:
             return self.not_inspected(sample.name, error, timings_ms=timings, sample=sample)
         threshold, map_threshold = self.thresholds
         reason, message = _reason(score, threshold, ready.objection)
+        ignored = self.bundle.preprocessing.ignored
         return Inspection(
             name=sample.name,
             reason=reason,
@@ -141,6 +143,8 @@ class Inspector:
             map_threshold=map_threshold,
             map=anomaly_map,
             view=ready.parts[0].square,
+            ignored=None if ignored is None else np.any([over_sensor(part, ignored) for part in ready.parts], axis=0),
+            ignored_share=0.0 if ignored is None else ignored.share,
             timings_ms=timings,
             sample=sample,
             skipped_checks=self.bundle.skipped_checks,

@@ -27,6 +27,9 @@ _STRONGEST = 0.75
 """Share of colour in the blend at the strong end; below 1, so the part shows through everywhere."""
 _LCH_ANCHORS = ((0.93, 0.19, 105.0), (0.72, 0.20, 55.0), (0.58, 0.22, 25.0), (0.45, 0.20, 340.0))
 """Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: decreasing lightness, so grey prints work."""
+_HATCH_PERIOD = 9
+"""Distance of hatching lines, in widths of a line."""
+_HATCH_GREY = 235
 _GREEN = (0, 140, 60)
 _RED = (205, 30, 30)
 _NO_PICTURE = (240, 320, 3)
@@ -79,10 +82,36 @@ def draw_overlay(inspection: Inspection) -> RgbImage:
     square = np.zeros((view.side, view.side, 3), dtype=np.uint8)
     inside = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
     square[inside] = picture
-    overlay = anomaly_overlay(square, inspection.map, inspection.map_threshold)[inside]
+    overlay = anomaly_overlay(square, inspection.map, inspection.map_threshold)
+    if inspection.ignored is not None:
+        overlay = hatched(overlay, inspection.ignored)
+    overlay = overlay[inside]
     reason = "" if inspection.reason in (None, "score") else f", {inspection.reason}"
     text = f"{inspection.verdict} {inspection.score:.3g} / thr {inspection.threshold:.3g}{reason}"
     return verdict_banner(np.ascontiguousarray(overlay), text, ok=ok)
+
+
+def hatched(picture: RgbImage, region: Mask) -> RgbImage:
+    """Hatch a region that is not inspected: thin diagonal lines, bright next to dark, and a bright outline.
+
+    All lines are half transparent, so the picture stays visible, and a line is visible on any picture.
+
+    Args:
+        picture: Picture uint8 `[h, w, 3]`, RGB order; not changed.
+        region: Region bool `[H, W]` of any size over the same field of view.
+
+    Returns:
+        New array uint8 `[h, w, 3]`, RGB order.
+    """
+    height, width = picture.shape[:2]
+    resized = np.array(Image.fromarray(region).resize((width, height), Image.Resampling.NEAREST), dtype=np.bool_)
+    line = max(1, min(height, width) // 400)
+    rows, columns = np.ogrid[:height, :width]
+    phase = (rows + columns) // line % _HATCH_PERIOD
+    outline = resized & ~scipy.ndimage.binary_erosion(resized, iterations=line, border_value=1)
+    bright, dark = (resized & (phase == 0)) | outline, resized & (phase == 1)
+    lit = np.where(bright[..., None], picture // 2 + np.uint8(_HATCH_GREY // 2), picture)
+    return np.where((dark & ~outline)[..., None], picture // 2, lit)
 
 
 def _picture(sample: Sample | None) -> RgbImage:

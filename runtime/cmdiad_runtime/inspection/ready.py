@@ -14,7 +14,7 @@ from cmdiad_runtime.envelope.frame import Checksums, checksums_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.check import objection_to_area
-from cmdiad_runtime.preprocess.prepare import check_present, prepare
+from cmdiad_runtime.preprocess.prepare import check_present, prepare_parts
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import part_geometry
 from cmdiad_runtime.sample import Sample
@@ -55,7 +55,7 @@ def _make_ready(sample: Sample, bundle: Bundle) -> Ready:
     geometry = part_geometry(sample, settings)
     if bundle.record.envelope is not None:
         examine(sample, geometry, settings, bundle.record.envelope, bundle.ignored_checks)
-    prepared = prepare(sample, settings, geometry)
+    parts = prepare_parts(sample, settings, geometry)
     area = bundle.record.inspected_area
     objection = None if area is None else objection_to_area(area, geometry)
-    return Ready((prepared,), objection, checksums=checksums_of(sample, settings))
+    return Ready(parts, objection, checksums=checksums_of(sample, settings))

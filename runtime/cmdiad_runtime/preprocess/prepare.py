@@ -13,8 +13,10 @@ from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry, check_cl
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing, needed_modalities
+from cmdiad_runtime.preprocess.views.masking import check_size, masked
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
+from cmdiad_runtime.preprocess.views.several import parts_of
 from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
 from cmdiad_runtime.sample import Mask, Sample, describe_array
 
@@ -27,11 +29,29 @@ __all__ = [
     "part_geometry",
     "prepare",
     "prepare_ground_truth",
+    "prepare_parts",
 ]
 
 
-def prepare(sample: Sample, preprocessing: Preprocessing, geometry: PartGeometry | None = None) -> Prepared:
-    """Return the network inputs of a sample.
+def prepare(sample: Sample, preprocessing: Preprocessing) -> Prepared:
+    """Return the network inputs of a sample with one part.
+
+    Args:
+        sample: Sample with the modalities of `preprocessing.modalities`.
+        preprocessing: Settings of the preprocessing for one part, of the run or the bundle.
+
+    Raises:
+        InputError: The sample lacks a modality, or cannot be used (see `PartGeometry.part`).
+        ValueError: The settings are for several parts; see `prepare_parts`.
+    """
+    (prepared,) = prepare_parts(sample, preprocessing)
+    return prepared
+
+
+def prepare_parts(
+    sample: Sample, preprocessing: Preprocessing, geometry: PartGeometry | None = None
+) -> tuple[Prepared, ...]:
+    """Return the network inputs of each part in a sample, in reading order.
 
     Args:
         sample: Sample with the modalities of `preprocessing.modalities`.
@@ -39,10 +59,14 @@ def prepare(sample: Sample, preprocessing: Preprocessing, geometry: PartGeometry
         geometry: Geometry of the sample if it was used before, so that nothing is computed twice; None makes a new one.
 
     Raises:
-        InputError: The sample lacks a modality, or cannot be used (see `PartGeometry.part`).
+        InputError: The sample lacks a modality, cannot be used, or has another number of parts.
     """
     check_present(sample, preprocessing)
-    return view_of(preprocessing).prepare(sample, geometry or part_geometry(sample, preprocessing))
+    check_size(sample, preprocessing)
+    view = view_of(preprocessing)
+    geometry = geometry or part_geometry(sample, preprocessing)
+    prepared = (view.prepare(sample, part) for part in parts_of(geometry, preprocessing))
+    return tuple(masked(part, preprocessing.ignored) for part in prepared)
 
 
 def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Preprocessing) -> Mask:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from cmdiad_runtime.names import EARLIER_VIEWS, Modality, Sensors, ViewName
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, Modality, Sensors, ViewName
+from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
 
@@ -21,6 +22,8 @@ LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
 _JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
+_LATER: dict[str, object] = {"parts": 1, "ignored": None}
+"""Fields that `to_json` leaves out at these values."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Preprocessing:
             the top, the image cut out.
         xyz_image: True if the resized cloud itself is an input too, for a network that reads the cloud as an image.
         seed: Seed of the plane search.
+        parts: Number of equal parts in a sample, each of which is prepared in its own view; 1 in the sensor view.
+        ignored: Region of the view that never decides a verdict (inspection mask), or None.
     """
 
     modality: Sensors
@@ -63,6 +68,8 @@ class Preprocessing:
     part: PartSettings | None = None
     xyz_image: bool = False
     seed: int = 0
+    parts: int = 1
+    ignored: IgnoredRegion | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -77,6 +84,7 @@ class Preprocessing:
             require(isinstance(getattr(self, field), bool), self, field, "true or false")
         require(self.top is None or isinstance(self.top, TopSettings), self, "top", "TopSettings or None")
         require(self.part is None or isinstance(self.part, PartSettings), self, "part", "PartSettings or None")
+        require(self.ignored is None or isinstance(self.ignored, IgnoredRegion), self, "ignored", "a region or None")
 
     def _check_ranges(self) -> None:
         points = self.modality != "rgb" and self.xyz_feed == "points"
@@ -85,6 +93,7 @@ class Preprocessing:
         require_integer(self, "groups", LEAST_GROUPS if points else 0, MOST_GROUPS)
         require_integer(self, "group_size", 1 if points else 0, MOST_GROUP_SIZE)
         require_integer(self, "grid", 1 if points else 0, MOST_CELLS)
+        require_integer(self, "parts", 1, MOST_PARTS)
         require_integer(self, "seed", 0 if self.needs_cloud else -_MOST_SEED, _MOST_SEED)
 
     def _check_combinations(self) -> None:
@@ -92,6 +101,9 @@ class Preprocessing:
         normals = self.modality == "rgb" or self.xyz_feed == "normals"
         require(not aligned or normals, self, "xyz_feed", "normals in the top view and in the part view")
         require(not self.xyz_image or self.xyz_feed == "points", self, "xyz_image", "false unless xyz_feed is points")
+        require(
+            self.ignored is None or self.ignored.size == self.size, self, "ignored", f"a region of size {self.size}"
+        )
         require(self.rgb_mask == "none" or self.foreground, self, "foreground", "true if rgb_mask is cloud")
 
     def check_view(self) -> None:
@@ -101,6 +113,11 @@ class Preprocessing:
         """
         require(self.top is None or self.modality != "rgb", self, "top", "None without a cloud (modality rgb)")
         require(self.part is None or self.modality != "xyz", self, "part", "None without an image (modality xyz)")
+        require(self.parts == 1 or self.view != "sensor", self, "parts", "1 in the sensor view")
+        views = 2 if self.view == "each" else 1
+        require(
+            self.ignored is None or len(self.ignored.regions) == views, self, "ignored", f"regions of {views} views"
+        )
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -132,11 +149,17 @@ class Preprocessing:
             fields["top"] = TopSettings.from_json(fields["top"])
         if fields.get("part") is not None:
             fields["part"] = PartSettings.from_json(fields["part"])
+        if fields.get("ignored") is not None:
+            fields["ignored"] = IgnoredRegion.from_json(fields["ignored"])
         return Preprocessing(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values, with the field names of format 1."""
-        return {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        """Return the settings as JSON-ready values, with the field names of format 1.
+
+        Fields that format 1 did not have at first are left out at their defaults, so that older versions can read them.
+        """
+        values = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
 def needed_modalities(modality: Sensors, rgb_mask: RgbMask) -> tuple[Modality, ...]:

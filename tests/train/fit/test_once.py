@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_runtime.preprocess.prepare import prepare_parts
 from cmdiad_train.datasets import SampleFiles, open_category
 from cmdiad_train.datasets import sample_files as reading
 from cmdiad_train.detectors.bank.features.patches import PatchFeatures
@@ -49,7 +49,7 @@ def counted() -> Iterator[Counts]:
     def prepared(sample: Any, preprocessing: Any) -> Any:
         is_tampered = any(sample is other for other in tampered)
         (counts.tampered if is_tampered else counts.prepared)[sample.name] += 1
-        return prepare(sample, preprocessing)
+        return prepare_parts(sample, preprocessing)
 
     def tampering(sample: Any, preprocessing: Any) -> Any:
         tampered.append(tamper(sample, preprocessing))
@@ -71,8 +71,8 @@ def counted() -> Iterator[Counts]:
     with (
         mock.patch.object(reading, "read_rgb", reader(reading.read_rgb)),
         mock.patch.object(reading, "read_xyz", reader(reading.read_xyz)),
-        mock.patch.object(providing, "prepare", prepared),
-        mock.patch.object(figures, "prepare", prepared),
+        mock.patch.object(providing, "prepare_parts", prepared),
+        mock.patch.object(figures, "prepare_parts", prepared),
         mock.patch.object(providing, "tamper", tampering),
         mock.patch.object(PatchFeatures, "forward", extracting),
     ):

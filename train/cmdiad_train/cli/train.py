@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.envelope.names import CHECKS
-from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, VIEW_NAMES
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
@@ -121,6 +121,13 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "[default: auto, faithful: sensor]",
     ),
     click.option(
+        "--parts",
+        type=click.IntRange(1, MOST_PARTS),
+        default=1,
+        help="Number of equal parts in every picture. Each part has a separate view (part, top or each), the "
+        "worst one decides, and any other number of parts is NG.",
+    ),
+    click.option(
         "--size",
         type=click.IntRange(min=32),
         help="Side of the view in pixels.  [default: 320, faithful: 224]",
@@ -133,6 +140,16 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
     click.option(
         "--foreground/--no-foreground", default=True, help="Remove support plane and stray clusters from clouds."
+    ),
+)
+@option_group(
+    "Mask",
+    click.option(
+        "--mask",
+        type=click.Path(path_type=Path),
+        help="Black and white PNG of the size of the training pictures; the white region is ignored and never decides "
+        "a verdict. Draw the mask over the first good training picture: in the view sensor the region is fixed, in "
+        "other views the region moves with the part.",
     ),
 )
 @option_group(
@@ -169,6 +186,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     device: str,
     cache_gb: float,
     cache_dir: Path | None,
+    mask: Path | None,
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
     **options: Any,
@@ -178,13 +196,15 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.features import default_folder
     from cmdiad_train.fit.envelope import EnvelopeOptions
     from cmdiad_train.fit.fit import FitOptions, fit
+    from cmdiad_train.fit.mask import read_inspection_mask
     from cmdiad_train.training.machine import Machine
 
     _refuse_foreign_options(click.get_current_context(), family)
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
     out = out or _default_folder(data, category, recipe)
+    drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
-    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), envelope)
+    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), envelope, drawn)
     reporter = TerminalReporter()
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
@@ -227,4 +247,8 @@ def _summarise(record: RunRecord, out: Path) -> None:
         unseen = sum(metrics.get("not_inspected", {}).get("reasons", {}).values())
         without = f", {unseen} of them could not be inspected" if unseen else ""
         click.echo(f"test split ({metrics['samples']} samples{without}): {figures}")
+    if record.preprocessing.ignored is not None:
+        from cmdiad_train.fit.mask import describe_share
+
+        click.echo(f"mask: {describe_share(record.preprocessing)} is not inspected")
     click.echo(f"run: {printable(out)}")

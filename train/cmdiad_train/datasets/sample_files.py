@@ -33,6 +33,7 @@ class SampleFiles:
         ground_truth: Mask file of the defect; None for good samples and for defects that have no mask.
         mask_level: Mask pixels with a grey value above this belong to the defect, if the data set defines such a
             value; None for the rules of `read_mask`.
+        part: Number of a part in the sample, from 0 in reading order (`--parts`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class SampleFiles:
     xyz: Path | None
     ground_truth: Path | None
     mask_level: int | None = None
+    part: int = 0
 
     @property
     def has_mask(self) -> bool:

@@ -124,9 +124,9 @@ class FitContext:
             training resumes.
         recipe: Recipe with a decided view.
         preprocessing: Preprocessing of inspection.
-        train: Good training samples.
-        held_out: Good samples that set the thresholds.
-        joint: Good training samples of further categories, by category.
+        train: Good training samples; with several parts per sample (`preprocessing.parts`) one entry for each part.
+        held_out: Good samples that set the thresholds, likewise.
+        joint: Good training samples of further categories, by category, likewise.
         samples: Source of prepared samples.
         device: Device of feature extraction and training.
         features: Folder of the feature store, which trainings may share.
@@ -147,6 +147,17 @@ class FitContext:
     cache_bytes: int
     taken_over: bool
     reporter: Reporter
+
+    @property
+    def kept(self) -> Tensor | None:
+        """Return the inspected pixels of each view, bool `[views, size, size]`; None without an inspection mask.
+
+        A family builds them into its module, so that score and map depend on no other pixel. Each modality has its own
+        view only in the view `each`: first the cloud, then the image. `runs.mask.load_kept` returns the same for a
+        finished run.
+        """
+        ignored = self.preprocessing.ignored
+        return None if ignored is None else torch.from_numpy(~ignored.array)
 
     @torch.no_grad()
     def score_held_out(self, detector: TrainedDetector) -> tuple[list[float], list[float]]:
@@ -171,7 +182,8 @@ class Fitted:
 
     Attributes:
         detector: Detector in fp32 on the CPU.
-        scores: Image scores of good samples that the detector was not fitted on.
+        scores: Image scores of good samples that the detector was not fitted on; with several parts per sample one
+            score for each part, those of one sample next to each other.
         peaks: Largest values of their anomaly maps over the image of the sensor.
         provenance: JSON-ready origin of the networks, by modality.
     """
@@ -180,6 +192,20 @@ class Fitted:
     scores: Sequence[float]
     peaks: Sequence[float]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def worst_of_parts(values: Sequence[float], parts: int) -> list[float]:
+    """Return the largest value of each sample, which decides over the sample.
+
+    The threshold is computed from these values, so the false-reject rate holds for whole samples, whatever the number
+    of parts.
+
+    Args:
+        values: One value for each part, those of one sample next to each other.
+        parts: Number of parts per sample.
+    """
+    assert len(values) % parts == 0
+    return [max(values[start : start + parts]) for start in range(0, len(values), parts)]
 
 
 def _sensor_view(recipe: Recipe) -> tuple[ViewName, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy.typing as npt
 from torch import Tensor
@@ -17,28 +18,37 @@ from cmdiad_train.fit.splits import Splits
 from cmdiad_train.runs.run import GOLDEN, HELD_OUT, QUANTISATION
 from cmdiad_train.runs.stored_samples import StoredSample, save_samples
 
+Content = TypeVar("Content")
+
 GOLDEN_SAMPLES = 4
 QUANTISATION_SAMPLES = 4
 HELD_OUT_SAMPLES = 24
 
 
 def golden_samples(splits: Splits) -> Sequence[SampleFiles]:
-    """Return the held-out samples of the certificate."""
-    return splits.held_out[:GOLDEN_SAMPLES]
+    """Return the held-out samples of the certificate; of several parts per sample, another part of each."""
+    return [sample[i % splits.parts] for i, sample in enumerate(_samples(splits.held_out, splits)[:GOLDEN_SAMPLES])]
 
 
 def quantisation_samples(splits: Splits) -> Sequence[SampleFiles]:
-    """Return the training samples that calibrate int8 and fp8."""
-    step = max(1, len(splits.train) // QUANTISATION_SAMPLES)
-    return splits.train[::step][:QUANTISATION_SAMPLES]
+    """Return the training samples that calibrate int8 and fp8; of several parts per sample, another part of each."""
+    samples = _samples(splits.train, splits)
+    step = max(1, len(samples) // QUANTISATION_SAMPLES)
+    return [sample[i % splits.parts] for i, sample in enumerate(samples[::step][:QUANTISATION_SAMPLES])]
 
 
 def measured_samples(splits: Splits) -> Sequence[SampleFiles]:
-    """Return the held-out samples on which export measures a faster search or a smaller bank."""
-    return evenly_spread(splits.held_out, HELD_OUT_SAMPLES)
+    """Return the held-out samples, with all their parts, on which export measures a faster search or a smaller bank."""
+    spread = evenly_spread(_samples(splits.held_out, splits), HELD_OUT_SAMPLES)
+    return [files for sample in spread for files in sample]
 
 
-def evenly_spread(samples: Sequence[SampleFiles], count: int) -> list[SampleFiles]:
+def _samples(entries: Sequence[SampleFiles], splits: Splits) -> list[Sequence[SampleFiles]]:
+    """Return the entries of each sample, one for each part."""
+    return [entries[start : start + splits.parts] for start in range(0, len(entries), splits.parts)]
+
+
+def evenly_spread(samples: Sequence[Content], count: int) -> list[Content]:
     """Return `count` of the samples at equal steps, the first one included, or all if there are no more."""
     count = min(count, len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
@@ -100,7 +110,9 @@ def save_export_inputs(
     kept: list[StoredSample] = []
     measured = with_tampered_copy(measured_samples(splits), splits.held_out, samples)
     for i, files in enumerate(measured):
-        kept += _good_and_tampered(f"{i:02d}", files, samples, input_names)
+        sample, part = divmod(i, splits.parts)
+        name = f"{sample:02d}" if splits.parts == 1 else f"{sample:02d}.{part:02d}"
+        kept += _good_and_tampered(name, files, samples, input_names)
         reporter.step("keep held-out samples", i + 1, len(measured))
     save_samples(run / HELD_OUT, kept)
     golden = with_tampered_copy(golden_samples(splits), splits.held_out, samples)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
@@ -35,12 +36,16 @@ def figures_on_test_split(
 
     @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:
-        prepared = guarded(sample.name, lambda: prepare(sample, preprocessing))
-        if isinstance(prepared, InputError):
-            raise prepared
-        inputs = as_tensors(prepared.inputs)
-        result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
-        return float(result), prepared.to_sensor(anomaly_map.numpy())
+        parts = guarded(sample.name, lambda: prepare_parts(sample, preprocessing))
+        if isinstance(parts, InputError):
+            raise parts
+        scores, maps = [], []
+        for prepared in parts:
+            inputs = as_tensors(prepared.inputs)
+            result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
+            scores.append(float(result))
+            maps.append(prepared.to_sensor(anomaly_map.numpy()))
+        return max(scores), np.max(maps, axis=0)
 
     split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"))
     for line in split.lines():

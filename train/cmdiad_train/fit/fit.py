@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.envelope.record import Envelope
+from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.datasets import SampleFiles, open_category
-from cmdiad_train.detectors.family import Family, FitContext, Fitted
+from cmdiad_train.datasets import SampleFiles, data_colour, open_category
+from cmdiad_train.detectors.family import Family, FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.before import check_before_work, check_space
 from cmdiad_train.fit.conditions import Conditions, check_different
 from cmdiad_train.fit.envelope import EnvelopeOptions, learn_envelope
 from cmdiad_train.fit.export_inputs import input_bytes, save_export_inputs
 from cmdiad_train.fit.figures import figures_on_test_split
+from cmdiad_train.fit.mask import InspectionMask, check_mask_size
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.splits import Splits, split
@@ -38,12 +41,14 @@ class FitOptions:
             categories is trained once.
         features: Folder of the feature store that trainings share; None keeps features in the run until it is complete.
         envelope: Rate of the checks of the recording conditions, and checks that are switched off.
+        mask: Inspection mask, whose digest becomes part of the recipe, or None.
     """
 
     machine: Machine = field(default_factory=Machine)
     network_from: Path | None = None
     features: Path | None = None
     envelope: EnvelopeOptions = field(default_factory=EnvelopeOptions)
+    mask: InspectionMask | None = None
 
 
 def fit(
@@ -82,7 +87,8 @@ def _fit(
     family = family_of(recipe.family)
     chosen = open_category(data, category)
     splits = split(chosen, recipe, family)
-    request = Request(chosen, recipe, family, splits, options.network_from)
+    recipe = _with_mask(recipe, options.mask, splits)
+    request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
     check_before_work(request, run, options.machine)
     earlier = earlier_record(request, run)
     if earlier is not None and earlier.status == "complete" and not has_leftovers(run):
@@ -94,6 +100,18 @@ def _fit(
             earlier = _train(request, run, earlier, options, reporter)
         shutil.rmtree(run / CACHE, ignore_errors=True)
         return earlier
+
+
+def _with_mask(recipe: Recipe, mask: InspectionMask | None, splits: Splits) -> Recipe:
+    """Return the recipe with the digest of the inspection mask, whose size is compared with the first sample."""
+    if mask is None:
+        if recipe.mask is not None:
+            raise RunError("recipe mask", found="no mask", expected="the mask of the recipe", action="Pass --mask FILE")
+        return recipe
+    if splits.train:
+        with suppress(InputError):  # the first sample that can be used is compared later
+            check_mask_size(mask, splits.train[0].read(data_colour(splits.train)))
+    return replace(recipe, mask=mask.digest)
 
 
 def _say_finished(run: Path, record: RunRecord, reporter: Reporter) -> None:
@@ -111,13 +129,15 @@ def _train(
     samples = SampleProvider(run / CACHE / "samples")
     started = start_or_resume(request, run, earlier, samples, reporter)
     record, splits = started.record, started.splits
-    check_space(run, input_bytes(splits, samples))
+    by_part = splits.by_part(record.recipe.parts)
+    check_space(run, input_bytes(by_part, samples))
     envelope = _envelope(record, splits, samples, options.envelope, reporter)
     record = replace(record, envelope=envelope)
     write_record(run, record)
-    fitted = _fit_family(request.family, started, run, samples, options, reporter)
-    save_export_inputs(run, splits, samples, fitted.detector.input_names, reporter)
-    save_calibration(run, calibrate(list(fitted.scores), list(fitted.peaks), record.recipe.false_reject_rate))
+    fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
+    save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
+    scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
+    save_calibration(run, calibrate(scores, peaks, record.recipe.false_reject_rate))
     metrics, not_inspected = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)

@@ -73,6 +73,8 @@ class Observations:
         self._of_clouds = preprocessing.needs_cloud and preprocessing.foreground
         seen_through_cloud = view == "top" or preprocessing.rgb_mask == "cloud"
         self._image_by_cloud = self._of_clouds and seen_through_cloud and preprocessing.modality != "xyz"
+        # With several parts, a tampered copy in which a part looks different is refused by the number of parts.
+        self._tampered = TAMPERED_SAMPLES if preprocessing.parts == 1 else 0
         self._images: list[ObservedImage] = []
         self._clouds: list[ObservedCloud] = []
 
@@ -89,7 +91,7 @@ class Observations:
         """
         if self._of_images:
             regions, number = geometry.image_regions, len(self._images)
-            evidence = image_evidence(geometry.rgb, regions, tampered=number < TAMPERED_SAMPLES, seed=number)
+            evidence = image_evidence(geometry.rgb, regions, tampered=number < self._tampered, seed=number)
             facts, cells = _without_place(image_facts(regions)), cells_around_part(geometry, image=True)
             self._images.append(ObservedImage(facts, cells, evidence))
         if self._of_clouds and geometry.part.any():

@@ -11,6 +11,7 @@ from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
+from cmdiad_runtime.preprocess.views.several import training_parts
 from cmdiad_runtime.preprocess.views.strategy import part_geometry
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
@@ -55,11 +56,13 @@ class TrainingSettings:
         self._views: dict[str, Preprocessing] = {}
 
     def of(self, files: SampleFiles) -> Preprocessing:
-        """Return the preprocessing of a sample."""
+        """Return the preprocessing of a sample, the same for all its parts."""
+        files = replace(files, part=0)
         if files in self._held_out:
             return self.inspection
         view = self._view_of(self._joint[files]) if files in self._joint else self.inspection
-        return replace(self.training, top=view.top, part=view.part)
+        ignored = None if files in self._joint else self.inspection.ignored  # the mask was drawn for one category
+        return replace(self.training, top=view.top, part=view.part, parts=view.parts, ignored=ignored)
 
     def _view_of(self, category: str) -> Preprocessing:
         """Return the preprocessing with the view that the parts of a further category are seen in."""
@@ -89,7 +92,8 @@ def find_part(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> I
 
 def _find_part(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> None:
     geometry = part_geometry(sample, preprocessing)
-    VIEWS[view].locate(sample, geometry)
+    for part in training_parts(geometry, view):
+        VIEWS[view].locate(sample, part)
     observations = Observations(view, preprocessing)
     if observations.needed:
         observations.add(geometry)

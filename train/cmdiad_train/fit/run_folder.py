@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
+from cmdiad_train.runs.mask import MASK
 from cmdiad_train.runs.record import FILE
 
 CACHE = "cache"
@@ -65,7 +66,8 @@ def _is_unfinished(path: Path) -> bool:
 
 def is_without_results(run: Path) -> bool:
     """Return True if an earlier attempt failed before its first result, so that nothing is lost by replacing it."""
-    return all(path.name in (FILE, CACHE, SHEET) or path.name.startswith(".") for path in run.iterdir())
+    own = (FILE, CACHE, MASK, SHEET)
+    return all(path.name in own or path.name.startswith(".") for path in run.iterdir())
 
 
 def _make_folder(run: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare
+from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import SampleFiles
@@ -164,7 +164,7 @@ class SampleProvider:
 
     def try_read(self, files: SampleFiles, colour: Colour) -> InputError | None:
         """Read a sample and keep it until it is prepared; return the error if the files cannot be used."""
-        key = ("read", *_name(files))
+        key = _read_key(files)
         if key in self._shelf:
             return None
         sample = guarded(_subject(files), partial(files.read, colour))
@@ -176,7 +176,7 @@ class SampleProvider:
     def read(self, files: SampleFiles, colour: Colour) -> Sample:
         """Return a sample as it is in its files, and keep it until it is prepared; raises InputError."""
         _raise(self.try_read(files, colour))
-        sample: Sample = self._shelf.get(("read", *_name(files)))
+        sample: Sample = self._shelf.get(_read_key(files))
         return sample
 
     def prepare_with(
@@ -193,7 +193,7 @@ class SampleProvider:
             tampered: Samples of which a tampered copy is needed.
         """
         self._settings, self._inspection = settings, inspection
-        self._tampered = {_name(files) for files in tampered}
+        self._tampered = {_read_key(files) for files in tampered}
 
     def preprocessing(self, files: SampleFiles) -> Preprocessing:
         """Return the settings with which a sample is prepared."""
@@ -234,20 +234,32 @@ class SampleProvider:
         return prepared
 
     def _try(self, kind: str, files: SampleFiles) -> InputError | None:
-        """Make what is not kept yet. Writing the results is not guarded: a full disk is no fault of the sample."""
-        name = _name(files)
+        """Make what is not kept yet, for all parts of the sample.
+
+        Writing the results is not guarded: a full disk is no fault of the sample.
+        """
+        name, key = _name(files), _read_key(files)
         if (kind, *name) not in self._shelf:
             settings = self.preprocessing(files)
             if error := self.try_read(files, settings.colour):
                 return error
-            sample: Sample = self._shelf.get(("read", *name))
-            self._measure(name, sample)
-            self._shelf.put(("prepared", *name), guarded(_subject(files), partial(prepare, sample, settings)))
-            if kind == "tampered" or name in self._tampered:
-                self._shelf.put(("tampered", *name), guarded(_subject(files), partial(self._prepare_tampered, sample)))
-            self._shelf.drop(("read", *name))
+            sample: Sample = self._shelf.get(key)
+            self._measure(_name(replace(files, part=0)), sample)
+            self._put_parts("prepared", files, settings, partial(prepare_parts, sample, settings))
+            if kind == "tampered" or key in self._tampered:
+                self._put_parts("tampered", files, settings, partial(self._prepare_tampered, sample))
+            self._shelf.drop(key)
         kept = self._shelf.get((kind, *name))
         return kept if isinstance(kept, InputError) else None
+
+    def _put_parts(
+        self, kind: str, files: SampleFiles, settings: Preprocessing, prepare: Callable[[], tuple[Prepared, ...]]
+    ) -> None:
+        """Keep each part of a sample in prepared form, or for each part the error of the sample."""
+        parts = guarded(_subject(files), prepare)
+        for part in range(settings.parts):
+            value = parts if isinstance(parts, InputError) else parts[part]
+            self._shelf.put((kind, *_name(replace(files, part=part))), value)
 
     def _measure(self, name: Key, sample: Sample) -> None:
         """Keep the recording conditions of a sample. A sample that has none cannot be prepared either."""
@@ -256,9 +268,9 @@ class SampleProvider:
         if isinstance(conditions, Conditions):
             self._conditions[name] = conditions
 
-    def _prepare_tampered(self, sample: Sample) -> Prepared:
+    def _prepare_tampered(self, sample: Sample) -> tuple[Prepared, ...]:
         assert self._inspection is not None
-        return prepare(tamper(sample, self._inspection), self._inspection)
+        return prepare_parts(tamper(sample, self._inspection), self._inspection)
 
 
 def _raise(error: InputError | None) -> None:
@@ -271,5 +283,10 @@ def _subject(files: SampleFiles) -> str:
 
 
 def _name(files: SampleFiles) -> Key:
-    """Return the key of a sample. Names are unique within a category only, paths everywhere."""
-    return (files.name, str(files.rgb), str(files.xyz))
+    """Return the key of a part of a sample. Names are unique within a category only, paths everywhere."""
+    return (files.name, str(files.rgb), str(files.xyz), str(files.part))
+
+
+def _read_key(files: SampleFiles) -> Key:
+    """Return the key of a sample as it was read, which is the same for all its parts."""
+    return ("read", *_name(replace(files, part=0)))

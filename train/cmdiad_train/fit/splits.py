@@ -27,6 +27,7 @@ class Splits:
         test: Samples of the test split, or none.
         joint: Good training samples of further categories, by category.
         left_out: Samples that cannot be used and are in none of the above.
+        parts: Number of entries per sample in all but `test`: 1, or one for each part (see `by_part`).
     """
 
     train: Sequence[SampleFiles]
@@ -34,6 +35,19 @@ class Splits:
     test: Sequence[SampleFiles]
     joint: Mapping[str, Sequence[SampleFiles]]
     left_out: tuple[LeftOut, ...] = ()
+    parts: int = 1
+
+    def by_part(self, parts: int) -> Splits:
+        """Return the splits with an entry for each part of a sample, those of one sample next to each other.
+
+        Detector families then fit parts as they fit samples. The test split keeps one entry per sample.
+        """
+
+        def of_parts(samples: Sequence[SampleFiles]) -> list[SampleFiles]:
+            return [replace(files, part=part) for files in samples for part in range(parts)]
+
+        joint = {name: of_parts(samples) for name, samples in self.joint.items()}
+        return replace(self, train=of_parts(self.train), held_out=of_parts(self.held_out), joint=joint, parts=parts)
 
     @property
     def shows_figures(self) -> bool:

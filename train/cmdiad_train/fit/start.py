@@ -5,11 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.records import describe
+from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import sha256_of
@@ -19,6 +22,8 @@ from cmdiad_train.datasets.skipped import skipped_text
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.fit.contact_sheet import write_contact_sheet
+from cmdiad_train.fit.direction import ambiguous_turn
+from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
 from cmdiad_train.fit.observe import Observations
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.run_folder import is_without_results
@@ -27,8 +32,11 @@ from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading,
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
+from cmdiad_train.runs.mask import MASK
 from cmdiad_train.runs.record import FILE, RunRecord, TrainedOn, ViewChoice, read_record, write_record
 
+DIRECTION_SAMPLES = 12
+"""Training samples in which the direction of parts is compared, if there is a mask."""
 PACKAGES = ("cmdiad", "torch", "timm", "scikit-learn", "numpy", "scipy")
 
 
@@ -42,6 +50,7 @@ class Request:
         family: Family of the recipe.
         splits: Samples of the category.
         network_from: Finished run whose networks are taken over, or None.
+        mask: Inspection mask, whose digest the recipe names, or None.
     """
 
     category: Category
@@ -49,6 +58,7 @@ class Request:
     family: Family
     splits: Splits
     network_from: Path | None = None
+    mask: InspectionMask | None = None
 
     def data(self, splits: Splits) -> TrainedOn:
         """Return the record of the samples that are used."""
@@ -132,6 +142,8 @@ def start_or_resume(
         splits, choice = _choose_view(request, splits, sensor, samples, reporter)
         _report(choice, run, reporter)
     recipe, preprocessing = _decided(request, earlier, choice)
+    if earlier is None:
+        preprocessing = _masked(request, splits, preprocessing, samples, reporter)
     settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
     data = request.data(splits)
@@ -152,8 +164,46 @@ def start_or_resume(
         left_out=splits.left_out,
         inspected_area=choice.area,
     )
+    if request.mask is not None:
+        request.mask.save(run / MASK)
     write_record(run, record)
     return Started(record, splits)
+
+
+def _masked(
+    request: Request, splits: Splits, preprocessing: Preprocessing, samples: SampleProvider, reporter: Reporter
+) -> Preprocessing:
+    """Return the preprocessing with the inspection mask, which was drawn over the first training sample."""
+    if request.mask is None:
+        return preprocessing
+    files = splits.train[0]
+    preprocessing = with_mask(request.mask, samples.read(files, preprocessing.colour), preprocessing)
+    moves = "" if preprocessing.view == "sensor" else f"; the region is drawn over {files.name} and moves with the part"
+    reporter.say(f"Mask: {describe_share(preprocessing)} is not inspected{moves}.")
+    _check_direction(splits, preprocessing, samples, reporter)
+    return preprocessing
+
+
+def _check_direction(splits: Splits, preprocessing: Preprocessing, samples: SampleProvider, reporter: Reporter) -> None:
+    """Report if the region of a mask cannot follow the parts, because they look the same after a turn."""
+    ignored = preprocessing.ignored
+    if ignored is None or preprocessing.view == "sensor":
+        return
+    unmasked = replace(preprocessing, ignored=None)
+    parts: list[Prepared] = []
+    for files in splits.train[:DIRECTION_SAMPLES]:
+        prepared = guarded(files.name, partial(prepare_parts, samples.read(files, preprocessing.colour), unmasked))
+        parts += () if isinstance(prepared, InputError) else prepared  # left out later, with the reason
+    names = {"part": ("rgb",), "top": ("surface",), "each": ("surface", "rgb")}[preprocessing.view]
+    for name, region in zip(names, ignored.array, strict=True):
+        turn = ambiguous_turn(parts, region, name)
+        if turn is not None:
+            reporter.say(
+                f"Mask: the {'image' if name == 'rgb' else 'cloud'} of a part looks nearly the same after a turn of "
+                f"{turn} degrees, so the region may lie elsewhere on other parts. Check the overlays, or use "
+                "--view sensor with a fixture."
+            )
+            return
 
 
 def _decided(request: Request, earlier: RunRecord | None, choice: ChosenView | None) -> tuple[Recipe, Preprocessing]:
@@ -168,7 +218,8 @@ def _decided(request: Request, earlier: RunRecord | None, choice: ChosenView | N
 def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     """Return the preprocessing of inspection before a view is chosen."""
     recipe = request.recipe
-    return request.family.preprocessing(recipe, data_colour(splits.train), recipe.modality)
+    sensor = request.family.preprocessing(recipe, data_colour(splits.train), recipe.modality)
+    return replace(sensor, parts=recipe.parts)
 
 
 def _other_training(run: Path) -> OutputError:
@@ -207,7 +258,7 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
         how = "as the sensor sees them" if chosen.view == "sensor" else "from the top in image and cloud"
         reporter.say(f"Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{sheet}.")
     if chosen.area.samples:
-        reporter.say(f"Inspected area: {describe(chosen.area)}{sheet}.")
+        reporter.say(f"Inspected area: {describe(chosen.area, chosen.preprocessing.parts)}{sheet}.")
     if chosen.warning:
         reporter.say(f"Warning: defects outside of the inspected area are not seen: {chosen.warning}.")
 
@@ -241,8 +292,9 @@ def _choose_view(
 def _choose(
     request: Request, splits: Splits, sensor: Preprocessing, samples: SampleProvider, reporter: Reporter
 ) -> ChosenView:
+    recipe = request.recipe
     others = [*splits.held_out, *(files for joint in splits.joint.values() for files in joint)]
-    return choose_view(
+    chosen = choose_view(
         [KeptFiles(files, samples) for files in splits.train],
         [KeptFiles(files, samples) for files in others],
         request.recipe,
@@ -250,6 +302,14 @@ def _choose(
         request.family.preferred_view(request.recipe),
         reporter,
     )
+    if recipe.parts > 1 and chosen.view == "sensor":
+        raise RunError(
+            f"--parts {recipe.parts}",
+            found=f"no view of each part: {chosen.reason}",
+            expected=f"{recipe.parts} equal parts in every good sample, apart from each other, on a darker support",
+            action="Correct the samples, choose another number of parts, or leave out --parts",
+        )
+    return chosen
 
 
 def _names(left_out: Iterable[LeftOut], split: str) -> list[str]:

@@ -14,6 +14,7 @@ from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.inspected_area.records import WHOLE_PICTURE, InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
+from cmdiad_runtime.preprocess.views.several import training_parts
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import RgbImage, Sample
@@ -107,7 +108,7 @@ class _Seen:
         view: Name of the view.
         preprocessing: Preprocessing in the sensor view.
         samples: Samples that were observed.
-        parts: Part of each sample.
+        parts: Part of each sample, or every part of each sample.
         observations: Inspected area of the samples.
     """
 
@@ -133,13 +134,13 @@ def _look(samples: Sequence[Readable], view: ViewName, preprocessing: Preprocess
     for done, files in enumerate(samples if view != "sensor" or observations.needed else (), start=1):
         sample = files.read(preprocessing.colour)
         geometry = part_geometry(sample, preprocessing)
-        part = _located(sample, geometry, view)
+        located = _located(sample, geometry, view)
         if view == "sensor" and isinstance(guarded(sample.name, partial(observations.add, geometry)), InputError):
             continue
         if view != "sensor":
             observations.add(geometry)
         observed.append(files)
-        parts.append(part)
+        parts += located
         reporter.step("turn parts upright" if view != "sensor" else "find parts", done, len(samples))
     return _Seen(view, preprocessing, observed, parts, observations)
 
@@ -205,9 +206,9 @@ def learn_view(
     """
     if view == "sensor":
         return preprocessing
-    parts = []
+    parts: list[LocatedPart] = []
     for done, files in enumerate(samples, start=1):
-        parts.append(_locate(files.read(preprocessing.colour), view, preprocessing))
+        parts += _locate(files.read(preprocessing.colour), view, preprocessing)
         reporter.step("turn parts upright", done, len(samples))
     return VIEWS[view].learn(parts, preprocessing)
 
@@ -222,8 +223,8 @@ class _PartNotFoundError(InputError):
         self.description = f"{error.subject}: found {error.found}, expected {error.expected}"
 
 
-def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> LocatedPart:
-    """Find the part in a sample.
+def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> list[LocatedPart]:
+    """Find the part in a sample, or each of several parts.
 
     Raises:
         _PartNotFoundError: The view does not find the part.
@@ -231,8 +232,8 @@ def _locate(sample: Sample, view: ViewName, preprocessing: Preprocessing) -> Loc
     return _located(sample, part_geometry(sample, preprocessing), view)
 
 
-def _located(sample: Sample, geometry: PartGeometry, view: ViewName) -> LocatedPart:
+def _located(sample: Sample, geometry: PartGeometry, view: ViewName) -> list[LocatedPart]:
     try:
-        return VIEWS[view].locate(sample, geometry)
+        return [VIEWS[view].locate(sample, part) for part in training_parts(geometry, view)]
     except InputError as error:
         raise _PartNotFoundError(error) from error

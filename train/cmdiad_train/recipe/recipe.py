@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.names import EARLIER_VIEWS, SENSORS, Modality, Sensors
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, Modality, Sensors
 from cmdiad_runtime.preprocess.settings import MOST_PIXELS
+from cmdiad_runtime.support.files import is_sha256
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
@@ -18,6 +19,8 @@ VIEWS = ("auto", "sensor", "top", "part", "each")
 MOST_SEED = (1 << 32) - 1
 """Largest seed; scikit-learn, which projects the rows for the coreset search, accepts no larger one."""
 _LEAST_PIXELS = 32
+_LATER: dict[str, object] = {"parts": 1, "mask": None}
+"""Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
 
 class FamilyPart(Protocol):
@@ -71,6 +74,8 @@ class Recipe:
         foreground: True to remove the support plane and stray clusters from clouds before use.
         false_reject_rate: Share of good parts that may be rejected; sets the threshold.
         seed: Seed of everything random.
+        parts: Number of equal parts in a sample. Each is inspected in its own view, and the worst one decides.
+        mask: SHA-256 digest of the inspection mask (`cmdiad_runtime.preprocess.ignored`), or None without a mask.
     """
 
     detector: FamilyPart
@@ -81,6 +86,8 @@ class Recipe:
     foreground: bool = True
     false_reject_rate: float = 0.05
     seed: int = 0
+    parts: int = 1
+    mask: str | None = None
 
     def __post_init__(self) -> None:
         require_one("modality", self.modality, SENSORS)
@@ -90,6 +97,8 @@ class Recipe:
         require(isinstance(self.foreground, bool), "foreground", self.foreground, "true or false")
         require_inside("false_reject_rate", self.false_reject_rate, "in (0, 1)")
         require_whole("seed", self.seed, 0, MOST_SEED)
+        require_whole("parts", self.parts, 1, MOST_PARTS)
+        require(self.mask is None or is_sha256(self.mask), "mask", self.mask, "a SHA-256 digest or null")
         self._check_view()
         require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -120,6 +129,20 @@ class Recipe:
             "sensor, top or part, unless image and cloud are both measured (--modality both)",
         )
 
+        require(
+            self.parts == 1 or self.view != "sensor",
+            "parts",
+            self.parts,
+            "1 with --view sensor, which inspects the whole picture with all parts in it; for a view of each part "
+            "choose --view part (image), top (cloud) or each (both)",
+        )
+        require(
+            self.parts == 1 or self.foreground,
+            "parts",
+            self.parts,
+            "1 with --no-foreground, because parts are told apart after the support is removed",
+        )
+
     @property
     def family(self) -> str:
         """Return the name of the detector family."""
@@ -138,6 +161,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
         common = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "detector"}
+        common = {name: value for name, value in common.items() if name not in _LATER or value != _LATER[name]}
         return {"family": self.family, **common, "detector": self.detector.to_json()}
 
     @staticmethod

@@ -168,7 +168,9 @@ class RunRecord:
         recipe, settings = self.recipe, self.preprocessing
         require(self.view.asked in ("auto", recipe.view), self, "view", f"auto or {recipe.view}, as in the recipe")
         require(self.seed == recipe.seed, self, "seed", f"{recipe.seed}, as in the recipe")
-        for name in ("modality", "size", "view"):
+        masked = (self.recipe.mask is None) == (settings.ignored is None)
+        require(masked, self, "preprocessing", "an ignored region if the recipe has a mask, else none")
+        for name in ("modality", "size", "view", "parts"):
             value, expected = getattr(settings, name), getattr(recipe, name)
             if value != expected:
                 raise RecordError(f"Preprocessing.{name} is {value!r}, but Recipe.{name} is {expected!r}")

@@ -56,6 +56,10 @@ class ImageRegions:
         """Return the part's pixels, bool `[height, width]`."""
         return self.mask_in(slice(0, self.height), slice(0, self.width))
 
+    def region(self, label: int) -> Mask:
+        """Return the working pixels of a region with holes filled, bool `[rows, columns]`."""
+        return _filled(self.labels == label)
+
     def mask_in(self, rows: slice, columns: slice) -> Mask:
         """Return the part's pixels in a rectangle whose first row and column are multiples of `factor`."""
         first, left = rows.start // self.factor, columns.start // self.factor
@@ -64,7 +68,7 @@ class ImageRegions:
         return part[: rows.stop - rows.start, : columns.stop - columns.start]
 
 
-def image_regions(rgb: RgbImage) -> ImageRegions:
+def image_regions(rgb: RgbImage, *, parts: int = 1) -> ImageRegions:
     """Find the regions that are brighter than the support, and the part: the largest one.
 
     Images of more than 1000 pixels along an edge are reduced before the brightest channel is taken, so that the time
@@ -72,11 +76,14 @@ def image_regions(rgb: RgbImage) -> ImageRegions:
 
     Args:
         rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        parts: Number of equal parts in the picture. Several parts are smaller than one and closer to each other, so
+            smaller gaps are closed.
     """
     height, width = rgb.shape[:2]
+    closed = max(1, round(_CLOSED / parts**0.5))
     factor = max(1, round(max(height, width) / _WORKING_EDGE))
     brightest = np.asarray(_brightest(rgb, factor).filter(ImageFilter.GaussianBlur(_SMOOTHED)))
-    labels, _ = scipy.ndimage.label(_closed(brightest > _threshold(brightest), _CLOSED))
+    labels, _ = scipy.ndimage.label(_closed(brightest > _threshold(brightest), closed))
     part = _filled(_largest_region(labels))
     rim = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
     if part.sum() < _LEAST_AREA or rim.mean() > _MOST_OF_RIM:

@@ -109,13 +109,18 @@ WHOLE_PICTURE = InspectedArea(1.0)
 """The inspected area of a detector that looks at everything that the sensor delivers."""
 
 
-def describe(area: InspectedArea) -> str:
-    """Return the inspected area as text, for example "the part in the image, 15.7% of the picture"."""
+def describe(area: InspectedArea, parts: int = 1) -> str:
+    """Return the inspected area as text, for example "the part in the image, 15.7% of the picture".
+
+    Args:
+        area: Inspected area.
+        parts: Number of equal parts in a sample (`--parts`), which count as one part in the limits.
+    """
     counts = {limits.count for limits in (area.image, area.cloud) if limits is not None}
     if not counts:
         return "the whole picture"
     low, high = min(low for low, _ in counts), max(high for _, high in counts)
-    number = f"{low}" if low == high else f"{low} to {high}"
+    number = f"{low * parts}" if low == high else f"{low} to {high}"
     names = [name for name in ("image", "cloud") if getattr(area, name) is not None]
-    parts = f"{number} part{'' if number == '1' else 's'} in each sample"
-    return f"the part in the {' and in the '.join(names)}, {area.share:.1%} of the picture, {parts}"
+    counted = f"{number} part{'' if number == '1' else 's'} in each sample"
+    return f"the part in the {' and in the '.join(names)}, {area.share:.1%} of the picture, {counted}"

@@ -119,6 +119,11 @@ def learn_part_settings(rgbs: Sequence[RgbImage], masks: Sequence[Mask]) -> Part
     return PartSettings(2 * VIEW_MARGIN * reach, pitch, rough.template)
 
 
+def template_area(settings: PartSettings) -> float:
+    """Return the area of the mean training part, sensor pixels."""
+    return float(settings.array[0].sum()) / _MASK_WEIGHT * settings.pitch**2
+
+
 def _start(mask: Mask) -> ImagePose:
     """Return the unrotated pose at the centroid of a mask."""
     rows, columns = np.nonzero(mask)

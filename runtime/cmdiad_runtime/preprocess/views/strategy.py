@@ -10,6 +10,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.prepared import Prepared
+from cmdiad_runtime.preprocess.views.several import SeveralPartsGeometry
 from cmdiad_runtime.preprocess.views.top_pose import PartCloud
 from cmdiad_runtime.sample import Mask, RgbImage, Sample
 
@@ -54,7 +55,12 @@ class View(Protocol):
 
 
 def part_geometry(sample: Sample, preprocessing: Preprocessing) -> PartGeometry:
-    """Return the lazy geometry of a sample, for every view and modality of this sample."""
+    """Return the lazy geometry of a sample, for every view and modality of this sample.
+
+    With several parts in a sample, its parts are those of all together; see `several.parts_of`.
+    """
+    if preprocessing.parts > 1:
+        return SeveralPartsGeometry(sample, preprocessing)
     return PartGeometry(sample, foreground=preprocessing.foreground, seed=preprocessing.seed)
 
 

@@ -152,6 +152,26 @@ def learn_top_settings(clouds: Sequence[PartCloud]) -> TopSettings:
     return TopSettings(2 * VIEW_MARGIN * reach, pitch, text, FILLED_GAP)
 
 
+def covered_area(xyz: XyzImage, mask: Mask, plane: Plane | None, pitch: float) -> float:
+    """Return the area of the cells of a grid on the support plane that contain points, square metres.
+
+    Args:
+        xyz: Organised cloud in the sensor's coordinates, float32 `[h, w, 3]`, metres.
+        mask: Pixels of the points, bool `[h, w]`.
+        plane: Support plane; None uses a plane normal to the sensor's z axis.
+        pitch: Edge of a cell, metres.
+    """
+    axes = plane_axes(np.array([0.0, 0.0, -1.0]) if plane is None else plane.normal)
+    cells = np.floor(times(xyz[mask], axes[:2].T) / pitch).astype(np.int64)
+    columns = cells[:, 0] - cells[:, 0].min()
+    return len(np.unique(columns + cells[:, 1] * (columns.max() + 1))) * pitch**2
+
+
+def covered_area_of_template(settings: TopSettings) -> float:
+    """Return the area of the mean training part on the support plane, square metres; see `covered_area`."""
+    return float(settings.array[2].sum()) / _MASK_WEIGHT * settings.pitch**2
+
+
 def rotation(angle: float) -> _Float:
     """Return the matrix `[2, 2]` that rotates row vectors by -`angle` radians."""
     c, s = np.cos(angle), np.sin(angle)

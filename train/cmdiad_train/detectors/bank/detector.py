@@ -25,6 +25,7 @@ class Detector(TrainedDetector):
         features: Patch features of each main modality, in the order of `recipe.mains`.
         banks: One bank for each of them, and with hallucination the bank of hallucinated features.
         hallucinated: Patch features of the missing modality, or None.
+        kept: Inspected pixels of each view, bool `[views, size, size]`; None without an inspection mask.
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`.
@@ -41,10 +42,11 @@ class Detector(TrainedDetector):
         features: list[PatchFeatures],
         banks: list[MemoryBank],
         hallucinated: Hallucinated | None = None,
+        kept: Tensor | None = None,
     ) -> None:
         super().__init__()
         part = bank_part(recipe)
-        self._recipe = recipe
+        self._recipe, self._kept = recipe, kept
         self.published_blur = part.mode == "faithful"
         self.features = nn.ModuleList(features)
         self.hallucinated = hallucinated
@@ -59,8 +61,9 @@ class Detector(TrainedDetector):
                 size=recipe.size,
                 published_blur=self.published_blur,
                 reweight=part.image_score == "reweighted",
+                kept=kept_by_bank,
             )
-            for bank, grid in zip(banks, grids, strict=True)
+            for bank, grid, kept_by_bank in zip(banks, grids, of_each_bank(kept, len(banks)), strict=True)
         )
         self.register_buffer("score_weights", torch.ones(len(banks)))
         self.register_buffer("map_weights", torch.ones(len(banks)))
@@ -104,7 +107,7 @@ class Detector(TrainedDetector):
     def against(self, banks: list[MemoryBank]) -> Detector:
         """Return this detector with other banks and unit fusion weights. Networks are shared."""
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
-        return Detector(self._recipe, features, banks, self.hallucinated)
+        return Detector(self._recipe, features, banks, self.hallucinated, self._kept)
 
     def set_search(self, settings: SearchSettings) -> None:
         """Search every bank with these settings, in place."""
@@ -127,6 +130,13 @@ class Detector(TrainedDetector):
         """Return the unfused scores `[banks]` and maps `[banks, size, size]` of the patch features of each bank."""
         scored = [scorer(*rows_and_cells) for scorer, rows_and_cells in zip(self.scorers, patches, strict=True)]
         return torch.stack([score for score, _ in scored]), torch.stack([m for _, m in scored])
+
+
+def of_each_bank(kept: Tensor | None, banks: int) -> list[Tensor | None]:
+    """Return the inspected pixels `[size, size]` of each bank's view; None for each without an inspection mask."""
+    if kept is None:
+        return [None] * banks
+    return [kept[min(i, len(kept) - 1)] for i in range(banks)]
 
 
 def _unproven(scorer: nn.Module) -> BankSearch:

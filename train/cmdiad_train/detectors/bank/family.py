@@ -8,7 +8,7 @@ import torch
 
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
-from cmdiad_train.detectors.bank.fitting.banks import bank_rows, make_bank
+from cmdiad_train.detectors.bank.fitting.banks import bank_rows, inspected_patches, make_bank
 from cmdiad_train.detectors.bank.fitting.calibration import calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINT, hallucinate, hallucinated_features, take_over
@@ -46,9 +46,11 @@ def fit_banks(context: FitContext) -> Fitted:
         patches: list[list[Patches]] = [[(s["rows"], s["cells"]) for s in samples] for samples in stored]
         if hallucinated is not None:
             patches.append(hallucinate(training, hallucinated, stored[0]))
-        banks = _banks(training, patches)
-        detector = Detector(context.recipe, list(mains.values()), banks, hallucinated)
-        scores, peaks = calibrate_fusion(context, detector, banks, patches)
+        grids = [features.grid for features in mains.values()] + ([hallucinated.grid] if hallucinated else [])
+        inspected = inspected_patches(patches, grids, context.kept)
+        banks = _banks(training, inspected)
+        detector = Detector(context.recipe, list(mains.values()), banks, hallucinated, context.kept)
+        scores, peaks = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_fusion(context.run, detector)
     (context.run / CHECKPOINT).unlink(missing_ok=True)
     return Fitted(detector, scores, peaks, training.provenance)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
@@ -77,17 +78,32 @@ class BankScorer(nn.Module):
         size: Side of the anomaly map in pixels.
         published_blur: True for the published 8-bit blur instead of the float one.
         reweight: True to weigh the largest distance by how usual the bank row is, as published.
+        kept: Inspected pixels of the view, bool `[size, size]`; None without an inspection mask. Patches without such
+            a pixel do not take part in the score, and the map is 0 outside the pixels.
     """
 
     neighbours: Tensor | None
     upsample: Tensor
+    kept_cells: Tensor | None
+    kept_pixels: Tensor | None
 
-    def __init__(self, bank: MemoryBank, *, grid: int, size: int, published_blur: bool, reweight: bool = True) -> None:
+    def __init__(
+        self,
+        bank: MemoryBank,
+        *,
+        grid: int,
+        size: int,
+        published_blur: bool,
+        reweight: bool = True,
+        kept: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.grid, self.mean, self.std, self.reweight = grid, bank.mean, bank.std, reweight
         self.search: BankSearch | ProvenSearch = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
+        self.register_buffer("kept_cells", None if kept is None else kept_cells(kept, grid).float())
+        self.register_buffer("kept_pixels", None if kept is None else kept.float())
         self.blur = PilGaussianBlur() if published_blur else nn.Identity()
 
     def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +115,10 @@ class BankScorer(nn.Module):
 
     def score(self, queries: Tensor, distance: Tensor, index: Tensor, cells: Tensor) -> Tensor:
         """Return the largest patch distance, reweighted by how usual the bank row is (method §12.2)."""
-        worst = cells[distance[cells][None].argmax(1)]  # [1]
+        cell_distance = distance[cells]
+        if self.kept_cells is not None:
+            cell_distance = cell_distance * self.kept_cells + (self.kept_cells - 1)  # -1 for ignored patches
+        worst = cells[cell_distance[None].argmax(1)]  # [1]
         farthest = distance[worst][0]
         if not self.reweight:
             return farthest
@@ -113,8 +132,23 @@ class BankScorer(nn.Module):
 
     def map(self, cell_distance: Tensor) -> Tensor:
         """Return the anomaly map `[size, size]` of distances `[grid²]`: bilinear upsampling, then Gaussian blur."""
+        if self.kept_cells is not None:
+            cell_distance = cell_distance * self.kept_cells
         distance = cell_distance.reshape(self.grid, self.grid)
-        return self.blur(self.upsample @ distance @ self.upsample.T)
+        anomaly_map: Tensor = self.blur(self.upsample @ distance @ self.upsample.T)
+        return anomaly_map if self.kept_pixels is None else anomaly_map * self.kept_pixels
+
+
+def kept_cells(kept: Tensor, grid: int) -> Tensor:
+    """Return the patches with an inspected pixel, bool `[grid²]`.
+
+    Args:
+        kept: Inspected pixels of the view, bool `[size, size]`.
+        grid: Side of the square grid of patches.
+    """
+    stride = kept.shape[-1] // grid
+    kernel = kept.shape[-1] - stride * (grid - 1)  # the stride where the grid divides the side, else wider
+    return F.max_pool2d(kept.float()[None, None], kernel, stride).flatten() > 0
 
 
 def upsampling(grid: int, size: int, *, blur: bool) -> Tensor:

@@ -17,6 +17,7 @@ from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part
+from cmdiad_train.runs.mask import load_kept
 from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_tensors, read_json, save_tensors
 
 BANKS = "banks.safetensors"
@@ -51,7 +52,7 @@ def load_detector(run: Path, recipe: Recipe) -> Detector:
     ]
     hallucinates = bank_part(recipe).hallucination != "none"
     hallucinated = load_hallucinated(run, recipe, features[0].grid) if hallucinates else None
-    detector = Detector(recipe, features, load_banks(run, recipe), hallucinated)
+    detector = Detector(recipe, features, load_banks(run, recipe), hallucinated, load_kept(run, recipe))
     detector.score_weights, detector.map_weights = load_fusion(run)
     return detector
 

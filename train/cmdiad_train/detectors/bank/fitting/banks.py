@@ -9,10 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.detectors.bank.features.patches import Patches
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
-from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.memory_bank import MemoryBank, kept_cells
 from cmdiad_train.recipe import MOST_ROWS, Recipe, bank_part
 
 
@@ -21,6 +22,36 @@ def bank_rows(patches: Sequence[Patches], recipe: Recipe) -> Tensor:
     if bank_part(recipe).mode == "faithful":
         return torch.cat([rows[cells] for rows, cells in patches])
     return torch.cat([rows[torch.unique(cells)] for rows, cells in patches])
+
+
+def inspected_patches(
+    patches: Sequence[Sequence[Patches]], grids: Sequence[int], kept: Tensor | None
+) -> Sequence[Sequence[Patches]]:
+    """Return the patch features without cells that an inspection mask ignores, by bank and sample.
+
+    Rows of an ignored region must not enter a bank: they would make a defect elsewhere look normal.
+
+    Args:
+        patches: Patch features by bank and sample.
+        grids: Side of the grid of each bank.
+        kept: Inspected pixels of each view, bool `[views, size, size]`; None without a mask.
+
+    Raises:
+        RunError: No patch, or every patch of a bank is ignored.
+    """
+    if kept is None:
+        return patches
+    inspected = [kept_cells(kept[min(i, len(kept) - 1)], grid) for i, grid in enumerate(grids)]
+    if all(bool(cells.all()) for cells in inspected):
+        raise _useless_mask("a region in which no patch lies completely", "at least one whole patch in the region")
+    if not all(bool(cells.any()) for cells in inspected):
+        raise _useless_mask("a region that leaves no patch to inspect", "a part outside the region")
+    pairs = zip(patches, inspected, strict=True)
+    return [[(rows, cells[chosen]) for rows, cells in samples] for samples, chosen in pairs]
+
+
+def _useless_mask(found: str, expected: str) -> RunError:
+    return RunError("--mask", found=found, expected=expected, action="Draw the region again, or leave out --mask")
 
 
 def make_bank(

@@ -23,7 +23,10 @@ Scored = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def calibrate_fusion(
-    context: FitContext, detector: Detector, banks: Sequence[MemoryBank], patches: Sequence[Sequence[Patches]]
+    context: FitContext,
+    detector: Detector,
+    banks: Sequence[MemoryBank],
+    patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
 ) -> tuple[list[float], list[float]]:
     """Set the fusion weights of a detector, and return fused scores and map maxima of good samples.
 
@@ -34,17 +37,19 @@ def calibrate_fusion(
         context: The training.
         detector: Detector whose fusion weights are set in place.
         banks: Banks of the detector.
-        patches: Patch features of the training samples, by bank and sample.
+        patches: Patch features of the training samples, by bank and sample: all of them, and those that an inspection
+            mask does not ignore, which make up the banks.
     """
+    every, inspected = patches
     held_out = _held_out_patches(context, detector)
     scored = []
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
         scored.append(_over_sensor(context, files, detector.score_each(sample)))
         context.reporter.step("calibrate threshold", i + 1, len(held_out))
-    if all(is_whole(bank, rows, context.recipe) for bank, rows in zip(banks, patches, strict=True)):
+    if all(is_whole(bank, rows, context.recipe) for bank, rows in zip(banks, inspected, strict=True)):
         scored += _without_own_rows(context, detector, banks, patches)
     is_published = bank_part(context.recipe).fusion == "ocsvm"
-    fitted_on = _against_own_rows(context, detector, patches) if is_published else scored
+    fitted_on = _against_own_rows(context, detector, every) if is_published else scored
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in fitted_on]), context.recipe)
     detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), context.recipe)
     scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
@@ -77,13 +82,18 @@ def _against_own_rows(context: FitContext, detector: Detector, patches: Sequence
 
 
 def _without_own_rows(
-    context: FitContext, detector: Detector, banks: Sequence[MemoryBank], patches: Sequence[Sequence[Patches]]
+    context: FitContext,
+    detector: Detector,
+    banks: Sequence[MemoryBank],
+    patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
 ) -> list[Scored]:
-    """Score every training sample against banks without its own rows."""
-    starts = [np.cumsum([0, *(len(bank_rows([sample], context.recipe)) for sample in rows)]) for rows in patches]
+    """Score every training sample against banks without its own rows, and without those of parts in its picture."""
+    parts, (every, inspected) = context.preprocessing.parts, patches
+    starts = [np.cumsum([0, *(len(bank_rows([sample], context.recipe)) for sample in rows)]) for rows in inspected]
     scored = []
     for i, files in enumerate(context.train):
-        others = [bank.without(start[i], start[i + 1]) for bank, start in zip(banks, starts, strict=True)]
-        scored.append(_over_sensor(context, files, detector.against(others).score_each([p[i] for p in patches])))
+        first = i - i % parts
+        others = [bank.without(start[first], start[first + parts]) for bank, start in zip(banks, starts, strict=True)]
+        scored.append(_over_sensor(context, files, detector.against(others).score_each([p[i] for p in every])))
         context.reporter.step("hold out training samples", i + 1, len(context.train))
     return scored

@@ -182,7 +182,9 @@ class _Extraction:
         whole = self.context.samples.preprocessing(files)
         settings = replace(whole, modality=self.modality, xyz_image=whole.xyz_image and self.modality == "xyz")
         tensors = f"image {self._shows_image} rows {not self._image_alone} projected {self.raw is not None}"
-        hashes = self.training.file_hashes(files, settings)
+        hashes = self.training.file_hashes(files, settings if whole.parts == 1 else whole)
+        if whole.parts > 1:  # the number of a part depends on the files that it was found in
+            tensors += f" part {files.part} as found in {whole.modality}"
         return feature_key(self._digest, modality_settings(settings), hashes, f"{tensors} {self.context.device}")
 
     @torch.no_grad()
