@@ -76,6 +76,7 @@ def bundle(exported: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.parametrize("change", [*READ, *REFUSED])
+@pytest.mark.failure_mode("Masks of any usual kind")
 def test_four_commands_agree(own_data: Path, bundle: Path, tmp_path: Path, change: Callable[[Path], object]) -> None:
     change(sample_files(own_data, "test", "hole", "gt")[0])
     refused = int(change in REFUSED)

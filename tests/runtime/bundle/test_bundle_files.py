@@ -56,6 +56,7 @@ UNLISTED = [
 
 
 @pytest.mark.parametrize("name", UNLISTED)
+@pytest.mark.failure_mode("A file that the manifest does not list")
 def test_unlisted_files_are_refused_by_name(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_bytes(b"")
@@ -123,6 +124,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["graph.onnx", "golden.npz", "extra", "engines/extra"])
+@pytest.mark.failure_mode("A link, pipe, socket or device in a bundle")
 def test_anything_but_files_and_folders_is_refused(bundle: Path, name: str, kind: str) -> None:
     (bundle / "engines").mkdir()
     (bundle / name).unlink(missing_ok=True)
@@ -230,6 +232,7 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
     return private, new_key(private)
 
 
+@pytest.mark.failure_mode("A forged self-test or engine in a signed bundle")
 def test_forged_self_test_in_a_signed_bundle(bundle: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     """On another kind of machine the CPU needs a self-test here; one that came with the bundle is not taken."""
     from cmdiad_runtime.bundle.engine_selection import choose_engine
@@ -262,6 +265,7 @@ def test_engine_and_label_added_to_a_signed_bundle(bundle: Path, keys: tuple[Pat
         assert_refused(command(run_cli, bundle, *options), 4, "rtx-fp32-sm86.engine", "manifest does not list")
 
 
+@pytest.mark.failure_mode("A manifest that is a pipe")
 def test_no_pipe_holds_up_any_command(bundle: Path, tmp_path: Path) -> None:
     """Every command ends by itself, in a process of its own."""
     (bundle / "manifest.json").unlink()

@@ -63,6 +63,7 @@ def test_changes_add_up(bundle: Path) -> None:
     assert Bundle.open(bundle).calibration.score_threshold == 5 + 8
 
 
+@pytest.mark.failure_mode("Two changes of a threshold at the same time")
 def test_commands_in_several_processes(bundle: Path) -> None:
     code = "from cmdiad_runtime.cli.threshold import main; main()"
     options = [("--threshold", "7"), ("--map-threshold", "8")]
@@ -243,6 +244,7 @@ def test_folder_that_cannot_be_locked(bundle: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", ["threshold", "write"])
+@pytest.mark.failure_mode("A killed change of a threshold or export")
 def test_killed_at_random_moments(name: str) -> None:
     arguments = [sys.executable, str(SCRIPTS / "kill_bundles.py"), "--command", name, "--trials", "14"]
     ended = subprocess.run(arguments, check=False, capture_output=True, text=True)

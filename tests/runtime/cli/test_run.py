@@ -126,6 +126,7 @@ def path_that_is_no_bundle(kind: str, folder: Path, photo: Path) -> Path:
         ("zip", ["a file", "unpack the bundle"]),
     ],
 )
+@pytest.mark.failure_mode("A mistyped or packed bundle")
 def test_first_path_that_is_no_bundle_gets_no_verdict(
     data: Path, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: list[str]
 ) -> None:
@@ -320,6 +321,7 @@ def test_some_points_that_are_not_finite_count_as_missing(data: Path, exported: 
     assert len({line.split("\t")[1] for line in ended.out.splitlines()}) == 1
 
 
+@pytest.mark.failure_mode("An image without its cloud, or of another size")
 def test_mismatched_and_missing_partners(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     """A detector for images masked by the cloud needs the right cloud beside each image."""
     bundle = own_bundle

@@ -40,6 +40,7 @@ def test_killed_at_any_operation_on_the_disk(exported: Cached, inputs: list[Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.failure_mode("`kill -9`, SIGTERM, SIGHUP or Ctrl-C")
 def test_killed_at_random_moments(exported: Cached, inputs: list[Path], tmp_path: Path, number: int) -> None:
     bundle = exported("rgb")
     seconds = run_whole(inspect(bundle, tmp_path / "whole", inputs)).seconds
@@ -79,6 +80,7 @@ def test_signal_in_the_middle_keeps_results(
 
 
 @pytest.mark.parametrize("action", ["enospc", "eio"])
+@pytest.mark.failure_mode("A full disk or a disk error while a picture is written")
 def test_disk_that_fails_once_costs_a_picture_or_ends_the_run(
     exported: Cached, inputs: list[Path], tmp_path: Path, action: str
 ) -> None:

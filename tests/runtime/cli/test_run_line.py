@@ -105,6 +105,7 @@ def test_bundle_and_engine_in_each_line(exported: Cached, photo: Path, tmp_path:
 # --- the folder of results ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure_mode("A second run into the same folder")
 def test_second_run_is_refused_or_appended(exported: Cached, photo: Path, tmp_path: Path) -> None:
     bundle, out = exported("rgb"), tmp_path / "out"
     assert command(cli, bundle, photo, "--output", out).code == 0
@@ -134,6 +135,7 @@ def running(bundle: Path, inputs: Sequence[Path], out: Path) -> Iterator[subproc
 
 
 @pytest.mark.parametrize("append", [False, True])
+@pytest.mark.failure_mode("Two runs into one folder at the same time")
 def test_two_runs_never_share_a_folder(exported: Cached, photo: Path, tmp_path: Path, append: bool) -> None:
     out = tmp_path / "out"
     many = alternating(photo, 40)
@@ -172,6 +174,7 @@ BROKEN = (
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.failure_mode("A file name with line breaks or of other bytes than UTF-8")
 def test_names_of_any_bytes(exported: Cached, photo: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -212,6 +215,7 @@ def test_long_names_get_a_shortened_overlay(exported: Cached, photo: Path, tmp_p
 
 
 @pytest.mark.parametrize("shell", BROKEN)
+@pytest.mark.failure_mode("A closed standard output")
 def test_broken_streams_do_not_stop_the_inspection(exported: Cached, photo: Path, tmp_path: Path, shell: str) -> None:
     ended = process(exported("rgb"), *alternating(photo, 3), "--output", tmp_path / "out", shell=shell)
     assert len(results(tmp_path / "out")) == 3
@@ -239,6 +243,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.failure_mode("A full disk while a result is stored")
 def test_full_disk_ends_the_run_without_a_lost_line(
     exported: Cached, photo: Path, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -255,6 +260,7 @@ def test_full_disk_ends_the_run_without_a_lost_line(
     assert len(results(tmp_path / "copy")) == len(stored) + 1
 
 
+@pytest.mark.failure_mode("A file that takes too long to read")
 def test_slow_file_is_ng_and_the_others_are_inspected(
     exported: Cached, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +294,7 @@ def test_no_limit_reads_in_this_process(exported: Cached, photo: Path, monkeypat
     assert (without.code, without.out) == (0, with_limit.out)
 
 
+@pytest.mark.failure_mode("An engine that fails")
 def test_engine_that_fails_keeps_what_was_stored(
     exported: Cached, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

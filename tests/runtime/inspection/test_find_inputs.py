@@ -49,6 +49,7 @@ def search(folder: Path, modality: str = "rgb") -> tuple[list[str], dict[str, in
         ("runs/gear/parts.png", "own result"),
     ],
 )
+@pytest.mark.failure_mode("Hidden files, thumbnails, masks, earlier results")
 def test_skipped_and_counted(tmp_path: Path, name: str, reason: str) -> None:
     touch(tmp_path, "part.png", "sub/other.jpg", name)
     touch(tmp_path, "out/results.jsonl", "deep/er/out/results.jsonl")

@@ -103,6 +103,7 @@ BAD_OUTPUTS: list[dict[str, np.ndarray]] = [
 
 
 @pytest.mark.parametrize("outputs", BAD_OUTPUTS, ids=range(len(BAD_OUTPUTS)))
+@pytest.mark.failure_mode("A score or map that is not a number, or of the wrong shape")
 def test_outputs_that_are_no_result_are_never_ok(data: Path, exported: Cached, outputs: dict[str, np.ndarray]) -> None:
     class Broken:
         description = identity = "broken"

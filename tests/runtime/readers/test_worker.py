@@ -97,6 +97,7 @@ def test_many_threads(reader: TimedReader, pair: tuple[Path, Path]) -> None:
         ("os.write(1, b'noise')", None),
     ],
 )
+@pytest.mark.failure_mode("A file that exhausts the memory, or crashes a decoder")
 def test_misbehaving_decoder(
     monkeypatch: pytest.MonkeyPatch, pair: tuple[Path, Path], bad: str, reason: str | None
 ) -> None:

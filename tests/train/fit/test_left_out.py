@@ -45,6 +45,7 @@ DAMAGES = [truncate, dangling, folder, emptied, flat]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("split", "use"), [("train", "train"), ("validation", "held_out"), ("test", "test")])
+@pytest.mark.failure_mode("A training or test sample that cannot be used")
 def test_each_split_loses_the_sample_alone(
     own_data: Path, tmp_path: Path, damage: Callable[[Path], object], split: str, use: str
 ) -> None:
@@ -126,6 +127,7 @@ def test_no_tampered_copy_at_all_is_refused_before_the_work(data: Path, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.failure_mode("Too many samples that cannot be used")
 def test_too_many_unusable_samples_are_refused_before_the_work(own_data: Path, tmp_path: Path) -> None:
     for path in sample_files(own_data, "train", "good", "rgb")[:2]:
         truncate(path)

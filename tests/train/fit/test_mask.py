@@ -238,6 +238,7 @@ def test_the_command_states_the_ignored_share_and_another_mask_is_another_run(pa
         (np.zeros((SIDE, SIDE, 4), np.uint8), 3, "RGBA"),
     ],
 )
+@pytest.mark.failure_mode("An inspection mask of the wrong size or kind")
 def test_wrong_masks_are_refused_before_the_work(
     parts: Path, tmp_path: Path, pixels: np.ndarray, code: int, words: str
 ) -> None:

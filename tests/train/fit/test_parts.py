@@ -121,6 +121,7 @@ def test_the_worst_part_decides_and_its_place_is_marked(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "additional", "empty"])
+@pytest.mark.failure_mode("A tray with a part too few or too many (`--parts`)")
 def test_another_number_of_parts_is_never_ok(bundle: Path, kind: str) -> None:
     places = PLACES[: COUNT[bundle.stem]]
     places = {"missing": places[1:], "additional": [*places, FURTHER], "empty": []}[kind]
@@ -131,6 +132,7 @@ def test_another_number_of_parts_is_never_ok(bundle: Path, kind: str) -> None:
     assert inspection.reason == "part-count" or kind != "missing", inspection.message
 
 
+@pytest.mark.failure_mode("A small object between the parts of a tray")
 def test_an_object_too_small_for_a_part_is_reported(bundle: Path) -> None:
     drawn = tray(7001, places=PLACES[: COUNT[bundle.stem]])
     drawn.rgb[75:85, 75:85] = 200

@@ -28,6 +28,7 @@ from runs import assert_whole, hashes
 SMALL = ("--size", 112, "--rgb-grid", 14)
 
 
+@pytest.mark.failure_mode("Two trainings into one folder at the same time")
 def test_a_second_training_into_one_folder_is_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -132,6 +133,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_work(data: Path, small_d
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.failure_mode("A disk that fills up during a training")
 def test_a_disk_that_fills_up_during_training(data: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (before, fit_module):
         monkeypatch.setattr(module, "check_space", lambda *_: None)
