@@ -196,6 +196,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("pass --threshold or --false-reject-rate, not both")
     if output is None and (append or csv):
         raise click.UsageError("--append and --csv need --output")
+    if not inputs and (append or csv or ignore_checks):
+        raise click.UsageError("--append, --csv and --ignore-check concern INPUT: the self-test does not use them")
     if not inputs and (threshold or false_reject_rate):
         raise click.UsageError("a threshold decides about INPUT; the self-test keeps that of the certificate")
     from cmdiad_runtime.inspection.open_options import OpenOptions
