@@ -45,7 +45,7 @@ class Bundle:
 
     @property
     def skipped_checks(self) -> tuple[str, ...]:
-        """Return the names of the checks that are not made: those switched off, or all without an envelope."""
+        """Return the names of the checks that are not made: the ignored ones, and without envelope all learnt ones."""
         without = LEARNT_CHECKS if self.record.envelope is None else ()
         return tuple(name for name in CHECKS if name in without or name in self.ignored_checks)
 

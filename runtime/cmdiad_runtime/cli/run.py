@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
     from cmdiad_runtime.names import Sensors
-    from cmdiad_runtime.readers.reading import ReadFiles
+    from cmdiad_runtime.readers.worker import TimedReader
 
 SOME_FAILED = 3
 
@@ -197,6 +196,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("pass --threshold or --false-reject-rate, not both")
     if output is None and (append or csv):
         raise click.UsageError("--append and --csv need --output")
+    if not inputs and (append or csv or ignore_checks):
+        raise click.UsageError("--append, --csv and --ignore-check concern INPUT: the self-test does not use them")
     if not inputs and (threshold or false_reject_rate):
         raise click.UsageError("a threshold decides about INPUT; the self-test keeps that of the certificate")
     from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -217,8 +218,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     from cmdiad_runtime.inspection.results import ResultsOptions
 
     stored = ResultsOptions(append=append, table=csv, overlays=overlays)
-    with _reader(input_timeout) as read_files:
-        failed = _inspect_all(bundle, inputs, options, read_files, output, stored)
+    with _reader(input_timeout) as reader:
+        failed = _inspect_all(bundle, inputs, options, reader, output, stored)
     return SOME_FAILED if failed else 0
 
 
@@ -262,34 +263,33 @@ def _require_bundle(path: Path, modality: Sensors | None) -> None:
     raise BundleError(path, found=problem, expected="the folder of a bundle as the first argument", action=action)
 
 
-@contextmanager
-def _reader(timeout_s: float) -> Iterator[ReadFiles]:
-    """Yield the function that reads the files of a sample, within a time limit unless this is 0."""
-    from cmdiad_runtime.readers.reading import read_files
+def _reader(timeout_s: float) -> AbstractContextManager[TimedReader | None]:
+    """Return the reader of the samples' files with a time limit, or None if the limit is 0."""
     from cmdiad_runtime.readers.worker import TimedReader
 
-    if timeout_s == 0:
-        yield read_files
-        return
-    with TimedReader(timeout_s) as reader:
-        yield reader.read_files
+    return nullcontext() if timeout_s == 0 else TimedReader(timeout_s)
 
 
 def _inspect_all(
     bundle: Path,
     inputs: tuple[Path, ...],
     options: OpenOptions,
-    read_files: ReadFiles,
+    reader: TimedReader | None,
     output: Path | None,
     stored: ResultsOptions,
 ) -> int:
-    """Inspect the inputs in order and return the number of inputs that could not be inspected."""
+    """Inspect the inputs in order and return the number of inputs that could not be inspected.
+
+    The reader is closed before the stream, so that a signal does not wait for files that are being read.
+    """
     from cmdiad_runtime.inspection.find_inputs import find_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.pipeline import inspect_stream
     from cmdiad_runtime.inspection.result_line import station_of
     from cmdiad_runtime.inspection.results import open_results
+    from cmdiad_runtime.readers.reading import read_files
 
+    read = reader.read_files if reader else read_files
     with Inspector.open(bundle, options) as inspector:
         _report_checks(inspector.bundle)
         files = find_inputs(inputs, inspector.bundle.preprocessing.modality)
@@ -298,7 +298,10 @@ def _inspect_all(
         lines, passed, failed = ResultLines(), 0, 0
         with open_results(output, station_of(inspector), stored) if output else nullcontext() as results:
             try:
-                with closing(inspect_stream(inspector, files.paths, read_files=read_files)) as stream:
+                with (
+                    closing(inspect_stream(inspector, files.paths, read_files=read)) as stream,
+                    reader or nullcontext(),
+                ):
                     for inspected in stream:
                         check_signals()
                         ok = _report(inspected, results, lines)

@@ -26,7 +26,7 @@ _Integers = npt.NDArray[np.signedinteger[Any]]
 
 
 def measure_image(rgb: RgbImage) -> dict[str, float]:
-    """Return the measures of an image by name, see `cmdiad_runtime.envelope.checks`.
+    """Return the measures of an image by name, see `cmdiad_runtime.envelope.names`.
 
     Args:
         rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.

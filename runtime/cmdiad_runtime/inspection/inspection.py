@@ -37,7 +37,7 @@ class Inspection:
         timings_ms: Wall-clock milliseconds by stage: `preprocess`, and `engine` if the engine was reached.
         sample: The inspected sample, for `overlay`; None if its file could not be read.
         skipped_checks: Names of the checks of the recording conditions that were not made: those that are switched off,
-            or all if the bundle has no envelope.
+            and all that training learns if the bundle has no envelope.
     """
 
     name: str

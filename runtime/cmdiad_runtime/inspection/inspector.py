@@ -128,7 +128,7 @@ class Inspector:
         outputs = [self.engine.run(part.inputs) for part in ready.parts]
         timings["engine"] = (time.perf_counter() - start) * 1e3
         try:
-            score, anomaly_map = _worst(ready, outputs)
+            score, anomaly_map = _worst(ready, outputs, self.bundle.preprocessing.size)
         except InputError as error:
             return self.not_inspected(sample.name, error, timings_ms=timings, sample=sample)
         threshold, map_threshold = self.thresholds
@@ -175,7 +175,9 @@ class Inspector:
         self.close()
 
 
-def _worst(ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]]) -> tuple[float, npt.NDArray[np.float32]]:
+def _worst(
+    ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]], size: int
+) -> tuple[float, npt.NDArray[np.float32]]:
     """Return the largest score of the parts, and the largest map value at each place, `[size, size]`.
 
     Raises:
@@ -184,7 +186,7 @@ def _worst(ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]]) -> tuple[fl
     scores, maps = [], []
     for part, output in zip(ready.parts, outputs, strict=True):
         score, anomaly_map = output.get("score"), output.get("map")
-        if score is None or anomaly_map is None or score.size != 1 or anomaly_map.ndim not in (2, 3):
+        if score is None or anomaly_map is None or score.size != 1 or not _is_map(anomaly_map, size, len(part.places)):
             raise _bad_output(f"the outputs {', '.join(f'{k} {list(v.shape)}' for k, v in output.items()) or 'none'}")
         value = float(score.reshape(-1)[0])
         if not abs(value) <= SCORE_LIMIT:  # False for NaN
@@ -194,6 +196,11 @@ def _worst(ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]]) -> tuple[fl
         scores.append(value)
         maps.append(part.to_sensor(anomaly_map))
     return max(scores), np.max(maps, axis=0) if len(maps) > 1 else maps[0]
+
+
+def _is_map(array: npt.NDArray[Any], size: int, views: int) -> bool:
+    """Return True for one map of this size, or one map for each of several views."""
+    return array.shape == (size, size) or (views > 1 and array.shape == (views, size, size))
 
 
 def _bad_output(problem: str) -> InputError:

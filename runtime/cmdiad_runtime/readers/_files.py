@@ -16,18 +16,13 @@ import numpy as np
 from cmdiad_runtime.errors import CmdiadError, InputError
 from cmdiad_runtime.readers import limits
 from cmdiad_runtime.reasons import Reason
+from cmdiad_runtime.support.regular_file import kind_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES = 26
 """Length of the PNG signature and the IHDR chunk up to the bit depth (byte 24) and the colour type (byte 25)."""
 
 _AGAIN = "wait until the sensor has written the file, or record the sample again"
-_SPECIAL_FILES = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 FilePath = str | PathLike[str]
 
@@ -120,8 +115,7 @@ def _check_kind(path: FilePath, mode: int, expected: str) -> None:
     if stat.S_ISDIR(mode):
         raise _refused(path, "a folder", expected, "pass a file in this folder", "not-a-file")
     if not stat.S_ISREG(mode):
-        problem = _SPECIAL_FILES.get(stat.S_IFMT(mode), "something other than a file")
-        raise _refused(path, problem, expected, "save the sample as a file, and pass this file", "not-a-file")
+        raise _refused(path, kind_of(mode), expected, "save the sample as a file, and pass this file", "not-a-file")
 
 
 def _refused(path: FilePath, problem: str, expected: str, action: str, reason: Reason = "unreadable") -> InputError:

@@ -137,8 +137,11 @@ class TimedReader:
     def _start(self) -> _Process:
         process = _Process(self._folder, self.timeout_s + _ORPHAN_S, self._memory_bytes)
         with self._lock:
-            self._all.add(process)
-        return process
+            if not self._closed:
+                self._all.add(process)
+                return process
+        process.end()
+        raise ValueError("the reader was closed while a process started")
 
     def _discard(self, process: _Process) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Locks between processes: one process at a time writes to a folder or replaces a file.
+"""Locks between processes: one process at a time writes to a folder.
 
 A lock is an open file that the operating system locks (`flock`, on Windows `LockFile`, through the package
 `filelock`). The system releases the lock when the process ends, however that happens, so no lock is ever stale. The
@@ -30,25 +30,6 @@ def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
         OutputError: Another process owns the folder, or the lock file cannot be written.
     """
     with _locked(Path(folder) / LOCK_NAME, folder, wait_s):
-        yield
-
-
-@contextmanager
-def lock_name(target: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Own the name of a file or folder until the block ends, whether `target` exists or not.
-
-    The lock file is `.NAME.lock` in the same folder as `target`: for folders in which no other file may lie, and for
-    folders and files that are replaced as a whole.
-
-    Args:
-        target: File or folder to own. Its parent must exist.
-        wait_s: Seconds to wait for another process; 0 refuses at once.
-
-    Raises:
-        OutputError: Another process owns the name, or the lock file cannot be written.
-    """
-    resolved = Path(target).resolve()
-    with _locked(resolved.with_name(f".{resolved.name}.lock"), target, wait_s):
         yield
 
 

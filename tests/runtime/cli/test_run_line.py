@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -260,14 +261,11 @@ def test_full_disk_ends_the_run_without_a_lost_line(
     assert len(results(tmp_path / "copy")) == len(stored) + 1
 
 
-@pytest.mark.failure_mode("A file that takes too long to read")
-def test_slow_file_is_ng_and_the_others_are_inspected(
-    exported: Cached, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The reading process takes for ever for one file."""
+def start_of_slow_process() -> str:
+    """Program of a reading process that takes for ever for files with "slow" in their names."""
     from cmdiad_runtime.readers import worker
 
-    start = worker._START.replace(
+    return worker._START.replace(
         "main()",
         "import time; from cmdiad_runtime.readers import reading, worker_process\n"
         "real = worker_process.read_files\n"
@@ -277,12 +275,35 @@ def test_slow_file_is_ng_and_the_others_are_inspected(
         "worker_process.read_files = slow\n"
         "main()",
     )
-    monkeypatch.setattr(worker, "_START", start)
+
+
+@pytest.mark.failure_mode("A file that takes too long to read")
+def test_slow_file_is_ng_and_the_others_are_inspected(
+    exported: Cached, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmdiad_runtime.readers import worker
+
+    monkeypatch.setattr(worker, "_START", start_of_slow_process())
     slow = Path(shutil.copy(photo, tmp_path / "slow.png"))
-    ended = command(cli, exported("rgb"), photo, slow, photo, "--input-timeout", 2, "--output", tmp_path / "out")
+    ended = command(cli, exported("rgb"), photo, slow, photo, "--input-timeout", 10, "--output", tmp_path / "out")
     assert ended.code == 3, ended.err
     assert [line["reason"] == "timeout" for line in results(tmp_path / "out")] == [False, True, False]
-    assert "longer than 2 s" in ended.err
+    assert "longer than 10 s" in ended.err
+
+
+def test_signal_does_not_wait_for_a_slow_file(exported: Cached, photo: Path, tmp_path: Path) -> None:
+    program = (
+        f"from cmdiad_runtime.readers import worker; worker._START = {start_of_slow_process()!r}\n"
+        "from cmdiad_runtime.cli.run import main; main()"
+    )
+    slow = Path(shutil.copy(photo, tmp_path / "slow.png"))
+    words = [sys.executable, "-c", program, exported("rgb"), photo, slow, "--input-timeout", 600]
+    with subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith(("OK", "NG"))
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=120)
+    assert running.returncode == 143, err
 
 
 def test_no_limit_reads_in_this_process(exported: Cached, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

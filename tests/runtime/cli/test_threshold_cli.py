@@ -255,3 +255,12 @@ def test_self_test_keeps_the_threshold_of_the_certificate(bundle: Path) -> None:
     ended = command(run_cli.cli, bundle, "--threshold", 3)
     assert ended.code == 2
     assert "the self-test keeps that of the certificate" in " ".join(ended.err.split())
+
+
+@pytest.mark.parametrize(
+    "option", [("--ignore-check", "exposure"), ("--output", "out", "--csv"), ("--output", "out", "--append")]
+)
+def test_self_test_refuses_options_that_concern_inputs(bundle: Path, option: tuple[str, ...]) -> None:
+    ended = command(run_cli.cli, bundle, *option)
+    assert ended.code == 2
+    assert "the self-test does not use them" in " ".join(ended.err.split())

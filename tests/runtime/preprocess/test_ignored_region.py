@@ -120,6 +120,21 @@ def test_in_the_sensor_view_the_region_is_fixed_and_pictures_need_its_size() -> 
     assert caught.value.reason == "image-size"
 
 
+def test_a_cloud_that_is_also_read_as_an_image_is_masked_in_the_image() -> None:
+    settings = Preprocessing(
+        modality="both", size=SIZE, foreground=False, groups=16, group_size=8, grid=14, xyz_image=True
+    )
+    sample = sample_of(0)
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[:80] = True
+    inputs = prepare(sample, with_region(settings, sample, mask)).inputs
+    kept = prepare(sample, settings).inputs
+    for name in ("xyz", "rgb"):
+        assert kept[name][0, : SIZE // 2].any()
+        assert not inputs[name][0, : SIZE // 2].any()
+        np.testing.assert_array_equal(inputs[name][0, SIZE // 2 :], kept[name][0, SIZE // 2 :])
+
+
 def test_a_picture_that_is_not_square() -> None:
     rgb = sample_of(0).rgb
     assert rgb is not None

@@ -50,7 +50,22 @@ def test_every_measure_has_margins_but_the_colour_order() -> None:
     assert set(MARGINS) == set(MEASURES) - {"order"}
 
 
-def test_measures_that_a_sample_lacks_have_no_limit() -> None:
+def test_one_sample_without_a_plane_does_not_switch_the_check_off() -> None:
+    with_plane = [conditions({"plane": 1.0, "plane_distance": 0.5 + 0.001 * i}) for i in range(10)]
+    envelope = learn_envelope([*with_plane, conditions({"plane": 0.0})], EnvelopeOptions())
+    assert envelope is not None
+    assert envelope.limits["plane_distance"].holds(0.5)
+    assert not envelope.limits["plane_distance"].holds(0.6)
+
+
+def test_measure_that_is_not_a_number_in_a_sample_has_no_limit() -> None:
+    samples = [conditions({"valid": 0.8, "row_pitch": pitch}) for pitch in (0.001, 0.001, float("nan"))]
+    envelope = learn_envelope(samples, EnvelopeOptions())
+    assert envelope is not None
+    assert list(envelope.limits) == ["valid"]
+
+
+def test_measures_that_one_sample_has_have_no_limit() -> None:
     samples = [conditions({"valid": 0.8, "plane_distance": 0.5}), conditions({"valid": 0.8}), conditions({})]
     envelope = learn_envelope(samples, EnvelopeOptions(off=("noise",)))
     assert envelope is not None

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import torch
 
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_train.detectors.bank.fitting import distillation
+from cmdiad_train.fit.envelope import EnvelopeOptions
 from cmdiad_train.fit.export_inputs import evenly_spread
-from cmdiad_train.fit.fit import fit
+from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
 from helpers import RecordingReporter, sample_files, tiny_recipe, write_image
@@ -148,6 +150,13 @@ def test_finished_run_is_returned_as_it_is(data: Path, tmp_path: Path) -> None:
     assert fit(data, "gear", tiny_recipe(), run, recorder) == record
     assert recorder.steps == []
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_finished_run_says_that_its_checks_stay(data: Path, trained: Callable[[str], Path]) -> None:
+    run, recorder, rate = trained("rgb"), RecordingReporter(), EnvelopeOptions().rate
+    fit(data, "gear", tiny_recipe(), run, recorder, FitOptions(envelope=EnvelopeOptions(rate, ("exposure",))))
+    (line,) = recorder.lines
+    assert f"--envelope-rate {rate:g}, switched off: none." in line
 
 
 def test_finished_run_keeps_no_intermediate_files(trained: object) -> None:

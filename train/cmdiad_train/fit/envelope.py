@@ -97,7 +97,8 @@ def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> E
     """Return the envelope of good samples, or None with fewer than 2 samples that can be inspected.
 
     A limit is the Student prediction limit of a normal sample, mean ± t(1 - r/2K, n-1)·s·√(1 + 1/n), for one of K
-    measures, but at least the margin of the measure beyond all samples.
+    measures, but at least the margin of the measure beyond all samples. A measure that some samples lack, such as the
+    distance of a support plane, is learnt from the others; one that is not a number in a sample has no limit.
 
     Args:
         samples: Recording conditions of the training samples and of those that set the thresholds.
@@ -106,16 +107,24 @@ def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> E
     usable = [sample for sample in samples if sample.measures]
     if len(usable) < 2:
         return None
-    names = (*MARGINS, *QUARTERS)
-    values = {name: np.array([sample.measures.get(name, np.nan) for sample in usable]) for name in names}
-    values = {name: column for name, column in values.items() if np.isfinite(column).all()}
+    values = {name: _values_of(name, usable) for name in (*MARGINS, *QUARTERS)}
+    values = {name: column for name, column in values.items() if len(column) >= 2 and np.isfinite(column).all()}
     measured = [name for name in MARGINS if name in values]
-    factor = _prediction_factor(len(usable), options.rate / (2 * len(measured)))
-    weights = _colour_weights([values[name] for name in QUARTERS if name in values], factor)
-    limits = {name: _limit(values[name], factor, MARGINS[name]) for name in measured}
+    tail = options.rate / (2 * len(measured))
+    weights = _colour_weights(
+        [values[name] for name in QUARTERS if name in values], _prediction_factor(len(usable), tail)
+    )
+    limits = {
+        name: _limit(values[name], _prediction_factor(len(values[name]), tail), MARGINS[name]) for name in measured
+    }
     if weights:
         limits = {"order": Limit(1.0, low=LEAST_ORDER), **limits}
     return Envelope(len(usable), options.rate, _sizes(usable), limits, weights, options.off)
+
+
+def _values_of(name: str, samples: Sequence[Conditions]) -> npt.NDArray[np.float64]:
+    """Return the values of a measure, float64 `[n]`, of the samples that have the measure."""
+    return np.array([sample.measures[name] for sample in samples if name in sample.measures], dtype=np.float64)
 
 
 def _sizes(samples: Sequence[Conditions]) -> tuple[tuple[int, int], ...]:

@@ -92,7 +92,7 @@ def _fit(
     check_before_work(request, run, options.machine)
     earlier = earlier_record(request, run)
     if earlier is not None and earlier.status == "complete" and not has_leftovers(run):
-        _say_finished(run, earlier, reporter)
+        _say_finished(run, earlier, options.envelope, reporter)
         return earlier
     with owned_run_folder(run):
         earlier = earlier_record(request, run)  # another process may have finished the run meanwhile
@@ -114,7 +114,15 @@ def _with_mask(recipe: Recipe, mask: InspectionMask | None, splits: Splits) -> R
     return replace(recipe, mask=mask.digest)
 
 
-def _say_finished(run: Path, record: RunRecord, reporter: Reporter) -> None:
+def _say_finished(run: Path, record: RunRecord, options: EnvelopeOptions, reporter: Reporter) -> None:
+    """Report how a finished training differs from what this command requests."""
+    envelope = record.envelope
+    if envelope is not None and (envelope.false_alarm_rate, {*envelope.off}) != (options.rate, {*options.off}):
+        reporter.say(
+            f"{printable(run)} is finished, with the checks of the recording conditions of the earlier command: "
+            f"--envelope-rate {envelope.false_alarm_rate:g}, switched off: {', '.join(envelope.off) or 'none'}. "
+            "To change them, choose another --out, or use cmdiad-threshold --ignore-check on the bundle."
+        )
     good = [sample for sample in record.left_out if sample.split != "test"]
     if good:
         reporter.say(

@@ -44,6 +44,7 @@ def owned_run_folder(run: Path) -> Iterator[None]:
             shutil.rmtree(run / CACHE, ignore_errors=True)
             with suppress(OSError):
                 (run / SHEET).unlink(missing_ok=True)
+                (run / MASK).unlink(missing_ok=True)
                 (run / LOCK_NAME).unlink(missing_ok=True)
                 run.rmdir()  # fails if anything else is in the folder
 

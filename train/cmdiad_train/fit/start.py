@@ -146,15 +146,24 @@ def start_or_resume(
         preprocessing = _masked(request, splits, preprocessing, samples, reporter)
     settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
-    data = request.data(splits)
     if earlier is not None:
-        if earlier.data != data:
+        if earlier.data != request.data(splits):
             raise _other_training(run)
         return Started(earlier, splits)
     assert choice is not None
-    record = RunRecord(
+    record = _new_record(request, splits, recipe, preprocessing, choice)
+    if request.mask is not None:
+        request.mask.save(run / MASK)
+    write_record(run, record)
+    return Started(record, splits)
+
+
+def _new_record(
+    request: Request, splits: Splits, recipe: Recipe, preprocessing: Preprocessing, choice: ChosenView
+) -> RunRecord:
+    return RunRecord(
         recipe=recipe,
-        data=data,
+        data=request.data(splits),
         view=ViewChoice(request.recipe.view, choice.reason, choice.whole_cloud),
         preprocessing=preprocessing,
         seed=recipe.seed,
@@ -164,10 +173,6 @@ def start_or_resume(
         left_out=splits.left_out,
         inspected_area=choice.area,
     )
-    if request.mask is not None:
-        request.mask.save(run / MASK)
-    write_record(run, record)
-    return Started(record, splits)
 
 
 def _masked(

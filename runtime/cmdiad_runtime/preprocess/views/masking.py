@@ -22,8 +22,8 @@ from cmdiad_runtime.preprocess.views.place import PartPlace, Place, TopPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.sample import Mask, Sample
 
-_IMAGES = ("surface", "rgb")
-"""Image inputs, in the order of the views of the modalities."""
+_IMAGES = ("surface", "xyz", "rgb")
+"""Image inputs, in the order of the views of the modalities; `xyz` exists in the sensor view only."""
 _NEAR = 3.0
 """View pixels: a pixel of the top view without a point this near takes no mask."""
 
