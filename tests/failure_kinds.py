@@ -5,9 +5,11 @@ A kind of file or array is inspected in front of a good sample. The registered n
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,6 +193,39 @@ def _(good: Good) -> Path:
     return path
 
 
+@kind("An NPZ file of some kilobytes that unpacks to gigabytes", "xyz")
+def _(good: Good) -> Path:
+    path = good.folder / "bomb.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (20_000, 20_000, 3)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("xyz.npy", "w") as member:
+        member.write(header.getvalue() + bytes(10_000_000))
+    return path
+
+
+@kind("A TIFF file with a directory that leads to itself", "xyz")
+def _(good: Good) -> Path:
+    path = good.folder / "endless.tiff"
+    entries = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 32), (262, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, 4)]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 8))
+    return path
+
+
+@kind("A TIFF file with 3,000 directories", "xyz")
+def _(good: Good) -> Path:
+    path = good.folder / "many.tiff"
+    path.write_bytes(b"II*\0" + b"".join(struct.pack("<IH", 8 + 6 * number, 0) for number in range(3000)) + bytes(4))
+    return path
+
+
+@kind("A PLY file with a header of a megabyte", "xyz")
+def _(good: Good) -> Path:
+    path = good.folder / "header.ply"
+    path.write_bytes(b"ply\nformat ascii 1.0\n" + b"comment part\n" * 80_000 + b"element vertex 1\nend_header\n")
+    return path
+
+
 # --- Arrays of the Python API ---------------------------------------------------------------------------------------
 
 
@@ -224,6 +259,21 @@ def _(good: Good) -> Sample:
     return Sample("double", xyz=good.xyz.astype(np.float64))  # type: ignore[arg-type]
 
 
+@kind("An image array of 20 000 × 20 000 pixels")
+def _(good: Good) -> Sample:
+    return Sample("huge", rgb=np.broadcast_to(good.rgb[:1, :1], (20_000, 20_000, 3)))
+
+
+@kind("A cloud array of 20 000 × 20 000 points", "xyz")
+def _(good: Good) -> Sample:
+    return Sample("huge", xyz=np.broadcast_to(good.xyz[:1, :1], (20_000, 20_000, 3)))
+
+
+@kind("A masked array")
+def _(good: Good) -> Sample:
+    return Sample("masked", rgb=np.ma.masked_array(good.rgb, mask=False))
+
+
 # --- Images ---------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +298,18 @@ def _(good: Good) -> Path:
 @kind("A cloud in which every point is NaN", "xyz")
 def _(good: Good) -> Path:
     return write_cloud(good.folder / "nan.tiff", np.full_like(good.xyz, np.nan))
+
+
+@kind("A cloud in which every point is a large number (1e30)", "xyz")
+def _(good: Good) -> Path:
+    return write_cloud(good.folder / "large.tiff", np.full_like(good.xyz, 1e30))
+
+
+@kind("A cloud in which a large number (65.535) takes the place of most points", "xyz")
+def _(good: Good) -> Path:
+    xyz = good.xyz.copy()
+    xyz[: len(xyz) * 2 // 3] = 65.535
+    return write_cloud(good.folder / "gap.tiff", xyz)
 
 
 @kind("A cloud in millimetres", "xyz")

@@ -76,7 +76,8 @@ def _every(length: int, lines: int) -> slice:
 def _steps(xyz: XyzImage, valid: Mask) -> _Float:
     """Return the vectors between neighbouring points along lines `[lines, points, 3]`, float32 `[3, N]`."""
     both = valid[:, 1:] & valid[:, :-1]
-    change = xyz[:, 1:] - xyz[:, :-1]
+    with np.errstate(invalid="ignore", over="ignore"):  # Infinity marks missing points, which `both` excludes.
+        change = xyz[:, 1:] - xyz[:, :-1]
     return np.stack([change[..., axis][both] for axis in range(3)])
 
 

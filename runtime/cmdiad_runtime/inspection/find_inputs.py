@@ -81,6 +81,7 @@ def find_inputs(paths: Sequence[Path], modality: Sensors) -> InputFiles:
     inputs: list[Path] = []
     for path in paths:
         inputs.extend(search.files_in(path) if path in folders else [path])
+    inputs = inputs or folders  # Folders that contain nothing but links to each other: a run without samples is no OK.
     return InputFiles(tuple(inputs), dict(search.skipped))
 
 

@@ -14,6 +14,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Mask, RgbImage, Sample
+from cmdiad_runtime.support.sizes import image_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Inspection:
         ignored: Pixels of that square that the inspection mask excludes, bool `[size, size]`; None without a mask.
         ignored_share: Share of the inspected area that the inspection mask excludes; 0 without a mask.
         timings_ms: Wall-clock milliseconds by stage: `preprocess`, and `engine` if the engine was reached.
-        sample: The inspected sample, for `overlay`; None if its file could not be read.
+        sample: The inspected sample, for `overlay`; None if the file could not be read or the arrays are too large.
         skipped_checks: Names of the checks of the recording conditions that were not made: those that are switched off,
             and all that training learns if the bundle has no envelope.
     """
@@ -124,7 +125,7 @@ def not_inspected(
         error: Error with the reason.
         thresholds: Score threshold and map threshold in use.
         timings_ms: See `Inspection`.
-        sample: The sample, if there is one.
+        sample: The sample, if there is one. One that is too large is not kept: pictures of it would fill the memory.
     """
     return Inspection(
         name=name,
@@ -133,13 +134,13 @@ def not_inspected(
         threshold=thresholds[0],
         map_threshold=thresholds[1],
         timings_ms=timings_ms or {},
-        sample=sample,
+        sample=None if error.reason == "too-large" else sample,
     )
 
 
 def _shape(sample: Sample | None) -> tuple[int, int]:
     """Return height and width of a sample's picture, (0, 0) without one."""
     for array in () if sample is None else (sample.rgb, sample.xyz):
-        if isinstance(array, np.ndarray) and array.ndim == 3:
+        if isinstance(array, np.ndarray) and array.ndim == 3 and image_fits(*array.shape[:2]):
             return array.shape[0], array.shape[1]
     return 0, 0

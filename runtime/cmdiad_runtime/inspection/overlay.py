@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.preprocess.work.products import times
 from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage
+from cmdiad_runtime.support.sizes import cloud_fits, image_fits
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,7 +44,9 @@ _LIGHT = np.array([-0.4, -0.4, -0.825])
 def _is_picture(array: object, dtype: type) -> bool:
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         return False
-    return array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        return False
+    return image_fits(*array.shape[:2]) if dtype == np.uint8 else cloud_fits(*array.shape[:2])
 
 
 def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:

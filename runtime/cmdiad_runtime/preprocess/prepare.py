@@ -18,7 +18,8 @@ from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.registry import view_of
 from cmdiad_runtime.preprocess.views.several import parts_of
 from cmdiad_runtime.preprocess.views.strategy import LEAST_CONTRAST, part_geometry
-from cmdiad_runtime.sample import Mask, Sample, describe_array
+from cmdiad_runtime.sample import Mask, Sample, describe_array, is_plain_array
+from cmdiad_runtime.support import sizes
 
 __all__ = [
     "LEAST_CONTRAST",
@@ -75,7 +76,7 @@ def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Prep
 
 
 def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
-    """Raise InputError if a sample lacks a modality, or if image and cloud do not fit each other."""
+    """Raise InputError if a sample lacks a modality, is too large, or if image and cloud do not fit each other."""
     if preprocessing.modality != "xyz" and sample.rgb is None:
         raise _missing(sample, "rgb", f"the detector's modality is {preprocessing.modality}")
     if preprocessing.needs_cloud and sample.xyz is None:
@@ -91,8 +92,12 @@ def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
             action="convert the image",
             reason="wrong-array",
         )
-    if preprocessing.needs_cloud:
+    if sample.rgb is not None and not sizes.image_fits(*sample.rgb.shape[:2]):
+        raise _too_large(sample, sample.rgb, "pixels", sizes.image_limits())
+    if preprocessing.needs_cloud and sample.xyz is not None:
         check_cloud_array(sample.xyz, sample.name)
+        if not sizes.cloud_fits(*sample.xyz.shape[:2]):
+            raise _too_large(sample, sample.xyz, "points", sizes.cloud_limits())
     if sample.rgb is not None and isinstance(sample.xyz, np.ndarray) and sample.rgb.shape[:2] != sample.xyz.shape[:2]:
         raise InputError(
             sample.name,
@@ -105,11 +110,18 @@ def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
 
 def _is_image(array: npt.NDArray[Any]) -> bool:
     return (
-        isinstance(array, np.ndarray)
-        and array.dtype == np.uint8
-        and array.ndim == 3
-        and array.shape[2] == 3
-        and array.size > 0
+        is_plain_array(array) and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+    )
+
+
+def _too_large(sample: Sample, array: npt.NDArray[Any], unit: str, expected: str) -> InputError:
+    height, width = array.shape[:2]
+    return InputError(
+        sample.name,
+        found=f"{width}×{height} {unit}",
+        expected=expected,
+        action="crop or shrink the sensor's image",
+        reason="too-large",
     )
 
 

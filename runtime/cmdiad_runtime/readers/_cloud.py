@@ -60,7 +60,7 @@ def check_grid(path: FilePath, height: int, width: int, cells: int, *, expected:
         expected: Description of a correct file.
 
     Raises:
-        InputError: The grid has one row or one column, has more points than `limits.MAX_POINTS`, or does not have
+        InputError: The grid has one row or one column, has more points than `sizes.MAX_POINTS`, or does not have
             `cells` points.
     """
     if min(height, width) < 2:

@@ -16,6 +16,7 @@ import numpy as np
 from cmdiad_runtime.errors import CmdiadError, InputError
 from cmdiad_runtime.readers import limits
 from cmdiad_runtime.reasons import Reason
+from cmdiad_runtime.support import sizes
 from cmdiad_runtime.support.regular_file import kind_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -195,10 +196,10 @@ def check_size(path: FilePath, height: int, width: int) -> None:
         width: Columns of the image.
 
     Raises:
-        InputError: The image exceeds `limits.MAX_PIXELS` or `limits.MAX_IMAGE_SIDE`.
+        InputError: The image exceeds `sizes.MAX_PIXELS` or `sizes.MAX_IMAGE_SIDE`.
     """
-    if height * width > limits.MAX_PIXELS or max(height, width) > limits.MAX_IMAGE_SIDE:
-        raise _too_large(path, f"{width}×{height} pixels", limits.MAX_PIXELS, limits.MAX_IMAGE_SIDE)
+    if not sizes.image_fits(height, width):
+        raise _too_large(path, f"{width}×{height} pixels", sizes.image_limits())
 
 
 def check_points(path: FilePath, height: int, width: int) -> None:
@@ -210,24 +211,23 @@ def check_points(path: FilePath, height: int, width: int) -> None:
         width: Columns of the grid.
 
     Raises:
-        InputError: The grid exceeds `limits.MAX_POINTS` or `limits.MAX_CLOUD_SIDE`.
+        InputError: The grid exceeds `sizes.MAX_POINTS` or `sizes.MAX_CLOUD_SIDE`.
     """
-    if height * width > limits.MAX_POINTS or max(height, width) > limits.MAX_CLOUD_SIDE:
-        raise _too_large(path, f"{width}×{height} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
+    if not sizes.cloud_fits(height, width):
+        raise _too_large(path, f"{width}×{height} points", sizes.cloud_limits())
 
 
 def check_point_count(path: FilePath, count: int) -> None:
     """Check the number of points of a cloud whose rows and columns are not known yet.
 
     Raises:
-        InputError: There are more points than `limits.MAX_POINTS`.
+        InputError: There are more points than `sizes.MAX_POINTS`.
     """
-    if count > limits.MAX_POINTS:
-        raise _too_large(path, f"{count} points", limits.MAX_POINTS, limits.MAX_CLOUD_SIDE)
+    if count > sizes.MAX_POINTS:
+        raise _too_large(path, f"{count} points", sizes.cloud_limits())
 
 
-def _too_large(path: FilePath, size: str, most: int, side: int) -> InputError:
-    expected = f"at most {most / 1e6:.3g} million, and at most {side:,} in a row or column"
+def _too_large(path: FilePath, size: str, expected: str) -> InputError:
     action = "crop or shrink the sensor's image; if the image is smaller, the file is damaged"
     return _refused(path, size, expected, action, "too-large")
 

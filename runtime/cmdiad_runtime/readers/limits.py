@@ -2,25 +2,13 @@
 
 The limits are checked before memory is allocated or data are unpacked. They are far beyond the files of inspection
 sensors, and keep the memory for one file below 1 GB in addition to the image or cloud itself. The table in
-docs/formats.md lists them.
+docs/formats.md lists them. The limits of pixels and points also hold for arrays: `cmdiad_runtime.support.sizes`.
 """
 
 from __future__ import annotations
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file."""
-
-MAX_PIXELS = 100_000_000
-"""Largest image in pixels: 300 MB as RGB."""
-
-MAX_IMAGE_SIDE = 10_000
-"""Longest edge of an image in pixels. The preparation pads an image to a square of this edge: 300 MB."""
-
-MAX_CLOUD_SIDE = 8_192
-"""Longest edge of a cloud or depth image in points. The preparation pads a cloud to a square of this edge: 800 MB."""
-
-MAX_POINTS = 4096 * 4096
-"""Largest cloud or depth image in points, including missing points: 200 MB as float32."""
 
 MAX_HEADER_BYTES = 65_536
 """Largest text header of a PLY or PCD file."""

@@ -63,6 +63,7 @@ def _repeated(xyz: XyzImage, measured: Mask, value: np.float32) -> Mask:
         return np.zeros_like(same)
     if abs(value) >= _FAR * others.max():
         return same
-    points, counts = np.unique(xyz[same], axis=0, return_counts=True)
-    repeated = points[counts >= _REPEATED]
-    return same & (xyz[:, :, None] == repeated).all(axis=3).any(axis=2) if len(repeated) else np.zeros_like(same)
+    _, kinds, counts = np.unique(xyz[same], axis=0, return_inverse=True, return_counts=True)
+    repeated = np.zeros_like(same)
+    repeated[same] = counts[kinds.reshape(-1)] >= _REPEATED
+    return repeated

@@ -177,3 +177,9 @@ def test_too_few_points_are_not_a_number() -> None:
     values = measure_cloud(geometry)
     assert np.isnan(values["column_pitch"])
     assert np.isnan(values["depth"])
+
+
+def test_infinite_numbers_are_missing_points_without_a_warning() -> None:
+    xyz = Scene().cloud()
+    xyz[:20] = np.inf
+    assert measure_cloud(PartGeometry(Sample("scene", xyz=xyz)))["column_pitch"] == pytest.approx(PITCH, rel=0.05)

@@ -109,6 +109,12 @@ def test_links_to_the_same_file_are_inspected_once(tmp_path: Path) -> None:
     assert skipped == {"link": 4}
 
 
+def test_folder_that_contains_only_a_link_to_itself_is_an_input(tmp_path: Path) -> None:
+    """The run ended with exit code 0 without a verdict."""
+    (tmp_path / "loop").symlink_to(".")
+    assert find_inputs([tmp_path], "rgb").paths == (tmp_path,)
+
+
 def test_linked_folder_is_searched(tmp_path: Path) -> None:
     touch(tmp_path, "store/a.png")
     (tmp_path / "photos").mkdir()

@@ -88,6 +88,23 @@ def test_unusable_sample_leaves_the_inspector_usable(data: Path, exported: Cache
         assert inspector.inspect(Sample("good", rgb=good)).score > 0
 
 
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_pictures_of_a_sample_that_is_too_large_stay_small(exported: Cached, modality: str) -> None:
+    rgb = np.broadcast_to(np.uint8(9), (20_000, 20_000, 3))
+    xyz = np.broadcast_to(np.float32(9), (20_000, 20_000, 3))
+    with Inspector.open(exported("rgb")) as inspector:
+        inspection = inspector.inspect(Sample("huge", rgb=rgb) if modality == "rgb" else Sample("huge", xyz=xyz))
+    assert inspection.reason == ("too-large" if modality == "rgb" else "missing-modality")
+    assert inspection.overlay().shape == (240, 320, 3)
+    assert inspection.heatmap().shape == (0, 0)
+
+
+@pytest.mark.parametrize("name", [7, None, b"part", Path("part.png")])
+def test_name_that_is_no_text(name: object) -> None:
+    with pytest.raises(TypeError, match=f"the name of a Sample is text, not {type(name).__name__}"):
+        Sample(name)  # type: ignore[arg-type]
+
+
 MAP = np.zeros((112, 112), np.float32)
 BAD_OUTPUTS: list[dict[str, np.ndarray]] = [
     {"score": np.array([np.nan], np.float32), "map": MAP},

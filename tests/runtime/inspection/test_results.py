@@ -363,6 +363,16 @@ def test_line_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: p
     assert overlays(tmp_path) == ["a.png"]
 
 
+@pytest.mark.parametrize("place", [".", "results", "results/today"])
+def test_folder_in_a_bundle_is_refused(tmp_path: Path, place: str) -> None:
+    """A file that the manifest does not list makes a bundle unusable."""
+    for name in ("manifest.json", "graph.onnx"):
+        (tmp_path / name).touch()
+    with pytest.raises(OutputError, match="Expected a folder outside of bundles"):
+        store(tmp_path / place, inspected())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.onnx", "manifest.json"]
+
+
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -108,6 +108,27 @@ def test_wrong_cloud_arrays(xyz: np.ndarray) -> None:
     assert "Expected an organised cloud" in refused(Sample("part", xyz=xyz), XYZ)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((20_000, 20_000), "20000×20000 pixels"), ((1, 10_001), "10001×1 pixels")]
+)
+def test_image_arrays_that_are_too_large(shape: tuple[int, int], expected: str) -> None:
+    rgb = np.broadcast_to(np.uint8(0), (*shape, 3))
+    assert expected in refused(Sample("part", rgb=rgb), RGB)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((4097, 4096), "4096×4097 points"), ((1, 8_193), "8193×1 points")])
+def test_cloud_arrays_that_are_too_large(shape: tuple[int, int], expected: str) -> None:
+    xyz = np.broadcast_to(np.float32(0), (*shape, 3))
+    assert expected in refused(Sample("part", xyz=xyz), XYZ)
+
+
+def test_masked_arrays(sample: Sample) -> None:
+    """The masked elements have no value, so a mask would take content away from the inspection."""
+    rgb, xyz = np.ma.masked_array(sample.rgb, mask=False), np.ma.masked_array(sample.xyz, mask=False)
+    assert "class MaskedArray" in refused(replace(sample, rgb=rgb), RGB)
+    assert "class MaskedArray" in refused(replace(sample, xyz=xyz), XYZ)
+
+
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_uniform_image(level: int) -> None:
     image = np.full((40, 40, 3), level, np.uint8)

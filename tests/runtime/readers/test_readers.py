@@ -19,7 +19,8 @@ from PIL import Image
 from cloud_files import refusal
 from cmdiad_runtime import readers
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import image_colour, limits, read_rgb, read_xyz
+from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
+from cmdiad_runtime.support import sizes
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -389,7 +390,7 @@ def test_compression_that_needs_another_package(tmp_path: Path) -> None:
 
 
 def test_huge_cloud_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    monkeypatch.setattr(sizes, "MAX_POINTS", 203)
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda self: pytest.fail("decoded"))
     assert "17×12 points" in refusal(read_xyz, save_tiff(tmp_path / "a.tiff", POINTS))
 

@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from cloud_files import INTRINSICS, depth_of, refusal, write_intrinsics
-from cmdiad_runtime.readers import limits, read_xyz
+from cmdiad_runtime.readers import read_xyz
+from cmdiad_runtime.support import sizes
 
 DEPTH = depth_of()
 
@@ -193,6 +194,6 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 def test_bomb_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_intrinsics(tmp_path / "intrinsics.json")
     path = save_png(tmp_path / "a.png")
-    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    monkeypatch.setattr(sizes, "MAX_POINTS", 203)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     assert "17×12 points" in refusal(read_xyz, path)

@@ -9,7 +9,8 @@ import pytest
 
 from cloud_files import write_samples
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import limits, read_xyz
+from cmdiad_runtime.readers import read_xyz
+from cmdiad_runtime.support import sizes
 
 NAMES = (
     *("cloud.tiff", "deflated.tif", "depth.tif", "depth.png"),
@@ -33,7 +34,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Damaged sizes are refused at a hundredth of the memory that they may take otherwise."""
-    monkeypatch.setattr(limits, "MAX_POINTS", 1_000_000)
+    monkeypatch.setattr(sizes, "MAX_POINTS", 1_000_000)
 
 
 def try_to_read(path: Path, data: bytes) -> bool:

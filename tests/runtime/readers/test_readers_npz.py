@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cloud_files import POINTS, depth_of, refusal
-from cmdiad_runtime.readers import limits, read_xyz
+from cmdiad_runtime.readers import read_xyz
+from cmdiad_runtime.support import sizes
 
 K = np.array([40.5, 41.25, 8.25, 5.75])
 
@@ -173,5 +174,5 @@ def test_bomb_stops_where_its_header_ends(tmp_path: Path) -> None:
 
 
 def test_limit_is_the_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    monkeypatch.setattr(sizes, "MAX_POINTS", 203)
     assert "17×12 points" in refusal(read_xyz, save(tmp_path, xyz=POINTS))

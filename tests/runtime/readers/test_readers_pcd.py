@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cloud_files import POINTS, XYZ, lzf, pcd, refusal
-from cmdiad_runtime.readers import limits, read_xyz
+from cmdiad_runtime.readers import read_xyz
 from cmdiad_runtime.readers.pcd import decompress_lzf
+from cmdiad_runtime.support import sizes
 
 DATA = ("ascii", "binary", "binary_compressed")
 MIXED = (
@@ -214,5 +215,5 @@ def test_compressed_bomb(tmp_path: Path) -> None:
 
 
 def test_limit_is_the_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    monkeypatch.setattr(sizes, "MAX_POINTS", 203)
     assert "17×12 points" in refusal(read_xyz, save(tmp_path, pcd(POINTS)))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cloud_files import GRID_NOTES, HEIGHT, PLY_ORDERS, POINTS, WIDTH, XYZ, ply, records, refusal
-from cmdiad_runtime.readers import limits, read_xyz
+from cmdiad_runtime.readers import read_xyz
+from cmdiad_runtime.support import sizes
 
 TABLE = records(POINTS)
 MIXED = (("nx", "f8"), ("z", "f8"), ("red", "u1"), ("x", "f4"), ("label", "i2"), ("y", "f8"))
@@ -227,5 +228,5 @@ def test_hostile_count_without_a_grid(tmp_path: Path) -> None:
 
 
 def test_limit_is_the_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_POINTS", 203)
+    monkeypatch.setattr(sizes, "MAX_POINTS", 203)
     assert "17×12 points" in refusal(read_xyz, save(tmp_path, ply({"vertex": TABLE})))

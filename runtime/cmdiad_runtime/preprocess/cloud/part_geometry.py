@@ -13,7 +13,7 @@ from cmdiad_runtime.preprocess.cloud.foreground import off_support
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
 from cmdiad_runtime.preprocess.cloud.valid import valid_mask
 from cmdiad_runtime.preprocess.image.foreground import ImageRegions, image_regions
-from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage, describe_array
+from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage, describe_array, is_plain_array
 from cmdiad_runtime.support.missing_points import without_missing_numbers
 
 
@@ -162,4 +162,4 @@ def check_cloud_array(xyz: object, name: str) -> None:
 
 
 def _is_cloud(xyz: object) -> bool:
-    return isinstance(xyz, np.ndarray) and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32
+    return is_plain_array(xyz) and xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32
