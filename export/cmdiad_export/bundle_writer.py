@@ -18,7 +18,7 @@ from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, write_manifest
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import weights_path
-from cmdiad_runtime.support.files import atomic_directory
+from cmdiad_runtime.support.files import atomic_directory, require_outside_bundles
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.runs.run import Run
 
@@ -43,6 +43,7 @@ def write_bundle(
         OutputError: `out` exists or cannot be written.
         EngineError: The engine cannot be built, or an option needs memory banks and the detector has none.
     """
+    require_outside_bundles(out.parent, option="--out")
     with atomic_directory(out) as folder:
         search = search or _choose_search(run, options, reporter)
         golden = golden_set(run)
@@ -69,6 +70,7 @@ def write_certified(
         OutputError: `out` exists or cannot be written.
         EngineError: The engine cannot be built.
     """
+    require_outside_bundles(out.parent, option="--out")
     with atomic_directory(out) as folder:
         shutil.copyfile(graph.path, folder / GRAPH)
         if weights_path(graph.path).exists():

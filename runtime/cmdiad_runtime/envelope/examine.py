@@ -99,7 +99,7 @@ def _check_size(sample: Sample, preprocessing: Preprocessing, envelope: Envelope
     trained = " or ".join(f"{w}×{h}" for w, h in envelope.sizes[:3])
     if len(envelope.sizes) > 3:
         trained = f"{min(widths)}×{min(heights)} to {max(widths)}×{max(heights)}"
-    raise _outside(sample, "image-size", f"{kind} of {width}×{height} pixels", f"trained on {trained}")
+    raise _outside(sample, "image-size", f"{kind} of {width}×{height} pixels", f"{trained}, as in training")
 
 
 def _check_value(sample: Sample, name: str, value: float, envelope: Envelope) -> None:

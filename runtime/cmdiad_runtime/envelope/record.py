@@ -99,6 +99,7 @@ class Envelope:
         object.__setattr__(self, "sizes", tuple((width, height) for width, height in self.sizes))
         require_object(self, "limits")
         require(all(isinstance(v, Limit) for v in self.limits.values()), self, "limits", "a limit for each measure")
+        require(bool(self.limits), self, "limits", "at least one limit")
         make_tuple(self, "colour_weights")
         require_numbers(self, "colour_weights", -LARGEST_NUMBER, LARGEST_NUMBER)
         require(

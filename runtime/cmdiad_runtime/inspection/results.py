@@ -31,7 +31,7 @@ from cmdiad_runtime.inspection.stored_results import (
     temporary_overlay,
     write_table,
 )
-from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.files import require_outside_bundles
 from cmdiad_runtime.support.line_file import LineFile
 from cmdiad_runtime.support.lock import lock_folder
 
@@ -166,7 +166,7 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
         OutputError: Another process owns the folder, it contains results and `append` is False, its results are
             damaged, it cannot be written to, or it lies in a bundle.
     """
-    _require_no_bundle(folder)
+    require_outside_bundles(folder, option="--output")
     _make_folders(folder)
     with lock_folder(folder):
         if not options.append and has_results(folder, table=options.table):
@@ -183,19 +183,6 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
         ids = PartIds(stored.ids)
         with contextlib.closing(Results(folder, station, ids, overlays=options.overlays, table=table)) as results:
             yield results
-
-
-def _require_no_bundle(folder: Path) -> None:
-    """Raise OutputError for a folder in a bundle: a bundle with files that the manifest does not list is refused."""
-    resolved = folder.resolve()
-    for place in (resolved, *resolved.parents):
-        if (place / "manifest.json").is_file() and (place / "graph.onnx").is_file():
-            raise OutputError(
-                folder,
-                found="a bundle" if place == resolved else f"a folder in the bundle {printable(place)}",
-                expected="a folder outside of bundles, which take no other files",
-                action="choose another --output",
-            )
 
 
 def _make_folders(folder: Path) -> None:

@@ -106,8 +106,19 @@ def write_table(folder: Path) -> None:
 def _cut_unfinished_line(path: Path) -> None:
     """Remove what follows the last line end, or complete it if only the line end is missing.
 
-    A last line with a line end is removed too if it is no JSON: a power failure may leave a block of zeros.
+    A last line with a line end is removed too if it is no JSON: a power failure may leave a block of zeros. Text that
+    cmdiad cannot have begun stays, and reading the lines reports the file.
+
+    Raises:
+        OutputError: The path is a link, so the results would be written elsewhere.
     """
+    if path.is_symlink():
+        raise OutputError(
+            path,
+            found=f"a link to {os.readlink(path)}",  # noqa: PTH115 - the text of the link, whatever it is
+            expected="a file in the folder of the results",
+            action="remove the link, or choose another --output",
+        )
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -117,10 +128,17 @@ def _cut_unfinished_line(path: Path) -> None:
         if not tail:
             return
         if _parsed(tail) is None:
+            if not _is_beginning(tail):
+                return
             file.truncate(start)
             _logger.warning("%s: removed an unfinished last line of %d bytes", path, len(tail))
         elif not tail.endswith(b"\n"):
             file.write(b"\n")
+
+
+def _is_beginning(tail: bytes) -> bool:
+    """Return True if text may be the beginning of a line of results, or zeros of a power failure."""
+    return tail.startswith(b"{") or not tail.strip(b"\0\n")
 
 
 def _start_of_last_line(file: int) -> int:

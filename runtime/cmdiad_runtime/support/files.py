@@ -242,6 +242,24 @@ def _check_folder(target: Path) -> None:
         raise OutputError(target, found=problem, expected="a writable folder", action="choose another folder")
 
 
+def require_outside_bundles(path: FilePath, *, option: str) -> None:
+    """Raise OutputError for a place in a bundle: a bundle with files that the manifest does not list is refused.
+
+    Args:
+        path: File or folder to write.
+        option: Option that names the place, for the message.
+    """
+    resolved = Path(path).resolve()
+    for place in (resolved, *resolved.parents):
+        if (place / "manifest.json").is_file() and (place / "graph.onnx").is_file():
+            raise OutputError(
+                path,
+                found="a bundle" if place == resolved else f"a place in the bundle {place}",
+                expected="a place outside of bundles, which take no other files",
+                action=f"choose another {option}",
+            )
+
+
 def _check_vacant(path: FilePath, final: Path) -> None:
     if final.is_dir() and not any(final.iterdir()):
         return

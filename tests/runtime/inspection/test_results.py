@@ -368,7 +368,7 @@ def test_folder_in_a_bundle_is_refused(tmp_path: Path, place: str) -> None:
     """A file that the manifest does not list makes a bundle unusable."""
     for name in ("manifest.json", "graph.onnx"):
         (tmp_path / name).touch()
-    with pytest.raises(OutputError, match="Expected a folder outside of bundles"):
+    with pytest.raises(OutputError, match="Expected a place outside of bundles"):
         store(tmp_path / place, inspected())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.onnx", "manifest.json"]
 
@@ -385,3 +385,28 @@ def test_overlays_can_be_left_out(tmp_path: Path) -> None:
     (line,) = lines(tmp_path)
     assert line["overlay"] is line["overlay_error"] is None
     assert overlays(tmp_path) == []
+
+
+def test_results_behind_a_link_are_not_continued(tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.jsonl").symlink_to(other)
+    with (
+        pytest.raises(OutputError, match="found a link to .*other.jsonl"),
+        open_results(out, STATION, ResultsOptions(append=True)),
+    ):
+        pass
+    assert other.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("text", ["notes of a shift", "notes\n", "id;verdict\n1;OK\n"])
+def test_text_of_another_program_is_kept(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.jsonl").write_text(text)
+    with (
+        pytest.raises(OutputError, match="line 1 that is no result"),
+        open_results(tmp_path, STATION, ResultsOptions(append=True)),
+    ):
+        pass
+    assert (tmp_path / "results.jsonl").read_text() == text

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.support.files import require_outside_bundles
 from cmdiad_train.fit.start import Request
 from cmdiad_train.runs.record import FILE
 from cmdiad_train.training.machine import Machine
@@ -29,6 +30,7 @@ def check_before_work(request: Request, run: Path, machine: Machine) -> None:
     """
     machine.torch_device()
     _check_outside(run, request.category.folder)
+    require_outside_bundles(run, option="--out")
     _check_writable(run)
     if not (run / FILE).exists():
         check, networks = request.family.check, 0
