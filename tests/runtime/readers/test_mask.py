@@ -13,8 +13,8 @@ from PIL import Image
 
 from cloud_files import refusal
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers.mask import read_mask
+from cmdiad_runtime.support import sizes
 
 SHAPE = (48, 64)
 DEFECT = np.zeros(SHAPE, dtype=bool)
@@ -213,7 +213,7 @@ def test_damage(tmp_path: Path, kind: str) -> None:
 
 
 def test_limit_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_PIXELS", 100)
+    monkeypatch.setattr(sizes, "MAX_PIXELS", 100)
     for name in ("a.png", "a.tif", "a.jpg", "a.bmp"):
         with pytest.raises(InputError) as caught:
             read_mask(save(tmp_path / name, DEFECT.astype(np.uint8) * 255))
