@@ -142,6 +142,12 @@ def test_check_lists_problems_one_a_line(tmp_path: Path) -> None:
     assert [p["sample"] for p in category["problems"]] == ["train/good/003", "test/dent/001"]
 
 
+def test_check_counts_a_single_problem_in_the_singular(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    (tmp_path / "nut/train/good/rgb/003.png").write_bytes(b"")
+    assert command(data_cli.cli, "check", tmp_path).err.splitlines()[-1] == "1 problem"
+
+
 def test_check_of_a_folder_that_is_not_recognised(tmp_path: Path) -> None:
     assert_refused(command(data_cli.cli, "check", tmp_path), 7, tmp_path, "(none)", "VisA")
     assert_refused(command(data_cli.cli, "check", tmp_path / "no"), 7, tmp_path / "no", "no such folder")

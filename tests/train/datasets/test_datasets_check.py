@@ -112,7 +112,7 @@ def missing_mask(root: Path) -> tuple[Path, str]:
 
 
 def other_mask(root: Path) -> tuple[Path, str]:
-    return trees.drawing(root / "nut/test/dent/gt/000.png", size=(40, 60)), "a mask of (40, 60) pixels"
+    return trees.drawing(root / "nut/test/dent/gt/000.png", size=(40, 60)), "a mask of 60×40 pixels"
 
 
 def empty_mask(root: Path) -> tuple[Path, str]:
@@ -250,13 +250,15 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
     for i in range(2):
         trees.picture(tmp_path / f"dent/{i}.png", 10 + i)
     trees.drawing(tmp_path / "dent/gt/1.png")
+    trees.picture(tmp_path / "hole/0.png", 12)
     findings = check_one(tmp_path)
     assert findings.problems == []
     assert findings.notes == [
         "no validation split: every fifth training sample sets the threshold",
         "no test split with both good and defective samples: training computes no metrics",
-        "1 of 2 samples of dent have a mask: no pixel-level metrics",
-        "samples of several sizes: 60×60 (7), 70×60 (1)",
+        "1 of 2 samples of dent have a mask: pixel-level metrics leave out the others",
+        "0 of 1 samples of hole have a mask: no pixel-level metrics",
+        "samples of several sizes: 60×60 (8), 70×60 (1)",
     ]
 
 

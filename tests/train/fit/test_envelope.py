@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_some_copies_are_named() -> None:
     check_different(numbered(1, 2, 1, 3), [], "parts", reporter)
     assert len(reporter.lines) == 1
     assert "train/good/000, train/good/002 have the same pixels" in reporter.lines[0]
+
+
+def test_copies_with_names_that_are_not_utf8_are_named() -> None:
+    samples = [(replace(files(0), name="train/good/teil_\udcfc"), conditions({}, 1)), *numbered(1, 2)]
+    reporter = RecordingReporter()
+    check_different(samples, [], "parts", reporter)
+    assert "train/good/teil_\\xfc" in reporter.lines[0]
 
 
 def test_copies_that_set_the_thresholds_are_reported() -> None:

@@ -249,11 +249,11 @@ def test_wrong_masks_are_refused_before_the_work(
 
 
 def test_a_missing_or_damaged_mask_is_refused(parts: Path, tmp_path: Path) -> None:
-    for name, content in (("no.png", None), ("text.png", b"mask")):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
+    (tmp_path / "text.png").write_bytes(b"mask")
+    (tmp_path / "folder.png").mkdir()
+    for name, words in (("no.png", "no such file"), ("text.png", "cannot be read"), ("folder.png", "a folder")):
         refused = command(train.cli, parts, *SMALL, "--mask", tmp_path / name, "--out", tmp_path / "run")
-        assert_refused(refused, 3, tmp_path / name, "cannot be read")
+        assert_refused(refused, 3, tmp_path / name, words)
 
 
 @pytest.mark.parametrize(("kind", "words"), [("off", "does not touch the part"), ("all", "covers the whole part")])

@@ -150,6 +150,14 @@ def test_a_run_inside_the_data_is_refused(own_data: Path, place: str) -> None:
     assert sorted(own_data.rglob("*")) == before
 
 
+def test_a_folder_that_is_no_run_is_refused_by_its_content(data: Path, tmp_path: Path) -> None:
+    for name in ("notes.txt", "photo.png"):
+        (tmp_path / name).touch()
+    ended = command(cli, data, *SMALL, "--out", tmp_path)
+    assert_refused(ended, 6, tmp_path, "contains notes.txt and 1 more", "--out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "photo.png"]
+
+
 def test_missing_parents_of_the_run_are_created(data: Path, tmp_path: Path) -> None:
     assert fit(data, "gear", tiny_recipe(), tmp_path / "a" / "b" / "run").status == "complete"
 

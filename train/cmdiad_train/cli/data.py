@@ -107,7 +107,7 @@ def check(directory: Path, category: str | None, json_file: Path | None) -> int:
     if json_file is not None:
         write_json(json_file, {"root": str(directory), "categories": [c.to_json() for c in categories]})
     problems = sum(len(findings.problems) for findings in categories)
-    click.echo(f"{problems} problems" if problems else "no problems", err=True)
+    click.echo(f"{problems or 'no'} problem{'' if problems == 1 else 's'}", err=True)
     return SOME_FAILED if problems else 0
 
 

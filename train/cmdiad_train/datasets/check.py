@@ -324,7 +324,8 @@ def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[t
     for defect, counts in listings["test"].counts.items():
         defective = sum(files.defect == defect for files in listings["test"].samples)
         if counts.get("mask", defective) < defective:
-            yield f"{counts['mask']} of {defective} samples of {defect} have a mask: no pixel-level metrics"
+            measured = "pixel-level metrics leave out the others" if counts["mask"] else "no pixel-level metrics"
+            yield f"{counts['mask']} of {defective} samples of {defect} have a mask: {measured}"
     if len(shapes) > 1:
         sizes = ", ".join(f"{w}×{h} ({count})" for (h, w), count in shapes.most_common())
         yield f"samples of several sizes: {sizes}"

@@ -63,7 +63,7 @@ class SampleFiles:
         if rgb is not None and xyz is not None and rgb.shape[:2] != xyz.shape[:2]:
             raise InputError(
                 str(self.xyz),
-                found=f"a cloud of {xyz.shape[:2]} pixels and an image of {rgb.shape[:2]} pixels",
+                found=f"a cloud of {_size(xyz.shape)} pixels and an image of {_size(rgb.shape)} pixels",
                 expected="rgb and xyz registered pixel by pixel",
                 action=f"Check that {self.rgb} belongs to this cloud",
                 reason="size-mismatch",
@@ -86,8 +86,8 @@ class SampleFiles:
             raise InputError(
                 str(self.rgb or self.xyz),
                 found=f"no mask for this sample of the defect {self.defect}",
-                expected="a mask, because single pixels are judged",
-                action="Draw the mask, or request image-level metrics only",
+                expected="a mask for pixel-level metrics; image-level metrics need none",
+                action="Draw the mask, or ignore this line",
                 reason="missing-file",
             )
         if self.ground_truth is None:
@@ -96,12 +96,17 @@ class SampleFiles:
         if mask.shape != shape:
             raise InputError(
                 self.ground_truth,
-                found=f"a mask of {mask.shape} pixels",
-                expected=f"{shape}, the size of the sample",
+                found=f"a mask of {_size(mask.shape)} pixels",
+                expected=f"{_size(shape)}, the size of the sample",
                 action="Check that the mask belongs to the sample",
                 reason="size-mismatch",
             )
         return mask
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """Return width and height of an array `[h, w, …]` as text."""
+    return f"{shape[1]}×{shape[0]}"
 
 
 def data_colour(samples: Sequence[SampleFiles]) -> Colour:

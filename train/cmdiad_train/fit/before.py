@@ -50,8 +50,8 @@ def check_space(run: Path, needed: int) -> None:
     if free < needed:
         raise OutputError(
             run,
-            found=f"{free / 1e6:.0f} MB free on the disk",
-            expected=f"about {needed / 1e6:.0f} MB for the files of the run",
+            found=f"{free / 1e6:.1f} MB free on the disk",
+            expected=f"about {needed / 1e6:.1f} MB for the files of the run",
             action="Free some space, or choose another --out",
         )
 

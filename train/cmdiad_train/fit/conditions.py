@@ -12,6 +12,7 @@ from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.preprocess.prepare import check_present
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.strategy import part_geometry
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
@@ -77,7 +78,7 @@ def check_different(
             expected="pictures of different good parts, or of one part that was placed again each time",
             action="Record other samples; cmdiad-data check names the copies",
         )
-    named = [(files.name, conditions.content) for files, conditions in (*train, *held_out)]
+    named = [(printable(files.name), conditions.content) for files, conditions in (*train, *held_out)]
     for names in identical_groups(named):
         reporter.say(f"warning: {shortened(names)} have the same pixels and count as one sample. Remove the copies.")
     if contents & {conditions.content for _, conditions in held_out}:

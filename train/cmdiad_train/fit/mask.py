@@ -59,8 +59,12 @@ def read_inspection_mask(path: Path) -> InspectionMask:
 
 
 def _read_grey(path: Path) -> npt.NDArray[np.uint8]:
-    if path.exists() and not path.is_file():
-        raise InputError(path, found="no file", expected=_EXPECTED, action="Check --mask", reason="not-a-file")
+    if not path.exists():
+        raise InputError(path, found="no such file", expected=_EXPECTED, action="Check --mask", reason="missing-file")
+    if not path.is_file():
+        raise InputError(
+            path, found="a folder or device", expected=_EXPECTED, action="Check --mask", reason="not-a-file"
+        )
     try:
         with Image.open(path) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import printable
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.runs.mask import MASK
 from cmdiad_train.runs.record import FILE
@@ -73,10 +74,19 @@ def is_without_results(run: Path) -> bool:
 
 def _make_folder(run: Path) -> None:
     if not (run / FILE).exists() and run.exists() and not (run.is_dir() and is_without_results(run)):
-        raise OutputError(run, found="something else", expected="a new folder", action="Choose another --out")
+        raise OutputError(run, found=_content(run), expected="a new folder for the run", action="Choose another --out")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             run, found=str(error.strerror).lower(), expected="a writable folder", action="Choose another --out"
         ) from error
+
+
+def _content(run: Path) -> str:
+    """Return what lies at the path of a run, for a message."""
+    if not run.is_dir():
+        return "a file of this name"
+    names = sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    return f"a folder that is no run and contains {printable(names[0])}{more}"
