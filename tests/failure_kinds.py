@@ -142,7 +142,7 @@ def _(good: Good) -> Path:
 @kind("A PNG header that announces 60 000 × 60 000 pixels")
 def _(good: Good) -> Path:
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 64) + b"IDAT"
     path = good.folder / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 64)
     return path

@@ -83,10 +83,10 @@ MEASURES: dict[str, Measure] = {
 
 ACTIONS: dict[Reason, str] = {
     "image-size": "check the resolution of the sensor",
-    "exposure": "check lamp, exposure time and lens",
+    "exposure": "check that a part is in view, then lamp, exposure time and lens",
     "noise": "check gain, exposure time and lamp",
     "sharpness": "check focus, lens and motion",
-    "colour": "check the colour order (RGB, not BGR), the white balance and the lamp",
+    "colour": "check that a part is in view, then the colour order (RGB, not BGR), the white balance and the lamp",
     "axes": "check that x grows with the columns, y with the rows and z away from the sensor, as in training",
     "point-pitch": "check the distance, the resolution and the unit (metres) of the sensor",
     "valid-points": "check the sensor, its filters, and how missing points are written",

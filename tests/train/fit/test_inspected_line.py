@@ -37,6 +37,7 @@ def test_default_view_finds_what_the_part_view_passes_over(
 ) -> None:
     bundle, lines = detector(tmp_path, draw, "auto")
     assert any("--view sensor" in line and "leaves out other content" in line for line in lines)
+    assert any(line.startswith("Inspected area: the whole picture. ") for line in lines)
     assert (tmp_path / "run" / "parts.png").is_file()
     with Inspector.open(bundle) as inspector:
         good = [inspector.inspect(Sample("good", rgb=draw(seed))).score for seed in (50, 51, 52)]

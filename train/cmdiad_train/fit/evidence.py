@@ -97,7 +97,7 @@ def against_image(parts: Sequence[PartFacts], evidence: Sequence[ImageEvidence])
     )
     shown = [sample.shown for sample in evidence if sample.shown is not None]
     if content > _MOST_CONTENT:
-        return f"what is taken for the part leaves out other content, as large as {content:.0%} of its area"
+        return f"what would be taken for the part leaves out other content, as large as {content:.0%} of that region"
     reason = _against_regions(parts, "a second bright region", SECOND_REGION)
     if reason:
         return reason

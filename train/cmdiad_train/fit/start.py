@@ -261,7 +261,9 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
     if chosen.reason:
         kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
         how = "as the sensor sees them" if chosen.view == "sensor" else "from the top in image and cloud"
-        reporter.say(f"Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{sheet}.")
+        whole = "Inspected area: the whole picture. " if chosen.view == "sensor" and not chosen.area.samples else ""
+        rejected = sheet.replace("see", "outlined in") if chosen.view == "sensor" else sheet
+        reporter.say(f"{whole}Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{rejected}.")
     if chosen.area.samples:
         reporter.say(f"Inspected area: {describe(chosen.area, chosen.preprocessing.parts)}{sheet}.")
     if chosen.warning:
