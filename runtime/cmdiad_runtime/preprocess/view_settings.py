@@ -45,19 +45,14 @@ class TopSettings:
         side: Length of the view's edge, metres.
         pitch: Size of a template pixel, metres.
         template: Mean training part, int8 `[3, 64, 64]` over 127, as base64 text.
-        gap: Widest gap of the measurement that is filled, metres; in a view whose pixels are larger than 0.8 mm, gaps
-            up to 2.5 pixels wide are filled. None in detectors of earlier versions, which fill gaps up to about 4 mm.
     """
 
     side: float
     pitch: float
     template: str
-    gap: float | None = None
 
     def __post_init__(self) -> None:
         require_number(self, "side", 1e-4, 1e6)
-        if self.gap is not None:
-            require_number(self, "gap", 0, 1)
         require_number(self, "pitch", 1e-6, 1e6)
         require(_is_template(self.template, TOP_CHANNELS), self, "template", "3 x 64 x 64 bytes in base64")
 

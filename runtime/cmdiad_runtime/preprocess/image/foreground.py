@@ -10,7 +10,6 @@ import numpy.typing as npt
 import scipy
 from PIL import Image, ImageFilter
 
-from cmdiad_runtime.preprocess.image.morphology import grown
 from cmdiad_runtime.sample import Mask, RgbImage
 
 LARGE_EDGE = 1000
@@ -137,8 +136,21 @@ def _threshold(brightest: npt.NDArray[np.uint8]) -> float:
 
 def _closed(mask: Mask, radius: int) -> Mask:
     """Close gaps up to twice the radius wide; beyond the image's edge lies background."""
-    larger = grown(np.pad(mask, radius + 1), radius)
-    return ~grown(~larger, radius)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+    grown = _grown(np.pad(mask, radius + 1), radius)
+    return ~_grown(~grown, radius)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+
+
+def _grown(mask: Mask, radius: int) -> Mask:
+    """Dilate by an octagon, which is nearly a disc and fast: two of five steps reach the diagonal neighbours."""
+    for step in range(radius):
+        tall = mask.copy()
+        tall[1:] |= mask[:-1]
+        tall[:-1] |= mask[1:]
+        source = tall.copy() if step % 5 in (1, 3) else mask
+        tall[:, 1:] |= source[:, :-1]
+        tall[:, :-1] |= source[:, 1:]
+        mask = tall
+    return mask
 
 
 def _largest_region(labels: npt.NDArray[np.int32]) -> Mask:

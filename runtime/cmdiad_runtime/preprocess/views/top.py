@@ -54,15 +54,14 @@ class TopView:
         """Return the network inputs of a sample in the top view; see `View`."""
         cloud = _cloud_of(geometry)
         pose = find_pose(cloud, self.settings.array, self.settings.pitch)
-        size, side, gap = self.preprocessing.size, self.settings.side, self.settings.gap
+        size, side = self.preprocessing.size, self.settings.side
         inputs: dict[str, npt.NDArray[Any]] = {}
         if self.modality != "rgb":
-            colours = normal_colours(cloud, pose)
-            inputs["surface"] = draw_top_view(cloud, colours, pose, size=size, side=side, gap=gap)[None]
+            inputs["surface"] = draw_top_view(cloud, normal_colours(cloud, pose), pose, size=size, side=side)[None]
         if self.modality != "xyz":
             rgb = image_of(sample)
             check_contrast(rgb, sample.name)
-            drawn = draw_top_view(cloud, point_colours(cloud, rgb), pose, size=size, side=side, gap=gap)
+            drawn = draw_top_view(cloud, point_colours(cloud, rgb), pose, size=size, side=side)
             inputs["rgb"] = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)[None]
         place = TopPlace(cloud.pixels, top_pixels(cloud, pose, size=size, side=side))
         return Prepared(inputs, PaddedSquare.of(geometry.xyz, self.preprocessing.pad_multiple), (place,))

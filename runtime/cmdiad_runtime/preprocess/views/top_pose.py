@@ -27,9 +27,6 @@ from cmdiad_runtime.preprocess.views.template import (
 from cmdiad_runtime.preprocess.work.products import times
 from cmdiad_runtime.sample import Mask, XyzImage
 
-FILLED_GAP = 0.002
-"""Metres: widest gap of the measurement that the top view fills."""
-
 _ROUNDS = 3  # alignments of all parts to the mean of the previous round; the first mean is the first part
 _THINNED = 6  # one point in this number suffices to find the pose
 _MASK_WEIGHT = 0.5  # weight of coverage relative to the unit normal
@@ -149,7 +146,7 @@ def learn_top_settings(clouds: Sequence[PartCloud]) -> TopSettings:
     text = encode_template(pose_template(clouds, pitch))
     rough = TopSettings(2.0, pitch, text)  # in a view of two metres, pixels are half sides per metre
     reach = max(_reach(cloud, rough) for cloud in clouds)
-    return TopSettings(2 * VIEW_MARGIN * reach, pitch, text, FILLED_GAP)
+    return TopSettings(2 * VIEW_MARGIN * reach, pitch, text)
 
 
 def covered_area(xyz: XyzImage, mask: Mask, plane: Plane | None, pitch: float) -> float:
