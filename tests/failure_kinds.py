@@ -441,6 +441,15 @@ def _moved(good: Good) -> Sample:
     return _changed("moved", np.where(missing, 0, good.xyz + [0, 0, 0.05]))
 
 
+@kind("A hole of 3 mm in the measurement of the part, which the top view fills", "xyz")
+def _hole(good: Good) -> Sample:
+    part = PartGeometry(Sample("good", xyz=good.xyz)).part
+    depth = ndimage.distance_transform_edt(part)
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    distance = np.linalg.norm(good.xyz - good.xyz[row, column], axis=2)
+    return _changed("hole", np.where((part & (distance < 0.0015))[..., None], 0, good.xyz))
+
+
 @kind("A block of material that is detached from the part", "xyz")
 def _detached(good: Good) -> Sample:
     part = PartGeometry(Sample("good", xyz=good.xyz)).part

@@ -37,6 +37,10 @@ def measure_cloud(geometry: PartGeometry) -> dict[str, float]:
     return values | _extent(xyz[sparse][valid[sparse]])
 
 
+_COUNTED_HOLE = 4e-6
+"""Square metres: smaller holes are gaps of the measurement, as sensors have them at edges and glare."""
+
+
 def measure_part(geometry: PartGeometry, pixel_area: float) -> dict[str, float]:
     """Return the measures of the support plane and of the part, by name.
 
@@ -56,11 +60,16 @@ def measure_part(geometry: PartGeometry, pixel_area: float) -> dict[str, float]:
         values |= {"plane_distance": plane.offset, "plane_x": x, "plane_y": y}
     part = geometry.part
     box = _box(part)
-    inside = scipy.ndimage.label(~np.pad(part[box], 1))[0]
-    enclosed = (inside[1:-1, 1:-1] != inside[0, 0]) & ~part[box]
+    regions = scipy.ndimage.label(~np.pad(part[box], 1))[0]
+    outside, regions = regions[0, 0], regions[1:-1, 1:-1]
+    enclosed = (regions != outside) & ~part[box]
     detached = enclosed & geometry.valid[box]
     area = np.count_nonzero(part)
-    values["holes"] = float(np.count_nonzero(enclosed & ~detached) / area)
+    missing = enclosed & ~detached
+    values["holes"] = float(np.count_nonzero(missing) / area)
+    sizes = np.bincount(regions[missing], minlength=1) * pixel_area
+    values["largest_hole"] = float(sizes.max())
+    values["hole_count"] = float(np.count_nonzero(sizes > _COUNTED_HOLE))
     if plane is not None:
         detached[detached] = plane.distance(geometry.xyz[box][detached]) >= PLANE_CLEARANCE
     values["detached"] = float(np.count_nonzero(detached)) * pixel_area

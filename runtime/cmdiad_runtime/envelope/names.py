@@ -77,6 +77,8 @@ MEASURES: dict[str, Measure] = {
     "plane_x": Measure("plane-distance", "tilt of the support plane along x"),
     "plane_y": Measure("plane-distance", "tilt of the support plane along y"),
     "holes": Measure("holes", "area of missing points inside the part", 100, _PERCENT),
+    "largest_hole": Measure("holes", "area of the largest hole inside the part", 1e6, " mm²"),
+    "hole_count": Measure("holes", "number of holes above 4 mm² inside the part"),
     "detached": Measure("holes", "area of detached material inside the part", 1e6, " mm²"),
 }
 """Measures by name, in the order of the examination."""

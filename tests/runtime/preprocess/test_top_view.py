@@ -9,7 +9,6 @@ from cmdiad_runtime.preprocess.views.top_pose import (
     PartCloud,
     Pose,
     find_pose,
-    learn_top_settings,
     part_cloud,
     plane_axes,
     pose_template,
@@ -172,38 +171,3 @@ def test_colours_of_points_are_never_background():
     colours = point_colours(cloud, rgb)
     assert colours.min() == 1
     assert colours[3 * 21 + 4].tolist() == [7, 8, 9]
-
-
-def plate(width, angle=0.0):
-    """A dense plate of 20 mm with a slit, points every 0.25 mm."""
-    rows, columns = (grid.ravel() for grid in np.mgrid[-40:41, -40:41])
-    across = (columns * np.cos(angle) + rows * np.sin(angle)) * PITCH
-    keep = np.abs(across) > width / 2
-    place = np.stack([columns * PITCH, rows * PITCH, np.full(rows.size, 0.02)], axis=1)[keep]
-    pixels = np.stack([rows, columns])[:, keep] + 40
-    count = len(place)
-    return PartCloud(place, np.tile([0.0, 0.0, 1.0], (count, 1)), pixels, PITCH), np.full((count, 3), 200.0)
-
-
-def is_filled(cloud, values, pixel, gap):
-    size = 2 * int(0.008 / pixel) + 1
-    image = draw_top_view(cloud, values, Pose(0, 0, 0), size=size, side=size * pixel, gap=gap)
-    return image[size // 4 : -size // 4, size // 4 : -size // 4].any(axis=2).all()
-
-
-@pytest.mark.parametrize("pixel", [0.0002, 0.00035, 0.0005, 0.0007])
-@pytest.mark.parametrize("angle", [0, np.pi / 8, np.pi / 4])
-def test_gaps_of_more_than_2_mm_stay_in_every_direction(pixel, angle):
-    for width, filled in ((0.0008, True), (0.0025, False)):
-        cloud, values = plate(width, angle)
-        assert is_filled(cloud, values, pixel, 0.002) == filled
-
-
-def test_detectors_of_earlier_versions_keep_their_filling():
-    cloud, values = plate(0.0025)
-    assert is_filled(cloud, values, 0.00035, None)
-
-
-def test_new_detectors_fill_gaps_of_2_mm_at_most():
-    xyz, mask = scene(0.3)
-    assert learn_top_settings([part_cloud(xyz, mask, SUPPORT)]).gap == 0.002

@@ -88,6 +88,8 @@ MARGINS: Mapping[str, Margin] = {
     "plane_x": Margin(0.08),
     "plane_y": Margin(0.08),
     "holes": Margin(0.15, low=False),
+    "largest_hole": Margin(4e-6, low=False),
+    "hole_count": Margin(0.5, low=False),
     "detached": Margin(4e-6, low=False),
 }
 """Margins by measure."""
