@@ -40,6 +40,7 @@ import tifffile
 from PIL import Image
 
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.pipeline import inspect_stream
 from cmdiad_runtime.readers import read_rgb, read_xyz
 
@@ -273,7 +274,8 @@ def mutations(samples: list[Path], folder: Path, rng: random.Random) -> Iterator
 def run(bundle: Path, good: Path, count: int, options: argparse.Namespace, report: Report) -> None:
     """Inspect damaged files with one bundle."""
     rng = random.Random(f"{options.seed}-{bundle.name}")  # noqa: S311 - reproducible damage, no secret
-    with Inspector.open(bundle) as inspector, tempfile.TemporaryDirectory() as name:
+    same_frames = OpenOptions(frozen_after=0)  # The same good sample follows each damaged one.
+    with Inspector.open(bundle, same_frames) as inspector, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         is_cloud = inspector.bundle.preprocessing.modality == "xyz"
         samples = (write_clouds if is_cloud else write_images)(folder / "whole", good)

@@ -18,6 +18,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # Under nohup, commands ignore SIGHUP.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Tests leave nothing in the cache folder of the user, and use nothing there.
 os.environ["CMDIAD_CACHE"] = tempfile.mkdtemp(prefix="cmdiad-tests-")
 atexit.register(shutil.rmtree, os.environ["CMDIAD_CACHE"], ignore_errors=True)

@@ -83,7 +83,7 @@ def test_part_that_cannot_be_found_makes_it_the_sensors_view(
     hide_part(path)
     reporter = RecordingReporter()
     fit(own_data, "gear", tiny_recipe(view="auto"), tmp_path / "run", reporter)
-    (line,) = reporter.lines
+    line = next(line for line in reporter.lines if "--view sensor" in line)
     assert str(path) in line
     assert "no part in the image" in line
     assert "\n" not in line
