@@ -22,7 +22,7 @@ from cmdiad_train.pretraining.points import HIDDEN, Cloud, MaskedPoints, chamfer
 from cmdiad_train.pretraining.samples import Source
 from cmdiad_train.recipe import XyzExtractor
 from cmdiad_train.training.machine import Machine
-from helpers import SIZE, sample_files
+from helpers import SIZE, RecordingReporter, sample_files, truncate
 from reporters import InterruptAt
 
 SPEC = XyzExtractor(groups=48, group_size=12, width=24, heads=3, depth=2, taps=(0, 1), grid=14)
@@ -168,6 +168,23 @@ def test_interrupted_pretraining_continues_to_the_same_bytes(tmp_path: Path) -> 
     pretrain_points(job(None, part), SPEC, SIZE, SILENT)
     assert part.read_bytes() == whole.read_bytes()
     assert part.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
+
+
+def test_a_damaged_sample_is_named_and_left_out(own_data: Path, tmp_path: Path) -> None:
+    bad = truncate(sample_files(own_data, "train", "good", "xyz")[2])
+    reporter = RecordingReporter()
+    pretrain_points(job(own_data, tmp_path / "a.safetensors"), SPEC, SIZE, reporter)
+    assert reporter.lines[0] == "1 of 6 samples cannot be used and are left out:"
+    assert str(bad) in reporter.lines[1]
+    bad.unlink()
+    bad.parent.with_name("rgb").joinpath(f"{bad.stem}.png").unlink()
+    pretrain_points(job(own_data, tmp_path / "b.safetensors"), SPEC, SIZE, SILENT)
+    without = load_file(tmp_path / "b.safetensors")
+    assert all(torch.equal(tensor, without[name]) for name, tensor in load_file(tmp_path / "a.safetensors").items())
+    truncate(sample_files(own_data, "train", "good", "xyz")[0])
+    truncate(sample_files(own_data, "train", "good", "xyz")[1])
+    with pytest.raises(RunError, match="2 of 5 samples cannot be used"):
+        pretrain_points(job(own_data, tmp_path / "c.safetensors"), SPEC, SIZE, SILENT)
 
 
 def test_samples_prepared_for_other_data_are_not_taken(own_data: Path, data: Path, tmp_path: Path) -> None:

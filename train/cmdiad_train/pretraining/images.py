@@ -175,7 +175,7 @@ def pretrain_images(job: Job, spec: RgbExtractor, kind: ImageKind, size: int, re
         OutputError: `job.out` is another file.
     """
     seed, device = job.schedule.seed, job.machine.torch_device()
-    inputs = job.inputs(InputShape(kind, size))
+    inputs = job.inputs(InputShape(kind, size), reporter)
     identity = job.identity(inputs, {"contrast": asdict(replace(spec, weights=weights_digest(spec.weights)))})
     if job.is_done(identity):
         return False

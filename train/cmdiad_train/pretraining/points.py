@@ -65,7 +65,7 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, reporter: Reporter,
             action="import official Point-BERT weights with cmdiad-extractor import",
         )
     seed = job.schedule.seed
-    inputs = job.inputs(InputShape("points", size, spec))
+    inputs = job.inputs(InputShape("points", size, spec), reporter)
     start = replace(spec, weights=weights_digest(spec.weights))
     identity = job.identity(inputs, {"points": asdict(start), "shift": shift})
     if job.is_done(identity):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.readers.image import Colour
@@ -20,6 +22,7 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, open_category
+from cmdiad_train.datasets.left_out import MOST_UNUSABLE, LeftOut, describe
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.pretraining.feature_cache import FeatureCache
 from cmdiad_train.pretraining.procedural_images import DRAWING, draw
@@ -161,6 +164,42 @@ def collect(source: Source, kind: InputKind) -> tuple[list[Trainable], Colour]:
             action="pass a data set with good training samples, or --generate 64",
         )
     return samples, colour
+
+
+def usable(samples: list[Trainable], preprocessing: Preprocessing, reporter: Reporter) -> list[Trainable]:
+    """Return the samples that can be read and prepared, so that a bad file never ends a long training.
+
+    Args:
+        samples: Samples of a source; generated ones are not checked.
+        preprocessing: Preprocessing of the training.
+        reporter: Receiver of progress, and of one line for each of the first samples that are left out.
+
+    Raises:
+        RunError: Too few samples remain, or too many are left out.
+    """
+    kept: list[Trainable] = []
+    left_out: list[LeftOut] = []
+    for done, sample in enumerate(samples, start=1):
+        if isinstance(sample, SampleFiles):
+            error = guarded(str(sample.rgb or sample.xyz), partial(_check, sample, preprocessing))
+            reporter.step("check samples", done, len(samples))
+            if error is not None:
+                left_out.append(LeftOut.because(sample.name, "train", error))
+                continue
+        kept.append(sample)
+    for line in describe(left_out, len(samples), "samples", problem="cannot be used and are left out"):
+        reporter.say(line)
+    if len(kept) < LEAST_SAMPLES or len(left_out) > MOST_UNUSABLE * len(samples):
+        raise RunError(
+            "",
+            found=f"{len(left_out)} of {len(samples)} samples cannot be used",
+            action="run cmdiad-data check, and repair or remove these samples",
+        )
+    return kept
+
+
+def _check(files: SampleFiles, preprocessing: Preprocessing) -> None:
+    prepare(files.read(preprocessing.colour), preprocessing)
 
 
 def _generated(source: Source) -> list[GeneratedSample]:

@@ -71,7 +71,7 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
     teacher = TimmBackbone(lesson.teacher, size=lesson.size, seed=seed)
     if lesson.student.stages and not lesson.student.grid:
         lesson = replace(lesson, student=replace(lesson.student, grid=teacher.grid))
-    inputs = job.inputs(InputShape(lesson.kind, lesson.size))
+    inputs = job.inputs(InputShape(lesson.kind, lesson.size), reporter)
     identity = _identity(job, inputs, lesson)
     if job.is_done(identity):
         return stored_report(job.out.with_suffix(".json"))
