@@ -61,7 +61,7 @@ def test_message_has_both_sizes(exported: Exported, images: list[Path]) -> None:
         message = inspector.inspect(double).message
     height, width = rgb.shape[:2]
     assert f"{2 * width}×{2 * height}" in message
-    assert f"trained on {width}×{height}" in message
+    assert f"Expected {width}×{height}, as in training" in message
 
 
 def test_unknown_checks_are_refused() -> None:

@@ -154,7 +154,7 @@ def test_mismatched_pair(own_data: Path, tmp_path: Path) -> None:
     ended = train(own_data, "--rgb-mask", "cloud", out=tmp_path / "run")
     assert ended.code == 0, ended.err
     (line,) = [line for line in ended.err.splitlines() if line.startswith("  train/good/001: ")]
-    assert all(word in line for word in (str(path), "(100, 112)", "(112, 112)"))
+    assert all(word in line for word in (str(path), "112×100", "112×112"))
 
 
 def test_more_groups_than_points(data: Path, tmp_path: Path) -> None:
