@@ -102,7 +102,7 @@ def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     rank = math.ceil((n + 1) * (1 - rate) - _ROUNDING)
     if rank <= n:
         return Threshold(float(values[rank - 1]), rate, n, ORDER_STATISTIC, "", _interval_of_rank(rank, n))
-    factor = _prediction_factor(n, rate)
+    factor = prediction_factor(n, rate)
     needed = math.ceil(1 / rate - _ROUNDING) - 1
     warning = f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}"
     value = float(values.mean() + factor * values.std(ddof=1))
@@ -214,7 +214,15 @@ def _interval_of_rank(rank: int, n: int) -> Interval:
     return low, high
 
 
-def _prediction_factor(n: int, rate: float) -> float:
+def prediction_factor(n: int, rate: float) -> float:
+    """Return the standard deviations from the mean to the limit that a further value exceeds with probability `rate`.
+
+    This is t(1 - rate, n-1)·√(1 + 1/n) of a normal sample (Hahn & Meeker, "Statistical Intervals", 1991, section 4.4).
+
+    Args:
+        n: Number of values, at least 2.
+        rate: Probability of a further value beyond the limit on one side.
+    """
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 1, 1 - rate)) * math.sqrt(1 + 1 / n)

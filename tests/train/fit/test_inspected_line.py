@@ -25,8 +25,8 @@ def detector(tmp_path: Path, draw: Callable[..., Any], view: str) -> tuple[Path,
     """A bundle that is trained on pictures of ten good parts, and the lines that training prints."""
     data = write_category(tmp_path / "data" / "kind", [draw(seed) for seed in range(10)], {})
     reporter = RecordingReporter()
-    fit(data, None, bank_recipe(size=128, view=view), tmp_path / "run", reporter)
-    write_bundle(load_run(tmp_path / "run"), tmp_path / "b.cmdiad", ExportOptions("fp32"), SILENT)
+    fit(data, None, bank_recipe(size=128, view=view), tmp_path / "see", reporter)
+    write_bundle(load_run(tmp_path / "see"), tmp_path / "b.cmdiad", ExportOptions("fp32"), SILENT)
     return tmp_path / "b.cmdiad", reporter.lines
 
 
@@ -37,8 +37,9 @@ def test_default_view_finds_what_the_part_view_passes_over(
 ) -> None:
     bundle, lines = detector(tmp_path, draw, "auto")
     assert any("--view sensor" in line and "leaves out other content" in line for line in lines)
-    assert any(line.startswith("Inspected area: the whole picture. ") for line in lines)
-    assert (tmp_path / "run" / "parts.png").is_file()
+    (line,) = [line for line in lines if line.startswith("Inspected area: the whole picture. ")]
+    assert line.endswith(f", outlined in {tmp_path / 'see' / 'parts.png'}.")
+    assert (tmp_path / "see" / "parts.png").is_file()
     with Inspector.open(bundle) as inspector:
         good = [inspector.inspect(Sample("good", rgb=draw(seed))).score for seed in (50, 51, 52)]
         for defect in defects:
@@ -55,7 +56,7 @@ def test_forced_part_view_objects_to_what_it_does_not_inspect(tmp_path: Path) ->
     assert "leaves out other content" in warning
     area = Bundle.open(bundle).record.inspected_area
     assert area is not None
-    assert area == read_record(tmp_path / "run").inspected_area
+    assert area == read_record(tmp_path / "see").inspected_area
     with Inspector.open(bundle) as inspector:
         absent = inspector.inspect(Sample("absent", rgb=plate(60, "absent")))
         assert (absent.verdict, absent.inspected) == ("NG", True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
+from cmdiad_runtime.bundle.threshold import prediction_factor
 from cmdiad_runtime.envelope.colour_order import colour_weights
 from cmdiad_runtime.envelope.image_measures import QUARTERS
 from cmdiad_runtime.envelope.names import CHECKS
@@ -114,10 +114,10 @@ def learn_envelope(samples: Sequence[Conditions], options: EnvelopeOptions) -> E
     measured = [name for name in MARGINS if name in values]
     tail = options.rate / (2 * len(measured))
     weights = _colour_weights(
-        [values[name] for name in QUARTERS if name in values], _prediction_factor(len(usable), tail)
+        [values[name] for name in QUARTERS if name in values], prediction_factor(len(usable), tail)
     )
     limits = {
-        name: _limit(values[name], _prediction_factor(len(values[name]), tail), MARGINS[name]) for name in measured
+        name: _limit(values[name], prediction_factor(len(values[name]), tail), MARGINS[name]) for name in measured
     }
     if weights:
         limits = {"order": Limit(1.0, low=LEAST_ORDER), **limits}
@@ -135,10 +135,6 @@ def _sizes(samples: Sequence[Conditions]) -> tuple[tuple[int, int], ...]:
         return tuple(sizes)
     widths, heights = zip(*sizes, strict=True)
     return (min(widths), min(heights)), (max(widths), max(heights))
-
-
-def _prediction_factor(n: int, tail: float) -> float:
-    return float(scipy.stats.t.ppf(1 - tail, n - 1) * np.sqrt(1 + 1 / n))
 
 
 def _limit(values: npt.NDArray[np.float64], factor: float, margin: Margin) -> Limit:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from cmdiad_runtime.bundle.threshold import prediction_factor
 from cmdiad_runtime.preprocess.inspected_area.background import SPREAD_STEP, Background, BackgroundCells, encode
 from cmdiad_runtime.preprocess.inspected_area.measure import PartFacts
 from cmdiad_runtime.preprocess.inspected_area.records import PartStatistics
@@ -102,9 +103,7 @@ def prediction_limits(values: _Array, rate: float = FALSE_ALARM_RATE) -> tuple[f
         values: Values of at least two samples, `[n]`, of about a normal distribution.
         rate: Probability on each side.
     """
-    count = len(values)
-    factor = float(scipy.special.stdtrit(count - 1, 1 - rate)) * np.sqrt(1 + 1 / count)
-    reach = min(factor, _MOST_DEVIATIONS) * float(values.std(ddof=1))
+    reach = min(prediction_factor(len(values), rate), _MOST_DEVIATIONS) * float(values.std(ddof=1))
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 

@@ -257,15 +257,18 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
     """Write the contact sheet, and say in a line each why parts are seen as they are and what is inspected."""
     if chosen.tiles:
         write_contact_sheet(run / SHEET, chosen.tiles)
-    sheet = f", see {printable(run / SHEET)}" if chosen.tiles else ""
+    sheet = printable(run / SHEET)
+    see = f", see {sheet}" if chosen.tiles else ""
+    area = f"Inspected area: {describe(chosen.area, chosen.preprocessing.parts)}"
     if chosen.reason:
         kept = ", and the background of clouds is kept" if chosen.whole_cloud else ""
-        how = "as the sensor sees them" if chosen.view == "sensor" else "from the top in image and cloud"
-        whole = "Inspected area: the whole picture. " if chosen.view == "sensor" and not chosen.area.samples else ""
-        rejected = sheet.replace("see", "outlined in") if chosen.view == "sensor" else sheet
-        reporter.say(f"{whole}Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{rejected}.")
+        whole, how, shown = "", "from the top in image and cloud", see
+        if chosen.view == "sensor":
+            whole = "" if chosen.area.samples else f"{area}. "
+            how, shown = "as the sensor sees them", f", outlined in {sheet}" if chosen.tiles else ""
+        reporter.say(f"{whole}Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{shown}.")
     if chosen.area.samples:
-        reporter.say(f"Inspected area: {describe(chosen.area, chosen.preprocessing.parts)}{sheet}.")
+        reporter.say(f"{area}{see}.")
     if chosen.warning:
         reporter.say(f"Warning: defects outside of the inspected area are not seen: {chosen.warning}.")
 
