@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.preprocess import prepare as module
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.extractors import PointMae
 from cmdiad_train.extractors.weights_file import read_metadata, stored_extractor
+from cmdiad_train.pretraining import samples as samples_module
 from cmdiad_train.pretraining.job import Job, Schedule
 from cmdiad_train.pretraining.points import HIDDEN, Cloud, MaskedPoints, chamfer, pretrain_points, spread, turned
 from cmdiad_train.pretraining.samples import Source
@@ -185,6 +188,22 @@ def test_a_damaged_sample_is_named_and_left_out(own_data: Path, tmp_path: Path) 
     truncate(sample_files(own_data, "train", "good", "xyz")[1])
     with pytest.raises(RunError, match="2 of 5 samples cannot be used"):
         pretrain_points(job(own_data, tmp_path / "c.safetensors"), SPEC, SIZE, SILENT)
+
+
+def test_each_sample_is_prepared_once_and_a_finished_training_prepares_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def prepare(sample: Any, preprocessing: Any) -> Any:
+        names.append(sample.name)
+        return module.prepare_parts(sample, preprocessing)[0]
+
+    monkeypatch.setattr(samples_module, "prepare", prepare)
+    assert pretrain_points(job(data, tmp_path / "a.safetensors"), SPEC, SIZE, SILENT)
+    assert len(names) == len(set(names)) == 6
+    assert not pretrain_points(job(data, tmp_path / "a.safetensors"), SPEC, SIZE, SILENT)
+    assert len(names) == 6
 
 
 def test_samples_prepared_for_other_data_are_not_taken(own_data: Path, data: Path, tmp_path: Path) -> None:

@@ -171,18 +171,17 @@ def pretrain_images(job: Job, spec: RgbExtractor, kind: ImageKind, size: int, re
 
     Raises:
         RunError: Data or extractor cannot be used.
-        InputError: A sample cannot be read.
         OutputError: `job.out` is another file.
     """
     seed, device = job.schedule.seed, job.machine.torch_device()
-    inputs = job.inputs(InputShape(kind, size), reporter)
+    inputs = job.inputs(InputShape(kind, size))
     identity = job.identity(inputs, {"contrast": asdict(replace(spec, weights=weights_digest(spec.weights)))})
     if job.is_done(identity):
         return False
     window = min(WINDOW, size) if spec.stages else size
     extractor = TimmBackbone(replace(spec, grid=None), size=window, seed=seed).requires_grad_(True)
-    model, samples = DenseContrast(extractor, window, seed=seed), list(range(len(inputs)))
     inputs.prepare_all(reporter)
+    model, samples = DenseContrast(extractor, window, seed=seed), list(range(len(inputs)))
 
     def mean_loss(chosen: list[int], generator: torch.Generator) -> Tensor:
         images = torch.stack([inputs[i]["image"] for i in chosen])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.extractors.weights_file import Origin, read_metadata, recorded_licence, save_weights
-from cmdiad_train.pretraining.samples import Inputs, InputShape, Source, collect, usable
+from cmdiad_train.pretraining.samples import Inputs, InputShape, Source, collect
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch, write_log
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
@@ -87,18 +87,13 @@ class Job:
         """Return the folder with prepared samples and the checkpoint of an unfinished training."""
         return self.out.with_suffix(".work")
 
-    def inputs(self, shape: InputShape, reporter: Reporter) -> Inputs:
-        """Return the network inputs of the samples that can be used, prepared when they are read.
-
-        Args:
-            shape: Network input.
-            reporter: Receiver of progress, and of the samples that are left out.
+    def inputs(self, shape: InputShape) -> Inputs:
+        """Return the network inputs of the samples, prepared when they are read.
 
         Raises:
-            RunError: There is no data set, or too few samples, or too many that cannot be used.
+            RunError: There is no data set, or too few samples.
         """
         samples, colour = collect(self.source, shape.kind)
-        samples = usable(samples, shape.preprocessing(colour), reporter)
         return Inputs(samples, colour, shape, self.work / "inputs", self.machine.cache_bytes)
 
     def identity(self, inputs: Inputs, start: dict[str, Any]) -> str:

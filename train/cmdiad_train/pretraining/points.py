@@ -55,7 +55,6 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, reporter: Reporter,
 
     Raises:
         RunError: The data or the network cannot be used.
-        InputError: A sample cannot be read.
         OutputError: `job.out` is another file.
     """
     if spec.network != "point_mae":
@@ -65,7 +64,7 @@ def pretrain_points(job: Job, spec: XyzExtractor, size: int, reporter: Reporter,
             action="import official Point-BERT weights with cmdiad-extractor import",
         )
     seed = job.schedule.seed
-    inputs = job.inputs(InputShape("points", size, spec), reporter)
+    inputs = job.inputs(InputShape("points", size, spec))
     start = replace(spec, weights=weights_digest(spec.weights))
     identity = job.identity(inputs, {"points": asdict(start), "shift": shift})
     if job.is_done(identity):

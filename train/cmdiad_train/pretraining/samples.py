@@ -166,42 +166,6 @@ def collect(source: Source, kind: InputKind) -> tuple[list[Trainable], Colour]:
     return samples, colour
 
 
-def usable(samples: list[Trainable], preprocessing: Preprocessing, reporter: Reporter) -> list[Trainable]:
-    """Return the samples that can be read and prepared, so that a bad file never ends a long training.
-
-    Args:
-        samples: Samples of a source; generated ones are not checked.
-        preprocessing: Preprocessing of the training.
-        reporter: Receiver of progress, and of one line for each of the first samples that are left out.
-
-    Raises:
-        RunError: Too few samples remain, or too many are left out.
-    """
-    kept: list[Trainable] = []
-    left_out: list[LeftOut] = []
-    for done, sample in enumerate(samples, start=1):
-        if isinstance(sample, SampleFiles):
-            error = guarded(str(sample.rgb or sample.xyz), partial(_check, sample, preprocessing))
-            reporter.step("check samples", done, len(samples))
-            if error is not None:
-                left_out.append(LeftOut.because(sample.name, "train", error))
-                continue
-        kept.append(sample)
-    for line in describe(left_out, len(samples), "samples", problem="cannot be used and are left out"):
-        reporter.say(line)
-    if len(kept) < LEAST_SAMPLES or len(left_out) > MOST_UNUSABLE * len(samples):
-        raise RunError(
-            "",
-            found=f"{len(left_out)} of {len(samples)} samples cannot be used",
-            action="run cmdiad-data check, and repair or remove these samples",
-        )
-    return kept
-
-
-def _check(files: SampleFiles, preprocessing: Preprocessing) -> None:
-    prepare(files.read(preprocessing.colour), preprocessing)
-
-
 def _generated(source: Source) -> list[GeneratedSample]:
     from cmdiad_train.synthesis import CATEGORIES
 
@@ -212,8 +176,7 @@ def _generated(source: Source) -> list[GeneratedSample]:
 def content_digest(sample: Trainable, kind: InputKind) -> str:
     """Return a text that identifies the content of a sample: the hash of its file, or how it is generated.
 
-    Raises:
-        InputError: The file cannot be read.
+    A file that cannot be read has the text "unreadable"; `Inputs.prepare_all` leaves such a sample out.
     """
     if isinstance(sample, DrawnImage):
         return f"{DRAWING} {sample.name} {sample.seed}"
@@ -226,13 +189,8 @@ def content_digest(sample: Trainable, kind: InputKind) -> str:
     assert file is not None
     try:
         return sha256_of(file)
-    except OSError as error:
-        raise InputError(
-            file,
-            found=str(error.strerror).lower(),
-            expected="a readable file",
-            action="check the file and its permissions",
-        ) from error
+    except OSError:
+        return "unreadable"
 
 
 @dataclass(frozen=True)
@@ -269,7 +227,7 @@ class InputShape:
 
 
 class Inputs:
-    """Network inputs of samples, prepared once and then read from disk.
+    """Network inputs of samples, prepared once and then read from disk. Call `prepare_all` before the first use.
 
     Args:
         samples: Samples to prepare.
@@ -290,12 +248,13 @@ class Inputs:
         content = [self.preprocessing.to_json(), [content_digest(sample, self.kind) for sample in samples]]
         self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self.cache = FeatureCache(folder / self.digest[:16], budget=budget)
+        self._usable = list(range(len(samples)))  # positions of the samples that can be used
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self._usable)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return the network input of a sample.
+        """Return the network input of a sample that can be used.
 
         Returns:
             For points `centers` `[G, 3]` and `groups` `[G, M, 3]`, float32, metres. Otherwise `image`
@@ -304,20 +263,42 @@ class Inputs:
         Raises:
             InputError: The sample cannot be used.
         """
-        name = f"{index:05d}"
-        return self.cache.get(self.kind, name, len(self), lambda: self._prepare(self.samples[index]))
+        return self._get(self._usable[index])
 
     def prepare_all(self, reporter: Reporter) -> None:
-        """Prepare the samples that are not on disk yet.
+        """Prepare the samples that are not on disk yet, and leave out those that cannot be used.
 
         Raises:
-            InputError: A sample cannot be used.
+            RunError: Too few samples remain, or too many are left out.
         """
-        for index in range(len(self)):
-            self[index]
-            reporter.step("prepare samples", index + 1, len(self))
+        left_out: list[LeftOut] = []
+        for position, sample in enumerate(self.samples):
+            try:
+                self._get(position)
+            except InputError as error:
+                left_out.append(LeftOut.because(sample.name, "train", error))
+                self._usable.remove(position)
+            reporter.step("prepare samples", position + 1, len(self.samples))
+        for line in describe(left_out, len(self.samples), "samples", problem="cannot be used and are left out"):
+            reporter.say(line)
+        if len(self) < LEAST_SAMPLES or len(left_out) > MOST_UNUSABLE * len(self.samples):
+            raise RunError(
+                "",
+                found=f"{len(left_out)} of {len(self.samples)} samples cannot be used",
+                action="run cmdiad-data check, and repair or remove these samples",
+            )
+
+    def _get(self, position: int) -> dict[str, Tensor]:
+        make = partial(self._prepare, self.samples[position])
+        return self.cache.get(self.kind, f"{position:05d}", len(self.samples), make)
 
     def _prepare(self, sample: Trainable) -> dict[str, Tensor]:
+        inputs = guarded(sample.name, partial(self._prepared, sample))
+        if isinstance(inputs, InputError):
+            raise inputs
+        return inputs
+
+    def _prepared(self, sample: Trainable) -> dict[str, Tensor]:
         if isinstance(sample, DrawnImage):
             return {"image": sample.image(self.kind)}
         inputs = as_tensors(prepare(sample.read(self.preprocessing.colour), self.preprocessing).inputs)

@@ -64,17 +64,17 @@ def distil_student(job: Job, lesson: Lesson, reporter: Reporter) -> dict[str, An
 
     Raises:
         RunError: Data, teacher or student cannot be used.
-        InputError: A sample cannot be read.
         OutputError: `job.out` is another file.
     """
     seed, device = job.schedule.seed, job.machine.torch_device()
     teacher = TimmBackbone(lesson.teacher, size=lesson.size, seed=seed)
     if lesson.student.stages and not lesson.student.grid:
         lesson = replace(lesson, student=replace(lesson.student, grid=teacher.grid))
-    inputs = job.inputs(InputShape(lesson.kind, lesson.size), reporter)
+    inputs = job.inputs(InputShape(lesson.kind, lesson.size))
     identity = _identity(job, inputs, lesson)
     if job.is_done(identity):
         return stored_report(job.out.with_suffix(".json"))
+    inputs.prepare_all(reporter)
     training, held_out = _split(len(inputs))
     cache = FeatureCache(job.work / f"teacher-{identity[:16]}", budget=job.machine.cache_bytes)
     teacher.to(device)
