@@ -19,7 +19,7 @@ from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
-from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from cmdiad_runtime.support.reporter import Reporter
@@ -167,7 +167,7 @@ def _one_by_one(inspector: Inspector, files: Iterator[Path], failed: dict[str, I
         with _timed(times, "decode"):
             sample = guarded(str(file), partial(read_sample, file, inspector.bundle.preprocessing))
         if isinstance(sample, InputError):
-            failed[str(file)] = not_inspected(str(file), sample, thresholds=inspector.thresholds)
+            failed[str(file)] = inspector.not_inspected(str(file), sample)
             continue
         inspection = inspector.inspect(sample)
         if not inspection.inspected:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Mask, RgbImage, Sample
@@ -108,34 +107,6 @@ class Inspection:
             "timings_ms": {stage: round(value, 3) for stage, value in self.timings_ms.items()},
             **ignored,
         }
-
-
-def not_inspected(
-    name: str,
-    error: InputError,
-    *,
-    thresholds: tuple[float, float],
-    timings_ms: dict[str, float] | None = None,
-    sample: Sample | None = None,
-) -> Inspection:
-    """Return the result NG of a sample that cannot be read or used.
-
-    Args:
-        name: Name of the sample.
-        error: Error with the reason.
-        thresholds: Score threshold and map threshold in use.
-        timings_ms: See `Inspection`.
-        sample: The sample, if there is one. One that is too large is not kept: pictures of it would fill the memory.
-    """
-    return Inspection(
-        name=name,
-        reason=error.reason,
-        message=str(error),
-        threshold=thresholds[0],
-        map_threshold=thresholds[1],
-        timings_ms=timings_ms or {},
-        sample=None if error.reason == "too-large" else sample,
-    )
 
 
 def _shape(sample: Sample | None) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.envelope.frame import FrameCounter
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, InputError
-from cmdiad_runtime.inspection.inspection import Inspection, not_inspected
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.preprocess.views.masking import over_sensor
@@ -153,9 +153,25 @@ class Inspector:
     def not_inspected(
         self, name: str, error: InputError, *, timings_ms: dict[str, float] | None = None, sample: Sample | None = None
     ) -> Inspection:
-        """Return the result NG of a sample that cannot be read or used; see `cmdiad_runtime.inspection.inspection`."""
-        inspection = not_inspected(name, error, thresholds=self.thresholds, timings_ms=timings_ms, sample=sample)
-        return replace(inspection, skipped_checks=self.bundle.skipped_checks)
+        """Return the result NG of a sample that cannot be read or used.
+
+        Args:
+            name: Name of the sample.
+            error: Error with the reason.
+            timings_ms: See `Inspection`.
+            sample: The sample, if there is one. One that is too large is not kept: pictures would fill the memory.
+        """
+        threshold, map_threshold = self.thresholds
+        return Inspection(
+            name=name,
+            reason=error.reason,
+            message=str(error),
+            threshold=threshold,
+            map_threshold=map_threshold,
+            timings_ms=timings_ms or {},
+            sample=None if error.reason == "too-large" else sample,
+            skipped_checks=self.bundle.skipped_checks,
+        )
 
     @property
     def thresholds(self) -> tuple[float, float]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 import numpy as np
@@ -17,7 +15,7 @@ from cmdiad_runtime.errors import CmdiadError, InputError
 from cmdiad_runtime.readers import limits
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.support import sizes
-from cmdiad_runtime.support.regular_file import kind_of
+from cmdiad_runtime.support.regular_file import NotAFileError, open_regular
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES = 26
@@ -65,18 +63,20 @@ def open_input(path: FilePath, *, expected: str) -> Iterator[BinaryIO]:
     """
     with refusing_failures(path, expected=expected):
         try:
-            _check_kind(path, Path(path).stat().st_mode, expected)  # Some devices act when they are opened.
-            file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
+            file = open_regular(path, follow=True)
+        except NotAFileError as error:
+            folder = error.kind == "a folder"
+            action = "pass a file in this folder" if folder else "save the sample as a file, and pass this file"
+            raise _refused(path, error.kind, expected, action, "not-a-file") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _refused(path, "no such file", expected, "check the path", "missing-file") from error
         except (OSError, ValueError) as error:
             problem = f"a file that cannot be opened ({error})"
             raise _refused(path, problem, expected, "check the permissions of the file") from error
         with file:
-            status = os.fstat(file.fileno())
-            _check_kind(path, status.st_mode, expected)
-            if status.st_size > limits.MAX_FILE_BYTES:
-                problem = f"a file of {status.st_size / 1e6:,.0f} MB"
+            size = os.fstat(file.fileno()).st_size
+            if size > limits.MAX_FILE_BYTES:
+                problem = f"a file of {size / 1e6:,.0f} MB"
                 action = f"save a file of at most {limits.MAX_FILE_BYTES / 1e6:,.0f} MB"
                 raise _refused(path, problem, expected, action, "too-large")
             if not file.read(1):
@@ -105,18 +105,6 @@ def refusing_failures(path: FilePath, *, expected: str) -> Iterator[None]:
     except OSError as error:
         problem = f"a file that cannot be read ({error.strerror or error})"
         raise _refused(path, problem, expected, "check the disk, the network drive and the cable") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that replaced the file in the meantime is opened without waiting for a writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-
-
-def _check_kind(path: FilePath, mode: int, expected: str) -> None:
-    if stat.S_ISDIR(mode):
-        raise _refused(path, "a folder", expected, "pass a file in this folder", "not-a-file")
-    if not stat.S_ISREG(mode):
-        raise _refused(path, kind_of(mode), expected, "save the sample as a file, and pass this file", "not-a-file")
 
 
 def _refused(path: FilePath, problem: str, expected: str, action: str, reason: Reason = "unreadable") -> InputError:

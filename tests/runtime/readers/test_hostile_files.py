@@ -22,6 +22,7 @@ from cloud_files import GRID_NOTES, POINTS, depth_of, pcd, ply, records, write_i
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import _files, limits, read_rgb, read_xyz
 from cmdiad_runtime.readers.mask import read_mask
+from cmdiad_runtime.support import regular_file
 
 READERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "image": (read_rgb, "a.png"),
@@ -73,7 +74,7 @@ def test_pipe_that_replaces_the_file_before_the_open(tmp_path: Path, monkeypatch
     path = tmp_path / "a.png"
     os.mkfifo(path)
     plain = Path(__file__).stat()
-    monkeypatch.setattr(_files.Path, "stat", lambda self: plain)
+    monkeypatch.setattr(regular_file, "_mode_of", lambda path, follow: plain.st_mode)
     assert refused(read_rgb, path).found == "a pipe"
 
 
@@ -157,12 +158,12 @@ def test_failing_disk_and_short_memory(
         Image.new("RGB", (80, 80)).save(samples[name])
     real = builtins.open
 
-    def failing(path: Any, mode: str = "r", **options: Any) -> Any:
+    def failing(path: Any, *, follow: bool) -> Any:
         if Path(path).suffix == ".json":
-            return real(path, mode, **options)
-        return Failing(cast(Any, real(path, mode, **options)).detach(), good_reads, error)
+            return real(path, "rb")
+        return Failing(cast(Any, real(path, "rb")).detach(), good_reads, error)
 
-    monkeypatch.setattr(_files, "open", failing, raising=False)
+    monkeypatch.setattr(_files, "open_regular", failing)
     for name, path in samples.items():
         for read in (read_rgb, read_mask) if name.startswith("image") else (read_xyz,):
             try:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.cloud.clustering import cluster_ranks
 from cmdiad_runtime.preprocess.cloud.foreground import off_support
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, fit_support_plane
@@ -48,13 +49,7 @@ class PartGeometry:
             InputError: The sample has no cloud.
         """
         if self._sample.xyz is None:
-            raise InputError(
-                self.name,
-                found="no xyz",
-                expected="a sample with an organised cloud",
-                action="add the cloud of the sample",
-                reason="missing-modality",
-            )
+            raise _missing(self.name, "xyz", "a sample with an organised cloud", "add the cloud of the sample")
         xyz = self._sample.xyz
         return without_missing_numbers(xyz) if _is_cloud(xyz) else xyz  # `part` refuses other arrays.
 
@@ -66,13 +61,7 @@ class PartGeometry:
             InputError: The sample has no image.
         """
         if self._sample.rgb is None:
-            raise InputError(
-                self.name,
-                found="no rgb",
-                expected="a sample with an image",
-                action="add the image of the sample",
-                reason="missing-modality",
-            )
+            raise _missing(self.name, "rgb", "a sample with an image", "add the image of the sample")
         return self._sample.rgb
 
     @cached_property
@@ -142,6 +131,10 @@ class PartGeometry:
     def check_array(self) -> None:
         """Raise InputError if the cloud is not float32 `[h, w, 3]`, or absent."""
         check_cloud_array(self.xyz, self.name)
+
+
+def _missing(name: str, modality: Modality, expected: str, action: str) -> InputError:
+    return InputError(name, found=f"no {modality}", expected=expected, action=action, reason="missing-modality")
 
 
 def check_cloud_array(xyz: object, name: str) -> None:

@@ -17,7 +17,7 @@ from cmdiad_runtime.preprocess.image.resize import resize_rgb
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.preprocess.views.prepared import Prepared
-from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast, image_of
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
 from cmdiad_runtime.sample import Sample
 
 _Inputs = dict[str, npt.NDArray[Any]]
@@ -79,7 +79,7 @@ class SensorView:
         return resize_surface(square, self.preprocessing.size)[None]
 
     def _image(self, sample: Sample, geometry: PartGeometry) -> npt.NDArray[np.uint8]:
-        rgb = image_of(sample)
+        rgb = geometry.rgb
         check_contrast(rgb, sample.name)
         if self.preprocessing.rgb_mask == "cloud":
             rgb = np.where(geometry.foreground[..., None], rgb, np.uint8(0))

@@ -64,23 +64,6 @@ def part_geometry(sample: Sample, preprocessing: Preprocessing) -> PartGeometry:
     return PartGeometry(sample, foreground=preprocessing.foreground, seed=preprocessing.seed)
 
 
-def image_of(sample: Sample) -> RgbImage:
-    """Return the image of a sample.
-
-    Raises:
-        InputError: The sample has no image.
-    """
-    if sample.rgb is None:
-        raise InputError(
-            sample.name,
-            found="no rgb",
-            expected="a sample with an image",
-            action="add the image of the sample",
-            reason="missing-modality",
-        )
-    return sample.rgb
-
-
 def check_contrast(rgb: RgbImage, name: str) -> None:
     """Raise InputError if an image has hardly any contrast."""
     low, high = int(rgb.min()), int(rgb.max())

@@ -16,7 +16,7 @@ from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.view_settings import TopSettings
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, TopPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
-from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast, image_of
+from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
 from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours
 from cmdiad_runtime.preprocess.views.top_pose import PartCloud, find_pose, learn_top_settings, part_cloud, top_pixels
 from cmdiad_runtime.sample import Sample
@@ -59,7 +59,7 @@ class TopView:
         if self.modality != "rgb":
             inputs["surface"] = draw_top_view(cloud, normal_colours(cloud, pose), pose, size=size, side=side)[None]
         if self.modality != "xyz":
-            rgb = image_of(sample)
+            rgb = geometry.rgb
             check_contrast(rgb, sample.name)
             drawn = draw_top_view(cloud, point_colours(cloud, rgb), pose, size=size, side=side)
             inputs["rgb"] = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)[None]
