@@ -25,7 +25,7 @@ from cmdiad_train.evaluation.evaluate import ScoredSplit, collect
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of a bundle on one test sample.
+    """Verdict on one test sample, with all checks of the bundle.
 
     Attributes:
         name: Name of the sample, for example `test/dent/003`.

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.engines import PRECISIONS
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _make_folder(folder: Path, out: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = cause_of(error)
         raise OutputError(out, found=reason, expected="a writable folder", action="choose another --out") from error
 
 

@@ -1,4 +1,4 @@
-"""Text of file names for messages, results and JSON, whatever bytes a name is made of."""
+"""Text of file names and errors for messages, results and JSON, whatever bytes a name is made of."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def printable(name: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(name)
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def cause_of(error: Exception) -> str:
+    """Return the cause of an error in lower case, for messages: the text of the system for an OSError."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
 
 
 def _escaped(character: str) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
 
 
@@ -51,6 +52,6 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def _cause(error: OSError | SafetensorError) -> str:
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return cause_of(error)
     number = re.search(r"\(os error (\d+)\)", str(error))
     return os.strerror(int(number[1])).lower() if number else (str(error).splitlines() or ["a failure"])[0]

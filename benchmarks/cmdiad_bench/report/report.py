@@ -21,7 +21,7 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
-from cmdiad_runtime.printable import printable
+from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, SampleFiles, open_category
@@ -110,7 +110,7 @@ def _make_folder(out: Path) -> None:
     except OSError as error:
         raise OutputError(
             out,
-            found=(error.strerror or str(error)).lower(),
+            found=cause_of(error),
             expected="a writable folder for the report",
             action="choose another --out",
         ) from error

@@ -1,4 +1,4 @@
-"""The files of a bundle: those that the manifest lists and no others, of the stated size and hash, within limits.
+"""Check that a bundle contains exactly the files in its manifest, with the stated sizes and hashes.
 
 A bundle contains regular files and folders only. Links, pipes, sockets, devices and files that the manifest does not
 list are refused, so a signature of the manifest covers everything in the folder.

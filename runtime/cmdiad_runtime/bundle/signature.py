@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmdiad_runtime.bundle.integrity import SIGNATURE
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
 from cmdiad_runtime.support.regular_file import read_regular
 
@@ -120,7 +121,7 @@ def _load(path: Path, kind: str, load: Any) -> object:
     try:
         return load(_read(path, _KEY_LIMIT, follow=True))
     except OSError as error:
-        raise _no_key(path, kind, (error.strerror or str(error)).lower()) from error
+        raise _no_key(path, kind, cause_of(error)) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _no_key(path, kind, "another kind of file") from error
     except TypeError as error:

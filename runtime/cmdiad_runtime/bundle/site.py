@@ -1,4 +1,4 @@
-"""The folder for files that are made from a bundle on this machine: engines with their labels, self-test records.
+"""Folder of the engines and self-test records that this machine made from a bundle.
 
 The folder lies in the cache, never in the bundle. Everything in a bundle came with the bundle and is covered by its
 manifest and signature; everything in this folder was made here. The name of the folder is a hash of the hashes of all
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.cache import cache_folder, cache_place
 from cmdiad_runtime.support.files import write_json
 
@@ -45,7 +46,7 @@ def site_folder(bundle: Bundle) -> Path:
     except OSError as error:
         raise OutputError(
             folder,
-            found=(error.strerror or str(error)).lower(),
+            found=cause_of(error),
             expected="a writable cache folder",
             action="set CMDIAD_CACHE to a writable folder",
         ) from error

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.cli.threshold import POSITIVE, RATE, finite
+from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.engines import ENGINE_NAMES
-from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
+from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
@@ -138,14 +138,9 @@ class _NamedPath(click.Path):
 )
 @option_group(
     "Recording conditions",
-    click.option(
-        "--ignore-check",
-        "ignore_checks",
-        metavar="NAME",
-        type=click.Choice(CHECKS),
-        multiple=True,
-        help="Switch a check of the recording conditions off for this run, by the reason in the results, for example "
-        "exposure; may be repeated.  [default: all checks of the bundle]",
+    ignore_check(
+        "Switch a check of the recording conditions off for this run, by the reason in the results, for example "
+        "exposure; may be repeated.  [default: all checks of the bundle]"
     ),
     click.option(
         "--frozen-after",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
-from cmdiad_runtime.envelope.names import CHECKS
+from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
@@ -30,17 +28,6 @@ EXAMPLES = (
 )
 
 EXIT_CODES = {4: "bundle unusable", 6: "bundle not writable"}
-
-
-def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse NaN, infinity and numbers that no score reaches, which a range of click accepts."""
-    if value is not None and not (math.isfinite(value) and abs(value) <= SCORE_LIMIT):
-        raise click.BadParameter(f"{value} is not a finite number up to {SCORE_LIMIT:g}.", context, parameter)
-    return value
-
-
-POSITIVE = click.FloatRange(min=0, min_open=True)
-RATE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 
 
 @click.command("cmdiad-threshold", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
@@ -72,14 +59,9 @@ RATE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 )
 @option_group(
     "Recording conditions",
-    click.option(
-        "--ignore-check",
-        "ignore_checks",
-        metavar="NAME",
-        type=click.Choice(CHECKS),
-        multiple=True,
-        help="Switch a check of the recording conditions off in the bundle, for example exposure; may be repeated. "
-        "--reset restores the exported checks.",
+    ignore_check(
+        "Switch a check of the recording conditions off in the bundle, for example exposure; may be repeated. "
+        "--reset restores the exported checks."
     ),
 )
 def cli(

@@ -1,1 +1,1 @@
-"""The envelope: limits of the recording conditions that the training samples had, and the checks of a sample."""
+"""Check whether a sample was recorded like the training samples: light, focus, colours, sensor position and so on."""

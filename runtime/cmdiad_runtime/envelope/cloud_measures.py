@@ -12,6 +12,8 @@ from cmdiad_runtime.sample import Mask, XyzImage
 
 LINES = 32
 """Largest number of rows, and of columns, along which neighbours are compared."""
+_COUNTED_HOLE = 4e-6
+"""Square metres: smaller holes are gaps of the measurement, as sensors have them at edges and glare."""
 _SPARSE = 64  # rows and columns of the points whose extent is measured
 _LEAST_STEPS = 20
 _REACH = 0.995  # share of the points within the extent
@@ -35,10 +37,6 @@ def measure_cloud(geometry: PartGeometry) -> dict[str, float]:
     values |= _direction("row", _steps(*down))
     sparse = _every(valid.shape[0], _SPARSE), _every(valid.shape[1], _SPARSE)
     return values | _extent(xyz[sparse][valid[sparse]])
-
-
-_COUNTED_HOLE = 4e-6
-"""Square metres: smaller holes are gaps of the measurement, as sensors have them at edges and glare."""
 
 
 def measure_part(geometry: PartGeometry, pixel_area: float) -> dict[str, float]:

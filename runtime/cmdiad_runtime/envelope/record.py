@@ -1,4 +1,4 @@
-"""The envelope record: limits of the recording conditions, learnt from good training samples."""
+"""Record of the limits within which a sample counts as recorded like the good training samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LARGEST_SIDE = 1 << 20
 
 @dataclass(frozen=True)
 class Limit:
-    """The range of one measure.
+    """Smallest and largest accepted value of one measure.
 
     Attributes:
         typical: Median of the training samples.
@@ -63,7 +63,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Envelope:
-    """The recording conditions of the training samples.
+    """Limits of all measures, learned from the good training samples.
 
     Attributes:
         samples: Number of good training samples that the limits are learnt from.

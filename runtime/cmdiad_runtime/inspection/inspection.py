@@ -18,7 +18,7 @@ from cmdiad_runtime.support.sizes import image_fits
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The result for one sample.
+    """Result of the inspection of one sample.
 
     The verdict is OK only if the sample was inspected, the score is a number up to the threshold, and nothing else
     speaks against the sample. Everything else is NG with a reason.

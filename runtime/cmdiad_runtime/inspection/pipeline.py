@@ -78,9 +78,10 @@ def inspect_stream(
 ) -> InspectedSources:
     """Inspect files or samples in order, preparing up to `ahead` of them while the engine works.
 
-    A sample that cannot be read or used is NG with a reason, and the inspection continues with the next one. No
-    thread is left when the iteration ends, for whatever reason. For a live camera use `Inspector.inspect`, because
-    nothing can be prepared ahead there.
+    A sample that cannot be read or used is NG with a reason, and the inspection continues with the next one. When the
+    iteration ends, no thread is left; only a KeyboardInterrupt does not wait for files that are being read, whose
+    threads end with the reading. For a live camera use `Inspector.inspect`, because nothing can be prepared ahead
+    there.
 
     Args:
         inspector: Open inspector. Nothing else may use its engine during the iteration.
@@ -104,6 +105,7 @@ def _inspect_stream(
 ) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
     examine = partial(_examine, inspector.bundle, read_files)
+    wait = True
     try:
         waiting = iter(sources)
         queue: deque[tuple[Path | Sample, Future[_Examined]]] = deque()
@@ -113,8 +115,11 @@ def _inspect_stream(
             examined = future.result()
             queue.extend((following, pool.submit(examine, following)) for following in islice(waiting, 1))
             yield _inspected(inspector, source, examined)
+    except KeyboardInterrupt:
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def _examine(bundle: Bundle, read_files: ReadFiles, source: Path | Sample) -> _Examined:

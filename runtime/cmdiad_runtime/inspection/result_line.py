@@ -1,4 +1,4 @@
-"""The line of one sample in `results.jsonl` and `results.csv` (docs/results.md)."""
+"""Write the result of one sample as a line of `results.jsonl` and `results.csv` (docs/results.md)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def station_of(inspector: Inspector) -> Station:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """How a sample is stored.
+    """Id, reading time and picture of a sample in a folder of results.
 
     Attributes:
         part_id: Id of the part, unique in `results.jsonl`.

@@ -31,6 +31,7 @@ from cmdiad_runtime.inspection.stored_results import (
     temporary_overlay,
     write_table,
 )
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import require_outside_bundles
 from cmdiad_runtime.support.line_file import LineFile
 from cmdiad_runtime.support.lock import lock_folder
@@ -133,7 +134,7 @@ class Results:
                 os.fsync(file.fileno())
         except Exception as error:  # A picture is for people: no fault of one may cost a verdict.
             self._settle()
-            return None, _reason(error)
+            return None, cause_of(error)
         return f"{OVERLAYS}/{picture.name}", ""
 
     def _settle(self) -> str:
@@ -149,7 +150,7 @@ class Results:
         except OSError as error:
             with contextlib.suppress(OSError):
                 last.temporary.unlink()
-            return _reason(error)
+            return cause_of(error)
         return ""
 
 
@@ -191,12 +192,7 @@ def _make_folders(folder: Path) -> None:
     except OSError as error:
         raise OutputError(
             folder,
-            found=_reason(error),
+            found=cause_of(error),
             expected="a folder to write results to",
             action="choose another --output",
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return an error as text for people."""
-    return ((error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__).lower()

@@ -14,6 +14,7 @@ from typing import Any
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.result_line import csv_header, csv_line
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
 
 RESULTS = "results.jsonl"
@@ -191,7 +192,7 @@ def _output_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             path,
-            found=f"results that cannot be read or continued ({(error.strerror or str(error)).lower()})",
+            found=f"results that cannot be read or continued ({cause_of(error)})",
             expected="results that can be read and written",
             action="check the permissions, or choose another --output",
         ) from error

@@ -51,7 +51,7 @@ def decode_region(text: str, size: int) -> Mask:
 
 @dataclass(frozen=True)
 class IgnoredRegion:
-    """The region of the view that never decides a verdict, and the picture that the mask was drawn over.
+    """Region of the view that is not inspected, with the size of the picture on which the mask was drawn.
 
     Attributes:
         height: Height of that picture, pixels. In the sensor view every picture must have this size.

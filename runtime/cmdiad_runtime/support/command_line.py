@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 import click
 
 from cmdiad_runtime.errors import CmdiadError, EngineError, OutputError
-from cmdiad_runtime.printable import printable
+from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.output import occupy_standard_streams, say
 from cmdiad_runtime.support.signals import INTERRUPTED, EndingSignal, ending_signals
 
@@ -256,6 +256,6 @@ def _fail(message: str, exit_code: int) -> int:
 
 def _describe(error: OSError) -> str:
     """Return the error as one line, with the names of the files if the system reports them."""
-    reason = (error.strerror or str(error) or type(error).__name__).lower()
+    reason = cause_of(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
     return " ".join(f"{' -> '.join(names) or 'input or output failed'}: {reason}".split())

@@ -23,7 +23,8 @@ from os import PathLike
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.support.folder_owner import Release, take_folder
+from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.support.folder_owner import Release, remove_abandoned, take_folder
 from cmdiad_runtime.support.regular_file import open_regular
 
 FilePath = str | PathLike[str]
@@ -78,7 +79,7 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
     final = Path(target).resolve()
     _check_folder(final)
     _check_vacant(target, final)
-    _remove_left_folders(final)
+    remove_abandoned(final.parent, lambda path: is_temporary_name(path.name, final.name))
     temporary = _temporary_name(final)
     release: Release | None = None
     try:
@@ -172,18 +173,6 @@ def sha256_of(path: FilePath, *, follow: bool = True) -> str:
 def _temporary_name(target: Path) -> Path:
     """Return an unused hidden name in the same folder, hence on the same file system."""
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-
-
-def _remove_left_folders(final: Path) -> None:
-    """Remove temporary folders for a target whose owners are dead."""
-    for path in final.parent.iterdir():
-        if not is_temporary_name(path.name, final.name):
-            continue
-        with suppress(OSError, NotImplementedError):  # Its owner may rename or remove the folder at this moment.
-            release = take_folder(path) if stat.S_ISDIR(path.lstat().st_mode) else None
-            if release is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                release()
 
 
 def _own_new_folder(temporary: Path) -> Release:
@@ -281,7 +270,7 @@ def _write_errors(path: FilePath, *written: Path) -> Iterator[None]:
     except OSError as error:
         if not _concerns(error, written):
             raise
-        problem = (error.strerror or str(error)).lower()
+        problem = cause_of(error)
         action = "free some space or choose another folder"
         raise OutputError(path, found=problem, expected="room and permission to write", action=action) from error
 

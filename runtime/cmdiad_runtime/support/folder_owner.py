@@ -7,8 +7,11 @@ with the process. Windows, and network file systems that cannot lock a folder, u
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -39,6 +42,21 @@ def take_folder(folder: Path, *, wait_s: float = 0.0) -> Release | None:
         if release is not None or time.monotonic() >= deadline:
             return release
         time.sleep(_POLL_S)
+
+
+def remove_abandoned(parent: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Remove the folders that killed processes left, and leave those whose owners are running.
+
+    Args:
+        parent: Folder that contains the folders.
+        is_ours: Function that returns True for the folders that may be removed. It may raise OSError.
+    """
+    for path in parent.iterdir():
+        with suppress(OSError, NotImplementedError):  # Another process may rename or remove the folder at this moment.
+            release = take_folder(path) if is_ours(path) and stat.S_ISDIR(path.lstat().st_mode) else None
+            if release is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                release()
 
 
 def _take(folder: Path) -> Release | None:

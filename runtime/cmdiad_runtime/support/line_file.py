@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import flush_folder
 
 SYNC_SECONDS = 1.0
@@ -112,7 +113,7 @@ def _write_all(file: int, content: bytes) -> None:
 def _not_written(path: Path, error: OSError) -> OutputError:
     return OutputError(
         path,
-        found=f"a file that cannot be written ({(error.strerror or str(error)).lower()})",
+        found=f"a file that cannot be written ({cause_of(error)})",
         expected="room and permission to write",
         action="free some space, check the disk, or choose another folder",
     )

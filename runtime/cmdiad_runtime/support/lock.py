@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import FilePath
 
 LOCK_NAME = ".cmdiad.lock"
@@ -29,33 +30,27 @@ def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         OutputError: Another process owns the folder, or the lock file cannot be written.
     """
-    with _locked(Path(folder) / LOCK_NAME, folder, wait_s):
-        yield
-
-
-@contextmanager
-def _locked(lock_file: Path, subject: FilePath, wait_s: float) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    if not lock_file.parent.is_dir():  # filelock would create the folder
-        folder = lock_file.parent
+    lock_file = Path(folder) / LOCK_NAME
+    if not Path(folder).is_dir():  # filelock would create the folder
         raise OutputError(
-            subject, found=f"no folder {folder}", expected="an existing folder", action=f"create the folder {folder}"
+            folder, found=f"no folder {folder}", expected="an existing folder", action=f"create the folder {folder}"
         )
     lock = FileLock(lock_file, thread_local=False)
     try:
         lock.acquire(timeout=wait_s, poll_interval=0.02)
     except Timeout as error:
         raise OutputError(
-            subject,
+            folder,
             found="a name that is in use by another process",
             expected="no other process that writes there",
             action="wait until the other process has ended, or choose another name",
         ) from error
     except OSError as error:
         raise OutputError(
-            subject,
-            found=f"no lock file {lock_file} ({(error.strerror or str(error)).lower()})",
+            folder,
+            found=f"no lock file {lock_file} ({cause_of(error)})",
             expected="a folder in which files can be written and locked",
             action="choose another folder",
         ) from error

@@ -9,6 +9,8 @@ from typing import TextIO
 
 import click
 
+from cmdiad_runtime.printable import cause_of
+
 
 def occupy_standard_streams() -> None:
     """Open the null device as stdin, stdout and stderr where these are closed.
@@ -52,7 +54,7 @@ class ResultLines:
         try:
             click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError) as error:
-            self.broken = (getattr(error, "strerror", None) or str(error)).lower()
+            self.broken = cause_of(error)
             _discard(sys.stdout)
 
 

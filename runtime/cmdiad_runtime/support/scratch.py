@@ -6,13 +6,12 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from cmdiad_runtime.support.folder_owner import take_folder
+from cmdiad_runtime.support.folder_owner import remove_abandoned, take_folder
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         OSError: The system's folder for temporary files is missing, full or not writable.
     """
     parent = Path(tempfile.gettempdir())
-    _remove_abandoned(parent, purpose)
+    remove_abandoned(parent, lambda path: _is_own(path, purpose))
     folder = parent / f"cmdiad-{purpose}-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o700)
     try:
@@ -43,14 +42,8 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
             release()
 
 
-def _remove_abandoned(parent: Path, purpose: str) -> None:
-    for path in parent.iterdir():
-        if re.fullmatch(f"cmdiad-{re.escape(purpose)}-[0-9a-f]{{8}}", path.name) is None:
-            continue
-        with suppress(OSError, NotImplementedError):  # Another process may remove the same folder.
-            status = path.lstat()
-            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            release = take_folder(path) if own and stat.S_ISDIR(status.st_mode) else None
-            if release is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                release()
+def _is_own(path: Path, purpose: str) -> bool:
+    """Return True for a scratch folder of this account."""
+    if re.fullmatch(f"cmdiad-{re.escape(purpose)}-[0-9a-f]{{8}}", path.name) is None:
+        return False
+    return not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -291,7 +292,8 @@ def test_slow_file_is_ng_and_the_others_are_inspected(
     assert "longer than 10 s" in ended.err
 
 
-def test_signal_does_not_wait_for_a_slow_file(exported: Cached, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait_s", [0, 2])  # in the second case the command waits for the slow file
+def test_signal_does_not_wait_for_a_slow_file(exported: Cached, photo: Path, tmp_path: Path, wait_s: int) -> None:
     program = (
         f"from cmdiad_runtime.readers import worker; worker._START = {start_of_slow_process()!r}\n"
         "from cmdiad_runtime.cli.run import main; main()"
@@ -301,8 +303,12 @@ def test_signal_does_not_wait_for_a_slow_file(exported: Cached, photo: Path, tmp
     with subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline().startswith(("OK", "NG"))
+        time.sleep(wait_s)
         running.send_signal(signal.SIGTERM)
-        _, err = running.communicate(timeout=120)
+        try:
+            _, err = running.communicate(timeout=120)
+        finally:
+            running.kill()
     assert running.returncode == 143, err
 
 

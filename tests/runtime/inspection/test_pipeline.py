@@ -187,6 +187,10 @@ def test_failure_in_the_engine_ends_the_stream(exported: Cached, error: Any) -> 
         outcomes.extend(inspect_stream(inspector, numbered(9)))
     assert len(outcomes) == 2
     assert engine.seen == [0, 1, 2]
+    if error is KeyboardInterrupt:  # which does not wait for the samples that are being prepared
+        for thread in threading.enumerate():
+            if thread.name.startswith("cmdiad-prepare"):
+                thread.join(60)
 
 
 def test_defect_in_the_preparation_is_not_swallowed(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.support import files
+from cmdiad_runtime.support import files, folder_owner
 from cmdiad_runtime.support.files import atomic_directory, atomic_write, sha256_of, write_json
 
 
@@ -274,6 +274,7 @@ def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(files, "take_folder", refuse)
+    monkeypatch.setattr(folder_owner, "take_folder", refuse)
     (tmp_path / ".run.0123abcd").mkdir()
     with atomic_directory(tmp_path / "run") as temporary:
         (temporary / "a").touch()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.envelope.names import CHECKS
+from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -99,13 +99,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         help="Share of good samples that the checks of the recording conditions may refuse, all checks together "
         "(docs/envelope.md).",
     ),
-    click.option(
-        "--ignore-check",
-        "ignore_checks",
-        metavar="NAME",
-        type=click.Choice(CHECKS),
-        multiple=True,
-        help="Switch a check off in the bundle, for example colour; may be repeated.  [default: all checks are made]",
+    ignore_check(
+        "Switch a check off in the bundle, for example colour; may be repeated.  [default: all checks are made]"
     ),
 )
 @option_group(

@@ -26,7 +26,7 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets.category import Category, Split
 from cmdiad_train.datasets.ground_truth import read_ground_truth
-from cmdiad_train.datasets.identical import content_of, identical_groups, pixels_of, shortened
+from cmdiad_train.datasets.identical import content_of, identical_groups, pixels_of, refusal_of_copies, shortened
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
@@ -282,13 +282,8 @@ class _Contents:
     def problems(self, category: Category) -> Iterator[Problem]:
         """Yield a problem if all training samples are the same."""
         train = [content for files, content in self._samples if files.name.startswith("train/")]
-        if len(train) > 1 and len(set(train)) == 1:
-            error = RunError(
-                category.folder,
-                found=f"{len(train)} training samples with the same pixels",
-                expected="pictures of different good parts, or of one part that was placed again each time",
-                action="Record other samples",
-            )
+        error = refusal_of_copies(category.folder, train, action="Record other samples")
+        if error is not None:
             yield Problem(None, error)
 
     def notes(self) -> Iterator[str]:

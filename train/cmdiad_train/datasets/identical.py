@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.sample import Sample
 
 MOST_NAMED = 5
@@ -37,6 +39,24 @@ def identical_groups(contents: Iterable[tuple[str, Hashable]]) -> Iterator[list[
     for name, content in contents:
         groups.setdefault(content, []).append(name)
     yield from (names for names in groups.values() if len(names) > 1)
+
+
+def refusal_of_copies(folder: str | Path, contents: Sequence[Hashable], *, action: str) -> RunError | None:
+    """Return the error if all training samples are copies of one sample, or None.
+
+    Args:
+        folder: Folder of the category, for messages.
+        contents: Content of each training sample, of `content_of`.
+        action: What the user can do about the copies, without a full stop.
+    """
+    if len(contents) < 2 or len(set(contents)) > 1:
+        return None
+    return RunError(
+        folder,
+        found=f"{len(contents)} training samples with the same pixels",
+        expected="pictures of different good parts, or of one part that was placed again each time",
+        action=action,
+    )
 
 
 def shortened(names: list[str]) -> str:

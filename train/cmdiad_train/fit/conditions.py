@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmdiad_runtime.envelope.examine import measure, size_of
-from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.prepare import check_present
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.strategy import part_geometry
@@ -16,7 +16,7 @@ from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
-from cmdiad_train.datasets.identical import content_of, identical_groups, shortened
+from cmdiad_train.datasets.identical import content_of, identical_groups, refusal_of_copies, shortened
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,14 @@ def check_different(
     Raises:
         RunError: All training samples are copies of one sample.
     """
-    contents = {conditions.content for _, conditions in train}
-    if len(train) > 1 and len(contents) == 1:
-        raise RunError(
-            folder,
-            found=f"{len(train)} training samples with the same pixels",
-            expected="pictures of different good parts, or of one part that was placed again each time",
-            action="Record other samples; cmdiad-data check names the copies",
-        )
+    contents = [conditions.content for _, conditions in train]
+    refusal = refusal_of_copies(folder, contents, action="Record other samples; cmdiad-data check names the copies")
+    if refusal is not None:
+        raise refusal
     named = [(printable(files.name), conditions.content) for files, conditions in (*train, *held_out)]
     for names in identical_groups(named):
         reporter.say(f"warning: {shortened(names)} have the same pixels and count as one sample. Remove the copies.")
-    if contents & {conditions.content for _, conditions in held_out}:
+    if {*contents} & {conditions.content for _, conditions in held_out}:
         reporter.say(
             "warning: samples that set the thresholds are copies of training samples, so the thresholds are too low."
         )

@@ -1,5 +1,5 @@
-"""The inspected area: the part that a detector inspects, the limits of good parts, and content outside of the part.
+"""Check what a detector inspects: number, area and position of the parts, and unknown content outside of the parts.
 
-`measure` and `background` take the facts of one sample, `records` are the limits that training learns from good
-samples, and `check` compares both.
+`measure` and `background` measure one sample, `records` holds the limits that training learns from good samples, and
+`check` compares both.
 """

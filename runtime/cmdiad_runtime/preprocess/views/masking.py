@@ -18,6 +18,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.views.part_pose import view_to_sensor
 from cmdiad_runtime.preprocess.views.place import PartPlace, Place, TopPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.sample import Mask, Sample
@@ -85,11 +86,7 @@ def _in_view(mask: Mask, place: Place, size: int) -> Mask:
 
 
 def _in_part_view(mask: Mask, place: PartPlace, size: int) -> Mask:
-    steps = (np.arange(size) - (size - 1) / 2) * place.side / size
-    down, right = np.meshgrid(steps, steps, indexing="ij")
-    pose = place.pose
-    c, s = np.cos(pose.angle), np.sin(pose.angle)
-    source = [pose.y + s * right + c * down, pose.x + c * right - s * down]
+    source = view_to_sensor(place.pose, size=size, side=place.side)
     return np.asarray(scipy.ndimage.map_coordinates(mask.astype(np.float32), source, order=1) > 0.5)
 
 

@@ -18,7 +18,13 @@ from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, surface_image
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.view_settings import PartSettings
 from cmdiad_runtime.preprocess.views.cutout import cut_around_part
-from cmdiad_runtime.preprocess.views.part_pose import ImagePose, find_image_pose, learn_part_settings, turned
+from cmdiad_runtime.preprocess.views.part_pose import (
+    ImagePose,
+    find_image_pose,
+    learn_part_settings,
+    turned,
+    view_to_sensor,
+)
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
@@ -123,10 +129,8 @@ def draw_turned_normals(geometry: PartGeometry, pose: ImagePose, *, size: int, s
         InputError: The cloud cannot be used (see `PartGeometry.part`).
     """
     image = surface_image(geometry.xyz, geometry.part, kind="normals")
-    steps = (np.arange(size) - (size - 1) / 2) * side / size
-    down, right = np.meshgrid(steps, steps, indexing="ij")
+    source = view_to_sensor(pose, size=size, side=side)
     c, s = np.cos(pose.angle), np.sin(pose.angle)
-    source = [pose.y + s * right + c * down, pose.x + c * right - s * down]
     known = image.any(axis=2)
     share = scipy.ndimage.map_coordinates(known.astype(np.float32), source, order=1)
     x, y, z = (scipy.ndimage.map_coordinates((image[..., i] - 127.5) * known, source, order=1) for i in range(3))

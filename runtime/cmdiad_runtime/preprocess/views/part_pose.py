@@ -104,6 +104,22 @@ def sensor_to_view(
     return c * y - s * x + (size - 1) / 2, c * x + s * y + (size - 1) / 2
 
 
+def view_to_sensor(pose: ImagePose, *, size: int, side: float) -> tuple[_Float, _Float]:
+    """Return row and column in the sensor's image of each pixel of the view, float64 `[size, size]` each.
+
+    This is the inverse of `sensor_to_view`; with these positions an image is resampled into the view.
+
+    Args:
+        pose: Pose of the part.
+        size: Rows and columns of the view.
+        side: Length of the view's edge, sensor pixels.
+    """
+    steps = (np.arange(size) - (size - 1) / 2) * side / size
+    down, right = np.meshgrid(steps, steps, indexing="ij")
+    c, s = np.cos(pose.angle), np.sin(pose.angle)
+    return pose.y + s * right + c * down, pose.x + c * right - s * down
+
+
 def learn_part_settings(rgbs: Sequence[RgbImage], masks: Sequence[Mask]) -> PartSettings:
     """Learn template and scale: every part fits the template in any direction, and the view in the template's pose.
 
