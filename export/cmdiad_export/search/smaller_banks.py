@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.searchable import searchable
-from cmdiad_runtime.bundle.threshold import calibrate, calibrate_threshold
+from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
@@ -91,10 +92,10 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
     fused = [detector.fuse(*results) for results in unfused]
     rate = run.calibration.false_reject_rate
     # Training takes peaks over the image of the sensor, which needs its geometry. Here the ratio of such peaks to peaks
-    # of the map is assumed to stay the same.
+    # of the map is assumed to stay the same. Medians do not depend on the number of samples, as thresholds do.
     parts = run.preprocessing.parts
     peaks = [float(trained.fuse(*trained.score_each(patches))[1].max()) for patches in good]
-    ratio = run.calibration.map_threshold / calibrate_threshold(worst_of_parts(peaks, parts), rate).value
+    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(worst_of_parts(peaks, parts)))
     scores = worst_of_parts([float(s) for s, _ in fused], parts)
     calibration = calibrate(scores, worst_of_parts([ratio * float(m.max()) for _, m in fused], parts), rate)
     return replace(run, recipe=_with_share(run.recipe, share), detector=detector, calibration=calibration)
