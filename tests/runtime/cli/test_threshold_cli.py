@@ -84,7 +84,7 @@ def test_rate_is_recomputed_from_the_held_out_scores(bundle: Path) -> None:
 def test_rate_that_the_samples_do_not_support_is_set_with_a_warning(bundle: Path) -> None:
     ended = adjust(bundle, "--false-reject-rate", 0.001)
     assert ended.err == ("warning: 40 held-out good samples; 999 are needed to support a false-reject rate of 0.001\n")
-    assert Bundle.open(bundle).calibration.method == "Student prediction limit"
+    assert Bundle.open(bundle).calibration.method == "order statistic with exponential tail"
 
 
 def test_raw_score_leaves_the_map_threshold(bundle: Path) -> None:
