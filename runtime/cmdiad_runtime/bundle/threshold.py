@@ -25,6 +25,7 @@ ORDER_STATISTIC = "order statistic"
 PREDICTION_LIMIT = "Student prediction limit"
 SET_BY_HAND = "set by hand"
 LEAST_COST = "least expected cost"
+_MOST_WARNED = 3
 _ROUNDING = 1e-9  # (19 + 1)·(1 - 0.05) must not count as more than 19
 
 Interval = tuple[float, float]
@@ -101,9 +102,9 @@ def calibrate_sessions(parts: Sequence[SessionScores], false_reject_rate: float)
     deciding, method, warning = alone[strictest], alone[strictest].method, alone[strictest].warning
     if len(parts) > 1:
         method = f"{method}, largest of {len(parts)} sessions ({parts[strictest].session.name})"
-        warned = [(p.session.name, c.warning) for p, c in zip(parts, alone, strict=True) if c.warning]
-        further = f"; and {len(warned) - 1} further sessions" if len(warned) > 1 else ""
-        warning = f"session {warned[0][0]}: {warned[0][1]}{further}" if warned else ""
+        warned = [f"session {p.session.name}: {c.warning}" for p, c in zip(parts, alone, strict=True) if c.warning]
+        further = [f"and {len(warned) - _MOST_WARNED} further sessions"] if len(warned) > _MOST_WARNED else []
+        warning = "; ".join([*warned[:_MOST_WARNED], *further])
     return replace(
         deciding,
         map_threshold=max(calibration.map_threshold for calibration in alone),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from cmdiad_runtime.bundle.tradeoff import Tradeoff
 from cmdiad_runtime.support.drawing import Drawing, Line, Text
 
-_WIDTH, _HEIGHT = 760, 440
+_WIDTH, _HEIGHT = 760, 418
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 736, 62, 336
 _INK, _MUTED, _GRID = "#1f2328", "#59636e", "#e3e6ea"
 _GOOD, _BAD = "#0969da", "#c4320a"

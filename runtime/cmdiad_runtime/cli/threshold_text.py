@@ -95,7 +95,9 @@ def tradeoff_table(tradeoff: Tradeoff, threshold: float) -> Iterator[str]:
     best = tradeoff.best()
     step = (len(best) - 1) / (_MOST_ROWS - 1)
     shown = best if len(best) <= _MOST_ROWS else [best[round(i * step)] for i in range(_MOST_ROWS)]
-    rows = sorted([*(v for v in shown if v.threshold != threshold), tradeoff.at(threshold)], key=lambda v: v.threshold)
+    in_use = tradeoff.at(threshold)
+    others = [v for v in shown if (v.rejected, v.missed) != (in_use.rejected, in_use.missed)]
+    rows = sorted([*others, in_use], key=lambda verdicts: verdicts.threshold)
     sessions = len(tradeoff.names) > 1
     header = ("threshold", "good rejected", *(["most in a session"] if sessions else []), "bad missed", "")
     cells = [header, *(_cells(tradeoff, verdicts, threshold) for verdicts in rows)]

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmdiad_runtime.bundle.session import session_name
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.content import digest_of
 from cmdiad_runtime.inspection.find_inputs import is_folder
@@ -105,7 +106,7 @@ def score_parts(
     with closing(inspect_stream(inspector, files, read_files=read_files)) as stream:
         for number, inspected in enumerate(stream, 1):
             inspection = inspected.inspection
-            reporter.step(f"inspect {'good' if good else 'bad'} parts ({folder.name})", number, len(files))
+            reporter.step(f"inspect {'good' if good else 'bad'} parts ({session_name(folder, [])})", number, len(files))
             if inspection.reason not in (None, "score"):
                 left_out.append((inspection.reason, inspection.message))
                 continue
