@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.inspection.inspection import Inspection
-from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, largest_place, ringed, verdict_banner
+from cmdiad_runtime.inspection.marks import ringed
+from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, largest_place, verdict_banner
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
