@@ -27,8 +27,8 @@ _TARGET_TICKS = 5
 _BINS = 32
 _MOST_THRESHOLDS = 4.0
 """Scores beyond this multiple of the threshold share the last bar: far defects would compress all others."""
-_ROW = 96
-"""Height of a row in a comparison."""
+_ROW, _ROW_LABELS = 106, 36
+"""Height of a row in a comparison, and of the two lines of text in it."""
 _LONGEST_NAME = 36
 
 
@@ -156,17 +156,16 @@ def comparison_figure(rows: Sequence[Compared]) -> str:
     body = [f'<path class="threshold" d="M{x(1):.1f},{_TOP - 6}V{bottom + 4}"/>']
     most = max(_largest_share(values, edges) for pair in scaled for values in pair)
     for i, (row, (good, defects)) in enumerate(zip(rows, scaled, strict=True)):
-        base = _TOP + i * _ROW + _LABEL_ROOM + (_ROW - _LABEL_ROOM) / 2
-        reach = (_ROW - _LABEL_ROOM) / 2 - 5
+        top = _TOP + i * _ROW
+        reach = (_ROW - _ROW_LABELS) / 2 - 5
+        base = top + _ROW_LABELS + reach
         for scores, end in ((Scores("", "good", good, True), -reach), (Scores("", "defect", defects, False), reach)):
             body += _bars(scores, _count(scores.values, edges), edges, x, _Scale(0, most, base, base + end), 1.0)
         name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[:_LONGEST_NAME]}…"
         good_above, found = (sum(value > row.threshold for value in values) for values in (row.good, row.defects))
         wrong = f"{good_above} of {len(good)} good above, {len(defects) - found} of {len(defects)} defects not above"
-        body.append(
-            f'<text class="label" x="{x.start}" y="{_TOP + i * _ROW + 18}"><tspan class="strong">'
-            f"{html.escape(name)}</tspan> {wrong}</text>"
-        )
+        body.append(f'<text class="strong" x="{x.start}" y="{top + 14}">{html.escape(name)}</text>')
+        body.append(f'<text class="tick" x="{x.start}" y="{top + 29}">{wrong}</text>')
     for tick in _nice_ticks(edges[0], edges[-1]):
         body.append(f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
     far = f"; {beyond} farther right, in the last bar" if beyond else ""

@@ -26,10 +26,11 @@ from cmdiad_train.datasets import Category, SampleFiles
 _SIDE = 336
 """Pixels along the longer side: the width on the page, with a margin for dense screens."""
 _DETAIL = 0.25
-"""Side of a detail, as a share of the longer side of the picture."""
+"""Sides of a detail, as a share of the sides of the picture."""
 _LEAST_DETAIL = 48
 """Least side of a detail, in pixels of the picture."""
-_JPEG_QUALITY = 85
+_JPEG_QUALITY, _DEPTH_QUALITY = 82, 60
+"""Quality of pictures, and of depth images, whose missing points would make large files."""
 _OUTLINE = np.array([0, 230, 255], dtype=np.uint8)
 """Cyan, a colour that occurs neither on parts nor in heatmaps."""
 _GREY = 96
@@ -92,7 +93,7 @@ def draw_pictures(
     heated = anomaly_overlay(small, _over_sensor(anomaly_map, view, small), map_threshold)
     return Pictures(
         image=_outlined_uri(image, mask, view),
-        depth=_outlined_uri(depth, mask, view),
+        depth=_outlined_uri(depth, mask, view, _DEPTH_QUALITY),
         heatmap=_uri(ringed(heated, _scaled(place, small, inspected))),
         detail=_uri(_detail(inspected, place)),
         outlined=mask is not None and bool(mask.any()),
@@ -143,23 +144,29 @@ def _scaled(place: tuple[float, float], target: RgbImage, source: RgbImage) -> t
 
 
 def _detail(picture: RgbImage, place: tuple[float, float]) -> RgbImage:
-    """Return the square around a place, moved into the picture and enlarged, with a ring around the place."""
-    height, width = picture.shape[:2]
-    side = min(max(_LEAST_DETAIL, round(_DETAIL * max(height, width))), height, width)
-    top, left = (min(max(round(at) - side // 2, 0), end - side) for at, end in zip(place, (height, width), strict=True))
-    crop = picture[top : top + side, left : left + side]
-    enlarged = np.array(Image.fromarray(crop).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+    """Return the part of the picture around a place, enlarged to the size of the others, with a ring."""
+    shape = [min(max(_LEAST_DETAIL, round(_DETAIL * side)), side) for side in picture.shape[:2]]
+    top, left = (
+        min(max(round(at) - side // 2, 0), end - side)
+        for at, side, end in zip(place, shape, picture.shape[:2], strict=True)
+    )
+    crop = picture[top : top + shape[0], left : left + shape[1]]
+    scale = _SIDE / max(shape)
+    size = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+    enlarged = np.array(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
     return ringed(enlarged, _scaled((place[0] - top, place[1] - left), enlarged, crop))
 
 
-def _outlined_uri(picture: RgbImage | None, mask: Mask | None, view: PaddedSquare) -> str | None:
+def _outlined_uri(
+    picture: RgbImage | None, mask: Mask | None, view: PaddedSquare, quality: int = _JPEG_QUALITY
+) -> str | None:
     """Return a picture with the outline of the mask, if the picture has the size of the inspected one."""
     if picture is None:
         return None
     small = _shrink(picture)
     if mask is not None and picture.shape[:2] == (view.height, view.width):
         small = _outlined(small, mask, view)
-    return _uri(small)
+    return _uri(small, quality)
 
 
 def _outlined(picture: RgbImage, mask: Mask, view: PaddedSquare) -> RgbImage:
@@ -172,7 +179,7 @@ def _outlined(picture: RgbImage, mask: Mask, view: PaddedSquare) -> RgbImage:
     return outlined
 
 
-def _uri(picture: RgbImage) -> str:
+def _uri(picture: RgbImage, quality: int = _JPEG_QUALITY) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=quality, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

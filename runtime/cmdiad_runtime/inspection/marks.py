@@ -14,8 +14,9 @@ _LINES_PER_SIDE = 400
 _HATCH_PERIOD = 9
 """Distance of hatching lines, in widths of a line."""
 _HATCH_GREY = 235
-_RADIUS = 16
-"""Radius of a ring, in widths of a line."""
+_RADII_PER_SIDE = 25
+"""Shorter side of a picture, in radii of a ring."""
+_LEAST_RADIUS = 8
 _TICK = 0.7
 """Length of the four ticks outside of a ring, in radii."""
 _SMOOTHING = 4
@@ -67,7 +68,7 @@ def ringed(picture: RgbImage, place: tuple[float, float]) -> RgbImage:
         New array uint8 `[h, w, 3]`, RGB order.
     """
     line = line_width(picture)
-    radius = _RADIUS * line
+    radius = max(_LEAST_RADIUS, round(min(picture.shape[:2]) / _RADII_PER_SIDE))
     reach = round((1 + _TICK) * radius) + 3 * line
     top, left = round(place[0]) - reach, round(place[1]) - reach
     side = 2 * reach + 1

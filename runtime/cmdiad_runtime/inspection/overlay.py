@@ -100,24 +100,18 @@ def draw_overlay(inspection: Inspection) -> RgbImage:
 
 
 def largest_place(anomaly_map: npt.NDArray[np.float32], view: PaddedSquare) -> tuple[float, float]:
-    """Return row and column, in pixels of the sensor's image, of the largest map value over that image.
+    """Return row and column of the largest map value, in pixels of the sensor's image.
+
+    A value in the padding belongs to the nearest pixel of the image.
 
     Args:
         anomaly_map: Map float32 `[size, size]` over the padded square.
         view: Position of that square over the sensor's image.
     """
     rows, columns = view.sensor_pixels(len(anomaly_map))
-    inside = _inside(rows[:, 0], view.height), _inside(columns[0], view.width)
-    at = np.unravel_index(np.argmax(anomaly_map[inside]), anomaly_map[inside].shape)
-    row, column = float(rows[inside][at]), float(columns[inside][at])
+    at = np.unravel_index(np.argmax(anomaly_map), anomaly_map.shape)
+    row, column = float(rows[at]), float(columns[at])
     return min(max(row, 0.0), view.height - 1.0), min(max(column, 0.0), view.width - 1.0)
-
-
-def _inside(places: FloatArray, length: int) -> slice:
-    """Return the map pixels that overlap an image of some length, from the places of their centres in the image."""
-    half = (places[1] - places[0]) / 2 if len(places) > 1 else length
-    overlapping = np.flatnonzero((places + half > -0.5) & (places - half < length - 0.5))
-    return slice(int(overlapping[0]), int(overlapping[-1]) + 1)
 
 
 def _over_sensor(region: Mask, view: PaddedSquare) -> Mask:
