@@ -72,7 +72,6 @@ ROWS = (
     PaperRow("rgb", "f2f"),
     PaperRow("rgb", "f2i"),
     PaperRow("rgb", "i2f"),
-    PaperRow("both"),
 )
 ROW_NAMES = tuple(row.name for row in ROWS)
 
