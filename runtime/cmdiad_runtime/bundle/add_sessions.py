@@ -85,9 +85,6 @@ def _add(sessions: list[SessionScores], parts: GoodParts) -> str:
         return f"{printable(parts.folder)}: all {repeated} good parts are recorded already; nothing is added."
     place, name = _place(sessions, parts)
     earlier = sessions[place] if place < len(sessions) else None
-    added = SessionScores(
-        Session(name, len(new), tuple(new)), tuple(s for s, _ in new.values()), tuple(p for _, p in new.values())
-    )
     if earlier is None and len(new) < LEAST_PARTS:
         raise InputError(
             parts.folder,
@@ -95,6 +92,9 @@ def _add(sessions: list[SessionScores], parts: GoodParts) -> str:
             expected=f"at least {LEAST_PARTS} good parts of another session",
             action="record more good parts",
         )
+    added = SessionScores(
+        Session(name, len(new), tuple(new)), tuple(s for s, _ in new.values()), tuple(p for _, p in new.values())
+    )
     sessions[place : place + 1] = [added if earlier is None else _joined(earlier, added)]
     again = f" ({repeated} others are recorded already)" if repeated else ""
     return f"{printable(parts.folder)}: {len(new)} good parts added to the session {name}{again}."

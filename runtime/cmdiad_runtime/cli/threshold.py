@@ -25,7 +25,7 @@ HELP = """Show threshold and checks of BUNDLE, or change them in the bundle with
 A false-reject rate is turned into thresholds of score and map by means of the held-out scores in the bundle. --good
 inspects good parts of another session, for example of another day, and adds their scores; the rate then holds in every
 session. --bad inspects bad parts and prints missed against rejected parts for every threshold; bad parts change the
-threshold only with --cost-miss and --cost-reject. The exported calibration is kept; --reset restores it.
+threshold only with --cost-miss and --cost-reject. --reset restores the exported calibration.
 """
 
 EXAMPLES = (
