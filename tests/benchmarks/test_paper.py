@@ -105,7 +105,7 @@ def test_every_row_of_the_option_is_published() -> None:
 
 
 def test_means_are_those_of_rounded_values_over_all_classes() -> None:
-    values = {"image_auroc": 0.91249, "pixel_auroc": None, "aupro_30": 0.5}
+    values: dict[str, object] = {"image_auroc": 0.91249, "pixel_auroc": None, "aupro_30": 0.5}
     results = {"xyz-f2f": {name: dict(values) for name in CLASSES}}
     table = make_table(results, {})
     [row] = table["rows"]
