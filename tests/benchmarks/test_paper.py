@@ -12,6 +12,7 @@ from cmdiad_bench.cli import cli
 from cmdiad_bench.paper import rows as module
 from cmdiad_bench.paper.published import CLASSES, PUBLISHED
 from cmdiad_bench.paper.table import as_markdown, as_text, make_table
+from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors.registry import family_options
 from helpers import SIZE, Ended, assert_refused, command
 
@@ -51,24 +52,16 @@ def test_a_table_is_measured_once_and_again_after_a_change(
     assert "Do not compare the columns" in ended.out and "xyz-weights seeded" in ended.out
     assert (out / "paper.md").read_text().startswith("| row | image AUROC, published | image AUROC, measured |")
 
-    def train(*_: object) -> None:
-        raise AssertionError("trained again")
+    def fit(*_: object) -> None:
+        raise RunError("training", found="a second one", action="none")
 
-    fit = module.fit
-    monkeypatch.setattr(module, "fit", train)
+    monkeypatch.setattr(module, "fit", fit)
     assert paper(own_data, out, *chosen).out == ended.out
-    image = next((own_data / "gear/train/good/rgb").iterdir())
-    os.utime(image, ns=(0, 0))
-    trained: list[str] = []
-
-    def count(*arguments: object) -> object:
-        trained.append(Path(str(arguments[3])).name)
-        return fit(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "fit", count)
-    assert paper(own_data, out, "--row", "rgb").code == 0
-    assert [name.rpartition("-")[0] for name in trained] == ["rgb-gear"]
-    assert [path.name for path in (out / "runs").glob("rgb-gear-*")] == trained
+    assert len(list((out / "runs").glob("rgb-gear-*"))) == 1
+    os.utime(next((own_data / "gear/train/good/rgb").iterdir()), ns=(0, 0))
+    again = paper(own_data, out, "--row", "rgb")
+    assert again.code == 7 and "Failed: rgb, gear: training: found a second one." in again.out
+    assert not list((out / "runs").glob("rgb-gear-*")), "the outdated run is removed"
 
 
 def test_a_failed_row_is_named_and_tried_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +98,7 @@ def test_every_row_of_the_option_is_published() -> None:
 
 
 def test_means_are_those_of_rounded_values_over_all_classes() -> None:
-    values = {"image_auroc": 0.91249, "pixel_auroc": None, "aupro_30": 0.5}
+    values: dict[str, object] = {"image_auroc": 0.91249, "pixel_auroc": None, "aupro_30": 0.5}
     results = {"xyz-f2f": {name: dict(values) for name in CLASSES}}
     table = make_table(results, {})
     [row] = table["rows"]

@@ -231,8 +231,11 @@ def _refused(name: str, error: Exception | None) -> RunError:
         "cmdiad-extractor import FILE.safetensors"
     )
     if isinstance(error, GatedRepoError):
-        found = "weights whose licence must be accepted on the hub first"
-        return RunError(subject, found=found, action="accept the licence, set HF_TOKEN and run the command again")
+        return RunError(
+            subject,
+            found="weights whose licence must be accepted on the hub first",
+            action="accept the licence, set HF_TOKEN and run the command again",
+        )
     if isinstance(error, (HfHubHTTPError, FileNotFoundError)):
         return RunError(subject, found=f"a refusal of timm's hub ({_line(error)})", action=action)
     cause = f"no answer within {ANSWER_SECONDS:g} s" if error is None else _line(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,14 @@ def recognise(state: Mapping[str, Any], source: Path) -> Match | None:
         match = None if architecture is None else fit(state, architecture)
         if match is not None:
             return match
-    matches = [match for name in ARCHITECTURES if (match := fit(state, name)) is not None]
-    return max(matches, key=lambda match: match.coverage, default=None)
+    best: Match | None = None
+    for name in ARCHITECTURES:
+        match = fit(state, name)
+        if match is not None and match.coverage == 1:
+            return match
+        if match is not None and (best is None or match.coverage > best.coverage):
+            best = match
+    return best
 
 
 def fit(state: Mapping[str, Any], architecture: str) -> Match | None:
@@ -96,7 +103,7 @@ def fit(state: Mapping[str, Any], architecture: str) -> Match | None:
     model = _blueprint(architecture)
     if model is None:
         return None
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    shapes = {key: value.shape for key, value in model.state_dict(keep_vars=True).items()}
     ignored = head_tensors(model, state)
     body = {key: value for key, value in state.items() if key not in ignored}
     for key, value in body.items():
@@ -136,6 +143,7 @@ def named_in_config(source: Path) -> tuple[str, ...]:
     return (f"{architecture}.{tag}" if isinstance(tag, str) and tag else architecture,)
 
 
+@cache
 def _blueprint(architecture: str) -> Any:
     """Return a timm model without a classifier and without memory for its weights, or None if timm cannot build one."""
     make_torchvision_importable()
