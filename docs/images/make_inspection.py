@@ -44,7 +44,7 @@ def main(demo: Path, target: Path) -> None:
         scores = compared(float(str(result["score"])), float(str(result["threshold"])), "threshold")
         text = f"{result['verdict']}   {scores}"
         draw.text((left + CELL / 2, HEADER + 2 * CELL + GAP + FOOTER / 2), text, colour, font, anchor="mm")
-    canvas.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    canvas.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def read_result(folder: Path, defect: str, number: str) -> dict[str, object]:
