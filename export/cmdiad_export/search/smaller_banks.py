@@ -31,8 +31,11 @@ def with_smaller_banks(run: Run, held_out: HeldOut, shares: Sequence[float]) -> 
     """Return runs with smaller banks by fraction of the training rows, with their own thresholds and fusion weights.
 
     The result is empty for the published fusion of several banks: it is fitted on training samples, which a run does
-    not contain.
+    not contain. It is also empty if the thresholds rest on several sessions: a run does not contain all samples of a
+    session.
     """
+    if len(run.calibration.sessions) > 1:
+        return {}
     if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
         return {}
     smaller = [share for share in shares if share < trained_share(run.recipe)]
