@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
@@ -112,15 +113,20 @@ def _warn_of_signature(path: Path) -> None:
 
 
 def _show(bundle: Bundle) -> None:
+    from cmdiad_runtime.preprocess.inspected_area.records import doubt
+
     calibration, exported = bundle.calibration, bundle.certified_calibration
     lines = _lines(calibration)
     if calibration != exported:
         lines["exported with"] = f"score {exported.score_threshold:.6g}, map {exported.map_threshold:.6g}"
     lines |= _check_lines(bundle)
+    area = bundle.record.inspected_area
     for name, value in lines.items():
         click.echo(f"{name:<17} {value}")
     if calibration.warning:
         click.echo(f"warning: {calibration.warning}", err=True)
+    if area is not None and area.counter_evidence:
+        click.echo(f"warning: {printable(doubt(area))}", err=True)
 
 
 def _check_lines(bundle: Bundle) -> dict[str, str]:
