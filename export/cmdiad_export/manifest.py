@@ -48,7 +48,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
 def _inspected_area(run: Run) -> dict[str, Any]:
     """Return the inspected area under its name, or nothing for a run of an earlier version."""
     area = run.record.inspected_area
-    return {} if area is None else {"inspected_area": asdict(area)}
+    return {} if area is None else {"inspected_area": area.to_json()}
 
 
 def _banks(run: Run) -> dict[str, Any]:
