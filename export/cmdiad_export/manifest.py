@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
