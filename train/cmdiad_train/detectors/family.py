@@ -182,8 +182,9 @@ class Fitted:
 
     Attributes:
         detector: Detector in fp32 on the CPU.
-        scores: Image scores of good samples that the detector was not fitted on; with several parts per sample one
-            score for each part, those of one sample next to each other.
+        scores: Image scores of good samples that the detector was not fitted on: first all held-out samples in their
+            order, then any training samples; with several parts per sample one score for each part, those of one
+            sample next to each other.
         peaks: Largest values of their anomaly maps over the image of the sensor.
         provenance: JSON-ready origin of the networks, by modality.
     """
