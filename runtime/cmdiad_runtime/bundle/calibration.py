@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cmdiad_runtime.names import VERDICTS, Verdict
 from cmdiad_runtime.support.records import (
     fields_from_json,
     make_tuple,
@@ -35,8 +36,12 @@ class Calibration:
         method: Method that determined the score threshold.
         warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above the score threshold; (0, 1) if unknown.
-        held_out_scores: Scores of the held-out good samples; empty in bundles that do not carry them.
+        held_out_scores: Scores of the held-out good samples, of the kind that decides; empty in bundles that do not
+            carry them.
         held_out_peaks: Largest map value of each held-out good sample, in the same order.
+        verdict: Score that decides: "map" (the largest value of the anomaly map over the sensor's image) or "image"
+            (the image score that the graph returns). JSON has the field for "map" only, so that earlier versions can
+            read the calibration of an earlier bundle.
 
     Raises:
         RecordError: A value has the wrong kind or is out of range.
@@ -51,6 +56,7 @@ class Calibration:
     interval: tuple[float, float] = (0.0, 1.0)
     held_out_scores: tuple[float, ...] = ()
     held_out_peaks: tuple[float, ...] = ()
+    verdict: Verdict = "image"
 
     def __post_init__(self) -> None:
         for name in ("interval", "held_out_scores", "held_out_peaks"):
@@ -65,6 +71,7 @@ class Calibration:
         require(
             len(self.interval) == 2 and self.interval[0] <= self.interval[1], self, "interval", "two ascending shares"
         )
+        require(self.verdict in VERDICTS, self, "verdict", f"one of {', '.join(VERDICTS)}")
         for name in ("held_out_scores", "held_out_peaks"):
             require_numbers(self, name, -SCORE_LIMIT, SCORE_LIMIT)
             require(len(getattr(self, name)) <= self.samples, self, "samples", f"as many as there are {name}")
@@ -81,4 +88,5 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Return the calibration as a JSON object."""
-        return asdict(self)
+        content = asdict(self)
+        return content if self.verdict != "image" else {k: v for k, v in content.items() if k != "verdict"}

@@ -54,9 +54,11 @@ def by_hand(run: Run, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(scores), torch.stack(maps)
 
 
-@pytest.mark.parametrize("image_score", ["reweighted", "max"])
-def test_whole_bank_holds_each_training_sample_out_of_itself(data: Path, trained: Any, image_score: str) -> None:
-    run = load_run(trained("both", **BOTH, image_score=image_score))
+@pytest.mark.parametrize(("image_score", "verdict"), [("reweighted", "image"), ("max", "map")])
+def test_whole_bank_holds_each_training_sample_out_of_itself(
+    data: Path, trained: Any, image_score: str, verdict: str
+) -> None:
+    run = load_run(trained("both", **BOTH, image_score=image_score, verdict=verdict))
     scores, maps = by_hand(run, data)
     assert len(scores) == run.calibration.samples == 3 + 6
     weights = torch.from_numpy(standardised_weights(scores.double().numpy())).float()
@@ -66,10 +68,13 @@ def test_whole_bank_holds_each_training_sample_out_of_itself(data: Path, trained
     torch.testing.assert_close(run.detector.map_weights, map_weights, rtol=1e-4, atol=0)
     fused = (scores * weights).sum(1).tolist()
     peaks = (maps * map_weights[:, None, None]).sum(1).flatten(1).amax(1).tolist()
-    np.testing.assert_allclose(run.calibration.held_out_scores, fused, rtol=1e-4)
+    deciding = peaks if verdict == "map" else fused
+    np.testing.assert_allclose(run.calibration.held_out_scores, deciding, rtol=1e-4)
     np.testing.assert_allclose(run.calibration.held_out_peaks, peaks, rtol=1e-4)
-    expected = calibrate(fused, peaks, run.recipe.false_reject_rate)
+    expected = calibrate(deciding, peaks, run.recipe.false_reject_rate)
+    assert run.calibration.verdict == verdict
     assert run.calibration.score_threshold == pytest.approx(expected.score_threshold, rel=1e-4)
+    assert run.calibration.map_threshold == pytest.approx(expected.map_threshold, rel=1e-4)
 
 
 def test_coreset_rests_on_held_out_samples_alone(trained: Any) -> None:
@@ -77,15 +82,18 @@ def test_coreset_rests_on_held_out_samples_alone(trained: Any) -> None:
 
 
 @pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "each")])
-def test_map_threshold_is_about_what_the_operator_sees(
+def test_score_threshold_is_about_the_map_that_the_operator_sees(
     data: Path, trained: Any, exported: Any, modality: str, view: str
 ) -> None:
-    """The peaks that it rests on are those of the maps that an inspection gives back."""
+    """The scores that it rests on are the largest values of the maps that an inspection returns."""
     changes = {"xyz": NORMALS, "view": view}
     calibration = load_run(trained(modality, **changes)).calibration
     with Inspector.open(exported(modality, **changes)) as inspector:
         preprocessing = inspector.bundle.preprocessing
         files = open_category(data, None).split("validation", preprocessing.modalities)
         inspections = [inspector.inspect(each.read("rgb")) for each in files]
-    np.testing.assert_allclose(calibration.held_out_peaks, [i.map.max() for i in inspections], rtol=1e-3)
+    assert [i.score for i in inspections] == [float(i.map.max()) for i in inspections]
+    assert calibration.verdict == "map"
+    assert calibration.held_out_scores == calibration.held_out_peaks
+    assert calibration.score_threshold == calibration.map_threshold
     np.testing.assert_allclose(calibration.held_out_scores, [i.score for i in inspections], rtol=1e-3)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import InputError, RunError
@@ -145,12 +147,18 @@ def _train(
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
-    save_calibration(run, calibrate(scores, peaks, record.recipe.false_reject_rate))
-    metrics, not_inspected = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
+    save_calibration(run, _calibrated(record.recipe, scores, peaks))
+    metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
     write_record(run, record)
     return record
+
+
+def _calibrated(recipe: Recipe, scores: Sequence[float], peaks: Sequence[float]) -> Calibration:
+    """Return the thresholds of the score that decides; if the map decides, both thresholds are equal."""
+    deciding = peaks if recipe.verdict == "map" else scores
+    return replace(calibrate(deciding, peaks, recipe.false_reject_rate), verdict=recipe.verdict)
 
 
 def _envelope(
