@@ -209,8 +209,8 @@ def _worst(
         has_score = verdict == "map" or (score is not None and score.size == 1)
         if not has_score or anomaly_map is None or not _is_map(anomaly_map, size, len(part.places)):
             raise _bad_output(f"the outputs {', '.join(f'{k} {list(v.shape)}' for k, v in output.items()) or 'none'}")
-        if not np.isfinite(anomaly_map).all():
-            raise _bad_output("a map with values that are not numbers")
+        if not (np.abs(anomaly_map) <= SCORE_LIMIT).all():
+            raise _bad_output("a map with values that are not numbers, or out of range")
         over_sensor = part.to_sensor(anomaly_map)
         value = deciding_score(verdict, output, over_sensor)
         if not abs(value) <= SCORE_LIMIT:  # False for NaN
