@@ -87,7 +87,8 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
     detector = trained.against(banks)
     unfused = [detector.score_each(patches) for patches in good.patches]
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in unfused]), run.recipe)
-    detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in unfused]), run.recipe)
+    maps = (s.each_over_sensor(m.numpy()) for s, (_, m) in zip(good.samples, unfused, strict=True))
+    detector.map_weights = fusion_weights(torch.cat([torch.from_numpy(m).flatten(1).T for m in maps]), run.recipe)
     fused = [as_outputs(detector.fuse(*results)) for results in unfused]
     as_trained = [as_outputs(trained.fuse(*trained.score_each(patches))) for patches in good.patches]
     calibration = _calibration(run, good, fused, as_trained)

@@ -110,7 +110,7 @@ def test_name_that_is_no_text(name: object) -> None:
 
 MAP = np.zeros((112, 112), np.float32)
 BAD_MAPS: list[dict[str, np.ndarray]] = [
-    {"map": np.where(np.arange(112) == 50, value, MAP)} for value in np.float32([np.nan, np.inf, -np.inf, 1e30])
+    {"map": np.where(np.arange(112) == 50, np.float32(value), MAP)} for value in (np.nan, np.inf, -np.inf, 1e30)
 ]
 BAD_MAPS += [{"map": MAP - np.float32(1e30)}, {"map": MAP[:0]}, {"score": np.array([0], np.float32)}]
 BAD_OUTPUTS: list[dict[str, np.ndarray]] = [

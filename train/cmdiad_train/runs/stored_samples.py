@@ -49,6 +49,10 @@ class StoredSample:
         """Return a map of this sample over the sensor's padded square, float32 `[size, size]`."""
         return anomaly_map if self.placement is None else self.placement.to_sensor(anomaly_map)
 
+    def each_over_sensor(self, maps: Map) -> Map:
+        """Return maps `[maps, size, size]` of this sample, one for each bank, over the sensor's padded square."""
+        return maps if self.placement is None else self.placement.each_to_sensor(maps)
+
 
 def save_samples(path: Path, samples: Iterable[StoredSample]) -> None:
     """Write samples; the tensors are named `SAMPLE:INPUT`, and those of a placement `SAMPLE:placement/NAME`."""

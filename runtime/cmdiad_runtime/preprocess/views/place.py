@@ -19,6 +19,10 @@ from cmdiad_runtime.preprocess.views.part_pose import ImagePose, sensor_to_view
 from cmdiad_runtime.preprocess.work.products import moments, times
 from cmdiad_runtime.sample import Mask
 
+_EVERY = 4
+"""Rows of the sensor's map, of which one is looked at to measure how far apart its pixels are in the view."""
+_ROUNDING = 1e-3
+
 Positions = npt.NDArray[np.floating]
 """Row and column in a view of each pixel of the sensor's padded square, `[2, size, size]`, view pixels."""
 
@@ -135,7 +139,7 @@ def _map_at(anomaly_map: npt.NDArray[np.float32], positions: Positions) -> npt.N
     """Interpolate a map at positions `[2, size, size]`; beyond the edge of the map, return its minimum."""
     size = len(anomaly_map)
     inside = np.all((positions >= -0.5) & (positions <= size - 0.5), axis=0)
-    reach = int(_spacing(positions, inside) / 2)
+    reach = int(_spacing(positions, inside) / 2 + _ROUNDING)
     spread = scipy.ndimage.maximum_filter(anomaly_map, 2 * reach + 1) if reach else anomaly_map
     values = scipy.ndimage.map_coordinates(spread, positions, order=1, mode="nearest")
     return np.where(inside, values, anomaly_map.min()).astype(np.float32)
@@ -143,6 +147,7 @@ def _map_at(anomaly_map: npt.NDArray[np.float32], positions: Positions) -> npt.N
 
 def _spacing(positions: Positions, inside: Mask) -> float:
     """Return the usual distance between the positions of neighbours in a row, view pixels; 0 without neighbours."""
+    positions, inside = positions[:, ::_EVERY], inside[::_EVERY]
     both = inside[:, 1:] & inside[:, :-1]
     steps = np.hypot(*(positions[:, :, 1:] - positions[:, :, :-1]))[both]
     return float(np.median(steps)) if len(steps) else 0.0

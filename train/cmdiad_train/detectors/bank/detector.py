@@ -107,7 +107,9 @@ class Detector(TrainedDetector):
     def against(self, banks: list[MemoryBank]) -> Detector:
         """Return this detector with other banks and unit fusion weights. Networks are shared."""
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
-        return Detector(self._recipe, features, banks, self.hallucinated, self._kept)
+        other = Detector(self._recipe, features, banks, self.hallucinated, self._kept)
+        other.verdict = self.verdict
+        return other
 
     def set_search(self, settings: SearchSettings) -> None:
         """Search every bank with these settings, in place."""
