@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cmdiad_export.search.held_out import HeldOut, Outputs, as_outputs
 from cmdiad_export.search.searchable import searchable
 from cmdiad_runtime.bundle.calibration import Calibration
-from cmdiad_runtime.bundle.threshold import calibrate, calibrate_threshold
+from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
@@ -99,7 +100,8 @@ def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained
     """Return the thresholds of smaller banks.
 
     Runs of earlier versions do not say where the part of a held-out sample lies. If the image score decides, the ratio
-    of largest values over the image of the sensor to those over the view is taken from the banks as trained.
+    of largest values over the image of the sensor to those over the view is taken from the banks as trained. Medians do
+    not depend on the number of samples, as thresholds do.
 
     Args:
         run: Run as trained.
@@ -113,5 +115,5 @@ def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained
     if verdict == "map":
         return replace(calibrate(scores, scores, rate), verdict=verdict)
     before, peaks = (worst_of_parts([float(r["map"].max()) for r in each], parts) for each in (as_trained, results))
-    ratio = run.calibration.map_threshold / calibrate_threshold(before, rate).value
+    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(before))
     return calibrate(scores, [ratio * peak for peak in peaks], rate)
