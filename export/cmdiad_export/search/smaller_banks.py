@@ -114,6 +114,8 @@ def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained
     scores = worst_of_parts(good.scores(results, verdict), parts)
     if verdict == "map":
         return replace(calibrate(scores, scores, rate), verdict=verdict)
-    before, peaks = (worst_of_parts([float(r["map"].max()) for r in each], parts) for each in (as_trained, results))
+    before, peaks = (
+        worst_of_parts([float(result["map"].max()) for result in outputs], parts) for outputs in (as_trained, results)
+    )
     ratio = float(np.median(run.calibration.held_out_peaks) / np.median(before))
     return calibrate(scores, [ratio * peak for peak in peaks], rate)
