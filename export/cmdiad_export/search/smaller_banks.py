@@ -32,8 +32,11 @@ def with_smaller_banks(run: Run, held_out: HeldOut, shares: Sequence[float]) -> 
     """Return runs with smaller banks by fraction of the training rows, with their own thresholds and fusion weights.
 
     The result is empty for the published fusion of several banks: it is fitted on training samples, which a run does
-    not contain.
+    not contain. It is also empty if the thresholds rest on several sessions: a run does not contain all samples of a
+    session.
     """
+    if len(run.calibration.sessions) > 1:
+        return {}
     if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
         return {}
     smaller = [share for share in shares if share < trained_share(run.recipe)]
@@ -99,10 +102,6 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
 def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained: Sequence[Outputs]) -> Calibration:
     """Return the thresholds of smaller banks.
 
-    Runs of earlier versions do not say where the part of a held-out sample lies. If the image score decides, the ratio
-    of largest values over the image of the sensor to those over the view is taken from the banks as trained. Medians do
-    not depend on the number of samples, as thresholds do.
-
     Args:
         run: Run as trained.
         good: Held-out good samples.
@@ -110,12 +109,11 @@ def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained
         as_trained: Results of the banks as trained.
     """
     verdict, parts = run.calibration.verdict, run.preprocessing.parts
-    rate = run.calibration.false_reject_rate
-    scores = worst_of_parts(good.scores(results, verdict), parts)
-    if verdict == "map":
-        return replace(calibrate(scores, scores, rate), verdict=verdict)
-    before, peaks = (
-        worst_of_parts([float(result["map"].max()) for result in outputs], parts) for outputs in (as_trained, results)
-    )
-    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(before))
-    return calibrate(scores, [ratio * peak for peak in peaks], rate)
+    peaks = worst_of_parts(good.scores(results, "map"), parts)
+    if run.preprocessing.view != "sensor" and good.samples[0].placement is None:
+        # Runs of earlier versions do not say where a part lies. The ratio of largest values over the image of the
+        # sensor to those over the view is assumed to stay the same. Medians do not depend on the number of samples.
+        before = worst_of_parts(good.scores(as_trained, "map"), parts)
+        peaks = [peak * float(np.median(run.calibration.held_out_peaks) / np.median(before)) for peak in peaks]
+    deciding = peaks if verdict == "map" else worst_of_parts(good.scores(results, verdict), parts)
+    return replace(calibrate(deciding, peaks, run.calibration.false_reject_rate), verdict=verdict)

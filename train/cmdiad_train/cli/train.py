@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.cli.options import ignore_check
+from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -29,8 +30,13 @@ evaluated. To resume an interrupted training, run the same command again.
 EXAMPLES = (
     "# One camera: photos of good parts in parts/train/good and parts/validation/good",
     "cmdiad-train parts --out runs/parts",
+    "# The same for real parts: once fetch better features than those that ship with cmdiad",
+    "cmdiad-extractor fetch standard",
+    "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
+    "# Good parts of another day set the thresholds, too",
+    "cmdiad-train parts --calibration tuesday/good",
 )
 
 EXIT_CODES = {
@@ -87,6 +93,14 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=float,
         default=0.05,
         help="Share of good parts that may be rejected; sets the thresholds.",
+    ),
+    click.option(
+        "--calibration",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Folder of good parts of another session, for example of another day; may be repeated. The thresholds "
+        "keep the false-reject rate in every session.",
     ),
     click.option(
         "--verdict",
@@ -189,6 +203,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     cache_gb: float,
     cache_dir: Path | None,
     mask: Path | None,
+    calibration: tuple[Path, ...],
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
     **options: Any,
@@ -206,11 +221,15 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     out = out or _default_folder(data, category, recipe)
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
-    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), envelope, drawn)
+    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
+    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
     reporter = TerminalReporter()
+    for line in family_of(family).remarks(options, recipe):
+        reporter.say(line)
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
     _summarise(record, out)
+    _report_threshold(out)
 
 
 cli.params += family_options(DEFAULT)
@@ -237,6 +256,14 @@ def _default_folder(data: Path, category: str | None, recipe: Recipe) -> Path:
 def main() -> None:
     """Run the command."""
     run_command(cli, "cmdiad-train")
+
+
+def _report_threshold(out: Path) -> None:
+    """Print the threshold of a run, what it rests on, and the next command."""
+    from cmdiad_train.runs.run import load_calibration
+
+    remedy = "cmdiad-train … --calibration DIR, or after the export cmdiad-threshold BUNDLE --good DIR"
+    report_threshold(load_calibration(out), remedy, f"cmdiad-export {in_shell(out)}")
 
 
 def _summarise(record: RunRecord, out: Path) -> None:
