@@ -37,9 +37,7 @@ _THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "_
 _SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+found"])
 _MASK_ENDINGS = ("_mask", "-mask")
 _THUMBNAIL_ENDINGS = ("_thumb", "-thumb", "_thumbnail", "-thumbnail")
-_OTHER_FORMATS = frozenset(
-    [".avif", ".exr", ".gif", ".heic", ".jxl", ".las", ".laz", ".obj", ".raw", ".stl", ".xyz"]
-)
+_OTHER_FORMATS = frozenset([".avif", ".exr", ".gif", ".heic", ".jxl", ".las", ".laz", ".obj", ".raw", ".stl", ".xyz"])
 """Pictures and clouds that cmdiad does not read. They are counted, so that nobody takes them for inspected."""
 _KNOWN = frozenset(suffix for suffixes in MODALITY_SUFFIXES.values() for suffix in suffixes)
 _LAYOUT_FOLDERS = frozenset(folder for folders in MODALITY_FOLDERS.values() for folder in folders)

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO
 
-from PIL import BmpImagePlugin, Image, Jpeg2KImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._files import (

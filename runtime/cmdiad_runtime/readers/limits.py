@@ -28,7 +28,7 @@ MAX_JSON_BYTES = 65_536
 MAX_JPEG_SCANS = 100
 """Most scans of a progressive JPEG image; software writes about ten. Each one costs the time of a whole image."""
 
-MAX_BUFFERED_PIXELS = 50_000_000
+MAX_BUFFERED_PIXELS = 40_000_000
 """Most pixels of a WebP or JPEG 2000 image; their decoders keep several copies of all pixels."""
 
 MAX_JPEG2000_HEADERS = 256
