@@ -120,7 +120,7 @@ def _open_bmp(path: FilePath, file: BinaryIO, header: bytes) -> Image.Image:
 
 
 def _open_tiff(path: FilePath, file: BinaryIO, header: bytes) -> Image.Image:
-    check_size(path, *check_tiff_image(file))
+    check_tiff_image(path, file)
     file.seek(0)
     return TiffImagePlugin.TiffImageFile(bounded(file))
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import limits
-from cmdiad_runtime.readers._files import ContentError, FilePath
+from cmdiad_runtime.readers._files import ContentError, FilePath, check_size
 from cmdiad_runtime.readers._tiff_directories import Directory, check_directories, first_directory
 from cmdiad_runtime.support.regular_file import open_regular
 
@@ -48,10 +48,15 @@ def modality_of_tiff(path: FilePath) -> Modality | None:
     return "rgb" if bits <= 8 or directory.first(_CHANNELS, 1) > 2 else None
 
 
-def check_tiff_image(file: BinaryIO) -> tuple[int, int]:
-    """Check the directories of an image and the place of its pixels, and return height and width.
+def check_tiff_image(path: FilePath, file: BinaryIO) -> None:
+    """Check the size of an image, its directories and the place of its pixels.
+
+    Args:
+        path: File, for messages.
+        file: The same file.
 
     Raises:
+        InputError: The image has too many pixels.
         ContentError: Numbers have other than 8 bits, the compression is not supported, the image is stored rotated, or
             a limit is exceeded.
         EOFError: The file ends inside a directory.
@@ -60,6 +65,7 @@ def check_tiff_image(file: BinaryIO) -> tuple[int, int]:
     check_directories(file)
     directory = first_directory(file)
     height, width = directory.first(_HEIGHT, 0), directory.first(_WIDTH, 0)
+    check_size(path, height, width)
     bits = set(directory.values.get(_BITS, (1,)))
     if bits != {8} and not (directory.first(_PHOTOMETRIC, 0) == _PALETTE and max(bits) <= 8):
         raise ContentError(f"{max(bits)} bits per channel", "set the camera to 8 bits per channel")
@@ -71,7 +77,6 @@ def check_tiff_image(file: BinaryIO) -> tuple[int, int]:
     if orientation in range(2, 9):
         raise ContentError(f"an orientation of {orientation}", "save the image upright (orientation 1)")
     _check_pieces(directory, height, width)
-    return height, width
 
 
 def _check_pieces(directory: Directory, height: int, width: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cmdiad_train.datasets.category import Split
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 
@@ -27,7 +28,7 @@ class Outlook:
         yield from (f"not possible: {line}" for line in self.not_possible)
 
 
-def outlook_of(listings: Mapping[str, Listing], modalities: tuple[str, ...]) -> Outlook:
+def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -> Outlook:
     """Return what the complete samples of a data set allow.
 
     Args:

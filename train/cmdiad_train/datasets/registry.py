@@ -15,8 +15,8 @@ from cmdiad_train.datasets.layouts.listing import find_files, subfolders
 from cmdiad_train.datasets.prepared_note import COMPLETE, read_prepared
 
 _EXPECTED = (
-    "a folder of good samples, or of the folders OK and NOK (good and bad, pass and fail), or the layout of MVTec, VisA "
-    "or Eyecandies"
+    "a folder of good samples, a folder with the folders OK and NOK (or good and bad, pass and fail), or the layout of "
+    "MVTec, VisA or Eyecandies"
 )
 _MOST_FOLDERS = 12
 """Largest number of folders that a message lists."""
@@ -149,4 +149,4 @@ def _advice(root: Path) -> str:
     inside = [place for place in subfolders(root) if _layout_of(place) is not None]
     if inside:
         return f"Pass one of its folders, for example {printable(inside[0])}"
-    return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in these folders"
+    return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in them"

@@ -69,6 +69,13 @@ class ScoredSplit:
         return () if has_good else self.held_out_scores
 
     @property
+    def labelled_scores(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Return label (True for a defect) and score of each scored sample and of `good_from_training`, `[m]`."""
+        further = np.asarray(self.good_from_training, dtype=np.float64)
+        labels = np.concatenate([self.defects != GOOD, np.zeros(len(further), dtype=np.bool_)])
+        return labels, np.concatenate([self.scores, further])
+
+    @property
     def shows_figures(self) -> bool:
         """Return True if there are scores of both good samples and defects, without which there are no figures."""
         good = GOOD in self.defects or bool(self.good_from_training)
