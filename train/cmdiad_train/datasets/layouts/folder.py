@@ -145,9 +145,9 @@ def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) ->
         arrangement.problems += [("train", error) for error in list_good_only("train", others).problems]
     if len(candidates) < 2:
         return next(iter(candidates), folder if _stems(folder) else None)
-    found = " and ".join(str(place.relative_to(folder)) for place in candidates)
+    places = " and ".join(str(place.relative_to(folder)) for place in candidates)
     error = RunError(
-        folder, found=f"good samples in {found}", expected="one folder of good samples", action="Move them together"
+        folder, found=f"good samples in {places}", expected="one folder of good samples", action="Move them together"
     )
     arrangement.problems.append(("train", error))
     return None
@@ -258,10 +258,10 @@ def _check_defects(folder: Path, arrangement: _Arrangement) -> None:
     tests = [group for group in arrangement.groups if group.split == "test"]
     for defect, count in Counter(group.defect for group in tests).items():
         if count > 1:
-            found = " and ".join(str(g.folder.relative_to(folder)) for g in tests if g.defect == defect)
+            places = " and ".join(str(g.folder.relative_to(folder)) for g in tests if g.defect == defect)
             error = RunError(
                 folder,
-                found=f"samples of {defect} in {found}",
+                found=f"samples of {defect} in {places}",
                 expected="one folder for each defect",
                 action="Rename one of the folders, or move the files together",
             )
