@@ -127,14 +127,15 @@ def _cell(sample: dict[str, Any] | None, threshold: float) -> Cell:
 
 
 def _chart(records: Sequence[dict[str, Any]]) -> str:
-    if any(record["threshold"] <= 0 for record in records):
+    seen = [s["score"] for record in records for s in record["per_sample"] if s["score"] is not None]
+    if not seen or any(record["threshold"] <= 0 for record in records):
         return ""
     return comparison_figure(
         [
             Compared(
                 name=record["name"],
-                good=_scores(record, good=True),
-                defects=_scores(record, good=False),
+                good=scores_of(record, good=True),
+                defects=scores_of(record, good=False),
                 threshold=record["threshold"],
             )
             for record in records
@@ -142,6 +143,7 @@ def _chart(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _scores(record: dict[str, Any], *, good: bool) -> list[float]:
+def scores_of(record: dict[str, Any], *, good: bool) -> list[float]:
+    """Return the scores of all scored good samples or of all scored defects in an entry of `classes`."""
     samples = record["per_sample"]
     return [s["score"] for s in samples if s["score"] is not None and (s["defect"] == GOOD) == good]

@@ -27,7 +27,7 @@ _TARGET_TICKS = 5
 _BINS = 32
 _MOST_THRESHOLDS = 4.0
 """Scores beyond this multiple of the threshold share the last bar: far defects would compress all others."""
-_ROW, _ROW_LABELS = 106, 36
+_ROW, _ROW_LABELS = 110, 40
 """Height of a row in a comparison, and of the two lines of text in it."""
 _LONGEST_NAME = 36
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmdiad_bench.detector import settings_as_text
-from cmdiad_bench.report.comparison import Comparison, compare
+from cmdiad_bench.report.comparison import Comparison, compare, scores_of
 from cmdiad_bench.report.figures import Scores, pro_figure, roc_figure, score_figure
 from cmdiad_bench.report.galleries import OPEN, Gallery, Row
 from cmdiad_bench.report.pictures import draw_legend
@@ -124,23 +124,28 @@ def _rank(sample: dict[str, Any]) -> float:
 
 def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
     """Return titles and drawings. The drawings contain no text from the data."""
-    by_kind: dict[bool, list[float]] = {True: [], False: []}
-    for sample in record["per_sample"]:
-        if sample["score"] is not None:
-            by_kind[sample["defect"] == "good"].append(sample["score"])
-    rows = [Scores("Good", "good", by_kind[True], True), Scores("Defects", "defect", by_kind[False], False)]
-    if record["held_out_scores"]:
-        rows.insert(0, Scores("Held out, good", "held", record["held_out_scores"], True))
-    roc, pro = record["curves"]["roc"], record["curves"]["pro"]
-    good, defects = record["good"], record["samples"] - record["good"]
-    operating_point = (record["false_rejects"] / good, 1 - record["missed_defects"] / defects)
-    charts = [
-        ("Scores", score_figure(rows, record["threshold"])),
-        ("Parts: ROC curve", roc_figure(roc["fpr"], roc["tpr"], operating_point)),
+    held_out = record["held_out_scores"] or []
+    kinds = [
+        Scores("Held out, good", "held", held_out, True),
+        Scores("Good", "good", scores_of(record, good=True), True),
+        Scores("Defects", "defect", scores_of(record, good=False), False),
     ]
+    rows = [row for row in kinds if row.values]
+    roc, pro = record["curves"]["roc"], record["curves"]["pro"]
+    charts = [("Scores", score_figure(rows, record["threshold"]))] if rows else []
+    if roc is not None:
+        charts.append(("Parts: ROC curve", roc_figure(roc["fpr"], roc["tpr"], _operating_point(record, held_out))))
     if pro is not None:
         charts.append(("Pixels: PRO curve", pro_figure(pro["fpr"], pro["pro"], tuple(PRO_LIMITS.values()))))
     return [(title, Markup(drawing)) for title, drawing in charts]  # noqa: S704  (numbers and text of this package)
+
+
+def _operating_point(record: dict[str, Any], held_out: Sequence[float]) -> tuple[float, float]:
+    """Return the shares of rejected good parts, of held-out ones without good test samples, and of found defects."""
+    good, defects = record["good"], record["samples"] - record["good"]
+    above = sum(score > record["threshold"] for score in held_out)
+    rejected = record["false_rejects"] / good if good else above / max(len(held_out), 1)
+    return rejected, 1 - record["missed_defects"] / defects
 
 
 def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:

@@ -27,8 +27,8 @@ _FIRST_COLOUR = 0.8
 """Multiple of the threshold below which the image stays as it is; distances of good parts reach about this far."""
 _LAST_COLOUR = 2.0
 """Multiple of the threshold from which on the colour is strongest."""
-_STRONGEST = 0.45
-"""Share of colour in the blend at the strong end; below one half, so that a defect shows through its heat."""
+_STRONGEST = 0.35
+"""Share of colour in the blend at the strong end; well below one half, so that a defect shows through its heat."""
 _LCH_ANCHORS = ((0.93, 0.19, 105.0), (0.72, 0.20, 55.0), (0.58, 0.22, 25.0), (0.45, 0.20, 340.0))
 """Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: decreasing lightness, so grey prints work."""
 _GREEN = (0, 140, 60)
