@@ -68,7 +68,7 @@ def test_plain_folder_holds_images_in_png_and_clouds_in_the_other_formats(tmp_pa
 
 def test_content_of_a_tiff_file_decides(tmp_path: Path) -> None:
     pixels, points = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.float32)
-    files = {"photo": pixels, "grey": pixels[..., 0], "cloud": points, "depth": points[..., 0]}
+    files: dict[str, np.ndarray] = {"photo": pixels, "grey": pixels[..., 0], "cloud": points, "depth": points[..., 0]}
     for name, array in files.items():
         tifffile.imwrite(tmp_path / f"{name}.tif", array, photometric="rgb" if array.ndim == 3 else None)
     tifffile.imwrite(tmp_path / "either.tif", np.ones((8, 8), np.uint16))

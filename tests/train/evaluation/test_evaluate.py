@@ -90,7 +90,7 @@ def test_held_out_good_samples_stand_for_missing_good_ones() -> None:
 @pytest.mark.parametrize("kind", ["good", "stain"])
 def test_no_image_figures_of_one_kind(kind: str) -> None:
     scores, masks, maps = outcomes()
-    chosen = DEFECTS == kind
+    chosen = kind == DEFECTS
     found = summarise(DEFECTS[chosen], scores[chosen], masks[chosen], maps[chosen])
     assert found["image_auroc"] is None and found["image_auroc_by_defect"] == {}
     assert found["intervals"]["image_auroc"] is None
