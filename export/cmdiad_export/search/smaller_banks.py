@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from cmdiad_export.search.held_out import HeldOut
+from cmdiad_export.search.held_out import HeldOut, Outputs, as_outputs
 from cmdiad_export.search.searchable import searchable
-from cmdiad_runtime.bundle.threshold import calibrate, calibrate_threshold
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
@@ -30,8 +32,11 @@ def with_smaller_banks(run: Run, held_out: HeldOut, shares: Sequence[float]) -> 
     """Return runs with smaller banks by fraction of the training rows, with their own thresholds and fusion weights.
 
     The result is empty for the published fusion of several banks: it is fitted on training samples, which a run does
-    not contain.
+    not contain. It is also empty if the thresholds rest on several sessions: a run does not contain all samples of a
+    session.
     """
+    if len(run.calibration.sessions) > 1:
+        return {}
     if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
         return {}
     smaller = [share for share in shares if share < trained_share(run.recipe)]
@@ -82,19 +87,38 @@ def _first(bank: MemoryBank, count: int) -> MemoryBank:
 @torch.no_grad()
 def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: HeldOut) -> Run:
     """Return the run with these banks, and with thresholds and fusion weights from the held-out good samples."""
-    trained = searchable(run, "--plan")
+    trained, good = searchable(run, "--plan"), held_out.good
     detector = trained.against(banks)
-    good = [patches for patches, bad in zip(held_out.patches, held_out.tampered, strict=True) if not bad]
-    unfused = [detector.score_each(patches) for patches in good]
+    unfused = [detector.score_each(patches) for patches in good.patches]
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in unfused]), run.recipe)
-    detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in unfused]), run.recipe)
-    fused = [detector.fuse(*results) for results in unfused]
-    rate = run.calibration.false_reject_rate
-    # Training takes peaks over the image of the sensor, which needs its geometry. Here the ratio of such peaks to peaks
-    # of the map is assumed to stay the same.
-    parts = run.preprocessing.parts
-    peaks = [float(trained.fuse(*trained.score_each(patches))[1].max()) for patches in good]
-    ratio = run.calibration.map_threshold / calibrate_threshold(worst_of_parts(peaks, parts), rate).value
-    scores = worst_of_parts([float(s) for s, _ in fused], parts)
-    calibration = calibrate(scores, worst_of_parts([ratio * float(m.max()) for _, m in fused], parts), rate)
+    maps = (s.each_over_sensor(m.numpy()) for s, (_, m) in zip(good.samples, unfused, strict=True))
+    detector.map_weights = fusion_weights(torch.cat([torch.from_numpy(m).flatten(1).T for m in maps]), run.recipe)
+    fused = [as_outputs(detector.fuse(*results)) for results in unfused]
+    as_trained = [as_outputs(trained.fuse(*trained.score_each(patches))) for patches in good.patches]
+    calibration = _calibration(run, good, fused, as_trained)
     return replace(run, recipe=_with_share(run.recipe, share), detector=detector, calibration=calibration)
+
+
+def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained: Sequence[Outputs]) -> Calibration:
+    """Return the thresholds of smaller banks.
+
+    Runs of earlier versions do not say where the part of a held-out sample lies. If the image score decides, the ratio
+    of largest values over the image of the sensor to those over the view is taken from the banks as trained. Medians do
+    not depend on the number of samples, as thresholds do.
+
+    Args:
+        run: Run as trained.
+        good: Held-out good samples.
+        results: Results of the smaller banks.
+        as_trained: Results of the banks as trained.
+    """
+    verdict, parts = run.calibration.verdict, run.preprocessing.parts
+    rate = run.calibration.false_reject_rate
+    scores = worst_of_parts(good.scores(results, verdict), parts)
+    if verdict == "map":
+        return replace(calibrate(scores, scores, rate), verdict=verdict)
+    before, peaks = (
+        worst_of_parts([float(result["map"].max()) for result in outputs], parts) for outputs in (as_trained, results)
+    )
+    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(before))
+    return calibrate(scores, [ratio * peak for peak in peaks], rate)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
+from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, OutputError
@@ -287,6 +288,7 @@ def _inspect_all(
     read = reader.read_files if reader else read_files
     with Inspector.open(bundle, options) as inspector:
         _report_checks(inspector.bundle)
+        report_threshold(inspector.bundle.calibration, f"cmdiad-threshold {in_shell(bundle)} --good DIR")
         files = find_inputs(inputs, inspector.bundle.preprocessing.modality)
         if files.skipped_text:
             say(files.skipped_text)

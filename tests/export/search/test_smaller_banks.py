@@ -42,9 +42,12 @@ def test_smaller_bank_is_what_training_would_have_kept(trained: Cached, whole: b
     assert [len(rows) // 2 for rows in rows_of(found[0.1])] == [len(rows) for rows in rows_of(expected)]
 
 
-def test_thresholds_and_weights_are_found_anew(trained: Cached) -> None:
-    run, expected = load_run(trained("rgb", "f2f")), load_run(trained("rgb", "f2f", coreset=0.02))
+@pytest.mark.parametrize("verdict", ["map", "image"])
+def test_thresholds_and_weights_are_found_anew(trained: Cached, verdict: str) -> None:
+    run = load_run(trained("rgb", "f2f", verdict=verdict))
+    expected = load_run(trained("rgb", "f2f", coreset=0.02, verdict=verdict))
     found = smaller(run, 0.02)[0.02]
+    assert found.calibration.verdict == found.detector.verdict == verdict
     assert found.calibration.score_threshold != run.calibration.score_threshold
     for name in ("score_threshold", "map_threshold"):
         assert getattr(found.calibration, name) == pytest.approx(getattr(expected.calibration, name), rel=1e-4)

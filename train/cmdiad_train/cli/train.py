@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.cli.options import ignore_check
-from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
+from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
@@ -31,6 +32,8 @@ EXAMPLES = (
     "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
+    "# Good parts of another day set the thresholds, too",
+    "cmdiad-train parts --calibration tuesday/good",
 )
 
 EXIT_CODES = {
@@ -87,6 +90,21 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=float,
         default=0.05,
         help="Share of good parts that may be rejected; sets the thresholds.",
+    ),
+    click.option(
+        "--calibration",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Folder of good parts of another session, for example of another day; may be repeated. The thresholds "
+        "keep the false-reject rate in every session.",
+    ),
+    click.option(
+        "--verdict",
+        type=click.Choice(VERDICTS),
+        help="Score that decides between OK and NG. map: the largest value of the anomaly map over the image of the "
+        "sensor, so that score and overlay agree; image: the image score, as published.  [default: map, faithful: "
+        "image]",
     ),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random."),
 )
@@ -182,6 +200,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     cache_gb: float,
     cache_dir: Path | None,
     mask: Path | None,
+    calibration: tuple[Path, ...],
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
     **options: Any,
@@ -199,11 +218,13 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     out = out or _default_folder(data, category, recipe)
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
-    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), envelope, drawn)
+    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
+    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
     reporter = TerminalReporter()
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
     _summarise(record, out)
+    _report_threshold(out)
 
 
 cli.params += family_options(DEFAULT)
@@ -230,6 +251,14 @@ def _default_folder(data: Path, category: str | None, recipe: Recipe) -> Path:
 def main() -> None:
     """Run the command."""
     run_command(cli, "cmdiad-train")
+
+
+def _report_threshold(out: Path) -> None:
+    """Print the threshold of a run, what it rests on, and the next command."""
+    from cmdiad_train.runs.run import load_calibration
+
+    remedy = "cmdiad-train … --calibration DIR, or after the export cmdiad-threshold BUNDLE --good DIR"
+    report_threshold(load_calibration(out), remedy, f"cmdiad-export {in_shell(out)}")
 
 
 def _summarise(record: RunRecord, out: Path) -> None:

@@ -67,12 +67,14 @@ class Request:
             printable(self.category.name),
             tuple(printable(s.name) for s in splits.train),
             tuple(printable(s.name) for s in splits.held_out),
+            tuple(printable(folder) for folder in splits.sessions.values()),
         )
 
     def lists(self, record: RunRecord) -> bool:
         """Return True if a record is about the samples of this request, those that are left out included."""
         data = self.data(self.splits)
-        if (record.data.folder, record.data.category) != (data.folder, data.category):
+        names = ("folder", "category", "sessions")
+        if any(getattr(record.data, name) != getattr(data, name) for name in names):
             return False
         return all(
             sorted((*getattr(record.data, split), *_names(record.left_out, split)))
@@ -109,6 +111,8 @@ def earlier_record(request: Request, run: Path) -> RunRecord | None:
         return record
     if is_without_results(run):
         return None
+    if (replace(record.asked, verdict=request.recipe.verdict), record.network_from) == (request.recipe, network):
+        raise _other_training(run, f", or pass --verdict {record.recipe.verdict}, as that run")
     raise _other_training(run)
 
 
@@ -229,12 +233,12 @@ def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     return replace(sensor, parts=recipe.parts)
 
 
-def _other_training(run: Path) -> OutputError:
+def _other_training(run: Path, otherwise: str = "") -> OutputError:
     return OutputError(
         run,
         found="a run with another recipe or other data",
         expected="a new folder, or the same training to resume",
-        action="Choose another --out",
+        action=f"Choose another --out{otherwise}",
     )
 
 

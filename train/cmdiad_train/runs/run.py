@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_runtime.bundle.calibration import Calibration
@@ -68,11 +68,16 @@ def load_run(path: Path) -> Run:
             expected="a finished run",
             action="Run the same cmdiad-train command again to resume",
         )
+    calibration = load_calibration(path)
+    if calibration.verdict != record.recipe.verdict:
+        raise damaged(path / CALIBRATION, ValueError(f"thresholds for another verdict than {record.recipe.verdict}"))
+    detector = family_of(record.recipe.family).load(path, record.recipe)
+    detector.verdict = record.recipe.verdict
     return Run(
         path=path,
         record=record,
-        calibration=load_calibration(path),
-        detector=family_of(record.recipe.family).load(path, record.recipe),
+        calibration=calibration,
+        detector=detector,
         golden=load_samples(path / GOLDEN),
         recipe=record.recipe,
     )
@@ -80,7 +85,7 @@ def load_run(path: Path) -> Run:
 
 def save_calibration(run: Path, calibration: Calibration) -> None:
     """Write the thresholds and the held-out scores that they are computed from."""
-    write_json(run / CALIBRATION, {"calibration": asdict(calibration)})
+    write_json(run / CALIBRATION, {"calibration": calibration.to_json()})
 
 
 def load_calibration(run: Path) -> Calibration:
