@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
-from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_files, find_modality, list_defect
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_loose, find_modality, list_defect
 from cmdiad_train.datasets.sample_files import GOOD
 
 
@@ -27,7 +27,7 @@ def list_session(folder: Path, name: str, required: tuple[Modality, ...]) -> Lis
     """
     in_folders = any((folder / sub).is_dir() for names in MODALITY_FOLDERS.values() for sub in names)
     kinds: dict[Modality, FilesByStem] = {
-        modality: find_modality(folder, modality) if in_folders else find_files(folder, MIXED_SUFFIXES[modality])
+        modality: find_modality(folder, modality) if in_folders else find_loose(folder, modality)
         for modality in required
     }
     missing = [modality for modality, candidates in kinds.items() if not candidates.files]
@@ -38,4 +38,4 @@ def list_session(folder: Path, name: str, required: tuple[Modality, ...]) -> Lis
             expected=f"good samples with {' and '.join(required)}",
             action="Pass the folder that holds the files, or the sub-folders rgb and xyz, for example test/good",
         )
-    return list_defect(name, GOOD, kinds, None, mask_required=False)
+    return list_defect(name, GOOD, kinds, None)

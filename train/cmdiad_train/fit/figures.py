@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,22 @@ from cmdiad_train.runs.record import RunRecord
 
 
 def figures_on_test_split(
-    detector: TrainedDetector, record: RunRecord, splits: Splits, reporter: Reporter
+    detector: TrainedDetector,
+    record: RunRecord,
+    splits: Splits,
+    held_out_scores: Sequence[float],
+    reporter: Reporter,
 ) -> tuple[dict[str, Any] | None, tuple[LeftOut, ...]]:
     """Return the figures on the test split, and the samples of the split that could not be inspected.
 
-    There are no figures (None) if the split does not have both good samples and defects that can be inspected.
+    There are no figures (None) if the split has no defect that can be inspected. Good samples that were held out stand
+    for good test samples if the split has none.
 
     Args:
         detector: Trained detector.
         record: Record of the run, with the preprocessing of inspection and the score that decides.
         splits: Samples of the training.
+        held_out_scores: Scores of the held-out good samples, of the kind that decides.
         reporter: Receiver of progress, and of lines about samples that could not be inspected.
     """
     if not splits.shows_figures:
@@ -51,7 +58,7 @@ def figures_on_test_split(
             scores.append(deciding_score(verdict, {"score": result.numpy()}, maps[-1]))
         return max(scores), np.max(maps, axis=0)
 
-    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"))
+    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"), held_out_scores)
     for line in split.lines():
         reporter.say(line)
     if not split.shows_figures:

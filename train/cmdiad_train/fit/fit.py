@@ -149,8 +149,10 @@ def _train(
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
-    save_calibration(run, _calibrated(record, splits, samples, (scores, peaks)))
-    metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, reporter)
+    calibration = _calibrated(record, splits, samples, (scores, peaks))
+    save_calibration(run, calibration)
+    held_out = calibration.held_out_scores
+    metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, held_out, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
     write_record(run, record)

@@ -135,6 +135,8 @@ def start_or_resume(
     """
     if skipped := skipped_text(request.category.folder):
         reporter.say(skipped)
+    for note in request.category.notes:
+        reporter.say(note)
     splits = accept(request.splits, request.category, None, reporter)
     if splits.shows_figures:
         warn_about_test_samples(splits, reporter)
