@@ -12,7 +12,8 @@ import pytest
 from cmdiad_runtime.bundle.add_sessions import GoodParts, with_sessions
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration, SessionScores
-from cmdiad_runtime.bundle.session import LEAST_PARTS, TRAINING, Session, session_name
+from cmdiad_runtime.bundle.session import LEAST_PARTS, TRAINING, Session
+from cmdiad_runtime.bundle.session_name import session_name
 from cmdiad_runtime.bundle.threshold import adjusted, calibrate, calibrate_sessions
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.support.records import NewerRecordError, RecordError

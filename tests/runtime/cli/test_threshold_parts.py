@@ -111,9 +111,19 @@ def test_copies_in_a_folder_count_once(own_bundle: Path, tuesday: Path) -> None:
 def test_folder_of_good_and_bad_parts_is_refused(own_bundle: Path, data: Path, option: str) -> None:
     before = manifest(own_bundle)
     folder = data / "gear" / "test"
-    words = ("contamination", "good parts alone") if option == "--good" else ("good parts", "bad parts alone")
+    words = ("contamination", "good parts alone") if option == "--good" else ("may be good", "bad parts alone")
     assert_refused(command(cli, own_bundle, option, folder), 3, folder, *words)
     assert manifest(own_bundle) == before
+
+
+@pytest.mark.parametrize(("option", "name"), [("--good", "NG_7.png"), ("--bad", "7 ok.png")])
+def test_file_that_is_named_as_the_other_kind_is_refused(
+    own_bundle: Path, tuesday: Path, option: str, name: str
+) -> None:
+    path = sorted((tuesday / "rgb").iterdir())[0]
+    path.rename(path.with_name(name))
+    folder = tuesday / "rgb"
+    assert_refused(command(cli, own_bundle, option, folder), 3, folder, name)
 
 
 @pytest.mark.parametrize("option", ["--good", "--bad"])
