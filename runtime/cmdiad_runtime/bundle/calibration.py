@@ -139,6 +139,7 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Return the calibration as a JSON object, without sessions and verdict if they are those of older bundles."""
         content = asdict(self)
+        content["sessions"] = list(content["sessions"])
         if not self.sessions:
             del content["sessions"]
         if self.verdict == "image":
