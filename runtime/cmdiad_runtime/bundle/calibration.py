@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cmdiad_runtime.bundle.session import MOST_SESSIONS, TRAINING, Session
@@ -137,11 +137,14 @@ class Calibration:
         return Calibration(**content)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the calibration as a JSON object, without `sessions` and `verdict` where earlier versions had none."""
-        left_out = {"sessions": (), "verdict": "image"}
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        content = {name: value for name, value in plain.items() if left_out.get(name) != value}
-        return content | ({"sessions": [asdict(session) for session in self.sessions]} if self.sessions else {})
+        """Return the calibration as a JSON object, without sessions and verdict if they are those of older bundles."""
+        content = asdict(self)
+        content["sessions"] = list(content["sessions"])
+        if not self.sessions:
+            del content["sessions"]
+        if self.verdict == "image":
+            del content["verdict"]
+        return content
 
 
 def _sessions_from_json(value: object) -> tuple[Session, ...]:
