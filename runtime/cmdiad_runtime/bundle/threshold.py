@@ -214,7 +214,8 @@ def adjusted(
     Args:
         bundle: Verified bundle.
         score: Raw score to use as the score threshold; None keeps the threshold.
-        map_threshold: Raw map value to use as the map threshold; None keeps the threshold.
+        map_threshold: Raw map value to use as the map threshold; None keeps the threshold. If the map decides and both
+            thresholds are equal, they stay equal.
         false_reject_rate: Rate in (0, 1) to recompute both thresholds for, from the held-out scores in the bundle.
 
     Raises:
@@ -227,7 +228,10 @@ def adjusted(
         return replace(bundle, calibration=_recalibrated(bundle, false_reject_rate))
     calibration = bundle.calibration
     if score is not None:
+        drawn_as_decided = calibration.verdict == "map" and calibration.map_threshold == calibration.score_threshold
         calibration = _with_score(calibration, threshold_by_hand(score, calibration.held_out_scores))
+        if drawn_as_decided and map_threshold is None:
+            map_threshold = score
     if map_threshold is not None:
         calibration = replace(calibration, map_threshold=threshold_by_hand(map_threshold, ()).value)
     return replace(bundle, calibration=calibration)
@@ -239,7 +243,8 @@ def _recalibrated(bundle: Bundle, rate: float) -> Calibration:
         raise _unusable(bundle, "no held-out scores in its calibration")
     _check_rate(rate)
     try:
-        calibration = replace(calibrate_sessions(held_out.by_session, rate), sessions=held_out.sessions)
+        calibration = calibrate_sessions(held_out.by_session, rate)
+        calibration = replace(calibration, sessions=held_out.sessions, verdict=held_out.verdict)
     except RecordError as error:
         raise _unusable(bundle, f"held-out scores that allow no threshold ({error})") from error
     if min(calibration.score_threshold, calibration.map_threshold) <= 0:
