@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cmdiad_runtime.cli.each import FIGURE_NAMES
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -94,8 +95,7 @@ def _data(data: dict[str, Any]) -> str:
 def _figures(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return "no figures; run cmdiad-bench accuracy on a test split"
-    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
-    values = [f"{text} {figures[name]:.3f}" for name, text in names.items() if figures.get(name) is not None]
+    values = [f"{text} {figures[name]:.3f}" for name, text in FIGURE_NAMES.items() if figures.get(name) is not None]
     return ", ".join([*values, f"{figures['samples']} samples, {figures['good']} of them good"])
 
 

@@ -1,0 +1,64 @@
+"""`--category all`: the same work for each category, with one table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import click
+
+from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.output import say
+
+ALL = "all"
+"""Value of `--category` that stands for every category."""
+
+FIGURE_NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
+"""Figures of a table and their headings."""
+
+Cells = Mapping[str, str]
+"""Texts of a row of the table, by column."""
+
+
+def for_each(names: Sequence[str], work: Callable[[str], Cells], *, first_column: str = "category") -> int:
+    """Do some work for each name, whether or not it fails for another one, and print a table of the results.
+
+    Args:
+        names: Names, for example of categories.
+        work: Function that does the work for a name and returns cells for the table. "result" is the last column.
+        first_column: Heading of the names.
+
+    Returns:
+        The exit code of the first work that failed, or 0.
+    """
+    rows: list[Cells] = []
+    code = 0
+    try:
+        for number, name in enumerate(names, start=1):
+            say(f"[{number}/{len(names)}] {printable(name)}")
+            try:
+                cells = work(name)
+            except CmdiadError as error:
+                say(f"error: {error}")
+                code = code or error.exit_code
+                cells = {"result": f"failed, exit code {error.exit_code}"}
+            rows.append({first_column: printable(name), **cells})
+    finally:  # An interruption keeps what is finished, too.
+        click.echo(table(rows))
+    return code
+
+
+def table(rows: Sequence[Cells]) -> str:
+    """Return rows as a text table; the columns are those of all rows, with "result" last."""
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != "result"))
+    columns += ["result"] if any("result" in row for row in rows) else []
+    lines = [columns, *([row.get(column, "-") for column in columns] for row in rows)]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def as_figure(value: float | None) -> str:
+    """Return a share with three digits, "-" if there is none."""
+    return "-" if value is None else f"{value:.3f}"
