@@ -12,7 +12,7 @@ from cmdiad_bench.accuracy import measure_accuracy
 from cmdiad_bench.report.report import ReportOptions, write_report
 from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.bundle.manifest import manifest_hash, read_manifest
-from cmdiad_runtime.cli.each import FIGURE_NAMES, as_figure, for_each
+from cmdiad_runtime.cli.each import FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
@@ -58,7 +58,7 @@ def measure_all(data: Path, bundles: Path, engine: EngineName, json_file: Path |
             measured[category] = {**figures, "bundle": printable(path), "bundle_sha256": digest}
             if json_file is not None:
                 write_json(json_file, {"format": FORMAT, "categories": measured})
-        return {**_cells(measured[category]), "bundle": printable(path), "result": "kept" if kept else "measured"}
+        return {**_cells(measured[category]), "bundle": printable(path), "result": KEPT if kept else "measured"}
 
     return for_each(list_categories(data), measure)
 
@@ -89,7 +89,7 @@ def report_all(data: Path, bundles: Path, out: Path, options: ReportOptions, rep
         if result is None:
             (result,) = write_report(data, [path], folder, replace(options, category=category), reporter)["classes"]
         page = printable(folder / "report.html")
-        return {**_cells(result), "bundle": printable(path), "report": page, "result": "kept" if kept else "written"}
+        return {**_cells(result), "bundle": printable(path), "report": page, "result": KEPT if kept else "written"}
 
     return for_each(list_categories(data), write)
 

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
-from cmdiad_runtime.cli.each import ALL, for_each
+from cmdiad_runtime.cli.each import ALL, KEPT, for_each
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -197,7 +197,7 @@ def _export_all(runs: dict[str, Path], folder: Path, suffix: str, export: Callab
         finished = manifest.exists() and manifest.stat().st_mtime_ns >= (run / "run.json").stat().st_mtime_ns
         if not finished:
             export(run, bundle)
-        return {"run": str(run), "bundle": str(bundle), "result": "kept" if finished else "exported"}
+        return {"run": str(run), "bundle": str(bundle), "result": KEPT if finished else "exported"}
 
     return for_each(list(runs), work)
 

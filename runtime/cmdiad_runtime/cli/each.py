@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import click
@@ -9,9 +10,13 @@ import click
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
+from cmdiad_runtime.support.progress import about
 
 ALL = "all"
 """Value of `--category` that stands for every category."""
+
+KEPT = "kept"
+"""Result of a work that an earlier command has finished."""
 
 FIGURE_NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
 """Figures of a table and their headings."""
@@ -32,16 +37,20 @@ def for_each(names: Sequence[str], work: Callable[[str], Cells], *, first_column
         The exit code of the first work that failed, or 0.
     """
     rows: list[Cells] = []
-    code = 0
+    code, spent = 0, []
     try:
         for number, name in enumerate(names, start=1):
-            say(f"[{number}/{len(names)}] {printable(name)}")
+            left = f", {about(sum(spent) / len(spent) * (len(names) - number + 1))} left" if spent else ""
+            say(f"[{number}/{len(names)}] {printable(name)}{left}")
+            start = time.monotonic()
             try:
                 cells = work(name)
             except CmdiadError as error:
                 say(f"error: {error}")
                 code = code or error.exit_code
                 cells = {"result": f"failed, exit code {error.exit_code}"}
+            else:
+                spent += [] if cells["result"] == KEPT else [time.monotonic() - start]
             rows.append({first_column: printable(name), **cells})
     finally:  # An interruption keeps what is finished, too.
         click.echo(table(rows))

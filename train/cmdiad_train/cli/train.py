@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, as_figure, for_each
+from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
@@ -201,6 +201,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.fit.envelope import EnvelopeOptions
     from cmdiad_train.fit.fit import FitOptions, fit
     from cmdiad_train.fit.mask import read_inspection_mask
+    from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
     _refuse_foreign_options(click.get_current_context(), family)
@@ -225,7 +226,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
 
     def train_one(name: str) -> dict[str, str]:
         run = (out or RUNS) / _run_name(name, recipe)
-        return _row(train(name, run), run)
+        finished = (run / FILE).exists() and read_record(run).status == "complete"
+        return {**_figures_row(train(name, run)), "run": printable(run), "result": KEPT if finished else "trained"}
 
     return for_each(names, train_one)
 
@@ -248,14 +250,10 @@ def _run_name(category: str, recipe: Recipe) -> str:
     return f"{category}-{recipe.modality}-{family_of(recipe.family).run_name(recipe)}"
 
 
-def _row(record: RunRecord, run: Path) -> dict[str, str]:
-    """Return the row of a finished run in the table of all categories."""
+def _figures_row(record: RunRecord) -> dict[str, str]:
+    """Return the figures of a finished run as cells of the table of all categories."""
     figures = record.metrics or {}
-    return {
-        **{text: as_figure(figures.get(name)) for name, text in FIGURE_NAMES.items()},
-        "run": printable(run),
-        "result": "trained",
-    }
+    return {text: as_figure(figures.get(name)) for name, text in FIGURE_NAMES.items()}
 
 
 def main() -> None:
