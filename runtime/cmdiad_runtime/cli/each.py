@@ -37,7 +37,8 @@ def for_each(names: Sequence[str], work: Callable[[str], Cells], *, first_column
         The exit code of the first work that failed, or 0.
     """
     rows: list[Cells] = []
-    code, spent = 0, []
+    code = 0
+    spent: list[float] = []
     try:
         for number, name in enumerate(names, start=1):
             left = f", {about(sum(spent) / len(spent) * (len(names) - number + 1))} left" if spent else ""

@@ -135,6 +135,7 @@ def test_a_replaced_file_is_yielded_again(watched: Watched) -> None:
     assert watched.names(after=2) == ["a.png"]
 
 
+@pytest.mark.failure_mode("A file in a watched folder that is replaced during the inspection")
 def test_a_file_that_is_replaced_during_the_inspection_gets_no_verdict_of_the_other(watched: Watched) -> None:
     watched.write("a.png", mtime=1000)
     watched.search()
@@ -168,6 +169,7 @@ def test_temporary_names_masks_results_and_links_to_folders_are_left_out_with_on
     assert watched.names(after=2) == ["e.png"]
 
 
+@pytest.mark.failure_mode("A watched folder that is away for a while")
 def test_a_folder_that_is_away_for_a_while_is_reported_and_retried(watched: Watched) -> None:
     watched.write("a.png")
     watched.search()
