@@ -188,8 +188,8 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     click.option(
         "--category",
         help="Category of DATA to use instead of the one that BUNDLE was trained on. `all`: a report of each "
-        "category, with its newest bundle in the folder BUNDLE, and one table at the end. Reports that are there "
-        "already are kept.",
+        "category, with the newest bundle of that category in the folder BUNDLE, and one table at the end. Reports "
+        "that are there already are kept.",
     ),
     ENGINE,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
-from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import about
@@ -46,10 +46,11 @@ def for_each(names: Sequence[str], work: Callable[[str], Cells], *, first_column
             start = time.monotonic()
             try:
                 cells = work(name)
-            except CmdiadError as error:
-                say(f"error: {error}")
-                code = code or error.exit_code
-                cells = {"result": f"failed, exit code {error.exit_code}"}
+            except (CmdiadError, OSError) as error:
+                failed = error.exit_code if isinstance(error, CmdiadError) else OutputError.exit_code
+                say(f"error: {printable(str(error))}")
+                code = code or failed
+                cells = {"result": f"failed, exit code {failed}"}
             else:
                 spent += [] if cells["result"] == KEPT else [time.monotonic() - start]
             rows.append({first_column: printable(name), **cells})
