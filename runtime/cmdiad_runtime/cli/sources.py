@@ -130,7 +130,7 @@ def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path
             if problem := done.move(source, inspected.inspection.verdict):
                 say(f"warning: {printable(source.path)} is not moved ({problem}); the verdict stands")
             if not lexists(source.path):
-                watch.release(source.path)
+                watch.release(source)
 
         say(f"watching {printable(folder)}; end with Ctrl-C")
         yield OpenSources(stack.enter_context(Arrivals(watch)), finish)

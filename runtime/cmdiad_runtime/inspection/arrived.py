@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +54,12 @@ class Arrived:
     @property
     def state(self) -> str:
         """Return sizes and times of change as text, for results."""
-        return "+".join(f"{file.size}:{file.mtime_ns}" for file in self.files)
+        return "+".join(file_state(file.size, file.mtime_ns) for file in self.files)
 
     @property
     def key(self) -> str:
         """Return the text by which the same files are recognised after a restart; see `result_key`."""
-        return result_key(os.fsencode(self.path), self.state)
+        return result_key(self.name, self.state)
 
     def check_unchanged(self) -> None:
         """Raise InputError if a file differs from the one that was complete, so that its verdict would be a guess."""
@@ -79,11 +78,16 @@ class Arrived:
         return self.name
 
 
-def result_key(name: bytes, state: str) -> str:
+def file_state(size: int, mtime_ns: int) -> str:
+    """Return size and time of change of one file as text."""
+    return f"{size}:{mtime_ns}"
+
+
+def result_key(name: str, state: str) -> str:
     """Return the text that stands for a file in its present state.
 
     Args:
-        name: Path of the file in bytes.
+        name: Path of the file.
         state: See `Arrived.state`.
     """
-    return f"{name.hex()} {state}"
+    return f"{name} {state}"

@@ -110,7 +110,8 @@ def finished_files(folder: Path, decided_by: Mapping[str, Any]) -> DigestSet:
     for line in read_lines(folder / RESULTS):
         state = line.get("file_state")
         if isinstance(state, str) and all(line.get(name) == value for name, value in decided_by.items()):
-            name = bytes.fromhex(line["input_hex"]) if line.get("input_hex") else os.fsencode(str(line.get("input")))
+            stated = line.get("input_hex")
+            name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
             finished.add(result_key(name, state))
     return finished
 

@@ -5,7 +5,8 @@ complete when size and time of change have stayed the same for the settle time a
 guessed: a sample that is not complete in time becomes NG with a reason.
 
 Memory does not grow with the number of files in the folder: at most MOST_PENDING incomplete samples are tracked at
-the same time (others follow later), and finished ones are remembered as eight bytes each.
+the same time (others follow later), and finished ones are remembered as eight bytes each, or as their names while they
+are being moved.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ MOST_PENDING = 4096
 """Largest number of incomplete samples that are tracked at the same time."""
 _LONGEST_PAUSE_S = 1.0
 _SHORTEST_PAUSE_S = 0.05
+_REST = 3
+"""Pause after a search as a multiple of the duration, so that a huge folder does not slow the inspection down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,7 @@ class FolderWatch:
         self._seen = DigestSet() if seen is None else seen
         self._clock = clock
         self._pending: dict[Path, _Pending] = {}
-        self._in_work: dict[Path, str] = {}
+        self._in_work: set[str] = set()
         self._said: set[str] = set()
         self._searches = 0
         self._blocked = 0.0
@@ -108,14 +111,15 @@ class FolderWatch:
         while not self._closed.is_set():
             start = self._clock()
             yield from self.search()
-            self._closed.wait(max(pause, self._clock() - start))  # At most half of the time is spent on listing.
+            self._closed.wait(max(pause, _REST * (self._clock() - start)))
 
     def search(self) -> Iterator[Arrived]:
         """List the folder once; yield the samples that are complete, and those that are late, sorted by name."""
         now = self._clock() - self._blocked
         self._searches += 1
         try:
-            for sample in list_samples(self._folder, self._modalities, self._excluded, self._say_once):
+            samples = list_samples(self._folder, self._modalities, self._excluded, self._is_finished, self._say_once)
+            for sample in samples:
                 self._note(sample, now)
         except FolderAwayError as error:
             self._report_away(error)
@@ -131,18 +135,16 @@ class FolderWatch:
                 yield arrived
                 self._blocked += self._clock() - before  # No file is late because the inspection is.
 
-    def release(self, path: Path) -> None:
+    def release(self, arrived: Arrived) -> None:
         """Forget an inspected sample that has left the folder: a file that returns is inspected again."""
-        self._in_work.pop(path, None)
+        self._in_work.discard(arrived.key)
 
     def close(self) -> None:
         """End the iteration."""
         self._closed.set()
 
     def _note(self, sample: ListedSample, now: float) -> None:
-        """Track a sample that is not finished, and the time since its last change."""
-        if self._is_finished(Arrived(sample.path, sample.files)):
-            return
+        """Track a sample, and the time since its last change."""
         pending = self._pending.get(sample.path)
         if pending is None:
             if len(self._pending) < MOST_PENDING:
@@ -152,14 +154,12 @@ class FolderWatch:
             pending.sample, pending.since = sample, now
         pending.search = self._searches
 
-    def _is_finished(self, arrived: Arrived) -> bool:
-        if self._options.moves:
-            return self._in_work.get(arrived.path) == arrived.key
-        return arrived.key in self._seen
+    def _is_finished(self, key: str) -> bool:
+        return key in (self._in_work if self._options.moves else self._seen)
 
     def _remember(self, arrived: Arrived) -> None:
         if self._options.moves:
-            self._in_work[arrived.path] = arrived.key
+            self._in_work.add(arrived.key)
         else:
             self._seen.add(arrived.key)
 

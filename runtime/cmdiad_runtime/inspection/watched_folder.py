@@ -7,13 +7,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_runtime.inspection.arrived import FileState
+from cmdiad_runtime.inspection.arrived import Arrived, FileState, file_state, result_key
 from cmdiad_runtime.inspection.find_inputs import SKIPPED_TEXTS, skipped_file, skipped_folder
 from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
 
+IsFinished = Callable[[str], bool]
+"""Function that returns True for the `Arrived.key` of a sample that needs no further look."""
 SayOnce = Callable[[str, str], None]
 """Receiver of a subject and a message; of several messages with the same subject, only the first is shown."""
 _TEMPORARY = (".tmp", ".part", ".partial")
@@ -39,23 +41,28 @@ class ListedSample:
 
 
 def list_samples(
-    folder: Path, modalities: Sequence[Modality], excluded: Collection[Path], say: SayOnce
+    folder: Path,
+    modalities: Sequence[Modality],
+    excluded: Collection[Path],
+    is_finished: IsFinished,
+    say: SayOnce,
 ) -> Iterator[ListedSample]:
-    """Yield the samples in a folder and all folders below, in any order.
+    """Yield the samples in a folder and all folders below that are not finished, in any order.
 
     Args:
         folder: Folder to list.
         modalities: Modalities that a sample must have. An image and a cloud belong together if their names are equal
             except for the suffix, next to each other or in the folders `rgb` and `xyz` or `depth`.
         excluded: Folders to leave out, resolved.
+        is_finished: Function that knows the finished samples.
         say: Receiver of messages about what is left out.
 
     Raises:
         FolderAwayError: The folder cannot be listed.
     """
-    for path in _files(folder, excluded, say):
+    for path in _files(folder, excluded, is_finished, say):
         sample = _sample(path, modalities)
-        if sample is not None:
+        if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
             yield sample
 
 
@@ -83,16 +90,23 @@ def _modality_of(path: Path) -> Modality | None:
     return next((modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes), None)
 
 
-def _files(folder: Path, excluded: Collection[Path], say: SayOnce) -> Iterator[Path]:
-    """Yield the files that are no masks, thumbnails and so on. Links to folders are not followed."""
+def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, say: SayOnce) -> Iterator[Path]:
+    """Yield the files that are no masks, thumbnails and so on. Links to folders are not followed.
+
+    Finished samples of one file are left out first, because a folder may hold a million of them.
+    """
     folders = [folder]
     while folders:
         current = folders.pop()
         try:
             with os.scandir(current) as entries:
+                parent = "" if current == Path() else os.path.join(current, "")  # noqa: PTH118 - as text, for speed
                 for entry in entries:
+                    is_folder = entry.is_dir()
+                    if not is_folder and _is_known(entry, parent, is_finished):
+                        continue
                     path = current / entry.name
-                    if not entry.is_dir():
+                    if not is_folder:
                         if not _is_left_out(path, say):
                             yield path
                     elif entry.is_symlink():
@@ -103,6 +117,15 @@ def _files(folder: Path, excluded: Collection[Path], say: SayOnce) -> Iterator[P
             if current == folder:
                 raise FolderAwayError(error.errno, error.strerror) from error
             say(str(current), f"warning: {printable(current)} cannot be listed ({cause_of(error)}); retried")
+
+
+def _is_known(entry: os.DirEntry[str], parent: str, is_finished: IsFinished) -> bool:
+    """Return True if a file alone is a finished sample."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return False
+    return is_finished(result_key(parent + entry.name, file_state(status.st_size, status.st_mtime_ns)))
 
 
 def _is_left_out(path: Path, say: SayOnce) -> bool:

@@ -96,6 +96,21 @@ def test_a_file_that_changes_without_growing_is_not_complete(watched: Watched) -
     assert watched.names(after=2) == ["a.png"]
 
 
+@pytest.mark.parametrize("name", [".", "line", "line/.."])
+@pytest.mark.parametrize("moves", [False, True])
+def test_any_name_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, moves: bool) -> None:
+    """A finished file is recognised by its path as text."""
+    monkeypatch.chdir(tmp_path)
+    Path("line").mkdir()
+    watched = Watched(Path(name), moves=moves)
+    watched.write("a.png")
+    watched.write("more/b.png")
+    watched.search()
+    assert [sample.path.name for sample in watched.search(after=2)] == ["a.png", "b.png"]
+    watched.search(after=2)
+    assert watched.names(after=2) == []
+
+
 @pytest.mark.failure_mode("A file in a watched folder that never stops growing")
 def test_a_file_that_never_settles_is_refused(watched: Watched) -> None:
     refused: list[Arrived] = []
@@ -253,7 +268,7 @@ def test_moved_files_may_return(tmp_path: Path) -> None:
     assert watched.names(after=2) == [], "the file is in work"
     with open_done_folders(watched.folder, watched.folder / "done") as done:
         assert done.move(sample, "OK") == ""
-    watched.watch.release(sample.path)
+    watched.watch.release(sample)
     assert watched.names(after=2) == []
     shutil.copy2(watched.folder / "done" / "OK" / "a.png", sample.path)
     watched.search()
