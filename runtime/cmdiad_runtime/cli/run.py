@@ -234,6 +234,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 ) -> int:
     """See HELP."""
     bundle, named = bundle_and_inputs(paths, modality, named=require_signature is not None or watch is not None)
+    if watch is None:
+        _refuse_watch_options(click.get_current_context())
     inputs = Inputs(paths=named, null=null, watch=watch, settle_s=settle, limit_s=arrival_timeout, move_to=move_to)
     if self_test and inputs:
         raise click.UsageError("--self-test inspects the bundle's own golden samples: leave INPUT out")
@@ -273,6 +275,13 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 def main() -> None:
     """Run the command and end the process."""
     run_command(cli, "cmdiad-run")
+
+
+def _refuse_watch_options(context: click.Context) -> None:
+    """Raise click.UsageError if the command line has an option of a watched folder, which would have no effect."""
+    for name in ("settle", "arrival_timeout", "move_to"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} concerns the files of --watch DIR")
 
 
 def _reader(timeout_s: float) -> AbstractContextManager[TimedReader | None]:

@@ -52,8 +52,6 @@ class Inputs:
             raise click.UsageError("- reads all names from standard input: leave other INPUT out")
         if self.null and self.paths != (STANDARD_INPUT,):
             raise click.UsageError("-0 concerns the list on standard input: pass - as INPUT")
-        if self.move_to is not None and self.watch is None:
-            raise click.UsageError("--move-to concerns the files of --watch DIR")
 
     def __bool__(self) -> bool:
         return bool(self.paths) or self.watch is not None

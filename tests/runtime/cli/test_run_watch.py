@@ -127,6 +127,7 @@ def test_an_empty_list_is_no_success(exported: Cached, monkeypatch: pytest.Monke
         ["-", "a.png"],
         ["-0", "a.png"],
         ["a.png", "--move-to", "done"],
+        ["a.png", "--settle", "3"],
         ["--watch", "no-such-folder"],
     ],
 )
