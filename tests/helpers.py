@@ -182,6 +182,16 @@ def flip_byte(path: Path, position: int | None = None) -> Path:
     return path
 
 
+def threshold_report(bundle: Path) -> str:
+    """The lines on stderr with which `cmdiad-run` begins."""
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.cli.threshold_text import in_shell, threshold_line, warnings_about
+
+    calibration = Bundle.open(bundle).calibration
+    warnings = warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle)} --good DIR")
+    return "".join(f"{line}\n" for line in (threshold_line(calibration), *(f"warning: {w}" for w in warnings)))
+
+
 def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
     from cmdiad_runtime.bundle.manifest import manifest_hash

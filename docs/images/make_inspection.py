@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cmdiad_runtime.inspection.overlay import depth_image
 from cmdiad_runtime.readers import read_xyz
+from cmdiad_runtime.support.score_text import compared
 
 CELL = 226
 GAP = 10
@@ -40,9 +41,10 @@ def main(demo: Path, target: Path) -> None:
         canvas.paste(fit(overlay), (left, HEADER + CELL + GAP))
         draw.text((left + CELL / 2, HEADER / 2), title, "black", font, anchor="mm")
         colour = "#1a7f37" if result["verdict"] == "OK" else "#cf222e"
-        text = f"{result['verdict']}   score {result['score']:.2f}, threshold {result['threshold']:.2f}"
+        scores = compared(float(str(result["score"])), float(str(result["threshold"])), "threshold")
+        text = f"{result['verdict']}   {scores}"
         draw.text((left + CELL / 2, HEADER + 2 * CELL + GAP + FOOTER / 2), text, colour, font, anchor="mm")
-    canvas.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+    canvas.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def read_result(folder: Path, defect: str, number: str) -> dict[str, object]:

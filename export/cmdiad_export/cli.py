@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.cli.each import ALL, KEPT, for_each
+from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -155,6 +156,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         else:
             _export_within(run, bundle, options, budget)
         click.echo(f"bundle: {bundle}")
+        _report_threshold(run, bundle)
 
     if category is not None:
         runs = newest_runs(run or RUNS)
@@ -208,6 +210,21 @@ def _export(run: Path, out: Path, options: ExportOptions) -> None:
     from cmdiad_train.runs.run import load_run
 
     write_bundle(load_run(run), out, options, TerminalReporter())
+
+
+def _report_threshold(run: Path, out: Path) -> None:
+    """Print the threshold of a bundle, what it rests on, and the next commands."""
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_train.runs.record import read_record
+
+    data = Path(read_record(run).data.folder)
+    test = data / "test"
+    report_threshold(
+        Bundle.open(out).calibration,
+        f"cmdiad-threshold {in_shell(out)} --good DIR",
+        f"cmdiad-run {in_shell(out)} {in_shell(test) if test.is_dir() else 'PHOTOS'} --output inspected",
+        f"cmdiad-bench report {in_shell(data)} {in_shell(out)} --out report",
+    )
 
 
 def _make_folder(folder: Path, out: Path) -> None:

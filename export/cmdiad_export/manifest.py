@@ -31,7 +31,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         "recipe": run.recipe.to_json(),
         "preprocessing": run.preprocessing.to_json(),
         "graph": {"file": GRAPH, "sha256": graph_digest(folder / GRAPH), **_banks(run), **graph.record},
-        "calibration": asdict(run.calibration),
+        "calibration": run.calibration.to_json(),
         "certificate": {
             "reference": f"torch {version('torch')}, fp32, CPU",
             **certificate_record(graph),

@@ -18,8 +18,9 @@ from PIL import Image
 from scipy import integrate
 
 from cmdiad_bench.cli import cli
-from cmdiad_bench.report import report
-from cmdiad_bench.report.figures import Scores, score_figure
+from cmdiad_bench.report import comparison, galleries, report
+from cmdiad_bench.report import page as page_module
+from cmdiad_bench.report.figures import Compared, Scores, comparison_figure, score_figure
 from cmdiad_bench.report.pictures import draw_pictures
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import sha256_of
@@ -96,6 +97,7 @@ def test_report_has_the_figures_of_accuracy(data: Path, bundle: Path, tmp_path: 
     page.assert_harmless()
     (found,) = record["classes"]
     accuracy = json.loads((tmp_path / "accuracy.json").read_text())
+    del accuracy["machine"]  # with the load of the machine, which changes between the commands
     assert {key: found[key] for key in accuracy} == accuracy
     assert record["command"].startswith("cmdiad-bench report ")
     assert record["mean"] == {"classes": 1, "intervals": record["mean"]["intervals"]} | {m: found[m] for m in METRICS}
@@ -133,12 +135,68 @@ def test_verdicts_of_each_sample(data: Path, bundle: Path, tmp_path: Path) -> No
 
 
 def test_pictures_of_both_sensors_and_the_legend(data: Path, bundle: Path, tmp_path: Path) -> None:
-    """Two good parts with image, depth and heatmap, three defects with their outline too."""
+    """Image, depth, heatmap and the surroundings of the largest value of each sample."""
     assert command(cli, "report", data, bundle, "--out", tmp_path).code == 0
     pictures = read(tmp_path)[1].all("img")
-    assert len(pictures) == 2 * 3 + 3 * 4 + 1
+    assert len(pictures) == 5 * 4 + 1
     assert all(picture["alt"] for picture in pictures)
-    assert sum("Depth of test/" in str(picture["alt"]) for picture in pictures) == 5
+    for label, count in (("Depth of", 2), ("Depth, defect outlined of", 3), ("Heatmap of", 5)):
+        assert sum(str(picture["alt"]).startswith(f"{label} test/") for picture in pictures) == count
+
+
+def test_a_data_set_of_images_has_no_column_of_clouds(own_data: Path, bundle: Path, tmp_path: Path) -> None:
+    for folder in (own_data / "gear/test").glob("*/xyz"):
+        shutil.rmtree(folder)
+    assert command(cli, "report", own_data, bundle, "--out", tmp_path).code == 0
+    page = read(tmp_path)[1]
+    assert len(page.all("img")) == 5 * 3 + 1
+    assert not {"Depth", "no cloud", "no image"} & set(page.text.split("\n")) and "no cloud" not in page.text
+
+
+def test_defects_without_masks_have_no_outline(own_data: Path, bundle: Path, tmp_path: Path) -> None:
+    for folder in (own_data / "gear/test").glob("*/gt"):
+        shutil.rmtree(folder)
+    ended = command(cli, "report", own_data, bundle, "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    record, page = read(tmp_path)
+    assert record["classes"][0]["without_mask"] == 3
+    assert "outlined" not in page.text and "No pixel figures: no defect has a usable mask." in page.text
+    assert "AUPRO 10 %" not in page.text  # a column without a figure
+
+
+def test_every_misjudged_sample_is_shown(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    """A threshold that no defect reaches: all are missed, and each shows its score below the threshold."""
+    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(score_threshold=1e6))
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "high").code == 0
+    record, page = read(tmp_path / "high")
+    missed = [sample["name"] for sample in record["classes"][0]["per_sample"] if not sample["correct"]]
+    assert len(missed) == record["classes"][0]["missed_defects"] == 3
+    assert "Missed defects" in page.text and "Rejected good parts" not in page.text
+    assert page.text.count("< threshold 1000000") == 5
+    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(score_threshold=1e-6))
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "low").code == 0
+    page = read(tmp_path / "low")[1]
+    assert "Rejected good parts" in page.text and "Missed defects" not in page.text
+    assert page.text.count("> threshold 0.000001000") == 5
+
+
+def test_long_galleries_are_cut_and_folded(data: Path, own_bundle: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(galleries, "_MOST", 2)
+    monkeypatch.setattr(page_module, "OPEN", 1)
+    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(score_threshold=1e6))
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path).code == 0
+    page = read(tmp_path)[1]
+    assert "3 of 3 defects. The 2 that score lowest are shown." in page.text
+    assert "1 more" in page.text
+
+
+def test_samples_without_a_score_are_listed_with_their_reason(own_data: Path, bundle: Path, tmp_path: Path) -> None:
+    truncate(next((own_data / "gear/test/hole/rgb").iterdir()))
+    assert command(cli, "report", own_data, bundle, "--out", tmp_path).code == 0
+    record, page = read(tmp_path)
+    (sample,) = (sample for sample in record["classes"][0]["per_sample"] if sample["score"] is None)
+    assert "NG without a score" in page.text
+    assert sample["reason"] in page.text and sample["message"] in page.text
 
 
 def test_the_other_sensor_is_for_display_alone(own_data: Path, bundle: Path, tmp_path: Path) -> None:
@@ -147,8 +205,9 @@ def test_the_other_sensor_is_for_display_alone(own_data: Path, bundle: Path, tmp
     ended = command(cli, "report", own_data, bundle, "--out", tmp_path / "report")
     assert ended.code == 0, ended.err
     page = read(tmp_path / "report")[1]
-    assert sum("Depth of test/" in str(picture["alt"]) for picture in page.all("img")) == 3
+    assert sum(str(picture["alt"]).startswith("Depth") for picture in page.all("img")) == 3
     assert page.text.count("no cloud") == 2
+    assert page.text.count("no image") == 0
 
 
 HOSTILE = "\"><script>alert(1)<img src=x onerror=alert(2)> {{ 7*7 }}'&amp;"
@@ -194,12 +253,61 @@ def test_two_detectors_of_one_class_have_no_mean(data: Path, bundle: Path, tmp_p
     record, page = read(tmp_path)
     assert record["mean"] is None
     assert "Mean of" not in page.text
-    assert page.text.count(record["classes"][0]["bundle"]) >= 4  # named in the summary, and below
+    name = record["classes"][0]["bundle"]
+    assert [found["name"] for found in record["classes"]] == [bundle.stem, f"{bundle.stem} (2)"]
+    for text in (bundle.stem, f"{bundle.stem} (2)", f"gear: {bundle.stem} (2)", "gear: 2 bundles compared", name):
+        assert text in page.text
+
+
+def test_bundles_are_compared_sample_by_sample(data: Path, bundle: Path, tmp_path: Path) -> None:
+    """One bundle misses all defects, the other rejects all parts: each sample is misjudged by exactly one."""
+    paths = [tmp_path / f"{name}.cmdiad" for name in ("<b>low", "high")]
+    for path, threshold in zip(paths, (1e-6, 1e6), strict=True):
+        shutil.copytree(bundle, path)
+        rewrite_manifest(path, lambda m, t=threshold: m["calibration"].update(score_threshold=t))  # type: ignore[misc]
+    ended = command(cli, "report", data, *paths, "--out", tmp_path / "report")
+    assert ended.code == 0, ended.err
+    record, page = read(tmp_path / "report")
+    page.assert_harmless()
+    assert [found["name"] for found in record["classes"]] == ["<b>low", "high"]
+    assert "5 of 5 samples are misjudged by at least one bundle." in page.text
+    heatmaps = [
+        str(picture["alt"]) for picture in page.all("img") if str(picture["alt"]).startswith("Heatmap of test/")
+    ]
+    for name in ("<b>low", "high"):
+        assert sum(alt.endswith(f" by {name}") for alt in heatmaps) == 5
+    (chart,) = (svg for svg in page.all("svg") if "each bundle" in str(svg["aria-label"]))
+    assert chart
+
+
+def test_names_of_bundles_differ() -> None:
+    records = [{"category": "gear", "bundle": name} for name in ("a", "b", "b", "b")]
+    paths = [Path(f"{folder}/x.cmdiad") for folder in "pqr"] + [Path("y.cmdiad")]
+    assert comparison.name_bundles(records, paths) == ["a", "x", "x (2)", "y"]
+    others = [{"category": category, "bundle": "a"} for category in ("gear", "wheel")]
+    assert comparison.name_bundles(others, paths[:2]) == ["a", "a"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e5])
+def test_comparison_shares_one_axis_in_multiples_of_the_thresholds(scale: float) -> None:
+    rng = np.random.default_rng(4)
+    rows = [
+        Compared("<x>" * 20, list(scale * rng.random(30)), [*(scale * (0.5 + rng.random(20))), 1e6 * scale], scale),
+        Compared("y", list(9 * scale * rng.random(30)), list(9 * scale * (0.5 + rng.random(20))), 9 * scale),
+    ]
+    drawing = comparison_figure(rows)
+    assert "<x>" not in drawing and "1 farther right" in drawing
+    missed = sum(value <= row.threshold for row in rows for value in row.defects)
+    assert bars(drawing, "good") == {"right": 60, "wrong": 0}
+    assert bars(drawing, "defect") == {"right": 41 - missed, "wrong": missed}
+    assert all(float(height) >= 0 for height in re.findall(r'<rect[^>]* height="([-\d.]+)"', drawing))
 
 
 def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "without").code == 0
-    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(held_out_scores=[0.5, 0.75, 1e9]))
+    rewrite_manifest(
+        own_bundle, lambda manifest: manifest["calibration"].update(held_out_scores=[0.5, 0.75, 1e9], sessions=[])
+    )
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "with").code == 0
     record, page = read(tmp_path / "with")
     assert record["classes"][0]["held_out_scores"] == [0.5, 0.75, 1e9]
@@ -228,7 +336,7 @@ def test_a_bundle_that_opens_can_be_reported(
         for name in ("recipe", "provenance", "versions", "created"):
             del manifest[name]
         manifest["graph"].pop("banks", None)
-        for name in ("held_out_scores", "held_out_peaks"):
+        for name in ("held_out_scores", "held_out_peaks", "sessions"):
             del manifest["calibration"][name]
         if recipe is not None:
             manifest["recipe"] = recipe
@@ -317,18 +425,19 @@ def test_pictures_lie_over_each_other(tmp_path: Path) -> None:
     mask[20:28, 32:40] = True  # of the padded square: columns 80 to 100, rows 20 to 40 of the image
     found = draw_pictures(files, companion, mask, np.where(mask, 3.0, 0.0).astype(np.float32), Preprocessing("rgb"), 1)
     assert decoded(found.image).shape == decoded(found.depth).shape == (60, 120, 3)
-    outline, heat = decoded(found.mask), decoded(found.heatmap)
+    outline, heat = decoded(found.image), decoded(found.heatmap)
     assert outline.shape == heat.shape == (60, 120, 3)
     rows, columns = np.nonzero(np.abs(outline - 128).max(axis=2) > 60)
     assert 15 <= rows[rows > 2].min() <= 20 and 40 <= rows.max() <= 44
     assert 75 <= columns[columns > 2].min() <= 80 and 99 <= columns.max() <= 104
-    assert np.ptp(heat[30, 90]) > 60  # coloured
+    assert np.ptp(heat[30, 90]) > 30  # coloured
     assert np.ptp(heat[30, 30]) < 10  # grey as it was
+    assert decoded(found.depth).std() > 5  # a cloud over the same picture has the outline too
 
 
 def test_a_picture_without_companion_or_mask(tmp_path: Path) -> None:
     cloud = write_cloud(tmp_path / "i.tiff", np.random.default_rng(0).random((20, 20, 3)).astype(np.float32))
     files = SampleFiles("test/hole/i", "hole", None, cloud, None)
     found = draw_pictures(files, None, None, np.zeros((8, 8), np.float32), Preprocessing("xyz"), 1.0)
-    assert found.image is None and found.mask is None
+    assert found.image is None and not found.outlined
     assert decoded(found.heatmap).shape == decoded(found.depth).shape

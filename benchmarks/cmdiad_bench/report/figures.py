@@ -1,10 +1,11 @@
 """Draw the charts of a report as SVG text that takes its colours from the page's style sheet.
 
-All text in the charts comes from this file or is a number, so nothing needs escaping.
+Text from the data is escaped; all other text comes from this file or is a number.
 """
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.support.score_text import score_texts
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_WIDTH, _HEIGHT = 460, 330
+_WIDTH, _HEIGHT = 460, 334
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 444, 14, 278
 _SQUARE_RIGHT = _LEFT + _BOTTOM - _TOP
 _LABEL_ROOM = 30
@@ -24,6 +27,9 @@ _TARGET_TICKS = 5
 _BINS = 32
 _MOST_THRESHOLDS = 4.0
 """Scores beyond this multiple of the threshold share the last bar: far defects would compress all others."""
+_ROW, _ROW_LABELS = 110, 40
+"""Height of a row in a comparison, and of the two lines of text in it."""
+_LONGEST_NAME = 36
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,23 @@ class Scores:
     kind: str
     values: Sequence[float]
     wrong_above: bool
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row of a comparison.
+
+    Attributes:
+        name: Name of the bundle.
+        good: Scores of good parts.
+        defects: Scores of defects.
+        threshold: Threshold of the bundle, positive.
+    """
+
+    name: str
+    good: Sequence[float]
+    defects: Sequence[float]
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +118,7 @@ def pro_figure(fpr: Sequence[float], pro: Sequence[float], limits: Sequence[floa
 
 def score_figure(rows: Sequence[Scores], threshold: float) -> str:
     """Draw one histogram of scores for each row on a common axis, with the threshold across all of them."""
-    edges, beyond = _bin_edges(rows, threshold)
+    edges, beyond = _bin_edges(np.concatenate([np.asarray(row.values, dtype=np.float64) for row in rows]), threshold)
     x = _Scale(edges[0], edges[-1], _WIDTH - _RIGHT, _RIGHT)
     counted = [_count(row.values, edges) for row in rows]
     most = max(float(counts.max()) / max(len(row.values), 1) for row, counts in zip(rows, counted, strict=True))
@@ -103,7 +126,7 @@ def score_figure(rows: Sequence[Scores], threshold: float) -> str:
     at = x(threshold)
     left = at < (x.start + x.end) / 2
     label = f'x="{x.end}" text-anchor="end"' if left else f'x="{x.start}"'  # on the side away from the threshold line
-    body: list[str] = []
+    body = [f'<path class="threshold" d="M{at:.1f},{_TOP - 8}V{_BOTTOM + 4}"/>']
     for i, (row, counts) in enumerate(zip(rows, counted, strict=True)):
         base = _TOP + (i + 1) * room
         body += _bars(row, counts, edges, x, _Scale(0, most, base, base - room + _LABEL_ROOM), threshold)
@@ -111,18 +134,52 @@ def score_figure(rows: Sequence[Scores], threshold: float) -> str:
     label_at = min(max(at, x.start + _HALF_LABEL), x.end - _HALF_LABEL)
     ticks = _nice_ticks(edges[0], edges[-1])
     body += [f'<text class="tick" x="{x(t):.1f}" y="{_BOTTOM + 16}" text-anchor="middle">{t:g}</text>' for t in ticks]
-    body += [
-        f'<path class="threshold" d="M{at:.1f},{_TOP - 8}V{_BOTTOM + 4}"/>',
-        f'<text class="strong" x="{label_at:.1f}" y="{_BOTTOM + 34}" text-anchor="middle">'
-        f"threshold {threshold:.4g}</text>",
-    ]
+    limit = score_texts(threshold, threshold)[1]
+    body.append(
+        f'<text class="strong" x="{label_at:.1f}" y="{_BOTTOM + 34}" text-anchor="middle">threshold {limit}</text>'
+    )
     if beyond:
         body.append(
-            f'<text class="tick" x="{_RIGHT}" y="{_BOTTOM + 34}" text-anchor="end">{beyond} farther right, '
+            f'<text class="tick" x="{_RIGHT}" y="{_BOTTOM + 51}" text-anchor="end">{beyond} farther right, '
             "in the last bar</text>"
         )
     described = ", ".join(f"{len(row.values)} {row.label.lower()}" for row in rows)
-    return _svg(f"Histograms of the scores of {described}; threshold {threshold:.4g}", body)
+    return _svg(f"Histograms of the scores of {described}; threshold {limit}", body)
+
+
+def comparison_figure(rows: Sequence[Compared]) -> str:
+    """Draw the scores of several bundles on one axis in multiples of their thresholds: good up, defects down."""
+    scaled = [[[v / row.threshold for v in values] for values in (row.good, row.defects)] for row in rows]
+    edges, beyond = _bin_edges(np.array([value for pair in scaled for values in pair for value in values]), 1.0)
+    x = _Scale(edges[0], edges[-1], _WIDTH - _RIGHT, _RIGHT)
+    bottom = _TOP + _ROW * len(rows)
+    body = [f'<path class="threshold" d="M{x(1):.1f},{_TOP - 6}V{bottom + 4}"/>']
+    most = max(_largest_share(values, edges) for pair in scaled for values in pair)
+    for i, (row, (good, defects)) in enumerate(zip(rows, scaled, strict=True)):
+        top = _TOP + i * _ROW
+        reach = (_ROW - _ROW_LABELS) / 2 - 5
+        base = top + _ROW_LABELS + reach
+        for scores, end in ((Scores("", "good", good, True), -reach), (Scores("", "defect", defects, False), reach)):
+            body += _bars(scores, _count(scores.values, edges), edges, x, _Scale(0, most, base, base + end), 1.0)
+        name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[:_LONGEST_NAME]}…"
+        good_above = sum(value > row.threshold for value in row.good)
+        missed = sum(value <= row.threshold for value in row.defects)
+        wrong = f"{good_above} of {len(good)} good above, {missed} of {len(defects)} defects not above"
+        body.append(f'<text class="strong" x="{x.start}" y="{top + 14}">{html.escape(name)}</text>')
+        body.append(f'<text class="tick" x="{x.start}" y="{top + 29}">{wrong}</text>')
+    for tick in _nice_ticks(edges[0], edges[-1]):
+        body.append(f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
+    far = f"; {beyond} farther right, in the last bar" if beyond else ""
+    middle = (x.start + x.end) / 2
+    body.append(
+        f'<text class="title" x="{middle}" y="{bottom + 38}" text-anchor="middle">'
+        f"multiples of the threshold{far}</text>"
+    )
+    return _svg("Histograms of the scores of each bundle in multiples of its threshold", body, height=bottom + 48)
+
+
+def _largest_share(values: Sequence[float], edges: FloatArray) -> float:
+    return float(_count(values, edges).max()) / max(len(values), 1)
 
 
 def _bars(row: Scores, counts: IntArray, edges: FloatArray, x: _Scale, y: _Scale, threshold: float) -> list[str]:
@@ -132,10 +189,10 @@ def _bars(row: Scores, counts: IntArray, edges: FloatArray, x: _Scale, y: _Scale
     for count, left, right in zip(counts, edges, edges[1:], strict=False):
         if count:
             wrong = (left >= threshold) == row.wrong_above
-            top = y(count / total)
+            top, low = sorted((y(count / total), y.start))
             body.append(
                 f'<rect class="{row.kind}{" wrong" if wrong else ""}" x="{x(left) + 0.6:.1f}" '
-                f'y="{top:.1f}" width="{x(right) - x(left) - 1.2:.1f}" height="{y.start - top:.1f}">'
+                f'y="{top:.1f}" width="{x(right) - x(left) - 1.2:.1f}" height="{low - top:.1f}">'
                 f"<title>{count} from {left:.4g} to {right:.4g}</title></rect>"
             )
     return body
@@ -147,9 +204,8 @@ def _described(row: Scores, threshold: float) -> str:
     return f"{row.label}: {len(row.values)}, {wrong} the threshold"
 
 
-def _bin_edges(rows: Sequence[Scores], threshold: float) -> tuple[FloatArray, int]:
-    """Edges of the bars, one of which is the threshold; and how many scores lie beyond the last."""
-    values = np.concatenate([np.asarray(row.values, dtype=np.float64) for row in rows])
+def _bin_edges(values: FloatArray, threshold: float) -> tuple[FloatArray, int]:
+    """Return the edges of the bars, one of which is the threshold, and the number of values beyond the last."""
     low, high = min(values.min(), threshold), max(values.max(), threshold)
     if threshold > 0:
         high = min(high, _MOST_THRESHOLDS * threshold)
@@ -200,5 +256,5 @@ def _nice_ticks(low: float, high: float) -> list[float]:
     return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _svg(label: str, body: Sequence[str], *, width: float = _WIDTH) -> str:
-    return f'<svg viewBox="0 0 {width:g} {_HEIGHT}" role="img" aria-label="{label}">' + "".join(body) + "</svg>"
+def _svg(label: str, body: Sequence[str], *, width: float = _WIDTH, height: float = _HEIGHT) -> str:
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">' + "".join(body) + "</svg>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmdiad_bench.detector import settings_as_text
+from cmdiad_bench.report.comparison import Comparison, compare, scores_of
 from cmdiad_bench.report.figures import Scores, pro_figure, roc_figure, score_figure
-from cmdiad_bench.report.pictures import Pictures, draw_legend
+from cmdiad_bench.report.galleries import OPEN, Gallery, Row
+from cmdiad_bench.report.pictures import draw_legend
+from cmdiad_runtime.support.score_text import score_texts
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
 
 COLUMNS = (
@@ -27,46 +30,18 @@ SENSORS = {"rgb": "camera alone", "xyz": "3D sensor alone", "both": "camera and 
 
 
 @dataclass(frozen=True)
-class Row:
-    """One sample of a gallery.
+class Section:
+    """One bundle on one class.
 
     Attributes:
-        name: Split, defect and number of the sample.
-        good: True for a good part.
-        rejected: True for the verdict NG.
-        score: Image score.
-        pictures: Pictures of the sample.
+        record: Entry of `classes` in `report.json`.
+        galleries: Samples with pictures.
+        draw: Function that draws samples by name; None if no other bundle has the same class.
     """
-
-    name: str
-    good: bool
-    rejected: bool
-    score: float
-    pictures: Pictures
-
-    @property
-    def outcome(self) -> str:
-        """Verdict compared with the label: "passed", "false reject", "found" or "missed"."""
-        if self.good:
-            return "false reject" if self.rejected else "passed"
-        return "found" if self.rejected else "missed"
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Samples under a title, with a caption that states how many there are."""
-
-    title: str
-    caption: str
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One class: its part of `report.json` and its galleries."""
 
     record: dict[str, Any]
     galleries: list[Gallery]
+    draw: Callable[[Sequence[str]], list[Row | None]] | None = None
 
 
 def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
@@ -84,27 +59,60 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "interval": _interval}
+    comparisons = compare([section.record for section in sections])
+    compared = {comparison.category for comparison in comparisons}
     return environment.get_template("report.html.jinja").render(
         report=record,
-        classes=[_view(section) for section in sections],
-        columns=COLUMNS,
+        classes=[_view(section, compared) for section in sections],
+        comparisons=[_view_comparison(comparison, sections) for comparison in comparisons],
+        columns=[
+            (key, title) for key, title in COLUMNS if any(section.record[key] is not None for section in sections)
+        ],
         legend=draw_legend(),
+        opened=OPEN,
     )
 
 
-def _view(section: Section) -> dict[str, Any]:
-    """Return the values that the template shows for one class."""
+def _view_comparison(comparison: Comparison, sections: Sequence[Section]) -> dict[str, Any]:
+    """Return the values that the template shows for the bundles of one class next to each other."""
+    drawn = [
+        section.draw(comparison.pictured)
+        for section in sections
+        if section.draw is not None and section.record["category"] == comparison.category
+    ]
+    return {
+        "category": comparison.category,
+        "names": comparison.names,
+        "samples": comparison.samples,
+        "misjudged": comparison.misjudged,
+        "chart": Markup(comparison.chart),  # noqa: S704  (numbers, and names that are escaped there)
+        "pictured": [
+            (name, list(zip(comparison.names, rows, strict=True)))
+            for name, rows in zip(comparison.pictured, zip(*drawn, strict=True), strict=True)
+        ],
+    }
+
+
+def _view(section: Section, compared: Container[str]) -> dict[str, Any]:
+    """Return the values that the template shows for one bundle on one class."""
     record = section.record
     sensor = SENSORS[record["modality"]]
+    category = record["category"]
     return {
         "record": record,
+        "title": f"{category}: {record['name']}" if category in compared else category,
+        "compared": category in compared,
         "sensor": sensor,
         "defects": record["samples"] - record["good"],
         "charts": _charts(record),
+        "threshold": _threshold(record["calibration"]),
         "facts": _facts(record, sensor),
         "not_inspected": [sample for sample in record["per_sample"] if sample["score"] is None],
         "reasons": list({**record["reasons"]["defects"], **record["reasons"]["good"]}),
-        "samples": sorted(record["per_sample"], key=_rank, reverse=True),
+        "samples": [
+            (sample, "none" if sample["score"] is None else score_texts(sample["score"], record["threshold"])[0])
+            for sample in sorted(record["per_sample"], key=_rank, reverse=True)
+        ],
         "galleries": section.galleries,
     }
 
@@ -116,29 +124,32 @@ def _rank(sample: dict[str, Any]) -> float:
 
 def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
     """Return titles and drawings. The drawings contain no text from the data."""
-    by_kind: dict[bool, list[float]] = {True: [], False: []}
-    for sample in record["per_sample"]:
-        if sample["score"] is not None:
-            by_kind[sample["defect"] == "good"].append(sample["score"])
-    rows = [Scores("Good", "good", by_kind[True], True), Scores("Defects", "defect", by_kind[False], False)]
-    if record["held_out_scores"]:
-        rows.insert(0, Scores("Held out, good", "held", record["held_out_scores"], True))
-    roc, pro = record["curves"]["roc"], record["curves"]["pro"]
-    good = record["good"]
-    defects = record["samples"] - good
-    operating_point = (record["false_rejects"] / good, 1 - record["missed_defects"] / defects)
-    charts = [
-        ("Scores", score_figure(rows, record["threshold"])),
-        ("Parts: ROC curve", roc_figure(roc["fpr"], roc["tpr"], operating_point)),
+    held_out = record["held_out_scores"] or []
+    kinds = [
+        Scores("Held out, good", "held", held_out, True),
+        Scores("Good", "good", scores_of(record, good=True), True),
+        Scores("Defects", "defect", scores_of(record, good=False), False),
     ]
+    rows = [row for row in kinds if row.values]
+    roc, pro = record["curves"]["roc"], record["curves"]["pro"]
+    charts = [("Scores", score_figure(rows, record["threshold"]))] if rows else []
+    if roc is not None:
+        charts.append(("Parts: ROC curve", roc_figure(roc["fpr"], roc["tpr"], _operating_point(record, held_out))))
     if pro is not None:
         charts.append(("Pixels: PRO curve", pro_figure(pro["fpr"], pro["pro"], tuple(PRO_LIMITS.values()))))
     return [(title, Markup(drawing)) for title, drawing in charts]  # noqa: S704  (numbers and text of this package)
 
 
+def _operating_point(record: dict[str, Any], held_out: Sequence[float]) -> tuple[float, float]:
+    """Return the shares of rejected good parts, of held-out ones without good test samples, and of found defects."""
+    good, defects = record["good"], record["samples"] - record["good"]
+    above = sum(score > record["threshold"] for score in held_out)
+    rejected = record["false_rejects"] / good if good else above / max(len(held_out), 1)
+    return rejected, 1 - record["missed_defects"] / defects
+
+
 def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
     """Return the facts behind the figures as pairs of a name and a value."""
-    calibration = record["calibration"]
     banks = ", ".join(f"{rows} × {width}" for rows, width in record["banks"])
     settings = settings_as_text(record["recipe"])
     extractors = [
@@ -156,15 +167,27 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
         *([("Settings of the family", settings)] if settings else []),
         *extractors,
         *([("Memory banks", banks)] if banks else []),
-        (
-            "Threshold",
-            f"{calibration['score_threshold']:.5g}: {calibration['method']} of {calibration['samples']} held-out good "
-            f"samples for at most {calibration['false_reject_rate']:.3g} of good parts rejected",
-        ),
+        ("Threshold", _threshold(record["calibration"])),
+        ("Map threshold", f"{record['calibration']['map_threshold']:.4g}"),
         ("Exported", record["created"] or "not recorded"),
         ("Machine", f"{record['machine']['processor']}, {record['machine']['cores']} cores"),
         ("SHA-256 of manifest.json", record["bundle_sha256"]),
     ]
+
+
+def _threshold(calibration: dict[str, Any]) -> str:
+    """Return the threshold, the method behind it and the interval of the share of good parts above it, as text."""
+    value = score_texts(calibration["score_threshold"], calibration["score_threshold"])[1]
+    low, high = calibration["interval"]
+    return (
+        f"{value}, {calibration['method']} of {calibration['samples']} held-out good samples for at most "
+        f"{_percent(calibration['false_reject_rate'])} of good parts rejected; with 95 % confidence the share is "
+        f"between {_percent(low)} and {_percent(high)}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def _figure(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Draw one inspected sample: image, depth, defect and heatmap side by side, as data URIs."""
+"""Draw one inspected sample as data URIs: the sensors' pictures, the heatmap, and the place that decided."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from PIL import Image
 from scipy import ndimage
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image
+from cmdiad_runtime.inspection.marks import ringed
+from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, largest_place
 from cmdiad_runtime.names import MODALITIES
-from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
 from cmdiad_runtime.preprocess.prepare import Preprocessing
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
 from cmdiad_runtime.sample import Mask, RgbImage
 from cmdiad_train.datasets import Category, SampleFiles
 
 _SIDE = 336
 """Pixels along the longer side: the width on the page, with a margin for dense screens."""
-_JPEG_QUALITY = 88
+_DETAIL = 0.25
+"""Sides of a detail, as a share of the sides of the picture."""
+_LEAST_DETAIL = 48
+"""Least side of a detail, in pixels of the picture."""
+_JPEG_QUALITY, _DEPTH_QUALITY = 82, 60
+"""Quality of pictures, and of depth images, whose missing points would make large files."""
 _OUTLINE = np.array([0, 230, 255], dtype=np.uint8)
 """Cyan, a colour that occurs neither on parts nor in heatmaps."""
 _GREY = 96
@@ -35,16 +41,19 @@ class Pictures:
     """Data URIs of one sample; None if there is no such picture.
 
     Attributes:
-        image: Camera image.
-        depth: Cloud as a depth image.
-        mask: Inspected picture with the outline of the defect.
-        heatmap: Inspected picture with the anomaly map, on the colour scale fixed by the threshold.
+        image: Camera image, with the outline of the defect.
+        depth: Cloud as a depth image, with the outline of the defect.
+        heatmap: Inspected picture with the anomaly map, on the colour scale fixed by the threshold, and a ring around
+            the largest value.
+        detail: Surroundings of the largest value, enlarged and without heat.
+        outlined: True if the outline of a defect is drawn.
     """
 
     image: str | None
     depth: str | None
-    mask: str | None
     heatmap: str
+    detail: str
+    outlined: bool
 
 
 def find_companions(category: Category, preprocessing: Preprocessing) -> dict[str, SampleFiles]:
@@ -78,12 +87,16 @@ def draw_pictures(
     depth = _show_depth(files.xyz or (companion.xyz if companion else None))
     inspected = image if files.rgb is not None else depth
     assert inspected is not None  # the inspection has read this file
-    small, crop = _view(inspected, preprocessing.pad_multiple)
+    view = PaddedSquare.of(inspected, preprocessing.pad_multiple)
+    place = largest_place(anomaly_map, view)
+    small = _shrink(inspected)
+    heated = anomaly_overlay(small, _over_sensor(anomaly_map, view, small), map_threshold)
     return Pictures(
-        image=None if image is None else _uri(_shrink(image)),
-        depth=None if depth is None else _uri(_shrink(depth)),
-        mask=None if mask is None else _uri(_outlined(small, mask)[crop]),
-        heatmap=_uri(anomaly_overlay(small, anomaly_map, map_threshold)[crop]),
+        image=_outlined_uri(image, mask, view),
+        depth=_outlined_uri(depth, mask, view, _DEPTH_QUALITY),
+        heatmap=_uri(ringed(heated, _scaled(place, small, inspected))),
+        detail=_uri(_detail(inspected, place)),
+        outlined=mask is not None and bool(mask.any()),
     )
 
 
@@ -109,14 +122,13 @@ def _show_depth(path: Path | None) -> RgbImage | None:
     return None
 
 
-def _view(picture: RgbImage, multiple: int) -> tuple[RgbImage, tuple[slice, slice]]:
-    """Return the picture padded as for the network and shrunk to a square, and the region of the picture in it."""
-    height, width = picture.shape[:2]
-    top, left, side = pad_offset(height, width, multiple=multiple)
-    square = _shrink(pad_to_square(picture, multiple=multiple))
-    scale = len(square) / side
-    rows = slice(round(top * scale), round((top + height) * scale))
-    return square, (rows, slice(round(left * scale), round((left + width) * scale)))
+def _over_sensor(array: npt.NDArray[np.float32], view: PaddedSquare, picture: RgbImage) -> npt.NDArray[np.float32]:
+    """Return an array `[size, size]` of the padded square over the picture of the sensor, `[h, w]` of the picture."""
+    scale = len(array) / view.side
+    left, top = view.left * scale, view.top * scale
+    box = (left, top, left + view.width * scale, top + view.height * scale)
+    resized = Image.fromarray(array).resize(picture.shape[1::-1], Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized)
 
 
 def _shrink(picture: RgbImage) -> RgbImage:
@@ -125,18 +137,49 @@ def _shrink(picture: RgbImage) -> RgbImage:
     return np.array(image)
 
 
-def _outlined(picture: RgbImage, mask: Mask) -> RgbImage:
-    """Draw the outer edge of the mask as a cyan line on black."""
-    resized = np.array(Image.fromarray(mask).resize(picture.shape[1::-1], Image.Resampling.NEAREST), dtype=bool)
-    around = ndimage.binary_dilation(resized, iterations=3)
-    line = ndimage.binary_dilation(resized, iterations=2) & ~resized
+def _scaled(place: tuple[float, float], target: RgbImage, source: RgbImage) -> tuple[float, float]:
+    """Return the place in a picture of another size, in pixels."""
+    row, column = ((place[axis] + 0.5) * target.shape[axis] / source.shape[axis] - 0.5 for axis in (0, 1))
+    return row, column
+
+
+def _detail(picture: RgbImage, place: tuple[float, float]) -> RgbImage:
+    """Return the part of the picture around a place, enlarged to the size of the others, with a ring."""
+    shape = [min(max(_LEAST_DETAIL, round(_DETAIL * side)), side) for side in picture.shape[:2]]
+    top, left = (
+        min(max(round(at) - side // 2, 0), end - side)
+        for at, side, end in zip(place, shape, picture.shape[:2], strict=True)
+    )
+    crop = picture[top : top + shape[0], left : left + shape[1]]
+    scale = _SIDE / max(shape)
+    size = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+    enlarged = np.array(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
+    return ringed(enlarged, _scaled((place[0] - top, place[1] - left), enlarged, crop))
+
+
+def _outlined_uri(
+    picture: RgbImage | None, mask: Mask | None, view: PaddedSquare, quality: int = _JPEG_QUALITY
+) -> str | None:
+    """Return a picture with the outline of the mask, if the picture has the size of the inspected one."""
+    if picture is None:
+        return None
+    small = _shrink(picture)
+    if mask is not None and picture.shape[:2] == (view.height, view.width):
+        small = _outlined(small, mask, view)
+    return _uri(small, quality)
+
+
+def _outlined(picture: RgbImage, mask: Mask, view: PaddedSquare) -> RgbImage:
+    """Draw the outer edge of a mask over the padded square as a thin cyan line with a black edge."""
+    region = _over_sensor(mask.astype(np.float32), view, picture) >= 0.5
+    line = ndimage.binary_dilation(region, iterations=3) & ~ndimage.binary_dilation(region)
     outlined = picture.copy()
-    outlined[around & ~resized] = 0
+    outlined[ndimage.binary_dilation(line)] = 0
     outlined[line] = _OUTLINE
     return outlined
 
 
-def _uri(picture: RgbImage) -> str:
+def _uri(picture: RgbImage, quality: int = _JPEG_QUALITY) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=quality, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

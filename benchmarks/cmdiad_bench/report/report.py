@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
-from cmdiad_bench.report.page import Gallery, Row, Section, render
-from cmdiad_bench.report.pictures import draw_pictures, find_companions
+from cmdiad_bench.report.comparison import name_bundles
+from cmdiad_bench.report.galleries import choose_galleries, draw_rows
+from cmdiad_bench.report.page import Section, render
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.engines import EngineName
@@ -24,15 +25,13 @@ from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets import GOOD, SampleFiles, open_category
+from cmdiad_train.datasets import GOOD, open_category
 from cmdiad_train.evaluation.bootstrap import LEVEL, RESAMPLES
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS, mean_over_classes
 from cmdiad_train.evaluation.metrics import pro_curve, roc_curve
 
 FORMAT = "cmdiad-report"
 FORMAT_VERSION = 1
-_ROWS = 3
-"""Samples in one gallery."""
 _CURVE_POINTS = 200
 
 
@@ -73,9 +72,15 @@ def write_report(
         RunError: The data set has no labelled test split, or no sample of one kind can be scored.
         OutputError: `out` cannot be written.
     """
-    _check_inputs(data, bundles, options.category)
+    categories = _check_inputs(data, bundles, options.category)
     _make_folder(out)
-    sections = [_inspect(data, bundle, options, reporter) for bundle in bundles]
+    sections = [
+        _inspect(data, bundle, options, reporter, compared=categories.count(category) > 1)
+        for bundle, category in zip(bundles, categories, strict=True)
+    ]
+    names = name_bundles([section.record for section in sections], bundles)
+    for section, name in zip(sections, names, strict=True):
+        section.record["name"] = name
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -94,10 +99,9 @@ def write_report(
     return record
 
 
-def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> None:
-    """Open every bundle and find its data before the first bundle runs."""
-    for path in bundles:
-        open_category(data, _category_of(Bundle.open(path), category))
+def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> list[str]:
+    """Open every bundle and find its data before the first bundle runs. Return the name of each bundle's category."""
+    return [open_category(data, _category_of(Bundle.open(path), category)).name for path in bundles]
 
 
 def _category_of(bundle: Bundle, category: str | None) -> str | None:
@@ -116,14 +120,20 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter) -> Section:
+def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter, *, compared: bool) -> Section:
+    """Inspect the test split with one bundle. The maps stay in memory only for a comparison with other bundles."""
     with Inspector.open(path, OpenOptions(engine=options.engine, frozen_after=0)) as inspector:
         category = _category_of(inspector.bundle, options.category)
         inspected = inspect_test_split(inspector, data, category, reporter)
         for line in inspected.outcomes.lines():
             reporter.say(line)
         measured = figures(inspector, inspected)
-    return Section(_record(inspector.bundle, inspected, measured), _galleries(inspector.bundle, inspected))
+    bundle = inspector.bundle
+    return Section(
+        record=_record(bundle, inspected, measured),
+        galleries=choose_galleries(bundle, inspected),
+        draw=partial(draw_rows, bundle, inspected) if compared else None,
+    )
 
 
 def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> dict[str, Any]:
@@ -194,52 +204,6 @@ def _curves(inspected: Inspected) -> dict[str, Any]:
         overlap = np.interp(rates, *pro_curve(masks, outcomes.maps[outcomes.known]))
         curves["pro"] = {"fpr": rates.tolist(), "pro": overlap.tolist()}
     return curves
-
-
-def _galleries(bundle: Bundle, inspected: Inspected) -> list[Gallery]:
-    outcomes, rejected = inspected.outcomes, inspected.rejected
-    good = outcomes.defects == GOOD
-    companions = find_companions(inspected.category, bundle.preprocessing)
-    lowest = np.argsort(outcomes.scores, kind="stable")
-    worst_good = lowest[good[lowest]][::-1][:_ROWS]
-    defects = lowest[~good[lowest]]
-    worst, best = defects[:_ROWS], defects[_ROWS:][::-1][:_ROWS]
-    false_rejects, missed = int((rejected & good).sum()), int((~rejected & ~good).sum())
-    parts = "scored good parts" if outcomes.left_out else "good parts"
-    chosen = [
-        ("Good parts that score highest", f"{false_rejects} of {int(good.sum())} {parts} are rejected.", worst_good),
-        ("Defects that score lowest", f"{missed} of {len(defects)} defects are missed.", worst),
-        ("Defects that score highest", "The defects that are easiest to detect.", best),
-    ]
-    return [
-        Gallery(title, caption, _rows(bundle, inspected, companions, indices))
-        for title, caption, indices in chosen
-        if len(indices)
-    ]
-
-
-def _rows(
-    bundle: Bundle, inspected: Inspected, companions: Mapping[str, SampleFiles], indices: npt.NDArray[np.intp]
-) -> list[Row]:
-    outcomes = inspected.outcomes
-    return [
-        Row(
-            name=printable(files.name),
-            good=files.defect == GOOD,
-            rejected=bool(inspected.rejected[i]),
-            score=float(outcomes.scores[i]),
-            pictures=draw_pictures(
-                files,
-                companions.get(files.name),
-                outcomes.masks[i] if outcomes.known[i] and files.ground_truth is not None else None,
-                outcomes.maps[i],
-                bundle.preprocessing,
-                bundle.calibration.map_threshold,
-            ),
-        )
-        for i in indices
-        for files in [outcomes.files[i]]
-    ]
 
 
 def _mean(records: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cmdiad_export.search.held_out import HeldOut
 from cmdiad_export.search.searchable import searchable
-from cmdiad_runtime.bundle.threshold import calibrate, calibrate_threshold
+from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
@@ -30,8 +31,11 @@ def with_smaller_banks(run: Run, held_out: HeldOut, shares: Sequence[float]) -> 
     """Return runs with smaller banks by fraction of the training rows, with their own thresholds and fusion weights.
 
     The result is empty for the published fusion of several banks: it is fitted on training samples, which a run does
-    not contain.
+    not contain. It is also empty if the thresholds rest on several sessions: a run does not contain all samples of a
+    session.
     """
+    if len(run.calibration.sessions) > 1:
+        return {}
     if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
         return {}
     smaller = [share for share in shares if share < trained_share(run.recipe)]
@@ -91,10 +95,10 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
     fused = [detector.fuse(*results) for results in unfused]
     rate = run.calibration.false_reject_rate
     # Training takes peaks over the image of the sensor, which needs its geometry. Here the ratio of such peaks to peaks
-    # of the map is assumed to stay the same.
+    # of the map is assumed to stay the same. Medians do not depend on the number of samples, as thresholds do.
     parts = run.preprocessing.parts
     peaks = [float(trained.fuse(*trained.score_each(patches))[1].max()) for patches in good]
-    ratio = run.calibration.map_threshold / calibrate_threshold(worst_of_parts(peaks, parts), rate).value
+    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(worst_of_parts(peaks, parts)))
     scores = worst_of_parts([float(s) for s, _ in fused], parts)
     calibration = calibrate(scores, worst_of_parts([ratio * float(m.max()) for _, m in fused], parts), rate)
     return replace(run, recipe=_with_share(run.recipe, share), detector=detector, calibration=calibration)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from cmdiad_runtime.bundle.session import MOST_SESSIONS, TRAINING, Session
 from cmdiad_runtime.support.records import (
+    RecordError,
     fields_from_json,
     make_tuple,
     require,
@@ -23,6 +25,21 @@ Distances between features are many orders of magnitude smaller. A larger thresh
 
 
 @dataclass(frozen=True)
+class SessionScores:
+    """The held-out scores of one session.
+
+    Attributes:
+        session: The session.
+        scores: Deciding scores of the session's held-out samples.
+        peaks: Largest map value of each of these samples.
+    """
+
+    session: Session
+    scores: tuple[float, ...]
+    peaks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Thresholds that separate OK from NG, and the data they rest on.
 
@@ -37,6 +54,8 @@ class Calibration:
         interval: 95 % confidence interval of the share of good parts above the score threshold; (0, 1) if unknown.
         held_out_scores: Scores of the held-out good samples; empty in bundles that do not carry them.
         held_out_peaks: Largest map value of each held-out good sample, in the same order.
+        sessions: Sessions of the held-out samples. The scores of a session lie next to each other, in the order of the
+            sessions. Empty in bundles that do not record sessions: all samples belong to the training data.
 
     Raises:
         RecordError: A value has the wrong kind or is out of range.
@@ -51,6 +70,7 @@ class Calibration:
     interval: tuple[float, float] = (0.0, 1.0)
     held_out_scores: tuple[float, ...] = ()
     held_out_peaks: tuple[float, ...] = ()
+    sessions: tuple[Session, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("interval", "held_out_scores", "held_out_peaks"):
@@ -68,6 +88,33 @@ class Calibration:
         for name in ("held_out_scores", "held_out_peaks"):
             require_numbers(self, name, -SCORE_LIMIT, SCORE_LIMIT)
             require(len(getattr(self, name)) <= self.samples, self, "samples", f"as many as there are {name}")
+        self._check_sessions()
+
+    def _check_sessions(self) -> None:
+        make_tuple(self, "sessions")
+        require(all(isinstance(s, Session) for s in self.sessions), self, "sessions", "a list of sessions")
+        if not self.sessions:
+            return
+        names = [session.name for session in self.sessions]
+        require(len(names) == len({*names}) <= MOST_SESSIONS, self, "sessions", "sessions with different names")
+        scores = sum(session.samples for session in self.sessions)
+        complete = scores == len(self.held_out_scores) == len(self.held_out_peaks)
+        require(complete, self, "sessions", "as many samples in all sessions as there are held-out scores")
+
+    @property
+    def by_session(self) -> tuple[SessionScores, ...]:
+        """Return the held-out scores of each session; empty without held-out scores."""
+        if not self.held_out_scores:
+            return ()
+        if not self.sessions:
+            training = Session(TRAINING, len(self.held_out_scores))
+            return (SessionScores(training, self.held_out_scores, self.held_out_peaks),)
+        parts, start = [], 0
+        for session in self.sessions:
+            end = start + session.samples
+            parts.append(SessionScores(session, self.held_out_scores[start:end], self.held_out_peaks[start:end]))
+            start = end
+        return tuple(parts)
 
     @staticmethod
     def from_json(value: object) -> Calibration:
@@ -77,8 +124,18 @@ class Calibration:
             NewerRecordError: The object has an unknown field.
             RecordError: A field is missing, has the wrong kind or is out of range.
         """
-        return Calibration(**fields_from_json(Calibration, value))
+        content = fields_from_json(Calibration, value)
+        if "sessions" in content:
+            content["sessions"] = _sessions_from_json(content["sessions"])
+        return Calibration(**content)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the calibration as a JSON object."""
-        return asdict(self)
+        """Return the calibration as a JSON object. Without sessions the field is left out, as in earlier versions."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sessions"}
+        return plain | ({"sessions": [asdict(session) for session in self.sessions]} if self.sessions else {})
+
+
+def _sessions_from_json(value: object) -> tuple[Session, ...]:
+    if not isinstance(value, list):
+        raise RecordError(f"Calibration.sessions is {value!r:.60}, expected a list")
+    return tuple(Session(**fields_from_json(Session, entry)) for entry in value)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.calibration import SCORE_LIMIT, Calibration
+from cmdiad_runtime.bundle.calibration import SCORE_LIMIT, Calibration, SessionScores
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.records import RecordError
 
@@ -24,6 +24,8 @@ TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 ORDER_STATISTIC = "order statistic"
 PREDICTION_LIMIT = "Student prediction limit"
 SET_BY_HAND = "set by hand"
+LEAST_COST = "least expected cost"
+_MOST_WARNED = 3
 _ROUNDING = 1e-9  # (19 + 1)·(1 - 0.05) must not count as more than 19
 
 Interval = tuple[float, float]
@@ -82,6 +84,39 @@ def calibrate(scores: Scores, peaks: Scores, false_reject_rate: float) -> Calibr
     )
 
 
+def calibrate_sessions(parts: Sequence[SessionScores], false_reject_rate: float) -> Calibration:
+    """Compute the thresholds that keep the false-reject rate in every session.
+
+    Each threshold is the largest of the sessions' thresholds. The interval is that of the session whose score
+    threshold is the largest.
+
+    Args:
+        parts: Held-out scores of each session, at least one session.
+        false_reject_rate: Share of good parts that may be rejected, in (0, 1).
+
+    Raises:
+        ValueError: See `calibrate`.
+    """
+    alone = [calibrate(part.scores, part.peaks, false_reject_rate) for part in parts]
+    strictest = max(range(len(parts)), key=lambda i: alone[i].score_threshold)
+    deciding, method, warning = alone[strictest], alone[strictest].method, alone[strictest].warning
+    if len(parts) > 1:
+        method = f"{method}, largest of {len(parts)} sessions ({parts[strictest].session.name})"
+        warned = [f"session {p.session.name}: {c.warning}" for p, c in zip(parts, alone, strict=True) if c.warning]
+        further = [f"and {len(warned) - _MOST_WARNED} further sessions"] if len(warned) > _MOST_WARNED else []
+        warning = "; ".join([*warned[:_MOST_WARNED], *further])
+    return replace(
+        deciding,
+        map_threshold=max(calibration.map_threshold for calibration in alone),
+        samples=sum(len(part.scores) for part in parts),
+        method=method,
+        warning=warning,
+        held_out_scores=tuple(float(score) for part in parts for score in part.scores),
+        held_out_peaks=tuple(float(peak) for part in parts for peak in part.peaks),
+        sessions=tuple(part.session for part in parts),
+    )
+
+
 def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     """Compute the threshold that a new good part exceeds with at most the requested probability.
 
@@ -134,6 +169,11 @@ def threshold_by_hand(value: float, held_out: Scores) -> Threshold:
     return Threshold(float(value), above / n, n, SET_BY_HAND, "", (low, high))
 
 
+def is_rate_based(calibration: Calibration) -> bool:
+    """Return True if the score threshold was computed for a false-reject rate."""
+    return not calibration.method.startswith((SET_BY_HAND, LEAST_COST))
+
+
 def adjusted(
     bundle: Bundle,
     *,
@@ -171,7 +211,7 @@ def _recalibrated(bundle: Bundle, rate: float) -> Calibration:
         raise _unusable(bundle, "no held-out scores in its calibration")
     _check_rate(rate)
     try:
-        calibration = calibrate(held_out.held_out_scores, held_out.held_out_peaks, rate)
+        calibration = replace(calibrate_sessions(held_out.by_session, rate), sessions=held_out.sessions)
     except RecordError as error:
         raise _unusable(bundle, f"held-out scores that allow no threshold ({error})") from error
     if min(calibration.score_threshold, calibration.map_threshold) <= 0:

@@ -11,6 +11,7 @@ import click
 from cmdiad_runtime.cli.bundle_argument import bundle_and_inputs
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.cli.sources import Inputs, open_sources
+from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import OutputError
@@ -312,6 +313,7 @@ def _inspect_all(
     read = reader.read_files if reader else read_files
     with Inspector.open(bundle, options) as inspector:
         _report_checks(inspector.bundle)
+        report_threshold(inspector.bundle.calibration, f"cmdiad-threshold {in_shell(bundle)} --good DIR")
         lines, passed, failed = ResultLines(), 0, 0
         with (
             open_results(output, station_of(inspector), stored) if output else nullcontext() as results,

@@ -6,18 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
+from cmdiad_runtime.cli.threshold_text import in_shell, session_lines, warnings_about
+from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
+from cmdiad_runtime.support.drawing import check_format
+from cmdiad_runtime.support.output import say
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.calibration import Calibration
+    from cmdiad_runtime.engines import EngineName
 
 HELP = """Show threshold and checks of BUNDLE, or change them in the bundle without an export and without torch.
 
-A false-reject rate is turned into thresholds of score and map by means of the held-out scores in the bundle. Scores
-of samples do not change. The exported calibration is kept; --reset restores the exported thresholds.
+A false-reject rate is turned into thresholds of score and map by means of the held-out scores in the bundle. --good
+inspects good parts of another session, for example of another day, and adds their scores; the rate then holds in every
+session. --bad inspects bad parts and prints missed against rejected parts for every threshold; bad parts change the
+threshold only with --cost-miss and --cost-reject. --reset restores the exported calibration.
 """
 
 EXAMPLES = (
@@ -25,9 +33,25 @@ EXAMPLES = (
     "cmdiad-threshold cable.cmdiad",
     "cmdiad-threshold cable.cmdiad --false-reject-rate 0.01",
     "cmdiad-threshold cable.cmdiad --threshold 21.5 --map-threshold 30",
+    "# good parts of two other days",
+    "cmdiad-threshold cable.cmdiad --good tuesday/good --good friday/good",
+    "# missed against rejected parts, as a table and a plot; then the threshold of the least expected cost",
+    "cmdiad-threshold cable.cmdiad --bad scratches --bad dents --plot tradeoff.svg",
+    "cmdiad-threshold cable.cmdiad --bad scratches --cost-miss 200 --cost-reject 5 --bad-share 0.02",
 )
 
-EXIT_CODES = {4: "bundle unusable", 6: "bundle not writable"}
+EXIT_CODES = {
+    3: "a folder of parts cannot be used, or some parts could not be inspected",
+    4: "bundle unusable",
+    5: "engine unusable",
+    6: "bundle or plot not writable",
+}
+
+SOME_FAILED = 3
+BAD_SHARE = 0.01
+"""Assumed share of bad parts in production."""
+
+_FOLDER = click.Path(path_type=Path)
 
 
 @click.command("cmdiad-threshold", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
@@ -58,44 +82,130 @@ EXIT_CODES = {4: "bundle unusable", 6: "bundle not writable"}
     click.option("--reset", is_flag=True, help="Restore the exported calibration and the exported checks."),
 )
 @option_group(
+    "Good and bad parts",
+    click.option(
+        "--good",
+        metavar="DIR",
+        type=_FOLDER,
+        multiple=True,
+        help="Folder of good parts of another session, whose scores are added to the calibration; may be repeated.",
+    ),
+    click.option(
+        "--bad",
+        metavar="DIR",
+        type=_FOLDER,
+        multiple=True,
+        help="Folder of bad parts, or of one sub-folder for each defect, for the table of missed and rejected parts; "
+        "may be repeated.",
+    ),
+    click.option("--plot", metavar="FILE", type=_FOLDER, help="Also draw the table of --bad, as .svg or .png."),
+    click.option(
+        "--cost-miss",
+        type=POSITIVE,
+        callback=finite,
+        help="Cost of a bad part that passes. With --cost-reject: set the threshold of the least expected cost.",
+    ),
+    click.option(
+        "--cost-reject", type=POSITIVE, callback=finite, help="Cost of a rejected good part, in the same unit."
+    ),
+    click.option(
+        "--bad-share",
+        type=RATE,
+        callback=finite,
+        default=BAD_SHARE,
+        help="Share of bad parts in production, for the expected cost.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINE_NAMES),
+        default="cpu",
+        help="Engine that inspects the parts, as in cmdiad-run.",
+    ),
+)
+@option_group(
     "Recording conditions",
     ignore_check(
         "Switch a check of the recording conditions off in the bundle, for example exposure; may be repeated. "
         "--reset restores the exported checks."
     ),
 )
-def cli(
+@click.pass_context
+def cli(  # noqa: PLR0913 - one parameter for each option
+    context: click.Context,
     path: Path,
     rate: float | None,
     threshold: float | None,
     map_threshold: float | None,
     reset: bool,
+    good: tuple[Path, ...],
+    bad: tuple[Path, ...],
+    plot: Path | None,
+    cost_miss: float | None,
+    cost_reject: float | None,
+    bad_share: float,
+    engine: EngineName,
     ignore_checks: tuple[str, ...],
-) -> None:
+) -> int:
     """See HELP."""
-    by_hand = threshold is not None or map_threshold is not None
-    if by_hand + (rate is not None) + reset > 1:
-        raise click.UsageError("pass one of --false-reject-rate, --reset, or --threshold with --map-threshold")
-    if reset and ignore_checks:
-        raise click.UsageError("--reset restores all checks: leave --ignore-check out")
+    by_hand, priced = threshold is not None or map_threshold is not None, cost_miss is not None
+    if by_hand + (rate is not None) + reset + priced > 1:
+        raise click.UsageError(
+            "pass one of --false-reject-rate, --reset, --cost-miss with --cost-reject, or --threshold with "
+            "--map-threshold"
+        )
+    _check_parts(context, bad, priced=priced)
+    if reset and (ignore_checks or good):
+        raise click.UsageError("--reset restores the exported checks and scores: leave --ignore-check and --good out")
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.change import change_bundle
-    from cmdiad_runtime.bundle.threshold import adjusted
+    from cmdiad_runtime.bundle.threshold import adjusted, is_rate_based
+    from cmdiad_runtime.bundle.tradeoff import Costs
+    from cmdiad_runtime.cli.threshold_parts import inspect_parts, show_tradeoff, with_good_parts, with_least_cost
+
+    costs = Costs(cost_miss, cost_reject, bad_share) if cost_miss is not None and cost_reject is not None else None
+    if plot is not None:
+        check_format(plot)
+    parts = inspect_parts(path, good, bad, ignore_checks, engine) if good or bad else None
+    lines: list[str] = []
 
     def change_threshold(bundle: Bundle) -> Calibration:
         if reset:
             return bundle.certified_calibration
+        lines.clear()
+        if parts is not None:
+            bundle, further = with_good_parts(bundle, parts)
+            lines.extend(further)
+            if good and not (by_hand or priced or rate is not None or is_rate_based(bundle.calibration)):
+                lines.append(f"The threshold stays: {bundle.calibration.method}. Pass a rate or costs to change it.")
+            if costs is not None:
+                return with_least_cost(bundle, parts, costs).calibration
         return adjusted(bundle, score=threshold, map_threshold=map_threshold, false_reject_rate=rate).calibration
 
     def change_checks(bundle: Bundle) -> tuple[str, ...]:
         return bundle.exported_off if reset else (*bundle.ignored_checks, *ignore_checks)
 
-    if not (reset or by_hand or rate is not None or ignore_checks):
-        _show(Bundle.open(path))
-        return
-    changed = change_bundle(path, change_threshold, change_checks if reset or ignore_checks else None)
-    _warn_of_signature(path)
-    _show(changed)
+    bundle = Bundle.open(path)
+    changes = reset or by_hand or rate is not None or bool(ignore_checks) or priced
+    if changes or change_threshold(bundle) != bundle.calibration:
+        bundle = change_bundle(path, change_threshold, change_checks if reset or ignore_checks else None)
+        _warn_of_signature(path)
+    for line in lines:
+        say(line)
+    _show(bundle)
+    if bad and parts is not None:
+        show_tradeoff(bundle, parts, costs, plot)
+    return SOME_FAILED if parts is not None and parts.incomplete else 0
+
+
+def _check_parts(context: click.Context, bad: tuple[Path, ...], *, priced: bool) -> None:
+    """Raise click.UsageError for options about parts that have no effect."""
+    both = context.params["cost_miss"], context.params["cost_reject"]
+    if (both[0] is None) != (both[1] is None):
+        raise click.UsageError("the least expected cost needs both --cost-miss and --cost-reject")
+    if not bad and (priced or context.params["plot"] is not None):
+        raise click.UsageError("--cost-miss, --cost-reject and --plot need bad parts: add --bad DIR")
+    if not priced and context.get_parameter_source("bad_share") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--bad-share concerns the expected cost: add --cost-miss and --cost-reject")
 
 
 def main() -> None:
@@ -108,7 +218,7 @@ def _warn_of_signature(path: Path) -> None:
 
     if (path / SIGNATURE).exists():
         message = f"warning: {path / SIGNATURE} does not match the changed manifest. Run cmdiad-sign again."
-        click.echo(message, err=True)
+        say(message)
 
 
 def _show(bundle: Bundle) -> None:
@@ -116,11 +226,12 @@ def _show(bundle: Bundle) -> None:
     lines = _lines(calibration)
     if calibration != exported:
         lines["exported with"] = f"score {exported.score_threshold:.6g}, map {exported.map_threshold:.6g}"
-    lines |= _check_lines(bundle)
+    lines |= session_lines(calibration) | _check_lines(bundle)
+    width = max(map(len, lines))
     for name, value in lines.items():
-        click.echo(f"{name:<17} {value}")
-    if calibration.warning:
-        click.echo(f"warning: {calibration.warning}", err=True)
+        click.echo(f"{name:<{width}}  {value}")
+    for warning in warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"):
+        say(f"warning: {warning}")
 
 
 def _check_lines(bundle: Bundle) -> dict[str, str]:

@@ -25,6 +25,7 @@ from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.preprocess.views.masking import over_sensor
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.score_text import score_texts
 
 DEFAULT_OPTIONS = OpenOptions()
 
@@ -232,7 +233,8 @@ def _bad_output(problem: str) -> InputError:
 def _reason(score: float, threshold: float, objection: InputError | None) -> tuple[Reason | None, str]:
     """Return the reason against a scored sample with its message, or None and ""."""
     if score > threshold:
-        return "score", f"score {score:.4g} exceeds the threshold {threshold:.4g}"
+        score_text, threshold_text = score_texts(score, threshold)
+        return "score", f"score {score_text} exceeds the threshold {threshold_text}"
     if objection is not None:
         return objection.reason, str(objection)
     return None, ""

@@ -14,8 +14,11 @@ import scipy
 from PIL import Image, ImageDraw, ImageFont
 
 from cmdiad_runtime.inspection.inspection import Inspection
+from cmdiad_runtime.inspection.marks import bounding_box, draw_contour, hatched, ringed
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.preprocess.work.products import times
 from cmdiad_runtime.sample import Mask, RgbImage, Sample, XyzImage
+from cmdiad_runtime.support.score_text import compared
 from cmdiad_runtime.support.sizes import cloud_fits, image_fits
 
 FloatArray = npt.NDArray[np.float64]
@@ -24,13 +27,10 @@ _FIRST_COLOUR = 0.8
 """Multiple of the threshold below which the image stays as it is; distances of good parts reach about this far."""
 _LAST_COLOUR = 2.0
 """Multiple of the threshold from which on the colour is strongest."""
-_STRONGEST = 0.75
-"""Share of colour in the blend at the strong end; below 1, so the part shows through everywhere."""
+_STRONGEST = 0.35
+"""Share of colour in the blend at the strong end; well below one half, so that a defect shows through its heat."""
 _LCH_ANCHORS = ((0.93, 0.19, 105.0), (0.72, 0.20, 55.0), (0.58, 0.22, 25.0), (0.45, 0.20, 340.0))
 """Oklch lightness, chroma, hue (degrees) of yellow, orange, red, magenta: decreasing lightness, so grey prints work."""
-_HATCH_PERIOD = 9
-"""Distance of hatching lines, in widths of a line."""
-_HATCH_GREY = 235
 _GREEN = (0, 140, 60)
 _RED = (205, 30, 30)
 _NO_PICTURE = (240, 320, 3)
@@ -52,8 +52,9 @@ def _is_picture(array: object, dtype: type) -> bool:
 def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: float) -> RgbImage:
     """Colour an image where the anomaly map is high, on a scale fixed by the threshold.
 
-    Below 0.8 of the threshold the image is returned as it is. Above, colour fades in from yellow over red to magenta,
-    which is reached at twice the threshold. A white line on black surrounds the pixels at or above the threshold.
+    Below 0.8 of the threshold the image is returned as it is. Above, a transparent colour fades in from yellow over
+    red to magenta, which is reached at twice the threshold. A thin white line with a black edge surrounds the pixels
+    at or above the threshold; its width grows with the image.
 
     Args:
         image: Image uint8 `[h, w, 3]`, RGB order.
@@ -67,54 +68,57 @@ def anomaly_overlay(image: RgbImage, anomaly_map: npt.NDArray[np.float32], thres
         ValueError: A shape is wrong, the map is not finite, or the threshold is not positive.
     """
     _check(image, anomaly_map, threshold)
-    ratio = _resized(anomaly_map, image.shape[:2]) / threshold  # [h, w]
+    overlay = image.copy()
+    ratio = _resized(anomaly_map, image.shape[:2]) / np.float32(threshold)  # [h, w]
+    box = bounding_box(ratio >= _FIRST_COLOUR, 0)
+    if box is not None:
+        overlay[box] = _heated(image[box], ratio[box])
+        draw_contour(overlay, ratio >= 1.0)
+    return overlay
+
+
+def _heated(image: RgbImage, ratio: npt.NDArray[np.float32]) -> RgbImage:
+    """Blend colour into an image `[h, w, 3]` where multiples of the threshold `[h, w]` reach the first colour."""
     strength = np.clip((ratio - _FIRST_COLOUR) / (_LAST_COLOUR - _FIRST_COLOUR), 0.0, 1.0)
     colours = _COLOUR_TABLE[np.rint(strength * 255).astype(np.intp)]  # [h, w, 3]
-    share = _STRONGEST * strength[..., None]
-    blended = np.rint((1.0 - share) * image + share * colours).astype(np.uint8)
-    return _draw_contour(blended, ratio >= 1.0)
+    share = _STRONGEST * np.sqrt(strength)[..., None]
+    return np.rint(image + share * (colours - image)).astype(np.uint8)
 
 
 def draw_overlay(inspection: Inspection) -> RgbImage:
-    """Draw the anomaly map and the verdict over the sensor's picture; see `Inspection.overlay`."""
+    """Draw the anomaly map, the place of its largest value and the verdict; see `Inspection.overlay`."""
     picture = _picture(inspection.sample)
-    ok = inspection.verdict == "OK"
-    view = inspection.view
-    if inspection.map is None or view is None:
+    if inspection.map is None or inspection.view is None:
         return verdict_banner(picture, f"NG, not inspected: {inspection.reason}", ok=False)
-    square = np.zeros((view.side, view.side, 3), dtype=np.uint8)
-    inside = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
-    square[inside] = picture
-    overlay = anomaly_overlay(square, inspection.map, inspection.map_threshold)
+    overlay = anomaly_overlay(picture, inspection.heatmap(), inspection.map_threshold)
     if inspection.ignored is not None:
-        overlay = hatched(overlay, inspection.ignored)
-    overlay = overlay[inside]
+        overlay = hatched(overlay, _over_sensor(inspection.ignored, inspection.view))
+    overlay = ringed(overlay, largest_place(inspection.map, inspection.view))
     reason = "" if inspection.reason in (None, "score") else f", {inspection.reason}"
-    text = f"{inspection.verdict} {inspection.score:.3g} / thr {inspection.threshold:.3g}{reason}"
-    return verdict_banner(np.ascontiguousarray(overlay), text, ok=ok)
+    text = f"{inspection.verdict} {compared(inspection.score, inspection.threshold, 'thr')}{reason}"
+    return verdict_banner(overlay, text, ok=inspection.verdict == "OK")
 
 
-def hatched(picture: RgbImage, region: Mask) -> RgbImage:
-    """Hatch a region that is not inspected: thin diagonal lines, bright next to dark, and a bright outline.
+def largest_place(anomaly_map: npt.NDArray[np.float32], view: PaddedSquare) -> tuple[float, float]:
+    """Return row and column of the largest map value, in pixels of the sensor's image.
 
-    All lines are half transparent, so the picture stays visible, and a line is visible on any picture.
+    A value in the padding belongs to the nearest pixel of the image.
 
     Args:
-        picture: Picture uint8 `[h, w, 3]`, RGB order; not changed.
-        region: Region bool `[H, W]` of any size over the same field of view.
-
-    Returns:
-        New array uint8 `[h, w, 3]`, RGB order.
+        anomaly_map: Map float32 `[size, size]` over the padded square.
+        view: Position of that square over the sensor's image.
     """
-    height, width = picture.shape[:2]
-    resized = np.array(Image.fromarray(region).resize((width, height), Image.Resampling.NEAREST), dtype=np.bool_)
-    line = max(1, min(height, width) // 400)
-    rows, columns = np.ogrid[:height, :width]
-    phase = (rows + columns) // line % _HATCH_PERIOD
-    outline = resized & ~scipy.ndimage.binary_erosion(resized, iterations=line, border_value=1)
-    bright, dark = (resized & (phase == 0)) | outline, resized & (phase == 1)
-    lit = np.where(bright[..., None], picture // 2 + np.uint8(_HATCH_GREY // 2), picture)
-    return np.where((dark & ~outline)[..., None], picture // 2, lit)
+    rows, columns = view.sensor_pixels(len(anomaly_map))
+    at = np.unravel_index(np.argmax(anomaly_map), anomaly_map.shape)
+    row, column = float(rows[at]), float(columns[at])
+    return min(max(row, 0.0), view.height - 1.0), min(max(column, 0.0), view.width - 1.0)
+
+
+def _over_sensor(region: Mask, view: PaddedSquare) -> Mask:
+    """Return a region of the padded square, bool `[size, size]`, over the sensor's image, bool `[h, w]`."""
+    square = Image.fromarray(region).resize((view.side, view.side), Image.Resampling.NEAREST)
+    whole = np.asarray(square, dtype=np.bool_)
+    return whole[view.top : view.top + view.height, view.left : view.left + view.width]
 
 
 def _picture(sample: Sample | None) -> RgbImage:
@@ -148,7 +152,7 @@ def depth_image(xyz: XyzImage) -> RgbImage:
 
 
 def verdict_banner(overlay: RgbImage, text: str, *, ok: bool) -> RgbImage:
-    """Draw a thin green or red frame and a small label, such as "OK 0.83 / thr 1.00", into a picture.
+    """Draw a thin green or red frame and a small label, such as "OK 0.830 < thr 1.000", into a picture.
 
     Args:
         overlay: Picture uint8 `[h, w, 3]`, RGB order; not changed.
@@ -180,20 +184,9 @@ def _check(image: RgbImage, anomaly_map: npt.NDArray[np.float32], threshold: flo
         raise ValueError(f"the threshold of an overlay is positive, not {threshold}")
 
 
-def _resized(anomaly_map: npt.NDArray[np.float32], shape: tuple[int, ...]) -> FloatArray:
+def _resized(anomaly_map: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     picture = Image.fromarray(np.ascontiguousarray(anomaly_map, dtype=np.float32))
-    resized = picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized, dtype=np.float64)
-
-
-def _draw_contour(picture: RgbImage, region: Mask) -> RgbImage:
-    """Draw the inner edge of a region white and the outer edge black, so the line is visible on any part."""
-    line = max(1, min(picture.shape[:2]) // 400)
-    outer = scipy.ndimage.binary_dilation(region, iterations=line) & ~region
-    inner = region & ~scipy.ndimage.binary_erosion(region, iterations=line, border_value=1)
-    picture[outer] = 0
-    picture[inner] = 255
-    return picture
+    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
 
 
 def _colour_table() -> FloatArray:

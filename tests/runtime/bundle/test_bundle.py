@@ -24,7 +24,7 @@ def test_intact_bundle_opens(exported: Cached) -> None:
     assert bundle.graph.is_file()
     assert bundle.golden.is_file()
     assert bundle.precision == "fp32"
-    assert bundle.calibration.samples == 3
+    assert bundle.calibration.samples == 3 + 6
     assert bundle.calibration.score_threshold > 0
 
 

@@ -29,6 +29,7 @@ from helpers import (
     read_image,
     rewrite_manifest,
     sample_files,
+    threshold_report,
     truncate,
     write_cloud,
     write_image,
@@ -50,7 +51,7 @@ def test_each_sample_gets_a_verdict_by_the_threshold(
     bundle, out = exported(modality, "f2f", "fp16"), tmp_path / "out"
     ended = command(cli, bundle, data / "gear" / "test", "--modality", modality, "--output", out)
     assert ended.code == 0, ended.err
-    assert ended.err == f"skipped: 5 masks\n5 of 5 samples inspected, results in {out}\n"
+    assert ended.err == threshold_report(bundle) + f"skipped: 5 masks\n5 of 5 samples inspected, results in {out}\n"
     lines = results(out)
     threshold = json.loads((bundle / "manifest.json").read_text())["calibration"]["score_threshold"]
     for line, printed in zip(lines, ended.out.splitlines(), strict=True):
@@ -198,6 +199,7 @@ def test_one_bad_sample_among_three(data: Path, exported: Cached, tmp_path: Path
     assert ended.out.splitlines()[1] == f"NG\t-\t{bad}\tunreadable"
     lines = results(tmp_path / "out")
     assert ended.err.splitlines() == [
+        *threshold_report(exported("rgb")).splitlines(),
         f"unreadable: {lines[1]['message']}",
         f"2 of 3 samples inspected, results in {tmp_path / 'out'}",
     ]
@@ -443,7 +445,8 @@ def test_interruption_leaves_what_was_done(
     ended = command(cli, exported("rgb"), data / "gear" / "test", "--output", tmp_path / "out")
     assert ended.code == 130
     summary = f"2 of 5 samples inspected, results in {tmp_path / 'out'}"
-    assert ended.err.split("\n") == ["skipped: 5 masks", summary, "", "interrupted", ""]
+    expected = ["skipped: 5 masks", summary, "", "interrupted", ""]
+    assert ended.err == threshold_report(exported("rgb")) + "\n".join(expected)
     assert len(results(tmp_path / "out")) == 2
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")] == [LOCK_NAME]
 
@@ -487,6 +490,7 @@ def test_installed_command_ends_with_documented_codes(data: Path, exported: Cach
     assert ended.returncode == 3
     assert ended.stdout.splitlines()[1] == f"NG\t-\t{bad}\tunsupported"
     assert ended.stderr.splitlines() == [
+        *threshold_report(exported("rgb")).splitlines(),
         f"unsupported: {results(tmp_path / 'out')[1]['message']}",
         f"1 of 2 samples inspected, results in {tmp_path / 'out'}",
     ]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, verdict_banner
+from cmdiad_runtime.inspection.inspection import Inspection
+from cmdiad_runtime.inspection.marks import ringed
+from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, largest_place, verdict_banner
+from cmdiad_runtime.preprocess.views.place import PaddedSquare
+from cmdiad_runtime.reasons import Reason
+from cmdiad_runtime.sample import Sample
 
 RNG = np.random.default_rng(3)
 IMAGE = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -30,15 +35,20 @@ def test_scale_belongs_to_the_threshold_not_to_the_image() -> None:
     np.testing.assert_array_equal(scaled, alone)
 
 
-def test_colour_grows_and_saturates() -> None:
-    black = np.zeros((40, 60, 3), np.uint8)
-    colours = [anomaly_overlay(black, flat(value), 1.0)[20, 30].astype(int) for value in (0.85, 1.0, 1.5, 2.0)]
-    assert [colour.sum() for colour in colours] == sorted(colour.sum() for colour in colours)
-    red, green, blue = colours[0]
-    assert abs(red - green) < 8 and blue < red  # yellow first
-    red, green, blue = colours[-1]
-    assert green < 10 and red > 80 and blue > 60  # magenta last
-    np.testing.assert_array_equal(anomaly_overlay(black, flat(50.0), 1.0)[20, 30], colours[-1])
+def test_colour_goes_from_yellow_to_magenta_and_saturates() -> None:
+    grey = np.full((40, 60, 3), 128, np.uint8)
+    weak, _, strong, strongest = (anomaly_overlay(grey, flat(v), 1.0)[20, 30].astype(int) for v in (0.85, 1, 2, 50))
+    assert abs(weak[0] - weak[1]) < 8 and weak[2] < weak[0]  # yellow
+    assert strong[1] < strong[2] < strong[0]  # magenta
+    np.testing.assert_array_equal(strongest, strong)
+
+
+def test_a_defect_stays_visible_under_its_heat() -> None:
+    """A dark line in a bright part keeps more than half of its contrast where the heat is strongest."""
+    part = np.full((40, 60, 3), 200, np.uint8)
+    part[20] = 40
+    heated = anomaly_overlay(part, flat(10.0), 1.0).astype(int)
+    assert (heated[19, 30] - heated[20, 30] > 0.5 * (200 - 40)).all()
 
 
 def test_map_is_resized_bilinearly() -> None:
@@ -124,6 +134,60 @@ def test_slopes_are_shaded_whichever_way_y_runs(sign: float) -> None:
 def test_depth_of_little_or_nothing() -> None:
     assert not depth_image(np.zeros((5, 6, 3), np.float32)).any()
     assert depth_image(plane(np.full((1, 2), 0.5))).all()
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("place", [(20.0, 30.0), (0.0, 0.0), (39.0, 59.0), (3.2, 55.7)])
+def test_ring_is_seen_on_any_picture_and_leaves_its_centre_free(level: int, place: tuple[float, float]) -> None:
+    picture = np.full((40, 60, 3), level, np.uint8)
+    marked = ringed(picture, place).astype(int)
+    assert marked.shape == picture.shape and (picture == level).all()
+    assert (marked[round(place[0]), round(place[1])] == level).all()
+    assert marked.max() - marked.min() > 200  # white next to black, whatever the picture
+    rows, columns = np.nonzero(np.abs(marked - level).max(axis=2) > 60)
+    assert np.hypot(rows - place[0], columns - place[1]).min() > 5
+
+
+def test_ring_grows_with_the_picture() -> None:
+    small, large = (ringed(np.zeros((side, side, 3), np.uint8), (side / 2, side / 2)) for side in (400, 2000))
+    assert np.count_nonzero(large) > 10 * np.count_nonzero(small)
+
+
+def inspected(picture: np.ndarray, values: np.ndarray, *, score: float, reason: Reason | None) -> Inspection:
+    return Inspection(
+        name="a",
+        reason=reason,
+        score=score,
+        threshold=1.0,
+        map_threshold=1.0,
+        map=values,
+        view=PaddedSquare.of(picture, 1),
+        sample=Sample("a", rgb=picture),
+    )
+
+
+@pytest.mark.parametrize(("score", "reason"), [(0.4, None), (1.5, "score")])
+def test_the_largest_value_is_marked_below_the_threshold_too(score: float, reason: Reason | None) -> None:
+    values = np.zeros((30, 30), np.float32)
+    values[15, 20] = score  # of a square of 200 pixels, of which the picture fills rows 50 to 150
+    picture = np.full((100, 200, 3), 128, np.uint8)
+    place = largest_place(values, PaddedSquare.of(picture, 1))
+    assert place == pytest.approx((52.8, 136.2), abs=0.1)
+    difference = np.abs(inspected(picture, values, score=score, reason=reason).overlay().astype(int) - 128).max(axis=2)
+    rows, columns = np.nonzero(difference[8:, 90:] > 100)
+    assert (rows + 8).min() < 43 and (rows + 8).max() > 62 and len(columns) > 60
+    assert difference[30:95, 10:100].max() == 0
+
+
+def test_the_place_of_a_value_at_the_edge_lies_in_the_picture() -> None:
+    for height, width in ((3, 200), (200, 3), (50, 50), (1, 1)):
+        view = PaddedSquare.of(np.zeros((height, width, 3), np.uint8), 1)
+        for values in np.eye(64, dtype=np.float32).reshape(64, 8, 8):
+            row, column = largest_place(values, view)
+            assert 0 <= row <= height - 1 and 0 <= column <= width - 1
+        assert largest_place(np.eye(8, dtype=np.float32)[::-1] * np.arange(8), view)[1] == pytest.approx(
+            min(width - 1, 7.5 * view.side / 8 - 0.5 - view.left)
+        )
 
 
 def test_banner() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,14 @@ import torch
 
 import golden
 from cmdiad_train.detectors.bank.fitting import coreset
-from cmdiad_train.detectors.bank.fitting.coreset import covering_radius, greedy_coreset, project, projection_matrix
+from cmdiad_train.detectors.bank.fitting.coreset import (
+    SelectionsWithout,
+    covering_radius,
+    distance_to_nearest,
+    greedy_coreset,
+    project,
+    projection_matrix,
+)
 from studies.coreset import plain_greedy
 
 
@@ -18,9 +26,9 @@ def rows(count: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def naive_greedy(points: np.ndarray, count: int) -> list[int]:
+def naive_greedy(points: np.ndarray, count: int, selected: Sequence[int] = (0,)) -> list[int]:
     """The greedy selection in float64, without any shortcut (method §11.2)."""
-    selected = [0]
+    selected = [*selected]
     while len(selected) < count:
         distance = np.sqrt(((points[:, None] - points[selected][None]) ** 2).sum(2)).min(1)
         selected.append(int(distance.argmax()))
@@ -215,3 +223,49 @@ def test_rows_narrower_than_the_projection_stay_as_they_are() -> None:
     points = rows(500, 32)
     assert projection_matrix(points.shape, eps=0.9, seed=0) is None
     assert project(points, eps=0.9, seed=0) is points
+
+
+@pytest.mark.parametrize("owners", [torch.arange(600) // 60, torch.arange(600) % 10, (torch.arange(600) > 0).long()])
+def test_selection_without_an_owner_is_completed_greedily_among_the_rows_of_others(owners: torch.Tensor) -> None:
+    points = clustered(600, 12)
+    selected = torch.from_numpy(greedy_coreset(points, 150))
+    selections = SelectionsWithout(points, owners, selected)
+    for owner in range(int(owners.max())):
+        others = (owners != owner).nonzero()[:, 0]
+        count = 150 * len(others) // 600
+        stays, added = selections.without(owner, count)
+        kept = selected[stays].tolist()
+        assert kept == [row for row in selected.tolist() if owners[row] != owner][:count]
+        positions = {row: i for i, row in enumerate(others.tolist())}
+        expected = naive_greedy(points[others].double().numpy(), count, [positions[row] for row in kept])
+        assert [positions[row] for row in added.tolist()] == expected[len(kept) :]
+
+
+@pytest.mark.parametrize(("first", "count"), [(300, 300), (270, 270)])
+def test_completed_selection_covers_the_rows_as_one_from_scratch_does(first: int, count: int) -> None:
+    """The bank keeps its size, as if it were full, or shrinks with the rows: a fraction of the rows."""
+    points, owners = clustered(1500, 24), torch.arange(1500) // 150
+    selected = torch.from_numpy(greedy_coreset(points, 300))[:first]
+    selections = SelectionsWithout(points, owners, selected)
+    for owner in range(10):
+        others = points[owners != owner]
+        stays, added = selections.without(owner, count)
+        completed = points[torch.cat([selected[stays], added])]
+        assert len(completed) == count
+        radius, best = distance_to_nearest(others, completed).max(), greedy_coreset(others, count)
+        assert float(radius) == pytest.approx(covering_radius(others, best), rel=0.03)
+
+
+def test_selection_of_one_owner_alone_is_replaced() -> None:
+    points, owners = rows(40, 4), torch.tensor([0] * 20 + [1] * 20)
+    stays, added = SelectionsWithout(points, owners, torch.arange(5)).without(0, 5)
+    assert len(stays) == 0
+    assert (owners[added] == 1).all()
+    assert len(set(added.tolist())) == 5
+
+
+def test_selection_without_an_owner_ends_when_all_other_rows_equal_a_pick() -> None:
+    points = torch.cat([torch.zeros(5, 3), torch.ones(5, 3), rows(10, 3)])
+    owners = torch.tensor([0] * 10 + [1] * 10)
+    stays, added = SelectionsWithout(points, owners, torch.from_numpy(greedy_coreset(points, 12))).without(1, 6)
+    assert len(stays) + len(added) == 2

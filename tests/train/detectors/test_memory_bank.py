@@ -86,15 +86,18 @@ def test_two_nearest_matches_brute_force(count: int) -> None:
     assert torch.equal(two_nearest(rows), expected)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 7), (20, 33), (40, 50)])
-def test_bank_without_some_rows_is_that_of_the_others(start: int, end: int) -> None:
-    rows = noise(50, 6)
-    found = MemoryBank.from_rows(rows, 0.5, 2.0).without(start, end)
-    expected = MemoryBank.from_rows(torch.cat([rows[:start], rows[end:]]), 0.5, 2.0)
-    assert torch.equal(found.rows, expected.rows)
-    assert torch.equal(found.neighbours, expected.neighbours)
-    assert (found.mean, found.std) == (0.5, 2.0)
-    plain = MemoryBank.from_rows(rows, 0.5, 2.0, reweight=False).without(start, end)
+@pytest.mark.parametrize("added", [0, 1, 12])
+@pytest.mark.parametrize("removed", [[], [*range(7)], [*range(40, 50)], [3, 4, 20, 31, 49]])
+def test_bank_with_exchanged_rows_is_that_of_the_new_rows(removed: list[int], added: int) -> None:
+    rows, further = noise(50, 6), noise(added, 6, seed=1)
+    kept = torch.ones(50, dtype=torch.bool)
+    kept[removed] = False
+    bank = MemoryBank.from_rows(rows, 0.5, 2.0).exchanged(kept, further)
+    expected = MemoryBank.from_rows(torch.cat([rows[kept], further]), 0.5, 2.0)
+    assert torch.equal(bank.rows, expected.rows)
+    assert torch.equal(bank.neighbours, expected.neighbours)
+    assert (bank.mean, bank.std) == (0.5, 2.0)
+    plain = MemoryBank.from_rows(rows, 0.5, 2.0, reweight=False).exchanged(kept, further)
     assert torch.equal(plain.rows, expected.rows)
     assert plain.neighbours is None
 

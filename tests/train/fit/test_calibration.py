@@ -1,4 +1,4 @@
-"""What thresholds and fusion weights rest on: held-out samples, and training samples left out of a whole bank."""
+"""What thresholds and fusion weights rest on: held-out samples, and training samples left out of their bank."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.datasets import open_category
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.patches import PatchFeatures
+from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT
+from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
 from cmdiad_train.detectors.bank.fusion import standardised_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.run_files import load_banks, load_chosen
 from cmdiad_train.detectors.family import as_tensors
+from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import Run, load_run
 
@@ -72,8 +76,65 @@ def test_whole_bank_holds_each_training_sample_out_of_itself(data: Path, trained
     assert run.calibration.score_threshold == pytest.approx(expected.score_threshold, rel=1e-4)
 
 
-def test_coreset_rests_on_held_out_samples_alone(trained: Any) -> None:
-    assert load_run(trained("rgb", coreset=0.5)).calibration.samples == 3
+@torch.no_grad()
+def test_coreset_is_completed_without_each_training_sample(data: Path, trained: Any) -> None:
+    """Each bank keeps the first rows of the other samples, and gains those of their other rows that are farthest."""
+    run = load_run(trained("rgb", coreset=0.5))
+    detector = run.detector
+    assert isinstance(detector, Detector)
+    (chosen,), (bank,) = load_chosen(run.path), load_banks(run.path, run.recipe)
+    files = open_category(data, None).split("train", run.preprocessing.modalities)
+    inputs = [as_tensors(prepare(each.read("rgb"), run.preprocessing).inputs) for each in files]
+    patches = [detector.patches(*(sample[name] for name in detector.input_names))[0] for sample in inputs]
+    candidates = [(rows[torch.unique(cells)] - bank.mean) / bank.std for rows, cells in patches]
+    owners = torch.cat([torch.full((len(rows),), i) for i, rows in enumerate(candidates)])
+    rows, scores = torch.cat(candidates), []
+    first = chosen[: int(0.5 * (len(rows) - max(map(len, candidates))))]
+    for i in range(len(files)):
+        selected = first[owners[first] != i].tolist()
+        while len(selected) < int(0.5 * int((owners != i).sum())):
+            distance = torch.cdist(rows.double(), rows[selected].double()).amin(1)
+            selected.append(int(torch.where(owners != i, distance, -1).argmax()))
+        completed = MemoryBank.from_rows(rows[selected], bank.mean, bank.std)
+        scores.append(float(detector.against([completed]).score_each([patches[i]])[0]))
+    assert run.calibration.samples == 3 + 6
+    np.testing.assert_allclose(run.calibration.held_out_scores[3:], scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("modality", "hallucination", "changes"),
+    [("rgb", "f2f", {}), ("xyz", "none", {}), ("rgb", "none", {"mode": "faithful", "fusion": "ocsvm"})],
+)
+def test_every_training_sample_has_held_out_scores(
+    trained: Any, modality: str, hallucination: str, changes: dict[str, Any]
+) -> None:
+    run = trained(modality, hallucination, **changes)
+    calibration = load_run(run).calibration
+    assert len(calibration.held_out_scores) == len(calibration.held_out_peaks) == calibration.samples == 3 + 6
+    assert len({*calibration.held_out_scores}) == 3 + 6
+    assert not (run / LEFT_OUT).exists()
+
+
+def test_interrupted_calibration_holds_out_the_remaining_samples_only(
+    data: Path, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures: list[int] = []
+    without = BanksWithout.without
+
+    def interrupted(banks: BanksWithout, picture: int) -> MemoryBank:
+        if len(pictures) == 4:
+            pictures.append(picture)
+            raise KeyboardInterrupt
+        pictures.append(picture)
+        return without(banks, picture)
+
+    whole = trained("xyz")
+    monkeypatch.setattr(BanksWithout, "without", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, None, load_run(whole).recipe, tmp_path / "run")
+    fit(data, None, load_run(whole).recipe, tmp_path / "run")
+    assert pictures == [0, 1, 2, 3, 4, 4, 5]
+    assert (tmp_path / "run" / "calibration.json").read_bytes() == (whole / "calibration.json").read_bytes()
 
 
 @pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "each")])
@@ -87,5 +148,5 @@ def test_map_threshold_is_about_what_the_operator_sees(
         preprocessing = inspector.bundle.preprocessing
         files = open_category(data, None).split("validation", preprocessing.modalities)
         inspections = [inspector.inspect(each.read("rgb")) for each in files]
-    np.testing.assert_allclose(calibration.held_out_peaks, [i.map.max() for i in inspections], rtol=1e-3)
-    np.testing.assert_allclose(calibration.held_out_scores, [i.score for i in inspections], rtol=1e-3)
+    np.testing.assert_allclose(calibration.held_out_peaks[:3], [i.map.max() for i in inspections], rtol=1e-3)
+    np.testing.assert_allclose(calibration.held_out_scores[:3], [i.score for i in inspections], rtol=1e-3)

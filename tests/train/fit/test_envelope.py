@@ -18,7 +18,7 @@ from helpers import RecordingReporter
 
 
 def conditions(values: dict[str, float], content: int = 0, size: tuple[int, int] = (320, 240)) -> Conditions:
-    return Conditions(size, values, content)
+    return Conditions(size, values, content, f"{content:016x}")
 
 
 def drawn(rng: np.random.Generator, count: int, spread: float) -> list[Conditions]:

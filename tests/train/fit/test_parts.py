@@ -18,7 +18,6 @@ from cmdiad_export.search.smaller_banks import with_smaller_banks
 from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli import train
-from cmdiad_train.detectors.bank.fitting import calibration
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.family import worst_of_parts
 from cmdiad_train.fit import export_inputs
@@ -174,18 +173,17 @@ def test_leaving_a_sample_out_leaves_all_its_parts_out(
     trays: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[int] = []
-    without = MemoryBank.without
+    exchanged = MemoryBank.exchanged
 
-    def recorded(bank: MemoryBank, start: int, end: int) -> MemoryBank:
-        removed.append(end - start)
-        return without(bank, start, end)
+    def recorded(bank: MemoryBank, kept: torch.Tensor, added: torch.Tensor) -> MemoryBank:
+        removed.append(int((~kept).sum()))
+        return exchanged(bank, kept, added)
 
-    monkeypatch.setattr(calibration.MemoryBank, "without", recorded)
+    monkeypatch.setattr(MemoryBank, "exchanged", recorded)
     fit(trays[3], None, recipe_of("rgb", parts=3, coreset=None), tmp_path / "run")
     rows = len(load_run(tmp_path / "run").detector.searches[0].rows)  # type: ignore[attr-defined]
-    assert len(removed) == 6 * 3
-    assert len(set(removed)) <= 6
-    assert sum(removed) == 3 * rows
+    assert len(removed) == 6
+    assert sum(removed) == rows
     assert load_run(tmp_path / "run").calibration.samples == 4 + 6
 
 

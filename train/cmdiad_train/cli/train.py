@@ -9,6 +9,7 @@ import click
 
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
+from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -30,10 +31,15 @@ evaluated. To resume an interrupted training, run the same command again.
 EXAMPLES = (
     "# One camera: photos of good parts in parts/train/good and parts/validation/good",
     "cmdiad-train parts --out runs/parts",
+    "# The same for real parts: once fetch better features than those that ship with cmdiad",
+    "cmdiad-extractor fetch standard",
+    "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
     "# A detector for each category; repeat the command to continue",
     "cmdiad-train mvtec3d --category all",
+    "# Good parts of another day set the thresholds, too",
+    "cmdiad-train parts --calibration tuesday/good",
 )
 
 EXIT_CODES = {
@@ -94,6 +100,14 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=float,
         default=0.05,
         help="Share of good parts that may be rejected; sets the thresholds.",
+    ),
+    click.option(
+        "--calibration",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Folder of good parts of another session, for example of another day; may be repeated. The thresholds "
+        "keep the false-reject rate in every session.",
     ),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random."),
 )
@@ -190,6 +204,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     cache_gb: float,
     cache_dir: Path | None,
     mask: Path | None,
+    calibration: tuple[Path, ...],
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
     **options: Any,
@@ -208,21 +223,25 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
-    fit_options = FitOptions(Machine(device, cache_gb), network_from, cache_dir or default_folder(), envelope, drawn)
+    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
+    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
+    for line in family_of(family).remarks(options, recipe):
+        click.echo(line, err=True)
 
     def train(name: str | None, run: Path) -> RunRecord:
         reporter = TerminalReporter()
         record = fit(data, name, recipe, run, reporter, fit_options)
         reporter.close()
         _summarise(record, run)
+        _report_threshold(run)
         return record
 
     names = list_categories(data) if category == ALL else []
     if not names or ALL in names:
         train(category, out or RUNS / _run_name(open_category(data, category).name, recipe))
         return 0
-    if mask is not None:
-        raise click.UsageError("--mask belongs to one category: name it with --category")
+    if mask is not None or calibration:
+        raise click.UsageError("--mask and --calibration belong to one category: name it with --category")
 
     def train_one(name: str) -> dict[str, str]:
         run = (out or RUNS) / _run_name(name, recipe)
@@ -259,6 +278,14 @@ def _figures_row(record: RunRecord) -> dict[str, str]:
 def main() -> None:
     """Run the command."""
     run_command(cli, "cmdiad-train")
+
+
+def _report_threshold(out: Path) -> None:
+    """Print the threshold of a run, what it rests on, and the next command."""
+    from cmdiad_train.runs.run import load_calibration
+
+    remedy = "cmdiad-train … --calibration DIR, or after the export cmdiad-threshold BUNDLE --good DIR"
+    report_threshold(load_calibration(out), remedy, f"cmdiad-export {in_shell(out)}")
 
 
 def _summarise(record: RunRecord, out: Path) -> None:

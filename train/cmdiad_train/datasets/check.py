@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
+from cmdiad_runtime.inspection.content import pixels_of
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
@@ -26,7 +27,7 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets.category import Category, Split
 from cmdiad_train.datasets.ground_truth import read_ground_truth
-from cmdiad_train.datasets.identical import content_of, identical_groups, pixels_of, refusal_of_copies, shortened
+from cmdiad_train.datasets.identical import content_of, identical_groups, refusal_of_copies, shortened
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.inspection.content import pixels_of
 from cmdiad_runtime.sample import Sample
 
 MOST_NAMED = 5
@@ -20,13 +16,6 @@ MOST_NAMED = 5
 def content_of(sample: Sample) -> Hashable:
     """Return a value that is equal for samples with the same pixels and points."""
     return tuple(None if array is None else pixels_of(array) for array in (sample.rgb, sample.xyz))
-
-
-def pixels_of(array: npt.NDArray[Any]) -> str:
-    """Return the SHA-256 of type, shape and content of an array."""
-    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def identical_groups(contents: Iterable[tuple[str, Hashable]]) -> Iterator[list[str]]:

@@ -34,6 +34,7 @@ class SampleFiles:
         mask_level: Mask pixels with a grey value above this belong to the defect, if the data set defines such a
             value; None for the rules of `read_mask`.
         part: Number of a part in the sample, from 0 in reading order (`--parts`).
+        session: Name of the session of a good sample that `--calibration` adds; "" for the data set itself.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SampleFiles:
     ground_truth: Path | None
     mask_level: int | None = None
     part: int = 0
+    session: str = ""
 
     @property
     def has_mask(self) -> bool:

@@ -182,8 +182,9 @@ class Fitted:
 
     Attributes:
         detector: Detector in fp32 on the CPU.
-        scores: Image scores of good samples that the detector was not fitted on; with several parts per sample one
-            score for each part, those of one sample next to each other.
+        scores: Image scores of good samples that the detector was not fitted on: first all held-out samples in their
+            order, then any training samples; with several parts per sample one score for each part, those of one
+            sample next to each other.
         peaks: Largest values of their anomaly maps over the image of the sensor.
         provenance: JSON-ready origin of the networks, by modality.
     """
@@ -220,6 +221,10 @@ def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
+def _no_remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    return []
+
+
 def _family_name(recipe: Recipe) -> str:
     return recipe.family
 
@@ -237,6 +242,7 @@ class Family:
         fit: Fits a detector and writes its files into the run directory.
         load: Loads the detector from the files in a run directory.
         options: Options that the family adds to `cmdiad-train`.
+        remarks: Returns lines for the user about the recipe that the values of the options gave.
         preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.
@@ -256,6 +262,7 @@ class Family:
     fit: Callable[[FitContext], Fitted]
     load: Callable[[Path, Recipe], TrainedDetector]
     options: tuple[click.Option, ...] = ()
+    remarks: Callable[[Mapping[str, Any], Recipe], list[str]] = _no_remarks
     preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
     trained_modality: Callable[[Recipe], Sensors] = _modality
     joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories

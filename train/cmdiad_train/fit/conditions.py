@@ -9,6 +9,7 @@ import numpy as np
 
 from cmdiad_runtime.envelope.examine import measure, size_of
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.content import digest_of
 from cmdiad_runtime.preprocess.prepare import check_present
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.strategy import part_geometry
@@ -27,11 +28,13 @@ class Conditions:
         size: Width and height, pixels.
         measures: Measures by name, see `cmdiad_runtime.envelope.names`; empty if the sample cannot be inspected.
         content: Value that is equal for samples with the same pixels and points.
+        digest: Digest by which a bundle recognises the sample, see `digest_of`.
     """
 
     size: tuple[int, int]
     measures: Mapping[str, float]
     content: Hashable
+    digest: str
 
 
 def conditions_of(sample: Sample, preprocessing: Preprocessing) -> Conditions:
@@ -50,7 +53,7 @@ def conditions_of(sample: Sample, preprocessing: Preprocessing) -> Conditions:
             measures = measure(sample, part_geometry(sample, preprocessing), preprocessing)
     except InputError:
         measures = {}  # the sample is left out for the same reason when it is prepared
-    return Conditions(size_of(sample, preprocessing), measures, content_of(sample))
+    return Conditions(size_of(sample, preprocessing), measures, content_of(sample), digest_of(sample, preprocessing))
 
 
 def check_different(

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.printable import printable
@@ -23,6 +22,7 @@ from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.mask import InspectionMask, check_mask_size
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
+from cmdiad_train.fit.sessions import add_sessions, calibrate_splits, refuse_copies
 from cmdiad_train.fit.splits import Splits, split
 from cmdiad_train.fit.start import Request, Started, earlier_record, start_or_resume
 from cmdiad_train.recipe import Recipe
@@ -42,6 +42,7 @@ class FitOptions:
         features: Folder of the feature store that trainings share; None keeps features in the run until it is complete.
         envelope: Rate of the checks of the recording conditions, and checks that are switched off.
         mask: Inspection mask, whose digest becomes part of the recipe, or None.
+        calibration: Folders of good samples of other sessions, which set the thresholds too.
     """
 
     machine: Machine = field(default_factory=Machine)
@@ -49,6 +50,7 @@ class FitOptions:
     features: Path | None = None
     envelope: EnvelopeOptions = field(default_factory=EnvelopeOptions)
     mask: InspectionMask | None = None
+    calibration: tuple[Path, ...] = ()
 
 
 def fit(
@@ -86,7 +88,7 @@ def _fit(
 ) -> RunRecord:
     family = family_of(recipe.family)
     chosen = open_category(data, category)
-    splits = split(chosen, recipe, family)
+    splits = add_sessions(split(chosen, recipe, family), options.calibration, recipe, reporter)
     recipe = _with_mask(recipe, options.mask, splits)
     request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
     check_before_work(request, run, options.machine)
@@ -145,7 +147,8 @@ def _train(
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
-    save_calibration(run, calibrate(scores, peaks, record.recipe.false_reject_rate))
+    digests = _digests(record, splits, samples)
+    save_calibration(run, calibrate_splits(splits, digests, (scores, peaks), record.recipe.false_reject_rate))
     metrics, not_inspected = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
@@ -169,10 +172,16 @@ def _envelope(
         reporter.step("measure recording conditions", len(measured), len(good))
     train, held_out = ([(s, measured[s]) for s in chosen] for chosen in (splits.train, splits.held_out))
     check_different(train, held_out, record.data.folder, reporter)
+    refuse_copies(_digests(record, splits, samples), record.data.folder)
     envelope = learn_envelope(list(measured.values()), options)
     if envelope is not None and record.preprocessing.modality != "xyz" and not envelope.colour_weights:
         reporter.say("Red and blue cannot be distinguished in these samples, so exchanged channels are not recognised.")
     return envelope
+
+
+def _digests(record: RunRecord, splits: Splits, samples: SampleProvider) -> dict[SampleFiles, str]:
+    good = (*splits.train, *splits.held_out)
+    return {files: samples.conditions(files, record.preprocessing).digest for files in good}
 
 
 def _fit_family(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from cmdiad_runtime.bundle.session import LEAST_PARTS
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_train.datasets import GOOD, Category, LeftOut, SampleFiles, open_category
@@ -28,6 +31,7 @@ class Splits:
         joint: Good training samples of further categories, by category.
         left_out: Samples that cannot be used and are in none of the above.
         parts: Number of entries per sample in all but `test`: 1, or one for each part (see `by_part`).
+        sessions: Folders of other sessions by name, whose samples are the last ones of `held_out`.
     """
 
     train: Sequence[SampleFiles]
@@ -36,6 +40,7 @@ class Splits:
     joint: Mapping[str, Sequence[SampleFiles]]
     left_out: tuple[LeftOut, ...] = ()
     parts: int = 1
+    sessions: Mapping[str, Path] = field(default_factory=dict)
 
     def by_part(self, parts: int) -> Splits:
         """Return the splits with an entry for each part of a sample, those of one sample next to each other.
@@ -92,6 +97,7 @@ class Splits:
         for name, samples in self.joint.items():
             own = [sample for sample in self.left_out_of("joint") if sample.name.startswith(f"{name}/")]
             _check_share(category, own, len(samples))
+        self._check_sessions()
         if len(self.train) < 2 or len(self.held_out) < 2:
             why = f", and {len(left_out)} that cannot be used" if left_out else ""
             raise RunError(
@@ -100,6 +106,17 @@ class Splits:
                 expected="at least 2 of each (train/good, validation/good)",
                 action="Add good samples",
             )
+
+    def _check_sessions(self) -> None:
+        counts = Counter(files.session for files in self.held_out)
+        for name, folder in self.sessions.items():
+            if counts[name] < LEAST_PARTS:
+                raise RunError(
+                    folder,
+                    found=f"{counts[name]} good samples of another session that can be used",
+                    expected=f"at least {LEAST_PARTS}",
+                    action="Record more good parts of this session, or leave the folder out",
+                )
 
 
 def split(category: Category, recipe: Recipe, family: Family) -> Splits:

@@ -67,12 +67,14 @@ class Request:
             printable(self.category.name),
             tuple(printable(s.name) for s in splits.train),
             tuple(printable(s.name) for s in splits.held_out),
+            tuple(printable(folder) for folder in splits.sessions.values()),
         )
 
     def lists(self, record: RunRecord) -> bool:
         """Return True if a record is about the samples of this request, those that are left out included."""
         data = self.data(self.splits)
-        if (record.data.folder, record.data.category) != (data.folder, data.category):
+        names = ("folder", "category", "sessions")
+        if any(getattr(record.data, name) != getattr(data, name) for name in names):
             return False
         return all(
             sorted((*getattr(record.data, split), *_names(record.left_out, split)))

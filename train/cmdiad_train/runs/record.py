@@ -47,6 +47,8 @@ class TrainedOn:
         category: Name of the category.
         train: Names of the training samples.
         held_out: Names of the samples that set the thresholds.
+        sessions: Folders of other sessions, whose samples are among `held_out`. The field is in the file only if there
+            are any.
 
     Raises:
         RecordError: A value has the wrong kind.
@@ -56,18 +58,26 @@ class TrainedOn:
     category: str
     train: tuple[str, ...]
     held_out: tuple[str, ...]
+    sessions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_text(self, "folder", longest=_LONGEST_PATH)
         require_text(self, "category")
-        for name in ("train", "held_out"):
+        for name in ("train", "held_out", "sessions"):
             make_tuple(self, name)
             samples = getattr(self, name)
             require(all(isinstance(sample, str) and sample for sample in samples), self, name, "names of samples")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values."""
+        content = asdict(self)
+        if not self.sessions:
+            del content["sessions"]
+        return content
+
     @staticmethod
     def from_json(value: object) -> TrainedOn:
-        """Return the record that `asdict` wrote; raises RecordError."""
+        """Return the record that `to_json` wrote; raises RecordError."""
         return TrainedOn(**fields_from_json(TrainedOn, value))
 
 
@@ -192,7 +202,7 @@ class RunRecord:
             "format_version": FORMAT_VERSION,
             **plain,
             "recipe": self.recipe.to_json(),
-            "data": asdict(self.data),
+            "data": self.data.to_json(),
             "view": asdict(self.view),
             "preprocessing": self.preprocessing.to_json(),
             **({} if self.envelope is None else {"envelope": self.envelope.to_json()}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_runtime.bundle.calibration import Calibration
@@ -80,7 +80,7 @@ def load_run(path: Path) -> Run:
 
 def save_calibration(run: Path, calibration: Calibration) -> None:
     """Write the thresholds and the held-out scores that they are computed from."""
-    write_json(run / CALIBRATION, {"calibration": asdict(calibration)})
+    write_json(run / CALIBRATION, {"calibration": calibration.to_json()})
 
 
 def load_calibration(run: Path) -> Calibration:

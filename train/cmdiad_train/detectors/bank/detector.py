@@ -53,18 +53,8 @@ class Detector(TrainedDetector):
         self._fed = [input_names(recipe, modality) for modality in recipe.mains]
         self._shown = image_name(recipe, recipe.mains[0]) if part.hallucination == "i2f" else None
         self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
-        grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
-        self.scorers = nn.ModuleList(
-            BankScorer(
-                bank,
-                grid=grid,
-                size=recipe.size,
-                published_blur=self.published_blur,
-                reweight=part.image_score == "reweighted",
-                kept=kept_by_bank,
-            )
-            for bank, grid, kept_by_bank in zip(banks, grids, of_each_bank(kept, len(banks)), strict=True)
-        )
+        self._grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
+        self.scorers = nn.ModuleList(self.scorer(i, bank) for i, bank in enumerate(banks))
         self.register_buffer("score_weights", torch.ones(len(banks)))
         self.register_buffer("map_weights", torch.ones(len(banks)))
         self.eval().requires_grad_(False)
@@ -109,6 +99,18 @@ class Detector(TrainedDetector):
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
         return Detector(self._recipe, features, banks, self.hallucinated, self._kept)
 
+    def scorer(self, number: int, bank: MemoryBank) -> BankScorer:
+        """Return a scorer of the features of bank `number` against a bank."""
+        kept = self._kept
+        return BankScorer(
+            bank,
+            grid=self._grids[number],
+            size=self._recipe.size,
+            published_blur=self.published_blur,
+            reweight=bank_part(self._recipe).image_score == "reweighted",
+            kept=None if kept is None else kept[min(number, len(kept) - 1)],
+        )
+
     def set_search(self, settings: SearchSettings) -> None:
         """Search every bank with these settings, in place."""
         for scorer, search in zip(self.scorers, self.searches, strict=True):
@@ -130,13 +132,6 @@ class Detector(TrainedDetector):
         """Return the unfused scores `[banks]` and maps `[banks, size, size]` of the patch features of each bank."""
         scored = [scorer(*rows_and_cells) for scorer, rows_and_cells in zip(self.scorers, patches, strict=True)]
         return torch.stack([score for score, _ in scored]), torch.stack([m for _, m in scored])
-
-
-def of_each_bank(kept: Tensor | None, banks: int) -> list[Tensor | None]:
-    """Return the inspected pixels `[size, size]` of each bank's view; None for each without an inspection mask."""
-    if kept is None:
-        return [None] * banks
-    return [kept[min(i, len(kept) - 1)] for i in range(banks)]
 
 
 def _unproven(scorer: nn.Module) -> BankSearch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, inspected_patches, make_bank
-from cmdiad_train.detectors.bank.fitting.calibration import calibrate_fusion
+from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT, calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINT, hallucinate, hallucinated_features, take_over
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
@@ -20,12 +21,13 @@ from cmdiad_train.detectors.bank.preprocessing import (
     preferred_view,
     trained_modality,
 )
-from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.detectors.bank.recipe_options import recipe_from, remarks
 from cmdiad_train.detectors.bank.run_files import (
     BANKS,
     bank_names,
     build_extractor,
     load_banks,
+    load_chosen,
     load_detector,
     network_file,
     save_banks,
@@ -53,13 +55,14 @@ def fit_banks(context: FitContext) -> Fitted:
         scores, peaks = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_fusion(context.run, detector)
     (context.run / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)
     return Fitted(detector, scores, peaks, training.provenance)
 
 
 @torch.no_grad()
 def _banks(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> list[MemoryBank]:
     context, recipe = training.context, training.recipe
-    if (context.run / BANKS).exists():
+    if (context.run / BANKS).exists() and load_chosen(context.run):
         return load_banks(context.run, recipe)
     is_published = training.part.mode == "faithful" and len(patches) > 1
     statistics = _shared_statistics(training, patches) if is_published else None
@@ -68,7 +71,7 @@ def _banks(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> 
         for name, rows in zip(bank_names(recipe), patches, strict=True)
     }
     save_banks(context.run, banks)
-    return list(banks.values())
+    return [bank for bank, _ in banks.values()]
 
 
 def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> tuple[float, float]:
@@ -97,6 +100,7 @@ BANK = Family(
     part=BankRecipe,
     options=OPTIONS,
     recipe=recipe_from,
+    remarks=remarks,
     preprocessing=make_preprocessing,
     fit=fit_banks,
     load=load_detector,

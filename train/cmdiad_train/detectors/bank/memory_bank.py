@@ -38,19 +38,28 @@ class MemoryBank:
         """Return a bank of normalised rows, with the neighbour table if scores are reweighted."""
         return MemoryBank(rows, mean, std, two_nearest(rows) if reweight else None)
 
-    def without(self, start: int, end: int) -> MemoryBank:
-        """Return the bank without rows `start` to `end`; mean and std stay.
+    def exchanged(self, kept: Tensor, added: Tensor) -> MemoryBank:
+        """Return the bank with some of its rows, in order, followed by other rows; mean and std stay.
 
-        Only rows that lose a neighbour look for new ones.
+        Only rows whose neighbours change look for new ones.
+
+        Args:
+            kept: Rows that stay, bool `[K]`.
+            added: Normalised rows float32 `[n, C]`.
         """
-        kept = torch.cat([torch.arange(start), torch.arange(end, len(self.rows))])
-        rows = self.rows[kept]
+        rows = torch.cat([self.rows[kept], added])
         if self.neighbours is None:
             return MemoryBank(rows, self.mean, self.std, None)
         neighbours = self.neighbours[kept]
-        lost = ((neighbours >= start) & (neighbours < end)).any(1).nonzero()[:, 0]
-        neighbours = torch.where(neighbours >= end, neighbours - (end - start), neighbours)
-        neighbours[lost] = two_nearest(rows, lost)
+        stale = ~kept[neighbours].all(1)
+        neighbours = (kept.cumsum(0) - 1)[neighbours]
+        if len(added):
+            own = rows[: len(stale)]
+            nearest = torch.cat([torch.cdist(block, added).amin(1) for block in own.split(1024)])
+            stale |= nearest <= torch.linalg.norm(own - own[neighbours[:, 1]], dim=1)
+        stale = torch.cat([stale, stale.new_ones(len(added))])
+        neighbours = torch.cat([neighbours, neighbours.new_zeros(len(added), 2)])
+        neighbours[stale] = two_nearest(rows, stale.nonzero()[:, 0])
         return MemoryBank(rows, self.mean, self.std, neighbours)
 
 

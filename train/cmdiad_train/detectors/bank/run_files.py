@@ -146,11 +146,12 @@ def bank_names(recipe: Recipe) -> list[str]:
     return ["main"] if bank_part(recipe).hallucination == "none" else ["main", "fusion"]
 
 
-def save_banks(run: Path, banks: dict[str, MemoryBank]) -> None:
-    """Write the memory banks by name."""
+def save_banks(run: Path, banks: dict[str, tuple[MemoryBank, Tensor]]) -> None:
+    """Write the memory banks by name, each with the candidate row int64 `[K]` that each of its rows is."""
     tensors = {}
-    for name, bank in banks.items():
+    for name, (bank, chosen) in banks.items():
         tensors[f"{name}.rows"] = bank.rows
+        tensors[f"{name}.chosen"] = chosen
         if bank.neighbours is not None:
             tensors[f"{name}.neighbours"] = bank.neighbours
         tensors[f"{name}.mean"] = torch.tensor(bank.mean, dtype=torch.float64)
@@ -175,6 +176,12 @@ def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
         ]
     except KeyError as error:
         raise damaged(run / BANKS, ValueError(f"no tensor {error}")) from error
+
+
+def load_chosen(run: Path) -> list[Tensor]:
+    """Return the candidate row int64 `[K]` that each row of each bank is; empty for runs of earlier versions."""
+    tensors = load_tensors(run / BANKS)
+    return [tensors[f"{name}.chosen"] for name in BANK_NAMES if f"{name}.chosen" in tensors]
 
 
 def save_fusion(run: Path, detector: Detector) -> None:

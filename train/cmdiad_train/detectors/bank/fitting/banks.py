@@ -61,8 +61,8 @@ def make_bank(
     statistics: tuple[float, float] | None,
     device: torch.device,
     reporter: Reporter,
-) -> MemoryBank:
-    """Return the bank of candidate rows.
+) -> tuple[MemoryBank, Tensor]:
+    """Return the bank of candidate rows, and the candidate row int64 `[K]` that each row of the bank is.
 
     Args:
         name: Name of the bank in progress reports.
@@ -74,15 +74,17 @@ def make_bank(
     """
     mean, std = statistics or (float(rows.mean()), float(rows.std()))
     normalised = (rows - mean) / std
-    chosen = choose_rows(normalised, recipe, device=device, reporter=reporter, name=name)
-    kept = normalised[torch.from_numpy(chosen)].contiguous()
-    return MemoryBank.from_rows(kept, mean, std, reweight=bank_part(recipe).image_score == "reweighted")
+    chosen = torch.from_numpy(choose_rows(normalised, recipe, device=device, reporter=reporter, name=name))
+    kept = normalised[chosen].contiguous()
+    return MemoryBank.from_rows(kept, mean, std, reweight=bank_part(recipe).image_score == "reweighted"), chosen
 
 
-def is_whole(bank: MemoryBank, patches: Sequence[Patches], recipe: Recipe) -> bool:
-    """Return True if a bank holds every candidate row, in the order of the samples."""
-    rows = sum(len(bank_rows([sample], recipe)) for sample in patches)
-    return bank_part(recipe).mode == "default" and len(bank.rows) == rows
+def bank_size(rows: int, recipe: Recipe) -> int:
+    """Return the number of rows that a bank keeps of a number of candidate rows."""
+    share = bank_part(recipe).coreset
+    if share is None:
+        return min(rows, MOST_ROWS)
+    return rows if share == 1 else max(3, int(share * rows))
 
 
 def choose_rows(
@@ -103,9 +105,9 @@ def choose_rows(
         name: Name of the bank in progress reports.
     """
     part = bank_part(recipe)
-    if part.coreset == 1 or (part.coreset is None and len(rows) <= MOST_ROWS):
+    count = bank_size(len(rows), recipe)
+    if count == len(rows):
         return np.arange(len(rows))
-    count = MOST_ROWS if part.coreset is None else max(3, int(part.coreset * len(rows)))
     projected = project(rows, eps=part.coreset_eps, seed=recipe.seed).to(device or "cpu")
     return greedy_coreset(
         projected,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.patches import Patches
-from cmdiad_train.detectors.bank.fitting.banks import bank_rows, is_whole
+from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.run_files import load_chosen
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.recipe import bank_part
+from cmdiad_train.runs.tensors import load_tensors, save_tensors
+
+LEFT_OUT = "left-out"
+"""Folder of a run with the scores of training samples that were held out so far; deleted when the family is fitted."""
 
 Scored = tuple[Tensor, Tensor]
 """Unfused scores `[banks]` and maps `[banks, size, size]` of one sample; maps lie over the image of the sensor."""
@@ -30,8 +34,8 @@ def calibrate_fusion(
 ) -> tuple[list[float], list[float]]:
     """Set the fusion weights of a detector, and return fused scores and map maxima of good samples.
 
-    The samples are the held-out ones, and if the banks hold every row also the training samples, each scored against
-    banks without its own rows.
+    The samples are the held-out ones and the training samples, each of these scored against banks that were made
+    without it.
 
     Args:
         context: The training.
@@ -40,16 +44,14 @@ def calibrate_fusion(
         patches: Patch features of the training samples, by bank and sample: all of them, and those that an inspection
             mask does not ignore, which make up the banks.
     """
-    every, inspected = patches
     held_out = _held_out_patches(context, detector)
     scored = []
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
         scored.append(_over_sensor(context, files, detector.score_each(sample)))
         context.reporter.step("calibrate threshold", i + 1, len(held_out))
-    if all(is_whole(bank, rows, context.recipe) for bank, rows in zip(banks, inspected, strict=True)):
-        scored += _without_own_rows(context, detector, banks, patches)
+    scored += _without_own_rows(context, detector, banks, patches)
     is_published = bank_part(context.recipe).fusion == "ocsvm"
-    fitted_on = _against_own_rows(context, detector, every) if is_published else scored
+    fitted_on = _against_own_rows(context, detector, patches[0]) if is_published else scored
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in fitted_on]), context.recipe)
     detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), context.recipe)
     scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
@@ -87,13 +89,40 @@ def _without_own_rows(
     banks: Sequence[MemoryBank],
     patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
 ) -> list[Scored]:
-    """Score every training sample against banks without its own rows, and without those of parts in its picture."""
-    parts, (every, inspected) = context.preprocessing.parts, patches
-    starts = [np.cumsum([0, *(len(bank_rows([sample], context.recipe)) for sample in rows)]) for rows in inspected]
-    scored = []
-    for i, files in enumerate(context.train):
-        first = i - i % parts
-        others = [bank.without(start[first], start[first + parts]) for bank, start in zip(banks, starts, strict=True)]
-        scored.append(_over_sensor(context, files, detector.against(others).score_each([p[i] for p in every])))
-        context.reporter.step("hold out training samples", i + 1, len(context.train))
-    return scored
+    """Score every training sample against banks that were made without the sample, and without its whole picture."""
+    pictures = [i // context.preprocessing.parts for i in range(len(context.train))]
+    chosen = load_chosen(context.run)
+    by_bank: list[list[Scored]] = []
+    for number, (bank, of_bank, every, inspected) in enumerate(zip(banks, chosen, *patches, strict=True)):
+        without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device)
+        scored: list[Scored] = []
+        for picture in dict.fromkeys(pictures):
+            scored += _of_picture(context, detector, number, picture, without, every)
+            done, total = number * len(every) + len(scored), len(banks) * len(every)
+            context.reporter.step("hold out training samples", done, total)
+        by_bank.append(scored)
+    return [
+        _over_sensor(context, files, (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
+        for files, unfused in zip(context.train, zip(*by_bank, strict=True), strict=True)
+    ]
+
+
+def _of_picture(
+    context: FitContext,
+    detector: Detector,
+    number: int,
+    picture: int,
+    without: BanksWithout,
+    patches: Sequence[Patches],
+) -> list[Scored]:
+    """Return score `[]` and map `[size, size]` of each part in a picture, of an earlier attempt if there is one."""
+    file = context.run / LEFT_OUT / f"{number}-{picture:06d}.safetensors"
+    if not file.exists():
+        scorer = detector.scorer(number, without.without(picture))
+        first = picture * context.preprocessing.parts
+        results = [scorer(*patches[i]) for i in range(first, first + context.preprocessing.parts)]
+        scores, maps = (torch.stack(values) for values in zip(*results, strict=True))
+        file.parent.mkdir(exist_ok=True)
+        save_tensors(file, {"scores": scores, "maps": maps})
+    tensors = load_tensors(file)
+    return [*zip(tensors["scores"], tensors["maps"], strict=True)]

@@ -15,7 +15,7 @@ the rows read from memory each time. Three savings make the same picks in minute
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,21 +89,79 @@ def greedy_coreset(
     space = _half_space(rows) if half else _single_space(rows)
     if not math.isfinite(space.slack):
         raise ValueError("rows to select from must be finite" + (", in float16 too" if half else ""))
-    nearest = _from_first(space, rows)
     selected = torch.zeros(count, dtype=torch.int64, device=rows.device)
     done = 1
-    while done < count and float(nearest.max()) > 0:
-        candidates = _farthest(nearest)
-        picks, reach = _pick(space, candidates, nearest, count - done)
+    for picks in _picks(space, _from_first(space, rows), count - 1):
         selected[done : done + len(picks)] = picks
         done += len(picks)
-        if done < count:
-            _shorten_all(nearest, space, picks, reach)
         if progress is not None:
             progress(done, count)
     if progress is not None and done < count:
         progress(count, count)
     return selected.cpu().numpy()
+
+
+class SelectionsWithout:
+    """Greedy selections as if the rows of one owner did not exist, made from the selection among all rows.
+
+    Such a selection keeps the picks of the other owners. Then the rows of others that are farthest from all picks are
+    picked greedily until the selection has the requested size. Most of them lie where picks of the owner covered
+    rows of others. A selection from scratch differs in the order of its picks, but covers the rows as well, if there
+    is room for about as many new picks as the owner had.
+
+    Selecting all over again for each owner would cost the first selection once per owner. Here the product of all
+    rows with all picks is computed once, and each owner costs the greedy picks that replace those of the owner.
+
+    Args:
+        rows: Rows float32 `[n, k]`, as passed to `greedy_coreset`.
+        owners: Owner of each row, int64 `[n]`.
+        selected: Selection among all rows, or the first rows of the selection, int64 `[K]`, in order of selection.
+    """
+
+    def __init__(self, rows: Tensor, owners: Tensor, selected: Tensor) -> None:
+        self._space, self._owners, self._selected = _single_space(rows), owners, selected
+        self._nearest, self._nearest_owner, self._next = self._distances()
+
+    def _distances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared distances to the nearest pick, its owner, and distances to the nearest pick of others."""
+        owners, mirrored = self._owners[self._selected], self._space.mirrored(self._selected)
+        results = []
+        for block in self._space.rows.split(max(1, BLOCK_VALUES[owners.device.type] // len(owners))):
+            squared = (block @ mirrored).clamp_(min=0)
+            nearest, pick = squared.min(1)
+            owner = owners[pick]
+            squared.masked_fill_(owners == owner[:, None], torch.finfo(squared.dtype).max)  # inf would settle every row
+            results.append((nearest, owner, squared.amin(1)))
+        nearest, owner, following = (torch.cat(values) for values in zip(*results, strict=True))
+        return nearest, owner, following
+
+    def without(self, owner: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the positions in `selected` of the picks that stay, and the further picks among rows of others.
+
+        Both are int64 and together at most `count`: fewer if all other rows equal a pick.
+        """
+        stays = (self._owners[self._selected] != owner).nonzero()[:count, 0]
+        nearest = torch.where(self._nearest_owner == owner, self._next, self._nearest)
+        nearest[self._owners == owner] = 0
+        nearest[self._selected[stays]] = 0
+        picks = [*_picks(self._space, nearest, count - len(stays))]
+        return stays, torch.cat(picks) if picks else stays[:0]
+
+
+def _picks(space: _Space, nearest: Tensor, count: int) -> Iterator[Tensor]:
+    """Yield greedy picks, int64, round by round: at most `count`, fewer as soon as every row equals a pick.
+
+    Args:
+        space: Rows to pick from.
+        nearest: Distance of each row to the nearest row selected so far; changed in place.
+        count: Number of rows to pick.
+    """
+    while count > 0 and float(nearest.max()) > 0:
+        picks, reach = _pick(space, _farthest(nearest, min(CANDIDATES, 8 * count)), nearest, count)
+        count -= len(picks)
+        if count > 0:
+            _shorten_all(nearest, space, picks, reach)
+        yield picks
 
 
 @dataclass(frozen=True)
@@ -156,16 +214,16 @@ def _from_first(space: _Space, rows: Tensor) -> Tensor:
     return torch.minimum(distance, torch.linalg.norm(space.half - space.half[:1], dim=1))
 
 
-def _farthest(nearest: Tensor) -> Tensor:
-    """Return the rows that a round picks from, in order: all that are as far as the last of `CANDIDATES` rows.
+def _farthest(nearest: Tensor, most: int) -> Tensor:
+    """Return the rows that a round picks from, in order: all that are as far as the last of the `most` farthest.
 
     If equal distances would make that more than twice as many rows, return one row.
     """
-    if len(nearest) <= CANDIDATES:
+    if len(nearest) <= most:
         return torch.arange(len(nearest), device=nearest.device)
-    least = nearest.topk(CANDIDATES, sorted=False).values.min()
+    least = nearest.topk(most, sorted=False).values.min()
     index = (nearest >= least).nonzero()[:, 0]
-    return index if len(index) <= 2 * CANDIDATES else nearest.argmax()[None]
+    return index if len(index) <= 2 * most else nearest.argmax()[None]
 
 
 def _pick(space: _Space, candidates: Tensor, nearest: Tensor, count: int) -> tuple[Tensor, float]:

@@ -1,0 +1,61 @@
+"""Sessions of a calibration: good parts that were recorded together, on one day with one setting of the station."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.records import make_tuple, require, require_integer, require_name
+
+TRAINING = "training"
+"""Name of the session of the training data: training samples and validation split."""
+LEAST_PARTS = 5
+"""Smallest number of good parts of a further session. With fewer, the limit of a normal sample lies so far above the
+scores (3.4 standard deviations for three parts and 5 %, 2.3 for five) that hardly any defect would exceed the limit."""
+MOST_SESSIONS = 1000
+
+_DIGEST = re.compile(r"[0-9a-f]{16}\Z")
+_UNNAMED = frozenset({"good", "ok", "pass", "rgb", "xyz", "depth", "train", "validation", "test", "calibration"})
+"""Names of folders, in lower case, that say nothing about a session."""
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Session:
+    """Good parts that were recorded together.
+
+    Attributes:
+        name: Name of the session, without control characters; `TRAINING` for the training data.
+        samples: Number of held-out scores of the session.
+        contents: Digests of the session's samples, 16 hexadecimal digits each (see
+            `cmdiad_runtime.inspection.content`), those that have no held-out score included; may be empty.
+
+    Raises:
+        RecordError: A value has the wrong kind or is out of range.
+    """
+
+    name: str
+    samples: int
+    contents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_name(self, "name")
+        require_integer(self, "samples", 1, 1 << 40)
+        make_tuple(self, "contents")
+        digests = all(isinstance(digest, str) and _DIGEST.match(digest) for digest in self.contents)
+        require(digests, self, "contents", "digests of 16 hexadecimal digits")
+
+
+def session_name(folder: Path, taken: Sequence[str]) -> str:
+    """Return the name of a new session: that of the folder, or of the nearest one above if a layout sets the name.
+
+    Args:
+        folder: Folder of the good parts, for example `tuesday/good/rgb`.
+        taken: Names of other sessions; a number makes the name different from these.
+    """
+    meaningful = [part for part in folder.absolute().parts[1:] if part.lower() not in _UNNAMED]
+    name = printable(meaningful[-1])[:_LONGEST_NAME] if meaningful else "session"
+    return next(c for c in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if c not in taken)

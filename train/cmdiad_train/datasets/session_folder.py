@@ -1,0 +1,41 @@
+"""The good samples of another session, in a folder without splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import Modality
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
+from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_files, find_modality, list_defect
+from cmdiad_train.datasets.sample_files import GOOD
+
+
+def list_session(folder: Path, name: str, required: tuple[Modality, ...]) -> Listing:
+    """Return the good samples in a folder, each with all required modalities, and the problems of the others.
+
+    The folder holds the files themselves, or the sub-folders of the modalities (`rgb`, and `xyz` or `depth`), as the
+    folder `good` of every layout does.
+
+    Args:
+        folder: Folder of the samples.
+        name: Name of the session, which starts the names of its samples.
+        required: Modalities that every sample must have.
+
+    Raises:
+        RunError: The folder has no file of a required modality.
+    """
+    in_folders = any((folder / sub).is_dir() for names in MODALITY_FOLDERS.values() for sub in names)
+    kinds: dict[Modality, FilesByStem] = {
+        modality: find_modality(folder, modality) if in_folders else find_files(folder, MIXED_SUFFIXES[modality])
+        for modality in required
+    }
+    missing = [modality for modality, candidates in kinds.items() if not candidates.files]
+    if missing:
+        raise RunError(
+            folder,
+            found=f"no {missing[0]} file" if folder.is_dir() else "no such folder",
+            expected=f"good samples with {' and '.join(required)}",
+            action="Pass the folder that holds the files, or the sub-folders rgb and xyz, for example test/good",
+        )
+    return list_defect(name, GOOD, kinds, None, mask_required=False)
