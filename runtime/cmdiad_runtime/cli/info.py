@@ -112,6 +112,8 @@ def _threshold_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("rests on", f"{threshold['samples']} held-out good samples, {threshold['method']}"),
     ]
+    if len(threshold["sessions"]) > 1:
+        lines.append(("sessions", ", ".join(f"{part['name']} {part['samples']}" for part in threshold["sessions"])))
     if threshold["warning"]:
         lines.append(("warning", threshold["warning"]))
     exported = summary.get("exported_threshold")

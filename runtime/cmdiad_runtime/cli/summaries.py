@@ -148,9 +148,12 @@ def _length(value: object) -> int:
 
 
 def _threshold(calibration: Calibration) -> dict[str, Any]:
-    """Return a calibration without the list of held-out scores."""
+    """Return a calibration without the scores, and with the number of scores of each session."""
     content = calibration.to_json()
-    return {name: value for name, value in content.items() if name not in ("held_out_scores", "held_out_peaks")}
+    return {
+        **{name: value for name, value in content.items() if name not in ("held_out_scores", "held_out_peaks")},
+        "sessions": [{"name": session.name, "samples": session.samples} for session in calibration.sessions],
+    }
 
 
 def _envelope(envelope: Envelope | None) -> dict[str, Any] | None:
