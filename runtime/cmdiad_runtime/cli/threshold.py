@@ -255,6 +255,7 @@ def _lines(calibration: Calibration) -> dict[str, str]:
     held_out = calibration.held_out_scores
     low, high = calibration.interval
     return {
+        "deciding score": {"map": "largest value of the map", "image": "image score"}[calibration.verdict],
         "score threshold": f"{calibration.score_threshold:.6g}",
         "map threshold": f"{calibration.map_threshold:.6g}",
         "method": calibration.method,

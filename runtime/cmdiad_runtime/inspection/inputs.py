@@ -100,4 +100,5 @@ def _partners(path: Path, modality: Modality, other: Modality) -> list[Path]:
         folders = [path.parent]
         suffixes = MIXED_SUFFIXES[other]
     written = [spelling for suffix in suffixes for spelling in (suffix, suffix.upper())]
-    return [folder / f"{path.stem}{suffix}" for folder in folders for suffix in written]
+    places = [folder / f"{path.stem}{suffix}" for folder in folders for suffix in written]
+    return [place for place in places if place != path]

@@ -128,9 +128,11 @@ class FolderWatch:
         self._pending = {path: seen for path, seen in self._pending.items() if seen.search == self._searches}
         for path in sorted(self._pending):
             arrived = self._arrived(self._pending[path], now)
-            if arrived is not None:
-                del self._pending[path]
-                self._remember(arrived)
+            if arrived is None:
+                continue
+            foreign = self._pending.pop(path).sample.foreign
+            self._remember(arrived)
+            if not foreign:
                 before = self._clock()
                 yield arrived
                 self._blocked += self._clock() - before  # No file is late because the inspection is.

@@ -12,7 +12,7 @@ from cmdiad_runtime.inspection.find_inputs import SKIPPED_TEXTS, skipped_file, s
 from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of, printable
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
 
 IsFinished = Callable[[str], bool]
 """Function that returns True for the `Arrived.key` of a sample that needs no further look."""
@@ -33,11 +33,13 @@ class ListedSample:
         path: File that names the sample: the image if there is one, else the cloud.
         files: States of the files of the sample, that of `path` first.
         missing: File that the sample lacks, "image" or "cloud"; "" if there are all.
+        foreign: True for a TIFF file that is not of the detector's modality according to the content so far.
     """
 
     path: Path
     files: tuple[FileState, ...]
     missing: str = ""
+    foreign: bool = False
 
 
 def list_samples(
@@ -68,10 +70,11 @@ def list_samples(
 
 def _sample(path: Path, modalities: Sequence[Modality]) -> ListedSample | None:
     """Return the sample that a file names, or None for a file without a part, or one that belongs to an image."""
-    modality = _modality_of(path)
-    if modality not in modalities:
-        return None
+    kinds = _modalities_of(path)
+    modality = next((modality for modality in modalities if modality in kinds), None)
     own = FileState.of(path)
+    if modality is None:
+        return ListedSample(path, (own,), foreign=True) if kinds and _may_be_either(path) else None
     if len(modalities) == 1:
         return ListedSample(path, (own,))
     if modality == "xyz":
@@ -81,13 +84,26 @@ def _sample(path: Path, modalities: Sequence[Modality]) -> ListedSample | None:
     return ListedSample(path, (own,), "cloud") if cloud is None else ListedSample(path, (own, FileState.of(cloud)))
 
 
-def _modality_of(path: Path) -> Modality | None:
-    """Return the modality of a file by the rules of `find_inputs`, or None for another kind of file."""
+def _modalities_of(path: Path) -> tuple[Modality, ...]:
+    """Return the modalities that a file may have by the rules of `find_inputs`; none for another kind of file.
+
+    The content decides about a TIFF file next to others. It may be incomplete, or decide nothing: then the file may
+    have the modality that no other file of the same name has.
+    """
     suffix = path.suffix.lower()
     for modality, folders in MODALITY_FOLDERS.items():
         if path.parent.name in folders:
-            return modality if suffix in MODALITY_SUFFIXES[modality] else None
-    return next((modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes), None)
+            return (modality,) if suffix in MODALITY_SUFFIXES[modality] else ()
+    kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
+    if not _may_be_either(path):
+        return kinds
+    others = {*image_candidates(path), *cloud_candidates(path)} - {path}
+    together = [path, *(other for other in others if other.is_file())]
+    return tuple(modality for modality in kinds if path in loose_files(together, modality))
+
+
+def _may_be_either(path: Path) -> bool:
+    return all(path.suffix.lower() in suffixes for suffixes in MIXED_SUFFIXES.values())
 
 
 def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, say: SayOnce) -> Iterator[Path]:
@@ -135,6 +151,6 @@ def _is_left_out(path: Path, say: SayOnce) -> bool:
         say(reason, f"skipped: {SKIPPED_TEXTS[reason]}, the first is {printable(path)}")
         return True
     temporary = path.name.startswith("~") or path.stem.endswith(_TEMPORARY)
-    if temporary and _modality_of(path) is not None:
+    if temporary and _modalities_of(path):
         say("temporary", f"skipped: files with a temporary name, the first is {printable(path)}")
     return temporary

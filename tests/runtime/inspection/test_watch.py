@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import OutputError
@@ -16,6 +17,7 @@ from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.done_folders import open_done_folders
 from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
 from cmdiad_runtime.names import Modality
+from helpers import write_cloud, write_image
 
 
 class Watched:
@@ -242,6 +244,27 @@ def test_image_and_cloud_are_yielded_together(tmp_path: Path, folders: tuple[str
     os.utime(cloud, (5, 5))
     watched.search()
     assert watched.names(after=2) == [f"{images}1.png"], "a new cloud makes a new sample"
+
+
+@pytest.mark.parametrize(
+    ("modalities", "expected"),
+    [(("rgb",), ["1.png", "2.tiff"]), (("xyz",), ["1.tiff", "3.ply"]), (("rgb", "xyz"), ["1.png"])],
+)
+def test_the_content_of_a_complete_tiff_file_decides(
+    tmp_path: Path, modalities: tuple[Modality, ...], expected: list[str]
+) -> None:
+    watched = Watched(tmp_path / "line", modalities)
+    write_image(watched.folder / "1.png", np.zeros((8, 8, 3), np.uint8))
+    write_cloud(watched.folder / "1.tiff", np.ones((8, 8, 3), np.float32))
+    write_image(watched.folder / "2.tiff", np.zeros((8, 8, 3), np.uint8))
+    watched.write("3.ply")
+    whole = (watched.folder / "1.tiff").read_bytes()
+    watched.write("1.tiff", whole[:1])  # The camera has begun to write.
+    assert watched.names() == []
+    watched.write("1.tiff", whole)
+    assert watched.names(after=1) == []
+    assert watched.names(after=2) == expected
+    assert watched.names(after=10) == []
 
 
 @pytest.mark.parametrize(("name", "missing"), [("1.png", "cloud"), ("1.ply", "image")])

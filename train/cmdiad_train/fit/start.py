@@ -111,6 +111,8 @@ def earlier_record(request: Request, run: Path) -> RunRecord | None:
         return record
     if is_without_results(run):
         return None
+    if (replace(record.asked, verdict=request.recipe.verdict), record.network_from) == (request.recipe, network):
+        raise _other_training(run, f", or pass --verdict {record.recipe.verdict}, as that run")
     raise _other_training(run)
 
 
@@ -133,6 +135,8 @@ def start_or_resume(
     """
     if skipped := skipped_text(request.category.folder):
         reporter.say(skipped)
+    for note in request.category.notes:
+        reporter.say(note)
     splits = accept(request.splits, request.category, None, reporter)
     if splits.shows_figures:
         warn_about_test_samples(splits, reporter)
@@ -229,12 +233,12 @@ def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     return replace(sensor, parts=recipe.parts)
 
 
-def _other_training(run: Path) -> OutputError:
+def _other_training(run: Path, otherwise: str = "") -> OutputError:
     return OutputError(
         run,
         found="a run with another recipe or other data",
         expected="a new folder, or the same training to resume",
-        action="Choose another --out",
+        action=f"Choose another --out{otherwise}",
     )
 
 
