@@ -11,10 +11,10 @@ from PIL import Image
 
 import data_trees as trees
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
 from cmdiad_train.datasets import open_category
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts.folder import is_kept_back
-from cmdiad_train.datasets.layouts.labels import label_of_file, label_of_folder
 
 
 def fill(folder: Path, *names: str) -> None:

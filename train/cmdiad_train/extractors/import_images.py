@@ -104,10 +104,16 @@ def image_weights(source: Path, state: dict[str, Any], options: ImportOptions) -
     return ImageWeights(name or match.architecture, state, match, metadata, source)  # type: ignore[union-attr]
 
 
-def licence_of(images: ImageWeights, kind: str | None) -> str | None:
-    """Return the licence that the file, the release or timm's record states, or None."""
-    stated = images.metadata.get("licence") or images.metadata.get("license") or LICENCES.get(kind or "")
-    return stated or (timm_licence(images.name) if "." in images.name else None)
+def licence_of(images: ImageWeights, kind: str, *, is_known: bool) -> str | None:
+    """Return the licence that the file, the release or timm's record states, or None.
+
+    Args:
+        images: The weights.
+        kind: Release of the weights.
+        is_known: True if the file itself names the weights, so that timm's record of that name applies.
+    """
+    stated = images.metadata.get("licence") or images.metadata.get("license") or LICENCES.get(kind)
+    return stated or (timm_licence(images.name) if is_known and "." in images.name else None)
 
 
 def save_images(images: ImageWeights, out: Path | None, options: ImportOptions, origin: Origin) -> Imported:

@@ -67,7 +67,7 @@ def import_file(source: Path, out: Path | None, options: ImportOptions, *, comma
         _save_points(_encoder_state(source, state, kind), kind, out, origin)
         return Imported(out, origin, kind)
     images = image_weights(source, _backbone_state(state), options)
-    licence = options.licence or licence_of(images, None if options.backbone else kind)
+    licence = options.licence or licence_of(images, kind, is_known=options.backbone is None)
     if licence is None:
         raise RunError(
             source,

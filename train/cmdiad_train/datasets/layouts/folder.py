@@ -25,7 +25,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
-from cmdiad_train.datasets.layouts.labels import SPLITS, Label, label_of_file, label_of_folder
+from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
