@@ -78,6 +78,13 @@ def write_images(folder: Path, photo: Path) -> list[Path]:
     image.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
     image.save(folder / "plain.jpg", quality=90)
     image.save(folder / "progressive.jpg", quality=90, progressive=True, exif=_exif())
+    image.save(folder / "plain.bmp")
+    image.save(folder / "plain.tif")
+    image.save(folder / "packed.tiff", compression="tiff_lzw")
+    image.save(folder / "lossy.webp", quality=90)
+    image.save(folder / "lossless.webp", lossless=True)
+    image.save(folder / "plain.jp2")
+    image.save(folder / "tiles.j2k", tile_size=(64, 64), irreversible=True)
     return sorted(folder.iterdir())
 
 

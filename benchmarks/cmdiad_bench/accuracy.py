@@ -73,30 +73,35 @@ def measure_accuracy(inspector: Inspector, data: Path, category: str | None, rep
 
     Only the files of the bundle's modality are read. A sample that cannot be read or inspected is NG and counts so in
     the verdicts; figures of scores leave the sample out, and `not_inspected` counts these samples. The checks of a
-    bundle before scoring count in the verdicts, not in the scores.
+    bundle before scoring count in the verdicts, not in the scores. Without good test samples, the image AUROC compares
+    the defects with the held-out scores of the bundle; without defects, there is no AUROC.
 
     Raises:
-        RunError: The data set has no labelled test split, or no sample of one kind can be scored.
+        RunError: The data set has no test samples, or no sample of one kind can be scored.
     """
     inspected = inspect_test_split(inspector, data, category, reporter)
+    if not inspected.verdicts:
+        raise RunError(
+            inspected.category.folder,
+            found="no test samples",
+            expected="test/good or at least one defect folder",
+            action="Add test samples, or check DATA and --category",
+        )
     for line in inspected.outcomes.lines():
         reporter.say(line)
     return figures(inspector, inspected)
 
 
 def inspect_test_split(inspector: Inspector, data: Path, category: str | None, reporter: Reporter) -> Inspected:
-    """Inspect every sample of `data/category/test`. Raise the errors of `measure_accuracy`."""
+    """Inspect every sample of `data/category/test`, of which there may be none.
+
+    Raises:
+        RunError: No sample of one kind can be scored although there are samples of this kind.
+    """
     opened = open_category(data, category)
     preprocessing = inspector.bundle.preprocessing
     listing = opened.usable("test", preprocessing.modalities)
     samples = listing.samples
-    if len({files.defect == GOOD for files in samples}) < 2:
-        raise RunError(
-            opened.folder / "test",
-            found=f"{len(samples)} samples of one kind",
-            expected="test/good and at least one defect folder",
-            action="check DATA and --category",
-        )
     inspections: dict[str, Inspection] = {}
     without_checks = unchecked(inspector)
 
@@ -110,8 +115,10 @@ def inspect_test_split(inspector: Inspector, data: Path, category: str | None, r
         return inspection.score, inspection.map
 
     incomplete = [LeftOut.because(name, "test", error) for name, error in listing.incomplete.items()]
-    outcomes = collect(score, preprocessing, samples, reporter, incomplete)
-    if not outcomes.shows_figures:
+    held_out = inspector.bundle.calibration.held_out_scores
+    outcomes = collect(score, preprocessing, samples, reporter, incomplete, held_out)
+    scored = set(outcomes.defects == GOOD)
+    if any((sample.defect == GOOD) not in scored for sample in outcomes.left_out):
         raise _nothing_scored(opened, outcomes)
     return Inspected(opened, outcomes, tuple(_verdicts(samples, inspections, outcomes)))
 

@@ -294,10 +294,11 @@ def _print_accuracy(result: dict[str, Any]) -> None:
     pixels = ""
     if result["pixel_auroc"] is not None:
         pixels = f", pixel AUROC {result['pixel_auroc']:.3f}, AUPRO@30% {result['aupro_30']:.3f}"
+    images = "no image AUROC" if result["image_auroc"] is None else f"image AUROC {result['image_auroc']:.3f}"
+    good, defects = result["good"], result["samples"] - result["good"]
     click.echo(
-        f"{result['category']}, {result['samples']} samples: image AUROC {result['image_auroc']:.3f}{pixels}; "
-        f"at the threshold {result['false_rejects']} of {result['good']} good rejected, "
-        f"{result['missed_defects']} of {result['samples'] - result['good']} defects missed"
+        f"{result['category']}, {result['samples']} samples: {images}{pixels}; at the threshold "
+        f"{result['false_rejects']} of {good} good rejected, {result['missed_defects']} of {defects} defects missed"
     )
     unseen = result["not_inspected"]
     if unseen["reasons"]:

@@ -174,7 +174,12 @@ class Certifier:
 
     def _tolerance(self, precision: Precision) -> Tolerance:
         fast = self._search is not None and self._search.fast
-        return tolerance_for(precision, published_blur=self._run.detector.published_blur, fast_search=fast)
+        return tolerance_for(
+            precision,
+            published_blur=self._run.detector.published_blur,
+            verdict=self._run.calibration.verdict,
+            fast_search=fast,
+        )
 
     def _require_search_passed(self) -> None:
         search = self._search

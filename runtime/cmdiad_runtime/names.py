@@ -14,5 +14,11 @@ ViewName = Literal["sensor", "part", "top", "each"]
 VIEW_NAMES: tuple[ViewName, ...] = get_args(ViewName)
 MOST_PARTS = 64
 """Largest number of equal parts in a sample."""
+
+Verdict = Literal["map", "image"]
+"""Score that decides: the largest value of the anomaly map over the image of the sensor, or the published image score.
+"""
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
 EARLIER_VIEWS = {"plan": "top"}
 """Current names of views by the names of earlier versions. JSON keeps the name "plan" for settings of the top view."""

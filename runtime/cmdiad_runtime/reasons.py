@@ -44,7 +44,7 @@ Reason = Literal[
 """Machine-readable reason of the verdict NG."""
 
 REASONS: dict[Reason, str] = {
-    "score": "The image score exceeds the threshold: the detector sees a defect.",
+    "score": "The score exceeds the threshold: the detector sees a defect.",
     "outside": "Something outside the inspected area differs from the training samples.",
     "missing-file": "The file does not exist.",
     "missing-modality": "The sample lacks the image or the cloud that the detector needs.",

@@ -1,4 +1,4 @@
-"""Accuracy of a bundle on your own folder of samples, without masks."""
+"""Accuracy of a bundle on your own folder of samples: without masks, good samples, defects or any test samples."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cmdiad_bench.cli import cli
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_train.evaluation.evaluate import METRICS
 from helpers import assert_refused, command, read_image, sample_files, truncate, write_image
 
@@ -31,6 +32,59 @@ def test_defects_without_masks_are_measured_as_images(
     assert [found[metric] is None for metric in METRICS] == [False] + [True] * 5
     for same in ("image_auroc", "image_auroc_by_defect", "false_rejects", "missed_defects"):
         assert found[same] == masked[same]
+
+
+def own_folder(data: Path, root: Path, *kinds: str) -> Path:
+    """An own folder with the good training samples, and the test samples of some kinds."""
+    shutil.copytree(data / "gear" / "train" / "good" / "rgb", root / "train")
+    for kind in kinds:
+        shutil.copytree(data / "gear" / "test" / kind / "rgb", root / "test" / kind)
+    return root
+
+
+def test_held_out_scores_stand_for_good_test_samples(data: Path, exported: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = exported("rgb")
+    root = own_folder(data, tmp_path / "parts", "hole", "contamination")
+    ended = command(cli, "accuracy", bundle, root, "--json", tmp_path / "found.json")
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    held_out = Bundle.open(bundle).calibration.held_out_scores
+    assert (found["samples"], found["good"], found["held_out_good"]) == (3, 0, len(held_out))
+    assert 0 <= found["image_auroc"] <= 1
+    assert f"no good test samples: image AUROC compares the defects with {len(held_out)} good samples" in ended.err
+    assert "all defective test samples have no mask: no pixel figures" in ended.err
+    assert command(cli, "report", root, bundle, "--category", "parts", "--out", tmp_path / "report").code == 0
+    record = json.loads((tmp_path / "report" / "report.json").read_text())["classes"][0]
+    assert record["image_auroc"] == found["image_auroc"]
+    assert record["curves"]["roc"] is not None
+    assert "No good test parts" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_good_test_samples_alone(data: Path, exported: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = exported("rgb")
+    root = own_folder(data, tmp_path / "parts", "good")
+    ended = command(cli, "accuracy", bundle, root, "--json", tmp_path / "found.json")
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["good"], found["held_out_good"], found["image_auroc"]) == (2, 0, None)
+    assert "no image AUROC" in ended.out and "of 2 good rejected" in ended.out
+    assert command(cli, "report", root, bundle, "--category", "parts", "--out", tmp_path / "report").code == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "No defective test parts" in page and "ROC curve" not in page
+
+
+def test_no_test_samples(data: Path, exported: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = exported("rgb")
+    root = own_folder(data, tmp_path / "parts")
+    ended = command(cli, "accuracy", bundle, root)
+    assert_refused(ended, 7, root, "no test samples")
+    ended = command(cli, "report", root, bundle, "--category", "parts", "--out", tmp_path / "report")
+    assert ended.code == 0, ended.err
+    record = json.loads((tmp_path / "report" / "report.json").read_text())["classes"][0]
+    assert (record["samples"], record["per_sample"]) == (0, [])
+    assert len(record["held_out_scores"]) > 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "No test parts" in page and "Histograms of the scores" in page
 
 
 def bad_test_split(data: Path) -> None:
@@ -107,7 +161,7 @@ def test_report_shows_what_could_not_be_inspected(
     assert rows["hole"]["without_mask"] == 1
     page = (tmp_path / "report" / "report.html").read_text()
     assert "2 of 5 test samples could not be inspected." in page
-    assert "test/good/001 (unreadable)" in page
+    assert "test/good/001</th>" in page and "<strong>unreadable</strong>" in page
 
 
 def test_checks_before_scoring_count_in_verdicts_and_not_in_scores(

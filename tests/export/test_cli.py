@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cmdiad_export import bundle_writer
+from cmdiad_export import cli as export_cli
 from cmdiad_export.cli import cli
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning import planner
@@ -130,6 +131,7 @@ def test_tensorrt_is_refused(run: Path) -> None:
 def test_auto_target_follows_what_is_installed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     targets: list[str] = []
     monkeypatch.setattr(bundle_writer, "write_bundle", lambda run, out, options, _: targets.append(options.target))
+    monkeypatch.setattr(export_cli, "_report_threshold", lambda run, out: None)
     for found in (None, object()):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
         assert command(cli, run, "--target", "auto").code == 0
@@ -167,6 +169,7 @@ def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
 def test_options_reach_the_export(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[ExportOptions] = []
     monkeypatch.setattr(bundle_writer, "write_bundle", lambda run, out, options, _: received.append(options))
+    monkeypatch.setattr(export_cli, "_report_threshold", lambda run, out: None)
     assert command(cli, run, "--engine", "int8", "--search", "fast", "--search-mb", "64").code == 0
     assert command(cli, run, "--precision", "fp16", "--target", "rtx").code == 0
     assert command(cli, run).code == 0

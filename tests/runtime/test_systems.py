@@ -32,9 +32,7 @@ POSIX_NAMES = {
 NAMES = {module: {name for line in lines for name in line.split()} for module, lines in POSIX_NAMES.items()}
 FOLDERS = ("/proc/", "/sys/", "/dev/")
 ROOM = ROOT / "runtime" / "cmdiad_runtime" / "support"
-IMPORTED_FIRST = (
-    "click concurrent.futures filelock numpy onnxruntime PIL.Image scipy.ndimage subprocess tifffile"
-)
+IMPORTED_FIRST = "click concurrent.futures filelock numpy onnxruntime PIL.Image scipy.ndimage subprocess tifffile"
 
 
 def _uses(source: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
@@ -69,7 +70,7 @@ def write_report(
 
     Raises:
         BundleError: A bundle is damaged.
-        RunError: The data set has no labelled test split, or no sample of one kind can be scored.
+        RunError: No sample of one kind can be scored although there are samples of this kind.
         OutputError: `out` cannot be written.
     """
     categories = _check_inputs(data, bundles, options.category)
@@ -143,6 +144,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         **measured,
         "parts": bundle.preprocessing.parts,
         "ignored_share": 0.0 if ignored is None else ignored.share,
+        "warning": "" if record.inspected_area is None else doubt(record.inspected_area),
         "bundle_sha256": sha256_of(bundle.path / MANIFEST),
         "created": record.created,
         "recipe": record.recipe,
@@ -196,8 +198,10 @@ def _per_sample(inspected: Inspected) -> list[dict[str, Any]]:
 def _curves(inspected: Inspected) -> dict[str, Any]:
     """Return the ROC curve of the images, and the PRO curve up to its largest limit at 200 rates, denser near 0."""
     outcomes = inspected.outcomes
-    fpr, tpr = roc_curve(outcomes.defects != GOOD, outcomes.scores)
-    curves: dict[str, Any] = {"roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()}, "pro": None}
+    curves: dict[str, Any] = {"roc": None, "pro": None}
+    if outcomes.shows_figures:
+        fpr, tpr = roc_curve(*outcomes.labelled_scores)
+        curves["roc"] = {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
     masks = outcomes.masks[outcomes.known]
     if masks.any() and not masks.all():
         rates = max(PRO_LIMITS.values()) * np.linspace(0, 1, _CURVE_POINTS) ** 2

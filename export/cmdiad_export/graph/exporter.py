@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import CheckerPass
+from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
@@ -29,7 +29,14 @@ OPSET = 18
 OUTPUT_NAMES = ["score", "map"]
 FOLDED_NUMBERS = 1 << 21
 """Results of weights alone are computed at export up to this number of values: any layer's weights, but no bank."""
-REWRITES = (NameByModule(), WriteOutFullSearch(), HalveFirstInGelu(), StripMetadata(), LoopOverScans())
+REWRITES = (
+    RemoveUnusedNodesPass(),
+    NameByModule(),
+    WriteOutFullSearch(),
+    HalveFirstInGelu(),
+    StripMetadata(),
+    LoopOverScans(),
+)
 """Passes over every graph, in this order: metadata is needed for names and removed afterwards."""
 
 
@@ -58,9 +65,10 @@ def graph_of(
 ) -> ir.Model:
     """Return a detector as an ONNX graph.
 
-    Inputs are named as in `Prepared.inputs`. Outputs are `score` float32 `[1]` and `map` float32 `[size, size]`, or
-    `[maps, size, size]`. All shapes are static except the number of distinct rows of a cloud (first axis of
-    `weights`). Nodes are named by the module that they come from: `features.0.extractor.model.conv1/node_conv2d`.
+    Inputs are named as in `Prepared.inputs`. Outputs are `map` float32 `[size, size]`, or `[maps, size, size]`, and if
+    the image score decides `score` float32 `[1]`. All shapes are static except the number of distinct rows of a cloud
+    (first axis of `weights`). Nodes are named by the module that they come from, such as
+    `features.0.extractor.model.conv1/node_conv2d`.
 
     Args:
         detector: Detector in the precision of the graph.
@@ -89,6 +97,8 @@ def graph_of(
     assert program is not None
     model = program.model
     fold_constants(model, input_size_limit=FOLDED_NUMBERS, output_size_limit=FOLDED_NUMBERS)
+    if detector.verdict == "map":
+        del model.graph.outputs[OUTPUT_NAMES.index("score")]
     softmax = [WidenSoftmax()] if single_precision_softmax else []
     ir.passes.Sequential(*REWRITES, *softmax, CheckerPass(full_check=True))(model)
     return model

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange
+from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange, as_outputs
 from cmdiad_export.search.searchable import searchable
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import search_tolerance
@@ -61,7 +61,7 @@ class GraphBench:
         self.held_out, self.engine = held_out, ""
         self._inputs = [{name: value.numpy() for name, value in sample.items()} for sample in held_out.inputs]
         self._reference = _results_in_torch(run, held_out)
-        self._tolerance = search_tolerance(published_blur=run.detector.published_blur)
+        self._tolerance = search_tolerance(published_blur=run.detector.published_blur, verdict=run.calibration.verdict)
         self._sample = folder / "inputs.npz"
         np.savez(self._sample, allow_pickle=False, **self._inputs[0])
 
@@ -103,16 +103,15 @@ class GraphBench:
         return times, results
 
     def _change(self, outputs: list[Arrays], calibration: Calibration) -> ResultChange:
-        scores, maps = [float(o["score"][0]) for o in outputs], [o["map"] for o in outputs]
-        results = RelativeResults.of(scores, maps, calibration)
+        results = self.held_out.relative(outputs, calibration)
         return ResultChange.between(self._reference, results, self.held_out.tampered, self._tolerance)
 
 
 def _results_in_torch(run: Run, held_out: HeldOut) -> RelativeResults:
     """Return the results of the detector as trained."""
     detector = searchable(run, "--plan")
-    results = [detector.fuse(*detector.score_each(patches)) for patches in held_out.patches]
-    return RelativeResults.of([float(s) for s, _ in results], [m.numpy() for _, m in results], run.calibration)
+    results = [as_outputs(detector.fuse(*detector.score_each(patches))) for patches in held_out.patches]
+    return held_out.relative(results, run.calibration)
 
 
 def peak_megabytes(graph: Path, inputs: Path) -> float:

@@ -47,7 +47,7 @@ def harm_of_each(
 
 
 def _results(model: ir.Model, sample: Arrays) -> list[npt.NDArray[Any]]:
-    return session_showing(model, ()).run(["score", "map"], dict(sample))
+    return session_showing(model, ()).run([output.name for output in model.graph.outputs], dict(sample))
 
 
 def _harm(results: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.search_record import SearchTolerance
+from cmdiad_runtime.bundle.verdict import deciding_score
+from cmdiad_runtime.names import Verdict
 from cmdiad_train.detectors.family import SearchableDetector
 from cmdiad_train.evaluation.metrics import auroc
 from cmdiad_train.runs.stored_samples import StoredSample
@@ -20,6 +22,8 @@ from cmdiad_train.runs.stored_samples import StoredSample
 Floats = npt.NDArray[np.float64]
 Patches = tuple[Tensor, Tensor]
 """Rows and cells of the patch features of one bank."""
+Outputs = Mapping[str, npt.NDArray[Any]]
+"""Results of a graph by name."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class HeldOut:
     """Samples with a detector's patch features.
 
     Attributes:
+        samples: Samples of the run directory, `n`.
         inputs: Network inputs of each sample, by name.
         tampered: Labels bool `[n]`, false for good samples.
         patches: Patch features of each sample, for each bank.
     """
 
+    samples: Sequence[StoredSample]
     inputs: list[dict[str, Tensor]]
     tampered: npt.NDArray[np.bool_]
     patches: list[list[Patches]]
@@ -42,7 +48,18 @@ class HeldOut:
         """Compute the patch features of samples of a run directory."""
         inputs = [sample.inputs_of(detector.input_names) for sample in samples]
         tampered = np.array([sample.tampered for sample in samples])
-        return HeldOut(inputs, tampered, [detector.patches(*sample.values()) for sample in inputs])
+        return HeldOut(samples, inputs, tampered, [detector.patches(*sample.values()) for sample in inputs])
+
+    @property
+    def good(self) -> HeldOut:
+        """Return the good samples alone."""
+        kept = np.flatnonzero(~self.tampered).tolist()
+        return HeldOut(
+            [self.samples[i] for i in kept],
+            [self.inputs[i] for i in kept],
+            self.tampered[kept],
+            [self.patches[i] for i in kept],
+        )
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -50,26 +67,40 @@ class HeldOut:
         tampered = int(self.tampered.sum())
         return len(self.tampered) - tampered, tampered
 
+    def scores(self, outputs: Sequence[Outputs], verdict: Verdict) -> list[float]:
+        """Return the deciding score of each sample.
+
+        Args:
+            outputs: Results of each sample: `score` `[1]` and `map`.
+            verdict: Score that decides.
+        """
+        pairs = zip(self.samples, outputs, strict=True)
+        return [deciding_score(verdict, result, sample.over_sensor(result["map"])) for sample, result in pairs]
+
+    def relative(self, outputs: Sequence[Outputs], calibration: Calibration) -> RelativeResults:
+        """Return the results of each sample as multiples of the thresholds; see `scores`."""
+        return RelativeResults(
+            np.array(self.scores(outputs, calibration.verdict), dtype=np.float64) / calibration.score_threshold,
+            np.stack([result["map"] for result in outputs]).astype(np.float64) / calibration.map_threshold,
+        )
+
 
 @dataclass(frozen=True)
 class RelativeResults:
     """Results on the held-out samples as multiples of the thresholds: above 1 is NG.
 
     Attributes:
-        scores: Scores `[n]`.
+        scores: Scores that decide, `[n]`.
         maps: Maps `[n, size, size]` or `[n, maps, size, size]`.
     """
 
     scores: Floats
     maps: Floats
 
-    @staticmethod
-    def of(scores: Sequence[float], maps: Sequence[npt.NDArray[Any]], calibration: Calibration) -> RelativeResults:
-        """Divide results by their thresholds."""
-        return RelativeResults(
-            np.array(scores, dtype=np.float64) / calibration.score_threshold,
-            np.stack(maps).astype(np.float64) / calibration.map_threshold,
-        )
+
+def as_outputs(result: tuple[Tensor, Tensor]) -> Outputs:
+    """Return score and map of `fuse` under the names that they have in a graph."""
+    return {name: tensor.numpy() for name, tensor in zip(("score", "map"), result, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange
+from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange, as_outputs
 from cmdiad_export.search.nearest import CANDIDATES, BankQueries
 from cmdiad_export.search.searchable import searchable
 from cmdiad_export.search.stand_ins import KnownSearch, Nearest, queries_of, searching
@@ -86,7 +86,7 @@ class SearchBench:
 
     def __init__(self, run: Run, held_out: HeldOut) -> None:
         self.detector, self.calibration, self.held_out = searchable(run, "--search"), run.calibration, held_out
-        self.tolerance = search_tolerance(published_blur=run.detector.published_blur)
+        self.tolerance = search_tolerance(published_blur=run.detector.published_blur, verdict=run.calibration.verdict)
         queries = queries_of(self.detector, held_out)
         self.counts = [[len(sample) for sample in bank] for bank in queries]
         joined = [torch.cat(bank) for bank in queries]
@@ -146,11 +146,9 @@ class SearchBench:
             zip(distance.split(counts), index.split(counts), strict=True)
             for (distance, index), counts in zip(returned, self.counts, strict=True)
         ]
-        scores, maps = [], []
+        results = []
         stand_ins = [KnownSearch(s, a) for s, a in zip(self.detector.searches, answers, strict=True)]
         with searching(self.detector, stand_ins):
             for patches in self.held_out.patches:
-                score, anomaly_map = self.detector.fuse(*self.detector.score_each(patches))
-                scores.append(float(score))
-                maps.append(anomaly_map.numpy())
-        return RelativeResults.of(scores, maps, self.calibration)
+                results.append(as_outputs(self.detector.fuse(*self.detector.score_each(patches))))
+        return self.held_out.relative(results, self.calibration)

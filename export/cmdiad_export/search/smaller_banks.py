@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cmdiad_export.search.held_out import HeldOut
+from cmdiad_export.search.held_out import HeldOut, Outputs, as_outputs
 from cmdiad_export.search.searchable import searchable
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_train.detectors.bank.fitting.banks import choose_rows
 from cmdiad_train.detectors.bank.fusion import fusion_weights
@@ -86,19 +87,33 @@ def _first(bank: MemoryBank, count: int) -> MemoryBank:
 @torch.no_grad()
 def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: HeldOut) -> Run:
     """Return the run with these banks, and with thresholds and fusion weights from the held-out good samples."""
-    trained = searchable(run, "--plan")
+    trained, good = searchable(run, "--plan"), held_out.good
     detector = trained.against(banks)
-    good = [patches for patches, bad in zip(held_out.patches, held_out.tampered, strict=True) if not bad]
-    unfused = [detector.score_each(patches) for patches in good]
+    unfused = [detector.score_each(patches) for patches in good.patches]
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in unfused]), run.recipe)
-    detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in unfused]), run.recipe)
-    fused = [detector.fuse(*results) for results in unfused]
-    rate = run.calibration.false_reject_rate
-    # Training takes peaks over the image of the sensor, which needs its geometry. Here the ratio of such peaks to peaks
-    # of the map is assumed to stay the same. Medians do not depend on the number of samples, as thresholds do.
-    parts = run.preprocessing.parts
-    peaks = [float(trained.fuse(*trained.score_each(patches))[1].max()) for patches in good]
-    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(worst_of_parts(peaks, parts)))
-    scores = worst_of_parts([float(s) for s, _ in fused], parts)
-    calibration = calibrate(scores, worst_of_parts([ratio * float(m.max()) for _, m in fused], parts), rate)
+    maps = (s.each_over_sensor(m.numpy()) for s, (_, m) in zip(good.samples, unfused, strict=True))
+    detector.map_weights = fusion_weights(torch.cat([torch.from_numpy(m).flatten(1).T for m in maps]), run.recipe)
+    fused = [as_outputs(detector.fuse(*results)) for results in unfused]
+    as_trained = [as_outputs(trained.fuse(*trained.score_each(patches))) for patches in good.patches]
+    calibration = _calibration(run, good, fused, as_trained)
     return replace(run, recipe=_with_share(run.recipe, share), detector=detector, calibration=calibration)
+
+
+def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained: Sequence[Outputs]) -> Calibration:
+    """Return the thresholds of smaller banks.
+
+    Args:
+        run: Run as trained.
+        good: Held-out good samples.
+        results: Results of the smaller banks.
+        as_trained: Results of the banks as trained.
+    """
+    verdict, parts = run.calibration.verdict, run.preprocessing.parts
+    peaks = worst_of_parts(good.scores(results, "map"), parts)
+    if run.preprocessing.view != "sensor" and good.samples[0].placement is None:
+        # Runs of earlier versions do not say where a part lies. The ratio of largest values over the image of the
+        # sensor to those over the view is assumed to stay the same. Medians do not depend on the number of samples.
+        before = worst_of_parts(good.scores(as_trained, "map"), parts)
+        peaks = [peak * float(np.median(run.calibration.held_out_peaks) / np.median(before)) for peak in peaks]
+    deciding = peaks if verdict == "map" else worst_of_parts(good.scores(results, verdict), parts)
+    return replace(calibrate(deciding, peaks, run.calibration.false_reject_rate), verdict=verdict)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration, SessionScores
-from cmdiad_runtime.bundle.session import LEAST_PARTS, TRAINING, Session, session_name
+from cmdiad_runtime.bundle.session import LEAST_PARTS, TRAINING, Session
+from cmdiad_runtime.bundle.session_name import session_name
 from cmdiad_runtime.bundle.threshold import adjusted, is_rate_based
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.printable import printable

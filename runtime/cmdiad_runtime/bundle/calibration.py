@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cmdiad_runtime.bundle.session import MOST_SESSIONS, TRAINING, Session
+from cmdiad_runtime.names import VERDICTS, Verdict
 from cmdiad_runtime.support.records import (
     RecordError,
     fields_from_json,
@@ -52,8 +53,12 @@ class Calibration:
         method: Method that determined the score threshold.
         warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above the score threshold; (0, 1) if unknown.
-        held_out_scores: Scores of the held-out good samples; empty in bundles that do not carry them.
+        held_out_scores: Scores of the held-out good samples, of the kind that decides; empty in bundles that do not
+            carry them.
         held_out_peaks: Largest map value of each held-out good sample, in the same order.
+        verdict: Score that decides: "map" (the largest value of the anomaly map over the sensor's image) or "image"
+            (the image score that the graph returns). JSON has the field for "map" only, so that earlier versions can
+            read the calibration of an earlier bundle.
         sessions: Sessions of the held-out samples. The scores of a session lie next to each other, in the order of the
             sessions. Empty in bundles that do not record sessions: all samples belong to the training data.
 
@@ -70,6 +75,7 @@ class Calibration:
     interval: tuple[float, float] = (0.0, 1.0)
     held_out_scores: tuple[float, ...] = ()
     held_out_peaks: tuple[float, ...] = ()
+    verdict: Verdict = "image"
     sessions: tuple[Session, ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,6 +91,7 @@ class Calibration:
         require(
             len(self.interval) == 2 and self.interval[0] <= self.interval[1], self, "interval", "two ascending shares"
         )
+        require(self.verdict in VERDICTS, self, "verdict", f"one of {', '.join(VERDICTS)}")
         for name in ("held_out_scores", "held_out_peaks"):
             require_numbers(self, name, -SCORE_LIMIT, SCORE_LIMIT)
             require(len(getattr(self, name)) <= self.samples, self, "samples", f"as many as there are {name}")
@@ -130,9 +137,14 @@ class Calibration:
         return Calibration(**content)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the calibration as a JSON object. Without sessions the field is left out, as in earlier versions."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sessions"}
-        return plain | ({"sessions": [asdict(session) for session in self.sessions]} if self.sessions else {})
+        """Return the calibration as a JSON object, without sessions and verdict if they are those of older bundles."""
+        content = asdict(self)
+        content["sessions"] = list(content["sessions"])
+        if not self.sessions:
+            del content["sessions"]
+        if self.verdict == "image":
+            del content["verdict"]
+        return content
 
 
 def _sessions_from_json(value: object) -> tuple[Session, ...]:

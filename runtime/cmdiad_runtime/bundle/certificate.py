@@ -13,8 +13,10 @@ import numpy.typing as npt
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.golden import GoldenSample
 from cmdiad_runtime.bundle.search_record import SearchRecord, SearchTolerance
+from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.names import Verdict
 from cmdiad_runtime.support.records import (
     LARGEST_NUMBER,
     RecordError,
@@ -74,26 +76,30 @@ TOLERANCES = {
 PUBLISHED_BLUR_LEVEL = 3e-2
 
 
-def search_tolerance(*, published_blur: bool) -> SearchTolerance:
+def search_tolerance(*, published_blur: bool, verdict: Verdict = "image") -> SearchTolerance:
     """Return the tolerance of a search. A map may change by twice as much: it is the extreme of thousands of values."""
-    return SearchTolerance(score=5e-3, map=1e-2 + PUBLISHED_BLUR_LEVEL * published_blur, auroc=2e-3)
+    level = PUBLISHED_BLUR_LEVEL * published_blur
+    return SearchTolerance(score=5e-3 + level * (verdict == "map"), map=1e-2 + level, auroc=2e-3)
 
 
-def tolerance_for(precision: str, *, published_blur: bool, fast_search: bool = False) -> Tolerance:
+def tolerance_for(
+    precision: str, *, published_blur: bool, verdict: Verdict = "image", fast_search: bool = False
+) -> Tolerance:
     """Return the tolerance of a graph.
 
     Args:
         precision: Precision of the graph, a key of TOLERANCES.
-        published_blur: True if the graph contains the published blur.
+        published_blur: True if the graph contains the published blur. Its rounding concerns the score if the map
+            decides.
+        verdict: Score that decides.
         fast_search: True if the graph contains a fast search, which has its own tolerance: the wider of the two holds
             for scores, their sum for maps.
     """
     tolerance = TOLERANCES[precision]
-    search = search_tolerance(published_blur=False)
-    return Tolerance(
-        score=max(tolerance.score, search.score) if fast_search else tolerance.score,
-        map=tolerance.map + PUBLISHED_BLUR_LEVEL * published_blur + search.map * fast_search,
-    )
+    search = search_tolerance(published_blur=False, verdict=verdict)
+    level = PUBLISHED_BLUR_LEVEL * published_blur
+    score = max(tolerance.score, search.score) if fast_search else tolerance.score
+    return Tolerance(score=score + level * (verdict == "map"), map=tolerance.map + level + search.map * fast_search)
 
 
 @dataclass(frozen=True)
@@ -245,13 +251,14 @@ def compare(
         engine: Open engine.
         precision: Precision of the graph.
         golden: Golden samples; at least one, with maps of one shape.
-        calibration: Thresholds that differences are given as shares of, and that decide the verdicts.
+        calibration: Thresholds that differences are given as shares of, and that decide the verdicts; its `verdict`
+            names the score that is compared.
         tolerance: Largest accepted differences.
 
     Raises:
         EngineError: The engine failed, or its maps have another shape than the reference.
     """
-    scores, maps = _run(engine, golden)
+    scores, maps = _run(engine, golden, calibration.verdict)
     expected_maps = np.stack([sample.map for sample in golden])
     reference = np.array([sample.score for sample in golden])
     not_finite = int((~np.isfinite(scores)).sum() + (~np.isfinite(maps)).sum())
@@ -279,10 +286,9 @@ def compare(
     )
 
 
-def _run(engine: Engine, golden: Sequence[GoldenSample]) -> tuple[Float64, Float64]:
+def _run(engine: Engine, golden: Sequence[GoldenSample], verdict: Verdict) -> tuple[Float64, Float64]:
     """Return scores `[samples]` and maps `[samples, (maps,) size, size]`; EngineError for maps of another shape."""
     outputs = [engine.run(sample.inputs) for sample in golden]
-    scores = np.array([float(output["score"][0]) for output in outputs])
     maps = np.stack([output["map"] for output in outputs]).astype(np.float64)
     expected = golden[0].map.shape
     if maps.shape[1:] != expected:
@@ -292,4 +298,6 @@ def _run(engine: Engine, golden: Sequence[GoldenSample]) -> tuple[Float64, Float
             expected=f"{list(expected)}, as in the golden set",
             action="export the bundle again",
         )
-    return scores, maps
+    pairs = zip(golden, outputs, strict=True)
+    scores = [deciding_score(verdict, output, sample.over_sensor(output["map"])) for sample, output in pairs]
+    return np.array(scores, dtype=np.float64), maps

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.preprocess.views.prepared import Placement
 from cmdiad_runtime.support.records import RecordError, is_number, require
 from cmdiad_runtime.support.regular_file import open_regular
 
@@ -42,9 +43,11 @@ class GoldenSample:
     Attributes:
         name: Name of the sample, without a slash.
         inputs: Network inputs by name.
-        score: Image score.
+        score: Score that decides: the largest value of the map over the sensor's image, or the image score.
         map: Anomaly map float32 `[size, size]`, or `[maps, size, size]` for maps that add up.
         tampered: True for a tampered copy of a good sample.
+        placement: Position of the views over the sensor's image, if the map decides and the view is not the sensor's;
+            otherwise None.
 
     Raises:
         RecordError: A value has the wrong kind or shape, or is not finite.
@@ -55,6 +58,7 @@ class GoldenSample:
     score: float
     map: npt.NDArray[np.float32]
     tampered: bool
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name) and "/" not in self.name, self, "name", "a name without a slash")
@@ -65,12 +69,19 @@ class GoldenSample:
         for key, value in self.inputs.items():
             if value.dtype.kind not in "fiub":
                 raise RecordError(f"the input {key} of {self.name} has type {value.dtype}, expected numbers")
+        if self.placement is not None and not self.placement.fits(self.map.shape):
+            raise RecordError(f"the places of {self.name} do not fit a map {list(self.map.shape)}")
+
+    def over_sensor(self, anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return a map of this sample over the sensor's padded square, float32 `[size, size]`."""
+        return anomaly_map if self.placement is None else self.placement.to_sensor(anomaly_map)
 
 
 def write_golden(path: Path, golden: Sequence[GoldenSample]) -> None:
     """Write a golden set as an npz archive without pickled objects.
 
-    The arrays of a sample are `NAME/input/KEY`, `NAME/score`, `NAME/map` and `NAME/tampered`.
+    The arrays of a sample are `NAME/input/KEY`, `NAME/score`, `NAME/map`, `NAME/tampered`, and with a placement
+    `NAME/placement/KEY`.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     for sample in golden:
@@ -78,6 +89,9 @@ def write_golden(path: Path, golden: Sequence[GoldenSample]) -> None:
         arrays[f"{sample.name}/score"] = np.array(sample.score)
         arrays[f"{sample.name}/map"] = sample.map
         arrays[f"{sample.name}/tampered"] = np.array(sample.tampered)
+        if sample.placement is not None:
+            placed = sample.placement.to_arrays()
+            arrays |= {f"{sample.name}/placement/{key}": value for key, value in placed.items()}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
@@ -150,12 +164,17 @@ def _check_unpacked_size(file: BinaryIO) -> None:
 
 
 def _golden_sample(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> GoldenSample:
-    prefix = f"{name}/input/"
     flag = arrays.get(f"{name}/tampered")
+    placed = _below(f"{name}/placement/", arrays)
     return GoldenSample(
         name=name,
-        inputs={key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)},
+        inputs=_below(f"{name}/input/", arrays),
         score=float(arrays[f"{name}/score"]),
         map=arrays[f"{name}/map"],
         tampered=tampered_by_name(name) if flag is None else bool(flag),
+        placement=Placement.from_arrays(placed) if placed else None,
     )
+
+
+def _below(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

@@ -105,6 +105,7 @@ class Manifest:
                 require(getattr(calibration, name) > 0, calibration, name, "a positive number")
         exported = self.certified_calibration  # a threshold that was set by hand may reject all held-out parts, or none
         require(0 < exported.false_reject_rate < 1, exported, "false_reject_rate", "a number between 0 and 1")
+        require(self.calibration.verdict == exported.verdict, self.calibration, "verdict", exported.verdict)
 
     def _check_texts(self) -> None:
         require_name(self, "name")
@@ -185,7 +186,7 @@ class Manifest:
         if self.plan is not None:
             content["plan"] = asdict(self.plan)
         if self.inspected_area is not None:
-            content["inspected_area"] = asdict(self.inspected_area)
+            content["inspected_area"] = self.inspected_area.to_json()
         if self.calibration_original is not None:
             content["calibration_original"] = self.calibration_original.to_json()
         if self.envelope is not None:

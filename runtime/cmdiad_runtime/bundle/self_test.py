@@ -169,7 +169,7 @@ def certificate_key(bundle: Bundle) -> str:
     parts = [
         bundle.record.graph.sha256,
         bundle.record.files[GOLDEN].sha256,
-        asdict(bundle.certified_calibration),
+        bundle.certified_calibration.to_json(),
         asdict(bundle.tolerance),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

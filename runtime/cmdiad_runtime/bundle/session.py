@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.records import make_tuple, require, require_integer, require_name
 
 TRAINING = "training"
@@ -18,9 +15,6 @@ scores (3.4 standard deviations for three parts and 5 %, 2.3 for five) that hard
 MOST_SESSIONS = 1000
 
 _DIGEST = re.compile(r"[0-9a-f]{16}\Z")
-_UNNAMED = frozenset({"good", "ok", "pass", "rgb", "xyz", "depth", "train", "validation", "test", "calibration"})
-"""Names of folders, in lower case, that say nothing about a session."""
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -47,15 +41,3 @@ class Session:
         make_tuple(self, "contents")
         digests = all(isinstance(digest, str) and _DIGEST.match(digest) for digest in self.contents)
         require(digests, self, "contents", "digests of 16 hexadecimal digits")
-
-
-def session_name(folder: Path, taken: Sequence[str]) -> str:
-    """Return the name of a new session: that of the folder, or of the nearest one above if a layout sets the name.
-
-    Args:
-        folder: Folder of the good parts, for example `tuesday/good/rgb`.
-        taken: Names of other sessions; a number makes the name different from these.
-    """
-    meaningful = [part for part in folder.absolute().parts[1:] if part.lower() not in _UNNAMED]
-    name = printable(meaningful[-1])[:_LONGEST_NAME] if meaningful else "session"
-    return next(c for c in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if c not in taken)

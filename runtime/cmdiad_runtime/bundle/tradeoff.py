@@ -125,10 +125,7 @@ class Tradeoff:
 def at_least_cost(bundle: Bundle, verdicts: Verdicts) -> Bundle:
     """Return the bundle with the threshold of the least expected cost.
 
-    The map threshold follows if the largest value of the map is the deciding score.
+    The map threshold follows if the map decides, see `adjusted`.
     """
-    calibration = bundle.calibration
-    by_map = calibration.held_out_scores == calibration.held_out_peaks
-    map_threshold = verdicts.threshold if by_map else None
-    changed = adjusted(bundle, score=verdicts.threshold, map_threshold=map_threshold)
+    changed = adjusted(bundle, score=verdicts.threshold)
     return replace(changed, calibration=replace(changed.calibration, method=LEAST_COST))

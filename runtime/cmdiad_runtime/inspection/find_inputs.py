@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cmdiad_runtime.names import Modality, Sensors
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
 from cmdiad_runtime.support.lock import LOCK_NAME
 
 Skipped = Literal["hidden", "thumbnail", "mask", "own result", "link", "other format", "other folder"]
@@ -37,9 +37,7 @@ _THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "_
 _SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+found"])
 _MASK_ENDINGS = ("_mask", "-mask")
 _THUMBNAIL_ENDINGS = ("_thumb", "-thumb", "_thumbnail", "-thumbnail")
-_OTHER_FORMATS = frozenset(
-    [".avif", ".bmp", ".exr", ".gif", ".heic", ".jp2", ".las", ".laz", ".obj", ".raw", ".stl", ".webp", ".xyz"]
-)
+_OTHER_FORMATS = frozenset([".avif", ".exr", ".gif", ".heic", ".jxl", ".las", ".laz", ".obj", ".raw", ".stl", ".xyz"])
 """Pictures and clouds that cmdiad does not read. They are counted, so that nobody takes them for inspected."""
 _KNOWN = frozenset(suffix for suffixes in MODALITY_SUFFIXES.values() for suffix in suffixes)
 _LAYOUT_FOLDERS = frozenset(folder for folders in MODALITY_FOLDERS.values() for folder in folders)
@@ -73,7 +71,7 @@ def find_inputs(paths: Sequence[Path], modality: Sensors) -> InputFiles:
 
     For `"both"` the result contains the images; `read_sample` finds their clouds. In a folder of data-set layout (with
     sub-folders `rgb`, `xyz` or `depth`, `gt`) only the files of the modality's sub-folder are used. Elsewhere a PNG
-    file is an image, never a depth image.
+    file is an image, never a depth image, and the content of a TIFF file decides.
     """
     search = _Search("xyz" if modality == "xyz" else "rgb")
     folders = [path for path in paths if is_folder(path)]
@@ -142,9 +140,9 @@ class _Search:
 
     def _of_the_layout(self, files: list[Path]) -> list[Path]:
         """Return the files in the modality's own folders of a data set, or without such folders all loose files."""
-        suffixes, mixed = MODALITY_SUFFIXES[self.modality], MIXED_SUFFIXES[self.modality]
+        suffixes = MODALITY_SUFFIXES[self.modality]
         loose = [path for path in files if path.parent.name not in _LAYOUT_FOLDERS]
-        chosen = [path for path in loose if path.suffix.lower() in mixed]
+        chosen = loose_files(loose, self.modality)
         for name in MODALITY_FOLDERS[self.modality]:
             if own := [path for path in files if path.parent.name == name and path.suffix.lower() in suffixes]:
                 self.skipped["other folder"] += len(chosen)

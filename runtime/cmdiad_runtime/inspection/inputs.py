@@ -90,4 +90,5 @@ def _cloud_candidates(image: Path) -> list[Path]:
         folders = [image.parent]
         suffixes = MIXED_SUFFIXES["xyz"]
     written = [spelling for suffix in suffixes for spelling in (suffix, suffix.upper())]
-    return [folder / f"{image.stem}{suffix}" for folder in folders for suffix in written]
+    places = [folder / f"{image.stem}{suffix}" for folder in folders for suffix in written]
+    return [place for place in places if place != image]

@@ -27,7 +27,8 @@ class Inspection:
         name: Name of the sample.
         reason: Reason of the verdict NG, see `cmdiad_runtime.reasons`; None for OK.
         message: The reason in one line for people; "" for OK.
-        score: Image score, larger is more anomalous; NaN if the sample was not inspected.
+        score: Score that decides, larger is more anomalous: the largest value of `map`, or the image score if the
+            bundle says so (`Calibration.verdict`); NaN if the sample was not inspected.
         threshold: Score above which a sample is NG.
         map_threshold: Map value above which a pixel is drawn as anomalous.
         map: Anomaly map over the sensor's padded square, float32 `[size, size]`; None if the sample was not inspected.

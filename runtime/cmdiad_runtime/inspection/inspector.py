@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from os import PathLike
@@ -15,6 +16,7 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.bundle.engine_selection import choose_engine
 from cmdiad_runtime.bundle.threshold import adjusted
+from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.envelope.frame import FrameCounter
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
@@ -22,16 +24,23 @@ from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.preprocess.views.masking import over_sensor
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.score_text import score_texts
 
 DEFAULT_OPTIONS = OpenOptions()
 
+_logger = logging.getLogger("cmdiad.inspection")
+
 
 def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Bundle:
     """Verify a bundle and apply the options that concern its files, thresholds and checks.
+
+    A bundle whose view was forced against the evidence of the training samples is opened with a warning in the log
+    `cmdiad.inspection`.
 
     Args:
         path: Folder of the bundle.
@@ -49,6 +58,9 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
             expected=f"one for --modality {options.modality}",
             action=f"train and export a detector with --modality {options.modality}, or change the option",
         )
+    area = bundle.record.inspected_area
+    if area is not None and area.counter_evidence:
+        _logger.warning("%s: %s", printable(path), printable(doubt(area)))
     bundle = replace(bundle, ignored_checks=tuple({*bundle.ignored_checks, *options.ignore_checks}))
     return adjusted(bundle, score=options.threshold, false_reject_rate=options.false_reject_rate)
 
@@ -129,7 +141,7 @@ class Inspector:
         outputs = [self.engine.run(part.inputs) for part in ready.parts]
         timings["engine"] = (time.perf_counter() - start) * 1e3
         try:
-            score, anomaly_map = _worst(ready, outputs, self.bundle.preprocessing.size)
+            score, anomaly_map = _worst(ready, outputs, self.bundle)
         except InputError as error:
             return self.not_inspected(sample.name, error, timings_ms=timings, sample=sample)
         threshold, map_threshold = self.thresholds
@@ -193,25 +205,30 @@ class Inspector:
 
 
 def _worst(
-    ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]], size: int
+    ready: Ready, outputs: list[dict[str, npt.NDArray[Any]]], bundle: Bundle
 ) -> tuple[float, npt.NDArray[np.float32]]:
     """Return the largest score of the parts, and the largest map value at each place, `[size, size]`.
+
+    If the map decides, the score is exactly the largest value of this map.
 
     Raises:
         InputError: A score or map is not finite, out of range, or has the wrong shape.
     """
+    verdict, size = bundle.calibration.verdict, bundle.preprocessing.size
     scores, maps = [], []
     for part, output in zip(ready.parts, outputs, strict=True):
         score, anomaly_map = output.get("score"), output.get("map")
-        if score is None or anomaly_map is None or score.size != 1 or not _is_map(anomaly_map, size, len(part.places)):
+        has_score = verdict == "map" or (score is not None and score.size == 1)
+        if not has_score or anomaly_map is None or not _is_map(anomaly_map, size, len(part.places)):
             raise _bad_output(f"the outputs {', '.join(f'{k} {list(v.shape)}' for k, v in output.items()) or 'none'}")
-        value = float(score.reshape(-1)[0])
+        if not (np.abs(anomaly_map) <= SCORE_LIMIT).all():
+            raise _bad_output("a map with values that are not numbers, or out of range")
+        over_sensor = part.to_sensor(anomaly_map)
+        value = deciding_score(verdict, output, over_sensor)
         if not abs(value) <= SCORE_LIMIT:  # False for NaN
             raise _bad_output(f"a score of {value:g}")
-        if not np.isfinite(anomaly_map).all():
-            raise _bad_output("a map with values that are not numbers")
         scores.append(value)
-        maps.append(part.to_sensor(anomaly_map))
+        maps.append(over_sensor)
     return max(scores), np.max(maps, axis=0) if len(maps) > 1 else maps[0]
 
 

@@ -22,7 +22,8 @@ class OpenOptions:
         engine: Name of the engine, see `cmdiad_runtime.engines`; "auto" selects the fastest engine that has passed its
             self-test on this device.
         rebuild: True to build a TensorRT or TensorRT-RTX engine if the bundle has none that fits this device.
-        threshold: Raw score to use instead of the bundle's score threshold; the map threshold stays.
+        threshold: Raw score to use instead of the bundle's score threshold. The map threshold stays; if the map decides
+            and both thresholds are equal, they stay equal.
         false_reject_rate: Rate in (0, 1) to recompute both thresholds for, from the bundle's held-out scores.
         ignore_checks: Names of checks of the recording conditions to switch off, see `cmdiad_runtime.envelope.names`.
         frozen_after: Number of identical frames in a row that makes a sample NG (`frozen`); 0 accepts any number.

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_runtime.bundle.session import session_name
+from cmdiad_runtime.bundle.session_name import session_name
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.content import digest_of
 from cmdiad_runtime.inspection.find_inputs import is_folder
@@ -16,11 +16,10 @@ from cmdiad_runtime.inspection.inputs import list_inputs
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import inspect_stream
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.support.reporter import Reporter
 
-GOOD_NAMES = frozenset({"good", "ok", "pass", "gut", "normal"})
-"""Names of folders of good parts, in lower case."""
 _LAYOUT_NAMES = frozenset(name for names in MODALITY_FOLDERS.values() for name in names)
 _MOST_NAMED = 10
 
@@ -128,20 +127,27 @@ def _files(inspector: Inspector, folder: Path, *, good: bool) -> Sequence[Path]:
             reason="missing-file",
         )
     files = list_inputs([folder], inspector.bundle.preprocessing.modality)
-    places = {path: [p for p in path.relative_to(folder).parts[:-1] if p not in _LAYOUT_NAMES] for path in files}
-    if good and any(places.values()):
-        further = sorted({"/".join(place) for place in places.values() if place})
+    further = sorted({_other_kind(path.relative_to(folder), good=good) for path in files} - {""})
+    kind, other = ("good", "bad") if good else ("bad", "good")
+    if further:
         raise InputError(
             folder,
-            found=f"parts in the sub-folders {', '.join(further[:_MOST_NAMED])}",
-            expected="a folder that holds good parts alone",
-            action="pass the folder of the good parts, for example train/good, and repeat the option for each session",
-        )
-    if not good and any(part.lower() in GOOD_NAMES for place in places.values() for part in place):
-        raise InputError(
-            folder,
-            found="a sub-folder of good parts",
-            expected="a folder that holds bad parts alone",
-            action="pass the folder of each defect, and repeat the option",
+            found=f"parts that may be {other}: {', '.join(further[:_MOST_NAMED])}",
+            expected=f"a folder that holds {kind} parts alone",
+            action=f"pass the folder of the {kind} parts, and repeat the option for further folders",
         )
     return files
+
+
+def _other_kind(path: Path, *, good: bool) -> str:
+    """Return the part of a relative path by which a file may be of the other kind, or "".
+
+    Among good parts this is any folder that is not named as good; among bad parts a folder that is. A label in the name
+    of the file counts in both cases.
+    """
+    folders = [name for name in path.parts[:-1] if name not in _LAYOUT_NAMES]
+    if good and any(label_of_folder(name) != "good" for name in folders):
+        return "/".join(folders)
+    if not good and any(label_of_folder(name) == "good" for name in folders):
+        return "/".join(folders)
+    return path.name if label_of_file(path.stem) == ("bad" if good else "good") else ""

@@ -16,8 +16,8 @@ from cmdiad_runtime.sample import XyzImage
 
 __all__ = ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "image_colour", "read_rgb", "read_xyz"]
 
-RGB_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Suffixes of image files, in lower case."""
+RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
+"""Suffixes of image files, in lower case. A TIFF file is an image or a cloud; see `folders.loose_files`."""
 
 _CLOUD_READERS = {
     ".tiff": "tiff",

@@ -23,6 +23,10 @@ _SEGMENT_TAGS = (273, 279, 324, 325)
 _DIRECTORY_TAGS = (330, 34665, 34853, 40965)
 """Offsets of directories: sub-images, EXIF, GPS, interoperability."""
 _CLASSIC, _BIG = 42, 43
+_WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+"""`struct` code of unsigned whole numbers, by type."""
+_MOST_VALUES = 8
+"""Values of one tag that `first_directory` returns; no tag of an image's form has more channels."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,44 @@ class _Layout:
         if len(data) < size:
             raise EOFError("it ends inside a directory")
         return struct.unpack(self.order + codes, data)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The whole numbers of a directory.
+
+    Attributes:
+        values: Numbers by tag, at most the first eight of each tag; tags without numbers are left out.
+        counts: Number of values by tag.
+    """
+
+    values: dict[int, tuple[int, ...]]
+    counts: dict[int, int]
+
+    def first(self, tag: int, otherwise: int) -> int:
+        """Return the first number of a tag, or another one if the directory does not have the tag."""
+        return self.values.get(tag, (otherwise,))[0]
+
+
+def first_directory(file: BinaryIO) -> Directory:
+    """Return the whole numbers in the first directory of a TIFF file.
+
+    Raises:
+        ContentError: The directory has more entries than `limits` allows.
+        EOFError: The file ends early.
+        ValueError: The file is not a TIFF.
+    """
+    layout, offset = _read_header(file)
+    directory = Directory({}, {})
+    for tag, kind, count, place, value in _entries(file, layout, offset):
+        code = _WHOLE_NUMBERS.get(kind)
+        if code is None or count == 0:
+            continue
+        directory.counts[tag] = count
+        inside = count * _SIZES[kind] <= struct.calcsize(layout.offset)
+        file.seek(place if inside else value)
+        directory.values[tag] = layout.read(file, f"{min(count, _MOST_VALUES)}{code}")
+    return directory
 
 
 def check_directories(file: BinaryIO) -> None:
@@ -99,14 +141,7 @@ def _read_header(file: BinaryIO) -> tuple[_Layout, int]:
 
 def _following(file: BinaryIO, layout: _Layout, offset: int) -> Iterator[int]:
     """Check a directory and yield the offsets of the directories that it names."""
-    file.seek(offset)
-    (entries,) = layout.read(file, layout.count)
-    if entries > limits.MAX_TIFF_TAGS:
-        too_many(entries, "entries in a TIFF directory", limits.MAX_TIFF_TAGS)
-    fields = [
-        (*layout.read(file, f"HH{layout.offset}"), file.tell(), *layout.read(file, layout.offset))
-        for _ in range(entries)
-    ]
+    fields = _entries(file, layout, offset)
     (following,) = layout.read(file, layout.offset)
     yield following
     for tag, kind, count, place, value in fields:
@@ -118,6 +153,18 @@ def _following(file: BinaryIO, layout: _Layout, offset: int) -> Iterator[int]:
             too_many(size, "bytes in a TIFF tag", limits.MAX_TIFF_VALUE_BYTES)
         if tag in _DIRECTORY_TAGS:
             yield from _offsets(file, layout, kind, count, place if size <= struct.calcsize(layout.offset) else value)
+
+
+def _entries(file: BinaryIO, layout: _Layout, offset: int) -> list[tuple[int, ...]]:
+    """Return tag, type, number of values, place of the value and value of each entry; the file is left behind them."""
+    file.seek(offset)
+    (entries,) = layout.read(file, layout.count)
+    if entries > limits.MAX_TIFF_TAGS:
+        too_many(entries, "entries in a TIFF directory", limits.MAX_TIFF_TAGS)
+    return [
+        (*layout.read(file, f"HH{layout.offset}"), file.tell(), *layout.read(file, layout.offset))
+        for _ in range(entries)
+    ]
 
 
 def _offsets(file: BinaryIO, layout: _Layout, kind: int, count: int, place: int) -> tuple[int, ...]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES
+from cmdiad_runtime.readers._tiff_image import modality_of_tiff
 
 MODALITY_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "xyz": ("xyz", "depth")}
 """Sub-folders that hold the files of one modality, in the order in which they are searched."""
@@ -13,6 +17,39 @@ MODALITY_SUFFIXES: dict[Modality, tuple[str, ...]] = {"rgb": RGB_SUFFIXES, "xyz"
 
 MIXED_SUFFIXES: dict[Modality, tuple[str, ...]] = {
     "rgb": RGB_SUFFIXES,
-    "xyz": tuple(suffix for suffix in XYZ_SUFFIXES if suffix not in RGB_SUFFIXES),
+    "xyz": tuple(suffix for suffix in XYZ_SUFFIXES if suffix != ".png"),
 }
-"""Suffixes of the files of one modality in a folder that holds both. There, a PNG file is an image."""
+"""Suffixes of the files of one modality in a folder that holds both; the content decides about TIFF files. There, a PNG
+file is an image."""
+
+_EITHER = frozenset(MIXED_SUFFIXES["rgb"]) & frozenset(MIXED_SUFFIXES["xyz"])
+
+
+def loose_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
+    """Return the files of one modality among files that lie together with those of the other.
+
+    A TIFF file whose content does not decide (16-bit grey, or a file that cannot be read) belongs to the modality
+    unless another file of the same folder and stem does. A damaged image is then reported and never passed over.
+
+    Args:
+        paths: Files with any suffix.
+        modality: Modality to select.
+    """
+    kinds = {path: _modality_of(path) for path in paths}
+    certain = {path.with_suffix("") for path, kind in kinds.items() if kind == modality}
+    return [
+        path
+        for path, kind in kinds.items()
+        if kind == modality or (_may_be_either(path) and kind is None and path.with_suffix("") not in certain)
+    ]
+
+
+def _may_be_either(path: Path) -> bool:
+    return path.suffix.lower() in _EITHER
+
+
+def _modality_of(path: Path) -> Modality | None:
+    suffix = path.suffix.lower()
+    if suffix in _EITHER:
+        return modality_of_tiff(path)
+    return next((modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes), None)

@@ -1,4 +1,4 @@
-"""Reader of 8-bit PNG and JPEG images.
+"""Reader of 8-bit images: PNG, JPEG, BMP, TIFF, WebP and JPEG 2000.
 
 Pixels are returned exactly as stored. No colour profile, gamma or rotation is applied, because training and the
 inspection line must see the same numbers. An image that requires such a decision (16 bits, CMYK, transparency, an
@@ -10,55 +10,43 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
+from PIL import ExifTags, Image
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers import limits
-from cmdiad_runtime.readers._files import (
-    PNG_HEADER_BYTES,
-    PNG_SIGNATURE,
-    FilePath,
-    bounded,
-    check_size,
-    decoding,
-    open_input,
-    too_many,
-)
+from cmdiad_runtime.readers._files import FilePath, decoding, open_input
+from cmdiad_runtime.readers._image_formats import open_image
 from cmdiad_runtime.sample import RgbImage
 
 Colour = Literal["rgb", "grey"]
 """Kind of image that a camera delivers and a detector is trained on: colour, or one grey channel."""
 
-_EXPECTED = "an 8-bit colour or grey PNG or JPEG image"
-_JPEG = b"\xff\xd8\xff"
-_JPEG_SCAN = b"\xff\xda"
-_BLOCK = 1 << 20
-_PNG_PALETTE = 3
+_EXPECTED = "an 8-bit colour or grey image (PNG, JPEG, BMP, TIFF, WebP or JPEG 2000)"
 _NAMES: dict[Colour, str] = {"rgb": "a colour image", "grey": "a grey image"}
 
 
 def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
-    """Read an 8-bit PNG or JPEG image.
+    """Read an 8-bit image.
 
     Palette colours are looked up and a fully opaque alpha channel is dropped; neither loses information. An image with
     an EXIF rotation is refused: if the rotation were ignored, viewers and drawn masks would differ from the pixels, and
     if the rotation were applied, the image would no longer be registered to the point cloud.
 
     Args:
-        path: Image file. The content, not the name, decides between PNG and JPEG.
+        path: Image file. The content, not the name, decides about the format.
         colour: Kind of image that the detector was trained on. A `"grey"` image is returned with three equal channels.
 
     Returns:
         uint8 `[h, w, 3]`, RGB order, 0-255, as stored.
 
     Raises:
-        InputError: The file is missing, empty, damaged, neither PNG nor JPEG, beyond a limit (see `limits`), grey
-            instead of colour or the reverse, not 8-bit, CMYK, animated, rotated by EXIF, or partly transparent.
+        InputError: The file is missing, empty, damaged, in another format, beyond a limit (see `limits`), grey
+            instead of colour or the reverse, not 8-bit, CMYK, rotated by EXIF or partly transparent, or holds several
+            images.
     """
-    with _open_image(path) as image, decoding(path, expected=_EXPECTED):
+    with _open_image(path) as image:
         _check_colour(path, _plain_colour(path, image), colour)
         image.load()
         _check_orientation(path, image)
@@ -66,7 +54,7 @@ def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
 
 
 def image_colour(path: FilePath) -> Colour:
-    """Return the kind of image in a PNG or JPEG file, from the header.
+    """Return the kind of image in a file, from the header.
 
     The file format decides, not the pixels: a grey part in the image of a colour camera is still `"rgb"`. A palette
     that contains only greys is `"grey"`.
@@ -81,44 +69,19 @@ def image_colour(path: FilePath) -> Colour:
         return _plain_colour(path, image)
 
 
-def check_scans(file: BinaryIO) -> None:
-    """Check the number of scans of a JPEG file, and leave the file at its beginning.
-
-    Raises:
-        ContentError: There are more than `limits.MAX_JPEG_SCANS`; decoding would take minutes.
-    """
-    scans, last = 0, b""
-    while block := file.read(_BLOCK):
-        scans += (last + block).count(_JPEG_SCAN)
-        last = block[-1:]
-    if scans > limits.MAX_JPEG_SCANS:
-        too_many(scans, "scans in a JPEG image", limits.MAX_JPEG_SCANS)
-    file.seek(0)
-
-
 def _unsupported(path: FilePath, problem: str, action: str) -> InputError:
     return InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
 
 
 @contextmanager
 def _open_image(path: FilePath) -> Iterator[Image.Image]:
-    """Open a PNG or JPEG file and read its header; errors of the decoder inside the context are InputErrors."""
-    with open_input(path, expected=_EXPECTED) as file, _without_exif_warnings():
-        header = file.read(PNG_HEADER_BYTES)
-        file.seek(0)
-        if not header.startswith((PNG_SIGNATURE, _JPEG)):
-            action = "save the image as PNG or JPEG"
-            raise _unsupported(path, "a file that is neither PNG nor JPEG", action)
-        with decoding(path, expected=_EXPECTED):
-            # Not Image.open, which would also try other formats and warn about the size.
-            if header.startswith(PNG_SIGNATURE):
-                image: Image.Image = PngImagePlugin.PngImageFile(bounded(file))
-                _check_depth(path, header)
-            else:
-                check_scans(file)
-                image = JpegImagePlugin.JpegImageFile(bounded(file))
-            check_size(path, image.height, image.width)
-            yield image
+    """Open an image and read its header; errors of the decoder inside the context are InputErrors."""
+    with (
+        open_input(path, expected=_EXPECTED) as file,
+        _without_exif_warnings(),
+        decoding(path, expected=_EXPECTED),
+    ):
+        yield open_image(path, file)
 
 
 @contextmanager
@@ -129,18 +92,10 @@ def _without_exif_warnings() -> Iterator[None]:
         yield
 
 
-def _check_depth(path: FilePath, header: bytes) -> None:
-    """Refuse 1, 2, 4 and 16 bits per channel, which Pillow would silently convert to 8."""
-    depth, colour_type = header[24], header[25]
-    if depth != 8 and colour_type != _PNG_PALETTE:
-        action = "set the camera to 8 bits per channel"
-        raise _unsupported(path, f"{depth} bits per channel", action)
-
-
 def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
     if getattr(image, "is_animated", False):
-        action = "save one frame as a separate file"
-        raise _unsupported(path, "an animated image", action)
+        action = "save each image as a separate file"
+        raise _unsupported(path, "several images in one file", action)
     if image.mode == "P":
         return _palette_colour(image)
     if image.mode in ("RGB", "RGBA"):

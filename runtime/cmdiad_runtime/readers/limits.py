@@ -28,6 +28,18 @@ MAX_JSON_BYTES = 65_536
 MAX_JPEG_SCANS = 100
 """Most scans of a progressive JPEG image; software writes about ten. Each one costs the time of a whole image."""
 
+MAX_BUFFERED_PIXELS = 40_000_000
+"""Most pixels of a WebP or JPEG 2000 image; their decoders keep several copies of all pixels."""
+
+MAX_JPEG2000_HEADERS = 256
+"""Most boxes of a JP2 file before the image, and most headers of the image."""
+
+MAX_JPEG2000_TILE_PARTS = 16_384
+"""Most tiles, and most parts of all tiles, of a JPEG 2000 image."""
+
+MAX_JPEG2000_LAYERS = 100
+"""Most quality layers of a JPEG 2000 image; software writes one to twelve. Each one costs time for every tile."""
+
 MAX_TIFF_DIRECTORIES = 16
 """Most directories (pages and sub-images) of a TIFF file."""
 

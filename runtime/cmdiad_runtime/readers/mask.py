@@ -23,8 +23,8 @@ from cmdiad_runtime.readers._files import (
     decoding,
     open_input,
 )
+from cmdiad_runtime.readers._image_formats import check_scans
 from cmdiad_runtime.readers._tiff_directories import check_directories
-from cmdiad_runtime.readers.image import check_scans
 from cmdiad_runtime.sample import Mask
 
 _EXPECTED = "a mask of the defect: white (or one colour) on black, as PNG, JPEG, BMP or TIFF"

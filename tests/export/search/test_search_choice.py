@@ -27,7 +27,7 @@ from cmdiad_export.search.choice import (
     choose_on,
     fast_settings,
 )
-from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange
+from cmdiad_export.search.held_out import HeldOut, RelativeResults, ResultChange, as_outputs
 from cmdiad_export.search.measured import SearchBench, multiply_adds
 from cmdiad_export.search.nearest import BankQueries
 from cmdiad_export.search.smaller_banks import with_smaller_banks
@@ -103,7 +103,7 @@ def test_oracle_is_what_the_detector_computes(run: Run, held_out: HeldOut) -> No
     """Brute force behind the same scoring gives the trained detector's scores and maps, but for rounding."""
     reference = SearchBench(run, held_out).reference
     found = [run.detector(*inputs.values()) for inputs in held_out.inputs]
-    expected = RelativeResults.of([float(s) for s, _ in found], [m.numpy() for _, m in found], run.calibration)
+    expected = held_out.relative([as_outputs((score[0], drawn)) for score, drawn in found], run.calibration)
     np.testing.assert_allclose(reference.scores, expected.scores, rtol=1e-4)
     np.testing.assert_allclose(reference.maps, expected.maps, atol=1e-4)
     assert held_out.tampered.tolist() == [False, True] * 3
@@ -153,7 +153,7 @@ def test_settings_are_cheaper_than_exact_and_start_with_the_cheapest(run: Run) -
 def test_cheapest_fast_search_within_tolerance_is_taken(
     run: Run, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_measured, "search_tolerance", lambda published_blur: PASSING)
+    monkeypatch.setattr(search_measured, "search_tolerance", lambda **_: PASSING)
     choice = choose_on(run, held_out, "fast", SILENT)
     assert choice.fast
     assert choice.chosen.passed
@@ -220,7 +220,7 @@ def test_fast_search_is_in_the_graph_and_in_the_certificate(
 
 def test_exact_search_beyond_tolerance_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     impossible = SearchTolerance(score=-1, map=1, auroc=1)
-    monkeypatch.setattr(search_measured, "search_tolerance", lambda published_blur: impossible)
+    monkeypatch.setattr(search_measured, "search_tolerance", lambda **_: impossible)
     with pytest.raises(CertificateError, match="exact search, 4 candidates"):
         write_bundle(run, tmp_path / "b.cmdiad", ExportOptions(), SILENT)
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,8 @@ import pytest
 from cmdiad_runtime.bundle.add_sessions import GoodParts, with_sessions
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration, SessionScores
-from cmdiad_runtime.bundle.session import LEAST_PARTS, TRAINING, Session, session_name
+from cmdiad_runtime.bundle.session import LEAST_PARTS, TRAINING, Session
+from cmdiad_runtime.bundle.session_name import session_name
 from cmdiad_runtime.bundle.threshold import adjusted, calibrate, calibrate_sessions
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.support.records import NewerRecordError, RecordError
@@ -51,7 +52,8 @@ def good_parts(part: SessionScores, folder: str) -> GoodParts:
 
 def test_one_session_is_calibrated_as_before() -> None:
     alone = calibrate(TRAIN.scores, TRAIN.peaks, RATE)
-    assert calibrate_sessions([TRAIN], RATE).to_json() == {**alone.to_json(), "sessions": [asdict(TRAIN.session)]}
+    expected = {**alone.to_json(), "sessions": [asdict(TRAIN.session)]}
+    assert calibrate_sessions([TRAIN], RATE).to_json() == expected
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05, 0.1, 0.3])
@@ -194,7 +196,7 @@ def test_bundle_without_held_out_scores_is_refused(tmp_path: Path) -> None:
         ("/data/tuesday/good/rgb", "tuesday"),
         ("/data/line 2/test/OK", "line 2"),
         ("/good", "session"),
-        ("/data/training", "training (2)"),
+        ("/data/training", "data"),
         ("/data/a\nb", "a\\nb"),
     ],
 )

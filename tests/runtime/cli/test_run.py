@@ -254,12 +254,12 @@ def bad_image(kind: str, path: Path) -> Path:
         ("folder-like", "missing-file", "no such file"),
         ("empty", "unreadable", "an empty file"),
         ("truncated", "unreadable", "a damaged or incomplete file"),
-        ("text", "unsupported", "a file that is neither PNG nor JPEG"),
+        ("text", "unsupported", "a file that is no image of these formats"),
         ("grey", "unsupported", "a grey image"),
         ("rgba", "unsupported", "transparent pixels (alpha 128)"),
         ("16-bit", "unsupported", "16 bits per channel"),
         ("uniform", "no-contrast", "an image that is all background"),
-        ("cloud", "unsupported", "a file that is neither PNG nor JPEG"),
+        ("cloud", "unsupported", "32 bits per channel"),
     ],
 )
 def test_bad_images(exported: Cached, tmp_path: Path, kind: str, reason: str, problem: str) -> None:

@@ -52,7 +52,7 @@ def test_good_parts_of_another_day_become_a_session(own_bundle: Path, tuesday: P
     assert ended.code == 0, ended.err
     assert "6 good parts added to the session tuesday." in ended.err
     after = Bundle.open(own_bundle)
-    assert [(s.name, s.samples) for s in after.calibration.sessions] == [("training", 3), ("tuesday", 6)]
+    assert [(s.name, s.samples) for s in after.calibration.sessions] == [("training", before.samples), ("tuesday", 6)]
     assert after.calibration.by_session[1].scores == tuple(expected)
     assert after.calibration.false_reject_rate == before.false_reject_rate
     assert after.certified_calibration == before
@@ -77,9 +77,10 @@ def test_training_and_validation_data_are_recognised(own_bundle: Path, data: Pat
 
 
 def test_rate_and_session_in_one_command(own_bundle: Path, tuesday: Path) -> None:
+    before = Bundle.open(own_bundle).calibration
     assert command(cli, own_bundle, "--good", tuesday, "--false-reject-rate", 0.3).code == 0
     calibration = Bundle.open(own_bundle).calibration
-    assert (calibration.false_reject_rate, calibration.samples) == (0.3, 9)
+    assert (calibration.false_reject_rate, calibration.samples) == (0.3, before.samples + 6)
 
 
 def test_parts_that_cannot_be_inspected_are_listed_and_left_out(own_bundle: Path, tuesday: Path) -> None:
@@ -88,7 +89,7 @@ def test_parts_that_cannot_be_inspected_are_listed_and_left_out(own_bundle: Path
     assert ended.code == 3, ended.err
     assert "1 of 6 good parts are left out, because they are NG at every threshold (unreadable 1):" in ended.err
     assert f"  unreadable: {broken}" in ended.err
-    assert [s.samples for s in Bundle.open(own_bundle).calibration.sessions] == [3, 5]
+    assert Bundle.open(own_bundle).calibration.sessions[1].samples == 5
 
 
 def test_too_few_parts_change_nothing(own_bundle: Path, tuesday: Path) -> None:
@@ -111,9 +112,19 @@ def test_copies_in_a_folder_count_once(own_bundle: Path, tuesday: Path) -> None:
 def test_folder_of_good_and_bad_parts_is_refused(own_bundle: Path, data: Path, option: str) -> None:
     before = manifest(own_bundle)
     folder = data / "gear" / "test"
-    words = ("contamination", "good parts alone") if option == "--good" else ("good parts", "bad parts alone")
+    words = ("contamination", "good parts alone") if option == "--good" else ("may be good", "bad parts alone")
     assert_refused(command(cli, own_bundle, option, folder), 3, folder, *words)
     assert manifest(own_bundle) == before
+
+
+@pytest.mark.parametrize(("option", "name"), [("--good", "NG_7.png"), ("--bad", "7 ok.png")])
+def test_file_that_is_named_as_the_other_kind_is_refused(
+    own_bundle: Path, tuesday: Path, option: str, name: str
+) -> None:
+    path = sorted((tuesday / "rgb").iterdir())[0]
+    path.rename(path.with_name(name))
+    folder = tuesday / "rgb"
+    assert_refused(command(cli, own_bundle, option, folder), 3, folder, name)
 
 
 @pytest.mark.parametrize("option", ["--good", "--bad"])
@@ -149,7 +160,7 @@ def test_bad_parts_are_shown_and_set_nothing(own_bundle: Path, data: Path, tmp_p
     assert manifest(own_bundle) == before
     rows = ended.out.split("\n\n")[1].splitlines()
     assert rows[0].split() == ["threshold", "good", "rejected", "bad", "missed"]
-    assert all(" of 3 (" in row for row in rows[1:-1])
+    assert all(f" of {Bundle.open(own_bundle).calibration.samples} (" in row for row in rows[1:-1])
     assert sum(row.endswith("<- in use") for row in rows) == 1
     assert rows[-1] == f"plot: {plot}"
     assert plot.read_text(encoding="utf-8").startswith("<svg")
@@ -169,7 +180,8 @@ def test_least_expected_cost_is_set_when_asked_for(own_bundle: Path, data: Path)
 
 def test_costs_at_which_every_bad_part_passes_are_named(own_bundle: Path, data: Path) -> None:
     def raise_scores(manifest: dict[str, Any]) -> None:
-        manifest["calibration"].update(held_out_scores=[1e6, 1e6, 1e6])
+        calibration = manifest["calibration"]
+        calibration["held_out_scores"] = [1e6 for _ in calibration["held_out_scores"]]
 
     rewrite_manifest(own_bundle, raise_scores)
     ended = command(cli, own_bundle, *bad_folders(data), "--cost-miss", 1, "--cost-reject", 1)

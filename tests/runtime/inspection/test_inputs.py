@@ -26,11 +26,11 @@ def test_folder_of_a_data_set_gives_the_modalitys_own_files(data: Path, modality
 
 
 def test_plain_folder_is_searched_by_suffix(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "c.jpeg", "d.tiff", "e.txt", "gt/mask.png", "sub/f.png"):
+    for name in ("b.png", "a.JPG", "c.jpeg", "d.ply", "e.txt", "gt/mask.png", "sub/f.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [p.name for p in list_inputs([tmp_path], "rgb")] == ["a.JPG", "b.png", "c.jpeg", "f.png"]
-    assert [p.name for p in list_inputs([tmp_path], "xyz")] == ["d.tiff"]
+    assert [p.name for p in list_inputs([tmp_path], "xyz")] == ["d.ply"]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -59,9 +59,33 @@ def test_clouds_go_before_depth_images_of_the_same_parts(tmp_path: Path) -> None
 
 
 def test_plain_folder_holds_images_in_png_and_clouds_in_the_other_formats(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"a{suffix}" for suffix in {*RGB_SUFFIXES, *XYZ_SUFFIXES}), "b.NPZ", "a.json", "gt/a.png")
-    assert listed(tmp_path, "xyz") == ["a.npz", "a.pcd", "a.ply", "a.tif", "a.tiff", "b.NPZ"]
-    assert listed(tmp_path, "rgb") == listed(tmp_path, "both") == ["a.jpeg", "a.jpg", "a.png"]
+    single = {*RGB_SUFFIXES, *XYZ_SUFFIXES} - {".tif", ".tiff"}
+    touch(tmp_path, *(f"a{suffix}" for suffix in single), "b.NPZ", "a.json", "gt/a.png")
+    images = ["a.bmp", "a.j2k", "a.jp2", "a.jpeg", "a.jpg", "a.png", "a.webp"]
+    assert listed(tmp_path, "xyz") == ["a.npz", "a.pcd", "a.ply", "b.NPZ"]
+    assert listed(tmp_path, "rgb") == listed(tmp_path, "both") == images
+
+
+def test_content_of_a_tiff_file_decides(tmp_path: Path) -> None:
+    pixels, points = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.float32)
+    files: dict[str, np.ndarray] = {"photo": pixels, "grey": pixels[..., 0], "cloud": points, "depth": points[..., 0]}
+    for name, array in files.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", array, photometric="rgb" if array.ndim == 3 else None)
+    tifffile.imwrite(tmp_path / "either.tif", np.ones((8, 8), np.uint16))
+    touch(tmp_path, "damaged.tif", "pair.tif", "pair.png")
+    assert listed(tmp_path, "rgb") == ["damaged.tif", "either.tif", "grey.tif", "pair.png", "photo.tif"]
+    assert listed(tmp_path, "xyz") == ["cloud.tif", "damaged.tif", "depth.tif", "either.tif", "pair.tif"]
+
+
+def test_cloud_of_a_tiff_image(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(0.1, 0.6, (8, 8, 3)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", (points * 255).astype(np.uint8), photometric="rgb")
+    tifffile.imwrite(tmp_path / "a.tiff", points, photometric="rgb")
+    (image,) = list_inputs([tmp_path], "both")
+    sample = read_sample(image, Preprocessing("both"))
+    assert image.suffix == ".tif"
+    assert sample.rgb is not None and sample.xyz is not None
+    np.testing.assert_array_equal(sample.xyz, points)
 
 
 def test_folder_of_nothing_but_depth_and_colour_in_png(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import cmdiad_runtime
 from cmdiad_runtime import BundleError, EngineError, Inspector, OpenOptions, Sample, read_rgb, read_xyz
 from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.names import Verdict
 from helpers import python, sample_files
 
 Cached = Callable[..., Path]
@@ -63,7 +65,8 @@ def test_inspection_says_everything(data: Path, exported: Cached, modality: str)
 def test_tampered_golden_samples_score_higher_than_good_ones(exported: Cached) -> None:
     with Inspector.open(exported("rgb")) as inspector:
         golden = read_golden(inspector.bundle.golden)
-        scores = {sample.name: float(inspector.engine.run(sample.inputs)["score"][0]) for sample in golden}
+        scores = {sample.name: float(inspector.engine.run(sample.inputs)["map"].max()) for sample in golden}
+        assert scores == pytest.approx({sample.name: sample.score for sample in golden}, rel=1e-3)
         assert inspector.bundle.calibration.score_threshold < max(scores.values())
     for number in range(3):
         assert scores[f"{number}-tampered"] > scores[f"{number}-good"]
@@ -106,6 +109,10 @@ def test_name_that_is_no_text(name: object) -> None:
 
 
 MAP = np.zeros((112, 112), np.float32)
+BAD_MAPS: list[dict[str, np.ndarray]] = [
+    {"map": np.where(np.arange(112) == 50, np.float32(value), MAP)} for value in (np.nan, np.inf, -np.inf, 1e30)
+]
+BAD_MAPS += [{"map": MAP - np.float32(1e30)}, {"map": MAP[:0]}, {"score": np.array([0], np.float32)}]
 BAD_OUTPUTS: list[dict[str, np.ndarray]] = [
     {"score": np.array([np.nan], np.float32), "map": MAP},
     {"score": np.array([-np.inf], np.float32), "map": MAP},
@@ -117,14 +124,19 @@ BAD_OUTPUTS: list[dict[str, np.ndarray]] = [
     {"score": np.array([0], np.float32), "map": MAP[None]},
     {"score": np.array([0], np.float32), "map": np.stack([MAP] * 3)},
     {"score": np.array([0], np.float32)},
+    {"score": np.array([0], np.float32), **BAD_MAPS[0]},
     {"map": MAP},
     {},
 ]
 
 
-@pytest.mark.parametrize("outputs", BAD_OUTPUTS, ids=range(len(BAD_OUTPUTS)))
+@pytest.mark.parametrize(
+    ("verdict", "outputs"), [*(("image", bad) for bad in BAD_OUTPUTS), *(("map", bad) for bad in BAD_MAPS)]
+)
 @pytest.mark.failure_mode("A score or map that is not a number, or of the wrong shape")
-def test_outputs_that_are_no_result_are_never_ok(data: Path, exported: Cached, outputs: dict[str, np.ndarray]) -> None:
+def test_outputs_that_are_no_result_are_never_ok(
+    data: Path, exported: Cached, verdict: Verdict, outputs: dict[str, np.ndarray]
+) -> None:
     class Broken:
         description = identity = "broken"
 
@@ -136,7 +148,8 @@ def test_outputs_that_are_no_result_are_never_ok(data: Path, exported: Cached, o
 
     rgb = read_rgb(sample_files(data, "test", "good", "rgb")[0])
     with Inspector.open(exported("rgb")) as inspector:
-        broken = Inspector(inspector.bundle, Broken())
+        calibration = replace(inspector.bundle.calibration, verdict=verdict)
+        broken = Inspector(replace(inspector.bundle, calibration=calibration), Broken())
         inspection = broken.inspect(Sample("part 7", rgb=rgb))
     assert (inspection.verdict, inspection.inspected, inspection.reason) == ("NG", False, "bad-output")
 

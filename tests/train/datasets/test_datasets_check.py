@@ -52,7 +52,7 @@ def test_a_whole_data_set_has_no_problem(tmp_path: Path) -> None:
 def test_images_alone_have_no_problem(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     findings = check_one(make(tmp_path))
     assert findings.problems == []
-    assert findings.notes == ["no validation split: every fifth training sample sets the threshold"]
+    assert findings.notes == ["no validation split: training holds every fifth good sample out for the threshold"]
     assert findings.category.modalities == ("rgb",)
 
 
@@ -106,11 +106,6 @@ def few_points(root: Path) -> tuple[Path, str]:
     return trees.cloud_file(root / "nut/train/good/xyz/001.tiff", 0, cloud), "points of the part after resizing"
 
 
-def missing_mask(root: Path) -> tuple[Path, str]:
-    (root / "nut/test/dent/gt/000.png").unlink()
-    return root / "nut/test/dent/gt", "no mask for sample 000"
-
-
 def other_mask(root: Path) -> tuple[Path, str]:
     return trees.drawing(root / "nut/test/dent/gt/000.png", size=(40, 60)), "a mask of 60×40 pixels"
 
@@ -150,7 +145,6 @@ FAULTS = [
     no_points,
     only_plane,
     few_points,
-    missing_mask,
     other_mask,
     empty_mask,
     cut_mask,
@@ -254,12 +248,34 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
     findings = check_one(tmp_path)
     assert findings.problems == []
     assert findings.notes == [
-        "no validation split: every fifth training sample sets the threshold",
-        "no test split with both good and defective samples: training computes no metrics",
-        "1 of 2 samples of dent have a mask: pixel-level metrics leave out the others",
-        "0 of 1 samples of hole have a mask: no pixel-level metrics",
+        "no validation split: training holds every fifth good sample out for the threshold",
         "samples of several sizes: 60×60 (8), 70×60 (1)",
     ]
+    assert findings.outlook.possible == (
+        "train on 6 good samples (rgb), export, inspect",
+        "a threshold from up to 6 held-out good samples, for false-reject rates of 14.3% or more",
+        "figures of images: 3 defects against good samples that training holds out",
+        "figures of pixels: 1 of 3 defects have a mask",
+    )
+    assert findings.outlook.not_possible == (
+        "rejected good parts that training has not seen: there are no good test samples",
+        "figures of pixels for all defects: 2 of 3 defects have no mask",
+    )
+    assert findings.next_step == f"run: cmdiad-train {tmp_path}"
+
+
+def test_what_is_possible_with_good_samples_alone(tmp_path: Path) -> None:
+    for i in range(6):
+        trees.picture(tmp_path / f"{i}.png", i)
+    findings = check_one(tmp_path)
+    assert findings.outlook.possible == (
+        "train on 6 good samples (rgb), export, inspect",
+        "a threshold from up to 6 held-out good samples, for false-reject rates of 14.3% or more",
+    )
+    assert findings.outlook.not_possible == ("figures of images and missed defects: there are no defective samples",)
+    assert findings.to_json()["not_possible"] == list(findings.outlook.not_possible)
+    trees.picture(tmp_path / "test/good/a.png", 99)
+    assert "count the rejected ones of 1 good test samples" in check_one(tmp_path).outlook.possible
 
 
 def test_grey_data_are_grey_throughout(tmp_path: Path) -> None:

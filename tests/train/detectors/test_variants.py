@@ -106,7 +106,7 @@ def test_each_modality_in_its_own_view_trains_exports_and_inspects(
     bundle = exported("both", "none", precision, xyz=NORMALS, view="each")
     check_single_modality(bundle, data, tmp_path, "both")
     outputs = {o.name: o.shape for o in onnxruntime.InferenceSession(bundle / "graph.onnx").get_outputs()}
-    assert outputs == {"score": [1], "map": [2, 112, 112]}
+    assert outputs == {"map": [2, 112, 112]}
     ended = command(cli, bundle, "--self-test")
     assert ended.code == 0, ended.err
 

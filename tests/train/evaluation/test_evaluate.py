@@ -74,6 +74,28 @@ def test_no_interval_from_one_good_sample() -> None:
     assert set(found["intervals"].values()) == {None}
 
 
+def test_held_out_good_samples_stand_for_missing_good_ones() -> None:
+    scores, masks, maps = outcomes()
+    bad = DEFECTS != "good"
+    further = (0.3, 0.4, 1.5)
+    found = summarise(DEFECTS[bad], scores[bad], masks[bad], maps[bad], None, further)
+    labels = [True] * int(bad.sum()) + [False] * 3
+    assert (found["samples"], found["good"]) == (bad.sum(), 0)
+    assert found["image_auroc"] == auroc(labels, np.concatenate([scores[bad], further]))
+    assert set(found["image_auroc_by_defect"]) == {"hole", "stain"}
+    assert found["intervals"]["image_auroc"] is not None
+    assert found["pixel_auroc"] == pixel_auroc(masks[bad], maps[bad])
+
+
+@pytest.mark.parametrize("kind", ["good", "stain"])
+def test_no_image_figures_of_one_kind(kind: str) -> None:
+    scores, masks, maps = outcomes()
+    chosen = kind == DEFECTS
+    found = summarise(DEFECTS[chosen], scores[chosen], masks[chosen], maps[chosen])
+    assert found["image_auroc"] is None and found["image_auroc_by_defect"] == {}
+    assert found["intervals"]["image_auroc"] is None
+
+
 def one_class(value: float | None, interval: list[float] | None) -> dict[str, Any]:
     return dict.fromkeys(METRICS, value) | {"intervals": dict.fromkeys(METRICS, interval)}
 

@@ -58,9 +58,11 @@ def by_hand(run: Run, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(scores), torch.stack(maps)
 
 
-@pytest.mark.parametrize("image_score", ["reweighted", "max"])
-def test_whole_bank_holds_each_training_sample_out_of_itself(data: Path, trained: Any, image_score: str) -> None:
-    run = load_run(trained("both", **BOTH, image_score=image_score))
+@pytest.mark.parametrize(("image_score", "verdict"), [("reweighted", "image"), ("max", "map")])
+def test_whole_bank_holds_each_training_sample_out_of_itself(
+    data: Path, trained: Any, image_score: str, verdict: str
+) -> None:
+    run = load_run(trained("both", **BOTH, image_score=image_score, verdict=verdict))
     scores, maps = by_hand(run, data)
     assert len(scores) == run.calibration.samples == 3 + 6
     weights = torch.from_numpy(standardised_weights(scores.double().numpy())).float()
@@ -70,16 +72,19 @@ def test_whole_bank_holds_each_training_sample_out_of_itself(data: Path, trained
     torch.testing.assert_close(run.detector.map_weights, map_weights, rtol=1e-4, atol=0)
     fused = (scores * weights).sum(1).tolist()
     peaks = (maps * map_weights[:, None, None]).sum(1).flatten(1).amax(1).tolist()
-    np.testing.assert_allclose(run.calibration.held_out_scores, fused, rtol=1e-4)
+    deciding = peaks if verdict == "map" else fused
+    np.testing.assert_allclose(run.calibration.held_out_scores, deciding, rtol=1e-4)
     np.testing.assert_allclose(run.calibration.held_out_peaks, peaks, rtol=1e-4)
-    expected = calibrate(fused, peaks, run.recipe.false_reject_rate)
+    expected = calibrate(deciding, peaks, run.recipe.false_reject_rate)
+    assert run.calibration.verdict == verdict
     assert run.calibration.score_threshold == pytest.approx(expected.score_threshold, rel=1e-4)
+    assert run.calibration.map_threshold == pytest.approx(expected.map_threshold, rel=1e-4)
 
 
 @torch.no_grad()
 def test_coreset_is_completed_without_each_training_sample(data: Path, trained: Any) -> None:
     """Each bank keeps the first rows of the other samples, and gains those of their other rows that are farthest."""
-    run = load_run(trained("rgb", coreset=0.5))
+    run = load_run(trained("rgb", coreset=0.5, verdict="image"))
     detector = run.detector
     assert isinstance(detector, Detector)
     (chosen,), (bank,) = load_chosen(run.path), load_banks(run.path, run.recipe)
@@ -138,15 +143,18 @@ def test_interrupted_calibration_holds_out_the_remaining_samples_only(
 
 
 @pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "each")])
-def test_map_threshold_is_about_what_the_operator_sees(
+def test_score_threshold_is_about_the_map_that_the_operator_sees(
     data: Path, trained: Any, exported: Any, modality: str, view: str
 ) -> None:
-    """The peaks that it rests on are those of the maps that an inspection gives back."""
+    """The scores that it rests on are the largest values of the maps that an inspection returns."""
     changes = {"xyz": NORMALS, "view": view}
     calibration = load_run(trained(modality, **changes)).calibration
     with Inspector.open(exported(modality, **changes)) as inspector:
         preprocessing = inspector.bundle.preprocessing
         files = open_category(data, None).split("validation", preprocessing.modalities)
         inspections = [inspector.inspect(each.read("rgb")) for each in files]
-    np.testing.assert_allclose(calibration.held_out_peaks[:3], [i.map.max() for i in inspections], rtol=1e-3)
+    assert [i.score for i in inspections] == [float(i.map.max()) for i in inspections]
+    assert calibration.verdict == "map"
+    assert calibration.held_out_scores == calibration.held_out_peaks
+    assert calibration.score_threshold == calibration.map_threshold
     np.testing.assert_allclose(calibration.held_out_scores[:3], [i.score for i in inspections], rtol=1e-3)

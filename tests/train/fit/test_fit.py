@@ -259,6 +259,28 @@ def test_a_test_split_of_good_samples_alone_gives_no_metrics(own_data: Path, tmp
     assert record.status == "complete"
 
 
+def test_held_out_samples_stand_for_good_test_samples(own_data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_data / "gear" / "test" / "good")
+    reporter = RecordingReporter()
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", reporter)
+    assert record.metrics is not None
+    held_out = load_run(tmp_path / "run").calibration.held_out_scores
+    assert (record.metrics["samples"], record.metrics["good"]) == (3, 0)
+    assert record.metrics["held_out_good"] == len(held_out) > 0
+    assert 0 <= record.metrics["image_auroc"] <= 1
+    assert any(line.startswith("no good test samples: ") for line in reporter.lines)
+
+
+def test_defects_without_masks_do_not_stop_a_training(own_data: Path, tmp_path: Path) -> None:
+    for folder in own_data.glob("gear/test/hole/gt"):
+        shutil.rmtree(folder)
+    reporter = RecordingReporter()
+    record = fit(own_data, "gear", tiny_recipe(), tmp_path / "run", reporter)
+    assert record.metrics is not None
+    assert (record.metrics["without_mask"], record.metrics["image_auroc"] is None) == (1, False)
+    assert "1 of 3 defective test samples have no mask: pixel figures leave them out" in reporter.lines
+
+
 def test_mask_of_another_size_is_named(own_data: Path, tmp_path: Path) -> None:
     mask = next(p for p in sorted((own_data / "gear" / "test").glob("*/gt/*.png")) if p.parts[-3] != "good")
     write_image(mask, np.zeros((20, 20), np.uint8))

@@ -114,6 +114,13 @@ def test_too_few_usable_samples_are_refused(data: Path, tuesday: Path, tmp_path:
         fit(data, None, tiny_recipe(), tmp_path / "run", options=FitOptions(calibration=(folder,)))
 
 
+def test_samples_that_are_named_as_bad_are_refused(data: Path, tuesday: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tuesday, tmp_path / "monday"))
+    next(folder.iterdir()).rename(folder / "nok_3.png")
+    with pytest.raises(RunError, match="names say that they are bad: nok_3"):
+        fit(data, None, tiny_recipe(), tmp_path / "run", options=FitOptions(calibration=(folder,)))
+
+
 def test_both_modalities_in_their_folders(data: Path, tmp_path: Path) -> None:
     good = tmp_path / "friday" / "good"
     for kind in ("rgb", "xyz"):

@@ -104,3 +104,13 @@ def test_any_wrong_json_is_a_run_error(recipe: Recipe) -> None:
                     assert "Change the option" not in str(error)
             place[field] = right
     assert Recipe.from_json(content) == recipe
+
+
+def test_recipe_without_a_verdict_keeps_the_image_score() -> None:
+    assert (DEFAULT_RECIPE.verdict, PUBLISHED_RECIPE.verdict) == ("map", "image")
+    earlier = {name: value for name, value in DEFAULT_RECIPE.to_json().items() if name != "verdict"}
+    assert Recipe.from_json(earlier).verdict == "image"
+    assert Recipe.from_json(earlier).to_json() == earlier
+    assert Recipe.from_json(DEFAULT_RECIPE.to_json()) == DEFAULT_RECIPE
+    with pytest.raises(RunError, match="verdict"):
+        replace(DEFAULT_RECIPE, verdict="pixel")  # type: ignore[arg-type]

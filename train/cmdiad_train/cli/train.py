@@ -9,7 +9,7 @@ import click
 
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
-from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VIEW_NAMES
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
@@ -101,6 +101,13 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         multiple=True,
         help="Folder of good parts of another session, for example of another day; may be repeated. The thresholds "
         "keep the false-reject rate in every session.",
+    ),
+    click.option(
+        "--verdict",
+        type=click.Choice(VERDICTS),
+        help="Score that decides between OK and NG. map: the largest value of the anomaly map over the image of the "
+        "sensor, so that score and overlay agree; image: the image score, as published.  [default: map, faithful: "
+        "image]",
     ),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random."),
 )

@@ -42,7 +42,7 @@ class Category:
 
         Raises:
             RunError: The training samples never have one of the modalities, a single sample lacks one, or a defect
-                has no mask in the layout of a benchmark.
+                has several masks.
         """
         listing = self.usable(split, modalities)
         if listing.errors:
@@ -70,6 +70,11 @@ class Category:
     def listing(self, split: Split, modalities: Iterable[Modality]) -> Listing:
         """Return the complete samples of a split, and the errors of the others."""
         return LAYOUTS[self.layout].list_split(self.folder, split, tuple(modalities))
+
+    @property
+    def notes(self) -> list[str]:
+        """Return lines for people about files that are used in another way than their place suggests, or not at all."""
+        return self.listing("train", ()).notes
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -31,8 +31,9 @@ from cmdiad_train.datasets.identical import content_of, identical_groups, refusa
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
+from cmdiad_train.datasets.outlook import Outlook, outlook_of
 from cmdiad_train.datasets.registry import list_categories, open_category
-from cmdiad_train.datasets.sample_files import GOOD, SampleFiles, data_colour
+from cmdiad_train.datasets.sample_files import SampleFiles, data_colour
 from cmdiad_train.datasets.skipped import skipped_text
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -62,6 +63,7 @@ class Findings:
         category: Category that was checked.
         counts: Number of complete samples and of files, by split, defect and kind (`samples`, `rgb`, `xyz`, `mask`).
         notes: Lines of information that are no problems.
+        outlook: What can be done with the category, and what cannot.
         problems: Problems in the order of the samples.
         unusable: Names of the good samples that a training leaves out.
     """
@@ -69,14 +71,17 @@ class Findings:
     category: Category
     counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    outlook: Outlook = field(default_factory=lambda: Outlook((), ()))
     problems: list[Problem] = field(default_factory=list)
     unusable: set[str] = field(default_factory=set)
 
     @property
     def next_step(self) -> str:
         """Return what to do next, with the exact command."""
-        data, name = shlex.quote(str(self.category.root)), shlex.quote(self.category.name)
-        again = f"cmdiad-data check {data} --category {name}"
+        data = shlex.quote(str(self.category.root))
+        if self.category.folder != self.category.root:
+            data += f" --category {shlex.quote(self.category.name)}"
+        again = f"cmdiad-data check {data}"
         if any(problem.sample is None for problem in self.problems):
             return f"training would be refused; correct the data set, then run: {again}"
         good = sum(counts["samples"] for split in ("train", "validation") for counts in self._counts_of(split))
@@ -85,7 +90,7 @@ class Findings:
             number = f"{len(self.unusable)} of {total} good samples cannot be used"
             return f"training would be refused, because {number}; repair them, then run: {again}"
         left_out = f"training would leave out {len(self.unusable)} good samples; " if self.unusable else ""
-        return f"{left_out}run: cmdiad-train {data} --category {name}{self._options()}"
+        return f"{left_out}run: cmdiad-train {data}{self._options()}"
 
     def _counts_of(self, split: str) -> list[dict[str, int]]:
         return list(self.counts.get(split, {}).values())
@@ -109,6 +114,8 @@ class Findings:
             "modalities": list(self.category.modalities),
             "counts": self.counts,
             "notes": self.notes,
+            "possible": list(self.outlook.possible),
+            "not_possible": list(self.outlook.not_possible),
             "next": self.next_step,
             "problems": [
                 {
@@ -132,6 +139,8 @@ class Findings:
                 yield f"  {split:<10} {printable(defect):<16} {counts['samples']:>5} samples ({files})"
         for note in self.notes:
             yield f"  note: {printable(note)}"
+        for line in self.outlook.lines():
+            yield f"  {line}"
         for problem in self.problems:
             yield f"error: {problem.error}"
         yield f"next: {printable(self.next_step)}"
@@ -181,6 +190,7 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
         reporter.step(f"check {category.name}", i + 1, len(samples))
     findings.problems += contents.problems(category)
     findings.notes += [*_notes(category, listings, shapes), *contents.notes()]
+    findings.outlook = outlook_of(listings, category.modalities)
     return findings
 
 
@@ -309,19 +319,13 @@ def _place(files: SampleFiles) -> str:
 def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[tuple[int, int]]) -> Iterator[str]:
     if skipped := skipped_text(category.folder):
         yield skipped
+    yield from listings["train"].notes
     if category.prepared:
         yield "prepared by cmdiad-data: the background is removed already, train with --no-foreground"
     if category.layout == "visa" and not table_of(category.folder).is_file():
         yield f"no {table_of(category.folder)}: all Normal images are for training, there are no good test samples"
     if len(listings["validation"].samples) < 2:
-        yield "no validation split: every fifth training sample sets the threshold"
-    if {files.defect == GOOD for files in listings["test"].samples} != {True, False}:
-        yield "no test split with both good and defective samples: training computes no metrics"
-    for defect, counts in listings["test"].counts.items():
-        defective = sum(files.defect == defect for files in listings["test"].samples)
-        if counts.get("mask", defective) < defective:
-            measured = "pixel-level metrics leave out the others" if counts["mask"] else "no pixel-level metrics"
-            yield f"{counts['mask']} of {defective} samples of {defect} have a mask: {measured}"
+        yield "no validation split: training holds every fifth good sample out for the threshold"
     if len(shapes) > 1:
         sizes = ", ".join(f"{w}×{h} ({count})" for (h, w), count in shapes.most_common())
         yield f"samples of several sizes: {sizes}"

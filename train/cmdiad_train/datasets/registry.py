@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.printable import printable
+from cmdiad_runtime.readers.folders import MODALITY_SUFFIXES
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
 from cmdiad_train.datasets.layouts.eyecandies import not_prepared
-from cmdiad_train.datasets.layouts.listing import subfolders
+from cmdiad_train.datasets.layouts.listing import find_files, subfolders
 from cmdiad_train.datasets.prepared_note import COMPLETE, read_prepared
 
 _EXPECTED = (
-    "CATEGORY/train/good with images, or with the folders rgb and xyz (MVTec), CATEGORY/Data/Images/Normal (VisA), "
-    "raw Eyecandies, or a folder of good samples"
+    "a folder of good samples, a folder with the folders OK and NOK (or good and bad, pass and fail), or the layout of "
+    "MVTec, VisA or Eyecandies"
 )
+_MOST_FOLDERS = 12
+"""Largest number of folders that a message lists."""
+_DEEPEST = 4
+"""Levels of folders that are searched for files to list."""
 
 
 def list_categories(root: Path) -> list[str]:
@@ -85,9 +91,9 @@ def find_categories(root: Path) -> list[Category]:
         raise RunError(root, found="no such folder", expected="a data set", action="Check DATA")
     categories = []
     for place in subfolders(root):
-        layout = _layout_of(place)
-        if layout not in (None, OWN_FOLDER):
-            categories.append(Category(root, place.name, str(layout), place))
+        layout = _layout_of(place, own=False)
+        if layout is not None:
+            categories.append(Category(root, place.name, layout, place))
     if categories:
         return categories
     layout = _layout_of(root)
@@ -106,14 +112,41 @@ def category_at(place: Path) -> Category:
     return Category(place.parent, place.resolve().name, layout, place)
 
 
-def _layout_of(place: Path) -> str | None:
-    return next((name for name, layout in LAYOUTS.items() if layout.is_category(place)), None)
+def _layout_of(place: Path, *, own: bool = True) -> str | None:
+    layouts = (name for name in LAYOUTS if own or name != OWN_FOLDER)
+    return next((name for name in layouts if LAYOUTS[name].is_category(place)), None)
 
 
 def _not_recognised(root: Path, expected: str) -> RunError:
     names = [category.name for category in find_categories(root)]
     if names:
         action = "Choose one with --category NAME"
-    else:
-        expected, action = f"{expected}: {_EXPECTED}", "Check DATA, and --category NAME if there are several"
-    return RunError(root, found=f"categories {', '.join(names) or '(none)'}", expected=expected, action=action)
+        return RunError(root, found=f"categories {', '.join(names)}", expected=expected, action=action)
+    return RunError(root, found=_contents(root), expected=_EXPECTED, action=_advice(root))
+
+
+def _contents(root: Path) -> str:
+    """Return the folders that hold pictures or clouds, with the number of these files."""
+    counts = {name: count for name, count in _count_files(root, root) if count}
+    if not counts:
+        return "no pictures or clouds, also not in its folders"
+    listed = [f"{name} ({count} files)" for name, count in list(counts.items())[:_MOST_FOLDERS]]
+    more = len(counts) - len(listed)
+    return ", ".join(listed) + (f" and {more} more folders" if more else "")
+
+
+def _count_files(root: Path, place: Path, depth: int = 0) -> Iterator[tuple[str, int]]:
+    name = str(place.relative_to(root)) if place != root else "the folder itself"
+    stems = (stem for suffixes in MODALITY_SUFFIXES.values() for stem in find_files(place, suffixes).files)
+    yield printable(name), len(set(stems))
+    if depth < _DEEPEST:
+        for folder in subfolders(place):
+            yield from _count_files(root, folder, depth + 1)
+
+
+def _advice(root: Path) -> str:
+    """Return what to do about a folder that is no data set."""
+    inside = [place for place in subfolders(root) if _layout_of(place) is not None]
+    if inside:
+        return f"Pass one of its folders, for example {printable(inside[0])}"
+    return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in them"

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
-from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_files, find_modality, list_defect
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+from cmdiad_runtime.readers.labels import label_of_file
+from cmdiad_train.datasets.layouts.listing import FilesByStem, Listing, find_loose, find_modality, list_defect
 from cmdiad_train.datasets.sample_files import GOOD
+
+_MOST_NAMED = 5
 
 
 def list_session(folder: Path, name: str, required: tuple[Modality, ...]) -> Listing:
@@ -23,11 +26,11 @@ def list_session(folder: Path, name: str, required: tuple[Modality, ...]) -> Lis
         required: Modalities that every sample must have.
 
     Raises:
-        RunError: The folder has no file of a required modality.
+        RunError: The folder has no file of a required modality, or samples whose names say that they are bad.
     """
     in_folders = any((folder / sub).is_dir() for names in MODALITY_FOLDERS.values() for sub in names)
     kinds: dict[Modality, FilesByStem] = {
-        modality: find_modality(folder, modality) if in_folders else find_files(folder, MIXED_SUFFIXES[modality])
+        modality: find_modality(folder, modality) if in_folders else find_loose(folder, modality)
         for modality in required
     }
     missing = [modality for modality, candidates in kinds.items() if not candidates.files]
@@ -38,4 +41,12 @@ def list_session(folder: Path, name: str, required: tuple[Modality, ...]) -> Lis
             expected=f"good samples with {' and '.join(required)}",
             action="Pass the folder that holds the files, or the sub-folders rgb and xyz, for example test/good",
         )
-    return list_defect(name, GOOD, kinds, None, mask_required=False)
+    bad = sorted({stem for c in kinds.values() for stem in c.files if label_of_file(stem) == "bad"})
+    if bad:
+        raise RunError(
+            folder,
+            found=f"samples whose names say that they are bad: {', '.join(bad[:_MOST_NAMED])}",
+            expected="good samples alone",
+            action="Move the bad samples to another folder",
+        )
+    return list_defect(name, GOOD, kinds, None)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cmdiad_runtime.names import Sensors, ViewName
+from cmdiad_runtime.names import Sensors, Verdict, ViewName
 from cmdiad_runtime.preprocess.prepare import Prepared
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers.image import Colour
@@ -47,10 +47,13 @@ class TrainedDetector(nn.Module):
     Attributes:
         input_names: Names of the inputs, in the order of `forward`; see `Prepared.inputs`.
         published_blur: True if the map ends in the published 8-bit blur, which widens the certificate's tolerance.
+        verdict: Score that decides, of the recipe; `load_run` sets the attribute. If the map decides, the graph returns
+            no image score.
     """
 
     input_names: list[str]
     published_blur: bool = False
+    verdict: Verdict = "image"
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the score float32 `[1]` and the map float32 `[size, size]`, or `[maps, size, size]` that add up."""
@@ -185,7 +188,7 @@ class Fitted:
         scores: Image scores of good samples that the detector was not fitted on: first all held-out samples in their
             order, then any training samples; with several parts per sample one score for each part, those of one
             sample next to each other.
-        peaks: Largest values of their anomaly maps over the image of the sensor.
+        peaks: Largest values of their anomaly maps over the image of the sensor, which decide with the verdict "map".
         provenance: JSON-ready origin of the networks, by modality.
     """
 

@@ -15,6 +15,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import prepare_ground_truth
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Mask, Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, LeftOut, SampleFiles, read_ground_truth
@@ -43,6 +44,8 @@ class ScoredSplit:
         known: True for each sample whose defective pixels are known: good samples and those with a usable mask, `[n]`.
         left_out: Samples that could not be scored.
         without_mask: Scored samples of a defect whose mask is missing or cannot be used.
+        held_out_scores: Scores of good samples that were held out in training. They stand for good test samples if the
+            split has none.
     """
 
     files: tuple[SampleFiles, ...]
@@ -52,6 +55,7 @@ class ScoredSplit:
     known: npt.NDArray[np.bool_]
     left_out: tuple[LeftOut, ...] = ()
     without_mask: tuple[LeftOut, ...] = ()
+    held_out_scores: tuple[float, ...] = ()
 
     @property
     def defects(self) -> npt.NDArray[np.str_]:
@@ -59,22 +63,38 @@ class ScoredSplit:
         return np.array([files.defect for files in self.files], dtype=np.str_)
 
     @property
+    def good_from_training(self) -> tuple[float, ...]:
+        """Return the held-out scores that stand for good test samples, or () if the split has good samples."""
+        has_good = GOOD in self.defects or any(sample.defect == GOOD for sample in self.left_out)
+        return () if has_good else self.held_out_scores
+
+    @property
+    def labelled_scores(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Return label (True for a defect) and score of each scored sample and of `good_from_training`, `[m]`."""
+        further = np.asarray(self.good_from_training, dtype=np.float64)
+        labels = np.concatenate([self.defects != GOOD, np.zeros(len(further), dtype=np.bool_)])
+        return labels, np.concatenate([self.scores, further])
+
+    @property
     def shows_figures(self) -> bool:
-        """Return True if both good samples and defects were scored, without which there are no figures."""
-        return len(set(self.defects == GOOD)) == 2
+        """Return True if there are scores of both good samples and defects, without which there are no figures."""
+        good = GOOD in self.defects or bool(self.good_from_training)
+        return good and bool((self.defects != GOOD).any())
 
     def summary(self) -> dict[str, Any]:
         """Return the metrics of `summarise`, over the scored samples, and what could not be inspected.
 
         `samples` and `good` count all samples of the split; `not_inspected` has the number of the good and the
-        defective samples without a score, and the number by reason.
+        defective samples without a score, and the number by reason. `held_out_good` is the number of held-out good
+        samples that image figures compare the defects with, 0 if there are good test samples.
         """
-        scored = summarise(self.defects, self.scores, self.masks, self.maps, self.known)
+        scored = summarise(self.defects, self.scores, self.masks, self.maps, self.known, self.good_from_training)
         good = sum(sample.defect == GOOD for sample in self.left_out)
         return {
             **scored,
             "samples": scored["samples"] + len(self.left_out),
             "good": scored["good"] + good,
+            "held_out_good": len(self.good_from_training),
             "not_inspected": {
                 "good": good,
                 "defects": len(self.left_out) - good,
@@ -86,11 +106,21 @@ class ScoredSplit:
         """Yield lines for people about samples without a score and about defects without a usable mask."""
         total = len(self.files) + len(self.left_out)
         yield from describe(self.left_out, total, "test samples", problem="could not be inspected")
-        if not any(files.ground_truth is not None for files in self.files):
-            return  # a data set without masks
         defective = int((self.defects != GOOD).sum())
+        drawn = {printable(files.name) for files in self.files if files.ground_truth is not None}
+        missing = sum(sample.name not in drawn for sample in self.without_mask)
+        if missing:
+            without = "all" if missing == defective else f"{missing} of {defective}"
+            left = "no pixel figures" if missing == defective else "pixel figures leave them out"
+            yield f"{without} defective test samples have no mask: {left}"
+        unusable = [sample for sample in self.without_mask if sample.name in drawn]
         problem = "have no usable mask; pixel figures leave them out"
-        yield from describe(self.without_mask, defective, "defective test samples", problem=problem)
+        yield from describe(unusable, defective, "defective test samples", problem=problem)
+        if self.good_from_training and defective:
+            yield (
+                f"no good test samples: image AUROC compares the defects with {len(self.good_from_training)} good "
+                "samples that were held out in training and set the threshold"
+            )
 
 
 def collect(
@@ -99,6 +129,7 @@ def collect(
     samples: Sequence[SampleFiles],
     reporter: Reporter,
     left_out: Sequence[LeftOut] = (),
+    held_out_scores: Sequence[float] = (),
 ) -> ScoredSplit:
     """Score every sample and read its mask. Samples that cannot be read or scored are left out and counted.
 
@@ -108,6 +139,7 @@ def collect(
         samples: Samples of the test split.
         reporter: Receiver of the progress.
         left_out: Further samples of the split that lack a file.
+        held_out_scores: Scores of good samples that were held out in training.
     """
     scored: list[tuple[SampleFiles, float, Map, Mask | None]] = []
     failed: list[LeftOut] = []
@@ -131,6 +163,7 @@ def collect(
         known=np.array([mask is not None for *_, mask in scored], dtype=np.bool_),
         left_out=(*left_out, *failed),
         without_mask=tuple(without_mask),
+        held_out_scores=tuple(held_out_scores),
     )
 
 
@@ -160,36 +193,42 @@ def summarise(
     masks: npt.NDArray[np.bool_],
     maps: Map,
     known: npt.NDArray[np.bool_] | None = None,
+    further_good: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Compute image AUROC (all defects, and each defect against good), pixel AUROC and AU-PRO with intervals.
 
     Args:
-        defects: Names of the defects `[n]`, "good" for good samples; both kinds must occur.
+        defects: Names of the defects `[n]`, "good" for good samples.
         scores: Image scores `[n]`, higher is more anomalous.
         masks: Ground truth `[n, h, w]`.
         maps: Anomaly maps `[n, h, w]`, higher is more anomalous.
         known: True for each sample whose mask is valid, `[n]`; None if all are. Pixel-level metrics use only these
             samples.
+        further_good: Scores of further good samples without maps, for the image AUROC.
 
     Returns:
         The counts `samples`, `good` and `without_mask`; each of `METRICS`, or None if the samples do not allow it;
         `image_auroc_by_defect`; and `intervals`, the ends of the 95 % bootstrap interval of each metric, or None with
         fewer than two good or two defective samples.
     """
-    labels = defects != GOOD
     known = np.ones(len(scores), dtype=bool) if known is None else known
+    good = int((defects == GOOD).sum())
+    names = np.concatenate([defects, np.full(len(further_good), GOOD)])
+    values = np.concatenate([scores, np.asarray(further_good, dtype=np.float64)])
+    labels = names != GOOD
+    both = len(set(labels)) == 2
     by_defect = {
-        str(defect): auroc(labels[chosen], scores[chosen])
-        for defect in sorted(set(defects[labels]))
-        for chosen in [(defects == defect) | ~labels]
+        str(defect): auroc(labels[chosen], values[chosen])
+        for defect in (sorted(set(names[labels])) if both else ())
+        for chosen in [(names == defect) | ~labels]
     }
     pixels, pixel_ends = _pixel_metrics(masks[known], maps[known])
-    ends = {"image_auroc": image_auroc_interval(labels, scores), **pixel_ends}
+    ends = {"image_auroc": image_auroc_interval(labels, values) if both else None, **pixel_ends}
     return {
         "samples": len(scores),
-        "good": int((~labels).sum()),
+        "good": good,
         "without_mask": int((~known).sum()),
-        "image_auroc": auroc(labels, scores),
+        "image_auroc": auroc(labels, values) if both else None,
         **pixels,
         "image_auroc_by_defect": by_defect,
         "intervals": {metric: None if end is None else list(end) for metric, end in ends.items()},

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy.typing as npt
 from torch import Tensor
 
 from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.preprocess.views.prepared import Placement, Prepared
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import as_tensors
@@ -61,8 +61,10 @@ def tampered_samples(splits: Splits) -> list[SampleFiles]:
 
 def input_bytes(splits: Splits, samples: SampleProvider) -> int:
     """Return the size in bytes of what `save_export_inputs` writes, if all samples are like the first one."""
-    inputs = samples.prepared(splits.held_out[0]).inputs
-    return 2 * len(tampered_samples(splits)) * sum(array.nbytes for array in inputs.values())
+    first = samples.prepared(splits.held_out[0])
+    size = samples.preprocessing(splits.held_out[0]).size
+    stored = [*first.inputs.values(), *first.placement.sampled(size).to_arrays().values()]
+    return 2 * len(tampered_samples(splits)) * sum(array.nbytes for array in stored)
 
 
 def with_tampered_copy(
@@ -126,11 +128,14 @@ def _good_and_tampered(
     name: str, files: SampleFiles, samples: SampleProvider, input_names: Sequence[str]
 ) -> tuple[StoredSample, StoredSample]:
     """Return a sample and a tampered copy, named `NAME-good` and `NAME-tampered`."""
+    size = samples.preprocessing(files).size
     return (
-        StoredSample(f"{name}-good", False, _named(samples.prepared(files).inputs, input_names)),
-        StoredSample(f"{name}-tampered", True, _named(samples.tampered(files).inputs, input_names)),
+        StoredSample(f"{name}-good", False, *_stored(samples.prepared(files), input_names, size)),
+        StoredSample(f"{name}-tampered", True, *_stored(samples.tampered(files), input_names, size)),
     )
 
 
-def _named(inputs: dict[str, npt.NDArray], names: Sequence[str]) -> dict[str, Tensor]:  # type: ignore[type-arg]
-    return as_tensors({name: inputs[name] for name in names})
+def _stored(prepared: Prepared, names: Sequence[str], size: int) -> tuple[dict[str, Tensor], Placement | None]:
+    """Return the network inputs with these names, and the position of the views; None in the sensor view."""
+    inputs = as_tensors({name: prepared.inputs[name] for name in names})
+    return inputs, prepared.placement.sampled(size) if prepared.places else None

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare_parts
+from cmdiad_runtime.preprocess.prepare import prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
 from cmdiad_train.detectors.family import TrainedDetector, as_tensors
 from cmdiad_train.evaluation.evaluate import collect
 from cmdiad_train.fit.splits import Splits
+from cmdiad_train.runs.record import RunRecord
 
 
 def figures_on_test_split(
-    detector: TrainedDetector, preprocessing: Preprocessing, splits: Splits, reporter: Reporter
+    detector: TrainedDetector,
+    record: RunRecord,
+    splits: Splits,
+    held_out_scores: Sequence[float],
+    reporter: Reporter,
 ) -> tuple[dict[str, Any] | None, tuple[LeftOut, ...]]:
     """Return the figures on the test split, and the samples of the split that could not be inspected.
 
-    There are no figures (None) if the split does not have both good samples and defects that can be inspected.
+    There are no figures (None) if the split has no defect that can be inspected. Good samples that were held out stand
+    for good test samples if the split has none.
 
     Args:
         detector: Trained detector.
-        preprocessing: Preprocessing of inspection.
+        record: Record of the run, with the preprocessing of inspection and the score that decides.
         splits: Samples of the training.
+        held_out_scores: Scores of the held-out good samples, of the kind that decides.
         reporter: Receiver of progress, and of lines about samples that could not be inspected.
     """
     if not splits.shows_figures:
         return None, splits.left_out_of("test")
+
+    preprocessing, verdict = record.preprocessing, record.recipe.verdict
 
     @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:
@@ -43,11 +54,11 @@ def figures_on_test_split(
         for prepared in parts:
             inputs = as_tensors(prepared.inputs)
             result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
-            scores.append(float(result))
             maps.append(prepared.to_sensor(anomaly_map.numpy()))
+            scores.append(deciding_score(verdict, {"score": result.numpy()}, maps[-1]))
         return max(scores), np.max(maps, axis=0)
 
-    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"))
+    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"), held_out_scores)
     for line in split.lines():
         reporter.say(line)
     if not split.shows_figures:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.printable import printable
@@ -147,13 +149,33 @@ def _train(
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
-    digests = _digests(record, splits, samples)
-    save_calibration(run, calibrate_splits(splits, digests, (scores, peaks), record.recipe.false_reject_rate))
-    metrics, not_inspected = figures_on_test_split(fitted.detector, record.preprocessing, splits, reporter)
+    calibration = _calibrated(record, splits, samples, (scores, peaks))
+    save_calibration(run, calibration)
+    held_out = calibration.held_out_scores
+    metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, held_out, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
     write_record(run, record)
     return record
+
+
+def _calibrated(
+    record: RunRecord, splits: Splits, samples: SampleProvider, results: tuple[Sequence[float], Sequence[float]]
+) -> Calibration:
+    """Return the thresholds of the score that decides; if the map decides, both thresholds are equal.
+
+    Args:
+        record: Record of the run.
+        splits: Samples of the training, with one entry for each sample.
+        samples: Source of samples.
+        results: Image scores and largest map values of good samples.
+    """
+    recipe, (scores, peaks) = record.recipe, results
+    deciding = peaks if recipe.verdict == "map" else scores
+    digests = _digests(record, splits, samples)
+    return replace(
+        calibrate_splits(splits, digests, (deciding, peaks), recipe.false_reject_rate), verdict=recipe.verdict
+    )
 
 
 def _envelope(

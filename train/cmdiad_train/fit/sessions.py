@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmdiad_runtime.bundle.calibration import Calibration, SessionScores
-from cmdiad_runtime.bundle.session import TRAINING, Session, session_name
+from cmdiad_runtime.bundle.session import TRAINING, Session
+from cmdiad_runtime.bundle.session_name import session_name
 from cmdiad_runtime.bundle.threshold import calibrate_sessions
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities

@@ -56,8 +56,8 @@ class Splits:
 
     @property
     def shows_figures(self) -> bool:
-        """Return True if the test split has both good samples and defects, without which there are no figures."""
-        return len({files.defect == GOOD for files in self.test}) == 2
+        """Return True if the test split has defects, which figures compare with good samples, held out if need be."""
+        return any(files.defect != GOOD for files in self.test)
 
     def left_out_of(self, split: str) -> tuple[LeftOut, ...]:
         """Return the samples of one split that are left out."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.inspected_area.records import describe
+from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
@@ -111,6 +111,8 @@ def earlier_record(request: Request, run: Path) -> RunRecord | None:
         return record
     if is_without_results(run):
         return None
+    if (replace(record.asked, verdict=request.recipe.verdict), record.network_from) == (request.recipe, network):
+        raise _other_training(run, f", or pass --verdict {record.recipe.verdict}, as that run")
     raise _other_training(run)
 
 
@@ -133,6 +135,8 @@ def start_or_resume(
     """
     if skipped := skipped_text(request.category.folder):
         reporter.say(skipped)
+    for note in request.category.notes:
+        reporter.say(note)
     splits = accept(request.splits, request.category, None, reporter)
     if splits.shows_figures:
         warn_about_test_samples(splits, reporter)
@@ -229,12 +233,12 @@ def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     return replace(sensor, parts=recipe.parts)
 
 
-def _other_training(run: Path) -> OutputError:
+def _other_training(run: Path, otherwise: str = "") -> OutputError:
     return OutputError(
         run,
         found="a run with another recipe or other data",
         expected="a new folder, or the same training to resume",
-        action="Choose another --out",
+        action=f"Choose another --out{otherwise}",
     )
 
 
@@ -271,8 +275,8 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
         reporter.say(f"{whole}Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{shown}.")
     if chosen.area.samples:
         reporter.say(f"{area}{see}.")
-    if chosen.warning:
-        reporter.say(f"Warning: defects outside of the inspected area are not seen: {chosen.warning}.")
+    if chosen.area.counter_evidence:
+        reporter.say(f"Warning: {doubt(chosen.area)}.")
 
 
 def _network_digest(family: Family, source: Path) -> str:

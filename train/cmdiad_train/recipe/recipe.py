@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, Modality, Sensors
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, Modality, Sensors, Verdict
 from cmdiad_runtime.preprocess.settings import MOST_PIXELS
 from cmdiad_runtime.support.files import is_sha256
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
@@ -19,7 +19,7 @@ VIEWS = ("auto", "sensor", "top", "part", "each")
 MOST_SEED = (1 << 32) - 1
 """Largest seed; scikit-learn, which projects the rows for the coreset search, accepts no larger one."""
 _LEAST_PIXELS = 32
-_LATER: dict[str, object] = {"parts": 1, "mask": None}
+_LATER: dict[str, object] = {"parts": 1, "mask": None, "verdict": "image"}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
 
@@ -76,6 +76,8 @@ class Recipe:
         seed: Seed of everything random.
         parts: Number of equal parts in a sample. Each is inspected in its own view, and the worst one decides.
         mask: SHA-256 digest of the inspection mask (`cmdiad_runtime.preprocess.ignored`), or None without a mask.
+        verdict: Score that decides: "map" (the largest value of the anomaly map over the image of the sensor) or
+            "image" (the image score, as published). JSON without the field means "image".
     """
 
     detector: FamilyPart
@@ -88,6 +90,7 @@ class Recipe:
     seed: int = 0
     parts: int = 1
     mask: str | None = None
+    verdict: Verdict = "map"
 
     def __post_init__(self) -> None:
         require_one("modality", self.modality, SENSORS)
@@ -99,6 +102,7 @@ class Recipe:
         require_whole("seed", self.seed, 0, MOST_SEED)
         require_whole("parts", self.parts, 1, MOST_PARTS)
         require(self.mask is None or is_sha256(self.mask), "mask", self.mask, "a SHA-256 digest or null")
+        require_one("verdict", self.verdict, VERDICTS)
         self._check_view()
         require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -205,7 +209,7 @@ def _from_json(value: object) -> Recipe:
     if "detector" not in content:
         common = {f.name for f in fields(Recipe)}
         content["detector"] = {name: content.pop(name) for name in list(content) if name not in common}
-    content = fields_from_json(Recipe, content)
+    content = {"verdict": _LATER["verdict"], **fields_from_json(Recipe, content)}
     view = content.get("view")
     if isinstance(view, str):
         content["view"] = EARLIER_VIEWS.get(view, view)
@@ -219,4 +223,4 @@ def common_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 DEFAULT_RECIPE = Recipe(BankRecipe())
-PUBLISHED_RECIPE = Recipe(PUBLISHED_BANK, size=224, view="sensor")
+PUBLISHED_RECIPE = Recipe(PUBLISHED_BANK, size=224, view="sensor", verdict="image")

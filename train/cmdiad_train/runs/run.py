@@ -68,11 +68,16 @@ def load_run(path: Path) -> Run:
             expected="a finished run",
             action="Run the same cmdiad-train command again to resume",
         )
+    calibration = load_calibration(path)
+    if calibration.verdict != record.recipe.verdict:
+        raise damaged(path / CALIBRATION, ValueError(f"thresholds for another verdict than {record.recipe.verdict}"))
+    detector = family_of(record.recipe.family).load(path, record.recipe)
+    detector.verdict = record.recipe.verdict
     return Run(
         path=path,
         record=record,
-        calibration=load_calibration(path),
-        detector=family_of(record.recipe.family).load(path, record.recipe),
+        calibration=calibration,
+        detector=detector,
         golden=load_samples(path / GOLDEN),
         recipe=record.recipe,
     )

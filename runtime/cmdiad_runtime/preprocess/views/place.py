@@ -1,4 +1,9 @@
-"""Position of the network's view over the sensor's image: the padded square, or the pose of a part."""
+"""Position of the network's view over the sensor's image: the padded square, or the pose of a part.
+
+Every pixel of the sensor's padded square has a position in the view. A map over the view is moved over the sensor by
+interpolation at these positions. Where neighbouring pixels of the sensor are two or more view pixels apart, a pixel
+takes the largest value around its position, so that no defect is lost between two positions.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,14 @@ import scipy
 from cmdiad_runtime.preprocess.image.padding import pad_offset
 from cmdiad_runtime.preprocess.views.part_pose import ImagePose, sensor_to_view
 from cmdiad_runtime.preprocess.work.products import moments, times
+from cmdiad_runtime.sample import Mask
+
+_EVERY = 4
+"""Rows of the sensor's map, of which one is looked at to measure how far apart its pixels are in the view."""
+_ROUNDING = 1e-3
+
+Positions = npt.NDArray[np.floating]
+"""Row and column in a view of each pixel of the sensor's padded square, `[2, size, size]`, view pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +72,19 @@ class TopPlace:
     target: npt.NDArray[np.float64]
 
     def to_sensor(self, anomaly_map: npt.NDArray[np.float32], square: PaddedSquare) -> npt.NDArray[np.float32]:
-        """Resample a map over the top view onto the sensor's padded square, both float32 `[size, size]`.
+        """Resample a map over the top view onto the sensor's padded square, both float32 `[size, size]`."""
+        return _map_at(anomaly_map, self.positions(square, len(anomaly_map)))
 
-        A pixel with a point takes the map's value at that point. Other pixels, such as those of a hole, take the value
-        at the position given by the affine map that fits the points best.
+    def positions(self, square: PaddedSquare, size: int) -> Positions:
+        """Return row and column in the view of each pixel of the sensor's padded square, float64 `[2, size, size]`.
+
+        A pixel with a point has the position of that point. Other pixels, such as those of a hole, have the position
+        given by the affine map that fits the points best.
         """
         middle, target = self.pixels.mean(axis=1), self.target.mean(axis=0)
         known = self.pixels.T - middle
         turn = np.linalg.pinv(moments(known, known)) @ moments(known, self.target - target)  # [2, 2]
-        rows, columns = square.sensor_pixels(len(anomaly_map))
+        rows, columns = square.sensor_pixels(size)
         sensor = np.stack([rows, columns], axis=2).reshape(-1, 2) - middle
         position = (times(sensor, turn) + target).reshape(*rows.shape, 2)
         exact = np.full((square.height, square.width, 2), np.nan)
@@ -75,7 +92,7 @@ class TopPlace:
         inside = (rows > -0.5) & (rows < square.height - 0.5) & (columns > -0.5) & (columns < square.width - 0.5)
         measured = exact[np.rint(rows[inside]).astype(int), np.rint(columns[inside]).astype(int)]
         position[inside] = np.where(np.isnan(measured), position[inside], measured)
-        return _map_at(anomaly_map, position[..., 0], position[..., 1])
+        return np.moveaxis(position, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -92,18 +109,48 @@ class PartPlace:
 
     def to_sensor(self, anomaly_map: npt.NDArray[np.float32], square: PaddedSquare) -> npt.NDArray[np.float32]:
         """Resample a map over the part view onto the sensor's padded square, both float32 `[size, size]`."""
-        size = len(anomaly_map)
-        return _map_at(anomaly_map, *sensor_to_view(*square.sensor_pixels(size), self.pose, size=size, side=self.side))
+        return _map_at(anomaly_map, self.positions(square, len(anomaly_map)))
+
+    def positions(self, square: PaddedSquare, size: int) -> Positions:
+        """Return row and column in the view of each pixel of the sensor's padded square, float64 `[2, size, size]`."""
+        return np.stack(sensor_to_view(*square.sensor_pixels(size), self.pose, size=size, side=self.side))
 
 
-def _map_at(
-    anomaly_map: npt.NDArray[np.float32], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
-    """Interpolate a map at positions between its pixels; beyond the edge of the map, return its minimum."""
+@dataclass(frozen=True)
+class SampledPlace:
+    """Positions in a view that were computed before, of a sample that is kept for a comparison.
+
+    Attributes:
+        stored: Row and column in the view of each pixel of the sensor's padded square, float32 `[2, size, size]`.
+    """
+
+    stored: npt.NDArray[np.float32]
+
+    def to_sensor(self, anomaly_map: npt.NDArray[np.float32], square: PaddedSquare) -> npt.NDArray[np.float32]:
+        """Resample a map over the view onto the sensor's padded square, both float32 `[size, size]`."""
+        return _map_at(anomaly_map, self.stored)
+
+    def positions(self, square: PaddedSquare, size: int) -> Positions:
+        """Return the stored positions."""
+        return self.stored
+
+
+def _map_at(anomaly_map: npt.NDArray[np.float32], positions: Positions) -> npt.NDArray[np.float32]:
+    """Interpolate a map at positions `[2, size, size]`; beyond the edge of the map, return its minimum."""
     size = len(anomaly_map)
-    values = scipy.ndimage.map_coordinates(anomaly_map, [rows, columns], order=1, mode="nearest")
-    beyond = (rows < -0.5) | (rows > size - 0.5) | (columns < -0.5) | (columns > size - 0.5)
-    return np.where(beyond, anomaly_map.min(), values).astype(np.float32)
+    inside = np.all((positions >= -0.5) & (positions <= size - 0.5), axis=0)
+    reach = int(_spacing(positions, inside) / 2 + _ROUNDING)
+    spread = scipy.ndimage.maximum_filter(anomaly_map, 2 * reach + 1) if reach else anomaly_map
+    values = scipy.ndimage.map_coordinates(spread, positions, order=1, mode="nearest")
+    return np.where(inside, values, anomaly_map.min()).astype(np.float32)
+
+
+def _spacing(positions: Positions, inside: Mask) -> float:
+    """Return the usual distance between the positions of neighbours in a row, view pixels; 0 without neighbours."""
+    positions, inside = positions[:, ::_EVERY], inside[::_EVERY]
+    both = inside[:, 1:] & inside[:, :-1]
+    steps = np.hypot(*(positions[:, :, 1:] - positions[:, :, :-1]))[both]
+    return float(np.median(steps)) if len(steps) else 0.0
 
 
 Place = TopPlace | PartPlace

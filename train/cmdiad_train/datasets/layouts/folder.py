@@ -1,89 +1,317 @@
-"""The layout of a user's own folder: good samples, and samples of defects if there are any.
+"""The layout of a user's own folder: good parts, and bad ones if there are any, in folders or by file name.
 
 ::
 
-    DIR/{good,train}/ or DIR itself                    good samples to train on
-    DIR/validation/                                    good samples for the threshold
-    DIR/<defect>/, DIR/test/<good or defect>/          samples to test with
+    DIR/{good,OK,pass,gut,…}/, DIR/train/[good]/ or DIR itself     good samples to train on
+    DIR/{bad,NOK,NG,fail,schlecht,…}/[<defect>/], DIR/<defect>/    samples to test with
+    DIR/test/{<good>,<bad>,<defect>}/                              the same, for a split that was made by hand
+    DIR/validation/[<good>/]                                       good samples for the threshold
+    DIR/ok_001.png, DIR/NG-07.jpg                                  good and bad by file name, also in DIR/test
 
 Each of these folders holds `rgb/` and `xyz/` (or `depth/`) with files paired by stem, or the files themselves: images
 are rgb, clouds are xyz. A defect may have masks in `gt/` or `masks/`, or as `NNN_mask.png` next to `NNN.png`.
+
+Without a folder `test`, some good parts are kept back as test samples of the defects; see `is_kept_back`.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import MODALITIES, Modality
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
-    find_files,
+    find_loose,
     find_masks,
     find_modality,
     list_defect,
+    list_good_only,
     subfolders,
 )
 from cmdiad_train.datasets.sample_files import GOOD
 
+BAD = "bad"
+"""Name of the defect of parts that are marked as bad by their file names alone."""
+KEPT_BACK = 5
+"""One of this many good parts is kept back for the test."""
+LEAST_TO_KEEP_BACK = 20
+"""Smallest number of good parts of which some are kept back."""
+
 _MASK_FOLDERS = ("gt", "masks", "mask", "ground_truth")
 _MODALITY_FOLDERS = tuple(name for names in MODALITY_FOLDERS.values() for name in names)
-_NOT_DEFECTS = (GOOD, "train", "validation", "test", *_MASK_FOLDERS, *_MODALITY_FOLDERS)
+_DIGITS = 18
+"""Digits at the end of a number that count."""
+_OPPOSITE: dict[Label, Label] = {"good": "bad", "bad": "good"}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Samples of one split and one defect in one folder.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        defect: "good", or the name of the defect.
+        folder: Folder of the samples.
+        stems: Stems of the samples; None for all samples of the folder.
+    """
+
+    split: str
+    defect: str
+    folder: Path
+    stems: frozenset[str] | None = None
+
+
+@dataclass
+class _Arrangement:
+    """The places of all samples in a folder.
+
+    Attributes:
+        groups: Groups of samples.
+        problems: Errors of places that cannot be understood, by split.
+        notes: Lines for people about kept and unused files.
+    """
+
+    groups: list[_Group] = field(default_factory=list)
+    problems: list[tuple[str, RunError]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def is_category(folder: Path) -> bool:
-    """Return True if a folder holds good samples."""
-    return any(_files(_good_folder(folder), modality).files for modality in MODALITIES)
+    """Return True if a folder holds good samples, or samples that are sorted by their names."""
+    arrangement = _arrange(folder)
+    return bool(arrangement.problems) or any(group.split == "train" for group in arrangement.groups)
 
 
 def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
     """Return the samples of a split, each with all required modalities. Masks are optional."""
+    arrangement = _arrange(folder)
+    listing = Listing(problems=[error for place, error in arrangement.problems if place == split])
+    for group in arrangement.groups:
+        if group.split == split:
+            listing.add(_list_group(group, required))
     if split == "train":
-        return _list_folder(_good_folder(folder), split, GOOD, required)
-    if split == "validation":
-        place = folder / split
-        return _list_folder(place / GOOD if (place / GOOD).is_dir() else place, split, GOOD, required)
-    listing = _unsorted(folder / split, required)
-    for defect in [*_defects(folder), *subfolders(folder / split)]:
-        listing.add(_list_folder(defect, split, defect.name, required))
+        listing.notes += arrangement.notes
     return listing
 
 
-def _good_folder(folder: Path) -> Path:
-    return next((folder / name for name in (GOOD, "train") if (folder / name).is_dir()), folder)
+def is_kept_back(stem: str) -> bool:
+    """Return True for one of five parts with consecutive numbers, and for about every fifth part with another name.
+
+    The name alone decides, whatever other files there are. A part that was kept back from an earlier training stays
+    kept back when parts are added, and a part that was trained on never becomes a test sample.
+    """
+    number = re.search(r"[0-9]+(?=[^0-9]*$)", stem)
+    start, end = number.span() if number else (len(stem), len(stem))
+    block, place = divmod(int(stem[start:end][-_DIGITS:] or "0"), KEPT_BACK)
+    key = f"{stem[:start]}/{block}/{stem[end:]}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(sha256(key).digest()[:8], "big") % KEPT_BACK == place
 
 
-def _defects(folder: Path) -> list[Path]:
-    return [f for f in subfolders(folder) if f.name not in _NOT_DEFECTS]
+def _arrange(folder: Path) -> _Arrangement:
+    """Find out which folders and files are good, which are defects, and which are neither."""
+    arrangement = _Arrangement()
+    splits = {SPLITS[p.name.lower()]: p for p in subfolders(folder) if p.name.lower() in SPLITS}
+    good = _good_folder(folder, splits.get("train"), arrangement)
+    if good is not None:
+        sorted_by_name = good in (folder, splits.get("train"))
+        _add_good(good, arrangement, sorted_by_name=sorted_by_name)
+    if "validation" in splits:
+        place = splits["validation"]
+        _add_good(next(iter(_labelled(place, "good")), place), arrangement, split="validation")
+    _add_defects(folder, arrangement, skip=(good, *splits.values()))
+    if "test" in splits:
+        _add_test(splits["test"], arrangement)
+    else:
+        _keep_back(arrangement)
+    _check_defects(folder, arrangement)
+    _note_unused(folder, arrangement)
+    return arrangement
 
 
-def _unsorted(place: Path, required: tuple[Modality, ...]) -> Listing:
-    """Return a problem if samples lie directly in `test`, where they are neither good nor a defect."""
-    if not any(_files(place, modality).files for modality in required):
-        return Listing()
-    problem = RunError(
-        place,
+def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) -> Path | None:
+    """Return the folder of good samples for training, or None if there is no such folder or more than one."""
+    inside = [] if train is None else _labelled(train, "good") or [train]
+    candidates = [place for place in (*_labelled(folder, "good"), *inside) if _stems(place)]
+    if train is not None and inside != [train]:
+        others = [p for p in _places_of_samples(train) if p not in inside]
+        arrangement.problems += [("train", error) for error in list_good_only("train", others).problems]
+    if len(candidates) < 2:
+        return next(iter(candidates), folder if _stems(folder) else None)
+    places = " and ".join(str(place.relative_to(folder)) for place in candidates)
+    error = RunError(
+        folder, found=f"good samples in {places}", expected="one folder of good samples", action="Move them together"
+    )
+    arrangement.problems.append(("train", error))
+    return None
+
+
+def _add_good(place: Path, arrangement: _Arrangement, *, split: str = "train", sorted_by_name: bool = False) -> None:
+    """Add the good samples of a folder, and the bad ones too if the files are sorted by their names."""
+    stems = _stems(place)
+    labels = {stem: label_of_file(stem) for stem in stems}
+    if sorted_by_name and any(labels.values()):
+        _add_by_name(place, labels, split, arrangement)
+    elif stems:
+        _check_names(place, labels, "good", split, arrangement)
+        arrangement.groups.append(_Group(split, GOOD, place))
+
+
+def _add_by_name(place: Path, labels: dict[str, Label | None], split: str, arrangement: _Arrangement) -> None:
+    """Add the good and the bad samples of a folder whose file names all say which they are."""
+    by_label = {label: frozenset(s for s in labels if labels[s] == label) for label in ("good", "bad", None)}
+    if by_label[None] or not by_label["good"]:
+        good, bad, neither = (len(by_label[label]) for label in ("good", "bad", None))
+        error = RunError(
+            place,
+            found=f"{good} files named as good, {bad} as bad, {neither} as neither",
+            expected="names that all begin or end with a word such as ok, good, NG or bad, or none that does",
+            action="Rename the files, or move the good parts to a folder OK and the others to a folder NOK",
+        )
+        arrangement.problems.append((split, error))
+        return
+    arrangement.groups.append(_Group(split, GOOD, place, by_label["good"]))
+    if by_label["bad"]:
+        arrangement.groups.append(_Group("test", BAD, place, by_label["bad"]))
+
+
+def _check_names(
+    place: Path, labels: dict[str, Label | None], own: Label, split: str, arrangement: _Arrangement
+) -> None:
+    """Add a problem if the names of some files contradict the name of their folder."""
+    other = _OPPOSITE[own]
+    contrary = [stem for stem, label in labels.items() if label == other]
+    if contrary and len(contrary) < len(labels):
+        error = RunError(
+            place,
+            found=f"{len(contrary)} of {len(labels)} files with the name of a {other} part, first {contrary[0]}",
+            expected=f"{own} parts alone",
+            action="Move or rename these files",
+        )
+        arrangement.problems.append((split, error))
+
+
+def _add_defects(place: Path, arrangement: _Arrangement, skip: tuple[Path | None, ...] = ()) -> None:
+    """Add every folder of samples as a defect; a folder such as NOK may hold a folder for each kind of defect."""
+    for defect in _places_of_samples(place):
+        if defect in skip:
+            continue
+        label = label_of_folder(defect.name)
+        if label == "good":
+            continue
+        stems = _stems(defect)
+        if stems:
+            _check_names(defect, {stem: label_of_file(stem) for stem in stems}, "bad", "test", arrangement)
+            arrangement.groups.append(_Group("test", defect.name, defect))
+        if label == "bad":
+            _add_defects(defect, arrangement)
+
+
+def _add_test(test: Path, arrangement: _Arrangement) -> None:
+    """Add the samples of a test split that was made by hand."""
+    good = _labelled(test, "good")
+    for place in good:
+        _add_good(place, arrangement, split="test")
+    _add_defects(test, arrangement)
+    stems = _stems(test)
+    if not stems:
+        return
+    labels = {stem: label_of_file(stem) for stem in stems}
+    if all(labels.values()):
+        _add_good(test, arrangement, split="test", sorted_by_name=True)
+        return
+    error = RunError(
+        test,
         found="samples that are marked neither as good nor as a defect",
-        expected="the folders test/good and test/DEFECT",
+        expected="the folders test/good and test/DEFECT, or names such as ok_001 and NG_002",
         action="Sort the samples into such folders",
     )
-    return Listing(problems=[problem])
+    arrangement.problems.append(("test", error))
 
 
-def _list_folder(folder: Path, split: str, defect: str, required: tuple[Modality, ...]) -> Listing:
-    kinds = {modality: _files(folder, modality) for modality in required}
+def _keep_back(arrangement: _Arrangement) -> None:
+    """Move some good samples to the test if there are defects to compare them with."""
+    train = [group for group in arrangement.groups if group.split == "train"]
+    if not train or all(group.split != "test" for group in arrangement.groups):
+        return
+    (good,) = train
+    stems = frozenset(_stems(good.folder)) if good.stems is None else good.stems
+    kept = frozenset(filter(is_kept_back, stems))
+    if len(stems) < LEAST_TO_KEEP_BACK or not kept:
+        return
+    arrangement.groups.remove(good)
+    arrangement.groups += [replace(good, stems=stems - kept), replace(good, split="test", stems=kept)]
+    arrangement.notes.append(
+        f"{len(kept)} of {len(stems)} good parts are kept back for the test, about one in {KEPT_BACK}, chosen by name"
+    )
+
+
+def _check_defects(folder: Path, arrangement: _Arrangement) -> None:
+    """Add a problem for each defect whose samples lie in two folders, because their names would be equal."""
+    tests = [group for group in arrangement.groups if group.split == "test"]
+    for defect, count in Counter(group.defect for group in tests).items():
+        if count > 1:
+            places = " and ".join(str(g.folder.relative_to(folder)) for g in tests if g.defect == defect)
+            error = RunError(
+                folder,
+                found=f"samples of {defect} in {places}",
+                expected="one folder for each defect",
+                action="Rename one of the folders, or move the files together",
+            )
+            arrangement.problems.append(("test", error))
+
+
+def _note_unused(folder: Path, arrangement: _Arrangement) -> None:
+    """Note files of samples that lie next to the folders of samples, or below them, and are not used."""
+    used = {group.folder for group in arrangement.groups}
+    below = (
+        place for group in arrangement.groups if group.folder != folder for place in _places_of_samples(group.folder)
+    )
+    for place in sorted({folder, *below} - used):
+        if count := len(_stems(place)):
+            name = "the folder itself" if place == folder else place.relative_to(folder)
+            arrangement.notes.append(f"{count} samples in {name} are not used")
+
+
+def _labelled(place: Path, label: Label) -> list[Path]:
+    return [p for p in _places_of_samples(place) if label_of_folder(p.name) == label]
+
+
+def _places_of_samples(place: Path) -> list[Path]:
+    """Return the sub-folders that may hold samples."""
+    return [p for p in subfolders(place) if p.name.lower() not in (*_MASK_FOLDERS, *_MODALITY_FOLDERS)]
+
+
+def _stems(place: Path) -> list[str]:
+    """Return the sorted names of the samples in a folder, whatever their modality."""
+    return sorted({stem for modality in MODALITIES for stem in _files(place, modality).files})
+
+
+def _list_group(group: _Group, required: tuple[Modality, ...]) -> Listing:
+    kinds = {modality: _chosen(_files(group.folder, modality), group.stems) for modality in required}
     if not any(files.files for files in kinds.values()):
         return Listing()
-    masks = None if defect == GOOD else _masks(folder)
-    return list_defect(split, defect, kinds, masks, mask_required=False)
+    masks = None if group.defect == GOOD else _chosen(_masks(group.folder), group.stems)
+    return list_defect(group.split, group.defect, kinds, masks)
+
+
+def _chosen(files: FilesByStem, stems: frozenset[str] | None) -> FilesByStem:
+    if stems is None:
+        return files
+    return FilesByStem(files.folder, {stem: paths for stem, paths in files.files.items() if stem in stems})
 
 
 def _files(folder: Path, modality: Modality) -> FilesByStem:
     if any((folder / name).is_dir() for name in _MODALITY_FOLDERS):
         return find_modality(folder, modality)
-    candidates = find_files(folder, MIXED_SUFFIXES[modality])
+    candidates = find_loose(folder, modality)
     masks = _masks_next_to_images(folder).files if modality == "rgb" else {}
     drawn = {path for paths in masks.values() for path in paths}
     files = {stem: [p for p in paths if p not in drawn] for stem, paths in candidates.files.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 from cmdiad_train.datasets.skipped import is_sample_file, is_sample_folder
 
@@ -40,8 +40,9 @@ class Listing:
         samples: Complete samples. The mask of a sample in `mask_problems` is None.
         problems: One error for each folder whose place in the data set is wrong.
         incomplete: Errors of the samples that lack a file, or have two files of one kind, by sample name.
-        mask_problems: Errors of the samples whose mask is missing or not unique, by sample name.
+        mask_problems: Errors of the samples that have several masks, or none of the name in a table, by sample name.
         counts: Number of files by defect and kind (`rgb`, `xyz` or `mask`).
+        notes: Lines for people about files that are used in another way than their place suggests, or not at all.
     """
 
     samples: list[SampleFiles] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Listing:
     incomplete: dict[str, RunError] = field(default_factory=dict)
     mask_problems: dict[str, RunError] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> list[RunError]:
@@ -61,6 +63,7 @@ class Listing:
         self.problems += other.problems
         self.incomplete |= other.incomplete
         self.mask_problems |= other.mask_problems
+        self.notes += other.notes
         for defect, counts in other.counts.items():
             mine = self.counts.setdefault(defect, {})
             for kind, count in counts.items():
@@ -104,17 +107,23 @@ def find_modality(folder: Path, modality: Modality) -> FilesByStem:
     return find_files(folder / name, MODALITY_SUFFIXES[modality])
 
 
-def list_defect(
-    split: str, defect: str, kinds: Mapping[Modality, FilesByStem], masks: FilesByStem | None, *, mask_required: bool
-) -> Listing:
+def find_loose(folder: Path, modality: Modality) -> FilesByStem:
+    """Return the files of a modality in a folder that may hold both; the content of a TIFF file decides."""
+    candidates = find_files(folder, MIXED_SUFFIXES[modality])
+    chosen = set(loose_files(sorted(p for p in folder.glob("*") if is_sample_file(p)), modality))
+    files = {stem: [path for path in paths if path in chosen] for stem, paths in candidates.files.items()}
+    return FilesByStem(folder, {stem: paths for stem, paths in files.items() if paths})
+
+
+def list_defect(split: str, defect: str, kinds: Mapping[Modality, FilesByStem], masks: FilesByStem | None) -> Listing:
     """Return the samples of one defect, or the good samples, sorted by stem.
 
     Args:
         split: "train", "validation" or "test".
         defect: Name of the defect, or "good".
         kinds: Files of each requested modality.
-        masks: Masks of the defect; None for good samples.
-        mask_required: True if a sample without a mask is a problem.
+        masks: Masks of the defect, where there are any; None for good samples. A stem without a file is a mask that a
+            table names and that is missing.
     """
     counts: dict[str, int] = {kind: _count(candidates) for kind, candidates in kinds.items()}
     if masks is not None:
@@ -128,9 +137,9 @@ def list_defect(
             listing.incomplete[name] = error
             continue
         mask = None
-        if masks is not None and (mask_required or stem in masks.files):
+        if masks is not None and stem in masks.files:
             try:
-                mask = _one_file(masks, stem, "one for each defect", "Draw the mask", what="mask")
+                mask = _one_file(masks, stem, "the mask of the table", "Restore the mask", what="mask")
             except RunError as error:
                 listing.mask_problems[name] = error
         listing.samples.append(SampleFiles(name, defect, files.get("rgb"), files.get("xyz"), mask))

@@ -12,11 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers import RGB_SUFFIXES
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
-    find_files,
+    find_loose,
     find_masks,
     list_defect,
     list_good_only,
@@ -27,19 +26,19 @@ from cmdiad_train.datasets.sample_files import GOOD
 
 def is_category(folder: Path) -> bool:
     """Return True if a folder is a category in this layout."""
-    return bool(find_files(folder / "train" / GOOD, RGB_SUFFIXES).files)
+    return bool(find_loose(folder / "train" / GOOD, "rgb").files)
 
 
 def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
-    """Return the samples of a split; there are none if clouds are required. Every defect must have a mask."""
+    """Return the samples of a split; there are none if clouds are required. A defect may lack its mask."""
     folders = subfolders(folder / split)
     listing = Listing()
     if split != "test":
         listing = list_good_only(split, folders)
         folders = [f for f in folders if f.name == GOOD]
     for defect in folders:
-        images = find_files(defect, RGB_SUFFIXES)
+        images = find_loose(defect, "rgb")
         kinds = {modality: images if modality == "rgb" else FilesByStem(defect, {}) for modality in required}
         masks = None if defect.name == GOOD else find_masks(folder / "ground_truth" / defect.name)
-        listing.add(list_defect(split, defect.name, kinds, masks, mask_required=True))
+        listing.add(list_defect(split, defect.name, kinds, masks))
     return listing

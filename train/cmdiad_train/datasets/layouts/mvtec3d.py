@@ -29,7 +29,7 @@ def is_category(folder: Path) -> bool:
 
 
 def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
-    """Return the samples of a split, each with all required modalities. Every defect must have a mask."""
+    """Return the samples of a split, each with all required modalities. A defect may lack its mask."""
     folders = subfolders(folder / split)
     listing = Listing()
     if split != "test":
@@ -38,5 +38,5 @@ def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> List
     for defect in folders:
         kinds = {modality: find_modality(defect, modality) for modality in required}
         masks = None if defect.name == GOOD else find_masks(defect / "gt")
-        listing.add(list_defect(split, defect.name, kinds, masks, mask_required=True))
+        listing.add(list_defect(split, defect.name, kinds, masks))
     return listing

@@ -38,7 +38,7 @@ def table_of(folder: Path) -> Path:
 
 
 def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
-    """Return the samples of a split; there are none if clouds are required. Every defect must have a mask.
+    """Return the samples of a split; there are none if clouds are required. A defect may lack its mask.
 
     Raises:
         RunError: The table cannot be read.
@@ -47,7 +47,7 @@ def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> List
     listing = Listing()
     for defect, (images, masks) in by_defect.items():
         kinds = {modality: images if modality == "rgb" else FilesByStem(images.folder, {}) for modality in required}
-        listing.add(list_defect(split, defect, kinds, masks, mask_required=True))
+        listing.add(list_defect(split, defect, kinds, masks))
     listing.samples = [replace(sample, mask_level=0) for sample in listing.samples]
     return listing
 

@@ -97,7 +97,9 @@ class Detector(TrainedDetector):
     def against(self, banks: list[MemoryBank]) -> Detector:
         """Return this detector with other banks and unit fusion weights. Networks are shared."""
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
-        return Detector(self._recipe, features, banks, self.hallucinated, self._kept)
+        other = Detector(self._recipe, features, banks, self.hallucinated, self._kept)
+        other.verdict = self.verdict
+        return other
 
     def scorer(self, number: int, bank: MemoryBank) -> BankScorer:
         """Return a scorer of the features of bank `number` against a bank."""

@@ -1,0 +1,263 @@
+"""A user's own folder: good and bad parts by the names of folders and files, and good parts kept back for the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import data_trees as trees
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
+from cmdiad_train.datasets import open_category
+from cmdiad_train.datasets.category import Category
+from cmdiad_train.datasets.layouts.folder import is_kept_back
+
+
+def fill(folder: Path, *names: str) -> None:
+    """Write one picture under each name; another name, other pixels."""
+    for name in names:
+        trees.picture(folder / name, sum(map(ord, f"{folder.name}/{name}")))
+
+
+def listed(root: Path, split: str) -> list[str]:
+    return [files.name for files in open_category(root, None).split(split, ("rgb",))]  # type: ignore[arg-type]
+
+
+def category(root: Path) -> Category:
+    return open_category(root, None)
+
+
+PAIRS = [
+    ("OK", "NOK"),
+    ("ok", "ng"),
+    ("good", "bad"),
+    ("Good", "Bad"),
+    ("PASS", "FAIL"),
+    ("passed", "failed"),
+    ("gut", "schlecht"),
+    ("i.O.", "n.i.O."),
+    ("normal", "anomaly"),
+    ("train/OK", "test/NOK"),
+    ("Train", "Test/NG"),
+]
+
+
+@pytest.mark.parametrize(("good", "bad"), PAIRS)
+def test_good_and_bad_by_folder(tmp_path: Path, good: str, bad: str) -> None:
+    fill(tmp_path / good, "1.png", "2.png")
+    fill(tmp_path / bad, "1.png")
+    assert category(tmp_path).layout == "folder"
+    assert listed(tmp_path, "train") == ["train/good/1", "train/good/2"]
+    assert listed(tmp_path, "test") == [f"test/{Path(bad).name}/1"]
+
+
+def test_folders_in_the_bad_folder_are_kinds_of_defects(tmp_path: Path) -> None:
+    fill(tmp_path / "OK", "1.png")
+    fill(tmp_path / "NOK", "loose.png", "scratch/1.png", "dent/2.png")
+    trees.drawing(tmp_path / "NOK/dent/gt/2.png")
+    test = category(tmp_path).split("test", ("rgb",))
+    assert [files.name for files in test] == ["test/NOK/loose", "test/dent/2", "test/scratch/1"]
+    assert [files.has_mask for files in test] == [False, True, False]
+
+
+def test_a_split_made_by_hand(tmp_path: Path) -> None:
+    fill(tmp_path / "train" / "OK", *(f"{i}.png" for i in range(30)))
+    fill(tmp_path / "val" / "ok", "7.png")
+    fill(tmp_path / "TEST", "Pass/1.png", "Fail/2.png", "chip/3.png")
+    assert len(listed(tmp_path, "train")) == 30  # Nothing is kept back.
+    assert listed(tmp_path, "validation") == ["validation/good/7"]
+    assert listed(tmp_path, "test") == ["test/good/1", "test/Fail/2", "test/chip/3"]
+
+
+@pytest.mark.parametrize("place", [".", "train"])
+def test_good_and_bad_by_file_name(tmp_path: Path, place: str) -> None:
+    fill(tmp_path / place, "ok_001.png", "NG-07.jpg", "good 3.png", "part 4 gut.png", "n.i.O._5.png")
+    trees.drawing(tmp_path / place / "NG-07_mask.png")
+    assert listed(tmp_path, "train") == [f"train/good/{n}" for n in ("good 3", "ok_001", "part 4 gut")]
+    test = category(tmp_path).split("test", ("rgb",))
+    assert [(files.name, files.has_mask) for files in test] == [("test/bad/NG-07", True), ("test/bad/n.i.O._5", False)]
+
+
+def test_a_test_folder_by_file_name(tmp_path: Path) -> None:
+    fill(tmp_path / "good", "1.png")
+    fill(tmp_path / "test", "ok1.png", "ng2.png")
+    assert listed(tmp_path, "test") == ["test/good/ok1", "test/bad/ng2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("1.png", "2.png", "NG_3.png"), "0 files named as good, 1 as bad, 2 as neither"),
+        (("ok_1.png", "2.png"), "1 files named as good, 0 as bad, 1 as neither"),
+        (("NG_1.png", "NG_2.png"), "0 files named as good, 2 as bad, 0 as neither"),
+        (("ok_1.png", "ok_NG_2.png"), "1 files named as good, 0 as bad, 1 as neither"),
+        (("OK/1.png", "OK/NG_2.png"), "1 of 2 files with the name of a bad part, first NG_2"),
+        (("OK/1.png", "good/2.png"), "good samples in OK and good"),
+        (("OK/1.png", "train/2.png"), "good samples in OK and train"),
+        (("train/OK/1.png", "train/NOK/2.png"), "samples that are not good in train"),
+    ],
+)
+def test_what_could_be_trained_on_defects_is_refused(tmp_path: Path, names: tuple[str, ...], problem: str) -> None:
+    fill(tmp_path, *names)
+    with pytest.raises(RunError, match=problem):
+        listed(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("NOK/ok_1.png", "NOK/2.png"), "1 of 2 files with the name of a good part, first ok_1"),
+        (("NOK/dent/1.png", "dent/1.png"), "samples of dent in NOK/dent and dent"),
+        (("test/1.png", "test/ok_2.png"), "neither as good nor as a defect"),
+    ],
+)
+def test_defects_that_cannot_be_told_apart_are_refused(tmp_path: Path, names: tuple[str, ...], problem: str) -> None:
+    fill(tmp_path / "OK", "1.png")
+    fill(tmp_path, *names)
+    with pytest.raises(RunError, match=problem):
+        listed(tmp_path, "test")
+
+
+def test_the_message_lists_what_was_found(tmp_path: Path) -> None:
+    fill(tmp_path / "line 1", "monday/1.png", "monday/2.png", "tuesday/3.jpg")
+    with pytest.raises(RunError) as refused:
+        open_category(tmp_path, None)
+    assert refused.value.found == "line 1/monday (2 files), line 1/tuesday (1 files)"
+    assert "Rename the folder of good parts to OK" in refused.value.action
+    empty = tmp_path / "line 1" / "empty"
+    empty.mkdir()
+    with pytest.raises(RunError, match="no pictures or clouds"):
+        open_category(empty, None)
+
+
+def test_folders_of_several_own_categories_are_named(tmp_path: Path) -> None:
+    fill(tmp_path / "gear", "OK/1.png", "NOK/2.png")
+    fill(tmp_path / "nut", "OK/1.png")
+    with pytest.raises(RunError) as refused:
+        open_category(tmp_path, None)
+    assert refused.value.found == "gear/NOK (1 files), gear/OK (1 files), nut/OK (1 files)"
+    assert refused.value.action == f"Pass one of its folders, for example {tmp_path / 'gear'}"
+
+
+def test_samples_in_no_known_place_are_noted(tmp_path: Path) -> None:
+    fill(tmp_path / "OK", "1.png", "old/2.png", "old/3.png", "gt/1.png")
+    fill(tmp_path, "loose.png")
+    assert category(tmp_path).notes == [
+        "1 samples in the folder itself are not used",
+        "2 samples in OK/old are not used",
+    ]
+
+
+# Good parts that are kept back
+
+
+def numbers(count: int, start: int = 0) -> list[str]:
+    return [f"IMG_{i:04d}.png" for i in range(start, start + count)]
+
+
+def test_about_every_fifth_good_part_is_kept_back(tmp_path: Path) -> None:
+    fill(tmp_path / "OK", *numbers(60))
+    fill(tmp_path / "NOK", *numbers(3, 100))
+    train, test = listed(tmp_path, "train"), listed(tmp_path, "test")
+    assert (len(train), len(test)) == (48, 15)
+    assert not {Path(name).name for name in train} & {Path(name).name for name in test}
+    assert category(tmp_path).notes == [
+        "12 of 60 good parts are kept back for the test, about one in 5, chosen by name"
+    ]
+
+
+def test_a_part_that_was_trained_on_is_never_kept_back_later(tmp_path: Path) -> None:
+    fill(tmp_path / "OK", *numbers(40))
+    fill(tmp_path / "NOK", "1.png")
+    before = listed(tmp_path, "train")
+    fill(tmp_path / "OK", *numbers(33, 200), "a.png", "b2c.png")
+    assert set(before) < set(listed(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("names", ["number at the end", "number in the middle", "no number"])
+def test_kept_back_share_of_any_names(names: str) -> None:
+    stems = {
+        "number at the end": [f"part {i}" for i in range(1000)],
+        "number in the middle": [f"part_{i}_camera_1" for i in range(1000)],
+        "no number": ["".join(chr(97 + int(d)) for d in str(i)) for i in range(1000)],
+    }[names]
+    assert 150 < sum(map(is_kept_back, stems)) < 250
+
+
+@pytest.mark.parametrize("case", ["few", "no defects", "good test samples"])
+def test_nothing_is_kept_back(tmp_path: Path, case: str) -> None:
+    fill(tmp_path / "OK", *numbers(19 if case == "few" else 30))
+    if case != "no defects":
+        fill(tmp_path / "NOK", "1.png")
+    if case == "good test samples":
+        fill(tmp_path / "test" / "OK", "1.png")
+    assert len(listed(tmp_path, "train")) == (19 if case == "few" else 30)
+    assert category(tmp_path).notes == []
+
+
+def test_pairs_are_kept_back_together(tmp_path: Path) -> None:
+    for i in range(20):
+        trees.picture(tmp_path / f"OK/rgb/{i}.png", i)
+        if i != 3:
+            trees.cloud_file(tmp_path / f"OK/xyz/{i}.tiff", i)
+    trees.picture(tmp_path / "NOK/rgb/1.png", 100)
+    opened = category(tmp_path)
+    images = {files.name for files in opened.listing("train", ("rgb",)).samples}
+    both = {files.name for files in opened.listing("train", ("rgb", "xyz")).samples}
+    clouds = {files.name for files in opened.listing("train", ("xyz",)).samples}
+    assert both == clouds == images - {"train/good/3"}
+    assert 10 < len(images) < 20
+
+
+# Formats and words
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".webp", ".jp2", ".PNG", ".TIFF"])
+def test_photos_in_other_formats(tmp_path: Path, suffix: str) -> None:
+    for i in range(2):
+        picture = trees.picture(tmp_path / "source.png", i)
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        with Image.open(picture) as image:
+            image.save(tmp_path / "parts" / f"{i}{suffix}")
+    opened = category(tmp_path / "parts")
+    assert opened.modalities == ("rgb",)
+    assert [files.read().rgb is not None for files in opened.split("train", ("rgb",))] == [True, True]
+
+
+def test_an_rgb_tiff_is_an_image_and_a_float_tiff_a_cloud(tmp_path: Path) -> None:
+    for i in range(2):
+        trees.cloud_file(tmp_path / f"{i}.tiff", i)
+        tifffile.imwrite(tmp_path / f"{i}.tif", np.full((60, 60, 3), i, np.uint8), photometric="rgb")
+    opened = category(tmp_path)
+    assert opened.modalities == ("rgb", "xyz")
+    first = opened.split("train", ("rgb", "xyz"))[0]
+    assert (first.rgb, first.xyz) == (tmp_path / "0.tif", tmp_path / "0.tiff")
+
+
+@pytest.mark.parametrize(
+    ("stem", "label"),
+    [
+        ("ok_001", "good"),
+        ("OK1", "good"),
+        ("i.O. 7", "good"),
+        ("SN12_NG", "bad"),
+        ("img_not_ok_3", "bad"),
+        ("nicht gut 3", "bad"),
+        ("no_good", None),
+        ("ok_ng", None),
+        ("okay_1", None),
+        ("goodyear", None),
+        ("007", None),
+    ],
+)
+def test_words_in_file_names(stem: str, label: str | None) -> None:
+    assert label_of_file(stem) == label
+
+
+@pytest.mark.parametrize(("name", "label"), [("N.i.O.", "bad"), ("not ok", "bad"), ("okay", None), ("OK 2", None)])
+def test_words_as_folder_names(name: str, label: str | None) -> None:
+    assert label_of_folder(name) == label
