@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractors.names import AUTO, PRESET_NAMES
 from cmdiad_train.extractors.store import stored_file, stored_images
 from cmdiad_train.recipe import SMALL_RGB, Recipe, RgbExtractor
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class Preset:
         return exact or next(iter(stored_images(self.architecture)), None)
 
 
+_SMALL, _STANDARD, _LARGE = PRESET_NAMES
 PRESETS = (
-    Preset("small", SMALL_RGB, Recipe.size, "Apache-2.0"),
-    Preset("standard", RgbExtractor("resnet18.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 47),
+    Preset(_SMALL, SMALL_RGB, Recipe.size, "Apache-2.0"),
+    Preset(_STANDARD, RgbExtractor("resnet18.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 47),
     Preset(
-        "large", RgbExtractor("wide_resnet50_2.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 276, False
+        _LARGE, RgbExtractor("wide_resnet50_2.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 276, False
     ),
 )
 """All presets, the largest one last."""
-PRESET_NAMES = tuple(preset.name for preset in PRESETS)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,6 @@ class PaperRow:
     hallucination: Hallucination = "none"
 
     @property
-    def name(self) -> str:
-        """Return the value of `--paper`, for example "xyz-f2f"."""
-        return self.modality if self.hallucination == "none" else f"{self.modality}-{self.hallucination}"
-
-    @property
     def sees_images(self) -> bool:
         """Return True if images are measured or trained on."""
         return self.modality != "xyz" or self.hallucination != "none"
@@ -63,29 +58,10 @@ class PaperRow:
         }
 
 
-ROWS = (
-    PaperRow("xyz"),
-    PaperRow("xyz", "f2f"),
-    PaperRow("xyz", "f2i"),
-    PaperRow("xyz", "i2f"),
-    PaperRow("rgb"),
-    PaperRow("rgb", "f2f"),
-    PaperRow("rgb", "f2i"),
-    PaperRow("rgb", "i2f"),
-)
-ROW_NAMES = tuple(row.name for row in ROWS)
-
-
 def row_of(name: str) -> PaperRow:
-    """Return the row with this name."""
-    return ROWS[ROW_NAMES.index(name)]
-
-
-def set_row(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Make the values of a row the defaults of the other options; a callback of the eager option `--paper`."""
-    if value is not None:
-        context.default_map = {**(context.default_map or {}), **row_of(value).options()}
-    return value
+    """Return the row that a value of `--paper` names, for example "xyz-f2f"."""
+    modality, _, hallucination = name.partition("-")
+    return PaperRow(modality, hallucination or "none")  # type: ignore[arg-type]
 
 
 def check_row(options: Mapping[str, Any], family_options: tuple[click.Option, ...]) -> None:
