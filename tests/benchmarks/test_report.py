@@ -314,6 +314,36 @@ def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bun
     assert "Held out, good: 3, 1 above the threshold" in page.text
 
 
+def test_sessions_and_their_scores(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    """Two sessions have a table; the training data alone has a warning."""
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "one").code == 0
+    record, page = read(tmp_path / "one")
+    assert [session["name"] for session in record["classes"][0]["sessions"]] == ["training"]
+    assert "by session" not in page.text and "--good DIR" in page.text
+
+    def change(manifest: dict[str, Any]) -> None:
+        sessions = [
+            {"name": "training", "samples": 2, "contents": []},
+            {"name": "<b>day", "samples": 1, "contents": []},
+        ]
+        scores = {"held_out_scores": [0.5, 0.75, 9.0], "held_out_peaks": [0.5, 0.75, 9.0]}
+        manifest["calibration"].update(scores, score_threshold=2.0, samples=3, sessions=sessions)
+
+    rewrite_manifest(own_bundle, change)
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "two").code == 0
+    record, page = read(tmp_path / "two")
+    page.assert_harmless()
+    assert record["classes"][0]["sessions"][1] == {
+        "name": "<b>day",
+        "samples": 1,
+        "lowest": 9.0,
+        "highest": 9.0,
+        "above": 1,
+    }
+    assert "Held-out good parts by session" in page.text and "<b>day" in page.text and "0.500–0.750" in page.text
+    assert "--good DIR" not in page.text
+
+
 def test_settings_are_shown_for_any_family(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["recipe"] = {"family": "crystal-ball", "detector": {"radius": 3, "glass": {"colour": "blue"}}}

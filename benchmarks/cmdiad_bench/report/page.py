@@ -15,6 +15,8 @@ from cmdiad_bench.report.comparison import Comparison, compare, scores_of
 from cmdiad_bench.report.figures import Scores, pro_figure, roc_figure, score_figure
 from cmdiad_bench.report.galleries import OPEN, Gallery, Row
 from cmdiad_bench.report.pictures import draw_legend
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.threshold import is_rate_based
 from cmdiad_runtime.support.score_text import score_texts
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
 
@@ -106,6 +108,7 @@ def _view(section: Section, compared: Container[str]) -> dict[str, Any]:
         "defects": record["samples"] - record["good"],
         "charts": _charts(record),
         "threshold": _threshold(record["calibration"]),
+        "sessions": _sessions(record),
         "facts": _facts(record, sensor),
         "not_inspected": [sample for sample in record["per_sample"] if sample["score"] is None],
         "reasons": list({**record["reasons"]["defects"], **record["reasons"]["good"]}),
@@ -176,15 +179,26 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
     ]
 
 
-def _threshold(calibration: dict[str, Any]) -> str:
+def _threshold(record: dict[str, Any]) -> str:
     """Return the threshold, the method behind it and the interval of the share of good parts above it, as text."""
-    value = score_texts(calibration["score_threshold"], calibration["score_threshold"])[1]
-    low, high = calibration["interval"]
-    return (
-        f"{value}, {calibration['method']} of {calibration['samples']} held-out good samples for at most "
-        f"{_percent(calibration['false_reject_rate'])} of good parts rejected; with 95 % confidence the share is "
-        f"between {_percent(low)} and {_percent(high)}"
-    )
+    calibration = Calibration.from_json(record)
+    value = score_texts(calibration.score_threshold, calibration.score_threshold)[1]
+    rate, samples = _percent(calibration.false_reject_rate), f"{calibration.samples} held-out good samples"
+    low, high = map(_percent, calibration.interval)
+    if is_rate_based(calibration):
+        basis = f"for at most {rate} of good parts rejected ({calibration.method}, {samples})"
+    else:
+        basis = f"{calibration.method}; {rate} of {samples} are above" if calibration.samples else calibration.method
+    return f"{value}, {basis}; with 95 % confidence, {low} to {high} of good parts are above"
+
+
+def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the sessions with their scores as text; empty if there is only the training data."""
+    sessions = record["sessions"] if len(record["sessions"]) > 1 else []
+    texts = [
+        [score_texts(session[end], record["threshold"])[0] for end in ("lowest", "highest")] for session in sessions
+    ]
+    return [{**session, "range": "–".join(text)} for session, text in zip(sessions, texts, strict=True)]
 
 
 def _percent(share: float) -> str:

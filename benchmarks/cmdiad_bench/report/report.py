@@ -17,7 +17,9 @@ from cmdiad_bench.report.comparison import name_bundles
 from cmdiad_bench.report.galleries import choose_galleries, draw_rows
 from cmdiad_bench.report.page import Section, render
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import MANIFEST
+from cmdiad_runtime.cli.threshold_text import in_shell, warnings_about
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
@@ -150,12 +152,28 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "recipe": record.recipe,
         "provenance": record.provenance.to_json(),
         "calibration": calibration.to_json(),
+        "threshold_warnings": list(warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR")),
+        "sessions": _sessions(calibration),
         "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),
         "held_out_scores": list(calibration.held_out_scores) or None,
         "per_sample": _per_sample(inspected),
         "curves": _curves(inspected),
     }
+
+
+def _sessions(calibration: Calibration) -> list[dict[str, Any]]:
+    """Return number and range of the held-out scores of each session, and the number above the threshold."""
+    return [
+        {
+            "name": part.session.name,
+            "samples": len(part.scores),
+            "lowest": min(part.scores),
+            "highest": max(part.scores),
+            "above": sum(score > calibration.score_threshold for score in part.scores),
+        }
+        for part in calibration.by_session
+    ]
 
 
 def _by_defect(inspected: Inspected, aurocs: dict[str, float]) -> list[dict[str, Any]]:
