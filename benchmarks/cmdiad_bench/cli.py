@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.training.machine import DEVICES
 
 if TYPE_CHECKING:
     from cmdiad_runtime.engines import EngineName
@@ -27,13 +29,14 @@ ENGINE = click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu"
     examples=(
         "cmdiad-bench latency parts.cmdiad photos/ --takt-ms 100",
         "cmdiad-bench report DATA parts.cmdiad --out report",
+        "cmdiad-bench paper mvtec3d --out paper",
     ),
     exit_codes={
         3: "a sample cannot be used",
         4: "bundle",
         5: "engine or package",
         6: "output",
-        7: "data set",
+        7: "data set, or a row of the paper's table failed",
         TAKT_MISSED: "takt time missed",
     },
 )
@@ -197,6 +200,80 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
     for result in record["classes"]:
         _print_accuracy(result)
     click.echo(f"report: {out / 'report.html'}")
+
+
+@cli.command(
+    examples=(
+        "cmdiad-extractor fetch vit_base_patch8_224.dino",
+        "cmdiad-extractor import pointmae_pretrain.pth",
+        "cmdiad-bench paper mvtec3d --out paper",
+        "# one row of one category, with a shorter training that the table names:",
+        "cmdiad-bench paper mvtec3d --row xyz-f2f --category bagel --set epochs=10 --out paper",
+    )
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@option_group(
+    "Table",
+    click.option("--row", "rows", multiple=True, help="Row as in cmdiad-train --paper; repeatable.  [default: all]"),
+    click.option(
+        "--category", "categories", multiple=True, help="Category to evaluate; repeatable.  [default: all of DATA]"
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Option of cmdiad-train for all rows, such as xyz-weights=FILE; repeatable. The table names every "
+        "departure from the paper.",
+    ),
+    click.option("--device", type=click.Choice(DEVICES), default="auto", help="Device of the trainings."),
+)
+@option_group(
+    "Output",
+    click.option(
+        "--out", required=True, type=click.Path(path_type=Path), help="Folder for paper.md, paper.json and the runs."
+    ),
+)
+def paper(
+    data: Path, rows: tuple[str, ...], categories: tuple[str, ...], settings: tuple[str, ...], device: str, out: Path
+) -> int:
+    """Train the rows of the paper's tables on DATA and print the published figures next to the measured ones.
+
+    Repeat the command to resume: rows that are finished with the same recipe and data are not trained again. A row
+    that fails is named in the table, and the exit code is 7.
+    """
+    from cmdiad_bench.paper.published import PUBLISHED
+    from cmdiad_bench.paper.rows import PaperOptions, measure_rows
+    from cmdiad_bench.paper.table import as_markdown, as_text, make_table
+    from cmdiad_runtime.support.files import atomic_write
+    from cmdiad_train.training.machine import Machine
+
+    for row in rows:
+        if row not in PUBLISHED:
+            raise click.UsageError(f"--row {row!r} is not one of {', '.join(PUBLISHED)}.")
+    chosen = {"rows": rows} if rows else {}
+    options = PaperOptions(**chosen, categories=categories, settings=_settings(settings), machine=Machine(device))
+    out.mkdir(parents=True, exist_ok=True)
+    reporter = TerminalReporter()
+    table = make_table(measure_rows(data, out, options, reporter), options.departures)
+    reporter.close()
+    _write(out / "paper.json", table)
+    with atomic_write(out / "paper.md") as temporary:
+        temporary.write_text(as_markdown(table), encoding="utf-8")
+    click.echo(as_text(table))
+    failed = any("failed" in result for row in table["rows"] for result in row["categories"].values())
+    return RunError.exit_code if failed else 0
+
+
+def _settings(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return the options of `--set NAME=VALUE` by name."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+        settings[name.removeprefix("--")] = value
+    return settings
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ CATEGORY = "gear"
 HALLUCINATIONS = ("none", "f2f")
 LATENCY_SECONDS = "6"
 # The demo must finish within minutes: it uses half as many patches as usual and keeps a tenth of them in its banks.
-SMALL = ("--size", "224", "--rgb-grid", "28", "--coreset", "0.1")
+SMALL = ("--extractor", "small", "--size", "224", "--rgb-grid", "28", "--coreset", "0.1")
 EXTRACTOR_NOTE = (
     "The demo's extractors are small networks that ship with the package, trained on procedurally generated images: "
     "nothing is downloaded. They show the whole workflow; for real parts use a backbone trained on photographs."

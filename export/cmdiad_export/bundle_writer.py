@@ -10,11 +10,12 @@ from cmdiad_export.certified import CertifiedGraph, Certifier
 from cmdiad_export.golden import golden_set
 from cmdiad_export.manifest import manifest_of
 from cmdiad_export.options import ExportOptions
+from cmdiad_export.readme import README, readme_of
 from cmdiad_export.search.choice import SearchChoice, choose_candidates
 from cmdiad_export.search.searchable import has_banks, searchable
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.golden import GoldenSample, write_golden
-from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, write_manifest
+from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, Manifest, write_manifest
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.building.builder import OPTIONAL, BuildRequest, ahead_of_time, build_engine
 from cmdiad_runtime.engines.graph_file import weights_path
@@ -50,7 +51,7 @@ def write_bundle(
         certifier = Certifier(run, golden, search, options.scratch_megabytes, reporter)
         graph = certifier.certify(options.precision, folder / GRAPH)
         engines = [_build_rtx(run, folder, graph, golden, reporter)] if options.target == "rtx" else []
-        return _finish(out, folder, golden, manifest_of(run, folder, graph, engines))
+        return _finish(out, folder, golden, manifest_of(run, folder, graph, engines), options.contact)
 
 
 def write_certified(
@@ -62,7 +63,7 @@ def write_certified(
         run: Run that the graph was exported from.
         out: Folder of the bundle; must not exist.
         graph: Certified graph, which is copied.
-        options: Options of the export; only the target is used.
+        options: Options of the export; only target and contact are used.
         reporter: Receiver of messages.
         plan: Record of the plan that the graph was chosen from.
 
@@ -78,7 +79,7 @@ def write_certified(
         golden = golden_set(run)
         engines = [_build_rtx(run, folder, graph, golden, reporter)] if options.target == "rtx" else []
         manifest = manifest_of(run, folder, graph, engines) | {"plan": plan}
-        return _finish(out, folder, golden, manifest)
+        return _finish(out, folder, golden, manifest, options.contact)
 
 
 def _choose_search(run: Run, options: ExportOptions, reporter: Reporter) -> SearchChoice | None:
@@ -92,9 +93,13 @@ def _choose_search(run: Run, options: ExportOptions, reporter: Reporter) -> Sear
     return choose_candidates(run, options.search, reporter)
 
 
-def _finish(out: Path, folder: Path, golden: list[GoldenSample], manifest: dict[str, Any]) -> dict[str, Any]:
+def _finish(
+    out: Path, folder: Path, golden: list[GoldenSample], manifest: dict[str, Any], contact: str
+) -> dict[str, Any]:
     write_golden(folder / GOLDEN, golden)
     manifest = {"name": out.name.removesuffix(".cmdiad"), **manifest}
+    text = readme_of(Manifest.from_json({**manifest, "files": {}}), contact)
+    (folder / README).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     write_manifest(folder, manifest)
     return manifest
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from cmdiad_export.options import LONGEST_CONTACT
 from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
@@ -46,6 +47,14 @@ EXIT_CODES = {
     7: "run unusable",
     8: "certificate refused",
 }
+
+
+def _contact(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a contact that does not fit into one line of the README."""
+    if len(value) > LONGEST_CONTACT or not all(map(str.isprintable, value)) or (value and not value.strip()):
+        problem = f"{value!r:.60} is not one line of 1 to {LONGEST_CONTACT} printable characters."
+        raise click.BadParameter(problem, context, parameter)
+    return value
 
 
 @click.command("cmdiad-export", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
@@ -110,6 +119,14 @@ EXIT_CODES = {
     click.option(
         "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/RUN-PRECISION.cmdiad]"
     ),
+    click.option(
+        "--contact",
+        metavar="TEXT",
+        default="",
+        show_default=False,
+        callback=_contact,
+        help='Person or department for the README of the bundle, for example "Vision team, line 4".  [default: none]',
+    ),
 )
 @click.pass_context
 def cli(  # noqa: PLR0913 - one parameter for each option
@@ -123,6 +140,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     budget_ms: float | None,
     budget_mb: float | None,
     out: Path | None,
+    contact: str,
 ) -> None:
     """See HELP."""
     from cmdiad_export.options import ExportOptions
@@ -131,7 +149,9 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 
     budget = None if budget_ms is None and budget_mb is None else Budget(budget_ms, budget_mb)
     _check_plan_options(context, plan=plan, budgeted=budget is not None)
-    options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision))
+    if plan and contact:
+        raise click.UsageError("--plan writes no bundle: leave --contact out")
+    options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision), contact)
     if run is None:
         run = newest_run()
         _say(f"run: {run} (the newest)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
 def _inspected_area(run: Run) -> dict[str, Any]:
     """Return the inspected area under its name, or nothing for a run of an earlier version."""
     area = run.record.inspected_area
-    return {} if area is None else {"inspected_area": asdict(area)}
+    return {} if area is None else {"inspected_area": area.to_json()}
 
 
 def _banks(run: Run) -> dict[str, Any]:

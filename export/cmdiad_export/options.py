@@ -9,10 +9,12 @@ from typing import Literal, get_args
 from cmdiad_export.search.modes import SEARCH_MODES, SearchMode
 from cmdiad_runtime.engines import PRECISIONS, Precision
 from cmdiad_runtime.errors import EngineError
-from cmdiad_runtime.support.records import require, require_number
+from cmdiad_runtime.support.records import require, require_name, require_number
 
 Target = Literal["onnx", "rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+LONGEST_CONTACT = 200
+"""Characters of a contact."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,11 @@ class ExportOptions:
         search: Kind of search. Applies only to detectors with memory banks.
         scratch_megabytes: Scratch memory that the search may take, in 10⁶ bytes; None for the default.
         target: "onnx" for the graph alone, "rtx" to build a TensorRT-RTX engine ahead of time too.
+        contact: Person or department that the bundle comes from, for its README; one line, "" for none.
 
     Raises:
-        RecordError: There is no such precision, search or target, or the scratch memory is no number of at least 0.
+        RecordError: There is no such precision, search or target, the scratch memory is no number of at least 0, or the
+            contact is longer than 200 characters or contains control characters.
         EngineError: The target's engine cannot run graphs of this precision or search.
     """
 
@@ -34,6 +38,7 @@ class ExportOptions:
     search: SearchMode = "exact"
     scratch_megabytes: float | None = None
     target: Target = "onnx"
+    contact: str = ""
 
     def __post_init__(self) -> None:
         for name, names in (("precision", PRECISIONS), ("search", SEARCH_MODES), ("target", TARGETS)):
@@ -41,6 +46,9 @@ class ExportOptions:
             require(isinstance(value, str) and value in names, self, name, f"one of {', '.join(names)}")
         if self.scratch_megabytes is not None:
             require_number(self, "scratch_megabytes", 0, sys.float_info.max)
+        if self.contact != "":
+            require_name(self, "contact")
+            require(len(self.contact) <= LONGEST_CONTACT, self, "contact", f"at most {LONGEST_CONTACT} characters")
         if self.precision == "int8-cpu" and self.target == "rtx":
             raise EngineError(
                 "--target rtx",

@@ -80,7 +80,7 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     run = load_run(trained("rgb", "f2f"))
     assert (manifest["format"], manifest["format_version"]) == ("cmdiad-bundle", 1)
-    assert set(manifest["files"]) == {"graph.onnx", "golden.npz"}
+    assert set(manifest["files"]) == {"graph.onnx", "golden.npz", "README.txt"}
     assert manifest["graph"]["sha256"] == manifest["files"]["graph.onnx"]["sha256"] == sha256_of(bundle / "graph.onnx")
     assert manifest["graph"]["fp32_islands"] == ["hallucinated.network.norm.module"]
     assert manifest["graph"]["widened"] == []
@@ -241,7 +241,7 @@ def test_weights_beside_a_large_graph(
     monkeypatch.setattr(storage, "LARGE", 1)
     write_bundle(run, outside, options, SILENT)
     manifest = Bundle.open(outside).manifest
-    assert set(manifest["files"]) == {"graph.onnx", "graph.weights", "golden.npz"}
+    assert set(manifest["files"]) == {"graph.onnx", "graph.weights", "golden.npz", "README.txt"}
     assert (outside / "graph.onnx").stat().st_size < (inside / "graph.onnx").stat().st_size
     assert (outside / "graph.weights").stat().st_mode == (outside / "graph.onnx").stat().st_mode
     assert manifest["graph"]["sha256"] == graph_digest(outside / "graph.onnx")

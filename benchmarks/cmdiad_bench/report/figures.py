@@ -162,8 +162,9 @@ def comparison_figure(rows: Sequence[Compared]) -> str:
         for scores, end in ((Scores("", "good", good, True), -reach), (Scores("", "defect", defects, False), reach)):
             body += _bars(scores, _count(scores.values, edges), edges, x, _Scale(0, most, base, base + end), 1.0)
         name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[:_LONGEST_NAME]}…"
-        good_above, found = (sum(value > row.threshold for value in values) for values in (row.good, row.defects))
-        wrong = f"{good_above} of {len(good)} good above, {len(defects) - found} of {len(defects)} defects not above"
+        good_above = sum(value > row.threshold for value in row.good)
+        missed = sum(value <= row.threshold for value in row.defects)
+        wrong = f"{good_above} of {len(good)} good above, {missed} of {len(defects)} defects not above"
         body.append(f'<text class="strong" x="{x.start}" y="{top + 14}">{html.escape(name)}</text>')
         body.append(f'<text class="tick" x="{x.start}" y="{top + 29}">{wrong}</text>')
     for tick in _nice_ticks(edges[0], edges[-1]):

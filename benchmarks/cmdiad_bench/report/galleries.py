@@ -68,7 +68,7 @@ class Gallery:
         outlined = ", defect outlined" if any(picture.outlined for picture in pictures) else ""
         labels = {"image": f"Image{outlined}", "depth": f"Depth{outlined}", "heatmap": "Heatmap"}
         labels["detail"] = "Around the largest value"
-        return [(label, name) for name, label in labels.items() if any(getattr(each, name) for each in pictures)]
+        return [(label, name) for name, label in labels.items() if any(getattr(picture, name) for picture in pictures)]
 
 
 def choose_galleries(bundle: Bundle, inspected: Inspected) -> list[Gallery]:
@@ -77,15 +77,15 @@ def choose_galleries(bundle: Bundle, inspected: Inspected) -> list[Gallery]:
     companions = find_companions(inspected.category, bundle.preprocessing)
     good = outcomes.defects == GOOD
     lowest = np.argsort(outcomes.scores, kind="stable")
-    missed, found = lowest[(~good & ~rejected)[lowest]], lowest[(~good & rejected)[lowest]]
+    missed, detected = lowest[(~good & ~rejected)[lowest]], lowest[(~good & rejected)[lowest]]
     refused, passed = lowest[(good & rejected)[lowest]][::-1], lowest[(good & ~rejected)[lowest]][::-1]
     parts = "scored good parts" if outcomes.left_out else "good parts"
     chosen: list[tuple[str, str, Indices]] = [
         ("Missed defects", _counted(missed, int((~good).sum()), "defects", "lowest"), missed[:_MOST]),
         ("Rejected good parts", _counted(refused, int(good.sum()), parts, "highest"), refused[:_MOST]),
         ("Passed good parts that score highest", "The next to be rejected.", passed[:_EXTREMES]),
-        ("Found defects that score lowest", "The next to be missed.", found[:_EXTREMES]),
-        ("Defects that score highest", "The easiest to detect.", found[_EXTREMES:][::-1][:_EXTREMES]),
+        ("Found defects that score lowest", "The next to be missed.", detected[:_EXTREMES]),
+        ("Defects that score highest", "The easiest to detect.", detected[_EXTREMES:][::-1][:_EXTREMES]),
     ]
     return [
         Gallery(title, caption, _rows(bundle, inspected, companions, indices))

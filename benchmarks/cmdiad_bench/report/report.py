@@ -22,6 +22,7 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
@@ -143,6 +144,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         **measured,
         "parts": bundle.preprocessing.parts,
         "ignored_share": 0.0 if ignored is None else ignored.share,
+        "warning": "" if record.inspected_area is None else doubt(record.inspected_area),
         "bundle_sha256": sha256_of(bundle.path / MANIFEST),
         "created": record.created,
         "recipe": record.recipe,

@@ -33,6 +33,7 @@ from cmdiad_runtime.support.records import (
 )
 from cmdiad_runtime.support.regular_file import read_regular
 from cmdiad_runtime.support.reporter import SILENT, Reporter
+from cmdiad_runtime.support.system import available_memory
 
 # Peak memory of the building process: a constant plus a multiple of the graph's size. Measured with TensorRT-RTX
 # 1.7.1 for three targets on matrix products of 17, 100 and 400 MB, fp32 and fp16: 0.28, 0.61 and 1.79 GB. TensorRT,
@@ -181,7 +182,7 @@ def estimate(bundle: Bundle, library: EngineLibrary) -> str:
     last = [engine for engine in engines_of(bundle, library) if engine.seconds is not None]
     targets = ", ".join(capability_text(target) for target in targets_here(library, bundle.precision)[0])
     took = f"{last[0].seconds:.0f} s as last time" if last else _usual_time(library)
-    free = _available_memory()
+    free = available_memory()
     least = "about" if library == "tensorrt_rtx" else "at least"
     memory = f"{least} {need / 1e9:.1f} GB of memory" + (f" ({free / 1e9:.1f} GB free)" if free is not None else "")
     scratch = last[0].fingerprint.scratch_bytes if last else None
@@ -193,14 +194,6 @@ def _usual_time(library: EngineLibrary) -> str:
     if library == "tensorrt_rtx":
         return "seconds to a minute"
     return "usually minutes, on a Jetson tens of them"
-
-
-def _available_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _is_label(path: Path) -> bool:

@@ -186,7 +186,7 @@ class Manifest:
         if self.plan is not None:
             content["plan"] = asdict(self.plan)
         if self.inspected_area is not None:
-            content["inspected_area"] = asdict(self.inspected_area)
+            content["inspected_area"] = self.inspected_area.to_json()
         if self.calibration_original is not None:
             content["calibration_original"] = self.calibration_original.to_json()
         if self.envelope is not None:

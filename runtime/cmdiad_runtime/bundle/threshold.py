@@ -21,8 +21,7 @@ from cmdiad_runtime.support.records import RecordError
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-ORDER_STATISTIC = "order statistic"
-PREDICTION_LIMIT = "Student prediction limit"
+ORDER_STATISTIC = "order statistic with exponential tail"
 SET_BY_HAND = "set by hand"
 LEAST_COST = "least expected cost"
 _MOST_WARNED = 3
@@ -42,8 +41,7 @@ class Threshold:
         false_reject_rate: Requested share of rejected good parts; for a threshold set by hand, the share of held-out
             samples above it.
         samples: Number of held-out good samples.
-        method: "order statistic", "Student prediction limit" if there are too few samples for an order statistic, or
-            "set by hand".
+        method: "order statistic with exponential tail" or "set by hand".
         warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above `value`.
     """
@@ -120,9 +118,11 @@ def calibrate_sessions(parts: Sequence[SessionScores], false_reject_rate: float)
 def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     """Compute the threshold that a new good part exceeds with at most the requested probability.
 
-    With n scores and ⌈(n+1)(1-r)⌉ ≤ n, that order statistic is valid for any distribution (split conformal
-    prediction, Vovk et al. 2005). With fewer scores the result is the upper prediction limit of a normal sample,
-    mean + t(1-r, n-1)·s·√(1 + 1/n), with a warning.
+    With n scores, the k-th smallest is exceeded with probability 1 - k/(n+1), whatever the distribution (split
+    conformal prediction, Vovk et al. 2005). The threshold is the order statistic k = (n+1)(1-r), interpolated between
+    its neighbours. Interpolation never exceeds the rate if scores become rarer upwards, and exceeds the rate by at most
+    1/(n+1) for any distribution. For rates below 1/(n+1) the threshold lies beyond the largest score, by an
+    exponential tail, with a warning; see `_beyond`. A lower rate never lowers the threshold.
 
     Raises:
         ValueError: There are fewer than 2 scores, scores that are not finite, or a rate outside (0, 1).
@@ -134,14 +134,42 @@ def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     if not np.isfinite(values).all():
         raise ValueError("a threshold needs finite scores")
     _check_rate(rate)
-    rank = math.ceil((n + 1) * (1 - rate) - _ROUNDING)
+    rank = _rank(n, rate)
     if rank <= n:
-        return Threshold(float(values[rank - 1]), rate, n, ORDER_STATISTIC, "", _interval_of_rank(rank, n))
-    factor = prediction_factor(n, rate)
+        return Threshold(_interpolated(values, rank), rate, n, ORDER_STATISTIC, "", _interval_of_rank(rank, n))
     needed = math.ceil(1 / rate - _ROUNDING) - 1
     warning = f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}"
-    value = float(values.mean() + factor * values.std(ddof=1))
-    return Threshold(value, rate, n, PREDICTION_LIMIT, warning, _interval_of_factor(factor, n))
+    interval = (0.0, _interval_of_rank(n, n)[1])
+    return Threshold(_beyond(values, rate), rate, n, ORDER_STATISTIC, warning, interval)
+
+
+def _rank(n: int, rate: float) -> float:
+    """Return the fractional rank (n+1)(1-r), at least 1, and an integer where only rounding keeps it from being one."""
+    rank = (n + 1) * (1 - rate)
+    nearest = float(round(rank))
+    return max(1.0, nearest if abs(rank - nearest) < _ROUNDING else rank)
+
+
+def _interpolated(values: npt.NDArray[np.float64], rank: float) -> float:
+    """Return the order statistic of a fractional rank from 1 to n among sorted values."""
+    below = int(rank)
+    low, high = float(values[below - 1]), float(values[min(below, len(values) - 1)])
+    return min(high, low + (rank - below) * (high - low))
+
+
+def _beyond(values: npt.NDArray[np.float64], rate: float) -> float:
+    """Return the limit beyond the largest of n sorted values that a further value exceeds with probability `rate`.
+
+    For an exponential upper tail, the normalised spacings (i+1)(x₍ₙ₋ᵢ₊₁₎ - x₍ₙ₋ᵢ₎) below the largest value, i = 1..k,
+    and the excess of a further value over the largest one, if there is any, are independent and have the same
+    exponential distribution (Rényi 1953). So with S the sum of the spacings, that excess is above t·S with probability
+    (1 + t)⁻ᵏ. The limit is x₍ₙ₎ + S·(((n+1)·rate)^(-1/k) - 1), with k = √n rounded.
+    """
+    n = len(values)
+    count = max(1, round(math.sqrt(n)))
+    spacings = np.diff(values[-count - 1 :])[::-1]
+    total = float((np.arange(2, count + 2) * spacings).sum())
+    return float(values[-1]) + total * max(0.0, ((n + 1) * rate) ** (-1 / count) - 1)
 
 
 def threshold_by_hand(value: float, held_out: Scores) -> Threshold:
@@ -250,10 +278,10 @@ def _with_score(calibration: Calibration, threshold: Threshold) -> Calibration:
     )
 
 
-def _interval_of_rank(rank: int, n: int) -> Interval:
-    """Return the interval of 1 - F(X₍ₖ₎), which is Beta(n+1-k, k) for any continuous F.
+def _interval_of_rank(rank: float, n: int) -> Interval:
+    """Return the interval of 1 - F(X₍ₖ₎), which is Beta(n+1-k, k) for any continuous F, also between two ranks k.
 
-    Sources: David and Nagaraja 2003, section 2.3; Vovk 2012.
+    Sources: David and Nagaraja 2003, section 2.3; Vovk 2012; for fractional ranks Hutson 1999.
     """
     low, high = (_beta_quantile(n + 1 - rank, rank, tail) for tail in TAILS)
     return low, high
@@ -271,18 +299,6 @@ def prediction_factor(n: int, rate: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 1, 1 - rate)) * math.sqrt(1 + 1 / n)
-
-
-def _interval_of_factor(factor: float, n: int) -> Interval:
-    """Return the interval of the share of a normal distribution above x̄ + q·s, from a sample of n.
-
-    That share is at most α if a noncentral t with n-1 degrees of freedom and noncentrality √n·z(1-α) is at most
-    q·√n: the one-sided tolerance limit (Krishnamoorthy and Mathew 2009, section 2.2), solved for α.
-    """
-    from scipy.special import nctdtrinc, ndtr
-
-    low, high = (float(ndtr(-nctdtrinc(n - 1, tail, factor * math.sqrt(n)) / math.sqrt(n))) for tail in TAILS)
-    return low, high
 
 
 def _beta_quantile(a: float, b: float, probability: float) -> float:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell, session_lines, warnings_about
 from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.drawing import check_format
 from cmdiad_runtime.support.output import say
@@ -222,16 +223,21 @@ def _warn_of_signature(path: Path) -> None:
 
 
 def _show(bundle: Bundle) -> None:
+    from cmdiad_runtime.preprocess.inspected_area.records import doubt
+
     calibration, exported = bundle.calibration, bundle.certified_calibration
     lines = _lines(calibration)
     if calibration != exported:
         lines["exported with"] = f"score {exported.score_threshold:.6g}, map {exported.map_threshold:.6g}"
+    area = bundle.record.inspected_area
     lines |= session_lines(calibration) | _check_lines(bundle)
     width = max(map(len, lines))
     for name, value in lines.items():
         click.echo(f"{name:<{width}}  {value}")
     for warning in warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"):
         say(f"warning: {warning}")
+    if area is not None and area.counter_evidence:
+        say(f"warning: {printable(doubt(area))}")
 
 
 def _check_lines(bundle: Bundle) -> dict[str, str]:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays, OnnxRuntimeName
+from cmdiad_runtime.engines._jetson import refuse_on_jetson
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.cache import cache_folder
+from cmdiad_runtime.support.system import usable_cores
 
 PROVIDERS: dict[OnnxRuntimeName, str] = {
     "cpu": "CPUExecutionProvider",
@@ -53,10 +55,13 @@ class OnnxRuntimeEngine:
             name: Engine, which selects the provider.
 
         Raises:
-            EngineError: The package onnxruntime is missing, cannot load the graph, or lacks the provider.
+            EngineError: The package onnxruntime is missing, cannot load the graph, lacks the provider, or has no
+                kernel for the GPU of a Jetson.
         """
-        ort = import_onnxruntime(name)
         provider = PROVIDERS[name]
+        if name != "cpu":
+            refuse_on_jetson(provider)
+        ort = import_onnxruntime(name)
         options = session_options(ort, name)
         if provider in ort.get_available_providers():
             session = _open_session(ort, graph, provider, options, [(provider, _provider_options(name))])
@@ -112,7 +117,7 @@ def session_options(ort: Any, name: OnnxRuntimeName) -> Any:
     """Return the options of every session: all cores of this process, no fallback to another provider."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = usable_cores()
     if name == "cpu":
         options.enable_mem_pattern = (
             False  # One block for all arrays of a run took up to 280 MB more and was no faster.

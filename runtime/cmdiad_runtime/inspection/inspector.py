@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from os import PathLike
@@ -23,16 +24,23 @@ from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.preprocess.views.masking import over_sensor
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.score_text import score_texts
 
 DEFAULT_OPTIONS = OpenOptions()
 
+_logger = logging.getLogger("cmdiad.inspection")
+
 
 def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Bundle:
     """Verify a bundle and apply the options that concern its files, thresholds and checks.
+
+    A bundle whose view was forced against the evidence of the training samples is opened with a warning in the log
+    `cmdiad.inspection`.
 
     Args:
         path: Folder of the bundle.
@@ -50,6 +58,9 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
             expected=f"one for --modality {options.modality}",
             action=f"train and export a detector with --modality {options.modality}, or change the option",
         )
+    area = bundle.record.inspected_area
+    if area is not None and area.counter_evidence:
+        _logger.warning("%s: %s", printable(path), printable(doubt(area)))
     bundle = replace(bundle, ignored_checks=tuple({*bundle.ignored_checks, *options.ignore_checks}))
     return adjusted(bundle, score=options.threshold, false_reject_rate=options.false_reject_rate)
 

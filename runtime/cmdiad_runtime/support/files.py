@@ -88,6 +88,8 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
             release = _own_new_folder(temporary)
             yield temporary
             _flush_tree(temporary)
+            if os.name == "nt" and final.is_dir():  # Windows does not replace an empty folder.
+                final.rmdir()
             temporary.rename(final)  # This replaces an empty folder and fails for any other.
         flush_folder(final.parent)
     finally:
@@ -138,7 +140,7 @@ def flush_folder(folder: FilePath) -> None:
 
     Windows has no such call, and some network file systems refuse one; nothing is done there.
     """
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):
         return
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -284,7 +286,7 @@ def _concerns(error: OSError, written: tuple[Path, ...]) -> bool:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only what is open for writing.
         os.fsync(file.fileno())
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 def limit_memory(most_bytes: int) -> None:
@@ -12,10 +16,8 @@ def limit_memory(most_bytes: int) -> None:
     Args:
         most_bytes: Largest address space in bytes; not raised above a limit that is set already.
     """
-    if sys.platform == "win32":
+    if resource is None:
         return
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or most_bytes < hard:
         resource.setrlimit(resource.RLIMIT_AS, (most_bytes, hard))
@@ -29,7 +31,7 @@ def end_after(seconds: float) -> None:
     Args:
         seconds: Time from now.
     """
-    if sys.platform != "win32":
+    if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 

@@ -94,7 +94,7 @@ def test_rate_that_the_samples_do_not_support_is_set_with_a_warning(bundle: Path
     ended = adjust(bundle, "--false-reject-rate", 0.001)
     few = "warning: 40 held-out good samples; 999 are needed to support a false-reject rate of 0.001\n"
     assert ended.err == few + other_days(bundle)
-    assert Bundle.open(bundle).calibration.method == "Student prediction limit"
+    assert Bundle.open(bundle).calibration.method == "order statistic with exponential tail"
 
 
 def test_raw_score_leaves_the_map_threshold(bundle: Path) -> None:

@@ -139,17 +139,6 @@ def test_impossible_backbones(spec: RgbExtractor, problem: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_failed_download_suggests_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    def fail(*_: object, **__: object) -> None:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(RunError, match=r"ConnectionError: no route. Expected a download.*--rgb-weights FILE"):
-        TimmBackbone(replace(TINY_RGB, weights="timm"), size=112)
-
-
 @pytest.mark.parametrize(
     ("backbone", "stages", "path", "width", "mean"),
     [

@@ -17,14 +17,9 @@ from torch import Tensor
 from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.extractors.import_official import (
-    LICENCES,
-    ImportOptions,
-    import_file,
-    import_timm,
-    official_backbone,
-    release_of,
-)
+from cmdiad_train.extractors.import_images import ImportOptions
+from cmdiad_train.extractors.import_official import import_file
+from cmdiad_train.extractors.official_releases import LICENCES, official_backbone, release_of
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.extractors.weights_file import stored_extractor
 from cmdiad_train.recipe import Recipe, RgbExtractor, XyzExtractor
@@ -129,7 +124,7 @@ def test_dino(tmp_path: Path, layout: Callable[[dict[str, Tensor]], dict[str, An
     model = model_of("test_vit", img_size=SIZE)
     source, out = tmp_path / "dino_tiny.pth", tmp_path / "dino.safetensors"
     torch.save(layout(model.state_dict()), source)
-    origin = import_file(source, out, replace(OPTIONS, backbone="test_vit"), command=COMMAND)
+    origin = import_file(source, out, replace(OPTIONS, backbone="test_vit"), command=COMMAND).origin
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     torch.testing.assert_close(imported(out)(image()), tokens_of(model, mean, std))
     assert origin.licence == "Apache-2.0"
@@ -189,7 +184,7 @@ def test_dinov3(tmp_path: Path) -> None:
     state |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.ones(4)}
     source, out = tmp_path / "dinov3_vitx16_pretrain.pth", tmp_path / "dinov3.safetensors"
     torch.save(state, source)
-    origin = import_file(source, out, replace(OPTIONS, backbone="tiny_dinov3"), command=COMMAND)
+    origin = import_file(source, out, replace(OPTIONS, backbone="tiny_dinov3"), command=COMMAND).origin
     torch.testing.assert_close(imported(out)(image()), tokens_of(model, *IMAGENET))
     assert "DINOv3 License" in origin.licence
 
@@ -246,7 +241,7 @@ def test_point_transformers(tmp_path: Path, network: str, prefix: str) -> None:
     state["module.MAE_decoder.blocks.0.norm1.weight" if network == "point_mae" else "module.queue"] = torch.ones(3)
     torch.save({"base_model": state, "epoch": 300}, tmp_path / "pretrain.pth")
     out = tmp_path / "points.safetensors"
-    origin = import_file(tmp_path / "pretrain.pth", out, ImportOptions(), command=COMMAND)
+    origin = import_file(tmp_path / "pretrain.pth", out, ImportOptions(), command=COMMAND).origin
     assert origin.licence == "MIT"
     stored = stored_extractor(out)
     assert isinstance(stored, XyzExtractor)
@@ -254,30 +249,6 @@ def test_point_transformers(tmp_path: Path, network: str, prefix: str) -> None:
     generator = torch.Generator().manual_seed(0)
     cloud = torch.rand(1, 20, 3, generator=generator), 0.004 * torch.randn(1, 20, 8, 3, generator=generator)
     assert torch.equal(PointMae(stored)(*cloud), model(*cloud))
-
-
-def test_timm_weights_come_with_timms_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    model, create = model_of("test_resnet"), timm.create_model
-    save_file(model.state_dict(), tmp_path / "download.safetensors")
-
-    def offline(name: str, pretrained: bool = False, **options: Any) -> Any:
-        if pretrained:
-            options["pretrained_cfg_overlay"] = {"file": str(tmp_path / "download.safetensors"), "num_classes": 0}
-        return create(name, pretrained=pretrained, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    out = tmp_path / "resnet.safetensors"
-    origin = import_timm("test_resnet", out, ImportOptions(SIZE, stages=(0, 1), grid=8), command=COMMAND)
-    assert origin.licence == "apache-2.0"
-    extractor = imported(out)
-    assert extractor.grid == 8
-    with torch.no_grad():
-        x = (image().permute(0, 3, 1, 2) / 255 - extractor.mean) / extractor.std
-        stage = model.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
-        expected = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(stage, 3, 1, 1), 2)
-    torch.testing.assert_close(extractor(image())[0, :, : stage.shape[1]], expected[0].flatten(1).T)
 
 
 def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -366,21 +337,6 @@ def test_images_are_no_point_transformer(tmp_path: Path) -> None:
     torch.save(model_of("test_vit").state_dict(), tmp_path / "x.pth")
     with pytest.raises(RunError, match="no point transformer"):
         import_file(tmp_path / "x.pth", tmp_path / "o.safetensors", replace(OPTIONS, kind="point_mae"), command=COMMAND)
-
-
-def test_failed_download_suggests_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    create = timm.create_model
-
-    def fail(name: str, pretrained: bool = False, **options: Any) -> Any:
-        if pretrained:
-            raise ConnectionError("no route\nto host")
-        return create(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(RunError, match=r"ConnectionError: no route to host. Expected a download.*internet connection"):
-        import_timm("test_vit", tmp_path / "out.safetensors", OPTIONS, command=COMMAND)
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def reason_for(area: InspectedArea, sample: Sample, preprocessing: Preprocessing
 
 def test_part_that_stands_out_is_cut_out() -> None:
     result = chosen(kept(*(plate(seed, rail=False) for seed in SEEDS)))
-    assert (result.view, result.reason, result.warning) == ("part", "", "")
+    assert (result.view, result.reason, result.area.counter_evidence) == ("part", "", "")
     assert result.area.samples == len(SEEDS)
     assert result.area.image is not None
     assert result.area.image.count == (1, 1)
@@ -101,7 +101,7 @@ def test_small_second_part_in_most_pictures_is_not_passed_over() -> None:
 def test_forced_view_warns_and_still_compares() -> None:
     result = chosen(kept(*(plate(seed) for seed in SEEDS)), view="part")
     assert result.view == "part"
-    assert "leaves out other content" in result.warning
+    assert "leaves out other content" in result.area.counter_evidence
     assert reason_for(result.area, Sample("s", rgb=plate(50))) is None
     for defect, reason in (("absent", "part-count"), ("cracked", "outside")):
         assert reason_for(result.area, Sample("s", rgb=plate(50, defect))) == reason
@@ -151,7 +151,7 @@ def test_all_points_are_inspected_if_there_are_several_parts() -> None:
 
 def test_forced_top_view_of_several_parts_warns_and_counts_them() -> None:
     result = chosen_of_clouds(clouds((30, 48), (66, 48)), view="top")
-    assert "second cluster" in result.warning
+    assert "second cluster" in result.area.counter_evidence
     assert result.area.cloud is not None
     assert result.area.cloud.count == (2, 2)
     assert reason_for(result.area, Sample("one", xyz=boxes(70, (30, 48)))) == "part-count"
@@ -159,7 +159,7 @@ def test_forced_top_view_of_several_parts_warns_and_counts_them() -> None:
 
 def test_sensor_view_of_clouds_compares_the_part_too() -> None:
     result = chosen_of_clouds(clouds((48, 48)), view="sensor")
-    assert (result.view, result.warning) == ("sensor", "")
+    assert (result.view, result.area.counter_evidence) == ("sensor", "")
     assert reason_for(result.area, Sample("two", xyz=boxes(70, (30, 48), (66, 48)))) == "part-count"
 
 
@@ -178,7 +178,7 @@ def test_cable_gland_is_cut_out_and_its_test_samples_are_scored() -> None:
     data = Path(golden.SHARED) / "data" / "mvtec3d" / "cable_gland"
     pictures = [np.asarray(Image.open(p).convert("RGB")) for p in sorted((data / "train/good/rgb").glob("*.png"))[:12]]
     result = chosen(kept(*pictures))
-    assert (result.view, result.warning) == ("part", "")
+    assert (result.view, result.area.counter_evidence) == ("part", "")
     others = sorted(data.glob("validation/good/rgb/*.png")) + sorted(data.glob("test/*/rgb/*.png"))
     reasons = [reason_for(result.area, Sample(str(p), rgb=np.asarray(Image.open(p).convert("RGB")))) for p in others]
     assert reasons == [None] * len(others)

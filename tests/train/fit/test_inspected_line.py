@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.cli.run import cli as run
+from cmdiad_runtime.cli.threshold import cli as threshold
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_run
-from helpers import RecordingReporter, bank_recipe
+from helpers import RecordingReporter, bank_recipe, command
 from pictures import plate, plug, write_category
 
 
@@ -50,14 +54,22 @@ def test_default_view_finds_what_the_part_view_passes_over(
 
 
 @pytest.mark.failure_mode("The same with a forced `--view part`")
-def test_forced_part_view_objects_to_what_it_does_not_inspect(tmp_path: Path) -> None:
+def test_forced_part_view_objects_to_what_it_does_not_inspect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bundle, lines = detector(tmp_path, plate, "part")
     warning = next(line for line in lines if line.startswith("Warning: "))
     assert "leaves out other content" in warning
     area = Bundle.open(bundle).record.inspected_area
     assert area is not None
     assert area == read_record(tmp_path / "see").inspected_area
-    with Inspector.open(bundle) as inspector:
+    assert warning == f"Warning: {doubt(area)}."
+    photo = tmp_path / "good.png"
+    Image.fromarray(plate(50)).save(photo)
+    for shown in (command(run, bundle, photo), command(run, bundle), command(threshold, bundle)):
+        assert [line for line in shown.err.splitlines() if line.startswith("warning: ") and doubt(area) in line]
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="cmdiad.inspection"), Inspector.open(bundle) as inspector:
+        (message,) = [r.getMessage() for r in caplog.records if r.name == "cmdiad.inspection"]
+        assert message == f"{bundle}: {doubt(area)}"
         absent = inspector.inspect(Sample("absent", rgb=plate(60, "absent")))
         assert (absent.verdict, absent.inspected) == ("NG", True)
         assert absent.reason in ("part-count", "score")

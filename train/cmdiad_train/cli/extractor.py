@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.cli.extractor_options import (
+    check_out,
     draw_option,
     machine_options,
     make_job,
@@ -20,21 +22,28 @@ from cmdiad_train.cli.extractor_options import (
     sample_options,
     schedule_options,
     size_option,
+    stored_option,
+    use_options,
 )
 
 if TYPE_CHECKING:
+    from cmdiad_train.extractors.import_images import Imported
     from cmdiad_train.pretraining.samples import ImageKind
 
 IMAGE_KINDS: tuple[ImageKind, ...] = ("rgb", "normals", "depth")
 
-HELP = """Make weights for feature extractors: one safetensors file each, with a record of origin and licence.
+HELP = """Get or make weights for feature extractors: one safetensors file each, with a record of origin and licence.
 
-Pass the file to cmdiad-train with --rgb-weights, --surface-weights or --xyz-weights. An interrupted training continues
-if the same command is repeated.
+fetch and import store weights on this machine, where cmdiad-train --extractor looks. Pass other files to cmdiad-train
+with --rgb-weights, --surface-weights or --xyz-weights. An interrupted download or training continues if the same
+command is repeated.
 """
 EXAMPLES = (
-    "# official weights, for a machine without internet access",
-    "cmdiad-extractor import dino_vitbase8_pretrain.pth --out dino.safetensors",
+    "# for real parts, once: better features than the small network that ships with cmdiad",
+    "cmdiad-extractor fetch standard",
+    "cmdiad-train parts/",
+    "# the same on a machine without internet access, from a file on a USB drive",
+    "cmdiad-extractor import resnet18.tv_in1k.safetensors",
     "# weights from good parts without labels",
     "cmdiad-extractor pretrain rgb parts/ --out rgb.safetensors",
     "cmdiad-train parts/ --rgb-weights rgb.safetensors",
@@ -45,13 +54,28 @@ EXIT_CODES = {
     7: "data or weights unusable",
 }
 
-IMPORT_HELP = """Import SOURCE, a checkpoint of DINO, DINOv2, DINOv3, Point-MAE or Point-BERT, or any timm model.
+FETCH_HELP = """Fetch the weights of NAME, a preset (standard or large) or any timm model, through timm's hub.
 
-Run this command where there is internet access, and copy the file to the machines without.
+Without --out the weights are stored on this machine, where cmdiad-train --extractor finds them. Repeat the command to
+resume an interrupted download.
+"""
+FETCH_EXAMPLES = (
+    "cmdiad-extractor fetch standard",
+    "cmdiad-extractor fetch vit_base_patch8_224.dino",
+    "# for a machine without internet access: copy the file, and run cmdiad-extractor import there",
+    "cmdiad-extractor fetch standard --out resnet18.tv_in1k.safetensors",
+)
+
+IMPORT_HELP = """Import SOURCE, a file of weights that was brought to this machine.
+
+SOURCE is a file of cmdiad-extractor or timm, or a checkpoint of DINO, DINOv2, DINOv3, Point-MAE or Point-BERT. The
+network is recognised by the names and shapes of the tensors; the classifier is ignored. Safetensors files are
+preferred: of a pickle, only plain tensors are read, and anything else is refused.
 """
 IMPORT_EXAMPLES = (
-    "cmdiad-extractor import pointmae_pretrain.pth --out point-mae.safetensors",
-    "cmdiad-extractor import --timm convnext_atto.d2_in1k --out convnext-atto.safetensors",
+    "cmdiad-extractor import resnet18.tv_in1k.safetensors",
+    "cmdiad-extractor import pointmae_pretrain.pth",
+    "cmdiad-extractor import weights.pth --backbone convnext_atto --licence MIT --out convnext-atto.safetensors",
 )
 
 PRETRAIN_HELP = """Train an extractor on good samples without labels: those of data sets, or generated ones.
@@ -90,13 +114,32 @@ def cli() -> None:
     """See HELP."""
 
 
+@cli.command(help=FETCH_HELP, examples=FETCH_EXAMPLES)
+@click.argument("name")
+@use_options
+@stored_option
+def fetch(name: str, out: Path | None, **options: Any) -> None:
+    """See FETCH_HELP."""
+    from cmdiad_train.extractors.hub import require_answer
+    from cmdiad_train.extractors.presets import preset_of
+
+    _check_stored(out)
+    preset = preset_of(name)
+    if preset is not None and preset.is_shipped:
+        click.echo(f"{name}: {preset.extractor.backbone} ships with cmdiad, nothing to fetch")
+        return
+    timm_name = name if preset is None else preset.extractor.backbone
+    require_answer(timm_name)
+    from cmdiad_train.extractors.import_images import ImportOptions
+    from cmdiad_train.extractors.import_official import import_timm
+
+    options["stages"] = parse_stages(options["stages"])
+    command = recorded_command(click.get_current_context())
+    _print_imported(import_timm(timm_name, out, ImportOptions(**options), command=command))
+
+
 @cli.command("import", help=IMPORT_HELP, examples=IMPORT_EXAMPLES)
-@click.argument("source", required=False, type=click.Path(path_type=Path))
-@option_group(
-    "Source",
-    click.option("--timm", "timm_name", metavar="NAME", help="timm model to download, instead of SOURCE."),
-)
-@out_option
+@click.argument("source", type=click.Path(path_type=Path))
 @option_group(
     "Source",
     click.option(
@@ -104,36 +147,21 @@ def cli() -> None:
         type=click.Choice(["dino", "dinov2", "dinov3", "point_mae", "point_bert", "timm"]),
         help="Official release of SOURCE, or timm for timm's key names.  [default: derived from name and layout]",
     ),
-    click.option("--backbone", metavar="NAME", help="timm model of SOURCE.  [default: derived from the file name]"),
-)
-@option_group(
-    "Use",
     click.option(
-        "--size",
-        type=click.IntRange(min=32),
-        help="Side of the images in pixels.  [default: 224 for a ViT, 320 for a CNN]",
+        "--backbone", metavar="NAME", help="timm model of SOURCE.  [default: derived from file name and tensors]"
     ),
-    click.option("--stages", help="CNN stages, such as 1,2; '' for a ViT.  [default: 1,2 for a CNN]"),
-    click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: --size / 8]"),
 )
-@option_group(
-    "Output",
-    click.option("--licence", help="Licence of the weights.  [default: of the official release, or timm's record]"),
-)
-def import_(source: Path | None, out: Path, timm_name: str | None, **options: Any) -> None:
+@use_options
+@stored_option
+def import_(source: Path, out: Path | None, **options: Any) -> None:
     """See IMPORT_HELP."""
-    from cmdiad_train.extractors.import_official import ImportOptions, import_file, import_timm
+    from cmdiad_train.extractors.import_images import ImportOptions
+    from cmdiad_train.extractors.import_official import import_file
 
-    if (source is None) == (timm_name is None):
-        raise click.UsageError("Pass either SOURCE or --timm NAME.")
+    _check_stored(out)
     options["stages"] = parse_stages(options["stages"])
     command = recorded_command(click.get_current_context())
-    if source is None:
-        origin = import_timm(str(timm_name), out, ImportOptions(**options), command=command)
-    else:
-        origin = import_file(source, out, ImportOptions(**options), command=command)
-    click.echo(f"{origin.source}, licence: {origin.licence}")
-    _print_path(out)
+    _print_imported(import_file(source, out, ImportOptions(**options), command=command))
 
 
 @cli.group(help=PRETRAIN_HELP, examples=PRETRAIN_EXAMPLES, cls=CommandGroup)
@@ -331,6 +359,29 @@ def _print_report(report: dict[str, Any]) -> None:
         f"(centred {agreement['centred_cosine']:.3f}), R² {agreement['r2']:.3f}, "
         f"distances {agreement['distances']:.3f}"
     )
+
+
+def _check_stored(out: Path | None) -> None:
+    """Check before the work that the output can be written; the store checks the folder of the cache."""
+    from cmdiad_train.extractors.store import store_folder
+
+    if out is None:
+        store_folder()
+    else:
+        check_out(out)
+
+
+def _print_imported(imported: Imported) -> None:
+    """Print origin, licence and content of imported weights, and the command that uses them."""
+    from cmdiad_train.extractors.presets import PRESETS
+
+    note = f", {imported.note}" if imported.note else ""
+    click.echo(f"{imported.origin.source}, licence: {imported.origin.licence}{note}")
+    _print_path(imported.path)
+    presets = [preset.name for preset in PRESETS if preset.installed() == imported.path]
+    option = "--xyz-weights" if imported.network.startswith("point_") else "--rgb-weights"
+    use = f"--extractor {presets[-1]}" if presets else f"{option} {shlex.quote(str(imported.path))}"
+    click.echo(f"next: cmdiad-train DATA {use}")
 
 
 def _print_path(out: Path) -> None:

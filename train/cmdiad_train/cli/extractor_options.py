@@ -38,6 +38,28 @@ out_option = option_group(
     ),
 )
 
+stored_option = option_group(
+    "Output",
+    click.option(
+        "--out",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Safetensors file to write.  [default: stored on this machine under the name of the weights]",
+    ),
+    click.option("--licence", help="Licence of the weights.  [default: stated by file, release or timm's record]"),
+)
+
+use_options = option_group(
+    "Use",
+    click.option(
+        "--size",
+        type=click.IntRange(min=32),
+        help="Side of the images in pixels.  [default: 224 for a ViT, 320 for a CNN]",
+    ),
+    click.option("--stages", help="CNN stages, such as 1,2; '' for a ViT.  [default: 1,2 for a CNN]"),
+    click.option("--grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: --size / 8]"),
+)
+
 sample_options = combine(
     click.argument("data", nargs=-1, type=click.Path(path_type=Path)),
     option_group(
@@ -145,7 +167,7 @@ def make_job(data: tuple[Path, ...], out: Path, options: dict[str, Any], weights
         raise click.UsageError("No samples to train on. Pass DATA, --generate N, or both.")
     if draw and (data or options["generate"]):
         raise click.UsageError("--draw cannot be combined with DATA or --generate.")
-    _check_out(out)
+    check_out(out)
     source = Source(data, options["categories"], options["generate"], options["seed"], draw)
     return Job(
         source=source,
@@ -157,7 +179,8 @@ def make_job(data: tuple[Path, ...], out: Path, options: dict[str, Any], weights
     )
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise click.BadParameter or OutputError if an output has another suffix, or no folder."""
     from cmdiad_runtime.errors import OutputError
 
     if out.suffix != ".safetensors":

@@ -30,6 +30,9 @@ evaluated. To resume an interrupted training, run the same command again.
 EXAMPLES = (
     "# One camera: photos of good parts in parts/train/good and parts/validation/good",
     "cmdiad-train parts --out runs/parts",
+    "# The same for real parts: once fetch better features than those that ship with cmdiad",
+    "cmdiad-extractor fetch standard",
+    "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
     "# Good parts of another day set the thresholds, too",
@@ -221,6 +224,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     machine, features = Machine(device, cache_gb), cache_dir or default_folder()
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
     reporter = TerminalReporter()
+    for line in family_of(family).remarks(options, recipe):
+        reporter.say(line)
     record = fit(data, category, recipe, out, reporter, fit_options)
     reporter.close()
     _summarise(record, out)

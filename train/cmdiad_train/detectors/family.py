@@ -224,6 +224,10 @@ def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
+def _no_remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    return []
+
+
 def _family_name(recipe: Recipe) -> str:
     return recipe.family
 
@@ -241,6 +245,7 @@ class Family:
         fit: Fits a detector and writes its files into the run directory.
         load: Loads the detector from the files in a run directory.
         options: Options that the family adds to `cmdiad-train`.
+        remarks: Returns lines for the user about the recipe that the values of the options gave.
         preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.
@@ -260,6 +265,7 @@ class Family:
     fit: Callable[[FitContext], Fitted]
     load: Callable[[Path, Recipe], TrainedDetector]
     options: tuple[click.Option, ...] = ()
+    remarks: Callable[[Mapping[str, Any], Recipe], list[str]] = _no_remarks
     preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
     trained_modality: Callable[[Recipe], Sensors] = _modality
     joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories

@@ -1,16 +1,18 @@
-"""Import published weights into one safetensors file, for machines without internet access.
+"""Import weights into one safetensors file, for machines without internet access.
 
 timm's own conversion of official key names is used. A pickle may contain plain tensors only; anything else is refused.
+The file is stored under the name of the weights, where `--extractor` and `--mode faithful` look, unless a path is
+named.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+import json
 import re
+import shutil
 import zipfile
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,131 +23,91 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.support.files import sha256_of
-from cmdiad_train.extractors import PointMae, TimmBackbone
+from cmdiad_runtime.support.files import atomic_write, sha256_of
+from cmdiad_train.extractors import PointMae, TimmBackbone, hub
+from cmdiad_train.extractors.import_images import Imported, ImportOptions, image_weights, licence_of, save_images
+from cmdiad_train.extractors.official_releases import LICENCES, release_of, timm_licence
 from cmdiad_train.extractors.point_mae import PREFIXES
-from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
-from cmdiad_train.extractors.weights_file import Origin, Triple, image_metadata, point_metadata, save_weights
-from cmdiad_train.recipe import PUBLISHED_XYZ, Recipe, RgbExtractor, XyzExtractor
+from cmdiad_train.extractors.store import SUFFIX, store_folder
+from cmdiad_train.extractors.weights_file import (
+    FORMAT,
+    Origin,
+    point_metadata,
+    read_metadata,
+    save_weights,
+    stored_extractor,
+)
+from cmdiad_train.recipe import PUBLISHED_XYZ, RgbExtractor, XyzExtractor
 
-LICENCES = {
-    "dino": "Apache-2.0",
-    "dinov2": "Apache-2.0",
-    "dinov3": "DINOv3 License (Meta's own: read it before you ship anything)",
-    "point_mae": "MIT",
-    "point_bert": "MIT",
-}
-"""Licence of each official release."""
 POINTS = ("point_mae", "point_bert")
-CNN_STAGES, CNN_STRIDE = (1, 2), 8
-VIT_SIZE = 224
 HEAD_WIDTH = 64  # of the official point transformers: 384 = 6 · 64
 
-_DINOV3_BACKBONES = {
-    "dinov3_vits16": "vit_small_patch16_dinov3",
-    "dinov3_vits16plus": "vit_small_plus_patch16_dinov3",
-    "dinov3_vitb16": "vit_base_patch16_dinov3",
-    "dinov3_vitl16": "vit_large_patch16_dinov3",
-    "dinov3_vith16plus": "vit_huge_plus_patch16_dinov3",
-    "dinov3_vit7b16": "vit_7b_patch16_dinov3",
-    "dinov3_convnext_tiny": "convnext_tiny",
-    "dinov3_convnext_small": "convnext_small",
-    "dinov3_convnext_base": "convnext_base",
-    "dinov3_convnext_large": "convnext_large",
-}
-_DINOV3_DATA = {"lvd1689m": {"vit": "lvd1689m", "convnext": "dinov3_lvd1689m"}, "sat493m": {"vit": "sat493m"}}
 
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """Options of an import; all but the licence apply to image weights only.
-
-    Attributes:
-        size: Side of the images in pixels; a ViT's position embeddings are resampled to this size. None takes 224 for a
-            ViT and the size of the default recipe for a CNN.
-        stages: CNN stages; None takes (1, 2) for a CNN and tokens for a ViT.
-        grid: Side of the grid of CNN features; None takes an eighth of the size for a CNN.
-        licence: Licence of the weights; None takes the known licence of the release.
-        kind: Release of the file: a key of `LICENCES`, or "timm"; None derives the release from the file's name and
-            layout.
-        backbone: timm model name; None derives the name from the file's name.
-    """
-
-    size: int | None = None
-    stages: tuple[int, ...] | None = None
-    grid: int | None = None
-    licence: str | None = None
-    kind: str | None = None
-    backbone: str | None = None
-
-
-def import_file(source: Path, out: Path, options: ImportOptions, *, command: str) -> Origin:
-    """Import an official checkpoint, or weights with timm's key names.
+def import_file(source: Path, out: Path | None, options: ImportOptions, *, command: str) -> Imported:
+    """Import an official checkpoint, weights with timm's key names, or a file that cmdiad-extractor wrote elsewhere.
 
     Args:
-        source: Checkpoint: .pth, .pt or .safetensors.
-        out: Safetensors file to write.
+        source: Checkpoint: .pth, .pt, .bin or .safetensors.
+        out: Safetensors file to write; None stores the weights under their name.
         options: Use of the weights, licence, and the release if it cannot be derived.
         command: Command line, for the record.
 
-    Returns:
-        The recorded origin of the weights.
-
     Raises:
         RunError: The file is damaged, contains more than tensors, does not fit, or its release is unknown.
+        OutputError: The file cannot be written.
     """
     state = read_state(source)
+    _check_named_hash(source)
+    if source.suffix == ".safetensors" and read_metadata(source).get("format") == FORMAT:
+        return _import_own(source, out)
     kind = options.kind or release_of(source.name, state)
-    known = official_backbone(source.name)
-    licence = (
-        options.licence or LICENCES.get(kind) or (_timm_licence(known) if known and not options.backbone else None)
-    )
+    if kind in POINTS:
+        out = out or store_folder() / f"{kind}{SUFFIX}"
+        origin = Origin(source.name, options.licence or LICENCES[kind], command, sha256_of(source))
+        _save_points(_encoder_state(source, state, kind), kind, out, origin)
+        return Imported(out, origin, kind)
+    images = image_weights(source, _backbone_state(state), options)
+    licence = options.licence or licence_of(images, kind, is_known=options.backbone is None)
     if licence is None:
         raise RunError(
             source,
-            found="weights with an unknown licence",
+            found=f"weights of {images.name} with an unknown licence",
             action="pass --licence TEXT, or --kind for an official release",
         )
     origin = Origin(source.name, licence, command, sha256_of(source))
-    if kind in POINTS:
-        _save_points(_encoder_state(source, state, kind), kind, out, origin)
-        return origin
-    name = options.backbone or known
-    if name is None:
-        raise RunError(
-            source,
-            found="a file name that no official release has, so the timm model is unknown",
-            action="pass --backbone NAME (timm.list_models() lists the names)",
-        )
-    _save_images(name, _backbone_state(state), out, options, origin, source)
-    return origin
+    return save_images(images, out, options, origin)
 
 
-def import_timm(name: str, out: Path, options: ImportOptions, *, command: str) -> Origin:
-    """Save the weights that timm downloads for a model name.
+def import_timm(name: str, out: Path | None, options: ImportOptions, *, command: str) -> Imported:
+    """Fetch the weights of a timm model name and import them.
 
     Args:
         name: timm model name.
-        out: Safetensors file to write.
+        out: Safetensors file to write; None stores the weights under their name.
         options: Use of the weights, and licence.
         command: Command line, for the record.
 
-    Returns:
-        The recorded origin of the weights.
-
     Raises:
-        RunError: timm has no such model, the download fails, or no licence is on record.
+        RunError: timm has no such weights, the download fails, or no licence is on record.
+        OutputError: The file cannot be written.
     """
-    licence = options.licence or _timm_licence(name)
+    name = hub.full_name(name)
+    licence = options.licence or timm_licence(name)
     if not licence:
         raise RunError(
             f"timm weights of {name}",
             found="no licence in timm's record",
             action="find the licence, and pass it with --licence TEXT",
         )
-    origin = Origin(f"timm {version('timm')} {name}", licence, command)
-    _save_images(name, None, out, options, origin, Path(name))
-    return origin
+    cached = hub.cached_file(name)
+    source = cached or hub.download(hub.find(name), store_folder())
+    try:
+        images = image_weights(source, _backbone_state(read_state(source)), replace(options, backbone=name))
+        origin = Origin(f"timm {version('timm')} {name}", licence, command, sha256_of(source))
+        return save_images(images, out, options, origin)
+    finally:
+        if cached is None:
+            source.unlink()
 
 
 def read_state(source: Path) -> dict[str, Any]:
@@ -168,35 +130,6 @@ def read_state(source: Path) -> dict[str, Any]:
     return state
 
 
-def release_of(name: str, state: dict[str, Any]) -> str:
-    """Return the release that a file's key names or name belong to, "timm" if neither is known."""
-    keys = [str(key).removeprefix("module.") for key in state.get("base_model", state)]
-    for kind, prefix in PREFIXES.items():
-        if any(key.startswith(prefix) for key in keys):
-            return kind
-    return next((kind for kind in ("dinov3", "dinov2", "dino") if name.startswith(f"{kind}_")), "timm")
-
-
-def official_backbone(name: str) -> str | None:
-    """Return the timm model whose official file has this name, or None."""
-    stem = re.match(r"(dinov3_[a-z0-9_]+?)_pretrain_([a-z0-9]+)", name)
-    if stem and stem[1] in _DINOV3_BACKBONES:
-        backbone = _DINOV3_BACKBONES[stem[1]]
-        tag = _DINOV3_DATA.get(stem[2], {}).get(backbone.split("_")[0])
-        return f"{backbone}.{tag}" if tag else None
-    timm = _timm()
-    return next((n for n in timm.list_pretrained() if _file_name(timm.get_pretrained_cfg(n).url) == name), None)
-
-
-def _file_name(url: str | None) -> str:
-    return (url or "").rpartition("/")[2]
-
-
-def _timm_licence(name: str) -> str | None:
-    config = _timm().get_pretrained_cfg(name, allow_unregistered=True)
-    return config.license if config else None
-
-
 def _backbone_state(state: dict[str, Any]) -> dict[str, Any]:
     """Return the teacher's backbone of a full checkpoint of DINO or DINOv2, and any other state unchanged."""
     state = state.get("teacher", state)
@@ -205,41 +138,33 @@ def _backbone_state(state: dict[str, Any]) -> dict[str, Any]:
     return inside or state
 
 
-def _save_images(
-    name: str, state: dict[str, Any] | None, out: Path, options: ImportOptions, origin: Origin, source: Path
-) -> None:
-    model, is_vit = _build(name, state, options.size or VIT_SIZE, source)
-    size = options.size or (VIT_SIZE if is_vit else Recipe.size)
-    stages = options.stages if options.stages is not None else (() if is_vit else CNN_STAGES)
-    spec = RgbExtractor(name, stages, options.grid or (size // CNN_STRIDE if stages else None))
-    config = model.pretrained_cfg
-    mean: Triple = tuple(config["mean"])
-    std: Triple = tuple(config["std"])
-    use = image_metadata(spec, size, mean, std)
+def _import_own(source: Path, out: Path | None) -> Imported:
+    """Copy a file of cmdiad-extractor, which is opened as training does."""
+    stored, metadata = stored_extractor(source), read_metadata(source)
+    if isinstance(stored, RgbExtractor):
+        TimmBackbone(stored, size=json.loads(metadata["size"]))
+        network = stored.backbone
+    else:
+        assert isinstance(stored, XyzExtractor)
+        PointMae(stored)
+        network = stored.network
+    out = out or store_folder() / source.name
+    with atomic_write(out) as temporary:
+        shutil.copyfile(source, temporary)
+    origin = Origin(metadata.get("source", source.name), metadata.get("licence", "not on record"), "", "")
+    return Imported(out, origin, network, "a file of cmdiad-extractor")
 
-    def check(written: Path) -> None:
-        TimmBackbone(replace(spec, weights=str(written)), size=size)
 
-    save_weights(out, model.state_dict(), use, origin, check=check)
-
-
-def _build(name: str, state: dict[str, Any] | None, size: int, source: Path) -> tuple[Any, bool]:
-    """Return timm's model with the weights, and True if the model is a ViT."""
-    timm = _timm()
-    overlay = None if state is None else {"state_dict": state}
-    try:
-        is_vit = hasattr(timm.create_model(name, num_classes=0), "num_prefix_tokens")
-        arguments: dict[str, Any] = {"img_size": size} if is_vit else {}
-        with contextlib.redirect_stdout(io.StringIO()):  # timm's conversions print
-            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **arguments)
-        return model, is_vit
-    except Exception as error:  # timm passes on every error of a conversion or a download
+def _check_named_hash(source: Path) -> None:
+    """Raise RunError if the file name ends in the start of another SHA-256, as in resnet18-f37072fd.pth."""
+    named = re.search(r"-([0-9a-f]{8,64})\.(pth|pt|bin|safetensors)$", source.name)
+    if named and not sha256_of(source).startswith(named[1]):
         raise RunError(
             source,
-            found=" ".join(f"{type(error).__name__}: {error}".split())[:200],
-            expected=f"weights of timm's {name}" if state else f"a download of timm's {name}",
-            action="check --backbone and the file" if state else "check the name and the internet connection",
-        ) from error
+            found="a content whose SHA-256 differs from the one in the file name",
+            expected=f"a SHA-256 that starts with {named[1]}",
+            action="copy or download the file again",
+        )
 
 
 def _encoder_state(source: Path, state: dict[str, Any], kind: str) -> dict[str, Tensor]:
@@ -284,13 +209,6 @@ def point_spec(state: dict[str, Tensor], kind: str) -> XyzExtractor:
         normalisation="frozen",
         grid=XyzExtractor.grid,
     )
-
-
-def _timm() -> Any:
-    make_torchvision_importable()
-    import timm
-
-    return timm
 
 
 def _unreadable(source: Path, problem: str) -> RunError:

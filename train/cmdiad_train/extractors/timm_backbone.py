@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractors.hub import pretrained_overlay
+from cmdiad_train.extractors.recognise import head_tensors
 from cmdiad_train.extractors.shipped import SHIPPED, weights_file
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, RgbExtractor
@@ -57,7 +59,7 @@ class TimmBackbone(nn.Module):
         self.eval().requires_grad_(False)
         self._indices = _feature_indices(self.model, spec) if spec.stages else []
         self._pre_activation = [stage for stage in spec.stages if _next_norm(self.model, stage) is not None]
-        self.provenance = _provenance(spec, seed)
+        self.provenance = _provenance(spec, seed, self.model.ignored_keys)
         used = self._modules_used(size)
         _check_loaded(self.model, spec, used)
         _prune(self.model, used)
@@ -155,6 +157,8 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
     import timm
 
     options: dict[str, Any] = {"pretrained": spec.weights == "timm", "num_classes": 0}
+    if spec.weights == "timm" and timm.is_model(spec.backbone):
+        options["pretrained_cfg_overlay"] = pretrained_overlay(spec.backbone)
     try:
         if not spec.stages:
             options["img_size"] = size
@@ -175,7 +179,7 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
             f"timm weights of {spec.backbone}",
             found=f"{type(error).__name__}: {error}".splitlines()[0],
             expected="a download or a cached copy",
-            action="connect to the internet once, or pass a safetensors file with --rgb-weights FILE",
+            action="run cmdiad-extractor fetch once with internet access, or pass a file with --rgb-weights FILE",
         ) from error
 
 
@@ -190,7 +194,7 @@ def _unknown_backbone(backbone: str, error: RuntimeError, action: str) -> RunErr
 
 def _load_weights(model: Any, spec: RgbExtractor, seed: int) -> tuple[Triple, Triple]:
     """Load the safetensors file of the weights, if there is one; return the mean and std that belong to them."""
-    model.missing_keys = []
+    model.missing_keys, model.ignored_keys = [], ()
     file = weights_file(spec.weights)
     if spec.weights == "seeded":
         return IMAGENET_MEAN, IMAGENET_STD
@@ -202,10 +206,13 @@ def _load_weights(model: Any, spec: RgbExtractor, seed: int) -> tuple[Triple, Tr
         model.missing_keys, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # tensors of other shapes
         raise _unfitting(spec, str(error).splitlines()[1]) from error
-    if unexpected:
-        raise _unfitting(spec, f"tensor {unexpected[0]!r} that the backbone does not have")
-    mean = tuple(json.loads(metadata["mean"])) if "mean" in metadata else IMAGENET_MEAN
-    std = tuple(json.loads(metadata["std"])) if "std" in metadata else IMAGENET_STD
+    model.ignored_keys = head_tensors(model, unexpected)
+    foreign = [key for key in unexpected if key not in model.ignored_keys]
+    if foreign:
+        raise _unfitting(spec, f"tensor {foreign[0]!r} that the backbone does not have")
+    config = model.pretrained_cfg
+    mean = tuple(json.loads(metadata["mean"])) if "mean" in metadata else tuple(config["mean"])
+    std = tuple(json.loads(metadata["std"])) if "std" in metadata else tuple(config["std"])
     return mean, std
 
 
@@ -218,7 +225,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             path,
             found=str(error).splitlines()[0],
             expected="a safetensors file with timm key names",
-            action="check --rgb-weights",
+            action="check --rgb-weights; for other files run: cmdiad-extractor import FILE",
         ) from error
 
 
@@ -268,10 +275,10 @@ def _next_norm(model: Any, stage: int) -> nn.Module | None:
     return block.norm1 if type(block).__name__.startswith("PreAct") else None
 
 
-def _provenance(spec: RgbExtractor, seed: int) -> str:
+def _provenance(spec: RgbExtractor, seed: int, ignored: tuple[str, ...]) -> str:
     if spec.weights == "seeded":
         return f"{spec.backbone}, random weights, seed {seed} (not trained)"
     if spec.weights in SHIPPED:
         return f"{spec.backbone}, {spec.weights} (trained on procedurally generated images)"
     source = "timm's own download" if spec.weights == "timm" else Path(spec.weights).name
-    return f"{spec.backbone}, {source}"
+    return f"{spec.backbone}, {source}" + (f" (ignored: {', '.join(ignored)})" if ignored else "")

@@ -12,16 +12,17 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import atomic_write, sha256_of
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "cmdiad-weights"
 IMAGES = "timm"
@@ -104,6 +105,8 @@ def save_weights(
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Return the bytes of a safetensors file with sorted metadata; the library's own order differs between runs."""
+    from safetensors.torch import save
+
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     length = int.from_bytes(content[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8 : 8 + length])}
@@ -177,7 +180,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         RunError: The file cannot be read.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise RunError(

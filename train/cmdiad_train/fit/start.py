@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.inspected_area.records import describe
+from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
@@ -275,8 +275,8 @@ def _report(chosen: ChosenView, run: Path, reporter: Reporter) -> None:
         reporter.say(f"{whole}Parts are seen {how} (--view {chosen.view}){kept}: {chosen.reason}{shown}.")
     if chosen.area.samples:
         reporter.say(f"{area}{see}.")
-    if chosen.warning:
-        reporter.say(f"Warning: defects outside of the inspected area are not seen: {chosen.warning}.")
+    if chosen.area.counter_evidence:
+        reporter.say(f"Warning: {doubt(chosen.area)}.")
 
 
 def _network_digest(family: Family, source: Path) -> str:

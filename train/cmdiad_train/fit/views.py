@@ -41,7 +41,6 @@ class ChosenView:
         reason: Why the recommended view was not chosen, as text; "" if it was.
         area: Area that is inspected in this view.
         whole_cloud: True if the background of clouds is kept because the part does not stand out from it.
-        warning: Evidence against the view that is used in spite of it, as text, or "".
         tiles: Samples with the outline of what is taken for the part, see `draw_tile`; empty if nothing is left out.
     """
 
@@ -50,7 +49,6 @@ class ChosenView:
     reason: str
     area: InspectedArea = WHOLE_PICTURE
     whole_cloud: bool = False
-    warning: str = ""
     tiles: tuple[RgbImage, ...] = field(default=(), repr=False, compare=False)
 
 
@@ -153,8 +151,10 @@ def _in_view(seen: _Seen, reason: str) -> ChosenView:
         seen.view,
         learned,
         reason,
-        area=seen.observations.area(image=True, cloud=True),
-        warning=image or cloud or seen.observations.against_comparison(),
+        area=replace(
+            seen.observations.area(image=True, cloud=True),
+            counter_evidence=image or cloud or seen.observations.against_comparison(),
+        ),
         tiles=_tiles(seen),
     )
 
@@ -170,9 +170,11 @@ def _in_sensor_view(seen: _Seen, reason: str) -> ChosenView:
         "sensor",
         replace(seen.preprocessing, foreground=False) if whole_cloud else seen.preprocessing,
         reason,
-        area=seen.observations.area(image=False, cloud=not whole_cloud),
+        area=replace(
+            seen.observations.area(image=False, cloud=not whole_cloud),
+            counter_evidence="" if whole_cloud else against_cloud,
+        ),
         whole_cloud=whole_cloud,
-        warning="" if whole_cloud else against_cloud,
         tiles=_tiles(seen),
     )
 

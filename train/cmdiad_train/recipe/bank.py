@@ -113,6 +113,7 @@ class BankRecipe:
             than the extractor has channels, takes all channels.
         image_score: "reweighted" as published (the largest distance, weighted by how usual its bank row is) or "max".
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
+        paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
     """
 
     mode: Mode = "default"
@@ -125,6 +126,7 @@ class BankRecipe:
     components: int | None = 256
     image_score: Literal["reweighted", "max"] = "max"
     fusion: Literal["standardised", "ocsvm"] = "standardised"
+    paper: str | None = None
 
     family: ClassVar[str] = "bank"
 
@@ -139,6 +141,9 @@ class BankRecipe:
         fraction = self.coreset is None or (is_number(self.coreset, 0, 1) and self.coreset > 0)
         require(fraction, "coreset", self.coreset, "a fraction in (0, 1]")
         require_inside("coreset_eps", self.coreset_eps, "a number in (0, 1)")
+        if self.paper is not None:
+            require_text("paper", self.paper, "a row of the paper's tables")
+            require(self.mode == "faithful", "mode", self.mode, "faithful, because the recipe has a row of the paper")
         if self.components is not None:
             require_whole("components", self.components, 2, _MOST_COMPONENTS)
 
@@ -194,8 +199,8 @@ class BankRecipe:
         return replace(self, rgb=rgb, xyz=replace(xyz, weights="seeded"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the part as JSON-ready values."""
-        return asdict(self)
+        """Return the part as JSON-ready values; without `paper` if there is none, for earlier versions of cmdiad."""
+        return {name: value for name, value in asdict(self).items() if name != "paper" or value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BankRecipe:

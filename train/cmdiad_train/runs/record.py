@@ -196,7 +196,7 @@ class RunRecord:
         optional = ("envelope", "left_out", "inspected_area")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
         left_out = [sample.to_json() for sample in self.left_out]
-        area = {} if self.inspected_area is None else {"inspected_area": asdict(self.inspected_area)}
+        area = {} if self.inspected_area is None else {"inspected_area": self.inspected_area.to_json()}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from cmdiad_runtime.preprocess.inspected_area.background import Background
 from cmdiad_runtime.support.records import (
@@ -13,6 +14,7 @@ from cmdiad_runtime.support.records import (
     require_integer,
     require_number,
     require_numbers,
+    require_text,
 )
 
 _MOST_PARTS = 1 << 20
@@ -75,6 +77,8 @@ class InspectedArea:
         cloud: Limits of the part in the cloud, or None if the whole cloud is inspected.
         stray: Largest share of the picture with points off the support plane outside of the part, or None if the
             whole cloud is inspected.
+        counter_evidence: Reason of the good samples against this area, which is used nevertheless, as with a forced
+            `--view part`: for example "the picture has structure outside of the part, ..."; "" without a reason.
     """
 
     share: float
@@ -84,6 +88,7 @@ class InspectedArea:
     background: Background | None = None
     cloud: PartStatistics | None = None
     stray: float | None = None
+    counter_evidence: str = ""
 
     def __post_init__(self) -> None:
         require_number(self, "share", 0, 1)
@@ -94,6 +99,7 @@ class InspectedArea:
                 require_instance(self, name, kind)
         if self.stray is not None:
             require_number(self, "stray", 0, 1)
+        require_text(self, "counter_evidence")
 
     @staticmethod
     def from_json(value: object) -> InspectedArea:
@@ -103,6 +109,11 @@ class InspectedArea:
             if fields.get(name) is not None:
                 fields[name] = kind.from_json(fields[name])
         return InspectedArea(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object; an empty `counter_evidence` is left out, as in earlier versions."""
+        values = asdict(self)
+        return values if self.counter_evidence else {k: v for k, v in values.items() if k != "counter_evidence"}
 
 
 WHOLE_PICTURE = InspectedArea(1.0)
@@ -124,3 +135,10 @@ def describe(area: InspectedArea, parts: int = 1) -> str:
     names = [name for name in ("image", "cloud") if getattr(area, name) is not None]
     counted = f"{number} part{'' if number == '1' else 's'} in each sample"
     return f"the part in the {' and in the '.join(names)}, {area.share:.1%} of the picture, {counted}"
+
+
+def doubt(area: InspectedArea) -> str:
+    """Return the warning about an area that is used against the evidence of the good samples, or ""."""
+    if not area.counter_evidence:
+        return ""
+    return f"defects outside of the inspected area are not seen: {area.counter_evidence}"

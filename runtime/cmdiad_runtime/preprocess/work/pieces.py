@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from functools import lru_cache
 from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+
+from cmdiad_runtime.support.system import call_after_fork, usable_cores
 
 _T = TypeVar("_T")
 
@@ -106,7 +107,7 @@ def _submitted(work: Callable[[], _T]) -> Future[_T]:
 @lru_cache(maxsize=1)
 def _helper() -> ThreadPoolExecutor | None:
     """Return the helper thread, which starts with its first piece, or None if this process has one core."""
-    return ThreadPoolExecutor(1, thread_name_prefix="cmdiad-helper") if len(os.sched_getaffinity(0)) > 1 else None
+    return ThreadPoolExecutor(1, thread_name_prefix="cmdiad-helper") if usable_cores() > 1 else None
 
 
-os.register_at_fork(after_in_child=_helper.cache_clear)  # threads do not survive in a forked process
+call_after_fork(_helper.cache_clear)  # threads do not survive in a forked process

@@ -21,7 +21,7 @@ from cmdiad_train.detectors.bank.preprocessing import (
     preferred_view,
     trained_modality,
 )
-from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.detectors.bank.recipe_options import recipe_from, remarks
 from cmdiad_train.detectors.bank.run_files import (
     BANKS,
     bank_names,
@@ -100,6 +100,7 @@ BANK = Family(
     part=BankRecipe,
     options=OPTIONS,
     recipe=recipe_from,
+    remarks=remarks,
     preprocessing=make_preprocessing,
     fit=fit_banks,
     load=load_detector,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
+from cmdiad_train.detectors.bank.paper import ROW_NAMES, set_row
+from cmdiad_train.extractors.presets import AUTO, PRESET_NAMES
 
 HALLUCINATION = option_group(
     "Hallucination",
@@ -47,8 +49,15 @@ HALLUCINATION = option_group(
 IMAGES = option_group(
     "Image extractor",
     click.option(
+        "--extractor",
+        type=click.Choice([AUTO, *PRESET_NAMES]),
+        help="Backbone, stages, grid and size for images and clouds in one word; other options change single values. "
+        "auto: the best preset whose weights are on this machine; for real parts run 'cmdiad-extractor fetch "
+        "standard' once.  [default: auto, unless --rgb-backbone, --rgb-weights or --mode faithful is given]",
+    ),
+    click.option(
         "--rgb-backbone",
-        help="Name of the timm model for images.  [default: resnet10t, faithful: vit_base_patch8_224.dino]",
+        help="Name of the timm model for images.  [default: that of --extractor, faithful: vit_base_patch8_224.dino]",
     ),
     click.option(
         "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
@@ -56,8 +65,9 @@ IMAGES = option_group(
     click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
     click.option(
         "--rgb-weights",
-        help="timm (download by timm), seeded (random), shipped-rgb, or a safetensors FILE. A file made by "
-        "cmdiad-extractor also sets the other extractor options.  [default: shipped-rgb, faithful: timm]",
+        help="timm (download by timm), seeded (random), shipped-rgb, or a safetensors FILE (a classifier in the file "
+        "is ignored). A file made by cmdiad-extractor also sets the other extractor options.  [default: that of "
+        "--extractor, faithful: the stored file of the model, else timm]",
     ),
 )
 
@@ -112,7 +122,8 @@ CLOUDS = option_group(
     ),
     click.option(
         "--xyz-weights",
-        help="seeded (random), or a FILE with weights of Point-MAE or Point-BERT.  [default: seeded]",
+        help="seeded (random), or a FILE with weights of Point-MAE or Point-BERT.  [default: seeded, faithful: the "
+        "stored weights of Point-MAE if there are any]",
     ),
 )
 
@@ -123,6 +134,14 @@ BANKS = option_group(
         type=click.Choice(["default", "faithful"]),
         default="default",
         help="Settings recommended by cmdiad, or the behaviour of the published code.",
+    ),
+    click.option(
+        "--paper",
+        type=click.Choice(ROW_NAMES),
+        is_eager=True,
+        callback=set_row,
+        help="Row of the paper's tables: sets mode, modality, hallucination, mask and view as in the paper and accepts "
+        "no other value. Weights of Point-MAE must be stored (cmdiad-extractor import) or named.",
     ),
     click.option(
         "--coreset",

@@ -10,12 +10,21 @@ from typing import Any
 import click
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.bank.options import OPTIONS
+from cmdiad_train.detectors.bank.paper import (
+    check_row,
+    check_weights_of_row,
+    missing_of_protocol,
+    stored_weights,
+)
+from cmdiad_train.extractors.presets import AUTO, ChosenPreset, choose_preset, preset_of
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.extractors.weights_file import FORMAT, IMAGES, read_metadata, stored_extractor
 from cmdiad_train.recipe import (
     DEFAULT_RECIPE,
     PUBLISHED_I2F_RATE,
     PUBLISHED_RECIPE,
+    PUBLISHED_RGB,
     SMALL_NORMALS,
     SMALL_RGB,
     BankRecipe,
@@ -44,6 +53,7 @@ _SURFACE = ("surface_backbone", "surface_stages", "surface_grid", "surface_weigh
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")
 _FIXED = {"image": ("backbone",), "points": ("network", "width", "depth", "heads")}
 """Fields that a weights file fixes, because its tensors fit nothing else."""
+_SMALL_WEIGHTS = (SMALL_RGB.weights, SMALL_NORMALS.backbone.weights)
 
 
 def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[str]]) -> Recipe:
@@ -57,20 +67,90 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
         RunError: An option contradicts a weights file or the recipe.
         click.UsageError: Options contradict each other.
     """
+    check_row(options, OPTIONS)
     base = PUBLISHED_RECIPE if options["mode"] == "faithful" else DEFAULT_RECIPE
     part = bank_part(base)
+    options, preset = _with_stored_weights(options), _preset(options)
     own: dict[str, Any] = {name: options[name] for name in _PART if options[name] is not None}
     if own.get("components") == 0:
         own["components"] = None
-    rgb = _image_extractor(options, "rgb", part.rgb)
+    rgb = _image_extractor(_within(options, preset), "rgb", part.rgb if preset is None else preset.extractor)
     own |= {
         "rgb": rgb,
         "xyz": _xyz(options, part, rgb),
         "distillation": _distillation(options, part, _joint(options["distil_on"], categories)),
+        "paper": options.get("paper"),
     }
     common = common_options(options)
-    common.setdefault("size", _size_of_weights(options) or base.size)
-    return replace(base, **common, detector=replace(part, **own))
+    asked = preset.preset.size if preset is not None and options["extractor"] else None
+    common.setdefault("size", asked or _size_of_weights(options) or (preset.preset.size if preset else base.size))
+    recipe = replace(base, **common, detector=replace(part, **own))
+    check_weights_of_row(recipe)
+    return recipe
+
+
+def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """Return lines about the recipe of the options: why an extractor was chosen, what the paper's protocol has more."""
+    part = bank_part(recipe)
+    if part.mode == "faithful":
+        return missing_of_protocol(recipe)
+    preset = _preset(options) if options.get("extractor") in (None, AUTO) else None
+    modalities = recipe.mains if part.hallucination == "none" else (*recipe.mains, recipe.other)
+    used = {part.weights(modality) for modality in modalities}
+    if preset is None or not used & {preset.extractor.weights, *_SMALL_WEIGHTS}:
+        return []
+    return [preset.reason()]
+
+
+def _preset(options: Options) -> ChosenPreset | None:
+    """Return the preset of `--extractor`, or None if other options name the image extractor.
+
+    Raises:
+        RunError: The weights of the preset are not on this machine.
+        click.UsageError: Another option contradicts the preset.
+    """
+    name = options.get("extractor")
+    if options["mode"] == "faithful":
+        if name is not None:
+            raise click.UsageError("--extractor and --mode faithful exclude each other: its extractors are published.")
+        return None
+    explicit = {key: options[f"rgb_{key}"] for key in ("backbone", "weights") if options[f"rgb_{key}"] is not None}
+    preset = preset_of(name or AUTO)
+    if preset is None:
+        if explicit and name == AUTO:
+            raise click.UsageError(f"--extractor auto chooses the weights; leave out --rgb-{next(iter(explicit))}.")
+        return None if explicit else choose_preset(AUTO)
+    stored = _stored_extractor(explicit.get("weights"))
+    backbone = explicit.get("backbone") or (stored.backbone if isinstance(stored, RgbExtractor) else None)
+    if backbone is not None and backbone.partition(".")[0] != preset.architecture:
+        raise click.UsageError(
+            f"--extractor {name} has the backbone {preset.architecture}, not {backbone}. Leave out one of the two."
+        )
+    if "weights" in explicit:
+        return ChosenPreset(preset, replace(preset.extractor, weights=explicit["weights"]))
+    return choose_preset(preset.name)
+
+
+def _within(options: Options, preset: ChosenPreset | None) -> Options:
+    """Return the options with the values that a named preset sets, so that a weights file does not change them."""
+    if preset is None or options["extractor"] is None:
+        return options
+    extractor = preset.extractor
+    stages = ",".join(map(str, extractor.stages)) if options["rgb_stages"] is None else options["rgb_stages"]
+    return {**options, "rgb_backbone": None, "rgb_stages": stages, "rgb_grid": options["rgb_grid"] or extractor.grid}
+
+
+def _with_stored_weights(options: Options) -> Options:
+    """Return the options with published weights that are stored on this machine, for the mode faithful."""
+    if options["mode"] != "faithful":
+        return options
+    names = {"rgb_weights": ("rgb_backbone", PUBLISHED_RGB.backbone), "xyz_weights": ("xyz_kind", "point_mae")}
+    stored: dict[str, str | None] = {
+        weights: stored_weights(name)
+        for weights, (option, name) in names.items()
+        if options[weights] is None and options[option] in (None, name)
+    }
+    return {**options, **{name: file for name, file in stored.items() if file is not None}}
 
 
 def _joint(text: str | None, categories: Callable[[], Sequence[str]]) -> tuple[str, ...]:
@@ -99,7 +179,8 @@ def _xyz(options: Options, base: BankRecipe, rgb: RgbExtractor) -> XyzExtractor 
     asked = {**_given(options, "xyz_", _POINTS), "network": kind}
     if stored is not None:
         _check(options["xyz_weights"], stored, asked, "points", "--xyz-")
-        points = stored
+        kept = {name: getattr(stored, name) for name in (*_FIXED["points"], "taps")}
+        points = replace(points, **kept) if base.mode == "faithful" else stored
     if "depth" in asked and asked["depth"] != points.depth:
         asked["taps"] = tuple(sorted({(asked["depth"] - 1) // 3, asked["depth"] - 1}))
     weights = {} if options["xyz_weights"] is None else {"weights": options["xyz_weights"]}
@@ -123,7 +204,8 @@ def _image_extractor(options: Options, prefix: str, base: RgbExtractor) -> RgbEx
         _check(asked["weights"], stored, asked, "image", f"--{prefix}-")
     elif asked.get("backbone", base.backbone) != base.backbone:
         asked.setdefault("weights", "seeded")  # the default weights are for another network
-    return replace(stored or base, **asked)
+    base = base if stored is None else replace(stored, mean=base.mean, std=base.std)
+    return replace(base, **asked)
 
 
 def _stored_extractor(weights: str | None) -> RgbExtractor | XyzExtractor | None:

@@ -102,8 +102,8 @@ def _without_own_rows(
             context.reporter.step("hold out training samples", done, total)
         by_bank.append(scored)
     return [
-        _over_sensor(context, files, (torch.stack([s for s, _ in each]), torch.stack([m for _, m in each])))
-        for files, each in zip(context.train, zip(*by_bank, strict=True), strict=True)
+        _over_sensor(context, files, (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
+        for files, unfused in zip(context.train, zip(*by_bank, strict=True), strict=True)
     ]
 
 

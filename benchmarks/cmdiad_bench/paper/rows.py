@@ -1,0 +1,192 @@
+"""Train and evaluate the rows of the paper's tables, one category after the other; finished ones are not repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cmdiad_bench.paper.published import PUBLISHED
+from cmdiad_runtime.errors import CmdiadError, RunError
+from cmdiad_runtime.support.files import sha256_of, write_json
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.cli.train import cli as train_command
+from cmdiad_train.datasets import Category, list_categories, open_category
+from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.features import default_folder
+from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.recipe import Recipe
+from cmdiad_train.training.machine import Machine
+
+FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
+SPLITS = ("train", "validation", "test")
+_WEIGHTS = ("rgb-weights", "xyz-weights")
+_DIGITS = 12  # of a digest, in the name of a run
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """Options of a table.
+
+    Attributes:
+        rows: Names of the rows.
+        categories: Categories that are evaluated; empty for all of the data set.
+        settings: Options of `cmdiad-train` by name without dashes, in addition to `--paper`.
+        machine: Device and disk space of the trainings.
+    """
+
+    rows: tuple[str, ...] = tuple(PUBLISHED)
+    categories: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    machine: Machine = field(default_factory=Machine)
+
+    @property
+    def departures(self) -> dict[str, str]:
+        """Return the settings that depart from the paper: all but files of weights."""
+        return {
+            name: value for name, value in self.settings.items() if name not in _WEIGHTS or value in ("seeded", "timm")
+        }
+
+
+def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporter) -> dict[str, Any]:
+    """Train and evaluate every row on every category.
+
+    A result is kept in `out/results` with a digest of recipe, weights and data, and is used again as long as the
+    digest is the same. A failure is named in the table and tried again by the next call.
+
+    Args:
+        data: Data set with images and clouds.
+        out: Folder of the table, the results and the runs.
+        options: Rows, categories and settings.
+        reporter: Receiver of progress.
+
+    Returns:
+        Figures or the failure by row and category.
+
+    Raises:
+        RunError: The data set or a category does not exist.
+        click.UsageError: A setting is no option of `cmdiad-train`, or has an impossible value.
+    """
+    everything = list_categories(data)
+    chosen = options.categories or tuple(everything)
+    opened = [open_category(data, name) for name in chosen]
+    results: dict[str, Any] = {}
+    for row in options.rows:
+        job = _Row(row, out, options, tuple(everything), reporter)
+        results[row] = {category.name: job.measure(category) for category in opened}
+    return results
+
+
+class _Row:
+    """One row of the table; the network of the first category serves the others, because all categories train it."""
+
+    def __init__(
+        self, name: str, out: Path, options: PaperOptions, everything: tuple[str, ...], reporter: Reporter
+    ) -> None:
+        self.name, self.out, self.options, self.reporter = name, out, options, reporter
+        self.everything = everything
+        self.network: Path | None = None
+
+    def measure(self, category: Category) -> dict[str, Any]:
+        """Return the figures of a category, or the failure."""
+        try:
+            recipe = recipe_of(self.name, self.options, self.everything)
+            return self._measure(category, recipe)
+        except CmdiadError as error:
+            self.reporter.say(f"{self.name}, {category.name}: failed. {error}")
+            return {"failed": str(error)}
+
+    def _measure(self, category: Category, recipe: Recipe) -> dict[str, Any]:
+        digest = _digest(recipe, category, self._joint(recipe))
+        file = self.out / "results" / f"{self.name}-{category.name}.json"
+        run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:_DIGITS]}"
+        result = _stored(file, digest)
+        if result is None:
+            self.reporter.say(f"{self.name}, {category.name}: training")
+            self._remove_outdated(category, run)
+            run.parent.mkdir(parents=True, exist_ok=True)
+            options = FitOptions(self.options.machine, self.network, default_folder())
+            record = fit(category.root, category.name, recipe, run, self.reporter, options)
+            if record.metrics is None:
+                raise RunError(
+                    category.folder / "test",
+                    found="no test samples of both kinds",
+                    expected="test/good and defects",
+                    action="Add test samples, or leave out the category",
+                )
+            result = {"digest": digest, **{name: record.metrics[name] for name in ("samples", *FIGURES)}}
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, result)
+        if self._joint(recipe) and self.network is None and run.is_dir():
+            self.network = run
+        return result
+
+    def _joint(self, recipe: Recipe) -> tuple[str, ...]:
+        return family_of(recipe.family).joint_categories(recipe)
+
+    def _remove_outdated(self, category: Category, run: Path) -> None:
+        """Remove runs of this row and category with another recipe or other data."""
+        prefix = f"{self.name}-{category.name}-"
+        for folder in run.parent.glob(f"{prefix}{'?' * _DIGITS}"):
+            if folder != run:
+                shutil.rmtree(folder)
+
+
+def recipe_of(row: str, options: PaperOptions, everything: Sequence[str]) -> Recipe:
+    """Return the recipe of a row, with the settings of the table.
+
+    Raises:
+        RunError: Published weights are missing, or settings contradict each other.
+        click.UsageError: A setting is no option of `cmdiad-train`, or has an impossible value.
+    """
+    arguments = [part for name, value in options.settings.items() for part in (f"--{name}", value)]
+    context = train_command.make_context("cmdiad-train", ["DATA", "--paper", row, *arguments])
+    values = dict(context.params)
+    if options.departures:
+        values["paper"] = None  # a recipe with other values is not the row of the paper
+    return family_of(values["family"]).recipe(values, lambda: everything)
+
+
+def _digest(recipe: Recipe, category: Category, joint: Sequence[str]) -> str:
+    """Return a digest of version, recipe, weights, and names, sizes and times of the files of all samples."""
+    content = {
+        "version": version("cmdiad"),
+        "recipe": recipe.to_json(),
+        "weights": {path: sha256_of(path) for path in sorted(set(_paths(recipe.to_json())))},
+        "data": [
+            _listing(open_category(category.root, name)) for name in dict.fromkeys((category.name, *sorted(joint)))
+        ],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _listing(category: Category) -> list[tuple[str, int, int]]:
+    files = set()
+    for split in SPLITS:
+        for sample in category.listing(split, category.modalities).samples:  # type: ignore[arg-type]
+            files |= {path for path in (sample.rgb, sample.xyz, sample.ground_truth) if path is not None}
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+
+
+def _paths(value: object) -> Iterator[str]:
+    """Yield the files that a recipe names as weights."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "weights" and isinstance(part, str) and Path(part).is_file():
+                yield part
+            else:
+                yield from _paths(part)
+
+
+def _stored(file: Path, digest: str) -> dict[str, Any] | None:
+    """Return the stored result of this digest, or None."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("digest") == digest else None

@@ -1,0 +1,33 @@
+"""Questions to the operating system whose calls differ between systems, each with an answer for every system.
+
+Only the room `support` contains calls that some systems lack. Its other modules with such calls are `files`,
+`folder_owner`, `process_limits`, `regular_file`, `scratch` and `signals`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use, or that the machine has if nobody knows."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def call_after_fork(function: Callable[[], object]) -> None:
+    """Call a function in every process that is forked from this one. Without `fork` there is none."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+def available_memory() -> int | None:
+    """Return the memory that programs can still take, bytes, or None on other systems than Linux."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
