@@ -161,7 +161,7 @@ def test_report_shows_what_could_not_be_inspected(
     assert rows["hole"]["without_mask"] == 1
     page = (tmp_path / "report" / "report.html").read_text()
     assert "2 of 5 test samples could not be inspected." in page
-    assert "test/good/001 (unreadable)" in page
+    assert "test/good/001</th>" in page and "<strong>unreadable</strong>" in page
 
 
 def test_checks_before_scoring_count_in_verdicts_and_not_in_scores(

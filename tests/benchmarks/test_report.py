@@ -314,6 +314,29 @@ def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bun
     assert "Held out, good: 3, 1 above the threshold" in page.text
 
 
+def test_scores_are_shown_by_session(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    def add_session(manifest: dict[str, Any]) -> None:
+        calibration = manifest["calibration"]
+        limit = calibration["score_threshold"]
+        for name in ("held_out_scores", "held_out_peaks"):
+            calibration[name] += [limit / 2, 2 * limit]
+        calibration["samples"] += 2
+        calibration["sessions"].append({"name": "<b>tuesday", "samples": 2, "contents": ["0" * 16]})
+
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "one").code == 0
+    _, page = read(tmp_path / "one")
+    assert "All held-out good parts are of the training data." in page.text
+    rewrite_manifest(own_bundle, add_session)
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "two").code == 0
+    record, page = read(tmp_path / "two")
+    training, tuesday = record["classes"][0]["sessions"]
+    assert (training["name"], tuesday["name"], tuesday["above"]) == ("training", "<b>tuesday", 1)
+    assert record["classes"][0]["calibration"]["sessions"][1]["contents"] == []
+    assert "Held out, <b>tuesday: 2, 1 above the threshold" in page.text
+    assert "All held-out good parts are of the training data." not in page.text
+    page.assert_harmless()
+
+
 def test_settings_are_shown_for_any_family(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["recipe"] = {"family": "crystal-ball", "detector": {"radius": 3, "glass": {"colour": "blue"}}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ COLUMNS = (
     ("aupro_5", "AUPRO 5 %"),
     ("aupro_1", "AUPRO 1 %"),
 )
+_MOST_SESSIONS = 4
+_LONGEST_NAME = 24
 SENSORS = {"rgb": "camera alone", "xyz": "3D sensor alone", "both": "camera and 3D sensor"}
 
 
@@ -58,7 +61,7 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "interval": _interval}
+    environment.filters |= {"figure": _figure, "interval": _interval, "percents": _percents}
     comparisons = compare([section.record for section in sections])
     compared = {comparison.category for comparison in comparisons}
     return environment.get_template("report.html.jinja").render(
@@ -123,10 +126,10 @@ def _rank(sample: dict[str, Any]) -> float:
 
 
 def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
-    """Return titles and drawings. The drawings contain no text from the data."""
+    """Return titles and drawings. Names of sessions are the only text from the data and are escaped."""
     held_out = record["held_out_scores"] or []
     kinds = [
-        Scores("Held out, good", "held", held_out, True),
+        *_held_out_rows(record["sessions"], held_out),
         Scores("Good", "good", scores_of(record, good=True), True),
         Scores("Defects", "defect", scores_of(record, good=False), False),
     ]
@@ -138,6 +141,20 @@ def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
     if pro is not None:
         charts.append(("Pixels: PRO curve", pro_figure(pro["fpr"], pro["pro"], tuple(PRO_LIMITS.values()))))
     return [(title, Markup(drawing)) for title, drawing in charts]  # noqa: S704  (numbers and text of this package)
+
+
+def _held_out_rows(sessions: Sequence[dict[str, Any]], held_out: Sequence[float]) -> list[Scores]:
+    """Return one histogram for each session, or one for all if there is one session or too many for the chart."""
+    if not 1 < len(sessions) <= _MOST_SESSIONS:
+        return [Scores("Held out, good", "held", held_out, True)]
+    return [
+        Scores(f"Held out, {escape(_shortened(session['name']))}", "held", session["scores"], True)
+        for session in sessions
+    ]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _operating_point(record: dict[str, Any], held_out: Sequence[float]) -> tuple[float, float]:
@@ -189,6 +206,10 @@ def _threshold(calibration: dict[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
+
+
+def _percents(ends: Sequence[float]) -> str:
+    return f"{_percent(ends[0])} to {_percent(ends[1])}"
 
 
 def _figure(value: float | None) -> str:

@@ -102,10 +102,6 @@ def _recalibrated(run: Run, banks: list[MemoryBank], share: float, held_out: Hel
 def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained: Sequence[Outputs]) -> Calibration:
     """Return the thresholds of smaller banks.
 
-    Runs of earlier versions do not say where the part of a held-out sample lies. If the image score decides, the ratio
-    of largest values over the image of the sensor to those over the view is taken from the banks as trained. Medians do
-    not depend on the number of samples, as thresholds do.
-
     Args:
         run: Run as trained.
         good: Held-out good samples.
@@ -113,12 +109,11 @@ def _calibration(run: Run, good: HeldOut, results: Sequence[Outputs], as_trained
         as_trained: Results of the banks as trained.
     """
     verdict, parts = run.calibration.verdict, run.preprocessing.parts
-    rate = run.calibration.false_reject_rate
-    scores = worst_of_parts(good.scores(results, verdict), parts)
-    if verdict == "map":
-        return replace(calibrate(scores, scores, rate), verdict=verdict)
-    before, peaks = (
-        worst_of_parts([float(result["map"].max()) for result in outputs], parts) for outputs in (as_trained, results)
-    )
-    ratio = float(np.median(run.calibration.held_out_peaks) / np.median(before))
-    return calibrate(scores, [ratio * peak for peak in peaks], rate)
+    peaks = worst_of_parts(good.scores(results, "map"), parts)
+    if run.preprocessing.view != "sensor" and good.samples[0].placement is None:
+        # Runs of earlier versions do not say where a part lies. The ratio of largest values over the image of the
+        # sensor to those over the view is assumed to stay the same. Medians do not depend on the number of samples.
+        before = worst_of_parts(good.scores(as_trained, "map"), parts)
+        peaks = [peak * float(np.median(run.calibration.held_out_peaks) / np.median(before)) for peak in peaks]
+    deciding = peaks if verdict == "map" else worst_of_parts(good.scores(results, verdict), parts)
+    return replace(calibrate(deciding, peaks, run.calibration.false_reject_rate), verdict=verdict)

@@ -56,11 +56,11 @@ class Calibration:
         held_out_scores: Scores of the held-out good samples, of the kind that decides; empty in bundles that do not
             carry them.
         held_out_peaks: Largest map value of each held-out good sample, in the same order.
-        sessions: Sessions of the held-out samples. The scores of a session lie next to each other, in the order of the
-            sessions. Empty in bundles that do not record sessions: all samples belong to the training data.
         verdict: Score that decides: "map" (the largest value of the anomaly map over the sensor's image) or "image"
             (the image score that the graph returns). JSON has the field for "map" only, so that earlier versions can
             read the calibration of an earlier bundle.
+        sessions: Sessions of the held-out samples. The scores of a session lie next to each other, in the order of the
+            sessions. Empty in bundles that do not record sessions: all samples belong to the training data.
 
     Raises:
         RecordError: A value has the wrong kind or is out of range.
@@ -75,8 +75,8 @@ class Calibration:
     interval: tuple[float, float] = (0.0, 1.0)
     held_out_scores: tuple[float, ...] = ()
     held_out_peaks: tuple[float, ...] = ()
-    sessions: tuple[Session, ...] = ()
     verdict: Verdict = "image"
+    sessions: tuple[Session, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("interval", "held_out_scores", "held_out_peaks"):

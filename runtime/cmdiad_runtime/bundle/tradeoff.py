@@ -123,6 +123,9 @@ class Tradeoff:
 
 
 def at_least_cost(bundle: Bundle, verdicts: Verdicts) -> Bundle:
-    """Return the bundle with the threshold of the least expected cost; the map threshold follows as in `adjusted`."""
+    """Return the bundle with the threshold of the least expected cost.
+
+    The map threshold follows if the map decides, see `adjusted`.
+    """
     changed = adjusted(bundle, score=verdicts.threshold)
     return replace(changed, calibration=replace(changed.calibration, method=LEAST_COST))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import adjusted, calibrate
 from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.cli.threshold import cli
@@ -28,10 +30,13 @@ NEW_FIELDS = ("interval", "held_out_scores", "held_out_peaks", "sessions")
 @pytest.fixture
 def bundle(own_bundle: Path) -> Path:
     """A bundle calibrated on 40 known held-out scores."""
-    from dataclasses import asdict
-
-    rewrite_manifest(own_bundle, lambda m: m.update(calibration=asdict(calibrate(SCORES, PEAKS, 0.05))))
+    rewrite_manifest(own_bundle, lambda m: m.update(calibration=calibrated(0.05).to_json()))
     return own_bundle
+
+
+def calibrated(rate: float) -> Calibration:
+    """The calibration of the bundle; the map decides, with a map threshold of its own for drawing."""
+    return replace(calibrate(SCORES, PEAKS, rate), verdict="map")
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ def test_showing_changes_nothing(bundle: Path) -> None:
 def test_rate_is_recomputed_from_the_held_out_scores(bundle: Path) -> None:
     before = manifest_of(bundle)
     ended = adjust(bundle, "--false-reject-rate", 0.2)
-    assert Bundle.open(bundle).calibration == calibrate(SCORES, PEAKS, 0.2)
+    assert Bundle.open(bundle).calibration == calibrated(0.2)
     after = manifest_of(bundle)
     assert after["calibration_original"] == before["calibration"]
     assert {k for k in after if after[k] != before.get(k)} == {"calibration", "calibration_original", "manifest_sha256"}
@@ -114,7 +119,7 @@ def test_reset_brings_every_byte_back(bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     adjust(bundle, "--score", 12)
     adjust(bundle, "--score", 13, "--map-threshold", 3)
-    assert Bundle.open(bundle).certified_calibration == calibrate(SCORES, PEAKS, 0.05)
+    assert Bundle.open(bundle).certified_calibration == calibrated(0.05)
     ended = adjust(bundle, "--reset")
     assert (bundle / "manifest.json").read_bytes() == before
     assert "exported with" not in ended.out
@@ -233,7 +238,7 @@ def test_inspector_takes_a_threshold_or_a_rate(bundle: Path) -> None:
         assert calibration.score_threshold == 7.5
         assert calibration.map_threshold == inspector.bundle.certified_calibration.map_threshold
     with Inspector.open(bundle, OpenOptions(false_reject_rate=0.2)) as inspector:
-        assert inspector.bundle.calibration == calibrate(SCORES, PEAKS, 0.2)
+        assert inspector.bundle.calibration == calibrated(0.2)
     with pytest.raises(ValueError, match="not both"):
         Inspector.open(bundle, OpenOptions(threshold=7.5, false_reject_rate=0.2))
     with pytest.raises(ValueError, match="a positive number"):

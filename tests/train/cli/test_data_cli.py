@@ -149,7 +149,7 @@ def test_check_counts_a_single_problem_in_the_singular(tmp_path: Path) -> None:
 
 
 def test_check_of_a_folder_that_is_not_recognised(tmp_path: Path) -> None:
-    assert_refused(command(data_cli.cli, "check", tmp_path), 7, tmp_path, "(none)", "VisA")
+    assert_refused(command(data_cli.cli, "check", tmp_path), 7, tmp_path, "no pictures or clouds", "VisA")
     assert_refused(command(data_cli.cli, "check", tmp_path / "no"), 7, tmp_path / "no", "no such folder")
     trees.eyecandies(tmp_path / "sweets")
     assert_refused(command(data_cli.cli, "check", tmp_path / "sweets"), 7, "Lollipop", "cmdiad-data prepare")

@@ -52,7 +52,7 @@ def test_a_whole_data_set_has_no_problem(tmp_path: Path) -> None:
 def test_images_alone_have_no_problem(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     findings = check_one(make(tmp_path))
     assert findings.problems == []
-    assert findings.notes == ["no validation split: every fifth training sample sets the threshold"]
+    assert findings.notes == ["no validation split: training holds every fifth good sample out for the threshold"]
     assert findings.category.modalities == ("rgb",)
 
 
@@ -248,11 +248,12 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
     findings = check_one(tmp_path)
     assert findings.problems == []
     assert findings.notes == [
-        "no validation split: every fifth training sample sets the threshold",
+        "no validation split: training holds every fifth good sample out for the threshold",
         "samples of several sizes: 60×60 (8), 70×60 (1)",
     ]
     assert findings.outlook.possible == (
         "train on 6 good samples (rgb), export, inspect",
+        "a threshold from up to 6 held-out good samples, for false-reject rates of 14.3% or more",
         "figures of images: 3 defects against good samples that training holds out",
         "figures of pixels: 1 of 3 defects have a mask",
     )
@@ -267,7 +268,10 @@ def test_what_is_possible_with_good_samples_alone(tmp_path: Path) -> None:
     for i in range(6):
         trees.picture(tmp_path / f"{i}.png", i)
     findings = check_one(tmp_path)
-    assert findings.outlook.possible == ("train on 6 good samples (rgb), export, inspect",)
+    assert findings.outlook.possible == (
+        "train on 6 good samples (rgb), export, inspect",
+        "a threshold from up to 6 held-out good samples, for false-reject rates of 14.3% or more",
+    )
     assert findings.outlook.not_possible == ("figures of images and missed defects: there are no defective samples",)
     assert findings.to_json()["not_possible"] == list(findings.outlook.not_possible)
     trees.picture(tmp_path / "test/good/a.png", 99)

@@ -325,7 +325,7 @@ def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[t
     if category.layout == "visa" and not table_of(category.folder).is_file():
         yield f"no {table_of(category.folder)}: all Normal images are for training, there are no good test samples"
     if len(listings["validation"].samples) < 2:
-        yield "no validation split: every fifth training sample sets the threshold"
+        yield "no validation split: training holds every fifth good sample out for the threshold"
     if len(shapes) > 1:
         sizes = ", ".join(f"{w}×{h} ({count})" for (h, w), count in shapes.most_common())
         yield f"samples of several sizes: {sizes}"
