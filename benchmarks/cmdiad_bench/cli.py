@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 TAKT_MISSED = 9
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 INPUTS = click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path(path_type=Path))
-CATEGORY = click.option("--category", help="Category of DATA; required if DATA has several.")
+CATEGORY = click.option(
+    "--category",
+    help="Category of DATA; required if DATA has several. `all`: each category with the newest bundle of that category "
+    "in the folder BUNDLE, and one table at the end. Categories that are in the JSON file already are kept.",
+)
 JSON = click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the figures as JSON.")
 ENGINE = click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu", help="Engine that runs the graph.")
 
@@ -140,14 +145,21 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     examples=(
         "cmdiad-bench accuracy parts.cmdiad DATA --category cable_gland",
         "cmdiad-bench accuracy parts.cmdiad DATA --json accuracy.json",
+        "# the newest bundle of each category in a folder; repeat the command to continue:",
+        "cmdiad-bench accuracy bundles DATA --category all --json accuracy.json",
     )
 )
 @BUNDLE
 @click.argument("data", type=click.Path(path_type=Path))
 @option_group("Measurement", CATEGORY, ENGINE)
 @option_group("Output", JSON)
-def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName, json_file: Path | None) -> None:
+def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName, json_file: Path | None) -> int:
     """Measure the accuracy of BUNDLE on the labelled test split of the data set DATA."""
+    if category == ALL:
+        from cmdiad_bench.all_categories import measure_all
+
+        reporter = TerminalReporter()
+        return measure_all(data, bundle, engine, json_file, reporter)
     from cmdiad_bench.accuracy import measure_accuracy
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -160,6 +172,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     for defect, value in result["image_auroc_by_defect"].items():
         click.echo(f"  {defect:<16} image AUROC {value:.3f}")
     _write(json_file, result)
+    return 0
 
 
 @cli.command(
@@ -167,20 +180,27 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
         "cmdiad-bench report DATA parts.cmdiad --out report",
         "# two detectors of one category on one page:",
         "cmdiad-bench report DATA rgb.cmdiad xyz.cmdiad --out report",
+        "# a report of each category; repeat the command to continue:",
+        "cmdiad-bench report DATA bundles --category all --out reports",
     )
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", type=click.Path(path_type=Path))
 @option_group(
     "Measurement",
-    click.option("--category", help="Category of DATA to use instead of the one that BUNDLE was trained on."),
+    click.option(
+        "--category",
+        help="Category of DATA to use instead of the one that BUNDLE was trained on. `all`: a report of each "
+        "category, with the newest bundle of that category in the folder BUNDLE, and one table at the end. Reports "
+        "that are there already are kept.",
+    ),
     ENGINE,
 )
 @option_group(
     "Output",
     click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for report.html, report.json."),
 )
-def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: EngineName) -> None:
+def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | None, engine: EngineName) -> int:
     """Write one page about one or more BUNDLEs on the labelled test split of DATA.
 
     Each BUNDLE inspects the category of the training. report.html needs no other file and no network;
@@ -195,11 +215,16 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
         raise click.UsageError("--category needs exactly one BUNDLE; several bundles name their own categories.")
     reporter = TerminalReporter()
     options = ReportOptions(category=category, engine=engine, command=shlex.join(["cmdiad-bench", *sys.argv[1:]]))
+    if category == ALL:
+        from cmdiad_bench.all_categories import report_all
+
+        return report_all(data, bundles[0], out, options, reporter)
     record = write_report(data, bundles, out, options, reporter)
     reporter.close()
     for result in record["classes"]:
         _print_accuracy(result)
     click.echo(f"report: {out / 'report.html'}")
+    return 0
 
 
 @cli.command(

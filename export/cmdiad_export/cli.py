@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from click.core import ParameterSource
 from cmdiad_export.options import LONGEST_CONTACT
 from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
+from cmdiad_runtime.cli.each import ALL, KEPT, for_each
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.printable import cause_of
@@ -36,6 +38,8 @@ are moved back to fp32 step by step. If the last step still fails, no bundle is 
 EXAMPLES = (
     "# the newest run in fp16, with an engine for RTX cards if the package is installed",
     "cmdiad-export --precision fp16 --target auto",
+    "# the newest run of each category; repeat the command to continue",
+    "cmdiad-export --category all --precision fp16",
     "# measure alternatives, then write the most accurate bundle within 40 ms on this machine",
     "cmdiad-export runs/cable-rgb-f2f --plan",
     "cmdiad-export runs/cable-rgb-f2f --budget-ms 40",
@@ -59,6 +63,14 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 @click.command("cmdiad-export", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @click.argument("run", required=False, type=click.Path(path_type=Path))
+@option_group(
+    "Run",
+    click.option(
+        "--category",
+        help="Export the newest run of this category in ./runs, or `all` for the newest run of each category, with "
+        "one table at the end. RUN is then the folder of the runs, and bundles that are newer than their run are kept.",
+    ),
+)
 @option_group(
     "Graph",
     click.option(
@@ -117,7 +129,9 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
 @option_group(
     "Output",
     click.option(
-        "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/RUN-PRECISION.cmdiad]"
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Bundle folder; with --category all the folder of the bundles.  [default: bundles/RUN-PRECISION.cmdiad]",
     ),
     click.option(
         "--contact",
@@ -132,6 +146,7 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
 def cli(  # noqa: PLR0913 - one parameter for each option
     context: click.Context,
     run: Path | None,
+    category: str | None,
     precision: Precision,
     target: str,
     search: SearchMode,
@@ -141,32 +156,72 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     budget_mb: float | None,
     out: Path | None,
     contact: str,
-) -> None:
+) -> int:
     """See HELP."""
     from cmdiad_export.options import ExportOptions
     from cmdiad_export.planning.plan import Budget
-    from cmdiad_runtime.support.newest import BUNDLES, newest_run
+    from cmdiad_runtime.support.newest import BUNDLES, RUNS, newest_run, newest_runs
 
     budget = None if budget_ms is None and budget_mb is None else Budget(budget_ms, budget_mb)
     _check_plan_options(context, plan=plan, budgeted=budget is not None)
     if plan and contact:
         raise click.UsageError("--plan writes no bundle: leave --contact out")
     options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision), contact)
+    suffix = f"{precision if budget is None else 'budget'}.cmdiad"
+
+    def export(run: Path, bundle: Path) -> None:
+        _make_folder(bundle.parent, bundle)
+        if budget is None:
+            _export(run, bundle, options)
+        else:
+            _export_within(run, bundle, options, budget)
+        click.echo(f"bundle: {bundle}")
+        _report_threshold(run, bundle)
+
+    if category is not None:
+        runs = newest_runs(run or RUNS)
+        if category == ALL and category not in runs:
+            if plan:
+                raise click.UsageError("--plan concerns one run: leave --category all out")
+            return _export_all(runs, out or BUNDLES, suffix, export)
+        run = _run_of(category, runs)
     if run is None:
         run = newest_run()
         _say(f"run: {run} (the newest)")
     if plan:
         _plan(run, out or run, options)
-        return
-    if out is None:
-        out = BUNDLES / f"{run.resolve().name}-{precision if budget is None else 'budget'}.cmdiad"
-    _make_folder(out.parent, out)
-    if budget is None:
-        _export(run, out, options)
     else:
-        _export_within(run, out, options, budget)
-    click.echo(f"bundle: {out}")
-    _report_threshold(run, out)
+        export(run, out or BUNDLES / f"{run.resolve().name}-{suffix}")
+    return 0
+
+
+def _run_of(category: str, runs: dict[str, Path]) -> Path:
+    from cmdiad_runtime.errors import RunError
+
+    if category not in runs:
+        raise RunError(
+            f"--category {category}",
+            found=f"runs of {', '.join(runs)}",
+            expected="a finished run of this category",
+            action="choose one of these, or train this category",
+        )
+    _say(f"run: {runs[category]}")
+    return runs[category]
+
+
+def _export_all(runs: dict[str, Path], folder: Path, suffix: str, export: Callable[[Path, Path], None]) -> int:
+    """Export the run of each category, except where a bundle that is newer than the run is there already."""
+
+    def work(category: str) -> dict[str, str]:
+        run = runs[category]
+        bundle = folder / f"{run.name}-{suffix}"
+        manifest = bundle / "manifest.json"
+        finished = manifest.exists() and manifest.stat().st_mtime_ns >= (run / "run.json").stat().st_mtime_ns
+        if not finished:
+            export(run, bundle)
+        return {"run": str(run), "bundle": str(bundle), "result": KEPT if finished else "exported"}
+
+    return for_each(list(runs), work)
 
 
 def _export(run: Path, out: Path, options: ExportOptions) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_export.certified import CertifiedGraph, certificate_record
-from cmdiad_runtime.bundle.manifest_records import GRAPH
+from cmdiad_runtime.bundle.manifest_records import FIGURES, GRAPH
 from cmdiad_runtime.engines.graph_file import graph_digest
 from cmdiad_train.detectors.family import SearchableDetector
 from cmdiad_train.runs.run import Run
@@ -24,7 +24,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         graph: Certified graph.
         engines: Records of the engines in the bundle.
     """
-    provenance = run.record.provenance | {"data": {"category": run.record.data.category}}
+    provenance = run.record.provenance | {"data": _data(run)}
     return {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "recipe": run.recipe.to_json(),
@@ -41,6 +41,17 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         "engines": engines,
         **_inspected_area(run),
         **({} if run.record.envelope is None else {"envelope": run.record.envelope.to_json()}),
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Return the category, the number of samples, and the figures on the test split (None if there are none)."""
+    data, metrics = run.record.data, run.record.metrics
+    return {
+        "category": data.category,
+        "train_samples": len(data.train),
+        "held_out_samples": len(data.held_out),
+        "test": None if metrics is None else {name: metrics.get(name) for name in FIGURES},
     }
 
 

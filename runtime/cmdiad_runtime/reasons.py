@@ -52,7 +52,7 @@ REASONS: dict[Reason, str] = {
     "unreadable": "The file is damaged or incomplete, or reading it failed.",
     "unsupported": "The file is whole, but has a format or content that the detector does not take.",
     "too-large": "The file, or what it unpacks to, exceeds a limit.",
-    "timeout": "Reading the file took longer than the time limit.",
+    "timeout": "The file was not complete, or not read, within the time limit.",
     "out-of-memory": "The machine has too little memory for the sample.",
     "wrong-array": "An array of the sample has the wrong type or shape.",
     "size-mismatch": "Image and cloud differ in size.",

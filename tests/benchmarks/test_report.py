@@ -314,27 +314,34 @@ def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bun
     assert "Held out, good: 3, 1 above the threshold" in page.text
 
 
-def test_scores_are_shown_by_session(data: Path, own_bundle: Path, tmp_path: Path) -> None:
-    def add_session(manifest: dict[str, Any]) -> None:
-        calibration = manifest["calibration"]
-        limit = calibration["score_threshold"]
-        for name in ("held_out_scores", "held_out_peaks"):
-            calibration[name] += [limit / 2, 2 * limit]
-        calibration["samples"] += 2
-        calibration["sessions"].append({"name": "<b>tuesday", "samples": 2, "contents": ["0" * 16]})
-
+def test_sessions_and_their_scores(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    """Two sessions have a table; the training data alone has a warning."""
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "one").code == 0
-    _, page = read(tmp_path / "one")
-    assert "All held-out good parts are of the training data." in page.text
-    rewrite_manifest(own_bundle, add_session)
+    record, page = read(tmp_path / "one")
+    assert [session["name"] for session in record["classes"][0]["sessions"]] == ["training"]
+    assert "by session" not in page.text and "--good DIR" in page.text
+
+    def change(manifest: dict[str, Any]) -> None:
+        sessions = [
+            {"name": "training", "samples": 2, "contents": []},
+            {"name": "<b>day", "samples": 1, "contents": []},
+        ]
+        scores = {"held_out_scores": [0.5, 0.75, 9.0], "held_out_peaks": [0.5, 0.75, 9.0]}
+        manifest["calibration"].update(scores, score_threshold=2.0, samples=3, sessions=sessions)
+
+    rewrite_manifest(own_bundle, change)
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "two").code == 0
     record, page = read(tmp_path / "two")
-    training, tuesday = record["classes"][0]["sessions"]
-    assert (training["name"], tuesday["name"], tuesday["above"]) == ("training", "<b>tuesday", 1)
-    assert record["classes"][0]["calibration"]["sessions"][1]["contents"] == []
-    assert "Held out, <b>tuesday: 2, 1 above the threshold" in page.text
-    assert "All held-out good parts are of the training data." not in page.text
     page.assert_harmless()
+    assert record["classes"][0]["sessions"][1] == {
+        "name": "<b>day",
+        "samples": 1,
+        "lowest": 9.0,
+        "highest": 9.0,
+        "above": 1,
+    }
+    assert "Held-out good parts by session" in page.text and "<b>day" in page.text and "0.500–0.750" in page.text
+    assert "--good DIR" not in page.text
 
 
 def test_settings_are_shown_for_any_family(data: Path, own_bundle: Path, tmp_path: Path) -> None:

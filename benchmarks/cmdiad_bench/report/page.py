@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from cmdiad_bench.report.comparison import Comparison, compare, scores_of
 from cmdiad_bench.report.figures import Scores, pro_figure, roc_figure, score_figure
 from cmdiad_bench.report.galleries import OPEN, Gallery, Row
 from cmdiad_bench.report.pictures import draw_legend
+from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.threshold import is_rate_based
 from cmdiad_runtime.support.score_text import score_texts
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
 
@@ -27,8 +28,6 @@ COLUMNS = (
     ("aupro_5", "AUPRO 5 %"),
     ("aupro_1", "AUPRO 1 %"),
 )
-_MOST_SESSIONS = 4
-_LONGEST_NAME = 24
 SENSORS = {"rgb": "camera alone", "xyz": "3D sensor alone", "both": "camera and 3D sensor"}
 
 
@@ -61,7 +60,7 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "interval": _interval, "percents": _percents}
+    environment.filters |= {"figure": _figure, "interval": _interval}
     comparisons = compare([section.record for section in sections])
     compared = {comparison.category for comparison in comparisons}
     return environment.get_template("report.html.jinja").render(
@@ -109,6 +108,7 @@ def _view(section: Section, compared: Container[str]) -> dict[str, Any]:
         "defects": record["samples"] - record["good"],
         "charts": _charts(record),
         "threshold": _threshold(record["calibration"]),
+        "sessions": _sessions(record),
         "facts": _facts(record, sensor),
         "not_inspected": [sample for sample in record["per_sample"] if sample["score"] is None],
         "reasons": list({**record["reasons"]["defects"], **record["reasons"]["good"]}),
@@ -126,10 +126,10 @@ def _rank(sample: dict[str, Any]) -> float:
 
 
 def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
-    """Return titles and drawings. Names of sessions are the only text from the data and are escaped."""
+    """Return titles and drawings. The drawings contain no text from the data."""
     held_out = record["held_out_scores"] or []
     kinds = [
-        *_held_out_rows(record["sessions"], held_out),
+        Scores("Held out, good", "held", held_out, True),
         Scores("Good", "good", scores_of(record, good=True), True),
         Scores("Defects", "defect", scores_of(record, good=False), False),
     ]
@@ -141,20 +141,6 @@ def _charts(record: dict[str, Any]) -> list[tuple[str, Markup]]:
     if pro is not None:
         charts.append(("Pixels: PRO curve", pro_figure(pro["fpr"], pro["pro"], tuple(PRO_LIMITS.values()))))
     return [(title, Markup(drawing)) for title, drawing in charts]  # noqa: S704  (numbers and text of this package)
-
-
-def _held_out_rows(sessions: Sequence[dict[str, Any]], held_out: Sequence[float]) -> list[Scores]:
-    """Return one histogram for each session, or one for all if there is one session or too many for the chart."""
-    if not 1 < len(sessions) <= _MOST_SESSIONS:
-        return [Scores("Held out, good", "held", held_out, True)]
-    return [
-        Scores(f"Held out, {escape(_shortened(session['name']))}", "held", session["scores"], True)
-        for session in sessions
-    ]
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _operating_point(record: dict[str, Any], held_out: Sequence[float]) -> tuple[float, float]:
@@ -193,23 +179,30 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
     ]
 
 
-def _threshold(calibration: dict[str, Any]) -> str:
+def _threshold(record: dict[str, Any]) -> str:
     """Return the threshold, the method behind it and the interval of the share of good parts above it, as text."""
-    value = score_texts(calibration["score_threshold"], calibration["score_threshold"])[1]
-    low, high = calibration["interval"]
-    return (
-        f"{value}, {calibration['method']} of {calibration['samples']} held-out good samples for at most "
-        f"{_percent(calibration['false_reject_rate'])} of good parts rejected; with 95 % confidence the share is "
-        f"between {_percent(low)} and {_percent(high)}"
-    )
+    calibration = Calibration.from_json(record)
+    value = score_texts(calibration.score_threshold, calibration.score_threshold)[1]
+    rate, samples = _percent(calibration.false_reject_rate), f"{calibration.samples} held-out good samples"
+    low, high = map(_percent, calibration.interval)
+    if is_rate_based(calibration):
+        basis = f"for at most {rate} of good parts rejected ({calibration.method}, {samples})"
+    else:
+        basis = f"{calibration.method}; {rate} of {samples} are above" if calibration.samples else calibration.method
+    return f"{value}, {basis}; with 95 % confidence, {low} to {high} of good parts are above"
+
+
+def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the sessions with their scores as text; empty if there is only the training data."""
+    sessions = record["sessions"] if len(record["sessions"]) > 1 else []
+    texts = [
+        [score_texts(session[end], record["threshold"])[0] for end in ("lowest", "highest")] for session in sessions
+    ]
+    return [{**session, "range": "–".join(text)} for session, text in zip(sessions, texts, strict=True)]
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
-
-
-def _percents(ends: Sequence[float]) -> str:
-    return f"{_percent(ends[0])} to {_percent(ends[1])}"
 
 
 def _figure(value: float | None) -> str:

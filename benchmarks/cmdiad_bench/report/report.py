@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from cmdiad_bench.report.page import Section, render
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import MANIFEST
-from cmdiad_runtime.bundle.threshold import threshold_by_hand
+from cmdiad_runtime.cli.threshold_text import in_shell, warnings_about
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
@@ -151,31 +151,26 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "created": record.created,
         "recipe": record.recipe,
         "provenance": record.provenance.to_json(),
-        "calibration": _without_contents(calibration),
+        "calibration": calibration.to_json(),
+        "threshold_warnings": list(warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR")),
+        "sessions": _sessions(calibration),
         "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),
         "held_out_scores": list(calibration.held_out_scores) or None,
-        "sessions": _sessions(calibration),
         "per_sample": _per_sample(inspected),
         "curves": _curves(inspected),
     }
 
 
-def _without_contents(calibration: Calibration) -> dict[str, Any]:
-    """Return the calibration as JSON without the digests of its samples, which say nothing to a reader."""
-    sessions = tuple(replace(session, contents=()) for session in calibration.sessions)
-    return replace(calibration, sessions=sessions).to_json()
-
-
 def _sessions(calibration: Calibration) -> list[dict[str, Any]]:
-    """Return the held-out scores of each session, with the interval of the share above the threshold."""
-    limit = calibration.score_threshold
+    """Return number and range of the held-out scores of each session, and the number above the threshold."""
     return [
         {
             "name": part.session.name,
-            "scores": list(part.scores),
-            "above": sum(score > limit for score in part.scores),
-            "interval": list(threshold_by_hand(limit, part.scores).interval),
+            "samples": len(part.scores),
+            "lowest": min(part.scores),
+            "highest": max(part.scores),
+            "above": sum(score > calibration.score_threshold for score in part.scores),
         }
         for part in calibration.by_session
     ]

@@ -21,6 +21,7 @@ from cmdiad_runtime.bundle.certificate import search_tolerance
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.graph_file import graph_bytes
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.runs.run import Run
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -65,13 +66,17 @@ class GraphBench:
         self._sample = folder / "inputs.npz"
         np.savez(self._sample, allow_pickle=False, **self._inputs[0])
 
-    def measure(self, graphs: Sequence[tuple[Path, Calibration]]) -> list[Measurement]:
+    def measure(self, graphs: Sequence[tuple[Path, Calibration]], reporter: Reporter = SILENT) -> list[Measurement]:
         """Measure graphs, each with its thresholds. Inferences go through all graphs in turn, sample by sample.
+
+        Args:
+            graphs: Graphs with the thresholds of their banks.
+            reporter: Receiver of the progress.
 
         Raises:
             EngineError: A graph cannot be run.
         """
-        times, outputs = self._run([path for path, _ in graphs])
+        times, outputs = self._run([path for path, _ in graphs], reporter)
         return [
             Measurement(
                 statistics.median(spent),
@@ -82,7 +87,7 @@ class GraphBench:
             for (path, calibration), spent, results in zip(graphs, times, outputs, strict=True)
         ]
 
-    def _run(self, graphs: Sequence[Path]) -> tuple[list[list[float]], list[list[Arrays]]]:
+    def _run(self, graphs: Sequence[Path], reporter: Reporter) -> tuple[list[list[float]], list[list[Arrays]]]:
         """Return milliseconds of all inferences, and the outputs of each sample, by graph."""
         inputs = self._inputs
         engines = [open_engine(graph) for graph in graphs]
@@ -90,13 +95,15 @@ class GraphBench:
         results: list[list[Arrays]] = [[] for _ in engines]
         for engine in engines:
             engine.run(inputs[0])
-        for turn in range(max(ROUNDS, len(inputs))):
+        turns = max(ROUNDS, len(inputs))
+        for turn in range(turns):
             for engine, spent, returned in zip(engines, times, results, strict=True):
                 start = time.perf_counter()
                 outputs = engine.run(inputs[turn % len(inputs)])
                 spent.append(1000 * (time.perf_counter() - start))
                 if turn < len(inputs):
                     returned.append(outputs)
+            reporter.step("measure graphs", turn + 1, turns)
         self.engine = engines[0].description
         for engine in engines:
             engine.close()

@@ -137,7 +137,7 @@ def _measure(exported: Sequence[Exported], bench: GraphBench, reporter: Reporter
     if not exported:
         return []
     reporter.say(f"measuring {len(exported)} graphs on {len(bench.held_out.inputs)} held-out samples")
-    return bench.measure([(pair.graph.path, pair.candidate.run.calibration) for pair in exported])
+    return bench.measure([(pair.graph.path, pair.candidate.run.calibration) for pair in exported], reporter)
 
 
 def _point(exported: Exported, measured: Measurement) -> Point:

@@ -22,6 +22,8 @@ from cmdiad_runtime.support.records import (
 )
 
 GRAPH = "graph.onnx"
+FIGURES = ("samples", "good", "image_auroc", "pixel_auroc", "aupro_30")
+"""Figures on the test split that the origin of a bundle states."""
 
 _PREPROCESSING_OF_EVERY_RECORD = [
     "modality",
@@ -115,7 +117,8 @@ class Provenance:
 
     Attributes:
         parts: Origin of each extractor by name: description, hash of the weights, licence.
-        data: Description of the training data; `category` is one of its keys.
+        data: Description of the training data: `category`, and in newer bundles `train_samples`, `held_out_samples`
+            and `test` with FIGURES, or None.
         seed: Seed of the training, or None in older bundles.
     """
 

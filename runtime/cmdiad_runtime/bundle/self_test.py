@@ -161,6 +161,15 @@ def has_passed(bundle: Bundle, name: str, identity: str, file_sha256: str) -> bo
     return test.comparison.passed and stated == expected
 
 
+def self_tests_of(bundle: Bundle) -> list[SelfTest]:
+    """Return the self-tests of this certificate that lie in the cache, oldest first, passed or not."""
+    folder = site_place(bundle)
+    tests = [] if folder is None else [_read(path) for path in folder.glob("*.self-test.json")]
+    key = certificate_key(bundle)
+    valid = [test for test in tests if test is not None and test.certificate_sha256 == key]
+    return sorted(valid, key=lambda test: test.created)
+
+
 def certificate_key(bundle: Bundle) -> str:
     """Return a SHA-256 over graph, golden set, exported thresholds and tolerance.
 

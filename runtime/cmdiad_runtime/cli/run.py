@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.cli.bundle_argument import bundle_and_inputs
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
+from cmdiad_runtime.cli.sources import Inputs, open_sources
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
-from cmdiad_runtime.errors import BundleError, OutputError
+from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -21,7 +23,6 @@ from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.bundle.self_test import SelfTest
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from cmdiad_runtime.readers.worker import TimedReader
 
 SOME_FAILED = 3
-
-_ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".7z", ".xz")
-"""Suffixes of packed folders."""
 
 HELP = """Inspect INPUT files (or folders of them) with a bundle and print one line for each.
 
@@ -44,6 +42,9 @@ thumbnails, masks, results of cmdiad and links to the same file are skipped and 
 With --output each line is stored in results.jsonl before the verdict is printed, so an interrupted run keeps
 everything that was printed.
 
+INPUT "-" stands for a list of files on standard input, one name in each line; verdicts come as lines arrive. With
+--watch the files of a folder are inspected as they arrive.
+
 The first path is always the bundle. Without any path, the newest one in ./bundles is tested, and the name of that
 bundle is printed. Without INPUT the golden samples in the bundle are inspected, which tests this machine. With
 --self-test the result is also written to the cache folder (CMDIAD_CACHE) of this account. An engine other than cpu
@@ -54,6 +55,10 @@ EXAMPLES = (
     "cmdiad-run cable.cmdiad photos/ --output results/",
     "# the next photos into the same results, with a table for a spreadsheet",
     "cmdiad-run cable.cmdiad more-photos/ --output results/ --append --csv",
+    "# files as they arrive; inspected ones are moved to photos/done/OK and photos/done/NG",
+    "cmdiad-run cable.cmdiad --watch photos/ --move-to photos/done --output results/ --append",
+    "# files that another program lists",
+    "find photos/ -name '*.png' | cmdiad-run cable.cmdiad -",
     "# stricter for this run, with an engine that was built on this device",
     "cmdiad-run cable.cmdiad photos/ --false-reject-rate 0.1 --engine tensorrt",
     "# test this machine and keep the result",
@@ -120,6 +125,45 @@ class _NamedPath(click.Path):
         help="Seconds within which the files of one sample must be read; a slower file is NG. Files are read in "
         "separate processes, which can be ended. 0: no limit, and files are read in this process.",
     ),
+    click.option(
+        "-0",
+        "--null",
+        is_flag=True,
+        help="Names on standard input end with a zero byte, as `find -print0` writes them.",
+    ),
+)
+@option_group(
+    "Watched folder",
+    click.option(
+        "--watch",
+        metavar="DIR",
+        type=_NamedPath(path_type=Path, exists=True, file_okay=False),
+        help="Inspect the files in DIR and all that arrive there, until Ctrl-C or SIGTERM. Takes the place of INPUT.",
+    ),
+    click.option(
+        "--settle",
+        type=click.FloatRange(min=0),
+        callback=finite,
+        default=2.0,
+        metavar="SECONDS",
+        help="A file is complete when size and time of change stay the same for this time. 0: files appear whole, "
+        "because the camera renames them when they are written.",
+    ),
+    click.option(
+        "--arrival-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
+        default=60.0,
+        metavar="SECONDS",
+        help="Time after which a sample is NG that still changes, or whose image or cloud is missing.",
+    ),
+    click.option(
+        "--move-to",
+        metavar="DIR",
+        type=_NamedPath(path_type=Path),
+        help="Move inspected files to DIR/OK and DIR/NG, on the same file system.  [default: files stay, and the lines "
+        "in the output folder tell a restart with --append which files are new]",
+    ),
 )
 @option_group(
     "Decision",
@@ -175,6 +219,11 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     rebuild: bool,
     self_test: bool,
     input_timeout: float,
+    null: bool,
+    watch: Path | None,
+    settle: float,
+    arrival_timeout: float,
+    move_to: Path | None,
     threshold: float | None,
     false_reject_rate: float | None,
     ignore_checks: tuple[str, ...],
@@ -185,7 +234,10 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     overlays: bool,
 ) -> int:
     """See HELP."""
-    bundle, inputs = _bundle_and_inputs(paths, modality, named=require_signature is not None)
+    bundle, named = bundle_and_inputs(paths, modality, named=require_signature is not None or watch is not None)
+    if watch is None:
+        _refuse_watch_options(click.get_current_context())
+    inputs = Inputs(paths=named, null=null, watch=watch, settle_s=settle, limit_s=arrival_timeout, move_to=move_to)
     if self_test and inputs:
         raise click.UsageError("--self-test inspects the bundle's own golden samples: leave INPUT out")
     if threshold is not None and false_reject_rate is not None:
@@ -209,7 +261,9 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         require_signature=require_signature,
     )
     if not inputs:
-        _self_test(bundle, options, output, keep=self_test)
+        from cmdiad_runtime.cli.self_test import self_test as repeat_certificate
+
+        repeat_certificate(bundle, options, output, keep=self_test)
         return 0
     from cmdiad_runtime.inspection.results import ResultsOptions
 
@@ -224,39 +278,11 @@ def main() -> None:
     run_command(cli, "cmdiad-run")
 
 
-def _bundle_and_inputs(
-    paths: tuple[Path, ...], modality: Sensors | None, *, named: bool
-) -> tuple[Path, tuple[Path, ...]]:
-    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
-
-    if paths:
-        _require_bundle(paths[0], modality)
-        return paths[0], paths[1:]
-    if named:  # the search for the newest bundle reads manifests whose signatures have not been verified
-        raise click.UsageError("name the BUNDLE: --require-signature does not choose one")
-    bundle = newest_bundle(BUNDLES, modality)
-    say(f"bundle: {printable(bundle)} (the newest)")
-    return bundle, paths
-
-
-def _require_bundle(path: Path, modality: Sensors | None) -> None:
-    """Raise BundleError if a path is clearly no bundle: a mistyped name must not end in verdicts of another bundle."""
-    from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
-
-    if path.suffix == ".cmdiad" or (path / "manifest.json").exists():
-        return
-    if path.is_dir():
-        problem = "a folder without manifest.json"
-    else:
-        problem = "a file" if path.exists() else "no such file or folder"
-    action = "check the path"
-    if path.is_file():
-        action = "unpack the bundle and pass its folder" if path.suffix in _ARCHIVES else "pass a bundle, then INPUT"
-    try:
-        action += f"; the newest bundle here is {newest_bundle(BUNDLES, modality)}"
-    except BundleError:
-        action += ", or create a bundle with cmdiad-export"
-    raise BundleError(path, found=problem, expected="the folder of a bundle as the first argument", action=action)
+def _refuse_watch_options(context: click.Context) -> None:
+    """Raise click.UsageError if the command line has an option of a watched folder, which would have no effect."""
+    for name in ("settle", "arrival_timeout", "move_to"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} concerns the files of --watch DIR")
 
 
 def _reader(timeout_s: float) -> AbstractContextManager[TimedReader | None]:
@@ -268,7 +294,7 @@ def _reader(timeout_s: float) -> AbstractContextManager[TimedReader | None]:
 
 def _inspect_all(
     bundle: Path,
-    inputs: tuple[Path, ...],
+    inputs: Inputs,
     options: OpenOptions,
     reader: TimedReader | None,
     output: Path | None,
@@ -278,7 +304,6 @@ def _inspect_all(
 
     The reader is closed before the stream, so that a signal does not wait for files that are being read.
     """
-    from cmdiad_runtime.inspection.find_inputs import find_inputs
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.pipeline import inspect_stream
     from cmdiad_runtime.inspection.result_line import station_of
@@ -289,23 +314,25 @@ def _inspect_all(
     with Inspector.open(bundle, options) as inspector:
         _report_checks(inspector.bundle)
         report_threshold(inspector.bundle.calibration, f"cmdiad-threshold {in_shell(bundle)} --good DIR")
-        files = find_inputs(inputs, inspector.bundle.preprocessing.modality)
-        if files.skipped_text:
-            say(files.skipped_text)
         lines, passed, failed = ResultLines(), 0, 0
-        with open_results(output, station_of(inspector), stored) if output else nullcontext() as results:
+        with (
+            open_results(output, station_of(inspector), stored) if output else nullcontext() as results,
+            open_sources(inputs, inspector, output) as sources,
+        ):
             try:
                 with (
-                    closing(inspect_stream(inspector, files.paths, read_files=read)) as stream,
+                    closing(inspect_stream(inspector, sources.stream, read_files=read)) as stream,
                     reader or nullcontext(),
                 ):
                     for inspected in stream:
                         check_signals()
                         ok = _report(inspected, results, lines)
                         passed, failed = passed + ok, failed + (not ok)
+                        sources.finish(inspected)
             finally:
                 place = f", results in {printable(output)}" if output else ""
-                say(f"{passed} of {len(files.paths)} samples inspected{place}")
+                count = passed + failed if sources.count is None else sources.count
+                say(f"{passed} of {count} samples inspected{place}")
     if lines.broken and output is None:
         raise OutputError(
             "stdout",
@@ -349,49 +376,3 @@ def _report(inspected: InspectedSource, results: Results | None, lines: ResultLi
         message = printable(inspection.message)
         say(f"{inspection.reason}: {message if name in message else f'{name}: {message}'}")
     return inspection.inspected
-
-
-def _self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
-    """Run the golden set through the engine on this machine and compare with the certificate's reference."""
-    from cmdiad_runtime.bundle.engine_selection import choose_engine
-    from cmdiad_runtime.bundle.self_test import run_self_test, write_self_test
-    from cmdiad_runtime.inspection.inspector import open_bundle
-    from cmdiad_runtime.support.files import write_json
-    from cmdiad_runtime.support.lock import lock_folder
-    from cmdiad_runtime.support.progress import TerminalReporter
-
-    bundle = open_bundle(path, options)
-    chosen = choose_engine(bundle, options.engine, rebuild=options.rebuild, untested=True, reporter=TerminalReporter())
-    try:
-        test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
-    finally:
-        chosen.engine.close()
-    _print_self_test(test)
-    if keep:
-        say(f"result: {printable(write_self_test(bundle, test))}")
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        with lock_folder(output):
-            write_json(output / "self-test.json", test.comparison.to_json())
-    _require_passed(path, test)
-
-
-def _print_self_test(test: SelfTest) -> None:
-    comparison = test.comparison
-    click.echo(
-        f"self-test {'passed' if comparison.passed else 'FAILED'}: {test.samples} golden samples on "
-        f"{comparison.engine}; score within {comparison.score_max_share:.2%} and map within "
-        f"{comparison.map_max_share:.2%} of the threshold, {comparison.label_flips} label flips"
-    )
-
-
-def _require_passed(path: Path, test: SelfTest) -> None:
-    from cmdiad_runtime.errors import CertificateError
-
-    if not test.comparison.passed:
-        raise CertificateError(
-            path,
-            found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
-            expected="those of the certificate",
-            action="export the bundle with --engine fp32, or update the engine's libraries",
-        )

@@ -21,7 +21,7 @@ from cmdiad_runtime.support.lock import LOCK_NAME
 
 Skipped = Literal["hidden", "thumbnail", "mask", "own result", "link", "other format", "other folder"]
 """Reason why a file in a folder is not inspected."""
-_TEXTS: dict[Skipped, str] = {
+SKIPPED_TEXTS: dict[Skipped, str] = {
     "hidden": "hidden",
     "thumbnail": "thumbnails",
     "mask": "masks",
@@ -30,7 +30,8 @@ _TEXTS: dict[Skipped, str] = {
     "other format": "pictures or clouds of another format",
     "other folder": "outside the data set's folders of the modality",
 }
-assert set(_TEXTS) == set(get_args(Skipped))
+"""Text for people, by reason."""
+assert set(SKIPPED_TEXTS) == set(get_args(Skipped))
 
 _MASK_FOLDERS = frozenset(["gt", "mask", "masks", "ground_truth", "groundtruth"])
 _THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "__macosx"])
@@ -61,7 +62,7 @@ class InputFiles:
     def skipped_text(self) -> str:
         """Return one line about the files that were left out, or "" if there are none."""
         counts = ", ".join(
-            f"{self.skipped[reason]} {text}" for reason, text in _TEXTS.items() if reason in self.skipped
+            f"{self.skipped[reason]} {text}" for reason, text in SKIPPED_TEXTS.items() if reason in self.skipped
         )
         return f"skipped: {counts}" if counts else ""
 

@@ -10,7 +10,7 @@ from cmdiad_runtime.inspection.find_inputs import find_inputs, is_folder
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import XYZ_SUFFIXES
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
@@ -65,7 +65,7 @@ def _no_file(folder: Path, modality: Modality) -> InputError:
 
 def _cloud_of(image: Path, preprocessing: Preprocessing) -> Path:
     """Find `…/xyz/NNN.*` or `…/depth/NNN.*` for `…/rgb/NNN.png`, otherwise `NNN.*` next to the image."""
-    candidates = _cloud_candidates(image)
+    candidates = cloud_candidates(image)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -82,13 +82,23 @@ def _cloud_of(image: Path, preprocessing: Preprocessing) -> Path:
     )
 
 
-def _cloud_candidates(image: Path) -> list[Path]:
-    if image.parent.name in MODALITY_FOLDERS["rgb"]:
-        folders = [image.parent.with_name(name) for name in MODALITY_FOLDERS["xyz"]]
-        suffixes = XYZ_SUFFIXES
+def cloud_candidates(image: Path) -> list[Path]:
+    """Return the paths at which the cloud of an image may lie, in the order in which they are tried."""
+    return _partners(image, "rgb", "xyz")
+
+
+def image_candidates(cloud: Path) -> list[Path]:
+    """Return the paths at which the image of a cloud may lie."""
+    return _partners(cloud, "xyz", "rgb")
+
+
+def _partners(path: Path, modality: Modality, other: Modality) -> list[Path]:
+    if path.parent.name in MODALITY_FOLDERS[modality]:
+        folders = [path.parent.with_name(name) for name in MODALITY_FOLDERS[other]]
+        suffixes = MODALITY_SUFFIXES[other]
     else:
-        folders = [image.parent]
-        suffixes = MIXED_SUFFIXES["xyz"]
+        folders = [path.parent]
+        suffixes = MIXED_SUFFIXES[other]
     written = [spelling for suffix in suffixes for spelling in (suffix, suffix.upper())]
-    places = [folder / f"{image.stem}{suffix}" for folder in folders for suffix in written]
-    return [place for place in places if place != image]
+    places = [folder / f"{path.stem}{suffix}" for folder in folders for suffix in written]
+    return [place for place in places if place != path]

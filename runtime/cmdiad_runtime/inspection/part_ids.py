@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from cmdiad_runtime.inspection.digest_set import DigestSet
+
 LONGEST_ID = 120
 """Largest number of UTF-8 bytes in an id, so that an id with a suffix fits into a file name everywhere."""
 
@@ -24,7 +26,9 @@ class PartIds:
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
-        self._taken = {identifier.casefold() for identifier in taken}
+        self._taken = DigestSet()
+        for identifier in taken:
+            self._taken.add(identifier.casefold())
         self._numbers: dict[str, int] = {}
 
     def next(self, source: Path) -> str:

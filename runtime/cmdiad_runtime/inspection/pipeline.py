@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,8 @@ from typing import TypeAlias
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.arrivals import Arrivals
+from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
 from cmdiad_runtime.inspection.inspection import Inspection
@@ -29,19 +31,22 @@ from cmdiad_runtime.sample import Sample
 AHEAD = 2
 """Default number of samples prepared ahead."""
 
+Source: TypeAlias = Path | Sample | Arrived
+"""A file, a sample, or a sample that arrived in a watched folder."""
+
 
 @dataclass(frozen=True)
 class InspectedSource:
     """A source with its inspection.
 
     Attributes:
-        source: File or sample.
+        source: File, sample, or sample in a watched folder.
         inspection: Result; NG with a reason if the file could not be read or used.
         read_ms: Duration of reading the file; 0 for a sample.
         latency_ms: Time from the start of reading to the result, including the wait for the engine.
     """
 
-    source: Path | Sample
+    source: Source
     inspection: Inspection
     read_ms: float
     latency_ms: float
@@ -71,7 +76,7 @@ class _Examined:
 
 def inspect_stream(
     inspector: Inspector,
-    sources: Iterable[Path | Sample],
+    sources: Iterable[Source],
     *,
     ahead: int = AHEAD,
     read_files: ReadFiles = read_files,
@@ -85,7 +90,7 @@ def inspect_stream(
 
     Args:
         inspector: Open inspector. Nothing else may use its engine during the iteration.
-        sources: Files or samples to inspect.
+        sources: Files or samples to inspect. Results of earlier sources never wait for the next one of `Arrivals`.
         ahead: Number of samples prepared in addition to the one in the engine, at least 1. Each one occupies memory
             for its image, cloud and inputs.
         read_files: Function that reads the files of a sample, in up to `ahead` threads at the same time. With
@@ -101,20 +106,27 @@ def inspect_stream(
 
 
 def _inspect_stream(
-    inspector: Inspector, sources: Iterable[Path | Sample], ahead: int, read_files: ReadFiles
+    inspector: Inspector, sources: Iterable[Source], ahead: int, read_files: ReadFiles
 ) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
     examine = partial(_examine, inspector.bundle, read_files)
     wait = True
     try:
         waiting = iter(sources)
-        queue: deque[tuple[Path | Sample, Future[_Examined]]] = deque()
-        queue.extend((source, pool.submit(examine, source)) for source in islice(waiting, ahead))
+        queue: deque[tuple[Source, Future[_Examined]]] = deque()
+
+        def fill(*, block: bool) -> None:
+            following = _available(waiting, ahead - len(queue), block=block)
+            queue.extend((source, pool.submit(examine, source)) for source in following)
+
+        fill(block=True)
         while queue:
             source, future = queue.popleft()
             examined = future.result()
-            queue.extend((following, pool.submit(examine, following)) for following in islice(waiting, 1))
+            fill(block=False)
             yield _inspected(inspector, source, examined)
+            if not queue:
+                fill(block=True)
     except KeyboardInterrupt:
         wait = False
         raise
@@ -122,19 +134,43 @@ def _inspect_stream(
         pool.shutdown(wait, cancel_futures=True)
 
 
-def _examine(bundle: Bundle, read_files: ReadFiles, source: Path | Sample) -> _Examined:
+def _available(sources: Iterator[Source], count: int, *, block: bool) -> Iterator[Source]:
+    """Return up to `count` sources.
+
+    Args:
+        sources: Sources that are left.
+        count: Largest number of sources.
+        block: True to wait for the first one. Further ones of `Arrivals` are taken only if they have arrived.
+    """
+    return islice(_arrived(sources, block=block) if isinstance(sources, Arrivals) else sources, count)
+
+
+def _arrived(sources: Arrivals[Source], *, block: bool) -> Iterator[Source]:
+    if block:
+        yield from islice(sources, 1)
+    while sources.is_ready:
+        yield next(sources)
+
+
+def _examine(bundle: Bundle, read_files: ReadFiles, source: Source) -> _Examined:
     began = time.perf_counter()
-    sample: Sample | InputError
-    if isinstance(source, Sample):
-        sample = source
-    else:
-        sample = guarded(str(source), partial(read_sample, source, bundle.preprocessing, read_files=read_files))
+    sample = source if isinstance(source, Sample) else guarded(str(source), partial(_read, source, bundle, read_files))
     read = time.perf_counter()
     ready = make_ready(sample, bundle) if isinstance(sample, Sample) else sample
     return _Examined(sample, ready, began, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
 
 
-def _inspected(inspector: Inspector, source: Path | Sample, examined: _Examined) -> InspectedSource:
+def _read(source: Path | Arrived, bundle: Bundle, read_files: ReadFiles) -> Sample:
+    if isinstance(source, Path):
+        return read_sample(source, bundle.preprocessing, read_files=read_files)
+    if source.refusal is not None:
+        raise source.refusal
+    sample = read_sample(source.path, bundle.preprocessing, read_files=read_files)
+    source.check_unchanged()
+    return sample
+
+
+def _inspected(inspector: Inspector, source: Source, examined: _Examined) -> InspectedSource:
     if isinstance(examined.sample, InputError):
         inspection = inspector.not_inspected(str(source), examined.sample)
     else:

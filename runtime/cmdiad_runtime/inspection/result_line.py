@@ -75,12 +75,14 @@ class Stored:
         read_ms: Duration of reading the file.
         overlay: Path of the overlay in the folder of results, or None.
         overlay_error: Reason why there is no overlay although one was requested; "" otherwise.
+        file_state: `Arrived.state` of a sample in a watched folder, else None.
     """
 
     part_id: str
     read_ms: float
     overlay: str | None = None
     overlay_error: str = ""
+    file_state: str | None = None
 
 
 def result_line(inspection: Inspection, stored: Stored, station: Station) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def result_line(inspection: Inspection, stored: Stored, station: Station) -> dic
         "timings_ms": timings,
         "overlay": stored.overlay,
         "overlay_error": printable(stored.overlay_error) or None,
+        **({} if stored.file_state is None else {"file_state": stored.file_state}),
     }
     line["message"] = printable(str(line["message"]))[:_LONGEST_MESSAGE]
     return {key: _json_ready(value) for key, value in line.items()}

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.part_ids import PartIds
 from cmdiad_runtime.inspection.pipeline import InspectedSource
@@ -102,7 +103,10 @@ class Results:
         source = inspected.source
         part_id = self._ids.next(source if isinstance(source, Path) else Path(source.name))
         overlay, error = self._draw(part_id, inspected.inspection) if self._overlays else (None, "")
-        stored = Stored(part_id=part_id, read_ms=inspected.read_ms, overlay=overlay, overlay_error=error)
+        state = source.state if isinstance(source, Arrived) else None
+        stored = Stored(
+            part_id=part_id, read_ms=inspected.read_ms, overlay=overlay, overlay_error=error, file_state=state
+        )
         line = result_line(inspected.inspection, stored, self._station)
         self._lines.append(json_line(line))
         if problem := self._settle():  # The stored line names a picture that could not get its name: warn.

@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.inspection.arrived import result_key
+from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.result_line import csv_header, csv_line
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
@@ -91,6 +93,27 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                     action="move that file away, or choose another --output",
                 )
             yield line
+
+
+def finished_files(folder: Path, decided_by: Mapping[str, Any]) -> DigestSet:
+    """Return the keys of the files of a watched folder that were inspected, and need not be inspected again.
+
+    Args:
+        folder: Folder of results.
+        decided_by: Fields that a line must have with these values, such as bundle and threshold: the verdict of
+            another bundle does not count.
+
+    Raises:
+        OutputError: A line is no result.
+    """
+    finished = DigestSet()
+    for line in read_lines(folder / RESULTS):
+        state = line.get("file_state")
+        if isinstance(state, str) and all(line.get(name) == value for name, value in decided_by.items()):
+            stated = line.get("input_hex")
+            name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
+            finished.add(result_key(name, state))
+    return finished
 
 
 def write_table(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,46 @@ def newest_run(folder: Path = RUNS) -> Path:
         action = "pass the path of a run, or create one with cmdiad-train"
         raise RunError("", found=f"No finished run found in the folder {folder}", action=action)
     return _newest(records)
+
+
+def newest_bundles(folder: Path) -> dict[str, Path]:
+    """Return the most recently exported bundle of each category in a folder, by category, sorted.
+
+    Raises:
+        BundleError: There is no bundle with a category.
+    """
+    bundles = _by_category(folder.glob("*/manifest.json"), lambda record: record.get("provenance", {}).get("data", {}))
+    if not bundles:
+        action = "pass the folder of the bundles, or create them with cmdiad-export --category all"
+        raise BundleError(folder, found="no bundle in this folder", expected="a folder of bundles", action=action)
+    return bundles
+
+
+def newest_runs(folder: Path = RUNS) -> dict[str, Path]:
+    """Return the most recently finished run of each category in a folder, by category, sorted.
+
+    Raises:
+        RunError: There is no finished run.
+    """
+    runs = _by_category(
+        folder.glob("*/run.json"),
+        lambda record: record.get("data", {}) if record.get("status") == "complete" else {},
+    )
+    if not runs:
+        action = "pass the folder of the runs, or create them with cmdiad-train --category all"
+        raise RunError(folder, found="no finished run in this folder", expected="a folder of runs", action=action)
+    return runs
+
+
+def _by_category(files: Iterable[Path], data_of: Callable[[dict[str, Any]], Any]) -> dict[str, Path]:
+    """Return the newest folder of each category among the folders of some records."""
+    by_category: dict[str, list[Path]] = {}
+    for path in files:
+        data = data_of(_read(path))
+        category = data.get("category") if isinstance(data, dict) else None
+        if isinstance(category, str) and not path.parent.name.startswith("."):
+            by_category.setdefault(category, []).append(path)
+    return {category: _newest(by_category[category]) for category in sorted(by_category)}
 
 
 def _newest(files: list[Path]) -> Path:

@@ -1,4 +1,7 @@
-"""Show the progress of long work on stderr: one line rewritten on a terminal, sparse plain lines in a log."""
+"""Show the progress of long work on stderr: one line rewritten on a terminal, sparse plain lines in a log.
+
+The time that is left is estimated from the parts of the step that are finished.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,22 @@ import time
 LOG_SECONDS = 10.0
 """Shortest time between two lines of one step in a log."""
 
+_LEAST_PARTS = 2
+"""Number of parts that must be measured before the time left is estimated."""
+_LEAST_SECONDS = 1.0
+"""Time that these parts must have taken."""
+_SHORT_SECONDS = 5.0
+"""A shorter time left is not shown."""
+_LONG_SECONDS = 30.0
+"""A log has a line at once for a step that takes longer than this."""
+
 
 class TerminalReporter:
     """A `Reporter` that writes to stderr.
 
-    On a terminal, each step is one line that is rewritten. Otherwise a line is written when a step ends, and every
-    LOG_SECONDS of a long step. The name of a step may end with a detail in brackets, which does not start a new line.
+    On a terminal, each step is one line that is rewritten. Otherwise a line is written when a step ends, as soon as a
+    long one can be estimated, and every LOG_SECONDS. The name of a step may end with a detail in brackets, which does
+    not start a new line.
     """
 
     def __init__(self) -> None:
@@ -21,6 +34,8 @@ class TerminalReporter:
         self._step = ""
         self._spoken = 0.0
         self._started = 0.0
+        self._first = 0
+        self._announced = False
 
     def step(self, name: str, done: int, total: int) -> None:
         """Show progress.
@@ -35,13 +50,23 @@ class TerminalReporter:
         if kind != self._step:
             self._end_line()
             self._step, self._started, self._spoken = kind, now, now
+            self._first, self._announced = done, False
+        left = self._seconds_left(done, total, now)
+        text = "" if left is None or left < _SHORT_SECONDS else f"{about(left)} left"
         if self._terminal:
             bar = "█" * (20 * done // max(total, 1))
-            sys.stderr.write(f"\r\x1b[2K{name:<40} {bar:<20} {done}/{total}")
+            sys.stderr.write(f"\r\x1b[2K{name:<40} {bar:<20} {done}/{total}{f', {text}' if text else ''}")
             sys.stderr.flush()
-        elif done == total or now - self._spoken > LOG_SECONDS:
-            self._spoken = now
-            sys.stderr.write(f"{name}: {done}/{total} ({now - self._started:.0f} s)\n")
+        elif done == total or now - self._spoken > LOG_SECONDS or (not self._announced and (left or 0) > _LONG_SECONDS):
+            self._spoken, self._announced = now, left is not None
+            sys.stderr.write(f"{name}: {done}/{total} ({now - self._started:.0f} s{f', {text}' if text else ''})\n")
+
+    def _seconds_left(self, done: int, total: int, now: float) -> float | None:
+        """Estimate the time left from the parts since the first report of the step; None before enough are measured."""
+        measured, seconds = done - self._first, now - self._started
+        if measured < _LEAST_PARTS or seconds < _LEAST_SECONDS:
+            return None
+        return seconds / measured * (total - done)
 
     def say(self, line: str) -> None:
         """Write one line of text."""
@@ -58,3 +83,14 @@ class TerminalReporter:
         if self._terminal and self._step:
             sys.stderr.write("\n")
             sys.stderr.flush()
+
+
+def about(seconds: float) -> str:
+    """Return a time as text that claims no more than an estimate knows, for example "about 4 min"."""
+    if seconds < 60:
+        return f"about {max(10 * round(seconds / 10), 10)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"about {minutes} min"
+    hours, minutes = divmod(10 * round(minutes / 10), 60)
+    return f"about {hours} h {minutes} min" if minutes else f"about {hours} h"

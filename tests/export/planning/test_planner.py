@@ -55,9 +55,9 @@ def planned(trained: Cached, tmp_path_factory: pytest.TempPathFactory, counts: C
             counts.certified.append(precision)
             return compare(engine, precision, *arguments)
 
-        def counted_measure(self: GraphBench, graphs: Any) -> Any:
+        def counted_measure(self: GraphBench, graphs: Any, reporter: Any) -> Any:
             counts.measured += [path for path, _ in graphs]
-            return measure(self, graphs)
+            return measure(self, graphs, reporter)
 
         patch.setattr(certified, "export_graph", counted_export)
         patch.setattr(certified, "compare", counted_compare)

@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from cmdiad_runtime.support.progress import LOG_SECONDS, TerminalReporter
+from cmdiad_runtime.support.progress import LOG_SECONDS, TerminalReporter, about
 
 
 @pytest.fixture
@@ -107,10 +107,50 @@ def test_log_of_a_long_step_has_sparse_lines(log: io.StringIO, clock: Clock) -> 
             clock.now = done * (LOG_SECONDS + 1)
             reporter.step("reading", done, 100)
             reporter.step("reading", done, 100)
-    assert log.getvalue().splitlines() == ["reading: 1/100 (11 s)", "reading: 2/100 (22 s)", "reading: 3/100 (33 s)"]
+    assert log.getvalue().splitlines() == [
+        "reading: 1/100 (11 s)",
+        "reading: 2/100 (22 s, about 18 min left)",
+        "reading: 3/100 (33 s, about 18 min left)",
+    ]
 
 
 def test_log_has_lines_of_text_at_once(log: io.StringIO) -> None:
     with redirect_stderr(log):
         TerminalReporter().say("note")
     assert log.getvalue() == "note\n"
+
+
+def test_log_has_an_estimate_of_long_work_as_soon_as_two_parts_are_measured(log: io.StringIO, clock: Clock) -> None:
+    """The first part took place before the step was reported, so only the later ones are measured."""
+    with redirect_stderr(log):
+        reporter = TerminalReporter()
+        for done in range(1, 6):
+            clock.now = 2.0 * done
+            reporter.step("reading", done, 100)
+    assert log.getvalue() == "reading: 3/100 (4 s, about 3 min left)\n"
+
+
+def test_terminal_shows_the_time_left(terminal: io.StringIO, clock: Clock) -> None:
+    with redirect_stderr(terminal):
+        reporter = TerminalReporter()
+        for done in range(11):
+            clock.now = 3.0 * done
+            reporter.step("reading", done, 10)
+    shown = [text.split("/10")[1] for text in terminal.getvalue().split("\r")[1:]]
+    assert shown[:3] == ["", "", ", about 20 s left"]
+    assert shown[-2:] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (6, "about 10 s"),
+        (44, "about 40 s"),
+        (70, "about 1 min"),
+        (250, "about 4 min"),
+        (3570, "about 1 h"),
+        (7900, "about 2 h 10 min"),
+    ],
+)
+def test_estimates_claim_no_more_than_they_know(seconds: float, text: str) -> None:
+    assert about(seconds) == text

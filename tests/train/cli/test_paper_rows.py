@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def test_seed_and_rate_stay_open(store: Path) -> None:
 def test_contradictions_are_refused(store: Path, arguments: tuple[object, ...], words: str) -> None:
     with pytest.raises(click.UsageError, match=words):
         recipe("--paper", "xyz-f2f", *arguments)
+
+
+def test_a_mask_is_refused(store: Path) -> None:
+    with pytest.raises(RunError, match="row of the paper"):
+        replace(recipe("--paper", "xyz-f2f"), mask="0" * 64)
 
 
 def test_missing_weights_of_point_mae_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

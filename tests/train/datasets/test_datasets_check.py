@@ -187,7 +187,7 @@ def test_problems_name_their_sample(tmp_path: Path) -> None:
 
 def test_the_next_step_is_a_command(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path, train=8)
-    train = f"run: cmdiad-train {tmp_path} --category nut"
+    train = f"cmdiad-train {tmp_path} --category nut"
     assert check_one(tmp_path).next_step == train
     cut_mask(tmp_path)
     twin(tmp_path)
@@ -196,7 +196,7 @@ def test_the_next_step_is_a_command(tmp_path: Path) -> None:
     cut_image(tmp_path)
     findings = check_one(tmp_path)
     assert findings.unusable == {"train/good/003", "validation/good/001"}
-    assert findings.next_step == f"training would leave out 2 good samples; {train}"
+    assert findings.next_step == f"training would leave out 2 good samples; run: {train}"
     flat_image(tmp_path)
     refused = check_one(tmp_path)
     assert refused.next_step.startswith("training would be refused, because 3 of 10 good samples cannot be used; ")
@@ -215,7 +215,7 @@ def test_the_next_step_for_clouds_alone(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path)
     for folder in tmp_path.glob("nut/*/*/rgb"):
         shutil.rmtree(folder)
-    assert check_one(tmp_path).next_step == f"run: cmdiad-train {tmp_path} --category nut --modality xyz"
+    assert check_one(tmp_path).next_step == f"cmdiad-train {tmp_path} --category nut --modality xyz"
 
 
 @pytest.mark.parametrize(("train", "validation", "enough"), [(6, 0, True), (5, 0, False), (2, 2, True), (1, 2, False)])
@@ -261,7 +261,7 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
         "rejected good parts that training has not seen: there are no good test samples",
         "figures of pixels for all defects: 2 of 3 defects have no mask",
     )
-    assert findings.next_step == f"run: cmdiad-train {tmp_path}"
+    assert findings.next_step == f"cmdiad-train {tmp_path}"
 
 
 def test_what_is_possible_with_good_samples_alone(tmp_path: Path) -> None:

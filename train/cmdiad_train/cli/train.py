@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
@@ -35,6 +36,8 @@ EXAMPLES = (
     "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
+    "# A detector for each category; repeat the command to continue",
+    "cmdiad-train mvtec3d --category all",
     "# Good parts of another day set the thresholds, too",
     "cmdiad-train parts --calibration tuesday/good",
 )
@@ -74,7 +77,11 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
 @click.argument("data", type=click.Path(path_type=Path))
 @option_group(
     "Detector",
-    click.option("--category", help="Category of DATA.  [default: the only one]"),
+    click.option(
+        "--category",
+        help="Category of DATA, or `all` to train a detector for each one, with one table at the end. Finished runs "
+        "are kept, so the same command continues.  [default: the only one]",
+    ),
     click.option(
         "--family",
         default=DEFAULT,
@@ -173,7 +180,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="Run directory.  [default: runs/CATEGORY-MODALITY-FAMILY, bank: HALLUCINATION for FAMILY]",
+        help="Run directory; with --category all the folder of the runs.  [default: "
+        "runs/CATEGORY-MODALITY-FAMILY, bank: HALLUCINATION for FAMILY]",
     ),
     click.option(
         "--network-from",
@@ -207,29 +215,47 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
     **options: Any,
-) -> None:
+) -> int:
     """See HELP."""
-    from cmdiad_train.datasets import list_categories
+    from cmdiad_runtime.support.newest import RUNS
+    from cmdiad_train.datasets import list_categories, open_category
     from cmdiad_train.features import default_folder
     from cmdiad_train.fit.envelope import EnvelopeOptions
     from cmdiad_train.fit.fit import FitOptions, fit
     from cmdiad_train.fit.mask import read_inspection_mask
+    from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
     _refuse_foreign_options(click.get_current_context(), family)
     recipe = family_of(family).recipe(options, lambda: list_categories(data))
-    out = out or _default_folder(data, category, recipe)
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     machine, features = Machine(device, cache_gb), cache_dir or default_folder()
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
-    reporter = TerminalReporter()
     for line in family_of(family).remarks(options, recipe):
-        reporter.say(line)
-    record = fit(data, category, recipe, out, reporter, fit_options)
-    reporter.close()
-    _summarise(record, out)
-    _report_threshold(out)
+        click.echo(line, err=True)
+
+    def train(name: str | None, run: Path) -> RunRecord:
+        reporter = TerminalReporter()
+        record = fit(data, name, recipe, run, reporter, fit_options)
+        reporter.close()
+        _summarise(record, run)
+        _report_threshold(run)
+        return record
+
+    names = list_categories(data) if category == ALL else []
+    if not names or ALL in names:
+        train(category, out or RUNS / _run_name(open_category(data, category).name, recipe))
+        return 0
+    if mask is not None or calibration:
+        raise click.UsageError("--mask and --calibration belong to one category: name it with --category")
+
+    def train_one(name: str) -> dict[str, str]:
+        run = (out or RUNS) / _run_name(name, recipe)
+        finished = (run / FILE).exists() and read_record(run).status == "complete"
+        return {**_figures_row(train(name, run)), "run": printable(run), "result": KEPT if finished else "trained"}
+
+    return for_each(names, train_one)
 
 
 cli.params += family_options(DEFAULT)
@@ -245,12 +271,15 @@ def _refuse_foreign_options(context: click.Context, family: str) -> None:
                 raise click.UsageError(f"{option.opts[0]} is an option of the family {other}, not of {family}.")
 
 
-def _default_folder(data: Path, category: str | None, recipe: Recipe) -> Path:
-    from cmdiad_runtime.support.newest import RUNS
-    from cmdiad_train.datasets import open_category
+def _run_name(category: str, recipe: Recipe) -> str:
+    """Return the name of a run directory."""
+    return f"{category}-{recipe.modality}-{family_of(recipe.family).run_name(recipe)}"
 
-    name = family_of(recipe.family).run_name(recipe)
-    return RUNS / f"{open_category(data, category).name}-{recipe.modality}-{name}"
+
+def _figures_row(record: RunRecord) -> dict[str, str]:
+    """Return the figures of a finished run as cells of the table of all categories."""
+    figures = record.metrics or {}
+    return {text: as_figure(figures.get(name)) for name, text in FIGURE_NAMES.items()}
 
 
 def main() -> None:
@@ -271,8 +300,9 @@ def _summarise(record: RunRecord, out: Path) -> None:
         click.echo(f"{modality} extractor: {provenance['extractor']}")
     metrics = record.metrics
     if metrics is not None:
-        names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
-        figures = ", ".join(f"{words} {metrics[key]:.3f}" for key, words in names.items() if metrics[key] is not None)
+        figures = ", ".join(
+            f"{text} {metrics[name]:.3f}" for name, text in FIGURE_NAMES.items() if metrics[name] is not None
+        )
         unseen = sum(metrics.get("not_inspected", {}).get("reasons", {}).values())
         without = f", {unseen} of them could not be inspected" if unseen else ""
         click.echo(f"test split ({metrics['samples']} samples{without}): {figures}")

@@ -89,8 +89,8 @@ class Findings:
         if len(self.unusable) > MOST_UNUSABLE * total:
             number = f"{len(self.unusable)} of {total} good samples cannot be used"
             return f"training would be refused, because {number}; repair them, then run: {again}"
-        left_out = f"training would leave out {len(self.unusable)} good samples; " if self.unusable else ""
-        return f"{left_out}run: cmdiad-train {data}{self._options()}"
+        left_out = f"training would leave out {len(self.unusable)} good samples; run: " if self.unusable else ""
+        return f"{left_out}cmdiad-train {data}{self._options()}"
 
     def _counts_of(self, split: str) -> list[dict[str, int]]:
         return list(self.counts.get(split, {}).values())

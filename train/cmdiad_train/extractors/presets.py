@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.extractors.names import AUTO, PRESET_NAMES
 from cmdiad_train.extractors.store import stored_file, stored_images
 from cmdiad_train.recipe import SMALL_RGB, Recipe, RgbExtractor
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Preset:
         size: Side of the view in pixels.
         licence: Licence of the weights.
         megabytes: Size of the download, 0 for shipped weights.
+        is_measured: True if docs/extractors.md has figures of these weights on real parts.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Preset:
     size: int
     licence: str
     megabytes: int = 0
+    is_measured: bool = True
 
     @property
     def architecture(self) -> str:
@@ -46,13 +47,15 @@ class Preset:
         return exact or next(iter(stored_images(self.architecture)), None)
 
 
+_SMALL, _STANDARD, _LARGE = PRESET_NAMES
 PRESETS = (
-    Preset("small", SMALL_RGB, Recipe.size, "Apache-2.0"),
-    Preset("standard", RgbExtractor("resnet18.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 47),
-    Preset("large", RgbExtractor("wide_resnet50_2.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 276),
+    Preset(_SMALL, SMALL_RGB, Recipe.size, "Apache-2.0"),
+    Preset(_STANDARD, RgbExtractor("resnet18.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 47),
+    Preset(
+        _LARGE, RgbExtractor("wide_resnet50_2.tv_in1k", (1, 2), 40, "timm"), Recipe.size, "BSD-3-Clause", 276, False
+    ),
 )
-"""All presets, the best one last."""
-PRESET_NAMES = tuple(preset.name for preset in PRESETS)
+"""All presets, the largest one last."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,10 @@ class ChosenPreset:
         if not better:
             return f"{line}the largest preset."
         line += f"because no weights of the preset {better[0].name} are on this machine. "
-        return f"{line}For real parts run: cmdiad-extractor fetch {better[0].name}"
+        purpose = (
+            "For real parts" if better[0].is_measured else "To try the larger network, which was not measured here,"
+        )
+        return f"{line}{purpose} run: cmdiad-extractor fetch {better[0].name}"
 
 
 def choose_preset(name: str) -> ChosenPreset:

@@ -156,6 +156,12 @@ class BankRecipe:
             "none, since with both modalities nothing is missing",
         )
         require(
+            self.paper is None or recipe.mask is None,
+            "mask",
+            recipe.mask,
+            "none, because the recipe has a row of the paper (--paper)",
+        )
+        require(
             recipe.view != "top" or self.has_normals,
             "view",
             recipe.view,

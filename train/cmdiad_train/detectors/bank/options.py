@@ -5,8 +5,20 @@ from __future__ import annotations
 import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
-from cmdiad_train.detectors.bank.paper import ROW_NAMES, set_row
-from cmdiad_train.extractors.presets import AUTO, PRESET_NAMES
+from cmdiad_train.extractors.names import AUTO, PRESET_NAMES
+
+ROW_NAMES = ("xyz", "xyz-f2f", "xyz-f2i", "xyz-i2f", "rgb", "rgb-f2f", "rgb-f2i", "rgb-i2f")
+"""Rows of the paper's tables: measured modality, and hallucination."""
+
+
+def _set_row(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Make the values of a row of the paper the defaults of the other options."""
+    if value is not None:
+        from cmdiad_train.detectors.bank.paper import row_of
+
+        context.default_map = {**(context.default_map or {}), **row_of(value).options()}
+    return value
+
 
 HALLUCINATION = option_group(
     "Hallucination",
@@ -139,7 +151,7 @@ BANKS = option_group(
         "--paper",
         type=click.Choice(ROW_NAMES),
         is_eager=True,
-        callback=set_row,
+        callback=_set_row,
         help="Row of the paper's tables: sets mode, modality, hallucination, mask and view as in the paper and accepts "
         "no other value. Weights of Point-MAE must be stored (cmdiad-extractor import) or named.",
     ),

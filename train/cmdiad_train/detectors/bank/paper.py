@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -15,6 +15,8 @@ from cmdiad_train.recipe import PUBLISHED_RECIPE, PUBLISHED_RGB, Hallucination, 
 
 _FREE = {"paper", "rgb_weights", "xyz_weights"}
 """Options of the family that a row leaves open: the files of the published weights."""
+_NOT_COMMON = {"detector", "seed", "false_reject_rate", "mask"}
+"""Fields of a recipe that a row leaves open, or that belong to the family."""
 _IMPORT_POINTS = "cmdiad-extractor import pointmae_pretrain.pth"
 
 
@@ -31,11 +33,6 @@ class PaperRow:
     hallucination: Hallucination = "none"
 
     @property
-    def name(self) -> str:
-        """Return the value of `--paper`, for example "xyz-f2f"."""
-        return self.modality if self.hallucination == "none" else f"{self.modality}-{self.hallucination}"
-
-    @property
     def sees_images(self) -> bool:
         """Return True if images are measured or trained on."""
         return self.modality != "xyz" or self.hallucination != "none"
@@ -50,42 +47,21 @@ class PaperRow:
 
         Source: the published code, docs/method.md sections 1, 2, 5, 6 and 9.
         """
+        common = {f.name: getattr(PUBLISHED_RECIPE, f.name) for f in fields(Recipe) if f.name not in _NOT_COMMON}
         return {
+            **common,
             "mode": "faithful",
             "modality": self.modality,
             "hallucination": self.hallucination,
             "distil_on": None if self.hallucination == "none" else "all",
-            "size": PUBLISHED_RECIPE.size,
-            "view": PUBLISHED_RECIPE.view,
             "rgb_mask": "cloud" if self.sees_images else "none",
-            "foreground": True,
-            "parts": 1,
         }
 
 
-ROWS = (
-    PaperRow("xyz"),
-    PaperRow("xyz", "f2f"),
-    PaperRow("xyz", "f2i"),
-    PaperRow("xyz", "i2f"),
-    PaperRow("rgb"),
-    PaperRow("rgb", "f2f"),
-    PaperRow("rgb", "f2i"),
-    PaperRow("rgb", "i2f"),
-)
-ROW_NAMES = tuple(row.name for row in ROWS)
-
-
 def row_of(name: str) -> PaperRow:
-    """Return the row with this name."""
-    return ROWS[ROW_NAMES.index(name)]
-
-
-def set_row(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Make the values of a row the defaults of the other options; a callback of the eager option `--paper`."""
-    if value is not None:
-        context.default_map = {**(context.default_map or {}), **row_of(value).options()}
-    return value
+    """Return the row that a value of `--paper` names, for example "xyz-f2f"."""
+    modality, _, hallucination = name.partition("-")
+    return PaperRow(modality, hallucination or "none")  # type: ignore[arg-type]
 
 
 def check_row(options: Mapping[str, Any], family_options: tuple[click.Option, ...]) -> None:
@@ -101,7 +77,7 @@ def check_row(options: Mapping[str, Any], family_options: tuple[click.Option, ..
     values = row_of(name).options()
     own = {str(option.name) for option in family_options} - _FREE
     for option in sorted(own | set(values)):
-        if options.get(option) != values.get(option):
+        if option in options and options[option] != values.get(option):
             text = option.replace("_", "-").removesuffix("-kind")
             expected = f"sets --{text} {values[option]}" if values.get(option) is not None else f"leaves --{text} unset"
             raise click.UsageError(f"--paper {name} {expected}, as in the paper. Leave out --{text} or --paper.")

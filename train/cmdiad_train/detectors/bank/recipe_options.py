@@ -17,7 +17,8 @@ from cmdiad_train.detectors.bank.paper import (
     missing_of_protocol,
     stored_weights,
 )
-from cmdiad_train.extractors.presets import AUTO, ChosenPreset, choose_preset, preset_of
+from cmdiad_train.extractors.names import AUTO
+from cmdiad_train.extractors.presets import ChosenPreset, choose_preset, preset_of
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.extractors.weights_file import FORMAT, IMAGES, read_metadata, stored_extractor
 from cmdiad_train.recipe import (

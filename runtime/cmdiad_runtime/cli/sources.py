@@ -1,0 +1,149 @@
+"""Inputs of `cmdiad-run`: named files and folders, a list on standard input, or a watched folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from os.path import lexists
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.output import say
+
+if TYPE_CHECKING:
+    from cmdiad_runtime.inspection.inspector import Inspector
+    from cmdiad_runtime.inspection.pipeline import InspectedSource, Source
+
+STANDARD_INPUT = Path("-")
+"""INPUT that stands for a list of names on standard input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The inputs that the command line names.
+
+    Attributes:
+        paths: Files and folders, or STANDARD_INPUT alone.
+        null: True if zero bytes separate the names on standard input.
+        watch: Folder to watch in place of `paths`, or None.
+        settle_s: See `WatchOptions`.
+        limit_s: See `WatchOptions`.
+        move_to: Folder for the inspected files of the watched folder, or None to leave them.
+
+    Raises:
+        click.UsageError: Two of the inputs exclude each other.
+    """
+
+    paths: tuple[Path, ...]
+    null: bool = False
+    watch: Path | None = None
+    settle_s: float = 2.0
+    limit_s: float = 60.0
+    move_to: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.watch is not None and self.paths:
+            raise click.UsageError("--watch DIR takes the place of INPUT: leave INPUT out")
+        if STANDARD_INPUT in self.paths and len(self.paths) > 1:
+            raise click.UsageError("- reads all names from standard input: leave other INPUT out")
+        if self.null and self.paths != (STANDARD_INPUT,):
+            raise click.UsageError("-0 concerns the list on standard input: pass - as INPUT")
+
+    def __bool__(self) -> bool:
+        return bool(self.paths) or self.watch is not None
+
+
+@dataclass(frozen=True)
+class OpenSources:
+    """Sources to inspect.
+
+    Attributes:
+        stream: The sources, which may arrive while others are inspected.
+        finish: Function to call with each result after the verdict was printed.
+        count: Number of sources, or None if it is not known before the end.
+    """
+
+    stream: Iterable[Source]
+    finish: Callable[[InspectedSource], None]
+    count: int | None = None
+
+
+@contextmanager
+def open_sources(inputs: Inputs, inspector: Inspector, output: Path | None) -> Iterator[OpenSources]:
+    """Find the inputs, or begin to wait for them.
+
+    Args:
+        inputs: Inputs of the command line.
+        inspector: Open inspector.
+        output: Folder of results, which this process owns, or None.
+
+    Raises:
+        OutputError: The folder of `--move-to` cannot be used.
+    """
+    from cmdiad_runtime.inspection.arrivals import Arrivals
+    from cmdiad_runtime.inspection.find_inputs import find_inputs
+    from cmdiad_runtime.inspection.name_list import read_names, read_standard_input
+
+    if inputs.watch is not None:
+        with _open_watch(inputs, inputs.watch, inspector, output) as sources:
+            yield sources
+    elif inputs.paths == (STANDARD_INPUT,):
+        with Arrivals(read_names(read_standard_input, null=inputs.null)) as names:
+            yield OpenSources(names, _leave)
+    else:
+        files = find_inputs(inputs.paths, inspector.bundle.preprocessing.modality)
+        if files.skipped_text:
+            say(files.skipped_text)
+        yield OpenSources(files.paths, _leave, len(files.paths))
+
+
+@contextmanager
+def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path | None) -> Iterator[OpenSources]:
+    from cmdiad_runtime.inspection.arrivals import Arrivals
+    from cmdiad_runtime.inspection.arrived import Arrived
+    from cmdiad_runtime.inspection.done_folders import open_done_folders
+    from cmdiad_runtime.inspection.stored_results import finished_files
+    from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
+
+    with ExitStack() as stack:
+        done = stack.enter_context(open_done_folders(folder, inputs.move_to)) if inputs.move_to else None
+        options = WatchOptions(
+            settle_s=inputs.settle_s,
+            limit_s=inputs.limit_s,
+            excluded=tuple(path for path in (output, inputs.move_to) if path is not None),
+            moves=done is not None,
+        )
+        finished = None if output is None else finished_files(output, _decided_by(inspector))
+        watch = FolderWatch(folder, inspector.bundle.preprocessing.modalities, options, say, seen=finished)
+        stack.callback(watch.close)
+
+        def finish(inspected: InspectedSource) -> None:
+            source = inspected.source
+            if done is None or not isinstance(source, Arrived):
+                return
+            if problem := done.move(source, inspected.inspection.verdict):
+                say(f"warning: {printable(source.path)} is not moved ({problem}); the verdict stands")
+            if not lexists(source.path):
+                watch.release(source)
+
+        say(f"watching {printable(folder)}; end with Ctrl-C")
+        yield OpenSources(stack.enter_context(Arrivals(watch)), finish)
+
+
+def _leave(inspected: InspectedSource) -> None:
+    """Leave an inspected file where it is."""
+
+
+def _decided_by(inspector: Inspector) -> dict[str, Any]:
+    """Return the fields of a line of results that decide whether a file must be inspected again."""
+    from cmdiad_runtime.inspection.result_line import station_of
+
+    return {
+        "bundle_sha256": station_of(inspector).bundle_sha256,
+        "threshold": inspector.thresholds[0],
+        "skipped_checks": list(inspector.bundle.skipped_checks),
+    }

@@ -1,0 +1,156 @@
+"""List the samples in a watched folder, with the present state of their files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmdiad_runtime.inspection.arrived import Arrived, FileState, file_state, result_key
+from cmdiad_runtime.inspection.find_inputs import SKIPPED_TEXTS, skipped_file, skipped_folder
+from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
+from cmdiad_runtime.names import Modality
+from cmdiad_runtime.printable import cause_of, printable
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
+
+IsFinished = Callable[[str], bool]
+"""Function that returns True for the `Arrived.key` of a sample that needs no further look."""
+SayOnce = Callable[[str, str], None]
+"""Receiver of a subject and a message; of several messages with the same subject, only the first is shown."""
+_TEMPORARY = (".tmp", ".part", ".partial")
+
+
+class FolderAwayError(OSError):
+    """The watched folder cannot be listed."""
+
+
+@dataclass(frozen=True)
+class ListedSample:
+    """A sample as it is in the folder at present.
+
+    Attributes:
+        path: File that names the sample: the image if there is one, else the cloud.
+        files: States of the files of the sample, that of `path` first.
+        missing: File that the sample lacks, "image" or "cloud"; "" if there are all.
+        foreign: True for a TIFF file that is not of the detector's modality according to the content so far.
+    """
+
+    path: Path
+    files: tuple[FileState, ...]
+    missing: str = ""
+    foreign: bool = False
+
+
+def list_samples(
+    folder: Path,
+    modalities: Sequence[Modality],
+    excluded: Collection[Path],
+    is_finished: IsFinished,
+    say: SayOnce,
+) -> Iterator[ListedSample]:
+    """Yield the samples in a folder and all folders below that are not finished, in any order.
+
+    Args:
+        folder: Folder to list.
+        modalities: Modalities that a sample must have. An image and a cloud belong together if their names are equal
+            except for the suffix, next to each other or in the folders `rgb` and `xyz` or `depth`.
+        excluded: Folders to leave out, resolved.
+        is_finished: Function that knows the finished samples.
+        say: Receiver of messages about what is left out.
+
+    Raises:
+        FolderAwayError: The folder cannot be listed.
+    """
+    for path in _files(folder, excluded, is_finished, say):
+        sample = _sample(path, modalities)
+        if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
+            yield sample
+
+
+def _sample(path: Path, modalities: Sequence[Modality]) -> ListedSample | None:
+    """Return the sample that a file names, or None for a file without a part, or one that belongs to an image."""
+    kinds = _modalities_of(path)
+    modality = next((modality for modality in modalities if modality in kinds), None)
+    own = FileState.of(path)
+    if modality is None:
+        return ListedSample(path, (own,), foreign=True) if kinds and _may_be_either(path) else None
+    if len(modalities) == 1:
+        return ListedSample(path, (own,))
+    if modality == "xyz":
+        has_image = any(os.path.lexists(candidate) for candidate in image_candidates(path))
+        return None if has_image else ListedSample(path, (own,), "image")
+    cloud = next((candidate for candidate in cloud_candidates(path) if candidate.is_file()), None)
+    return ListedSample(path, (own,), "cloud") if cloud is None else ListedSample(path, (own, FileState.of(cloud)))
+
+
+def _modalities_of(path: Path) -> tuple[Modality, ...]:
+    """Return the modalities that a file may have by the rules of `find_inputs`; none for another kind of file.
+
+    The content decides about a TIFF file next to others. It may be incomplete, or decide nothing: then the file may
+    have the modality that no other file of the same name has.
+    """
+    suffix = path.suffix.lower()
+    for modality, folders in MODALITY_FOLDERS.items():
+        if path.parent.name in folders:
+            return (modality,) if suffix in MODALITY_SUFFIXES[modality] else ()
+    kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
+    if not _may_be_either(path):
+        return kinds
+    others = {*image_candidates(path), *cloud_candidates(path)} - {path}
+    together = [path, *(other for other in others if other.is_file())]
+    return tuple(modality for modality in kinds if path in loose_files(together, modality))
+
+
+def _may_be_either(path: Path) -> bool:
+    return all(path.suffix.lower() in suffixes for suffixes in MIXED_SUFFIXES.values())
+
+
+def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, say: SayOnce) -> Iterator[Path]:
+    """Yield the files that are no masks, thumbnails and so on. Links to folders are not followed.
+
+    Finished samples of one file are left out first, because a folder may hold a million of them.
+    """
+    folders = [folder]
+    while folders:
+        current = folders.pop()
+        try:
+            with os.scandir(current) as entries:
+                parent = "" if current == Path() else os.path.join(current, "")  # noqa: PTH118 - as text, for speed
+                for entry in entries:
+                    is_folder = entry.is_dir()
+                    if not is_folder and _is_known(entry, parent, is_finished):
+                        continue
+                    path = current / entry.name
+                    if not is_folder:
+                        if not _is_left_out(path, say):
+                            yield path
+                    elif entry.is_symlink():
+                        say(str(path), f"warning: {printable(path)} is a link to a folder, which is not watched")
+                    elif skipped_folder(path) is None and path.resolve() not in excluded:
+                        folders.append(path)
+        except OSError as error:
+            if current == folder:
+                raise FolderAwayError(error.errno, error.strerror) from error
+            say(str(current), f"warning: {printable(current)} cannot be listed ({cause_of(error)}); retried")
+
+
+def _is_known(entry: os.DirEntry[str], parent: str, is_finished: IsFinished) -> bool:
+    """Return True if a file alone is a finished sample."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return False
+    return is_finished(result_key(parent + entry.name, file_state(status.st_size, status.st_mtime_ns)))
+
+
+def _is_left_out(path: Path, say: SayOnce) -> bool:
+    """Return True, and say so once for each reason, if a picture or cloud is no input because of its name."""
+    reason = skipped_file(path)
+    if reason is not None:
+        say(reason, f"skipped: {SKIPPED_TEXTS[reason]}, the first is {printable(path)}")
+        return True
+    temporary = path.name.startswith("~") or path.stem.endswith(_TEMPORARY)
+    if temporary and _modalities_of(path):
+        say("temporary", f"skipped: files with a temporary name, the first is {printable(path)}")
+    return temporary

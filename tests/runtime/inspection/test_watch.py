@@ -1,0 +1,361 @@
+"""A watched folder: a sample is yielded once, when all files are complete, or with the reason why it is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.inspection import watch as watch_module
+from cmdiad_runtime.inspection.arrived import Arrived
+from cmdiad_runtime.inspection.digest_set import DigestSet
+from cmdiad_runtime.inspection.done_folders import open_done_folders
+from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
+from cmdiad_runtime.names import Modality
+from helpers import write_cloud, write_image
+
+
+class Watched:
+    """A folder with its watch, whose clock the test sets.
+
+    Attributes:
+        folder: Watched folder.
+        said: Messages.
+        watch: The watch.
+        now: Present time, seconds.
+    """
+
+    def __init__(self, folder: Path, modalities: Iterable[Modality] = ("rgb",), **options: object) -> None:
+        self.folder = folder
+        self.folder.mkdir(exist_ok=True)
+        self.said: list[str] = []
+        self.now = 100.0
+        self.seen = DigestSet()
+        chosen = WatchOptions(settle_s=2, limit_s=60, **options)  # type: ignore[arg-type]
+        self.watch = FolderWatch(
+            folder, tuple(modalities), chosen, self.said.append, seen=self.seen, clock=lambda: self.now
+        )
+
+    def write(self, name: str, content: bytes = b"picture", *, mtime: int | None = None) -> Path:
+        """Write a file, with a time of change in seconds if one is named."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if mtime is not None:
+            os.utime(path, (mtime, mtime))
+        return path
+
+    def search(self, after: float = 0.0) -> list[Arrived]:
+        """Return the samples that a search some seconds later yields."""
+        self.now += after
+        return list(self.watch.search())
+
+    def names(self, after: float = 0.0) -> list[str]:
+        """Return the names of the samples of a search that are not refused."""
+        arrived = self.search(after)
+        assert [sample.refusal for sample in arrived] == [None] * len(arrived)
+        return [sample.path.relative_to(self.folder).as_posix() for sample in arrived]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path / "line")
+
+
+def test_files_present_at_the_start_are_yielded_once_when_they_have_settled(watched: Watched) -> None:
+    watched.write("b.png")
+    watched.write("a.jpg")
+    watched.write("more/c.PNG")
+    assert watched.names() == []
+    assert watched.names(after=1.9) == []
+    assert watched.names(after=0.1) == ["a.jpg", "b.png", "more/c.PNG"]
+    watched.write("d.png")
+    assert watched.names(after=10) == []
+    assert watched.names(after=2) == ["d.png"]
+    assert watched.names(after=10) == []
+
+
+def test_a_file_that_grows_is_not_complete(watched: Watched) -> None:
+    watched.write("a.png", b"1")
+    for size in range(2, 6):
+        assert watched.names(after=1.5) == []
+        watched.write("a.png", b"1" * size)
+    assert watched.names(after=1.5) == []
+    assert watched.names(after=2) == ["a.png"]
+
+
+def test_a_file_that_changes_without_growing_is_not_complete(watched: Watched) -> None:
+    """Some cameras allocate the whole file first."""
+    watched.write("a.png", mtime=1000)
+    assert watched.names() == []
+    watched.write("a.png", mtime=1001)
+    assert watched.names(after=2) == []
+    assert watched.names(after=2) == ["a.png"]
+
+
+@pytest.mark.parametrize("name", [".", "line", "line/.."])
+@pytest.mark.parametrize("moves", [False, True])
+def test_any_name_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, moves: bool) -> None:
+    """A finished file is recognised by its path as text."""
+    monkeypatch.chdir(tmp_path)
+    Path("line").mkdir()
+    watched = Watched(Path(name), moves=moves)
+    watched.write("a.png")
+    watched.write("more/b.png")
+    watched.search()
+    assert [sample.path.name for sample in watched.search(after=2)] == ["a.png", "b.png"]
+    watched.search(after=2)
+    assert watched.names(after=2) == []
+
+
+@pytest.mark.failure_mode("A file in a watched folder that never stops growing")
+def test_a_file_that_never_settles_is_refused(watched: Watched) -> None:
+    refused: list[Arrived] = []
+    for size in range(1, 63):
+        watched.write("a.png", b"1" * size)
+        refused += watched.search(after=1)
+    (sample,) = refused
+    assert sample.refusal is not None
+    assert sample.refusal.reason == "timeout"
+    assert "still changes, 60 s after" in str(sample.refusal)
+    assert watched.names(after=1) == []
+    assert watched.names(after=2) == ["a.png"], "the complete file gets its own verdict"
+
+
+def test_a_file_that_cannot_be_opened_waits_and_is_refused(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows the camera may keep the file locked."""
+
+    def refuse(path: Path, *, follow: bool) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    watched.write("a.png")
+    assert watched.names() == []
+    monkeypatch.setattr(watch_module, "open_regular", refuse)
+    assert watched.names(after=3) == []
+    (sample,) = watched.search(after=60)
+    assert sample.refusal is not None
+    assert sample.refusal.reason == "unreadable"
+    assert "cannot be opened (permission denied)" in str(sample.refusal)
+
+
+def test_a_replaced_file_is_yielded_again(watched: Watched) -> None:
+    watched.write("a.png", mtime=1000)
+    watched.search()
+    assert watched.names(after=2) == ["a.png"]
+    watched.write("a.png", mtime=1002)
+    watched.search()
+    assert watched.names(after=2) == ["a.png"]
+
+
+@pytest.mark.failure_mode("A file in a watched folder that is replaced during the inspection")
+def test_a_file_that_is_replaced_during_the_inspection_gets_no_verdict_of_the_other(watched: Watched) -> None:
+    watched.write("a.png", mtime=1000)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    sample.check_unchanged()
+    watched.write("a.png", mtime=1003)
+    with pytest.raises(Exception, match="changed while the sample was inspected"):
+        sample.check_unchanged()
+
+
+def test_temporary_names_masks_results_and_links_to_folders_are_left_out_with_one_line(watched: Watched) -> None:
+    for name in ("a.png.part", "b.png.tmp", "c.png~", "~d.png", "e.tmp.png", ".f.png", "g_mask.png", "h.heic", "i.txt"):
+        watched.write(name)
+    watched.write("masks/j.png")
+    watched.write("runs/run.json")
+    watched.write("runs/parts.png")
+    (watched.folder / "loop").symlink_to(watched.folder)
+    watched.write("z.png")
+    watched.search()
+    assert watched.names(after=2) == ["z.png"]
+    subjects = sorted(line.split(", the first")[0].replace(str(watched.folder), "") for line in watched.said)
+    assert subjects == [
+        "skipped: files with a temporary name",
+        "skipped: hidden",
+        "skipped: masks",
+        "skipped: pictures or clouds of another format",
+        "warning: /loop is a link to a folder, which is not watched",
+    ]
+    (watched.folder / "e.tmp.png").rename(watched.folder / "e.png")
+    watched.search()
+    assert watched.names(after=2) == ["e.png"]
+
+
+@pytest.mark.failure_mode("A watched folder that is away for a while")
+def test_a_folder_that_is_away_for_a_while_is_reported_and_retried(watched: Watched) -> None:
+    watched.write("a.png")
+    watched.search()
+    away = watched.folder.with_name("away")
+    watched.folder.rename(away)
+    assert watched.names(after=1) == []
+    assert watched.names(after=100) == []
+    away.rename(watched.folder)
+    assert watched.names(after=1) == [], "files count as new, so none is late"
+    assert watched.names(after=2) == ["a.png"]
+    lost, back = watched.said
+    assert lost == f"warning: {watched.folder} cannot be listed (no such file or directory); retried until it can"
+    assert back == f"{watched.folder} is back after 101 s"
+
+
+def test_time_in_which_the_inspection_takes_no_sample_does_not_make_files_late(watched: Watched) -> None:
+    watched.write("a.png")
+    watched.search()
+    watched.now += 2
+    search = watched.watch.search()
+    assert next(search).path.name == "a.png"
+    watched.write("b.png", b"1")
+    watched.now += 1000  # The engine is busy.
+    assert list(search) == []
+    assert watched.names() == []
+    watched.write("b.png", b"22")
+    assert watched.names(after=2) == []
+    assert watched.names(after=2) == ["b.png"]
+
+
+def test_memory_is_bounded(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "MOST_PENDING", 3)
+    names = [f"{number}.png" for number in range(10)]
+    for name in names:
+        watched.write(name)
+    searches = [watched.names(after=2) for _ in range(12)]
+    assert max(map(len, searches)) == 3
+    assert sorted(name for found_names in searches for name in found_names) == names
+
+
+@pytest.mark.parametrize("folders", [("", ""), ("rgb/", "xyz/"), ("rgb/", "depth/")])
+def test_image_and_cloud_are_yielded_together(tmp_path: Path, folders: tuple[str, str]) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    images, clouds = folders
+    suffix = "png" if clouds == "depth/" else "ply"
+    watched.write(f"{images}1.png")
+    assert watched.names() == []
+    assert watched.names(after=30) == []
+    cloud = watched.write(f"{clouds}1.{suffix}")
+    assert watched.names(after=1) == []
+    (sample,) = watched.search(after=2)
+    assert sample.refusal is None
+    assert [file.path for file in sample.files] == [watched.folder / images / "1.png", cloud]
+    assert watched.names(after=100) == []
+    os.utime(cloud, (5, 5))
+    watched.search()
+    assert watched.names(after=2) == [f"{images}1.png"], "a new cloud makes a new sample"
+
+
+@pytest.mark.parametrize(
+    ("modalities", "expected"),
+    [(("rgb",), ["1.png", "2.tiff"]), (("xyz",), ["1.tiff", "3.ply"]), (("rgb", "xyz"), ["1.png"])],
+)
+def test_the_content_of_a_complete_tiff_file_decides(
+    tmp_path: Path, modalities: tuple[Modality, ...], expected: list[str]
+) -> None:
+    watched = Watched(tmp_path / "line", modalities)
+    write_image(watched.folder / "1.png", np.zeros((8, 8, 3), np.uint8))
+    write_cloud(watched.folder / "1.tiff", np.ones((8, 8, 3), np.float32))
+    write_image(watched.folder / "2.tiff", np.zeros((8, 8, 3), np.uint8))
+    watched.write("3.ply")
+    whole = (watched.folder / "1.tiff").read_bytes()
+    watched.write("1.tiff", whole[:1])  # The camera has begun to write.
+    assert watched.names() == []
+    watched.write("1.tiff", whole)
+    assert watched.names(after=1) == []
+    assert watched.names(after=2) == expected
+    assert watched.names(after=10) == []
+
+
+@pytest.mark.parametrize(("name", "missing"), [("1.png", "cloud"), ("1.ply", "image")])
+@pytest.mark.failure_mode("An image in a watched folder whose cloud does not come, or a cloud without image")
+def test_a_partner_that_does_not_come_is_a_reason_not_a_guess(tmp_path: Path, name: str, missing: str) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    watched.write(name)
+    watched.write("2.png")
+    watched.write("2.ply")
+    watched.search()
+    assert watched.names(after=59) == ["2.png"]
+    (sample,) = watched.search(after=1)
+    assert sample.refusal is not None
+    assert sample.refusal.reason == "missing-modality"
+    assert f"no {missing} that belongs to the file" in str(sample.refusal)
+    assert watched.names(after=100) == []
+
+
+def test_moved_files_may_return(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", moves=True, excluded=(tmp_path / "line" / "done",))
+    watched.write("a.png", mtime=1000)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    assert watched.names(after=2) == [], "the file is in work"
+    with open_done_folders(watched.folder, watched.folder / "done") as done:
+        assert done.move(sample, "OK") == ""
+    watched.watch.release(sample)
+    assert watched.names(after=2) == []
+    shutil.copy2(watched.folder / "done" / "OK" / "a.png", sample.path)
+    watched.search()
+    assert watched.names(after=2) == ["a.png"]
+
+
+def test_move_keeps_folders_and_replaces_nothing(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        for content in (b"1", b"22"):
+            watched.write("rgb/a.png", content)
+            watched.write("xyz/a.ply", content)
+            watched.search()
+            (sample,) = watched.search(after=2)
+            assert done.move(sample, "NG") == ""
+    moved = sorted(path.relative_to(tmp_path / "done").as_posix() for path in (tmp_path / "done").rglob("a*"))
+    assert moved == ["NG/rgb/a-2.png", "NG/rgb/a.png", "NG/xyz/a-2.ply", "NG/xyz/a.ply"]
+    assert (tmp_path / "done/NG/rgb/a-2.png").read_bytes() == b"22"
+
+
+def test_a_file_that_was_replaced_after_the_inspection_is_not_moved(tmp_path: Path) -> None:
+    """No file gets into the folder OK without a look."""
+    watched = Watched(tmp_path / "line", moves=True)
+    watched.write("a.png", mtime=1000)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    watched.write("a.png", b"another", mtime=1001)
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        assert done.move(sample, "OK") == f"{sample.path} has been replaced since the inspection"
+    assert sample.path.read_bytes() == b"another"
+    assert not list((tmp_path / "done").rglob("*.png"))
+    watched.search()
+    assert watched.names(after=2) == ["a.png"]
+
+
+def test_a_file_that_is_replaced_at_the_moment_of_the_move_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(tmp_path / "line", moves=True)
+    watched.write("a.png", mtime=1000)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    rename = Path.rename
+
+    def rename_another(path: Path, target: Path) -> Path:
+        if path == sample.path:
+            watched.write("a.png", b"another", mtime=1001)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_another)
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        assert "replaced" in done.move(sample, "OK")
+    assert sample.path.read_bytes() == b"another"
+    assert [path.name for path in (tmp_path / "done" / "OK").iterdir()] == []
+
+
+def test_folder_for_inspected_files_must_be_another_one(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="the watched folder itself"), open_done_folders(tmp_path, tmp_path):
+        pass
+
+
+def test_digest_set_holds_what_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = DigestSet()
+    names = [f"photos/{number}.png 10:20" for number in range(70_000)]
+    for name in names[::2]:
+        digests.add(name)
+    assert [name in digests for name in names] == [True, False] * 35_000
