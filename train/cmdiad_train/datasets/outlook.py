@@ -41,7 +41,7 @@ def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -
     kinds = " and ".join(modalities)
     possible = [f"train on {len(train)} good samples ({kinds}), export, inspect"]
     held_out = len(train) + len(listings["validation"].samples)
-    rate = 1 / (held_out + 1)  # the smallest rate that an order statistic of so many scores can keep
+    rate = 1 / (held_out + 1)  # the smallest rate that an order statistic can keep
     possible.append(
         f"a threshold from up to {held_out} held-out good samples, for false-reject rates of {rate:.1%} or more"
     )
