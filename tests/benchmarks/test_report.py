@@ -344,6 +344,15 @@ def test_sessions_and_their_scores(data: Path, own_bundle: Path, tmp_path: Path)
     assert "--good DIR" not in page.text
 
 
+def test_view_that_was_forced_against_the_evidence_is_named(data: Path, own_bundle: Path, tmp_path: Path) -> None:
+    reason = "the picture has structure outside of the part"
+    rewrite_manifest(own_bundle, lambda manifest: manifest["inspected_area"].update(counter_evidence=reason))
+    assert command(cli, "report", data, own_bundle, "--out", tmp_path).code == 0
+    record, page = read(tmp_path)
+    assert reason in record["classes"][0]["warning"]
+    assert f"defects outside of the inspected area are not seen: {reason}." in page.text
+
+
 def test_settings_are_shown_for_any_family(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["recipe"] = {"family": "crystal-ball", "detector": {"radius": 3, "glass": {"colour": "blue"}}}

@@ -94,7 +94,7 @@ def test_manifest_says_what_is_inside(trained: Cached, exported: Cached) -> None
     assert "not trained" in manifest["provenance"]["rgb"]["extractor"]
     assert manifest["calibration"]["score_threshold"] == run.calibration.score_threshold
     assert manifest["engines"] == []
-    assert {p.name for p in bundle.iterdir()} == {"graph.onnx", "golden.npz", "manifest.json"}
+    assert {p.name for p in bundle.iterdir()} == {"graph.onnx", "golden.npz", "README.txt", "manifest.json"}
 
 
 def test_every_widening_is_recorded_with_what_made_it_necessary(exported: Cached) -> None:

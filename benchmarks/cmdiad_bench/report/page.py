@@ -165,7 +165,6 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
         ("Inspects with", sensor),
         *([("Parts in a picture", str(record["parts"]))] if record["parts"] > 1 else []),
         *([("Not inspected (mask)", f"{record['ignored_share']:.1%}")] if record["ignored_share"] else []),
-        *([("Warning", record["warning"])] if record["warning"] else []),
         ("Precision, engine", f"{record['precision']}, {record['engine']}"),
         ("Detector family", record["family"] or "not recorded"),
         *([("Settings of the family", settings)] if settings else []),

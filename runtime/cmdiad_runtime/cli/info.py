@@ -105,6 +105,7 @@ def _threshold_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     low, high = threshold["interval"]
     lines = [
+        ("deciding score", {"map": "largest value of the map", "image": "image score"}[threshold["verdict"]]),
         ("threshold", f"score {threshold['score_threshold']:.6g}, map {threshold['map_threshold']:.6g}"),
         (
             "false rejects",

@@ -152,6 +152,7 @@ def _threshold(calibration: Calibration) -> dict[str, Any]:
     content = calibration.to_json()
     return {
         **{name: value for name, value in content.items() if name not in ("held_out_scores", "held_out_peaks")},
+        "verdict": calibration.verdict,
         "sessions": [{"name": session.name, "samples": session.samples} for session in calibration.sessions],
     }
 

@@ -224,7 +224,7 @@ def test_signing_removes_leftovers_and_damaged_bundles_stay_unsigned(bundle: Pat
     new_key(tmp_path / "line.key")
     (bundle / ".manifest.0123abcd.sig").touch()
     sign_bundle(bundle, tmp_path / "line.key")
-    assert names(bundle) == ["README.txt", "golden.npz", "graph.onnx", "manifest.json", "manifest.sig"]
+    assert names(bundle) == ["golden.npz", "graph.onnx", "manifest.json", "manifest.sig"]
     flip_byte(bundle / "golden.npz")
     with pytest.raises(BundleError):
         sign_bundle(bundle, tmp_path / "line.key")

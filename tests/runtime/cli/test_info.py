@@ -49,6 +49,10 @@ def test_bundle(exported: Cached, trained: Cached) -> None:
     assert text["trained on"].startswith("gear, 6 training samples, ")
     assert f"score {manifest['calibration']['score_threshold']:.6g}, map" in text["threshold"]
     assert "95 % interval" in text["false rejects"]
+    assert (
+        text["deciding score"]
+        == {"map": "largest value of the map", "image": "image score"}[manifest["calibration"].get("verdict", "image")]
+    )
     assert text["engine"] == "cpu (onnxruntime): certified for processors of this architecture"
 
 

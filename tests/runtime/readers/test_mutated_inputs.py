@@ -36,7 +36,7 @@ def good(data: Path) -> tuple[Path, Path]:
 def test_samples_of_every_format_are_readable(script: ModuleType, good: tuple[Path, Path], tmp_path: Path) -> None:
     images = script.write_images(tmp_path / "images", good[0])
     clouds = [p for p in script.write_clouds(tmp_path / "clouds", good[1]) if p.suffix != ".json"]
-    assert {p.suffix for p in images} == {".png", ".jpg"}
+    assert {p.suffix for p in images} == {".png", ".jpg", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k"}
     assert {p.suffix for p in clouds} == {".tiff", ".tif", ".npz", ".ply", ".pcd", ".png"}
     for path in images:
         assert read_rgb(path).shape == read_rgb(good[0]).shape
