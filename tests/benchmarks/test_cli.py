@@ -87,7 +87,16 @@ def test_accuracy_of_a_bundle(data: Path, trained: Cached, exported: Cached, tmp
     ended = command(cli, "accuracy", bundle, data, "--category", "gear", "--json", tmp_path / "accuracy.json")
     assert ended.code == 0, ended.err
     figures = json.loads((tmp_path / "accuracy.json").read_text())
-    own = {"category", "samples", "good", "without_mask", "image_auroc_by_defect", "intervals", *METRICS}
+    own = {
+        "category",
+        "samples",
+        "good",
+        "held_out_good",
+        "without_mask",
+        "image_auroc_by_defect",
+        "intervals",
+        *METRICS,
+    }
     verdicts = {"threshold", "false_rejects", "missed_defects", "reasons", "not_inspected"}
     assert set(figures) == DESCRIPTION | own | verdicts
     assert set(figures["intervals"]) == set(METRICS)
@@ -121,10 +130,13 @@ def test_accuracy_reads_the_bundles_modality_alone(own_data: Path, exported: Cac
     assert command(cli, "accuracy", exported("rgb", "f2f", "fp16"), own_data).code == 0
 
 
-def test_accuracy_needs_both_kinds(own_data: Path, exported: Cached) -> None:
+def test_accuracy_needs_defects(own_data: Path, exported: Cached) -> None:
     shutil.rmtree(own_data / "gear" / "test" / "good")
-    refused = command(cli, "accuracy", exported("rgb"), own_data)
-    assert_refused(refused, 7, own_data / "gear" / "test", "3 samples of one kind")
+    without_good = command(cli, "accuracy", exported("rgb"), own_data)
+    assert without_good.code == 0 and "good samples that were held out in training" in without_good.err
+    for defect in ("hole", "contamination"):
+        shutil.rmtree(own_data / "gear" / "test" / defect)
+    assert_refused(command(cli, "accuracy", exported("rgb"), own_data), 7, own_data)
 
 
 def test_bad_inputs_are_named(own_data: Path, exported: Cached, own_bundle: Path, tmp_path: Path) -> None:

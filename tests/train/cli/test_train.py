@@ -70,7 +70,7 @@ def test_missing_data(tmp_path: Path) -> None:
 
 
 def test_folder_without_categories(tmp_path: Path) -> None:
-    assert_refused(train(tmp_path, out=tmp_path / "run"), 7, tmp_path, "(none)", "--category NAME")
+    assert_refused(train(tmp_path, out=tmp_path / "run"), 7, tmp_path, "no pictures or clouds", "folders OK and NOK")
 
 
 def test_category_must_be_chosen_among_several(own_data: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_defect_without_mask(own_data: Path, tmp_path: Path) -> None:
     mask.unlink()
     ended = train(own_data, out=tmp_path / "run")
     assert ended.code == 0, ended.err
-    assert "1 of 3 defective test samples have no usable mask; pixel figures leave them out:" in ended.err
+    assert "1 of 3 defective test samples have no mask: pixel figures leave them out" in ended.err
     assert "pixel AUROC" in ended.out  # over the two other defects
 
 

@@ -24,6 +24,7 @@ BANKS = "banks.safetensors"
 FUSION = "fusion.json"
 NETWORK = "hallucination.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
+_BANK_TENSORS = (".rows", ".chosen", ".neighbours", ".mean", ".std")
 
 
 def extractor_file(modality: Modality) -> str:
@@ -163,6 +164,9 @@ def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
     """Return the memory banks of a run, main bank first."""
     reweight = bank_part(recipe).image_score == "reweighted"
     tensors = load_tensors(run / BANKS)
+    unknown = [name for name in tensors if not name.endswith(_BANK_TENSORS) or name.split(".")[0] not in BANK_NAMES]
+    if unknown:
+        raise damaged(run / BANKS, ValueError(f"an unknown tensor {unknown[0]!r}"))
     try:
         return [
             MemoryBank(
