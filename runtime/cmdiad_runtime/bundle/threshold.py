@@ -21,7 +21,7 @@ from cmdiad_runtime.support.records import RecordError
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-ORDER_STATISTIC = "order statistic with exponential tail"
+ORDER_STATISTIC = "interpolated order statistic"
 SET_BY_HAND = "set by hand"
 LEAST_COST = "least expected cost"
 _MOST_WARNED = 3
@@ -41,7 +41,7 @@ class Threshold:
         false_reject_rate: Requested share of rejected good parts; for a threshold set by hand, the share of held-out
             samples above it.
         samples: Number of held-out good samples.
-        method: "order statistic with exponential tail" or "set by hand".
+        method: "interpolated order statistic" or "set by hand".
         warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above `value`.
     """
@@ -121,8 +121,9 @@ def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     With n scores, the k-th smallest is exceeded with probability 1 - k/(n+1), whatever the distribution (split
     conformal prediction, Vovk et al. 2005). The threshold is the order statistic k = (n+1)(1-r), interpolated between
     its neighbours. Interpolation never exceeds the rate if scores become rarer upwards, and exceeds the rate by at most
-    1/(n+1) for any distribution. For rates below 1/(n+1) the threshold lies beyond the largest score, by an
-    exponential tail, with a warning; see `_beyond`. A lower rate never lowers the threshold.
+    1/(n+1) for any distribution. For rates below 1/(n+1) the threshold stays at the largest score, with a warning that
+    states the rate which n scores support: a part that scores higher than every good part seen is never OK. A lower
+    rate never lowers the threshold.
 
     Raises:
         ValueError: There are fewer than 2 scores, scores that are not finite, or a rate outside (0, 1).
@@ -134,13 +135,15 @@ def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     if not np.isfinite(values).all():
         raise ValueError("a threshold needs finite scores")
     _check_rate(rate)
-    rank = _rank(n, rate)
-    if rank <= n:
-        return Threshold(_interpolated(values, rank), rate, n, ORDER_STATISTIC, "", _interval_of_rank(rank, n))
-    needed = math.ceil(1 / rate - _ROUNDING) - 1
-    warning = f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}"
-    interval = (0.0, _interval_of_rank(n, n)[1])
-    return Threshold(_beyond(values, rate), rate, n, ORDER_STATISTIC, warning, interval)
+    rank, warning = _rank(n, rate), ""
+    if rank > n:
+        needed = math.ceil(1 / rate - _ROUNDING) - 1
+        warning = (
+            f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}. Until then "
+            f"about {1 / (n + 1):.1%} of good parts are rejected"
+        )
+    rank = min(rank, float(n))
+    return Threshold(_interpolated(values, rank), rate, n, ORDER_STATISTIC, warning, _interval_of_rank(rank, n))
 
 
 def _rank(n: int, rate: float) -> float:
@@ -155,21 +158,6 @@ def _interpolated(values: npt.NDArray[np.float64], rank: float) -> float:
     below = int(rank)
     low, high = float(values[below - 1]), float(values[min(below, len(values) - 1)])
     return min(high, low + (rank - below) * (high - low))
-
-
-def _beyond(values: npt.NDArray[np.float64], rate: float) -> float:
-    """Return the limit beyond the largest of n sorted values that a further value exceeds with probability `rate`.
-
-    For an exponential upper tail, the normalised spacings (i+1)(x₍ₙ₋ᵢ₊₁₎ - x₍ₙ₋ᵢ₎) below the largest value, i = 1..k,
-    and the excess of a further value over the largest one, if there is any, are independent and have the same
-    exponential distribution (Rényi 1953). So with S the sum of the spacings, that excess is above t·S with probability
-    (1 + t)⁻ᵏ. The limit is x₍ₙ₎ + S·(((n+1)·rate)^(-1/k) - 1), with k = √n rounded.
-    """
-    n = len(values)
-    count = max(1, round(math.sqrt(n)))
-    spacings = np.diff(values[-count - 1 :])[::-1]
-    total = float((np.arange(2, count + 2) * spacings).sum())
-    return float(values[-1]) + total * max(0.0, ((n + 1) * rate) ** (-1 / count) - 1)
 
 
 def threshold_by_hand(value: float, held_out: Scores) -> Threshold:
