@@ -271,14 +271,16 @@ class Inputs:
         Raises:
             RunError: Too few samples remain, or too many are left out.
         """
+        usable: list[int] = []
         left_out: list[LeftOut] = []
         for position, sample in enumerate(self.samples):
             try:
                 self._get(position)
+                usable.append(position)
             except InputError as error:
                 left_out.append(LeftOut.because(sample.name, "train", error))
-                self._usable.remove(position)
             reporter.step("prepare samples", position + 1, len(self.samples))
+        self._usable = usable
         for line in describe(left_out, len(self.samples), "samples", problem="cannot be used and are left out"):
             reporter.say(line)
         if len(self) < LEAST_SAMPLES or len(left_out) > MOST_UNUSABLE * len(self.samples):
