@@ -19,7 +19,7 @@ from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.part_pose import view_to_sensor
-from cmdiad_runtime.preprocess.views.place import PartPlace, Place, TopPlace
+from cmdiad_runtime.preprocess.views.place import PartPlace, Place, TopPlace, region_at
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.sample import Mask, Sample
 
@@ -58,8 +58,12 @@ def check_size(sample: Sample, preprocessing: Preprocessing) -> None:
 
 def over_sensor(prepared: Prepared, ignored: IgnoredRegion) -> Mask:
     """Return the ignored pixels of the sensor's padded square, bool `[size, size]`; in every view of the sample."""
-    moved = prepared.each_to_sensor(ignored.array.astype(np.float32))
-    return np.asarray(moved.min(axis=0) > 0.5)
+    regions = ignored.array
+    if not prepared.places:
+        return np.asarray(regions.all(axis=0))
+    places = prepared.places * len(regions) if len(prepared.places) == 1 else prepared.places
+    pairs = zip(places, regions, strict=True)
+    return np.all([region_at(region, p.positions(prepared.square, ignored.size)) for p, region in pairs], axis=0)
 
 
 def regions_in_view(mask: Mask, prepared: Prepared, preprocessing: Preprocessing) -> list[Mask]:

@@ -145,6 +145,16 @@ def _map_at(anomaly_map: npt.NDArray[np.float32], positions: Positions) -> npt.N
     return np.where(inside, values, anomaly_map.min()).astype(np.float32)
 
 
+def region_at(region: Mask, positions: Positions) -> Mask:
+    """Return the values of a region, bool `[size, size]`, at positions `[2, size, size]`; False beyond its edge.
+
+    Unlike a map, a region is never spread to neighbours: what is ignored must not grow.
+    """
+    inside = np.all((positions >= -0.5) & (positions <= len(region) - 0.5), axis=0)
+    values = scipy.ndimage.map_coordinates(region.astype(np.float32), positions, order=1, mode="nearest")
+    return np.asarray(inside & (values > 0.5))
+
+
 def _spacing(positions: Positions, inside: Mask) -> float:
     """Return the usual distance between the positions of neighbours in a row, view pixels; 0 without neighbours."""
     positions, inside = positions[:, ::_EVERY], inside[::_EVERY]
