@@ -44,6 +44,8 @@ def formula(key: str, shape: tuple[int, ...], norm_weight: bool) -> np.ndarray:
         value = 1 + 0.1 * u
     elif leaf in ("pos_embed", "cls_token"):
         value = 0.2 * u
+    elif leaf in ("w_a", "w_b", "w_c"):  # scalars of the levels in reverse distillation
+        value = 1 + 0.5 * u
     else:
         value = np.sqrt(3 / (count / shape[0])) * u
     return value.reshape(shape).astype(np.float32)

@@ -7,11 +7,12 @@ from typing import Any, Literal, get_args
 
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
+from cmdiad_runtime.preprocess.image.resize import RgbFilter
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
-from cmdiad_runtime.support.records import fields_from_json, require, require_integer
+from cmdiad_runtime.support.records import fields_from_json, require, require_integer, require_known
 
 RgbMask = Literal["none", "cloud"]
-XyzFeed = Literal["points", "normals", "depth"]
+XyzFeed = Literal["points", "normals", "depth", "pseudo-normals", "published-depth"]
 
 # Limits enforced on untrusted bundles: larger values make arrays that no machine holds.
 MOST_PIXELS = 4096
@@ -22,7 +23,7 @@ LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
 _JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
-_LATER: dict[str, object] = {"parts": 1, "ignored": None}
+_LATER: dict[str, object] = {"parts": 1, "ignored": None, "rgb_filter": "bicubic"}
 """Fields that `to_json` leaves out at these values."""
 
 
@@ -41,8 +42,9 @@ class Preprocessing:
         groups: Point groups per cloud; 0 if clouds are not read as points.
         group_size: Points per group; 0 if clouds are not read as points.
         grid: Side of the grid that point features are pooled to; 0 if clouds are not read as points.
-        xyz_feed: Input of the cloud's extractor: `points` (groups of points), or an image of the surface, `normals`
-            or `depth`.
+        xyz_feed: Input of the cloud's extractor: `points` (groups of points), or an image of the surface: `normals`,
+            `depth`, and as in the published reverse distillation `pseudo-normals` and `published-depth` (see
+            `published_surface`).
         top: Settings of the top view, which turns parts upright and shows them from above their support (needs a
             cloud); None without a top view. JSON calls this field `plan`.
         part: Settings of the part view, which finds the part in the image, turns it upright and cuts it out (needs
@@ -52,6 +54,7 @@ class Preprocessing:
         seed: Seed of the plane search.
         parts: Number of equal parts in a sample, each of which is prepared in its own view; 1 in the sensor view.
         ignored: Region of the view that never decides a verdict (inspection mask), or None.
+        rgb_filter: Filter of Pillow that resizes images in the sensor view.
     """
 
     modality: Sensors
@@ -70,6 +73,7 @@ class Preprocessing:
     seed: int = 0
     parts: int = 1
     ignored: IgnoredRegion | None = None
+    rgb_filter: RgbFilter = "bicubic"
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -77,9 +81,15 @@ class Preprocessing:
         self._check_combinations()
 
     def _check_kinds(self) -> None:
-        choices = {"modality": get_args(Sensors), "rgb_mask": get_args(RgbMask), "xyz_feed": get_args(XyzFeed)}
-        for field, values in {**choices, "colour": ("rgb", "grey")}.items():
+        choices = {
+            "modality": get_args(Sensors),
+            "rgb_mask": get_args(RgbMask),
+            "colour": ("rgb", "grey"),
+        }
+        for field, values in choices.items():
             require(getattr(self, field) in values, self, field, f"one of {', '.join(values)}")
+        for field, values in {"xyz_feed": get_args(XyzFeed), "rgb_filter": get_args(RgbFilter)}.items():
+            require_known(self, field, values)
         for field in ("foreground", "xyz_image"):
             require(isinstance(getattr(self, field), bool), self, field, "true or false")
         require(self.top is None or isinstance(self.top, TopSettings), self, "top", "TopSettings or None")
@@ -141,7 +151,7 @@ class Preprocessing:
         """Read the settings that `to_json` wrote; the field `plan` may also be called `top`.
 
         Raises:
-            NewerRecordError: A field is unknown.
+            NewerRecordError: A field, a feed of clouds or a filter is unknown.
             RecordError: A field is missing or wrong.
         """
         fields = fields_from_json(Preprocessing, value, renamed=EARLIER_VIEWS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import datetime
 from typing import Any
@@ -65,6 +65,20 @@ def require(condition: bool, record: object, field: str, expected: str) -> None:
     if not condition:
         value = getattr(record, field)
         raise RecordError(f"{type(record).__name__}.{field} is {value!r:.60}, expected {expected}")
+
+
+def require_known(record: object, field: str, names: Sequence[str]) -> None:
+    """Raise unless a field is one of the names that this version knows; later versions may add names.
+
+    Raises:
+        NewerRecordError: The field is another name.
+        RecordError: The field is no name.
+    """
+    value = getattr(record, field)
+    require(isinstance(value, str), record, field, f"one of {', '.join(names)}")
+    if value not in names:
+        known = f"this version knows only {', '.join(names)}"
+        raise NewerRecordError(f"{type(record).__name__}.{field} is {value!r:.60}; {known}")
 
 
 def require_integer(record: object, field: str, low: int, high: int) -> None:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from cmdiad_train.detectors.family import Family
 
 DEFAULT = "bank"
-_BUILT_IN = {"bank": ("cmdiad_train.detectors.bank.family:BANK", "cmdiad_train.detectors.bank.options:OPTIONS")}
+_BUILT_IN = {
+    "bank": ("cmdiad_train.detectors.bank.family:BANK", "cmdiad_train.detectors.bank.options:OPTIONS"),
+    "trd": ("cmdiad_train.detectors.trd.family:TRD", "cmdiad_train.detectors.trd.options:OPTIONS"),
+}
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 _REGISTERED: dict[str, Family] = {}
 

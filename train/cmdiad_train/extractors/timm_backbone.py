@@ -85,22 +85,28 @@ class TimmBackbone(nn.Module):
 
     def tokens(self, image: Tensor) -> Tensor:
         """Return features `[B, grid², width]` of a normalised image `[B, 3, size, size]`."""
-        image = image.to(next(self.model.parameters()).dtype)
         if not self.stages:
-            tokens = self.model.forward_features(image)  # [B, prefix + T, C]
+            tokens = self.model.forward_features(image.to(self._dtype))  # [B, prefix + T, C]
             return tokens[:, self.model.num_prefix_tokens :]
-        maps = [F.avg_pool2d(stage, 3, 1, 1) for stage in self._stage_maps(image)]
+        maps = [F.avg_pool2d(stage, 3, 1, 1) for stage in self.stage_maps(image)]
         grid = self.stage_grid or max(stage.shape[-1] for stage in maps)
         return torch.cat([_to_grid(stage, grid) for stage in maps], 1).flatten(2).transpose(1, 2)  # [B, T, C]
+
+    def stage_maps(self, image: Tensor) -> list[Tensor]:
+        """Return the chosen stages of a CNN, `[B, C, h, w]` each, of a normalised image `[B, 3, size, size]`."""
+        maps = self.model.forward_intermediates(
+            image.to(self._dtype), indices=self._indices, intermediates_only=True, stop_early=True
+        )
+        return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
 
     @property
     def channel_statistics(self) -> tuple[Triple, Triple]:
         """Return mean and standard deviation of each channel, RGB order, of images scaled to 0-1."""
         return _triple(self.mean), _triple(self.std)
 
-    def _stage_maps(self, image: Tensor) -> list[Tensor]:
-        maps = self.model.forward_intermediates(image, indices=self._indices, intermediates_only=True, stop_early=True)
-        return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     def _normalised(self, stage: int, features: Tensor) -> Tensor:
         norm = _next_norm(self.model, stage) if stage in self._pre_activation else None
@@ -262,7 +268,7 @@ def _feature_indices(model: Any, spec: RgbExtractor) -> list[int]:
             f"backbone {spec.backbone}",
             found=f"strides {sorted(set(strides))}",
             expected=f"stages {spec.stages} (stride 4·2^stage)",
-            action="change --rgb-stages",
+            action="change --rgb-stages, or choose another backbone",
         ) from error
 
 

@@ -78,7 +78,7 @@ def modality_settings(preprocessing: Preprocessing) -> dict[str, Any]:
         if _needs_image_alone(settings):
             unused += (_TOP_VIEW, "foreground", "seed")
     elif preprocessing.modality == "xyz":
-        unused = ("rgb_mask",)
+        unused = ("rgb_mask", "rgb_filter")
         if _needs_cloud_alone(settings):
             unused += ("part", "colour")
         if preprocessing.xyz_feed != "points":

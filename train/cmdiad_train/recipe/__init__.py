@@ -38,6 +38,7 @@ from cmdiad_train.recipe.recipe import (
     register_part,
     unregister_part,
 )
+from cmdiad_train.recipe.trd import PUBLISHED_TRD, TEACHER_STAGES, TrdRecipe, Variant, trd_part
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -50,9 +51,11 @@ __all__ = [
     "PUBLISHED_I2F_RATE",
     "PUBLISHED_RECIPE",
     "PUBLISHED_RGB",
+    "PUBLISHED_TRD",
     "PUBLISHED_XYZ",
     "SMALL_NORMALS",
     "SMALL_RGB",
+    "TEACHER_STAGES",
     "VIEWS",
     "BankRecipe",
     "Distillation",
@@ -65,11 +68,14 @@ __all__ = [
     "Recipe",
     "RgbExtractor",
     "SurfaceExtractor",
+    "TrdRecipe",
+    "Variant",
     "View",
     "XyzExtractor",
     "bank_part",
     "common_options",
     "read_recipe",
     "register_part",
+    "trd_part",
     "unregister_part",
 ]

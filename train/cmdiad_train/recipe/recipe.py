@@ -13,6 +13,7 @@ from cmdiad_runtime.support.files import is_sha256
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
+from cmdiad_train.recipe.trd import TrdRecipe
 
 View = Literal["auto", "sensor", "top", "part", "each"]
 VIEWS = ("auto", "sensor", "top", "part", "each")
@@ -39,7 +40,8 @@ class FamilyPart(Protocol):
         """Return the part as JSON-ready values."""
 
 
-_PARTS: dict[str, Any] = {BankRecipe.family: BankRecipe}
+_BUILT_IN: dict[str, Any] = {BankRecipe.family: BankRecipe, TrdRecipe.family: TrdRecipe}
+_PARTS = dict(_BUILT_IN)
 
 
 def register_part(part: type) -> None:
@@ -52,8 +54,8 @@ def register_part(part: type) -> None:
 
 
 def unregister_part(family: str) -> None:
-    """Remove the recipe part of a family; the memory bank family stays."""
-    if family != BankRecipe.family:
+    """Remove the recipe part of a family that was registered; the families of this package stay."""
+    if family not in _BUILT_IN:
         _PARTS.pop(family, None)
 
 

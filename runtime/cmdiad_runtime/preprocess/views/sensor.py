@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
+from cmdiad_runtime.preprocess.cloud.published_surface import PublishedKind, published_image
 from cmdiad_runtime.preprocess.cloud.surface import SurfaceKind, resize_surface, surface_image
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_rgb
@@ -73,10 +74,16 @@ class SensorView:
         }
         return inputs | {"xyz": frame.xyz[None]} if settings.xyz_image else inputs
 
-    def _surface(self, geometry: PartGeometry, kind: SurfaceKind) -> npt.NDArray[np.float32]:
-        image = surface_image(geometry.xyz, geometry.part, kind=kind)
-        square = pad_to_square(image, multiple=self.preprocessing.pad_multiple)
-        return resize_surface(square, self.preprocessing.size)[None]
+    def _surface(self, geometry: PartGeometry, kind: SurfaceKind | PublishedKind) -> npt.NDArray[np.float32]:
+        size = self.preprocessing.size
+        match kind:
+            case "pseudo-normals" | "published-depth":
+                geometry.check_array()
+                return published_image(geometry.xyz, kind=kind, size=size, name=geometry.name)[None]
+            case "normals" | "depth":
+                image = surface_image(geometry.xyz, geometry.part, kind=kind)
+                square = pad_to_square(image, multiple=self.preprocessing.pad_multiple)
+                return resize_surface(square, size)[None]
 
     def _image(self, sample: Sample, geometry: PartGeometry) -> npt.NDArray[np.uint8]:
         rgb = geometry.rgb
@@ -85,4 +92,4 @@ class SensorView:
             rgb = np.where(geometry.foreground[..., None], rgb, np.uint8(0))
             check_contrast(rgb, sample.name)
         square = pad_to_square(rgb, multiple=self.preprocessing.pad_multiple)
-        return resize_rgb(square, self.preprocessing.size)[None]
+        return resize_rgb(square, self.preprocessing.size, rgb_filter=self.preprocessing.rgb_filter)[None]

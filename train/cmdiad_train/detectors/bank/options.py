@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
-from cmdiad_train.extractors.names import AUTO, PRESET_NAMES
+from cmdiad_train.detectors.shared_options import IMAGES as SHARED_IMAGES
+from cmdiad_train.detectors.shared_options import IMAGES_TITLE, MODE, TRAINING
 
 ROW_NAMES = ("xyz", "xyz-f2f", "xyz-f2i", "xyz-i2f", "rgb", "rgb-f2f", "rgb-f2i", "rgb-i2f")
 """Rows of the paper's tables: measured modality, and hallucination."""
@@ -28,13 +29,6 @@ HALLUCINATION = option_group(
         default="none",
         help="Replacement of the missing modality: features to features, features to input, or input to features.",
     ),
-    click.option("--epochs", type=click.IntRange(min=1), help="Training epochs.  [default: 12, faithful: 100]"),
-    click.option("--batch", type=click.IntRange(min=1), help="Samples per training step.  [default: 4, faithful: 32]"),
-    click.option(
-        "--learning-rate",
-        type=click.FloatRange(min=0, min_open=True),
-        help="Learning rate.  [default: 1e-3; faithful: 5e-4, i2f 3e-4 or 2e-4]",
-    ),
     click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Loss per row.  [default: l2]"),
     click.option(
         "--f2f-output",
@@ -47,11 +41,6 @@ HALLUCINATION = option_group(
         help="Share of the training samples that choose the best epoch.  [default: 0.1, faithful: 0]",
     ),
     click.option(
-        "--patience",
-        type=click.IntRange(min=0),
-        help="Epochs without improvement before training stops; 0 never stops.  [default: 5, faithful: 0]",
-    ),
-    click.option(
         "--distil-on",
         help="Categories whose good samples also train the network, as a,b or all (as published).  "
         "[default: only the category of the detector]",
@@ -59,28 +48,11 @@ HALLUCINATION = option_group(
 )
 
 IMAGES = option_group(
-    "Image extractor",
-    click.option(
-        "--extractor",
-        type=click.Choice([AUTO, *PRESET_NAMES]),
-        help="Backbone, stages, grid and size for images and clouds in one word; other options change single values. "
-        "auto: the best preset whose weights are on this machine; for real parts run 'cmdiad-extractor fetch "
-        "standard' once.  [default: auto, unless --rgb-backbone, --rgb-weights or --mode faithful is given]",
-    ),
-    click.option(
-        "--rgb-backbone",
-        help="Name of the timm model for images.  [default: that of --extractor, faithful: vit_base_patch8_224.dino]",
-    ),
+    IMAGES_TITLE,
     click.option(
         "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
     ),
     click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
-    click.option(
-        "--rgb-weights",
-        help="timm (download by timm), seeded (random), shipped-rgb, or a safetensors FILE (a classifier in the file "
-        "is ignored). A file made by cmdiad-extractor also sets the other extractor options.  [default: that of "
-        "--extractor, faithful: the stored file of the model, else timm]",
-    ),
 )
 
 CLOUDS = option_group(
@@ -142,12 +114,6 @@ CLOUDS = option_group(
 BANKS = option_group(
     "Memory bank",
     click.option(
-        "--mode",
-        type=click.Choice(["default", "faithful"]),
-        default="default",
-        help="Settings recommended by cmdiad, or the behaviour of the published code.",
-    ),
-    click.option(
         "--paper",
         type=click.Choice(ROW_NAMES),
         is_eager=True,
@@ -179,4 +145,10 @@ BANKS = option_group(
     ),
 )
 
-OPTIONS: tuple[click.Option, ...] = collect_options(HALLUCINATION, IMAGES, CLOUDS, BANKS)
+OPTIONS: tuple[click.Option, ...] = (
+    *MODE,
+    *collect_options(HALLUCINATION),
+    *TRAINING,
+    *SHARED_IMAGES,
+    *collect_options(IMAGES, CLOUDS, BANKS),
+)

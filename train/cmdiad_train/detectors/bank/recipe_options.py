@@ -17,10 +17,20 @@ from cmdiad_train.detectors.bank.paper import (
     missing_of_protocol,
     stored_weights,
 )
+from cmdiad_train.detectors.extractor_options import (
+    FIXED_FIELDS,
+    Options,
+    check_stored,
+    contradiction,
+    image_extractor_of,
+    metadata_of,
+    options_given,
+    preset_of_options,
+    stored_extractor_of,
+    within_preset,
+)
 from cmdiad_train.extractors.names import AUTO
-from cmdiad_train.extractors.presets import ChosenPreset, choose_preset, preset_of
-from cmdiad_train.extractors.shipped import weights_file
-from cmdiad_train.extractors.weights_file import FORMAT, IMAGES, read_metadata, stored_extractor
+from cmdiad_train.extractors.weights_file import IMAGES
 from cmdiad_train.recipe import (
     DEFAULT_RECIPE,
     PUBLISHED_I2F_RATE,
@@ -38,8 +48,6 @@ from cmdiad_train.recipe import (
     common_options,
 )
 
-Options = Mapping[str, Any]
-
 _DISTILLATION = {
     "epochs": "epochs",
     "batch": "batch",
@@ -52,8 +60,6 @@ _DISTILLATION = {
 _PART = ("hallucination", "coreset", "components", "image_score", "fusion")
 _SURFACE = ("surface_backbone", "surface_stages", "surface_grid", "surface_weights")
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")
-_FIXED = {"image": ("backbone",), "points": ("network", "width", "depth", "heads")}
-"""Fields that a weights file fixes, because its tensors fit nothing else."""
 _SMALL_WEIGHTS = (SMALL_RGB.weights, SMALL_NORMALS.backbone.weights)
 
 
@@ -71,11 +77,11 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     check_row(options, OPTIONS)
     base = PUBLISHED_RECIPE if options["mode"] == "faithful" else DEFAULT_RECIPE
     part = bank_part(base)
-    options, preset = _with_stored_weights(options), _preset(options)
+    options, preset = _with_stored_weights(options), preset_of_options(options)
     own: dict[str, Any] = {name: options[name] for name in _PART if options[name] is not None}
     if own.get("components") == 0:
         own["components"] = None
-    rgb = _image_extractor(_within(options, preset), "rgb", part.rgb if preset is None else preset.extractor)
+    rgb = image_extractor_of(within_preset(options, preset), "rgb", part.rgb if preset is None else preset.extractor)
     own |= {
         "rgb": rgb,
         "xyz": _xyz(options, part, rgb),
@@ -95,50 +101,12 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     part = bank_part(recipe)
     if part.mode == "faithful":
         return missing_of_protocol(recipe)
-    preset = _preset(options) if options.get("extractor") in (None, AUTO) else None
+    preset = preset_of_options(options) if options.get("extractor") in (None, AUTO) else None
     modalities = recipe.mains if part.hallucination == "none" else (*recipe.mains, recipe.other)
     used = {part.weights(modality) for modality in modalities}
     if preset is None or not used & {preset.extractor.weights, *_SMALL_WEIGHTS}:
         return []
     return [preset.reason()]
-
-
-def _preset(options: Options) -> ChosenPreset | None:
-    """Return the preset of `--extractor`, or None if other options name the image extractor.
-
-    Raises:
-        RunError: The weights of the preset are not on this machine.
-        click.UsageError: Another option contradicts the preset.
-    """
-    name = options.get("extractor")
-    if options["mode"] == "faithful":
-        if name is not None:
-            raise click.UsageError("--extractor and --mode faithful exclude each other: its extractors are published.")
-        return None
-    explicit = {key: options[f"rgb_{key}"] for key in ("backbone", "weights") if options[f"rgb_{key}"] is not None}
-    preset = preset_of(name or AUTO)
-    if preset is None:
-        if explicit and name == AUTO:
-            raise click.UsageError(f"--extractor auto chooses the weights; leave out --rgb-{next(iter(explicit))}.")
-        return None if explicit else choose_preset(AUTO)
-    stored = _stored_extractor(explicit.get("weights"))
-    backbone = explicit.get("backbone") or (stored.backbone if isinstance(stored, RgbExtractor) else None)
-    if backbone is not None and backbone.partition(".")[0] != preset.architecture:
-        raise click.UsageError(
-            f"--extractor {name} has the backbone {preset.architecture}, not {backbone}. Leave out one of the two."
-        )
-    if "weights" in explicit:
-        return ChosenPreset(preset, replace(preset.extractor, weights=explicit["weights"]))
-    return choose_preset(preset.name)
-
-
-def _within(options: Options, preset: ChosenPreset | None) -> Options:
-    """Return the options with the values that a named preset sets, so that a weights file does not change them."""
-    if preset is None or options["extractor"] is None:
-        return options
-    extractor = preset.extractor
-    stages = ",".join(map(str, extractor.stages)) if options["rgb_stages"] is None else options["rgb_stages"]
-    return {**options, "rgb_backbone": None, "rgb_stages": stages, "rgb_grid": options["rgb_grid"] or extractor.grid}
 
 
 def _with_stored_weights(options: Options) -> Options:
@@ -163,9 +131,9 @@ def _joint(text: str | None, categories: Callable[[], Sequence[str]]) -> tuple[s
 
 
 def _xyz(options: Options, base: BankRecipe, rgb: RgbExtractor) -> XyzExtractor | SurfaceExtractor:
-    stored = _stored_extractor(options["xyz_weights"])
+    stored = stored_extractor_of(options["xyz_weights"])
     if isinstance(stored, RgbExtractor):
-        raise _contradiction("--xyz-weights", options["xyz_weights"], "weights of a point extractor", "an image's")
+        raise contradiction("--xyz-weights", options["xyz_weights"], "weights of a point extractor", "an image's")
     kind = options["xyz_kind"] or (stored.network if stored else None) or _kind_of(base.xyz)
     images = kind in ("normals", "depth")
     idle = [name for name in ((*_POINTS, "xyz_weights") if images else _SURFACE) if options[name] is not None]
@@ -175,12 +143,12 @@ def _xyz(options: Options, base: BankRecipe, rgb: RgbExtractor) -> XyzExtractor 
     if images:
         own = {"normals": SMALL_NORMALS.backbone.weights, "depth": "seeded"}[kind]
         base_image = replace(rgb, weights=own) if rgb.weights == SMALL_RGB.weights else rgb
-        return SurfaceExtractor(kind, _image_extractor(options, "surface", base_image))  # type: ignore[arg-type]
+        return SurfaceExtractor(kind, image_extractor_of(options, "surface", base_image))  # type: ignore[arg-type]
     points = base.points or XyzExtractor()
-    asked = {**_given(options, "xyz_", _POINTS), "network": kind}
+    asked = {**options_given(options, "xyz_", _POINTS), "network": kind}
     if stored is not None:
-        _check(options["xyz_weights"], stored, asked, "points", "--xyz-")
-        kept = {name: getattr(stored, name) for name in (*_FIXED["points"], "taps")}
+        check_stored(options["xyz_weights"], stored, asked, "points", "--xyz-")
+        kept = {name: getattr(stored, name) for name in (*FIXED_FIELDS["points"], "taps")}
         points = replace(points, **kept) if base.mode == "faithful" else stored
     if "depth" in asked and asked["depth"] != points.depth:
         asked["taps"] = tuple(sorted({(asked["depth"] - 1) // 3, asked["depth"] - 1}))
@@ -192,40 +160,6 @@ def _kind_of(xyz: XyzExtractor | SurfaceExtractor) -> str:
     return xyz.image if isinstance(xyz, SurfaceExtractor) else xyz.network
 
 
-def _image_extractor(options: Options, prefix: str, base: RgbExtractor) -> RgbExtractor:
-    """Return the image extractor of the options `PREFIX-…`; missing ones come from the weights file, then the base."""
-    names = tuple(f"{prefix}_{name}" for name in ("backbone", "grid", "weights"))
-    asked = _given(options, f"{prefix}_", names)
-    if options[f"{prefix}_stages"] is not None:
-        asked["stages"] = _stages(options[f"{prefix}_stages"], f"--{prefix}-stages")
-    stored = _stored_extractor(asked.get("weights"))
-    if isinstance(stored, XyzExtractor):
-        raise _contradiction(f"--{prefix}-weights", asked["weights"], "weights of an image extractor", "a cloud's")
-    if stored is not None:
-        _check(asked["weights"], stored, asked, "image", f"--{prefix}-")
-    elif asked.get("backbone", base.backbone) != base.backbone:
-        asked.setdefault("weights", "seeded")  # the default weights are for another network
-    base = base if stored is None else replace(stored, mean=base.mean, std=base.std)
-    return replace(base, **asked)
-
-
-def _stored_extractor(weights: str | None) -> RgbExtractor | XyzExtractor | None:
-    """Return the extractor that a weights file of cmdiad was made for, or None for any other file."""
-    file = None if weights is None or _metadata(weights) is None else weights_file(weights)
-    return None if file is None else stored_extractor(file)
-
-
-def _metadata(weights: str | None) -> dict[str, str] | None:
-    file = None if weights is None else weights_file(weights)
-    if file is None or not file.is_file():
-        return None
-    try:
-        metadata = read_metadata(file)
-    except RunError:
-        return None
-    return metadata if metadata.get("format") == FORMAT else None
-
-
 def _size_of_weights(options: Options) -> int | None:
     """Return the image size that the weights files were made for, or None if they do not say.
 
@@ -234,7 +168,7 @@ def _size_of_weights(options: Options) -> int | None:
     """
     sizes = {}
     for option in ("rgb_weights", "surface_weights"):
-        metadata = _metadata(options[option])
+        metadata = metadata_of(options[option])
         if metadata is not None and metadata.get("kind") == IMAGES:
             sizes[int(json.loads(metadata["size"]))] = options[option]
     if len(sizes) > 1 and options["size"] is None:
@@ -248,36 +182,9 @@ def _size_of_weights(options: Options) -> int | None:
     return next(iter(sizes), None)
 
 
-def _check(weights: str, stored: RgbExtractor | XyzExtractor, asked: Options, kind: str, prefix: str) -> None:
-    for name in _FIXED[kind]:
-        if name in asked and asked[name] != getattr(stored, name):
-            option = "--xyz" if name == "network" else prefix + name
-            raise _contradiction(option, weights, str(asked[name]), str(getattr(stored, name)))
-
-
-def _contradiction(option: str, weights: str, asked: str, stored: str) -> RunError:
-    return RunError(
-        weights,
-        found=f"{stored}, where {option} asks for {asked}",
-        expected="weights that fit the options",
-        action=f"Leave out {option}, or pass other weights",
-    )
-
-
 def _distillation(options: Options, base: BankRecipe, categories: tuple[str, ...]) -> Distillation:
     distillation = base.distillation
     if base.mode == "faithful" and options["hallucination"] == "i2f":
         distillation = replace(distillation, learning_rate=PUBLISHED_I2F_RATE[options["modality"]])
     chosen = {name: options[key] for key, name in _DISTILLATION.items() if options[key] is not None}
     return replace(distillation, **chosen, categories=categories)
-
-
-def _given(options: Options, prefix: str, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): options[name] for name in names if options[name] is not None}
-
-
-def _stages(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint=option) from error

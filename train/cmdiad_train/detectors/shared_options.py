@@ -1,0 +1,74 @@
+"""Options of `cmdiad-train` that several detector families have. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+import click
+
+from cmdiad_runtime.support.command_line import collect_options, option_group
+from cmdiad_train.extractors.names import AUTO, PRESET_NAMES
+
+IMAGES_TITLE = "Image extractor"
+
+MODE: tuple[click.Option, ...] = collect_options(
+    option_group(
+        "Mode",
+        click.option(
+            "--mode",
+            type=click.Choice(["default", "faithful"]),
+            default="default",
+            help="Settings recommended by cmdiad, or the behaviour of the published code.",
+        ),
+    )
+)
+
+TRAINING: tuple[click.Option, ...] = collect_options(
+    option_group(
+        "Training of networks",
+        click.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            help="Training epochs.  [default: bank 12, faithful 100; trd 60, faithful 200]",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            help="Samples per training step.  [default: bank 4, faithful 32; trd 8, faithful 16]",
+        ),
+        click.option(
+            "--learning-rate",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Learning rate.  [default: bank 1e-3, faithful 5e-4, i2f 3e-4 or 2e-4; trd 5e-3]",
+        ),
+        click.option(
+            "--patience",
+            type=click.IntRange(min=0),
+            help="Epochs without improvement before training stops; 0 never stops.  "
+            "[default: bank 5, trd 10, faithful 0]",
+        ),
+    )
+)
+
+IMAGES: tuple[click.Option, ...] = collect_options(
+    option_group(
+        IMAGES_TITLE,
+        click.option(
+            "--extractor",
+            type=click.Choice([AUTO, *PRESET_NAMES]),
+            help="Backbone, stages, grid and size for images and clouds in one word; other options change single "
+            "values. The family trd takes the backbone as teacher, at 256 pixels. "
+            "auto: the best preset whose weights are on this machine; for real parts run 'cmdiad-extractor fetch "
+            "standard' once.  [default: auto, unless --rgb-backbone, --rgb-weights or --mode faithful is given]",
+        ),
+        click.option(
+            "--rgb-backbone",
+            help="Name of the timm model for images; the family trd also uses this model for clouds.  "
+            "[default: that of --extractor, faithful: bank vit_base_patch8_224.dino, trd wide_resnet50_2.tv_in1k]",
+        ),
+        click.option(
+            "--rgb-weights",
+            help="timm (download by timm), seeded (random), shipped-rgb, or a safetensors FILE (a classifier in the "
+            "file is ignored). A file made by cmdiad-extractor also sets the other extractor options.  [default: that "
+            "of --extractor, faithful: the stored file of the model, else timm]",
+        ),
+    )
+)

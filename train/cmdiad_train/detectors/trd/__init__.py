@@ -1,0 +1,1 @@
+"""Reverse distillation: students that reproduce the features of a frozen teacher on good parts only."""

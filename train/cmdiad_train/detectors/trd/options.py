@@ -1,0 +1,35 @@
+"""Options of reverse distillation in `cmdiad-train`. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+import click
+
+from cmdiad_runtime.support.command_line import collect_options, option_group
+from cmdiad_train.detectors.shared_options import IMAGES, MODE, TRAINING
+
+REVERSE_DISTILLATION = option_group(
+    "Reverse distillation",
+    click.option(
+        "--variant",
+        type=click.Choice(["trd", "rd", "mtfi-trd", "mtfi-rd"]),
+        help="trd: image and cloud, each student also sees the other modality; rd: one modality alone; mtfi-trd and "
+        "mtfi-rd: inspection measures one modality, but training needs both, to hallucinate the missing features "
+        "(mtfi-trd) or to learn from a detector of both modalities (mtfi-rd, as fast as rd).  [default: rd, with "
+        "--modality both: trd]",
+    ),
+    click.option(
+        "--geometry",
+        type=click.Choice(["normals", "pseudo-normals", "depth"]),
+        help="Clouds as images of metric surface normals, or as published: pseudo-normals of the depth image, or "
+        "depth. The last two work with --view sensor and need the support in three corners of the cloud.  "
+        "[default: normals, faithful: pseudo-normals]",
+    ),
+    click.option(
+        "--distance",
+        type=click.Choice(["flat", "pixel"]),
+        help="Cosine distance of the training: of all values of a level at once (as published), or the mean over the "
+        "pixels.  [default: flat]",
+    ),
+)
+
+OPTIONS: tuple[click.Option, ...] = (*MODE, *collect_options(REVERSE_DISTILLATION), *TRAINING, *IMAGES)

@@ -1,0 +1,56 @@
+"""Preprocessing of reverse distillation: inputs of each modality, preferred view, modality of training samples."""
+
+from __future__ import annotations
+
+from cmdiad_runtime.names import Sensors, ViewName
+from cmdiad_runtime.preprocess.settings import Preprocessing, XyzFeed
+from cmdiad_runtime.readers.image import Colour
+from cmdiad_train.recipe import Recipe, trd_part
+
+_FEEDS: dict[str, XyzFeed] = {"normals": "normals", "pseudo-normals": "pseudo-normals", "depth": "published-depth"}
+"""Images of clouds by the geometry of the recipe."""
+
+
+def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Preprocessing:
+    """Return the preprocessing of a modality in the view of the sensor.
+
+    Args:
+        recipe: Recipe of the detector.
+        colour: Kind of the images, "rgb" or "grey".
+        modality: Modality of the inputs.
+    """
+    part = trd_part(recipe)
+    return Preprocessing(
+        modality=modality,
+        size=recipe.size,
+        colour=colour,
+        rgb_mask=recipe.rgb_mask,
+        rgb_filter="bilinear" if part.mode == "faithful" else "bicubic",
+        foreground=recipe.foreground,
+        groups=0,
+        group_size=0,
+        grid=0,
+        xyz_feed=_FEEDS[part.geometry],
+        seed=recipe.seed,
+    )
+
+
+def trained_modality(recipe: Recipe) -> Sensors:
+    """Return "both" if the training hallucinates or distils the missing modality, else the modality of inspection."""
+    return "both" if trd_part(recipe).trains_with_both else recipe.modality
+
+
+def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
+    """Return the best view for a recipe if every part can be found, and the reason if that is the sensor's, or ""."""
+    part = trd_part(recipe)
+    if part.mode == "faithful":
+        return "sensor", "the published code has no other view"
+    if recipe.rgb_mask == "cloud":
+        return "sensor", "the image is masked by the cloud"
+    if part.trains_with_clouds(recipe):
+        if part.geometry != "normals":
+            return "sensor", "clouds are not seen as surface normals"
+        if not recipe.foreground:
+            return "sensor", "the support is not removed from clouds"
+    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "each"}
+    return views[recipe.modality], ""

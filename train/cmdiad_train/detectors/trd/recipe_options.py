@@ -1,0 +1,72 @@
+"""The recipe of reverse distillation from the options of `cmdiad-train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cmdiad_train.detectors.extractor_options import image_extractor_of, preset_of_options, within_preset
+from cmdiad_train.extractors.names import AUTO
+from cmdiad_train.extractors.store import stored_file
+from cmdiad_train.recipe import (
+    PUBLISHED_TRD,
+    SMALL_NORMALS,
+    TEACHER_STAGES,
+    Recipe,
+    RgbExtractor,
+    TrdRecipe,
+    Variant,
+    common_options,
+    trd_part,
+)
+
+SIZE = 256
+"""Side of the view in pixels, as published."""
+_VALUES = ("geometry", "distance", "epochs", "batch", "learning_rate", "patience")
+
+
+def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[str]]) -> Recipe:
+    """Return the recipe of the options; missing values are those of the mode.
+
+    Args:
+        options: Values of the options of `cmdiad-train` by parameter name; None for an option that is not given.
+        categories: Returns the names of all categories of the data set; not used.
+
+    Raises:
+        RunError: An option contradicts a weights file or the recipe.
+        click.UsageError: Options contradict each other.
+    """
+    base = PUBLISHED_TRD if options["mode"] == "faithful" else TrdRecipe()
+    values = {name: options[name] for name in _VALUES if options[name] is not None}
+    modality = options.get("modality") or Recipe.modality
+    variant: Variant = options["variant"] or ("trd" if modality == "both" else "rd")
+    part = replace(base, **values, variant=variant)
+    part = replace(part, teacher=_teacher(options, part, modality))
+    if options["epochs"] is not None:
+        part = replace(part, distil_epochs=options["epochs"])
+    published = {"view": "sensor", "verdict": "image"} if part.mode == "faithful" else {}
+    return Recipe(part, **{"size": SIZE, **published, **common_options(options)})
+
+
+def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """Return a line that explains which teacher was chosen, unless the options name one."""
+    if trd_part(recipe).mode == "faithful" or options.get("extractor") not in (None, AUTO):
+        return []
+    preset = preset_of_options(options)
+    return [] if preset is None else [preset.reason()]
+
+
+def _teacher(options: Mapping[str, Any], part: TrdRecipe, modality: str) -> RgbExtractor:
+    """Return the teacher of the options of image extractors, which the teacher shares with other families."""
+    options = {**options, "rgb_stages": None, "rgb_grid": None}
+    preset, base = preset_of_options(options), part.teacher
+    stored = stored_file(base.backbone)
+    if part.mode == "faithful" and stored is not None and options["rgb_backbone"] in (None, base.backbone):
+        options["rgb_weights"] = options["rgb_weights"] or str(stored)
+    if preset is not None:
+        base = preset.extractor
+        if preset.preset.is_shipped and modality == "xyz" and part.variant == "rd":
+            base = SMALL_NORMALS.backbone
+    teacher = image_extractor_of(within_preset(options, preset), "rgb", base)
+    return replace(teacher, stages=TEACHER_STAGES, grid=None)
