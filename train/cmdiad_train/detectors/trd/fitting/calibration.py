@@ -18,26 +18,33 @@ def calibrate_branches(context: FitContext, detector: ReverseDistillation) -> tu
     """Return mean and population standard deviation of the map of each branch, float64 `[branches]` each.
 
     Both are computed over all inspected pixels of the unsmoothed maps of the held-out good samples, of which there are
-    at least two (TRD, published code). The same samples set the threshold. All of them enter mean and deviation alike,
-    so that each of their scores still is as likely as that of a new good part.
+    at least two (TRD, published code). The same samples set the threshold. They enter mean and deviation all alike,
+    and a detector with one branch ranks samples without them.
 
     Args:
         context: The training.
         detector: Detector on the CPU. Its present calibration does not matter.
 
     Raises:
-        RunError: The maps of a branch are constant or not finite: the detector would pass every part.
+        RunError: The maps of a branch are constant or not finite, so that the detector would pass every part.
     """
     total = squares = torch.zeros(len(detector.branches), dtype=torch.float64)
     pixels = 0
     for done, files in enumerate(context.held_out, start=1):
         inputs = as_tensors(context.samples.prepared(files).inputs)
-        maps = detector.branch_maps(*(inputs[name] for name in detector.input_names))
-        inspected = torch.stack([values.double() for values in _inspected(maps, context.kept)])
+        maps = detector.branch_maps(*(inputs[name] for name in detector.input_names)).double()
+        inspected = maps.flatten(1) if context.kept is None else maps[:, context.kept[0]]
         total, squares = total + inspected.sum(1), squares + inspected.square().sum(1)
         pixels += inspected.shape[1]
         context.reporter.step("calibrate branches", done, len(context.held_out))
     mean = total / pixels
     deviation = (squares / pixels - mean.square()).clamp(min=0).sqrt()
-    _check(detector, mean, deviation)
+    for modality, value in zip(context.recipe.mains, deviation.tolist(), strict=True):
+        if not LEAST_DEVIATION < value < float("inf"):
+            raise RunError(
+                f"{modality} student",
+                found=f"anomaly maps of good samples with a standard deviation of {value:.3g}",
+                expected="maps that differ from pixel to pixel",
+                action="Train with a smaller --learning-rate or more --epochs",
+            )
     return mean, deviation

@@ -14,6 +14,7 @@ from cmdiad_train.detectors.trd.networks.shapes import TeacherShape
 from cmdiad_train.detectors.trd.networks.student import Student, StudentOutputs
 from cmdiad_train.recipe import Recipe, trd_part
 from cmdiad_train.runs.tensors import load_state, load_tensors, save_tensors
+from cmdiad_train.tensor_files import disk_errors
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import write_log
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, require_finite, train
@@ -84,6 +85,8 @@ def trained_student(context: FitContext, student: Student, lesson: Lesson) -> St
             patience=part.patience,
             checkpoint_seconds=CHECKPOINT_SECONDS,
         )
+        with disk_errors(lesson.file):
+            lesson.file.parent.mkdir(exist_ok=True)
         task = StudentTask(context, student, lesson, stopping)
         log = train(task, training, options, checkpoint, context.reporter)
         save_tensors(lesson.file, student.state_dict())

@@ -7,21 +7,20 @@ from pathlib import Path
 
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_train.detectors.family import FitContext
-from cmdiad_train.detectors.trd.detector import Hallucinated
 from cmdiad_train.detectors.trd.fitting.features import Features, Levels, TrainingFeatures
 from cmdiad_train.detectors.trd.fitting.objectives import DroppedModality, Imitation, Reconstruction
 from cmdiad_train.detectors.trd.fitting.scales import fit_scales
 from cmdiad_train.detectors.trd.fitting.students import Lesson, new_student, stop_split, trained_student
+from cmdiad_train.detectors.trd.networks.hallucinated import Hallucinated
 from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.run_files import (
-    hallucination_file,
-    load_hallucination,
-    save_hallucination,
+    HALLUCINATION,
+    load_hallucinated,
+    save_hallucinated,
     stage_file,
     student_file,
 )
 from cmdiad_train.recipe import trd_part
-from cmdiad_train.runs.tensors import load_state, load_tensors
 
 FINE_TUNING_RATE = 0.1
 """Learning rate of fine-tuning, as a share of that of the training."""
@@ -50,7 +49,7 @@ class Students:
         elif self.part.variant == "rd":
             self._plain(own, student_file(run, own))
         elif self.part.variant == "mtfi-trd":
-            self._fine_tuned(own, student_file(run, own), hallucination_file(run))
+            self._fine_tuned(own, student_file(run, own), run / HALLUCINATION)
         else:
             self._imitating(own, student_file(run, own))
 
@@ -82,8 +81,8 @@ class Students:
             other = self._tuned(OTHER[own], stage_file(self.context.run, f"{OTHER[own]}-tuned"))
             training, _ = stop_split(self.context)
             scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
-            save_hallucination(file, other, scales)
-        network = load_hallucination(file, self.shape).to(self.context.device)
+            save_hallucinated(file, Hallucinated(other.projector_amply, scales))
+        network = load_hallucinated(file, self.shape).to(self.context.device)
         return self.features.of_network(f"hallucinated {OTHER[own]}", network, network, [self.of_teacher(own)])
 
     def _imitating(self, own: Modality, file: Path) -> Student:
