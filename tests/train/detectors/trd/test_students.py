@@ -28,7 +28,9 @@ SHAPE = TeacherShape((4, 6, 8))
 PART = TrdRecipe(epochs=5, batch=4, patience=0)
 
 
-def context(run: Path, part: TrdRecipe = PART, count: int = 10, parts: int = 1, reporter: Reporter = SILENT) -> FitContext:
+def context(
+    run: Path, part: TrdRecipe = PART, count: int = 10, parts: int = 1, reporter: Reporter = SILENT
+) -> FitContext:
     """The training of `count` samples, which are never read."""
     view = "part" if parts > 1 else "sensor"
     return FitContext(
@@ -50,7 +52,10 @@ def context(run: Path, part: TrdRecipe = PART, count: int = 10, parts: int = 1, 
 def random_features(count: int, scale: float = 1.0) -> Features:
     generator = torch.Generator().manual_seed(0)
     samples: list[Levels] = [
-        [scale * torch.rand(1, c, side, side, generator=generator) for c, side in zip((4, 6, 8), (16, 8, 4), strict=True)]
+        [
+            scale * torch.rand(1, c, side, side, generator=generator)
+            for c, side in zip((4, 6, 8), (16, 8, 4), strict=True)
+        ]
         for _ in range(count)
     ]
     return Features([str(i) for i in range(count)], lambda i: samples[i], torch.device("cpu"))
