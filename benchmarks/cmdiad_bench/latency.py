@@ -122,14 +122,16 @@ def judge_takt(values: npt.NDArray[np.float64], takt_ms: float) -> dict[str, Any
 def describe(inspector: Inspector) -> dict[str, Any]:
     """Describe bundle and machine in a record that can be compared later.
 
-    `family` and `hallucination` are None where the recipe does not have them.
+    `family`, `variant` and `hallucination` are None where the recipe does not have them.
     """
     record = inspector.bundle.record
+    settings = family_settings(record.recipe)
     return {
         "bundle": record.name,
         "modality": inspector.bundle.preprocessing.modality,
         "family": family_name(record.recipe),
-        "hallucination": family_settings(record.recipe).get("hallucination"),
+        "variant": settings.get("variant"),
+        "hallucination": settings.get("hallucination"),
         "precision": inspector.bundle.precision,
         "banks": [list(shape) for shape in record.graph.banks],
         "engine": inspector.engine.description,

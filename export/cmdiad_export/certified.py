@@ -179,6 +179,7 @@ class Certifier:
             published_blur=self._run.detector.published_blur,
             verdict=self._run.calibration.verdict,
             fast_search=fast,
+            static_scales=bool(self._run.detector.precision_parts().convolutions),
         )
 
     def _require_search_passed(self) -> None:

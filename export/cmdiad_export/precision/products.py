@@ -92,28 +92,32 @@ def to_quantise(detector: TrainedDetector, candidates: Sequence[Product], level:
     return [p for p in candidates if p.node not in level.modules and not is_within(p.module, kept)]
 
 
-def largest_values(model: ir.Model, names: Collection[str], samples: Sequence[Arrays]) -> dict[str, float]:
-    """Return the largest absolute value of each named array of the graph over the samples.
+Range = tuple[float, float]
+"""Smallest and largest value of an array over the calibration samples; 0 is always within."""
+
+
+def value_ranges(model: ir.Model, names: Collection[str], samples: Sequence[Arrays]) -> dict[str, Range]:
+    """Return the range of each named array of the graph over the samples.
 
     Raises:
         CertificateError: An array contains NaN or infinity.
     """
-    largest = dict.fromkeys(names, 0.0)
-    if not largest:
-        return largest
-    session = session_showing(model, list(largest))
+    ranges: dict[str, Range] = dict.fromkeys(names, (0.0, 0.0))
+    if not ranges:
+        return ranges
+    session = session_showing(model, list(ranges))
     for sample in samples:
-        for name, values in zip(largest, session.run(list(largest), dict(sample)), strict=True):
-            peak = float(np.abs(values).max())
-            if not np.isfinite(peak):
+        for name, values in zip(ranges, session.run(list(ranges), dict(sample)), strict=True):
+            least, largest = float(values.min()), float(values.max())
+            if not np.isfinite((least, largest)).all():
                 raise CertificateError(
                     f"{name}, inside the fp32 graph",
                     found="a value that is not finite",
                     expected="finite values in every calibration sample",
                     action="report this with the run's run.json",
                 )
-            largest[name] = max(largest[name], peak)
-    return largest
+            ranges[name] = (min(ranges[name][0], least), max(ranges[name][1], largest))
+    return ranges
 
 
 def session_showing(model: ir.Model, names: Collection[str]) -> Any:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import CheckerPass
 
-from cmdiad_export.precision.products import Product
+from cmdiad_export.precision.products import Product, Range
 
 Quantised = Literal["int8", "fp8"]
 """Precisions with static scales from calibration samples."""
@@ -33,17 +33,17 @@ OPSETS: dict[Quantised, int] = {"int8": 18, "fp8": 19}
 """Opset 19 was the first with fp8."""
 
 
-def quantise(model: ir.Model, largest: Mapping[str, float], kind: Quantised, chosen: Sequence[Product]) -> ir.Model:
+def quantise(model: ir.Model, ranges: Mapping[str, Range], kind: Quantised, chosen: Sequence[Product]) -> ir.Model:
     """Return a copy of an fp32 graph with Q/DQ at the operands and weights of the chosen products.
 
     Args:
         model: Graph of the opset in OPSETS.
-        largest: Largest absolute value of each product's operand, from `largest_values`.
+        ranges: Range of each product's operand, from `value_ranges`.
         kind: Type to quantise to.
         chosen: Some of `products(model, ...)`.
     """
     copy = model.clone()
-    ir.passes.Sequential(QuantiseProducts(largest, kind, chosen), CheckerPass(full_check=True))(copy)
+    ir.passes.Sequential(QuantiseProducts(ranges, kind, chosen), CheckerPass(full_check=True))(copy)
     return copy
 
 
@@ -51,14 +51,14 @@ class QuantiseProducts(ir.passes.InPlacePass):
     """Put Q/DQ at the operands and weights of the chosen products.
 
     Args:
-        largest: Largest absolute value of each product's operand.
+        ranges: Range of each product's operand.
         kind: Type to quantise to.
         chosen: Products to quantise.
     """
 
-    def __init__(self, largest: Mapping[str, float], kind: Quantised, chosen: Sequence[Product]) -> None:
+    def __init__(self, ranges: Mapping[str, Range], kind: Quantised, chosen: Sequence[Product]) -> None:
         super().__init__()
-        self._largest, self._kind = largest, kind
+        self._ranges, self._kind = ranges, kind
         self._chosen = {product.node: product for product in chosen}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -80,7 +80,7 @@ class QuantiseProducts(ir.passes.InPlacePass):
     def _operand(self, graph: ir.Graph, node: ir.Node, product: Product) -> ir.Value:
         """Quantise and restore the operand of a product in front of its node."""
         name, kind = product.operand, self._kind
-        scale, zero = _scale(name, np.float32(self._largest[name]), kind)
+        scale, zero = _scale(name, np.float32(np.abs(self._ranges[name]).max()), kind)
         for value in (scale, zero):
             graph.register_initializer(value)
         quantised = ir.val(f"{name}_quantised")

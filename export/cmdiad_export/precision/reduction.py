@@ -12,20 +12,21 @@ from torch import Tensor
 
 from cmdiad_export.graph.exporter import OPSET, export_graph, graph_of
 from cmdiad_export.graph.storage import save_graph
+from cmdiad_export.precision import convolutions
 from cmdiad_export.precision.casting import island_names, to_precision
 from cmdiad_export.precision.drift import Culprits, module_drift, product_drift
 from cmdiad_export.precision.harm import harm_of_each, quantised_levels
-from cmdiad_export.precision.levels import Level, fp16_levels
+from cmdiad_export.precision.levels import Level, fp16_levels, is_within
 from cmdiad_export.precision.products import (
     Arrays,
     Product,
-    largest_values,
     network_roots,
     products,
     to_quantise,
+    value_ranges,
 )
 from cmdiad_export.precision.quantise import OPSETS, Quantised, quantise
-from cmdiad_export.precision.rowwise import quantise_rows, rowwise_levels, worthwhile
+from cmdiad_export.precision.rowwise import KINDS, quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.bundle.certificate import Comparison
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.family import TrainedDetector
@@ -117,7 +118,9 @@ class HalfGraphs:
 
 
 class QuantisedGraphs:
-    """The int8, int8-cpu or fp8 graphs of a detector, by level; int8 and fp8 have scales from calibration samples.
+    """The int8, int8-cpu or fp8 graphs of a detector, by level.
+
+    int8 and fp8, and the convolutions of int8-cpu, have scales from calibration samples.
 
     Args:
         detector: Detector in fp32.
@@ -141,22 +144,30 @@ class QuantisedGraphs:
         self.base = graph_of(to_precision(detector, kind), dict(inputs), opset=self.opset)
         self.products = products(self.base, network_roots(detector))
         self.samples = samples
-        self.largest: dict[str, float] = {}
+        self.static = detector.precision_parts().convolutions
         if kind == "int8-cpu":
-            self.products = worthwhile(self.products)
+            rows = worthwhile(self.products)
+            self.products = [p for p in self.products if p in rows or self._is_static(p)]
+            shown = convolutions.arrays_of(self.base, [p for p in self.products if self._is_static(p)])
         else:
-            self.largest = largest_values(self.base, [product.operand for product in self.products], samples)
+            shown = [product.operand for product in self.products]
+        self.ranges = value_ranges(self.base, shown, samples)
 
     def quantise(self, model: ir.Model, chosen: Sequence[Product]) -> ir.Model:
         """Return a copy of a graph with the chosen products quantised."""
-        if self.kind == "int8-cpu":
-            return quantise_rows(model, chosen)
-        return quantise(model, self.largest, self.kind, chosen)
+        if self.kind != "int8-cpu":
+            return quantise(model, self.ranges, self.kind, chosen)
+        static = [product for product in chosen if product.kind == convolutions.KIND]
+        model = convolutions.quantise_convolutions(model, self.ranges, static, self.static)
+        return quantise_rows(model, [product for product in chosen if product.kind in KINDS])
+
+    def _is_static(self, product: Product) -> bool:
+        return product.kind == convolutions.KIND and is_within(product.module, self.static)
 
     def levels(self) -> Iterator[Level]:
         """See Graphs. A good and a tampered calibration sample decide; the golden samples only certify."""
         chosen = to_quantise(self.detector, self.products, Level())
-        if self.kind == "int8-cpu":
+        if self.kind == "int8-cpu" and not self.static:
             yield from rowwise_levels(chosen)
             return
         yield Level()

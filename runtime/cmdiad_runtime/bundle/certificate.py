@@ -62,6 +62,7 @@ class Tolerance:
 # largest value is the extreme of thousands.
 # int8-cpu: one scale per row changes scores of trained detectors by 0.2 % (docs/performance.md). Together with the
 # fast search, which may change them by 0.5 %, the graph must stay within 0.5 %.
+# Convolutions in int8-cpu have static scales and the tolerance of int8; see `tolerance_for`.
 TOLERANCES = {
     "fp32": Tolerance(score=1e-3, map=2e-3),
     "fp16": Tolerance(score=2e-2, map=5e-2),
@@ -83,7 +84,12 @@ def search_tolerance(*, published_blur: bool, verdict: Verdict = "image") -> Sea
 
 
 def tolerance_for(
-    precision: str, *, published_blur: bool, verdict: Verdict = "image", fast_search: bool = False
+    precision: str,
+    *,
+    published_blur: bool,
+    verdict: Verdict = "image",
+    fast_search: bool = False,
+    static_scales: bool = False,
 ) -> Tolerance:
     """Return the tolerance of a graph.
 
@@ -94,8 +100,9 @@ def tolerance_for(
         verdict: Score that decides.
         fast_search: True if the graph contains a fast search, which has its own tolerance: the wider of the two holds
             for scores, their sum for maps.
+        static_scales: True if an int8-cpu graph contains convolutions with static scales, as int8 graphs do.
     """
-    tolerance = TOLERANCES[precision]
+    tolerance = TOLERANCES["int8" if precision == "int8-cpu" and static_scales else precision]
     search = search_tolerance(published_blur=False, verdict=verdict)
     level = PUBLISHED_BLUR_LEVEL * published_blur
     score = max(tolerance.score, search.score) if fast_search else tolerance.score

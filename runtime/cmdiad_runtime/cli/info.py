@@ -72,7 +72,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _detector_lines(detector: dict[str, Any], inspects: dict[str, Any]) -> list[tuple[str, str]]:
-    choices = [detector[name] for name in ("family", "mode", "hallucination") if name in detector]
+    choices = [detector[name] for name in ("family", "mode", "variant", "hallucination") if name in detector]
     parts = "" if detector["parts"] == 1 else f", {detector['parts']} parts"
     ignored = f"; {inspects['ignored_share']:.1%} ignored by the mask" if inspects["ignored_share"] else ""
     return [

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _RUN_FORMAT = "cmdiad-run"
 _RUN_VERSIONS = (2, 3)
+_CHOICES = ("mode", "variant", "hallucination", "verdict")
+"""Fields of a recipe that name a kind of detector, as far as the family has them."""
 _RECORD_LIMIT = 64 << 20  # bytes
 Record = TypeVar("Record")
 
@@ -118,7 +120,7 @@ def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenanc
     return {
         "family": str(recipe.get("family", "bank")),
         "modality": preprocessing.modality,
-        **{name: choices[name] for name in ("mode", "hallucination", "verdict") if isinstance(choices.get(name), str)},
+        **{name: choices[name] for name in _CHOICES if isinstance(choices.get(name), str)},
         "view": preprocessing.view,
         "size": preprocessing.size,
         "parts": preprocessing.parts,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cmdiad_export.precision.harm import harm_of_each, quantised_levels
 from cmdiad_export.precision.levels import Level
-from cmdiad_export.precision.products import Product, largest_values, session_showing
+from cmdiad_export.precision.products import Product, Range, session_showing, value_ranges
 from cmdiad_export.precision.products import products as products_in
 from cmdiad_export.precision.quantise import LARGEST, OPSETS, QuantiseProducts, quantise
 from cmdiad_export.precision.reduction import QuantisedGraphs
@@ -82,15 +82,15 @@ def fake(values: Tensor, largest: Tensor, kind: str) -> Tensor:
     return scale * (scaled.round() if kind == "int8" else scaled.to(torch.float8_e4m3fn).float())
 
 
-def emulated(model: ir.Model, largest: dict[str, float], x: np.ndarray, kind: str) -> np.ndarray:
+def emulated(model: ir.Model, ranges: dict[str, Range], x: np.ndarray, kind: str) -> np.ndarray:
     weights = {name: torch.from_numpy(v.const_value.numpy().copy()) for name, v in model.graph.initializers.items()}
     conv, linear = weights["features.conv.weight"], weights["folded"]
     whole = kind == "fp8"
     conv = fake(conv, conv.abs().max() if whole else conv.abs().amax((1, 2, 3), keepdim=True), kind)
     linear = fake(linear, linear.abs().max() if whole else linear.abs().amax(0, keepdim=True), kind)
-    given = fake(torch.from_numpy(x), torch.tensor(largest["x"]), kind)
+    given = fake(torch.from_numpy(x), torch.tensor(ranges["x"]).abs().max(), kind)
     hidden = torch.relu(torch.nn.functional.conv2d(given, conv, weights["features.conv.bias"], padding=1))
-    rows = fake(hidden.reshape(HIDDEN, 36).T, torch.tensor(largest["rows"]), kind)
+    rows = fake(hidden.reshape(HIDDEN, 36).T, torch.tensor(ranges["rows"]).abs().max(), kind)
     return (rows @ linear).numpy()
 
 
@@ -106,14 +106,15 @@ def test_products_with_constant_weights_are_found_in_order() -> None:
 def test_quantised_graph_computes_what_its_scales_say(kind: str, tmp_path: Path) -> None:
     model, seen = small_graph(OPSETS[kind]), samples()
     found = products(model)
-    largest = largest_values(model, [p.operand for p in found], seen)
-    assert largest["x"] == max(float(np.abs(s["x"]).max()) for s in seen)
-    ir.save(quantise(model, largest, kind, found), tmp_path / "q.onnx")
+    ranges = value_ranges(model, [p.operand for p in found], seen)
+    assert ranges["x"] == (min(float(s["x"].min()) for s in seen), max(float(s["x"].max()) for s in seen))
+    assert ranges["rows"][0] == 0
+    ir.save(quantise(model, ranges, kind, found), tmp_path / "q.onnx")
     engine = open_engine(tmp_path / "q.onnx")
     exact = session_showing(model, ["y"])
     for sample in seen:
         outputs = engine.run(sample)
-        expected = emulated(model, largest, sample["x"], kind)
+        expected = emulated(model, ranges, sample["x"], kind)
         # A value on the border between two steps may go either way, so some rows are off by a step.
         off = np.abs(outputs["y"] - expected).max(1) > 1e-4 * np.abs(expected).max()
         assert off.mean() < 0.1
@@ -132,8 +133,8 @@ def test_onnxruntime_alone_would_get_fp8_wrong(tmp_path: Path) -> None:
 
     model, (sample, *_) = small_graph(OPSETS["fp8"]), samples()
     found = products(model)
-    largest = largest_values(model, [p.operand for p in found], [sample])
-    ir.save(quantise(model, largest, "fp8", found), tmp_path / "q.onnx")
+    ranges = value_ranges(model, [p.operand for p in found], [sample])
+    ir.save(quantise(model, ranges, "fp8", found), tmp_path / "q.onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     with pytest.raises(Exception, match="float8"):
@@ -148,7 +149,7 @@ def test_onnxruntime_alone_would_get_fp8_wrong(tmp_path: Path) -> None:
 def test_symmetric_and_in_one_type(kind: str) -> None:
     model = small_graph(OPSETS[kind])
     found = products(model)
-    quantised = quantise(model, largest_values(model, [p.operand for p in found], samples()), kind, found)
+    quantised = quantise(model, value_ranges(model, [p.operand for p in found], samples()), kind, found)
     written = ir.to_proto(quantised)
     stored = {t.name: t for t in written.graph.initializer}
     expected = TensorProto.INT8 if kind == "int8" else TensorProto.FLOAT8E4M3FN
@@ -177,7 +178,7 @@ def test_what_is_not_finite_is_named() -> None:
     (sample,) = samples(1)
     sample["x"][0, 0, 0, 0] = np.inf
     with pytest.raises(CertificateError, match="x, inside the fp32 graph"):
-        largest_values(small_graph(18), ["x"], [sample])
+        value_ranges(small_graph(18), ["x"], [sample])
 
 
 def golden_graphs(run: Run, kind: str, graph: Path) -> QuantisedGraphs:
@@ -202,7 +203,8 @@ def test_harm_is_what_a_product_alone_does(trained: object, tmp_path: Path) -> N
     run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
     graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
     worst, fine = graphs.products[2], graphs.products[-1]
-    graphs.largest[worst.operand] *= 100  # steps a hundred times as wide
+    least, largest = graphs.ranges[worst.operand]
+    graphs.ranges[worst.operand] = (100 * least, 100 * largest)  # steps a hundred times as wide
     harm = harm_of_each(graphs.base, graphs.quantise, [worst, fine], graphs.samples[-2:])
     assert harm[worst.node] > 5 * harm[fine.node] > 0
     (first, *_) = quantised_levels(harm)

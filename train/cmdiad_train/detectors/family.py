@@ -34,11 +34,14 @@ class PrecisionParts:
         always_single: Names of submodules that stay fp32 in every graph.
         steps: Named groups of submodules that export moves back to fp32, smallest first, until the certificate
             passes. Export finds attention and softmax by itself.
+        convolutions: Names of networks whose convolutions an int8-cpu graph computes in int8, with static scales and
+            the tolerance of int8. Other convolutions stay fp32 in such a graph.
     """
 
     networks: tuple[str, ...] = ()
     always_single: tuple[str, ...] = ()
     steps: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    convolutions: tuple[str, ...] = ()
 
 
 class TrainedDetector(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,25 @@ def figures_on_test_split(
     if not splits.shows_figures:
         return None, splits.left_out_of("test")
 
+    score, left_out = sample_scorer(detector, record), splits.left_out_of("test")
+    split = collect(score, record.preprocessing, splits.test, reporter, left_out, held_out_scores)
+    for line in split.lines():
+        reporter.say(line)
+    if not split.shows_figures:
+        reporter.say("No figures: the test split has no good or no defective sample that can be inspected.")
+        return None, split.left_out
+    return split.summary(), split.left_out
+
+
+def sample_scorer(detector: TrainedDetector, record: RunRecord) -> Callable[[Sample], tuple[float, Any]]:
+    """Return a function that computes the deciding score of a sample, and the map float32 `[size, size]`.
+
+    The function raises InputError for a sample that cannot be inspected.
+
+    Args:
+        detector: Trained detector.
+        record: Record of the run, with the preprocessing of inspection and the score that decides.
+    """
     preprocessing, verdict = record.preprocessing, record.recipe.verdict
 
     @torch.no_grad()
@@ -58,10 +77,4 @@ def figures_on_test_split(
             scores.append(deciding_score(verdict, {"score": result.numpy()}, maps[-1]))
         return max(scores), np.max(maps, axis=0)
 
-    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"), held_out_scores)
-    for line in split.lines():
-        reporter.say(line)
-    if not split.shows_figures:
-        reporter.say("No figures: the test split has no good or no defective sample that can be inspected.")
-        return None, split.left_out
-    return split.summary(), split.left_out
+    return score

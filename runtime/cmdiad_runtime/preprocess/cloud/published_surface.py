@@ -35,6 +35,7 @@ _CLEARANCE = 0.005  # metres: smallest distance of the part from the support pla
 _CLOSINGS = 3
 _FILLS = 2
 _GUARD = 1e-8
+_LEAST_SINE = 1e-4  # of the angle between two edges from corner to corner
 _KERNELS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     3: ((1, 2, 1), (-1, 0, 1)),
     5: ((1, 4, 6, 4, 1), (-1, -2, 0, 2, 1)),
@@ -176,9 +177,10 @@ def _support_plane(xyz: XyzImage, name: str) -> Plane:
     first, second, third = (
         block.reshape(-1, 3).sum(axis=0, dtype=np.float64) / counts[corner] for corner, block in blocks.items()
     )
-    normal = np.cross(second - first, third - first)
+    edges = second - first, third - first
+    normal = np.cross(*edges)
     length = float(np.linalg.norm(normal))
-    if length == 0:
+    if length <= _LEAST_SINE * float(np.prod(np.linalg.norm(edges, axis=1))):
         raise _no_support(name, "corners of the cloud that lie on one line")
     normal /= length if normal[2] < 0 else -length
     return Plane(normal, float(-(normal * first).sum()))
