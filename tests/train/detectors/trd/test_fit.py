@@ -54,12 +54,8 @@ def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> FitVariant:
 def test_a_run_keeps_what_inspection_needs(fitted: FitVariant, variant: str, modality: str) -> None:
     run = fitted(variant, modality)
     names = {name for name in hashes(run) if name.endswith(".safetensors")}
-    students = (
-        {"student-rgb.safetensors", "student-xyz.safetensors"}
-        if modality == "both"
-        else {f"student-{modality}.safetensors"}
-    )
-    own = {"teacher.safetensors", *students} | ({"hallucination.safetensors"} if variant == "mtfi-trd" else set())
+    own = {"teacher.safetensors", *(f"student-{main}.safetensors" for main in recipe(variant, modality).mains)}
+    own |= {"hallucination.safetensors"} if variant == "mtfi-trd" else set()
     assert names == own | {"golden.safetensors", "held_out.safetensors", "quantisation.safetensors"}
     assert not (run / "stages").exists()
     loaded = load_run(run)
