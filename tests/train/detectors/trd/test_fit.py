@@ -120,6 +120,7 @@ def test_features_are_shared_through_the_store(data: Path, fitted: FitVariant, t
     assert hashes(tmp_path / "first") == hashes(fitted("rd", "rgb"))
 
 
+@pytest.mark.failure_mode("A training whose loss is infinite or not a number")
 def test_a_training_that_diverges_ends_in_an_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="smaller --learning-rate"):
         fit(data, None, recipe("rd", "rgb", learning_rate=1e30, mode="faithful", patience=0), tmp_path / "run")
