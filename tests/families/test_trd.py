@@ -12,10 +12,11 @@ from cmdiad_bench import cli as bench
 from cmdiad_export import cli as export
 from cmdiad_runtime.cli import info, threshold
 from cmdiad_runtime.cli import run as run_cli
+from cmdiad_runtime.readers import read_xyz
 from cmdiad_train.cli import train
 from cmdiad_train.recipe import trd_part
 from cmdiad_train.runs.run import load_run
-from helpers import Ended, command, sample_files
+from helpers import Ended, assert_refused, command, sample_files, write_cloud
 
 SMALL = ("--rgb-backbone", "test_resnet", "--size", 64, "--epochs", 2, "--batch", 4)
 CASES = (("rgb", "rd"), ("xyz", "rd"), ("rgb", "mtfi-rd"), ("xyz", "mtfi-trd"), ("both", "trd"))
@@ -101,6 +102,30 @@ def test_a_bundle_inspects_with_one_sensor(bundle: Path, own_data: Path, case: t
     shown = command(info.cli, bundle)
     assert shown.code == 0, shown.err
     assert f"{modality}, trd, default, {case[1]}" in shown.out
+
+
+@pytest.mark.failure_mode("A cloud without a point in a corner, for published depth or pseudo-normals")
+def test_a_cloud_without_its_support_is_rejected(data: Path, tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle.cmdiad"
+    ended = train_on(data, run, "xyz", "rd", "--geometry", "depth")
+    assert ended.code == 0, ended.err
+    ended = command(export.cli, run, "--out", bundle)
+    assert ended.code == 0, ended.err
+    (good, _) = sample_files(data, "test", "good", "xyz")
+    points = read_xyz(good)
+    points[:9, :9] = 0
+    bad = write_cloud(tmp_path / "bad.tiff", points)
+    ended = command(run_cli.cli, bundle, good, bad, "--output", tmp_path / "out")
+    assert ended.code == 3, ended.err
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert lines[0]["reason"] in (None, "score")
+    assert (lines[1]["verdict"], lines[1]["reason"]) == ("NG", "no-points")
+    assert "top left corner" in lines[1]["message"]
+
+
+def test_options_for_banks_end_in_one_clear_line(run: Path, tmp_path: Path) -> None:
+    refused = command(export.cli, run, "--search", "fast", "--out", tmp_path / "bundle.cmdiad")
+    assert_refused(refused, 5, "--search", "without memory banks")
 
 
 def test_a_bundle_takes_a_threshold_and_is_measured(
