@@ -11,12 +11,14 @@ import torch
 from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.names import Verdict
 from cmdiad_runtime.preprocess.prepare import prepare_parts
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
 from cmdiad_train.detectors.family import TrainedDetector, as_tensors
-from cmdiad_train.evaluation.evaluate import collect
+from cmdiad_train.evaluation.evaluate import Scorer, collect
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.runs.record import RunRecord
 
@@ -43,7 +45,25 @@ def figures_on_test_split(
     if not splits.shows_figures:
         return None, splits.left_out_of("test")
 
-    preprocessing, verdict = record.preprocessing, record.recipe.verdict
+    score = scorer_of(detector, record.preprocessing, record.recipe.verdict)
+    left_out = splits.left_out_of("test")
+    split = collect(score, record.preprocessing, splits.test, reporter, left_out, held_out_scores)
+    for line in split.lines():
+        reporter.say(line)
+    if not split.shows_figures:
+        reporter.say("No figures: the test split has no good or no defective sample that can be inspected.")
+        return None, split.left_out
+    return split.summary(), split.left_out
+
+
+def scorer_of(detector: TrainedDetector, preprocessing: Preprocessing, verdict: Verdict) -> Scorer:
+    """Return the function with which `collect` scores a sample.
+
+    Args:
+        detector: Trained detector.
+        preprocessing: Preprocessing of inspection.
+        verdict: Score that decides.
+    """
 
     @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:
@@ -58,10 +78,4 @@ def figures_on_test_split(
             scores.append(deciding_score(verdict, {"score": result.numpy()}, maps[-1]))
         return max(scores), np.max(maps, axis=0)
 
-    split = collect(score, preprocessing, splits.test, reporter, splits.left_out_of("test"), held_out_scores)
-    for line in split.lines():
-        reporter.say(line)
-    if not split.shows_figures:
-        reporter.say("No figures: the test split has no good or no defective sample that can be inspected.")
-        return None, split.left_out
-    return split.summary(), split.left_out
+    return score
