@@ -216,12 +216,11 @@ def figures_of(run: Any, data: Path, category: str) -> dict[str, Any]:
     """
     from cmdiad_train.datasets import GOOD, open_category
     from cmdiad_train.evaluation.evaluate import collect
-    from cmdiad_train.fit.figures import scorer_of
+    from cmdiad_train.fit.figures import sample_scorer
 
     preprocessing = run.preprocessing
     listing = open_category(data, category).usable("test", preprocessing.modalities)
-    score = scorer_of(run.detector, preprocessing, run.recipe.verdict)
-    split = collect(score, preprocessing, listing.samples, SILENT)
+    split = collect(sample_scorer(run.detector, run.record), preprocessing, listing.samples, SILENT)
     rejected = split.scores > run.calibration.score_threshold
     good = split.defects == GOOD
     return {

@@ -12,11 +12,13 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.recipe import (
     DEFAULT_RECIPE,
     PUBLISHED_RECIPE,
+    PUBLISHED_TRD,
     BankRecipe,
     Distillation,
     Recipe,
     RgbExtractor,
     SurfaceExtractor,
+    TrdRecipe,
     XyzExtractor,
 )
 
@@ -60,6 +62,12 @@ WRONG: tuple[object, ...] = (
         (XyzExtractor(), "network", ["point_mae"]),
         (SurfaceExtractor(), "backbone", 5),
         (SurfaceExtractor(), "image", {}),
+        *((TrdRecipe(), name, value) for name in ("epochs", "batch", "distil_epochs") for value in (0, 0.5, True)),
+        *((TrdRecipe(), name, 5) for name in ("mode", "variant", "geometry", "distance", "teacher")),
+        *((TrdRecipe(), "teacher", RgbExtractor(stages=value)) for value in ((), (1, 2), (0, 1, 2, 3))),
+        *((TrdRecipe(), "decay", value) for value in (0, 1.1, True, math.nan)),
+        *((TrdRecipe(), "learning_rate", value) for value in (0, math.inf, "fast")),
+        (TrdRecipe(), "patience", -1),
         *((DEFAULT_RECIPE, "seed", value) for value in (2**80, 2**32, -1, 0.5, True, "x")),
         *((DEFAULT_RECIPE, "size", value) for value in (10**9, 4097, 31, 64.0, True, "64", None)),
         (DEFAULT_RECIPE, "view", ["top"]),
@@ -79,7 +87,9 @@ def test_wrong_value_names_the_option(part: Any, field: str, value: object) -> N
     assert not any(text in message for text in PYTHONS), message
 
 
-@pytest.mark.parametrize("part", [Distillation(), BankRecipe(), RgbExtractor(), XyzExtractor(), SurfaceExtractor()])
+@pytest.mark.parametrize(
+    "part", [Distillation(), BankRecipe(), TrdRecipe(), RgbExtractor(), XyzExtractor(), SurfaceExtractor()]
+)
 def test_any_value_is_taken_or_refused(part: Any) -> None:
     for field in asdict(part):
         for value in WRONG:
@@ -89,7 +99,9 @@ def test_any_value_is_taken_or_refused(part: Any) -> None:
                 assert field in str(error) or "xyz.heads" in str(error) or "xyz.taps" in str(error)
 
 
-@pytest.mark.parametrize("recipe", [DEFAULT_RECIPE, PUBLISHED_RECIPE])
+@pytest.mark.parametrize(
+    "recipe", [DEFAULT_RECIPE, PUBLISHED_RECIPE, Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor")]
+)
 def test_any_wrong_json_is_a_run_error(recipe: Recipe) -> None:
     content = recipe.to_json()
     for place in [content, content["detector"], *(v for v in content["detector"].values() if isinstance(v, dict))]:

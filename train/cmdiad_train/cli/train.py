@@ -14,7 +14,7 @@ from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, V
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
-from cmdiad_train.detectors.registry import DEFAULT, family_names, family_of, family_options
+from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def _rename_view(context: click.Context, parameter: click.Parameter, value: str 
 
 
 def _check_family(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value not in family_names():
-        raise click.BadParameter(f"{value!r} is not one of {', '.join(family_names())}")
+    names = (*family_names(), AUTO)
+    if value not in names:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(names)}")
     return value
 
 
@@ -87,7 +88,9 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         default=DEFAULT,
         callback=_check_family,
         metavar="NAME",
-        help="Detector family; bank compares patch features with a memory bank of normal ones.",
+        help="Detector family (docs/families.md). bank: compares patch features with a memory bank of normal ones; "
+        "trd: reverse distillation, networks that reproduce the features of good parts; auto: trains both and keeps "
+        "the one that tells slightly changed good samples from unchanged ones better.",
     ),
     click.option(
         "--modality",
@@ -181,7 +184,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "--out",
         type=click.Path(path_type=Path),
         help="Run directory; with --category all the folder of the runs.  [default: "
-        "runs/CATEGORY-MODALITY-FAMILY, bank: HALLUCINATION for FAMILY]",
+        "runs/CATEGORY-MODALITY-NAME; NAME: bank HALLUCINATION, trd VARIANT, auto auto]",
     ),
     click.option(
         "--network-from",
@@ -220,60 +223,70 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_runtime.support.newest import RUNS
     from cmdiad_train.datasets import list_categories, open_category
     from cmdiad_train.features import default_folder
+    from cmdiad_train.fit.best_family import fit_best_family
     from cmdiad_train.fit.envelope import EnvelopeOptions
     from cmdiad_train.fit.fit import FitOptions, fit
     from cmdiad_train.fit.mask import read_inspection_mask
     from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
-    _refuse_foreign_options(click.get_current_context(), family)
-    recipe = family_of(family).recipe(options, lambda: list_categories(data))
+    names = BUILT_IN if family == AUTO else (family,)
+    _refuse_foreign_options(click.get_current_context(), names)
+    recipes = {name: family_of(name).recipe(options, lambda: list_categories(data)) for name in names}
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     machine, features = Machine(device, cache_gb), cache_dir or default_folder()
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
-    for line in family_of(family).remarks(options, recipe):
+    for line in dict.fromkeys(line for name in names for line in family_of(name).remarks(options, recipes[name])):
         click.echo(line, err=True)
 
     def train(name: str | None, run: Path) -> RunRecord:
         reporter = TerminalReporter()
-        record = fit(data, name, recipe, run, reporter, fit_options)
+        record = (
+            fit_best_family(data, name, recipes, run, reporter, fit_options)
+            if family == AUTO
+            else fit(data, name, recipes[family], run, reporter, fit_options)
+        )
         reporter.close()
         _summarise(record, run)
         _report_threshold(run)
         return record
 
-    names = list_categories(data) if category == ALL else []
-    if not names or ALL in names:
-        train(category, out or RUNS / _run_name(open_category(data, category).name, recipe))
+    categories = list_categories(data) if category == ALL else []
+    if not categories or ALL in categories:
+        train(category, out or RUNS / _run_name(open_category(data, category).name, recipes))
         return 0
     if mask is not None or calibration:
         raise click.UsageError("--mask and --calibration belong to one category: name it with --category")
 
     def train_one(name: str) -> dict[str, str]:
-        run = (out or RUNS) / _run_name(name, recipe)
+        run = (out or RUNS) / _run_name(name, recipes)
         finished = (run / FILE).exists() and read_record(run).status == "complete"
         return {**_figures_row(train(name, run)), "run": printable(run), "result": KEPT if finished else "trained"}
 
-    return for_each(names, train_one)
+    return for_each(categories, train_one)
 
 
 cli.params += family_options(DEFAULT)
 
 
-def _refuse_foreign_options(context: click.Context, family: str) -> None:
-    """Raise click.UsageError if the command line has an option of another family, which would have no effect."""
-    own = {option.name for option in family_options(family)}
+def _refuse_foreign_options(context: click.Context, families: tuple[str, ...]) -> None:
+    """Raise click.UsageError if the command line has an option that one of the families does not have."""
+    shared = set.intersection(*({option.name for option in family_options(name)} for name in families))
     for other in family_names():
         for option in family_options(other):
             source = context.get_parameter_source(option.name or "")
-            if option.name not in own and source is not click.core.ParameterSource.DEFAULT:
-                raise click.UsageError(f"{option.opts[0]} is an option of the family {other}, not of {family}.")
+            if option.name not in shared and source is not click.core.ParameterSource.DEFAULT:
+                lacking = next(n for n in families if option.name not in {o.name for o in family_options(n)})
+                auto = f" Leave out {option.opts[0]} or --family {AUTO}." if len(families) > 1 else ""
+                raise click.UsageError(f"{option.opts[0]} is an option of the family {other}, not of {lacking}.{auto}")
 
 
-def _run_name(category: str, recipe: Recipe) -> str:
+def _run_name(category: str, recipes: dict[str, Recipe]) -> str:
     """Return the name of a run directory."""
-    return f"{category}-{recipe.modality}-{family_of(recipe.family).run_name(recipe)}"
+    recipe, *others = recipes.values()
+    name = AUTO if others else family_of(recipe.family).run_name(recipe)
+    return f"{category}-{recipe.modality}-{name}"
 
 
 def _figures_row(record: RunRecord) -> dict[str, str]:

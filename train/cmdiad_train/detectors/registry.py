@@ -18,6 +18,10 @@ _BUILT_IN = {
     "trd": ("cmdiad_train.detectors.trd.family:TRD", "cmdiad_train.detectors.trd.options:OPTIONS"),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
+BUILT_IN = tuple(_BUILT_IN)
+"""Names of the families of this package, the default family first."""
+AUTO = "auto"
+"""Value of `cmdiad-train --family` that lets the good samples choose among the families of this package."""
 _REGISTERED: dict[str, Family] = {}
 
 

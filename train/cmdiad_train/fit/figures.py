@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,12 @@ import torch
 from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.names import Verdict
 from cmdiad_runtime.preprocess.prepare import prepare_parts
-from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
 from cmdiad_train.detectors.family import TrainedDetector, as_tensors
-from cmdiad_train.evaluation.evaluate import Scorer, collect
+from cmdiad_train.evaluation.evaluate import collect
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.runs.record import RunRecord
 
@@ -45,8 +43,7 @@ def figures_on_test_split(
     if not splits.shows_figures:
         return None, splits.left_out_of("test")
 
-    score = scorer_of(detector, record.preprocessing, record.recipe.verdict)
-    left_out = splits.left_out_of("test")
+    score, left_out = sample_scorer(detector, record), splits.left_out_of("test")
     split = collect(score, record.preprocessing, splits.test, reporter, left_out, held_out_scores)
     for line in split.lines():
         reporter.say(line)
@@ -56,14 +53,16 @@ def figures_on_test_split(
     return split.summary(), split.left_out
 
 
-def scorer_of(detector: TrainedDetector, preprocessing: Preprocessing, verdict: Verdict) -> Scorer:
-    """Return the function with which `collect` scores a sample.
+def sample_scorer(detector: TrainedDetector, record: RunRecord) -> Callable[[Sample], tuple[float, Any]]:
+    """Return a function that computes the deciding score of a sample, and the map float32 `[size, size]`.
+
+    The function raises InputError for a sample that cannot be inspected.
 
     Args:
         detector: Trained detector.
-        preprocessing: Preprocessing of inspection.
-        verdict: Score that decides.
+        record: Record of the run, with the preprocessing of inspection and the score that decides.
     """
+    preprocessing, verdict = record.preprocessing, record.recipe.verdict
 
     @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:

@@ -72,9 +72,14 @@ def is_without_results(run: Path) -> bool:
     return all(path.name in own or path.name.startswith(".") for path in run.iterdir())
 
 
-def _make_folder(run: Path) -> None:
+def check_free(run: Path) -> None:
+    """Raise OutputError if the folder of a new run holds something that is no run."""
     if not (run / FILE).exists() and run.exists() and not (run.is_dir() and is_without_results(run)):
         raise OutputError(run, found=_content(run), expected="a new folder for the run", action="Choose another --out")
+
+
+def _make_folder(run: Path) -> None:
+    check_free(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:

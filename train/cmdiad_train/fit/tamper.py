@@ -24,7 +24,7 @@ BUMP_HEIGHT = 0.004
 """Height of the bump towards the sensor, metres."""
 
 
-def tamper(sample: Sample, preprocessing: Preprocessing) -> Sample:
+def tamper(sample: Sample, preprocessing: Preprocessing, *, strength: float = 1.0) -> Sample:
     """Return a copy with a checkerboard disc in the image and a bump on the part in the cloud.
 
     With several parts in the sample, each has its own disc, in proportion to the part. Discs lie outside the region
@@ -33,6 +33,8 @@ def tamper(sample: Sample, preprocessing: Preprocessing) -> Sample:
     Args:
         sample: Good sample.
         preprocessing: Preprocessing of the detector; only data of its modality are changed.
+        strength: Share of the checkerboard in the colours of the disc, and height of the bump as a share of
+            `BUMP_HEIGHT`; 0-1.
     """
     ignored = _ignored_pixels(sample, preprocessing)
     if preprocessing.parts > 1:
@@ -40,8 +42,8 @@ def tamper(sample: Sample, preprocessing: Preprocessing) -> Sample:
     else:
         image, bumps = _discs(sample, preprocessing, ignored)
     if image is not None:
-        sample = replace(sample, rgb=_chequered(sample, image))
-    return replace(sample, xyz=_bumped(sample, bumps)) if bumps else sample
+        sample = replace(sample, rgb=_chequered(sample, image, strength))
+    return replace(sample, xyz=_bumped(sample, bumps, strength * BUMP_HEIGHT)) if bumps else sample
 
 
 def _ignored_pixels(sample: Sample, preprocessing: Preprocessing) -> Mask | None:
@@ -92,20 +94,21 @@ def _share_of(part: Mask) -> float:
     return PART_SHARE * float(np.count_nonzero(part)) ** 0.5
 
 
-def _chequered(sample: Sample, disc: Mask) -> RgbImage:
+def _chequered(sample: Sample, disc: Mask, strength: float) -> RgbImage:
     assert sample.rgb is not None
     height, width = sample.rgb.shape[:2]
     rows, columns = np.indices((height, width)) // 4
-    chequer = ((rows + columns) % 2 * 255).astype(np.uint8)
-    return np.where(disc[..., None], chequer[..., None], sample.rgb)
+    chequer = ((rows + columns) % 2 * 255)[..., None]
+    mixed = np.rint(strength * chequer + (1 - strength) * sample.rgb).astype(np.uint8)
+    return np.where(disc[..., None], mixed, sample.rgb)
 
 
-def _bumped(sample: Sample, discs: Sequence[Mask]) -> XyzImage:
-    """Return the cloud with its points on the discs moved towards the sensor."""
+def _bumped(sample: Sample, discs: Sequence[Mask], height: float) -> XyzImage:
+    """Return the cloud with its points on the discs moved towards the sensor by a height in metres."""
     assert sample.xyz is not None
     xyz = sample.xyz.copy()
     for disc in discs:
-        xyz[disc] *= (1 - BUMP_HEIGHT / np.linalg.norm(xyz[disc], axis=1))[:, None].astype(np.float32)
+        xyz[disc] *= (1 - height / np.linalg.norm(xyz[disc], axis=1))[:, None].astype(np.float32)
     return xyz
 
 

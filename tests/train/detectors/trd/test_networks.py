@@ -100,11 +100,6 @@ def test_a_teacher_without_the_strides_is_refused() -> None:
         Teacher(RgbExtractor("vit_tiny_patch16_224"), size=224)
 
 
-def test_a_size_that_the_bottleneck_does_not_divide_is_refused() -> None:
-    with pytest.raises(RunError, match="size: found 112. Expected a multiple of 32"):
-        Teacher(RgbExtractor("resnet10t"), size=112)
-
-
 def test_teachers_of_both_modalities_may_differ() -> None:
     other = TeacherShape((4, 6, 10))
     outputs = Student(SMALL, other)(features(SMALL), features(other, seed=1))

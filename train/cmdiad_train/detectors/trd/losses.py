@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cmdiad_train.detectors.trd.networks.student import StudentOutputs
-
-Distance = Literal["flat", "pixel"]
+from cmdiad_train.recipe.trd import Distance
 
 
 def flat_cosine(features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

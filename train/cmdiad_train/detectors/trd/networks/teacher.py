@@ -7,15 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors.trd.networks.shapes import EXPANSION, Levels, TeacherShape, UnitKind
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.recipe import RgbExtractor
+from cmdiad_train.recipe.trd import TEACHER_STAGES
 
-STAGES: Levels = (0, 1, 2)
-"""Stages of the backbone with strides 4, 8 and 16."""
-SIZE_STEP = 32
-"""Stride of the bottleneck; the side of an input is a multiple of this number."""
 _DEEP: Levels = (3, 4, 6)
 _SHALLOW: Levels = (2, 2, 2)
 
@@ -27,12 +23,11 @@ class Teacher(nn.Module):
 
     Args:
         spec: Backbone and weights. Stages and grid do not matter.
-        size: Side of the square input in pixels.
+        size: Side of the square input in pixels, a multiple of 32.
         seed: Seed of the random weights if `spec.weights` is "seeded".
 
     Raises:
-        RunError: The backbone is unknown or is no CNN with these strides, its weights are missing or do not fit, or
-            the size is no multiple of 32.
+        RunError: The backbone is unknown or is no CNN with these strides, or its weights are missing or do not fit.
 
     Attributes:
         shape: Sizes of the features, and of the student that suits them.
@@ -40,14 +35,7 @@ class Teacher(nn.Module):
 
     def __init__(self, spec: RgbExtractor, *, size: int, seed: int = 0) -> None:
         super().__init__()
-        if size % SIZE_STEP:
-            raise RunError(
-                "size",
-                found=str(size),
-                expected=f"a multiple of {SIZE_STEP}, the stride of the bottleneck",
-                action="Change --size",
-            )
-        self.backbone = TimmBackbone(replace(spec, stages=STAGES, grid=None), size=size, seed=seed)
+        self.backbone = TimmBackbone(replace(spec, stages=TEACHER_STAGES, grid=None), size=size, seed=seed)
         self.shape = _shape(self.backbone.model, self._features_of(size))
 
     @torch.no_grad()
