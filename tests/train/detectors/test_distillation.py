@@ -17,10 +17,10 @@ from cmdiad_train.detectors.bank.fitting.distillation import (
     distillation_loss,
     learning_rate,
     new_network,
-    split,
 )
 from cmdiad_train.recipe import Distillation
 from cmdiad_train.training.loss_plot import plot_losses
+from cmdiad_train.training.validation import split
 from helpers import bank_recipe, changed
 from reporters import InterruptAt
 
@@ -156,18 +156,10 @@ def test_rate_without_warm_up_or_with_nothing_else() -> None:
     assert learning_rate(Distillation(epochs=2, learning_rate=1.0, warmup=2), 1.5, False) == 0.75
 
 
-def test_validation_samples_are_spread_and_never_trained_on() -> None:
-    for count, share, expected in ((40, 0.1, 4), (10, 0.25, 2), (4, 0.1, 1), (3, 0.1, 0), (9, 0.0, 0)):
-        recipe = changed(RECIPE, distillation=replace(OPTIONS, validation=share))
-        training, validating = split(count, recipe)
-        assert len(validating) == expected
-        assert sorted(training + validating) == list(range(count))
-
-
 def unlearnable_validation() -> list[tuple[Tensor, Tensor]]:
     """Pairs of which the one that `split` holds out of six asks for the opposite of the others."""
     pairs = linear_pairs()
-    [held] = split(len(pairs), changed(RECIPE, distillation=replace(OPTIONS, validation=0.1)))[1]
+    [held] = split(len(pairs), 0.1)[1]
     pairs[held] = (pairs[held][0], -pairs[held][1])
     return pairs
 
@@ -181,7 +173,7 @@ def test_best_epoch_is_kept_and_training_stops_early(tmp_path: Path) -> None:
     losses = [epoch.validation for epoch in log]
     best = losses.index(min(losses))
     assert len(log) == best + 1 + 3 < options.epochs
-    [held] = split(len(pairs), recipe)[1]
+    [held] = split(len(pairs), 0.1)[1]
     with torch.no_grad():
         kept = (network(pairs[held][0]) - pairs[held][1]).norm(dim=1).mean()
     assert float(kept) == pytest.approx(min(losses), rel=1e-5)

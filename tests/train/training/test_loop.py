@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch, write_log
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, cut, train
@@ -127,6 +127,32 @@ def test_resumed_training_ends_with_the_same_weights_and_log(tmp_path: Path) -> 
     assert len(resumed.batches) == 3
     assert [(e.loss, e.learning_rate) for e in again] == [(e.loss, e.learning_rate) for e in log]
     assert torch.equal(whole.module.weight, resumed.module.weight)
+
+
+def test_training_without_a_checkpoint_yet_starts_again_with_the_same_result(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole, resumed = Mean(), Mean()
+    options = replace(OPTIONS, checkpoint_seconds=3600)
+    run(whole, tmp_path / "whole")
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", "this")
+    with pytest.raises(KeyboardInterrupt):
+        train(Mean(), SAMPLES, options, checkpoint, InterruptAt("fit (loss ", 3))
+    assert not checkpoint.path.exists()
+    run(resumed, tmp_path, options)
+    assert len(resumed.batches) == 12
+    assert torch.equal(whole.module.weight, resumed.module.weight)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, loss: float) -> None:
+    class Diverging(Mean):
+        def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
+            factor = loss if len(self.batches) == 4 else 1.0
+            return BatchLoss(super().loss(batch, generator).value * factor, len(batch))
+
+    with pytest.raises(RunError, match=r"fit, epoch 2: found a loss of (nan|inf).*--learning-rate"):
+        run(Diverging(), tmp_path)
+    assert Checkpoint(tmp_path / "c.safetensors", "this").restore(Mean().module, Mean().optimiser)[0][-1].loss > 0
 
 
 def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ class TrdRecipe:
         batch: Samples per step.
         learning_rate: Rate of Adam in the first epoch.
         decay: Factor of the learning rate after each epoch.
-        patience: Epochs without a smaller loss of the held-out good samples after which training stops and the best
-            epoch is taken; 0, as published, takes the last epoch.
+        patience: Epochs without a smaller validation loss after which training stops and the best epoch is taken. A
+            tenth of the training samples validates. 0, as published, trains on all and takes the last epoch.
         fine_tune_epochs: Epochs in which a student of "mtfi-trd" learns to work with hallucinated features.
         distil_epochs: Epochs in which the student of "mtfi-rd" learns from the model of both sensors.
     """
@@ -88,6 +88,12 @@ class TrdRecipe:
         both = recipe.modality == "both"
         expected = f"trd with --modality both, and not with --modality {recipe.modality}"
         require(both == (self.variant == "trd"), "variant", self.variant, expected)
+        require(
+            recipe.view != "each",
+            "view",
+            recipe.view,
+            "sensor, top or part: students compare image and cloud place by place, so both must show the same view",
+        )
         whole = recipe.size % LARGEST_STRIDE == 0
         require(whole, "size", recipe.size, f"a multiple of {LARGEST_STRIDE} pixels, because of the students' strides")
         follows = recipe.view in ("sensor", "auto") or (recipe.view == "part" and not self.trains_with_clouds(recipe))

@@ -7,6 +7,7 @@ samples and all other random draws of an epoch depend only on the seed and the n
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.training.checkpoint import Checkpoint, weights_of
 from cmdiad_train.training.log import Epoch
@@ -40,6 +42,8 @@ class LoopOptions:
             without validation; False to end with those of the last epoch.
         patience: Epochs without a smaller validation loss after which the training stops; 0 never stops.
         clip_norm: Largest norm of the gradient of all parameters, None for no limit.
+        checkpoint_seconds: Shortest time between two checkpoints; 0 writes one after each epoch. A resumed training
+            repeats the epochs after the last checkpoint, with the same result.
     """
 
     name: str
@@ -50,6 +54,7 @@ class LoopOptions:
     keep_best: bool = False
     patience: int = 0
     clip_norm: float | None = None
+    checkpoint_seconds: float = 0.0
 
 
 class BatchLoss(NamedTuple):
@@ -95,23 +100,28 @@ def train(
         task: Module, optimiser and loss.
         samples: Indices of the samples to train on.
         options: Length and pace.
-        checkpoint: Storage of the state after each epoch. Training resumes from there if the file exists.
+        checkpoint: Storage of the state after an epoch. Training resumes from there if the file exists.
         reporter: Receiver of the progress, one step per epoch.
 
     Raises:
         OutputError: The checkpoint is damaged or of another training.
+        RunError: The loss is not finite.
     """
     module, optimiser = task.module, task.optimiser
     log, best = checkpoint.restore(module, optimiser)
+    stored = time.monotonic()
     for epoch in range(len(log), options.epochs):
         if _should_stop(log, options.patience):
             break
         loss = _train_epoch(task, samples, options, epoch)
+        require_finite(loss, f"{options.name}, epoch {epoch + 1}")
         validation = task.validate()
         log.append(Epoch(loss, math.nan if validation is None else validation, optimiser.param_groups[0]["lr"]))
         if options.keep_best and (validation is None or validation <= min(e.validation for e in log)):
             best = weights_of(module)
-        checkpoint.save(module, optimiser, log, best if options.keep_best else None)
+        if time.monotonic() - stored >= options.checkpoint_seconds:
+            checkpoint.save(module, optimiser, log, best if options.keep_best else None)
+            stored = time.monotonic()
         reporter.step(f"{options.name} (loss {loss:.4g})", epoch + 1, options.epochs)
     if options.keep_best:
         module.load_state_dict(best)
@@ -122,6 +132,17 @@ def train(
 def mixed_precision(device: torch.device) -> torch.autocast:
     """Return a context in which CUDA computes in bfloat16 where that is safe, and other devices as usual."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def require_finite(loss: float, subject: str) -> None:
+    """Raise RunError if a loss is infinite or NaN, because the network would then detect nothing."""
+    if not math.isfinite(loss):
+        raise RunError(
+            subject,
+            found=f"a loss of {loss}",
+            expected="a finite loss",
+            action="Train with a smaller --learning-rate, or check the weights of the extractor",
+        )
 
 
 def _should_stop(log: Sequence[Epoch], patience: int) -> bool:

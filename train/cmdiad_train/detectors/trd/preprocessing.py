@@ -52,5 +52,5 @@ def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
             return "sensor", "clouds are not seen as surface normals"
         if not recipe.foreground:
             return "sensor", "the support is not removed from clouds"
-    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "each"}
+    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "top"}
     return views[recipe.modality], ""

@@ -16,6 +16,7 @@ from cmdiad_train.recipe import Distillation, Recipe, bank_part
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, mixed_precision, train
+from cmdiad_train.training.validation import split
 
 Pair = tuple[Tensor, Tensor]
 
@@ -91,7 +92,7 @@ def distil(
         OutputError: The checkpoint is damaged or of another training.
     """
     options = bank_part(recipe).distillation
-    training, validating = split(len(pairs), recipe)
+    training, validating = split(len(pairs), options.validation)
     loop = LoopOptions(
         name=f"distil {bank_part(recipe).hallucination}",
         epochs=options.epochs,
@@ -143,16 +144,6 @@ class _DistillationTask:
         self.module.eval()
         losses = [_batch_loss(self.module, [self.pairs[i]], self.options, self.device) for i in self.validating]
         return sum(float(loss) for loss, _ in losses) / sum(rows for _, rows in losses)
-
-
-def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
-    """Return the indices of training and validation samples, spread evenly; no validation if there are few samples."""
-    share = bank_part(recipe).distillation.validation
-    held = int(share * count) if share else 0
-    if share and held == 0 and count >= 4:
-        held = 1
-    validating = [(2 * i + 1) * count // (2 * held) for i in range(held)]
-    return [i for i in range(count) if i not in set(validating)], validating
 
 
 def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:

@@ -1,0 +1,163 @@
+"""Trainings of all variants on the tiny data set: files, resumption, masks, and inspection with one sensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.trd.fitting import students
+from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.recipe import Recipe, RgbExtractor, TrdRecipe
+from cmdiad_train.runs.run import load_run
+from cmdiad_train.training.machine import Machine
+from helpers import RecordingReporter, flip_byte
+from reporters import InterruptAt
+from runs import assert_whole, hashes
+
+VARIANTS = [("trd", "both"), ("rd", "rgb"), ("rd", "xyz"), ("mtfi-trd", "rgb"), ("mtfi-trd", "xyz"), ("mtfi-rd", "rgb")]
+PART = TrdRecipe(
+    teacher=RgbExtractor("test_resnet", (0, 1, 2), None),
+    epochs=2,
+    batch=3,
+    fine_tune_epochs=2,
+    distil_epochs=2,
+)
+FitVariant = Callable[..., Path]
+
+
+def recipe(variant: str, modality: str, **changes: Any) -> Recipe:
+    """A recipe that trains in seconds."""
+    part = replace(PART, variant=variant, **changes)  # type: ignore[arg-type]
+    return Recipe(part, modality=modality, size=64, view="sensor")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> FitVariant:
+    """`fitted(variant, modality)`: a finished run, trained once."""
+    folder = tmp_path_factory.mktemp("trd")
+
+    def train(variant: str, modality: str) -> Path:
+        run = folder / f"{variant}-{modality}"
+        if not run.exists():
+            fit(data, None, recipe(variant, modality), run)
+        return run
+
+    return train
+
+
+@pytest.mark.parametrize(("variant", "modality"), VARIANTS)
+def test_a_run_keeps_what_inspection_needs(fitted: FitVariant, variant: str, modality: str) -> None:
+    run = fitted(variant, modality)
+    names = {name for name in hashes(run) if name.endswith(".safetensors")}
+    students = (
+        {"student-rgb.safetensors", "student-xyz.safetensors"}
+        if modality == "both"
+        else {f"student-{modality}.safetensors"}
+    )
+    own = {"teacher.safetensors", *students} | ({"hallucination.safetensors"} if variant == "mtfi-trd" else set())
+    assert names == own | {"golden.safetensors", "held_out.safetensors", "quantisation.safetensors"}
+    assert not (run / "stages").exists()
+    loaded = load_run(run)
+    assert len(loaded.calibration.held_out_scores) == 3
+    assert all(score > 0 for score in loaded.calibration.held_out_scores)
+    sensors = {"rgb", "xyz"} if modality == "both" or variant.startswith("mtfi") else {modality}
+    assert set(loaded.record.provenance) == sensors
+    assert loaded.record.provenance[next(iter(sensors))]["extractor"].startswith("test_resnet, random weights")
+
+
+@pytest.mark.parametrize(
+    ("variant", "modality", "step", "done"),
+    [
+        ("trd", "both", "extract xyz features", 2),
+        ("trd", "both", "train xyz student", 1),
+        ("mtfi-rd", "rgb", "train rgb student", 2),
+        ("mtfi-rd", "rgb", "train xyz student", 1),
+        ("mtfi-rd", "rgb", "compute hallucinated xyz features", 1),
+        ("mtfi-rd", "rgb", "fine-tune rgb student", 1),
+        ("mtfi-rd", "rgb", "compute fused features", 3),
+        ("mtfi-rd", "rgb", "distil rgb student", 1),
+        ("mtfi-rd", "rgb", "calibrate branches", 2),
+        ("mtfi-trd", "rgb", "calibrate threshold", 1),
+    ],
+)
+def test_an_interrupted_training_resumes_to_the_same_files(
+    data: Path,
+    fitted: FitVariant,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+    modality: str,
+    step: str,
+    done: int,
+) -> None:
+    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, None, recipe(variant, modality), run, InterruptAt(step, done))
+    assert_whole(run)
+    assert fit(data, None, recipe(variant, modality), run).status == "complete"
+    assert hashes(run) == hashes(fitted(variant, modality))
+
+
+def test_inspection_with_one_sensor_reads_no_file_of_the_other(fitted: FitVariant, own_data: Path) -> None:
+    for modality, missing in (("rgb", "xyz"), ("xyz", "rgb")):
+        loaded = load_run(fitted("mtfi-trd", modality))
+        assert loaded.preprocessing.modalities == (modality,)
+        assert loaded.detector.input_names == {"rgb": ["rgb"], "xyz": ["surface"]}[modality]
+        assert all(set(sample.inputs) == set(loaded.detector.input_names) for sample in loaded.golden)
+        assert missing not in loaded.preprocessing.modalities
+
+
+def test_scores_of_a_loaded_run_are_those_of_the_training(fitted: FitVariant) -> None:
+    for variant, modality in VARIANTS[:4]:
+        loaded = load_run(fitted(variant, modality))
+        sample = next(sample for sample in loaded.golden if not sample.tampered)
+        score, anomaly_map = loaded.detector(*(sample.inputs[name] for name in loaded.detector.input_names))
+        assert float(score) == pytest.approx(loaded.calibration.held_out_scores[0], rel=1e-5)
+        assert float(anomaly_map.max()) == pytest.approx(float(score))
+
+
+def test_a_small_cache_changes_nothing_but_the_time(data: Path, fitted: FitVariant, tmp_path: Path) -> None:
+    reporter, run = RecordingReporter(), tmp_path / "run"
+    options = FitOptions(machine=Machine(cache_gb=1e-6))
+    fit(data, None, recipe("mtfi-rd", "rgb"), run, reporter, options)
+    assert hashes(run) == hashes(fitted("mtfi-rd", "rgb"))
+    assert sum("computed again in every epoch" in line for line in reporter.lines) == 5
+
+
+def test_features_are_shared_through_the_store(data: Path, fitted: FitVariant, tmp_path: Path) -> None:
+    store = tmp_path / "features"
+    fit(data, None, recipe("rd", "rgb"), tmp_path / "first", options=FitOptions(features=store))
+    before = {path: path.stat().st_ino for path in store.glob("??/*.safetensors")}
+    assert len(before) == 6
+    fit(data, None, recipe("rd", "rgb", distance="pixel"), tmp_path / "second", options=FitOptions(features=store))
+    assert {path: path.stat().st_ino for path in store.glob("??/*.safetensors")} == before
+    assert hashes(tmp_path / "first") == hashes(fitted("rd", "rgb"))
+
+
+def test_a_training_that_diverges_ends_in_an_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="smaller --learning-rate"):
+        fit(data, None, recipe("rd", "rgb", learning_rate=1e30, mode="faithful", patience=0), tmp_path / "run")
+    assert not (tmp_path / "run" / "calibration.json").exists()
+
+
+def test_damaged_files_of_a_run_are_named(fitted: FitVariant, tmp_path: Path) -> None:
+    import shutil
+
+    for name in ("teacher.safetensors", "student-rgb.safetensors", "hallucination.safetensors", "branches.json"):
+        run = Path(shutil.copytree(fitted("mtfi-trd", "rgb"), tmp_path / name))
+        flip_byte(run / name, 4)
+        with pytest.raises(RunError, match=name):
+            load_run(run)
+
+
+@pytest.mark.parametrize("variant", ["trd", "rd", "mtfi-trd"])
+def test_separate_views_of_image_and_cloud_are_refused(variant: str) -> None:
+    modality = "both" if variant == "trd" else "rgb"
+    with pytest.raises(RunError, match="recipe view"):
+        replace(recipe(variant, modality), view="each")

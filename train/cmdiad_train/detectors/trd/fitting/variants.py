@@ -1,0 +1,107 @@
+"""The students of each variant: TRD, RD, MTFI-TRD and MTFI-RD."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+from cmdiad_runtime.names import MODALITIES, Modality
+from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.detectors.trd.fitting.features import Features, Levels, TrainingFeatures
+from cmdiad_train.detectors.trd.fitting.objectives import DroppedModality, Imitation, Reconstruction
+from cmdiad_train.detectors.trd.fitting.scales import fit_scales
+from cmdiad_train.detectors.trd.fitting.students import Lesson, new_student, stop_split, trained_student
+from cmdiad_train.detectors.trd.networks.hallucinated import Hallucinated
+from cmdiad_train.detectors.trd.networks.student import Student
+from cmdiad_train.detectors.trd.run_files import (
+    HALLUCINATION,
+    load_hallucinated,
+    save_hallucinated,
+    stage_file,
+    student_file,
+)
+from cmdiad_train.recipe import trd_part
+
+FINE_TUNING_RATE = 0.1
+"""Learning rate of fine-tuning, as a share of that of the training."""
+OTHER: dict[Modality, Modality] = {"rgb": "xyz", "xyz": "rgb"}
+
+
+class Students:
+    """The students of one training. Each is trained once, and later loaded from its file.
+
+    Args:
+        context: The training.
+        features: Features of the training samples.
+    """
+
+    def __init__(self, context: FitContext, features: TrainingFeatures) -> None:
+        self.context, self.features, self.shape = context, features, features.teacher.shape
+        self.part = trd_part(context.recipe)
+        self.of_teacher = cache(features.of_teacher)
+
+    def train(self) -> None:
+        """Write the files of the networks that inspection needs."""
+        run, own = self.context.run, self.context.recipe.mains[0]
+        if self.part.variant == "trd":
+            for modality in MODALITIES:
+                self._tuned(modality, student_file(run, modality))
+        elif self.part.variant == "rd":
+            self._plain(own, student_file(run, own))
+        elif self.part.variant == "mtfi-trd":
+            self._fine_tuned(own, student_file(run, own), run / HALLUCINATION)
+        else:
+            self._imitating(own, student_file(run, own))
+
+    def _plain(self, own: Modality, file: Path) -> Student:
+        """Return the student of plain reverse distillation (RD)."""
+        objective = Reconstruction(self.part.distance, self.of_teacher(own))
+        lesson = Lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
+        return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
+
+    def _tuned(self, own: Modality, file: Path) -> Student:
+        """Return the student of one modality that also sees the other one (TRD)."""
+        objective = Reconstruction(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]))
+        lesson = Lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
+        return trained_student(self.context, new_student(self.context.recipe, self.shape, self.shape), lesson)
+
+    def _fine_tuned(self, own: Modality, file: Path, hallucination: Path) -> tuple[Student, Features]:
+        """Return the student of MTFI-TRD, which also works with hallucinated features, and these features."""
+        before = stage_file(self.context.run, f"{own}-tuned")
+        student = self._tuned(own, before)
+        hallucinated = self._hallucinated(own, hallucination)
+        objective = DroppedModality(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]), hallucinated)
+        rate = FINE_TUNING_RATE * self.part.learning_rate
+        lesson = Lesson(f"fine-tune {own} student", file, objective, self.part.fine_tune_epochs, rate)
+        return trained_student(self.context, student.requires_grad_(True), lesson), hallucinated
+
+    def _hallucinated(self, own: Modality, file: Path) -> Features:
+        """Return the features of the other teacher as hallucinated from the own ones."""
+        if not file.exists():
+            other = self._tuned(OTHER[own], stage_file(self.context.run, f"{OTHER[own]}-tuned"))
+            training, _ = stop_split(self.context)
+            scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
+            save_hallucinated(file, Hallucinated(other.projector_amply, scales))
+        network = load_hallucinated(file, self.shape).to(self.context.device)
+        return self.features.of_network(f"hallucinated {OTHER[own]}", network, network, [self.of_teacher(own)])
+
+    def _imitating(self, own: Modality, file: Path) -> Student:
+        """Return the plain student of MTFI-RD.
+
+        It imitates the student of both modalities, with the real features of the other modality and with hallucinated
+        ones.
+        """
+        run = self.context.run
+        teacher, hallucinated = self._fine_tuned(own, stage_file(run, own), stage_file(run, "hallucination"))
+        examples = [
+            self.features.of_network(name, teacher, partial(_fused, teacher), [self.of_teacher(own), other])
+            for name, other in (("fused", self.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
+        ]
+        objective = Imitation(self.part.distance, self.of_teacher(own), examples)
+        lesson = Lesson(f"distil {own} student", file, objective, self.part.distil_epochs, self.part.learning_rate)
+        return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
+
+
+def _fused(student: Student, own: Levels, other: Levels) -> Levels:
+    fused: Levels = student(own, other).fused
+    return fused
