@@ -33,7 +33,7 @@ IMPORTERS = {
 }
 """Modules that cannot be imported without a package."""
 MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
-TRAINING_FIXTURES = {"data", "trained", "exported"}
+TRAINING_FIXTURES = {"data", "trained", "fitted", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
 Trained = Callable[..., Path]
 Exported = Callable[..., Path]
@@ -71,6 +71,24 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
             fit(data, None, recipe, run)
             runs[key] = run
         return runs[key]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """`fitted(variant, modality)`: a finished run of tiny reverse distillation, trained once."""
+    pytest.importorskip("torch", reason="trains a detector")
+    from cmdiad_train.fit.fit import fit
+    from helpers import tiny_trd_recipe
+
+    folder = tmp_path_factory.mktemp("trd")
+
+    def train(variant: str, modality: str) -> Path:
+        run = folder / f"{variant}-{modality}"
+        if not run.exists():
+            fit(data, None, tiny_trd_recipe(variant, modality), run)
+        return run
 
     return train
 

@@ -67,6 +67,22 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
     return changed(recipe, **changes)
 
 
+def tiny_trd_recipe(variant: str, modality: str, **changes: Any) -> Any:
+    """A recipe of reverse distillation that trains in seconds."""
+    from cmdiad_train.recipe import Recipe, RgbExtractor, TrdRecipe
+
+    teacher = RgbExtractor("test_resnet", (0, 1, 2), None)
+    part = TrdRecipe(
+        variant=variant,  # type: ignore[arg-type]
+        teacher=teacher,
+        epochs=2,
+        batch=3,
+        fine_tune_epochs=2,
+        distil_epochs=2,
+    )
+    return Recipe(replace(part, **changes), modality=modality, size=64, view="sensor")  # type: ignore[arg-type]
+
+
 def bank_recipe(**fields: Any) -> Any:
     """A recipe of the bank family with these fields, common ones and those of the family."""
     from cmdiad_train.recipe import DEFAULT_RECIPE

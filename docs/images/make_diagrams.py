@@ -1,4 +1,4 @@
-"""Write the SVG diagrams of architecture.md with `python docs/images/make_diagrams.py`."""
+"""Write the SVG diagrams of the documentation with `python docs/images/make_diagrams.py`."""
 
 from __future__ import annotations
 
@@ -131,7 +131,62 @@ def threads() -> Diagram:
     return picture
 
 
+def student() -> Diagram:
+    """Draw the networks of one branch of reverse distillation."""
+    picture = Diagram(1140, 330, "One branch: teacher, Filter, Amplifier, bottleneck, decoder and the map of distances")
+    picture.box((20, 30), (130, 56), ["own input", "image or cloud"], "grey")
+    picture.box((20, 250), (130, 56), ["other input", "cloud or image"], "grey")
+    picture.box((200, 30), (130, 56), ["teacher", "frozen CNN"], "blue")
+    picture.box((200, 250), (130, 56), ["teacher", "the same one"], "blue")
+    picture.box((400, 140), (130, 56), ["Filter", "narrow hour-glass"], "yellow")
+    picture.box((400, 250), (130, 56), ["Amplifier", "place by place"], "yellow")
+    picture.box((590, 140), (130, 56), ["bottleneck", "stride 32"], "green")
+    picture.box((780, 140), (130, 56), ["decoder", "levels 3, 2, 1"], "green")
+    picture.box((780, 30), (130, 56), ["1 - cos", "by level and pixel"], "blue")
+    picture.box((980, 30), (140, 56), ["map of the branch", "sum of the levels"], "blue")
+    picture.arrow((150, 58), (198, 58))
+    picture.arrow((150, 278), (198, 278))
+    picture.arrow((330, 58), (778, 58), "features of levels 1-3: strides 4, 8, 16")
+    picture.arrow((655, 58), (655, 138))
+    picture.arrow((330, 264), (398, 172))
+    picture.arrow((330, 278), (398, 278))
+    picture.arrow((530, 168), (588, 168))
+    picture.arrow((720, 168), (778, 168))
+    picture.arrow((530, 278), (843, 198))
+    picture.text((720, 250), "predicted features, mixed in at each level")
+    picture.arrow((845, 140), (845, 88))
+    picture.text((852, 118), "reconstruction")
+    picture.arrow((910, 58), (978, 58))
+    picture.text((720, 300), "Green: the networks of plain reverse distillation (RD).", colour="#166534")
+    return picture
+
+
+def variants() -> Diagram:
+    """Draw what each variant of reverse distillation runs at inspection."""
+    picture = Diagram(1000, 350, "The networks that each variant of reverse distillation runs at inspection")
+    rows = [
+        ("trd", "image and cloud", "each sees both", "two students"),
+        ("rd", "one modality", "plain", "student"),
+        ("mtfi-trd", "one modality", "sees both", "student"),
+        ("mtfi-rd", "one modality", "plain, taught", "student"),
+    ]
+    for number, (name, measured, kind, what) in enumerate(rows):
+        y = 20 + 82 * number
+        picture.text((20, y + 32), name)
+        picture.box((110, y), (130, 56), ["input", measured], "grey")
+        picture.box((290, y), (130, 56), ["teacher", "one batch" if name == "trd" else "frozen CNN"], "blue")
+        picture.box((660, y), (130, 56), [what, kind], "green")
+        picture.box((840, y), (140, 56), ["map", "sum, blur" if name == "trd" else "blur"], "blue")
+        picture.arrow((240, y + 28), (288, y + 28))
+        picture.arrow((420, y + 28), (658, y + 28))
+        picture.arrow((790, y + 28), (838, y + 28))
+    picture.box((450, 190), (180, 44), ["other Amplifier", "adds hallucinated features"], "yellow")
+    return picture
+
+
 if __name__ == "__main__":
     packages().save("packages.svg")
     data_flow().save("data-flow.svg")
     threads().save("threads.svg")
+    student().save("student.svg")
+    variants().save("student-variants.svg")

@@ -34,6 +34,7 @@ def main(folder: Path) -> None:
         "hallucination": hallucination(load("hallu")),
         "fusion": {key: f2f[key] for key in ("lf_s_lib", "detect_coef")},
         "aupro": aupro(small),
+        "reverse_distillation": reverse_distillation(load("trd_inputs"), load("trd_losses_r18"), load("trd_adam_r18")),
     }
     for name, arrays in pieces.items():
         np.savez_compressed(HERE / f"{name}.npz", **arrays)  # type: ignore[arg-type]
@@ -146,6 +147,15 @@ def aupro(small: Arrays) -> Arrays:
         "area_30": small["pro_03"],
         "area_1": small["pro_001"],
     }
+
+
+def reverse_distillation(inputs: Arrays, losses: Arrays, adam: Arrays) -> Arrays:
+    """Return the two training images of each modality and what float64 recorded of the branch of images."""
+    images = {key: inputs[key][:2] for key in ("rgb_u8", "geo_u8")}
+    recorded = {key: value for key, value in losses.items() if "_rgb_" in key and key.endswith("_f64")}
+    steps = {key: value for key, value in adam.items() if key.endswith("_f64")}
+    names = {"param_names": losses["param_names"], "running_names": adam["running_names"]}
+    return {**images, **recorded, **steps, **names, "adam_param_names": adam["param_names"]}
 
 
 if __name__ == "__main__":

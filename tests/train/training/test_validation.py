@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from cmdiad_train.training.validation import split
@@ -15,4 +17,4 @@ def test_validation_samples_are_spread_and_never_trained_on(count: int, share: f
     assert len(validating) == expected
     assert sorted(training + validating) == list(range(count))
     if expected > 1:
-        assert {b - a for a, b in zip(validating, validating[1:], strict=False)} == {count // expected}
+        assert {b - a for a, b in pairwise(validating)} == {count // expected}

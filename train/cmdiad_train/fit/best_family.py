@@ -29,7 +29,7 @@ from cmdiad_train.runs.tensors import damaged, read_json
 
 CHOICE = "family-choice.json"
 """File of a run with the chosen family, and the evidence for each one."""
-STRENGTHS = (0.1, 0.2, 0.4)
+STRENGTHS = (0.03, 0.1, 0.3)
 """Strengths of the changes; obvious ones, of strength 1, are seen by every family."""
 MOST_SAMPLES = 12
 """Held-out samples that are tampered with."""

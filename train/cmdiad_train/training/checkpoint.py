@@ -14,7 +14,7 @@ from cmdiad_train import tensor_files
 from cmdiad_train.training.log import Epoch
 
 Weights = dict[str, Tensor]
-"""State of a module by key, on the CPU."""
+"""State of a module by key."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Checkpoint:
 
 
 def weights_of(module: nn.Module) -> Weights:
-    """Return a copy of the state of a module, on the CPU."""
-    return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
+    """Return a copy of the state of a module, on its device."""
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
 def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

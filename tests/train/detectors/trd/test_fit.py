@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors.trd.fitting import students
 from cmdiad_train.fit.fit import FitOptions, fit
-from cmdiad_train.recipe import Recipe, RgbExtractor, TrdRecipe
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.training.machine import Machine
 from helpers import RecordingReporter, flip_byte
+from helpers import tiny_trd_recipe as recipe
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
-VARIANTS = [("trd", "both"), ("rd", "rgb"), ("rd", "xyz"), ("mtfi-trd", "rgb"), ("mtfi-trd", "xyz"), ("mtfi-rd", "rgb")]
-PART = TrdRecipe(
-    teacher=RgbExtractor("test_resnet", (0, 1, 2), None),
-    epochs=2,
-    batch=3,
-    fine_tune_epochs=2,
-    distil_epochs=2,
-)
+VARIANTS = [("trd", "both"), ("rd", "rgb"), ("mtfi-trd", "xyz"), ("mtfi-rd", "rgb")]
 FitVariant = Callable[..., Path]
-
-
-def recipe(variant: str, modality: str, **changes: Any) -> Recipe:
-    """A recipe that trains in seconds."""
-    part = replace(PART, variant=variant, **changes)  # type: ignore[arg-type]
-    return Recipe(part, modality=modality, size=64, view="sensor")  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> FitVariant:
-    """`fitted(variant, modality)`: a finished run, trained once."""
-    folder = tmp_path_factory.mktemp("trd")
-
-    def train(variant: str, modality: str) -> Path:
-        run = folder / f"{variant}-{modality}"
-        if not run.exists():
-            fit(data, None, recipe(variant, modality), run)
-        return run
-
-    return train
 
 
 @pytest.mark.parametrize(("variant", "modality"), VARIANTS)
 def test_a_run_keeps_what_inspection_needs(fitted: FitVariant, variant: str, modality: str) -> None:
     run = fitted(variant, modality)
     names = {name for name in hashes(run) if name.endswith(".safetensors")}
-    students = (
-        {"student-rgb.safetensors", "student-xyz.safetensors"}
-        if modality == "both"
-        else {f"student-{modality}.safetensors"}
-    )
-    own = {"teacher.safetensors", *students} | ({"hallucination.safetensors"} if variant == "mtfi-trd" else set())
+    own = {"teacher.safetensors", *(f"student-{main}.safetensors" for main in recipe(variant, modality).mains)}
+    own |= {"hallucination.safetensors"} if variant == "mtfi-trd" else set()
     assert names == own | {"golden.safetensors", "held_out.safetensors", "quantisation.safetensors"}
     assert not (run / "stages").exists()
     loaded = load_run(run)
@@ -71,50 +40,61 @@ def test_a_run_keeps_what_inspection_needs(fitted: FitVariant, variant: str, mod
 
 
 @pytest.mark.parametrize(
-    ("variant", "modality", "step", "done"),
+    ("variant", "modality", "points"),
     [
-        ("trd", "both", "extract xyz features", 2),
-        ("trd", "both", "train xyz student", 1),
-        ("mtfi-rd", "rgb", "train rgb student", 2),
-        ("mtfi-rd", "rgb", "train xyz student", 1),
-        ("mtfi-rd", "rgb", "compute hallucinated xyz features", 1),
-        ("mtfi-rd", "rgb", "fine-tune rgb student", 1),
-        ("mtfi-rd", "rgb", "compute fused features", 3),
-        ("mtfi-rd", "rgb", "distil rgb student", 1),
-        ("mtfi-rd", "rgb", "calibrate branches", 2),
-        ("mtfi-trd", "rgb", "calibrate threshold", 1),
+        ("trd", "both", [("extract xyz features", 2), ("train xyz student", 1)]),
+        (
+            "mtfi-rd",
+            "rgb",
+            [
+                ("train rgb student", 1),
+                ("train rgb student", 2),
+                ("train xyz student", 1),
+                ("compute hallucinated xyz features", 1),
+                ("fine-tune rgb student", 1),
+                ("compute fused hallucinated features", 3),
+                ("distil rgb student", 1),
+                ("calibrate branches", 2),
+                ("calibrate threshold", 1),
+            ],
+        ),
     ],
+    ids=["trd", "mtfi-rd"],
 )
-def test_an_interrupted_training_resumes_to_the_same_files(
+def test_a_training_that_is_interrupted_again_and_again_ends_with_the_same_files(
     data: Path,
     fitted: FitVariant,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     variant: str,
     modality: str,
-    step: str,
-    done: int,
+    points: list[tuple[str, int]],
 ) -> None:
     monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
     run = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        fit(data, None, recipe(variant, modality), run, InterruptAt(step, done))
-    assert_whole(run)
+    for step, done in points:
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, None, recipe(variant, modality), run, InterruptAt(step, done))
+        assert_whole(run)
     assert fit(data, None, recipe(variant, modality), run).status == "complete"
     assert hashes(run) == hashes(fitted(variant, modality))
 
 
-def test_inspection_with_one_sensor_reads_no_file_of_the_other(fitted: FitVariant, own_data: Path) -> None:
-    for modality, missing in (("rgb", "xyz"), ("xyz", "rgb")):
-        loaded = load_run(fitted("mtfi-trd", modality))
-        assert loaded.preprocessing.modalities == (modality,)
-        assert loaded.detector.input_names == {"rgb": ["rgb"], "xyz": ["surface"]}[modality]
-        assert all(set(sample.inputs) == set(loaded.detector.input_names) for sample in loaded.golden)
-        assert missing not in loaded.preprocessing.modalities
+def test_inspection_with_one_sensor_reads_no_file_of_the_other(
+    fitted: FitVariant, own_data: Path, tmp_path: Path
+) -> None:
+    for split in ("validation", "test"):
+        for folder in (own_data / "gear" / split).glob("*/rgb"):
+            shutil.rmtree(folder)
+    fit(own_data, None, recipe("mtfi-trd", "xyz"), tmp_path / "run")
+    assert hashes(tmp_path / "run") == hashes(fitted("mtfi-trd", "xyz"))
+    loaded = load_run(tmp_path / "run")
+    assert loaded.preprocessing.modalities == ("xyz",)
+    assert loaded.detector.input_names == ["surface"]
 
 
 def test_scores_of_a_loaded_run_are_those_of_the_training(fitted: FitVariant) -> None:
-    for variant, modality in VARIANTS[:4]:
+    for variant, modality in VARIANTS:
         loaded = load_run(fitted(variant, modality))
         sample = next(sample for sample in loaded.golden if not sample.tampered)
         score, anomaly_map = loaded.detector(*(sample.inputs[name] for name in loaded.detector.input_names))
@@ -140,6 +120,7 @@ def test_features_are_shared_through_the_store(data: Path, fitted: FitVariant, t
     assert hashes(tmp_path / "first") == hashes(fitted("rd", "rgb"))
 
 
+@pytest.mark.failure_mode("A training whose loss is infinite or not a number")
 def test_a_training_that_diverges_ends_in_an_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="smaller --learning-rate"):
         fit(data, None, recipe("rd", "rgb", learning_rate=1e30, mode="faithful", patience=0), tmp_path / "run")
@@ -147,10 +128,8 @@ def test_a_training_that_diverges_ends_in_an_error(data: Path, tmp_path: Path) -
 
 
 def test_damaged_files_of_a_run_are_named(fitted: FitVariant, tmp_path: Path) -> None:
-    import shutil
-
-    for name in ("teacher.safetensors", "student-rgb.safetensors", "hallucination.safetensors", "branches.json"):
-        run = Path(shutil.copytree(fitted("mtfi-trd", "rgb"), tmp_path / name))
+    for name in ("teacher.safetensors", "student-xyz.safetensors", "hallucination.safetensors", "branches.json"):
+        run = Path(shutil.copytree(fitted("mtfi-trd", "xyz"), tmp_path / name))
         flip_byte(run / name, 4)
         with pytest.raises(RunError, match=name):
             load_run(run)

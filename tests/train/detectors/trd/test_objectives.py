@@ -90,7 +90,7 @@ def test_a_plain_student_imitates_teacher_and_examples() -> None:
     objective = Imitation("pixel", features(own), [features(first), features(second)])
     raw = plain(stacked(own, chosen)).raw
     to_teacher, to_first, to_second = (pixel_cosine(raw, stacked(group, chosen)) for group in (own, first, second))
-    loss = objective.loss(lambda own, other: plain(own, other), chosen, None)
+    loss = objective.loss(plain, chosen, None)
     torch.testing.assert_close(loss, to_teacher + (to_first + to_second) / 2)
 
 

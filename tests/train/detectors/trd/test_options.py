@@ -13,6 +13,7 @@ import torch
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.cli.train import cli
 from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.detectors.trd.family import check_weights
 from cmdiad_train.detectors.trd.preprocessing import make_preprocessing, preferred_view, trained_modality
 from cmdiad_train.detectors.trd.recipe_options import recipe_from, remarks
 from cmdiad_train.extractors.store import FOLDER
@@ -119,7 +120,7 @@ def test_options_set_the_training() -> None:
         (("--modality", "xyz"), "top"),
         (("--modality", "xyz", "--geometry", "pseudo-normals"), "sensor"),
         (("--modality", "xyz", "--no-foreground"), "sensor"),
-        (("--modality", "both"), "each"),
+        (("--modality", "both"), "top"),
         (("--modality", "both", "--rgb-mask", "cloud"), "sensor"),
     ],
 )
@@ -130,10 +131,15 @@ def test_the_preferred_view_is_that_of_the_part(arguments: tuple[str, ...], view
 
 
 @pytest.mark.parametrize("geometry", ["pseudo-normals", "depth"])
-@pytest.mark.parametrize(("modality", "view"), [("xyz", "top"), ("both", "each"), ("both", "part")])
+@pytest.mark.parametrize(("modality", "view"), [("xyz", "top"), ("both", "top"), ("both", "part")])
 def test_published_clouds_need_the_view_of_the_sensor(geometry: str, modality: str, view: str) -> None:
     with pytest.raises(RunError, match=f"--geometry {geometry}"):
         recipe("--modality", modality, "--geometry", geometry, "--view", view)
+
+
+def test_image_and_cloud_share_a_view() -> None:
+    with pytest.raises(RunError, match="same view"):
+        recipe("--modality", "both", "--view", "each")
 
 
 def test_the_size_fits_the_strides() -> None:
@@ -145,3 +151,18 @@ def test_the_size_fits_the_strides() -> None:
 def test_a_recipe_is_read_back() -> None:
     for chosen in (recipe(), recipe("--modality", "both", "--mode", "faithful")):
         assert Recipe.from_json(chosen.to_json()) == chosen
+
+
+def test_missing_weights_and_a_full_disk_are_reported_before_the_work(tmp_path: Path) -> None:
+    small = ("--rgb-backbone", "test_resnet", "--size", 64)
+    sizes = {
+        variant: check_weights(
+            recipe(*small, "--modality", "both" if variant == "trd" else "rgb", "--variant", variant)
+        )
+        for variant in ("rd", "trd", "mtfi-trd", "mtfi-rd")
+    }
+    assert 0 < sizes["rd"] < sizes["trd"] < sizes["mtfi-trd"] < sizes["mtfi-rd"]
+    with pytest.raises(RunError, match=r"absent\.safetensors"):
+        check_weights(recipe(*small, "--rgb-weights", tmp_path / "absent.safetensors"))
+    with pytest.raises(RunError, match="vit_tiny"):
+        check_weights(recipe("--rgb-backbone", "vit_tiny_patch16_224"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,10 @@ def context(
     )
 
 
-def random_features(count: int, scale: float = 1.0) -> Features:
+def random_features(count: int) -> Features:
     generator = torch.Generator().manual_seed(0)
-    samples: list[Levels] = [
-        [
-            scale * torch.rand(1, c, side, side, generator=generator)
-            for c, side in zip((4, 6, 8), (16, 8, 4), strict=True)
-        ]
-        for _ in range(count)
-    ]
+    shapes = ((1, 4, 16, 16), (1, 6, 8, 8), (1, 8, 4, 4))
+    samples: list[Levels] = [[torch.rand(shape, generator=generator) for shape in shapes] for _ in range(count)]
     return Features([str(i) for i in range(count)], lambda i: samples[i], torch.device("cpu"))
 
 
@@ -105,7 +101,7 @@ def test_every_sample_is_used_and_adam_has_the_published_moments(
     monkeypatch.setattr(StudentTask, "loss", recorded)
     trained(context(tmp_path, replace(PART, mode=mode)), epochs=1)  # type: ignore[arg-type]
     assert [len(batch) for batch in batches] == sizes
-    assert sorted(sum(batches, [])) == list(range(10))
+    assert sorted(chain(*batches)) == list(range(10))
     (group,) = tasks[0].optimiser.param_groups
     assert (type(tasks[0].optimiser), group["betas"], group["eps"], group["weight_decay"]) == (
         torch.optim.Adam,

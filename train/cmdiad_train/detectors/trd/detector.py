@@ -88,11 +88,14 @@ class ReverseDistillation(TrainedDetector):
         """Return the map of each branch before calibration and blur, float32 `[branches, size, size]`."""
         own = self.features(*inputs)
         branches = zip(self.branches, own, self._other(own), strict=True)
-        return torch.stack([self.distance(_fused(student, mine, other), mine) for student, mine, other in branches])
+        return torch.cat([self.distance(_fused(student, mine, other), mine) for student, mine, other in branches])
 
     def features(self, *inputs: Tensor) -> list[list[Tensor]]:
         """Return the teacher's features of levels 1-3 of each input, `[1, C, h, w]`. All inputs are one batch."""
-        levels = self.teacher(torch.cat([self.teacher.normalise(image) for image in inputs]))
+        images = [self.teacher.normalise(image) for image in inputs]
+        if len(images) == 1:
+            return [self.teacher(images[0])]
+        levels = self.teacher(torch.cat(images))
         return [list(sample) for sample in zip(*(level.split(1) for level in levels), strict=True)]
 
     def _other(self, own: list[list[Tensor]]) -> Sequence[list[Tensor] | None]:

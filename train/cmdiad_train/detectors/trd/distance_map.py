@@ -28,16 +28,16 @@ class DistanceMap(nn.Module):
             self.register_buffer(f"upsampling{level}", upsampling(size // stride, size), persistent=False)
 
     def forward(self, features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """Return the map float32 `[size, size]`, 0 to 6, of features `[1, C, size/stride, size/stride]` of each level.
+        """Return the map float32 `[B, size, size]`, 0 to 6.
 
         Args:
-            features: Features that the student reconstructs.
-            target: Features of the teacher.
+            features: Features that the student reconstructs, `[B, C, size/stride, size/stride]` of each level.
+            target: Features of the teacher, of the same shapes.
         """
         maps = []
         for level, pair in enumerate(zip(features, target, strict=True)):
             upsample = self.get_buffer(f"upsampling{level}")
-            maps.append(upsample @ cosine_distance(*pair)[0] @ upsample.T)
+            maps.append(upsample @ cosine_distance(*pair) @ upsample.T)
         return torch.stack(maps).sum(0)
 
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import torch
+from torch import nn
 
-from cmdiad_train.detectors.family import Family, FitContext, Fitted, TrainedDetector
+from cmdiad_train.detectors.family import Family
+from cmdiad_train.detectors.trd.fitting.fit import fit
+from cmdiad_train.detectors.trd.networks.student import Student
+from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.detectors.trd.options import OPTIONS
 from cmdiad_train.detectors.trd.preprocessing import make_preprocessing, preferred_view, trained_modality
 from cmdiad_train.detectors.trd.recipe_options import recipe_from, remarks
-from cmdiad_train.extractors import TimmBackbone
+from cmdiad_train.detectors.trd.run_files import load
 from cmdiad_train.recipe import Recipe, TrdRecipe, trd_part
 
-
-def _fit(context: FitContext) -> Fitted:
-    from cmdiad_train.detectors.trd.fitting.fit import fit
-
-    return fit(context)
-
-
-def _load(run: Path, recipe: Recipe) -> TrainedDetector:
-    from cmdiad_train.detectors.trd.run_files import load
-
-    return load(run, recipe)
+_CHECKPOINTS = 8
+"""A checkpoint holds a student four times: weights, best weights and two moments of Adam. A new one replaces the old.
+"""
 
 
 def check_weights(recipe: Recipe) -> int:
-    """Build the teacher once, so that missing weights are reported early; return the teacher's size in bytes."""
-    teacher = TimmBackbone(trd_part(recipe).teacher, size=recipe.size, seed=recipe.seed)
-    return sum(tensor.nbytes for tensor in teacher.state_dict().values())
+    """Build the teacher once, so that missing weights are reported early; return the size of all networks in bytes.
+
+    The size includes the students that only the training needs, and the largest checkpoint while it is replaced.
+    """
+    teacher = Teacher(trd_part(recipe).teacher, size=recipe.size, seed=recipe.seed)
+    with torch.device("meta"):
+        plain, tuned = (_bytes(Student(teacher.shape, other)) for other in (None, teacher.shape))
+    variant = trd_part(recipe).variant
+    students = {"trd": 2 * tuned, "rd": plain, "mtfi-trd": 3 * tuned, "mtfi-rd": 3 * tuned + plain}[variant]
+    return _bytes(teacher) + students + _CHECKPOINTS * (plain if variant == "rd" else tuned)
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 TRD = Family(
@@ -37,8 +44,8 @@ TRD = Family(
     recipe=recipe_from,
     remarks=remarks,
     preprocessing=make_preprocessing,
-    fit=_fit,
-    load=_load,
+    fit=fit,
+    load=load,
     preferred_view=preferred_view,
     trained_modality=trained_modality,
     run_name=lambda recipe: trd_part(recipe).variant,

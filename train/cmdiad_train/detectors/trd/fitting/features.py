@@ -41,7 +41,7 @@ class Features:
         device: Device of the batches.
 
     Attributes:
-        kept: Features `[C, h, w]` of samples by index. Those of other samples are computed for every batch.
+        kept: Features `[C, h, w]` by index of the sample. Other samples are computed for every batch.
     """
 
     def __init__(self, keys: Sequence[str], compute: Callable[[int], Levels], device: torch.device) -> None:

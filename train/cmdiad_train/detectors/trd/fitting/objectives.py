@@ -1,4 +1,4 @@
-"""Objectives of students: reconstruct the teacher's features, work with hallucinated ones, or imitate other students."""
+"""Objectives of students: reconstruct the teacher's features, use hallucinated ones, or imitate another student."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cmdiad_train.detectors.trd.fitting.features import Features, Levels
-from cmdiad_train.detectors.trd.losses import DISTANCES, Distance, student_loss
+from cmdiad_train.detectors.trd.losses import DISTANCES, student_loss
 from cmdiad_train.detectors.trd.networks.student import StudentOutputs
+from cmdiad_train.recipe.trd import Distance
 
 DROPPED_SHARE = 0.5
 """Probability with which fine-tuning replaces the features of the other modality of a sample by hallucinated ones."""

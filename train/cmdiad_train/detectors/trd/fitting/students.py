@@ -127,8 +127,9 @@ class StudentTask:
 
     def __init__(self, context: FitContext, student: Student, lesson: Lesson, stopping: list[int]) -> None:
         self.device, self.part = context.device, trd_part(context.recipe)
-        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.module = student.to(self.device, memory_format=layout)
+        self.module = student.to(self.device)
+        if self.device.type == "cuda":
+            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.lesson, self.stopping = lesson, stopping
         self.optimiser = torch.optim.Adam(student.parameters(), lr=lesson.learning_rate, betas=BETAS)
 
