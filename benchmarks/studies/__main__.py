@@ -219,7 +219,7 @@ def extractors(  # noqa: PLR0913 - one parameter for each option
 @click.option("--teacher", "teachers", multiple=True, required=True, metavar="NAME=FILE", help="Backbone and weights.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, bundles and the table.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=[0, 1, 2], help="Seed of the training; repeatable.")
-@click.option("--only", multiple=True, metavar="TEXT", help="Part of the name of a detector; repeatable. Default: all.")
+@click.option("--only", multiple=True, metavar="TEXT", help="Beginning of the names to measure; repeatable.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device of the training.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings at the same time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of reverse distillation.  [default: of the family]")
@@ -248,7 +248,7 @@ def families(  # noqa: PLR0913 - one parameter for each option
         weights = dict(teacher.split("=", 1) for teacher in teachers)
     except ValueError as error:
         raise click.UsageError("--teacher takes NAME=FILE, for example resnet18=resnet18.safetensors") from error
-    table = [d for d in detectors(weights, seeds) if not only or any(text in d.name for text in only)]
+    table = [d for d in detectors(weights, seeds) if not only or d.name.startswith(only)]
     out.mkdir(parents=True, exist_ok=True)
     study = Study(data, category, out, device, () if epochs is None else ("--epochs", str(epochs)))
     reporter = TerminalReporter()

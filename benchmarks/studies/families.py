@@ -25,7 +25,6 @@ from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 SIZE = 256
-VIEWS: dict[Sensors, str] = {"rgb": "part", "xyz": "top", "both": "each"}
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
 LATENCY_RUNS = 1000
 Precisions = Sequence[str]
@@ -63,7 +62,7 @@ class Detector:
     def options(self) -> tuple[str, ...]:
         """Return the options of `cmdiad-train`."""
         backbone = ("backbone", self.teacher), ("weights", self.weights)
-        common = ("--modality", self.modality, "--view", VIEWS[self.modality], "--size", str(SIZE))
+        common = ("--modality", self.modality, "--size", str(SIZE))
         common += ("--seed", str(self.seed), *(text for key, value in backbone for text in (f"--rgb-{key}", value)))
         if self.variant != "bank":
             return ("--family", "trd", "--variant", self.variant, *common)
@@ -224,6 +223,7 @@ def figures_of(run: Any, data: Path, category: str) -> dict[str, Any]:
     rejected = split.scores > run.calibration.score_threshold
     good = split.defects == GOOD
     return {
+        "view": run.recipe.view,
         **split.summary(),
         "rejected": int((rejected & good).sum() + sum(sample.defect == GOOD for sample in split.left_out)),
         "missed": int((~rejected & ~good).sum()),
@@ -278,7 +278,18 @@ def markdown(rows: Sequence[Mapping[str, Any]], latencies: Mapping[str, Mapping[
     for row in rows:
         groups.setdefault((row["variant"], row["modality"], row["teacher"]), []).append(row)
     defects = sorted(rows[0]["image_auroc_by_defect"]) if rows else []
-    titles = ["variant", "modality", "teacher", "seeds", "image AUROC", "range", "pixel AUROC", "AUPRO@30", "AUPRO@1"]
+    titles = [
+        "variant",
+        "modality",
+        "teacher",
+        "view",
+        "seeds",
+        "image AUROC",
+        "range",
+        "pixel AUROC",
+        "AUPRO@30",
+        "AUPRO@1",
+    ]
     titles += [" / ".join(defects), "rejected", "missed", "training s", "precision: p50 / p95 ms, peak MB, bundle MB"]
     lines = [_line(titles), _line(["---"] * len(titles)).replace(" ", "")]
     for group, seeds in groups.items():
@@ -292,7 +303,17 @@ def markdown(rows: Sequence[Mapping[str, Any]], latencies: Mapping[str, Mapping[
         prefix = f"{'-'.join(group)}-"
         timed = [_timing(value) for name, value in latencies.items() if _is_of(name, prefix)]
         spread = f"{min(aurocs):.3f}–{max(aurocs):.3f}"
-        cells = [*group, str(len(seeds)), figures[0], spread, *figures[1:], by_defect, *verdicts, seconds]
+        cells = [
+            *group,
+            seeds[0]["view"],
+            str(len(seeds)),
+            figures[0],
+            spread,
+            *figures[1:],
+            by_defect,
+            *verdicts,
+            seconds,
+        ]
         lines.append(_line([*cells, "; ".join(timed)]))
     return "\n".join(lines) + "\n"
 
