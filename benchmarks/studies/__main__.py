@@ -259,6 +259,28 @@ def families(  # noqa: PLR0913 - one parameter for each option
     click.echo((out / "families.md").read_text(encoding="utf-8"))
 
 
+@cli.command("trd-speed", examples=("python -m studies trd-speed DATA cable_gland --out DIR",))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for graphs and figures.")
+@click.option("--size", type=click.Choice(["resnet18", "wide_resnet50_2"]), default="resnet18", help="Teacher.")
+@click.option("--precision", "precisions", multiple=True, default=["fp32", "int8-cpu"], help="Precisions of the graph.")
+@click.option("--runs", type=click.IntRange(min=1), default=30, help="Interleaved rounds.")
+def trd_speed(data: Path, category: str, out: Path, size: str, precisions: tuple[str, ...], runs: int) -> None:
+    """Compare the published TRD of both sensors in plain torch with the graph of the same size.
+
+    Networks have random weights: the figures are valid for time and memory only.
+    """
+    from cmdiad_bench.machine import describe_machine
+    from studies.trd_speed import compare_speed, speed_table
+
+    machine = describe_machine()
+    _use_all_cores()
+    figures = compare_speed(size, precisions, _paired_samples(data, category, "test", 12), runs, out)
+    _write(out / "trd-speed.json", {"machine": machine, "size": size, "runs": runs, "contenders": figures})
+    click.echo(speed_table(figures))
+
+
 def main() -> None:
     """Run the command; entry point of `python -m studies`."""
     run_command(cli, "python -m studies")

@@ -17,12 +17,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from cmdiad_train.runs.run import Run
 
 SIZE = 256
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
@@ -139,7 +142,7 @@ class Study:
         store = ("--device", self.device, "--cache-dir", str(self.out / "features"), "--out", str(run))
         cli.main([*arguments, *store], standalone_mode=False)
         seconds = time.monotonic() - started
-        figures = figures_of(load_run(run), self.data, self.category)
+        figures = figures_of(load_run(run), self.data, self.category, self.device)
         self._figures(detector).parent.mkdir(parents=True, exist_ok=True)
         write_json(
             self._figures(detector), {**asdict(detector), **figures, "seconds": seconds, "device": _device(self.device)}
@@ -205,13 +208,14 @@ class Study:
         return self.out / "figures" / f"{detector.name}.json"
 
 
-def figures_of(run: Any, data: Path, category: str) -> dict[str, Any]:
+def figures_of(run: Run, data: Path, category: str, device: str = "cpu") -> dict[str, Any]:
     """Return the metrics on the test split and the verdicts at the threshold of a finished run.
 
     Args:
-        run: Finished run, see `load_run`.
+        run: Finished run.
         data: Data set.
         category: Category of the data set.
+        device: Device that computes scores and maps.
     """
     from cmdiad_train.datasets import GOOD, open_category
     from cmdiad_train.evaluation.evaluate import collect
@@ -219,7 +223,10 @@ def figures_of(run: Any, data: Path, category: str) -> dict[str, Any]:
 
     preprocessing = run.preprocessing
     listing = open_category(data, category).usable("test", preprocessing.modalities)
-    split = collect(sample_scorer(run.detector, run.record), preprocessing, listing.samples, SILENT)
+    detector = run.detector.to(device)
+    forward = detector.forward
+    detector.forward = lambda *inputs: tuple(result.cpu() for result in forward(*(x.to(device) for x in inputs)))  # type: ignore[method-assign]
+    split = collect(sample_scorer(detector, run.record), preprocessing, listing.samples, SILENT)
     rejected = split.scores > run.calibration.score_threshold
     good = split.defects == GOOD
     return {
