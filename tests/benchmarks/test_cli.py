@@ -22,7 +22,7 @@ Cached = Callable[..., Path]
 LATENCY = {"runs", "ended_by", "files", "pipeline", "total_ms", "stages_ms", "interval_ms", "per_second", "takt"}
 COLUMNS = {"mean", "p50", "p90", "p95", "p99", "max"}
 MACHINE = {"processor", "cores", "clocks_mhz", "load_1min", "gpus", "python", "versions"}
-DESCRIPTION = {"bundle", "modality", "family", "hallucination", "precision", "banks", "engine", "machine"}
+DESCRIPTION = {"bundle", "modality", "family", "variant", "hallucination", "precision", "banks", "engine", "machine"}
 
 
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])

@@ -79,6 +79,14 @@ def test_files_of_two_bundles_are_not_mixed(own_bundle: Path, exported: Cached) 
     assert refused.value.subject == str(own_bundle / "graph.onnx")
 
 
+@pytest.mark.parametrize(("field", "value"), [("xyz_feed", "sonar"), ("rgb_filter", "lanczos")])
+def test_an_unknown_value_of_a_later_field_says_to_update(own_bundle: Path, field: str, value: str) -> None:
+    rewrite_manifest(own_bundle, lambda manifest: manifest["preprocessing"].update({field: value}))
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(own_bundle)
+    assert refused.value.action.startswith("the bundle was made by a newer cmdiad: update")
+
+
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
 def test_newer_format_says_to_update(own_bundle: Path, version: object) -> None:
     rewrite_manifest(own_bundle, lambda manifest: manifest.update(format_version=version))

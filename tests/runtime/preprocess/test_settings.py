@@ -41,6 +41,8 @@ NORMALS = Preprocessing("both", xyz_feed="normals", groups=0, group_size=0, grid
         ("grid", 0),
         ("grid", 257),
         ("xyz_feed", "pictures"),
+        ("xyz_feed", ["normals"]),
+        ("rgb_filter", 2),
         ("top", {"side": 0.1}),
         ("part", TOP),
         ("xyz_image", "yes"),

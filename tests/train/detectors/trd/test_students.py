@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.reporter import SILENT, Reporter
+from cmdiad_train import tensor_files
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.trd.fitting import students
@@ -129,6 +131,28 @@ def test_a_training_that_is_killed_at_any_epoch_ends_with_the_same_student(
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
     assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert (killed / "train-rgb-student.csv").read_bytes() == (whole / "train-rgb-student.csv").read_bytes()
+
+
+def test_a_disk_that_fills_up_ends_in_one_error_and_the_training_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    save, saved = tensor_files.save_file, []
+
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        saved.append(path)
+        save(tensors, path, metadata)
+        if len(saved) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="checkpoint.*no space left.*Free"):
+        patch.setattr(tensor_files, "save_file", full)
+        trained(context(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["student.checkpoint.safetensors"]
+    resumed = trained(context(tmp_path)).state_dict()
+    (tmp_path / "whole").mkdir()
+    expected = trained(context(tmp_path / "whole")).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
 
 
 def test_a_finished_student_is_loaded_and_not_trained_again(tmp_path: Path) -> None:
