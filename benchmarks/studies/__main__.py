@@ -208,6 +208,79 @@ def extractors(  # noqa: PLR0913 - one parameter for each option
     click.echo(markdown(bench.measure(chosen, seeds, reporter)))
 
 
+@cli.command(
+    examples=(
+        "python -m studies families DATA cable_gland --teacher resnet18=WEIGHTS/resnet18.safetensors --out DIR",
+        "python -m studies families DATA cable_gland --teacher resnet18=FILE --device cuda --jobs 8 --out DIR",
+    )
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.option("--teacher", "teachers", multiple=True, required=True, metavar="NAME=FILE", help="Backbone and weights.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, bundles and the table.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=[0, 1, 2], help="Seed of the training; repeatable.")
+@click.option("--only", multiple=True, metavar="TEXT", help="Beginning of the names to measure; repeatable.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device of the training.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings at the same time.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of reverse distillation.  [default: of the family]")
+@click.option("--latency-seconds", type=float, default=0.0, help="Time limit of each latency measurement; 0 skips all.")
+@click.option("--precision", "precisions", multiple=True, default=["fp32", "int8-cpu"], help="Precisions to time.")
+def families(  # noqa: PLR0913 - one parameter for each option
+    data: Path,
+    category: str,
+    teachers: tuple[str, ...],
+    out: Path,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...],
+    device: str,
+    jobs: int,
+    epochs: int | None,
+    latency_seconds: float,
+    precisions: tuple[str, ...],
+) -> None:
+    """Compare reverse distillation with memory banks on CATEGORY of DATA: variants, teachers, seeds, latency.
+
+    Results in the folder --out are reused, so the command can be stopped at any time and started again.
+    """
+    from studies.families import Study, detectors
+
+    try:
+        weights = dict(teacher.split("=", 1) for teacher in teachers)
+    except ValueError as error:
+        raise click.UsageError("--teacher takes NAME=FILE, for example resnet18=resnet18.safetensors") from error
+    table = [d for d in detectors(weights, seeds) if not only or d.name.startswith(only)]
+    out.mkdir(parents=True, exist_ok=True)
+    study = Study(data, category, out, device, () if epochs is None else ("--epochs", str(epochs)))
+    reporter = TerminalReporter()
+    study.measure(table, jobs, reporter)
+    if latency_seconds:
+        study.time(table, precisions, latency_seconds, reporter)
+    reporter.close()
+    click.echo((out / "families.md").read_text(encoding="utf-8"))
+
+
+@cli.command("trd-speed", examples=("python -m studies trd-speed DATA cable_gland --out DIR",))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for graphs and figures.")
+@click.option("--size", type=click.Choice(["resnet18", "wide_resnet50_2"]), default="resnet18", help="Teacher.")
+@click.option("--precision", "precisions", multiple=True, default=["fp32", "int8-cpu"], help="Precisions of the graph.")
+@click.option("--runs", type=click.IntRange(min=1), default=30, help="Interleaved rounds.")
+def trd_speed(data: Path, category: str, out: Path, size: str, precisions: tuple[str, ...], runs: int) -> None:
+    """Compare the published TRD of both sensors in plain torch with the graph of the same size.
+
+    Networks have random weights: the figures are valid for time and memory only.
+    """
+    from cmdiad_bench.machine import describe_machine
+    from studies.trd_speed import compare_speed, speed_table
+
+    machine = describe_machine()
+    _use_all_cores()
+    figures = compare_speed(size, precisions, _paired_samples(data, category, "test", 12), runs, out)
+    _write(out / "trd-speed.json", {"machine": machine, "size": size, "runs": runs, "contenders": figures})
+    click.echo(speed_table(figures))
+
+
 def main() -> None:
     """Run the command; entry point of `python -m studies`."""
     run_command(cli, "python -m studies")

@@ -117,8 +117,10 @@ class ReverseDistillation(TrainedDetector):
         """Return the networks. Normalisation of images, cosine distances, calibration and blur stay fp32."""
         hallucination = ("hallucinated.amplifier",) if self.hallucinated is not None else ()
         students = tuple(f"branches.{number}" for number in range(len(self.branches)))
+        networks = ("teacher.backbone.model", *hallucination, *students)
         return PrecisionParts(
-            networks=("teacher.backbone.model", *hallucination, *students),
+            networks=networks,
+            convolutions=networks,
             steps=(
                 *([("hallucination", hallucination)] if hallucination else []),
                 ("students", students),

@@ -1,0 +1,130 @@
+"""The graph of every variant of reverse distillation: operators, precision of the parts, certificate, engine."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from cmdiad_export.bundle_writer import write_bundle
+from cmdiad_export.graph.exporter import graph_of
+from cmdiad_export.graph.passes.name_by_module import module_of
+from cmdiad_export.options import ExportOptions
+from cmdiad_export.precision.casting import to_precision
+from cmdiad_export.precision.levels import is_within
+from cmdiad_runtime.engines import Precision
+from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.runs.run import Run, load_run
+
+Fitted = Callable[..., Path]
+VARIANTS = [("rd", "rgb"), ("mtfi-rd", "rgb"), ("mtfi-trd", "xyz"), ("trd", "both")]
+OPERATORS = {
+    "Add",
+    "AveragePool",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Div",
+    "Gather",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "ReduceMax",
+    "ReduceSum",
+    "Relu",
+    "Reshape",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+}
+"""Operators that TensorRT 10, TensorRT 11, TensorRT-RTX and ONNX Runtime have."""
+
+
+def graph(run: Run, precision: Precision) -> ir.Model:
+    inputs = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
+    return graph_of(to_precision(run.detector, precision), inputs)
+
+
+@pytest.mark.parametrize(("variant", "modality"), VARIANTS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_graphs_consist_of_operators_that_every_engine_has(
+    fitted: Fitted, variant: str, modality: str, precision: Precision
+) -> None:
+    model = graph(load_run(fitted(variant, modality)), precision)
+    kinds = Counter(node.op_type for node in model.graph)
+    assert set(kinds) <= OPERATORS
+    tuned = variant in ("trd", "mtfi-trd")
+    assert kinds["ConvTranspose"] == (12 if tuned else 6) * (2 if variant == "trd" else 1)
+    assert not any(value.dtype == ir.DataType.DOUBLE for value in model.graph.initializers.values())
+
+
+def test_level_weights_are_constants(fitted: Fitted) -> None:
+    model = graph(load_run(fitted("trd", "both")), "fp32")
+    assert not any(node.op_type in ("Softmax", "Exp") for node in model.graph)
+
+
+def test_sums_of_cosines_stay_fp32(fitted: Fitted) -> None:
+    run = load_run(fitted("trd", "both"))
+    model = graph(run, "fp16")
+    sums = [node for node in model.graph if node.op_type in ("ReduceSum", "Sqrt")]
+    assert len(sums) == 2 * 3 * 5  # of each branch and level: product, two squares, two roots
+    for node in sums:
+        assert {value.dtype for value in (node.inputs[0], *node.outputs) if value} == {ir.DataType.FLOAT}
+    networks = run.detector.precision_parts().networks
+    kernels = [node.inputs[1] for node in model.graph if node.op_type in ("Conv", "ConvTranspose")]
+    assert {value.dtype for value in kernels if value} == {ir.DataType.FLOAT16}
+    assert all(is_within(module_of(node), networks) for node in model.graph if "Conv" in node.op_type)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu"])
+def test_a_reduced_graph_passes_its_certificate(fitted: Fitted, tmp_path: Path, precision: Precision) -> None:
+    bundle = tmp_path / "trd.cmdiad"
+    manifest = write_bundle(load_run(fitted("trd", "both")), bundle, ExportOptions(precision), SILENT)
+    _, reduced = manifest["certificate"]["comparisons"]
+    assert reduced["precision"] == precision
+    assert reduced["passed"]
+    assert reduced["map_max_share"] > 0
+    tolerance = manifest["certificate"]["tolerances"][precision]
+    assert tolerance["score"] == (0.02 if precision == "fp16" else 0.05)
+
+
+def test_int8_cpu_multiplies_integers(fitted: Fitted, tmp_path: Path) -> None:
+    bundle = tmp_path / "rd.cmdiad"
+    manifest = write_bundle(load_run(fitted("rd", "rgb")), bundle, ExportOptions("int8-cpu"), SILENT)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(bundle / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    written, taken = (
+        Counter(node.op_type for node in onnx.load(file).graph.node)
+        for file in (bundle / "graph.onnx", tmp_path / "optimised.onnx")
+    )
+    kept = len(manifest["graph"]["fp32_islands"])
+    assert taken["QLinearConv"] == written["Conv"] - kept > kept
+
+
+@pytest.mark.rtx
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_rtx_engine_is_built_without_a_gpu(fitted: Fitted, tmp_path: Path, precision: Precision) -> None:
+    manifest = write_bundle(
+        load_run(fitted("trd", "both")), tmp_path / "trd.cmdiad", ExportOptions(precision, target="rtx"), SILENT
+    )
+    (engine,) = manifest["engines"]
+    fingerprint = engine["fingerprint"]
+    assert fingerprint["size_bytes"] > 0
+    assert fingerprint["scratch_bytes"] > 0
+    assert np.isfinite(fingerprint["size_bytes"])
