@@ -102,6 +102,9 @@ def test_a_weights_file_names_the_teacher_but_not_its_stages(tmp_path: Path) -> 
     assert part("--rgb-weights", file).teacher == RgbExtractor("resnet18", TEACHER_STAGES, None, str(file))
     assert recipe("--rgb-weights", file).size == 256
     assert part("--rgb-backbone", "resnet34").teacher == RgbExtractor("resnet34", TEACHER_STAGES, None, "seeded")
+    seeded = ("--rgb-backbone", "resnet34")
+    assert "random weights" in remarks(options(*seeded), recipe(*seeded))[0]
+    assert remarks(options("--rgb-weights", file), recipe("--rgb-weights", file)) == []
 
 
 def test_options_set_the_training() -> None:

@@ -50,7 +50,9 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
 
 
 def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
-    """Return a line that explains which teacher was chosen, unless the options name one."""
+    """Return a line about the teacher: why it was chosen if the options name none, or that its weights are random."""
+    if trd_part(recipe).teacher.weights == "seeded":
+        return ["The teacher has random weights and detects little. Pass --rgb-weights timm, or --rgb-weights FILE."]
     if trd_part(recipe).mode == "faithful" or options.get("extractor") not in (None, AUTO):
         return []
     preset = preset_of_options(options)
