@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.names import Sensors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cmdiad_train.runs.run import Run
 
 SIZE = 256
+SENSORS: tuple[Sensors, ...] = ("rgb", "xyz", "both")
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
 LATENCY_RUNS = 1000
 Precisions = Sequence[str]
@@ -65,8 +66,8 @@ class Detector:
     def options(self) -> tuple[str, ...]:
         """Return the options of `cmdiad-train`."""
         backbone = ("backbone", self.teacher), ("weights", self.weights)
-        common = ("--modality", self.modality, "--size", str(SIZE))
-        common += ("--seed", str(self.seed), *(text for key, value in backbone for text in (f"--rgb-{key}", value)))
+        named = (text for key, value in backbone for text in (f"--rgb-{key}", value))
+        common = ("--modality", self.modality, "--size", str(SIZE), "--seed", str(self.seed), *named)
         if self.variant != "bank":
             return ("--family", "trd", "--variant", self.variant, *common)
         surface = (*backbone, ("stages", "1,2"))
@@ -85,12 +86,11 @@ def detectors(teachers: Mapping[str, str], seeds: Sequence[int]) -> list[Detecto
     for seed in seeds:
         for teacher, weights in teachers.items():
             table.append(Detector("trd", "both", teacher, weights, seed))
-            singles: tuple[Literal["rgb", "xyz"], ...] = ("rgb", "xyz")
-            for modality in singles:
+            for modality in SENSORS[:2]:
                 variants = ("rd", "mtfi-trd", "mtfi-rd")
                 table += [Detector(variant, modality, teacher, weights, seed) for variant in variants]
             if seed == seeds[0]:
-                table += [Detector("bank", modality, teacher, weights, seed) for modality in (*singles, "both")]
+                table += [Detector("bank", modality, teacher, weights, seed) for modality in SENSORS]
     return table
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.names import Modality
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import FitContext, as_tensors
+from cmdiad_train.detectors.trd.detector import INPUTS
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.features import (
     FeatureStore,
@@ -23,8 +24,6 @@ from cmdiad_train.features import (
     needed_files,
 )
 
-INPUTS: dict[Modality, str] = {"rgb": "rgb", "xyz": "surface"}
-"""Network input of each modality."""
 RESIDENT_SHARE = 0.25
 """Share of the free memory of a GPU that one kind of features may take."""
 
