@@ -259,7 +259,7 @@ def families(  # noqa: PLR0913 - one parameter for each option
     click.echo((out / "families.md").read_text(encoding="utf-8"))
 
 
-@cli.command("trd-speed", examples=("python -m studies trd-speed DATA cable_gland --out DIR",))
+@cli.command("trd", examples=("python -m studies trd DATA cable_gland --out DIR",))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("category")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for graphs and figures.")

@@ -1,7 +1,7 @@
 """Measure the published Tuned Reverse Distillation in plain torch against the graph of the same size, side by side.
 
 Both start from what the sensors saw and end with score and map. Weights are random, because neither time nor memory
-depends on them. `python -m studies trd-speed DATA CATEGORY --size resnet18`.
+depends on them. `python -m studies trd DATA CATEGORY --size resnet18`.
 """
 
 from __future__ import annotations
