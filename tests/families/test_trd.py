@@ -141,3 +141,13 @@ def test_a_bundle_takes_a_threshold_and_is_measured(
     ended = command(bench.cli, "report", own_data, bundle, "--out", tmp_path / "report")
     assert ended.code == 0, ended.err
     assert f"variant: {case[1]}" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_auto_keeps_one_of_both_families(data: Path, tmp_path: Path) -> None:
+    ended = command(train.cli, data, "--family", "auto", *SMALL, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    choice = json.loads((tmp_path / "run" / "family-choice.json").read_text())
+    assert set(choice["evidence"]) == {"bank", "trd"}
+    assert load_run(tmp_path / "run").recipe.family == choice["family"]
+    assert f"Family: {choice['family']}. " in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

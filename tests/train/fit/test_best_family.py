@@ -64,7 +64,11 @@ def test_the_kept_run_is_that_of_the_family_alone(data: Path, tmp_path: Path, re
     best_family.fit(data, "gear", recipes[choice["family"]], tmp_path / "alone")
     alone, kept = hashes(tmp_path / "alone"), hashes(tmp_path / "run")
     assert {name: kept[name] for name in alone} == alone
+    own = tmp_path / "run-families" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("not of cmdiad")
     assert fit_best_family(data, "gear", recipes, tmp_path / "run") == record
+    assert own.exists()
     with pytest.raises(OutputError, match="another recipe"):
         fit_best_family(data, "gear", {n: replace(r, seed=1) for n, r in recipes.items()}, tmp_path / "run")
 

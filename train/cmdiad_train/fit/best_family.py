@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def fit_best_family(
     folder = run.with_name(f"{run.name}-families")
     if (run / FILE).exists():
         record = fit(data, category, recipes[_finished(run, recipes)], run, reporter, options)
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder, recipes)
         return record
     if (folder / CHOICE).exists():
         chosen = _chosen(folder, recipes)
@@ -101,6 +101,7 @@ def fit_best_family(
         )
         reporter.say(f"Family: {chosen}. {describe(evidence)}")
     _keep(folder, chosen, run)
+    _discard(folder, recipes)
     return read_record(run)
 
 
@@ -172,10 +173,18 @@ def _chosen(folder: Path, recipes: Mapping[str, Recipe]) -> str:
 
 
 def _keep(folder: Path, chosen: str, run: Path) -> None:
-    """Move the files of the chosen run into the folder of the run, `run.json` last, and delete the other runs."""
+    """Move the files of the chosen run into the folder of the run, `run.json` last."""
     run.mkdir(parents=True, exist_ok=True)
     for path in sorted((folder / chosen).iterdir(), key=lambda path: path.name == FILE):
         if path.name == FILE:
             shutil.copyfile(folder / CHOICE, run / CHOICE)
         path.replace(run / path.name)
-    shutil.rmtree(folder)
+
+
+def _discard(folder: Path, families: Iterable[str]) -> None:
+    """Delete the runs of all families, and their folder if nothing else is in it."""
+    for name in families:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / CHOICE).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
