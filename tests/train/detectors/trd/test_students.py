@@ -28,6 +28,7 @@ from cmdiad_train.recipe import Recipe, TrdRecipe
 from reporters import InterruptAt
 
 SHAPE = TeacherShape((4, 6, 8))
+CPU = torch.device("cpu")
 PART = TrdRecipe(epochs=5, batch=4, patience=0)
 
 
@@ -44,7 +45,7 @@ def context(
         held_out=[],
         joint={},
         samples=SampleProvider(run / "samples"),
-        device=torch.device("cpu"),
+        device=CPU,
         features=run / "features",
         cache_bytes=1 << 30,
         taken_over=False,
@@ -52,11 +53,11 @@ def context(
     )
 
 
-def random_features(count: int) -> Features:
+def random_features(count: int, device: torch.device = CPU) -> Features:
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, 4, 16, 16), (1, 6, 8, 8), (1, 8, 4, 4))
     samples: list[Levels] = [[torch.rand(shape, generator=generator) for shape in shapes] for _ in range(count)]
-    return Features([str(i) for i in range(count)], lambda i: samples[i], torch.device("cpu"))
+    return Features([str(i) for i in range(count)], lambda i: samples[i], device)
 
 
 def lesson(run: Path, features: Features, part: TrdRecipe = PART) -> Lesson:
@@ -65,7 +66,7 @@ def lesson(run: Path, features: Features, part: TrdRecipe = PART) -> Lesson:
 
 
 def trained(training: FitContext, **changes: Any) -> Student:
-    features = random_features(len(training.train))
+    features = random_features(len(training.train), training.device)
     student = new_student(training.recipe, SHAPE)
     part = training.recipe.detector
     assert isinstance(part, TrdRecipe)
@@ -234,3 +235,20 @@ def test_autocast_keeps_losses_and_weights_in_float32(tmp_path: Path, monkeypatc
     assert losses["default"].dtype == torch.float32
     assert losses["default"] != losses["faithful"]
     torch.testing.assert_close(losses["default"], losses["faithful"], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_a_student_trains_and_resumes_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    part = replace(PART, patience=4)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted = context(tmp_path, part, reporter=InterruptAt("train rgb student", 3))
+        trained(replace(interrupted, device=torch.device("cuda")))
+    student = trained(replace(context(tmp_path, part), device=torch.device("cuda")))
+    assert {parameter.device.type for parameter in student.parameters()} == {"cuda"}
+    log = log_of(tmp_path)
+    assert [row[0] for row in log] == [1, 2, 3, 4, 5]
+    assert log[-1][1] < 0.8 * log[0][1]
+    (tmp_path / "cpu").mkdir()
+    trained(context(tmp_path / "cpu", part))
+    assert log[0][1] == pytest.approx(log_of(tmp_path / "cpu")[0][1], rel=0.05)  # bfloat16 on the GPU
