@@ -104,6 +104,8 @@ def test_a_surface_image_builds_within_its_budget(exported: Cached, tmp_path: Pa
 class _Alone(nn.Module):
     """A search with the ports of a detector."""
 
+    verdict = "image"
+
     def __init__(self, search: BankSearch) -> None:
         super().__init__()
         self.search = search
