@@ -233,14 +233,18 @@ def _export(run: Path, out: Path, options: ExportOptions) -> None:
 
 
 def _report_threshold(run: Path, out: Path) -> None:
-    """Print the threshold of a bundle, what it rests on, and the next commands."""
+    """Print what a bundle does not inspect, the threshold with what it rests on, and the next commands."""
     from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.cli.notes import notes_about
     from cmdiad_train.runs.record import read_record
 
     data = Path(read_record(run).data.folder)
     test = data / "test"
+    bundle = Bundle.open(out)
+    for note in notes_about(bundle):
+        _say(note)
     report_threshold(
-        Bundle.open(out).calibration,
+        bundle.calibration,
         f"cmdiad-threshold {in_shell(out)} --good DIR",
         f"cmdiad-run {in_shell(out)} {in_shell(test) if test.is_dir() else 'PHOTOS'} --output inspected",
         f"cmdiad-bench report {in_shell(data)} {in_shell(out)} --out report",

@@ -18,6 +18,7 @@ from cmdiad_bench.report.pictures import draw_legend
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import is_rate_based
 from cmdiad_runtime.support.score_text import score_texts
+from cmdiad_runtime.support.share_text import share_text
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
 
 COLUMNS = (
@@ -164,7 +165,7 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
         ("Bundle", record["bundle"]),
         ("Inspects with", sensor),
         *([("Parts in a picture", str(record["parts"]))] if record["parts"] > 1 else []),
-        *([("Not inspected (mask)", f"{record['ignored_share']:.1%}")] if record["ignored_share"] else []),
+        *([("Not inspected (mask)", share_text(record["ignored_share"]))] if record["ignored_share"] else []),
         ("Precision, engine", f"{record['precision']}, {record['engine']}"),
         ("Detector family", record["family"] or "not recorded"),
         *([("Settings of the family", settings)] if settings else []),

@@ -13,7 +13,7 @@ from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.cli.sources import Inputs, open_sources
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES
-from cmdiad_runtime.envelope.names import FROZEN_AFTER
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
@@ -344,14 +344,13 @@ def _inspect_all(
 
 
 def _report_checks(bundle: Bundle) -> None:
-    """Print which checks of the recording conditions are not made."""
-    if bundle.record.envelope is None:
-        say(
-            "note: the bundle has no envelope, so pictures unlike the training samples are scored without a word. "
-            "Train and export again with this version."
-        )
-    elif bundle.skipped_checks:
-        say(f"checks switched off: {', '.join(bundle.skipped_checks)}")
+    """Print which checks are not made, and which share of the picture is not inspected."""
+    from cmdiad_runtime.cli.notes import notes_about
+
+    for note in notes_about(bundle):
+        say(note)
+    if bundle.ignored_checks:
+        say(f"checks switched off: {', '.join(name for name in CHECKS if name in bundle.ignored_checks)}")
 
 
 def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:

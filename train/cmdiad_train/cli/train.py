@@ -296,6 +296,8 @@ def _report_threshold(out: Path) -> None:
 
 
 def _summarise(record: RunRecord, out: Path) -> None:
+    from cmdiad_runtime.preprocess.mask_note import mask_text
+
     for modality, provenance in record.provenance.items():
         click.echo(f"{modality} extractor: {provenance['extractor']}")
     metrics = record.metrics
@@ -307,7 +309,5 @@ def _summarise(record: RunRecord, out: Path) -> None:
         without = f", {unseen} of them could not be inspected" if unseen else ""
         click.echo(f"test split ({metrics['samples']} samples{without}): {figures}")
     if record.preprocessing.ignored is not None:
-        from cmdiad_train.fit.mask import describe_share
-
-        click.echo(f"mask: {describe_share(record.preprocessing)} is not inspected")
+        click.echo(f"mask: {mask_text(record.preprocessing)}")
     click.echo(f"run: {printable(out)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import InputError, OutputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
+from cmdiad_runtime.preprocess.mask_note import mask_notes
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
@@ -23,7 +24,7 @@ from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.fit.contact_sheet import write_contact_sheet
 from cmdiad_train.fit.direction import ambiguous_turn
-from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
+from cmdiad_train.fit.mask import InspectionMask, with_mask
 from cmdiad_train.fit.observe import Observations
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.run_folder import is_without_results
@@ -190,7 +191,8 @@ def _masked(
     files = splits.train[0]
     preprocessing = with_mask(request.mask, samples.read(files, preprocessing.colour), preprocessing)
     moves = "" if preprocessing.view == "sensor" else f"; the region is drawn over {files.name} and moves with the part"
-    reporter.say(f"Mask: {describe_share(preprocessing)} is not inspected{moves}.")
+    for note in mask_notes(preprocessing):
+        reporter.say(f"{note[0].upper()}{note[1:]}{moves}.")
     _check_direction(splits, preprocessing, samples, reporter)
     return preprocessing
 
