@@ -51,7 +51,7 @@ def sessions() -> Calibration:
         {"held_out_peaks": []},
         {"false_reject_rate": 0.0},
     ],
-    ids=lambda change: "+".join(change),
+    ids="+".join,
 )
 @pytest.mark.parametrize("field", ["calibration", "calibration_original"])
 def test_a_claim_that_the_scores_do_not_support_is_damage(tmp_path: Path, field: str, change: dict[str, Any]) -> None:
