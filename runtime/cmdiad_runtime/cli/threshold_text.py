@@ -67,7 +67,7 @@ def warnings_about(calibration: Calibration, remedy: str) -> Iterator[str]:
 
 def doubts_about(calibration: Calibration) -> Iterator[str]:
     """Yield the reasons against a threshold that its calibration itself contains."""
-    from cmdiad_runtime.bundle.threshold import is_earlier_method
+    from cmdiad_runtime.bundle.threshold import is_earlier_method, is_rate_based
 
     score, held_out = calibration.score_threshold, calibration.held_out_scores
     if held_out and score > FAR_ABOVE * max(held_out):
@@ -75,9 +75,9 @@ def doubts_about(calibration: Calibration) -> Iterator[str]:
             f"the threshold {score:.6g} is more than {FAR_ABOVE:g} times the largest held-out score of a good sample "
             f"({max(held_out):.6g}). Defects with scores up to the threshold pass"
         )
-    if not held_out:
+    if not held_out and is_rate_based(calibration):
         yield "the held-out scores are not recorded, so threshold, rate and number of samples cannot be verified"
-    elif is_earlier_method(calibration.method):
+    if held_out and is_earlier_method(calibration.method):
         yield (
             f"the threshold was computed by a method of an earlier version ({printable(calibration.method)}) and "
             "cannot be verified"

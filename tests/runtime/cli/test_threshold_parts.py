@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def test_least_expected_cost_is_set_when_asked_for(own_bundle: Path, data: Path)
 
 
 def test_costs_at_which_every_bad_part_passes_change_nothing(own_bundle: Path, data: Path) -> None:
-    rewrite_manifest(own_bundle, lambda m: m.update(calibration=calibrate([1e6] * 40, [1e6] * 40, 0.05).to_json()))
+    calibration = replace(calibrate([1e6] * 40, [1e6] * 40, 0.05), verdict="map")
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(calibration=calibration.to_json()))
     before = (own_bundle / "manifest.json").read_bytes()
     for cost, problem in ((1, "bad parts pass"), (1e6, "good parts are rejected")):
         ended = command(cli, own_bundle, *bad_folders(data), "--cost-miss", cost, "--cost-reject", 1)
