@@ -143,7 +143,9 @@ def _check_remainder(mask: InspectionMask, remainders: list[Mask], sample: Sampl
     if least < LEAST_INSPECTED:
         raise _refused(
             mask.path,
-            f"a region that leaves {least} pixels of the view to inspect in {sample.name}",
+            f"a region that leaves {least} pixels of the view to inspect in {sample.name}"
+            if least
+            else f"a region that covers the whole part in {sample.name}",
             f"at least {LEAST_INSPECTED} pixels, about one cell of a detector",
         )
 
