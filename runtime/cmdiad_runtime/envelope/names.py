@@ -73,8 +73,12 @@ MEASURES: dict[str, Measure] = {
     "row_y": Measure("axes", "y direction of the rows", range=_DIRECTION),
     "row_z": Measure("axes", "z direction of the rows", range=_DIRECTION),
     "away": Measure("axes", "points with a positive z", 100, _PERCENT, range=_SHARE),
-    "column_pitch": Measure("point-pitch", "distance of neighbouring points in a row", 1e3, _MILLIMETRES, range=_POSITIVE),
-    "row_pitch": Measure("point-pitch", "distance of neighbouring points in a column", 1e3, _MILLIMETRES, range=_POSITIVE),
+    "column_pitch": Measure(
+        "point-pitch", "distance of neighbouring points in a row", 1e3, _MILLIMETRES, range=_POSITIVE
+    ),
+    "row_pitch": Measure(
+        "point-pitch", "distance of neighbouring points in a column", 1e3, _MILLIMETRES, range=_POSITIVE
+    ),
     "valid": Measure("valid-points", "measured points", 100, _PERCENT, range=_SHARE),
     "reach": Measure("valid-points", "extent of the points around their median", 1e3, _MILLIMETRES, range=_POSITIVE),
     "depth": Measure("plane-distance", "median distance of the points", 1e3, _MILLIMETRES),

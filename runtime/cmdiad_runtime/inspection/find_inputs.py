@@ -40,8 +40,11 @@ _SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+
 _MASK_ENDINGS = ("_mask", "-mask")
 _THUMBNAIL_ENDINGS = ("_thumb", "-thumb", "_thumbnail", "-thumbnail")
 _SIDE_FILES = frozenset(
-    f".{name}" for name in "aae cfg csv db doc docx htm html ini json jsonl lnk log lock md md5 pdf py sha256 toml tsv txt "
-    "url xls xlsx xml xmp yaml yml".split()
+    [
+        *(".aae", ".cfg", ".csv", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".jsonl", ".lnk", ".lock"),
+        *(".log", ".md", ".md5", ".pdf", ".py", ".sha256", ".toml", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml"),
+        *(".xmp", ".yaml", ".yml"),
+    ]
 )
 """Endings of files that are never a picture or cloud. Every other file that is not inspected is counted."""
 _SIDE_NAMES = frozenset(["changelog", "license", "makefile", "notice", "readme"])

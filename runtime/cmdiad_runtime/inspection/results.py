@@ -208,9 +208,7 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
         options = replace(options, table=options.table or continued)
         if options.table:
             write_table(folder)
-        with contextlib.closing(
-            Results(folder, station, PartIds(stored.ids), lock=lock, options=options)
-        ) as results:
+        with contextlib.closing(Results(folder, station, PartIds(stored.ids), lock=lock, options=options)) as results:
             yield results
             results.require_in_place()
 

@@ -1,9 +1,9 @@
 """Check that a JPEG file contains the whole image, before its pixels are used.
 
 ISO/IEC 10918-1 (ITU-T T.81): an image is one or more scans of entropy-coded data, and restart markers may divide a
-scan. The decoder (libjpeg) fills the rest of a scan that ends early with one colour, decodes a progressive image without
-its last scans into a blurred one, and reports neither to Pillow. Two checks find that: the scans must add up to the whole
-image, and the decoder must need exactly the data of each scan.
+scan. The decoder (libjpeg) fills the rest of a scan that ends early with one colour, decodes a progressive image
+without its last scans into a blurred one, and reports neither to Pillow. Two checks find that: the scans must add up to
+the whole image, and the decoder must need exactly the data of each scan.
 """
 
 from __future__ import annotations

@@ -49,5 +49,5 @@ class FileInPlace:
             self._path,
             found=problem,
             expected="a folder that nobody removes, moves or replaces during a run",
-            action="restore the folder or choose a new one, and inspect again the samples whose lines are missing there",
+            action="restore the folder or choose a new one, and inspect again the samples whose lines are missing",
         )

@@ -103,7 +103,9 @@ def test_named_files_are_taken_as_they_are_in_order(tmp_path: Path) -> None:
 
 def test_folder_without_a_file_of_the_modality(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match=r"no xyz file, but files of another format \(1 .png\). Expected files ending in \.tiff, \.tif") as refused:
+    with pytest.raises(
+        InputError, match=r"no xyz file, but files of another format \(1 .png\). Expected files ending in \.tiff, \.tif"
+    ) as refused:
         list_inputs([tmp_path], "xyz")
     assert refused.value.subject == str(tmp_path)
 

@@ -194,7 +194,9 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
     findings.problems += contents.problems(category)
     findings.notes += [*_notes(category, listings, shapes), *contents.notes()]
     usable = {
-        split: replace(listing, samples=[files for files in listing.samples if files.name not in unread | findings.unusable])
+        split: replace(
+            listing, samples=[files for files in listing.samples if files.name not in unread | findings.unusable]
+        )
         for split, listing in listings.items()
     }
     findings.outlook = outlook_of(usable, category.modalities)
