@@ -48,9 +48,9 @@ class CmdiadError(Exception):
         self.found = found
         self.expected = expected
         self.action = action
-        found, expected, action = (" ".join(text.split()) for text in (found, expected, action))
-        problem = f"{self.subject}: found {found}" if self.subject else _capitalised(found)
-        sentences = [problem, f"Expected {expected}" if expected else "", _capitalised(action)]
+        problem, goal, remedy = (" ".join(text.split()) for text in (found, expected, action))
+        problem = f"{self.subject}: found {problem}" if self.subject else _capitalised(problem)
+        sentences = [problem, f"Expected {goal}" if goal else "", _capitalised(remedy)]
         super().__init__(" ".join(_with_full_stop(sentence) for sentence in sentences if sentence))
 
 
