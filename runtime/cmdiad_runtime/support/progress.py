@@ -15,6 +15,10 @@ _LEAST_PARTS = 2
 """Number of parts that must be measured before the time left is estimated."""
 _LEAST_SECONDS = 1.0
 """Time that these parts must have taken."""
+_LEAST_SHARE = 0.05
+"""Share of the step that must be finished before the time left is estimated ..."""
+_ENOUGH_SECONDS = 10.0
+"""... unless the step has taken this long: the first parts of a step are often slower than the others."""
 _SHORT_SECONDS = 5.0
 """A shorter time left is not shown."""
 _LONG_SECONDS = 30.0
@@ -65,6 +69,8 @@ class TerminalReporter:
         """Estimate the time left from the parts since the first report of the step; None before enough are measured."""
         measured, seconds = done - self._first, now - self._started
         if measured < _LEAST_PARTS or seconds < _LEAST_SECONDS:
+            return None
+        if measured < _LEAST_SHARE * total and seconds < _ENOUGH_SECONDS:
             return None
         return seconds / measured * (total - done)
 
