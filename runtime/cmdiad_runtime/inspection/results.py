@@ -179,7 +179,7 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
                 folder,
                 found="results of an earlier run",
                 expected="a new or empty folder",
-                action=f"add --append to continue these results, or choose another: --output {free_name(folder)}",
+                action=f"add --append to continue these results; --output {free_name(folder)} is free",
             )
         continued = options.append and (folder / TABLE).exists()
         stored = repair_results(folder)

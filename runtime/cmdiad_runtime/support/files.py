@@ -261,7 +261,7 @@ def _check_vacant(path: FilePath, final: Path) -> None:
             path,
             found=problem,
             expected="a new or empty folder",
-            action=f"remove that first, or choose another name, for example {free_name(path)}",
+            action=f"remove that first, or choose another name: {free_name(path)} is free",
         )
 
 

@@ -70,7 +70,7 @@ def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest
     assert part.points.groups == 64
     again = command(cli, data, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
     assert (again.code, again.out) == (0, ended.out)
-    assert "extract" not in again.err
+    assert "extract xyz" not in again.err
 
 
 def test_another_session_has_another_run() -> None:

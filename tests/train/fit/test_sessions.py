@@ -82,7 +82,7 @@ def test_scores_are_those_of_the_bundle(run: Path, tuesday: Path, tmp_path: Path
 def test_finished_run_belongs_to_its_sessions(run: Path, data: Path, tuesday: Path) -> None:
     before = (run / "run.json").read_bytes()
     fit(data, None, tiny_recipe(), run, options=FitOptions(calibration=(tuesday,)))
-    with pytest.raises(OutputError, match=r"\(new: no --calibration\).*--out .*run-2$") as refused:
+    with pytest.raises(OutputError, match=r"\(new: no --calibration\).*--out .*run-2 is free") as refused:
         fit(data, None, tiny_recipe(), run)
     assert "--verdict" not in str(refused.value)
     assert (run / "run.json").read_bytes() == before

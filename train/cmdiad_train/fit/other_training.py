@@ -32,7 +32,7 @@ def other_training(run: Path, differences: Sequence[str]) -> OutputError:
         run,
         found=f"a run with another recipe or other data (new: {named})",
         expected="a new folder, or the same training to resume",
-        action=f"Choose another --out, for example add to the command: --out {shlex.quote(printable(free_name(run)))}",
+        action=f"Choose another --out: --out {shlex.quote(printable(free_name(run)))} is free",
     )
 
 
