@@ -33,7 +33,7 @@ from cmdiad_runtime.inspection.stored_results import (
     write_table,
 )
 from cmdiad_runtime.printable import cause_of
-from cmdiad_runtime.support.files import require_outside_bundles
+from cmdiad_runtime.support.files import free_name, require_outside_bundles
 from cmdiad_runtime.support.in_place import FileInPlace
 from cmdiad_runtime.support.line_file import LineFile
 from cmdiad_runtime.support.lock import lock_folder
@@ -201,7 +201,7 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
                 folder,
                 found="results of an earlier run",
                 expected="a new or empty folder",
-                action="add --append to continue these results, or choose another --output",
+                action=f"add --append to continue these results; --output {free_name(folder)} is free",
             )
         continued = options.append and (folder / TABLE).exists()
         stored = repair_results(folder)
