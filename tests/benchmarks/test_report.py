@@ -166,20 +166,26 @@ def test_defects_without_masks_have_no_outline(own_data: Path, bundle: Path, tmp
     assert record["classes"][0]["without_mask"] == 3
     assert "outlined" not in page.text and "No pixel figures: no defect has a usable mask." in page.text
     assert "AUPRO 10 %" not in page.text  # a column without a figure
+    assert "AUPRO 30 %" not in page.text  # a tile without a figure
 
 
 def test_every_misjudged_sample_is_shown(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     """A threshold that no defect reaches: all are missed, and each shows its score below the threshold."""
     set_threshold(own_bundle, 1e6)
-    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "high").code == 0
+    ended = command(cli, "report", data, own_bundle, "--out", tmp_path / "high")
+    assert ended.code == 0
+    assert ended.err.splitlines()[-1].startswith("warning: gear: 3 of 3 defects are missed")
     record, page = read(tmp_path / "high")
+    assert record["classes"][0]["weakness"].startswith("3 of 3 defects are missed")
+    assert page.text.count("3 of 3 defects are missed") == 1 and "Defects: 3, 3 missed by the score" in page.text
     missed = [sample["name"] for sample in record["classes"][0]["per_sample"] if not sample["correct"]]
     assert len(missed) == record["classes"][0]["missed_defects"] == 3
     assert "Missed defects" in page.text and "Rejected good parts" not in page.text
     assert page.text.count("< threshold 1000000") == 5
     set_threshold(own_bundle, 1e-6)
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "low").code == 0
-    page = read(tmp_path / "low")[1]
+    record, page = read(tmp_path / "low")
+    assert record["classes"][0]["missed_defects"] == 0 and "defects are missed" not in page.text
     assert "Rejected good parts" in page.text and "Missed defects" not in page.text
     assert page.text.count("> threshold 0.000001000") == 5
 

@@ -26,6 +26,7 @@ STARTS = {
     ".png": b"\x89PNG\r\n\x1a\n",
     ".jpg": b"\xff\xd8\xff",
     ".jpeg": b"\xff\xd8\xff",
+    ".jfif": b"\xff\xd8\xff",
     ".tiff": b"II*\x00",
     ".tif": b"MM\x00*",
     ".ply": b"ply\nformat binary_little_endian 1.0\n",

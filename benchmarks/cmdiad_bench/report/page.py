@@ -71,6 +71,7 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
         columns=[
             (key, title) for key, title in COLUMNS if any(section.record[key] is not None for section in sections)
         ],
+        shows_good=any(section.record["good"] for section in sections),
         legend=draw_legend(),
         opened=OPEN,
     )
@@ -107,6 +108,7 @@ def _view(section: Section, compared: Container[str]) -> dict[str, Any]:
         "compared": category in compared,
         "sensor": sensor,
         "defects": record["samples"] - record["good"],
+        "ranked": any(row["image_auroc"] is not None for row in record["defects"]),
         "charts": _charts(record),
         "threshold": _threshold(record["calibration"]),
         "sessions": _sessions(record),
@@ -186,10 +188,10 @@ def _threshold(record: dict[str, Any]) -> str:
     rate, samples = _percent(calibration.false_reject_rate), f"{calibration.samples} held-out good samples"
     low, high = map(_percent, calibration.interval)
     if is_rate_based(calibration):
-        basis = f"for at most {rate} of good parts rejected ({calibration.method}, {samples})"
+        basis = f"set so that on average at most {rate} of good parts are rejected ({calibration.method}, {samples})"
     else:
         basis = f"{calibration.method}; {rate} of {samples} are above" if calibration.samples else calibration.method
-    return f"{value}, {basis}; with 95 % confidence, {low} to {high} of good parts are above"
+    return f"{value}, {basis}. The true share of good parts above may lie between {low} and {high} (95 % interval)"
 
 
 def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -265,6 +265,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 
         repeat_certificate(bundle, options, output, keep=self_test)
         return 0
+    if output is not None:
+        inputs.require_apart_from(output)
     from cmdiad_runtime.inspection.results import ResultsOptions
 
     stored = ResultsOptions(append=append, table=csv, overlays=overlays)
@@ -331,6 +333,8 @@ def _inspect_all(
                         sources.finish(inspected)
             finally:
                 place = f", results in {printable(output)}" if output else ""
+                if results is not None and results.lost_overlays:
+                    place += f", {results.lost_overlays} overlays lost"
                 count = passed + failed if sources.count is None else sources.count
                 say(f"{passed} of {count} samples inspected{place}")
     if lines.broken and output is None:
@@ -364,8 +368,9 @@ def _report(inspected: InspectedSource, results: Results | None, lines: ResultLi
     inspection = inspected.inspection
     name = printable(inspection.name)
     line = results.add(inspected) if results is not None else {}
-    if line.get("overlay_error"):
-        say(f"warning: {name}: the overlay cannot be written ({line['overlay_error']}); the verdict is stored")
+    if results is not None and line["overlay_error"] and results.lost_overlays == 1:
+        problem = f"the overlay cannot be written ({line['overlay_error']}); the verdict is stored"
+        say(f"warning: {name}: {problem}. More lost overlays are counted in the last line")
     worked = not lines.broken
     score = f"{inspection.score:.6g}" if inspection.inspected else "-"
     lines.write(f"{inspection.verdict}\t{score}\t{name}\t{inspection.reason or '-'}")

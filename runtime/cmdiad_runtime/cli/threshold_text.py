@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,17 @@ _MOST_ROWS = 12
 _IN_USE = "<- in use"
 
 
-def report_threshold(calibration: Calibration, remedy: str, *following: str) -> None:
+def report_threshold(calibration: Calibration, remedy: str, *following: str, further: Sequence[str] = ()) -> None:
     """Print a threshold, the warnings about it and the next commands to stderr, so that stdout has results alone.
 
     Args:
         calibration: Calibration in use.
         remedy: Command that adds good parts of another session.
         following: Next commands to give.
+        further: Further warnings.
     """
     say(threshold_line(calibration))
-    for warning in warnings_about(calibration, remedy):
+    for warning in [*warnings_about(calibration, remedy), *further]:
         say(f"warning: {warning}")
     for i, command in enumerate(following):
         say(f"{'      ' if i else 'next: '}{command}")
