@@ -33,8 +33,8 @@ _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True}
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _COEFFICIENTS = 64
 _AHEAD = b"\xfe" * 8
-"""Bytes after a scan, because the decoder reads up to eight bytes ahead. After a whole scan it skips them. As data they would be
-long codes, so that they complete as little of a scan as possible.
+"""Bytes after a scan, because the decoder reads up to eight bytes ahead. After a whole scan it skips them. As data they
+would be long codes, so that they complete as little of a scan as possible.
 """
 _MOST_LEFT = 64
 """Most bytes after the last pixel of a scan; some cameras write a few bytes too many."""
