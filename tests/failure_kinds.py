@@ -139,6 +139,24 @@ def _(good: Good) -> Path:
     return truncate(path)
 
 
+@kind("A progressive JPEG file that was cut and closed again")
+def _(good: Good) -> Path:
+    path = good.folder / "closed.jpg"
+    Image.fromarray(good.rgb).save(path, progressive=True)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4] + b"\xff\xd9")
+    return path
+
+
+@kind("A JPEG file in which some hundred bytes are missing")
+def _(good: Good) -> Path:
+    path = good.folder / "gap.jpg"
+    Image.fromarray(good.rgb).save(path, quality=95)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 300 :])
+    return path
+
+
 @kind("A PNG header that announces 60 000 × 60 000 pixels")
 def _(good: Good) -> Path:
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)

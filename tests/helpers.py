@@ -208,6 +208,14 @@ def threshold_report(bundle: Path) -> str:
     return "".join(f"{line}\n" for line in (threshold_line(calibration), *(f"warning: {w}" for w in warnings)))
 
 
+def set_threshold(bundle: Path, score: float) -> None:
+    """Set the threshold of a bundle, as `cmdiad-threshold --threshold` does."""
+    from cmdiad_runtime.bundle.change import change_bundle
+    from cmdiad_runtime.bundle.threshold import adjusted
+
+    change_bundle(bundle, lambda opened: adjusted(opened, score=score).calibration)
+
+
 def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a manifest and give it a right hash again, as somebody with bad intentions would."""
     from cmdiad_runtime.bundle.manifest import manifest_hash

@@ -10,11 +10,15 @@ import click
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
+from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.training.machine import DEVICES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cmdiad_runtime.engines import EngineName
 
 TAKT_MISSED = 9
@@ -171,6 +175,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     _print_accuracy(result)
     for defect, value in result["image_auroc_by_defect"].items():
         click.echo(f"  {defect:<16} image AUROC {value:.3f}")
+    _warn([result])
     _write(json_file, result)
     return 0
 
@@ -224,6 +229,7 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
     for result in record["classes"]:
         _print_accuracy(result)
     click.echo(f"report: {out / 'report.html'}")
+    _warn(record["classes"])
     return 0
 
 
@@ -315,16 +321,23 @@ def _synthetic_inputs(folder: Path) -> Path:
     return data / CATEGORIES[0] / "test"
 
 
+def _warn(results: Sequence[dict[str, Any]]) -> None:
+    """Print a warning about each weak detector to stderr."""
+    from cmdiad_train.evaluation.weakness import weakness
+
+    for result in results:
+        if weak := weakness(result):
+            say(f"warning: {printable(result['category'])}: {weak}")
+
+
 def _print_accuracy(result: dict[str, Any]) -> None:
+    from cmdiad_train.evaluation.weakness import verdicts_text
+
     pixels = ""
     if result["pixel_auroc"] is not None:
         pixels = f", pixel AUROC {result['pixel_auroc']:.3f}, AUPRO@30% {result['aupro_30']:.3f}"
     images = "no image AUROC" if result["image_auroc"] is None else f"image AUROC {result['image_auroc']:.3f}"
-    good, defects = result["good"], result["samples"] - result["good"]
-    click.echo(
-        f"{result['category']}, {result['samples']} samples: {images}{pixels}; at the threshold "
-        f"{result['false_rejects']} of {good} good rejected, {result['missed_defects']} of {defects} defects missed"
-    )
+    click.echo(f"{result['category']}, {result['samples']} samples: {images}{pixels}; {verdicts_text(result)}")
     unseen = result["not_inspected"]
     if unseen["reasons"]:
         click.echo(

@@ -21,10 +21,13 @@ from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cmdiad_export.options import ExportOptions, Target
     from cmdiad_export.planning.plan import Budget
     from cmdiad_export.search.modes import SearchMode
     from cmdiad_runtime.engines import Precision
+    from cmdiad_train.runs.record import RunRecord
 
 HELP = """Export a trained RUN to a bundle. Without RUN, the newest run under ./runs is exported.
 
@@ -221,7 +224,17 @@ def _export_all(runs: dict[str, Path], folder: Path, suffix: str, export: Callab
             export(run, bundle)
         return {"run": str(run), "bundle": str(bundle), "result": KEPT if finished else "exported"}
 
-    return for_each(list(runs), work)
+    return for_each(list(runs), work, following=_report_of_all(list(runs.values()), folder))
+
+
+def _report_of_all(runs: Sequence[Path], bundles: Path) -> str:
+    """Return the command for a report of each category; "" if the runs are of several data sets."""
+    from cmdiad_train.runs.record import read_record
+
+    roots = {Path(read_record(run).data.folder).parent for run in runs}
+    if len(roots) != 1:
+        return ""
+    return f"cmdiad-bench report {in_shell(roots.pop())} {in_shell(bundles)} --category all --out reports"
 
 
 def _export(run: Path, out: Path, options: ExportOptions) -> None:
@@ -233,18 +246,55 @@ def _export(run: Path, out: Path, options: ExportOptions) -> None:
 
 
 def _report_threshold(run: Path, out: Path) -> None:
-    """Print the threshold of a bundle, what it rests on, and the next commands."""
+    """Print what a bundle does not inspect, the threshold with what it rests on, and the next commands."""
     from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.cli.notes import notes_about
     from cmdiad_train.runs.record import read_record
 
-    data = Path(read_record(run).data.folder)
-    test = data / "test"
+    record = read_record(run)
+    samples = _samples_of(record)
+    inspect = f"cmdiad-run {in_shell(out)}"
+    bundle = Bundle.open(out)
+    for note in notes_about(bundle):
+        _say(note)
     report_threshold(
-        Bundle.open(out).calibration,
+        bundle.calibration,
         f"cmdiad-threshold {in_shell(out)} --good DIR",
-        f"cmdiad-run {in_shell(out)} {in_shell(test) if test.is_dir() else 'PHOTOS'} --output inspected",
-        f"cmdiad-bench report {in_shell(data)} {in_shell(out)} --out report",
+        f"{inspect} PICTURES  # for PICTURES put a folder of new pictures"
+        if samples is None
+        else f"{inspect} {in_shell(samples)} --output {in_shell(_free(Path('inspected')))}",
+        f"cmdiad-bench report {in_shell(record.data.folder)} {in_shell(out)} --out report",
     )
+
+
+def _free(folder: Path) -> Path:
+    """Return the folder if there is none of this name, else one with a number."""
+    from cmdiad_runtime.support.files import free_name
+
+    return free_name(folder) if folder.exists() else folder
+
+
+def _samples_of(record: RunRecord) -> Path | None:
+    """Return a folder of samples of the data set that can be inspected, test samples first; None if there is none."""
+    from cmdiad_runtime.errors import RunError
+    from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+    from cmdiad_train.datasets import GOOD, category_at
+
+    folder = Path(record.data.folder)
+    if (folder / "test").is_dir():
+        return folder / "test"
+    try:
+        category = category_at(folder)
+        splits = [category.listing(split, record.preprocessing.modalities) for split in ("test", "train")]
+    except RunError:
+        return None
+    defects = [files for listing in splits for files in listing.samples if files.defect != GOOD]
+    first = next(iter((*defects, *splits[1].samples)), None)
+    if first is None:
+        return None
+    place = Path(first.rgb or first.xyz or folder).parent
+    inside = {name for names in MODALITY_FOLDERS.values() for name in names}
+    return place.parent if place.name.lower() in inside else place
 
 
 def _make_folder(folder: Path, out: Path) -> None:

@@ -6,7 +6,9 @@ import textwrap
 from importlib.metadata import version
 
 from cmdiad_runtime.bundle.manifest import Manifest
+from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
+from cmdiad_runtime.preprocess.mask_note import mask_text
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
 
@@ -77,12 +79,11 @@ def _entry(label: str, text: str) -> list[str]:
 
 
 def _area(manifest: Manifest) -> str:
-    area = manifest.inspected_area
-    if area is None:
-        return "not recorded"
-    warning = doubt(area)
-    text = describe(area, manifest.preprocessing.parts)
-    return f"{text}. WARNING: {printable(warning)}" if warning else text
+    area, settings = manifest.inspected_area, manifest.preprocessing
+    text = "not recorded" if area is None else describe(area, settings.parts)
+    mask = mask_text(settings)
+    warnings = ["" if area is None else doubt(area), missing_note(area, settings)]
+    return ". ".join([text, *([mask] if mask else []), *(f"WARNING: {printable(w)}" for w in warnings if w)])
 
 
 def _input(manifest: Manifest) -> str:

@@ -48,14 +48,15 @@ class CmdiadError(Exception):
         self.found = found
         self.expected = expected
         self.action = action
-        problem = f"{self.subject}: found {found}" if self.subject else _capitalised(found)
-        sentences = [problem, f"Expected {expected}" if expected else "", _capitalised(action)]
+        problem, goal, remedy = (" ".join(text.split()) for text in (found, expected, action))
+        problem = f"{self.subject}: found {problem}" if self.subject else _capitalised(problem)
+        sentences = [problem, f"Expected {goal}" if goal else "", _capitalised(remedy)]
         super().__init__(" ".join(_with_full_stop(sentence) for sentence in sentences if sentence))
 
 
 def _with_full_stop(sentence: str) -> str:
-    """Return a sentence on one line; causes from other libraries may end in a full stop already."""
-    return f"{printable(' '.join(sentence.split())).rstrip('.')}."
+    """Return a printable sentence; causes from other libraries may end in a full stop already."""
+    return f"{printable(sentence).rstrip('.')}."
 
 
 def _capitalised(sentence: str) -> str:

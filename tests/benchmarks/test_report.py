@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from cmdiad_bench.report import comparison, galleries, report
 from cmdiad_bench.report import page as page_module
 from cmdiad_bench.report.figures import Compared, Scores, comparison_figure, score_figure
 from cmdiad_bench.report.pictures import draw_pictures
+from cmdiad_runtime.bundle.calibration import SessionScores
+from cmdiad_runtime.bundle.session import Session
+from cmdiad_runtime.bundle.threshold import calibrate, calibrate_sessions
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.evaluation.evaluate import METRICS
-from helpers import assert_refused, command, rewrite_manifest, truncate, write_cloud, write_image
+from helpers import assert_refused, command, rewrite_manifest, set_threshold, truncate, write_cloud, write_image
 
 Cached = Callable[..., Path]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -162,20 +166,26 @@ def test_defects_without_masks_have_no_outline(own_data: Path, bundle: Path, tmp
     assert record["classes"][0]["without_mask"] == 3
     assert "outlined" not in page.text and "No pixel figures: no defect has a usable mask." in page.text
     assert "AUPRO 10 %" not in page.text  # a column without a figure
+    assert "AUPRO 30 %" not in page.text  # a tile without a figure
 
 
 def test_every_misjudged_sample_is_shown(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     """A threshold that no defect reaches: all are missed, and each shows its score below the threshold."""
-    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(score_threshold=1e6))
-    assert command(cli, "report", data, own_bundle, "--out", tmp_path / "high").code == 0
+    set_threshold(own_bundle, 1e6)
+    ended = command(cli, "report", data, own_bundle, "--out", tmp_path / "high")
+    assert ended.code == 0
+    assert ended.err.splitlines()[-1].startswith("warning: gear: 3 of 3 defects are missed")
     record, page = read(tmp_path / "high")
+    assert record["classes"][0]["weakness"].startswith("3 of 3 defects are missed")
+    assert page.text.count("3 of 3 defects are missed") == 1 and "Defects: 3, 3 missed by the score" in page.text
     missed = [sample["name"] for sample in record["classes"][0]["per_sample"] if not sample["correct"]]
     assert len(missed) == record["classes"][0]["missed_defects"] == 3
     assert "Missed defects" in page.text and "Rejected good parts" not in page.text
     assert page.text.count("< threshold 1000000") == 5
-    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(score_threshold=1e-6))
+    set_threshold(own_bundle, 1e-6)
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "low").code == 0
-    page = read(tmp_path / "low")[1]
+    record, page = read(tmp_path / "low")
+    assert record["classes"][0]["missed_defects"] == 0 and "defects are missed" not in page.text
     assert "Rejected good parts" in page.text and "Missed defects" not in page.text
     assert page.text.count("> threshold 0.000001000") == 5
 
@@ -183,7 +193,7 @@ def test_every_misjudged_sample_is_shown(data: Path, own_bundle: Path, tmp_path:
 def test_long_galleries_are_cut_and_folded(data: Path, own_bundle: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(galleries, "_MOST", 2)
     monkeypatch.setattr(page_module, "OPEN", 1)
-    rewrite_manifest(own_bundle, lambda manifest: manifest["calibration"].update(score_threshold=1e6))
+    set_threshold(own_bundle, 1e6)
     assert command(cli, "report", data, own_bundle, "--out", tmp_path).code == 0
     page = read(tmp_path)[1]
     assert "3 of 3 defects. The 2 that score lowest are shown." in page.text
@@ -264,7 +274,7 @@ def test_bundles_are_compared_sample_by_sample(data: Path, bundle: Path, tmp_pat
     paths = [tmp_path / f"{name}.cmdiad" for name in ("<b>low", "high")]
     for path, threshold in zip(paths, (1e-6, 1e6), strict=True):
         shutil.copytree(bundle, path)
-        rewrite_manifest(path, lambda m, t=threshold: m["calibration"].update(score_threshold=t))  # type: ignore[misc]
+        set_threshold(path, threshold)
     ended = command(cli, "report", data, *paths, "--out", tmp_path / "report")
     assert ended.code == 0, ended.err
     record, page = read(tmp_path / "report")
@@ -305,9 +315,9 @@ def test_comparison_shares_one_axis_in_multiples_of_the_thresholds(scale: float)
 
 def test_held_out_scores_are_shown_where_the_bundle_has_them(data: Path, own_bundle: Path, tmp_path: Path) -> None:
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "without").code == 0
-    rewrite_manifest(
-        own_bundle, lambda manifest: manifest["calibration"].update(held_out_scores=[0.5, 0.75, 1e9], sessions=[])
-    )
+    scores = [0.5, 0.75, 1e9]
+    calibration = replace(calibrate(scores, scores, 0.5), verdict="map")
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(calibration=calibration.to_json()))
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "with").code == 0
     record, page = read(tmp_path / "with")
     assert record["classes"][0]["held_out_scores"] == [0.5, 0.75, 1e9]
@@ -322,12 +332,9 @@ def test_sessions_and_their_scores(data: Path, own_bundle: Path, tmp_path: Path)
     assert "by session" not in page.text and "--good DIR" in page.text
 
     def change(manifest: dict[str, Any]) -> None:
-        sessions = [
-            {"name": "training", "samples": 2, "contents": []},
-            {"name": "<b>day", "samples": 1, "contents": []},
-        ]
-        scores = {"held_out_scores": [0.5, 0.75, 9.0], "held_out_peaks": [0.5, 0.75, 9.0]}
-        manifest["calibration"].update(scores, score_threshold=2.0, samples=3, sessions=sessions)
+        parts = (("training", (0.5, 0.75)), ("<b>day", (1.0, 9.0)))
+        scores = [SessionScores(Session(name, 2), values, values) for name, values in parts]
+        manifest["calibration"] = replace(calibrate_sessions(scores, 0.5), verdict="map").to_json()
 
     rewrite_manifest(own_bundle, change)
     assert command(cli, "report", data, own_bundle, "--out", tmp_path / "two").code == 0
@@ -335,8 +342,8 @@ def test_sessions_and_their_scores(data: Path, own_bundle: Path, tmp_path: Path)
     page.assert_harmless()
     assert record["classes"][0]["sessions"][1] == {
         "name": "<b>day",
-        "samples": 1,
-        "lowest": 9.0,
+        "samples": 2,
+        "lowest": 1.0,
         "highest": 9.0,
         "above": 1,
     }

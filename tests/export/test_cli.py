@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import data_trees as trees
 from cmdiad_export import bundle_writer
 from cmdiad_export import cli as export_cli
 from cmdiad_export.cli import cli
@@ -23,6 +24,7 @@ from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.support.records import RecordError
 from cmdiad_train.detectors.family import TrainedDetector
 from cmdiad_train.runs import run as run_module
+from cmdiad_train.runs.record import read_record, write_record
 from helpers import assert_refused, command, flip_byte, python, truncate
 
 Cached = Callable[..., Path]
@@ -48,6 +50,41 @@ def test_newest_finished_run_is_taken_and_named(run: Path, trained: Cached) -> N
     assert ended.out == "bundle: bundles/gear-rgb-none-fp32.cmdiad\n"
     assert "fp32 graph" in ended.err
     assert Bundle.open("bundles/gear-rgb-none-fp32.cmdiad").preprocessing.modality == "rgb"
+    following = next(line for line in ended.err.splitlines() if line.startswith("next: "))
+    folder = json.loads((run / "run.json").read_text())["data"]["folder"]
+    assert following == f"next: cmdiad-run bundles/gear-rgb-none-fp32.cmdiad {folder}/test --output inspected"
+
+
+@pytest.mark.parametrize(
+    ("files", "folder"),
+    [
+        (("OK/1.png", "NOK/2.png"), "NOK"),
+        (("OK/rgb/1.png", "NOK/scratch/rgb/2.png"), "NOK/scratch"),
+        (("OK/1.png",), "OK"),
+        (("1.png",), "."),
+        ((), None),
+    ],
+)
+def test_the_next_command_names_a_folder_that_exists(
+    trained: Cached, tmp_path: Path, files: tuple[str, ...], folder: str | None
+) -> None:
+    for name in files:
+        trees.picture(tmp_path / "photos" / name, len(name))
+    record = read_record(trained("rgb"))
+    own = replace(record, data=replace(record.data, folder=str(tmp_path / "photos")))
+    samples = export_cli._samples_of(own)
+    assert samples == (None if folder is None else tmp_path / "photos" / folder)
+
+
+def test_a_placeholder_claims_no_folder_for_results(
+    run: Path, exported: Cached, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = read_record(run)
+    write_record(run, replace(record, data=replace(record.data, folder="/no/such/folder")))
+    export_cli._report_threshold(run, exported("rgb"))
+    following = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("next: "))
+    assert following.endswith(" PICTURES  # for PICTURES put a folder of new pictures")
+    assert "--output" not in following
 
 
 def set_age(run: Path, seconds: int) -> None:

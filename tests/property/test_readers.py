@@ -26,11 +26,18 @@ STARTS = {
     ".png": b"\x89PNG\r\n\x1a\n",
     ".jpg": b"\xff\xd8\xff",
     ".jpeg": b"\xff\xd8\xff",
+    ".jfif": b"\xff\xd8\xff",
     ".tiff": b"II*\x00",
     ".tif": b"MM\x00*",
     ".ply": b"ply\nformat binary_little_endian 1.0\n",
     ".pcd": b"# .PCD v0.7\nVERSION .7\nFIELDS x y z\n",
     ".npz": b"PK\x03\x04",
+    ".bmp": b"BM\x36\x03"
+    + bytes(6)
+    + b"\x36\x00\x00\x00\x28\x00\x00\x00\x10\x00\x00\x00\x10\x00\x00\x00\x01\x00\x18\x00",
+    ".webp": b"RIFF\x24\x00\x00\x00WEBPVP8 ",
+    ".jp2": b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+    ".j2k": b"\xff\x4f\xff\x51",
 }
 """Beginnings that bring arbitrary bytes past the first check of a reader."""
 

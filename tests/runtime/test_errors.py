@@ -15,3 +15,8 @@ def test_cause_with_a_full_stop_gives_one(cause: str) -> None:
 
 def test_without_a_subject_the_finding_is_a_sentence() -> None:
     assert str(InputError("", found="nothing is there", action="look again")) == "Nothing is there. Look again."
+
+
+def test_spaces_of_a_name_are_kept() -> None:
+    """A reader of the message finds the name in it."""
+    assert str(InputError("  a  b.png", found="no\n file", action="look")) == "  a  b.png: found no file. Look."

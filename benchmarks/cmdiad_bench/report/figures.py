@@ -164,7 +164,7 @@ def comparison_figure(rows: Sequence[Compared]) -> str:
         name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[:_LONGEST_NAME]}…"
         good_above = sum(value > row.threshold for value in row.good)
         missed = sum(value <= row.threshold for value in row.defects)
-        wrong = f"{good_above} of {len(good)} good above, {missed} of {len(defects)} defects not above"
+        wrong = f"{good_above} of {len(good)} good above, {missed} of {len(defects)} defects missed"
         body.append(f'<text class="strong" x="{x.start}" y="{top + 14}">{html.escape(name)}</text>')
         body.append(f'<text class="tick" x="{x.start}" y="{top + 29}">{wrong}</text>')
     for tick in _nice_ticks(edges[0], edges[-1]):
@@ -200,8 +200,8 @@ def _bars(row: Scores, counts: IntArray, edges: FloatArray, x: _Scale, y: _Scale
 
 def _described(row: Scores, threshold: float) -> str:
     above = sum(value > threshold for value in row.values)
-    wrong = f"{above} above" if row.wrong_above else f"{len(row.values) - above} not above"
-    return f"{row.label}: {len(row.values)}, {wrong} the threshold"
+    wrong = f"{above} above the threshold" if row.wrong_above else f"{len(row.values) - above} missed by the score"
+    return f"{row.label}: {len(row.values)}, {wrong}"
 
 
 def _bin_edges(values: FloatArray, threshold: float) -> tuple[FloatArray, int]:

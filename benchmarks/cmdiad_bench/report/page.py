@@ -18,6 +18,7 @@ from cmdiad_bench.report.pictures import draw_legend
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import is_rate_based
 from cmdiad_runtime.support.score_text import score_texts
+from cmdiad_runtime.support.share_text import share_text
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
 
 COLUMNS = (
@@ -70,6 +71,7 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
         columns=[
             (key, title) for key, title in COLUMNS if any(section.record[key] is not None for section in sections)
         ],
+        shows_good=any(section.record["good"] for section in sections),
         legend=draw_legend(),
         opened=OPEN,
     )
@@ -106,6 +108,7 @@ def _view(section: Section, compared: Container[str]) -> dict[str, Any]:
         "compared": category in compared,
         "sensor": sensor,
         "defects": record["samples"] - record["good"],
+        "ranked": any(row["image_auroc"] is not None for row in record["defects"]),
         "charts": _charts(record),
         "threshold": _threshold(record["calibration"]),
         "sessions": _sessions(record),
@@ -164,7 +167,7 @@ def _facts(record: dict[str, Any], sensor: str) -> list[tuple[str, str]]:
         ("Bundle", record["bundle"]),
         ("Inspects with", sensor),
         *([("Parts in a picture", str(record["parts"]))] if record["parts"] > 1 else []),
-        *([("Not inspected (mask)", f"{record['ignored_share']:.1%}")] if record["ignored_share"] else []),
+        *([("Not inspected (mask)", share_text(record["ignored_share"]))] if record["ignored_share"] else []),
         ("Precision, engine", f"{record['precision']}, {record['engine']}"),
         ("Detector family", record["family"] or "not recorded"),
         *([("Settings of the family", settings)] if settings else []),
@@ -185,10 +188,10 @@ def _threshold(record: dict[str, Any]) -> str:
     rate, samples = _percent(calibration.false_reject_rate), f"{calibration.samples} held-out good samples"
     low, high = map(_percent, calibration.interval)
     if is_rate_based(calibration):
-        basis = f"for at most {rate} of good parts rejected ({calibration.method}, {samples})"
+        basis = f"set so that on average at most {rate} of good parts are rejected ({calibration.method}, {samples})"
     else:
         basis = f"{calibration.method}; {rate} of {samples} are above" if calibration.samples else calibration.method
-    return f"{value}, {basis}; with 95 % confidence, {low} to {high} of good parts are above"
+    return f"{value}, {basis}. The true share of good parts above may lie between {low} and {high} (95 % interval)"
 
 
 def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:

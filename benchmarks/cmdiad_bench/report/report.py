@@ -32,6 +32,7 @@ from cmdiad_train.datasets import GOOD, open_category
 from cmdiad_train.evaluation.bootstrap import LEVEL, RESAMPLES
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS, mean_over_classes
 from cmdiad_train.evaluation.metrics import pro_curve, roc_curve
+from cmdiad_train.evaluation.weakness import weakness
 
 FORMAT = "cmdiad-report"
 FORMAT_VERSION = 1
@@ -147,6 +148,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "parts": bundle.preprocessing.parts,
         "ignored_share": 0.0 if ignored is None else ignored.share,
         "warning": "" if record.inspected_area is None else doubt(record.inspected_area),
+        "weakness": weakness(measured),
         "bundle_sha256": sha256_of(bundle.path / MANIFEST),
         "created": record.created,
         "recipe": record.recipe,

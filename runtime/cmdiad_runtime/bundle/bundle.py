@@ -10,6 +10,7 @@ from typing import Any
 
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Tolerance
+from cmdiad_runtime.bundle.graph_fit import check_graph_fits
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
 from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest
 from cmdiad_runtime.bundle.manifest_records import GRAPH
@@ -17,6 +18,7 @@ from cmdiad_runtime.engines.graph_contents import GraphContentError, check_graph
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.envelope.names import CHECKS, LEARNT_CHECKS
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.preprocess.inspected_area.missing import missing_checks, missing_note
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
 
@@ -45,9 +47,18 @@ class Bundle:
 
     @property
     def skipped_checks(self) -> tuple[str, ...]:
-        """Return the names of the checks that are not made: the ignored ones, and without envelope all learnt ones."""
+        """Return the names of the checks that are not made.
+
+        These are the ignored ones, without envelope all learnt ones, and those of an area without limits.
+        """
         without = LEARNT_CHECKS if self.record.envelope is None else ()
-        return tuple(name for name in CHECKS if name in without or name in self.ignored_checks)
+        skipped = (name for name in CHECKS if name in without or name in self.ignored_checks)
+        return (*skipped, *missing_checks(self.record.inspected_area, self.preprocessing))
+
+    @property
+    def area_note(self) -> str:
+        """Return the note about an area without limits, or ""."""
+        return missing_note(self.record.inspected_area, self.preprocessing)
 
     @property
     def exported_off(self) -> tuple[str, ...]:
@@ -114,9 +125,13 @@ class Bundle:
             raise damaged(folder / MANIFEST, str(error)) from error
         check_files(folder, record.files)
         try:
-            check_graph_contents(folder / GRAPH)
+            ports = check_graph_contents(folder / GRAPH)
         except (GraphContentError, OSError) as error:
             raise damaged(folder / GRAPH, str(error)) from error
+        try:
+            check_graph_fits(ports, record)
+        except RecordError as error:
+            raise damaged(folder / MANIFEST, str(error)) from error
         ignored = () if record.envelope is None else record.envelope.off
         return Bundle(folder, record, content, record.calibration, ignored)
 

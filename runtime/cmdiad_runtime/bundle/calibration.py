@@ -13,9 +13,9 @@ from cmdiad_runtime.support.records import (
     make_tuple,
     require,
     require_integer,
+    require_line,
     require_number,
     require_numbers,
-    require_text,
 )
 
 SCORE_LIMIT = 1e12
@@ -49,7 +49,7 @@ class Calibration:
         map_threshold: Map value above which a pixel is drawn as anomalous.
         false_reject_rate: Requested share of good parts that may be rejected, in (0, 1); for a threshold set by hand,
             the share of held-out samples above it, in [0, 1].
-        samples: Number of held-out good samples behind the thresholds, at least the number of held-out scores.
+        samples: Number of held-out good samples behind the thresholds; the number of held-out scores if there are any.
         method: Method that determined the score threshold.
         warning: Reason why the number of samples does not support the rate, or "".
         interval: 95 % confidence interval of the share of good parts above the score threshold; (0, 1) if unknown.
@@ -85,8 +85,8 @@ class Calibration:
             require_number(self, name, -SCORE_LIMIT, SCORE_LIMIT)
         require_number(self, "false_reject_rate", 0, 1)
         require_integer(self, "samples", 0, 1 << 40)
-        require_text(self, "method")
-        require_text(self, "warning")
+        require_line(self, "method")
+        require_line(self, "warning")
         require_numbers(self, "interval", 0, 1)
         require(
             len(self.interval) == 2 and self.interval[0] <= self.interval[1], self, "interval", "two ascending shares"
@@ -94,7 +94,8 @@ class Calibration:
         require(self.verdict in VERDICTS, self, "verdict", f"one of {', '.join(VERDICTS)}")
         for name in ("held_out_scores", "held_out_peaks"):
             require_numbers(self, name, -SCORE_LIMIT, SCORE_LIMIT)
-            require(len(getattr(self, name)) <= self.samples, self, "samples", f"as many as there are {name}")
+            count = len(getattr(self, name))
+            require(count in (0, self.samples), self, "samples", f"{count}, the number of {name}")
         self._check_sessions()
 
     def _check_sessions(self) -> None:

@@ -24,8 +24,8 @@ from cmdiad_runtime.support.records import (
     make_tuple,
     require,
     require_integer,
+    require_line,
     require_number,
-    require_text,
 )
 
 Float64 = npt.NDArray[np.float64]
@@ -143,7 +143,7 @@ class Comparison:
     passed: bool
 
     def __post_init__(self) -> None:
-        require_text(self, "engine")
+        require_line(self, "engine")
         require(self.precision in tuple(TOLERANCES), self, "precision", f"one of {', '.join(TOLERANCES)}")
         require(isinstance(self.passed, bool), self, "passed", "true or false")
         for name in ("score_max_abs", "score_max_share", "map_max_abs", "map_mean_abs", "map_max_share"):
@@ -197,7 +197,7 @@ class Certificate:
 
     def __post_init__(self) -> None:
         for name in ("machine", "reference", "golden"):
-            require_text(self, name)
+            require_line(self, name)
         require_integer(self, "samples", 1, 1 << 40)
         tolerances = isinstance(self.tolerances, Mapping) and self.tolerances.items()
         require(

@@ -20,6 +20,7 @@ from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, SIGNATURE,
 from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRecord, Provenance, stored_preprocessing
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import verify_signature
+from cmdiad_runtime.bundle.stored_calibration import stored_calibration
 from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.envelope.record import Envelope
@@ -156,8 +157,8 @@ class Manifest:
         readers: dict[str, Callable[[Any], Any]] = {
             "preprocessing": stored_preprocessing,
             "graph": GraphRecord.from_json,
-            "calibration": Calibration.from_json,
-            "calibration_original": Calibration.from_json,
+            "calibration": stored_calibration,
+            "calibration_original": stored_calibration,
             "certificate": Certificate.from_json,
             "files": _files_from_json,
             "provenance": Provenance.from_json,

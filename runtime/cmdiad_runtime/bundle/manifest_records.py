@@ -17,8 +17,8 @@ from cmdiad_runtime.support.records import (
     require,
     require_instance,
     require_integer,
+    require_line,
     require_object,
-    require_text,
 )
 
 GRAPH = "graph.onnx"
@@ -97,7 +97,7 @@ class EngineRecord:
     fingerprint: EngineFingerprint
 
     def __post_init__(self) -> None:
-        require_text(self, "file")
+        require_line(self, "file")
         require_instance(self, "fingerprint", EngineFingerprint)
 
     @staticmethod

@@ -17,9 +17,9 @@ from cmdiad_runtime.support.records import (
     require,
     require_instance,
     require_integer,
+    require_line,
     require_number,
     require_object,
-    require_text,
 )
 
 PLAN_FIGURES = ("bank", "latency_ms", "memory_mb", "graph_mb", "auroc", "score_max_share")
@@ -130,7 +130,7 @@ class SearchRecord:
 
     def __post_init__(self) -> None:
         for name in ("asked", "method", "reference"):
-            require_text(self, name)
+            require_line(self, name)
         require_object(self, "samples")
         require_instance(self, "chosen", SearchFigures)
         require_instance(self, "tolerance", SearchTolerance)
@@ -184,7 +184,7 @@ class PlanRecord:
             if not is_number(self.chosen.get(name), -LARGEST_NUMBER, LARGEST_NUMBER):
                 raise RecordError(f"PlanRecord.chosen has {name} {self.chosen.get(name)!r:.60}, expected a number")
         for name in ("budget", "because", "engine"):
-            require_text(self, name, longest=10_000)
+            require_line(self, name, longest=10_000)
         require_object(self, "samples")
         for name in ("points", "refused"):
             make_tuple(self, name)

@@ -34,9 +34,9 @@ from cmdiad_runtime.support.records import (
     require,
     require_instance,
     require_integer,
+    require_line,
     require_number,
     require_object,
-    require_text,
     require_time,
 )
 from cmdiad_runtime.support.regular_file import read_regular
@@ -75,7 +75,7 @@ class SelfTest:
 
     def __post_init__(self) -> None:
         for name in ("engine", "identity"):
-            require_text(self, name)
+            require_line(self, name)
         for name in ("certificate_sha256", "file_sha256"):
             require(is_sha256(getattr(self, name)), self, name, "64 lower-case hexadecimal digits")
         require_instance(self, "comparison", Comparison)

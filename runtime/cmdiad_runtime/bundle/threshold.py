@@ -9,21 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT, Calibration, SessionScores
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.records import RecordError
+
+if TYPE_CHECKING:
+    from cmdiad_runtime.bundle.bundle import Bundle
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 ORDER_STATISTIC = "interpolated order statistic"
 SET_BY_HAND = "set by hand"
 LEAST_COST = "least expected cost"
+_EARLIER = ("order statistic", "Student prediction limit")
 _MOST_WARNED = 3
 _ROUNDING = 1e-9  # (19 + 1)·(1 - 0.05) must not count as more than 19
 
@@ -137,7 +140,7 @@ def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     _check_rate(rate)
     rank, warning = _rank(n, rate), ""
     if rank > n:
-        needed = math.ceil(1 / rate - _ROUNDING) - 1
+        needed = "more than a million" if rate < 1e-6 else f"{math.ceil(1 / rate - _ROUNDING) - 1}"
         warning = (
             f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}. Until then "
             f"about {1 / (n + 1):.1%} of good parts are rejected"
@@ -188,6 +191,11 @@ def threshold_by_hand(value: float, held_out: Scores) -> Threshold:
 def is_rate_based(calibration: Calibration) -> bool:
     """Return True if the score threshold was computed for a false-reject rate."""
     return not calibration.method.startswith((SET_BY_HAND, LEAST_COST))
+
+
+def is_earlier_method(method: str) -> bool:
+    """Return True for a method of an earlier version, whose thresholds this version cannot recompute."""
+    return method.startswith(_EARLIER)
 
 
 def adjusted(

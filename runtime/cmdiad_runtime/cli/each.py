@@ -25,19 +25,22 @@ Cells = Mapping[str, str]
 """Texts of a row of the table, by column."""
 
 
-def for_each(names: Sequence[str], work: Callable[[str], Cells], *, first_column: str = "category") -> int:
+def for_each(
+    names: Sequence[str], work: Callable[[str], Cells], *, first_column: str = "category", following: str = ""
+) -> int:
     """Do some work for each name, whether or not it fails for another one, and print a table of the results.
 
     Args:
         names: Names, for example of categories.
         work: Function that does the work for a name and returns cells for the table. "result" is the last column.
         first_column: Heading of the names.
+        following: Next command to give if the work has succeeded for at least one name; "" for none.
 
     Returns:
         The exit code of the first work that failed, or 0.
     """
     rows: list[Cells] = []
-    code = 0
+    code = failures = 0
     spent: list[float] = []
     try:
         for number, name in enumerate(names, start=1):
@@ -48,14 +51,18 @@ def for_each(names: Sequence[str], work: Callable[[str], Cells], *, first_column
                 cells = work(name)
             except (CmdiadError, OSError) as error:
                 failed = error.exit_code if isinstance(error, CmdiadError) else OutputError.exit_code
-                say(f"error: {printable(str(error))}")
+                text = printable(str(error))
+                say(f"error: {text}")
                 code = code or failed
-                cells = {"result": f"failed, exit code {failed}"}
+                cells = {"result": f"failed, exit code {failed}: {text}"}
+                failures += 1
             else:
                 spent += [] if cells["result"] == KEPT else [time.monotonic() - start]
             rows.append({first_column: printable(name), **cells})
     finally:  # An interruption keeps what is finished, too.
         click.echo(table(rows))
+    if following and failures < len(names):
+        say(f"next: {following}")
     return code
 
 

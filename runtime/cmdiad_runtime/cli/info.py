@@ -74,12 +74,14 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 def _detector_lines(detector: dict[str, Any], inspects: dict[str, Any]) -> list[tuple[str, str]]:
     choices = [detector[name] for name in ("family", "mode", "variant", "hallucination") if name in detector]
     parts = "" if detector["parts"] == 1 else f", {detector['parts']} parts"
-    ignored = f"; {inspects['ignored_share']:.1%} ignored by the mask" if inspects["ignored_share"] else ""
     return [
         ("detector", ", ".join([detector["modality"], *choices])),
         *[(f"{name} extractor", text) for name, text in detector["extractors"].items()],
         ("view", f"{detector['view']}, {detector['size']}×{detector['size']} pixels{parts}"),
-        ("inspects", f"{inspects['area'] or 'unknown: made by an earlier version'}{ignored}"),
+        ("inspects", inspects["area"] or "unknown: made by an earlier version"),
+        *[("not inspected", text) for text in (inspects["mask"],) if text],
+        *[("not checked", text) for text in (inspects["note"],) if text],
+        *[("warning", text) for text in (inspects["warning"],) if text],
     ]
 
 
@@ -115,8 +117,7 @@ def _threshold_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if len(threshold["sessions"]) > 1:
         lines.append(("sessions", ", ".join(f"{part['name']} {part['samples']}" for part in threshold["sessions"])))
-    if threshold["warning"]:
-        lines.append(("warning", threshold["warning"]))
+    lines += [("warning", doubt) for doubt in threshold["doubts"]]
     exported = summary.get("exported_threshold")
     if exported is not None:
         lines.append(("exported with", f"score {exported['score_threshold']:.6g}, map {exported['map_threshold']:.6g}"))

@@ -13,7 +13,7 @@ from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.cli.sources import Inputs, open_sources
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES
-from cmdiad_runtime.envelope.names import FROZEN_AFTER
+from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
@@ -265,6 +265,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 
         repeat_certificate(bundle, options, output, keep=self_test)
         return 0
+    if output is not None:
+        inputs.require_apart_from(output)
     from cmdiad_runtime.inspection.results import ResultsOptions
 
     stored = ResultsOptions(append=append, table=csv, overlays=overlays)
@@ -331,6 +333,8 @@ def _inspect_all(
                         sources.finish(inspected)
             finally:
                 place = f", results in {printable(output)}" if output else ""
+                if results is not None and results.lost_overlays:
+                    place += f", {results.lost_overlays} overlays lost"
                 count = passed + failed if sources.count is None else sources.count
                 say(f"{passed} of {count} samples inspected{place}")
     if lines.broken and output is None:
@@ -344,14 +348,13 @@ def _inspect_all(
 
 
 def _report_checks(bundle: Bundle) -> None:
-    """Print which checks of the recording conditions are not made."""
-    if bundle.record.envelope is None:
-        say(
-            "note: the bundle has no envelope, so pictures unlike the training samples are scored without a word. "
-            "Train and export again with this version."
-        )
-    elif bundle.skipped_checks:
-        say(f"checks switched off: {', '.join(bundle.skipped_checks)}")
+    """Print which checks are not made, and which share of the picture is not inspected."""
+    from cmdiad_runtime.cli.notes import notes_about
+
+    for note in notes_about(bundle):
+        say(note)
+    if bundle.ignored_checks:
+        say(f"checks switched off: {', '.join(name for name in CHECKS if name in bundle.ignored_checks)}")
 
 
 def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:
@@ -365,8 +368,9 @@ def _report(inspected: InspectedSource, results: Results | None, lines: ResultLi
     inspection = inspected.inspection
     name = printable(inspection.name)
     line = results.add(inspected) if results is not None else {}
-    if line.get("overlay_error"):
-        say(f"warning: {name}: the overlay cannot be written ({line['overlay_error']}); the verdict is stored")
+    if results is not None and line["overlay_error"] and results.lost_overlays == 1:
+        problem = f"the overlay cannot be written ({line['overlay_error']}); the verdict is stored"
+        say(f"warning: {name}: {problem}. More lost overlays are counted in the last line")
     worked = not lines.broken
     score = f"{inspection.score:.6g}" if inspection.inspected else "-"
     lines.write(f"{inspection.verdict}\t{score}\t{name}\t{inspection.reason or '-'}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
 
@@ -55,6 +56,19 @@ class Inputs:
 
     def __bool__(self) -> bool:
         return bool(self.paths) or self.watch is not None
+
+    def require_apart_from(self, output: Path) -> None:
+        """Raise OutputError if the folder for results is a folder of inputs, which may be samples of a data set."""
+        from cmdiad_runtime.inspection.find_inputs import is_folder
+
+        for folder in filter(None, (*self.paths, self.watch)):
+            if is_folder(output) and is_folder(folder) and folder.samefile(output):
+                raise OutputError(
+                    output,
+                    found="a folder of pictures or clouds to inspect",
+                    expected="a folder for results apart from the inputs",
+                    action="choose another --output",
+                )
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,14 @@ from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import SIGNATURE
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.manifest_records import FIGURES, stored_preprocessing
+from cmdiad_runtime.bundle.stored_calibration import stored_calibration
+from cmdiad_runtime.cli.threshold_text import doubts_about
 from cmdiad_runtime.engines import LIBRARIES
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe
+from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
+from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe, doubt
+from cmdiad_runtime.preprocess.mask_note import mask_text
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, is_number
@@ -84,7 +88,7 @@ def summary_of_run(folder: Path) -> dict[str, Any]:
     finished = run.get("status") == "complete"
     stored = None
     if finished:
-        stored = _record(calibration, _read_object(calibration).get("calibration"), Calibration.from_json)
+        stored = _record(calibration, _read_object(calibration).get("calibration"), stored_calibration)
     data, provenance = _object(file, run, "data"), _object(file, run, "provenance")
     return {
         "kind": "run",
@@ -129,11 +133,14 @@ def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenanc
 
 
 def _inspects(area: InspectedArea | None, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return the inspected area as text, and the share of it that an inspection mask excludes."""
+    """Return the inspected area as text, with what an inspection mask excludes and what speaks against the area."""
     ignored = preprocessing.ignored
     return {
         "area": None if area is None else describe(area, preprocessing.parts),
         "ignored_share": 0.0 if ignored is None else ignored.share,
+        "mask": mask_text(preprocessing),
+        "note": missing_note(area, preprocessing),
+        "warning": "" if area is None else doubt(area),
     }
 
 
@@ -155,6 +162,7 @@ def _threshold(calibration: Calibration) -> dict[str, Any]:
     return {
         **{name: value for name, value in content.items() if name not in ("held_out_scores", "held_out_peaks")},
         "verdict": calibration.verdict,
+        "doubts": list(doubts_about(calibration)),
         "sessions": [{"name": session.name, "samples": session.samples} for session in calibration.sessions],
     }
 

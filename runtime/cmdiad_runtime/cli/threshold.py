@@ -42,7 +42,7 @@ EXAMPLES = (
 )
 
 EXIT_CODES = {
-    3: "a folder of parts cannot be used, or some parts could not be inspected",
+    3: "a folder of parts cannot be used, some parts could not be inspected, or the costs allow no useful threshold",
     4: "bundle unusable",
     5: "engine unusable",
     6: "bundle or plot not writable",
@@ -258,7 +258,7 @@ def _lines(calibration: Calibration) -> dict[str, str]:
         "deciding score": {"map": "largest value of the map", "image": "image score"}[calibration.verdict],
         "score threshold": f"{calibration.score_threshold:.6g}",
         "map threshold": f"{calibration.map_threshold:.6g}",
-        "method": calibration.method,
+        "method": printable(calibration.method),
         "false rejects": f"{calibration.false_reject_rate:.2%}; 95 % interval {low:.2%} to {high:.2%} of good parts",
         "held-out samples": f"{len(held_out)}, scores {min(held_out):.6g} to {max(held_out):.6g}"
         if held_out

@@ -14,7 +14,7 @@ from cmdiad_runtime.support.output import say
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.bundle.tradeoff import Costs, Tradeoff
+    from cmdiad_runtime.bundle.tradeoff import Costs, Tradeoff, Verdicts
     from cmdiad_runtime.engines import EngineName
     from cmdiad_runtime.inspection.score_parts import ScoredFolder
 
@@ -143,11 +143,15 @@ def with_least_cost(bundle: Bundle, parts: Parts, costs: Costs) -> Bundle:
 
     Raises:
         BundleError: The bundle has no held-out scores, or no positive score.
+        InputError: At these costs the cheapest threshold lets every bad part pass, or rejects every good part. The
+            table is printed first, so that costs or threshold can be chosen by it.
     """
     from cmdiad_runtime.bundle.tradeoff import at_least_cost
-    from cmdiad_runtime.errors import BundleError
+    from cmdiad_runtime.cli.threshold_text import tradeoff_table
+    from cmdiad_runtime.errors import BundleError, InputError
 
-    verdicts = tradeoff_of(bundle, parts).cheapest(costs)
+    tradeoff = tradeoff_of(bundle, parts)
+    verdicts = tradeoff.cheapest(costs)
     if verdicts is None:
         raise BundleError(
             bundle.path,
@@ -155,7 +159,26 @@ def with_least_cost(bundle: Bundle, parts: Parts, costs: Costs) -> Bundle:
             expected="scores that a positive threshold can separate",
             action="train and export again",
         )
+    problem = _useless(tradeoff, verdicts)
+    if problem:
+        for line in tradeoff_table(tradeoff, bundle.calibration.score_threshold):
+            click.echo(line)
+        raise InputError(
+            "--cost-miss, --cost-reject, --bad-share",
+            found=f"costs at which it is cheapest that {problem}",
+            expected="a threshold that separates good and bad parts; the threshold is not changed",
+            action="check the costs and --bad-share, or choose a threshold from the table with --threshold",
+        )
     return at_least_cost(bundle, verdicts)
+
+
+def _useless(tradeoff: Tradeoff, verdicts: Verdicts) -> str:
+    """Return as text which parts a threshold does not distinguish at all, or ""."""
+    if verdicts.missed == len(tradeoff.bad):
+        return f"all {verdicts.missed} bad parts pass"
+    if sum(verdicts.rejected) == sum(map(len, tradeoff.good)):
+        return f"all {sum(verdicts.rejected)} good parts are rejected"
+    return ""
 
 
 def show_tradeoff(bundle: Bundle, parts: Parts, costs: Costs | None, plot: Path | None) -> None:
@@ -174,17 +197,16 @@ def show_tradeoff(bundle: Bundle, parts: Parts, costs: Costs | None, plot: Path 
     from cmdiad_runtime.cli.threshold_text import tradeoff_table
 
     tradeoff, threshold = tradeoff_of(bundle, parts), bundle.calibration.score_threshold
+    verdicts = tradeoff.at(threshold)
+    problem = _useless(tradeoff, verdicts)
+    if problem:
+        say(f"warning: at the threshold in use {problem}.")
     click.echo()
     for line in tradeoff_table(tradeoff, threshold):
         click.echo(line)
-    verdicts = tradeoff.at(threshold)
     if costs is not None:
         expected = tradeoff.cost(verdicts, costs)
         click.echo(f"expected cost: {expected:.4g} for each part of the production, {costs.bad_share:g} of them bad")
-        if verdicts.missed == len(tradeoff.bad):
-            say("warning: at these costs every bad part passes. Check the costs and --bad-share.")
-        if sum(verdicts.rejected) == sum(map(len, tradeoff.good)):
-            say("warning: at these costs every good part is rejected. Check the costs and --bad-share.")
     _warn_of_good_parts(bundle, parts)
     if plot is not None:
         draw_tradeoff(tradeoff, threshold, f"{printable(bundle.name)}: missed and rejected parts").write(plot)

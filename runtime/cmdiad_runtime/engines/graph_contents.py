@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmdiad_runtime.engines.graph_file import weights_path
@@ -36,6 +37,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
 _KEYS = ("location", "offset", "length", "checksum")
 _LONGEST_TEXT = 4096
+_PORTS = {11: "inputs", 12: "outputs"}
+"""Fields of a graph that declare inputs and outputs."""
 _OUTSIDE_OPERATORS = (b"EPContext",)
 """Operators whose attributes name files: a compiled engine of ONNX Runtime."""
 
@@ -44,13 +47,29 @@ class GraphContentError(ValueError):
     """A file is not an ONNX graph, or refers to data in another place than its weights file."""
 
 
-def check_graph_contents(graph: Path) -> None:
+@dataclass(frozen=True)
+class GraphPorts:
+    """Inputs and outputs that a graph declares: the shape by name, None for a length that is not fixed.
+
+    Attributes:
+        inputs: Shapes of the inputs.
+        outputs: Shapes of the outputs.
+    """
+
+    inputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    outputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+def check_graph_contents(graph: Path) -> GraphPorts:
     """Raise GraphContentError unless all data of a graph lies in the graph or within the weights file next to it.
 
     Initializers, sparse initializers, attributes, subgraphs, functions and training graphs are examined.
 
     Args:
         graph: ONNX file.
+
+    Returns:
+        The inputs and outputs of the graph.
 
     Raises:
         GraphContentError: The file is not an ONNX graph; an array lies in another file or beyond the end of the
@@ -70,6 +89,7 @@ def check_graph_contents(graph: Path) -> None:
             walk.message("model", 0, len(data), 0)
             if not walk.graphs:
                 raise GraphContentError("no ONNX graph")
+            return walk.ports
 
 
 class _Walk:
@@ -77,12 +97,14 @@ class _Walk:
 
     Attributes:
         graphs: Number of graphs seen.
+        ports: Inputs and outputs of the model's graph, as far as they were seen.
     """
 
     def __init__(self, data: mmap.mmap, weights_name: str, weights_size: int | None) -> None:
         self._data, self._weights_name, self._weights_size = data, weights_name, weights_size
         self._fields = 0
         self.graphs = 0
+        self.ports = GraphPorts()
 
     def message(self, kind: str, at: int, end: int, depth: int) -> None:
         """Examine a message of a kind in `_INSIDE`, bytes [at, end)."""
@@ -101,11 +123,40 @@ class _Walk:
                 self.message(within, start, at, depth + 1)
             elif kind == "node" and number == _OPERATOR:
                 self._operator(start, at)
+            elif kind == "graph" and depth == 1 and number in _PORTS:
+                name, shape = self._port(start, at)
+                getattr(self.ports, _PORTS[number])[name] = shape
 
     def _operator(self, start: int, end: int) -> None:
         name = self._data[start : min(end, start + 64)]
         if name in _OUTSIDE_OPERATORS:
             raise GraphContentError(f"the operator {name.decode()}, which reads another file")
+
+    def _port(self, start: int, end: int) -> tuple[str, tuple[int | None, ...]]:
+        """Return name and shape of a ValueInfoProto with the type of a tensor."""
+        names = self._contents(1, start, end)
+        places = [(start, end)]
+        for number in (2, 1, 2, 1):  # type, tensor_type, shape, dim
+            places = [inner for place in places for inner in self._contents(number, *place)]
+        return self._text(*names[-1]) if names else "", tuple(self._length(*place) for place in places)
+
+    def _contents(self, sought: int, at: int, end: int) -> list[tuple[int, int]]:
+        """Return start and end of every field of bytes with this number."""
+        contents = []
+        while at < end:
+            number, wire, start, at = self._field(at, end)
+            if number == sought and wire == _BYTES:
+                contents.append((start, at))
+        return contents
+
+    def _length(self, at: int, end: int) -> int | None:
+        """Return the length that a dimension fixes, or None."""
+        length = None
+        while at < end:
+            number, wire, start, at = self._field(at, end)
+            if number == 1 and wire == _VARINT:
+                length = self._varint(start, at)[0]
+        return length
 
     def _tensor(self, at: int, end: int) -> None:
         locations: list[int] = []

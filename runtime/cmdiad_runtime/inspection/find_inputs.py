@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cmdiad_runtime.names import Modality, Sensors
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
 from cmdiad_runtime.support.lock import LOCK_NAME
 
@@ -27,7 +28,7 @@ SKIPPED_TEXTS: dict[Skipped, str] = {
     "mask": "masks",
     "own result": "results of cmdiad",
     "link": "links to files that are inspected",
-    "other format": "pictures or clouds of another format",
+    "other format": "files of another format",
     "other folder": "outside the data set's folders of the modality",
 }
 """Text for people, by reason."""
@@ -38,10 +39,19 @@ _THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "_
 _SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+found"])
 _MASK_ENDINGS = ("_mask", "-mask")
 _THUMBNAIL_ENDINGS = ("_thumb", "-thumb", "_thumbnail", "-thumbnail")
-_OTHER_FORMATS = frozenset([".avif", ".exr", ".gif", ".heic", ".jxl", ".las", ".laz", ".obj", ".raw", ".stl", ".xyz"])
-"""Pictures and clouds that cmdiad does not read. They are counted, so that nobody takes them for inspected."""
+_SIDE_FILES = frozenset(
+    [
+        *(".aae", ".cfg", ".csv", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".jsonl", ".lnk", ".lock"),
+        *(".log", ".md", ".md5", ".pdf", ".py", ".sha256", ".toml", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml"),
+        *(".xmp", ".yaml", ".yml"),
+    ]
+)
+"""Endings of files that are never a picture or cloud. Every other file that is not inspected is counted."""
+_SIDE_NAMES = frozenset(["changelog", "license", "makefile", "notice", "readme"])
+"""The same by name, for names without an ending."""
 _KNOWN = frozenset(suffix for suffixes in MODALITY_SUFFIXES.values() for suffix in suffixes)
 _LAYOUT_FOLDERS = frozenset(folder for folders in MODALITY_FOLDERS.values() for folder in folders)
+_MOST_ENDINGS, _LONGEST_ENDING = 5, 12
 _RESULTS_MARKS = ("results.jsonl", LOCK_NAME)
 """Files next to the folder `overlays` of results."""
 
@@ -53,18 +63,37 @@ class InputFiles:
     Attributes:
         paths: Files in order. A folder among them contains no file of the modality, or cannot be listed.
         skipped: Number of files that were left out, by reason.
+        endings: Number of those of another format, by the ending of the name.
     """
 
     paths: tuple[Path, ...]
     skipped: Mapping[Skipped, int] = field(default_factory=dict)
+    endings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def skipped_text(self) -> str:
         """Return one line about the files that were left out, or "" if there are none."""
+        endings = f" ({endings_text(self.endings)})" if self.endings else ""
         counts = ", ".join(
-            f"{self.skipped[reason]} {text}" for reason, text in SKIPPED_TEXTS.items() if reason in self.skipped
+            f"{self.skipped[reason]} {text}{endings if reason == 'other format' else ''}"
+            for reason, text in SKIPPED_TEXTS.items()
+            if reason in self.skipped
         )
         return f"skipped: {counts}" if counts else ""
+
+
+def endings_text(endings: Mapping[str, int]) -> str:
+    """Return the most frequent endings of names with their numbers, for example "3 .heic, 1 without ending"."""
+    frequent = Counter(endings).most_common(_MOST_ENDINGS)
+    texts = [f"{count} {printable(ending[:_LONGEST_ENDING]) or 'without ending'}" for ending, count in frequent]
+    return ", ".join([*texts, "…"] if len(endings) > len(frequent) else texts)
+
+
+def other_files(folder: Path, modality: Modality) -> Mapping[str, int]:
+    """Return the number of files of another format in a folder and all folders below, by the ending of the name."""
+    search = _Search(modality)
+    search.files_in(folder)
+    return search.endings
 
 
 def find_inputs(paths: Sequence[Path], modality: Sensors) -> InputFiles:
@@ -81,7 +110,7 @@ def find_inputs(paths: Sequence[Path], modality: Sensors) -> InputFiles:
     for path in paths:
         inputs.extend(search.files_in(path) if path in folders else [path])
     inputs = inputs or folders  # Folders that contain nothing but links to each other: a run without samples is no OK.
-    return InputFiles(tuple(inputs), dict(search.skipped))
+    return InputFiles(tuple(inputs), dict(search.skipped), dict(search.endings))
 
 
 def is_folder(path: Path) -> bool:
@@ -98,12 +127,14 @@ class _Search:
     Attributes:
         seen: Device and number of the files that are inspected, and of the folders that were searched.
         skipped: Number of files that were left out, by reason.
+        endings: Number of those of another format, by the ending of the name.
     """
 
     def __init__(self, modality: Modality) -> None:
         self.modality = modality
         self.seen: set[tuple[int, int]] = set()
         self.skipped: Counter[Skipped] = Counter()
+        self.endings: Counter[str] = Counter()
 
     def files_in(self, folder: Path) -> list[Path]:
         """Return the files to inspect in a folder; the folder itself if there are none, or it cannot be listed."""
@@ -113,6 +144,7 @@ class _Search:
         inputs = [path for path in chosen if self._is_new(path)]
         only_links = self.skipped["link"] > links
         self.skipped += Counter()  # Remove zeros.
+        self.endings += Counter()
         return [*inputs, *unreadable] or ([] if only_links else [folder])
 
     def _pictures_and_clouds(self, folder: Path, unreadable: list[Path]) -> Iterator[Path]:
@@ -134,8 +166,9 @@ class _Search:
                     if skipped is None or not entry.is_symlink():
                         pending.append((path, skipped or skipped_folder(path)))
                 elif reason := skipped or skipped_file(path):
-                    known = MODALITY_SUFFIXES[self.modality] if reason != "other format" else _OTHER_FORMATS
-                    self.skipped[reason] += path.suffix.lower() in known
+                    suffix = path.suffix.lower()
+                    self.skipped[reason] += reason == "other format" or suffix in MODALITY_SUFFIXES[self.modality]
+                    self.endings[suffix] += reason == "other format"
                 elif path.suffix.lower() in _KNOWN:
                     yield path
 
@@ -149,7 +182,9 @@ class _Search:
                 self.skipped["other folder"] += len(chosen)
                 return own
         parts = {path.with_suffix("") for path in chosen}
-        self.skipped["other format"] += sum(path.with_suffix("") not in parts for path in loose)
+        others = [path for path in loose if path.with_suffix("") not in parts]
+        self.skipped["other format"] += len(others)
+        self.endings.update(path.suffix.lower() for path in others)
         return chosen
 
     def _is_new(self, path: Path) -> bool:
@@ -171,7 +206,13 @@ def skipped_file(path: Path) -> Skipped | None:
         return "mask"
     if stem.endswith(_THUMBNAIL_ENDINGS):
         return "thumbnail"
-    return "other format" if path.suffix.lower() in _OTHER_FORMATS else None
+    return "other format" if is_other_format(path) else None
+
+
+def is_other_format(path: Path) -> bool:
+    """Return True for a name that is neither that of a picture or cloud which cmdiad reads, nor of a side file."""
+    suffix = path.suffix.lower()
+    return not (suffix in _KNOWN or suffix in _SIDE_FILES or (not suffix and path.name.lower() in _SIDE_NAMES))
 
 
 def skipped_folder(folder: Path) -> Skipped | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inspection.find_inputs import find_inputs, is_folder
+from cmdiad_runtime.inspection.find_inputs import endings_text, find_inputs, is_folder, other_files
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import XYZ_SUFFIXES
@@ -52,10 +52,10 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
 
 
 def _no_file(folder: Path, modality: Modality) -> InputError:
-    plain = MIXED_SUFFIXES[modality]
+    plain, others = MIXED_SUFFIXES[modality], endings_text(other_files(folder, modality))
     return InputError(
         folder,
-        found=f"no {modality} file",
+        found=f"no {modality} file" + (f", but files of another format ({others})" if others else ""),
         expected=f"files ending in {', '.join(plain)}",
         action="check the folder and --modality"
         + ("; depth images in PNG belong into a folder named depth" if modality == "xyz" else ""),

@@ -17,7 +17,8 @@ def read_names(read: Callable[[int], bytes], *, null: bool = False) -> Iterator[
     r"""Yield the names of a list as they arrive.
 
     Empty lines are skipped. Everything else in a line belongs to the name, spaces and bytes that are not UTF-8
-    included; on Windows a carriage return at the end does not.
+    included. A carriage return at the end does not, on Windows, or if only the name without it exists: a list that was
+    written on Windows.
 
     Args:
         read: Function that returns at most this number of bytes as soon as there are any, and none at the end.
@@ -51,10 +52,11 @@ def read_standard_input(size: int) -> bytes:
 
 
 def _path(line: bytes, null: bool) -> Iterator[Path]:
-    if os.name == "nt" and not null:
-        line = line.removesuffix(b"\r")
     if b"\0" in line:
         raise _no_list("names that are separated by zero bytes", null)
+    without = line.removesuffix(b"\r")
+    if not null and (os.name == "nt" or not without or (os.path.lexists(without) and not os.path.lexists(line))):
+        line = without
     if line:
         yield Path(os.fsdecode(line))
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from cmdiad_runtime.inspection.stored_results import (
     write_table,
 )
 from cmdiad_runtime.printable import cause_of
-from cmdiad_runtime.support.files import require_outside_bundles
+from cmdiad_runtime.support.files import free_name, require_outside_bundles
+from cmdiad_runtime.support.in_place import FileInPlace
 from cmdiad_runtime.support.line_file import LineFile
 from cmdiad_runtime.support.lock import lock_folder
 
@@ -78,27 +79,36 @@ class Results:
         folder: Folder to write to, which this process owns.
         station: Bundle and engine.
         ids: Source of ids.
-        overlays: True to write a picture per sample.
-        table: True to write `results.csv` too.
+        lock: Lock file of the folder.
+        options: Choices; `append` is not used.
+
+    Attributes:
+        folder: See Args.
+        lost_overlays: Number of pictures that could not be written.
 
     Raises:
         OutputError: A file cannot be opened.
     """
 
-    def __init__(self, folder: Path, station: Station, ids: PartIds, *, overlays: bool, table: bool) -> None:
+    def __init__(
+        self, folder: Path, station: Station, ids: PartIds, *, lock: FileInPlace, options: ResultsOptions
+    ) -> None:
         self.folder = folder
+        self.lost_overlays = 0
         self._station = station
+        self._lock = lock
         self._ids = ids
-        self._overlays = overlays
+        self._overlays = options.overlays
         self._unsettled: _Unsettled | None = None
         self._lines = LineFile(folder / RESULTS)
-        self._table = LineFile(folder / TABLE) if table else None
+        self._table = LineFile(folder / TABLE) if options.table else None
 
     def add(self, inspected: InspectedSource) -> dict[str, Any]:
         """Store a sample and return its line. A picture that cannot be written is left out, with the reason.
 
         Raises:
-            OutputError: The line cannot be stored. Everything stored before stays.
+            OutputError: The line cannot be stored, or the folder was removed, moved or replaced. Everything stored
+                before stays.
         """
         source = inspected.source
         part_id = self._ids.next(source if isinstance(source, Path) else Path(source.name))
@@ -108,12 +118,24 @@ class Results:
             part_id=part_id, read_ms=inspected.read_ms, overlay=overlay, overlay_error=error, file_state=state
         )
         line = result_line(inspected.inspection, stored, self._station)
+        self.require_in_place()
         self._lines.append(json_line(line))
         if problem := self._settle():  # The stored line names a picture that could not get its name: warn.
             line |= {"overlay": None, "overlay_error": problem}
         if self._table is not None:
             self._table.append(csv_line(line))
+        self.lost_overlays += line["overlay_error"] is not None
         return line
+
+    def require_in_place(self) -> None:
+        """Check that the folder still holds the files that this process has opened.
+
+        Raises:
+            OutputError: A file was removed, moved or replaced.
+        """
+        for file in filter(None, (self._lines, self._table)):
+            file.require_in_place()
+        self._lock.require()
 
     def close(self) -> None:
         """Finish the last picture and close the files.
@@ -169,25 +191,26 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
 
     Raises:
         OutputError: Another process owns the folder, it contains results and `append` is False, its results are
-            damaged, it cannot be written to, or it lies in a bundle.
+            damaged, it cannot be written to, it lies in a bundle, or it was removed, moved or replaced meanwhile.
     """
     require_outside_bundles(folder, option="--output")
     _make_folders(folder)
-    with lock_folder(folder):
+    with lock_folder(folder) as lock:
         if not options.append and has_results(folder, table=options.table):
             raise OutputError(
                 folder,
                 found="results of an earlier run",
                 expected="a new or empty folder",
-                action="add --append to continue these results, or choose another --output",
+                action=f"add --append to continue these results; --output {free_name(folder)} is free",
             )
         continued = options.append and (folder / TABLE).exists()
         stored = repair_results(folder)
-        if table := options.table or continued:
+        options = replace(options, table=options.table or continued)
+        if options.table:
             write_table(folder)
-        ids = PartIds(stored.ids)
-        with contextlib.closing(Results(folder, station, ids, overlays=options.overlays, table=table)) as results:
+        with contextlib.closing(Results(folder, station, PartIds(stored.ids), lock=lock, options=options)) as results:
             yield results
+            results.require_in_place()
 
 
 def _make_folders(folder: Path) -> None:

@@ -18,7 +18,7 @@ IsFinished = Callable[[str], bool]
 """Function that returns True for the `Arrived.key` of a sample that needs no further look."""
 SayOnce = Callable[[str, str], None]
 """Receiver of a subject and a message; of several messages with the same subject, only the first is shown."""
-_TEMPORARY = (".tmp", ".part", ".partial")
+_TEMPORARY = (".tmp", ".part", ".partial", "~")
 
 
 class FolderAwayError(OSError):
@@ -146,11 +146,11 @@ def _is_known(entry: os.DirEntry[str], parent: str, is_finished: IsFinished) -> 
 
 def _is_left_out(path: Path, say: SayOnce) -> bool:
     """Return True, and say so once for each reason, if a picture or cloud is no input because of its name."""
+    temporary = path.name.startswith("~") or path.name.endswith(_TEMPORARY) or path.stem.endswith(_TEMPORARY)
     reason = skipped_file(path)
-    if reason is not None:
+    if reason is not None and not (temporary and reason == "other format"):
         say(reason, f"skipped: {SKIPPED_TEXTS[reason]}, the first is {printable(path)}")
         return True
-    temporary = path.name.startswith("~") or path.stem.endswith(_TEMPORARY)
     if temporary and _modalities_of(path):
         say("temporary", f"skipped: files with a temporary name, the first is {printable(path)}")
     return temporary

@@ -16,7 +16,7 @@ from cmdiad_runtime.sample import XyzImage
 
 __all__ = ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "image_colour", "read_rgb", "read_xyz"]
 
-RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
+RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
 """Suffixes of image files, in lower case. A TIFF file is an image or a cloud; see `folders.loose_files`."""
 
 _CLOUD_READERS = {

@@ -21,6 +21,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES = 26
 """Length of the PNG signature and the IHDR chunk up to the bit depth (byte 24) and the colour type (byte 25)."""
 
+EIGHT_BITS = "set the camera to 8 bits per channel, or save the image as 8-bit RGB or grey"
+"""Action for an image whose numbers Pillow would shorten."""
+
 _AGAIN = "wait until the sensor has written the file, or record the sample again"
 
 FilePath = str | PathLike[str]
@@ -218,6 +221,11 @@ def check_point_count(path: FilePath, count: int) -> None:
 def _too_large(path: FilePath, size: str, expected: str) -> InputError:
     action = "crop or shrink the sensor's image; if the image is smaller, the file is damaged"
     return _refused(path, size, expected, action, "too-large")
+
+
+def bits_per(unit: str, bits: int) -> str:
+    """Return a number of bits as text, for example "16 bits per channel"."""
+    return f"{bits} {'bit' if bits == 1 else 'bits'} per {unit}"
 
 
 def too_many(count: int, unit: str, most: int) -> NoReturn:

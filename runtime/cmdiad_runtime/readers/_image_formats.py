@@ -21,24 +21,21 @@ from PIL import (
 
 from cmdiad_runtime.readers import limits
 from cmdiad_runtime.readers._files import (
+    EIGHT_BITS,
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
     ContentError,
     FilePath,
+    bits_per,
     bounded,
     check_size,
     too_many,
 )
+from cmdiad_runtime.readers._jpeg import JPEG_SIGNATURE, check_jpeg
 from cmdiad_runtime.readers._jpeg2000 import CODESTREAM, CONTAINER, check_jpeg2000
 from cmdiad_runtime.readers._tiff_image import TIFF_SIGNATURES, check_tiff_image
 
-EIGHT_BITS = "set the camera to 8 bits per channel"
-"""Action for an image whose numbers Pillow would shorten."""
-
 _HEADER_BYTES = 34
-_JPEG = b"\xff\xd8\xff"
-_JPEG_SCAN = b"\xff\xda"
-_BLOCK = 1 << 20
 _PNG_PALETTE = 3
 _BMP_OLD_HEADER = 12
 _BMP_UNPACKED = (0, 3)
@@ -69,25 +66,10 @@ def open_image(path: FilePath, file: BinaryIO) -> Image.Image:
     raise ContentError("a file that is no image of these formats", "save the image as PNG or JPEG")
 
 
-def check_scans(file: BinaryIO) -> None:
-    """Check the number of scans of a JPEG file, and leave the file at its beginning.
-
-    Raises:
-        ContentError: There are more than `limits.MAX_JPEG_SCANS`; decoding would take minutes.
-    """
-    scans, last = 0, b""
-    while block := file.read(_BLOCK):
-        scans += (last + block).count(_JPEG_SCAN)
-        last = block[-1:]
-    if scans > limits.MAX_JPEG_SCANS:
-        too_many(scans, "scans in a JPEG image", limits.MAX_JPEG_SCANS)
-    file.seek(0)
-
-
 def check_bits(bits: int) -> None:
     """Raise ContentError for numbers of other than 8 bits, which Pillow would silently convert."""
     if bits != 8:
-        raise ContentError(f"{bits} bits per channel", EIGHT_BITS)
+        raise ContentError(bits_per("channel", bits), EIGHT_BITS)
 
 
 def _open_png(path: FilePath, file: BinaryIO, header: bytes) -> Image.Image:
@@ -99,9 +81,9 @@ def _open_png(path: FilePath, file: BinaryIO, header: bytes) -> Image.Image:
 
 
 def _open_jpeg(path: FilePath, file: BinaryIO, header: bytes) -> Image.Image:
-    check_scans(file)
     image = JpegImagePlugin.JpegImageFile(bounded(file))
     check_size(path, image.height, image.width)
+    check_jpeg(file)
     return image
 
 
@@ -113,7 +95,7 @@ def _open_bmp(path: FilePath, file: BinaryIO, header: bytes) -> Image.Image:
     if packing not in _BMP_UNPACKED:
         raise ContentError("a compressed BMP image", "save the image uncompressed, or as PNG")
     if bits not in _BMP_BITS:
-        raise ContentError(f"{bits} bits per pixel", EIGHT_BITS)
+        raise ContentError(bits_per("pixel", bits), EIGHT_BITS)
     image = BmpImagePlugin.BmpImageFile(bounded(file))
     check_size(path, image.height, image.width)
     return image
@@ -175,7 +157,7 @@ def _check_buffered(path: FilePath, height: int, width: int) -> None:
 
 _FORMATS: dict[tuple[bytes, ...], Callable[[FilePath, BinaryIO, bytes], Image.Image]] = {
     (PNG_SIGNATURE,): _open_png,
-    (_JPEG,): _open_jpeg,
+    (JPEG_SIGNATURE,): _open_jpeg,
     (b"BM",): _open_bmp,
     TIFF_SIGNATURES: _open_tiff,
     (CODESTREAM, CONTAINER): _open_jpeg2000,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from cmdiad_runtime.readers import limits
-from cmdiad_runtime.readers._files import ContentError, too_many
+from cmdiad_runtime.readers._files import ContentError, bits_per, too_many
 
 CODESTREAM = b"\xff\x4f\xff\x51"
 """First bytes of a codestream: its beginning and the marker of its size."""
@@ -102,7 +102,7 @@ def _read_size(file: BinaryIO) -> _Size:
     for _ in range(channels):
         bits, across, down = _numbers(file, "BBB")
         if bits != _BITS:
-            raise ContentError(f"{(bits & 127) + 1} bits per channel", "set the camera to 8 bits per channel, unsigned")
+            raise ContentError(bits_per("channel", (bits & 127) + 1), "set the camera to 8 bits per channel, unsigned")
         if (across, down) != (1, 1):
             raise ContentError("channels of different sizes", "save the image without subsampling of colours")
     if tile_width == 0 or tile_height == 0 or right <= left or bottom <= top:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import limits
-from cmdiad_runtime.readers._files import ContentError, FilePath, check_size
+from cmdiad_runtime.readers._files import EIGHT_BITS, ContentError, FilePath, bits_per, check_size
 from cmdiad_runtime.readers._tiff_directories import Directory, check_directories, first_directory
 from cmdiad_runtime.support.regular_file import open_regular
 
@@ -68,7 +68,7 @@ def check_tiff_image(path: FilePath, file: BinaryIO) -> None:
     check_size(path, height, width)
     bits = set(directory.values.get(_BITS, (1,)))
     if bits != {8} and not (directory.first(_PHOTOMETRIC, 0) == _PALETTE and max(bits) <= 8):
-        raise ContentError(f"{max(bits)} bits per channel", "set the camera to 8 bits per channel")
+        raise ContentError(bits_per("channel", max(bits)), EIGHT_BITS)
     if set(directory.values.get(_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
         raise ContentError("numbers with a sign or a fraction", "save the image as 8-bit RGB or grey")
     if directory.first(_COMPRESSION, 1) not in _COMPRESSIONS:

@@ -19,6 +19,7 @@ from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
     PNG_SIGNATURE,
     FilePath,
+    bits_per,
     bounded,
     check_points,
     decoding,
@@ -197,7 +198,7 @@ def depth_scale_of(path: FilePath, scale: float | None, depth: npt.NDArray[Any])
 def _check_depth(path: FilePath, header: bytes) -> None:
     bits, colour_type = header[24], header[25]
     if (bits, colour_type) != (16, 0):
-        problem = f"an image of {bits} bits per channel" + ("" if colour_type == 0 else " that is not grey")
+        problem = f"an image of {bits_per('channel', bits)}" + ("" if colour_type == 0 else " that is not grey")
         action = "save depth as a 16-bit grey PNG, or pass a photo as an image and not as a cloud"
         raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
 

@@ -28,6 +28,9 @@ MAX_JSON_BYTES = 65_536
 MAX_JPEG_SCANS = 100
 """Most scans of a progressive JPEG image; software writes about ten. Each one costs the time of a whole image."""
 
+MAX_JPEG_BYTES = 1 << 28
+"""Largest JPEG file, which is read into memory."""
+
 MAX_BUFFERED_PIXELS = 40_000_000
 """Most pixels of a WebP or JPEG 2000 image; their decoders keep several copies of all pixels."""
 

@@ -23,13 +23,13 @@ from cmdiad_runtime.readers._files import (
     decoding,
     open_input,
 )
-from cmdiad_runtime.readers._image_formats import check_scans
+from cmdiad_runtime.readers._jpeg import JPEG_SIGNATURE, check_jpeg
 from cmdiad_runtime.readers._tiff_directories import check_directories
 from cmdiad_runtime.sample import Mask
 
 _EXPECTED = "a mask of the defect: white (or one colour) on black, as PNG, JPEG, BMP or TIFF"
 _AGAIN = "save the mask as an 8-bit grey PNG with 255 on the defect and 0 elsewhere"
-_JPEG, _BMP, _TIFF = b"\xff\xd8\xff", b"BM", (b"II", b"MM")
+_BMP, _TIFF = b"BM", (b"II", b"MM")
 _MOST_LABELS = 32
 """Whole numbers up to this are labels of defects or instances, not grey levels."""
 _MOST_BETWEEN = 0.05
@@ -79,13 +79,15 @@ def _read_values(path: FilePath, file: BinaryIO) -> tuple[npt.NDArray[np.float32
         file.seek(0)
     image = _open(file, header)
     check_size(path, image.height, image.width)
+    if header.startswith(JPEG_SIGNATURE):
+        check_jpeg(file)
     image.load()
     _check_image(image)
     if image.mode in ("P", "PA") or image.has_transparency_data:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     array = np.asarray(image)
     scaled = _scaled(array if array.ndim == 3 else array[..., None])
-    if header.startswith(_JPEG) and 0 < scaled.max() < 0.75:
+    if header.startswith(JPEG_SIGNATURE) and 0 < scaled.max() < 0.75:
         raise ContentError("a JPEG image without white", _AGAIN)  # JPEG does not keep labels such as 0 and 1.
     if image.mode in ("LA", "RGBA"):
         return scaled[..., :-1], scaled[..., -1]
@@ -99,8 +101,7 @@ def _open(file: BinaryIO, header: bytes) -> Image.Image:
         if header[24] == 16 and header[25] != 0:
             raise ContentError("a mask of 16 bits per colour", _AGAIN)  # Pillow would drop the lower 8 bits.
         return PngImagePlugin.PngImageFile(data)
-    if header.startswith(_JPEG):
-        check_scans(file)
+    if header.startswith(JPEG_SIGNATURE):
         return JpegImagePlugin.JpegImageFile(data)
     if header.startswith(_BMP):
         return BmpImagePlugin.BmpImageFile(data)

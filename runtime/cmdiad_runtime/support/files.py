@@ -19,6 +19,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from os import PathLike
 from pathlib import Path
 
@@ -260,8 +261,20 @@ def _check_vacant(path: FilePath, final: Path) -> None:
             path,
             found=problem,
             expected="a new or empty folder",
-            action="remove that first, or choose another name",
+            action=f"remove that first, or choose another name: {free_name(path)} is free",
         )
+
+
+def free_name(path: FilePath) -> Path:
+    """Return the first of NAME-2, NAME-3 … next to a path that does not exist. The suffix `.cmdiad` stays at the end.
+
+    Args:
+        path: Path of the name NAME.
+    """
+    place = Path(path)
+    stem = place.name.removesuffix(".cmdiad")
+    names = (f"{stem}-{number}{place.name[len(stem) :]}" for number in count(2))
+    return next(free for free in map(place.with_name, names) if not os.path.lexists(free))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from types import TracebackType
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import flush_folder
+from cmdiad_runtime.support.in_place import FileInPlace
 
 SYNC_SECONDS = 1.0
 """Longest time between two flushes to the disk while lines are appended."""
@@ -22,7 +23,8 @@ class LineFile:
 
     `append` passes a line to the operating system before it returns, so the line survives the end of the process,
     including `kill -9`. To survive a power failure too, the file is flushed to the disk at most once per SYNC_SECONDS
-    and when it is closed. A line that does not fit on the disk is removed again, and the file stays whole.
+    and when it is closed. A line that does not fit on the disk is removed again, and the file stays whole. No line is
+    written into a file that was removed, moved or replaced.
 
     Args:
         path: File to append to; created if missing. Its content must end with a line end.
@@ -40,6 +42,7 @@ class LineFile:
                 flush_folder(path.parent)
         except OSError as error:
             raise _not_written(path, error) from error
+        self._place = FileInPlace(path, os.fstat(self._file))
         self._synced = time.monotonic()
         self._open = True
 
@@ -48,6 +51,14 @@ class LineFile:
         """Return the size of the file in bytes: that of all whole lines."""
         return os.fstat(self._file).st_size
 
+    def require_in_place(self) -> None:
+        """Check that the path still leads to this file.
+
+        Raises:
+            OutputError: The file was removed, moved or replaced.
+        """
+        self._place.require()
+
     def append(self, line: str) -> None:
         """Append one line.
 
@@ -55,8 +66,10 @@ class LineFile:
             line: Text without a line end.
 
         Raises:
-            OutputError: The line cannot be written, or the file cannot be flushed. Earlier lines stay.
+            OutputError: The line cannot be written, the file is no longer in place, or the file cannot be flushed.
+                Earlier lines stay.
         """
+        self.require_in_place()
         content = f"{line}\n".encode()
         before = self.size
         try:

@@ -14,14 +14,17 @@ from pathlib import Path
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import FilePath
+from cmdiad_runtime.support.in_place import FileInPlace
 
 LOCK_NAME = ".cmdiad.lock"
 """Name of the lock file in a folder that one process owns."""
 
 
 @contextmanager
-def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
+def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[FileInPlace]:
     """Own an existing folder until the block ends. The lock file is `.cmdiad.lock` in the folder.
+
+    Yield the lock file: once that is no longer in place, another process could own a folder of the same name.
 
     Args:
         folder: Folder to own.
@@ -55,6 +58,6 @@ def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[None]:
             action="choose another folder",
         ) from error
     try:
-        yield
+        yield FileInPlace(lock_file, lock_file.stat())
     finally:
         lock.release()

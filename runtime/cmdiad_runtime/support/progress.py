@@ -15,6 +15,8 @@ _LEAST_PARTS = 2
 """Number of parts that must be measured before the time left is estimated."""
 _LEAST_SECONDS = 1.0
 """Time that these parts must have taken."""
+_LEAST_SHARE = 0.02
+"""Share of the step that these parts must be."""
 _SHORT_SECONDS = 5.0
 """A shorter time left is not shown."""
 _LONG_SECONDS = 30.0
@@ -34,7 +36,7 @@ class TerminalReporter:
         self._step = ""
         self._spoken = 0.0
         self._started = 0.0
-        self._first = 0
+        self._marks: list[tuple[int, float]] = []
         self._announced = False
 
     def step(self, name: str, done: int, total: int) -> None:
@@ -50,7 +52,7 @@ class TerminalReporter:
         if kind != self._step:
             self._end_line()
             self._step, self._started, self._spoken = kind, now, now
-            self._first, self._announced = done, False
+            self._marks, self._announced = [(done, now)], False
         left = self._seconds_left(done, total, now)
         text = "" if left is None or left < _SHORT_SECONDS else f"{about(left)} left"
         if self._terminal:
@@ -62,11 +64,18 @@ class TerminalReporter:
             sys.stderr.write(f"{name}: {done}/{total} ({now - self._started:.0f} s{f', {text}' if text else ''})\n")
 
     def _seconds_left(self, done: int, total: int, now: float) -> float | None:
-        """Estimate the time left from the parts since the first report of the step; None before enough are measured."""
-        measured, seconds = done - self._first, now - self._started
-        if measured < _LEAST_PARTS or seconds < _LEAST_SECONDS:
+        """Estimate the time left from the later half of the finished parts; None before enough are measured.
+
+        The first parts of a step are often slower than the others.
+        """
+        first = self._marks[0][0]
+        measured, last = done - first, self._marks[-1][0] - first
+        if measured > 0 and measured >= 2 * last:
+            self._marks.append((done, now))
+        if measured < max(_LEAST_PARTS, _LEAST_SHARE * total) or now - self._started < _LEAST_SECONDS:
             return None
-        return seconds / measured * (total - done)
+        earlier, at = next(mark for mark in reversed(self._marks) if mark[0] - first <= measured / 2)
+        return (now - at) / (done - earlier) * (total - done)
 
     def say(self, line: str) -> None:
         """Write one line of text."""

@@ -16,6 +16,8 @@ from typing import Any
 
 LARGEST_NUMBER = sys.float_info.max
 """Upper limit of `require_number` for a value that only has to be finite."""
+_CONTROLS = ("Cc", "Zl", "Zp")
+"""Unicode categories of control characters, line separators and paragraph separators."""
 
 
 class RecordError(ValueError):
@@ -114,12 +116,17 @@ def require_time(record: object, field: str) -> None:
     require(known, record, field, "a date and time in ISO 8601")
 
 
+def require_line(record: object, field: str, *, longest: int = 1000) -> None:
+    """Raise RecordError unless a field is text in one line: without control characters and line separators."""
+    require_text(record, field, longest=longest)
+    controls = any(unicodedata.category(character) in _CONTROLS for character in getattr(record, field))
+    require(not controls, record, field, "text without control characters")
+
+
 def require_name(record: object, field: str) -> None:
-    """Raise RecordError unless a field is text with a visible character and without control characters."""
-    require_text(record, field)
-    value = getattr(record, field)
-    controls = any(unicodedata.category(character) == "Cc" for character in value)
-    require(bool(value.strip()) and not controls, record, field, "a name without control characters")
+    """Raise RecordError unless a field is text in one line with a visible character."""
+    require_line(record, field)
+    require(bool(getattr(record, field).strip()), record, field, "a name")
 
 
 def require_object(record: object, field: str) -> None:

@@ -19,7 +19,7 @@ from cmdiad_runtime.cli.sign import cli as sign_cli
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
-from helpers import assert_refused, command, flip_byte, rewrite_manifest
+from helpers import assert_refused, command, flip_byte, rewrite_manifest, set_threshold
 
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
@@ -98,7 +98,7 @@ def test_signature_of_another_key(signed: Path, keys: tuple[Path, Path], tmp_pat
 
 
 def test_manifest_made_whole_again_after_tampering(signed: Path, keys: tuple[Path, Path]) -> None:
-    rewrite_manifest(signed, lambda manifest: manifest["calibration"].update(score_threshold=1e9))
+    rewrite_manifest(signed, lambda manifest: manifest.update(name="forged"))
     Bundle.open(signed)  # its own hash stops accidents only
     with pytest.raises(BundleError, match="not this key's of this manifest"):
         Bundle.open(signed, require_signature=keys[1])
@@ -145,10 +145,8 @@ def test_manifest_does_not_list_the_signature(signed: Path, keys: tuple[Path, Pa
 
 
 def test_another_threshold_needs_another_signature(signed: Path, keys: tuple[Path, Path]) -> None:
-    from dataclasses import replace
-
     Bundle.open(signed, require_signature=keys[1])
-    change_bundle(signed, lambda b: replace(b.calibration, score_threshold=b.calibration.score_threshold * 2))
+    set_threshold(signed, 77.0)
     with pytest.raises(BundleError, match="not this key's of this manifest"):
         Bundle.open(signed, require_signature=keys[1])
     change_bundle(signed, lambda b: b.certified_calibration)

@@ -22,8 +22,8 @@ def test_a_failing_category_does_not_stop_the_others(capsys: pytest.CaptureFixtu
     assert printed.out.splitlines() == [
         "category  image AUROC  result",
         "old       0.987        kept",
-        "broken    -            failed, exit code 7",
-        "missing   -            failed, exit code 4",
+        "broken    -            failed, exit code 7: broken: found no samples. Add some.",
+        "missing   -            failed, exit code 4: missing: found no bundle. Export one.",
         "new       0.987        trained",
     ]
     assert "error: broken: found no samples. Add some." in printed.err
@@ -39,6 +39,13 @@ def test_an_interruption_shows_what_is_finished(capsys: pytest.CaptureFixture[st
     with pytest.raises(KeyboardInterrupt):
         for_each(["first", "second"], interrupted)
     assert capsys.readouterr().out == "category  result\nfirst     trained\n"
+
+
+def test_the_next_command_follows_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    for_each(["old", "broken"], work, following="cmdiad-export --category all")
+    assert capsys.readouterr().err.endswith("next: cmdiad-export --category all\n")
+    for_each(["broken"], work, following="cmdiad-export --category all")
+    assert "next:" not in capsys.readouterr().err
 
 
 def test_table_without_rows_is_empty() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.inspection.inputs import read_sample
+from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.printable import printable
 from helpers import Ended, assert_refused, command, sample_files, truncate, write_image
@@ -154,10 +156,31 @@ def test_output_inside_the_input_folder_is_no_input(exported: Cached, photo: Pat
     bundle = exported("rgb")
     assert command(cli, bundle, tmp_path, "--output", tmp_path / "out").code == 0
     again = command(cli, bundle, tmp_path, "--output", tmp_path / "out", "--append")
-    assert again.err.splitlines()[0] == "skipped: 1 results of cmdiad"
-    same = command(cli, bundle, tmp_path, "--output", tmp_path)
-    assert [line["input"] for line in results(tmp_path)] == [str(tmp_path / "part.png")], same.err
+    assert "skipped: 1 results of cmdiad" in again.err.splitlines()
     assert len(results(tmp_path / "out")) == 2
+
+
+@pytest.mark.failure_mode("Results into the folder of the inputs")
+def test_output_that_is_the_input_folder_is_refused(exported: Cached, photo: Path, tmp_path: Path) -> None:
+    shutil.copy(photo, tmp_path / "part.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for inputs in ([tmp_path], [tmp_path / "link"], ["--watch", tmp_path]):
+        ended = command(cli, exported("rgb"), *inputs, "--output", tmp_path)
+        assert_refused(ended, 6, tmp_path, "a folder of pictures or clouds to inspect")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "part.png"]
+
+
+def test_lost_overlays_are_reported_once_and_counted(
+    exported: Cached, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Inspection) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Inspection, "overlay", fail)
+    ended = command(cli, exported("rgb"), *[photo] * 3, "--output", tmp_path / "out", "--frozen-after", 9)
+    assert ended.code == 0
+    assert ended.err.count("the overlay cannot be written (no space left on device)") == 1
+    assert ended.err.splitlines()[-1] == f"3 of 3 samples inspected, results in {tmp_path / 'out'}, 3 overlays lost"
 
 
 # --- names -------------------------------------------------------------------------------------------------------
@@ -256,7 +279,9 @@ def test_full_disk_ends_the_run_without_a_lost_line(
     stored = results(out)
     assert len(stored) == len(ended.stdout.splitlines()) < 400
     assert any(line["overlay_error"] for line in stored)  # pictures were lost first, and nothing else
-    assert ended.stderr.count("warning: ") == sum(line["overlay_error"] is not None for line in stored)
+    lost = sum(line["overlay_error"] is not None for line in stored)
+    assert ended.stderr.count("the overlay cannot be written") == 1
+    assert f", {lost} overlays lost" in ended.stderr
     shutil.copytree(out, tmp_path / "copy")
     assert command(cli, exported("rgb"), photo, "--output", tmp_path / "copy", "--append").code == 0
     assert len(results(tmp_path / "copy")) == len(stored) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.cli.threshold import cli
 from helpers import assert_refused, command, read_image, rewrite_manifest, sample_files, truncate, write_image
@@ -178,16 +180,18 @@ def test_least_expected_cost_is_set_when_asked_for(own_bundle: Path, data: Path)
     assert_refused(kept, 3, "2 new good parts")
 
 
-def test_costs_at_which_every_bad_part_passes_are_named(own_bundle: Path, data: Path) -> None:
-    def raise_scores(manifest: dict[str, Any]) -> None:
-        calibration = manifest["calibration"]
-        calibration["held_out_scores"] = [1e6 for _ in calibration["held_out_scores"]]
-
-    rewrite_manifest(own_bundle, raise_scores)
-    ended = command(cli, own_bundle, *bad_folders(data), "--cost-miss", 1, "--cost-reject", 1)
-    assert "at these costs every bad part passes" in ended.err
-    ended = command(cli, own_bundle, *bad_folders(data), "--cost-miss", 1e6, "--cost-reject", 1)
-    assert "at these costs every good part is rejected" in ended.err
+def test_costs_at_which_every_bad_part_passes_change_nothing(own_bundle: Path, data: Path) -> None:
+    calibration = replace(calibrate([1e6] * 40, [1e6] * 40, 0.05), verdict="map")
+    rewrite_manifest(own_bundle, lambda manifest: manifest.update(calibration=calibration.to_json()))
+    before = (own_bundle / "manifest.json").read_bytes()
+    for cost, problem in ((1, "bad parts pass"), (1e6, "good parts are rejected")):
+        ended = command(cli, own_bundle, *bad_folders(data), "--cost-miss", cost, "--cost-reject", 1)
+        assert_refused(ended, 3, "--cost-miss", problem, "choose a threshold from the table with --threshold")
+        assert "bad missed" in ended.out
+        assert (own_bundle / "manifest.json").read_bytes() == before
+    ended = command(cli, own_bundle, *bad_folders(data), "--threshold", 1e6)
+    assert ended.code == 0, ended.err
+    assert "warning: at the threshold in use all" in ended.err
 
 
 def test_bad_parts_that_were_used_as_good_ones_are_named(own_bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -67,3 +67,12 @@ def test_limits_hold_no_nan() -> None:
 def test_every_check_is_a_reason_with_a_remedy() -> None:
     assert set(CHECKS) <= set(REASONS)
     assert {measure.check for measure in MEASURES.values()} | {"image-size"} == set(LEARNT_CHECKS) == set(ACTIONS)
+
+
+def test_limits_are_shown_within_what_a_measure_can_be() -> None:
+    """A message expected "-7.32 of 255 to 17.5 of 255"."""
+    assert MEASURES["dark"].show(-7.32) == "0 of 255"
+    assert MEASURES["bright"].show(261.0) == "255 of 255"
+    assert MEASURES["dark"].show(17.46) == "17.5 of 255"
+    assert MEASURES["valid"].show(1.03) == "100 %"
+    assert MEASURES["red_blue"].show(-7.32) == "-7.32 of 255"

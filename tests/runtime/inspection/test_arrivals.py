@@ -41,6 +41,15 @@ def test_names_may_contain_line_ends_between_zero_bytes() -> None:
     assert list(read_names(blocks(b"a\nb.png\0c.p", b"ng\0"), null=True)) == [Path("a\nb.png"), Path("c.png")]
 
 
+def test_lists_that_were_written_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file of such a list was missing. A name that does end in a carriage return still counts."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "odd.png\r"):
+        (tmp_path / name).touch()
+    names = read_names(blocks(b"a.png\r\n\r\nodd.png\r\nmissing.png\r\n"))
+    assert [str(name) for name in names] == ["a.png", "odd.png\r", "missing.png\r"]
+
+
 @pytest.mark.parametrize(
     ("contents", "null", "words"),
     [

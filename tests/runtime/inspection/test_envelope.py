@@ -16,6 +16,7 @@ from cmdiad_runtime.cli.threshold import cli as threshold_cli
 from cmdiad_runtime.envelope.names import LEARNT_CHECKS
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.pipeline import inspect_stream
+from cmdiad_runtime.preprocess.inspected_area.missing import OUTSIDE_CHECKS, PART_CHECKS
 from helpers import command, sample_files, write_image
 
 Exported = Callable[..., Path]
@@ -99,7 +100,7 @@ def test_identical_frames_can_be_allowed(exported: Exported, images: list[Path],
 @pytest.mark.failure_mode("A bundle of an earlier version without limits of recording conditions")
 def test_a_bundle_of_an_earlier_version_says_that_nothing_is_checked() -> None:
     for path in FORMAT_1.glob("*.cmdiad"):
-        assert Bundle.open(path).skipped_checks == LEARNT_CHECKS
+        assert Bundle.open(path).skipped_checks == (*LEARNT_CHECKS, *PART_CHECKS, *OUTSIDE_CHECKS)
 
 
 def test_a_run_names_the_checks_that_are_switched_off(exported: Exported, images: list[Path], tmp_path: Path) -> None:

@@ -57,6 +57,23 @@ def test_skipped_and_counted(tmp_path: Path, name: str, reason: str) -> None:
     assert search(tmp_path) == (["part.png", "sub/other.jpg"], {reason: 1})
 
 
+@pytest.mark.failure_mode("Files of a format that cmdiad does not read, whatever their names")
+def test_every_file_that_is_not_inspected_is_counted(tmp_path: Path) -> None:
+    """A raw photo, and a photo without an ending, were passed over without a word."""
+    touch(tmp_path, "a.jfif", "b.dng", "c.HEIC", "sub/d.heic", "IMG_0001", "e.png~")
+    touch(tmp_path, "notes.txt", "list.csv", "README", "a.xmp", "Thumbs.db", "sub/camera.json", ".DS_Store")
+    inputs = find_inputs([tmp_path], "rgb")
+    assert [path.name for path in inputs.paths] == ["a.jfif"]
+    assert inputs.skipped_text.startswith("skipped: 5 files of another format (2 .heic, ")
+    assert all(text in inputs.skipped_text for text in ("1 .dng", "1 without ending", "1 .png~"))
+
+
+def test_folder_without_pictures_says_what_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, "a.heic", "b.heic")
+    with pytest.raises(InputError, match=r"no rgb file, but files of another format \(2 \.heic\)"):
+        read_sample(tmp_path, Preprocessing("rgb"))
+
+
 def test_one_line_counts_everything() -> None:
     inputs = InputFiles((), {"mask": 2, "hidden": 1, "link": 3})
     assert inputs.skipped_text == "skipped: 1 hidden, 2 masks, 3 links to files that are inspected"

@@ -61,7 +61,7 @@ def test_clouds_go_before_depth_images_of_the_same_parts(tmp_path: Path) -> None
 def test_plain_folder_holds_images_in_png_and_clouds_in_the_other_formats(tmp_path: Path) -> None:
     single = {*RGB_SUFFIXES, *XYZ_SUFFIXES} - {".tif", ".tiff"}
     touch(tmp_path, *(f"a{suffix}" for suffix in single), "b.NPZ", "a.json", "gt/a.png")
-    images = ["a.bmp", "a.j2k", "a.jp2", "a.jpeg", "a.jpg", "a.png", "a.webp"]
+    images = ["a.bmp", "a.j2k", "a.jfif", "a.jp2", "a.jpeg", "a.jpg", "a.png", "a.webp"]
     assert listed(tmp_path, "xyz") == ["a.npz", "a.pcd", "a.ply", "b.NPZ"]
     assert listed(tmp_path, "rgb") == listed(tmp_path, "both") == images
 
@@ -91,7 +91,7 @@ def test_cloud_of_a_tiff_image(tmp_path: Path) -> None:
 def test_folder_of_nothing_but_depth_and_colour_in_png(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "intrinsics.json")
     with pytest.raises(
-        InputError, match=r"no xyz file\. .*\.npz\. .* depth images in PNG belong into a folder named depth"
+        InputError, match=r"no xyz file, but .*\.npz\. .* depth images in PNG belong into a folder named depth"
     ):
         list_inputs([tmp_path], "xyz")
 
@@ -103,7 +103,9 @@ def test_named_files_are_taken_as_they_are_in_order(tmp_path: Path) -> None:
 
 def test_folder_without_a_file_of_the_modality(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match=r"no xyz file. Expected files ending in \.tiff, \.tif") as refused:
+    with pytest.raises(
+        InputError, match=r"no xyz file, but files of another format \(1 .png\). Expected files ending in \.tiff, \.tif"
+    ) as refused:
         list_inputs([tmp_path], "xyz")
     assert refused.value.subject == str(tmp_path)
 

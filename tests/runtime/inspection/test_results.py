@@ -7,7 +7,9 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from cmdiad_runtime.inspection.result_line import CSV_COLUMNS, SCHEMA, Station
 from cmdiad_runtime.inspection.results import DEFAULT_RESULTS, Results, ResultsOptions, open_results
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.sample import Sample
-from cmdiad_runtime.support.lock import lock_folder
+from cmdiad_runtime.support.lock import LOCK_NAME, lock_folder
 
 STATION = Station("gear", "0" * 64, "onnxruntime 1.0, CPU")
 APPEND = ResultsOptions(append=True)
@@ -343,6 +345,7 @@ def test_picture_that_cannot_be_drawn_costs_the_picture_only(
             patch.setattr(Inspection, "overlay", fail)
             line = results.add(inspected("a.png"))
         results.add(inspected("b.png"))
+    assert results.lost_overlays == 1
     assert (line["verdict"], line["overlay"]) == ("OK", None)
     assert line["overlay_error"]
     assert lines(tmp_path)[0]["overlay_error"] == line["overlay_error"]
@@ -361,6 +364,55 @@ def test_line_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: p
             results.add(inspected("b.png"))
     assert [line["input"] for line in lines(tmp_path)] == ["a.png"]
     assert overlays(tmp_path) == ["a.png"]
+
+
+def remove(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def replace(folder: Path, name: str) -> None:
+    (folder / name).rename(folder / "aside")
+    (folder / name).write_bytes((folder / "aside").read_bytes())
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "results.csv", LOCK_NAME])
+@pytest.mark.parametrize("change", [remove, replace])
+@pytest.mark.failure_mode("A folder of results that is removed, moved or replaced during a run")
+def test_no_verdict_without_its_line_in_the_folder(
+    tmp_path: Path, name: str, change: Callable[[Path, str], None]
+) -> None:
+    """Every verdict was printed, and the lines went into a file without a name."""
+    with pytest.raises(OutputError, match=re.escape(name)), open_results(tmp_path, STATION, TABLE) as results:
+        results.add(inspected("a.png"))
+        change(tmp_path, name)
+        results.add(inspected("b.png"))
+    assert overlays(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("away", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("elsewhere"))])
+def test_folder_that_goes_away_ends_the_run(tmp_path: Path, away: Callable[[Path], None]) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OutputError, match="removed or moved"), open_results(out, STATION) as results:
+        results.add(inspected("a.png"))
+        away(out)
+        results.add(inspected("b.png"))
+    assert not out.exists()
+
+
+def test_folder_that_goes_away_after_the_last_sample_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="removed or moved"), open_results(tmp_path / "out", STATION) as results:
+        results.add(inspected("a.png"))
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_file_system_without_lasting_numbers_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network drive may report another number for a name than for the open file. Then only the name counts."""
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    store(tmp_path, inspected(), options=TABLE)
+    assert len(lines(tmp_path)) == 1
+    with pytest.raises(OutputError, match="removed or moved"), open_results(tmp_path, STATION, APPEND) as results:
+        remove(tmp_path, "results.jsonl")
+        results.add(inspected())
 
 
 @pytest.mark.parametrize("place", [".", "results", "results/today"])

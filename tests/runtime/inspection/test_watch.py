@@ -164,7 +164,7 @@ def test_a_file_that_is_replaced_during_the_inspection_gets_no_verdict_of_the_ot
 
 
 def test_temporary_names_masks_results_and_links_to_folders_are_left_out_with_one_line(watched: Watched) -> None:
-    for name in ("a.png.part", "b.png.tmp", "c.png~", "~d.png", "e.tmp.png", ".f.png", "g_mask.png", "h.heic", "i.txt"):
+    for name in ("a.png.part", "b.png.tmp", "c.png~", "~d.png", "e.tmp.png", ".f.png", "g_mask.png", "h.dng", "i.txt"):
         watched.write(name)
     watched.write("masks/j.png")
     watched.write("runs/run.json")
@@ -175,10 +175,10 @@ def test_temporary_names_masks_results_and_links_to_folders_are_left_out_with_on
     assert watched.names(after=2) == ["z.png"]
     subjects = sorted(line.split(", the first")[0].replace(str(watched.folder), "") for line in watched.said)
     assert subjects == [
+        "skipped: files of another format",
         "skipped: files with a temporary name",
         "skipped: hidden",
         "skipped: masks",
-        "skipped: pictures or clouds of another format",
         "warning: /loop is a link to a folder, which is not watched",
     ]
     (watched.folder / "e.tmp.png").rename(watched.folder / "e.png")

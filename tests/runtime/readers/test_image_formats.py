@@ -108,7 +108,7 @@ def test_sixteen_bit_colours_that_pillow_would_shorten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.bmp", "a.tif"])
 def test_one_bit_and_other_colours(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, NOISE[..., 0], "1")
-    assert "the colour model 1" in refusal(read_rgb, path) or "1 bits" in refusal(read_rgb, path)
+    assert "the colour model 1" in refusal(read_rgb, path) or "1 bit " in refusal(read_rgb, path)
     assert "CMYK" in refusal(read_rgb, save(tmp_path / "c.tif", NOISE, "CMYK"))
 
 

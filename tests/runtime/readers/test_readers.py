@@ -176,7 +176,7 @@ def test_sixteen_bits(tmp_path: Path) -> None:
 
 def test_one_bit(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", PIXELS[..., 0], "1")
-    assert "1 bits per channel" in refusal(read_rgb, path, colour="grey")
+    assert "1 bit per channel" in refusal(read_rgb, path, colour="grey")
 
 
 def test_transparency(tmp_path: Path) -> None:

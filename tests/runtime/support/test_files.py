@@ -154,7 +154,7 @@ def test_atomic_directory_interrupted(tmp_path: Path, failure: type[BaseExceptio
 def test_atomic_directory_refuses_what_is_in_use(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "weights").write_text("precious")
-    message = r"run: found a folder that is not empty\. .*Remove that first"
+    message = r"run: found a folder that is not empty\. .*Remove that first.*run-2 is free"
     with pytest.raises(OutputError, match=message), atomic_directory(tmp_path / "run"):
         pytest.fail("the block must not start")
     (tmp_path / "file").touch()

@@ -114,6 +114,20 @@ def test_log_of_a_long_step_has_sparse_lines(log: io.StringIO, clock: Clock) -> 
     ]
 
 
+def test_slow_first_parts_give_no_estimate(log: io.StringIO, clock: Clock) -> None:
+    """The first of many parts take longer than the others: two percent must be measured, and the later half counts."""
+    with redirect_stderr(log):
+        reporter = TerminalReporter()
+        for now, done in ((0, 0), (11, 42), (12, 400), (13, 800), (40, 25000)):
+            clock.now = float(now)
+            reporter.step("choose main bank", done, 25000)
+    assert log.getvalue().splitlines() == [
+        "choose main bank: 42/25000 (11 s)",
+        "choose main bank: 800/25000 (13 s, about 1 min left)",
+        "choose main bank: 25000/25000 (40 s)",
+    ]
+
+
 def test_log_has_lines_of_text_at_once(log: io.StringIO) -> None:
     with redirect_stderr(log):
         TerminalReporter().say("note")

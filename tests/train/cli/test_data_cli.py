@@ -218,3 +218,14 @@ def _interrupt_group(leader: int) -> None:
     import os
 
     os.killpg(leader, signal.SIGINT)
+
+
+def test_all_categories_are_checked_and_trained_next(tmp_path: Path) -> None:
+    for name in ("bolt", "nut"):
+        for i in range(6):
+            trees.picture(tmp_path / "all" / name / "OK" / f"{i}.png", i + len(name) * 10)
+    ended = command(data_cli.cli, "check", tmp_path / "all", "--category", "all")
+    assert ended.code == 0, ended.err
+    assert "bolt (folder layout)" in ended.out and "nut (folder layout)" in ended.out
+    assert ended.out.endswith(f"next: cmdiad-train {tmp_path / 'all'} --category all\n")
+    assert ended.out == command(data_cli.cli, "check", tmp_path / "all").out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.cli.train import _run_name as run_name
 from cmdiad_train.cli.train import cli
+from cmdiad_train.evaluation.weakness import weakness
 from cmdiad_train.fit import fit as fit_module
 from cmdiad_train.recipe import (
     DEFAULT_RECIPE,
@@ -52,7 +55,12 @@ def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     assert lines[0] == "xyz extractor: Point-MAE 24×2, random weights, seed 3 (not trained)"
-    assert lines[1].startswith("test split (5 samples): image AUROC ")
+    assert re.match(
+        r"test split \(5 samples\): image AUROC .*; at the threshold . of 2 good rejected, . of 3 ", lines[1]
+    )
+    figures = read_record(Path("runs/gear-xyz-none")).metrics
+    assert figures is not None
+    assert ("warning: " + weakness(figures) in ended.err) == bool(weakness(figures))
     assert lines[2] == "run: runs/gear-xyz-none"
     record = read_record(Path("runs/gear-xyz-none"))
     assert record.status == "complete"
@@ -62,7 +70,16 @@ def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest
     assert part.points.groups == 64
     again = command(cli, data, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
     assert (again.code, again.out) == (0, ended.out)
-    assert "extract" not in again.err
+    assert "extract xyz" not in again.err
+
+
+def test_another_session_has_another_run() -> None:
+    """The command of docs/first-hour.md keeps the run without the session, so it works after the first training."""
+    assert run_name("photos", DEFAULT_RECIPE) == "photos-rgb-none"
+    assert run_name("photos", DEFAULT_RECIPE, [Path("tuesday/good")]) == "photos-rgb-none-tuesday"
+    twice = [Path("tuesday"), Path("x/../tuesday")]
+    assert run_name("photos", DEFAULT_RECIPE, twice) == "photos-rgb-none-tuesday"
+    assert run_name("photos", DEFAULT_RECIPE, [Path("tuesday"), Path("friday")]) == "photos-rgb-none-2-sessions"
 
 
 def test_missing_data(tmp_path: Path) -> None:

@@ -342,3 +342,28 @@ def test_the_same_pixels_in_another_file_format_are_found(tmp_path: Path) -> Non
     image.save(tmp_path / "nut/test/good/rgb/000.png", compress_level=0)
     (problem,) = check_one(tmp_path).problems
     assert "the same pixels as in" in problem.error.found
+
+
+def test_samples_that_cannot_be_read_are_not_possible(tmp_path: Path) -> None:
+    """The line promised a training on 8 good samples, two of which are no pictures."""
+    for i in range(8):
+        trees.picture(tmp_path / f"good/{i}.png", i)
+    for i in range(2):
+        trees.picture(tmp_path / f"dent/{i}.png", 10 + i)
+    for name in ("good/0.png", "good/1.png", "dent/0.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert check_one(tmp_path).outlook.possible == (
+        "train on 6 good samples (rgb), export, inspect",
+        "a threshold from up to 6 held-out good samples, for false-reject rates of 14.3% or more",
+        "figures of images: 1 defects against good samples that training holds out",
+    )
+
+
+def test_files_of_another_format_are_named(tmp_path: Path) -> None:
+    for i in range(6):
+        trees.picture(tmp_path / f"good/{i}.png", i)
+    for name in ("a.heic", "b.dng", "IMG_7", "notes.txt"):
+        (tmp_path / "good" / name).write_bytes(b"x")
+    (note,) = [line for line in check_one(tmp_path).notes if line.startswith("skipped")]
+    assert note.startswith("skipped: 3 files of another format (")
+    assert all(text in note for text in ("1 .heic", "1 .dng", "1 without ending"))

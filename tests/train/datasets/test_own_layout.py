@@ -12,7 +12,7 @@ from PIL import Image
 import data_trees as trees
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
-from cmdiad_train.datasets import open_category
+from cmdiad_train.datasets import list_categories, open_category
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts.folder import is_kept_back
 
@@ -134,13 +134,29 @@ def test_the_message_lists_what_was_found(tmp_path: Path) -> None:
         open_category(empty, None)
 
 
-def test_folders_of_several_own_categories_are_named(tmp_path: Path) -> None:
+def test_folders_with_their_own_good_parts_are_categories(tmp_path: Path) -> None:
     fill(tmp_path / "gear", "OK/1.png", "NOK/2.png")
-    fill(tmp_path / "nut", "OK/1.png")
+    fill(tmp_path / "nut", "train/1.png")
+    assert list_categories(tmp_path) == ["gear", "nut"]
+    assert [files.name for files in open_category(tmp_path, "gear").split("test", ["rgb"])] == ["test/NOK/2"]
+    with pytest.raises(RunError, match="categories gear, nut"):
+        open_category(tmp_path, None)
+
+
+@pytest.mark.parametrize("place", ["bad/1.png", "drafts/old/1.png"])
+def test_no_category_leaves_out_samples_next_to_it(tmp_path: Path, place: str) -> None:
+    fill(tmp_path / "gear", "OK/1.png")
+    fill(tmp_path, place)
     with pytest.raises(RunError) as refused:
         open_category(tmp_path, None)
-    assert refused.value.found == "gear/NOK (1 files), gear/OK (1 files), nut/OK (1 files)"
     assert refused.value.action == f"Pass one of its folders, for example {tmp_path / 'gear'}"
+
+
+@pytest.mark.parametrize("name", ["test/good/1.png", "validation/OK/1.png"])
+def test_a_split_is_no_category(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, name)
+    with pytest.raises(RunError, match="found (test|validation)/"):
+        open_category(tmp_path, None)
 
 
 def test_samples_in_no_known_place_are_noted(tmp_path: Path) -> None:

@@ -182,6 +182,8 @@ def test_another_recipe_in_the_same_folder_is_refused(data: Path, tmp_path: Path
     with pytest.raises(OutputError, match="another recipe or other data") as refused:
         fit(data, "gear", tiny_recipe(coreset=0.3), run)
     assert refused.value.subject == str(run)
+    assert "(new: coreset 0.3 instead of " in refused.value.found
+    assert refused.value.action.endswith(f"--out {tmp_path / 'run-2'} is free")
     assert hashes(run) == before
 
 

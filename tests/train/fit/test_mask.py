@@ -20,13 +20,16 @@ from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.envelope.names import LEARNT_CHECKS
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.overlay import hatched
+from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
+from cmdiad_runtime.preprocess.mask_note import mask_notes, mask_text
+from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli import train
 from cmdiad_train.detectors import registry
 from cmdiad_train.detectors.bank.fitting.banks import inspected_patches
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank, kept_cells
 from cmdiad_train.fit.fit import FitOptions, fit
-from cmdiad_train.fit.mask import InspectionMask, describe_share, read_inspection_mask
+from cmdiad_train.fit.mask import InspectionMask, read_inspection_mask
 from cmdiad_train.recipe import SMALL_NORMALS, SMALL_RGB, Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
@@ -121,10 +124,10 @@ def test_a_run_contains_the_mask(run: Path) -> None:
     assert kept_copy.digest == record.recipe.mask
     if run.name.endswith("sensor"):
         assert ignored.share == pytest.approx(50 * 70 / SIDE**2)
-        assert describe_share(record.preprocessing) == "13.7 % of the picture"
+        assert mask_text(record.preprocessing) == "13.7 % of the picture is not inspected, because of --mask"
     else:
         assert 0.1 < ignored.share < 0.5
-        assert describe_share(record.preprocessing).endswith(" % of the part")
+        assert mask_text(record.preprocessing).endswith(" % of the part is not inspected, because of --mask")
 
 
 def test_an_ignored_defect_never_decides_and_any_other_does(bundle: Path) -> None:
@@ -219,9 +222,7 @@ def test_the_command_states_the_ignored_share_and_another_mask_is_another_run(pa
     mask, out = draw(tmp_path / "mask.png", part_mask(parts)), tmp_path / "run"
     ended = command(train.cli, parts, *SMALL, "--mask", mask, "--out", out)
     assert ended.code == 0, ended.err
-    assert (
-        "% of the part is not inspected; the region is drawn over train/good/000 and moves with the part" in ended.err
-    )
+    assert "% of the part is not inspected, because of --mask; the region is drawn over train/good/000" in ended.err
     assert "mask: " in ended.out
     assert command(train.cli, parts, *SMALL, "--mask", mask, "--out", out).code == 0
     draw(mask, np.roll(part_mask(parts), 4, axis=0))
@@ -249,6 +250,31 @@ def test_wrong_masks_are_refused_before_the_work(
     refused = command(train.cli, parts, *SMALL, "--mask", mask, "--out", tmp_path / "run")
     assert_refused(refused, code, mask, words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("view", ["sensor", "part"])
+def test_a_mask_that_leaves_hardly_anything_is_refused(parts: Path, tmp_path: Path, view: str) -> None:
+    pixels = np.full((SIDE, SIDE), 255, np.uint8)
+    pixels[78:81, 78:81] = 0
+    mask = write_image(tmp_path / "mask.png", pixels)
+    refused = command(train.cli, parts, *SMALL, "--view", view, "--mask", mask, "--out", tmp_path / "run")
+    assert_refused(refused, 7, mask, "pixels of the view to inspect", "at least 64 pixels")
+
+
+def test_a_large_mask_is_a_warning_and_never_rounded_to_everything() -> None:
+    def text(share: float) -> str:
+        region = IgnoredRegion.of([np.zeros((8, 8), np.bool_)], (8, 8), share)
+        settings = Preprocessing("rgb", size=8, ignored=region)
+        (note,) = mask_notes(settings)
+        assert note.endswith(mask_text(settings))
+        return note
+
+    assert text(0.2) == "note: 20.0 % of the picture is not inspected, because of --mask"
+    assert text(0.9999).startswith(
+        "warning: more than 99.9 % of the picture is not inspected, because of --mask: a defect"
+    )
+    assert text(0.5).startswith("warning: 50.0 % of")
+    assert text(0.0001).startswith("note: less than 0.1 % of")
 
 
 def test_a_missing_or_damaged_mask_is_refused(parts: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_too_small_is_noticed_before_the_work(data: Path, small_disk: Path) -> None:
     ended = command(cli, data, *SMALL, "--out", small_disk / "run")
     assert_refused(ended, 6, small_disk / "run", "MB free", "--out")
-    assert "extract" not in ended.err
+    assert "features" not in ended.err
     assert list(small_disk.iterdir()) == []
 
 

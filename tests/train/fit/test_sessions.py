@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -80,8 +82,9 @@ def test_scores_are_those_of_the_bundle(run: Path, tuesday: Path, tmp_path: Path
 def test_finished_run_belongs_to_its_sessions(run: Path, data: Path, tuesday: Path) -> None:
     before = (run / "run.json").read_bytes()
     fit(data, None, tiny_recipe(), run, options=FitOptions(calibration=(tuesday,)))
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match=r"\(new: no --calibration\).*--out .*run-2 is free") as refused:
         fit(data, None, tiny_recipe(), run)
+    assert "--verdict" not in str(refused.value)
     assert (run / "run.json").read_bytes() == before
 
 
@@ -147,7 +150,11 @@ def test_command_names_threshold_warnings_and_the_next_command(
     assert lines[1] == f"warning: {calibration.warning}"
     assert lines[2].startswith("warning: all held-out good samples are of the training data.")
     assert lines[3] == "next: cmdiad-export 'my run'"
-    further = command(cli, data, *small, "--out", "run", "--calibration", tuesday)
+    named = re.search(r"To add good parts of another day: cmdiad-train (.+), or after", lines[2])
+    assert named is not None
+    arguments = [str(tuesday) if word == "DIR" else word for word in shlex.split(named[1])]
+    assert arguments[-4:] == ["--out", "my run-2", "--calibration", str(tuesday)]
+    further = command(cli, *arguments)
     assert further.code == 0, further.err
     assert "all held-out good samples are of the training data" not in further.err
     missing = command(cli, data, *small, "--out", "third", "--calibration", tmp_path / "no")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from cmdiad_runtime.cli.each import ALL
+from cmdiad_runtime.cli.threshold_text import in_shell
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 
@@ -80,7 +82,9 @@ def synthesize(directory: Path, categories: tuple[str, ...], train: int, validat
     exit_codes=_SAMPLES_FAILED,
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@option_group("Selection", click.option("--category", metavar="NAME", help="Category to check.  [default: all]"))
+@option_group(
+    "Selection", click.option("--category", metavar="NAME", help="Category to check, or `all`.  [default: all]")
+)
 @option_group(
     "Output",
     click.option(
@@ -98,12 +102,17 @@ def check(directory: Path, category: str | None, json_file: Path | None) -> int:
     notes and problems are printed to standard output, one problem per line.
     """
     from cmdiad_runtime.support.files import write_json
+    from cmdiad_train.datasets import list_categories
     from cmdiad_train.datasets.check import check as check_data
 
+    if category == ALL and ALL not in list_categories(directory):
+        category = None
     with closing(TerminalReporter()) as reporter:
         categories = check_data(directory, category, reporter)
     for findings in categories:
         click.echo("\n".join(findings.lines()))
+    if len(categories) > 1:
+        click.echo(f"next: cmdiad-train {in_shell(directory)} --category all")
     if json_file is not None:
         write_json(json_file, {"root": str(directory), "categories": [c.to_json() for c in categories]})
     problems = sum(len(findings.problems) for findings in categories)

@@ -18,6 +18,8 @@ from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_name
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from cmdiad_train.recipe import Recipe
     from cmdiad_train.runs.record import RunRecord
 
@@ -49,6 +51,10 @@ EXIT_CODES = {
 }
 
 
+_ARGUMENTS = "cmdiad_train.arguments"
+"""Key of the arguments of the command line in the context of the command."""
+
+
 class TrainCommand(GroupedCommand):
     """A command that also takes the options of detector families that are registered at run time."""
 
@@ -57,6 +63,11 @@ class TrainCommand(GroupedCommand):
         known = super().get_params(ctx)
         further = [option for name in family_names() for option in family_options(name) if option not in known]
         return [*known[: len(self.params)], *further, *known[len(self.params) :]]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments of the command line, for commands that the output names."""
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
 
 
 def _rename_view(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -184,7 +195,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "--out",
         type=click.Path(path_type=Path),
         help="Run directory; with --category all the folder of the runs.  [default: "
-        "runs/CATEGORY-MODALITY-NAME; NAME: bank HALLUCINATION, trd VARIANT, auto auto]",
+        "runs/CATEGORY-MODALITY-NAME, with --calibration followed by the session; NAME: bank HALLUCINATION, trd "
+        "VARIANT, auto auto]",
     ),
     click.option(
         "--network-from",
@@ -220,6 +232,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     **options: Any,
 ) -> int:
     """See HELP."""
+    from cmdiad_runtime.support.files import free_name
     from cmdiad_runtime.support.newest import RUNS
     from cmdiad_train.datasets import list_categories, open_category
     from cmdiad_train.features import default_folder
@@ -249,12 +262,14 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
         )
         reporter.close()
         _summarise(record, run)
-        _report_threshold(run)
+        changes = {"--category": in_shell(name)} if name and name != category else {}
+        changes |= {"--out": in_shell(free_name(run))} if out else {}
+        _report_threshold(run, _repeated({**changes, "--calibration": "DIR"}), record.metrics)
         return record
 
     categories = list_categories(data) if category == ALL else []
     if not categories or ALL in categories:
-        train(category, out or RUNS / _run_name(open_category(data, category).name, recipes))
+        train(category, out or RUNS / _run_name(open_category(data, category).name, recipes, calibration))
         return 0
     if mask is not None or calibration:
         raise click.UsageError("--mask and --calibration belong to one category: name it with --category")
@@ -264,7 +279,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
         finished = (run / FILE).exists() and read_record(run).status == "complete"
         return {**_figures_row(train(name, run)), "run": printable(run), "result": KEPT if finished else "trained"}
 
-    return for_each(categories, train_one)
+    folder = "" if out is None else f"{in_shell(out)} "
+    return for_each(categories, train_one, following=f"cmdiad-export {folder}--category all")
 
 
 cli.params += family_options(DEFAULT)
@@ -282,11 +298,16 @@ def _refuse_foreign_options(context: click.Context, families: tuple[str, ...]) -
                 raise click.UsageError(f"{option.opts[0]} is an option of the family {other}, not of {lacking}.{auto}")
 
 
-def _run_name(category: str, recipes: dict[str, Recipe]) -> str:
-    """Return the name of a run directory."""
+def _run_name(category: str, recipes: dict[str, Recipe], calibration: Sequence[Path] = ()) -> str:
+    """Return the name of a run directory, which another session is part of, so that the earlier run is kept."""
+    from cmdiad_runtime.bundle.session_name import session_name
+
     recipe, *others = recipes.values()
-    name = AUTO if others else family_of(recipe.family).run_name(recipe)
-    return f"{category}-{recipe.modality}-{name}"
+    name = f"{category}-{recipe.modality}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
+    folders = {folder.resolve(): folder for folder in calibration}
+    if not folders:
+        return name
+    return f"{name}-{session_name(calibration[0], ()) if len(folders) == 1 else f'{len(folders)}-sessions'}"
 
 
 def _figures_row(record: RunRecord) -> dict[str, str]:
@@ -300,15 +321,40 @@ def main() -> None:
     run_command(cli, "cmdiad-train")
 
 
-def _report_threshold(out: Path) -> None:
-    """Print the threshold of a run, what it rests on, and the next command."""
+def _repeated(changes: Mapping[str, str]) -> str:
+    """Return the command line with other values of some options, as words of a shell command."""
+    kept: list[str] = []
+    arguments = iter(click.get_current_context().meta[_ARGUMENTS])
+    for argument in arguments:
+        option, equals, _ = argument.partition("=")
+        if option not in changes or option == "--calibration":
+            kept.append(in_shell(argument))
+        elif not equals:
+            next(arguments, None)
+    return " ".join(["cmdiad-train", *kept, *(f"{option} {value}" for option, value in changes.items())])
+
+
+def _report_threshold(out: Path, with_session: str, figures: Mapping[str, Any] | None) -> None:
+    """Print the threshold of a run, the warnings about threshold and figures, and the next command.
+
+    Args:
+        out: Folder of the run.
+        with_session: Command that trains with good parts of another session, too.
+        figures: Figures on the test split, or None without any.
+    """
+    from cmdiad_train.evaluation.weakness import weakness
     from cmdiad_train.runs.run import load_calibration
 
-    remedy = "cmdiad-train … --calibration DIR, or after the export cmdiad-threshold BUNDLE --good DIR"
-    report_threshold(load_calibration(out), remedy, f"cmdiad-export {in_shell(out)}")
+    remedy = f"{with_session}, or after the export: cmdiad-threshold BUNDLE --good DIR"
+    calibration, following = load_calibration(out), f"cmdiad-export {in_shell(out)}"
+    weak = weakness(figures) if figures is not None and "missed_defects" in figures else ""
+    report_threshold(calibration, remedy, following, further=[weak] if weak else [])
 
 
 def _summarise(record: RunRecord, out: Path) -> None:
+    from cmdiad_runtime.preprocess.mask_note import mask_text
+    from cmdiad_train.evaluation.weakness import verdicts_text
+
     for modality, provenance in record.provenance.items():
         click.echo(f"{modality} extractor: {provenance['extractor']}")
     metrics = record.metrics
@@ -318,9 +364,8 @@ def _summarise(record: RunRecord, out: Path) -> None:
         )
         unseen = sum(metrics.get("not_inspected", {}).get("reasons", {}).values())
         without = f", {unseen} of them could not be inspected" if unseen else ""
-        click.echo(f"test split ({metrics['samples']} samples{without}): {figures}")
+        verdicts = f"; {verdicts_text(metrics)}" if "missed_defects" in metrics else ""  # not in runs of version 0.1
+        click.echo(f"test split ({metrics['samples']} samples{without}): {figures}{verdicts}")
     if record.preprocessing.ignored is not None:
-        from cmdiad_train.fit.mask import describe_share
-
-        click.echo(f"mask: {describe_share(record.preprocessing)} is not inspected")
+        click.echo(f"mask: {mask_text(record.preprocessing)}")
     click.echo(f"run: {printable(out)}")

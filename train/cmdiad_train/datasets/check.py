@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,7 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
     colour = data_colour(listings["train"].samples)
     shapes: Counter[tuple[int, int]] = Counter()
     contents = _Contents()
+    unread: set[str] = set()
     for i, files in enumerate(samples):
         sample = guarded(str(files.rgb or files.xyz), partial(files.read, colour))
         findings.problems += contents.add(files, sample if isinstance(sample, Sample) else None)
@@ -187,10 +188,18 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
         findings.problems += [Problem(files.name, error) for error in errors]
         if errors and not files.name.startswith("test/"):
             findings.unusable.add(files.name)
+        if isinstance(sample, InputError):
+            unread.add(files.name)
         reporter.step(f"check {category.name}", i + 1, len(samples))
     findings.problems += contents.problems(category)
     findings.notes += [*_notes(category, listings, shapes), *contents.notes()]
-    findings.outlook = outlook_of(listings, category.modalities)
+    usable = {
+        split: replace(
+            listing, samples=[files for files in listing.samples if files.name not in unread | findings.unusable]
+        )
+        for split, listing in listings.items()
+    }
+    findings.outlook = outlook_of(usable, category.modalities)
     return findings
 
 

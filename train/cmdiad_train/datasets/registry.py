@@ -8,6 +8,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_SUFFIXES
+from cmdiad_runtime.readers.labels import SPLITS, label_of_folder
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
 from cmdiad_train.datasets.layouts.eyecandies import not_prepared
@@ -97,7 +98,29 @@ def find_categories(root: Path) -> list[Category]:
     if categories:
         return categories
     layout = _layout_of(root)
-    return [Category(root, root.resolve().name, layout, root)] if layout else []
+    if layout is not None:
+        return [Category(root, root.resolve().name, layout, root)]
+    return _sorted_folders(root)
+
+
+def _sorted_folders(root: Path) -> list[Category]:
+    """Return one category for each folder with its own folders of good parts, if no other folder holds samples."""
+    places = subfolders(root)
+    own = [place for place in places if _is_sorted(place)]
+    unused = list(_count_files(root, root, _DEEPEST))
+    for place in places:
+        unused += [] if place in own else _count_files(root, place)
+    if any(count for _, count in unused):
+        return []
+    return [Category(root, place.name, OWN_FOLDER, place) for place in own]
+
+
+def _is_sorted(place: Path) -> bool:
+    """Return True if a folder has a folder of good parts, such as OK, or a training split."""
+    if place.name.lower() in SPLITS or label_of_folder(place.name) is not None:
+        return False
+    marked = any(label_of_folder(p.name) == "good" or SPLITS.get(p.name.lower()) == "train" for p in subfolders(place))
+    return marked and LAYOUTS[OWN_FOLDER].is_category(place)
 
 
 def category_at(place: Path) -> Category:
@@ -146,7 +169,8 @@ def _count_files(root: Path, place: Path, depth: int = 0) -> Iterator[tuple[str,
 
 def _advice(root: Path) -> str:
     """Return what to do about a folder that is no data set."""
-    inside = [place for place in subfolders(root) if _layout_of(place) is not None]
+    unlabelled = [place for place in subfolders(root) if label_of_folder(place.name) is None]
+    inside = [place for place in unlabelled if _layout_of(place) is not None]
     if inside:
         return f"Pass one of its folders, for example {printable(inside[0])}"
     return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in them"

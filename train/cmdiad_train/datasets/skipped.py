@@ -24,8 +24,9 @@ def is_sample_file(path: Path, *, masks: bool = False) -> bool:
 
 
 def skipped_text(folder: Path) -> str:
-    """Return one line about the images and clouds in a category that are no samples, or "" if there are none."""
+    """Return one line about the files in a category that are no samples, or "" if there are none but side files."""
     skipped: Counter[Skipped] = Counter()
+    endings: Counter[str] = Counter()
     pending: list[tuple[Path, Skipped | None]] = [(folder, None)]
     while pending:
         current, reason = pending.pop()
@@ -38,8 +39,11 @@ def skipped_text(folder: Path) -> str:
             if entry.is_dir(follow_symlinks=False):
                 own = skipped_folder(path)
                 pending.append((path, reason or (own if own in _NO_SAMPLES else None)))
-            elif path.suffix.lower() in (*RGB_SUFFIXES, *XYZ_SUFFIXES):
-                why = reason or skipped_file(path)
-                if why in _NO_SAMPLES:
-                    skipped[why] += 1
-    return InputFiles((), skipped).skipped_text
+                continue
+            why = reason or skipped_file(path)
+            if why == "other format":
+                skipped[why] += 1
+                endings[path.suffix.lower()] += 1
+            elif why in _NO_SAMPLES and path.suffix.lower() in (*RGB_SUFFIXES, *XYZ_SUFFIXES):
+                skipped[why] += 1
+    return InputFiles((), skipped, endings).skipped_text

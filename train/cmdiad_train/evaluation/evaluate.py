@@ -102,6 +102,12 @@ class ScoredSplit:
             },
         }
 
+    def verdicts(self, threshold: float) -> dict[str, int]:
+        """Return the numbers of rejected good samples and of missed defects; a sample without a score is rejected."""
+        good, above = self.defects == GOOD, self.scores > threshold
+        unscored = sum(sample.defect == GOOD for sample in self.left_out)
+        return {"false_rejects": int((good & above).sum()) + unscored, "missed_defects": int((~good & ~above).sum())}
+
     def lines(self) -> Iterator[str]:
         """Yield lines for people about samples without a score and about defects without a usable mask."""
         total = len(self.files) + len(self.left_out)

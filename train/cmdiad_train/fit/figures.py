@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
@@ -25,7 +26,7 @@ def figures_on_test_split(
     detector: TrainedDetector,
     record: RunRecord,
     splits: Splits,
-    held_out_scores: Sequence[float],
+    calibration: Calibration,
     reporter: Reporter,
 ) -> tuple[dict[str, Any] | None, tuple[LeftOut, ...]]:
     """Return the figures on the test split, and the samples of the split that could not be inspected.
@@ -37,20 +38,20 @@ def figures_on_test_split(
         detector: Trained detector.
         record: Record of the run, with the preprocessing of inspection and the score that decides.
         splits: Samples of the training.
-        held_out_scores: Scores of the held-out good samples, of the kind that decides.
+        calibration: Threshold and scores of the held-out good samples, of the kind that decides.
         reporter: Receiver of progress, and of lines about samples that could not be inspected.
     """
     if not splits.shows_figures:
         return None, splits.left_out_of("test")
 
     score, left_out = sample_scorer(detector, record), splits.left_out_of("test")
-    split = collect(score, record.preprocessing, splits.test, reporter, left_out, held_out_scores)
+    split = collect(score, record.preprocessing, splits.test, reporter, left_out, calibration.held_out_scores)
     for line in split.lines():
         reporter.say(line)
     if not split.shows_figures:
         reporter.say("No figures: the test split has no good or no defective sample that can be inspected.")
         return None, split.left_out
-    return split.summary(), split.left_out
+    return {**split.summary(), **split.verdicts(calibration.score_threshold)}, split.left_out
 
 
 def sample_scorer(detector: TrainedDetector, record: RunRecord) -> Callable[[Sample], tuple[float, Any]]:

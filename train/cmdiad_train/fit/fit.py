@@ -151,8 +151,7 @@ def _train(
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
     calibration = _calibrated(record, splits, samples, (scores, peaks))
     save_calibration(run, calibration)
-    held_out = calibration.held_out_scores
-    metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, held_out, reporter)
+    metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, calibration, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)
     write_record(run, record)

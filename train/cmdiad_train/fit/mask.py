@@ -21,6 +21,10 @@ from cmdiad_runtime.sample import Mask, Sample
 
 _EXPECTED = "an 8-bit grey PNG of the size of the training pictures: white (255) is ignored, black (0) is inspected"
 
+LEAST_INSPECTED = 64
+"""Smallest number of pixels of a view that a mask must leave: one cell of 8 x 8 pixels, the finest of any detector.
+Whatever lies in a smaller remainder has hardly any influence on a score."""
+
 
 @dataclass(frozen=True)
 class InspectionMask:
@@ -116,34 +120,40 @@ def with_mask(mask: InspectionMask, sample: Sample, preprocessing: Preprocessing
         preprocessing: Settings with the learned view, without a mask.
 
     Raises:
-        RunError: The region contains nothing of the part, or all of it.
+        RunError: The region contains nothing of the part, or leaves less than `LEAST_INSPECTED` pixels of a view.
     """
     prepared = prepare_parts(sample, preprocessing)[0]
     regions = regions_in_view(mask.ignored, prepared, preprocessing)
     if not prepared.places:
         share = float(mask.ignored.mean())
+        _check_remainder(mask, [~region for region in regions], sample)
     else:
         parts = _part_in_views(prepared)
         ignored = sum(int((region & part).sum()) for region, part in zip(regions, parts, strict=True))
         share = ignored / max(sum(int(part.sum()) for part in parts), 1)
         if ignored == 0:
             raise _refused(mask.path, f"a region that does not touch the part in {sample.name}", "a region on the part")
-        if not all((part & ~region).any() for region, part in zip(regions, parts, strict=True)):
-            raise _refused(mask.path, f"a region that covers the whole part in {sample.name}", "a part to inspect")
+        _check_remainder(mask, [part & ~region for region, part in zip(regions, parts, strict=True)], sample)
     return replace(preprocessing, ignored=IgnoredRegion.of(regions, _recorded(sample).shape[:2], share))
+
+
+def _check_remainder(mask: InspectionMask, remainders: list[Mask], sample: Sample) -> None:
+    """Raise RunError if a view is left with less than `LEAST_INSPECTED` pixels to inspect."""
+    least = min(int(remainder.sum()) for remainder in remainders)
+    if least < LEAST_INSPECTED:
+        raise _refused(
+            mask.path,
+            f"a region that leaves {least} pixels of the view to inspect in {sample.name}"
+            if least
+            else f"a region that covers the whole part in {sample.name}",
+            f"at least {LEAST_INSPECTED} pixels, about one cell of a detector",
+        )
 
 
 def _part_in_views(prepared: Prepared) -> list[Mask]:
     """Return the part's pixels in each view, bool `[size, size]`."""
     images = [prepared.inputs[name][0].any(axis=2) for name in ("surface", "rgb") if name in prepared.inputs]
     return images[: len(prepared.places)]
-
-
-def describe_share(preprocessing: Preprocessing) -> str:
-    """Return the ignored share as text, such as "12.3 % of the part"."""
-    assert preprocessing.ignored is not None
-    what = "picture" if preprocessing.view == "sensor" else "part"
-    return f"{preprocessing.ignored.share:.1%} of the {what}".replace("%", " %")
 
 
 def _recorded(sample: Sample) -> npt.NDArray[np.generic]:

@@ -9,9 +9,10 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from cmdiad_runtime.errors import InputError, OutputError, RunError
+from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
+from cmdiad_runtime.preprocess.mask_note import mask_notes
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
@@ -23,8 +24,9 @@ from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.contact_sheet import FILE as SHEET
 from cmdiad_train.fit.contact_sheet import write_contact_sheet
 from cmdiad_train.fit.direction import ambiguous_turn
-from cmdiad_train.fit.mask import InspectionMask, describe_share, with_mask
+from cmdiad_train.fit.mask import InspectionMask, with_mask
 from cmdiad_train.fit.observe import Observations
+from cmdiad_train.fit.other_training import other_data, other_options, other_training
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.run_folder import is_without_results
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
@@ -111,9 +113,12 @@ def earlier_record(request: Request, run: Path) -> RunRecord | None:
         return record
     if is_without_results(run):
         return None
-    if (replace(record.asked, verdict=request.recipe.verdict), record.network_from) == (request.recipe, network):
-        raise _other_training(run, f", or pass --verdict {record.recipe.verdict}, as that run")
-    raise _other_training(run)
+    differences = list(other_options(record.asked, request.recipe))
+    if not request.lists(record):
+        differences += other_data(record.data, request.data(request.splits))
+    if record.network_from != network:
+        differences.append("--network-from")
+    raise other_training(run, differences)
 
 
 def start_or_resume(
@@ -154,7 +159,7 @@ def start_or_resume(
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
     if earlier is not None:
         if earlier.data != request.data(splits):
-            raise _other_training(run)
+            raise other_training(run, ["other samples can be used"])
         return Started(earlier, splits)
     assert choice is not None
     record = _new_record(request, splits, recipe, preprocessing, choice)
@@ -190,7 +195,8 @@ def _masked(
     files = splits.train[0]
     preprocessing = with_mask(request.mask, samples.read(files, preprocessing.colour), preprocessing)
     moves = "" if preprocessing.view == "sensor" else f"; the region is drawn over {files.name} and moves with the part"
-    reporter.say(f"Mask: {describe_share(preprocessing)} is not inspected{moves}.")
+    for note in mask_notes(preprocessing):
+        reporter.say(f"{note[0].upper()}{note[1:]}{moves}.")
     _check_direction(splits, preprocessing, samples, reporter)
     return preprocessing
 
@@ -231,15 +237,6 @@ def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     recipe = request.recipe
     sensor = request.family.preprocessing(recipe, data_colour(splits.train), recipe.modality)
     return replace(sensor, parts=recipe.parts)
-
-
-def _other_training(run: Path, otherwise: str = "") -> OutputError:
-    return OutputError(
-        run,
-        found="a run with another recipe or other data",
-        expected="a new folder, or the same training to resume",
-        action=f"Choose another --out{otherwise}",
-    )
 
 
 def _reads_samples(request: Request, earlier: RunRecord | None, sensor: Preprocessing) -> bool:

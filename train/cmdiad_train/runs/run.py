@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_runtime.bundle.calibration import Calibration
+from cmdiad_runtime.bundle.stored_calibration import stored_calibration
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.support.files import write_json
@@ -97,7 +98,7 @@ def load_calibration(run: Path) -> Calibration:
     file = run / CALIBRATION
     content = read_json(file)
     try:
-        return Calibration.from_json(content.get("calibration"))
+        return stored_calibration(content.get("calibration"))
     except NewerRecordError as error:
         raise RunError(file, found=f"{error}: made by a newer cmdiad", action="Update cmdiad") from error
     except RecordError as error:

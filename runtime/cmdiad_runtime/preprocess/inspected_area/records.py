@@ -12,9 +12,9 @@ from cmdiad_runtime.support.records import (
     require,
     require_instance,
     require_integer,
+    require_line,
     require_number,
     require_numbers,
-    require_text,
 )
 
 _MOST_PARTS = 1 << 20
@@ -99,7 +99,7 @@ class InspectedArea:
                 require_instance(self, name, kind)
         if self.stray is not None:
             require_number(self, "stray", 0, 1)
-        require_text(self, "counter_evidence")
+        require_line(self, "counter_evidence")
 
     @staticmethod
     def from_json(value: object) -> InspectedArea:

@@ -12,7 +12,7 @@ from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MOD
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 from cmdiad_train.datasets.skipped import is_sample_file, is_sample_folder
 
-MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff")
 """Suffixes of mask files, in lower case."""
 _FILE_SUFFIXES = frozenset((*MASK_SUFFIXES, *(s for suffixes in MODALITY_SUFFIXES.values() for s in suffixes)))
 _MASK_ENDING = "_mask"
