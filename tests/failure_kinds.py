@@ -459,7 +459,7 @@ def _moved(good: Good) -> Sample:
     return _changed("moved", np.where(missing, 0, good.xyz + [0, 0, 0.05]))
 
 
-@kind("A hole of 3 mm in the measurement of the part, which the top view fills", "xyz")
+@kind("A hole of 3 mm in the measurement of a part without openings, which the top view fills", "xyz")
 def _hole(good: Good) -> Sample:
     part = PartGeometry(Sample("good", xyz=good.xyz)).part
     depth = ndimage.distance_transform_edt(part)
