@@ -159,7 +159,7 @@ def test_negative_depth(tmp_path: Path) -> None:
     [
         (np.ones((4, 5), np.uint8), "8 bits per channel."),
         (np.ones((4, 5, 3), np.uint8), "8 bits per channel that is not grey"),
-        (np.ones((4, 5), bool), "1 bits per channel"),
+        (np.ones((4, 5), bool), "1 bit per channel"),
     ],
 )
 def test_png_that_is_no_depth(tmp_path: Path, pixels: Any, found: str) -> None:

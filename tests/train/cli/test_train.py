@@ -75,11 +75,12 @@ def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_another_session_has_another_run() -> None:
     """The command of docs/first-hour.md keeps the run without the session, so it works after the first training."""
-    assert run_name("photos", DEFAULT_RECIPE) == "photos-rgb-none"
-    assert run_name("photos", DEFAULT_RECIPE, [Path("tuesday/good")]) == "photos-rgb-none-tuesday"
-    twice = [Path("tuesday"), Path("x/../tuesday")]
-    assert run_name("photos", DEFAULT_RECIPE, twice) == "photos-rgb-none-tuesday"
-    assert run_name("photos", DEFAULT_RECIPE, [Path("tuesday"), Path("friday")]) == "photos-rgb-none-2-sessions"
+    bank, tuesday = {"bank": DEFAULT_RECIPE}, Path("tuesday")
+    assert run_name("photos", bank) == "photos-rgb-none"
+    assert run_name("photos", bank, [tuesday / "good"]) == "photos-rgb-none-tuesday"
+    assert run_name("photos", bank, [tuesday, Path("x/../tuesday")]) == "photos-rgb-none-tuesday"
+    assert run_name("photos", bank, [tuesday, Path("friday")]) == "photos-rgb-none-2-sessions"
+    assert run_name("photos", {**bank, "trd": DEFAULT_RECIPE}, [tuesday]) == "photos-rgb-auto-tuesday"
 
 
 def test_missing_data(tmp_path: Path) -> None:
