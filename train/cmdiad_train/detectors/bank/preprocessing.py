@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmdiad_runtime.names import Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers.image import Colour
+from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, bank_part
 
 
@@ -53,15 +54,10 @@ def joint_categories(recipe: Recipe) -> tuple[str, ...]:
 def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
     """Return the best view for a recipe if every part can be found, and the reason if that is the sensor's, or ""."""
     part = bank_part(recipe)
-    if part.mode == "faithful":
-        return "sensor", "the published code has no other view"
-    if recipe.rgb_mask == "cloud":
-        return "sensor", "the image is masked by the cloud"
-    if recipe.modality == "rgb" and part.hallucination == "none":
-        return "part", ""
-    if not part.has_normals:
-        return "sensor", "clouds are not seen as surface normals"
-    if not recipe.foreground:
-        return "sensor", "the support is not removed from clouds"
-    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "each"}
-    return views[recipe.modality], ""
+    return preferred_view_of(
+        recipe,
+        faithful=part.mode == "faithful",
+        clouds=recipe.modality != "rgb" or part.hallucination != "none",
+        normals=part.has_normals,
+        both="each",
+    )

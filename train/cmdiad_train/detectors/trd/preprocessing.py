@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing, XyzFeed
 from cmdiad_runtime.readers.image import Colour
+from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, trd_part
 
 _FEEDS: dict[str, XyzFeed] = {"normals": "normals", "pseudo-normals": "pseudo-normals", "depth": "published-depth"}
@@ -43,14 +44,10 @@ def trained_modality(recipe: Recipe) -> Sensors:
 def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
     """Return the best view for a recipe if every part can be found, and the reason if that is the sensor's, or ""."""
     part = trd_part(recipe)
-    if part.mode == "faithful":
-        return "sensor", "the published code has no other view"
-    if recipe.rgb_mask == "cloud":
-        return "sensor", "the image is masked by the cloud"
-    if part.trains_with_clouds(recipe):
-        if part.geometry != "normals":
-            return "sensor", "clouds are not seen as surface normals"
-        if not recipe.foreground:
-            return "sensor", "the support is not removed from clouds"
-    views: dict[str, ViewName] = {"rgb": "part", "xyz": "top", "both": "top"}
-    return views[recipe.modality], ""
+    return preferred_view_of(
+        recipe,
+        faithful=part.mode == "faithful",
+        clouds=part.trains_with_clouds(recipe),
+        normals=part.geometry == "normals",
+        both="top",
+    )

@@ -52,7 +52,7 @@ class Reconstruction:
         """Return the sum of the published terms; see `Objective`."""
         own = self.own.batch(chosen)
         other = None if self.other is None else self.other.batch(chosen)
-        return torch.stack([*student_loss(student(own, other), own, self.distance).values()]).sum()
+        return _published(student(own, other), own, self.distance)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DroppedModality:
             mask = dropped[:, None, None, None].to(other[0].device)
             pairs = zip(other, self.other.batch(chosen), strict=True)
             other = [torch.where(mask, hallucinated, real) for hallucinated, real in pairs]
-        return torch.stack([*student_loss(student(own, other), own, self.distance).values()]).sum()
+        return _published(student(own, other), own, self.distance)
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,8 @@ class Imitation:
         fused = student(own, None).fused
         imitated = torch.stack([distance(fused, example.batch(chosen)) for example in self.examples])
         return distance(fused, own) + imitated.mean()
+
+
+def _published(outputs: StudentOutputs, own: Levels, distance: Distance) -> Tensor:
+    """Return the sum of the published terms, `[]`."""
+    return torch.stack([*student_loss(outputs, own, distance).values()]).sum()
