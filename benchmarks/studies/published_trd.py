@@ -1,4 +1,4 @@
-"""The published Tuned Reverse Distillation of both sensors, written plainly in torch: a reference to measure against.
+"""Run Tuned Reverse Distillation with both sensors as published, in plain torch: a reference for speed and memory.
 
 Source: Liu et al., "Tuned Reverse Distillation" (arXiv 2412.08949), in the form that the golden arrays of this project
 were computed with. Nothing is optimised: fp32, the teacher runs once for each sensor, BatchNorm is a separate step,
@@ -67,7 +67,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
 
 
 class Filter(nn.Sequential):
-    """The hour-glass from the other modality's level to this one: halves the grid and doubles the channels, and back.
+    """Network that predicts a level from that of the other modality, through a bottleneck with few positions.
 
     Args:
         channels: Channels of the level.
@@ -83,7 +83,7 @@ class Filter(nn.Sequential):
 
 
 class Amplifier(nn.Sequential):
-    """The stack from the other modality's level to this one that keeps the grid."""
+    """Network that predicts a level from that of the other modality, at full resolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -125,7 +125,7 @@ class Unit(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The fusion of a modality's own and filtered features of all levels."""
+    """Network that combines all levels of a modality, measured and filtered, into one embedding."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Bottleneck(nn.Module):
 
 
 class Student(nn.Module):
-    """The student of one modality: Filter, Amplifier, bottleneck and decoder."""
+    """Networks that are trained for one modality: Filter, Amplifier, bottleneck and decoder."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class Student(nn.Module):
 
 
 class PublishedTrd(nn.Module):
-    """The published inference of both sensors.
+    """Inference with both sensors, as published.
 
     Args:
         size: Size of teacher and students.

@@ -118,7 +118,7 @@ class HalfGraphs:
 
 
 class QuantisedGraphs:
-    """The int8, int8-cpu or fp8 graphs of a detector, by level.
+    """Source of the int8, int8-cpu or fp8 graph of a detector at each level.
 
     int8 and fp8, and the convolutions of int8-cpu, have scales from calibration samples.
 

@@ -48,7 +48,7 @@ _SIDE_FILES = frozenset(
 )
 """Endings of files that are never a picture or cloud. Every other file that is not inspected is counted."""
 _SIDE_NAMES = frozenset(["changelog", "license", "makefile", "notice", "readme"])
-"""The same by name, for names without an ending."""
+"""Names of such files that have no ending."""
 _KNOWN = frozenset(suffix for suffixes in MODALITY_SUFFIXES.values() for suffix in suffixes)
 _LAYOUT_FOLDERS = frozenset(folder for folders in MODALITY_FOLDERS.values() for folder in folders)
 _MOST_ENDINGS, _LONGEST_ENDING = 5, 12

@@ -1,4 +1,4 @@
-"""The line about an inspection mask, in the same words for every command."""
+"""Describe an inspection mask in one line, for every command."""
 
 from __future__ import annotations
 

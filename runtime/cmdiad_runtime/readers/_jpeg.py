@@ -57,7 +57,7 @@ class _Run:
 
 @dataclass
 class _Frame:
-    """The header of the image, and what the scans have sent so far.
+    """Header of the image, and the bits of each coefficient that scans have sent.
 
     Attributes:
         progressive: True if coefficients come in several scans.

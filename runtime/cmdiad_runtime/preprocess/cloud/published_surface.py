@@ -1,4 +1,4 @@
-"""The images of clouds of the published reverse distillation (TRD, arXiv 2412.08949): depth, and pseudo-normals.
+"""Make images of clouds as the published reverse distillation does (TRD, arXiv 2412.08949): depth and pseudo-normals.
 
 The support is the plane through three corners of the cloud. Depth is scaled to the range of the part, and
 pseudo-normals are the gradients of this depth image; they are not metric. `surface` has metric normals, which need no

@@ -1,4 +1,4 @@
-"""The limits that a detector needs because the detector leaves out some of the picture, and a record lacks."""
+"""Find limits that are missing in the record of an inspected area which does not cover the whole picture."""
 
 from __future__ import annotations
 

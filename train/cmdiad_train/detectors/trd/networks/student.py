@@ -1,4 +1,4 @@
-"""The student of one modality: Filter, Amplifier, bottleneck and decoder."""
+"""Networks that are trained for one modality: Filter, Amplifier, bottleneck and decoder."""
 
 from __future__ import annotations
 
