@@ -1,0 +1,1 @@
+"""Messages and frames that travel between the processes of a station. Nothing here is pickled."""
