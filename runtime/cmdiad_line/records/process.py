@@ -10,7 +10,7 @@ import select
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from cmdiad_line.records.database import Database, damaged_records, failure, is_damage
@@ -18,6 +18,7 @@ from cmdiad_line.records.ids import AcquisitionIds
 from cmdiad_line.records.pictures import PictureKeeper
 from cmdiad_line.records.rows import RefusedError, Rows
 from cmdiad_line.station_file.station import Station
+from cmdiad_line.transport.frames import FramePool, frames_path
 from cmdiad_line.transport.link import Link, LinkClosedError
 from cmdiad_line.transport.messages import (
     Alive,
@@ -47,14 +48,16 @@ def serve(link: Link, station: Station) -> None:
         link: Link to the supervisor.
         station: The station file.
     """
-    state = station.station.state
+    state = station.state
     try:
         database = Database(state)
     except CmdiadError as error:
         link.send(Failed(message=str(error)))
         return
     try:
-        with PictureKeeper(station) as pictures:
+        most_waiting = station.frame_slots - station.max_in_work - 1
+        frames = partial(FramePool.attach, frames_path(state))
+        with PictureKeeper(state, station.pictures, frames, most_waiting) as pictures:
             _Process(link, database, AcquisitionIds(state, database.last_id), pictures).run()
     except LinkClosedError:
         return
@@ -79,10 +82,10 @@ class _Process:
         self._link.send(Opened(next_id=self._ids.first, reserved=self._ids.reserved))
         while True:
             self._say_alive()
-            ready, _, _ = select.select([self._link, self._pictures], [], [], ALIVE_S)
+            ready, _, _ = select.select([self._link.fileno(), self._pictures.fileno()], [], [], ALIVE_S)
             for done in self._pictures.done():
                 self._link.send(done)
-            messages = self._link.receive() if self._link in ready else []
+            messages = self._link.receive() if self._link.fileno() in ready else []
             if not self._handle(messages):
                 return
             if not messages or self._database.is_untidy:
@@ -129,7 +132,7 @@ class _Process:
         if not records:
             return
         try:
-            refused = _store(self._database, records)
+            refusals = _store(self._database, records)
         except sqlite3.Error as error:
             self._stop_if_damaged(error)
             reason, message = failure(error)
@@ -137,13 +140,12 @@ class _Process:
                 number = record.result.acquisition_id
                 self._link.send(NotRecorded(acquisition_id=number, reason=reason, message=message))
             return
-        for record in records:
+        for record, refusal in zip(records, refusals, strict=True):
             number = record.result.acquisition_id
-            if number in refused:
-                answer: Message = NotRecorded(acquisition_id=number, reason="not-recorded", message=refused[number])
+            if refusal:
+                self._link.send(NotRecorded(acquisition_id=number, reason="not-recorded", message=refusal))
             else:
-                answer = Recorded(acquisition_id=number)
-            self._link.send(answer)
+                self._link.send(Recorded(acquisition_id=number))
 
     def _write(self, change: Callable[[Rows], None]) -> str:
         """Store a change, and return why it was not stored, or ""."""
@@ -171,16 +173,17 @@ class _Process:
             raise damaged_records(self._database.path, f"a damaged database ({error})") from error
 
 
-def _store(database: Database, records: Sequence[Record]) -> dict[int, str]:
-    """Store rows in one transaction, and return the refusals by acquisition id."""
-    refused: dict[int, str] = {}
+def _store(database: Database, records: Sequence[Record]) -> list[str]:
+    """Store rows in one transaction, and return the refusal of each row, "" for a stored one."""
+    refusals = []
     with database.transaction() as rows:
         for record in records:
             try:
                 rows.record(record)
+                refusals.append("")
             except RefusedError as error:
-                refused[record.result.acquisition_id] = str(error)
-    return refused
+                refusals.append(str(error))
+    return refusals
 
 
 def _obey(rows: Rows, command: Command) -> None:

@@ -64,8 +64,7 @@ class Rows:
         if judgement not in JUDGEMENTS:
             raise RefusedError(f"A judgement is one of {', '.join(JUDGEMENTS)}, not {judgement!r:.40}.")
         self._require_row(acquisition_id)
-        values = {"acquisition_id": acquisition_id, "time": _now(), "user": user, "judgement": judgement, "note": note}
-        self._append("judgements", values)
+        self._append("judgements", {**_by(acquisition_id, user, note), "judgement": judgement})
 
     def override(self, acquisition_id: int, user: str, verdict: str, note: str) -> None:
         """Add that a person overrode the verdict of a part. The verdict that was published stays stored.
@@ -76,8 +75,7 @@ class Rows:
         if verdict not in ("OK", "NG"):
             raise RefusedError(f"A verdict is OK or NG, not {verdict!r:.40}.")
         self._require_row(acquisition_id)
-        values = {"acquisition_id": acquisition_id, "time": _now(), "user": user, "verdict": verdict, "note": note}
-        self._append("overrides", values)
+        self._append("overrides", {**_by(acquisition_id, user, note), "verdict": verdict})
 
     def audit(self, user: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
         """Add an entry to the audit log.
@@ -98,8 +96,8 @@ class Rows:
 
     def _correct(self, stored: tuple[str, str], acquisition_id: int, reason: str, message: str) -> None:
         if stored != ("NG", reason):
-            values = {"acquisition_id": acquisition_id, "time": _now(), "verdict": "NG", "reason": reason}
-            self._append("corrections", {**values, "message": message})
+            values: dict[str, Value] = {"acquisition_id": acquisition_id, "time": _now(), "verdict": "NG"}
+            self._append("corrections", {**values, "reason": reason, "message": message})
 
     def _require_row(self, acquisition_id: int) -> None:
         if self._published(acquisition_id) is None:
@@ -145,6 +143,10 @@ def _columns(record: Record) -> dict[str, Value]:
         "message": result.message,
         "timings_ms": canonical(result.timings_ms),
     }
+
+
+def _by(acquisition_id: int, user: str, note: str) -> dict[str, Value]:
+    return {"acquisition_id": acquisition_id, "time": _now(), "user": user, "note": note}
 
 
 def _now() -> str:

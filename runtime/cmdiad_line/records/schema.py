@@ -91,6 +91,9 @@ FROM results r LEFT JOIN corrections c ON c.sequence =
 """
 """Results as they were published, with the last judgement and the last override of each part."""
 
+HEAD = "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER, hash TEXT) STRICT"
+"""Table with the end of the chain, in one row."""
+
 
 def create(connection: sqlite3.Connection) -> None:
     """Create all tables in an empty database, within the caller's transaction."""
@@ -102,6 +105,8 @@ def create(connection: sqlite3.Connection) -> None:
     for index, place in INDEXES.items():
         connection.execute(f"CREATE INDEX {index} ON {place}")
     connection.execute(PUBLISHED)
-    connection.execute("CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER, hash TEXT) STRICT")
+    connection.execute(
+        "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER, hash TEXT) STRICT"
+    )
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
