@@ -325,6 +325,7 @@ class Dispatch:
         rules: tuple[tuple[bool, StationReason], ...] = (
             (inspected.score is not None and inspected.score <= inspected.threshold, "station-error"),
             (now_ns < part.deadline_ns, "deadline"),
+            (part.is_fresh(self._limits.max_frame_age_ns), "stale-frame"),
             (self._readiness.loaded.get(loaded.recipe_id) is loaded, "recipe-changed"),
             (inspected.recipe_id == loaded.recipe_id, "recipe-changed"),
             (inspected.threshold == loaded.threshold, "recipe-changed"),
