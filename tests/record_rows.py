@@ -27,7 +27,9 @@ def a_record(number: int, **changes: Any) -> Record:
         "timings_ms": {"acquired": 2.0, "inspected": 9.5, "recorded": 12.0},
     }
     result = Result(acquisition_id=number, **{**values, **changes})
-    return Record(**{"sensors": {"camera": "serial 7"}, "engine": "cpu", "triggered_ns": 10**9 * number, **beyond}, result=result)
+    return Record(
+        **{"sensors": {"camera": "serial 7"}, "engine": "cpu", "triggered_ns": 10**9 * number, **beyond}, result=result
+    )
 
 
 def a_rejected(number: int, reason: str = "score", **changes: Any) -> Record:

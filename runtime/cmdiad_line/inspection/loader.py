@@ -1,4 +1,4 @@
-"""Load recipes in a thread, so that the present recipe goes on inspecting meanwhile."""
+"""Load recipes in a thread, so that the present recipe continues to inspect meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a station: prepare its state folder, then hand over to the supervisor until a signal ends it."""
+"""Run a station: prepare its state folder, then run the supervisor until a signal ends it."""
 
 from __future__ import annotations
 
