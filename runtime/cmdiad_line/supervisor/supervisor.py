@@ -25,7 +25,7 @@ from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.supervisor.restarts import RestartBudget
 from cmdiad_line.supervisor.state import make_state
 from cmdiad_line.supervisor.watchdog import Watchdog, notify
-from cmdiad_line.transport.frames import FramePool, WrongFrameError, pushed_owner
+from cmdiad_line.transport.frames import FramePool, WrongFrameError
 from cmdiad_line.transport.messages import (
     Alive,
     Answer,
@@ -261,7 +261,7 @@ class Supervisor:
                 self.send(action.to, action.message)
             elif isinstance(action, Adopt):
                 with suppress(WrongFrameError):  # The inspection finds the wrong owner too, and says NG.
-                    self._pool.adopt(action.slot, pushed_owner(action.token), action.acquisition_id)
+                    self._pool.adopt(action.slot, action.token, action.acquisition_id)
             elif isinstance(action, Kill):
                 self._kill(action.process, action.reason)
             else:
