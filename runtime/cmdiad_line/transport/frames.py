@@ -98,15 +98,6 @@ def frames_path(state: Path) -> Path:
     return state / f"{_PREFIX}frames"
 
 
-def pushed_owner(token: int) -> int:
-    """Return the id under which a pushed frame is stored until the supervisor adopts it under an acquisition id.
-
-    Args:
-        token: Token of `Pushed`, above 0. The id is negative, so it never equals an acquisition id.
-    """
-    return -token
-
-
 class FramePool:
     """Frame slots in a mapped file. A slot has one writer at a time; the messages decide which.
 
@@ -184,7 +175,7 @@ class FramePool:
 
         Args:
             slot: Slot number from 0.
-            owner_id: Id of the part, or `pushed_owner`; not 0.
+            owner_id: Id of the part, or the negative token of a pushed frame; not 0.
             arrays: uint8 or float32 arrays by name.
 
         Returns:
@@ -260,11 +251,11 @@ class FramePool:
         return ArrayPlace(name="map", dtype=place.dtype, shape=place.shape, offset=self.slot_bytes)
 
     def adopt(self, slot: int, old_id: int, new_id: int) -> None:
-        """Give the frame in a slot another id: the acquisition id of a pushed frame.
+        """Give the frame in a slot another id: the acquisition id of a pushed frame, in place of its token.
 
         Args:
             slot: Slot number from 0.
-            old_id: Present id, see `pushed_owner`.
+            old_id: Present id.
             new_id: New id.
 
         Raises:
