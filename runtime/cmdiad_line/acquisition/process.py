@@ -16,7 +16,7 @@ from cmdiad_line.acquisition.sources import make_source
 from cmdiad_line.acquisition.threads import ArrivedByItself, Captured, Connection, Report, SourceThread
 from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.station_file.station import Station
-from cmdiad_line.transport.frames import FramePool, FrameTooLargeError, frames_path
+from cmdiad_line.transport.frames import FramePool, FrameTooLargeError, frames_path, pushed_owner
 from cmdiad_line.transport.link import Link, LinkFullError
 from cmdiad_line.transport.messages import (
     Acquire,
@@ -271,7 +271,7 @@ class Acquisition:
         """Send the frames that arrived by themselves, as long as there are free slots."""
         while self._arrivals and (self._free or isinstance(self._arrivals[0].outcome, FrameRefusedError)):
             arrival = self._arrivals.popleft()
-            self._token -= 1
+            self._token += 1
             outcome = arrival.outcome
             message = self._message_of(arrival.name, outcome) if isinstance(outcome, Frame) else outcome
             if isinstance(message, FrameRefusedError):
@@ -290,7 +290,7 @@ class Acquisition:
             return FrameRefusedError("stale-frame", str(error), part_id=frame.part_id, answer=frame.answer)
         slot = self._free.popleft()
         try:
-            places = self._pool.write(slot, self._token, frame.arrays)
+            places = self._pool.write(slot, pushed_owner(self._token), frame.arrays)
         except FrameTooLargeError as error:
             self._free.append(slot)
             return FrameRefusedError("frames-full", str(error), part_id=frame.part_id, answer=frame.answer)

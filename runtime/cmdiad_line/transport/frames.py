@@ -98,6 +98,15 @@ def frames_path(state: Path) -> Path:
     return state / f"{_PREFIX}frames"
 
 
+def pushed_owner(token: int) -> int:
+    """Return the id under which a pushed frame is stored until the supervisor adopts it under an acquisition id.
+
+    Args:
+        token: Token of `Pushed`, above 0. The id is negative, so it never equals an acquisition id.
+    """
+    return -token
+
+
 class FramePool:
     """Frame slots in a mapped file. A slot has one writer at a time; the messages decide which.
 
@@ -175,7 +184,7 @@ class FramePool:
 
         Args:
             slot: Slot number from 0.
-            owner_id: Id of the part, or the negative token of a pushed frame; not 0.
+            owner_id: Id of the part, or `pushed_owner`; not 0.
             arrays: uint8 or float32 arrays by name.
 
         Returns:
@@ -255,7 +264,7 @@ class FramePool:
 
         Args:
             slot: Slot number from 0.
-            old_id: Present id.
+            old_id: Present id, see `pushed_owner`.
             new_id: New id.
 
         Raises:

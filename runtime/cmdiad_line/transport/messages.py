@@ -59,7 +59,7 @@ class Pushed:
     `NotAcquired`. So it gets a result too.
 
     Attributes:
-        token: See `Trigger`. Negative, and the owner in the header of the slot until the supervisor adopts the frame.
+        token: See `Trigger`. The slot's owner is `frames.pushed_owner(token)` until the supervisor adopts the frame.
         slot: Frame slot that holds the arrays.
         arrays: Arrays in the slot.
         captured_ns: Time at which the frame was complete.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cmdiad_line.transport import frames
-from cmdiad_line.transport.frames import FramePool, FrameTooLargeError, WrongFrameError, frames_path
+from cmdiad_line.transport.frames import FramePool, FrameTooLargeError, WrongFrameError, frames_path, pushed_owner
 from cmdiad_line.transport.messages import ArrayPlace
 from cmdiad_runtime.errors import OutputError
 
@@ -164,13 +164,13 @@ def test_what_does_not_fit_is_refused(pool):
 
 
 def test_pushed_frame_is_adopted_once(pool, reader):
-    places = pool.write(0, -7, {"rgb": RGB})
+    places = pool.write(0, pushed_owner(7), {"rgb": RGB})
     with pytest.raises(WrongFrameError):
         reader.read(0, 7, places)
-    reader.adopt(0, -7, 19)
+    reader.adopt(0, pushed_owner(7), 19)
     assert np.array_equal(reader.read(0, 19, places)["rgb"], RGB)
     with pytest.raises(WrongFrameError):
-        reader.adopt(0, -7, 20)
+        reader.adopt(0, pushed_owner(7), 20)
 
 
 def test_cleared_slot_is_empty(pool, reader):
