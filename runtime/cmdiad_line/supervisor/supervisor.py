@@ -25,7 +25,7 @@ from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.supervisor.restarts import RestartBudget
 from cmdiad_line.supervisor.state import make_state
 from cmdiad_line.supervisor.watchdog import Watchdog, notify
-from cmdiad_line.transport.frames import FramePool, WrongFrameError
+from cmdiad_line.transport.frames import FramePool, WrongFrameError, pushed_owner
 from cmdiad_line.transport.messages import (
     Alive,
     Answer,
@@ -192,6 +192,8 @@ class Supervisor:
         self._apply(self._dispatch.tick(now_ns))
         self._check_silence(now_ns)
         self._start_missing()
+        if self._dispatch.in_work == 0:
+            self._change_over.between_parts(now_ns)
         self._prove(now_ns)
         self._show_state()
         self._show_life(now_ns)
@@ -261,7 +263,7 @@ class Supervisor:
                 self.send(action.to, action.message)
             elif isinstance(action, Adopt):
                 with suppress(WrongFrameError):  # The inspection finds the wrong owner too, and says NG.
-                    self._pool.adopt(action.slot, action.token, action.acquisition_id)
+                    self._pool.adopt(action.slot, pushed_owner(action.token), action.acquisition_id)
             elif isinstance(action, Kill):
                 self._kill(action.process, action.reason)
             else:
