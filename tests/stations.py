@@ -39,7 +39,12 @@ LIMIT_S = 60.0
 def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mapping[str, Any]) -> Path:
     """Write a station file with a simulated sensor. Keywords are sections, with the keys to add."""
     sections: dict[str, dict[str, Any]] = {
-        "station": {"name": "test", "state": str(folder / "state"), "frame_megapixels": 0.1, "restarts_per_minute": 1000},
+        "station": {
+            "name": "test",
+            "state": str(folder / "state"),
+            "frame_megapixels": 0.1,
+            "restarts_per_minute": 1000,
+        },
         "recipe": {"bundle": str(bundle), "id": "gear"},
         "[source]": {"kind": "simulated", "data": str(data), "fault_file": str(folder / "faults")},
         "modbus": {"port": 0},
