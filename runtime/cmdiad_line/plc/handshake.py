@@ -144,17 +144,20 @@ class Handshake:
         return [*messages, command]
 
     def _clear(self) -> list[Message]:
-        """Forget waiting results and latched bits; the supervisor must not send those results again."""
+        """Forget waiting results and latched bits."""
+        self._missed = self._overrun = False
+        return self._forget_results()
+
+    def _forget_results(self) -> list[Message]:
+        """Forget all results; the supervisor must not send them again."""
         messages = self._forget_shown()
         messages += [Acknowledge(acquisition_id=result.acquisition_id) for result in self._waiting]
         self._waiting.clear()
-        self._missed = self._overrun = False
         return messages
 
     def _take_trigger(self, edge: bool, now_ns: int) -> list[Message]:
         """Return the trigger for the supervisor, or count it as missed."""
-        single = self._settings.buffer == 1
-        messages = self._forget_shown() if single and edge else []
+        messages = self._forget_results() if self._settings.buffer == 1 else []
         self._last_token = self._trigger_id = 0
         self._trigger_acknowledged = self._exposed = False
         if not (edge and self._levels.get("trigger_enable") and self._heard(now_ns)):
@@ -323,7 +326,7 @@ def _scored(result: Result) -> bool:
 
 
 def _earned(result: Result) -> bool:
-    """Return True if a result says OK in every field: verdict, no reason, and a score that does not exceed the threshold."""
+    """Return True if a result says OK in every field: verdict, no reason, and a score up to the threshold."""
     if result.score is None or result.threshold is None:
         return False
     return result.verdict == "OK" and not result.reason and result.score <= result.threshold

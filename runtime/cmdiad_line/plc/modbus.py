@@ -7,6 +7,7 @@ pymodbus serves one request at a time per connection: a client must wait for the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusTcpServer
@@ -51,7 +52,7 @@ class ModbusServer:
         self._write_text = write_text
         self._outputs = outputs
         self._holding = [0] * HOLDING_REGISTER_COUNT
-        self._server: _Server | None = None
+        self._server: Any = None
 
     async def open(self, address: str, port: int, clients: tuple[str, ...]) -> int:
         """Listen, and return the port.
@@ -75,8 +76,7 @@ class ModbusServer:
                 "right to bind lower ones",
                 action="correct address or port in the station file",
             ) from error
-        transport = self._server.transport
-        return int(transport.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+        return int(self._server.transport.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Close the port and all connections. Idempotent."""
@@ -97,7 +97,7 @@ class ModbusServer:
             action=self._access,
         )
 
-    async def _access(  # noqa: PLR0913 - The signature is pymodbus's.
+    async def _access(
         self,
         function: int,
         start: int,
@@ -157,15 +157,19 @@ class _Server(ModbusTcpServer):
         self.clients = clients
 
     def callback_new_connection(self) -> ServerRequestHandler:
-        return _Connection(self, self.trace_packet, self.trace_pdu, self.trace_connect)
+        """Return the handler of a new connection."""
+        connection: Any = _Connection
+        handler: ServerRequestHandler = connection(self, self.trace_packet, self.trace_pdu, self.trace_connect)
+        return handler
 
 
 class _Connection(ServerRequestHandler):
     """A connection that is cut before its first request if the client is not listed."""
 
     def callback_connected(self) -> None:
+        """Cut the connection if the client is not listed."""
         super().callback_connected()
+        transport: Any = self.transport
         clients = self.server.clients
-        peer = self.transport.get_extra_info("peername")
-        if clients and peer[0] not in clients:
-            self.transport.abort()
+        if clients and transport.get_extra_info("peername")[0] not in clients:
+            transport.abort()
