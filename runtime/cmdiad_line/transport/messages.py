@@ -173,6 +173,17 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcquisitionDone:
+    """The sensors have finished with a part, with or without a frame: it may move. Sent to every outside process.
+
+    Attributes:
+        acquisition_id: Id of the part.
+    """
+
+    acquisition_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StationState:
     """State of the station; sent to every outside process at its start and at every change.
 
@@ -568,7 +579,10 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Alive:
-    """Sign of life, at least every half second, from the loop that does the work."""
+    """Sign of life, at least every half second, from the loop that does the work.
+
+    The supervisor sends it to the outside processes too: the PLC's OK bit is false without a live supervisor.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -594,6 +608,7 @@ Message = (
     | Acknowledge
     | Triggered
     | Result
+    | AcquisitionDone
     | StationState
     | Answer
     | Acquire
