@@ -77,6 +77,7 @@ class MemoryHistory:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.pictures: dict[int, bytes] = {}
+        self.judges: dict[int, list[str]] = {}
 
     def add(self, result: Result) -> None:
         self.rows.insert(0, asdict(result))
@@ -93,6 +94,22 @@ class MemoryHistory:
 
     def counts(self, since: str) -> dict[str, int]:
         return {"ok": 0, "ng": 0}
+
+    def judge(self, command: Command) -> None:
+        self.judges.setdefault(command.arguments["acquisition_id"], []).append(command.user)
+
+    def next_for_review(self, *, before: int | None, second_look_by: str) -> dict[str, Any] | None:
+        waiting = self._waiting(second_look_by)
+        return next((row for row in waiting if before is None or row["acquisition_id"] < before), None)
+
+    def waiting_for_review(self, *, second_look_by: str) -> int:
+        return len(self._waiting(second_look_by))
+
+    def _waiting(self, second_look_by: str) -> list[dict[str, Any]]:
+        def waits(judges: list[str]) -> bool:
+            return bool(judges) and second_look_by not in judges if second_look_by else not judges
+
+        return [row for row in self.rows if row["verdict"] == "NG" and waits(self.judges.get(row["acquisition_id"], []))]
 
 
 class Supervisor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -47,6 +48,24 @@ def new_token(name: str, role: Role) -> tuple[str, Token]:
     check_role(role)
     text = secrets.token_urlsafe(32)
     return text, Token(name=name, role=role, digest=_digest(text))
+
+
+def add_token(path: Path, name: str, role: Role) -> str:
+    """Add a new token to a token file, which is created if missing, readable by its owner only; return the token.
+
+    Raises:
+        AccountError: The file has a token of this name, is no token file, or cannot be written.
+    """
+    text, token = new_token(name, role)
+    if path.exists() and any(entry.name == name for entry in read_tokens(path)):
+        raise AccountError(path, found=f"a token named {name!r}", action="choose another name, or remove its line")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{token.line}\n")
+    except OSError as error:
+        raise AccountError(path, found=f"a file that cannot be written ({cause_of(error)})", action="check it") from error
+    return text
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:

@@ -36,6 +36,19 @@ class History(Protocol):
         """Return the numbers "ok" and "ng" of results since a time in UTC, ISO 8601."""
         ...
 
+    def next_for_review(self, *, before: int | None, second_look_by: str) -> dict[str, Any] | None:
+        """Return the newest part that waits for a judgement, or None.
+
+        Args:
+            before: Only parts with a smaller acquisition id; None for all.
+            second_look_by: Name of a person, for parts that only others have judged; "" for parts that nobody has judged.
+        """
+        ...
+
+    def waiting_for_review(self, *, second_look_by: str) -> int:
+        """Return the number of parts that wait for a judgement; see `next_for_review`."""
+        ...
+
 
 def open_history(station: Station) -> History:
     """Return the recorded results of a station."""

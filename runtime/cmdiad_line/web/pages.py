@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmdiad_line.web.access import Caller
 from cmdiad_line.web.services import services_of
-from cmdiad_line.web.words import STAGES, title
+from cmdiad_line.web.words import STAGES, local_time, relative_score, title
 
 HERE = Path(__file__).parent
 
@@ -27,7 +27,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["title_of"] = title
+    environment.filters |= {"title_of": title, "local_time": local_time, "relative_score": relative_score}
     environment.globals["STAGES"] = STAGES
     return environment
 

@@ -15,7 +15,7 @@ from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.accounts.tokens import read_tokens
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
-from cmdiad_line.transport.link import Link, LinkClosedError
+from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, End, Failed, Ready
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.audit import copy_changes
@@ -144,11 +144,11 @@ class _Reader:
                 self._services.desk.receive(message)
 
     async def give_signs_of_life(self) -> None:
-        """Send `Alive` until the supervisor is gone."""
+        """Send `Alive` until the supervisor is gone or reads no more."""
         while not self._services.ending:
             try:
                 self._link.send(Alive())
-            except LinkClosedError:
+            except (LinkClosedError, LinkFullError):
                 self._end()
             await asyncio.sleep(_ALIVE_S)
 

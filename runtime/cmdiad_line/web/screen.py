@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 from cmdiad_line.transport.messages import Result, StationState
 from cmdiad_line.web.desk import Desk, SeenResult
-from cmdiad_line.web.words import PHASES, meaning, title
+from cmdiad_line.web.words import PHASES, local_time, meaning, title
 
 Kind = Literal["ok", "ng", "working", "waiting", "stopped", "not-ready", "failed"]
 """`not-ready` and `failed` turn the whole screen red; only `ok` and `ng` show a verdict."""
@@ -110,14 +109,13 @@ def make_screen(desk: Desk, counters: dict[str, int], verdict_s: float) -> Scree
 
 def as_part(result: Result) -> Part:
     """Return a result as a part on a page."""
-    moment = datetime.fromisoformat(result.time.replace("Z", "+00:00")).astimezone()
     published = result.timings_ms.get("published")
     relative = result.score / result.threshold if result.score is not None and result.threshold else None
     good = result.verdict == "OK"
     return Part(
         id=result.acquisition_id,
         part_id=result.part_id,
-        time=moment.strftime("%H:%M:%S"),
+        time=local_time(result.time)[-8:],
         verdict="OK" if good else "NG",
         title="" if good else title(result.reason),
         message="" if good else result.message or meaning(result.reason),

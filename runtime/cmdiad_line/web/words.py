@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
 from cmdiad_line.reasons import STATION_REASONS
 from cmdiad_line.transport.messages import Phase
 from cmdiad_runtime.reasons import REASONS
@@ -90,3 +94,18 @@ def meaning(reason: str) -> str:
     """Return the meaning of a reason as a sentence, or "" for an unknown code."""
     sentences: dict[str, str] = {**REASONS, **STATION_REASONS}
     return sentences.get(reason, "")
+
+
+def local_time(time: str) -> str:
+    """Return a time in UTC, ISO 8601, as local date and time; another text is returned as it is."""
+    try:
+        moment = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    except ValueError:
+        return time
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def relative_score(result: Mapping[str, Any]) -> str:
+    """Return the score of a result relative to its threshold as text, or a dash if the part was not inspected."""
+    score, threshold = result["score"], result["threshold"]
+    return f"{score / threshold:.2f} × threshold" if score is not None and threshold else "–"

@@ -131,5 +131,30 @@
     window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   }
 
+  /* Keyboard of the review page: G, D and U choose, Enter stores, the right arrow skips, O switches the anomaly map. */
+  function review(form) {
+    const note = byId("note");
+    const picture = byId("review-picture");
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey) return;
+      if (event.key === "Escape") { document.activeElement.blur(); return; }
+      if (document.activeElement === note) return;
+      const key = event.key.toUpperCase();
+      const choice = form.querySelector(`input[data-key="${CSS.escape(key)}"]`);
+      if (choice) {
+        choice.checked = true;
+        note.focus();
+        event.preventDefault();
+      } else if (key === "O" && picture.dataset.overlay) {
+        picture.src = picture.src.includes("kind=image") ? picture.dataset.overlay : picture.dataset.image;
+      } else if (event.key === "ArrowRight") {
+        location.href = form.dataset.skip;
+      } else if (event.key === "Enter" && document.activeElement === body) {
+        form.requestSubmit();
+      }
+    });
+  }
+
   if (body.dataset.page === "operator") live();
+  if (byId("review")) review(byId("review"));
 })();
