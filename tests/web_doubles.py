@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from PIL import Image
 from cmdiad_line.accounts.account import Account
 from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.accounts.tokens import new_token
+from cmdiad_line.records.database import Database
+from cmdiad_line.records.picture_places import OVERLAY, RGB, part_folder
+from cmdiad_line.records.rows import Rows
 from cmdiad_line.station_file.web import Web
-from cmdiad_line.transport.messages import Answer, Command, Message, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Answer, Command, Message, Record, Result, StationState, Trigger, Triggered
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.desk import Desk
 from cmdiad_line.web.guard import Guard
+from cmdiad_line.web.history import History
 from cmdiad_line.web.services import Services
 from cmdiad_line.web.sessions import Sessions
 from cmdiad_line.web.shift import ShiftCounter
@@ -71,45 +75,45 @@ class Clock:
         return self.now
 
 
-class MemoryHistory:
-    """Recorded results in memory."""
+class StationRecords:
+    """The records of a station, as its records process would write them."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.pictures: dict[int, bytes] = {}
-        self.judges: dict[int, list[str]] = {}
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        Database(state).close()
+        self.history = History(state, near_share=0.1)
 
     def add(self, result: Result) -> None:
-        self.rows.insert(0, asdict(result))
+        self._write(lambda rows: rows.record(make_record(result)))
 
-    def latest(self, *, limit: int, before: int | None = None, verdict: str = "") -> Sequence[dict[str, Any]]:
-        chosen = (row for row in self.rows if before is None or row["acquisition_id"] < before)
-        return [row for row in chosen if not verdict or row["verdict"] == verdict][:limit]
+    def judge(self, acquisition_id: int, user: str, judgement: str, note: str = "") -> None:
+        self._write(lambda rows: rows.judge(acquisition_id, user, judgement, note))
 
-    def result(self, acquisition_id: int) -> dict[str, Any] | None:
-        return next((row for row in self.rows if row["acquisition_id"] == acquisition_id), None)
+    def audit(self, user: str, action: str, subject: str, details: dict[str, Any]) -> None:
+        self._write(lambda rows: rows.audit(user, action, subject, details))
 
-    def picture(self, acquisition_id: int, kind: str) -> bytes | None:
-        return self.pictures.get(acquisition_id)
+    def keep_picture(self, acquisition_id: int, picture: bytes) -> Path:
+        """Store a picture of a recorded part, and return its folder."""
+        result = self.history.result(acquisition_id)
+        assert result is not None
+        folder = part_folder(self.state, acquisition_id, result.time)
+        folder.mkdir(parents=True)
+        for name in (RGB, OVERLAY):
+            (folder / name).write_bytes(picture)
+        return folder
 
-    def counts(self, since: str) -> dict[str, int]:
-        return {"ok": 0, "ng": 0}
+    def _write(self, change: Callable[[Rows], None]) -> None:
+        database = Database(self.state)
+        try:
+            with database.transaction() as rows:
+                change(rows)
+        finally:
+            database.close()
 
-    def judge(self, command: Command) -> None:
-        self.judges.setdefault(command.arguments["acquisition_id"], []).append(command.user)
 
-    def next_for_review(self, *, before: int | None, second_look_by: str) -> dict[str, Any] | None:
-        waiting = self._waiting(second_look_by)
-        return next((row for row in waiting if before is None or row["acquisition_id"] < before), None)
-
-    def waiting_for_review(self, *, second_look_by: str) -> int:
-        return len(self._waiting(second_look_by))
-
-    def _waiting(self, second_look_by: str) -> list[dict[str, Any]]:
-        def waits(judges: list[str]) -> bool:
-            return bool(judges) and second_look_by not in judges if second_look_by else not judges
-
-        return [row for row in self.rows if row["verdict"] == "NG" and waits(self.judges.get(row["acquisition_id"], []))]
+def make_record(result: Result) -> Record:
+    """Return the order to store a result."""
+    return Record(result=result, sensors={"camera": "S1"}, engine="onnxruntime", triggered_ns=1)
 
 
 class Supervisor:
@@ -146,7 +150,7 @@ class WebStation:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.supervisor = Supervisor()
-        self.history = MemoryHistory()
+        self.records = StationRecords(folder)
         self.clock = Clock()
         self.accounts = AccountStore(folder / "accounts.sqlite", lambda: self.clock.now)
         self.tokens = {role: new_token(f"{role}-program", role) for role in ("operator", "engineer", "admin")}
@@ -155,7 +159,7 @@ class WebStation:
             state_folder=folder,
             settings=Web(**settings),
             desk=self.supervisor.desk,
-            history=self.history,
+            history=self.records.history,
             accounts=self.accounts,
             sessions=Sessions(1800, 43200, self.clock),
             shift=ShiftCounter(("06:00", "14:00", "22:00")),

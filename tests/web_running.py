@@ -20,7 +20,7 @@ from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Answer, Command, End, Message, Ready, StationState, Trigger, Triggered
 from cmdiad_line.web import process
-from web_doubles import READY, MemoryHistory, make_result
+from web_doubles import READY, StationRecords, make_result
 
 LIMIT_S = 60.0
 """Generous limit for anything that must happen."""
@@ -40,10 +40,10 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class RunningWeb:
     """A running web process. The test plays the supervisor."""
 
-    def __init__(self, link: Link, state: Path, history: MemoryHistory) -> None:
+    def __init__(self, link: Link, state: Path, records: StationRecords) -> None:
         self.link = link
         self.state = state
-        self.history = history
+        self.records = records
         self.received: list[Message] = []
         self.answers = True
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class RunningWeb:
         """Inspect a part: in work, recorded, published."""
         result = make_result(number, verdict, reason, **changes)
         self.send(replace(READY, in_work=1))
-        self.history.add(result)
+        self.records.add(result)
         self.send(result)
         self.send(READY)
 
@@ -94,7 +94,7 @@ class RunningWeb:
                 self.received.append(message)
                 if isinstance(message, Command) and self.answers:
                     if message.name == "judge":
-                        self.history.judge(message)
+                        self.records.judge(user=message.user, **message.arguments)
                     self.send(Answer(token=message.token, done=True, message="Done."))
                 elif isinstance(message, Trigger):
                     number += 1
@@ -121,15 +121,14 @@ def make_station(folder: Path, **settings: Any) -> Station:
 
 
 @contextmanager
-def running_web(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[RunningWeb]:
-    """Run a web process on recorded results in memory until the block ends."""
-    history = MemoryHistory()
-    monkeypatch.setattr(process, "open_history", lambda station: history)
+def running_web(folder: Path, **settings: Any) -> Iterator[RunningWeb]:
+    """Run a web process until the block ends."""
     station = make_station(folder, **settings)
+    records = StationRecords(station.state)
     here, there = link_pair()
     thread = threading.Thread(target=process.serve, args=(Link(there), station))
     thread.start()
-    web = RunningWeb(here, station.state, history)
+    web = RunningWeb(here, station.state, records)
     try:
         wait_until(lambda: any(isinstance(message, Ready) for message in web.received), "Ready")
         web.send(READY)

@@ -14,6 +14,7 @@ from cmdiad_line.web.access import SignInNeededError, session_caller, sign_in_ad
 from cmdiad_line.web.guard import Guard
 from cmdiad_line.web.pages import HERE, render
 from cmdiad_line.web.services import Services
+from cmdiad_runtime.errors import OutputError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HEADINGS = {403: "Not allowed", 404: "Not found", 405: "Not possible", 422: "Not understood", 503: "Not now"}
@@ -42,6 +43,7 @@ def make_application(services: Services) -> Guard:
     application.add_exception_handler(StarletteHTTPException, _refused)
     application.add_exception_handler(RequestValidationError, _not_understood)
     application.add_exception_handler(AccountError, _account_refused)
+    application.add_exception_handler(OutputError, _no_records)
     hosts = frozenset(host.lower() for host in (*_LOOPBACK, services.settings.address, *services.settings.hosts))
     largest = services.push.largest_bytes if services.push is not None else 64 * 1024
     return Guard(application, hosts=hosts, upload_path="/inspect", largest_upload=largest)
@@ -67,6 +69,10 @@ async def _not_understood(request: Request, error: Exception) -> Response:
 
 async def _account_refused(request: Request, error: Exception) -> Response:
     return await _problem(request, 422, str(error), None)
+
+
+async def _no_records(request: Request, error: Exception) -> Response:
+    return await _problem(request, 503, str(error), None)
 
 
 async def _problem(request: Request, status: int, text: str, headers: object) -> Response:

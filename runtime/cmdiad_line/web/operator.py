@@ -31,10 +31,12 @@ async def part(
     request: Request, acquisition_id: PartId, caller: Annotated[Caller, Depends(page_for(None))]
 ) -> Response:
     """Show one part."""
-    result = await run_in_threadpool(services_of(request).history.result, acquisition_id)
+    history = services_of(request).history
+    result = await run_in_threadpool(history.result, acquisition_id)
     if result is None:
         raise HTTPException(404, f"There is no part {acquisition_id} in the records.")
-    return render(request, "part", caller, result=result)
+    judgements, overrides = await run_in_threadpool(history.remarks, acquisition_id)
+    return render(request, "part", caller, result=result, judgements=judgements, overrides=overrides)
 
 
 @router.post("/station/{name}")

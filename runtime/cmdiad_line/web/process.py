@@ -20,12 +20,12 @@ from cmdiad_line.transport.messages import Alive, End, Failed, Ready
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.audit import copy_changes
 from cmdiad_line.web.desk import Desk
-from cmdiad_line.web.history import open_history
+from cmdiad_line.web.history import History
 from cmdiad_line.web.push import push_of
 from cmdiad_line.web.services import Services
 from cmdiad_line.web.sessions import Sessions
 from cmdiad_line.web.shift import ShiftCounter
-from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
 
@@ -68,8 +68,7 @@ async def _serve(link: Link, station: Station, listener: socket.socket) -> None:
     services = make_services(link, station)
     server = _make_server(services)
     _write_address(station.state, services.settings, listener)
-    numbers = await asyncio.to_thread(services.history.counts, services.shift.began)
-    services.shift.seed(numbers)
+    await asyncio.to_thread(_seed, services)
     reader = _Reader(link, services, server)
     link.send(Ready())
     tasks = [asyncio.create_task(reader.give_signs_of_life()), asyncio.create_task(copy_changes(services))]
@@ -95,13 +94,20 @@ def make_services(link: Link, station: Station) -> Services:
         state_folder=station.state,
         settings=settings,
         desk=Desk(link.send, station.deadline_ms / 1000),
-        history=open_history(station),
+        history=History(station.state, station.pictures.near_share),
         accounts=AccountStore(station.state / FILE_NAME),
         sessions=Sessions(settings.session_minutes * 60, settings.shift_minutes * 60),
         shift=ShiftCounter(settings.shifts),
         tokens=read_tokens(settings.token_file) if settings.token_file is not None else (),
         push=push_of(station),
     )
+
+
+def _seed(services: Services) -> None:
+    """Add the recorded numbers of this shift. A new station has no records yet."""
+    with contextlib.suppress(OutputError):
+        numbers = services.history.counts(services.shift.began)
+        services.shift.seed(ok=numbers.ok, ng=numbers.ng)
 
 
 def _make_server(services: Services) -> uvicorn.Server:

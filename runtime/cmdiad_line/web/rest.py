@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
+from cmdiad_line.records.stored import StoredResult
 from cmdiad_line.transport.messages import Result
 from cmdiad_line.web.access import Caller, program_for
 from cmdiad_line.web.desk import NoAnswerError
@@ -55,16 +56,16 @@ async def results(
     limit: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 50,
     before: Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="Only results with a smaller id.")] = None,
     verdict: Annotated[Literal["", "OK", "NG"], Query(description="Only results with this verdict.")] = "",
-) -> list[dict[str, Any]]:
+) -> list[StoredResult]:
     """Return recorded results; for the next page, pass the last id as `before`."""
     history = services_of(request).history
-    return list(await run_in_threadpool(history.latest, limit=limit, before=before, verdict=verdict))
+    return await run_in_threadpool(history.latest, limit=limit, before=before, verdict=verdict)
 
 
 @router.get("/results/{acquisition_id}", summary="Return one recorded result")
 async def result(
     request: Request, acquisition_id: PartId, _: Annotated[Caller, Depends(program_for(None))]
-) -> dict[str, Any]:
+) -> StoredResult:
     """Return one recorded result."""
     recorded = await run_in_threadpool(services_of(request).history.result, acquisition_id)
     if recorded is None:

@@ -33,11 +33,9 @@ async def review(
         before: Only parts with a smaller id, to skip parts.
         blind: True for a second look at parts that another person has judged; verdict and judgement stay hidden.
     """
-    history = services_of(request).history
-    reviewer = caller.name if blind else ""
-    part = await run_in_threadpool(history.next_for_review, before=before, second_look_by=reviewer)
-    count = await run_in_threadpool(history.waiting_for_review, second_look_by=reviewer)
-    return render(request, "review", caller, part=part, count=count, blind=blind, skipped=before is not None)
+    queue = await run_in_threadpool(services_of(request).history.queue, second_look_by=caller.name if blind else "")
+    part = next((part for part in queue if before is None or part.acquisition_id < before), None)
+    return render(request, "review", caller, part=part, count=len(queue), blind=blind, skipped=before is not None)
 
 
 @router.post("/review/{acquisition_id}")

@@ -42,10 +42,10 @@ class ShiftCounter:
         """Beginning of the present shift in UTC, ISO 8601."""
         return self._began.astimezone(timezone.utc).isoformat(timespec="seconds")
 
-    def seed(self, numbers: dict[str, int]) -> None:
+    def seed(self, *, ok: int, ng: int) -> None:
         """Add the recorded numbers of this shift; call once, before the first result."""
-        for verdict in self._numbers:
-            self._numbers[verdict] += numbers.get(verdict, 0)
+        self._numbers["ok"] += ok
+        self._numbers["ng"] += ng
 
     def count(self, result: Result) -> None:
         """Count a result."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from cmdiad_line.reasons import STATION_REASONS
-from cmdiad_line.transport.messages import Phase
+from cmdiad_line.records.stored import StoredResult
+from cmdiad_line.transport.messages import Phase, Result
 from cmdiad_runtime.reasons import REASONS
 
 TITLES: dict[str, str] = {
@@ -105,7 +104,7 @@ def local_time(time: str) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def relative_score(result: Mapping[str, Any]) -> str:
+def relative_score(result: Result | StoredResult) -> str:
     """Return the score of a result relative to its threshold as text, or a dash if the part was not inspected."""
-    score, threshold = result["score"], result["threshold"]
+    score, threshold = result.score, result.threshold
     return f"{score / threshold:.2f} × threshold" if score is not None and threshold else "–"

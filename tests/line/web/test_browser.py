@@ -49,8 +49,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningWeb]:
-    with running_web(tmp_path, monkeypatch) as web:
+def web(tmp_path: Path) -> Iterator[RunningWeb]:
+    with running_web(tmp_path) as web:
         store = AccountStore(web.state / "accounts.sqlite")
         store.add("ada", "engineer", PASSWORD, author="test")
         yield web
@@ -86,8 +86,8 @@ def visible_text(page: Page) -> str:
 def test_verdicts_appear_live(page: Page, web: RunningWeb) -> None:
     sign_in(page, web)
     wait_for_screen(page, "waiting")
-    web.history.pictures[1] = png()
     web.publish(1)
+    web.records.keep_picture(1, png())
     wait_for_screen(page, "ok")
     assert visible_text(page).startswith("OK")
     page.wait_for_selector("#overlay:visible")
@@ -158,7 +158,7 @@ def test_an_ok_disappears_when_the_server_hangs(page: Page, web: RunningWeb, mon
 def test_review_by_keyboard(page: Page, web: RunningWeb) -> None:
     for number in (1, 2, 3):
         web.publish(number, "NG", "score")
-        web.history.pictures[number] = png(60 * number)
+        web.records.keep_picture(number, png(60 * number))
     sign_in(page, web, "/review")
     assert "3 to review" in page.inner_text("header")
     page.keyboard.press("d")
@@ -180,7 +180,7 @@ def test_review_by_keyboard(page: Page, web: RunningWeb) -> None:
 
 def test_a_blind_second_look_hides_the_first(page: Page, web: RunningWeb) -> None:
     web.publish(1, "NG", "score")
-    web.history.judges[1] = ["ben"]
+    web.records.judge(1, "ben", "good")
     sign_in(page, web, "/review")
     assert "Nothing to review" in page.inner_text("main")
     page.get_by_role("link", name="Blind second look").click()

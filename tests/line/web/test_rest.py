@@ -43,8 +43,8 @@ def test_the_result_of_another_part_is_never_the_answer(station: WebStation) -> 
 
 @pytest.mark.parametrize("path", ["/results", "/results/1", "/results/1/picture", "/metrics"])
 def test_reading_needs_a_token_or_a_session(station: WebStation, path: str) -> None:
-    station.history.add(make_result(1))
-    station.history.pictures[1] = png()
+    station.records.add(make_result(1))
+    station.records.keep_picture(1, png())
     assert station.client().get(path).status_code == 401
     assert station.client().get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert station.client(role="operator").get(path).status_code == 200
@@ -79,7 +79,7 @@ def test_health_and_readiness_need_no_token(station: WebStation) -> None:
 
 def test_results_are_listed_in_pages(station: WebStation) -> None:
     for number in range(1, 6):
-        station.history.add(make_result(number, "NG" if number % 2 else "OK"))
+        station.records.add(make_result(number, "NG" if number % 2 else "OK"))
     client = station.client(role="operator")
     ids = [row["acquisition_id"] for row in client.get("/results?limit=2").json()]
     assert ids == [5, 4]
@@ -96,7 +96,8 @@ def test_pictures_are_found_by_number_only(station: WebStation, number: str) -> 
 
 
 def test_a_picture_is_sent_as_png(station: WebStation) -> None:
-    station.history.pictures[3] = png()
+    station.records.add(make_result(3))
+    station.records.keep_picture(3, png())
     client = station.client(role="operator")
     answer = client.get("/results/3/picture")
     assert (answer.headers["content-type"], answer.content) == ("image/png", png())

@@ -17,8 +17,8 @@ from web_doubles import READY
 from web_running import LIMIT_S, make_station, running_web, wait_until
 
 
-def test_the_process_serves_reads_its_link_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_web(tmp_path, monkeypatch, open_view=True) as web:
+def test_the_process_serves_reads_its_link_and_ends(tmp_path: Path) -> None:
+    with running_web(tmp_path, open_view=True) as web:
         wait_until(lambda: sum(isinstance(message, Alive) for message in web.received) > 3, "signs of life")
         wait_until(lambda: httpx.get(f"{web.url}/readyz").status_code == 200, "ready")
         web.state_is(phase="failed", reason="inspection-died", message="Gave up.")
@@ -26,11 +26,9 @@ def test_the_process_serves_reads_its_link_and_ends(tmp_path: Path, monkeypatch:
         assert httpx.get(f"{web.url}/healthz").json() == {"status": "live"}
 
 
-def test_the_live_stream_sends_the_screen_and_ends_with_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_live_stream_sends_the_screen_and_ends_with_the_process(tmp_path: Path) -> None:
     screens = []
-    with running_web(tmp_path, monkeypatch, open_view=True) as web:
+    with running_web(tmp_path, open_view=True) as web:
         web.publish(1)
         with httpx.stream("GET", f"{web.url}/live", timeout=LIMIT_S) as stream:
             lines = stream.iter_lines()
@@ -51,8 +49,8 @@ def lines_of_one_event(lines: object) -> list[str]:
     return [line for line in event if line.startswith("data: ")]
 
 
-def test_the_process_ends_when_the_supervisor_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_web(tmp_path, monkeypatch) as web:
+def test_the_process_ends_when_the_supervisor_is_gone(tmp_path: Path) -> None:
+    with running_web(tmp_path) as web:
         web.stop_supervising()
         web.link._socket.shutdown(socket.SHUT_RDWR)
         url = web.url
@@ -97,18 +95,18 @@ def test_a_wrong_token_file_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "line 1" in messages[-1].message
 
 
-def test_changes_of_accounts_are_copied_into_the_audit_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_accounts_are_copied_into_the_audit_log(tmp_path: Path) -> None:
     from cmdiad_line.accounts.store import AccountStore
 
-    with running_web(tmp_path, monkeypatch) as web:
+    with running_web(tmp_path) as web:
         AccountStore(web.state / "accounts.sqlite").add("ada", "admin", "four random words", author="command line")
         note = wait_until(web.commands, "the entry")[0]
         assert (note.name, note.user, note.arguments["action"]) == ("note", "command line", "account add")
         wait_until(lambda: not AccountStore(web.state / "accounts.sqlite").unnoted(), "the mark")
 
 
-def test_no_thread_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_is_left(tmp_path: Path) -> None:
     before = threading.active_count()
-    with running_web(tmp_path, monkeypatch) as web:
+    with running_web(tmp_path) as web:
         web.send(READY)
     assert threading.active_count() <= before
