@@ -11,8 +11,9 @@ TIME = "2026-11-26T12:00:00.000+00:00"
 
 def a_record(number: int, **changes: Any) -> Record:
     """Return the row of a part, OK with the score 0.5 unless changed."""
-    beyond = {name: changes.pop(name) for name in ("sensors", "engine", "map_max") if name in changes}
-    values = {
+    beyond: dict[str, Any] = {"sensors": {"camera": "serial 7"}, "engine": "cpu", "map_max": None}
+    beyond |= {name: changes.pop(name) for name in tuple(changes) if name in beyond}
+    values: dict[str, Any] = {
         "verdict": "OK",
         "reason": "",
         "message": "",
@@ -27,7 +28,7 @@ def a_record(number: int, **changes: Any) -> Record:
         "timings_ms": {"acquired": 2.0, "inspected": 9.5, "recorded": 12.0},
     }
     result = Result(acquisition_id=number, **{**values, **changes})
-    return Record(**{"sensors": {"camera": "serial 7"}, "engine": "cpu", "triggered_ns": 10**9 * number, **beyond}, result=result)
+    return Record(result=result, triggered_ns=10**9 * number, **beyond)
 
 
 def a_rejected(number: int, reason: str = "score", **changes: Any) -> Record:

@@ -15,7 +15,7 @@ class Pictures:
         ng: True to keep the pictures of every part that is NG.
         near_share: Pictures of OK parts are kept if the score is within this share of the threshold: with 0.1 from 90 %
             of the threshold on. 0 keeps none of them for this reason.
-        one_in: Of the other OK parts, one in this number is kept; 0 keeps none.
+        one_in: One in this number of the other OK parts is kept; 0 keeps none of them.
         overlay: True to keep a picture with the heatmap, too.
         days: Number of days after which pictures are removed.
         gigabytes: Largest size of all pictures in gigabytes (10^9 bytes). The oldest ones leave first.

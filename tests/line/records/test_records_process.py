@@ -16,7 +16,7 @@ from cmdiad_line.records.ids import BLOCK, reserved_ids
 from cmdiad_line.records.process import serve
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.frames import FramePool, frames_path
-from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
+from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import (
     Alive,
     Answer,
@@ -39,8 +39,9 @@ LIMIT_S = 30.0
 class Supervisor:
     """The other end of the process's link."""
 
-    def __init__(self, link):
+    def __init__(self, link, thread):
         self.link = link
+        self.thread = thread
         self.alive = 0
 
     def ask(self, *messages, answers=1):
@@ -71,7 +72,7 @@ def running(state, **changes):
     thread = threading.Thread(target=serve, args=(there, station))
     thread.start()
     try:
-        yield Supervisor(here)
+        yield Supervisor(here, thread)
     finally:
         here.close()
         thread.join(LIMIT_S)
@@ -180,8 +181,9 @@ def test_process_says_that_it_is_alive(tmp_path):
 def test_process_ends_when_asked(tmp_path):
     with running(tmp_path) as supervisor:
         supervisor.wait()
-        with pytest.raises(LinkClosedError):
-            supervisor.ask(a_record(1), End(), answers=99)
+        supervisor.ask(a_record(1), End())
+        supervisor.thread.join(LIMIT_S)
+        assert not supervisor.thread.is_alive()
         assert rows(tmp_path, "SELECT count(*) FROM results") == [(1,)]
 
 
