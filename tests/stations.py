@@ -304,7 +304,7 @@ def running_station(file: Path) -> Iterator[RunningStation]:
     supervisor_module.Hub = TestHub  # type: ignore[misc]
     import cmdiad_line.supervisor.start as start_module
 
-    start_module.Supervisor = TestSupervisor  # type: ignore[misc]
+    start_module.Supervisor = TestSupervisor  # type: ignore[misc, assignment]
     try:
         running.start()
         yield running

@@ -46,7 +46,7 @@ def ready(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("error", "acquisition-failed"), ("stale", "stale-frame"), ("swap", "stale-frame"), ("unplug", "camera-gone")],
+    [("error", "acquisition-failed"), ("stale", "stale-frame"), ("swap", "wrong-frame"), ("unplug", "camera-gone")],
 )
 def test_fault_of_a_sensor(station, fault, reason):
     station.faults.write_text(f"{fault}\n")

@@ -155,8 +155,10 @@ def test_changed_threshold_is_another_self_test(bench):
     bench.change.between_parts(0)
     assert bench.readiness.active is None
     bench.answer()
-    assert bench.readiness.active is not before
-    assert bench.readiness.active.threshold == 2.0
+    after = bench.readiness.active
+    assert after is not None
+    assert after is not before
+    assert after.threshold == 2.0
     assert bench.problems == [""]
 
 
