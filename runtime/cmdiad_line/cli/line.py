@@ -11,6 +11,7 @@ from cmdiad_runtime.support.command_line import CommandGroup, run_command
 SUBCOMMANDS = {
     "run": ("cmdiad_line.cli.run:run", "Run the station that a station file describes."),
     "demo": ("cmdiad_line.cli.demo:demo", "Run a station with a simulated camera and open its page."),
+    "plc-simulator": ("cmdiad_line.cli.plc_simulator:plc_simulator", "Play the PLC against a station, and check it."),
     "check": ("cmdiad_line.cli.check:check", "Explain every mistake in a station file."),
 }
 """Place and purpose of each subcommand."""
