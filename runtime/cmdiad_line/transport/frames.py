@@ -260,7 +260,7 @@ class FramePool:
         return ArrayPlace(name="map", dtype=place.dtype, shape=place.shape, offset=self.slot_bytes)
 
     def adopt(self, slot: int, old_id: int, new_id: int) -> None:
-        """Give the frame in a slot another id: the acquisition id of a pushed frame.
+        """Give the frame in a slot another id: the acquisition id of a pushed frame, in place of its token.
 
         Args:
             slot: Slot number from 0.

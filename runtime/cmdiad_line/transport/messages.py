@@ -55,8 +55,11 @@ class Trigger:
 class Pushed:
     """Frame that arrived by itself (watched folder, HTTP push): trigger and frame in one. From the acquisition.
 
+    A frame that arrived but cannot be read is a `Trigger` of the acquisition, which answers `Acquire` with
+    `NotAcquired`. So it gets a result too.
+
     Attributes:
-        token: See `Trigger`.
+        token: See `Trigger`. The slot's owner is `frames.pushed_owner(token)` until the supervisor adopts the frame.
         slot: Frame slot that holds the arrays.
         arrays: Arrays in the slot.
         captured_ns: Time at which the frame was complete.
