@@ -41,7 +41,10 @@ def recipe() -> None:
 @recipe.command(
     "add",
     help="Copy BUNDLE into the state folder of STATE as a new recipe. The recipe is not active yet.",
-    examples=(EXAMPLES[0], "cmdiad-line recipe add station.toml gear.cmdiad --id gear-3 --public-key line.pub",),
+    examples=(
+        EXAMPLES[0],
+        "cmdiad-line recipe add station.toml gear.cmdiad --id gear-3 --public-key line.pub",
+    ),
     exit_codes=EXIT_CODES,
 )
 @STATE
@@ -70,7 +73,7 @@ def recipe() -> None:
         "--keep",
         type=click.IntRange(2, 1000),
         default=5,
-        help="Number of recipes that stay on the disk. The oldest others are removed, except the active one and the one "
+        help="Number of recipes that stay on the disk. The oldest others leave, except the active one and the one "
         "before. A running station keeps all.",
     ),
 )
