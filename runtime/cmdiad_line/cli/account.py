@@ -123,7 +123,8 @@ def password(name: str, file: Path) -> None:
 
 @_command(
     "token",
-    "Make a token for the program NAME. stdout receives the token, once; the token file receives its hash.",
+    "Make a token for the program NAME. stdout receives the token, once; the token file receives a hash. The station "
+    "reads the file at the next start of the web process.",
     "cmdiad-line account token mes --file tokens.txt",
     "cmdiad-line account token prometheus --role operator --file tokens.txt > prometheus.token",
 )
@@ -134,7 +135,7 @@ def password(name: str, file: Path) -> None:
     "tokens",
     type=click.Path(path_type=Path),
     required=True,
-    help="Token file, as in the key token_file of the section [web]; created if missing. Restart the web process after.",
+    help="Token file, as in the key token_file of the section [web]; created if missing.",
 )
 def token(name: str, role: Role, tokens: Path) -> None:
     """Make a token."""

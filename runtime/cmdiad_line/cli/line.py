@@ -12,6 +12,7 @@ SUBCOMMANDS = {
     "run": ("cmdiad_line.cli.run:run", "Run the station that a station file describes."),
     "demo": ("cmdiad_line.cli.demo:demo", "Run a station with a simulated camera and open its page."),
     "check": ("cmdiad_line.cli.check:check", "Explain every mistake in a station file."),
+    "account": ("cmdiad_line.cli.account:account", "Manage accounts of people and tokens of programs."),
 }
 """Place and purpose of each subcommand."""
 

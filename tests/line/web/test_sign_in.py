@@ -153,7 +153,9 @@ def test_a_made_up_cookie_is_nobody(station: WebStation) -> None:
     assert client.get("/").status_code == 303
 
 
-@pytest.mark.parametrize("path", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "/a\nb", ""])
+@pytest.mark.parametrize(
+    "path", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "/a\nb", ""]
+)
 def test_the_sign_in_page_leads_to_this_station_only(path: str) -> None:
     assert local_path(path) == "/"
     assert local_path("/review") == "/review"
