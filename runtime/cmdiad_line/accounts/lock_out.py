@@ -1,4 +1,4 @@
-"""How long an account is locked after wrong passwords. Times are wall-clock seconds, because a lock survives restarts."""
+"""How long an account is locked after wrong passwords. Times are wall-clock seconds: a lock survives restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accounts of a station: one SQLite file in the state folder, which commands and processes may use at the same time.
+"""The accounts of a station: one SQLite file in the state folder, which several processes may use at the same time.
 
 Every change of an account is also a row of `changes`. The web process copies these rows into the station's audit log,
 so that a change on the command line appears there too.

@@ -61,10 +61,11 @@ def add_token(path: Path, name: str, role: Role) -> str:
         raise AccountError(path, found=f"a token named {name!r}", action="choose another name, or remove its line")
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(f"{token.line}\n")
     except OSError as error:
-        raise AccountError(path, found=f"a file that cannot be written ({cause_of(error)})", action="check it") from error
+        problem = f"a file that cannot be written ({cause_of(error)})"
+        raise AccountError(path, found=problem, action="check the folder") from error
     return text
 
 

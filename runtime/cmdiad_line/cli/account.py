@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_line.accounts.account import ROLES, AccountError, check_name, check_password
+from cmdiad_line.cli.state_argument import present_user
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ accounts. There is no default password: the first admin is made with this comman
 or from the first line of stdin. Changes appear in the audit log of the station.
 """
 EXIT_CODES = {3: "account, password or token refused", 9: "mistakes in the station file"}
-AUTHOR = "command line"
 
 _STATION = option_group(
     "Station",
@@ -32,7 +32,7 @@ _STATION = option_group(
         "file",
         type=click.Path(path_type=Path),
         default="station.toml",
-        help="Station file, which names the state folder with the accounts.",
+        help="Station file, or state folder.",
     ),
 )
 _ROLE = click.option("--role", type=click.Choice(ROLES), default="operator", help="Role of the account or token.")
@@ -71,7 +71,7 @@ def add(name: str, role: str, file: Path) -> None:
     check_name(name)
     if store.account(name) is not None:
         raise AccountError("name", found=f"{name!r}, which exists", action="choose another name")
-    store.add(name, role, _new_password(name), author=AUTHOR)
+    store.add(name, role, _new_password(name), author=present_user())
     click.echo(f"added: {name}, {role}")
 
 
@@ -99,7 +99,7 @@ def list_accounts(file: Path) -> None:
 @_STATION
 def disable(name: str, enable: bool, file: Path) -> None:
     """Disable or enable an account."""
-    _store(file).set_disabled(name, not enable, author=AUTHOR)
+    _store(file).set_disabled(name, not enable, author=present_user())
     click.echo(f"{'enabled' if enable else 'disabled'}: {name}")
 
 
@@ -117,13 +117,14 @@ def password(name: str, file: Path) -> None:
     existing = store.account(name)
     if existing is None:
         raise AccountError("account", found=f"no account {name[:60]!r}", action="list the accounts")
-    store.set_password(existing.name, _new_password(existing.name), author=AUTHOR)
+    store.set_password(existing.name, _new_password(existing.name), author=present_user())
     click.echo(f"password changed: {existing.name}")
 
 
 @_command(
     "token",
-    "Make a token for the program NAME. stdout receives the token, once; the token file receives its hash.",
+    "Make a token for the program NAME. stdout receives the token, once; the token file receives a hash. The station "
+    "reads the file at the next start of the web process.",
     "cmdiad-line account token mes --file tokens.txt",
     "cmdiad-line account token prometheus --role operator --file tokens.txt > prometheus.token",
 )
@@ -134,7 +135,7 @@ def password(name: str, file: Path) -> None:
     "tokens",
     type=click.Path(path_type=Path),
     required=True,
-    help="Token file, as in the key token_file of the section [web]; created if missing. Restart the web process after.",
+    help="Token file, as in the key token_file of the section [web]; created if missing.",
 )
 def token(name: str, role: Role, tokens: Path) -> None:
     """Make a token."""
@@ -147,7 +148,7 @@ def _store(file: Path) -> AccountStore:
     from cmdiad_line.accounts.store import FILE_NAME, AccountStore
     from cmdiad_line.station_file.read import read_station
 
-    state = read_station(file).state
+    state = file if file.is_dir() else read_station(file, running=True).state
     state.mkdir(parents=True, exist_ok=True)
     return AccountStore(state / FILE_NAME)
 

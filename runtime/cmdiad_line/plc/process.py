@@ -24,7 +24,7 @@ ALIVE_S = 0.2
 _TICK_S = 0.01  # Longest delay of an output line that changes by time alone.
 _NS_PER_MS = 1_000_000
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("cmdiad.line.plc")
 
 
 def serve(link: Link, station: Station) -> None:

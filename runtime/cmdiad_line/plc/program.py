@@ -1,6 +1,6 @@
 """The PLC's side of the handshake as a program that runs once per scan cycle, like in a controller.
 
-It takes all outputs of the station at one moment and returns the levels of its own bits. No clock and no sockets, so
+It takes all outputs of the station at one moment and sets the levels of the PLC's bits. No clock and no sockets, so
 that tests can drive it. docs/plc.md describes the same program in plain sentences.
 """
 

@@ -44,7 +44,9 @@ class Web:
 
     def __post_init__(self) -> None:
         require_server(self)
-        require(all(re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,253}", host) for host in self.hosts), self, "hosts", "host names")
+        require(
+            all(re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,253}", host) for host in self.hosts), self, "hosts", "host names"
+        )
         pair = (self.certificate is None) == (self.private_key is None)
         require(pair, self, "private_key", "a private key together with a certificate, or neither")
         require_integer(self, "session_minutes", 1, 1440)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from cmdiad_line.accounts.account import AccountError
 from cmdiad_line.web.services import Services
@@ -13,10 +14,8 @@ _PERIOD_S = 2.0
 async def copy_changes(services: Services) -> None:
     """Copy new changes every two seconds until the process ends; a change that was not stored is tried again."""
     while not services.ending:
-        try:
+        with contextlib.suppress(AccountError):  # The page that needs the accounts reports the problem.
             await copy_once(services)
-        except AccountError:
-            pass  # The page that needs the accounts reports the problem.
         await asyncio.sleep(_PERIOD_S)
 
 

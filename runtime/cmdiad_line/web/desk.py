@@ -1,4 +1,4 @@
-"""What the web process has heard from the supervisor, and its requests that wait for an answer. One asyncio loop only."""
+"""What the web process has heard from the supervisor, and its requests that wait for an answer. For one loop."""
 
 from __future__ import annotations
 

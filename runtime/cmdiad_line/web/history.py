@@ -93,7 +93,8 @@ class History:
         """Return the parts that wait for a judgement, newest first.
 
         Args:
-            second_look_by: Name of a person, for parts that only others have judged; "" for parts that nobody has judged.
+            second_look_by: Name of a person, for parts that only others have judged; "" for parts without a
+                judgement.
         """
         with self.reader() as reader:
             if not second_look_by:

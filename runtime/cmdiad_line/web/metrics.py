@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from cmdiad_line.transport.messages import Phase, Result, StationState
 from cmdiad_line.web.access import Caller, program_for
-from cmdiad_line.web.services import Services, services_of
+from cmdiad_line.web.services import Services
 
 router = APIRouter()
 
@@ -110,4 +110,3 @@ async def metrics(request: Request, _: Annotated[Caller, Depends(program_for(Non
     """Return the metrics."""
     collected: Metrics = request.app.state.metrics
     return Response(await run_in_threadpool(collected.text), media_type=CONTENT_TYPE_LATEST)
-

@@ -43,7 +43,9 @@ def render(request: Request, template: str, caller: Caller | None, *, status: in
         **values: Variables of the template.
     """
     services = services_of(request)
-    text = templates().get_template(f"{template}.html.jinja").render(
-        station=services.name, caller=caller, page=template, path=request.url.path, **values
+    text = (
+        templates()
+        .get_template(f"{template}.html.jinja")
+        .render(station=services.name, person=caller, page=template, path=request.url.path, **values)
     )
     return HTMLResponse(text, status)

@@ -32,7 +32,7 @@ from cmdiad_runtime.support.files import atomic_write
 ADDRESS_FILE = "run/web.json"
 """File in the state folder with the address of the pages, for the command line and for tests."""
 _ALIVE_S = 0.2
-_CLOSING_S = 1.0
+_CLOSING_S = 1
 
 
 def serve(link: Link, station: Station) -> None:

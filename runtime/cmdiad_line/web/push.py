@@ -2,7 +2,7 @@
 
 One connection carries one upload: four bytes with the length of a JSON header, the header, then the files. The header
 reads `{"part_id": "…", "files": [{"name": "rgb.png", "bytes": 1234}]}`. The answer is four bytes with the length of a
-JSON object: `{"acquisition_id": 17}`, or `{"reason": "…", "message": "…"}` if no trigger came of it.
+JSON object: `{"acquisition_id": 17}`. An upload that cannot be read gets an id, too, and the verdict NG.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from fastapi import HTTPException, UploadFile
 
 from cmdiad_line.station_file.source import PushSource
 from cmdiad_line.station_file.station import Station
+from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES
 
 SOCKET = "run/push.sock"
 """Socket in the state folder, on which the acquisition listens."""
 LARGEST_ANSWER = 16 * 1024
 """Largest answer of the acquisition in bytes."""
 
-IMAGE_ENDINGS = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"])
-CLOUD_ENDINGS = frozenset([".tif", ".tiff", ".ply", ".pcd", ".npz"])
 _PATIENCE_S = 10.0
 
 
@@ -50,11 +49,11 @@ class Push:
         header = {"part_id": part_id, "files": [{"name": name, "bytes": len(data)} for name, data in files]}
         try:
             answer = await asyncio.wait_for(self._exchange(header, [data for _, data in files]), _PATIENCE_S)
-        except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            number = answer["acquisition_id"]
+            if type(number) is not int:
+                raise ValueError("no id")
+        except (OSError, EOFError, ValueError, KeyError, asyncio.TimeoutError) as error:
             raise HTTPException(503, "NG. The acquisition does not take uploads now. Try again later.") from error
-        number = answer.get("acquisition_id")
-        if type(number) is not int:
-            raise HTTPException(422, f"NG. {answer.get('message') or 'The upload was refused.'}")
         return number
 
     async def _exchange(self, header: dict[str, Any], contents: list[bytes]) -> dict[str, Any]:
@@ -87,13 +86,12 @@ def push_of(station: Station) -> Push | None:
 async def _files(image: UploadFile | None, cloud: UploadFile | None) -> list[tuple[str, bytes]]:
     """Return name and content of each uploaded file. Only the ending of the sender's name is used."""
     files = []
-    for sensor, upload, endings in (("rgb", image, IMAGE_ENDINGS), ("xyz", cloud, CLOUD_ENDINGS)):
+    for sensor, upload, endings in (("rgb", image, RGB_SUFFIXES), ("xyz", cloud, XYZ_SUFFIXES)):
         if upload is None:
             continue
         ending = PurePath(upload.filename or "").suffix.lower()
-        name = "both.npz" if sensor == "rgb" and ending == ".npz" and cloud is None else f"{sensor}{ending}"
-        if ending not in endings and name != "both.npz":
+        if ending not in endings:
             problem = f"found a file ending in {ending[:12]!r}. Expected one of {', '.join(sorted(endings))}."
             raise HTTPException(415, f"NG. {'image' if sensor == 'rgb' else 'cloud'}: {problem} Send another file.")
-        files.append((name, await upload.read()))
+        files.append((f"{sensor}{ending}", await upload.read()))
     return files

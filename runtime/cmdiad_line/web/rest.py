@@ -27,8 +27,8 @@ async def inspect(
     request: Request,
     caller: Annotated[Caller, Depends(program_for("operator"))],
     part_id: Annotated[str, Form(max_length=200, description="Id of the part from the plant.")] = "",
-    image: Annotated[UploadFile | None, File(description="Image (PNG, TIFF), or image and cloud (NPZ).")] = None,
-    cloud: Annotated[UploadFile | None, File(description="Cloud (TIFF, NPZ, PLY, PCD).")] = None,
+    image: Annotated[UploadFile | None, File(description="Image (PNG, TIFF, …).")] = None,
+    cloud: Annotated[UploadFile | None, File(description="Cloud (TIFF, NPZ, …).")] = None,
 ) -> Result:
     """Trigger the sensors, or inspect an uploaded picture if a source of the kind `push` is configured.
 

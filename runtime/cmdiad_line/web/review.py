@@ -39,7 +39,7 @@ async def review(
 
 
 @router.post("/review/{acquisition_id}")
-async def judge(  # noqa: PLR0913
+async def judge(
     request: Request,
     acquisition_id: PartId,
     judgement: Annotated[Judgement, Form()],

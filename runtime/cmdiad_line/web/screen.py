@@ -1,4 +1,4 @@
-"""What the operator page shows: one function from the state of the desk to the screen, so that it can be tested alone."""
+"""What the operator page shows: one function from the state of the desk to the screen."""
 
 from __future__ import annotations
 
@@ -128,12 +128,8 @@ def _content(state: StationState | None, result: Result | None) -> tuple[Kind, s
     """Return kind, headline, title and message. `result` is the newest one if it is fresh, else None."""
     if state is None:
         return "not-ready", "Not ready", "", "The station has not reported its state yet."
-    if state.phase == "failed":
-        return "failed", "Failed", title(state.reason), state.message or "Call an engineer."
-    if state.phase == "stopped":
-        return "stopped", "Stopped", "", state.message or "Press Start to accept parts."
     if state.phase != "ready":
-        return "not-ready", PHASES[state.phase], title(state.reason), state.message
+        return _unready(state)
     if state.in_work > 0:
         return "working", "Inspecting", "", ""
     if result is None:
@@ -141,6 +137,14 @@ def _content(state: StationState | None, result: Result | None) -> tuple[Kind, s
     if result.verdict == "OK":
         return "ok", "OK", "", ""
     return "ng", "NG", title(result.reason), result.message or meaning(result.reason)
+
+
+def _unready(state: StationState) -> tuple[Kind, str, str, str]:
+    if state.phase == "failed":
+        return "failed", PHASES["failed"], title(state.reason), state.message or "Call an engineer."
+    if state.phase == "stopped":
+        return "stopped", PHASES["stopped"], "", state.message or "Press Start to accept parts."
+    return "not-ready", PHASES[state.phase], title(state.reason), state.message
 
 
 def _takt(seen: list[SeenResult]) -> str:

@@ -28,13 +28,13 @@ class ShiftCounter:
 
     Args:
         starts: Beginnings of the shifts as "hh:mm" in local time.
-        now: Clock that returns the present local time; for tests.
+        now: Clock that returns the present local time; None for that of the machine.
     """
 
-    def __init__(self, starts: tuple[str, ...], now: Callable[[], datetime] = lambda: datetime.now().astimezone()) -> None:
+    def __init__(self, starts: tuple[str, ...], now: Callable[[], datetime] | None = None) -> None:
         self._starts = starts
-        self._now = now
-        self._began = shift_start(now(), starts)
+        self._now = now or (lambda: datetime.now().astimezone())
+        self._began = shift_start(self._now(), starts)
         self._numbers = {"ok": 0, "ng": 0}
 
     @property

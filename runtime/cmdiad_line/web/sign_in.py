@@ -18,18 +18,18 @@ _REFUSED = "Name or password is wrong, or the account is locked for now. Wait a 
 
 
 @router.get("/login")
-async def form(request: Request, next: str = "/") -> Response:  # noqa: A002
+async def form(request: Request, next: str = "/") -> Response:
     """Show the form."""
     return _form(request, next, "", 200)
 
 
 @router.post("/login")
-async def sign_in(  # noqa: PLR0913
+async def sign_in(
     request: Request,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
     form_token: Annotated[str, Form()] = "",
-    next: Annotated[str, Form()] = "/",  # noqa: A002
+    next: Annotated[str, Form()] = "/",
 ) -> Response:
     """Begin a session if name and password are right."""
     services = services_of(request)

@@ -83,6 +83,8 @@ STAGES = {
 }
 """Title of each stage of `Result.timings_ms`."""
 
+_MEANINGS = {str(code): text for table in (REASONS, STATION_REASONS) for code, text in table.items()}
+
 
 def title(reason: str) -> str:
     """Return the title of a reason; an unknown code is shown as it is."""
@@ -91,8 +93,7 @@ def title(reason: str) -> str:
 
 def meaning(reason: str) -> str:
     """Return the meaning of a reason as a sentence, or "" for an unknown code."""
-    sentences: dict[str, str] = {**REASONS, **STATION_REASONS}
-    return sentences.get(reason, "")
+    return _MEANINGS.get(reason, "")
 
 
 def local_time(time: str) -> str:

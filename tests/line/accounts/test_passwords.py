@@ -34,7 +34,9 @@ def test_a_token_file_contains_no_token(tmp_path: Path) -> None:
     assert find_token(tokens, "") is None
 
 
-@pytest.mark.parametrize("line", ["mes operator", "mes root " + "0" * 64, "mes operator " + "0" * 63, "plc operator " + "0" * 64])
+@pytest.mark.parametrize(
+    "line", ["mes operator", "mes root " + "0" * 64, "mes operator " + "0" * 63, "plc operator " + "0" * 64]
+)
 def test_a_wrong_token_file_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "tokens"
     path.write_text(line + "\n", encoding="utf-8")

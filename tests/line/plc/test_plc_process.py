@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
+from cmdiad_line.cli.line import cli
 from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.simulator import PlcClient, PlcConnectionError, run_program
+from cmdiad_runtime.errors import CmdiadError
 from plc_process import StandInSupervisor
 
 
@@ -144,3 +148,18 @@ def test_garbage_on_the_port_does_no_harm(station, plc, data):
         wrong.sendall(data)
     outputs = plc.read()
     assert "online" in outputs.bits and outputs.missed_count == 0
+
+
+def test_simulator_on_the_command_line(station):
+    arguments = [f"127.0.0.1:{station.port}", "--parts", "6", "--takt", "0", "--timeout", "30", "--recipe", "gear"]
+    answer = CliRunner().invoke(cli, ["plc-simulator", *arguments], standalone_mode=False)
+    assert answer.return_value == 0, answer.output
+    assert re.search(r"results +6 ", answer.output) and re.search(r"passed +4 ", answer.output)
+    assert station.commands[0].arguments == {"recipe_id": "gear"}
+
+
+def test_simulator_without_a_station():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    answer = CliRunner().invoke(cli, ["plc-simulator", f"127.0.0.1:{port}"], standalone_mode=False)
+    assert isinstance(answer.exception, CmdiadError) and "does not answer" in str(answer.exception)

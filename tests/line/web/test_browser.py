@@ -73,7 +73,9 @@ def is_red(page: Page) -> bool:
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     width, height = picture.size
     return all(
-        picture.getpixel((x, y)) == (192, 0, 24) for x in (5, width // 2, width - 5) for y in (5, height // 5, height - 5)
+        picture.getpixel((x, y)) == (192, 0, 24)
+        for x in (5, width // 2, width - 5)
+        for y in (5, height // 5, height - 5)
     )
 
 

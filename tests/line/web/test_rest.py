@@ -88,7 +88,9 @@ def test_results_are_listed_in_pages(station: WebStation) -> None:
     assert client.get("/results?limit=1001").status_code == 422
 
 
-@pytest.mark.parametrize("number", ["..%2f..%2faccounts.sqlite", "../accounts.sqlite", "0", "-1", "1e3", "2147483648", "%00"])
+@pytest.mark.parametrize(
+    "number", ["..%2f..%2faccounts.sqlite", "../accounts.sqlite", "0", "-1", "1e3", "2147483648", "%00"]
+)
 def test_pictures_are_found_by_number_only(station: WebStation, number: str) -> None:
     answer = station.client(role="admin").get(f"/results/{number}/picture")
     assert answer.status_code in (404, 422)

@@ -90,7 +90,9 @@ states = st.none() | st.builds(
 )
 results = st.lists(
     st.builds(
-        lambda number, good, replayed: make_result(number, "OK" if good else "NG", "" if good else "score", replayed=replayed),
+        lambda number, good, replayed: make_result(
+            number, "OK" if good else "NG", "" if good else "score", replayed=replayed
+        ),
         st.integers(1, 6),
         st.booleans(),
         st.booleans(),

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import httpx
-import pytest
 
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, Failed, Message
