@@ -13,6 +13,10 @@ SUBCOMMANDS = {
     "demo": ("cmdiad_line.cli.demo:demo", "Run a station with a simulated camera and open its page."),
     "check": ("cmdiad_line.cli.check:check", "Explain every mistake in a station file."),
     "recipe": ("cmdiad_line.cli.recipe:recipe", "Add, list, activate and roll back recipes."),
+    "candidate": (
+        "cmdiad_line.cli.candidate:candidate",
+        "Learn from judged parts.",
+    ),
     "export": ("cmdiad_line.cli.export:export", "Write results of a span of time to a file, or with their pictures."),
     "verify": ("cmdiad_line.cli.verify:verify", "Recompute the hash chain of the records."),
     "renew": ("cmdiad_line.cli.renew:renew", "Set the records aside and start new ones."),
