@@ -19,8 +19,9 @@ from cmdiad_line.supervisor.actions import Action, Adopt, Kill, Send
 from cmdiad_line.supervisor.background import Background
 from cmdiad_line.supervisor.change_over import ChangeOver, Store
 from cmdiad_line.supervisor.commands import Commands
-from cmdiad_line.supervisor.dispatch import Dispatch, Limits, NoIdsError
+from cmdiad_line.supervisor.dispatch import Dispatch, Limits
 from cmdiad_line.supervisor.hub import Gone, Hub
+from cmdiad_line.supervisor.ids import NoIdsError
 from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.supervisor.restarts import RestartBudget
 from cmdiad_line.supervisor.state import make_state
