@@ -13,12 +13,13 @@ OK is published in one place only, `_recorded`, after `_objection` found nothing
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from cmdiad_line.reasons import STATION_REASONS, StationReason
 from cmdiad_line.supervisor.actions import Action, Adopt, Kill, Publish, Send
 from cmdiad_line.supervisor.ids import Ids
+from cmdiad_line.supervisor.limits import Limits
 from cmdiad_line.supervisor.part import Part
 from cmdiad_line.supervisor.picture_slots import PictureSlots
 from cmdiad_line.supervisor.readiness import Readiness
@@ -45,23 +46,6 @@ from cmdiad_line.transport.messages import (
 UNACKNOWLEDGED = 8
 """Number of results that wait for the acknowledgement of the PLC, as in its result buffer."""
 COUNTERS = ("triggers", "ok", "ng", "missed", "late", "pictures_skipped")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Times of the station.
-
-    Attributes:
-        deadline_ns: Time from the trigger to the last moment for a verdict.
-        max_in_work: Largest number of parts in work.
-        max_frame_age_ns: Largest age of a pushed frame.
-        hang_ns: Time after the deadline at which an inspection process that does not answer is killed.
-    """
-
-    deadline_ns: int
-    max_in_work: int
-    max_frame_age_ns: int
-    hang_ns: int
 
 
 class Dispatch:
@@ -92,6 +76,11 @@ class Dispatch:
     def in_work(self) -> int:
         """Return the number of parts without a result."""
         return len(self._open_parts())
+
+    @property
+    def is_full(self) -> bool:
+        """Return True if another part would be an overrun."""
+        return self.in_work >= self._limits.max_in_work
 
     @property
     def engine_busy(self) -> bool:
@@ -174,7 +163,7 @@ class Dispatch:
 
     def _trigger(self, channel: str, message: Trigger | Pushed, now_ns: int, time: str) -> None:
         refusal: tuple[str, str] | None = self._readiness.refusal()
-        if refusal is None and self.in_work >= self._limits.max_in_work:
+        if refusal is None and self.is_full:
             refusal = _reason("overrun")
         part = Part(
             acquisition_id=self._new_id(),
