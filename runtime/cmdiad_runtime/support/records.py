@@ -21,7 +21,22 @@ _CONTROLS = ("Cc", "Zl", "Zp")
 
 
 class RecordError(ValueError):
-    """A record has a missing, wrong or impossible value."""
+    """A record has a missing, wrong or impossible value.
+
+    Args:
+        message: The problem as one line.
+        field: Name of the field that breaks a rule, or "" if no single field does.
+        expected: Rule as text, or "".
+
+    Attributes:
+        field: See Args.
+        expected: See Args.
+    """
+
+    def __init__(self, message: str = "", *, field: str = "", expected: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.expected = expected
 
 
 class NewerRecordError(RecordError):
@@ -66,7 +81,8 @@ def require(condition: bool, record: object, field: str, expected: str) -> None:
     """
     if not condition:
         value = getattr(record, field)
-        raise RecordError(f"{type(record).__name__}.{field} is {value!r:.60}, expected {expected}")
+        problem = f"{type(record).__name__}.{field} is {value!r:.60}, expected {expected}"
+        raise RecordError(problem, field=field, expected=expected)
 
 
 def require_known(record: object, field: str, names: Sequence[str]) -> None:

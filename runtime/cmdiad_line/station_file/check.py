@@ -1,0 +1,120 @@
+"""Checks between the sections of a station file, for example one port that is used twice."""
+
+from __future__ import annotations
+
+from cmdiad_line.station_file.lines import Lines
+from cmdiad_line.station_file.mistakes import Mistake
+from cmdiad_line.station_file.servers import ServerSection, is_loopback
+from cmdiad_line.station_file.station import Station
+from cmdiad_runtime.bundle.manifest import read_manifest
+from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.names import Modality
+
+
+def check_station(station: Station, lines: Lines) -> list[Mistake]:
+    """Return the mistakes that only several sections together show.
+
+    Args:
+        station: Station whose sections are right by themselves.
+        lines: Line numbers of its file.
+    """
+    return [*_ports(station, lines), *_protection(station, lines), *_sources(station, lines), *_recipe(station, lines)]
+
+
+def _ports(station: Station, lines: Lines) -> list[Mistake]:
+    """Return one mistake for each server that has the port of an earlier one."""
+    owners: dict[int, str] = {}
+    mistakes = []
+    for name, section in _servers(station):
+        owner = owners.setdefault(section.port, name) if section.port else name
+        if owner != name:
+            mistakes.append(
+                Mistake(
+                    line=lines.of(name, "port"),
+                    subject=f"{name}.port",
+                    problem=f"{section.port}, which [{owner}] uses too",
+                    expected="a separate port for each server",
+                    action="choose another port",
+                )
+            )
+    return mistakes
+
+
+def _protection(station: Station, lines: Lines) -> list[Mistake]:
+    """Return one mistake for each server that other machines reach without protection."""
+    return [
+        Mistake(
+            line=lines.of(name, "address"),
+            subject=f"{name}.address",
+            problem=f"{section.address}, which other machines reach",
+            expected=f"protection: {section.missing_protection()}",
+            action=f"set {section.missing_protection()}, or use the address 127.0.0.1",
+        )
+        for name, section in _servers(station)
+        if not is_loopback(section.address) and section.missing_protection()
+    ]
+
+
+def _servers(station: Station) -> list[tuple[str, ServerSection]]:
+    return [(name, section) for name, section in station.outside if isinstance(section, ServerSection)]
+
+
+def _sources(station: Station, lines: Lines) -> list[Mistake]:
+    """Return the mistakes of sources that do not go together."""
+    mistakes: list[Mistake] = []
+
+    def add(index: int, key: str, problem: str, expected: str, action: str) -> None:
+        line = lines.of("source", key, index=index)
+        mistakes.append(Mistake(line=line, subject=f"source.{key}", problem=problem, expected=expected, action=action))
+
+    names: set[str] = set()
+    delivered: dict[Modality, int] = {}
+    for index, source in enumerate(station.sources):
+        if source.name in names:
+            add(index, "name", f"{source.name!r}, which another source has too", "a separate name", "choose a name")
+        names.add(source.name)
+        for modality in _parts(source.delivers):
+            owner = delivered.setdefault(modality, index)
+            if owner != index:
+                problem = f"{modality}, which {station.sources[owner].name!r} delivers too"
+                add(index, "delivers", problem, "one source for each sensor", "correct delivers, or remove one source")
+        if source.pushes and len(station.sources) > 1:
+            expected = "no other source, because its frames are triggers"
+            add(index, "kind", source.kind, expected, "remove the other sources; one folder or push delivers both")
+    if any(source.kind == "push" for source in station.sources) and station.web is None:
+        add(0, "kind", "push without [web]", "a section [web], which receives the frames", "add [web]")
+    return mistakes
+
+
+def _recipe(station: Station, lines: Lines) -> list[Mistake]:
+    """Return a mistake if the bundle cannot be used with the sources."""
+    try:
+        manifest, _ = read_manifest(station.recipe.bundle, station.recipe.public_key)
+    except CmdiadError as error:
+        return [
+            Mistake(
+                line=lines.of("recipe", "bundle"),
+                subject="recipe.bundle",
+                problem=f"{error.subject} with {error.found}",
+                expected=error.expected or "a bundle",
+                action=error.action,
+            )
+        ]
+    needed = manifest.preprocessing.modalities
+    delivered = {modality for source in station.sources for modality in _parts(source.delivers)}
+    return [
+        Mistake(
+            line=lines.of("source"),
+            subject="source.delivers",
+            problem=f"no source that delivers {modality}",
+            expected=f"a source for {modality}, because the bundle of [recipe] inspects it",
+            action=f'add a source, set delivers = "both", or use a bundle without {modality}',
+        )
+        for modality in needed
+        if modality not in delivered
+    ]
+
+
+def _parts(delivers: str) -> tuple[Modality, ...]:
+    """Return the modalities of "rgb", "xyz" or "both"."""
+    return tuple(modality for modality in ("rgb", "xyz") if delivers in (modality, "both"))
