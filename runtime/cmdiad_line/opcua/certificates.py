@@ -24,6 +24,8 @@ FIRST_DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """Start of the validity. A fixed day, because the clock of a box may be wrong at its first start."""
 LAST_DAY = datetime(2046, 1, 1, tzinfo=timezone.utc)
 """End of the validity. Clients trust this one certificate, no authority could revoke it."""
+SMALLEST_KEY = 2048
+"""Smallest RSA key in bits that the security policies of the server allow."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def trusted_certificates(folder: Path) -> frozenset[bytes]:
 
 def _create(certificate: Path, key: Path, station: str, address: str) -> None:
     """Write a new key and a self-signed certificate; the key first, readable by its owner only."""
-    private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private_key = rsa.generate_private_key(public_exponent=65537, key_size=SMALLEST_KEY)
     pem = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -175,8 +177,8 @@ def _key(path: Path) -> rsa.RSAPrivateKey:
         key = load(data, password=None)
     except (OSError, TypeError, ValueError) as error:
         raise _unreadable(path, "private key", error) from error
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise InputError(path, found="no RSA key", expected="an RSA key of 2048 bits or more", action="make such a key")
+    if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < SMALLEST_KEY:
+        raise InputError(path, found="another kind of key", expected="an RSA key of 2048 bits or more", action="make such a key")
     return key
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 from cmdiad_line.transport.messages import Result
@@ -87,7 +87,7 @@ class ResultStore:
         """Store a result. Return False for one that is known already, which a restarted station may send again."""
         if entry.result_id in self._entries:
             return False
-        self._entries[entry.result_id] = replace(entry)
+        self._entries[entry.result_id] = entry
         while len(self._entries) > self.keep:
             self._entries.popitem(last=False)
         return True
@@ -118,4 +118,6 @@ class ResultStore:
 
     def release(self, handle: int) -> bool:
         """Forget a handle. Return False if there is no such handle."""
-        return self._handles.pop(handle, False) is None
+        known = handle in self._handles
+        self._handles.pop(handle, None)
+        return known

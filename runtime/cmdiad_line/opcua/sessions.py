@@ -52,9 +52,9 @@ class StationSession(InternalSession):
     ) -> ua.ActivateSessionResult:
         """Activate the session if its channel is secured by an allowed certificate, and the password is right."""
         assert isinstance(self.iserver, StationInternalServer)
-        if not self.iserver.allowed_peer(peer_certificate):
-            code = ua.StatusCodes.BadSecurityModeInsufficient
-            raise ServiceError(code if peer_certificate is None else ua.StatusCodes.BadCertificateUntrusted)
+        if not self.iserver.allowed_peer(peer_certificate or None):  # asyncua has b"" on an unsecured channel.
+            codes = ua.StatusCodes
+            raise ServiceError(codes.BadCertificateUntrusted if peer_certificate else codes.BadSecurityModeInsufficient)
         return super().activate_session(params, peer_certificate)
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
