@@ -28,6 +28,21 @@ from cmdiad_line.transport.messages import Message, Phase, Ready, Result, Statio
 WAIT_S = 60.0
 PASSWORD = "four random words here"
 DIGEST = "ab" * 32
+EVENT_FIELDS = (
+    "CreationTime",
+    "InternalConfigurationId",
+    "InternalId",
+    "InternalRecipeId",
+    "IsPartial",
+    "IsSimulated",
+    "JobId",
+    "MeasId",
+    "PartId",
+    "ProcessingTimes",
+    "ResultContent",
+    "ResultId",
+    "ResultState",
+)
 Kind = TypeVar("Kind", bound=Message)
 
 
@@ -166,7 +181,7 @@ def client_certificate(folder: Path) -> ServerCertificate:
 async def secured_client(supervisor: Supervisor, user: str, password: str = PASSWORD, folder: Path | None = None) -> Client:
     """Return a client with SignAndEncrypt that is not connected yet."""
     own = client_certificate(folder or supervisor.folder)
-    client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=WAIT_S)
+    client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=WAIT_S, watchdog_intervall=WAIT_S)
     client.application_uri = own.application_uri
     key = own.private_key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -243,16 +258,20 @@ class Plant:
 
     async def subscribe(self) -> None:
         """Receive all events of the vision system."""
+        base = [ua.QualifiedName(name) for name in ("EventType", "Message", "FromState", "ToState")]
+        clauses = [
+            ua.SimpleAttributeOperand(
+                TypeDefinitionId=ua.NodeId(ua.ObjectIds.BaseEventType),
+                BrowsePath=[name],
+                AttributeId=ua.AttributeIds.Value,
+            )
+            for name in [*base, *(ua.QualifiedName(name, self.namespace) for name in EVENT_FIELDS)]
+        ]
         subscription = await self.client.create_subscription(20, self)
-        types = [
-            await self.client.nodes.base_event_type.get_child(await self._event_path(name))
-            for name in ("StateChanged", "Error", "ErrorResolved", "JobStarted", "AcquisitionDone")
-        ]
-        types += [
-            await self.client.nodes.base_event_type.get_child(await self._event_path(name))
-            for name in ("ResultReady", "Ready", "RecipePrepared")
-        ]
-        await subscription.subscribe_events(self.system, types)
+        await subscription.subscribe_events(self.system, evfilter=ua.EventFilter(SelectClauses=clauses))
+
+    def status_change_notification(self, status: Any) -> None:
+        """Ignore changes of the subscription; called by asyncua."""
 
     def event_notification(self, event: Any) -> None:
         """Keep an event; called by asyncua."""
@@ -264,7 +283,8 @@ async def plant(supervisor: Supervisor, user: str = "eng-1") -> AsyncIterator[Pl
     """Connect a client with SignAndEncrypt and the password, subscribed to all events."""
     client = await secured_client(supervisor, user)
     async with client:
-        await client.load_data_type_definitions()
+        if not hasattr(ua, "ResultDataType"):  # The classes of the structures are common to all clients of a process.
+            await client.load_data_type_definitions()
         namespace = await client.get_namespace_index(MACHINE_VISION)
         children = await client.nodes.objects.get_children()
         names = [(await child.read_browse_name()).Name for child in children]

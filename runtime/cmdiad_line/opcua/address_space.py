@@ -8,6 +8,7 @@ from pathlib import Path
 
 from asyncua import Node, Server, ua
 from asyncua.common.instantiate_util import instantiate
+from asyncua.common.manage_nodes import delete_nodes
 
 NODE_SET = Path(__file__).parent / "nodeset" / "Opc.Ua.MachineVision.NodeSet2.xml"
 """Node set of OPC 40100-1 by the OPC Foundation, unchanged; see `nodeset/ORIGIN.md`."""
@@ -100,8 +101,17 @@ async def build_address_space(server: Server, name: str) -> AddressSpace:
         server.nodes.objects, kind, bname=browse_name, dname=ua.LocalizedText(name), idx=own, instantiate_optional=True
     )
     space = AddressSpace(server, namespace, nodes[0])
-    await server.delete_nodes([await space.child(path) for path in _ABSENT], recursive=True)
+    for path in _ABSENT:
+        await _remove(await space.child(path))
     return space
+
+
+async def _remove(node: Node) -> None:
+    """Remove a part of the vision system. asyncua would search all nodes for references to it, which takes seconds."""
+    parent = await node.get_parent()
+    assert parent is not None
+    await parent.delete_reference(node, ua.ObjectIds.HasComponent, bidirectional=False)
+    await delete_nodes(node.session, [node], recursive=True, delete_target_references=False)
 
 
 def _node_set() -> str:

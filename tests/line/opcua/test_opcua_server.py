@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from asyncua import ua
@@ -13,11 +14,10 @@ from cmdiad_line.transport.messages import (
     Alive,
     Answer,
     Command,
-    End,
     Trigger,
     Triggered,
 )
-from opcua_station import DIGEST, Plant, Supervisor, plant, running_server, station_result, station_state
+from opcua_station import DIGEST, WAIT_S, Plant, Supervisor, plant, running_server, station_result, station_state
 
 MODE = "VisionStateMachine/AutomaticModeStateMachine"
 
@@ -367,7 +367,8 @@ def test_client_that_leaves_during_its_call_leaves_no_job_behind(supervisor):
             call = asyncio.ensure_future(client.call(f"{MODE}/StartSingleJob", *job_arguments()))
             trigger = await supervisor.expect(Trigger)
             client.client.disconnect_socket()
-            call.cancel()
+            with suppress(ConnectionError, asyncio.CancelledError):
+                await call
         async with plant(supervisor) as client:
             supervisor.send(Triggered(token=trigger.token, acquisition_id=1700, accepted=True))
             supervisor.send(station_result(1700))
@@ -378,17 +379,15 @@ def test_client_that_leaves_during_its_call_leaves_no_job_behind(supervisor):
     asyncio.run(scenario())
 
 
-def test_process_reports_life_and_ends_with_the_supervisor(tmp_path):
-    async def life(supervisor: Supervisor) -> None:
+def test_process_reports_life(supervisor):
+    async def scenario():
         for _ in range(3):
             await supervisor.expect(Alive)
 
-    with running_server(tmp_path) as supervisor:
-        asyncio.run(life(supervisor))
-    assert supervisor.process.returncode == 0
+    asyncio.run(scenario())
 
 
-def test_process_ends_on_request(tmp_path):
-    with running_server(tmp_path) as supervisor:
-        supervisor.send(End())
-        assert supervisor.process.wait(60) == 0
+def test_process_ends_with_the_supervisor(supervisor):
+    """The last test of this server."""
+    supervisor.link.close()
+    assert supervisor.process.wait(WAIT_S) == 0
