@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmdiad_line.station_file.lines import Lines
 from cmdiad_line.station_file.mistakes import Mistake
 from cmdiad_line.station_file.servers import ServerSection, is_loopback
+from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.station_file.station import Station
 from cmdiad_runtime.bundle.manifest import read_manifest
 from cmdiad_runtime.errors import CmdiadError
@@ -73,7 +74,7 @@ def _sources(station: Station, lines: Lines) -> list[Mistake]:
         if source.name in names:
             add(index, "name", f"{source.name!r}, which another source has too", "a separate name", "choose a name")
         names.add(source.name)
-        for modality in _parts(source.delivers):
+        for modality in modalities_of(source.delivers):
             owner = delivered.setdefault(modality, index)
             if owner != index:
                 problem = f"{modality}, which {station.sources[owner].name!r} delivers too"
@@ -101,7 +102,7 @@ def _recipe(station: Station, lines: Lines) -> list[Mistake]:
             )
         ]
     needed = manifest.preprocessing.modalities
-    delivered = {modality for source in station.sources for modality in _parts(source.delivers)}
+    delivered = {modality for source in station.sources for modality in modalities_of(source.delivers)}
     return [
         Mistake(
             line=lines.of("source"),
@@ -113,8 +114,3 @@ def _recipe(station: Station, lines: Lines) -> list[Mistake]:
         for modality in needed
         if modality not in delivered
     ]
-
-
-def _parts(delivers: str) -> tuple[Modality, ...]:
-    """Return the modalities of "rgb", "xyz" or "both"."""
-    return tuple(modality for modality in ("rgb", "xyz") if delivers in (modality, "both"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cmdiad_line.station_file.values import ExistingFile, ExistingFolder
-from cmdiad_runtime.names import SENSORS, Sensors
+from cmdiad_runtime.names import MODALITIES, SENSORS, Modality, Sensors
 from cmdiad_runtime.readers import Colour
 from cmdiad_runtime.support.records import require, require_integer, require_line, require_name, require_number
 
@@ -15,7 +15,8 @@ FAULTS = {
     "unplug": "The sensor is gone for `unplug_ms`.",
     "delay": "The frame comes `delay_ms` late.",
     "stale": "The frame is an earlier one, with its old time.",
-    "repeat": "The frame is new, but has the content of the frame before.",
+    "repeat": "The frame has the number and the content of the frame before, with a new time.",
+    "freeze": "The frame has the content of the frame before, with a new number and time; needs `noisy = true`.",
     "swap": "The frame carries the id of another part.",
     "lose": "No frame is delivered.",
     "noise": "The image is covered with noise.",
@@ -37,6 +38,8 @@ class Source:
         delivers: Arrays that the sensor delivers: "rgb", "xyz" or "both".
         timeout_ms: Milliseconds to wait for a frame after the order to capture it.
         skew_ms: Largest difference in milliseconds between the exposures of two sensors for the same part.
+        noisy: True if two exposures never have the same bytes, as those of a real sensor. Then identical bytes mean a
+            frozen sensor, and the part is NG.
     """
 
     pushes: ClassVar[bool] = False
@@ -47,6 +50,7 @@ class Source:
     delivers: Sensors = "rgb"
     timeout_ms: int = 500
     skew_ms: int = 200
+    noisy: bool = True
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -62,7 +66,8 @@ class FolderSource(Source):
     """A watched folder: each sample that is complete is a trigger and a frame in one.
 
     Attributes:
-        path: Folder that a camera or another program writes to.
+        timeout_ms: Milliseconds to read the files of a sample.
+        path: Folder that a camera or another program writes to. Files that were read move to its folder `taken`.
         settle_ms: Milliseconds without a change after which a file is complete; 0 if files appear whole.
         limit_ms: Milliseconds within which a sample must be complete.
         colour: Kind of image: "rgb" or "grey".
@@ -70,6 +75,8 @@ class FolderSource(Source):
 
     pushes: ClassVar[bool] = True
 
+    timeout_ms: int = 5000
+    noisy: bool = False
     path: ExistingFolder
     settle_ms: int = 200
     limit_ms: int = 10_000
@@ -86,12 +93,15 @@ class PushSource(Source):
     """Frames that arrive by HTTP (`POST /inspect` of the section `[web]`), each a trigger and a frame in one.
 
     Attributes:
+        timeout_ms: Milliseconds to read the files of an upload.
         max_megabytes: Largest upload in megabytes.
         colour: Kind of image: "rgb" or "grey".
     """
 
     pushes: ClassVar[bool] = True
 
+    timeout_ms: int = 5000
+    noisy: bool = False
     max_megabytes: int = 64
     colour: Colour = "rgb"
 
@@ -117,6 +127,7 @@ class SimulatedSource(Source):
             it has read it; for tests.
     """
 
+    noisy: bool = False
     data: ExistingFolder | None = None
     width: int = 320
     height: int = 240
@@ -212,6 +223,11 @@ class UsbSource(Source):
         require(self.delivers == "rgb", self, "delivers", "rgb")
         require_integer(self, "width", 64, 8192)
         require_integer(self, "height", 64, 8192)
+
+
+def modalities_of(sensors: str) -> tuple[Modality, ...]:
+    """Return the modalities of "rgb", "xyz" or "both"; none for another text."""
+    return tuple(modality for modality in MODALITIES if sensors in (modality, "both"))
 
 
 SOURCE_KINDS: dict[str, type[Source]] = {

@@ -53,6 +53,13 @@ class Station(General):
         return self.sources[0].pushes
 
     @property
+    def slot_bytes(self) -> int:
+        """Return the size of a frame slot: 3 bytes per pixel of an image, 12 per point of a cloud."""
+        delivered = {source.delivers for source in self.sources}
+        per_pixel = (3 if delivered & {"rgb", "both"} else 0) + (12 if delivered & {"xyz", "both"} else 0)
+        return int(self.frame_megapixels * 1e6) * per_pixel
+
+    @property
     def outside(self) -> Iterator[tuple[str, Any]]:
         """Yield name and content of each optional section that the file has."""
         for name in OUTSIDE:

@@ -55,8 +55,11 @@ class Trigger:
 class Pushed:
     """Frame that arrived by itself (watched folder, HTTP push): trigger and frame in one. From the acquisition.
 
+    A frame that arrived but cannot be read is a `Trigger` of the acquisition, which answers `Acquire` with
+    `NotAcquired`. So it gets a result too.
+
     Attributes:
-        token: See `Trigger`.
+        token: See `Trigger`. The slot's owner is `frames.pushed_owner(token)` until the supervisor adopts the frame.
         slot: Frame slot that holds the arrays.
         arrays: Arrays in the slot.
         captured_ns: Time at which the frame was complete.
@@ -414,6 +417,7 @@ class Inspected:
             (`cmdiad_runtime.preprocess.views.place.PaddedSquare`), or None.
         peak: Row and column of the largest map value in the sensor's image, or None.
         timings_ms: Durations of "preprocess" and "engine".
+        map_max: Largest map value, or None if the sample was not inspected.
     """
 
     acquisition_id: int
@@ -428,6 +432,7 @@ class Inspected:
     square: tuple[int, ...] | None
     peak: tuple[int, int] | None
     timings_ms: dict[str, float]
+    map_max: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,17 +488,21 @@ class Reserve:
 class Record:
     """Order to store one row durably. Answered by `Recorded` or `NotRecorded`.
 
+    A row that is stored already is `Recorded` again. An NG for a part whose stored row says OK becomes a correction.
+
     Attributes:
         result: Result as it is published if the row is stored in time.
         sensors: Facts of the sensors.
         engine: Library, version and device of the engine, or "".
         triggered_ns: Time of the trigger.
+        map_max: Largest map value, or None if the part was not inspected. Candidates calibrate the map with it.
     """
 
     result: Result
     sensors: dict[str, str]
     engine: str
     triggered_ns: int
+    map_max: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -563,10 +572,12 @@ class PictureDone:
     Attributes:
         slot: Frame slot.
         kept: True if the pictures were stored.
+        skipped: True if the rule asked for the pictures, and they were not stored: too many wait, or no room is left.
     """
 
     slot: int
     kept: bool
+    skipped: bool = False
 
 
 # --- every process ---------------------------------------------------------------------------------------------------

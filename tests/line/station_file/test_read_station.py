@@ -204,3 +204,12 @@ def test_lines_of_keys_and_repeated_sections():
     assert (lines.of("source", "kind"), lines.of("source", "kind", index=1)) == (3, 6)
     assert lines.of("source", "other", index=1) == 5
     assert lines.of("nowhere", "key") == 0
+
+
+@pytest.mark.parametrize(("delivers", "per_pixel"), [(["rgb"], 3), (["xyz"], 12), (["both"], 15), (["rgb", "xyz"], 15)])
+def test_slots_have_room_for_what_the_sources_deliver(tmp_path, delivers, per_pixel):
+    sources = [f'[[source]]\nkind = "simulated"\nname = "{name}"\ndelivers = "{name}"\n' for name in delivers]
+    text = station_text(head=HEAD + "frame_megapixels = 2\n", source="".join(sources))
+    path = write(tmp_path, text.replace(str(BOTH), str(XYZ)))
+    station = read_station(path, running=True)
+    assert station.slot_bytes == 2_000_000 * per_pixel

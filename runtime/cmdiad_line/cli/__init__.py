@@ -1,0 +1,1 @@
+"""Commands of a station: `cmdiad-line SUBCOMMAND`, one file each."""

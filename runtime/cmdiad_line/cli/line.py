@@ -1,0 +1,58 @@
+"""`cmdiad-line`: the station next to a production line. A subcommand is imported when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from cmdiad_runtime.support.command_line import CommandGroup, run_command
+
+SUBCOMMANDS = {
+    "run": ("cmdiad_line.cli.run:run", "Run the station that a station file describes."),
+    "demo": ("cmdiad_line.cli.demo:demo", "Run a station with a simulated camera and open its page."),
+    "check": ("cmdiad_line.cli.check:check", "Explain every mistake in a station file."),
+}
+"""Place and purpose of each subcommand."""
+
+HELP = """Inspect parts next to a production line, always on.
+
+A station answers every trigger with one verdict in time: OK only if the part was really inspected, otherwise NG with a
+reason. One TOML file describes a station. Start with `cmdiad-line demo`; docs/station.md explains the rest.
+"""
+EXAMPLES = (
+    "cmdiad-line demo",
+    "cmdiad-line check station.toml",
+    "cmdiad-line run station.toml",
+)
+
+
+class LineGroup(CommandGroup):
+    """A group that lists its subcommands without importing them: `--help` loads no web server and no engine."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand, or None if there is no such subcommand."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module, _, name = SUBCOMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in SUBCOMMANDS.items()])
+
+
+@click.group("cmdiad-line", cls=LineGroup, help=HELP, examples=EXAMPLES)
+def cli() -> None:
+    """See HELP."""
+
+
+def main() -> None:
+    """Run the command and end the process."""
+    run_command(cli, "cmdiad-line")

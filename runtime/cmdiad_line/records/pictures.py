@@ -1,0 +1,121 @@
+"""Keep the pictures of some parts, in a thread, so that results are stored without delay."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from cmdiad_line.records.picture_files import size_of, write_pictures
+from cmdiad_line.records.picture_places import part_folder, pictures_folder
+from cmdiad_line.records.picture_ring import PictureRing
+from cmdiad_line.records.picture_rule import PictureRule
+from cmdiad_line.station_file.pictures import Pictures
+from cmdiad_line.transport.messages import ArrayPlace, KeepPicture, PictureDone
+
+_SWITCH_S = 0.0005
+_logger = logging.getLogger("cmdiad.line.pictures")
+
+
+class Frames(Protocol):
+    """Frame memory, see `cmdiad_line.transport.frames`."""
+
+    def read(self, slot: int, owner_id: int, places: Sequence[ArrayPlace], /) -> Mapping[str, npt.NDArray[Any]]:
+        """Return copies of the arrays in a slot, or raise if the slot belongs to another part."""
+
+
+class PictureKeeper:
+    """Pictures of the parts that the rule selects.
+
+    At most `most_waiting` parts wait for the disk. Further ones are skipped, so that their frame slots are free again.
+
+    Args:
+        state: State folder of the station.
+        section: Section `[pictures]` of the station file.
+        attach: Function that opens the frame memory; called once, in the thread.
+        most_waiting: Largest number of parts that wait, each of which occupies a frame slot.
+    """
+
+    def __init__(self, state: Path, section: Pictures, attach: Callable[[], Frames], most_waiting: int) -> None:
+        self._state, self._section, self._attach = state, section, attach
+        self._rule = PictureRule(section)
+        self._orders: queue.Queue[KeepPicture | None] = queue.Queue()
+        self._answers: queue.SimpleQueue[PictureDone] = queue.SimpleQueue()
+        self._most_waiting, self._waiting = max(1, most_waiting), 0
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        self._thread = threading.Thread(target=self._work, name="cmdiad-pictures", daemon=True)
+
+    def __enter__(self) -> PictureKeeper:
+        sys.setswitchinterval(_SWITCH_S)  # A result that must be stored waits for the drawing this long at most.
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread after the part in work."""
+        self._orders.put(None)
+        self._thread.join()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def fileno(self) -> int:
+        """Return a file descriptor that is readable when there are answers, for `select`."""
+        return self._wake_in
+
+    def keep(self, order: KeepPicture) -> PictureDone | None:
+        """Return the answer if no pictures are kept; otherwise None, and the answer comes by `done`."""
+        if not self._rule.keeps(order.result):
+            return PictureDone(slot=order.slot, kept=False)
+        if self._waiting >= self._most_waiting:
+            return PictureDone(slot=order.slot, kept=False, skipped=True)
+        self._waiting += 1
+        self._orders.put(order)
+        return None
+
+    def done(self) -> list[PictureDone]:
+        """Return the answers about pictures that are finished."""
+        try:
+            os.read(self._wake_in, 4096)
+        except BlockingIOError:
+            return []
+        answers = []
+        while not self._answers.empty():
+            answers.append(self._answers.get())
+        self._waiting -= len(answers)
+        return answers
+
+    def _work(self) -> None:
+        ring: PictureRing | None = None
+        frames: Frames | None = None
+        while (order := self._orders.get()) is not None:
+            kept = False
+            try:
+                frames = frames or self._attach()
+                ring = ring or PictureRing(pictures_folder(self._state), self._section)
+                kept = self._write(ring, frames, order)
+            except Exception as error:  # A lost picture must not stop the records, whatever the reason.
+                _logger.warning("pictures of part %d: %s", order.result.acquisition_id, error)
+            self._answers.put(PictureDone(slot=order.slot, kept=kept, skipped=not kept))
+            os.write(self._wake_out, b".")
+
+    def _write(self, ring: PictureRing, frames: Frames, order: KeepPicture) -> bool:
+        """Write the pictures of one part; return False if there is no room."""
+        result = order.result
+        anomaly_map = None if order.inspected is None else order.inspected.map
+        places = order.arrays if anomaly_map is None else (*order.arrays, anomaly_map)
+        arrays = frames.read(order.slot, result.acquisition_id, places)
+        if not ring.make_room(size_of(arrays), datetime.datetime.now(datetime.timezone.utc).date()):
+            return False
+        folder = part_folder(self._state, result.acquisition_id, result.time)
+        folder.parent.mkdir(exist_ok=True)
+        write_pictures(folder, arrays, result, order.inspected, overlay=self._section.overlay)
+        ring.add(folder)
+        return True

@@ -1,0 +1,213 @@
+"""The records process: stores results, judgements and the audit log, and hands out acquisition ids.
+
+The process ends with `Failed` if the database cannot be used; the supervisor restarts it, and gives up if that repeats.
+Without records no part is OK, so a damaged database stops the station until a person sets it aside.
+"""
+
+from __future__ import annotations
+
+import select
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from cmdiad_line.records.database import Database, damaged_records, failure, is_damage
+from cmdiad_line.records.ids import AcquisitionIds
+from cmdiad_line.records.pictures import PictureKeeper
+from cmdiad_line.records.rows import RefusedError, Rows
+from cmdiad_line.station_file.station import Station
+from cmdiad_line.transport.frames import FramePool, frames_path
+from cmdiad_line.transport.link import Link, LinkClosedError
+from cmdiad_line.transport.messages import (
+    Alive,
+    Answer,
+    Command,
+    Correct,
+    End,
+    Failed,
+    KeepPicture,
+    Message,
+    NotRecorded,
+    Opened,
+    Record,
+    Recorded,
+    Reserve,
+)
+from cmdiad_runtime.errors import CmdiadError, OutputError
+
+ALIVE_S = 0.25
+"""Time between signs of life, and longest time to wait for a message, seconds."""
+
+
+def serve(link: Link, station: Station) -> None:
+    """Store what the supervisor sends, until it ends the process.
+
+    Args:
+        link: Link to the supervisor.
+        station: The station file.
+    """
+    state = station.state
+    try:
+        database = Database(state)
+    except CmdiadError as error:
+        link.send(Failed(message=str(error)))
+        return
+    try:
+        most_waiting = station.frame_slots - station.max_in_work - 1
+        frames = partial(FramePool.attach, frames_path(state))
+        with PictureKeeper(state, station.pictures, frames, most_waiting) as pictures:
+            _Process(link, database, AcquisitionIds(state, database.last_id), pictures).run()
+    except LinkClosedError:
+        return
+    except CmdiadError as error:
+        link.send(Failed(message=str(error)))
+    finally:
+        database.close()
+
+
+class _Process:
+    def __init__(self, link: Link, database: Database, ids: AcquisitionIds, pictures: PictureKeeper) -> None:
+        self._link, self._database, self._ids, self._pictures = link, database, ids, pictures
+        self._said = 0.0
+
+    def run(self) -> None:
+        """Work until the supervisor ends the process.
+
+        Raises:
+            LinkClosedError: The supervisor has ended.
+            DamagedRecordsError: The database is damaged.
+        """
+        self._link.send(Opened(next_id=self._ids.first, reserved=self._ids.reserved))
+        while True:
+            self._say_alive()
+            ready, _, _ = select.select([self._link.fileno(), self._pictures.fileno()], [], [], ALIVE_S)
+            for done in self._pictures.done():
+                self._link.send(done)
+            messages = self._link.receive() if self._link.fileno() in ready else []
+            if not self._handle(messages):
+                return
+            if not messages or self._database.is_untidy:
+                self._database.tidy()
+
+    def _say_alive(self) -> None:
+        if time.monotonic() - self._said >= ALIVE_S:
+            self._said = time.monotonic()
+            self._link.send(Alive())
+
+    def _handle(self, messages: Sequence[Message]) -> bool:
+        """Handle messages in their order; return False at the end of the process.
+
+        Results that wait together are stored in one transaction, so a burst costs one flush of the disk.
+        """
+        waiting: list[Record] = []
+        for message in messages:
+            if isinstance(message, Record):
+                waiting.append(message)
+                continue
+            self._record(waiting)
+            waiting = []
+            if isinstance(message, End):
+                return False
+            self._handle_other(message)
+        self._record(waiting)
+        return True
+
+    def _handle_other(self, message: Message) -> None:
+        if isinstance(message, Correct):
+            self._write(lambda rows: rows.correct(message))
+        elif isinstance(message, Command):
+            problem = self._write(lambda rows: _obey(rows, message))
+            self._link.send(Answer(token=message.token, done=not problem, message=problem or "Stored."))
+        elif isinstance(message, Reserve):
+            self._reserve()
+        elif isinstance(message, KeepPicture):
+            answer = self._pictures.keep(message)
+            if answer is not None:
+                self._link.send(answer)
+
+    def _record(self, records: Sequence[Record]) -> None:
+        """Store rows and answer each."""
+        if not records:
+            return
+        try:
+            refusals = _store(self._database, records)
+        except sqlite3.Error as error:
+            self._stop_if_damaged(error)
+            reason, message = failure(error)
+            for record in records:
+                number = record.result.acquisition_id
+                self._link.send(NotRecorded(acquisition_id=number, reason=reason, message=message))
+            return
+        for record, refusal in zip(records, refusals, strict=True):
+            number = record.result.acquisition_id
+            if refusal:
+                self._link.send(NotRecorded(acquisition_id=number, reason="not-recorded", message=refusal))
+            else:
+                self._link.send(Recorded(acquisition_id=number))
+
+    def _write(self, change: Callable[[Rows], None]) -> str:
+        """Store a change, and return why it was not stored, or ""."""
+        try:
+            with self._database.transaction() as rows:
+                change(rows)
+        except sqlite3.Error as error:
+            self._stop_if_damaged(error)
+            return failure(error)[1]
+        except RefusedError as error:
+            return str(error)
+        return ""
+
+    def _reserve(self) -> None:
+        """Reserve ids. On a full disk the answer names the ids that are reserved already."""
+        first = self._ids.reserved + 1
+        try:
+            self._ids.extend()
+        except OutputError:
+            first = self._ids.first
+        self._link.send(Opened(next_id=first, reserved=self._ids.reserved))
+
+    def _stop_if_damaged(self, error: sqlite3.Error) -> None:
+        if is_damage(error):
+            raise damaged_records(self._database.path, f"a damaged database ({error})") from error
+
+
+def _store(database: Database, records: Sequence[Record]) -> list[str]:
+    """Store rows in one transaction, and return the refusal of each row, "" for a stored one."""
+    refusals = []
+    with database.transaction() as rows:
+        for record in records:
+            try:
+                rows.record(record)
+                refusals.append("")
+            except RefusedError as error:
+                refusals.append(str(error))
+    return refusals
+
+
+def _obey(rows: Rows, command: Command) -> None:
+    """Store what a command says.
+
+    Raises:
+        RefusedError: The command is unknown, or an argument is missing or wrong.
+    """
+    arguments = command.arguments
+    if command.name == "judge":
+        number, judgement = _argument(arguments, "acquisition_id", int), _argument(arguments, "judgement", str)
+        rows.judge(number, command.user, judgement, _argument(arguments, "note", str, ""))
+    elif command.name == "override":
+        number, verdict = _argument(arguments, "acquisition_id", int), _argument(arguments, "verdict", str)
+        rows.override(number, command.user, verdict, _argument(arguments, "note", str, ""))
+    elif command.name == "note":
+        action, subject = _argument(arguments, "action", str), _argument(arguments, "subject", str, "")
+        rows.audit(command.user, action, subject, _argument(arguments, "details", dict, {}))
+    else:
+        raise RefusedError(f"The records store no command {command.name!r:.40}.")
+
+
+def _argument(arguments: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    value = arguments.get(name, default)
+    if type(value) is not kind:
+        raise RefusedError(f"The argument {name} is {value!r:.60}, expected {kind.__name__}.")
+    return value

@@ -1,0 +1,106 @@
+"""Recompute the hash chain of records."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cmdiad_line.records.chain import FIRST_HASH, Head, Value, row_hash
+from cmdiad_line.records.schema import COLUMNS
+
+TAIL = 200
+"""Number of rows that are verified when the database is opened."""
+
+ChainRow = tuple[int, str, dict[str, Value], str]
+"""Sequence number, table, values without the hash, and hash of a row."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Result of a verification.
+
+    Attributes:
+        rows: Number of rows that fit the chain, by table.
+        head: Last row that fits the chain.
+        problem: First row that does not fit, as one line for people; "" if all rows fit.
+    """
+
+    rows: dict[str, int]
+    head: Head
+    problem: str
+
+
+def verify_chain(connection: sqlite3.Connection) -> Verified:
+    """Recompute the hash of every row, in the order of the chain, and stop at the first row that does not fit."""
+    counts = dict.fromkeys(COLUMNS, 0)
+    head, problem = Head(0, first_hash(connection)), ""
+    try:
+        for row in _rows(connection, 0):
+            problem = _mismatch(head, row)
+            if problem:
+                break
+            head = Head(row[0], row[3])
+            counts[row[1]] += 1
+        else:
+            problem = _wrong_end(connection, head)
+    except sqlite3.DatabaseError as error:
+        problem = f"The row after {head.sequence} cannot be read ({error})."
+    return Verified(counts, head, problem)
+
+
+def verify_tail(connection: sqlite3.Connection) -> str:
+    """Return the problem of the last rows as text, or "" if they fit the chain and its stored end."""
+    last = stored_head(connection).sequence
+    head: Head | None = None
+    for row in _rows(connection, last - TAIL):
+        problem = "" if head is None else _mismatch(head, row)
+        if problem:
+            return problem
+        head = Head(row[0], row[3])
+    return _wrong_end(connection, head or Head())
+
+
+def stored_head(connection: sqlite3.Connection) -> Head:
+    """Return the end of the chain as the database states it."""
+    return Head(*connection.execute("SELECT sequence, hash FROM head").fetchone())
+
+
+def first_hash(connection: sqlite3.Connection) -> str:
+    """Return the hash before the first row: that of the records which these continue, or `FIRST_HASH`."""
+    statement = "SELECT details FROM audit WHERE sequence = 1 AND action = 'records-continued'"
+    row = connection.execute(statement).fetchone()
+    return FIRST_HASH if row is None else str(json.loads(row[0])["previous"])
+
+
+def _rows(connection: sqlite3.Connection, after: int) -> Iterator[ChainRow]:
+    """Return the rows of all tables after a sequence number, in the order of the chain."""
+    return heapq.merge(*(_table_rows(connection, table, after) for table in COLUMNS), key=lambda row: row[0])
+
+
+def _table_rows(connection: sqlite3.Connection, table: str, after: int) -> Iterator[ChainRow]:
+    names = [*COLUMNS[table], "sequence"]
+    statement = f"SELECT {', '.join(names)}, hash FROM {table} WHERE sequence > ? ORDER BY sequence"  # noqa: S608
+    for *values, digest in connection.execute(statement, (after,)):
+        yield values[-1], table, dict(zip(names, values, strict=True)), digest
+
+
+def _mismatch(head: Head, row: ChainRow) -> str:
+    """Return why a row does not follow the row before, or ""."""
+    sequence, table, values, digest = row
+    part = f", part {values['acquisition_id']}" if "acquisition_id" in values else ""
+    place = f"Row {sequence} (table {table}{part})"
+    if sequence != head.sequence + 1:
+        return f"{place} follows row {head.sequence}: rows are missing."
+    if row_hash(head.hash, table, values) != digest:
+        return f"{place} was changed: its hash does not fit its content and the row before."
+    return ""
+
+
+def _wrong_end(connection: sqlite3.Connection, head: Head) -> str:
+    stored = stored_head(connection)
+    if stored == head:
+        return ""
+    return f"The last row is {head.sequence}, but the chain ends at {stored.sequence}: rows are missing at the end."

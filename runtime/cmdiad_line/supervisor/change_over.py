@@ -1,0 +1,193 @@
+"""The recipes that the inspection process holds, and the change from one to another between two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from cmdiad_line.recipes.recipe import Recipe
+from cmdiad_line.supervisor.background import Background
+from cmdiad_line.supervisor.readiness import LoadedRecipe, Readiness
+from cmdiad_line.transport.messages import Load, Loaded, Message, NotLoaded, Unload
+
+LARGEST_HELD = 3
+"""Recipes in memory: the active one, the one before, and one that is prepared."""
+LOAD_LIMIT_NS = 300 * 10**9
+"""Time after which an inspection process that loads a recipe is taken for hung."""
+
+Then = Callable[[str], None]
+"""Called at the end of a change with "", or with the reason why it failed."""
+
+
+class Store(Protocol):
+    """The part of `cmdiad_line.recipes.store.RecipeStore` that a change needs."""
+
+    def active(self) -> Recipe | None:
+        """Return the active recipe."""
+
+    def recipe(self, recipe_id: str) -> Recipe:
+        """Return a recipe by its id."""
+
+    def previous(self) -> Recipe | None:
+        """Return the recipe that was active before."""
+
+    def path_of(self, recipe: Recipe) -> Path:
+        """Return the folder of a recipe's bundle."""
+
+    def activate(self, recipe_id: str) -> Recipe:
+        """Make a recipe the active one."""
+
+    def rollback(self) -> Recipe:
+        """Activate the recipe that was active before."""
+
+    def set_threshold(self, recipe_id: str, score: float | None) -> Recipe:
+        """Change the threshold of a recipe."""
+
+
+class ChangeOver:
+    """Loads recipes and changes the active one.
+
+    Args:
+        store: Recipes on the disk.
+        readiness: Facts of the station.
+        background: Thread for the store.
+        send: Sends a message to the inspection process.
+    """
+
+    def __init__(
+        self, store: Store, readiness: Readiness, background: Background, send: Callable[[Message], None]
+    ) -> None:
+        self._store, self._readiness, self._background, self._send = store, readiness, background, send
+        self._held: dict[str, Recipe] = {}
+        self._ordered: dict[str, tuple[Load, int]] = {}
+        self._waiting: dict[str, list[Then]] = {}
+
+    def begin(self, recipe: Recipe) -> None:
+        """Hold the recipe that was active when the station started."""
+        self._held[recipe.recipe_id] = recipe
+        self._readiness.active_id = recipe.recipe_id
+
+    def inspection_up(self, now_ns: int) -> None:
+        """Load all held recipes into a new inspection process, the active one first."""
+        for recipe in sorted(self._held.values(), key=lambda recipe: recipe.recipe_id != self._readiness.active_id):
+            self._order(recipe, now_ns)
+
+    def inspection_down(self) -> None:
+        """Forget what the process had loaded."""
+        self._readiness.loaded.clear()
+        self._ordered.clear()
+
+    def overdue(self, now_ns: int) -> bool:
+        """Return True if a recipe has been loading for too long."""
+        return any(now_ns - ordered_ns > LOAD_LIMIT_NS for _, ordered_ns in self._ordered.values())
+
+    def loaded(self, message: Loaded) -> None:
+        """Note a recipe that has passed its self-test."""
+        load, _ = self._ordered.pop(message.recipe_id, (None, 0))
+        if load is None:
+            return
+        self._readiness.loaded[message.recipe_id] = LoadedRecipe(
+            recipe_id=message.recipe_id,
+            bundle_digest=load.bundle_digest,
+            modality=message.modality,
+            engine=message.engine,
+            threshold=message.threshold,
+        )
+        if message.recipe_id == self._readiness.active_id:
+            self._readiness.fault = None
+        self._finish(message.recipe_id, "")
+
+    def not_loaded(self, message: NotLoaded) -> None:
+        """Note a recipe that cannot be used. Without the active recipe the station needs a person."""
+        self._ordered.pop(message.recipe_id, None)
+        if message.recipe_id == self._readiness.active_id:
+            self._readiness.loaded.pop(message.recipe_id, None)
+            self._readiness.fault = "self-test", message.message
+        else:
+            self._held.pop(message.recipe_id, None)
+        self._finish(message.recipe_id, message.message)
+
+    def prepare(self, recipe_id: str, now_ns: int, then: Then) -> None:
+        """Load a recipe next to the active one."""
+        self._background.submit(
+            lambda: self._store.recipe(recipe_id),
+            lambda recipe, error: self._hold(recipe, now_ns, then) if error is None else then(str(error)),
+        )
+
+    def activate(self, recipe_id: str, now_ns: int, then: Then) -> None:
+        """Load a recipe if needed, then use it from the next part on."""
+        self.prepare(recipe_id, now_ns, lambda problem: self._switch(recipe_id, problem, then))
+
+    def rollback(self, now_ns: int, then: Then) -> None:
+        """Use the recipe that was active before, from the next part on."""
+
+        def hold(recipe: Recipe | None, error: Exception | None) -> None:
+            if recipe is None:
+                then(str(error or "No recipe was active before the present one."))
+                return
+            self._hold(recipe, now_ns, lambda problem: self._switch(recipe.recipe_id, problem, then, back=True))
+
+        self._background.submit(self._store.previous, hold)
+
+    def threshold(self, recipe_id: str, score: float | None, now_ns: int, then: Then) -> None:
+        """Change the threshold of a recipe on the disk and, if it is loaded, in the engine."""
+
+        def reload(recipe: Recipe, error: Exception | None) -> None:
+            if error is not None or recipe_id not in self._held:
+                then("" if error is None else str(error))
+                return
+            self._held[recipe_id] = recipe
+            self._readiness.loaded.pop(recipe_id, None)
+            self._waiting.setdefault(recipe_id, []).append(then)
+            self._order(recipe, now_ns)
+
+        self._background.submit(lambda: self._store.set_threshold(recipe_id, score), reload)
+
+    def _hold(self, recipe: Recipe, now_ns: int, then: Then) -> None:
+        held = self._held.pop(recipe.recipe_id, None)
+        self._held[recipe.recipe_id] = recipe  # The order of the dictionary is that of the last use.
+        if held == recipe and recipe.recipe_id in self._readiness.loaded:
+            then("")
+            return
+        self._waiting.setdefault(recipe.recipe_id, []).append(then)
+        self._order(recipe, now_ns)
+
+    def _switch(self, recipe_id: str, problem: str, then: Then, *, back: bool = False) -> None:
+        if problem:
+            then(problem)
+            return
+
+        def use(recipe: Recipe, error: Exception | None) -> None:
+            if error is not None:
+                then(str(error))
+                return
+            self._readiness.active_id = recipe.recipe_id
+            self._readiness.fault = None
+            self._unload_surplus(recipe.recipe_id)
+            then("")
+
+        self._background.submit(lambda: self._store.rollback() if back else self._store.activate(recipe_id), use)
+
+    def _unload_surplus(self, active_id: str) -> None:
+        others = [recipe_id for recipe_id in self._held if recipe_id != active_id]
+        for recipe_id in others[: max(len(self._held) - LARGEST_HELD, 0)]:
+            del self._held[recipe_id]
+            self._readiness.loaded.pop(recipe_id, None)
+            self._send(Unload(recipe_id=recipe_id))
+
+    def _order(self, recipe: Recipe, now_ns: int) -> None:
+        load = Load(
+            recipe_id=recipe.recipe_id,
+            path=str(self._store.path_of(recipe)),
+            bundle_digest=recipe.bundle_digest,
+            engine=recipe.engine,
+            threshold=recipe.threshold,
+            public_key=recipe.public_key,
+        )
+        self._ordered[recipe.recipe_id] = load, now_ns
+        self._send(load)
+
+    def _finish(self, recipe_id: str, problem: str) -> None:
+        for then in self._waiting.pop(recipe_id, []):
+            then(problem)

@@ -1,0 +1,66 @@
+"""One process of the station, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmdiad_line.transport.link import Link, link_pair
+
+
+@dataclass(kw_only=True)
+class Child:
+    """A started process.
+
+    Attributes:
+        name: Name of the process.
+        process: The process of the system.
+        link: Link to the process.
+        started_ns: Time of the start.
+        heard_ns: Time of the last message.
+        ready: True after the first message that says so.
+        dying: True after it was killed, until the system has removed it.
+    """
+
+    name: str
+    process: subprocess.Popen[bytes]
+    link: Link
+    started_ns: int
+    heard_ns: int
+    ready: bool = False
+    dying: bool = False
+
+    def kill(self) -> None:
+        """Kill the process, which cannot refuse. `ended` says when it is gone."""
+        self.dying = True
+        self.process.kill()
+
+    def ended(self) -> bool:
+        """Return True if the system has removed the process. Never blocks."""
+        return self.process.poll() is not None
+
+
+def start_child(name: str, station_file: Path, folder: Path, now_ns: int) -> Child:
+    """Start a process.
+
+    Args:
+        name: Name of the process.
+        station_file: Copy of the station file.
+        folder: Folder that relative paths in the file refer to.
+        now_ns: Present monotonic time.
+
+    Raises:
+        OSError: The system has no memory or no descriptors left.
+    """
+    link, other_end = link_pair()
+    try:
+        with other_end:
+            number = other_end.fileno()
+            command = [sys.executable, "-m", "cmdiad_line.worker", name, str(number), str(station_file), str(folder)]
+            process = subprocess.Popen(command, pass_fds=(number,), stdin=subprocess.DEVNULL)  # noqa: S603
+    except BaseException:
+        link.close()
+        raise
+    return Child(name=name, process=process, link=link, started_ns=now_ns, heard_ns=now_ns)

@@ -1,0 +1,100 @@
+"""Run a station: prepare its state folder, then run the supervisor until a signal ends it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from cmdiad_line.recipes.store import ImportOptions, RecipeStore
+from cmdiad_line.supervisor.supervisor import Parts, Supervisor
+from cmdiad_line.transport.frames import FramePool, frames_path
+from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.support.files import atomic_write
+from cmdiad_runtime.support.lock import lock_folder
+
+if TYPE_CHECKING:
+    from cmdiad_line.recipes.recipe import Recipe
+    from cmdiad_line.station_file.station import Station
+
+BYTES_PER_PIXEL = 15
+"""Bytes of an image (3) and a cloud (12) per pixel."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run_station(station: Station) -> int:
+    """Run a station until a signal ends it or it gives up, and return the exit code.
+
+    Args:
+        station: The station.
+
+    Raises:
+        BundleError: The bundle of the station file is damaged or not signed as required, and no recipe is active.
+        OutputError: The state folder or the memory for the frames cannot be used, or another station uses them.
+    """
+    _make_folder(station.state)
+    with lock_folder(station.state):
+        file = _copy_station_file(station)
+        store = RecipeStore(station.state)
+        recipe = store.active() or _first_recipe(store, station)
+        slot_bytes = int(station.frame_megapixels * 1e6) * BYTES_PER_PIXEL
+        with FramePool.create(frames_path(station.state), station.frame_slots, slot_bytes) as pool:
+            supervisor = Supervisor(Parts(station=station, file=file, store=store, recipe=recipe, pool=pool))
+            with _ended_by_signals(supervisor):
+                return supervisor.run()
+
+
+def _make_folder(state: Path) -> None:
+    try:
+        (state / "run").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            state,
+            found=f"no state folder ({cause_of(error)})",
+            expected="a folder in which the station can write",
+            action="create the folder, or change state in [station]",
+        ) from error
+
+
+def _copy_station_file(station: Station) -> Path:
+    """Copy the station file, so that all processes of this run read the same one, also after a restart."""
+    copy = station.state / "run" / "station.toml"
+    with atomic_write(copy) as temporary:
+        shutil.copyfile(station.file, temporary)
+    return copy
+
+
+def _first_recipe(store: RecipeStore, station: Station) -> Recipe:
+    """Import and activate the bundle of the station file: no recipe is active yet."""
+    section = station.recipe
+    options = ImportOptions(
+        recipe_id=section.id,
+        product_id=section.product_id,
+        engine=section.engine,
+        public_key=section.public_key,
+        threshold=section.threshold,
+        false_reject_rate=section.false_reject_rate,
+        keep=section.keep,
+    )
+    store.import_bundle(section.bundle, options)
+    return store.activate(section.id)
+
+
+@contextmanager
+def _ended_by_signals(supervisor: Supervisor) -> Iterator[None]:
+    """End the station in order when the system or a person asks for it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        supervisor.end()
+
+    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
