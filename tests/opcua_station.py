@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -22,10 +21,12 @@ from cryptography.hazmat.primitives import serialization
 from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.opcua.address_space import MACHINE_VISION
 from cmdiad_line.opcua.certificates import ServerCertificate, own_certificate
+from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Message, Phase, Ready, Result, StationState
 
 WAIT_S = 60.0
+BUNDLE = Path(__file__).parent / "fixtures" / "format1" / "xyz-points.cmdiad"
 PASSWORD = "four random words here"
 DIGEST = "ab" * 32
 EVENT_FIELDS = (
@@ -130,29 +131,25 @@ def station_result(acquisition_id: int, **changes: Any) -> Result:
 
 @contextmanager
 def running_server(folder: Path, section: str = "") -> Iterator[Supervisor]:
-    """Start the OPC UA process of a station, with the accounts `operator` and `engineer`, until the block ends."""
+    """Start the OPC UA process of a station, with the accounts `ope-1` and `eng-1`, until the block ends.
+
+    Args:
+        folder: State folder.
+        section: Further keys of `[opcua]`.
+    """
     accounts = AccountStore(folder / FILE_NAME)
     for role in ("operator", "engineer"):
         accounts.add(role[:3] + "-1", role, PASSWORD, author="test")
+    RecipeStore(folder).import_bundle(BUNDLE, ImportOptions(recipe_id="gear", product_id="P-1"))
     port = free_port()
+    file = folder / "station.toml"
+    file.write_text(
+        f'[station]\nname = "cell 7"\nstate = "."\n[recipe]\nbundle = "{BUNDLE}"\n'
+        f'[[source]]\nkind = "simulated"\n[opcua]\nport = {port}\n{section}\n'
+    )
     here, there = link_pair()
-    code = f"""if True:
-        from contextlib import suppress
-        from pathlib import Path
-        from types import SimpleNamespace
-        from cmdiad_line.opcua.process import serve
-        from cmdiad_line.station_file.opcua import Opcua
-        from cmdiad_line.transport.link import LinkClosedError, link_from_descriptor
-        station = SimpleNamespace(
-            name="cell 7",
-            state=Path({str(folder)!r}),
-            sources=[SimpleNamespace(kind="simulated")],
-            opcua=Opcua(port={port}, {section}),
-        )
-        with suppress(LinkClosedError):
-            serve(link_from_descriptor({there.fileno()}), station)
-    """
-    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[there.fileno()], env=dict(os.environ))
+    command = [sys.executable, "-m", "cmdiad_line.worker", "opcua", str(there.fileno()), str(file), str(folder)]
+    process = subprocess.Popen(command, pass_fds=[there.fileno()])
     there.close()
     try:
         supervisor = Supervisor(here, process, port, folder)

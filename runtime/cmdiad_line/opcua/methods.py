@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from cmdiad_line.opcua.result_data import job_id, recipe_id, result_data, types
 from cmdiad_line.opcua.results import Entry, ResultFilter
 from cmdiad_line.opcua.sessions import caller
 from cmdiad_line.opcua.vision_system import VisionSystem, WrongStateError
+from cmdiad_line.recipes.recipe import Recipe
+from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.transport.link import LinkFullError
 from cmdiad_line.transport.messages import Answer
+from cmdiad_runtime.errors import CmdiadError
 
 Outputs = list[ua.Variant]
 REFUSED = -1
@@ -28,6 +32,8 @@ PREPARED_WITHIN_S = 2.0
 """Seconds to wait for a recipe before PrepareRecipe returns with `IsCompleted` false."""
 
 _LARGEST_PAGE = 1000
+
+log = logging.getLogger("cmdiad.line.opcua")
 
 
 class BadError(Exception):
@@ -81,7 +87,8 @@ def _callback(method: Method) -> Callable[..., Awaitable[Outputs | ua.StatusCode
             return await method.call(account.name, *(argument.Value for argument in arguments))
         except BadError as error:
             return ua.StatusCode(error.code)
-        except WrongStateError:
+        except WrongStateError as error:
+            log.info("%s of %s is refused: %s", method.path, account.name, error)
             return ua.StatusCode(ua.StatusCodes.BadInvalidState)
         except (asyncio.TimeoutError, LinkFullError):
             return ua.StatusCode(ua.StatusCodes.BadTimeout)
@@ -94,11 +101,13 @@ class Methods:
 
     Args:
         system: Vision system.
+        recipes: Recipes of the station.
         simulated: True if a sensor of the station is simulated.
     """
 
-    def __init__(self, system: VisionSystem, simulated: bool) -> None:
+    def __init__(self, system: VisionSystem, recipes: RecipeStore, simulated: bool) -> None:
         self._system = system
+        self._recipes = recipes
         self._simulated = simulated
 
     def table(self) -> list[Method]:
@@ -136,13 +145,14 @@ class Methods:
         return [_structure(job_id(await self._system.start_continuous(user, recipe))), _error(True)]
 
     def _job_inputs(self, meas_id: Any, part_id: Any, recipe: Any, product: Any, parameters: Any) -> tuple[str, ...]:
-        """Return ids of measurement, part and recipe of a job."""
-        if _id(product) or parameters:
-            raise BadError(ua.StatusCodes.BadInvalidArgument)
-        asked = _id(recipe)
+        """Return ids of measurement, part and recipe of a job. A product must be that of the recipe."""
+        asked, product_id = _id(recipe), _id(product)
         account, station = caller.get(), self._system.station
-        changes = asked and station is not None and asked != station.recipe_id
-        if changes and (account is None or not account.may("engineer")):
+        active = station.recipe_id if station is not None else ""
+        products = {stored.recipe_id: stored.product_id for stored in self._stored()} if product_id else {}
+        if parameters or (product_id and products.get(asked or active) != product_id):
+            raise BadError(ua.StatusCodes.BadInvalidArgument)
+        if asked not in ("", active) and (account is None or not account.may("engineer")):
             raise BadError(ua.StatusCodes.BadUserAccessDenied)
         return _id(meas_id), _id(part_id), asked
 
@@ -162,7 +172,7 @@ class Methods:
     async def _select_mode_automatic(self, user: str) -> Outputs:
         """Accept in Operational, where the automatic mode is always selected."""
         if self._system.state.system != "Operational":
-            raise WrongStateError
+            raise WrongStateError(self._system.state.system)
         return [_error(True)]
 
     async def _confirm_all(self, user: str, comment: Any) -> Outputs:
@@ -170,7 +180,8 @@ class Methods:
         text = _text(getattr(comment, "Text", None))
         station = self._system.station
         subject = station.reason if station is not None and station.reason else "no error"
-        answer = await self._system.command("note", user, action="confirm errors", subject=subject, details=text)
+        note = {"action": "confirm errors", "subject": subject, "details": {"comment": text}}
+        answer = await self._system.command("note", user, note)
         if not answer.done:
             raise BadError(ua.StatusCodes.BadUnexpectedError)
         return []
@@ -179,7 +190,7 @@ class Methods:
         recipe = _id(internal) or _id(external)
         if not recipe:
             raise BadError(ua.StatusCodes.BadInvalidArgument)
-        work = asyncio.ensure_future(self._system.command("prepare", user, recipe_id=recipe))
+        work = asyncio.ensure_future(self._system.command("prepare", user, {"recipe_id": recipe}))
         done, _ = await asyncio.wait({work}, timeout=PREPARED_WITHIN_S)
         answer = work.result() if done else None
         work.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -190,12 +201,16 @@ class Methods:
         raise BadError(ua.StatusCodes.BadNotImplemented)
 
     async def _recipe_list(self, user: str, *inputs: Any) -> Outputs:
-        """Return the prepared recipes. Stored recipes that are not prepared are not known to this process."""
         external, product, prepared, limit, start, _timeout = inputs
-        station = self._system.station
-        asked, no = _id(external), int(types.TriStateBooleanDataType.FALSE_0)
-        names = [] if station is None or _id(product) or _whole(prepared) == no else list(station.prepared)
-        names = [name for name in names if not asked or asked == name]
+        recipe, product_id, choice = _id(external), _id(product), types.TriStateBooleanDataType(_whole(prepared))
+        loaded = set(self._system.station.prepared) if self._system.station is not None else set()
+        names = [
+            stored.recipe_id
+            for stored in self._stored()
+            if recipe in ("", stored.recipe_id)
+            and product_id in ("", stored.product_id)
+            and int(choice) in (int(stored.recipe_id in loaded), types.TriStateBooleanDataType.DONTCARE_2)
+        ]
         page = names[_whole(start) :][: _whole(limit) or _LARGEST_PAGE]
         return [
             _boolean(_whole(start) + len(page) >= len(names)),
@@ -204,6 +219,14 @@ class Methods:
             ua.Variant([recipe_id(name) for name in page], ua.VariantType.ExtensionObject, is_array=True),
             _error(True),
         ]
+
+    def _stored(self) -> tuple[Recipe, ...]:
+        """Return the recipes of the station."""
+        try:
+            return self._recipes.list()
+        except CmdiadError as error:
+            log.error("%s", error)
+            raise BadError(ua.StatusCodes.BadResourceUnavailable) from error
 
     async def _result_by_id(self, user: str, result_id: Any, timeout: Any) -> Outputs:
         entry = self._entry(result_id)
@@ -243,8 +266,8 @@ class Methods:
             recipe_id=_id(recipe) or _id(ext_recipe),
             configuration_id=_id(configuration) or _id(ext_configuration),
         )
-        if _id(product):
-            raise BadError(ua.StatusCodes.BadInvalidArgument)
+        if _id(product):  # A result has a recipe, and the product of a recipe may change.
+            raise BadError(ua.StatusCodes.BadNotSupported)
         results = self._system.results
         page, complete = results.select(rule, _whole(start), min(_whole(limit) or _LARGEST_PAGE, _LARGEST_PAGE))
         data = [result_data(entry, self._simulated) for entry in page]

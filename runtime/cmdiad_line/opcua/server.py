@@ -21,6 +21,7 @@ from cmdiad_line.opcua.results import ResultStore
 from cmdiad_line.opcua.sessions import AllowedPeer, StationInternalServer
 from cmdiad_line.opcua.sign_in import SignIn
 from cmdiad_line.opcua.vision_system import VisionSystem
+from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.station_file.opcua import Opcua
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.messages import Message
@@ -91,7 +92,7 @@ async def build_server(station: Station, send: Callable[[Message], None]) -> Sta
     await publisher.prepare()
     system = VisionSystem(send, publisher, ResultStore(section.keep_results))
     await publisher.show(system.state)
-    await link_methods(space, Methods(system, simulated))
+    await link_methods(space, Methods(system, RecipeStore(station.state), simulated))
     return StationServer(server, system)
 
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from cmdiad_line.opcua.job import Job
 from cmdiad_line.opcua.results import Entry, ResultStore
@@ -161,19 +161,19 @@ class VisionSystem:
             WrongStateError: The system is Preoperational.
         """
         if self.state.system == "Preoperational":
-            raise WrongStateError
+            raise WrongStateError("the station starts")
         if self.state.system == "Operational":
             return await self._abort(user)
         return await self.command("reset" if self.state.system == "Error" else "start", user)
 
-    async def command(self, name: str, user: str, limit_s: float = ANSWER_S, **arguments: str) -> Answer:
+    async def command(self, name: str, user: str, arguments: dict[str, Any] | None = None) -> Answer:
         """Send a command and return its answer.
 
         Raises:
-            TimeoutError: There is no answer within the limit. The command may still take effect.
+            TimeoutError: There is no answer within `ANSWER_S`. The command may still take effect.
         """
         token = next(self._tokens)
-        answer = await self._ask(Command(token=token, name=name, user=user, arguments=arguments), token, limit_s)
+        answer = await self._ask(Command(token=token, name=name, user=user, arguments=arguments or {}), token)
         assert isinstance(answer, Answer)
         return answer
 
@@ -181,7 +181,7 @@ class VisionSystem:
         """Raise WrongStateError unless the automatic mode is one of these and no other method starts a job."""
         starting = self.job is not None and not self.job.running
         if self.state.mode not in modes or starting:
-            raise WrongStateError
+            raise WrongStateError(f"{self.state.system} {self.state.mode}, expected {' or '.join(modes)}")
 
     async def _abort(self, user: str) -> Answer:
         job = self.job
@@ -194,16 +194,16 @@ class VisionSystem:
 
     async def _activate(self, user: str, recipe_id: str) -> None:
         if recipe_id and self.station is not None and recipe_id != self.station.recipe_id:
-            answer = await self.command("activate", user, recipe_id=recipe_id)
+            answer = await self.command("activate", user, {"recipe_id": recipe_id})
             if not answer.done:
                 raise WrongStateError(answer.message)
 
-    async def _ask(self, message: Message, token: int, limit_s: float = ANSWER_S) -> Triggered | Answer:
+    async def _ask(self, message: Message, token: int) -> Triggered | Answer:
         """Send a message and return the answer with its token."""
         self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
             self._send(message)
-            return await asyncio.wait_for(self._waiting[token], limit_s)
+            return await asyncio.wait_for(self._waiting[token], ANSWER_S)
         finally:
             del self._waiting[token]
 

@@ -36,7 +36,7 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
     client_certificate(folder)
     (folder / "trusted").mkdir()
     shutil.copy(folder / "client" / "server.pem", folder / "trusted" / "plant.pem")
-    with running_server(folder, f"trusted=Path({str(folder / 'trusted')!r})") as supervisor:
+    with running_server(folder, 'trusted = "trusted"') as supervisor:
         supervisor.send(station_state())
         yield supervisor
 
@@ -184,7 +184,7 @@ def test_unsecured_sessions_if_the_station_file_says_so_until_the_end(tmp_path):
             async with client:
                 pass
 
-    with running_server(tmp_path, "encryption='none'") as supervisor:
+    with running_server(tmp_path, 'encryption = "none"') as supervisor:
         asyncio.run(scenario(supervisor))
         supervisor.send(End())
         assert supervisor.process.wait(WAIT_S) == 0

@@ -73,6 +73,8 @@ def test_state_follows_the_station(supervisor):
             ]:
                 supervisor.send(station_state(phase))
                 await client.wait_for_state(state)
+            supervisor.send(station_state("not-ready", reason="not-ready", message="The recipe is being tested."))
+            await client.wait_for_state("Preoperational")
             supervisor.send(station_state(recipe_id="", prepared=()))
             await client.wait_for_state("Operational/Initialized")
 
@@ -239,6 +241,35 @@ async def filtered(client: Plant, *, part: str = "", state: int = 0, limit: int 
     return complete, [result.ResultId.Id for result in results or []]
 
 
+def test_recipes_are_listed(supervisor):
+    async def recipes(client: Plant, product: str, prepared: int) -> list[str]:
+        extension = ua.VariantType.ExtensionObject
+        _complete, _number, _handle, names, error = await client.call(
+            "RecipeManagement/GetRecipeListFiltered",
+            ua.Variant(None, extension),
+            ua.Variant(ua.ProductIdDataType(Id=product), extension),
+            ua.Variant(prepared, ua.VariantType.Int32),
+            *[ua.Variant(0, ua.VariantType.UInt32)] * 2,
+            ua.Variant(0, ua.VariantType.Int32),
+        )
+        assert error == 0
+        return [name.Id for name in names or []]
+
+    async def scenario():
+        async with plant(supervisor) as client:
+            await ready(supervisor, client)
+            assert await recipes(client, "", 2) == ["gear"]
+            assert await recipes(client, "P-1", 1) == ["gear"]
+            assert await recipes(client, "P-1", 0) == []
+            assert await recipes(client, "P-2", 2) == []
+            arguments = job_arguments()
+            arguments[3] = ua.Variant(ua.ProductIdDataType(Id="P-2"), ua.VariantType.ExtensionObject)
+            with pytest.raises(ua.uaerrors.BadInvalidArgument):
+                await client.call(f"{MODE}/StartSingleJob", *arguments)
+
+    asyncio.run(scenario())
+
+
 def test_recipe_is_prepared(supervisor):
     async def scenario():
         async with plant(supervisor) as client:
@@ -353,7 +384,7 @@ def test_abort_halt_reset_and_confirm(supervisor):
             comment = ua.Variant(ua.LocalizedText("lens cleaned"), ua.VariantType.LocalizedText)
             call = asyncio.ensure_future(client.call(f"{machine}/ConfirmAll", comment))
             command = await supervisor.expect(Command)
-            assert (command.name, command.arguments["details"]) == ("note", "lens cleaned")
+            assert (command.name, command.arguments["details"]) == ("note", {"comment": "lens cleaned"})
             supervisor.send(Answer(token=command.token, done=True, message=""))
             await call
 
