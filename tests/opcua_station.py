@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 import sys
@@ -175,7 +174,9 @@ def client_certificate(folder: Path) -> ServerCertificate:
     return own_certificate(folder / "client", "plant", "127.0.0.1")
 
 
-async def secured_client(supervisor: Supervisor, user: str, password: str = PASSWORD, folder: Path | None = None) -> Client:
+async def secured_client(
+    supervisor: Supervisor, user: str, password: str = PASSWORD, folder: Path | None = None
+) -> Client:
     """Return a client with SignAndEncrypt that is not connected yet."""
     own = client_certificate(folder or supervisor.folder)
     client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=WAIT_S, watchdog_intervall=WAIT_S)
@@ -231,6 +232,7 @@ class Plant:
 
     async def wait_for_state(self, state: str) -> None:
         """Wait until the server shows a state."""
+
         async def reached() -> None:
             while await self.state() != state:
                 await asyncio.sleep(0.01)

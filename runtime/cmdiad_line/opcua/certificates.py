@@ -178,7 +178,9 @@ def _key(path: Path) -> rsa.RSAPrivateKey:
     except (OSError, TypeError, ValueError) as error:
         raise _unreadable(path, "private key", error) from error
     if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < SMALLEST_KEY:
-        raise InputError(path, found="another kind of key", expected="an RSA key of 2048 bits or more", action="make such a key")
+        raise InputError(
+            path, found="another kind of key", expected="an RSA key of 2048 bits or more", action="make such a key"
+        )
     return key
 
 

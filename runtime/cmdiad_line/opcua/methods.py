@@ -80,9 +80,7 @@ def _callback(method: Method) -> Callable[..., Awaitable[Outputs | ua.StatusCode
             return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
         if len(arguments) != method.inputs:
             few = len(arguments) < method.inputs
-            return ua.StatusCode(
-                ua.StatusCodes.BadArgumentsMissing if few else ua.StatusCodes.BadTooManyArguments
-            )
+            return ua.StatusCode(ua.StatusCodes.BadArgumentsMissing if few else ua.StatusCodes.BadTooManyArguments)
         try:
             return await method.call(account.name, *(argument.Value for argument in arguments))
         except BadError as error:

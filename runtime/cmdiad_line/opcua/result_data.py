@@ -64,7 +64,9 @@ def _configuration_id(digest: str) -> Any:
 def _processing_times(entry: Entry) -> Any:
     timings = entry.result.timings_ms
     start = datetime.fromisoformat(entry.result.time)
-    last = max((timings[name] for name in ("acquired", "inspected", "recorded", "published") if name in timings), default=0)
+    last = max(
+        (timings[name] for name in ("acquired", "inspected", "recorded", "published") if name in timings), default=0
+    )
     durations = [timings[name] for name in ("preprocess", "engine") if name in timings]
     return types.ProcessingTimesDataType(
         StartTime=start,
@@ -87,4 +89,3 @@ def _content(entry: Entry) -> Iterator[ua.Variant]:
 
 def _pair(name: str, value: ua.Variant) -> ua.Variant:
     return ua.Variant(ua.KeyValuePair(Key=ua.QualifiedName(name), Value=value), ua.VariantType.ExtensionObject)
-

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime, timezone
 from importlib.metadata import version
 from ipaddress import ip_address
-from datetime import datetime, timezone
 
 from asyncua import Server, ua
 from asyncua.common.connection import TransportLimits
-from cryptography.hazmat.primitives import serialization
 
 from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.opcua.address_space import build_address_space

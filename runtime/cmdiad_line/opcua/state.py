@@ -85,7 +85,11 @@ def vision_state(state: StationState | None, job: JobKind | None) -> VisionState
         return VisionState("Error")
     if not state.recipe_id:
         return VisionState("Operational", "Initialized")
-    modes: dict[JobKind | None, Mode] = {None: "Ready", "single": "SingleExecution", "continuous": "ContinuousExecution"}
+    modes: dict[JobKind | None, Mode] = {
+        None: "Ready",
+        "single": "SingleExecution",
+        "continuous": "ContinuousExecution",
+    }
     return VisionState("Operational", modes[job])
 
 

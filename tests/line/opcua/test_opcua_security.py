@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from asyncua import Client, ua
-from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 
 from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.opcua.certificates import own_certificate
@@ -68,7 +67,9 @@ def test_wrong_password_is_refused(supervisor, user, password):
         with pytest.raises((ua.UaStatusCodeError, ua.UaError)) as caught:
             async with client:
                 pass
-        assert any(name in repr(caught.value) for name in ("BadUserAccessDenied", "BadIdentityTokenRejected", "Anonymous"))
+        assert any(
+            name in repr(caught.value) for name in ("BadUserAccessDenied", "BadIdentityTokenRejected", "Anonymous")
+        )
 
     asyncio.run(scenario())
 
@@ -213,7 +214,7 @@ def test_guesses_are_limited():
 
 
 def test_certificate_is_created_once_and_its_key_is_private(tmp_path):
-    first = own_certificate(tmp_path / "opcua", "cell 7", "0.0.0.0")  # noqa: S104
+    first = own_certificate(tmp_path / "opcua", "cell 7", "0.0.0.0")
     assert (tmp_path / "opcua" / "server.key").stat().st_mode & 0o777 == 0o600
-    assert own_certificate(tmp_path / "opcua", "cell 7", "0.0.0.0").certificate == first.certificate  # noqa: S104
+    assert own_certificate(tmp_path / "opcua", "cell 7", "0.0.0.0").certificate == first.certificate
     assert first.application_uri.endswith(":cmdiad:cell-7")

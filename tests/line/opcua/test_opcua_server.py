@@ -90,7 +90,7 @@ def test_error_and_its_end_are_events(supervisor):
             assert event.Message.Text == "The camera is gone."
             supervisor.send(station_state())
             event = await client.event("ErrorResolved")
-            assert (getattr(event, "FromState").Text, getattr(event, "ToState").Text) == ("Error", "Operational")
+            assert (event.FromState.Text, event.ToState.Text) == ("Error", "Operational")
 
     asyncio.run(scenario())
 
