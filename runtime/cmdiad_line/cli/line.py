@@ -11,7 +11,13 @@ from cmdiad_runtime.support.command_line import CommandGroup, run_command
 SUBCOMMANDS = {
     "run": ("cmdiad_line.cli.run:run", "Run the station that a station file describes."),
     "demo": ("cmdiad_line.cli.demo:demo", "Run a station with a simulated camera and open its page."),
+    "plc-simulator": ("cmdiad_line.cli.plc_simulator:plc_simulator", "Play the PLC against a station, and check it."),
     "check": ("cmdiad_line.cli.check:check", "Explain every mistake in a station file."),
+    "account": ("cmdiad_line.cli.account:account", "Manage accounts of people and tokens of programs."),
+    "recipe": ("cmdiad_line.cli.recipe:recipe", "Add, list, activate and roll back recipes."),
+    "export": ("cmdiad_line.cli.export:export", "Write results of a span of time to a file, or with their pictures."),
+    "verify": ("cmdiad_line.cli.verify:verify", "Recompute the hash chain of the records."),
+    "renew": ("cmdiad_line.cli.renew:renew", "Set the records aside and start new ones."),
 }
 """Place and purpose of each subcommand."""
 

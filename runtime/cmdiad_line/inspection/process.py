@@ -168,6 +168,7 @@ def _answer(order: Inspect, detector: Detector, inspection: Inspection, place: A
         square=None if view is None else (view.top, view.left, view.side, view.height, view.width),
         peak=peak_of(inspection),
         timings_ms=inspection.timings_ms,
+        map_max=None if inspection.map is None else float(inspection.map.max()),
     )
 
 

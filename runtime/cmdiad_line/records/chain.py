@@ -21,6 +21,9 @@ Value = str | int | float | None
 FIRST_HASH = "0" * 64
 """Hash before the first row of a database that continues no earlier one."""
 
+CONTINUED = "records-continued"
+"""Action of the first entry of the audit log if the records continue earlier ones; its details name their last hash."""
+
 
 @dataclass(frozen=True)
 class Head:

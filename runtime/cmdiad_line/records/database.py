@@ -11,7 +11,9 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cmdiad_line.records import schema
 from cmdiad_line.records.chain import Head
@@ -41,11 +43,27 @@ def database_path(state: Path) -> Path:
     return state / FILE_NAME
 
 
+@dataclass(frozen=True)
+class Continued:
+    """The records that new ones continue, see `cmdiad_line.records.renewing`.
+
+    Attributes:
+        user: Account that set the earlier records aside.
+        previous: Last hash of the earlier records.
+        details: Further facts, for the audit log.
+    """
+
+    user: str
+    previous: str
+    details: dict[str, Any]
+
+
 class Database:
     """The records of a station, open for adding rows.
 
     Args:
         state: State folder of the station, which must exist.
+        continued: Earlier records that a new database continues, or None.
 
     Attributes:
         path: The database file.
@@ -55,14 +73,14 @@ class Database:
         RecordsError: The file cannot be opened, or a newer cmdiad wrote it.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, continued: Continued | None = None) -> None:
         self.path = database_path(state)
         try:
             self._connection = _connected(self.path)
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
         try:
-            self._prepare(state)
+            self._prepare(state, continued)
         except sqlite3.Error as error:
             self.close()
             raise _unusable(self.path, error) from error
@@ -70,13 +88,16 @@ class Database:
             self.close()
             raise
 
-    def _prepare(self, state: Path) -> None:
+    def _prepare(self, state: Path, continued: Continued | None) -> None:
         """Create the tables of a new file, otherwise check the file."""
         if not self._value("SELECT count(*) FROM sqlite_schema"):
-            if reserved_ids(state):
+            if continued is None and reserved_ids(state):
                 raise damaged_records(self.path, "no records, although the station has inspected parts before")
             with self.transaction(new=True) as rows:
-                rows.audit("station", "records-created", self.path.name, {})
+                if continued is None:
+                    rows.audit("station", "records-created", self.path.name, {})
+                else:
+                    rows.continue_chain(continued.user, continued.previous, continued.details)
             return
         _check_version(self.path, self._value("PRAGMA application_id"), self._value("PRAGMA user_version"))
         _quick_check(self.path, self._connection)

@@ -15,19 +15,16 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
 from cmdiad_line.records.picture_places import part_folder
-from cmdiad_line.records.schema import APPLICATION, VERSION
+from cmdiad_line.records.read_only import connect_read_only, unreadable
 from cmdiad_line.records.stored import AuditEntry, Counters, Remark, ScoreSeries, Selection, StoredResult
-from cmdiad_runtime.errors import OutputError
 
 EVERYTHING = Selection()
 _COLUMNS = tuple(StoredResult.__dataclass_fields__)
 _JSON = ("sensors", "timings_ms")
-_WAIT_S = 1.0
 _PAGE = 1000
 
 
@@ -47,7 +44,7 @@ class RecordReader:
         try:
             self._connection = connect_read_only(self._path)
         except sqlite3.Error as error:
-            raise _unreadable(self._path, error) from error
+            raise unreadable(self._path, error) from error
 
     def by_id(self, acquisition_id: int) -> StoredResult | None:
         """Return a part by its acquisition id, or None."""
@@ -186,30 +183,7 @@ class RecordReader:
             with closing(self._connection.execute(statement, values)) as cursor:
                 return cursor.fetchall()
         except sqlite3.Error as error:
-            raise _unreadable(self._path, error) from error
-
-
-def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Return a connection that cannot write, for any thread.
-
-    Raises:
-        OutputError: The file is no database of a station, or of a newer cmdiad.
-        sqlite3.Error: The file is missing or damaged.
-    """
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    connection = sqlite3.connect(address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-    try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-    except BaseException:
-        connection.close()
-        raise
-    if application != APPLICATION or version > VERSION:
-        connection.close()
-        problem = "another kind of database" if application != APPLICATION else f"records of version {version}"
-        expected = f"records of a station, version {VERSION} at most"
-        raise OutputError(path, found=problem, expected=expected, action="check the path, or update cmdiad")
-    return connection
+            raise unreadable(self._path, error) from error
 
 
 def seconds(time: str) -> float:
@@ -233,12 +207,3 @@ def _where(selection: Selection) -> tuple[str, tuple[object, ...]]:
     }
     used = {text: value for text, value in conditions.items() if value is not None}
     return (f"WHERE {' AND '.join(used)}" if used else ""), tuple(used.values())
-
-
-def _unreadable(path: Path, error: sqlite3.Error) -> OutputError:
-    return OutputError(
-        path,
-        found=f"records that cannot be read ({error})",
-        expected="the records of a station",
-        action="check the path; if the file is damaged: cmdiad-line verify",
-    )

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from cmdiad_line.records.chain import Value, canonical, row_hash
+from cmdiad_line.records.chain import CONTINUED, Value, canonical, row_hash
 from cmdiad_line.records.schema import COLUMNS
 from cmdiad_line.transport.messages import Correct, Record
 
@@ -89,10 +89,11 @@ class Rows:
         values = {"time": _now(), "user": user, "action": action, "subject": subject, "details": canonical(details)}
         self._append("audit", values)
 
-    def continue_chain(self, previous: str) -> None:
-        """Begin the chain of an empty database with the last hash of the database before."""
+    def continue_chain(self, user: str, previous: str, details: Mapping[str, Any]) -> None:
+        """Begin the chain of an empty database with the last hash of the database before, and note it."""
         assert self._sequence == 0, "only an empty database continues another one"
         self._hash = previous
+        self.audit(user, CONTINUED, "", {**details, "previous": previous})
 
     def _correct(self, stored: tuple[str, str], acquisition_id: int, reason: str, message: str) -> None:
         if stored != ("NG", reason):

@@ -6,9 +6,12 @@ import heapq
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
-from cmdiad_line.records.chain import FIRST_HASH, Head, Value, row_hash
+from cmdiad_line.records.chain import CONTINUED, FIRST_HASH, Head, Value, row_hash
+from cmdiad_line.records.read_only import connect_read_only, unreadable
 from cmdiad_line.records.schema import COLUMNS
 
 TAIL = 200
@@ -26,16 +29,31 @@ class Verified:
         rows: Number of rows that fit the chain, by table.
         head: Last row that fits the chain.
         problem: First row that does not fit, as one line for people; "" if all rows fit.
+        last_id: Largest acquisition id among the rows that fit, or 0.
     """
 
     rows: dict[str, int]
     head: Head
     problem: str
+    last_id: int
+
+
+def verify_file(path: Path) -> Verified:
+    """Verify the records in a database file; see `verify_chain`.
+
+    Raises:
+        OutputError: The file is no database of a station, of a newer cmdiad, or so damaged that it cannot be opened.
+    """
+    try:
+        with closing(connect_read_only(path)) as connection:
+            return verify_chain(connection)
+    except sqlite3.Error as error:
+        raise unreadable(path, error) from error
 
 
 def verify_chain(connection: sqlite3.Connection) -> Verified:
     """Recompute the hash of every row, in the order of the chain, and stop at the first row that does not fit."""
-    counts = dict.fromkeys(COLUMNS, 0)
+    counts, last_id = dict.fromkeys(COLUMNS, 0), 0
     head, problem = Head(0, first_hash(connection)), ""
     try:
         for row in _rows(connection, 0):
@@ -44,11 +62,12 @@ def verify_chain(connection: sqlite3.Connection) -> Verified:
                 break
             head = Head(row[0], row[3])
             counts[row[1]] += 1
+            last_id = max(last_id, int(row[2].get("acquisition_id") or 0))
         else:
             problem = _wrong_end(connection, head)
     except sqlite3.DatabaseError as error:
         problem = f"The row after {head.sequence} cannot be read ({error})."
-    return Verified(counts, head, problem)
+    return Verified(counts, head, problem, last_id)
 
 
 def verify_tail(connection: sqlite3.Connection) -> str:
@@ -70,8 +89,8 @@ def stored_head(connection: sqlite3.Connection) -> Head:
 
 def first_hash(connection: sqlite3.Connection) -> str:
     """Return the hash before the first row: that of the records which these continue, or `FIRST_HASH`."""
-    statement = "SELECT details FROM audit WHERE sequence = 1 AND action = 'records-continued'"
-    row = connection.execute(statement).fetchone()
+    statement = "SELECT details FROM audit WHERE sequence = 1 AND action = ?"
+    row = connection.execute(statement, (CONTINUED,)).fetchone()
     return FIRST_HASH if row is None else str(json.loads(row[0])["previous"])
 
 

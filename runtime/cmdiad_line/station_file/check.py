@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cmdiad_line.station_file.lines import Lines
 from cmdiad_line.station_file.mistakes import Mistake
 from cmdiad_line.station_file.servers import ServerSection, is_loopback
@@ -10,6 +12,9 @@ from cmdiad_line.station_file.station import Station
 from cmdiad_runtime.bundle.manifest import read_manifest
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.names import Modality
+
+LONGEST_STATE = 90
+"""Longest path of a state folder with a socket in bytes: the system allows 107 for a socket."""
 
 
 def check_station(station: Station, lines: Lines) -> list[Mistake]:
@@ -82,8 +87,12 @@ def _sources(station: Station, lines: Lines) -> list[Mistake]:
         if source.pushes and len(station.sources) > 1:
             expected = "no other source, because its frames are triggers"
             add(index, "kind", source.kind, expected, "remove the other sources; one folder or push delivers both")
-    if any(source.kind == "push" for source in station.sources) and station.web is None:
-        add(0, "kind", "push without [web]", "a section [web], which receives the frames", "add [web]")
+    if any(source.kind == "push" for source in station.sources):
+        if station.web is None:
+            add(0, "kind", "push without [web]", "a section [web], which receives the frames", "add [web]")
+        if len(os.fsencode(station.state)) > LONGEST_STATE:
+            problem = f"push and a state folder with {len(os.fsencode(station.state))} bytes in its path"
+            add(0, "kind", problem, f"at most {LONGEST_STATE}, for the socket in it", "choose a shorter state folder")
     return mistakes
 
 

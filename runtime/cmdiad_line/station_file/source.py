@@ -152,21 +152,19 @@ class SimulatedSource(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class GenicamSource(Source):
-    """A camera with GenICam, by a GenTL producer of its vendor.
+    """A camera with GenICam, by a GenTL producer of its vendor. The station triggers it by software.
 
     Attributes:
         producer: GenTL producer, a file ending in `.cti`.
         serial: Serial number of the camera; "" for the only one.
         exposure_us: Exposure in microseconds; None leaves the camera's setting.
         gain: Gain in the unit of the camera; None leaves the camera's setting.
-        hardware_trigger: True if a wire triggers the camera; else the station triggers by software.
     """
 
     producer: ExistingFile
     serial: str = ""
     exposure_us: float | None = None
     gain: float | None = None
-    hardware_trigger: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

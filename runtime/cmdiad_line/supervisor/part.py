@@ -131,7 +131,13 @@ class Part:
     def row(self, result: Result) -> Record:
         """Return the row of a result."""
         engine = self.loaded.engine if self.loaded else ""
-        return Record(result=result, sensors=self.sensors, engine=engine, triggered_ns=self.triggered_ns)
+        return Record(
+            result=result,
+            sensors=self.sensors,
+            engine=engine,
+            triggered_ns=self.triggered_ns,
+            map_max=self.inspected.map_max if self.inspected else None,
+        )
 
     def correction(self, result: Result) -> Correct:
         """Return the correction of a row with OK, after NG was published."""

@@ -52,6 +52,7 @@ EXTRAS = {
     "onnx": "export",
     "onnx_ir": "export",
     "onnxscript": "export",
+    "pymodbus": "line",
 }
 """Extra of the distribution that installs a package, by the package's import name."""
 COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench"}

@@ -141,7 +141,9 @@ def test_mistake_between_sections(tmp_path, more, subject, words):
 def test_push_needs_a_server(tmp_path):
     text = station_text(source='[[source]]\nkind = "push"\ndelivers = "both"\n')
     assert "[web]" in str(mistakes(tmp_path, text)["source.kind"])
-    assert read_station(write(tmp_path, text + "[web]\n")).pushes
+    assert read_station(write(tmp_path, text.replace('"state"', '"/tmp/s"') + "[web]\n")).pushes
+    long = text.replace('"state"', f'"{"s" * 90}"') + "[web]\n"
+    assert "shorter state folder" in str(mistakes(tmp_path, long)["source.kind"])
 
 
 def test_bundle_needs_a_sensor_that_no_source_delivers(tmp_path):

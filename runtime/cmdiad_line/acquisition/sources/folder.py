@@ -23,7 +23,7 @@ from cmdiad_line.station_file.source import FolderSource, modalities_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
-from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.readers.worker import TimedReader
 from cmdiad_runtime.sample import Sample
 
@@ -90,11 +90,11 @@ class WatchedFolder:
                 raise FrameTimeoutError
             time.sleep(_PAUSE_S if not self._complete else 0)
         arrived, complete_ns = self._complete.popleft()
-        name = arrived.path.relative_to(self._folder).as_posix()
+        name = printable(arrived.path.relative_to(self._folder).as_posix())[-200:]
         try:
             sample = self._read(arrived)
         except InputError as error:
-            raise FrameRefusedError(error.reason, str(error), part_id=name) from error
+            raise FrameRefusedError(error.reason, f"{name}: found {error.found}", part_id=name) from error
         finally:
             self._take(arrived)
         arrays = {key: array for key, array in (("rgb", sample.rgb), ("xyz", sample.xyz)) if array is not None}

@@ -1,0 +1,179 @@
+"""`cmdiad-line recipe`: add, list, activate and roll back recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cmdiad_line.cli.state_argument import STATE, is_running, present_user, state_of, stopped_station
+from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
+from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.command_line import CommandGroup, option_group
+
+HELP = """Recipes of the station STATE: bundles by digest, each for one product.
+
+Adding a recipe works at any time. Activation and rollback need a stopped station; a running one is switched on its
+engineer page, by the PLC or by OPC UA. Every change is written to the audit log.
+"""
+EXAMPLES = (
+    "cmdiad-line recipe add station.toml gear.cmdiad --id gear-2 --product A-17",
+    "cmdiad-line recipe list station.toml",
+    "cmdiad-line recipe activate station.toml gear-2",
+    "cmdiad-line recipe rollback station.toml",
+)
+EXIT_CODES = {
+    1: "no such recipe, or the id stands for another bundle",
+    4: "bundle damaged, replaced, or not signed as required",
+    5: "engine unusable, or the self-test failed",
+    6: "the station is running, or the state folder cannot be used",
+}
+EVERY = 1_000_000
+"""Number of recipes that is never reached."""
+
+
+@click.group("recipe", cls=CommandGroup, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
+def recipe() -> None:
+    """See HELP."""
+
+
+@recipe.command(
+    "add",
+    help="Copy BUNDLE into the state folder of STATE as a new recipe. The recipe is not active yet.",
+    examples=(
+        EXAMPLES[0],
+        "cmdiad-line recipe add station.toml gear.cmdiad --id gear-3 --public-key line.pub",
+    ),
+    exit_codes=EXIT_CODES,
+)
+@STATE
+@click.argument("bundle", type=click.Path(path_type=Path))
+@option_group(
+    "Recipe",
+    click.option("--id", "recipe_id", required=True, metavar="ID", help="Id of the recipe."),
+    click.option("--product", "product_id", default="", metavar="ID", help="Id of the product from the plant."),
+    click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu", help="Engine, as in cmdiad-run."),
+    click.option("--threshold", type=POSITIVE, callback=finite, help="Raw score above which a part is NG."),
+    click.option(
+        "--false-reject-rate",
+        type=RATE,
+        callback=finite,
+        help="Rate to compute the threshold for, from the held-out scores of the bundle.",
+    ),
+    click.option(
+        "--public-key",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Public key that must verify the signature of the bundle, now and at each start.",
+    ),
+)
+@option_group(
+    "Disk",
+    click.option(
+        "--keep",
+        type=click.IntRange(2, 1000),
+        default=5,
+        help="Number of recipes that stay on the disk. The oldest others leave, except the active one and the one "
+        "before. A running station keeps all.",
+    ),
+)
+def add(  # noqa: PLR0913 - one parameter for each option
+    place: Path,
+    bundle: Path,
+    recipe_id: str,
+    product_id: str,
+    engine: str,
+    threshold: float | None,
+    false_reject_rate: float | None,
+    public_key: Path | None,
+    keep: int,
+) -> None:
+    """See the help text."""
+    if threshold is not None and false_reject_rate is not None:
+        raise click.UsageError("pass --threshold or --false-reject-rate, not both")
+    from cmdiad_line.recipes.store import ImportOptions, RecipeStore
+    from cmdiad_line.records.audit import note_change
+
+    state = state_of(place)
+    store = RecipeStore(state)
+    options = ImportOptions(
+        recipe_id=recipe_id,
+        product_id=product_id,
+        engine=engine,
+        public_key=public_key,
+        threshold=threshold,
+        false_reject_rate=false_reject_rate,
+        keep=EVERY if is_running(state) else keep,  # A running station may have prepared any of them.
+    )
+    added = store.import_bundle(bundle, options)
+    note_change(state, present_user(), "recipe-added", recipe_id, {"bundle_digest": added.bundle_digest})
+    click.echo(f"{recipe_id}: {printable(added.bundle_name)}, {added.modality}, digest {added.bundle_digest}")
+
+
+@recipe.command(
+    "list",
+    help="List the recipes of STATE, oldest first. An asterisk marks the active one.",
+    examples=("cmdiad-line recipe list station.toml", "cmdiad-line recipe list /var/lib/cmdiad"),
+)
+@STATE
+def list_recipes(place: Path) -> None:
+    """See the help text."""
+    from cmdiad_line.recipes.store import RecipeStore
+
+    store = RecipeStore(state_of(place))
+    active = store.active()
+    for entry in store.list():
+        mark = "*" if active is not None and entry.recipe_id == active.recipe_id else " "
+        threshold = "threshold of the bundle" if entry.threshold is None else f"threshold {entry.threshold:.6g}"
+        product = f", product {printable(entry.product_id)}" if entry.product_id else ""
+        click.echo(
+            f"{mark} {entry.recipe_id}  {printable(entry.bundle_name)}, {entry.modality}, {threshold}{product}, "
+            f"digest {entry.bundle_digest[:16]}, added {entry.imported}"
+        )
+
+
+@recipe.command(
+    "activate",
+    help="Make the recipe ID the active one of the stopped station STATE, after verification and self-test.",
+    examples=("cmdiad-line recipe activate station.toml gear-2", "cmdiad-line recipe activate /var/lib/cmdiad gear-2"),
+    exit_codes=EXIT_CODES,
+)
+@STATE
+@click.argument("recipe_id", metavar="ID")
+def activate(place: Path, recipe_id: str) -> None:
+    """See the help text."""
+    from cmdiad_line.recipes.proving import prove
+    from cmdiad_line.recipes.store import RecipeStore
+    from cmdiad_line.records.audit import note_change
+
+    state = state_of(place)
+    with stopped_station(state):
+        store = RecipeStore(state)
+        click.echo(prove(store, recipe_id))
+        note_change(state, present_user(), "activate", recipe_id, {})
+        store.activate(recipe_id)
+    click.echo(f"{recipe_id} is the active recipe.")
+
+
+@recipe.command(
+    "rollback",
+    help="Activate the recipe that was active before in the stopped station STATE, after verification and self-test.",
+    examples=("cmdiad-line recipe rollback station.toml", "cmdiad-line recipe rollback /var/lib/cmdiad"),
+    exit_codes=EXIT_CODES,
+)
+@STATE
+def rollback(place: Path) -> None:
+    """See the help text."""
+    from cmdiad_line.recipes.proving import prove
+    from cmdiad_line.recipes.store import RecipeStore
+    from cmdiad_line.records.audit import note_change
+
+    state = state_of(place)
+    with stopped_station(state):
+        store = RecipeStore(state)
+        before = store.previous()
+        if before is not None:
+            click.echo(prove(store, before.recipe_id))
+            note_change(state, present_user(), "rollback", before.recipe_id, {})
+        active = store.rollback()
+    click.echo(f"{active.recipe_id} is the active recipe.")

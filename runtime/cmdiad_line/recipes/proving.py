@@ -1,0 +1,47 @@
+"""Prove that a recipe works on this machine: verify the bundle, and repeat its certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmdiad_line.recipes.store import RecipeStore
+from cmdiad_runtime.bundle.certificate import compare
+from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
+from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
+
+
+def prove(store: RecipeStore, recipe_id: str) -> str:
+    """Verify a recipe's bundle and run its golden samples, and return one line about it.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, replaced, or not signed as required.
+        EngineError: The engine is missing, or differs from the certificate by more than the tolerance.
+        RecipeError: There is no such recipe.
+    """
+    store.verify(recipe_id)
+    recipe = store.recipe(recipe_id)
+    return prove_bundle(store.path_of(recipe), _engine_name(recipe.engine), recipe.public_key or None)
+
+
+def prove_bundle(path: Path, engine: EngineName, public_key: str | None = None) -> str:
+    """Verify a bundle and run its golden samples, and return one line about it. Raises as `prove`."""
+    with Inspector.open(path, OpenOptions(engine=engine, require_signature=public_key)) as inspector:
+        bundle = inspector.bundle
+        golden = read_golden(bundle.golden)
+        compared = compare(inspector.engine, bundle.precision, golden, bundle.certified_calibration, bundle.tolerance)
+        identity = inspector.engine.identity
+    if not compared.passed:
+        raise EngineError(
+            path,
+            found=f"a self-test that failed: score within {compared.score_max_share:.2%} of the threshold",
+            expected=f"at most {bundle.tolerance.score:.2%}, and the same verdicts",
+            action="run cmdiad-run --self-test on this device, or use another engine",
+        )
+    return f"Self-test passed on {identity}: {len(golden)} golden samples, {compared.score_max_share:.2%} difference."
+
+
+def _engine_name(name: str) -> EngineName:
+    return next(known for known in ENGINE_NAMES if known == name)

@@ -1,0 +1,148 @@
+"""Who makes a request, and what this caller may do. Every page and REST call states the role that it needs."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from fastapi import HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+
+from cmdiad_line.accounts.account import ROLES, Role
+from cmdiad_line.accounts.tokens import find_token
+from cmdiad_line.web.services import Services, services_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Person or program behind a request.
+
+    Attributes:
+        name: Name for the audit log; "" for an anonymous viewer, where the station file allows these.
+        role: Role, or None for an anonymous viewer.
+        form_token: Secret that forms must contain; "" for programs and viewers.
+    """
+
+    name: str
+    role: Role | None
+    form_token: str = ""
+
+    def may(self, role: Role) -> bool:
+        """Return True if the caller may do what a role may do."""
+        return self.role is not None and ROLES.index(self.role) >= ROLES.index(role)
+
+
+class SignInNeededError(Exception):
+    """A page needs a signed-in person.
+
+    Attributes:
+        path: Page to return to after signing in.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+VIEWER = Caller(name="", role=None)
+"""Anonymous caller who may only look, if the station file says `open_view = true`."""
+
+Dependency = Callable[[Request], Coroutine[Any, Any, Caller]]
+
+
+def cookie_name(services: Services) -> str:
+    """Return the name of the session cookie. With TLS, browsers enforce by the prefix that only this host sets it."""
+    return "__Host-cmdiad" if services.settings.secure else "cmdiad"
+
+
+def page_for(role: Role | None) -> Dependency:
+    """Return a dependency for pages that lets callers with a role pass; None also lets viewers pass if allowed."""
+
+    async def check(request: Request) -> Caller:
+        caller = await session_caller(request)
+        if caller is None and role is None and services_of(request).settings.open_view:
+            return VIEWER
+        if caller is None:
+            raise SignInNeededError(request.url.path if request.method == "GET" else "/")
+        if not caller.may(role or "operator"):
+            raise HTTPException(403, f"This page needs the role {role}. You are signed in as {caller.role}.")
+        return caller
+
+    return check
+
+
+def form_for(role: Role) -> Dependency:
+    """Return a dependency for POST forms: as `page_for`, and the form must come from a page of this session."""
+
+    async def check(request: Request) -> Caller:
+        caller = await page_for(role)(request)
+        form = await request.form()
+        require_own_form(request, str(form.get("form_token", "")), caller.form_token)
+        return caller
+
+    return check
+
+
+def program_for(role: Role | None) -> Dependency:
+    """Return a dependency for REST: a token, or for reading also the session of a person.
+
+    A session is not accepted for writing, so no forged form can trigger anything.
+    """
+
+    async def check(request: Request) -> Caller:
+        services = services_of(request)
+        caller = token_caller(request, services)
+        if caller is None and request.method == "GET":
+            caller = await session_caller(request, touch=False)
+            if caller is None and role is None and services.settings.open_view:
+                return VIEWER
+        if caller is None:
+            problem = "A token is needed: send the header Authorization: Bearer TOKEN."
+            raise HTTPException(401, problem, headers={"WWW-Authenticate": "Bearer"})
+        if not caller.may(role or "operator"):
+            raise HTTPException(403, f"This needs the role {role}. The caller has the role {caller.role}.")
+        return caller
+
+    return check
+
+
+def token_caller(request: Request, services: Services) -> Caller | None:
+    """Return the program behind the header Authorization, or None."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    token = find_token(services.tokens, text.strip()) if scheme.lower() == "bearer" else None
+    return None if token is None else Caller(name=token.name, role=token.role)
+
+
+async def session_caller(request: Request, *, touch: bool = True) -> Caller | None:
+    """Return the person behind the session cookie, or None.
+
+    Args:
+        request: The request.
+        touch: True if the request shows that the person is there, False for a page that updates itself.
+    """
+    services = services_of(request)
+    identifier = request.cookies.get(cookie_name(services), "")
+    session = services.sessions.find(identifier)
+    if session is None:
+        return None
+    account = await run_in_threadpool(services.accounts.account, session.name)
+    if account is None or not services.sessions.keep(session, account, touch=touch):
+        services.sessions.end(identifier)
+        return None
+    return Caller(name=account.name, role=account.role, form_token=session.form_token)
+
+
+def require_own_form(request: Request, token: str, expected: str) -> None:
+    """Raise unless a form comes from a page of this station that was made for this browser."""
+    origin = request.headers.get("origin")
+    own = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    if not own or not expected or not hmac.compare_digest(token.encode(), expected.encode()):
+        raise HTTPException(403, "This form is too old or comes from another page. Load the page again.")
+
+
+def sign_in_address(path: str) -> str:
+    """Return the address of the sign-in page that leads back to a page."""
+    return f"/login?next={quote(path, safe='/')}"

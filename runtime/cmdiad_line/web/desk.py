@@ -1,0 +1,163 @@
+"""What the web process has heard from the supervisor, and its requests that wait for an answer. For one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+from cmdiad_line.transport.messages import Answer, Command, Message, Result, StationState, Trigger, Triggered
+
+KEPT_RESULTS = 200
+"""Number of results in memory."""
+_ANSWER_S = 90.0
+"""Longest wait for the answer to a command; loading a recipe and its self-test take a while."""
+
+
+class NoAnswerError(TimeoutError):
+    """The supervisor did not answer in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenResult:
+    """Result and the time of its arrival.
+
+    Attributes:
+        result: The result.
+        at: Time of arrival in seconds of a monotonic clock.
+    """
+
+    result: Result
+    at: float
+
+
+class Desk:
+    """State of the station as this process knows it.
+
+    Args:
+        send: Function that sends a message to the supervisor.
+        deadline_s: Seconds from a trigger to its result.
+        clock: Monotonic clock in seconds; for tests.
+
+    Attributes:
+        state: Last state of the station, or None before the first one.
+        results: Last results by acquisition id, oldest arrival first. Results that were sent again do not count twice.
+        version: Number that grows with every message.
+    """
+
+    def __init__(
+        self, send: Callable[[Message], None], deadline_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.state: StationState | None = None
+        self.results: OrderedDict[int, SeenResult] = OrderedDict()
+        self.version = 0
+        self.clock = clock
+        self._send = send
+        self._patience_s = deadline_s + 5.0
+        self._tokens = count(1)
+        # A request whose caller is gone disappears from here by itself.
+        self._waiting: WeakValueDictionary[tuple[str, int], asyncio.Future[Any]] = WeakValueDictionary()
+        self._listeners: list[Callable[[Result], None]] = []
+        self._changed = asyncio.Event()
+
+    def on_result(self, listener: Callable[[Result], None]) -> None:
+        """Call a function with every new result."""
+        self._listeners.append(listener)
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the supervisor."""
+        if isinstance(message, StationState):
+            self.state = message
+        elif isinstance(message, Result):
+            self._take(message)
+        elif isinstance(message, Triggered):
+            self._resolve("trigger", message.token, message)
+        elif isinstance(message, Answer):
+            self._resolve("command", message.token, message)
+        self.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_for_change(self, version: int, seconds: float) -> None:
+        """Return as soon as there is a newer version, or after this number of seconds."""
+        if self.version != version:
+            return
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+
+    async def trigger(self, part_id: str) -> Result:
+        """Trigger an inspection and return its one result.
+
+        Raises:
+            NoAnswerError: The supervisor did not answer. The part counts as NG.
+        """
+        token = next(self._tokens)
+        answer = self._expect("trigger", token)
+        self._send(Trigger(token=token, part_id=part_id))
+        triggered: Triggered = await self._wait(answer, self._patience_s)
+        return await self.result(triggered.acquisition_id)
+
+    async def result(self, acquisition_id: int) -> Result:
+        """Return the result of a trigger as soon as it is published.
+
+        Raises:
+            NoAnswerError: There was no result. The part counts as NG.
+        """
+        if acquisition_id in self.results:
+            return self.results[acquisition_id].result
+        result: Result = await self._wait(self._expect("result", acquisition_id), self._patience_s)
+        return result
+
+    async def command(self, name: str, user: str, arguments: dict[str, Any] | None = None) -> Answer:
+        """Send a command in the name of a person and return the answer; no answer counts as a refusal."""
+        token = next(self._tokens)
+        expected = self._expect("command", token)
+        self._send(Command(token=token, name=name, user=user, arguments=arguments or {}))
+        try:
+            answer: Answer = await self._wait(expected, _ANSWER_S)
+        except NoAnswerError as error:
+            return Answer(token=token, done=False, message=str(error))
+        return answer
+
+    def newest(self) -> SeenResult | None:
+        """Return the result of the newest part, or None. A replayed result is never the newest."""
+        return self.results[max(self.results)] if self.results else None
+
+    def _take(self, result: Result) -> None:
+        if result.acquisition_id in self.results:
+            return
+        self._resolve("result", result.acquisition_id, result)
+        if result.replayed:
+            return
+        self.results[result.acquisition_id] = SeenResult(result=result, at=self.clock())
+        while len(self.results) > KEPT_RESULTS:
+            self.results.popitem(last=False)
+        for listener in self._listeners:
+            listener(result)
+
+    def _expect(self, kind: str, number: int) -> asyncio.Future[Any]:
+        """Return a future that `_resolve` completes; several callers may wait for the same result."""
+        future = self._waiting.get((kind, number))
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting[kind, number] = future
+        return future
+
+    def _resolve(self, kind: str, number: int, message: Message) -> None:
+        future = self._waiting.pop((kind, number), None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    @staticmethod
+    async def _wait(future: asyncio.Future[Any], seconds: float) -> Any:
+        done, _ = await asyncio.wait({future}, timeout=seconds)
+        if not done:
+            raise NoAnswerError("The station did not answer in time. Look at the state of the station.")
+        return future.result()

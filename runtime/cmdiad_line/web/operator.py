@@ -1,0 +1,68 @@
+"""The operator page, the page of one part, and the buttons of the station."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse, Response
+
+from cmdiad_line.web.access import Caller, form_for, page_for
+from cmdiad_line.web.pages import render
+from cmdiad_line.web.services import services_of
+
+router = APIRouter(include_in_schema=False)
+
+LARGEST_ID = 2**31 - 1
+"""Largest acquisition id."""
+PartId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+"""Acquisition id in an address."""
+
+
+@router.get("/")
+async def operator(request: Request, caller: Annotated[Caller, Depends(page_for(None))]) -> Response:
+    """Show the operator page. The page itself contains no verdict: verdicts come by the live stream only."""
+    return render(request, "operator", caller)
+
+
+@router.get("/parts/{acquisition_id}")
+async def part(
+    request: Request, acquisition_id: PartId, caller: Annotated[Caller, Depends(page_for(None))]
+) -> Response:
+    """Show one part."""
+    history = services_of(request).history
+    result = await run_in_threadpool(history.result, acquisition_id)
+    if result is None:
+        raise HTTPException(404, f"There is no part {acquisition_id} in the records.")
+    judgements, overrides = await run_in_threadpool(history.remarks, acquisition_id)
+    return render(request, "part", caller, result=result, judgements=judgements, overrides=overrides)
+
+
+@router.post("/station/{name}")
+async def command(
+    request: Request,
+    name: Literal["start", "stop"],
+    caller: Annotated[Caller, Depends(form_for("operator"))],
+) -> Response:
+    """Start or stop the station."""
+    answer = await services_of(request).desk.command(name, caller.name)
+    if not answer.done:
+        return render(request, "problem", caller, status=409, heading="Not done", problem=answer.message)
+    return RedirectResponse("/", status_code=303)
+
+
+@router.post("/parts/{acquisition_id}/override")
+async def override(
+    request: Request,
+    acquisition_id: PartId,
+    verdict: Annotated[Literal["OK", "NG"], Form()],
+    note: Annotated[str, Form(min_length=3, max_length=500)],
+    caller: Annotated[Caller, Depends(form_for("operator"))],
+) -> Response:
+    """Store that a person overrode the verdict of a part. The verdict that was sent to the plant stays as it is."""
+    arguments = {"acquisition_id": acquisition_id, "verdict": verdict, "note": note}
+    answer = await services_of(request).desk.command("override", caller.name, arguments)
+    if not answer.done:
+        return render(request, "problem", caller, status=409, heading="Not stored", problem=answer.message)
+    return RedirectResponse(f"/parts/{acquisition_id}", status_code=303)

@@ -1,0 +1,103 @@
+"""REST for programs: inspect, results, pictures, health. The OpenAPI description is at `/openapi.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+
+from cmdiad_line.records.stored import StoredResult
+from cmdiad_line.transport.messages import Result
+from cmdiad_line.web.access import Caller, program_for
+from cmdiad_line.web.desk import NoAnswerError
+from cmdiad_line.web.operator import LARGEST_ID, PartId
+from cmdiad_line.web.services import services_of
+
+router = APIRouter()
+
+MOST_RESULTS = 1000
+"""Largest number of results in one answer."""
+
+
+@router.post("/inspect", summary="Trigger an inspection and return its one result")
+async def inspect(
+    request: Request,
+    caller: Annotated[Caller, Depends(program_for("operator"))],
+    part_id: Annotated[str, Form(max_length=200, description="Id of the part from the plant.")] = "",
+    image: Annotated[UploadFile | None, File(description="Image (PNG, TIFF, …).")] = None,
+    cloud: Annotated[UploadFile | None, File(description="Cloud (TIFF, NPZ, …).")] = None,
+) -> Result:
+    """Trigger the sensors, or inspect an uploaded picture if a source of the kind `push` is configured.
+
+    The answer contains the verdict, also for NG: status 200 means that there is a result. Any other status means that
+    there is none, so the part is NG.
+    """
+    services = services_of(request)
+    if not part_id.isprintable():
+        raise HTTPException(422, "part_id: found control characters. Expected printable text. Correct the request.")
+    try:
+        if image is None and cloud is None:
+            return await services.desk.trigger(part_id)
+        if services.push is None:
+            problem = "No source takes uploads. Add a source of the kind push to the station file."
+            raise HTTPException(409, problem)
+        return await services.desk.result(await services.push.send(part_id, image=image, cloud=cloud))
+    except NoAnswerError as error:
+        raise HTTPException(504, f"NG. {error}") from error
+
+
+@router.get("/results", summary="List recorded results, newest first")
+async def results(
+    request: Request,
+    _: Annotated[Caller, Depends(program_for(None))],
+    limit: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="Only results with a smaller id.")] = None,
+    verdict: Annotated[Literal["", "OK", "NG"], Query(description="Only results with this verdict.")] = "",
+) -> list[StoredResult]:
+    """Return recorded results; for the next page, pass the last id as `before`."""
+    history = services_of(request).history
+    return await run_in_threadpool(history.latest, limit=limit, before=before, verdict=verdict)
+
+
+@router.get("/results/{acquisition_id}", summary="Return one recorded result")
+async def result(
+    request: Request, acquisition_id: PartId, _: Annotated[Caller, Depends(program_for(None))]
+) -> StoredResult:
+    """Return one recorded result."""
+    recorded = await run_in_threadpool(services_of(request).history.result, acquisition_id)
+    if recorded is None:
+        raise HTTPException(404, f"There is no result {acquisition_id}.")
+    return recorded
+
+
+@router.get("/results/{acquisition_id}/picture", summary="Return a stored picture", response_class=Response)
+async def picture(
+    request: Request,
+    acquisition_id: PartId,
+    _: Annotated[Caller, Depends(program_for(None))],
+    kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
+) -> Response:
+    """Return a stored picture as PNG. Pictures are kept by rule, so many parts have none."""
+    content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind)
+    if content is None:
+        raise HTTPException(404, f"No picture of part {acquisition_id} was kept.")
+    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+@router.get("/healthz", summary="Live: the web process answers")
+async def healthz() -> dict[str, str]:
+    """Return status 200 as long as this process works."""
+    return {"status": "live"}
+
+
+@router.get("/readyz", summary="Ready: self-test passed, sensors connected, triggers accepted")
+async def readyz(request: Request) -> JSONResponse:
+    """Return status 200 only in the phase `ready`, otherwise 503 with the reason."""
+    state = services_of(request).desk.state
+    if state is None:
+        return JSONResponse({"phase": "starting", "reason": "not-ready", "message": "No state yet."}, 503)
+    facts = {name: asdict(state)[name] for name in ("phase", "reason", "message", "recipe_id", "bundle_digest")}
+    return JSONResponse(facts, 200 if state.phase == "ready" else 503)

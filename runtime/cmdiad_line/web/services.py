@@ -1,0 +1,56 @@
+"""Everything that the pages and REST work with, in one object, which the application passes to each request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from fastapi import Request
+
+from cmdiad_line.accounts.store import AccountStore
+from cmdiad_line.accounts.tokens import Token
+from cmdiad_line.station_file.web import Web
+from cmdiad_line.web.desk import Desk
+from cmdiad_line.web.history import History
+from cmdiad_line.web.sessions import Sessions
+from cmdiad_line.web.shift import ShiftCounter
+
+if TYPE_CHECKING:
+    from cmdiad_line.web.push import Push
+
+
+@dataclass(kw_only=True)
+class Services:
+    """Parts of the web process.
+
+    Attributes:
+        name: Name of the station.
+        state_folder: State folder of the station.
+        settings: Section `[web]` of the station file.
+        desk: State of the station and requests to the supervisor.
+        history: Recorded results.
+        accounts: Accounts of people.
+        sessions: Sign-ins of people.
+        tokens: Tokens of programs.
+        shift: Counters of the present shift.
+        push: Way of an uploaded picture to the acquisition, or None if no source takes uploads.
+        ending: True when the process ends, so that open streams end too.
+    """
+
+    name: str
+    state_folder: Path
+    settings: Web
+    desk: Desk
+    history: History
+    accounts: AccountStore
+    sessions: Sessions
+    shift: ShiftCounter
+    tokens: tuple[Token, ...] = ()
+    push: Push | None = None
+    ending: bool = field(default=False)
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that serves a request."""
+    return cast("Services", request.app.state.services)

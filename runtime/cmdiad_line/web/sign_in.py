@@ -1,0 +1,81 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse, Response
+
+from cmdiad_line.web.access import Caller, cookie_name, form_for, require_own_form
+from cmdiad_line.web.pages import render
+from cmdiad_line.web.services import services_of
+
+router = APIRouter(include_in_schema=False)
+_REFUSED = "Name or password is wrong, or the account is locked for now. Wait a minute before you try again."
+
+
+@router.get("/login")
+async def form(request: Request, next: str = "/") -> Response:
+    """Show the form."""
+    return _form(request, next, "", 200)
+
+
+@router.post("/login")
+async def sign_in(
+    request: Request,
+    name: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+    form_token: Annotated[str, Form()] = "",
+    next: Annotated[str, Form()] = "/",
+) -> Response:
+    """Begin a session if name and password are right."""
+    services = services_of(request)
+    nonce = request.cookies.get(_nonce_name(request), "")
+    require_own_form(request, form_token, services.sessions.token_before_sign_in(nonce) if nonce else "")
+    account = await run_in_threadpool(services.accounts.sign_in, name.strip(), password)
+    if account is None:
+        return _form(request, next, _REFUSED, 403)
+    answer = RedirectResponse(local_path(next), status_code=303)
+    _set_cookie(request, answer, cookie_name(services), services.sessions.begin(account))
+    return answer
+
+
+@router.post("/logout")
+async def sign_out(request: Request, _: Annotated[Caller, Depends(form_for("operator"))]) -> Response:
+    """End the session."""
+    services = services_of(request)
+    services.sessions.end(request.cookies.get(cookie_name(services), ""))
+    answer = RedirectResponse("/login", status_code=303)
+    answer.delete_cookie(cookie_name(services), secure=services.settings.secure, httponly=True, samesite="strict")
+    return answer
+
+
+def local_path(path: str) -> str:
+    r"""Return a path of this station, or "/" for anything else, such as "//other.example" or "/\other.example"."""
+    plain = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if plain and path.isascii() else "/"
+
+
+def _form(request: Request, path: str, problem: str, status: int) -> Response:
+    services = services_of(request)
+    nonce = secrets.token_urlsafe(32)
+    token = services.sessions.token_before_sign_in(nonce)
+    missing = not problem and not services.accounts.accounts()
+    answer = render(
+        request, "login", None, status=status, problem=problem, next=local_path(path), form_token=token, missing=missing
+    )
+    _set_cookie(request, answer, _nonce_name(request), nonce)
+    return answer
+
+
+def _nonce_name(request: Request) -> str:
+    return f"{cookie_name(services_of(request))}-form"
+
+
+def _set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
+    """Set a cookie that scripts cannot read and that other sites cannot send; it ends with the browser."""
+    secure = services_of(request).settings.secure
+    answer.set_cookie(name, value, httponly=True, samesite="strict", secure=secure, path="/")

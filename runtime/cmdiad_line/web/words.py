@@ -1,0 +1,111 @@
+"""Short titles of reasons and phases, for people who stand in front of the machine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cmdiad_line.reasons import STATION_REASONS
+from cmdiad_line.records.stored import StoredResult
+from cmdiad_line.transport.messages import Phase, Result
+from cmdiad_runtime.reasons import REASONS
+
+TITLES: dict[str, str] = {
+    "score": "Defect",
+    "outside": "Something unusual next to the part",
+    "missing-file": "No picture",
+    "missing-modality": "A sensor is missing",
+    "not-a-file": "No picture",
+    "unreadable": "Picture damaged",
+    "unsupported": "Picture of the wrong kind",
+    "too-large": "Picture too large",
+    "timeout": "Picture came too late",
+    "out-of-memory": "Too little memory",
+    "wrong-array": "Picture of the wrong kind",
+    "size-mismatch": "Image and cloud differ in size",
+    "no-contrast": "Picture without contrast",
+    "no-points": "No 3D points",
+    "no-part": "No part seen",
+    "part-count": "Wrong number of parts",
+    "part-area": "Part of unusual size",
+    "part-position": "Part in the wrong place",
+    "image-size": "Picture of the wrong size",
+    "colour": "Unusual colours",
+    "exposure": "Too dark or too bright",
+    "sharpness": "Not sharp",
+    "noise": "Noisy picture",
+    "valid-points": "Too few 3D points",
+    "point-pitch": "3D points too far apart",
+    "plane-distance": "Wrong distance to the table",
+    "holes": "Holes or loose material",
+    "axes": "3D axes swapped",
+    "frozen": "Camera repeats a picture",
+    "bad-output": "Detector gave no number",
+    "internal": "Error in the detector",
+    "not-ready": "Station was not ready",
+    "stopped": "Station was stopped",
+    "deadline": "No result in time",
+    "overrun": "Parts came too fast",
+    "camera-gone": "Camera disconnected",
+    "stale-frame": "Old picture",
+    "partner-missing": "One of two pictures is missing",
+    "acquisition-failed": "Camera error",
+    "acquisition-died": "Camera process ended",
+    "inspection-died": "Inspection process ended",
+    "inspection-hung": "Inspection did not answer",
+    "inspection-failed": "Inspection error",
+    "self-test": "Self-test failed",
+    "wrong-frame": "Picture of another part",
+    "recipe-changed": "Recipe was changed",
+    "frames-full": "No memory for the picture",
+    "not-recorded": "Result was not recorded",
+    "disk-full": "Disk full",
+    "aborted": "Aborted",
+    "station-error": "Error in the station",
+}
+"""Title of each reason of `cmdiad_runtime.reasons` and `cmdiad_line.reasons`."""
+
+PHASES: dict[Phase, str] = {
+    "starting": "Starting",
+    "ready": "Ready",
+    "stopped": "Stopped",
+    "not-ready": "Not ready",
+    "failed": "Failed",
+}
+"""Title of each phase."""
+
+STAGES = {
+    "acquired": "Trigger to picture",
+    "inspected": "Trigger to verdict",
+    "recorded": "Trigger to record",
+    "published": "Trigger to result",
+    "preprocess": "Preparation",
+    "engine": "Detector",
+}
+"""Title of each stage of `Result.timings_ms`."""
+
+_MEANINGS = {str(code): text for table in (REASONS, STATION_REASONS) for code, text in table.items()}
+
+
+def title(reason: str) -> str:
+    """Return the title of a reason; an unknown code is shown as it is."""
+    return TITLES.get(reason, reason)
+
+
+def meaning(reason: str) -> str:
+    """Return the meaning of a reason as a sentence, or "" for an unknown code."""
+    return _MEANINGS.get(reason, "")
+
+
+def local_time(time: str) -> str:
+    """Return a time in UTC, ISO 8601, as local date and time; another text is returned as it is."""
+    try:
+        moment = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    except ValueError:
+        return time
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def relative_score(result: Result | StoredResult) -> str:
+    """Return the score of a result relative to its threshold as text, or a dash if the part was not inspected."""
+    score, threshold = result.score, result.threshold
+    return f"{score / threshold:.2f} × threshold" if score is not None and threshold else "–"

@@ -1,0 +1,296 @@
+"""Frames that arrive by themselves, from a watched folder and by HTTP: each gets exactly one result."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from cmdiad_line.acquisition import source
+from cmdiad_line.acquisition.sources import make_source
+from cmdiad_line.acquisition.sources.folder import WatchedFolder
+from cmdiad_line.acquisition.sources.push import LARGEST_HEADER, SOCKET, Push
+from cmdiad_line.station_file.source import FolderSource, PushSource
+
+IMAGE = np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+CLOUD = np.random.default_rng(2).uniform(0.1, 0.5, (24, 32, 3)).astype(np.float32)
+LIMIT_S = 60.0
+
+
+def next_frame(opened: source.Source) -> source.Frame:
+    """Wait for a frame, with a generous limit."""
+    limit = time.monotonic() + LIMIT_S
+    while time.monotonic() < limit:
+        try:
+            return opened.frame(0.02)
+        except source.FrameTimeoutError:
+            continue
+    pytest.fail("no frame")
+
+
+def png(pixels: np.ndarray = IMAGE) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def tiff(points: np.ndarray = CLOUD) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, points, photometric="rgb")
+    return stream.getvalue()
+
+
+# --- folder ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "in"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def watched(folder):
+    opened: list[WatchedFolder] = []
+
+    def make(**changes: Any) -> WatchedFolder:
+        settings = FolderSource(**{"kind": "folder", "path": folder, "settle_ms": 0, **changes})
+        made = make_source(settings, folder)
+        assert isinstance(made, WatchedFolder)
+        made.open()
+        opened.append(made)
+        return made
+
+    yield make
+    for made in opened:
+        made.close()
+
+
+def test_file_in_the_folder_becomes_a_frame(folder, watched):
+    made = watched()
+    with pytest.raises(source.FrameTimeoutError):
+        made.frame(0.0)
+    (folder / "part 1.png").write_bytes(png())
+    before = time.monotonic_ns()
+    frame = next_frame(made)
+    assert np.array_equal(frame.arrays["rgb"], IMAGE)
+    assert frame.part_id == "part 1.png"
+    assert before <= frame.captured_ns <= time.monotonic_ns()
+    assert not (folder / "part 1.png").exists()
+    assert (folder / "taken" / "part 1.png").read_bytes() == png()
+    with pytest.raises(source.FrameTimeoutError):
+        made.frame(0.1)
+
+
+def test_image_and_cloud_are_one_frame(folder, watched):
+    made = watched(delivers="both")
+    for name, content in (("xyz/7.tiff", tiff()), ("rgb/7.png", png())):
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(content)
+    frame = next_frame(made)
+    assert sorted(frame.arrays) == ["rgb", "xyz"]
+    assert np.array_equal(frame.arrays["xyz"], CLOUD)
+    assert sorted(path.name for path in (folder / "taken").rglob("*.*")) == ["7.png", "7.tiff"]
+
+
+def test_image_without_its_cloud_is_refused_in_time(folder, watched):
+    made = watched(delivers="both", limit_ms=10)
+    (folder / "7.png").write_bytes(png())
+    with pytest.raises(source.FrameRefusedError, match="no cloud") as caught:
+        next_frame(made)
+    assert (caught.value.reason, caught.value.part_id) == ("missing-modality", "7.png")
+
+
+def test_damaged_file_is_refused_once(folder, watched):
+    made = watched()
+    (folder / "7.png").write_bytes(png()[:200])
+    with pytest.raises(source.FrameRefusedError, match=r"^7\.png: found") as caught:
+        next_frame(made)
+    assert caught.value.reason == "unreadable"
+    with pytest.raises(source.FrameTimeoutError):
+        made.frame(0.1)
+
+
+def test_files_that_were_not_read_wait_for_the_next_start(folder, watched):
+    made = watched()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(png())
+    assert next_frame(made).part_id == "0.png"
+    made.close()
+    again = watched()
+    assert {next_frame(again).part_id, next_frame(again).part_id} == {"1.png", "2.png"}
+
+
+def test_file_of_the_same_name_is_a_new_part(folder, watched):
+    made = watched()
+    for _ in range(2):
+        (folder / "7.png").write_bytes(png())
+        assert next_frame(made).part_id == "7.png"
+
+
+def test_folder_that_goes_away(folder, watched):
+    made = watched()
+    (folder / "taken").rmdir()
+    folder.rmdir()
+    with pytest.raises(source.SourceGoneError, match="away"):
+        made.check()
+    with pytest.raises(source.SourceGoneError, match="cannot be written"):
+        made.open()
+
+
+def test_file_that_cannot_be_moved_is_no_frame(folder, watched, monkeypatch):
+    made = watched()
+    (folder / "7.png").write_bytes(png())
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(source.SourceError, match="cannot be moved"):
+        next_frame(made)
+
+
+# --- push ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pushed(tmp_path):
+    opened: list[Push] = []
+
+    def make(**changes: Any) -> Push:
+        made = make_source(PushSource(**{"kind": "push", **changes}), tmp_path)
+        assert isinstance(made, Push)
+        made.open()
+        opened.append(made)
+        return made
+
+    yield make
+    for made in opened:
+        made.close()
+
+
+def upload(state: Path, contents: dict[str, bytes], **header: object) -> socket.socket:
+    entries = [{"name": name, "bytes": len(content)} for name, content in contents.items()]
+    text = json.dumps({"part_id": "part 7", "files": entries, **header}).encode()
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sender.settimeout(LIMIT_S)
+    sender.connect(str(state / SOCKET))
+    sender.sendall(struct.pack(">I", len(text)) + text + b"".join(contents.values()))
+    return sender
+
+
+def answer_of(sender: socket.socket) -> object:
+    with sender:
+        data = sender.recv(1000)
+    return json.loads(data[4:]) if data else None
+
+
+def test_upload_becomes_a_frame(tmp_path, pushed):
+    made = pushed(delivers="both")
+    sender = upload(tmp_path, {"rgb.png": png(), "xyz.tiff": tiff()})
+    frame = next_frame(made)
+    assert frame.part_id == "part 7"
+    assert np.array_equal(frame.arrays["rgb"], IMAGE)
+    assert np.array_equal(frame.arrays["xyz"], CLOUD)
+    assert frame.answer is not None
+    frame.answer(17)
+    assert answer_of(sender) == {"acquisition_id": 17}
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["push.sock"]
+    assert (tmp_path / SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"rgb.png": png()[:100]}, "unreadable"),
+        ({"rgb.tiff": tiff()}, "unsupported"),
+        ({"rgb.exe": png()}, "unsupported"),
+        ({"both.npz": b"x"}, "unsupported"),
+        ({"../../evil.png": png()}, "unsupported"),
+        ({}, "missing-modality"),
+        ({"xyz.tiff": tiff()}, "missing-modality"),
+    ],
+)
+def test_upload_that_cannot_be_read_gets_a_result(tmp_path, pushed, files, reason):
+    made = pushed()
+    sender = upload(tmp_path, files)
+    with pytest.raises(source.FrameRefusedError) as caught:
+        next_frame(made)
+    assert (caught.value.reason, caught.value.part_id) == (reason, "part 7")
+    assert caught.value.answer is not None
+    caught.value.answer(18)
+    assert answer_of(sender) == {"acquisition_id": 18}
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack(">I", LARGEST_HEADER + 1),
+        struct.pack(">I", 2) + b"{}",
+        struct.pack(">I", 2) + b"[]",
+        struct.pack(">I", 4) + b"null",
+        struct.pack(">I", 3) + b"{{{",
+    ],
+)
+def test_connection_that_breaks_the_protocol_is_closed(tmp_path, pushed, content):
+    made = pushed()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sender:
+        sender.settimeout(LIMIT_S)
+        sender.connect(str(tmp_path / SOCKET))
+        sender.sendall(content)
+        sender.shutdown(socket.SHUT_WR)
+        with pytest.raises(source.FrameTimeoutError):
+            made.frame(LIMIT_S)
+        with suppress(ConnectionResetError):
+            assert answer_of(sender) is None
+    sender = upload(tmp_path, {"rgb.png": png()})
+    frame = next_frame(made)
+    assert frame.answer is not None
+    frame.answer(1)
+    sender.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"part_id": 7},
+        {"files": [{"name": "rgb.png", "bytes": -1}]},
+        {"files": [{"name": "rgb.png", "bytes": "7"}]},
+        {"files": [{"name": "rgb.png", "bytes": 2_000_000}]},
+        {"files": [{"name": "rgb.png", "bytes": 1}] * 3},
+        {"files": [{"name": "rgb.png"}]},
+        {"files": [7]},
+    ],
+)
+def test_header_with_wrong_values_is_refused(tmp_path, pushed, header):
+    made = pushed(max_megabytes=1)
+    sender = upload(tmp_path, {"rgb.png": b"x"}, **header)
+    with pytest.raises(source.FrameTimeoutError):
+        made.frame(LIMIT_S)
+    with sender, suppress(ConnectionResetError):
+        assert sender.recv(10) == b""
+
+
+def test_socket_of_a_killed_process_is_replaced(tmp_path, pushed):
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(str(tmp_path / SOCKET))
+    made = pushed()
+    made.check()
+    (tmp_path / SOCKET).unlink()
+    with pytest.raises(source.SourceGoneError):
+        made.check()

@@ -1,0 +1,165 @@
+"""The process of the room `plc` over real TCP: inspections, restarts, silence, and the simulated PLC."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from cmdiad_line.cli.line import cli
+from cmdiad_line.plc.program import PlcProgram
+from cmdiad_line.plc.simulator import PlcClient, PlcConnectionError, run_program
+from cmdiad_runtime.errors import CmdiadError
+from plc_process import StandInSupervisor
+
+
+def every_third(acquisition_id):
+    return "NG" if acquisition_id % 3 == 0 else "OK"
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "the condition did not hold within 30 s"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def station():
+    supervisor = StandInSupervisor(every_third).start()
+    yield supervisor
+    supervisor.close()
+
+
+@pytest.fixture
+def plc(station):
+    with PlcClient("127.0.0.1", station.port, timeout_s=20) as client:
+        client.wait(lambda outputs: "online" in outputs.bits)
+        yield client
+
+
+def test_every_part_gets_its_result(station, plc):
+    taken = []
+    program = PlcProgram(taken=taken.append, parts=60, takt_s=0.002, timeout_s=30)
+    assert run_program(plc, program, limit_s=120) == 0
+    counts = program.counts
+    assert counts["triggers"] == counts["identified"] == counts["results"] == 60
+    assert counts["passed"] == 40
+    assert not any(counts[name] for name in ("missed", "unanswered", "foreign", "swapped", "timed_out", "repeated"))
+    for result in taken:
+        assert result.passed == (every_third(result.shown.acquisition_id) == "OK")
+        assert result.shown.part_id == result.part_id == f"part-{result.shown.acquisition_id}"
+    wait_until(lambda: not station.unacknowledged)
+
+
+def test_commands_reach_the_supervisor(station, plc):
+    assert plc.command("activate_recipe", requested_recipe="nut-7")
+    assert plc.command("stop")
+    assert not plc.command("prepare_recipe"), "without an id"
+    assert [(command.name, command.arguments) for command in station.commands] == [
+        ("activate", {"recipe_id": "nut-7"}),
+        ("stop", {}),
+    ]
+
+
+def test_results_survive_a_killed_process(station, plc):
+    station.held.set()
+    taken = []
+    program = PlcProgram(taken=taken.append, parts=3, takt_s=0.0, timeout_s=60)
+    while program.counts["identified"] < 3:
+        program.scan(plc.read(), time.monotonic())
+        plc.write(program.levels, part_id=program.part_id)
+    station.held.clear()
+    plc.wait(lambda outputs: outputs.waiting == 3)
+    station.kill()
+    with pytest.raises(PlcConnectionError):
+        plc.wait(lambda outputs: False)
+    station.start()
+    with PlcClient("127.0.0.1", station.port, timeout_s=20) as again:
+        again.wait(lambda outputs: outputs.waiting == 3 and "repeated" in outputs.bits)
+        program.reconnected()
+        run_program(again, program, limit_s=60)
+    assert [result.shown.acquisition_id for result in taken] == [1, 2, 3]
+    assert program.counts["results"] == 3 and program.counts["swapped"] == program.counts["foreign"] == 0
+    wait_until(lambda: not station.unacknowledged)
+
+
+def test_nothing_is_true_while_the_supervisor_is_silent(station, plc):
+    station.held.set()
+    plc.write({"trigger": True}, part_id="A")
+    plc.wait(lambda outputs: "trigger_ack" in outputs.bits or outputs.missed_count)
+    assert plc.read().missed_count == 1, "trigger_enable is false"
+    plc.write({"trigger": False, "trigger_enable": True})
+    plc.write({"trigger": True})
+    plc.wait(lambda outputs: "trigger_ack" in outputs.bits)
+    station.held.clear()
+    plc.wait(lambda outputs: "job_pass" in outputs.bits)
+    station.silent.set()
+    assert plc.wait(lambda outputs: "results_valid" not in outputs.bits).bits == {"error"}
+    station.silent.clear()
+    plc.wait(lambda outputs: "job_pass" in outputs.bits)
+
+
+def test_process_ends_when_asked(station, plc):
+    assert station.end() == 0
+    with pytest.raises(PlcConnectionError):
+        plc.wait(lambda outputs: False)
+
+
+def test_process_ends_with_the_supervisor(station):
+    station.close()
+    assert station._process.returncode is not None
+    with pytest.raises(PlcConnectionError):
+        PlcClient("127.0.0.1", station.port, timeout_s=5).connect()
+
+
+def test_no_reader_sees_half_a_result(station, plc):
+    """A second client reads all the time: fields and bits always belong to one part."""
+    stop = threading.Event()
+    mixed, seen = [], set()
+
+    def read():
+        with PlcClient("127.0.0.1", station.port, timeout_s=20, reads_only=True) as reader:
+            while not stop.is_set():
+                outputs = reader.read()
+                if outputs.result is not None:
+                    number = outputs.result.acquisition_id
+                    seen.add(number)
+                    whole = outputs.result.part_id == f"part-{number}"
+                    if not whole or ("job_pass" in outputs.bits) != (every_third(number) == "OK"):
+                        mixed.append(outputs)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    program = PlcProgram(parts=40, takt_s=0.0, timeout_s=60)
+    run_program(plc, program, limit_s=120)
+    stop.set()
+    thread.join(timeout=30)
+    assert program.counts["results"] == 40 and seen and not mixed
+
+
+@pytest.mark.parametrize("data", [b"\0" * 300, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 3, b"\0\1\0\0\0\6\1\x05\0\1\xff"])
+def test_garbage_on_the_port_does_no_harm(station, plc, data):
+    with socket.create_connection(("127.0.0.1", station.port), timeout=20) as wrong:
+        wrong.sendall(data)
+    outputs = plc.read()
+    assert "online" in outputs.bits and outputs.missed_count == 0
+
+
+def test_simulator_on_the_command_line(station):
+    arguments = [f"127.0.0.1:{station.port}", "--parts", "6", "--takt", "0", "--timeout", "30", "--recipe", "gear"]
+    answer = CliRunner().invoke(cli, ["plc-simulator", *arguments], standalone_mode=False)
+    assert answer.return_value == 0, answer.output
+    assert re.search(r"results +6 ", answer.output) and re.search(r"passed +4 ", answer.output)
+    assert station.commands[0].arguments == {"recipe_id": "gear"}
+
+
+def test_simulator_without_a_station():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    answer = CliRunner().invoke(cli, ["plc-simulator", f"127.0.0.1:{port}"], standalone_mode=False)
+    assert isinstance(answer.exception, CmdiadError) and "does not answer" in str(answer.exception)

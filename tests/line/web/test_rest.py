@@ -1,0 +1,164 @@
+"""REST: one result for each trigger, tokens, health, results and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from web_doubles import READY, WebStation, form_token, make_result, png
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> WebStation:
+    return WebStation(tmp_path)
+
+
+def test_a_trigger_is_answered_with_its_one_result(station: WebStation) -> None:
+    answer = station.client(role="operator").post("/inspect", data={"part_id": "A-17"})
+    assert answer.status_code == 200
+    assert (answer.json()["acquisition_id"], answer.json()["verdict"], answer.json()["part_id"]) == (1, "OK", "A-17")
+    second = station.client(role="operator").post("/inspect")
+    assert second.json()["acquisition_id"] == 2
+
+
+def test_no_result_is_no_ok(station: WebStation) -> None:
+    station.supervisor.verdict = lambda number: None
+    station.supervisor.desk._patience_s = 0.01
+    answer = station.client(role="operator").post("/inspect")
+    assert answer.status_code == 504
+    assert answer.json()["detail"].startswith("NG.")
+    assert '"OK"' not in answer.text
+
+
+def test_the_result_of_another_part_is_never_the_answer(station: WebStation) -> None:
+    def answer_with_another(number: int) -> None:
+        station.supervisor.desk.receive(make_result(number + 100))
+
+    station.supervisor.verdict = answer_with_another
+    station.supervisor.desk._patience_s = 0.01
+    assert station.client(role="operator").post("/inspect").status_code == 504
+
+
+@pytest.mark.parametrize("path", ["/results", "/results/1", "/results/1/picture", "/metrics"])
+def test_reading_needs_a_token_or_a_session(station: WebStation, path: str) -> None:
+    station.records.add(make_result(1))
+    station.records.keep_picture(1, png())
+    assert station.client().get(path).status_code == 401
+    assert station.client().get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert station.client(role="operator").get(path).status_code == 200
+    assert station.signed_in("operator").get(path).status_code == 200
+
+
+def test_an_open_view_can_be_read_and_not_written(tmp_path: Path) -> None:
+    station = WebStation(tmp_path, open_view=True)
+    assert station.client().get("/results").status_code == 200
+    assert station.client().get("/").status_code == 200
+    assert station.client().post("/inspect").status_code == 401
+    assert station.client().post("/station/stop").status_code == 303
+    assert not station.supervisor.sent
+
+
+def test_a_session_cannot_trigger_so_that_no_foreign_form_can(station: WebStation) -> None:
+    client = station.signed_in("admin")
+    token = form_token(client.get("/").text)
+    assert client.post("/inspect", data={"form_token": token}).status_code == 401
+    assert not station.supervisor.sent
+
+
+def test_health_and_readiness_need_no_token(station: WebStation) -> None:
+    client = station.client()
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    station.supervisor.desk.receive(READY)
+    assert client.get("/readyz").status_code == 200
+    station.supervisor.desk.receive(replace(READY, phase="not-ready", reason="camera-gone", message="Camera gone."))
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()["reason"]) == (503, "camera-gone")
+
+
+def test_results_are_listed_in_pages(station: WebStation) -> None:
+    for number in range(1, 6):
+        station.records.add(make_result(number, "NG" if number % 2 else "OK"))
+    client = station.client(role="operator")
+    ids = [row["acquisition_id"] for row in client.get("/results?limit=2").json()]
+    assert ids == [5, 4]
+    assert [row["acquisition_id"] for row in client.get("/results?limit=2&before=4").json()] == [3, 2]
+    assert {row["verdict"] for row in client.get("/results?verdict=NG").json()} == {"NG"}
+    assert client.get("/results?limit=1001").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "number", ["..%2f..%2faccounts.sqlite", "../accounts.sqlite", "0", "-1", "1e3", "2147483648", "%00"]
+)
+def test_pictures_are_found_by_number_only(station: WebStation, number: str) -> None:
+    answer = station.client(role="admin").get(f"/results/{number}/picture")
+    assert answer.status_code in (404, 422)
+    assert b"SQLite" not in answer.content
+
+
+def test_a_picture_is_sent_as_png(station: WebStation) -> None:
+    station.records.add(make_result(3))
+    station.records.keep_picture(3, png())
+    client = station.client(role="operator")
+    answer = client.get("/results/3/picture")
+    assert (answer.headers["content-type"], answer.content) == ("image/png", png())
+    assert client.get("/results/4/picture").status_code == 404
+    assert client.get("/results/3/picture?kind=../../x").status_code == 422
+
+
+def test_foreign_host_names_and_large_bodies_are_refused(station: WebStation) -> None:
+    client = station.client(role="operator")
+    assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
+    assert client.get("/healthz", headers={"Host": "localhost.evil.example:80"}).status_code == 421
+    assert client.get("/healthz", headers={"Host": "127.0.0.1:8480"}).status_code == 200
+    assert client.post("/inspect", data={"part_id": "x" * 70_000}).status_code == 413
+    assert not station.supervisor.sent
+
+
+def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> None:
+    assert station.client(role="operator").post("/inspect", data={"part_id": "a\nb"}).status_code == 422
+    assert not station.supervisor.sent
+
+
+def test_uploads_without_a_source_that_takes_them_are_refused(station: WebStation) -> None:
+    answer = station.client(role="operator").post("/inspect", files={"image": ("part.png", png())})
+    assert answer.status_code == 409
+    assert not station.supervisor.sent
+
+
+def test_the_description_covers_every_call_of_rest(station: WebStation) -> None:
+    description = station.client(role="operator").get("/openapi.json").json()
+    paths = {f"{method.upper()} {path}" for path, methods in description["paths"].items() for method in methods}
+    assert paths == {
+        "POST /inspect",
+        "GET /results",
+        "GET /results/{acquisition_id}",
+        "GET /results/{acquisition_id}/picture",
+        "GET /healthz",
+        "GET /readyz",
+        "GET /metrics",
+    }
+
+
+def test_metrics_count_results_by_reason_and_time_their_stages(station: WebStation) -> None:
+    station.supervisor.desk.receive(READY)
+    for number, reason in ((1, ""), (2, "score"), (3, "deadline"), (4, "score")):
+        station.supervisor.desk.receive(make_result(number, "NG" if reason else "OK", reason))
+    station.supervisor.desk.receive(make_result(4, "NG", "score", replayed=True))
+    text = station.client(role="operator").get("/metrics").text
+    assert 'cmdiad_results_total{reason="score",recipe="gear",verdict="NG"} 2.0' in text
+    assert 'cmdiad_results_total{reason="",recipe="gear",verdict="OK"} 1.0' in text
+    assert 'cmdiad_stage_seconds_count{stage="published"} 4.0' in text
+    assert "cmdiad_missed_total 1.0" in text
+    assert 'cmdiad_phase{phase="ready"} 1.0' in text
+    assert f'digest="{READY.bundle_digest}"' in text
+    assert "cmdiad_disk_free_bytes" in text
+
+
+def test_pages_have_a_strict_policy_and_are_not_stored(station: WebStation) -> None:
+    headers = station.signed_in("operator").get("/").headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-frame-options"] == "DENY"

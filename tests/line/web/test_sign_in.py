@@ -1,0 +1,166 @@
+"""Signing in: sessions, roles, forms from other pages, lock-out and time-outs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from cmdiad_line.web.sign_in import local_path
+from web_doubles import PASSWORD, READY, WebStation, form_token
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> WebStation:
+    station = WebStation(tmp_path)
+    station.supervisor.desk.receive(READY)
+    return station
+
+
+def sign_in(client: TestClient, name: str, password: str, path: str = "/") -> int:
+    token = form_token(client.get("/login").text)
+    form = {"name": name, "password": password, "form_token": token, "next": path}
+    return client.post("/login", data=form).status_code
+
+
+def test_pages_lead_to_the_sign_in_page(station: WebStation) -> None:
+    for path in ("/", "/review", "/accounts", "/parts/1"):
+        answer = station.client().get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={path}")
+
+
+def test_signing_in_and_out_with_a_real_password(station: WebStation) -> None:
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    client = station.client()
+    assert sign_in(client, "ada", "wrong password") == 403
+    assert client.get("/").status_code == 303
+    assert sign_in(client, "ada", PASSWORD) == 303
+    page = client.get("/")
+    assert page.status_code == 200
+    assert client.post("/logout", data={"form_token": form_token(page.text)}).status_code == 303
+    assert client.get("/").status_code == 303
+
+
+def test_the_cookie_is_out_of_reach(station: WebStation) -> None:
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    client = station.client()
+    form = {"name": "ada", "password": PASSWORD, "form_token": form_token(client.get("/login").text)}
+    cookie = client.post("/login", data=form).headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
+
+
+def test_without_accounts_the_page_says_how_to_make_the_first(station: WebStation) -> None:
+    assert "cmdiad-line account add" in station.client().get("/login").text
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    assert "cmdiad-line account add" not in station.client().get("/login").text
+
+
+def test_refusals_do_not_tell_whether_an_account_exists(station: WebStation) -> None:
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+
+    def refusal(name: str) -> str:
+        client = station.client()
+        form = {"name": name, "password": "wrong password", "form_token": form_token(client.get("/login").text)}
+        return client.post("/login", data=form).text.split('role="alert"')[1].split("</p>")[0]
+
+    assert refusal("ada") == refusal("nobody")
+
+
+def test_a_sign_in_form_from_another_page_is_refused(station: WebStation) -> None:
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    client = station.client()
+    form = {"name": "ada", "password": PASSWORD}
+    assert client.post("/login", data=form).status_code == 403
+    token = form_token(client.get("/login").text)
+    other = station.client()
+    other.get("/login")
+    assert other.post("/login", data={**form, "form_token": token}).status_code == 403
+    foreign = client.post("/login", data={**form, "form_token": token}, headers={"Origin": "http://evil.example"})
+    assert foreign.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [("/", "operator"), ("/review", "operator"), ("/accounts", "admin")],
+)
+def test_each_page_needs_its_role(station: WebStation, path: str, role: str) -> None:
+    roles = ("operator", "engineer", "admin")
+    for present in roles:
+        allowed = roles.index(present) >= roles.index(role)
+        assert station.signed_in(present).get(path).status_code == (200 if allowed else 403), present
+
+
+@pytest.mark.parametrize("path", ["/station/stop", "/logout", "/parts/1/override"])
+def test_forms_need_the_secret_of_their_session(station: WebStation, path: str) -> None:
+    client = station.signed_in("admin")
+    own = form_token(client.get("/").text)
+    other = form_token(station.signed_in("admin").get("/").text)
+    assert own != other
+    rest = {"verdict": "OK", "note": "looked again"}
+    for token in ("", other, own + "x"):
+        assert client.post(path, data={**rest, "form_token": token}).status_code == 403
+    assert not station.supervisor.commands
+    assert client.post(path, data={**rest, "form_token": own}).status_code == 303
+
+
+def test_commands_carry_the_name_of_the_person(station: WebStation) -> None:
+    client = station.signed_in("operator")
+    token = form_token(client.get("/").text)
+    assert client.post("/station/stop", data={"form_token": token}).status_code == 303
+    command = station.supervisor.commands[0]
+    assert (command.name, command.user) == ("stop", "operator")
+    station.supervisor.refusal = "The station has failed."
+    answer = client.post("/station/start", data={"form_token": token})
+    assert (answer.status_code, "The station has failed." in answer.text) == (409, True)
+    assert client.post("/station/abort", data={"form_token": token}).status_code == 422
+
+
+def test_engineers_are_signed_out_when_idle_and_operators_after_their_shift(station: WebStation) -> None:
+    engineer, operator = station.signed_in("engineer"), station.signed_in("operator")
+    station.clock.now += 1799
+    assert engineer.get("/").status_code == 200
+    station.clock.now += 1799
+    assert engineer.get("/").status_code == 200
+    station.clock.now += 1801
+    assert engineer.get("/").status_code == 303
+    assert operator.get("/").status_code == 200
+    station.clock.now += 43200
+    assert operator.get("/").status_code == 303
+
+
+def test_a_page_that_updates_itself_does_not_keep_an_engineer_signed_in(station: WebStation) -> None:
+    engineer = station.signed_in("engineer")
+    for _ in range(4):
+        station.clock.now += 600
+        engineer.get("/results")
+    assert engineer.get("/").status_code == 303
+
+
+def test_changes_of_an_account_end_its_sessions(station: WebStation) -> None:
+    client = station.signed_in("operator")
+    station.accounts.set_role("operator", "engineer", author="test")
+    assert client.get("/").status_code == 303
+    client = station.signed_in("operator")
+    station.accounts.set_disabled("operator", True, author="test")
+    assert client.get("/").status_code == 303
+
+
+def test_a_made_up_cookie_is_nobody(station: WebStation) -> None:
+    client = station.client()
+    client.cookies.set("cmdiad", "made-up")
+    assert client.get("/").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "/a\nb", ""]
+)
+def test_the_sign_in_page_leads_to_this_station_only(path: str) -> None:
+    assert local_path(path) == "/"
+    assert local_path("/review") == "/review"
+
+
+def test_names_are_escaped(station: WebStation) -> None:
+    answer = station.client().get("/login", params={"next": '/"><script>alert(1)</script>'})
+    assert "<script>alert" not in answer.text
