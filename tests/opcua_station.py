@@ -1,4 +1,4 @@
-"""An OPC UA process under test: the test is its supervisor, and an asyncua client in the test's process is the plant."""
+"""An OPC UA process under test: the test is its supervisor, and asyncua clients in the test are the plant."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def running_server(folder: Path, section: str = "") -> Iterator[Supervisor]:
         section: Further keys of `[opcua]`.
     """
     accounts = AccountStore(folder / FILE_NAME)
-    for role in ("operator", "engineer"):
+    for role in ("operator", "engineer", "admin"):
         accounts.add(role[:3] + "-1", role, PASSWORD, author="test")
     RecipeStore(folder).import_bundle(BUNDLE, ImportOptions(recipe_id="gear", product_id="P-1"))
     port = free_port()

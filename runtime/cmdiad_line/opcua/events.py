@@ -9,7 +9,7 @@ from asyncua import Node, ua
 from asyncua.server.event_generator import EventGenerator
 
 from cmdiad_line.opcua.address_space import AddressSpace
-from cmdiad_line.opcua.result_data import job_id, recipe_id, result_fields
+from cmdiad_line.opcua.result_data import job_id, recipe_id, result_fields, status
 from cmdiad_line.opcua.results import Entry
 from cmdiad_line.opcua.state import Step, VisionState
 
@@ -45,6 +45,7 @@ _TYPES = {
     "StateChanged": _TRANSITION,
 }
 """Events of OPC 40100-1 that the server sends, with the types of their fields."""
+_SERVER = ua.NodeId(ua.Int32(ua.ObjectIds.Server))
 SEVERITIES = {"Error": 700}
 """Severity (1 to 1000) of events other than 100."""
 
@@ -119,7 +120,7 @@ class Publisher:
         generator = self._generators[name]
         for key, value in values.items():
             generator.event.add_property(key, value, _TYPES[name][key])
-        for emitter in (self.space.system.nodeid, ua.NodeId(ua.ObjectIds.Server)):
+        for emitter in (self.space.system.nodeid, _SERVER):
             generator.event.emitting_node = emitter
             await generator.trigger(message=message)
 
@@ -141,11 +142,11 @@ class Publisher:
         identifier = await self.space.child(f"{path}/CurrentState/Id")
         if not state:
             for node in (variable, identifier):
-                await node.write_value(ua.DataValue(StatusCode=ua.StatusCode(ua.StatusCodes.BadStateNotActive)))
+                await node.write_value(ua.DataValue(StatusCode=status(ua.StatusCodes.BadStateNotActive)))
             return
-        node = await self._node(machine, state)
-        assert node is not None, f"{kind} has no state {state}"
-        await identifier.write_value(ua.Variant(node.nodeid, ua.VariantType.NodeId))
+        state_node = await self._node(machine, state)
+        assert state_node is not None, f"{kind} has no state {state}"
+        await identifier.write_value(ua.Variant(state_node.nodeid, ua.VariantType.NodeId))
         await variable.write_value(ua.LocalizedText(state))
 
     async def _node(self, machine: str, name: str) -> Node | None:

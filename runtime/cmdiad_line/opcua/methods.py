@@ -13,7 +13,7 @@ from asyncua import ua
 
 from cmdiad_line.accounts.account import Role
 from cmdiad_line.opcua.address_space import AddressSpace
-from cmdiad_line.opcua.result_data import job_id, recipe_id, result_data, types
+from cmdiad_line.opcua.result_data import job_id, recipe_id, result_data, status, types
 from cmdiad_line.opcua.results import Entry, ResultFilter
 from cmdiad_line.opcua.sessions import caller
 from cmdiad_line.opcua.vision_system import VisionSystem, WrongStateError
@@ -77,19 +77,19 @@ def _callback(method: Method) -> Callable[..., Awaitable[Outputs | ua.StatusCode
     async def call(_parent: ua.NodeId, *arguments: ua.Variant) -> Outputs | ua.StatusCode:
         account = caller.get()
         if account is None or not account.may(method.role):
-            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
+            return status(ua.StatusCodes.BadUserAccessDenied)
         if len(arguments) != method.inputs:
             few = len(arguments) < method.inputs
-            return ua.StatusCode(ua.StatusCodes.BadArgumentsMissing if few else ua.StatusCodes.BadTooManyArguments)
+            return status(ua.StatusCodes.BadArgumentsMissing if few else ua.StatusCodes.BadTooManyArguments)
         try:
             return await method.call(account.name, *(argument.Value for argument in arguments))
         except BadError as error:
-            return ua.StatusCode(error.code)
+            return status(error.code)
         except WrongStateError as error:
             log.info("%s of %s is refused: %s", method.path, account.name, error)
-            return ua.StatusCode(ua.StatusCodes.BadInvalidState)
+            return status(ua.StatusCodes.BadInvalidState)
         except (asyncio.TimeoutError, LinkFullError):
-            return ua.StatusCode(ua.StatusCodes.BadTimeout)
+            return status(ua.StatusCodes.BadTimeout)
 
     return call
 

@@ -54,6 +54,11 @@ def recipe_id(value: str) -> Any:
     return types.RecipeIdInternalDataType(Id=value)
 
 
+def status(code: int) -> ua.StatusCode:
+    """Return a code of `ua.StatusCodes` as StatusCode."""
+    return ua.StatusCode(ua.UInt32(code))
+
+
 def _configuration_id(digest: str) -> Any:
     """Return the digest of a bundle as ConfigurationIdDataType."""
     data = bytes.fromhex(digest) if len(digest) == 64 else None

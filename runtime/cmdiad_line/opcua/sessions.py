@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from asyncua import ua
 from asyncua.common.utils import ServiceError
@@ -30,6 +30,7 @@ LARGEST_NUMBER_OF_CONNECTIONS = 50
 
 AllowedPeer = Callable[[bytes | None], bool]
 """Return True if a client may use a channel with this certificate (DER), or without one (None)."""
+_NOBODY = User(role=UserRole.Anonymous)
 
 
 class StationUser(User):
@@ -42,6 +43,18 @@ class StationUser(User):
     def __init__(self, account: Account) -> None:
         super().__init__(role=UserRole.User, name=account.name)
         self.account = account
+
+
+class Accounts(Protocol):
+    """Check of names and passwords; `sign_in.SignIn` in a running server."""
+
+    def get_user(
+        self, iserver: object, username: str | None = None, password: str | None = None, certificate: Any = None
+    ) -> StationUser | None:
+        """Return the user if name and password are right, else None."""
+
+    def present(self, account: Account) -> Account | None:
+        """Return the account if it is unchanged since its client signed in, else None."""
 
 
 class StationSession(InternalSession):
@@ -59,7 +72,9 @@ class StationSession(InternalSession):
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
         """Call methods with `caller` set."""
-        token = caller.set(self.user.account if isinstance(self.user, StationUser) else None)
+        assert isinstance(self.iserver, StationInternalServer)
+        account = self.iserver.accounts.present(self.user.account) if isinstance(self.user, StationUser) else None
+        token = caller.set(account)
         try:
             return await super().call(params)
         finally:
@@ -70,23 +85,22 @@ class StationInternalServer(InternalServer):
     """The server's inside, with `StationSession` for clients.
 
     Args:
-        user_manager: Object whose `get_user` checks name and password.
+        accounts: Object whose `get_user` checks name and password.
         allowed_peer: See `AllowedPeer`.
     """
 
-    def __init__(self, user_manager: Any, allowed_peer: AllowedPeer) -> None:
-        super().__init__(user_manager=user_manager)
+    def __init__(self, accounts: Accounts, allowed_peer: AllowedPeer) -> None:
+        super().__init__(user_manager=accounts)  # type: ignore[arg-type]
+        self.accounts = accounts
         self.allowed_peer = allowed_peer
         self.allow_remote_admin = False
-        self.supported_tokens = (ua.UserNameIdentityToken,)
+        self.supported_tokens = (ua.UserNameIdentityToken,)  # type: ignore[assignment]
         self.max_connections = LARGEST_NUMBER_OF_CONNECTIONS
         self.max_subscriptions = 2 * LARGEST_NUMBER_OF_CONNECTIONS
         self.max_monitored_item_queue_size = 1000
         self.max_unacked_messages_per_subscription = 1000
 
-    def create_session(
-        self, name: str, user: User = User(role=UserRole.Anonymous), external: bool = False
-    ) -> InternalSession:
+    def create_session(self, name: str, user: User = _NOBODY, external: bool = False) -> InternalSession:
         """Return a new session of a client."""
         return StationSession(self, self.aspace, self.subscription_service, name, user=user, external=external)
 

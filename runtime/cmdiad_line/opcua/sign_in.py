@@ -50,6 +50,14 @@ class SignIn:
             return None
         return StationUser(account)
 
+    def present(self, account: Account) -> Account | None:
+        """Return the account if nobody has changed or disabled it since its client signed in, else None."""
+        try:
+            return account if self._store.account(account.name) == account and not account.disabled else None
+        except CmdiadError as error:
+            log.error("%s", error)
+            return None
+
     def _busy(self) -> bool:
         return len(self._failures) == FAILURES and self._now() - self._failures[0] < WINDOW_S
 

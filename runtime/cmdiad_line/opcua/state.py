@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from cmdiad_line.transport.messages import StationState
@@ -51,9 +52,14 @@ class Step:
         name = f"{self.before}To{self.after}"
         if not cause:
             return f"{name}Auto", name
-        return f"{name}{cause}", name
+        return f"{name}{cause}", name, f"{name}Auto"
 
 
+_MODES: dict[JobKind | None, Mode] = {
+    None: "Ready",
+    "single": "SingleExecution",
+    "continuous": "ContinuousExecution",
+}
 _DIRECT = {
     ("Preoperational", "Halted"),
     ("Preoperational", "Error"),
@@ -85,12 +91,7 @@ def vision_state(state: StationState | None, job: JobKind | None) -> VisionState
         return VisionState("Error")
     if not state.recipe_id:
         return VisionState("Operational", "Initialized")
-    modes: dict[JobKind | None, Mode] = {
-        None: "Ready",
-        "single": "SingleExecution",
-        "continuous": "ContinuousExecution",
-    }
-    return VisionState("Operational", modes[job])
+    return VisionState("Operational", _MODES[job])
 
 
 def steps(before: VisionState, after: VisionState) -> list[Step]:
@@ -103,7 +104,7 @@ def steps(before: VisionState, after: VisionState) -> list[Step]:
     if before.system != after.system:
         direct = (before.system, after.system) in _DIRECT
         stations = [before.system, after.system] if direct else [before.system, "Preoperational", after.system]
-        path += [Step("system", first, second) for first, second in zip(stations, stations[1:], strict=False)]
+        path += [Step("system", first, second) for first, second in pairwise(stations)]
     if after.system != "Operational":
         return path
     mode = before.mode if before.system == "Operational" else "Initialized"
@@ -115,4 +116,4 @@ def _mode_steps(before: str, after: str) -> list[Step]:
     if before == after:
         return []
     stations = [before, after] if "Ready" in (before, after) else [before, "Ready", after]
-    return [Step("mode", first, second) for first, second in zip(stations, stations[1:], strict=False)]
+    return [Step("mode", first, second) for first, second in pairwise(stations)]

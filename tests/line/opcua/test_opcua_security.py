@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from asyncua import Client, ua
 
-from cmdiad_line.accounts.store import AccountStore
+from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.opcua.certificates import own_certificate
+from cmdiad_line.opcua.result_data import types
 from cmdiad_line.opcua.sign_in import FAILURES, WINDOW_S, SignIn
 from cmdiad_line.transport.messages import Answer, Command, End
 from opcua_station import (
@@ -143,7 +144,7 @@ def test_operator_may_not_change_recipes(supervisor):
         async with plant(supervisor, "ope-1") as client:
             await client.wait_for_state("Operational/Ready")
             extension = ua.VariantType.ExtensionObject
-            recipe = ua.Variant(ua.RecipeIdExternalDataType(Id="nut"), extension)
+            recipe = ua.Variant(types.RecipeIdExternalDataType(Id="nut"), extension)
             nothing = ua.Variant(None, extension)
             with pytest.raises(ua.uaerrors.BadUserAccessDenied):
                 await client.call("RecipeManagement/PrepareRecipe", recipe, nothing)
@@ -157,6 +158,20 @@ def test_operator_may_not_change_recipes(supervisor):
             assert (command.name, command.user) == ("stop", "ope-1")
             supervisor.send(Answer(token=command.token, done=True, message=""))
             assert await halt == 0
+
+    asyncio.run(scenario())
+
+
+def test_account_that_is_disabled_can_call_nothing_more(supervisor):
+    async def scenario():
+        store = AccountStore(supervisor.folder / FILE_NAME)
+        store.add("ope-2", "operator", PASSWORD, author="test")
+        async with plant(supervisor, "ope-2") as client:
+            release = "ResultManagement/ReleaseResultHandle"
+            assert await client.call(release, ua.Variant(7, ua.VariantType.UInt32)) == -1
+            store.set_disabled("ope-2", True, author="test")
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await client.call(release, ua.Variant(7, ua.VariantType.UInt32))
 
     asyncio.run(scenario())
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 from asyncua import ua
 
+from cmdiad_line.opcua.result_data import types
 from cmdiad_line.transport.messages import (
     AcquisitionDone,
     Alive,
@@ -31,10 +32,10 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
 def job_arguments(part: str = "", meas: str = "", recipe: str = ""):
     extension = ua.VariantType.ExtensionObject
     return [
-        ua.Variant(ua.MeasIdDataType(Id=meas), extension),
-        ua.Variant(ua.PartIdDataType(Id=part), extension),
-        ua.Variant(ua.RecipeIdExternalDataType(Id=recipe), extension),
-        ua.Variant(ua.ProductIdDataType(Id=""), extension),
+        ua.Variant(types.MeasIdDataType(Id=meas), extension),
+        ua.Variant(types.PartIdDataType(Id=part), extension),
+        ua.Variant(types.RecipeIdExternalDataType(Id=recipe), extension),
+        ua.Variant(types.ProductIdDataType(Id=""), extension),
         ua.Variant([], ua.VariantType.Variant, is_array=True),
     ]
 
@@ -203,7 +204,7 @@ def test_results_by_id_by_filter_and_by_handle(supervisor):
             await run_job(supervisor, client, 1301, part_id="bolt 1")
             await run_job(supervisor, client, 1302, part_id="bolt 2", verdict="NG", reason="score", score=9.0)
             await run_job(supervisor, client, 1303, part_id="bolt 2", verdict="NG", reason="aborted", score=None)
-            result_id = ua.Variant(ua.ResultIdDataType(Id="1302"), ua.VariantType.ExtensionObject)
+            result_id = ua.Variant(types.ResultIdDataType(Id="1302"), ua.VariantType.ExtensionObject)
             timeout = ua.Variant(0, ua.VariantType.Int32)
             handle, result, error = await client.call("ResultManagement/GetResultById", result_id, timeout)
             assert (result.ResultId.Id, result.PartId.Id, result.ResultState, error) == ("1302", "bolt 2", 1, 0)
@@ -212,7 +213,7 @@ def test_results_by_id_by_filter_and_by_handle(supervisor):
             assert result.ProcessingTimes.ProcessingDuration == 13.0
             components = await client.call("ResultManagement/GetResultComponentsById", result_id, timeout)
             assert components[4] == result.ResultState and components[6] == result.PartId
-            unknown = ua.Variant(ua.ResultIdDataType(Id="77"), ua.VariantType.ExtensionObject)
+            unknown = ua.Variant(types.ResultIdDataType(Id="77"), ua.VariantType.ExtensionObject)
             with pytest.raises(ua.uaerrors.BadNotFound):
                 await client.call("ResultManagement/GetResultById", unknown, timeout)
             release = "ResultManagement/ReleaseResultHandle"
@@ -230,7 +231,7 @@ def test_results_by_id_by_filter_and_by_handle(supervisor):
 async def filtered(client: Plant, *, part: str = "", state: int = 0, limit: int = 0, start: int = 0):
     """Call GetResultListFiltered."""
     nothing = ua.Variant(None, ua.VariantType.ExtensionObject)
-    part_id = ua.Variant(ua.PartIdDataType(Id=part), ua.VariantType.ExtensionObject)
+    part_id = ua.Variant(types.PartIdDataType(Id=part), ua.VariantType.ExtensionObject)
     numbers = [ua.Variant(limit, ua.VariantType.UInt32), ua.Variant(start, ua.VariantType.UInt32)]
     complete, number, _handle, results, error = await client.call(
         "ResultManagement/GetResultListFiltered",
@@ -247,7 +248,7 @@ def test_recipes_are_listed(supervisor):
         _complete, _number, _handle, names, error = await client.call(
             "RecipeManagement/GetRecipeListFiltered",
             ua.Variant(None, extension),
-            ua.Variant(ua.ProductIdDataType(Id=product), extension),
+            ua.Variant(types.ProductIdDataType(Id=product), extension),
             ua.Variant(prepared, ua.VariantType.Int32),
             *[ua.Variant(0, ua.VariantType.UInt32)] * 2,
             ua.Variant(0, ua.VariantType.Int32),
@@ -263,7 +264,7 @@ def test_recipes_are_listed(supervisor):
             assert await recipes(client, "P-1", 0) == []
             assert await recipes(client, "P-2", 2) == []
             arguments = job_arguments()
-            arguments[3] = ua.Variant(ua.ProductIdDataType(Id="P-2"), ua.VariantType.ExtensionObject)
+            arguments[3] = ua.Variant(types.ProductIdDataType(Id="P-2"), ua.VariantType.ExtensionObject)
             with pytest.raises(ua.uaerrors.BadInvalidArgument):
                 await client.call(f"{MODE}/StartSingleJob", *arguments)
 
@@ -275,7 +276,7 @@ def test_recipe_is_prepared(supervisor):
         async with plant(supervisor) as client:
             await ready(supervisor, client)
             extension = ua.VariantType.ExtensionObject
-            recipe = [ua.Variant(ua.RecipeIdExternalDataType(Id="nut"), extension), ua.Variant(None, extension)]
+            recipe = [ua.Variant(types.RecipeIdExternalDataType(Id="nut"), extension), ua.Variant(None, extension)]
             call = asyncio.ensure_future(client.call("RecipeManagement/PrepareRecipe", *recipe))
             command = await supervisor.expect(Command)
             assert (command.name, command.arguments, command.user) == ("prepare", {"recipe_id": "nut"}, "eng-1")
