@@ -269,6 +269,11 @@ class RunningStation:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
 
+    def wait_ok(self) -> None:
+        """Wait until the station is ready and finds a good part OK."""
+        self.plc.wait_ready()
+        wait_for(lambda: self.plc.inspect().verdict == "OK")
+
     def wait_stage(self, part: int, stage: str) -> None:
         wait_for(lambda: self.stage(part) == stage)
 
