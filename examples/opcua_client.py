@@ -9,6 +9,7 @@ Run: python examples/opcua_client.py URL SERVER_CERTIFICATE USER PART_ID OWN_FOL
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -104,4 +105,5 @@ async def main(url: str, server_certificate: str, user: str, part_id: str, own_f
 
 
 if __name__ == "__main__":
+    logging.getLogger("asyncua").setLevel(logging.ERROR)
     asyncio.run(main(*sys.argv[1:6]))
