@@ -15,7 +15,7 @@ from cmdiad_line.transport.messages import Answer, Command, Message, Result, Sta
 
 KEPT_RESULTS = 200
 """Number of results in memory."""
-_ANSWER_S = 90.0
+_ANSWER_S = 330.0
 """Longest wait for the answer to a command; loading a recipe and its self-test take a while."""
 
 

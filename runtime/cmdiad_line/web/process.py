@@ -13,6 +13,7 @@ import uvicorn
 
 from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.accounts.tokens import read_tokens
+from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
@@ -95,6 +96,8 @@ def make_services(link: Link, station: Station) -> Services:
         settings=settings,
         desk=Desk(link.send, station.deadline_ms / 1000),
         history=History(station.state, station.pictures.near_share),
+        recipes=RecipeStore(station.state),
+        records=station.records,
         accounts=AccountStore(station.state / FILE_NAME),
         sessions=Sessions(settings.session_minutes * 60, settings.shift_minutes * 60),
         shift=ShiftCounter(settings.shifts),
