@@ -177,8 +177,9 @@ def check_command(line: str) -> None:
     command, rest = commands()[words[0]], words[1:]
     while isinstance(command, click.Group):
         name = next((word for word in rest if not word.startswith("-")), "")
-        assert name in command.commands, f"{words[0]} has no subcommand {name}"
-        command, rest = command.commands[name], rest[rest.index(name) + 1 :]
+        subcommand = command.get_command(click.Context(command), name)
+        assert subcommand is not None, f"{words[0]} has no subcommand {name}"
+        command, rest = subcommand, rest[rest.index(name) + 1 :]
     known = {word for option in options(command) for word in (*option.opts, *option.secondary_opts)}
     unknown = [word for word in rest if word.startswith("-") and word.split("=")[0] not in known]
     assert not unknown, f"{words[0]} has no option {unknown}"

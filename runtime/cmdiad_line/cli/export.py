@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import click
 
 from cmdiad_line.cli.state_argument import STATE, state_of
+from cmdiad_line.cli.times import utc_time
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 
@@ -26,17 +26,6 @@ EXIT_CODES = {5: "pyarrow is missing", 6: "records not readable, or output not w
 FORMATS = ("csv", "parquet", "pictures")
 
 
-def _utc(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Return a time of the command line as ISO 8601 in UTC, as the records have it."""
-    if value is None:
-        return None
-    try:
-        time = datetime.datetime.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no date or time such as 2026-11-26 or 2026-11-26T06:00") from error
-    return time.astimezone(datetime.timezone.utc).isoformat(timespec="milliseconds")
-
-
 @click.command("export", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @STATE
 @option_group(
@@ -51,8 +40,8 @@ def _utc(context: click.Context, parameter: click.Parameter, value: str | None) 
 )
 @option_group(
     "Selection",
-    click.option("--since", callback=_utc, metavar="TIME", help="Earliest time of the trigger."),
-    click.option("--until", callback=_utc, metavar="TIME", help="Only triggers before this time."),
+    click.option("--since", callback=utc_time, metavar="TIME", help="Earliest time of the trigger."),
+    click.option("--until", callback=utc_time, metavar="TIME", help="Only triggers before this time."),
     click.option("--verdict", type=click.Choice(("OK", "NG")), help="Only parts with this published verdict."),
     click.option("--recipe", metavar="ID", help="Only parts of this recipe."),
 )

@@ -15,6 +15,10 @@ SUBCOMMANDS = {
     "check": ("cmdiad_line.cli.check:check", "Explain every mistake in a station file."),
     "account": ("cmdiad_line.cli.account:account", "Manage accounts of people and tokens of programs."),
     "recipe": ("cmdiad_line.cli.recipe:recipe", "Add, list, activate and roll back recipes."),
+    "candidate": (
+        "cmdiad_line.cli.candidate:candidate",
+        "Learn from judged parts.",
+    ),
     "export": ("cmdiad_line.cli.export:export", "Write results of a span of time to a file, or with their pictures."),
     "verify": ("cmdiad_line.cli.verify:verify", "Recompute the hash chain of the records."),
     "renew": ("cmdiad_line.cli.renew:renew", "Set the records aside and start new ones."),

@@ -62,6 +62,7 @@ class ChangeOver:
         self._held: dict[str, Recipe] = {}
         self._ordered: dict[str, tuple[Load, int]] = {}
         self._waiting: dict[str, list[Then]] = {}
+        self._replaced: set[str] = set()
 
     def begin(self, recipe: Recipe) -> None:
         """Hold the recipe that was active when the station started."""
@@ -131,18 +132,24 @@ class ChangeOver:
         self._background.submit(self._store.previous, hold)
 
     def threshold(self, recipe_id: str, score: float | None, now_ns: int, then: Then) -> None:
-        """Change the threshold of a recipe on the disk and, if it is loaded, in the engine."""
+        """Change the threshold of a recipe on the disk and, if it is loaded, in the engine between two parts."""
 
         def reload(recipe: Recipe, error: Exception | None) -> None:
             if error is not None or recipe_id not in self._held:
                 then("" if error is None else str(error))
                 return
             self._held[recipe_id] = recipe
-            self._readiness.loaded.pop(recipe_id, None)
             self._waiting.setdefault(recipe_id, []).append(then)
-            self._order(recipe, now_ns)
+            self._replaced.add(recipe_id)
 
         self._background.submit(lambda: self._store.set_threshold(recipe_id, score), reload)
+
+    def between_parts(self, now_ns: int) -> None:
+        """Replace the recipes whose threshold was changed. Call only while no part is in work."""
+        for recipe_id in self._replaced & set(self._held):
+            self._readiness.loaded.pop(recipe_id, None)
+            self._order(self._held[recipe_id], now_ns)
+        self._replaced.clear()
 
     def _hold(self, recipe: Recipe, now_ns: int, then: Then) -> None:
         held = self._held.pop(recipe.recipe_id, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,10 @@ def _first_recipe(store: RecipeStore, station: Station) -> Recipe:
 
 @contextmanager
 def _ended_by_signals(supervisor: Supervisor) -> Iterator[None]:
-    """End the station in order when the system or a person asks for it."""
+    """End the station in order when the system or a person asks for it. Only a main thread receives signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def end(number: int, frame: FrameType | None) -> None:
         supervisor.end()

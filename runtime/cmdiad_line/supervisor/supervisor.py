@@ -192,6 +192,8 @@ class Supervisor:
         self._apply(self._dispatch.tick(now_ns))
         self._check_silence(now_ns)
         self._start_missing()
+        if self._dispatch.in_work == 0:
+            self._change_over.between_parts(now_ns)
         self._prove(now_ns)
         self._show_state()
         self._show_life(now_ns)

@@ -190,6 +190,19 @@ class Station(RuleBasedStateMachine):
         self.held.add(slot)
         return slot
 
+    @precondition(lambda self: self.readiness.refusal() is None and self.order is None and not self.orders)
+    @rule()
+    def nearly_finish(self) -> None:
+        """Bring a part to the last step before OK, so that the events in between are tried often."""
+        self.trigger("plc")
+        if self.orders:
+            order = self.orders.pop()
+            self.parts[order.acquisition_id].fresh = True
+            message = acquired(order.acquisition_id, self.free_slot(), self.now)
+            self.give(self.dispatch.handle("acquisition", message, self.now, TIME))
+        if self.order is not None:
+            self.inspect("OK", 0, "same", 0.5, 1.0)
+
     @precondition(lambda self: self.orders)
     @rule(data=st.data(), late_ms=st.integers(-3, 3), again=st.booleans())
     def deliver(self, data: st.DataObject, late_ms: int, again: bool) -> None:
@@ -344,7 +357,7 @@ class Station(RuleBasedStateMachine):
 
 
 Station.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestStation = Station.TestCase
 
@@ -381,6 +394,42 @@ def test_good_part_is_ok_only_after_its_row_is_on_the_disk(dispatch):
     bring_to_recording(dispatch)
     assert dispatch.in_work == 1
     assert results(dispatch.handle("records", Recorded(acquisition_id=1), 3, TIME)) == [(1, "OK", "")]
+
+
+def test_recipe_that_is_loaded_again_before_the_row_is_on_the_disk_makes_the_part_ng(dispatch, ready):
+    bring_to_recording(dispatch)
+    ready.loaded["gear"] = recipe()
+    assert results(dispatch.handle("records", Recorded(acquisition_id=1), 3, TIME)) == [(1, "NG", "recipe-changed")]
+
+
+def test_row_that_is_stored_at_the_deadline_is_too_late(dispatch):
+    bring_to_recording(dispatch)
+    actions = dispatch.handle("records", Recorded(acquisition_id=1), LIMITS.deadline_ns, TIME)
+    assert results(actions) == [(1, "NG", "deadline")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (inspected(1, recipe_id="nut"), "recipe-changed"),
+        (inspected(1, threshold=2.0), "recipe-changed"),
+        (inspected(1, score=None), "station-error"),
+        (inspected(1, score=float("nan")), "station-error"),
+        (inspected(1, score=1.5), "station-error"),
+        (inspected(1, verdict="NG"), "score"),
+    ],
+)
+def test_answer_with_any_doubt_is_ng(dispatch, answer, reason):
+    dispatch.handle("plc", Trigger(token=1), 0, TIME)
+    dispatch.handle("acquisition", acquired(1, 0, 1), 1, TIME)
+    assert results(dispatch.handle("inspection", answer, 2, TIME)) == [(1, "NG", reason)]
+
+
+@pytest.mark.parametrize("captured_ns", [99, 120])
+def test_frame_from_before_the_trigger_or_from_the_future_is_stale(dispatch, captured_ns):
+    dispatch.handle("plc", Trigger(token=1), 100, TIME)
+    found = results(dispatch.handle("acquisition", acquired(1, 0, captured_ns), 110, TIME))
+    assert found == [(1, "NG", "stale-frame")]
 
 
 def test_pushed_frame_is_ok_if_it_is_young(dispatch):

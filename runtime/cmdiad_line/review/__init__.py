@@ -1,0 +1,1 @@
+"""Learning from the review: candidates, which judged parts improve, and their replay before they become recipes."""

@@ -1,0 +1,224 @@
+"""Faults of sensors, engines, disks and people: NG with a reason, never a wrong OK, and ready again afterwards."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cmdiad_line.supervisor.supervisor as supervisor_module
+from cmdiad_line.transport.messages import Trigger
+from stations import RunningStation, running_station, wait_for, write_station_file
+
+SHORT = {"deadline_ms": 1500, "hang_ms": 300}
+
+
+@pytest.fixture(scope="module")
+def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStation]:
+    folder = tmp_path_factory.mktemp("station")
+    file = write_station_file(
+        folder,
+        exported("rgb"),
+        data / "gear" / "train",
+        station={"deadline_ms": 60_000},
+        source={"unplug_ms": 300},
+    )
+    with running_station(file) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def ready(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test begins and ends with a station that is ready and finds a good part OK."""
+    if "station" not in request.fixturenames:
+        yield
+        return
+    running: RunningStation = request.getfixturevalue("station")
+    running.plc.wait_ready()
+    yield
+    running.plc.wait_ready()
+    assert running.plc.inspect().verdict == "OK"
+    assert all(len(results) == 1 for results in running.plc.results.values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("error", "acquisition-failed"), ("stale", "stale-frame"), ("swap", "wrong-frame"), ("unplug", "camera-gone")],
+)
+def test_fault_of_a_sensor(station, fault, reason):
+    station.faults.write_text(f"{fault}\n")
+    result = station.plc.inspect()
+    assert (result.verdict, result.reason) == ("NG", reason)
+
+
+def test_trigger_without_a_camera_is_ng_at_once(station):
+    station.faults.write_text("unplug\n")
+    station.plc.inspect()
+    station.plc.wait_for(lambda: station.plc.state().reason == "camera-gone")
+    assert station.plc.inspect().reason == "camera-gone"
+
+
+def test_driver_that_ends_the_process(station):
+    station.faults.write_text("crash\n")
+    result = station.plc.inspect()
+    assert (result.verdict, result.reason) == ("NG", "acquisition-died")
+
+
+def test_trigger_storm(station):
+    plc = station.plc
+    tokens = range(10_000, 10_050)
+    for token in tokens:
+        plc.send(Trigger(token=token))
+    plc.wait_for(lambda: all(token in plc.ids for token in tokens))
+    answers = {plc.ids[token].acquisition_id: plc.ids[token] for token in tokens}
+    results = [plc.result(part) for part in answers]
+    assert len(answers) == len(tokens)
+    refused = [result for result in results if not answers[result.acquisition_id].accepted]
+    assert refused
+    assert {(result.verdict, result.reason) for result in refused} == {("NG", "overrun")}
+
+
+def test_plc_that_never_acknowledges_gets_its_results_again(station):
+    plc = station.plc
+    plc.acknowledges = False
+    try:
+        part = plc.inspect().acquisition_id
+        starts = plc.starts
+        plc.drop()
+        plc.wait_for(lambda: plc.starts > starts and len(plc.results[part]) == 2)
+        assert [result.replayed for result in plc.results.pop(part)] == [False, True]
+    finally:
+        plc.acknowledges = True
+        plc.results.clear()
+
+
+def test_clock_that_is_set_back_changes_no_verdict(station, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_wall_clock", lambda: "1999-12-31T23:59:59.000+00:00")
+    result = station.plc.inspect()
+    assert (result.verdict, result.time[:4]) == ("OK", "1999")
+
+
+def test_full_disk_is_ng(station):
+    process = station.pid("records")
+    limits = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        result = station.plc.inspect()
+    finally:
+        resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
+    assert result.verdict == "NG"
+    assert result.reason in ("disk-full", "not-recorded")
+
+
+def test_abort_and_stop(station):
+    plc = station.plc
+    with station.frozen("inspection"):
+        part = plc.trigger()
+        station.wait_stage(part, "inspecting")
+        assert plc.command("abort").done
+    assert plc.result(part).reason == "aborted"
+    assert plc.inspect().reason == "stopped"
+    assert plc.command("start").done
+
+
+def test_threshold_is_changed_between_parts(station):
+    plc = station.plc
+    assert plc.command("threshold", recipe_id="gear", score=1e-6).done
+    plc.wait_ready()
+    assert plc.inspect().reason == "score"
+    assert plc.command("threshold", recipe_id="gear", score=None).done
+
+
+def test_unknown_recipe_is_refused_and_the_present_one_stays(station):
+    answer = station.plc.command("activate", recipe_id="nut")
+    assert not answer.done
+    assert "nut" in answer.message
+
+
+def test_bundle_that_is_replaced_on_disk(station):
+    graph = next((station.station.state / "bundles").glob("*/graph.onnx"))
+    copy = graph.read_bytes()
+    plc = station.plc
+    graph.write_bytes(copy[:-1] + bytes([copy[-1] ^ 1]))
+    try:
+        assert plc.inspect().verdict == "OK", "the recipe in memory is the tested one"
+        station.kill("inspection")
+        plc.wait_for(lambda: plc.state().phase == "failed")
+        assert plc.inspect().reason == "self-test"
+    finally:
+        graph.write_bytes(copy)
+    assert plc.command("reset").done
+
+
+@pytest.fixture
+def own_folder(exported, data: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    return tmp_path, exported("rgb"), data / "gear" / "train"
+
+
+def test_hung_engine_is_killed_after_its_deadline(own_folder):
+    with running_station(write_station_file(*own_folder, station=SHORT)) as station:
+        station.plc.wait_ready()
+        process = station.pid("inspection")
+        with station.frozen("inspection"):
+            result = station.plc.inspect()
+            assert (result.verdict, result.reason) == ("NG", "deadline")
+            wait_for(lambda: station.runs("inspection", but=process))
+        station.plc.wait_ready()
+        assert station.plc.state().counters["restarts"] >= 1
+
+
+@pytest.mark.parametrize("name", ["inspection", "acquisition", "records"])
+def test_idle_process_without_a_sign_of_life_is_replaced(own_folder, name):
+    with running_station(write_station_file(*own_folder, station=SHORT)) as station:
+        station.plc.wait_ready()
+        process = station.pid(name)
+        with station.frozen(name):
+            wait_for(lambda: station.runs(name, but=process))
+        station.plc.wait_ready()
+
+
+def test_process_that_ends_again_and_again_ends_the_station(own_folder):
+    file = write_station_file(*own_folder, station={"restarts_per_minute": 1})
+    with running_station(file) as station:
+        station.plc.wait_ready()
+        first = station.pid("acquisition")
+        station.kill("acquisition")
+        wait_for(lambda: station.runs("acquisition", but=first))
+        station.kill("acquisition")
+        assert station.wait() == supervisor_module.GAVE_UP
+        assert station.plc.state().phase == "failed"
+
+
+def test_damaged_database_never_ends_in_ok(own_folder):
+    file = write_station_file(*own_folder)
+    with running_station(file) as station:
+        station.plc.wait_ready()
+        for _ in range(3):
+            assert station.plc.inspect().verdict == "OK"
+        state = station.station.state
+    database = state / "records.sqlite"
+    content = bytearray(database.read_bytes())
+    for page in range(1, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    database.write_bytes(content)
+    for name in ("records.sqlite-wal", "records.sqlite-shm"):
+        (state / name).unlink(missing_ok=True)
+    with running_station(write_station_file(*own_folder, station={"restarts_per_minute": 2})) as station:
+        assert station.wait() == supervisor_module.GAVE_UP
+        assert not any(result.verdict == "OK" for results in station.plc.results.values() for result in results)
+
+
+def test_second_station_in_the_same_folder_is_refused(own_folder):
+    from cmdiad_line.supervisor.start import run_station
+    from cmdiad_runtime.errors import OutputError
+
+    file = write_station_file(*own_folder)
+    with running_station(file) as station:
+        station.plc.wait_ready()
+        with pytest.raises(OutputError, match="in use"):
+            run_station(station.station)
+        assert station.plc.inspect().verdict == "OK"
+    shutil.rmtree(station.station.state)

@@ -1,0 +1,58 @@
+"""Kill every process of a station in every phase of a part: one result each, never a wrong OK, and ready again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stations import RunningStation, running_station, wait_for, write_station_file
+
+pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadExceptionWarning")
+
+FREEZE = {"acquiring": "acquisition", "inspecting": "inspection", "recording": "records"}
+"""Process that is stopped to hold a part in a phase."""
+EXPECTED = {
+    ("acquiring", "acquisition"): "acquisition-died",
+    ("acquiring", "inspection"): "inspection-died",
+    ("acquiring", "records"): "",
+    ("inspecting", "acquisition"): "",
+    ("inspecting", "inspection"): "inspection-died",
+    ("inspecting", "records"): "",
+    ("recording", "acquisition"): "",
+    ("recording", "inspection"): "inspection-died",
+    ("recording", "records"): "not-recorded",
+}
+"""Reason of the part by phase and killed process; "" if the part can still be OK."""
+
+
+@pytest.fixture(scope="module")
+def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStation]:
+    folder = tmp_path_factory.mktemp("station")
+    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", station={"deadline_ms": 60_000})
+    with running_station(file) as running:
+        running.plc.wait_ready()
+        yield running
+
+
+def test_good_part_is_ok(station):
+    result = station.plc.inspect()
+    assert (result.verdict, result.reason) == ("OK", "")
+
+
+@pytest.mark.parametrize(("phase", "victim"), EXPECTED)
+def test_killed_process(station, phase, victim):
+    station.plc.wait_ready()
+    with station.frozen(FREEZE[phase]):
+        part = station.plc.trigger()
+        station.wait_stage(part, phase)
+        killed = station.pid(victim)
+        station.kill(victim)
+        wait_for(lambda: station.runs(victim, but=killed))
+    result = station.plc.result(part)
+    reason = EXPECTED[phase, victim]
+    assert (result.verdict, result.reason) == (("NG", reason) if reason else ("OK", ""))
+    station.plc.wait_ready()
+    assert station.plc.inspect().verdict == "OK"
+    assert all(len(results) == 1 for results in station.plc.results.values())

@@ -1,0 +1,183 @@
+"""Preparation and change of recipes, with doubles of the store and the inspection process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmdiad_line.recipes.recipe import Recipe
+from cmdiad_line.supervisor.background import Background
+from cmdiad_line.supervisor.change_over import LOAD_LIMIT_NS, ChangeOver
+from cmdiad_line.supervisor.readiness import Readiness
+from cmdiad_line.transport.messages import Load, Loaded, Message, NotLoaded, Unload
+
+
+def make_recipe(recipe_id: str, threshold: float | None = None) -> Recipe:
+    return Recipe(
+        recipe_id=recipe_id,
+        product_id="",
+        bundle_digest="0" * 64,
+        bundle_name=recipe_id,
+        modality="rgb",
+        engine="cpu",
+        threshold=threshold,
+        public_key="",
+        imported="2026-11-26T12:00:00+00:00",
+    )
+
+
+class Store:
+    def __init__(self) -> None:
+        self.recipes = {name: make_recipe(name) for name in "abcd"}
+        self.history = ["a"]
+
+    def active(self) -> Recipe | None:
+        return self.recipes[self.history[-1]]
+
+    def recipe(self, recipe_id: str) -> Recipe:
+        return self.recipes[recipe_id]
+
+    def previous(self) -> Recipe | None:
+        return self.recipes[self.history[-2]] if len(self.history) > 1 else None
+
+    def path_of(self, recipe: Recipe) -> Path:
+        return Path("/bundles") / recipe.recipe_id
+
+    def activate(self, recipe_id: str) -> Recipe:
+        self.history.append(recipe_id)
+        return self.recipes[recipe_id]
+
+    def rollback(self) -> Recipe:
+        self.history.pop()
+        return self.recipes[self.history[-1]]
+
+    def set_threshold(self, recipe_id: str, score: float | None) -> Recipe:
+        self.recipes[recipe_id] = make_recipe(recipe_id, score)
+        return self.recipes[recipe_id]
+
+
+class Now(Background):
+    """Background work that is done at once."""
+
+    def submit(self, work: Any, then: Any) -> None:
+        try:
+            result, error = work(), None
+        except Exception as problem:
+            result, error = None, problem
+        then(result, error)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.store, self.readiness = Store(), Readiness()
+        self.sent: list[Message] = []
+        self.problems: list[str] = []
+        self.background = Now()
+        self.change = ChangeOver(self.store, self.readiness, self.background, self.sent.append)
+        self.change.begin(self.store.recipes["a"])
+        self.change.inspection_up(0)
+        self.answer()
+
+    def answer(self, *, good: bool = True) -> None:
+        """Answer all orders to load."""
+        orders = [message for message in self.sent if isinstance(message, Load)]
+        self.sent[:] = [message for message in self.sent if not isinstance(message, Load)]
+        for order in orders:
+            if good:
+                threshold = order.threshold or 1.0
+                self.change.loaded(
+                    Loaded(recipe_id=order.recipe_id, modality="rgb", engine="", threshold=threshold, milliseconds=1.0)
+                )
+            else:
+                self.change.not_loaded(NotLoaded(recipe_id=order.recipe_id, message="failed"))
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.background.close()
+
+
+def test_active_recipe_is_loaded_at_the_start(bench):
+    assert bench.readiness.active is not None
+    assert bench.readiness.active.recipe_id == "a"
+
+
+def test_recipe_is_active_only_after_its_self_test(bench):
+    bench.change.activate("b", 0, bench.problems.append)
+    assert bench.readiness.active_id == "a"
+    assert bench.problems == []
+    bench.answer()
+    assert (bench.readiness.active_id, bench.problems, bench.store.history) == ("b", [""], ["a", "b"])
+
+
+def test_prepared_recipe_is_activated_without_loading(bench):
+    bench.change.prepare("b", 0, bench.problems.append)
+    bench.answer()
+    loaded = bench.readiness.loaded["b"]
+    bench.change.activate("b", 0, bench.problems.append)
+    assert bench.sent == []
+    assert bench.readiness.active is loaded
+
+
+def test_failed_self_test_leaves_the_active_recipe(bench):
+    bench.change.activate("b", 0, bench.problems.append)
+    bench.answer(good=False)
+    assert (bench.readiness.active_id, bench.problems, bench.store.history) == ("a", ["failed"], ["a"])
+    assert bench.readiness.refusal() is not None  # Only because no process runs here.
+    assert bench.readiness.fault is None
+
+
+def test_failed_self_test_of_the_active_recipe_needs_a_person(bench):
+    bench.change.inspection_down()
+    bench.change.inspection_up(0)
+    bench.answer(good=False)
+    assert bench.readiness.fault == ("self-test", "failed")
+    assert bench.readiness.active is None
+
+
+def test_rollback_activates_the_recipe_before(bench):
+    bench.change.rollback(0, bench.problems.append)
+    assert bench.problems == ["No recipe was active before the present one."]
+    bench.change.activate("b", 0, bench.problems.append)
+    bench.answer()
+    bench.change.rollback(0, bench.problems.append)
+    assert (bench.readiness.active_id, bench.problems[1:], bench.store.history) == ("a", ["", ""], ["a"])
+
+
+def test_changed_threshold_is_another_self_test(bench):
+    before = bench.readiness.active
+    bench.change.threshold("a", 2.0, 0, bench.problems.append)
+    assert bench.readiness.active is before, "a part may be in work"
+    bench.change.between_parts(0)
+    assert bench.readiness.active is None
+    bench.answer()
+    after = bench.readiness.active
+    assert after is not None
+    assert after is not before
+    assert after.threshold == 2.0
+    assert bench.problems == [""]
+
+
+def test_surplus_recipes_are_unloaded_but_never_the_active_one(bench):
+    for name in "bcd":
+        bench.change.activate(name, 0, bench.problems.append)
+        bench.answer()
+    assert [message for message in bench.sent if isinstance(message, Unload)] == [Unload(recipe_id="a")]
+    assert bench.readiness.active_id == "d"
+    assert "d" in bench.readiness.loaded
+
+
+def test_unknown_recipe_is_refused(bench):
+    bench.change.activate("z", 0, bench.problems.append)
+    assert bench.problems == ["'z'"]
+    assert bench.readiness.active_id == "a"
+
+
+def test_load_that_takes_too_long_is_noticed(bench):
+    bench.change.prepare("b", 5, bench.problems.append)
+    assert not bench.change.overdue(LOAD_LIMIT_NS)
+    assert bench.change.overdue(LOAD_LIMIT_NS + 6)

@@ -1,0 +1,315 @@
+"""A running station for tests: real processes for sensors, inspection and records, and the test itself as the PLC."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import cmdiad_line.supervisor.supervisor as supervisor_module
+from cmdiad_line.station_file.read import read_station
+from cmdiad_line.supervisor.child import Child
+from cmdiad_line.supervisor.hub import Hub
+from cmdiad_line.supervisor.start import run_station
+from cmdiad_line.supervisor.supervisor import Supervisor
+from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError, link_pair
+from cmdiad_line.transport.messages import (
+    Acknowledge,
+    AcquisitionDone,
+    Alive,
+    Answer,
+    Command,
+    Message,
+    Ready,
+    Result,
+    StationState,
+    Trigger,
+    Triggered,
+)
+
+LIMIT_S = 60.0
+"""Seconds to wait for something that must happen; a test waits this long only when it fails."""
+
+
+def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mapping[str, Any]) -> Path:
+    """Write a station file with a simulated sensor. Keywords are sections, with the keys to add."""
+    sections: dict[str, dict[str, Any]] = {
+        "station": {
+            "name": "test",
+            "state": str(folder / "state"),
+            "frame_megapixels": 0.1,
+            "restarts_per_minute": 1000,
+        },
+        "recipe": {"bundle": str(bundle), "id": "gear"},
+        "[source]": {"kind": "simulated", "data": str(data), "fault_file": str(folder / "faults")},
+        "modbus": {"port": 0},
+    }
+    for name, keys in changes.items():
+        section = sections.setdefault("[source]" if name == "source" else name, {})
+        section.update(keys)
+    text = "\n".join(
+        f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items())
+        for name, keys in sections.items()
+    )
+    file = folder / "station.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+class _NoProcess:
+    """A process that is this test."""
+
+    pid = -1
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def poll(self) -> int | None:
+        return 0 if self.killed else None
+
+    def wait(self) -> int:
+        return 0
+
+
+class Plc:
+    """The test in the place of the PLC process."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._link: Link | None = None
+        self._token = 0
+        self.ids: dict[int, Triggered] = {}
+        self.results: dict[int, list[Result]] = {}
+        self.answers: dict[int, Answer] = {}
+        self.done: list[int] = []
+        self.states: list[StationState] = []
+        self.starts = 0
+        self.acknowledges = True
+        self._ending = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def connect(self, link: Link) -> None:
+        with self._changed:
+            self._link = link
+            self.starts += 1
+            link.send(Ready())
+
+    def close(self) -> None:
+        self._ending = True
+
+    def send(self, message: Message) -> None:
+        with self._changed:
+            assert self._link is not None
+            self._link.send(message)
+
+    def drop(self) -> None:
+        """End like a process that is killed: the supervisor starts another one."""
+        with self._changed:
+            assert self._link is not None
+            self._link.close()
+            self._link = None
+
+    def trigger(self, part_id: str = "") -> int:
+        """Trigger, and return the acquisition id."""
+        with self._changed:
+            self._token += 1
+            token = self._token
+        self.send(Trigger(token=token, part_id=part_id))
+        self.wait_for(lambda: token in self.ids)
+        return self.ids[token].acquisition_id
+
+    def result(self, part: int) -> Result:
+        """Wait for the result of a part."""
+        self.wait_for(lambda: part in self.results)
+        return self.results[part][0]
+
+    def inspect(self) -> Result:
+        """Trigger, and return the result."""
+        return self.result(self.trigger())
+
+    def command(self, name: str, **arguments: Any) -> Answer:
+        """Send a command, and return the answer."""
+        with self._changed:
+            self._token += 1
+            token = self._token
+        self.send(Command(token=token, name=name, user="test", arguments=arguments))
+        self.wait_for(lambda: token in self.answers)
+        return self.answers[token]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, LIMIT_S), "this has not happened in time"
+
+    def wait_ready(self) -> None:
+        self.wait_for(lambda: bool(self.states) and self.states[-1].phase == "ready")
+
+    def state(self) -> StationState:
+        return self.states[-1]
+
+    def _listen(self) -> None:
+        while not self._ending:
+            with self._changed:
+                link = self._link
+                try:
+                    messages = link.receive() if link is not None else []
+                    if link is not None:
+                        link.send(Alive())
+                except (LinkClosedError, LinkFullError, OSError):
+                    if self._link is not None:
+                        self._link.close()
+                        self._link = None
+                    messages = []
+                for message in messages:
+                    self._take(message)
+                if messages:
+                    self._changed.notify_all()
+            time.sleep(0.002)
+        if self._link is not None:
+            self._link.close()
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Triggered):
+            self.ids[message.token] = message
+        elif isinstance(message, Result):
+            self.results.setdefault(message.acquisition_id, []).append(message)
+            if self.acknowledges and self._link is not None:
+                self._link.send(Acknowledge(acquisition_id=message.acquisition_id))
+        elif isinstance(message, AcquisitionDone):
+            self.done.append(message.acquisition_id)
+        elif isinstance(message, Answer):
+            self.answers[message.token] = message
+        elif isinstance(message, StationState):
+            self.states.append(message)
+
+
+class RunningStation:
+    """A station whose supervisor runs in a thread of the test."""
+
+    def __init__(self, file: Path, plc: Plc) -> None:
+        self.plc = plc
+        self.station = read_station(file)
+        self.faults = file.parent / "faults"
+        self.supervisor: Supervisor | None = None
+        self.exit_code: int | None = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> int | None:
+        """End the station in order, and return its exit code."""
+        if self.supervisor is not None:
+            self.supervisor.end()
+        return self.wait()
+
+    def wait(self) -> int | None:
+        self._thread.join(LIMIT_S)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.exit_code
+
+    def pid(self, name: str) -> int:
+        child = self.hub.child(name)
+        assert child is not None
+        return child.process.pid
+
+    def runs(self, name: str, *, but: int = 0) -> bool:
+        """Return True if a process takes orders, and is another one than that with the id `but`."""
+        child = self.hub.child(name)
+        return child is not None and child.ready and child.process.pid != but
+
+    @property
+    def hub(self) -> Hub:
+        assert self.supervisor is not None
+        return self.supervisor._hub
+
+    def stage(self, part: int) -> str:
+        """Return the stage of a part in work."""
+        assert self.supervisor is not None
+        entry = self.supervisor._dispatch._parts.get(part)
+        return "done" if entry is None else entry.stage
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid(name), number)
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[int]:
+        """Stop a process where it is, like a call into native code that does not return; yield its process id."""
+        process = self.pid(name)
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    def wait_stage(self, part: int, stage: str) -> None:
+        wait_for(lambda: self.stage(part) == stage)
+
+    def _run(self) -> None:
+        try:
+            self.exit_code = run_station(self.station)
+        except BaseException as error:
+            self.error = error
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < limit, "this has not happened in time"
+        time.sleep(0.005)
+
+
+@contextmanager
+def running_station(file: Path) -> Iterator[RunningStation]:
+    """Run a station with the test as its PLC process, and end it afterwards."""
+    plc = Plc()
+    running = RunningStation(file, plc)
+
+    class TestHub(Hub):
+        def start(self, name: str) -> None:
+            if name != "plc":
+                super().start(name)
+                return
+            link, other_end = link_pair()
+            now_ns = time.monotonic_ns()
+            process: Any = _NoProcess()
+            child = Child(name=name, process=process, link=link, started_ns=now_ns, heard_ns=now_ns)
+            self._children[name] = child
+            self._selector.register(link, 1, name)
+            plc.connect(Link(other_end))
+
+    class TestSupervisor(Supervisor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            running.supervisor = self
+
+    before = supervisor_module.Hub
+    supervisor_module.Hub = TestHub  # type: ignore[misc]
+    import cmdiad_line.supervisor.start as start_module
+
+    start_module.Supervisor = TestSupervisor  # type: ignore[misc, assignment]
+    try:
+        running.start()
+        yield running
+    finally:
+        running.end()
+        plc.close()
+        supervisor_module.Hub = before  # type: ignore[misc]
+        start_module.Supervisor = Supervisor  # type: ignore[misc]
