@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -38,7 +40,7 @@ def make_application(services: Services) -> Guard:
     application.state.metrics = metrics.Metrics(services)
     for room in (rest, metrics, sign_in, operator, live, review, engineer, account_page):
         application.include_router(room.router)
-    application.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    application.mount("/static", _StaticFiles(directory=HERE / "static"), name="static")
     application.add_exception_handler(SignInNeededError, _sign_in)
     application.add_exception_handler(StarletteHTTPException, _refused)
     application.add_exception_handler(RequestValidationError, _not_understood)
@@ -47,6 +49,16 @@ def make_application(services: Services) -> Guard:
     hosts = frozenset(host.lower() for host in (*_LOOPBACK, services.settings.address, *services.settings.hosts))
     largest = services.push.largest_bytes if services.push is not None else 64 * 1024
     return Guard(application, hosts=hosts, upload_path="/inspect", largest_upload=largest)
+
+
+class _StaticFiles(StaticFiles):
+    """Style sheet, script and icon. Their addresses contain a hash of their content, so browsers may keep them."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """Return a file that browsers may keep for a year."""
+        answer = super().file_response(*args, **options)
+        answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return answer
 
 
 async def _sign_in(_: Request, error: Exception) -> Response:

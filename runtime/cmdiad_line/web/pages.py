@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,15 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"title_of": title, "local_time": local_time, "relative_score": relative_score}
-    environment.globals["STAGES"] = STAGES
+    environment.globals |= {"STAGES": STAGES, "static": _static}
     return environment
+
+
+@cache
+def _static(name: str) -> str:
+    """Return the address of a static file, which changes with the content of the file."""
+    digest = hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:16]}"
 
 
 def render(request: Request, template: str, caller: Caller | None, *, status: int = 200, **values: Any) -> HTMLResponse:

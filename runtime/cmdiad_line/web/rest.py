@@ -79,12 +79,15 @@ async def picture(
     acquisition_id: PartId,
     _: Annotated[Caller, Depends(program_for(None))],
     kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
+    side: Annotated[int, Query(ge=0, le=4096, description="Largest side of a JPEG preview; 0: the PNG file.")] = 0,
 ) -> Response:
-    """Return a stored picture as PNG. Pictures are kept by rule, so many parts have none."""
-    content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind)
+    """Return a stored picture. Pictures are kept by rule, so many parts have none."""
+    content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind, side)
     if content is None:
         raise HTTPException(404, f"No picture of part {acquisition_id} was kept.")
-    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(
+        content, media_type="image/jpeg" if side else "image/png", headers={"Cache-Control": "private, max-age=3600"}
+    )
 
 
 @router.get("/healthz", summary="Live: the web process answers")
@@ -98,6 +101,8 @@ async def readyz(request: Request) -> JSONResponse:
     """Return status 200 only in the phase `ready`, otherwise 503 with the reason."""
     state = services_of(request).desk.state
     if state is None:
-        return JSONResponse({"phase": "starting", "reason": "not-ready", "message": "No state yet."}, 503)
+        return JSONResponse(
+            {"phase": "not-ready", "reason": "not-ready", "message": "The supervisor does not answer."}, 503
+        )
     facts = {name: asdict(state)[name] for name in ("phase", "reason", "message", "recipe_id", "bundle_digest")}
     return JSONResponse(facts, 200 if state.phase == "ready" else 503)

@@ -127,7 +127,7 @@ def as_part(result: Result) -> Part:
 def _content(state: StationState | None, result: Result | None) -> tuple[Kind, str, str, str]:
     """Return kind, headline, title and message. `result` is the newest one if it is fresh, else None."""
     if state is None:
-        return "not-ready", "Not ready", "", "The station has not reported its state yet."
+        return "not-ready", "Not ready", "", "The station does not answer. Look at the station itself."
     if state.phase != "ready":
         return _unready(state)
     if state.in_work > 0:
