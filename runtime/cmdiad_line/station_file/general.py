@@ -19,11 +19,11 @@ class General:
         margin_ms: Milliseconds before the deadline at which the NG is given, so that it is on the wire in time.
         max_in_work: Largest number of parts in work. A further trigger is an overrun: NG at once.
         max_frame_age_ms: Largest age in milliseconds of a pushed frame when it is inspected.
-        hang_ms: Milliseconds after the deadline at which an inspection that does not answer is killed.
+        hang_ms: Milliseconds after its time limit at which an engine or a driver that does not answer is killed.
         restarts_per_minute: Number of restarts of processes in a minute after which the station gives up.
         frame_slots: Number of frames in memory.
-        frame_megapixels: Largest frame in millions of pixels. A frame of image and cloud takes 15 bytes per pixel, the
-            memory of all slots is reserved at the start.
+        frame_megapixels: Largest frame in millions of pixels: 3 bytes per pixel of an image, 12 per point of a cloud.
+            The memory of all slots is reserved at the start.
     """
 
     name: str

@@ -115,16 +115,17 @@ class SimulatedSource(Source):
     """A simulated camera or 3D sensor.
 
     Attributes:
-        data: Folder of samples (`rgb` and `xyz`, or files), used one after another; None for a generated pattern.
+        data: Folder of samples (`rgb` and `xyz`, or files), used one after another; without it a pattern is
+            generated.
         width: Width of the generated pattern in pixels.
         height: Height of the generated pattern in pixels.
         seed: Seed of the pattern and of the faults.
         exposure_ms: Duration of an exposure in milliseconds.
         delay_ms: Extra milliseconds of the fault "delay".
         unplug_ms: Milliseconds of the fault "unplug".
-        faults: Share of triggers with each fault, by the names of FAULTS, for example `{unplug = 0.01}`.
-        fault_file: File with the names of the faults of the next triggers, one per line, which the sensor removes when
-            it has read it; for tests.
+        faults: Share of triggers with each fault, by name, for example `{unplug = 0.01}`.
+        fault_file: File with the names of the faults of the next triggers, one per line, for tests. Each trigger takes
+            the first line away.
     """
 
     noisy: bool = False
@@ -157,8 +158,8 @@ class GenicamSource(Source):
     Attributes:
         producer: GenTL producer, a file ending in `.cti`.
         serial: Serial number of the camera; "" for the only one.
-        exposure_us: Exposure in microseconds; None leaves the camera's setting.
-        gain: Gain in the unit of the camera; None leaves the camera's setting.
+        exposure_us: Exposure in microseconds; without it the camera's setting stays.
+        gain: Gain in the unit of the camera; without it the camera's setting stays.
     """
 
     producer: ExistingFile

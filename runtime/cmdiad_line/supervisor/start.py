@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from cmdiad_line.recipes.recipe import Recipe
     from cmdiad_line.station_file.station import Station
 
-BYTES_PER_PIXEL = 15
-"""Bytes of an image (3) and a cloud (12) per pixel."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -43,8 +41,7 @@ def run_station(station: Station) -> int:
         file = _copy_station_file(station)
         store = RecipeStore(station.state)
         recipe = store.active() or _first_recipe(store, station)
-        slot_bytes = int(station.frame_megapixels * 1e6) * BYTES_PER_PIXEL
-        with FramePool.create(frames_path(station.state), station.frame_slots, slot_bytes) as pool:
+        with FramePool.create(frames_path(station.state), station.frame_slots, station.slot_bytes) as pool:
             supervisor = Supervisor(Parts(station=station, file=file, store=store, recipe=recipe, pool=pool))
             with _ended_by_signals(supervisor):
                 return supervisor.run()

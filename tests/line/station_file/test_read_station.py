@@ -127,7 +127,7 @@ def test_mistake_in_a_section(tmp_path, text, subject, words):
         ("[web]\nport = 8081\n[modbus]\nport = 8081\n", "web.port", "which [modbus] uses too"),
         ('[web]\naddress = "0.0.0.0"\n', "web.address", "which other machines reach"),
         ('[modbus]\naddress = "192.168.0.2"\n', "modbus.address", "clients"),
-        ('[opcua]\naddress = "::"\n', "opcua.address", "certificate"),
+        ('[opcua]\naddress = "::"\nencryption = "none"\n', "opcua.address", "sign-and-encrypt"),
         (SOURCE, "source.delivers", "which 'simulated' delivers too"),
         (SOURCE, "source.name", "which another source has too"),
         ('[[source]]\nkind = "push"\n', "source.kind", "no other source"),
