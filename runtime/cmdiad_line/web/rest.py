@@ -18,6 +18,7 @@ from cmdiad_line.web.services import services_of
 
 router = APIRouter()
 
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MOST_RESULTS = 1000
 """Largest number of results in one answer."""
 
@@ -36,6 +37,7 @@ async def inspect(
     there is none, so the part is NG.
     """
     services = services_of(request)
+    await _require_understood(request, {"image": image, "cloud": cloud})
     if not part_id.isprintable():
         raise HTTPException(422, "part_id: found control characters. Expected printable text. Correct the request.")
     try:
@@ -47,6 +49,23 @@ async def inspect(
         return await services.desk.result(await services.push.send(part_id, image=image, cloud=cloud))
     except NoAnswerError as error:
         raise HTTPException(504, f"NG. {error}") from error
+
+
+async def _require_understood(request: Request, uploads: dict[str, UploadFile | None]) -> None:
+    """Raise unless everything that was sent is used: an ignored picture would get the verdict of another part."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if kind not in _FORMS and (kind or has_body):
+        raise HTTPException(415, f"NG. Found content of the type {kind[:60]!r}. Send a form: {', '.join(_FORMS)}.")
+    form = await request.form()
+    unknown = sorted(set(form) - {"part_id", *uploads})
+    empty = [name for name, upload in uploads.items() if name in form and upload is None]
+    twice = [name for name in form if len(form.getlist(name)) > 1]
+    if unknown or empty or twice:
+        names = ", ".join(name[:60] for name in (*unknown, *empty, *twice))
+        raise HTTPException(
+            422, f"NG. Found {names}. Expected part_id, image and cloud, once, as a text and two files."
+        )
 
 
 @router.get("/results", summary="List recorded results, newest first")

@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,27 @@ def test_foreign_host_names_and_large_bodies_are_refused(station: WebStation) ->
 
 def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> None:
     assert station.client(role="operator").post("/inspect", data={"part_id": "a\nb"}).status_code == 422
+    assert not station.supervisor.sent
+
+
+@pytest.mark.parametrize(
+    "request_parts",
+    [
+        {"content": png(), "headers": {"Content-Type": "image/png"}},
+        {"content": png()},
+        {"json": {"part_id": "A"}},
+        {"files": {"file": ("part.png", png())}},
+        {"files": {"image": ("", png())}},
+        {"data": {"image": "part.png"}},
+        {"data": {"image": ""}},
+        {"files": [("image", ("a.png", png())), ("image", ("b.png", png()))]},
+        {"data": {"part_id": ["A", "B"]}},
+    ],
+)
+def test_a_picture_that_would_be_ignored_triggers_nothing(station: WebStation, request_parts: dict[str, Any]) -> None:
+    """Otherwise the sender would take the verdict on the part in front of the camera for that on the picture."""
+    answer = station.client(role="operator").post("/inspect", **request_parts)
+    assert answer.status_code in (415, 422)
     assert not station.supervisor.sent
 
 
