@@ -24,7 +24,8 @@ def check_station(station: Station, lines: Lines) -> list[Mistake]:
         station: Station whose sections are right by themselves.
         lines: Line numbers of its file.
     """
-    return [*_ports(station, lines), *_protection(station, lines), *_sources(station, lines), *_recipe(station, lines)]
+    checks = (_ports, _protection, _sources, _simulation, _recipe)
+    return [mistake for check in checks for mistake in check(station, lines)]
 
 
 def _ports(station: Station, lines: Lines) -> list[Mistake]:
@@ -94,6 +95,25 @@ def _sources(station: Station, lines: Lines) -> list[Mistake]:
             problem = f"push and a state folder with {len(os.fsencode(station.state))} bytes in its path"
             add(0, "kind", problem, f"at most {LONGEST_STATE}, for the socket in it", "choose a shorter state folder")
     return mistakes
+
+
+def _simulation(station: Station, lines: Lines) -> list[Mistake]:
+    """Return a mistake for each simulated sensor whose verdicts a plant could take for real ones."""
+    outputs = [name for name, section in _servers(station) if name != "web" and not is_loopback(section.address)]
+    outputs += ["gpio"] if station.gpio is not None else []
+    if station.simulation or not outputs:
+        return []
+    return [
+        Mistake(
+            line=lines.of("source", "kind", index=index),
+            subject="source.kind",
+            problem=f"a simulated sensor, although [{outputs[0]}] reaches the plant",
+            expected="a real sensor, because the OK of a simulated one says nothing about the part",
+            action="change kind, or set simulation = true in [station] while the plant does not produce",
+        )
+        for index, source in enumerate(station.sources)
+        if source.kind == "simulated"
+    ]
 
 
 def _recipe(station: Station, lines: Lines) -> list[Mistake]:

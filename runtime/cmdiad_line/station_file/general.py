@@ -24,6 +24,8 @@ class General:
         frame_slots: Number of frames in memory.
         frame_megapixels: Largest frame in millions of pixels: 3 bytes per pixel of an image, 12 per point of a cloud.
             The memory of all slots is reserved at the start.
+        simulation: True to let a simulated sensor drive GPIO, or a Modbus or OPC UA client on another machine; for
+            commissioning only, because its OK says nothing about the part.
     """
 
     name: str
@@ -36,6 +38,7 @@ class General:
     restarts_per_minute: int = 5
     frame_slots: int = 8
     frame_megapixels: float = 12.0
+    simulation: bool = False
 
     def __post_init__(self) -> None:
         require_name(self, "name")

@@ -53,6 +53,7 @@ EXTRAS = {
     "onnx_ir": "export",
     "onnxscript": "export",
     "pymodbus": "line",
+    "paho": "line",
 }
 """Extra of the distribution that installs a package, by the package's import name."""
 COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench"}

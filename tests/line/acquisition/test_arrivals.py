@@ -180,6 +180,16 @@ def pushed(tmp_path):
         made.close()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One open source for the tests that send no picture, and its state folder."""
+    state = tmp_path_factory.mktemp("s")
+    made = Push(PushSource(kind="push", max_megabytes=1), state / SOCKET)
+    made.open()
+    yield made, state
+    made.close()
+
+
 def upload(state: Path, contents: dict[str, bytes], **header: object) -> socket.socket:
     entries = [{"name": name, "bytes": len(content)} for name, content in contents.items()]
     text = json.dumps({"part_id": "part 7", "files": entries, **header}).encode()
@@ -246,18 +256,18 @@ def test_upload_that_cannot_be_read_gets_a_result(tmp_path, pushed, files, reaso
         struct.pack(">I", 3) + b"{{{",
     ],
 )
-def test_connection_that_breaks_the_protocol_is_closed(tmp_path, pushed, content):
-    made = pushed()
+def test_connection_that_breaks_the_protocol_is_closed(shared, content):
+    made, state = shared
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sender:
         sender.settimeout(LIMIT_S)
-        sender.connect(str(tmp_path / SOCKET))
+        sender.connect(str(state / SOCKET))
         sender.sendall(content)
         sender.shutdown(socket.SHUT_WR)
         with pytest.raises(source.FrameTimeoutError):
             made.frame(LIMIT_S)
         with suppress(ConnectionResetError):
             assert answer_of(sender) is None
-    sender = upload(tmp_path, {"rgb.png": png()})
+    sender = upload(state, {"rgb.png": png()})
     frame = next_frame(made)
     assert frame.answer is not None
     frame.answer(1)
@@ -276,9 +286,9 @@ def test_connection_that_breaks_the_protocol_is_closed(tmp_path, pushed, content
         {"files": [7]},
     ],
 )
-def test_header_with_wrong_values_is_refused(tmp_path, pushed, header):
-    made = pushed(max_megabytes=1)
-    sender = upload(tmp_path, {"rgb.png": b"x"}, **header)
+def test_header_with_wrong_values_is_refused(shared, header):
+    made, state = shared
+    sender = upload(state, {"rgb.png": b"x"}, **header)
     with pytest.raises(source.FrameTimeoutError):
         made.frame(LIMIT_S)
     with sender, suppress(ConnectionResetError):

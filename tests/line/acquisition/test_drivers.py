@@ -14,7 +14,8 @@ import pytest
 
 from cmdiad_line.acquisition import source
 from cmdiad_line.acquisition.sources import make_source
-from cmdiad_line.station_file.source import GenicamSource, RealsenseSource, UsbSource
+from cmdiad_line.station_file.source import SOURCE_KINDS, GenicamSource, RealsenseSource, UsbSource
+from helpers import python
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -458,3 +459,23 @@ def test_missing_package_is_explained(monkeypatch, tmp_path, package):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(source.SourceGoneError, match=f"Run: pip install {package}"):
         make_source(settings, tmp_path).open()
+
+
+def test_every_kind_of_source_follows_the_protocol(tmp_path):
+    needed = {
+        "genicam": {"producer": tmp_path / "vendor.cti"},
+        "folder": {"path": tmp_path},
+        "usb": {"device": tmp_path},
+    }
+    methods = {name for name in vars(source.Source) if not name.startswith("_")}
+    assert methods == {"open", "check", "trigger", "frame", "close"}
+    for kind, section in SOURCE_KINDS.items():
+        made = make_source(section(kind=kind, **needed.get(kind, {})), tmp_path)
+        assert methods <= set(dir(made))
+        made.close()
+
+
+def test_drivers_are_imported_only_for_their_sensor():
+    code = "import sys, cmdiad_line.acquisition.process; print(*sys.modules)"
+    loaded = set(python(code).split())
+    assert not loaded & {"harvesters", "genicam", "pyrealsense2", "cv2", "fastapi", "asyncua", "onnxruntime"}

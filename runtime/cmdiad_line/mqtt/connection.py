@@ -1,0 +1,200 @@
+"""Connection to an MQTT 5 broker, by paho-mqtt. Its thread connects and reconnects; events wait in a queue.
+
+The queue has a file descriptor, so that the process can wait for the broker and for the supervisor at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import ssl
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from cmdiad_line.station_file.mqtt import Mqtt
+from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.printable import cause_of
+
+IN_FLIGHT = 10
+"""Largest number of results that are sent and not yet confirmed."""
+_WITH_WILL = 4  # Reason code of DISCONNECT: publish the last will.
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The broker has accepted the connection."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is lost, or the broker refuses it.
+
+    Attributes:
+        cause: Reason as text.
+    """
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The broker has answered a publication.
+
+    Attributes:
+        publication: Number that `publish` returned.
+        refusal: Reason as text if the broker did not take the message, else "".
+    """
+
+    publication: int
+    refusal: str
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message has arrived on a subscribed topic.
+
+    Attributes:
+        topic: Topic.
+        payload: Payload.
+    """
+
+    topic: str
+    payload: bytes
+
+
+Event = Connected | Disconnected | Confirmed | Received
+
+
+class Connection:
+    """A connection that is opened again whenever it is lost.
+
+    Args:
+        settings: Section of the station file.
+        client_id: Id of the client.
+        will: Topic and payload that the broker publishes, retained, when the connection is lost.
+        subscriptions: Topics to receive.
+
+    Raises:
+        CmdiadError: A certificate, key or password cannot be read.
+    """
+
+    def __init__(
+        self, settings: Mqtt, *, client_id: str, will: tuple[str, bytes], subscriptions: tuple[str, ...]
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._accepted = False  # Used by paho's thread only.
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._readable, self._wake = os.pipe()
+        os.set_blocking(self._readable, False)
+        os.set_blocking(self._wake, False)
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+        client.max_inflight_messages_set(2 * IN_FLIGHT)
+        client.reconnect_delay_set(1, 10)
+        client.will_set(*will, qos=1, retain=True)
+        _protect(client, settings)
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        # A clean session: requests that came while the station was away must not trigger it later.
+        client.connect_async(settings.host, settings.port, keepalive=settings.keepalive_s, clean_start=True)
+        self._client = client
+        client.loop_start()
+
+    def fileno(self) -> int:
+        """Return the file descriptor that is readable when `events` has something."""
+        return self._readable
+
+    def events(self) -> list[Event]:
+        """Return all events since the last call, oldest first."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._readable, 4096)
+        events = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                events.append(self._events.get_nowait())
+        return events
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """Send a message with QoS 1 without waiting, and return a number for `Confirmed`."""
+        return self._client.publish(topic, payload, qos=1, retain=retain).mid
+
+    def end(self) -> None:
+        """Ask the broker to publish the last will and to close the connection; `Disconnected` follows."""
+        self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=_WITH_WILL))
+
+    # --- called by paho's thread -------------------------------------------------------------------------------------
+
+    def _put(self, event: Event) -> None:
+        self._events.put(event)
+        with contextlib.suppress(OSError):  # A full pipe is readable already.
+            os.write(self._wake, b"\0")
+
+    def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if reason.is_failure:
+            self._put(Disconnected(f"the broker refuses the connection: {reason}"))
+            return
+        for topic in self._subscriptions:
+            client.subscribe(topic, qos=1)
+        self._accepted = True
+        self._put(Connected())
+
+    def _on_connect_fail(self, client: paho.Client, userdata: Any) -> None:
+        error = sys.exc_info()[1]  # paho calls this while it handles the error.
+        cause = f": {cause_of(error)}" if isinstance(error, Exception) else ""
+        self._put(Disconnected(f"the broker cannot be reached{cause}"))
+
+    def _on_disconnect(
+        self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
+    ) -> None:
+        if self._accepted:  # A refused connection is reported by `_on_connect`.
+            self._put(Disconnected(f"the connection is lost: {reason}"))
+        self._accepted = False
+
+    def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
+        self._put(Confirmed(mid, str(reason) if reason.is_failure else ""))
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        if not message.retain:  # A retained request is an old one: its part is gone.
+            self._put(Received(message.topic, bytes(message.payload)))
+
+
+def _protect(client: paho.Client, settings: Mqtt) -> None:
+    """Set TLS, client certificate, user and password."""
+    if settings.tls:
+        ca_file, certificate, key = (
+            None if path is None else str(path) for path in (settings.ca_file, settings.certificate, settings.key)
+        )
+        try:
+            client.tls_set(ca_file, certificate, key)
+        except (OSError, ValueError, ssl.SSLError) as error:
+            raise CmdiadError(
+                "[mqtt]",
+                found=f"certificates or a key that cannot be used ({cause_of(error)})",
+                expected="PEM files, and a key that belongs to the certificate",
+                action="correct ca_file, certificate and key",
+            ) from error
+    if settings.user:
+        client.username_pw_set(settings.user, _password(settings))
+
+
+def _password(settings: Mqtt) -> str | None:
+    if settings.password_file is None:
+        return None
+    try:
+        return settings.password_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CmdiadError(
+            settings.password_file,
+            found=f"no readable password ({cause_of(error)})",
+            expected="a text file with the password",
+            action="correct password_file or the rights of the file",
+        ) from error

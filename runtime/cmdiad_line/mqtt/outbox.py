@@ -1,0 +1,132 @@
+"""Results that the broker has not confirmed: a bounded first-in, first-out store in a SQLite file.
+
+It survives restarts. When it is full, the oldest messages are dropped and counted. After a power cut the last
+messages may be missing or sent twice; the records of the station are complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+
+FILE_NAME = "mqtt.sqlite"
+logger = logging.getLogger("cmdiad.line.mqtt")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (number INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT OR IGNORE INTO counts VALUES ('dropped', 0);
+"""
+
+
+class Outbox:
+    """The store of one station.
+
+    Args:
+        folder: Folder of the file.
+        largest_count: Largest number of messages.
+        largest_bytes: Largest sum of the sizes of the messages in bytes.
+
+    Attributes:
+        count: Number of messages.
+        size: Sum of the sizes of the messages in bytes.
+        dropped: Number of messages that were dropped, since the file was created.
+    """
+
+    def __init__(self, folder: Path, *, largest_count: int, largest_bytes: int) -> None:
+        self._largest_count = largest_count
+        self._largest_bytes = largest_bytes
+        self._database = _open(folder / FILE_NAME)
+        row = self._database.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
+        self.count, self.size = int(row[0]), int(row[1])
+        self.dropped = int(self._database.execute("SELECT value FROM counts WHERE name = 'dropped'").fetchone()[0])
+
+    def add(self, payload: bytes) -> None:
+        """Store a message behind all others. If the disk refuses, the message counts as dropped."""
+        try:
+            with self._database:
+                if len(payload) > self._largest_bytes:
+                    self._count_dropped(1)
+                    return
+                self._make_room(len(payload))
+                self._database.execute("INSERT INTO messages (payload) VALUES (?)", (payload,))
+        except sqlite3.Error as error:
+            self._recount()
+            self.dropped += 1
+            logger.warning("a result for the broker could not be stored: %s", error)
+            return
+        self.count += 1
+        self.size += len(payload)
+
+    def _make_room(self, needed: int) -> None:
+        """Drop the oldest messages until a new one fits."""
+        dropped = 0
+        while self.count >= self._largest_count or self.size + needed > self._largest_bytes:
+            number, length = self._database.execute(
+                "SELECT number, length(payload) FROM messages ORDER BY number LIMIT 1"
+            ).fetchone()
+            self._database.execute("DELETE FROM messages WHERE number = ?", (number,))
+            self.count -= 1
+            self.size -= length
+            dropped += 1
+        if dropped:
+            self._count_dropped(dropped)
+
+    def _count_dropped(self, number: int) -> None:
+        self.dropped += number
+        self._database.execute("UPDATE counts SET value = ? WHERE name = 'dropped'", (self.dropped,))
+
+    def _recount(self) -> None:
+        """Read the totals again after a transaction was rolled back."""
+        try:
+            row = self._database.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
+            self.count, self.size = int(row[0]), int(row[1])
+        except sqlite3.Error as error:
+            logger.warning("the store of results for the broker cannot be read: %s", error)
+
+    def after(self, number: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return the oldest messages whose number is larger, as number and payload."""
+        query = "SELECT number, payload FROM messages WHERE number > ? ORDER BY number LIMIT ?"
+        return [(int(row[0]), bytes(row[1])) for row in self._database.execute(query, (number, limit))]
+
+    def remove(self, number: int) -> None:
+        """Remove a message that the broker has confirmed. No effect if the message was dropped meanwhile."""
+        row = self._database.execute("SELECT length(payload) FROM messages WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            return
+        with self._database:
+            self._database.execute("DELETE FROM messages WHERE number = ?", (number,))
+        self.count -= 1
+        self.size -= int(row[0])
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._database.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file; a damaged one is set aside, because no message in it can be trusted."""
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        logger.warning("%s is damaged (%s) and was set aside as %s", path, error, aside)
+        path.replace(aside)
+        for ending in ("-wal", "-shm"):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("damaged pages")
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,202 @@
+"""The process of the room `mqtt`: send every result to the broker, once it is there, and keep the state up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import select
+import time
+
+from cmdiad_line.mqtt.connection import IN_FLIGHT, Confirmed, Connected, Connection, Disconnected, Event, Received
+from cmdiad_line.mqtt.outbox import Outbox
+from cmdiad_line.mqtt.payloads import (
+    RequestError,
+    answer_payload,
+    offline_payload,
+    read_request,
+    result_payload,
+    state_payload,
+)
+from cmdiad_line.station_file.mqtt import Mqtt
+from cmdiad_line.station_file.station import Station
+from cmdiad_line.transport.link import Link, LinkClosedError
+from cmdiad_line.transport.messages import (
+    Alive,
+    Answer,
+    Command,
+    End,
+    Message,
+    Ready,
+    Result,
+    StationState,
+    Trigger,
+    Triggered,
+)
+
+ALIVE_S = 0.2
+"""Seconds between two signs of life."""
+STATE_S = 0.5
+"""Shortest time in seconds between two states with the same phase and recipe."""
+_RETRY_S = 5.0  # Pause after the broker has refused a result.
+_END_S = 0.5  # Longest time for the farewell.
+
+logger = logging.getLogger("cmdiad.line.mqtt")
+
+
+def serve(link: Link, station: Station) -> None:
+    """Serve the broker until the supervisor sends `End` or is gone."""
+    assert station.mqtt is not None
+    process = _MqttProcess(link, station.name, station.mqtt, station)
+    with contextlib.suppress(LinkClosedError), contextlib.closing(process):
+        process.run()
+
+
+class _MqttProcess:
+    """Outbox, connection and link in one loop."""
+
+    def __init__(self, link: Link, name: str, settings: Mqtt, station: Station) -> None:
+        slug = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+        self._name = name
+        self._link = link
+        self._topic = settings.topic or f"cmdiad/{slug}"
+        self._outbox = Outbox(
+            station.state, largest_count=settings.keep_messages, largest_bytes=settings.keep_megabytes << 20
+        )
+        requests = (f"{self._topic}/trigger", f"{self._topic}/command") if settings.accept_triggers else ()
+        self._connection = Connection(
+            settings,
+            client_id=settings.client_id or f"cmdiad-{slug}",
+            will=(f"{self._topic}/state", offline_payload(name)),
+            subscriptions=requests,
+        )
+        self._connected = False
+        self._ended = False
+        self._cause = ""  # Last reported cause of a lost connection.
+        self._in_flight: dict[int, int] = {}  # Number in the outbox by number of the publication.
+        self._sent = 0  # Number in the outbox of the last message that was sent.
+        self._pause_until = 0.0
+        self._state: StationState | None = None
+        self._shown: tuple[object, ...] = ()  # What the last published state said.
+        self._state_at = 0.0
+        self._token = 0
+        self._requests: dict[int, str] = {}  # Id of the request by token.
+
+    def run(self) -> None:
+        """Serve until the end."""
+        self._link.send(Ready())
+        alive_at = 0.0
+        while not self._ended:
+            now = time.monotonic()
+            if now >= alive_at:
+                self._link.send(Alive())
+                alive_at = now + ALIVE_S
+            self._send_results(now)
+            self._send_state(now)
+            select.select([self._link.fileno(), self._connection.fileno()], [], [], ALIVE_S)
+            for event in self._connection.events():
+                self._handle(event)
+            for message in self._link.receive():
+                self._take(message)
+
+    def close(self) -> None:
+        """Say farewell if there is a connection, and close the outbox."""
+        if self._connected:
+            self._connection.end()
+            end = time.monotonic() + _END_S
+            while self._connected and time.monotonic() < end:
+                select.select([self._connection.fileno()], [], [], 0.05)
+                for event in self._connection.events():
+                    self._handle(event)
+        self._outbox.close()
+
+    # --- from the supervisor -----------------------------------------------------------------------------------------
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Result) and not message.replayed:
+            self._outbox.add(result_payload(self._name, message))
+        elif isinstance(message, StationState):
+            self._state = message
+        elif isinstance(message, Triggered):
+            text = "accepted" if message.accepted else "refused: the result is NG"
+            self._answer(message.token, done=message.accepted, message=text, acquisition_id=message.acquisition_id)
+        elif isinstance(message, Answer):
+            self._answer(message.token, done=message.done, message=message.message)
+        elif isinstance(message, End):
+            self._ended = True
+
+    def _answer(self, token: int, *, done: bool, message: str, acquisition_id: int = 0) -> None:
+        request = self._requests.pop(token, "")
+        payload = answer_payload(self._name, request, done=done, message=message, acquisition_id=acquisition_id)
+        self._publish_answer(payload)
+
+    def _publish_answer(self, payload: bytes) -> None:
+        if self._connected:
+            self._connection.publish(f"{self._topic}/answers", payload)
+
+    # --- from the broker ---------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Connected):
+            self._connected, self._shown, self._cause = True, (), ""
+            logger.info("connected to the broker")
+        elif isinstance(event, Disconnected):
+            self._connected = False
+            if event.cause != self._cause and not self._ended:
+                logger.warning("%s; results wait in the meantime", event.cause)
+            self._cause = event.cause
+        elif isinstance(event, Confirmed):
+            self._confirm(event)
+        elif isinstance(event, Received):
+            self._request(event)
+
+    def _confirm(self, event: Confirmed) -> None:
+        """Remove a confirmed result. A refused one is sent again later, with all that follow."""
+        number = self._in_flight.pop(event.publication, None)
+        if number is None:
+            return
+        if event.refusal:
+            logger.warning("the broker refuses a result: %s; it is sent again later", event.refusal)
+            self._sent = min(self._sent, number - 1)
+            self._pause_until = time.monotonic() + _RETRY_S
+        else:
+            self._outbox.remove(number)
+
+    def _request(self, event: Received) -> None:
+        command = event.topic.endswith("/command")
+        try:
+            request = read_request(event.payload, command=command)
+        except RequestError as error:
+            self._publish_answer(answer_payload(self._name, "", done=False, message=str(error)))
+            return
+        self._token += 1
+        self._requests[self._token] = request.request
+        if command:
+            arguments = {"recipe_id": request.recipe_id} if request.recipe_id else {}
+            self._link.send(Command(token=self._token, name=request.name, user="mqtt", arguments=arguments))
+        else:
+            self._link.send(Trigger(token=self._token, part_id=request.part_id, meas_id=request.meas_id))
+
+    # --- to the broker -----------------------------------------------------------------------------------------------
+
+    def _send_results(self, now: float) -> None:
+        """Send the next results, oldest first."""
+        free = IN_FLIGHT - len(self._in_flight)
+        if not self._connected or free <= 0 or now < self._pause_until:
+            return
+        for number, payload in self._outbox.after(self._sent, free):
+            self._sent = number
+            if number not in self._in_flight.values():
+                self._in_flight[self._connection.publish(f"{self._topic}/results", payload)] = number
+
+    def _send_state(self, now: float) -> None:
+        """Publish the state if it has changed; small changes only from time to time."""
+        if not self._connected or self._state is None:
+            return
+        state, waiting, dropped = self._state, self._outbox.count, self._outbox.dropped
+        shown = (state.phase, state.reason, state.recipe_id, state, waiting, dropped)
+        important = shown[:3] != self._shown[:3]
+        if important or (shown != self._shown and now >= self._state_at + STATE_S):
+            payload = state_payload(self._name, state, waiting=waiting, dropped=dropped)
+            self._connection.publish(f"{self._topic}/state", payload, retain=True)
+            self._shown, self._state_at = shown, now

@@ -1,0 +1,362 @@
+"""The process of the room `mqtt` with a real Mosquitto: delivery, last will, broker away, TLS, requests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from cmdiad_line.mqtt.outbox import FILE_NAME
+from cmdiad_line.transport.link import LinkClosedError, link_pair
+from cmdiad_line.transport.messages import Answer, Command, End, Failed, Result, StationState, Trigger, Triggered
+from mqtt_broker import Broker, write_certificates
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from cmdiad_line.mqtt.process import serve
+from cmdiad_line.station_file.mqtt import Mqtt
+from cmdiad_line.mqtt.outbox import FILE_NAME
+from cmdiad_line.transport.link import link_from_descriptor
+keys = json.loads(sys.argv[3])
+for name in ("ca_file", "certificate", "key", "password_file"):
+    if name in keys:
+        keys[name] = Path(keys[name])
+station = SimpleNamespace(name="cell 1", state=Path(sys.argv[2]), mqtt=Mqtt(**keys))
+link = link_from_descriptor(int(sys.argv[1]))
+try:
+    serve(link, station)
+finally:
+    link.close()
+"""
+TOPIC = "cmdiad/cell-1"
+
+
+def result(number):
+    return Result(
+        acquisition_id=number,
+        verdict="OK",
+        reason="",
+        message="",
+        score=0.5,
+        threshold=1.0,
+        part_id=f"part {number}",
+        meas_id="",
+        channel="plc",
+        recipe_id="gear",
+        bundle_digest="ab",
+        time="2026-11-26T12:00:00+00:00",
+        timings_ms={},
+    )
+
+
+STATE = StationState(
+    phase="ready",
+    reason="",
+    message="",
+    in_work=0,
+    accepts=True,
+    recipe_id="gear",
+    bundle_digest="ab",
+    prepared=(),
+    modality="rgb",
+    processes={},
+    counters={},
+)
+
+
+def wait_until(condition, what):
+    end = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < end, f"not within 40 s: {what}"
+        time.sleep(0.01)
+
+
+class Process:
+    """The process under test, and the supervisor's end of its link."""
+
+    def __init__(self, state, **keys):
+        self._arguments = [str(state), json.dumps(keys, default=str)]
+        self._file = state / FILE_NAME
+        self._log = state / "log"
+        self.link = None
+        self.start()
+
+    def start(self):
+        if self.link is not None:
+            self.link.close()
+        self.link, socket = link_pair()
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", CHILD, str(socket.fileno()), *self._arguments],
+                pass_fds=[socket.fileno()],
+                stderr=log,
+            )
+        socket.close()
+        self.link.send(STATE)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(timeout=20)
+        self.link.close()
+
+    def log(self):
+        return self._log.read_text()
+
+    def stored(self):
+        """Return the number of results in the outbox."""
+        with contextlib.closing(sqlite3.connect(self._file)) as database:
+            return database.execute("SELECT count(*) FROM messages").fetchone()[0]
+
+    def receive(self, kind):
+        """Return the next message of a kind."""
+        found_messages = deque()
+
+        def arrived():
+            found_messages.extend(message for message in self.link.receive() if isinstance(message, kind))
+            return found_messages
+
+        wait_until(arrived, kind.__name__)
+        (message,) = found_messages
+        return message
+
+
+class Listener:
+    """A client of the broker that keeps everything that arrives. Its session outlives a restart of the broker."""
+
+    def __init__(self, port, *, tls=None):
+        self.messages = []
+        self._subscribed = threading.Event()
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = 3600
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self.client.on_connect = lambda client, *_: client.subscribe(f"{TOPIC}/#", qos=1)
+        self.client.on_subscribe = lambda *_: self._subscribed.set()
+        self.client.on_message = lambda _client, _data, message: self.messages.append(message)
+        self.client.reconnect_delay_set(1, 1)
+        if tls is not None:
+            self.client.tls_set(str(tls / "ca.pem"), str(tls / "station.pem"), str(tls / "station.key"))
+        self.client.connect(
+            "127.0.0.1", port, keepalive=60, clean_start=paho.MQTT_CLEAN_START_FIRST_ONLY, properties=session
+        )
+        self.client.loop_start()
+        assert self._subscribed.wait(20)
+
+    def ids(self):
+        return [json.loads(m.payload)["acquisition_id"] for m in list(self.messages) if m.topic == f"{TOPIC}/results"]
+
+    def states(self):
+        return [json.loads(message.payload) for message in list(self.messages) if message.topic == f"{TOPIC}/state"]
+
+    def answers(self):
+        return [json.loads(message.payload) for message in list(self.messages) if message.topic == f"{TOPIC}/answers"]
+
+    def publish(self, topic, payload, **options):
+        self.client.publish(f"{TOPIC}/{topic}", payload, qos=1, **options).wait_for_publish(20)
+
+    def close(self):
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def opened():
+    """Return a function that registers something to end after the test, last first."""
+    things = []
+
+    def register(thing):
+        things.append(thing)
+        return thing
+
+    yield register
+    for thing in reversed(things):
+        (getattr(thing, "close", None) or getattr(thing, "kill", None) or thing.stop)()
+
+
+@pytest.fixture
+def broker(tmp_path, opened):
+    return opened(Broker(tmp_path)).start()
+
+
+@pytest.fixture
+def listener(broker, opened):
+    return opened(Listener(broker.port))
+
+
+def test_results_and_state_arrive(tmp_path, broker, listener, opened):
+    process = opened(Process(tmp_path, port=broker.port))
+    for number in range(1, 31):
+        process.link.send(result(number))
+    wait_until(lambda: len(listener.ids()) == 30, "30 results")
+    assert listener.ids() == list(range(1, 31))
+    wait_until(lambda: listener.states() and listener.states()[-1]["waiting"] == 0, "all confirmed")
+    assert listener.states()[-1]["online"] and listener.states()[-1]["phase"] == "ready"
+    late = opened(Listener(broker.port))
+    wait_until(late.states, "the retained state")
+    assert late.messages[0].retain and late.ids() == []
+
+
+def test_killed_station_is_offline(tmp_path, broker, listener, opened):
+    process = opened(Process(tmp_path, port=broker.port))
+    wait_until(listener.states, "the state")
+    process.process.kill()
+    wait_until(lambda: not listener.states()[-1]["online"], "the last will")
+    late = opened(Listener(broker.port))
+    wait_until(late.states, "the retained will")
+    assert late.states() == [{"schema": 1, "type": "state", "station": "cell 1", "online": False}]
+
+
+def test_station_that_ends_is_offline(tmp_path, broker, listener, opened):
+    process = opened(Process(tmp_path, port=broker.port))
+    wait_until(listener.states, "the state")
+    process.link.send(End())
+    assert process.process.wait(timeout=20) == 0
+    wait_until(lambda: not listener.states()[-1]["online"], "the last will")
+
+
+def test_nothing_is_lost_while_the_broker_is_away(tmp_path, broker, listener, opened):
+    process = opened(Process(tmp_path, port=broker.port))
+    process.link.send(result(1))
+    wait_until(lambda: listener.ids() == [1] and process.stored() == 0, "the first result")
+    broker.stop()
+    for number in range(2, 41):
+        process.link.send(result(number))
+    wait_until(lambda: process.stored() == 39, "39 stored results")
+    process.kill()  # The stored results survive this as well.
+    process.start()
+    for number in range(41, 61):
+        process.link.send(result(number))
+    broker.start()
+    wait_until(lambda: 60 in listener.ids(), "the last result")
+    assert list(dict.fromkeys(listener.ids())) == list(range(1, 61))
+    wait_until(lambda: process.stored() == 0, "an empty outbox")
+
+
+def test_oldest_results_are_dropped_beyond_the_bound(tmp_path, broker, listener, opened):
+    broker.stop()
+    process = opened(Process(tmp_path, port=broker.port, keep_messages=5))
+    for number in range(1, 21):
+        process.link.send(result(number))
+    process.link.send(End())
+    assert process.process.wait(timeout=20) == 0
+    broker.start()
+    process.start()
+    wait_until(lambda: 20 in listener.ids(), "the last result")
+    assert list(dict.fromkeys(listener.ids())) == [16, 17, 18, 19, 20]
+    wait_until(lambda: listener.states() and listener.states()[-1]["dropped"] == 15, "the count of dropped results")
+
+
+def test_client_certificates(tmp_path, opened):
+    tls = write_certificates(tmp_path)
+    broker = opened(Broker(tmp_path, "allow_anonymous false", "use_identity_as_username true", tls=tls)).start()
+    listener = opened(Listener(broker.port, tls=tls))
+    files = {"ca_file": tls / "ca.pem", "certificate": tls / "station.pem", "key": tls / "station.key"}
+    process = opened(Process(tmp_path, port=broker.port, tls=True, **files))
+    process.link.send(result(1))
+    wait_until(lambda: listener.ids() == [1], "the result")
+    with pytest.raises((ssl.SSLError, OSError)):  # The broker takes nobody without a certificate.
+        stranger = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        stranger.tls_set(str(tls / "ca.pem"))
+        stranger.connect("127.0.0.1", broker.port)
+        while stranger.loop(1) == 0:
+            pass
+        raise ssl.SSLError("refused")
+
+
+def test_broker_of_another_authority_gets_nothing(tmp_path, opened):
+    tls, other = tmp_path / "tls", tmp_path / "other"
+    for folder in (tls, other):
+        folder.mkdir()
+        write_certificates(folder)
+    broker = opened(Broker(tmp_path, tls=tls)).start()
+    process = opened(Process(tmp_path, port=broker.port, tls=True, ca_file=other / "ca.pem"))
+    listener = opened(Listener(broker.port, tls=tls))
+    process.link.send(result(1))
+    wait_until(lambda: "certificate verify failed" in process.log(), "the reason")
+    assert process.process.poll() is None and not listener.messages
+    assert process.log().count("certificate verify failed") == 1, "reported once, not at every attempt"
+
+
+def test_damaged_certificate_is_explained(tmp_path, opened):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    process = opened(Process(tmp_path, port=1, tls=True, ca_file=tmp_path / "ca.pem"))
+    assert process.process.wait(timeout=20) != 0
+    assert "certificates or a key that cannot be used" in process.log()
+
+
+def test_refused_password_is_reported_once(tmp_path, opened):
+    broker = opened(Broker(tmp_path, "allow_anonymous false")).start()
+    (tmp_path / "password").write_text("wrong\n")
+    process = opened(Process(tmp_path, port=broker.port, user="cell", password_file=tmp_path / "password"))
+    process.link.send(result(1))
+    wait_until(lambda: "refuses the connection" in process.log(), "the reason")
+    wait_until(lambda: process.stored() == 1, "the stored result")
+    assert process.log().count("\n") == 1
+
+
+def test_triggers_and_commands(tmp_path, broker, listener, opened):
+    process = opened(Process(tmp_path, port=broker.port, accept_triggers=True))
+    wait_until(listener.states, "the state")
+    listener.publish("trigger", '{"request": "r1", "part_id": "A7"}')
+    trigger = process.receive(Trigger)
+    assert trigger.part_id == "A7"
+    process.link.send(Triggered(token=trigger.token, acquisition_id=5, accepted=True))
+    listener.publish("command", '{"request": "r2", "name": "activate", "recipe_id": "nut"}')
+    command = process.receive(Command)
+    assert (command.name, command.user, command.arguments) == ("activate", "mqtt", {"recipe_id": "nut"})
+    process.link.send(Answer(token=command.token, done=False, message="no such recipe"))
+    listener.publish("command", '{"request": "r3", "name": "threshold"}')
+    wait_until(lambda: len(listener.answers()) == 3, "three answers")
+    answers = listener.answers()
+    assert [(answer["request"], answer["done"], answer["acquisition_id"]) for answer in answers] == [
+        ("r1", True, 5),
+        ("r2", False, 0),
+        ("", False, 0),
+    ]
+
+
+def test_triggers_are_off_by_default_and_old_ones_are_ignored(tmp_path, broker, listener, opened):
+    listener.publish("trigger", "{}", retain=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    accepting = opened(Process(tmp_path / "a", port=broker.port, accept_triggers=True))
+    wait_until(listener.states, "the state")
+    closed = opened(Process(tmp_path / "b", port=broker.port, client_id="other"))
+    wait_until(lambda: len(listener.states()) >= 2, "the second state")
+    listener.publish("trigger", '{"part_id": "new"}')
+    assert accepting.receive(Trigger).part_id == "new", "the retained trigger is an old one"
+    closed.link.send(result(1))
+    wait_until(lambda: listener.ids() == [1], "a sign that the other process has read its messages")
+    assert not [message for message in closed.link.receive() if isinstance(message, Trigger)]
+
+
+def test_process_ends_with_the_supervisor(tmp_path, broker, opened):
+    process = opened(Process(tmp_path, port=broker.port))
+    process.link.close()
+    assert process.process.wait(timeout=20) == 0
+
+
+def test_supervisor_sees_no_failure_without_a_broker(tmp_path, broker, opened):
+    broker.stop()
+    process = opened(Process(tmp_path, port=broker.port))
+    process.link.send(End())
+    assert process.process.wait(timeout=20) == 0
+    seen = []
+    with pytest.raises(LinkClosedError):
+        while True:
+            seen += process.link.receive()
+            time.sleep(0.01)
+    assert seen and not [message for message in seen if isinstance(message, Failed)]
