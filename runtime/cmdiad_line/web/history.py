@@ -71,6 +71,11 @@ class History:
         with self.reader() as reader:
             return reader.judgements(acquisition_id), reader.overrides(acquisition_id)
 
+    def last_id(self) -> int:
+        """Return the largest recorded acquisition id, 0 without results."""
+        newest = self.latest(limit=1)
+        return newest[0].acquisition_id if newest else 0
+
     def counts(self, since: str) -> Counters:
         """Return the numbers of results since a time in UTC, ISO 8601."""
         with self.reader() as reader:

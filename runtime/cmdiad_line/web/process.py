@@ -125,8 +125,10 @@ def make_services(link: Link, station: Station) -> Services:
 def _seed(services: Services) -> None:
     """Add the recorded numbers of this shift. A new station has no records yet."""
     with contextlib.suppress(OutputError):
-        numbers = services.history.counts(services.shift.began)
-        services.shift.seed(ok=numbers.ok, ng=numbers.ng)
+        last = -1
+        while last != (last := services.history.last_id()):  # Until no row came between the two questions.
+            numbers = services.history.counts(services.shift.began)
+        services.shift.seed(ok=numbers.ok, ng=numbers.ng, last_id=last)
 
 
 def _make_server(services: Services) -> uvicorn.Server:
