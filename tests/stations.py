@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -313,3 +314,20 @@ def running_station(file: Path) -> Iterator[RunningStation]:
         plc.close()
         supervisor_module.Hub = before  # type: ignore[misc]
         start_module.Supervisor = Supervisor  # type: ignore[misc]
+
+
+def main(arguments: list[str]) -> None:
+    """Run a station in this process, trigger without a pause, and print "ID VERDICT" for every result.
+
+    For tests that kill the whole station. The argument is the station file; a second one limits the number of triggers.
+    """
+    with running_station(Path(arguments[0])) as station:
+        station.plc.wait_ready()
+        print("ready", flush=True)
+        for _ in range(int(arguments[1]) if len(arguments) > 1 else 1 << 40):
+            result = station.plc.inspect()
+            print(result.acquisition_id, result.verdict, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 
 if TYPE_CHECKING:
-    from cmdiad_line.plc.program import PlcProgram
+    from cmdiad_line.plc.program import PlcProgram, TakenResult
 
 HELP = """Play the PLC against the Modbus TCP server at HOST:PORT and check every answer.
 
@@ -68,9 +69,9 @@ def plc_simulator(
     from cmdiad_line.plc.simulator import PlcClient, PlcConnectionError, run_program
     from cmdiad_runtime.errors import CmdiadError
 
-    seconds: list[float] = []
+    taken: list[TakenResult] = []
     program = PlcProgram(
-        taken=lambda result: seconds.append(result.seconds) if result.seconds is not None else None,
+        taken=taken.append,
         parts=parts,
         takt_s=takt,
         timeout_s=timeout,
@@ -90,17 +91,21 @@ def plc_simulator(
         raise CmdiadError(
             "", found=str(error), action="check that the station runs, and address and port in its section [modbus]"
         ) from error
-    click.echo("\n".join(_lines(program, seconds, lost)))
+    click.echo("\n".join(_lines(program, taken, lost)))
     return 1 if any(program.counts[name] for name in PROBLEMS) or lost else 0
 
 
-def _lines(program: PlcProgram, seconds: list[float], lost: int) -> list[str]:
-    """Return the table of counts, and the time from the trigger to the result."""
+def _lines(program: PlcProgram, taken: list[TakenResult], lost: int) -> list[str]:
+    """Return the table of counts, the reasons of NG, and the time from the trigger to the result."""
     from cmdiad_line.plc.program import COUNTS
 
     counts = [f"{name:<12} {program.counts[name]:>7}  {meaning}" for name, meaning in COUNTS.items()]
     counts.append(f"{'lost':<12} {lost:>7}  Connections that were lost.")
-    if not seconds:
-        return counts
-    times = f"median {1000 * median(seconds):.1f} ms, longest {1000 * max(seconds):.1f} ms"
-    return [*counts, f"Trigger to result, as the PLC sees it: {times}."]
+    reasons = Counter(result.shown.reason or "not read in time" for result in taken if not result.passed)
+    if reasons:
+        counts.append(f"NG: {', '.join(f'{reason} {count}' for reason, count in reasons.most_common())}.")
+    seconds = [result.seconds for result in taken if result.seconds is not None]
+    if seconds:
+        times = f"median {1000 * median(seconds):.1f} ms, longest {1000 * max(seconds):.1f} ms"
+        counts.append(f"Trigger to result, as the PLC sees it: {times}.")
+    return counts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +15,7 @@ from cmdiad_line.station_file.gpio import Gpio
 from cmdiad_line.station_file.modbus import Modbus
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, LinkClosedError
-from cmdiad_line.transport.messages import Alive, End, Failed, Message, Ready
-from cmdiad_runtime.errors import CmdiadError
+from cmdiad_line.transport.messages import Alive, End, Message, Ready
 
 ALIVE_S = 0.2
 """Seconds between two signs of life."""
@@ -29,13 +27,7 @@ logger = logging.getLogger("cmdiad.line.plc")
 
 def serve(link: Link, station: Station) -> None:
     """Serve the PLC until the supervisor sends `End` or is gone."""
-    process = _PlcProcess(link, station.modbus, station.gpio)
-    try:
-        asyncio.run(process.run())
-    except CmdiadError as error:
-        with contextlib.suppress(OSError):
-            link.send(Failed(message=str(error)))
-        raise
+    asyncio.run(_PlcProcess(link, station.modbus, station.gpio).run())
 
 
 class _PlcProcess:

@@ -112,11 +112,12 @@ class PlcProgram:
             now_s: Time of this cycle in seconds.
         """
         self.levels["trigger_enable"] = True
+        idle = self._current is None  # Lowered in an earlier cycle: a bit needs one cycle to be seen as low.
         if self._current is not None:
             self._end_trigger(self._current, outputs, now_s)
         self._take_result(outputs, now_s)
         self._reject_late(now_s)
-        if not self.levels["trigger"] and "trigger_ack" not in outputs.bits:
+        if idle and "trigger_ack" not in outputs.bits:
             self._begin_trigger(outputs, now_s)
 
     # --- triggers ----------------------------------------------------------------------------------------------------

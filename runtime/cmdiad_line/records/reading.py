@@ -26,6 +26,12 @@ EVERYTHING = Selection()
 _COLUMNS = tuple(StoredResult.__dataclass_fields__)
 _JSON = ("sensors", "timings_ms")
 _PAGE = 1000
+_REJECTED = (
+    "acquisition_id IN (SELECT acquisition_id FROM results WHERE verdict = 'NG' "
+    "UNION ALL SELECT acquisition_id FROM corrections)"
+)
+"""Condition of all NG parts by the indexes. The published verdict, which a correction may change, has no index."""
+_JUDGED = "acquisition_id IN (SELECT acquisition_id FROM judgements) AND"
 
 
 class RecordReader:
@@ -80,9 +86,10 @@ class RecordReader:
             since: Earliest time of the trigger, ISO 8601 in UTC.
             limit: Largest number of parts.
         """
+        order = "acquisition_id" if since is None else "+acquisition_id"  # With "+", the index of the times is used.
         condition = (
-            "WHERE judgement IS NULL AND score IS NOT NULL AND time >= ? "
-            "AND (verdict = 'NG' OR score >= (1 - ?) * threshold) ORDER BY acquisition_id DESC LIMIT ?"
+            f"WHERE score IS NOT NULL AND time >= ? AND (score >= (1 - ?) * threshold OR {_REJECTED}) "
+            f"AND judgement IS NULL ORDER BY {order} DESC LIMIT ?"
         )
         return list(self._results(condition, (since or "", near_share, limit)))
 
@@ -196,13 +203,13 @@ def _where(selection: Selection) -> tuple[str, tuple[object, ...]]:
     conditions = {
         "time >= ?": selection.since,
         "time < ?": selection.until,
-        "verdict = ?": selection.verdict,
-        "reason = ?": selection.reason,
+        f"{_REJECTED} AND verdict = ?" if selection.verdict == "NG" else "verdict = ?": selection.verdict,
+        f"{_REJECTED} AND reason = ?" if selection.reason else "reason = ?": selection.reason,
         "recipe_id = ?": selection.recipe_id,
         "bundle_digest = ?": selection.bundle_digest,
         "part_id = ?": selection.part_id,
         "meas_id = ?": selection.meas_id,
-        "coalesce(judgement, '') = ?": selection.judgement,
+        f"{_JUDGED if selection.judgement else ''} coalesce(judgement, '') = ?": selection.judgement,
         "acquisition_id < ?": selection.before_id,
     }
     used = {text: value for text, value in conditions.items() if value is not None}

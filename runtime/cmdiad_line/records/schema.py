@@ -68,6 +68,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 
 INDEXES = {
     "results_time": "results (time)",
+    "results_part_id": "results (part_id)",
     "results_verdict": "results (verdict, acquisition_id)",
     "corrections_part": "corrections (acquisition_id)",
     "judgements_part": "judgements (acquisition_id)",

@@ -29,7 +29,7 @@ class Evidence:
 
     Attributes:
         good: Good parts with scores that count, newest first.
-        judged_good: Those of `good` that a person judged good.
+        judged_good: Parts among them that a person judged good.
         unjudged: Number of NG parts that nobody has judged good or defective.
         left_out: Number of parts that were judged good and are NG at every threshold, by reason.
     """

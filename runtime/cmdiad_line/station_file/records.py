@@ -19,8 +19,8 @@ class Records:
     """
 
     drift_weight: float = 0.05
-    drift_width: float = 4.0
-    drift_parts: int = 200
+    drift_width: float = 5.0
+    drift_parts: int = 500
 
     def __post_init__(self) -> None:
         require_number(self, "drift_weight", 0.001, 1)

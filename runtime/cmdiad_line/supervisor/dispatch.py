@@ -13,12 +13,15 @@ OK is published in one place only, `_recorded`, after `_objection` found nothing
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from cmdiad_line.reasons import STATION_REASONS, StationReason
 from cmdiad_line.supervisor.actions import Action, Adopt, Kill, Publish, Send
+from cmdiad_line.supervisor.ids import Ids
+from cmdiad_line.supervisor.limits import Limits
 from cmdiad_line.supervisor.part import Part
+from cmdiad_line.supervisor.picture_slots import PictureSlots
 from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.supervisor.rows import Rows
 from cmdiad_line.transport.messages import (
@@ -42,30 +45,7 @@ from cmdiad_line.transport.messages import (
 
 UNACKNOWLEDGED = 8
 """Number of results that wait for the acknowledgement of the PLC, as in its result buffer."""
-RESERVE_BELOW = 500
-"""More acquisition ids are reserved as soon as fewer are left."""
 COUNTERS = ("triggers", "ok", "ng", "missed", "late", "pictures_skipped")
-
-
-class NoIdsError(RuntimeError):
-    """No acquisition id is left, so that a trigger cannot be answered: the station must end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Times of the station.
-
-    Attributes:
-        deadline_ns: Time from the trigger to the last moment for a verdict.
-        max_in_work: Largest number of parts in work.
-        max_frame_age_ns: Largest age of a pushed frame.
-        hang_ns: Time after the deadline at which an inspection process that does not answer is killed.
-    """
-
-    deadline_ns: int
-    max_in_work: int
-    max_frame_age_ns: int
-    hang_ns: int
 
 
 class Dispatch:
@@ -86,11 +66,8 @@ class Dispatch:
         self._parts: dict[int, Part] = {}
         self._engine: Part | None = None  # It stays in the inspection process after its deadline, until the answer.
         self._killing = False
-        self._ids: deque[range] = deque()
-        self._last_id = 0
-        self._reserving = False
-        self._pictures: set[int] = set()
-        self._stale_pictures: Counter[int] = Counter()
+        self._ids = Ids()
+        self._pictures = PictureSlots()
         self._rows = Rows()
         self._unacknowledged: deque[Result] = deque(maxlen=UNACKNOWLEDGED)
         self._actions: list[Action] = []
@@ -99,6 +76,11 @@ class Dispatch:
     def in_work(self) -> int:
         """Return the number of parts without a result."""
         return len(self._open_parts())
+
+    @property
+    def is_full(self) -> bool:
+        """Return True if another part would be an overrun."""
+        return self.in_work >= self._limits.max_in_work
 
     @property
     def engine_busy(self) -> bool:
@@ -181,7 +163,7 @@ class Dispatch:
 
     def _trigger(self, channel: str, message: Trigger | Pushed, now_ns: int, time: str) -> None:
         refusal: tuple[str, str] | None = self._readiness.refusal()
-        if refusal is None and self.in_work >= self._limits.max_in_work:
+        if refusal is None and self.is_full:
             refusal = _reason("overrun")
         part = Part(
             acquisition_id=self._new_id(),
@@ -272,10 +254,7 @@ class Dispatch:
 
     def _picture_done(self, message: PictureDone, now_ns: int) -> None:
         self.counters["pictures_skipped"] += not message.kept
-        if self._stale_pictures[message.slot] > 0:
-            self._stale_pictures[message.slot] -= 1
-        elif message.slot in self._pictures:
-            self._pictures.remove(message.slot)
+        if self._pictures.done(message.slot):
             self._actions.append(Send("acquisition", Release(slot=message.slot)))
 
     def _acknowledged(self, message: Acknowledge, now_ns: int) -> None:
@@ -283,10 +262,7 @@ class Dispatch:
         self._unacknowledged = deque(remaining, maxlen=UNACKNOWLEDGED)
 
     def _opened(self, message: Opened, now_ns: int) -> None:
-        first = max(message.next_id, self._last_id + 1)  # An id is used once, whatever the records process says.
-        self._ids.append(range(first, message.reserved + 1))
-        self._last_id = max(message.reserved, self._last_id)
-        self._reserving = False
+        self._ids.add(message)
         self._rows.opened()
 
     # --- parts -------------------------------------------------------------------------------------------------------
@@ -295,16 +271,11 @@ class Dispatch:
         return [part for part in self._parts.values() if part.result is None]
 
     def _new_id(self) -> int:
-        while self._ids and not self._ids[0]:
-            self._ids.popleft()
-        if not self._ids:
-            raise NoIdsError("no acquisition id is left")
-        block = self._ids[0]
-        self._ids[0] = block[1:]
-        if not self._reserving and sum(map(len, self._ids)) < RESERVE_BELOW:
-            self._reserving = True
+        acquisition_id = self._ids.take()
+        if self._ids.are_few:
+            self._ids.reserving = True
             self._actions.append(Send("records", Reserve()))
-        return block[0]
+        return acquisition_id
 
     def _expire(self, now_ns: int) -> None:
         for part in self._open_parts():
@@ -356,7 +327,7 @@ class Dispatch:
 
     def _records_down(self, now_ns: int) -> None:
         """Answer the parts whose row is in doubt, and free the slots that waited for pictures."""
-        self._reserving = False
+        self._ids.reserving = False
         for row in self._rows.closed():
             part = self._parts[row.result.acquisition_id]
             part.recording = False
@@ -369,14 +340,11 @@ class Dispatch:
         for part in self._open_parts():
             if part.stage == "recording":
                 self._fail(part, _reason("not-recorded"), now_ns)
-        self._actions.extend(Send("acquisition", Release(slot=slot)) for slot in sorted(self._pictures))
-        self._pictures.clear()
-        self._stale_pictures.clear()
+        self._actions.extend(Send("acquisition", Release(slot=slot)) for slot in self._pictures.records_ended())
 
     def _forget_slots(self) -> None:
         """Forget all slots: a new acquisition process begins with free ones. The headers protect frames in use."""
-        self._stale_pictures.update(self._pictures)
-        self._pictures.clear()
+        self._pictures.acquisition_ended()
         for part in self._parts.values():
             part.owns_slot = False
 
@@ -418,7 +386,7 @@ class Dispatch:
             return
         part.owns_slot = False
         if "records" in self._readiness.running:
-            self._pictures.add(part.slot)
+            self._pictures.keep(part.slot)
             self._actions.append(Send("records", part.picture(part.result)))
         else:
             self._actions.append(Send("acquisition", Release(slot=part.slot)))

@@ -1,14 +1,14 @@
-"""The number of restarts in the last minute, to give up on a process that ends again and again."""
+"""Restarts of one process in the last minute, to give up on a process that ends again and again."""
 
 from __future__ import annotations
 
 from collections import deque
 
-_MINUTE_NS = 60 * 10**9
+MINUTE_NS = 60 * 10**9
 
 
 class RestartBudget:
-    """Restarts in the last minute.
+    """Restarts of one process.
 
     Args:
         per_minute: Largest number of restarts in a minute.
@@ -20,7 +20,7 @@ class RestartBudget:
 
     def spend(self, now_ns: int) -> bool:
         """Note a restart; return False if there were too many."""
-        while self._times and now_ns - self._times[0] >= _MINUTE_NS:
+        while self._times and now_ns - self._times[0] >= MINUTE_NS:
             self._times.popleft()
         self._times.append(now_ns)
         return len(self._times) <= self._per_minute

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cmdiad_line.supervisor.dispatch import Dispatch
 from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.transport.messages import Phase, StationState
 
 
 def make_state(
-    readiness: Readiness, in_work: int, processes: Mapping[str, str], counters: Mapping[str, int]
+    readiness: Readiness, dispatch: Dispatch, processes: Mapping[str, str], counters: Mapping[str, int]
 ) -> StationState:
     """Return the state of the station.
 
     Args:
         readiness: Facts of the station.
-        in_work: Number of parts in work.
+        dispatch: Parts in work.
         processes: State of each process by name.
         counters: Numbers since the start.
     """
@@ -26,8 +27,8 @@ def make_state(
         phase=_phase(readiness, reason, processes),
         reason=reason,
         message=message,
-        in_work=in_work,
-        accepts=refusal is None,
+        in_work=dispatch.in_work,
+        accepts=refusal is None and not dispatch.is_full,
         recipe_id=readiness.active_id,
         bundle_digest=active.bundle_digest if active else "",
         prepared=tuple(sorted(readiness.loaded)),

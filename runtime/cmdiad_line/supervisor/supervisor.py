@@ -19,10 +19,12 @@ from cmdiad_line.supervisor.actions import Action, Adopt, Kill, Send
 from cmdiad_line.supervisor.background import Background
 from cmdiad_line.supervisor.change_over import ChangeOver, Store
 from cmdiad_line.supervisor.commands import Commands
-from cmdiad_line.supervisor.dispatch import Dispatch, Limits, NoIdsError
+from cmdiad_line.supervisor.dispatch import Dispatch
 from cmdiad_line.supervisor.hub import Gone, Hub
+from cmdiad_line.supervisor.ids import NoIdsError
+from cmdiad_line.supervisor.limits import Limits
 from cmdiad_line.supervisor.readiness import Readiness
-from cmdiad_line.supervisor.restarts import RestartBudget
+from cmdiad_line.supervisor.restarts import MINUTE_NS, RestartBudget
 from cmdiad_line.supervisor.state import make_state
 from cmdiad_line.supervisor.watchdog import Watchdog, notify
 from cmdiad_line.transport.frames import FramePool, WrongFrameError, pushed_owner
@@ -126,13 +128,14 @@ class Supervisor:
         )
         self._change_over.begin(parts.recipe)
         self._commands = Commands(self, self._readiness, self._change_over)
-        self._restarts = RestartBudget(station.restarts_per_minute)
+        names = (*INSIDE, *self._outside)
+        self._restarts = {name: RestartBudget(station.restarts_per_minute) for name in names}
         self._watchdog = Watchdog()
         self._probe: int | None = None
         self._probes = 0
         self._reasons: dict[str, StationReason] = {}
         self._failures: dict[str, str] = {}
-        self._gave_up: set[str] = set()
+        self._gave_up: dict[str, int] = {}
         self._restarted = 0
         self._has_ids = False
         self._was_ready = False
@@ -191,7 +194,7 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         self._apply(self._dispatch.tick(now_ns))
         self._check_silence(now_ns)
-        self._start_missing()
+        self._start_missing(now_ns)
         if self._dispatch.in_work == 0:
             self._change_over.between_parts(now_ns)
         self._prove(now_ns)
@@ -284,7 +287,8 @@ class Supervisor:
     def reset(self) -> None:
         """Start again what gave up, and try again to load the active recipe."""
         self._gave_up.clear()
-        self._restarts.clear()
+        for budget in self._restarts.values():
+            budget.clear()
         if self._readiness.fault is not None:
             self._readiness.fault = None
             self._kill("inspection", "not-ready")
@@ -311,21 +315,24 @@ class Supervisor:
         self._apply(self._dispatch.process_down(name, reason, now_ns))
         self._commands.note("process ended", name, {"reason": reason, "message": message})
         self._restarted += 1
-        if not self._restarts.spend(now_ns):
-            self._give_up(name, message)
+        if not self._restarts[name].spend(now_ns):
+            self._give_up(name, message, now_ns)
 
-    def _give_up(self, name: str, message: str) -> None:
-        self._gave_up.add(name)
+    def _give_up(self, name: str, message: str, now_ns: int) -> None:
+        """Give up on a process: the station ends, or has no such interface for a minute."""
+        self._gave_up[name] = now_ns
         text = f"The process {name} ended too often: {message}"
         if name in ESSENTIAL:
             self._readiness.fault = "not-ready", text
         else:
-            _logger.error("%s Fix the cause, then send the command reset.", text)
+            _logger.error("%s It is started again in a minute.", text)
 
-    def _start_missing(self) -> None:
+    def _start_missing(self, now_ns: int) -> None:
         """Start the processes that do not run. The outside ones need the ids that the records process brings."""
         for name in (*INSIDE, *(self._outside if self._has_ids else ())):
-            if name not in self._gave_up and self._hub.may_start(name):
+            gave_up_ns = self._gave_up.get(name)
+            rests = gave_up_ns is not None and now_ns - gave_up_ns < MINUTE_NS
+            if not rests and self._hub.may_start(name):
                 self._hub.start(name)
 
     def _check_silence(self, now_ns: int) -> None:
@@ -361,7 +368,7 @@ class Supervisor:
             "reconnects": self._readiness.sources.reconnects if self._readiness.sources else 0,
         }
         processes = {name: self._process_state(name) for name in (*INSIDE, *self._outside)}
-        return make_state(self._readiness, self._dispatch.in_work, processes, counters)
+        return make_state(self._readiness, self._dispatch, processes, counters)
 
     def _process_state(self, name: str) -> str:
         child = self._hub.child(name)
@@ -377,9 +384,9 @@ class Supervisor:
         if self._state is None or (state.phase, state.message) != (self._state.phase, self._state.message):
             notify(f"STATUS={state.phase}: {state.message}"[:200])
         self._state = state
-        if state.phase == "ready" and not self._was_ready:
+        if self._readiness.active is not None and not self._was_ready:
             self._was_ready = True
-            notify("READY=1")
+            notify("READY=1")  # Also without a camera: a person can look at the pages and plug it in.
         for name in self._outside:
             self.send(name, state)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from cmdiad_line.plc.gpio import GpioLines
+from cmdiad_line.plc.process import serve
 from cmdiad_line.station_file.gpio import Gpio
+from cmdiad_line.transport.link import Link, link_pair
+from cmdiad_line.transport.messages import Alive, End, Ready, Result, StationState, Trigger, Triggered
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.records import RecordError
 
@@ -116,6 +122,105 @@ def test_every_edge_counts_in_order(request_of):
 def test_missing_chip_is_explained(tmp_path):
     with pytest.raises(CmdiadError, match="check chip and lines|Check chip and lines"):
         GpioLines(Gpio(chip=str(tmp_path / "none"), outputs={"job_pass": 1}))
+
+
+class LivingRequest(FakeRequest):
+    """Lines whose descriptor wakes the process after an edge."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.fd, self._wake = os.pipe()
+
+    def raise_line(self, line):
+        self.inputs[line] = gpiod.line.Value.ACTIVE
+        self.events.append(SimpleNamespace(line_offset=line, event_type=gpiod.EdgeEvent.Type.RISING_EDGE))
+        os.write(self._wake, b"x")
+
+    def read_edge_events(self):
+        os.read(self.fd, 1)
+        return super().read_edge_events()
+
+    def active(self):
+        levels = {}
+        for values in list(self.history):
+            levels |= values
+        return {name for name, line in SETTINGS.outputs.items() if levels.get(line)}
+
+    def release(self):
+        super().release()
+        os.close(self.fd)
+        os.close(self._wake)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "the condition did not hold within 30 s"
+        time.sleep(0.002)
+
+
+def test_part_is_inspected_by_lines_only(monkeypatch):
+    """The process shows OK for a limited time, and every line is inactive at the end."""
+    requests = []
+    monkeypatch.setattr(
+        "gpiod.request_lines", lambda path, consumer, config: requests.append(LivingRequest(config)) or requests[0]
+    )
+    supervisor, socket = link_pair()
+    process = Link(socket)
+    station = SimpleNamespace(modbus=None, gpio=Gpio(**{**vars(SETTINGS), "ok_hold_ms": 50}))
+    thread = threading.Thread(target=serve, args=(process, station))
+    thread.start()
+    messages = []
+
+    def arrived(kind):
+        messages.extend(supervisor.receive())
+        return [message for message in messages if isinstance(message, kind)]
+
+    wait_until(lambda: arrived(Ready) and arrived(Alive))
+    lines = requests[0]
+    supervisor.send(
+        StationState(
+            phase="ready",
+            reason="",
+            message="",
+            in_work=0,
+            accepts=True,
+            recipe_id="gear",
+            bundle_digest="",
+            prepared=(),
+            modality="rgb",
+            processes={},
+            counters={},
+        )
+    )
+    wait_until(lambda: lines.history and "error" not in lines.active())
+    lines.raise_line(3)
+    wait_until(lambda: arrived(Trigger))
+    supervisor.send(Triggered(token=arrived(Trigger)[0].token, acquisition_id=7, accepted=True))
+    result = Result(
+        acquisition_id=7,
+        verdict="OK",
+        reason="",
+        message="",
+        score=0.5,
+        threshold=1.0,
+        part_id="",
+        meas_id="",
+        channel="plc",
+        recipe_id="gear",
+        bundle_digest="",
+        time="",
+        timings_ms={},
+    )
+    supervisor.send(result)
+    wait_until(lambda: {10: True} in lines.history)
+    assert any(values.get(11) for values in lines.history), "job_pass before results_valid"
+    wait_until(lambda: lines.active() == {"results_valid"})
+    supervisor.send(End())
+    thread.join(timeout=30)
+    assert not thread.is_alive() and lines.released and lines.active() == set()
+    process.close()
+    supervisor.close()
 
 
 @pytest.mark.parametrize(

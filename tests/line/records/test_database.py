@@ -226,7 +226,7 @@ def writer(state, limit=0):
 
 def test_full_disk_loses_nothing_that_was_stored(tmp_path):
     """The system refuses writes beyond a size of the file, as a full disk does."""
-    with writer(tmp_path, limit=300_000) as process:
+    with writer(tmp_path, limit=600_000) as process:
         assert process.stdout is not None
         lines = process.stdout.read().split()
     assert lines[-1] in ("disk-full", "not-recorded")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cmdiad_line.records.database import Database, database_path
-from cmdiad_line.records.ids import BLOCK, reserved_ids
+from cmdiad_line.records.ids import BLOCK, AcquisitionIds, reserved_ids
 from cmdiad_line.records.process import serve
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.frames import FramePool, frames_path
@@ -31,6 +31,7 @@ from cmdiad_line.transport.messages import (
     Recorded,
     Reserve,
 )
+from cmdiad_runtime.errors import OutputError
 from record_rows import a_record, a_rejected
 
 LIMIT_S = 30.0
@@ -208,3 +209,46 @@ def test_pictures_are_kept_from_the_frame(tmp_path):
         passed = KeepPicture(slot=1, arrays=places, result=a_record(2).result, inspected=None)
         assert supervisor.ask(passed) == PictureDone(slot=1, kept=False)
     assert [path.name for path in tmp_path.glob("pictures/*/*")] == ["0000000001"]
+
+
+def test_damage_while_running_ends_the_process_with_the_remedy(tmp_path, monkeypatch):
+    with running(tmp_path) as supervisor:
+        supervisor.wait()
+
+        def damaged(self, **options):
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        monkeypatch.setattr(Database, "transaction", damaged)
+        answer = supervisor.ask(a_record(1))
+        assert isinstance(answer, Failed)
+        assert "cmdiad-line renew" in answer.message
+        supervisor.thread.join(LIMIT_S)
+        assert not supervisor.thread.is_alive()
+
+
+def test_full_disk_is_the_reason_of_the_part(tmp_path, monkeypatch):
+    with running(tmp_path) as supervisor:
+        supervisor.wait()
+        whole = Database.transaction
+
+        def full(self, **options):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(Database, "transaction", full)
+        answer = supervisor.ask(a_record(1))
+        assert isinstance(answer, NotRecorded)
+        assert answer.reason == "disk-full"
+        monkeypatch.setattr(Database, "transaction", whole)
+        assert supervisor.ask(a_record(2)) == Recorded(acquisition_id=2)
+
+
+def test_ids_that_cannot_be_reserved_are_not_promised(tmp_path, monkeypatch):
+    with running(tmp_path) as supervisor:
+        supervisor.wait()
+
+        def full(self):
+            raise OutputError("ids.json", found="a full disk", action="free some space")
+
+        monkeypatch.setattr(AcquisitionIds, "extend", full)
+        assert supervisor.ask(Reserve()) == Opened(next_id=1, reserved=BLOCK)
+        assert reserved_ids(tmp_path) == BLOCK

@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cmdiad_line.reasons import STATION_REASONS
 from cmdiad_line.supervisor.actions import Action, Kill, Publish, Send
-from cmdiad_line.supervisor.dispatch import Dispatch, Limits, NoIdsError
+from cmdiad_line.supervisor.dispatch import Dispatch
+from cmdiad_line.supervisor.ids import NoIdsError
+from cmdiad_line.supervisor.limits import Limits
 from cmdiad_line.supervisor.readiness import LoadedRecipe, Readiness
 from cmdiad_line.transport.messages import (
     Acknowledge,

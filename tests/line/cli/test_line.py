@@ -1,0 +1,81 @@
+"""`cmdiad-line`: a fast help, every subcommand, and the check of a station file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cmdiad_line.cli.demo import _samples_of, _station_file
+from cmdiad_line.cli.line import SUBCOMMANDS, cli
+from cmdiad_line.station_file.read import read_station
+from stations import write_station_file
+
+HEAVY = ("asyncua", "fastapi", "uvicorn", "pymodbus", "paho", "onnxruntime", "numpy", "jinja2", "argon2", "sqlite3")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from cmdiad_line.cli.line import cli\n"
+        "assert CliRunner().invoke(cli, ['--help']).exit_code == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_subcommand_explains_itself(name):
+    listed = CliRunner().invoke(cli, ["--help"]).output
+    assert name in listed
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_unknown_subcommand_is_refused():
+    assert CliRunner().invoke(cli, ["dance"]).exit_code == 2
+
+
+def test_check_of_a_good_file(exported, data, tmp_path):
+    file = write_station_file(tmp_path, exported("rgb"), data / "gear" / "train")
+    result = CliRunner().invoke(cli, ["check", str(file)], standalone_mode=False)
+    assert result.return_value == 0
+    assert "no mistakes" in result.output
+    assert not (tmp_path / "state").exists()
+
+
+def test_check_explains_every_mistake(tmp_path):
+    file = write_station_file(tmp_path, tmp_path / "none", tmp_path, station={"deadline_ms": -1}, web={"prt": 1})
+    result = CliRunner().invoke(cli, ["check", str(file)], standalone_mode=False)
+    assert result.return_value == 9
+    lines = result.output.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["station.deadline_ms", "recipe.bundle", "web.prt"]
+    assert all("Expected" in line for line in lines)
+
+
+def test_demo_writes_a_station_file_that_is_right(exported, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for samples in (data / "gear" / "test", None):
+        (tmp_path / "demo.toml").write_text(
+            _station_file(tmp_path, exported("rgb"), samples, 0, 5020), encoding="utf-8"
+        )
+        station = read_station(tmp_path / "demo.toml")
+        assert station.sources[0].delivers == "rgb"
+        assert station.web is not None
+        assert station.web.address == "127.0.0.1"
+    assert "--data" in capsys.readouterr().err
+
+
+def test_demo_finds_the_samples_of_its_bundle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = {"provenance": {"data": {"category": "gear"}}}
+    assert _samples_of(manifest) is None
+    (tmp_path / "data" / "gear" / "test").mkdir(parents=True)
+    assert _samples_of(manifest) == Path("data/gear/test")
+    assert _samples_of({"provenance": {"data": "elsewhere"}}) is None
