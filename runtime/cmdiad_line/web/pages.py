@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmdiad_line.web.access import Caller
 from cmdiad_line.web.services import services_of
-from cmdiad_line.web.words import STAGES, local_time, relative_score, title
+from cmdiad_line.web.words import STAGES, local_time, relative_score, sentence, title
 
 HERE = Path(__file__).parent
 
@@ -28,7 +28,12 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"title_of": title, "local_time": local_time, "relative_score": relative_score}
+    environment.filters |= {
+        "title_of": title,
+        "local_time": local_time,
+        "relative_score": relative_score,
+        "sentence": sentence,
+    }
     environment.globals |= {"STAGES": STAGES, "static": _static}
     return environment
 

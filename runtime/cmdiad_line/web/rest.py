@@ -100,7 +100,7 @@ async def picture(
     kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
     side: Annotated[int, Query(ge=0, le=4096, description="Largest side of a JPEG preview; 0: the PNG file.")] = 0,
 ) -> Response:
-    """Return a stored picture. Pictures are kept by rule, so many parts have none."""
+    """Return a stored picture. Pictures are kept by rule: many parts have none."""
     content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind, side)
     if content is None:
         raise HTTPException(404, f"No picture of part {acquisition_id} was kept.")

@@ -97,6 +97,11 @@ def meaning(reason: str) -> str:
     return _MEANINGS.get(reason, "")
 
 
+def sentence(text: str) -> str:
+    """Return a message as a sentence, with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
 def local_time(time: str) -> str:
     """Return a time in UTC, ISO 8601, as local date and time; another text is returned as it is."""
     try:
