@@ -184,9 +184,45 @@ def variants() -> Diagram:
     return picture
 
 
+def opcua_states() -> Diagram:
+    """Draw the states of OPC 40100-1 with the phase of the station behind each, and what leads from one to another."""
+    picture = Diagram(1000, 500, "States of OPC 40100-1, and the phases of the station behind them")
+    picture.box((20, 40), (190, 62), ["Preoperational", "starts, loads, self-test"], "yellow")
+    picture.box((20, 216), (190, 62), ["Halted", "stopped"], "grey")
+    picture.box((20, 392), (190, 62), ["Error", "sensor gone, or failed"], "red")
+    picture.parts.append(
+        '<rect x="420" y="20" width="560" height="460" rx="6" fill="none" stroke="#374151" stroke-dasharray="5 4"/>'
+    )
+    picture.text((436, 42), "Operational: the station is ready")
+    picture.box((450, 60), (200, 62), ["Initialized", "no active recipe"], "yellow")
+    picture.box((450, 216), (200, 62), ["Ready", "accepts triggers"], "green")
+    picture.box((450, 392), (200, 62), ["SingleExecution", "one part of a client"], "blue")
+    picture.box((760, 216), (200, 62), ["ContinuousExecution", "parts of all channels"], "blue")
+    picture.arrow((210, 71), (418, 71), "self-test passed")
+    picture.arrow((418, 95), (212, 95))
+    picture.text((315, 112), "process restarts", anchor="middle")
+    picture.arrow((115, 214), (115, 104))
+    picture.text((122, 163), "Reset")
+    picture.arrow((418, 235), (212, 235), "Halt, or stop on a page")
+    picture.arrow((418, 407), (212, 407), "sensor gone, process failed")
+    picture.arrow((210, 439), (418, 439))
+    picture.text((315, 457), "resolved, or Reset", anchor="middle")
+    picture.arrow((550, 122), (550, 214), "")
+    picture.text((558, 172), "recipe active")
+    picture.arrow((520, 278), (520, 390))
+    picture.text((512, 328), "StartSingleJob", anchor="end")
+    picture.arrow((580, 390), (580, 280))
+    picture.text((588, 328), "result, at the deadline at the latest")
+    picture.arrow((650, 236), (758, 236), "StartContinuous")
+    picture.arrow((760, 262), (652, 262))
+    picture.text((705, 280), "Stop", anchor="middle")
+    return picture
+
+
 if __name__ == "__main__":
     packages().save("packages.svg")
     data_flow().save("data-flow.svg")
     threads().save("threads.svg")
     student().save("student.svg")
     variants().save("student-variants.svg")
+    opcua_states().save("opcua-states.svg")

@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.messages import ArrayPlace, KeepPicture, PictureDone
 
 _SWITCH_S = 0.0005
+_END_S = 1.0
 _logger = logging.getLogger("cmdiad.line.pictures")
 
 
@@ -60,11 +62,15 @@ class PictureKeeper:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread after the part in work."""
+        """End the thread. Pictures that wait are dropped; one that is being written has a second to end."""
+        with suppress(queue.Empty):
+            while True:
+                self._orders.get_nowait()
         self._orders.put(None)
-        self._thread.join()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._thread.join(_END_S)
+        if not self._thread.is_alive():
+            os.close(self._wake_in)
+            os.close(self._wake_out)
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable when there are answers, for `select`."""

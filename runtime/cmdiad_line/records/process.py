@@ -1,6 +1,6 @@
 """The records process: stores results, judgements and the audit log, and hands out acquisition ids.
 
-The process ends with `Failed` if the database cannot be used; the supervisor restarts it, and gives up if that repeats.
+The process ends with an error if the database cannot be used; the supervisor restarts it, and gives up if that repeats.
 Without records no part is OK, so a damaged database stops the station until a person sets it aside.
 """
 
@@ -10,6 +10,7 @@ import select
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -19,14 +20,13 @@ from cmdiad_line.records.pictures import PictureKeeper
 from cmdiad_line.records.rows import RefusedError, Rows
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.frames import FramePool, frames_path
-from cmdiad_line.transport.link import Link, LinkClosedError
+from cmdiad_line.transport.link import Link
 from cmdiad_line.transport.messages import (
     Alive,
     Answer,
     Command,
     Correct,
     End,
-    Failed,
     KeepPicture,
     Message,
     NotRecorded,
@@ -35,7 +35,7 @@ from cmdiad_line.transport.messages import (
     Recorded,
     Reserve,
 )
-from cmdiad_runtime.errors import CmdiadError, OutputError
+from cmdiad_runtime.errors import OutputError
 
 ALIVE_S = 0.25
 """Time between signs of life, and longest time to wait for a message, seconds."""
@@ -47,24 +47,18 @@ def serve(link: Link, station: Station) -> None:
     Args:
         link: Link to the supervisor.
         station: The station file.
+
+    Raises:
+        LinkClosedError: The supervisor has ended.
+        OutputError: The records cannot be opened or are damaged, or no ids can be reserved.
     """
     state = station.state
-    try:
-        database = Database(state)
-    except CmdiadError as error:
-        link.send(Failed(message=str(error)))
-        return
-    try:
+    with closing(Database(state)) as database:
+        ids = AcquisitionIds(state, database.last_id)
         most_waiting = station.frame_slots - station.max_in_work - 1
         frames = partial(FramePool.attach, frames_path(state))
         with PictureKeeper(state, station.pictures, frames, most_waiting) as pictures:
-            _Process(link, database, AcquisitionIds(state, database.last_id), pictures).run()
-    except LinkClosedError:
-        return
-    except CmdiadError as error:
-        link.send(Failed(message=str(error)))
-    finally:
-        database.close()
+            _Process(link, database, ids, pictures).run()
 
 
 class _Process:

@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from cmdiad_line.accounts.account import AccountError
-from cmdiad_line.web import account_page, engineer, live, metrics, operator, rest, review, sign_in
+from cmdiad_line.web import account_page, candidates, engineer, live, metrics, operator, rest, review, sign_in
 from cmdiad_line.web.access import SignInNeededError, session_caller, sign_in_address
 from cmdiad_line.web.guard import Guard
 from cmdiad_line.web.pages import HERE, render
@@ -38,7 +38,7 @@ def make_application(services: Services) -> Guard:
     application.state.services = services
     application.state.streams = 0
     application.state.metrics = metrics.Metrics(services)
-    for room in (rest, metrics, sign_in, operator, live, review, engineer, account_page):
+    for room in (rest, metrics, sign_in, operator, live, review, engineer, candidates, account_page):
         application.include_router(room.router)
     application.mount("/static", _StaticFiles(directory=HERE / "static"), name="static")
     application.add_exception_handler(SignInNeededError, _sign_in)

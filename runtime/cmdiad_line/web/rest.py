@@ -100,13 +100,11 @@ async def picture(
     kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
     side: Annotated[int, Query(ge=0, le=4096, description="Largest side of a JPEG preview; 0: the PNG file.")] = 0,
 ) -> Response:
-    """Return a stored picture. Pictures are kept by rule: many parts have none."""
+    """Return a stored picture. Pictures are kept by rule; parts without one answer 404."""
     content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind, side)
     if content is None:
         raise HTTPException(404, f"No picture of part {acquisition_id} was kept.")
-    return Response(
-        content, media_type="image/jpeg" if side else "image/png", headers={"Cache-Control": "private, max-age=3600"}
-    )
+    return Response(content, media_type="image/jpeg" if side else "image/png")
 
 
 @router.get("/healthz", summary="Live: the web process answers")

@@ -37,7 +37,7 @@ def transitions() -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("cause", ["", "StartSingleJob", "StartContinuous", "Stop", "Abort"])
 def test_every_step_is_a_transition_of_the_node_set(cause):
     for before, after in product(STATES, STATES):
-        present = {"system": before.system, "mode": before.mode or "Initialized"}
+        present: dict[str, str] = {"system": before.system, "mode": before.mode or "Initialized"}
         for step in steps(before, after):
             known = [name for name in step.names(cause) if name in transitions()]
             assert transitions()[known[0]] == (step.before, step.after)

@@ -250,3 +250,14 @@ def test_full_disk_skips_pictures(tmp_path):
     with PictureKeeper(tmp_path, full, Memory, most_waiting=2) as keeper:
         keeper.keep(order(1))
         assert wait_for(keeper, 1) == [PictureDone(slot=1, kept=False, skipped=True)]
+
+
+def test_end_does_not_wait_for_pictures_that_wait(tmp_path, monkeypatch):
+    memory = Memory()
+    memory.gate = threading.Event()
+    with PictureKeeper(tmp_path, ANYWHERE, lambda: memory, most_waiting=9) as keeper:
+        for number in range(1, 9):
+            keeper.keep(order(number))
+        join = keeper._thread.join
+        monkeypatch.setattr(keeper._thread, "join", lambda limit: memory.gate.set() or join(30))
+    assert len(numbers(tmp_path)) <= 1

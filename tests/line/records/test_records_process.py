@@ -16,7 +16,7 @@ from cmdiad_line.records.ids import BLOCK, AcquisitionIds, reserved_ids
 from cmdiad_line.records.process import serve
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.frames import FramePool, frames_path
-from cmdiad_line.transport.link import Link, link_pair
+from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import (
     Alive,
     Answer,
@@ -31,7 +31,7 @@ from cmdiad_line.transport.messages import (
     Recorded,
     Reserve,
 )
-from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.errors import CmdiadError, OutputError
 from record_rows import a_record, a_rejected
 
 LIMIT_S = 30.0
@@ -63,6 +63,16 @@ class Supervisor:
         return received[0] if answers == 1 else received
 
 
+def work(link, station):
+    """What a process of the station does, see `cmdiad_line.worker`."""
+    try:
+        serve(link, station)
+    except LinkClosedError:
+        pass
+    except CmdiadError as error:
+        link.send(Failed(message=str(error)))
+
+
 @contextmanager
 def running(state, **changes):
     """The process in a thread, which a link connects as a process."""
@@ -70,7 +80,7 @@ def running(state, **changes):
     station = SimpleNamespace(**{**defaults, **changes})
     here, socket = link_pair()
     there = Link(socket)
-    thread = threading.Thread(target=serve, args=(there, station))
+    thread = threading.Thread(target=work, args=(there, station))
     thread.start()
     try:
         yield Supervisor(here, thread)
