@@ -41,7 +41,7 @@ class ShiftCounter:
     @property
     def began(self) -> str:
         """Beginning of the present shift in UTC, ISO 8601."""
-        return self._began.astimezone(timezone.utc).isoformat(timespec="seconds")
+        return self._began.astimezone(timezone.utc).isoformat(timespec="milliseconds")
 
     def seed(self, *, ok: int, ng: int, last_id: int) -> None:
         """Add the recorded numbers of this shift; call once, before the first result.

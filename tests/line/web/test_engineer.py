@@ -52,7 +52,9 @@ def inspect(station: WebStation, count: int, score: float, first: int = 1) -> No
     for k in range(count):
         moment = NOW - timedelta(minutes=count - k)
         number = first + k
-        station.records.add(make_result(number, score=score + 0.01 * (-1) ** k, time=moment.isoformat()))
+        station.records.add(
+            make_result(number, score=score + 0.01 * (-1) ** k, time=moment.isoformat(timespec="milliseconds"))
+        )
 
 
 def test_drift_compares_with_the_first_accepted_parts_of_the_bundle(station: WebStation) -> None:
@@ -80,7 +82,9 @@ def test_parts_of_another_bundle_do_not_count(station: WebStation) -> None:
 def test_the_figures_of_a_day(station: WebStation) -> None:
     inspect(station, 30, 0.5)
     for number, reason in ((31, "score"), (32, "deadline"), (33, "score")):
-        station.records.add(make_result(number, "NG", reason, time=(NOW - timedelta(minutes=5)).isoformat()))
+        station.records.add(
+            make_result(number, "NG", reason, time=(NOW - timedelta(minutes=5)).isoformat(timespec="milliseconds"))
+        )
     station.records.add(make_result(34, "NG", "score", time=(NOW - timedelta(hours=25)).isoformat()))
     services = station.services
     figures = gather(services.history, services.recipes, Records(), NOW)

@@ -41,7 +41,7 @@ def test_counters_turn_with_the_shift_and_not_with_a_clock_that_is_set_back() ->
     assert counter.numbers() == {"ok": 0, "ng": 0}
     counter.count(make_result(3))
     assert counter.numbers() == {"ok": 1, "ng": 0}
-    assert counter.began == "2026-11-26T14:00:00+00:00"
+    assert counter.began == "2026-11-26T14:00:00.000+00:00"
 
 
 def test_recorded_parts_are_counted_once() -> None:
