@@ -33,7 +33,10 @@ def _tree(name: str, command: click.Command) -> Iterator[tuple[str, click.Comman
         return
     yield name, command
     if isinstance(command, click.Group):
-        for word, subcommand in command.commands.items():
+        context = click.Context(command)
+        for word in command.list_commands(context):  # Some groups import a subcommand only when it is needed.
+            subcommand = command.get_command(context, word)
+            assert subcommand is not None, f"{name} lists {word}, but has no such subcommand"
             yield from _tree(f"{name} {word}", subcommand)
 
 

@@ -165,7 +165,7 @@ def test_every_command_has_a_version_and_two_examples() -> None:
         text = command.get_help(click.Context(command, info_name=name, **command.context_settings))
         if "--version" not in text:
             findings.append(Finding(name, 1, "no --version"))
-        examples = [line for line in text.splitlines() if line.strip().startswith(f"{name} ") and "Usage" not in line]
+        examples = [line for line in text.splitlines() if f"{line.strip()} ".startswith(f"{name} ")]
         if len(examples) < 2:
             findings.append(Finding(name, 1, f"{len(examples)} examples"))
     check(findings)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cmdiad_line.accounts.account import Role
     from cmdiad_line.accounts.store import AccountStore
 
-HELP = """Manage the accounts of a station, next to the running station or before its first start.
+HELP = """Manage the accounts of a station, next to the running station or before the first start.
 
 An operator runs the station and judges parts, an engineer also changes recipes and thresholds, an admin also manages
 accounts. There is no default password: the first admin is made with this command. Passwords are read from the terminal,
@@ -105,7 +105,7 @@ def disable(name: str, enable: bool, file: Path) -> None:
 
 @_command(
     "password",
-    "Set a new password for the account NAME, end its sign-ins and its lock.",
+    "Set a new password for the account NAME, end all sign-ins and the lock.",
     "cmdiad-line account password ben",
     "cmdiad-line account password ben --station line7.toml < password.txt",
 )

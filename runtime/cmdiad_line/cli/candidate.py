@@ -16,7 +16,7 @@ HELP = """Candidates of the station STATE: bundles that learn from judged parts.
 
 `make` computes new thresholds from the parts that were accepted or judged good, without torch. `replay` shows which
 recorded parts would have another verdict. `accept` makes a recipe of the candidate if no judged defect becomes OK and
-the self-test passes. The station may be running; it keeps the recipe that it has.
+the self-test passes. The station may be running, and keeps the present recipe.
 """
 EXAMPLES = (
     "cmdiad-line candidate make station.toml gear-2 --since 2026-11-01",
@@ -63,7 +63,7 @@ def candidate() -> None:
     click.option(
         "--bundle",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="Bundle that was trained again with the judged parts. Without it only the thresholds change.",
+        help="Bundle that was trained again with the judged parts. Without one, only the thresholds change.",
     ),
 )
 def make(  # noqa: PLR0913 - one parameter for each option

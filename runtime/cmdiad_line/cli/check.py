@@ -10,12 +10,11 @@ from cmdiad_line.cli.exit_codes import EXIT_CODES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand
 
-HELP = """Check FILE and explain every mistake in it. Nothing is started or changed."""
+HELP = """Check FILE and explain every mistake. Nothing is started or changed."""
+EXAMPLES = ("cmdiad-line check station.toml", "cmdiad-line check /etc/cmdiad/station.toml")
 
 
-@click.command(
-    "check", cls=GroupedCommand, help=HELP, examples=("cmdiad-line check station.toml",), exit_codes={9: EXIT_CODES[9]}
-)
+@click.command("check", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes={9: EXIT_CODES[9]})
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> int:
     """See HELP."""

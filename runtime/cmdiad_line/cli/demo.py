@@ -21,7 +21,7 @@ from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 from cmdiad_runtime.support.output import say
 
-HELP = """Run a station on BUNDLE without any hardware, and open its page.
+HELP = """Run a station on BUNDLE without any hardware, and open the operator page.
 
 A simulated camera shows the samples of the bundle's data set one after another, and a simulated PLC triggers. Without
 BUNDLE, the newest bundle in ./bundles is used. Nothing is downloaded, and the station listens on this machine only.

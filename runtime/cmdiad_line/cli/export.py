@@ -13,8 +13,8 @@ from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 
 HELP = """Write the results of STATE to a file or folder. The station may be running.
 
-Without a time zone, times are local; a date alone means its first moment. The table contains the verdicts as they were
-published, with the last judgement and override of each part.
+Without a time zone, times are local; a date alone means the first moment of that day. The table contains the verdicts
+as they were published, with the last judgement and override of each part.
 """
 EXAMPLES = (
     "cmdiad-line export station.toml --out week.csv --since 2026-11-23 --until 2026-11-30",

@@ -13,8 +13,8 @@ from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 HELP = """Set the records of the stopped station STATE aside and start new ones.
 
 Do this after damage, or when the database has become large. The earlier file stays in the state folder under a name
-with the date. The first row of the new records names that file and its last hash, so the chain continues. Acquisition
-ids continue, too.
+with the date. The first row of the new records names that file and the last hash in there, so the chain continues.
+Acquisition ids continue, too.
 """
 EXAMPLES = (
     "cmdiad-line renew station.toml --note 'disk replaced'",

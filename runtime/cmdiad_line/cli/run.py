@@ -14,9 +14,10 @@ HELP = """Run the station that FILE describes.
 The station ends in order on Ctrl-C or SIGTERM: parts in work become NG. Under systemd, use `Type=notify`; the unit
 file is in docker/.
 """
+EXAMPLES = ("cmdiad-line run station.toml", "cmdiad-line run /etc/cmdiad/station.toml")
 
 
-@click.command("run", cls=GroupedCommand, help=HELP, examples=("cmdiad-line run station.toml",), exit_codes=EXIT_CODES)
+@click.command("run", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
 @click.argument("file", type=click.Path(path_type=Path))
 def run(file: Path) -> int:
     """See HELP."""

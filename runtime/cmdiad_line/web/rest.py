@@ -80,7 +80,7 @@ async def picture(
     _: Annotated[Caller, Depends(program_for(None))],
     kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
 ) -> Response:
-    """Return a stored picture as PNG. Pictures are kept by rule, so many parts have none."""
+    """Return a stored picture as PNG. Pictures are kept by rule; parts without one answer 404."""
     content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind)
     if content is None:
         raise HTTPException(404, f"No picture of part {acquisition_id} was kept.")

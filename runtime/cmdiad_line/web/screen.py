@@ -55,7 +55,7 @@ class Screen:
         takt: Mean time between the last parts, such as "1.8 s", or "".
         in_work: Number of parts in work.
         recipe: Id of the active recipe, or "".
-        phase: Phase of the station in words.
+        phase: Phase of the station as text.
         counters: Numbers of this shift: "parts", "ok", "ng", and "rate" as text.
         parts: Last parts, newest first.
     """
