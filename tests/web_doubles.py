@@ -14,9 +14,11 @@ from PIL import Image
 from cmdiad_line.accounts.account import Account
 from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.accounts.tokens import new_token
+from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.records.database import Database
 from cmdiad_line.records.picture_places import OVERLAY, RGB, part_folder
 from cmdiad_line.records.rows import Rows
+from cmdiad_line.station_file.records import Records
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.messages import Answer, Command, Message, Record, Result, StationState, Trigger, Triggered
 from cmdiad_line.web.application import make_application
@@ -160,6 +162,8 @@ class WebStation:
             settings=Web(**settings),
             desk=self.supervisor.desk,
             history=self.records.history,
+            recipes=RecipeStore(folder),
+            records=Records(),
             accounts=self.accounts,
             sessions=Sessions(1800, 43200, self.clock),
             shift=ShiftCounter(("06:00", "14:00", "22:00")),

@@ -18,7 +18,7 @@ from cmdiad_line.station_file.source import PushSource, SimulatedSource
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
-from cmdiad_line.transport.messages import Answer, Command, End, Message, Ready, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Alive, Answer, Command, End, Message, Ready, StationState, Trigger, Triggered
 from cmdiad_line.web import process
 from web_doubles import READY, StationRecords, make_result
 
@@ -46,6 +46,7 @@ class RunningWeb:
         self.records = records
         self.received: list[Message] = []
         self.answers = True
+        self.lives = True
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._supervise)
@@ -100,7 +101,9 @@ class RunningWeb:
                     number += 1
                     self.send(Triggered(token=message.token, acquisition_id=number, accepted=True))
                     self.send(make_result(number, part_id=message.part_id, channel="web"))
-            time.sleep(0.005)
+            if self.lives:
+                self.send(Alive())
+            time.sleep(0.02)
 
 
 def make_station(folder: Path, **settings: Any) -> Station:

@@ -11,11 +11,13 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
-from cmdiad_line.transport.messages import Answer, Command, Message, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Alive, Answer, Command, Message, Result, StationState, Trigger, Triggered
 
+SILENCE_S = 2.0
+"""Seconds without any message after which the supervisor counts as gone. It sends a sign of life every 0.4 s."""
 KEPT_RESULTS = 200
 """Number of results in memory."""
-_ANSWER_S = 90.0
+_ANSWER_S = 330.0
 """Longest wait for the answer to a command; loading a recipe and its self-test take a while."""
 
 
@@ -45,7 +47,6 @@ class Desk:
         clock: Monotonic clock in seconds; for tests.
 
     Attributes:
-        state: Last state of the station, or None before the first one.
         results: Last results by acquisition id, oldest arrival first. Results that were sent again do not count twice.
         version: Number that grows with every message.
     """
@@ -53,10 +54,11 @@ class Desk:
     def __init__(
         self, send: Callable[[Message], None], deadline_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.state: StationState | None = None
+        self._state: StationState | None = None
         self.results: OrderedDict[int, SeenResult] = OrderedDict()
         self.version = 0
         self.clock = clock
+        self._heard = clock()
         self._send = send
         self._patience_s = deadline_s + 5.0
         self._tokens = count(1)
@@ -71,8 +73,11 @@ class Desk:
 
     def receive(self, message: Message) -> None:
         """Take a message of the supervisor."""
+        self._heard = self.clock()
+        if isinstance(message, Alive):
+            return
         if isinstance(message, StationState):
-            self.state = message
+            self._state = message
         elif isinstance(message, Result):
             self._take(message)
         elif isinstance(message, Triggered):
@@ -82,6 +87,11 @@ class Desk:
         self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+    @property
+    def state(self) -> StationState | None:
+        """Present state of the station; None before the first one, and while the supervisor is silent."""
+        return self._state if self.clock() - self._heard <= SILENCE_S else None
 
     async def wait_for_change(self, version: int, seconds: float) -> None:
         """Return as soon as there is a newer version, or after this number of seconds."""

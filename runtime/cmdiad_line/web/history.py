@@ -71,13 +71,28 @@ class History:
         with self.reader() as reader:
             return reader.judgements(acquisition_id), reader.overrides(acquisition_id)
 
+    def last_id(self) -> int:
+        """Return the largest recorded acquisition id, 0 without results."""
+        newest = self.latest(limit=1)
+        return newest[0].acquisition_id if newest else 0
+
     def counts(self, since: str) -> Counters:
         """Return the numbers of results since a time in UTC, ISO 8601."""
         with self.reader() as reader:
             return reader.counters(since=since)
 
-    def picture(self, acquisition_id: int, kind: PictureKind) -> bytes | None:
-        """Return a stored picture as PNG, or None if none was kept. A cloud without an image becomes a grey picture."""
+    def picture(self, acquisition_id: int, kind: PictureKind, side: int = 0) -> bytes | None:
+        """Return a stored picture, or None if none was kept. A cloud without an image becomes a grey picture.
+
+        Args:
+            acquisition_id: Id of the part.
+            kind: Which picture.
+            side: Largest side of a preview as JPEG, in pixels; 0 for the stored picture as PNG.
+        """
+        content = self._stored_picture(acquisition_id, kind)
+        return _preview(content, side) if content is not None and side else content
+
+    def _stored_picture(self, acquisition_id: int, kind: PictureKind) -> bytes | None:
         with self.reader() as reader:
             result = reader.by_id(acquisition_id)
             folder = None if result is None else reader.pictures(result)
@@ -110,6 +125,19 @@ class History:
             if all(remark.user != second_look_by for remark in judges[part.acquisition_id])
             and len(judges[part.acquisition_id]) == 1
         ]
+
+
+def _preview(content: bytes, side: int) -> bytes | None:
+    """Return a small JPEG of a PNG, or None if the file is damaged."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            small = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError):  # A power failure may damage the last pictures.
+        return None
+    small.thumbnail((side, side))
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def _grey_picture(file: Path) -> bytes | None:

@@ -16,7 +16,9 @@ from prometheus_client.registry import Collector
 
 from cmdiad_line.transport.messages import Phase, Result, StationState
 from cmdiad_line.web.access import Caller, program_for
+from cmdiad_line.web.figures import present_drift
 from cmdiad_line.web.services import Services
+from cmdiad_runtime.errors import CmdiadError
 
 router = APIRouter()
 
@@ -88,6 +90,7 @@ class _StateMetrics(Collector):
         yield phase
         if state is not None:
             yield from _state_metrics(state)
+        yield from _drift_metrics(self._services)
         usage = shutil.disk_usage(self._services.state_folder)
         yield GaugeMetricFamily("cmdiad_disk_free_bytes", "Free space of the state folder.", value=usage.free)
         yield GaugeMetricFamily("cmdiad_disk_total_bytes", "Size of the disk of the state folder.", value=usage.total)
@@ -103,6 +106,20 @@ def _state_metrics(state: StationState) -> Iterator[Metric]:
     for name, condition in state.processes.items():
         running.add_metric([name], float(condition == "running"))
     yield running
+
+
+def _drift_metrics(services: Services) -> Iterator[Metric]:
+    """Yield the alarm for drift, unless the records cannot be read."""
+    try:
+        drift = present_drift(services.history, services.recipes, services.records)
+    except CmdiadError:
+        return
+    yield GaugeMetricFamily("cmdiad_drift_alarm", "1 while the scores of accepted parts drift.", value=drift.alarm)
+    if drift.chart is not None and len(drift.chart.averages):
+        average = float(drift.chart.averages[-1])
+        yield GaugeMetricFamily(
+            "cmdiad_score_average", "Moving average of the scores of accepted parts.", value=average
+        )
 
 
 @router.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)

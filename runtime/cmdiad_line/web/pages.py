@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmdiad_line.web.access import Caller
 from cmdiad_line.web.services import services_of
-from cmdiad_line.web.words import STAGES, local_time, relative_score, title
+from cmdiad_line.web.words import STAGES, local_time, relative_score, sentence, title
 
 HERE = Path(__file__).parent
 
@@ -27,9 +28,21 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"title_of": title, "local_time": local_time, "relative_score": relative_score}
-    environment.globals["STAGES"] = STAGES
+    environment.filters |= {
+        "title_of": title,
+        "local_time": local_time,
+        "relative_score": relative_score,
+        "sentence": sentence,
+    }
+    environment.globals |= {"STAGES": STAGES, "static": _static}
     return environment
+
+
+@cache
+def _static(name: str) -> str:
+    """Return the address of a static file, which changes with the content of the file."""
+    digest = hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:16]}"
 
 
 def render(request: Request, template: str, caller: Caller | None, *, status: int = 200, **values: Any) -> HTMLResponse:

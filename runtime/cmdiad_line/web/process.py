@@ -13,6 +13,7 @@ import uvicorn
 
 from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.accounts.tokens import read_tokens
+from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
@@ -28,6 +29,7 @@ from cmdiad_line.web.shift import ShiftCounter
 from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
+from cmdiad_runtime.support.regular_file import read_regular
 
 ADDRESS_FILE = "run/web.json"
 """File in the state folder with the address of the pages, for the command line and for tests."""
@@ -43,7 +45,7 @@ def serve(link: Link, station: Station) -> None:
         station: Station file with a section `[web]`.
     """
     try:
-        with _listening(_section(station)) as listener:
+        with _listening(_section(station), station.state) as listener:
             asyncio.run(_serve(link, station, listener))
     except LinkClosedError:
         return
@@ -58,10 +60,25 @@ def _section(station: Station) -> Web:
     return station.web
 
 
-def _listening(settings: Web) -> socket.socket:
-    """Return a listening socket, so that a port in use is noticed before anything else."""
+def _listening(settings: Web, state: Path) -> socket.socket:
+    """Return a listening socket, so that a port in use is noticed before anything else.
+
+    A process that was restarted takes the free port of the one before, so that open pages find the station again.
+    """
     family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
+    if settings.port == 0:
+        with contextlib.suppress(OSError):
+            return socket.create_server((settings.address, _earlier_port(state)), family=family, backlog=128)
     return socket.create_server((settings.address, settings.port), family=family, backlog=128)
+
+
+def _earlier_port(state: Path) -> int:
+    """Return the port of the process before, or 0."""
+    try:
+        port = json.loads(read_regular(state / ADDRESS_FILE, 4096))["port"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return port if type(port) is int and 0 < port < 65536 else 0
 
 
 async def _serve(link: Link, station: Station, listener: socket.socket) -> None:
@@ -95,6 +112,8 @@ def make_services(link: Link, station: Station) -> Services:
         settings=settings,
         desk=Desk(link.send, station.deadline_ms / 1000),
         history=History(station.state, station.pictures.near_share),
+        recipes=RecipeStore(station.state),
+        records=station.records,
         accounts=AccountStore(station.state / FILE_NAME),
         sessions=Sessions(settings.session_minutes * 60, settings.shift_minutes * 60),
         shift=ShiftCounter(settings.shifts),
@@ -106,8 +125,10 @@ def make_services(link: Link, station: Station) -> Services:
 def _seed(services: Services) -> None:
     """Add the recorded numbers of this shift. A new station has no records yet."""
     with contextlib.suppress(OutputError):
-        numbers = services.history.counts(services.shift.began)
-        services.shift.seed(ok=numbers.ok, ng=numbers.ng)
+        last = -1
+        while last != (last := services.history.last_id()):  # Until no row came between the two questions.
+            numbers = services.history.counts(services.shift.began)
+        services.shift.seed(ok=numbers.ok, ng=numbers.ng, last_id=last)
 
 
 def _make_server(services: Services) -> uvicorn.Server:

@@ -18,6 +18,7 @@ from cmdiad_line.web.services import services_of
 
 router = APIRouter()
 
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MOST_RESULTS = 1000
 """Largest number of results in one answer."""
 
@@ -36,6 +37,7 @@ async def inspect(
     there is none, so the part is NG.
     """
     services = services_of(request)
+    await _require_understood(request, {"image": image, "cloud": cloud})
     if not part_id.isprintable():
         raise HTTPException(422, "part_id: found control characters. Expected printable text. Correct the request.")
     try:
@@ -47,6 +49,23 @@ async def inspect(
         return await services.desk.result(await services.push.send(part_id, image=image, cloud=cloud))
     except NoAnswerError as error:
         raise HTTPException(504, f"NG. {error}") from error
+
+
+async def _require_understood(request: Request, uploads: dict[str, UploadFile | None]) -> None:
+    """Raise unless everything that was sent is used: an ignored picture would get the verdict of another part."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if kind not in _FORMS and (kind or has_body):
+        raise HTTPException(415, f"NG. Found content of the type {kind[:60]!r}. Send a form: {', '.join(_FORMS)}.")
+    form = await request.form()
+    unknown = sorted(set(form) - {"part_id", *uploads})
+    empty = [name for name, upload in uploads.items() if name in form and upload is None]
+    twice = [name for name in form if len(form.getlist(name)) > 1]
+    if unknown or empty or twice:
+        names = ", ".join(name[:60] for name in (*unknown, *empty, *twice))
+        raise HTTPException(
+            422, f"NG. Found {names}. Expected part_id, image and cloud, once, as a text and two files."
+        )
 
 
 @router.get("/results", summary="List recorded results, newest first")
@@ -79,12 +98,13 @@ async def picture(
     acquisition_id: PartId,
     _: Annotated[Caller, Depends(program_for(None))],
     kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
+    side: Annotated[int, Query(ge=0, le=4096, description="Largest side of a JPEG preview; 0: the PNG file.")] = 0,
 ) -> Response:
-    """Return a stored picture as PNG. Pictures are kept by rule; parts without one answer 404."""
-    content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind)
+    """Return a stored picture. Pictures are kept by rule; parts without one answer 404."""
+    content = await run_in_threadpool(services_of(request).history.picture, acquisition_id, kind, side)
     if content is None:
         raise HTTPException(404, f"No picture of part {acquisition_id} was kept.")
-    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(content, media_type="image/jpeg" if side else "image/png")
 
 
 @router.get("/healthz", summary="Live: the web process answers")
@@ -98,6 +118,8 @@ async def readyz(request: Request) -> JSONResponse:
     """Return status 200 only in the phase `ready`, otherwise 503 with the reason."""
     state = services_of(request).desk.state
     if state is None:
-        return JSONResponse({"phase": "starting", "reason": "not-ready", "message": "No state yet."}, 503)
+        return JSONResponse(
+            {"phase": "not-ready", "reason": "not-ready", "message": "The supervisor does not answer."}, 503
+        )
     facts = {name: asdict(state)[name] for name in ("phase", "reason", "message", "recipe_id", "bundle_digest")}
     return JSONResponse(facts, 200 if state.phase == "ready" else 503)

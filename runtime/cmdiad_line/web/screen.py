@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from cmdiad_line.transport.messages import Result, StationState
 from cmdiad_line.web.desk import Desk, SeenResult
-from cmdiad_line.web.words import PHASES, local_time, meaning, title
+from cmdiad_line.web.words import PHASES, local_time, meaning, sentence, title
 
 Kind = Literal["ok", "ng", "working", "waiting", "stopped", "not-ready", "failed"]
 """`not-ready` and `failed` turn the whole screen red; only `ok` and `ng` show a verdict."""
@@ -118,7 +118,7 @@ def as_part(result: Result) -> Part:
         time=local_time(result.time)[-8:],
         verdict="OK" if good else "NG",
         title="" if good else title(result.reason),
-        message="" if good else result.message or meaning(result.reason),
+        message="" if good else sentence(result.message) or meaning(result.reason),
         score="" if relative is None else f"{relative:.2f}",
         milliseconds="" if published is None else f"{published:.0f} ms",
     )
@@ -127,7 +127,7 @@ def as_part(result: Result) -> Part:
 def _content(state: StationState | None, result: Result | None) -> tuple[Kind, str, str, str]:
     """Return kind, headline, title and message. `result` is the newest one if it is fresh, else None."""
     if state is None:
-        return "not-ready", "Not ready", "", "The station has not reported its state yet."
+        return "not-ready", "Not ready", "", "The station does not answer. Look at the station itself."
     if state.phase != "ready":
         return _unready(state)
     if state.in_work > 0:
@@ -136,15 +136,15 @@ def _content(state: StationState | None, result: Result | None) -> tuple[Kind, s
         return "waiting", "Ready", "", "Waiting for the next part."
     if result.verdict == "OK":
         return "ok", "OK", "", ""
-    return "ng", "NG", title(result.reason), result.message or meaning(result.reason)
+    return "ng", "NG", title(result.reason), sentence(result.message) or meaning(result.reason)
 
 
 def _unready(state: StationState) -> tuple[Kind, str, str, str]:
     if state.phase == "failed":
-        return "failed", PHASES["failed"], title(state.reason), state.message or "Call an engineer."
+        return "failed", PHASES["failed"], title(state.reason), sentence(state.message) or "Call an engineer."
     if state.phase == "stopped":
-        return "stopped", PHASES["stopped"], "", state.message or "Press Start to accept parts."
-    return "not-ready", PHASES[state.phase], title(state.reason), state.message
+        return "stopped", PHASES["stopped"], "", sentence(state.message) or "Press Start to accept parts."
+    return "not-ready", PHASES[state.phase], title(state.reason), sentence(state.message)
 
 
 def _takt(seen: list[SeenResult]) -> str:

@@ -10,6 +10,8 @@ from fastapi import Request
 
 from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.accounts.tokens import Token
+from cmdiad_line.recipes.store import RecipeStore
+from cmdiad_line.station_file.records import Records
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.web.desk import Desk
 from cmdiad_line.web.history import History
@@ -30,6 +32,8 @@ class Services:
         settings: Section `[web]` of the station file.
         desk: State of the station and requests to the supervisor.
         history: Recorded results.
+        recipes: Recipes of the station.
+        records: Section `[records]` of the station file.
         accounts: Accounts of people.
         sessions: Sign-ins of people.
         tokens: Tokens of programs.
@@ -43,6 +47,8 @@ class Services:
     settings: Web
     desk: Desk
     history: History
+    recipes: RecipeStore
+    records: Records
     accounts: AccountStore
     sessions: Sessions
     shift: ShiftCounter

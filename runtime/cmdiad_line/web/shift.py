@@ -36,19 +36,29 @@ class ShiftCounter:
         self._now = now or (lambda: datetime.now().astimezone())
         self._began = shift_start(self._now(), starts)
         self._numbers = {"ok": 0, "ng": 0}
+        self._last_id = 0
 
     @property
     def began(self) -> str:
         """Beginning of the present shift in UTC, ISO 8601."""
-        return self._began.astimezone(timezone.utc).isoformat(timespec="seconds")
+        return self._began.astimezone(timezone.utc).isoformat(timespec="milliseconds")
 
-    def seed(self, *, ok: int, ng: int) -> None:
-        """Add the recorded numbers of this shift; call once, before the first result."""
+    def seed(self, *, ok: int, ng: int, last_id: int) -> None:
+        """Add the recorded numbers of this shift; call once, before the first result.
+
+        Args:
+            ok: Number of OK parts.
+            ng: Number of NG parts.
+            last_id: Largest recorded acquisition id. Results up to this id are not counted again.
+        """
         self._numbers["ok"] += ok
         self._numbers["ng"] += ng
+        self._last_id = last_id
 
     def count(self, result: Result) -> None:
         """Count a result."""
+        if result.acquisition_id <= self._last_id:
+            return
         self._turn()
         self._numbers["ok" if result.verdict == "OK" else "ng"] += 1
 

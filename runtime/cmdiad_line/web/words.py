@@ -74,14 +74,15 @@ PHASES: dict[Phase, str] = {
 """Title of each phase."""
 
 STAGES = {
-    "acquired": "Trigger to picture",
-    "inspected": "Trigger to verdict",
-    "recorded": "Trigger to record",
-    "published": "Trigger to result",
-    "preprocess": "Preparation",
-    "engine": "Detector",
+    "acquired": "Picture",
+    "inspected": "Inspection",
+    "preprocess": "of which preparation",
+    "engine": "of which detector",
+    "recorded": "Record",
+    "published": "Publication",
+    "total": "Trigger to result",
 }
-"""Title of each stage of `Result.timings_ms`."""
+"""Title of each stage of `cmdiad_line.records.statistics.stage_latencies`."""
 
 _MEANINGS = {str(code): text for table in (REASONS, STATION_REASONS) for code, text in table.items()}
 
@@ -94,6 +95,11 @@ def title(reason: str) -> str:
 def meaning(reason: str) -> str:
     """Return the meaning of a reason as a sentence, or "" for an unknown code."""
     return _MEANINGS.get(reason, "")
+
+
+def sentence(text: str) -> str:
+    """Return a message as a sentence, with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def local_time(time: str) -> str:

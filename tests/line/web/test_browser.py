@@ -128,6 +128,17 @@ def test_an_ok_disappears_when_the_station_dies(page: Page, web: RunningWeb) -> 
     assert visible_text(page).startswith("No connection")
 
 
+def test_an_ok_disappears_when_the_supervisor_is_silent(page: Page, web: RunningWeb) -> None:
+    sign_in(page, web)
+    web.publish(1)
+    wait_for_screen(page, "ok")
+    web.lives = False
+    wait_for_screen(page, "not-ready")
+    assert "does not answer" in visible_text(page)
+    web.lives = True
+    wait_for_screen(page, "ok")
+
+
 def test_an_ok_disappears_when_the_script_of_the_page_has_stopped(page: Page, web: RunningWeb) -> None:
     """The style sheet alone covers the verdict, for whatever reason the script stopped."""
     sign_in(page, web)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from web_doubles import READY, WebStation, form_token, make_result, png
 
@@ -103,6 +108,10 @@ def test_a_picture_is_sent_as_png(station: WebStation) -> None:
     client = station.client(role="operator")
     answer = client.get("/results/3/picture")
     assert (answer.headers["content-type"], answer.content) == ("image/png", png())
+    preview = client.get("/results/3/picture?side=16")
+    assert preview.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(preview.content)) as picture:
+        assert picture.size == (16, 12)
     assert client.get("/results/4/picture").status_code == 404
     assert client.get("/results/3/picture?kind=../../x").status_code == 422
 
@@ -118,6 +127,27 @@ def test_foreign_host_names_and_large_bodies_are_refused(station: WebStation) ->
 
 def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> None:
     assert station.client(role="operator").post("/inspect", data={"part_id": "a\nb"}).status_code == 422
+    assert not station.supervisor.sent
+
+
+@pytest.mark.parametrize(
+    "request_parts",
+    [
+        {"content": png(), "headers": {"Content-Type": "image/png"}},
+        {"content": png()},
+        {"json": {"part_id": "A"}},
+        {"files": {"file": ("part.png", png())}},
+        {"files": {"image": ("", png())}},
+        {"data": {"image": "part.png"}},
+        {"data": {"image": ""}},
+        {"files": [("image", ("a.png", png())), ("image", ("b.png", png()))]},
+        {"data": {"part_id": ["A", "B"]}},
+    ],
+)
+def test_a_picture_that_would_be_ignored_triggers_nothing(station: WebStation, request_parts: dict[str, Any]) -> None:
+    """Otherwise the sender would take the verdict on the part in front of the camera for that on the picture."""
+    answer = station.client(role="operator").post("/inspect", **request_parts)
+    assert answer.status_code in (415, 422)
     assert not station.supervisor.sent
 
 
@@ -162,3 +192,31 @@ def test_pages_have_a_strict_policy_and_are_not_stored(station: WebStation) -> N
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
     assert headers["x-frame-options"] == "DENY"
+
+
+def test_a_damaged_picture_is_no_picture(station: WebStation) -> None:
+    station.records.add(make_result(3))
+    folder = station.records.keep_picture(3, png()[:40])
+    client = station.client(role="operator")
+    assert client.get("/results/3/picture?side=100").status_code == 404
+    (folder / "rgb.png").unlink()
+    (folder / "xyz.npz").write_bytes(b"PK damaged")
+    assert client.get("/results/3/picture?kind=image").status_code == 404
+
+
+def test_a_cloud_without_an_image_becomes_a_grey_picture(station: WebStation) -> None:
+    station.records.add(make_result(3))
+    folder = station.records.keep_picture(3, png())
+    (folder / "rgb.png").unlink()
+    rows, columns = np.mgrid[0:24, 0:32].astype(np.float32) / 100
+    np.savez(folder / "xyz.npz", xyz=np.stack([columns, rows, np.full_like(rows, 0.5)], axis=-1))
+    answer = station.client(role="operator").get("/results/3/picture?kind=image")
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (32, 24))
+
+
+def test_style_sheet_and_script_may_be_kept_and_pages_not(station: WebStation) -> None:
+    page = station.signed_in("operator").get("/")
+    address = re.findall(r'href="(/static/station.css\?v=[0-9a-f]{16})"', page.text)[0]
+    assert "immutable" in station.client().get(address).headers["cache-control"]
+    assert station.client().get("/static/../web.py").status_code == 404

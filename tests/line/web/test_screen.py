@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cmdiad_line.reasons import StationReason
-from cmdiad_line.transport.messages import Phase, Result, StationState
-from cmdiad_line.web.desk import Desk
+from cmdiad_line.transport.messages import Alive, Phase, Result, StationState
+from cmdiad_line.web.desk import SILENCE_S, Desk
 from cmdiad_line.web.screen import Screen, make_screen
 from cmdiad_line.web.words import TITLES
 from cmdiad_runtime.reasons import Reason
@@ -66,9 +66,21 @@ def test_a_verdict_disappears_after_its_time() -> None:
     desk = make_desk(READY, make_result(1))
     assert isinstance(desk.clock, Clock)
     desk.clock.now += 30
+    desk.receive(Alive())
     assert screen_of(desk).kind == "ok"
     desk.clock.now += 0.1
     assert (screen_of(desk).kind, screen_of(desk).part) == ("waiting", None)
+
+
+def test_no_verdict_while_the_supervisor_is_silent() -> None:
+    desk = make_desk(READY, make_result(1))
+    assert isinstance(desk.clock, Clock)
+    desk.clock.now += SILENCE_S
+    assert screen_of(desk).kind == "ok"
+    desk.clock.now += 0.1
+    assert screen_of(desk).kind == "not-ready"
+    desk.receive(Alive())
+    assert screen_of(desk).kind == "ok"
 
 
 def test_a_replayed_result_is_not_shown() -> None:
@@ -101,20 +113,24 @@ results = st.lists(
 )
 
 
-@given(states, results, st.floats(0, 100))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(states, results, st.floats(0, 100), st.floats(0, 4))
 def test_ok_is_shown_only_if_everything_says_so(
-    state: StationState | None, arrived: list[Result], age_s: float
+    state: StationState | None, arrived: list[Result], age_s: float, silence_s: float
 ) -> None:
     desk = make_desk(state, *arrived)
     assert isinstance(desk.clock, Clock)
     desk.clock.now += age_s
+    desk.receive(Alive())
+    desk.clock.now += silence_s
     screen = screen_of(desk)
     first: dict[int, Result] = {}
     for result in arrived:
         if not result.replayed:
             first.setdefault(result.acquisition_id, result)
     newest_is_ok = bool(first) and first[max(first)].verdict == "OK"
-    earned = state is not None and state.phase == "ready" and state.in_work == 0 and newest_is_ok and age_s <= 30
+    earned = state is not None and state.phase == "ready" and state.in_work == 0 and newest_is_ok
+    earned = earned and desk.clock.now - 1000.0 <= 30 and silence_s <= SILENCE_S
     assert (screen.kind == "ok") == earned
     assert (screen.headline == "OK") == earned
 

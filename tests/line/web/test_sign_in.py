@@ -25,7 +25,7 @@ def sign_in(client: TestClient, name: str, password: str, path: str = "/") -> in
 
 
 def test_pages_lead_to_the_sign_in_page(station: WebStation) -> None:
-    for path in ("/", "/review", "/accounts", "/parts/1"):
+    for path in ("/", "/review", "/engineer", "/accounts", "/parts/1"):
         answer = station.client().get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={path}")
 
@@ -83,7 +83,7 @@ def test_a_sign_in_form_from_another_page_is_refused(station: WebStation) -> Non
 
 @pytest.mark.parametrize(
     ("path", "role"),
-    [("/", "operator"), ("/review", "operator"), ("/accounts", "admin")],
+    [("/", "operator"), ("/review", "operator"), ("/engineer", "engineer"), ("/accounts", "admin")],
 )
 def test_each_page_needs_its_role(station: WebStation, path: str, role: str) -> None:
     roles = ("operator", "engineer", "admin")

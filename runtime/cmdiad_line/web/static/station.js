@@ -58,7 +58,7 @@
           if (id === shownPicture) showPicture(id, tries + 1);
         }, 250);
       };
-      fresh.src = `/results/${id}/picture?kind=overlay&try=${tries}`;
+      fresh.src = `/results/${id}/picture?kind=overlay&side=960&try=${tries}`;
     }
 
     function showParts(parts) {
