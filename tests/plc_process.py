@@ -161,6 +161,11 @@ class StandInSupervisor:
         self._link.send(End())
         return self._process.wait(timeout=20)
 
+    def terminate(self):
+        """Send SIGTERM, and return the exit code."""
+        self._process.terminate()
+        return self._process.wait(timeout=20)
+
     def close(self):
         """Stop the thread, and the process if it still runs. Idempotent."""
         self._stop.set()

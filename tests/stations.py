@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -165,22 +166,30 @@ class Plc:
         while not self._ending:
             with self._changed:
                 link = self._link
-                try:
-                    messages = link.receive() if link is not None else []
-                    if link is not None:
-                        link.send(Alive())
-                except (LinkClosedError, LinkFullError, OSError):
-                    if self._link is not None:
-                        self._link.close()
-                        self._link = None
-                    messages = []
-                for message in messages:
-                    self._take(message)
-                if messages:
-                    self._changed.notify_all()
-            time.sleep(0.002)
+            if link is None:
+                time.sleep(0.002)
+                continue
+            with suppress(OSError, ValueError):  # The link was closed meanwhile.
+                select.select([link.fileno()], [], [], 0.1)
+            with self._changed:
+                if link is self._link:
+                    self._receive(link)
         if self._link is not None:
             self._link.close()
+
+    def _receive(self, link: Link) -> None:
+        """Take the messages that have arrived, and give a sign of life."""
+        try:
+            messages = link.receive()
+            link.send(Alive())
+        except (LinkClosedError, LinkFullError):
+            link.close()
+            self._link = None
+            return
+        for message in messages:
+            self._take(message)
+        if messages:
+            self._changed.notify_all()
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Triggered):
@@ -259,6 +268,11 @@ class RunningStation:
         finally:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
+
+    def wait_ok(self) -> None:
+        """Wait until the station is ready and finds a good part OK."""
+        self.plc.wait_ready()
+        wait_for(lambda: self.plc.inspect().verdict == "OK")
 
     def wait_stage(self, part: int, stage: str) -> None:
         wait_for(lambda: self.stage(part) == stage)

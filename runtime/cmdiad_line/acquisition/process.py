@@ -28,6 +28,7 @@ from cmdiad_line.transport.messages import (
     Pushed,
     Ready,
     Release,
+    Result,
     SourcesState,
     Trigger,
     Triggered,
@@ -95,6 +96,7 @@ class Acquisition:
         self._arrivals: deque[ArrivedByItself] = deque()
         self._tokens: dict[int, Frame | FrameRefusedError] = {}
         self._refusals: dict[int, FrameRefusedError] = {}
+        self._unanswered: set[int] = set()
         self._token = 0
         self._alive_ns = 0
 
@@ -148,6 +150,8 @@ class Acquisition:
                 self._free.append(message.slot)
         elif isinstance(message, Triggered):
             self._triggered(message)
+        elif isinstance(message, Result):
+            self._unanswered.discard(message.acquisition_id)
 
     def _acquire(self, order: Acquire) -> None:
         """Trigger the sensors that a part needs."""
@@ -193,6 +197,8 @@ class Acquisition:
     def _triggered(self, answer: Triggered) -> None:
         """Take the acquisition id of a frame that arrived by itself."""
         arrival = self._tokens.pop(answer.token, None)
+        if arrival is not None and answer.accepted:
+            self._unanswered.add(answer.acquisition_id)
         if isinstance(arrival, FrameRefusedError) and answer.accepted:
             self._refusals[answer.acquisition_id] = arrival
         if arrival is not None and arrival.answer is not None:
@@ -268,8 +274,13 @@ class Acquisition:
     # --- frames that arrive by themselves ----------------------------------------------------------------------------
 
     def _send_arrivals(self) -> None:
-        """Send the frames that arrived by themselves, as long as there are free slots."""
-        while self._arrivals and (self._free or isinstance(self._arrivals[0].outcome, FrameRefusedError)):
+        """Send a frame that arrived by itself, if the one before has its result and there is a free slot.
+
+        So several files that arrive at the same moment are no overrun: they wait here, up to `max_frame_age_ms`.
+        """
+        while self._arrivals and not self._tokens and not self._unanswered:
+            if isinstance(self._arrivals[0].outcome, Frame) and not self._free:
+                return
             arrival = self._arrivals.popleft()
             self._token += 1
             outcome = arrival.outcome

@@ -7,6 +7,7 @@ import logging
 
 from cmdiad_line.opcua.server import StationServer, build_server
 from cmdiad_line.station_file.station import Station
+from cmdiad_line.transport.codec import MessageError
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, End, Message, Ready
 
@@ -59,14 +60,14 @@ async def _run(link: Link, server: StationServer) -> None:
 
 async def _follow(link: Link, server: StationServer) -> None:
     """Pass the supervisor's messages to the vision system, in their order, until `End`."""
-    arrived: asyncio.Queue[Message | LinkClosedError] = asyncio.Queue()
+    arrived: asyncio.Queue[Message | LinkClosedError | MessageError] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
     def read() -> None:
         try:
             for message in link.receive():
                 arrived.put_nowait(message)
-        except LinkClosedError as error:
+        except (LinkClosedError, MessageError) as error:
             loop.remove_reader(link.fileno())
             arrived.put_nowait(error)
 
@@ -74,7 +75,7 @@ async def _follow(link: Link, server: StationServer) -> None:
     try:
         while True:
             message = await arrived.get()
-            if isinstance(message, LinkClosedError):
+            if isinstance(message, LinkClosedError | MessageError):
                 raise message
             if isinstance(message, End):
                 return

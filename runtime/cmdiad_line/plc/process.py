@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -52,6 +54,8 @@ class _PlcProcess:
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = loop.create_future()
         ticking: asyncio.Task[None] | None = None
+        with contextlib.suppress(ValueError, RuntimeError):  # Only the main thread may.
+            loop.add_signal_handler(signal.SIGTERM, self._end)
         try:
             self._open_lines()
             await self._open_server()

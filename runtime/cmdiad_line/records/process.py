@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -40,6 +40,9 @@ from cmdiad_runtime.errors import OutputError
 ALIVE_S = 0.25
 """Time between signs of life, and longest time to wait for a message, seconds."""
 
+Stored = Record | Correct | Command
+"""Messages that add rows."""
+
 
 def serve(link: Link, station: Station) -> None:
     """Store what the supervisor sends, until it ends the process.
@@ -64,6 +67,7 @@ def serve(link: Link, station: Station) -> None:
 class _Process:
     def __init__(self, link: Link, database: Database, ids: AcquisitionIds, pictures: PictureKeeper) -> None:
         self._link, self._database, self._ids, self._pictures = link, database, ids, pictures
+        self._waiting: list[Stored] = []
         self._said = 0.0
 
     def run(self) -> None:
@@ -80,7 +84,10 @@ class _Process:
             for done in self._pictures.done():
                 self._link.send(done)
             messages = self._link.receive() if self._link.fileno() in ready else []
-            if not self._handle(messages):
+            self._store([message for message in messages if isinstance(message, Stored)])
+            for message in messages:
+                self._handle(message)
+            if any(isinstance(message, End) for message in messages):
                 return
             if not messages or self._database.is_untidy:
                 self._database.tidy()
@@ -90,68 +97,47 @@ class _Process:
             self._said = time.monotonic()
             self._link.send(Alive())
 
-    def _handle(self, messages: Sequence[Message]) -> bool:
-        """Handle messages in their order; return False at the end of the process.
-
-        Results that wait together are stored in one transaction, so a burst costs one flush of the disk.
-        """
-        waiting: list[Record] = []
-        for message in messages:
-            if isinstance(message, Record):
-                waiting.append(message)
-                continue
-            self._record(waiting)
-            waiting = []
-            if isinstance(message, End):
-                return False
-            self._handle_other(message)
-        self._record(waiting)
-        return True
-
-    def _handle_other(self, message: Message) -> None:
-        if isinstance(message, Correct):
-            self._write(lambda rows: rows.correct(message))
-        elif isinstance(message, Command):
-            problem = self._write(lambda rows: _obey(rows, message))
-            self._link.send(Answer(token=message.token, done=not problem, message=problem or "Stored."))
-        elif isinstance(message, Reserve):
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Reserve):
             self._reserve()
         elif isinstance(message, KeepPicture):
             answer = self._pictures.keep(message)
             if answer is not None:
                 self._link.send(answer)
 
-    def _record(self, records: Sequence[Record]) -> None:
-        """Store rows and answer each."""
-        if not records:
-            return
-        try:
-            refusals = _store(self._database, records)
-        except sqlite3.Error as error:
-            self._stop_if_damaged(error)
-            reason, message = failure(error)
-            for record in records:
-                number = record.result.acquisition_id
-                self._link.send(NotRecorded(acquisition_id=number, reason=reason, message=message))
-            return
-        for record, refusal in zip(records, refusals, strict=True):
-            number = record.result.acquisition_id
-            if refusal:
-                self._link.send(NotRecorded(acquisition_id=number, reason="not-recorded", message=refusal))
-            else:
-                self._link.send(Recorded(acquisition_id=number))
+    def _store(self, messages: Sequence[Stored]) -> None:
+        """Store what messages say, and answer each.
 
-    def _write(self, change: Callable[[Rows], None]) -> str:
-        """Store a change, and return why it was not stored, or ""."""
+        All of them are one transaction, so a burst costs one flush of the disk. If that fails, messages for whose
+        answer somebody waits are refused; the others are tried again together with the next ones.
+        """
+        waiting = [*self._waiting, *messages]
+        if not waiting:
+            return
         try:
             with self._database.transaction() as rows:
-                change(rows)
+                refusals = [_apply(rows, message) for message in waiting]
         except sqlite3.Error as error:
-            self._stop_if_damaged(error)
-            return failure(error)[1]
-        except RefusedError as error:
-            return str(error)
-        return ""
+            if is_damage(error):
+                raise damaged_records(self._database.path, f"a damaged database ({error})") from error
+            self._waiting = [message for message in waiting if not _is_urgent(message)]
+            for message in filter(_is_urgent, waiting):
+                self._answer(message, *failure(error))
+            return
+        self._waiting = []
+        for message, refusal in zip(waiting, refusals, strict=True):
+            self._answer(message, "not-recorded" if refusal else "", refusal)
+
+    def _answer(self, message: Stored, reason: str, problem: str) -> None:
+        """Answer a message; `problem` says why it was not stored, or is ""."""
+        if isinstance(message, Command):
+            self._link.send(Answer(token=message.token, done=not problem, message=problem or "Stored."))
+        elif isinstance(message, Record):
+            number = message.result.acquisition_id
+            if problem:
+                self._link.send(NotRecorded(acquisition_id=number, reason=reason, message=problem))
+            else:
+                self._link.send(Recorded(acquisition_id=number))
 
     def _reserve(self) -> None:
         """Reserve ids. On a full disk the answer names the ids that are reserved already."""
@@ -162,22 +148,26 @@ class _Process:
             first = self._ids.first
         self._link.send(Opened(next_id=first, reserved=self._ids.reserved))
 
-    def _stop_if_damaged(self, error: sqlite3.Error) -> None:
-        if is_damage(error):
-            raise damaged_records(self._database.path, f"a damaged database ({error})") from error
+
+def _is_urgent(message: Stored) -> bool:
+    """Return True if a part or a person waits for the answer."""
+    if isinstance(message, Record):
+        return message.result.verdict == "OK"
+    return isinstance(message, Command) and message.name != "note"
 
 
-def _store(database: Database, records: Sequence[Record]) -> list[str]:
-    """Store rows in one transaction, and return the refusal of each row, "" for a stored one."""
-    refusals = []
-    with database.transaction() as rows:
-        for record in records:
-            try:
-                rows.record(record)
-                refusals.append("")
-            except RefusedError as error:
-                refusals.append(str(error))
-    return refusals
+def _apply(rows: Rows, message: Stored) -> str:
+    """Store what a message says, and return why it was refused, or ""."""
+    try:
+        if isinstance(message, Record):
+            rows.record(message)
+        elif isinstance(message, Correct):
+            rows.correct(message)
+        else:
+            _obey(rows, message)
+    except (ValueError, OverflowError, sqlite3.IntegrityError) as error:
+        return str(error)
+    return ""
 
 
 def _obey(rows: Rows, command: Command) -> None:

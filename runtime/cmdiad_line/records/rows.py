@@ -112,7 +112,7 @@ class Rows:
 
     def _append(self, table: str, values: Mapping[str, Value]) -> None:
         assert values.keys() == COLUMNS[table].keys(), table
-        row = {**values, "sequence": self._sequence + 1}
+        row = {**{name: _storable(value) for name, value in values.items()}, "sequence": self._sequence + 1}
         digest = row_hash(self._hash, table, row)
         columns, marks = ", ".join([*row, "hash"]), ", ".join("?" * (len(row) + 1))
         self._connection.execute(
@@ -144,6 +144,11 @@ def _columns(record: Record) -> dict[str, Value]:
         "message": result.message,
         "timings_ms": canonical(result.timings_ms),
     }
+
+
+def _storable(value: Value) -> Value:
+    """Return text without halves of surrogate pairs, which JSON may contain and SQLite cannot store."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _by(acquisition_id: int, user: str, note: str) -> dict[str, Value]:

@@ -54,6 +54,7 @@ def verify_file(path: Path) -> Verified:
 def verify_chain(connection: sqlite3.Connection) -> Verified:
     """Recompute the hash of every row, in the order of the chain, and stop at the first row that does not fit."""
     counts, last_id = dict.fromkeys(COLUMNS, 0), 0
+    connection.execute("BEGIN")  # One view of all tables, although the station continues to write.
     head, problem = Head(0, first_hash(connection)), ""
     try:
         for row in _rows(connection, 0):
@@ -67,19 +68,24 @@ def verify_chain(connection: sqlite3.Connection) -> Verified:
             problem = _wrong_end(connection, head)
     except sqlite3.DatabaseError as error:
         problem = f"The row after {head.sequence} cannot be read ({error})."
+    finally:
+        connection.execute("ROLLBACK")
     return Verified(counts, head, problem, last_id)
 
 
 def verify_tail(connection: sqlite3.Connection) -> str:
     """Return the problem of the last rows as text, or "" if they fit the chain and its stored end."""
-    last = stored_head(connection).sequence
-    head: Head | None = None
-    for row in _rows(connection, last - TAIL):
-        problem = "" if head is None else _mismatch(head, row)
-        if problem:
-            return problem
-        head = Head(row[0], row[3])
-    return _wrong_end(connection, head or Head())
+    connection.execute("BEGIN")
+    try:
+        head: Head | None = None
+        for row in _rows(connection, stored_head(connection).sequence - TAIL):
+            problem = "" if head is None else _mismatch(head, row)
+            if problem:
+                return problem
+            head = Head(row[0], row[3])
+        return _wrong_end(connection, head or Head())
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def stored_head(connection: sqlite3.Connection) -> Head:

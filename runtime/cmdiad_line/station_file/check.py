@@ -24,7 +24,7 @@ def check_station(station: Station, lines: Lines) -> list[Mistake]:
         station: Station whose sections are right by themselves.
         lines: Line numbers of its file.
     """
-    checks = (_ports, _protection, _sources, _simulation, _recipe)
+    checks = (_ports, _protection, _sources, _simulation, _lines, _recipe)
     return [mistake for check in checks for mistake in check(station, lines)]
 
 
@@ -45,6 +45,22 @@ def _ports(station: Station, lines: Lines) -> list[Mistake]:
                 )
             )
     return mistakes
+
+
+def _lines(station: Station, lines: Lines) -> list[Mistake]:
+    """Return a mistake if digital lines alone show results, but none of them can end a result."""
+    alone = station.gpio is not None and station.modbus is None
+    if not alone or station.gpio is None or {"trigger", "results_ack"} & station.gpio.inputs.keys():
+        return []
+    return [
+        Mistake(
+            line=lines.of("gpio"),
+            subject="gpio.inputs",
+            problem="neither trigger nor results_ack",
+            expected="one of them, because a result is shown until the next trigger or its acknowledgement",
+            action="connect trigger or results_ack, or add [modbus]",
+        )
+    ]
 
 
 def _protection(station: Station, lines: Lines) -> list[Mistake]:

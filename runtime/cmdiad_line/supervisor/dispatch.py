@@ -253,7 +253,7 @@ class Dispatch:
         return self._parts.get(acquisition_id) if row is not None and row.result.verdict == "OK" else None
 
     def _picture_done(self, message: PictureDone, now_ns: int) -> None:
-        self.counters["pictures_skipped"] += not message.kept
+        self.counters["pictures_skipped"] += message.skipped
         if self._pictures.done(message.slot):
             self._actions.append(Send("acquisition", Release(slot=message.slot)))
 

@@ -270,9 +270,9 @@ class Supervisor:
             elif isinstance(action, Kill):
                 self._kill(action.process, action.reason)
             else:
-                for name in sorted((*self._outside, "acquisition"), key=lambda name: name != action.channel):
-                    if name in self._outside:
-                        self.send(name, action.message)
+                # The acquisition, too, learns the results of frames that arrived by themselves.
+                for name in sorted({*self._outside, action.channel}, key=lambda name: name != action.channel):
+                    self.send(name, action.message)
 
     # --- processes ---------------------------------------------------------------------------------------------------
 

@@ -489,6 +489,7 @@ class Record:
     """Order to store one row durably. Answered by `Recorded` or `NotRecorded`.
 
     A row that is stored already is `Recorded` again. An NG for a part whose stored row says OK becomes a correction.
+    While nothing can be stored, a row with OK is `NotRecorded` at once, and a row with NG waits for its answer.
 
     Attributes:
         result: Result as it is published if the row is stored in time.

@@ -17,7 +17,7 @@ from cmdiad_line.station_file.source import FolderSource
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.frames import FramePool, pushed_owner
 from cmdiad_line.transport.link import Link, link_pair
-from cmdiad_line.transport.messages import Acquire, NotAcquired, Pushed, Release, Trigger, Triggered
+from cmdiad_line.transport.messages import Acquire, NotAcquired, Pushed, Release, Result, Trigger, Triggered
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -100,14 +100,36 @@ def test_trigger_of_the_plant_is_refused(steps):
     assert "arrive by themselves" in answer.message
 
 
-def test_frames_wait_for_a_free_slot_and_a_refusal_does_not(steps):
-    first, second = steps.arrive(frame("1")) + steps.arrive(frame("2"))
+def answered(trigger: Pushed | Trigger, part: int) -> list[Any]:
+    """The messages of the supervisor for a frame with its result."""
+    values: dict[str, Any] = dict.fromkeys(("message", "meas_id", "recipe_id", "bundle_digest", "time"), "")
+    values |= {"part_id": trigger.part_id, "channel": "acquisition", "score": None, "threshold": None}
+    result = Result(acquisition_id=part, verdict="NG", reason="score", timings_ms={}, **values)
+    return [Triggered(token=trigger.token, acquisition_id=part, accepted=True), result]
+
+
+def test_frames_wait_for_a_free_slot(steps):
+    slots = []
+    for part in (1, 2):
+        (pushed,) = steps.arrive(frame(str(part)))
+        slots.append(pushed.slot)
+        assert steps.step(*answered(pushed, part)) == []
+    assert sorted(slots) == [0, 1]
     assert steps.arrive(frame("3")) == []
-    (third,) = steps.step(Release(slot=first.slot))
-    assert (third.slot, third.part_id) == (first.slot, "3")
-    assert {first.slot, second.slot} == {0, 1}
-    (refused,) = steps.arrive(FrameRefusedError("unreadable", "", part_id="4"))
-    assert refused.part_id == "4"
+    (third,) = steps.step(Release(slot=slots[0]))
+    assert (third.slot, third.part_id) == (slots[0], "3")
+
+
+def test_frames_that_arrive_at_the_same_moment_are_no_overrun(steps):
+    (first,) = steps.arrive(frame("1"))
+    assert steps.arrive(FrameRefusedError("unreadable", "", part_id="2")) == []
+    assert steps.arrive(frame("3")) == []
+    triggered, result = answered(first, 1)
+    assert steps.step(triggered) == []
+    (second,) = steps.step(result)
+    assert (type(second), second.part_id) == (Trigger, "2")
+    (third,) = steps.step(Triggered(token=second.token, acquisition_id=2, accepted=False))
+    assert third.part_id == "3"
 
 
 def test_frame_that_does_not_fit_is_a_trigger_with_a_reason(steps):
@@ -120,6 +142,7 @@ def test_frame_that_does_not_fit_is_a_trigger_with_a_reason(steps):
 def test_frame_that_was_delivered_before_is_stale(steps):
     one = frame()
     (pushed,) = steps.arrive(one)
+    steps.step(*answered(pushed, 1))
     (trigger,) = steps.arrive(one)
     assert isinstance(pushed, Pushed)
     assert isinstance(trigger, Trigger)

@@ -13,6 +13,8 @@ import cmdiad_line.supervisor.supervisor as supervisor_module
 from cmdiad_line.transport.messages import Trigger
 from stations import RunningStation, running_station, wait_for, write_station_file
 
+PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
+"""No result of a test depends on the speed of the machine."""
 SHORT = {"deadline_ms": 1500, "hang_ms": 300}
 
 
@@ -23,7 +25,7 @@ def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         folder,
         exported("rgb"),
         data / "gear" / "train",
-        station={"deadline_ms": 60_000},
+        station=PATIENT,
         source={"unplug_ms": 300},
     )
     with running_station(file) as running:
@@ -37,10 +39,9 @@ def ready(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     running: RunningStation = request.getfixturevalue("station")
-    running.plc.wait_ready()
+    running.wait_ok()
     yield
-    running.plc.wait_ready()
-    assert running.plc.inspect().verdict == "OK"
+    running.wait_ok()
     assert all(len(results) == 1 for results in running.plc.results.values())
 
 
@@ -54,11 +55,12 @@ def test_fault_of_a_sensor(station, fault, reason):
     assert (result.verdict, result.reason) == ("NG", reason)
 
 
-def test_trigger_without_a_camera_is_ng_at_once(station):
+def test_camera_that_is_unplugged_and_comes_back(station):
     station.faults.write_text("unplug\n")
-    station.plc.inspect()
-    station.plc.wait_for(lambda: station.plc.state().reason == "camera-gone")
-    assert station.plc.inspect().reason == "camera-gone"
+    results = [station.plc.inspect()]
+    while results[-1].verdict == "NG":
+        results.append(station.plc.inspect())
+    assert {result.reason for result in results[:-1]} == {"camera-gone"}
 
 
 def test_driver_that_ends_the_process(station):

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadEx
 
 FREEZE = {"acquiring": "acquisition", "inspecting": "inspection", "recording": "records"}
 """Process that is stopped to hold a part in a phase."""
+PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
+"""A process that the test stops is not taken for hung."""
 EXPECTED = {
     ("acquiring", "acquisition"): "acquisition-died",
     ("acquiring", "inspection"): "inspection-died",
@@ -30,7 +32,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStation]:
     folder = tmp_path_factory.mktemp("station")
-    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", station={"deadline_ms": 60_000})
+    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", station=PATIENT)
     with running_station(file) as running:
         running.plc.wait_ready()
         yield running
@@ -43,7 +45,7 @@ def test_good_part_is_ok(station):
 
 @pytest.mark.parametrize(("phase", "victim"), EXPECTED)
 def test_killed_process(station, phase, victim):
-    station.plc.wait_ready()
+    station.wait_ok()
     with station.frozen(FREEZE[phase]):
         part = station.plc.trigger()
         station.wait_stage(part, phase)
@@ -53,6 +55,5 @@ def test_killed_process(station, phase, victim):
     result = station.plc.result(part)
     reason = EXPECTED[phase, victim]
     assert (result.verdict, result.reason) == (("NG", reason) if reason else ("OK", ""))
-    station.plc.wait_ready()
-    assert station.plc.inspect().verdict == "OK"
+    station.wait_ok()
     assert all(len(results) == 1 for results in station.plc.results.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from cmdiad_line.plc.gpio import GpioLines
 from cmdiad_line.plc.process import serve
 from cmdiad_line.station_file.gpio import Gpio
+from cmdiad_line.station_file.mistakes import StationFileError
+from cmdiad_line.station_file.read import read_station
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, End, Ready, Result, StationState, Trigger, Triggered
 from cmdiad_runtime.errors import CmdiadError
@@ -239,3 +242,31 @@ def test_part_is_inspected_by_lines_only(monkeypatch):
 def test_wrong_sections_are_refused(keys):
     with pytest.raises(RecordError):
         Gpio(**keys)
+
+
+BUNDLE = Path(__file__).parents[2] / "fixtures" / "format1" / "both-each.cmdiad"
+FILE = f"""
+[station]
+name = "Press 3"
+state = "state"
+simulation = true
+[recipe]
+bundle = "{BUNDLE}"
+[[source]]
+kind = "simulated"
+delivers = "both"
+[gpio]
+outputs = {{job_pass = 1, results_valid = 2}}
+"""
+
+
+@pytest.mark.parametrize("more", ["inputs = {trigger = 3}", "inputs = {results_ack = 3}", "[modbus]"])
+def test_station_file_with_lines(tmp_path, more):
+    (tmp_path / "station.toml").write_text(f"{FILE}{more}\n", encoding="utf-8")
+    assert read_station(tmp_path / "station.toml").gpio.outputs == {"job_pass": 1, "results_valid": 2}
+
+
+def test_result_that_nothing_can_end_is_a_mistake(tmp_path):
+    (tmp_path / "station.toml").write_text(FILE, encoding="utf-8")
+    with pytest.raises(StationFileError, match="neither trigger nor results_ack"):
+        read_station(tmp_path / "station.toml")

@@ -110,6 +110,11 @@ def test_process_ends_when_asked(station, plc):
         plc.wait(lambda outputs: False)
 
 
+def test_process_ends_in_order_on_sigterm(station, plc):
+    """systemd may send the signal to every process; lines must become inactive then too."""
+    assert station.terminate() == 0
+
+
 def test_process_ends_with_the_supervisor(station):
     station.close()
     assert station._process.returncode is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_line.records import database as records_database
+from cmdiad_line.records import verifying
 from cmdiad_line.records.chain import canonical
 from cmdiad_line.records.database import DamagedRecordsError, Database, RecordsError, database_path, failure
 from cmdiad_line.records.ids import BLOCK, AcquisitionIds
@@ -102,6 +103,19 @@ def test_verification_names_the_first_row_that_does_not_fit(tmp_path, database, 
     assert f"ow {row}" in result.problem or f"is {row}" in result.problem
     with pytest.raises(DamagedRecordsError, match="cmdiad-line renew"):
         Database(tmp_path)
+
+
+def test_verification_of_a_running_station_sees_one_moment(tmp_path, database, monkeypatch):
+    store(database, a_record(1), a_record(2))
+    compare = verifying._mismatch
+
+    def compare_and_write(head, row):
+        if row[0] == 2:
+            store(database, a_record(3))
+        return compare(head, row)
+
+    monkeypatch.setattr(verifying, "_mismatch", compare_and_write)
+    assert verifying.verify_file(database_path(tmp_path)).problem == ""
 
 
 def test_rows_cut_off_at_the_end_are_noticed(tmp_path, database):

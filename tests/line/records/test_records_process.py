@@ -14,6 +14,7 @@ import pytest
 from cmdiad_line.records.database import Database, database_path
 from cmdiad_line.records.ids import BLOCK, AcquisitionIds, reserved_ids
 from cmdiad_line.records.process import serve
+from cmdiad_line.records.verifying import verify_file
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.frames import FramePool, frames_path
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
@@ -248,8 +249,52 @@ def test_full_disk_is_the_reason_of_the_part(tmp_path, monkeypatch):
         answer = supervisor.ask(a_record(1))
         assert isinstance(answer, NotRecorded)
         assert answer.reason == "disk-full"
+        supervisor.link.send(a_rejected(1, "disk-full"))
+        supervisor.link.send(Correct(acquisition_id=3, verdict="NG", reason="deadline", message="late"))
+        supervisor.link.send(Command(token=8, name="note", user="station", arguments={"action": "stop"}))
+        refused = supervisor.ask(Command(token=9, name="judge", user="eve", arguments={"acquisition_id": 1}))
+        assert refused == Answer(token=9, done=False, message=refused.message)
+        assert "no room" in refused.message
         monkeypatch.setattr(Database, "transaction", whole)
-        assert supervisor.ask(a_record(2)) == Recorded(acquisition_id=2)
+        answers = supervisor.ask(a_record(2), answers=3)
+        assert [type(answer) for answer in answers] == [Recorded, Answer, Recorded]
+    assert rows(tmp_path, "SELECT acquisition_id, reason FROM published ORDER BY 1") == [(1, "disk-full"), (2, "")]
+    assert rows(tmp_path, "SELECT action FROM audit ORDER BY sequence")[1:] == [("correction-without-row",), ("stop",)]
+
+
+def test_rows_that_wait_are_stored_without_another_message(tmp_path, monkeypatch):
+    with running(tmp_path) as supervisor:
+        supervisor.wait()
+        whole, tries = Database.transaction, []
+
+        def full(self, **options):
+            tries.append(1)
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(Database, "transaction", full)
+        supervisor.link.send(a_rejected(1))
+        end = time.monotonic() + LIMIT_S
+        while len(tries) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        monkeypatch.setattr(Database, "transaction", whole)
+        assert supervisor.wait() == Recorded(acquisition_id=1)
+
+
+@pytest.mark.parametrize("text", ["half \ud83d of a pair", "zero \0 byte", "'; DROP TABLE results; --"])
+def test_any_text_of_the_plant_is_stored(tmp_path, text):
+    with running(tmp_path) as supervisor:
+        supervisor.wait()
+        assert supervisor.ask(a_record(1, part_id=text)) == Recorded(acquisition_id=1)
+    assert verify_file(database_path(tmp_path)).problem == ""
+
+
+def test_impossible_numbers_are_refused_and_later_rows_are_stored(tmp_path):
+    with running(tmp_path) as supervisor:
+        supervisor.wait()
+        arguments = {"acquisition_id": 1 << 70, "judgement": "good"}
+        assert supervisor.ask(Command(token=1, name="judge", user="eve", arguments=arguments)).done is False
+        assert supervisor.ask(a_record(1)) == Recorded(acquisition_id=1)
 
 
 def test_ids_that_cannot_be_reserved_are_not_promised(tmp_path, monkeypatch):

@@ -218,7 +218,11 @@ def test_slots_have_room_for_what_the_sources_deliver(tmp_path, delivers, per_pi
 
 
 @pytest.mark.parametrize(
-    "output", ["[gpio]\noutputs = {job_pass = 3}\n", '[modbus]\naddress = "10.0.0.2"\nclients = ["10.0.0.5"]\n']
+    "output",
+    [
+        "[gpio]\ninputs = {trigger = 2}\noutputs = {job_pass = 3}\n",
+        '[modbus]\naddress = "10.0.0.2"\nclients = ["10.0.0.5"]\n',
+    ],
 )
 def test_simulated_sensor_must_not_drive_a_plant_by_mistake(tmp_path, output):
     assert "simulation = true" in str(mistakes(tmp_path, station_text(more=output))["source.kind"])
