@@ -229,7 +229,7 @@ def watch_for_drift(scores: Sequence[float] | Floats, baseline: Baseline | None,
         width: See `ewma_chart`.
     """
     if baseline is None:
-        return Drift(False, f"Learning: drift is watched after {LEAST_BASELINE} accepted parts or more.", None)
+        return Drift(False, "Learning: drift is watched when enough parts were accepted.", None)
     chart = ewma_chart(scores, baseline, weight, width)
     if not len(chart.averages):
         return Drift(False, "No accepted part since the baseline.", chart)

@@ -81,22 +81,22 @@ def _require_valid(replay: Replay, digest: str, defects: set[int], name: str, *,
     if missing:
         raise RecipeError(
             name,
-            found=f"{len(missing)} parts that were judged defective after the replay",
+            found=f"parts that were judged defective after the replay ({', '.join(map(str, missing[:10]))})",
             expected="a replay of all judged defects",
             action=again,
         )
     if replay.newly_missed:
-        ids = ", ".join(str(part.acquisition_id) for part in replay.newly_missed[:10])
+        ids = ", ".join(f"part {part.acquisition_id}" for part in replay.newly_missed[:10])
         raise RecipeError(
             name,
-            found=f"{len(replay.newly_missed)} judged defects that would become OK ({ids})",
+            found=f"judged defects that would become OK ({ids})",
             expected="a candidate that rejects every defect that is rejected now",
             action="make a candidate with a lower threshold, or train again with the judged parts",
         )
     if replay.not_replayed and not accept_unchecked:
         raise RecipeError(
             name,
-            found=f"{len(replay.not_replayed)} judged defects without a picture, which nobody can check",
+            found=f"judged defects without a picture, which nobody can check: {len(replay.not_replayed)}",
             expected="pictures of all judged defects",
             action="accept the candidate with --accept-unchecked if these parts do not matter",
         )

@@ -42,9 +42,9 @@ class Evidence:
     def lines(self) -> Iterator[str]:
         """Yield lines for people."""
         accepted = len(self.good) - len(self.judged_good)
-        yield f"{accepted} accepted parts and {len(self.judged_good)} parts judged good set the threshold."
+        yield f"Good parts of the production: {accepted} accepted, {len(self.judged_good)} judged good."
         if self.unjudged:
-            yield f"{self.unjudged} NG parts are left out, because nobody has judged them good or defective."
+            yield f"NG parts that nobody has judged good or defective, and that are left out: {self.unjudged}."
         if self.left_out:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items())
             yield f"Left out although judged good, because they are NG at every threshold: {reasons}."

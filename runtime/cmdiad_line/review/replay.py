@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -119,20 +119,21 @@ class Replay:
         """Yield the summary as lines for people."""
         sources = [part.source for part in self.parts]
         yield (
-            f"{len(self.parts)} parts: {sources.count('picture')} inspected again, {sources.count('score')} by their "
-            f"stored score, {sources.count('')} not replayed (no picture)."
+            f"Parts: {len(self.parts)}. Inspected again: {sources.count('picture')}, by their stored score: "
+            f"{sources.count('score')}, not replayed because there is no picture: {sources.count('')}."
         )
         for change in ("NG to OK", "OK to NG"):
             parts = [part for part in self.changed if part.change == change]
             good = sum(part.judgement == "good" for part in parts)
             defects = sum(part.judgement == "defect" for part in parts)
-            yield f"{change}: {len(parts)} parts, of which {good} judged good and {defects} judged defective."
-        if self.still_missed:
-            yield f"{len(self.still_missed)} judged defects stay OK: {_ids(self.still_missed)}."
-        if self.newly_missed:
-            yield f"{len(self.newly_missed)} judged defects would become OK: {_ids(self.newly_missed)}."
-        if self.not_replayed:
-            yield f"{len(self.not_replayed)} judged defects have no picture: {_ids(self.not_replayed)}."
+            yield f"{change}: {len(parts)} (judged good: {good}, judged defective: {defects})."
+        for title, concerned in (
+            ("stay OK", self.still_missed),
+            ("would become OK", self.newly_missed),
+            ("have no picture", self.not_replayed),
+        ):
+            if concerned:
+                yield f"Judged defects that {title}: {_ids(concerned)}."
 
 
 def replay_candidate(
@@ -241,6 +242,6 @@ def _write(folder: Path, replay: Replay) -> None:
     write_json(folder / REPLAY, {**content, "parts": list(content["parts"])})
 
 
-def _ids(parts: tuple[Replayed, ...]) -> str:
-    shown = ", ".join(str(part.acquisition_id) for part in parts[:10])
+def _ids(parts: Sequence[Replayed]) -> str:
+    shown = ", ".join(f"part {part.acquisition_id}" for part in parts[:10])
     return f"{shown} and {len(parts) - 10} more" if len(parts) > 10 else shown

@@ -299,6 +299,6 @@ def test_commands_make_replay_and_accept(state, records):
         result = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
         outputs.append(result.output)
     assert "threshold" in outputs[0]
-    assert "NG to OK: 1 parts, of which 1 judged good" in outputs[1]
+    assert "NG to OK: 1 (judged good: 1, judged defective: 0)." in outputs[1]
     assert "gear-2 is a recipe now" in outputs[2]
     assert len(json.loads((candidate_folder(state, "gear-2") / "replay.json").read_text())["parts"]) == 5

@@ -52,7 +52,7 @@ def test_all_good_parts_of_the_production_count(tmp_path, database):
     assert ids(evidence.judged_good) == [9, 3]
     assert evidence.unjudged == 2
     assert evidence.left_out == {"exposure": 1}
-    assert any("2 NG parts are left out" in line for line in evidence.lines())
+    assert any("left out: 2." in line for line in evidence.lines())
 
 
 def test_parts_without_a_map_value_do_not_count_if_the_image_decides(tmp_path, database):

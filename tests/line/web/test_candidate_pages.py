@@ -26,7 +26,7 @@ CANDIDATE = Candidate(
     judged_good=(31,),
     judged_defects=(32,),
     without_pictures=(),
-    lines=("30 accepted parts and <1> part judged good.",),
+    lines=("30 accepted parts, <1> judged good.",),
 )
 PART = Replayed(
     acquisition_id=31,
@@ -90,7 +90,7 @@ def test_table_has_the_parts_whose_verdict_would_change(station: WebStation, tmp
     assert "/parts/30" not in text
     assert "1.375 / 1.25" in text
     assert "1.375 / 1.5" in text
-    assert "&lt;1&gt; part judged good" in text
+    assert "&lt;1&gt; judged good" in text
     assert "Refused" not in text
 
 
