@@ -194,7 +194,8 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files, mark tests that train or export, and skip tests that need a GPU on machines without one."""
-    items.sort(key=_start)
+    slow = {_file(item) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _start(_file(item), slow))
     for item in items:
         # `fixturenames` also contains the fixtures that the fixtures of a test use.
         if TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -206,10 +207,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
-def _start(item: pytest.Item) -> int:
-    """The position of a test's file in LONGEST_FIRST, or the end."""
-    file = item.nodeid.partition("::")[0]
-    return LONGEST_FIRST.index(file) if file in LONGEST_FIRST else len(LONGEST_FIRST)
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _start(file: str, slow: set[str]) -> int:
+    """The position of a file: those of LONGEST_FIRST, then files with slow tests, then all others."""
+    if file in LONGEST_FIRST:
+        return LONGEST_FIRST.index(file)
+    return len(LONGEST_FIRST) + (file not in slow)
 
 
 def pytest_collection_finish() -> None:

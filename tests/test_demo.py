@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 SMALLER = """
 from cmdiad_bench import demo
 demo.PARTS = ("--train", "16", "--validation", "8", "--size", "160")

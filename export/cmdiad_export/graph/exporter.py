@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -116,7 +117,7 @@ def _read_operators_once() -> None:
         from torch.onnx._internal.exporter import _registration
     except ImportError:
         return
-    source = getattr(_registration, "onnxscript_apis", None)
+    source: Any = getattr(_registration, "onnxscript_apis", None)
     if hasattr(source, "__dict__") and "get_torchlib_ops" not in vars(source):
         source.get_torchlib_ops = functools.cache(source.get_torchlib_ops)
 
