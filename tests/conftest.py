@@ -55,7 +55,7 @@ Once = Callable[[str, Make], Path]
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of one run of the suite share."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
@@ -64,12 +64,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def once(shared: Path) -> Once:
-    """`once(name, make)`: the shared folder `name`, which `make(folder)` fills in the worker that asks first."""
+def made_once(folder_of_suite: Path) -> Once:
+    """`made_once(name, make)`: the shared folder `name`, which `make(folder)` fills in the worker that asks first."""
 
     def made(name: str, make: Make) -> Path:
-        folder, unfinished = shared / name, shared / "unfinished" / name
-        with FileLock(shared / f"{name}.lock"):
+        folder, unfinished = folder_of_suite / name, folder_of_suite / "unfinished" / name
+        with FileLock(folder_of_suite / f"{name}.lock"):
             if not folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.parent.mkdir(exist_ok=True)
@@ -81,24 +81,24 @@ def once(shared: Path) -> Once:
 
 
 @pytest.fixture(scope="session")
-def own(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """`own(name, make)`: this worker's copy of the folder that `once(name, make)` returns."""
+def own_copy(made_once: Once, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`own_copy(name, make)`: this worker's copy of the folder that `made_once(name, make)` returns."""
     folder = tmp_path_factory.mktemp("own")
 
     def copied(name: str, make: Make) -> Path:
         if not (folder / name).exists():
-            shutil.copytree(once(name, make), folder / name)
+            shutil.copytree(made_once(name, make), folder / name)
         return folder / name
 
     return copied
 
 
 @pytest.fixture(scope="session")
-def data(once: Once) -> Path:
+def data(made_once: Once) -> Path:
     """A synthetic data set of one category, `gear`. Tests that change the files take `own_data`."""
     from helpers import make_data
 
-    return once("data", make_data)
+    return made_once("parts", make_data)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def _name(recipe: Any, *words: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def trained(data: Path, own: Once) -> Trained:
+def trained(data: Path, own_copy: Once) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
@@ -121,13 +121,13 @@ def trained(data: Path, own: Once) -> Trained:
 
     def train(modality: str, hallucination: str = "none", **changes: object) -> Path:
         recipe = tiny_recipe(modality, hallucination, **changes)
-        return own(_name(recipe, modality, hallucination), lambda run: fit(data, None, recipe, run))
+        return own_copy(_name(recipe, modality, hallucination), lambda run: fit(data, None, recipe, run))
 
     return train
 
 
 @pytest.fixture(scope="session")
-def fitted(data: Path, own: Once) -> Trained:
+def fitted(data: Path, own_copy: Once) -> Trained:
     """`fitted(variant, modality)`: a finished run of tiny reverse distillation, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
@@ -135,13 +135,13 @@ def fitted(data: Path, own: Once) -> Trained:
 
     def train(variant: str, modality: str) -> Path:
         recipe = tiny_trd_recipe(variant, modality)
-        return own(_name(recipe, variant, modality), lambda run: fit(data, None, recipe, run))
+        return own_copy(_name(recipe, variant, modality), lambda run: fit(data, None, recipe, run))
 
     return train
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Trained, own: Once) -> Exported:
+def exported(trained: Trained, own_copy: Once) -> Exported:
     """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once.
 
     Bundles of one run share a certifier, so the fp32 graph is certified once for all precisions. Tests of
@@ -162,7 +162,7 @@ def exported(trained: Trained, own: Once) -> Exported:
             certifiers[run] = certifiers.get(run) or certifier_of(opened, options, SILENT)
             write_bundle(opened, bundle, options, SILENT, certifier=certifiers[run])
 
-        return own(f"{run.name}-{precision}.cmdiad", write)
+        return own_copy(f"{run.name}-{precision}.cmdiad", write)
 
     return export
 
