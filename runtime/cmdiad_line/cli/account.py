@@ -23,7 +23,7 @@ An operator runs the station and judges parts, an engineer also changes recipes 
 accounts. There is no default password: the first admin is made with this command. Passwords are read from the terminal,
 or from the first line of stdin. Changes appear in the audit log of the station.
 """
-EXIT_CODES = {3: "account, password or token refused", 9: "mistakes in the station file"}
+EXIT_CODES = {3: "account, password or token refused", 10: "mistakes in the station file"}
 
 _STATION = option_group(
     "Station",

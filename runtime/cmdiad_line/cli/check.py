@@ -14,7 +14,7 @@ HELP = """Check FILE and explain every mistake. Nothing is started or changed.""
 EXAMPLES = ("cmdiad-line check station.toml", "cmdiad-line check /etc/cmdiad/station.toml")
 
 
-@click.command("check", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes={9: EXIT_CODES[9]})
+@click.command("check", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes={10: EXIT_CODES[10]})
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> int:
     """See HELP."""

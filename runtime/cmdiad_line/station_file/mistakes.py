@@ -46,7 +46,7 @@ class StationFileError(CmdiadError):
         mistakes: All mistakes, in the order of their lines.
     """
 
-    exit_code = 9
+    exit_code = 10
 
     def __init__(self, path: Path, mistakes: Sequence[Mistake]) -> None:
         self.path = path

@@ -93,7 +93,8 @@ def _ended_by_signals(supervisor: Supervisor) -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         supervisor.end()
 
-    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # As under nohup.
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

@@ -89,5 +89,5 @@ def test_a_token_is_shown_once_and_its_hash_is_stored(tmp_path: Path) -> None:
 
 def test_a_missing_station_file_is_explained(tmp_path: Path) -> None:
     code, text = run("list", "--station", tmp_path / "missing.toml")
-    assert code == 9
+    assert code == 10
     assert "missing.toml" in text

@@ -23,7 +23,7 @@ def test_unit_file_has_what_the_station_relies_on():
     assert 0 < int(values("WatchdogSec")[0]) <= 60
     assert values("Restart") == ["on-failure"]
     assert values("StartLimitIntervalSec") == ["0"]
-    assert values("RestartPreventExitStatus") == ["9"]
+    assert values("RestartPreventExitStatus") == ["10"]
     assert values("KillMode") == ["mixed"]
     assert values("OOMPolicy") == ["continue"]
     assert values("User") == ["cmdiad"]

@@ -190,7 +190,7 @@ def test_message_names_the_command_that_checks_the_file(tmp_path):
         read_station(path)
     assert f"cmdiad-line check {path}" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 9
+    assert caught.value.exit_code == 10
 
 
 def test_every_section_has_a_description_for_each_key():

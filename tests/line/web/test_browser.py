@@ -101,6 +101,7 @@ def test_verdicts_appear_live(page: Page, web: RunningWeb) -> None:
     assert page.inner_text("#count-rate") == "50.0 %"
     web.state_is(in_work=1)
     wait_for_screen(page, "working")
+    assert not page.locator("#overlay").is_visible()
     assert "NG" not in visible_text(page)
 
 

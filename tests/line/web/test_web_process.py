@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
+import ssl
 import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, Failed, Message
 from cmdiad_line.web import process
-from web_doubles import READY
+from web_doubles import PASSWORD, READY, form_token
 from web_running import LIMIT_S, make_station, running_web, wait_until
 
 
@@ -95,8 +103,6 @@ def test_a_wrong_token_file_is_reported_in_one_line(tmp_path: Path) -> None:
 
 
 def test_changes_of_accounts_are_copied_into_the_audit_log(tmp_path: Path) -> None:
-    from cmdiad_line.accounts.store import AccountStore
-
     with running_web(tmp_path) as web:
         AccountStore(web.state / "accounts.sqlite").add("ada", "admin", "four random words", author="command line")
         note = wait_until(web.commands, "the entry")[0]
@@ -109,3 +115,65 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
     with running_web(tmp_path) as web:
         web.send(READY)
     assert threading.active_count() <= before
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate for 127.0.0.1 and its private key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "station")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    encryption = serialization.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    return paths
+
+
+def test_with_a_certificate_the_pages_and_cookies_are_protected(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    with running_web(tmp_path, certificate=certificate, private_key=key) as web:
+        AccountStore(web.state / "accounts.sqlite").add("ada", "admin", PASSWORD, author="test")
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(base_url=web.url, verify=trusted, timeout=LIMIT_S) as client:
+            page = client.get("/login").text
+            form = {"name": "ada", "password": PASSWORD, "form_token": form_token(page)}
+            cookie = client.post("/login", data=form).headers["set-cookie"]
+            assert client.get("/").status_code == 200
+        assert web.url.startswith("https://")
+        assert cookie.startswith("__Host-cmdiad=")
+        assert "Secure" in cookie
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(web.url.replace("https", "http") + "/healthz", timeout=LIMIT_S)
+
+
+def test_a_certificate_without_its_key_is_reported_in_one_line(tmp_path: Path) -> None:
+    certificate, _ = make_certificate(tmp_path)
+    other = tmp_path / "other.pem"
+    other.write_text("no key", encoding="utf-8")
+    here, there = link_pair()
+    link = Link(there)
+    process.serve(link, make_station(tmp_path, certificate=certificate, private_key=other))
+    messages = here.receive()
+    here.close()
+    link.close()
+    assert isinstance(messages[-1], Failed)
+    assert "\n" not in messages[-1].message
+
+
+def test_a_restarted_process_keeps_its_free_port(tmp_path: Path) -> None:
+    with running_web(tmp_path) as web:
+        first = web.url
+    with running_web(tmp_path) as web:
+        assert web.url == first

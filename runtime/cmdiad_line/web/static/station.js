@@ -31,7 +31,7 @@
       write("title", "");
       write("message", "");
       if (reason) write("lost-reason", reason);
-      shownPicture = 0;
+      shownPicture = -1;
     }
 
     function beat() {
@@ -44,7 +44,7 @@
       if (tries === 0 && id === shownPicture) return;
       shownPicture = id;
       if (tries === 0) image.hidden = true;
-      byId("no-picture").hidden = false;
+      byId("no-picture").hidden = !id;
       if (!id) return;
       const fresh = new Image();
       fresh.onload = () => {
@@ -101,7 +101,8 @@
       for (const [name, text] of Object.entries(screen.counters)) write(`count-${name}`, text);
       if (byId("start")) byId("start").hidden = screen.kind !== "stopped";
       if (byId("stop")) byId("stop").hidden = !["ok", "ng", "working", "waiting"].includes(screen.kind);
-      if (screen.kind !== "working") showPicture(screen.part ? screen.part.id : 0, 0);
+      // The overlay contains its verdict as text, so it disappears together with the verdict.
+      showPicture(screen.part ? screen.part.id : 0, 0);
       showParts(screen.parts);
       body.dataset.screen = screen.kind;
     }

@@ -1,0 +1,115 @@
+"""A whole station with its real PLC process, seen from the plant: verdicts, a killed PLC process, the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cmdiad_line.plc.program import PlcProgram
+from cmdiad_line.plc.simulator import PlcClient, PlcConnectionError, run_program
+from mqtt_broker import free_port
+from stations import write_station_file
+
+RUN = "import sys; from cmdiad_line.cli.line import main; sys.argv[0] = 'cmdiad-line'; main()"
+
+
+@pytest.fixture(scope="module")
+def port():
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory, port):
+    folder = tmp_path_factory.mktemp("plc_station")
+    file = write_station_file(
+        folder, exported("rgb"), data / "gear" / "train", station={"deadline_ms": 60_000}, modbus={"port": port}
+    )
+    process = subprocess.Popen([sys.executable, "-c", RUN, "run", str(file)])
+    yield process
+    process.kill()
+    process.wait(timeout=20)
+
+
+@pytest.fixture
+def plc(station, port):
+    client = PlcClient("127.0.0.1", port, timeout_s=20)
+    end = time.monotonic() + 60
+    while True:
+        try:
+            client.connect()
+            break
+        except PlcConnectionError:
+            assert station.poll() is None and time.monotonic() < end, "the station does not start"
+            time.sleep(0.05)
+    client.wait(lambda outputs: "online" in outputs.bits, timeout_s=60)
+    yield client
+    client.close()
+
+
+def plc_process(station):
+    """Return the id of the station's PLC process."""
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == station.pid and b"cmdiad_line.worker" in words and b"plc" in words:
+            return int(entry.name)
+    raise AssertionError("the station has no PLC process")
+
+
+def test_parts_are_inspected(plc):
+    program = PlcProgram(parts=8, takt_s=0, timeout_s=120)
+    assert run_program(plc, program, limit_s=200) == 0
+    counts = program.counts
+    assert counts["identified"] == counts["results"] == 8
+    assert counts["passed"] > 0
+    assert not any(counts[name] for name in ("missed", "unanswered", "foreign", "swapped", "timed_out", "repeated"))
+
+
+def test_killed_plc_process_mixes_up_nothing(station, plc):
+    killed = []
+
+    def taken(result):
+        if not killed and program.counts["results"] >= 3 and not program.levels["trigger"]:
+            killed.append(plc_process(station))
+            os.kill(killed[0], signal.SIGKILL)
+
+    program = PlcProgram(taken=taken, parts=8, takt_s=0.5, timeout_s=120, name="second")
+    assert run_program(plc, program, limit_s=240) >= 1
+    counts = program.counts
+    assert killed and plc_process(station) != killed[0]
+    assert counts["swapped"] == counts["foreign"] == 0
+    assert counts["results"] + counts["missed"] + counts["timed_out"] == counts["triggers"] == 8
+    assert counts["identified"] + counts["unanswered"] + counts["missed"] == 8
+    assert counts["results"] >= counts["identified"], "a part with an id always gets its result"
+
+
+def test_stopped_station_answers_with_ng(plc):
+    assert plc.command("stop")
+    outputs = plc.wait(lambda outputs: "online" not in outputs.bits)
+    assert not outputs.bits & {"trigger_ready", "job_pass"}
+    plc.write({"trigger_enable": True})
+    plc.write({"trigger": True})
+    outputs = plc.wait(lambda outputs: "job_fail" in outputs.bits)
+    assert outputs.result.reason == "stopped" and "missed_acquisition" in outputs.bits
+    assert outputs.trigger_id == outputs.result.acquisition_id
+    plc.write({"trigger": False, "results_ack": True})
+    plc.wait(lambda outputs: outputs.result is None)
+    plc.write({"results_ack": False})
+    assert plc.command("go_online")
+    plc.wait(lambda outputs: "online" in outputs.bits)
+
+
+def test_no_output_after_the_end(station, plc):
+    station.terminate()
+    assert station.wait(timeout=60) == 0
+    with pytest.raises(PlcConnectionError):
+        plc.wait(lambda outputs: False)

@@ -1,0 +1,123 @@
+"""Links and ends of processes: nothing blocks, and no end is missed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cmdiad_line.supervisor.child import Child
+from cmdiad_line.supervisor.hub import Gone, Hub
+from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
+from cmdiad_line.transport.messages import Alive, End, Failed, Message
+from stations import LIMIT_S
+
+
+class Process:
+    """A process of the system that ends when it is killed."""
+
+    pid = -1
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def kill(self) -> None:
+        self.ended = True
+
+    def poll(self) -> int | None:
+        return 0 if self.ended else None
+
+    def wait(self) -> int:
+        return 0
+
+
+class HubOfLinks(Hub):
+    """A hub whose processes are links of the test."""
+
+    def __init__(self) -> None:
+        super().__init__(*[None, None])  # type: ignore[arg-type]
+        self.ends: dict[str, Link] = {}
+        self.processes: dict[str, Process] = {}
+
+    def start(self, name: str) -> None:
+        link, other_end = link_pair()
+        process: Any = Process()
+        self.ends[name], self.processes[name] = Link(other_end), process
+        self._children[name] = Child(name=name, process=process, link=link, started_ns=0, heard_ns=0)
+        self._selector.register(link, 1, name)
+
+    def wait(self) -> list[tuple[str, Message | Gone]]:
+        limit = time.monotonic() + LIMIT_S
+        while time.monotonic() < limit:
+            if events := self.receive(0.01):
+                return events
+        raise AssertionError("nothing came")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubOfLinks]:
+    hub = HubOfLinks()
+    hub.start("web")
+    yield hub
+    hub.end(0)
+    for end in hub.ends.values():
+        end.close()
+
+
+def test_messages_come_with_the_name_of_the_process(hub):
+    hub.ends["web"].send(Alive())
+    assert hub.wait() == [("web", Alive())]
+    child = hub.child("web")
+    assert child is not None
+    assert child.heard_ns > 0
+
+
+def test_last_words_come_before_the_end(hub):
+    hub.ends["web"].send(Failed(message="no port"))
+    hub.ends["web"].close()
+    assert hub.wait() == [("web", Failed(message="no port"))]
+    assert hub.wait() == [("web", Gone("it has ended"))]
+    assert hub.child("web") is None
+
+
+def test_process_that_does_not_read_is_killed(hub):
+    for _ in range(1 << 20):
+        hub.send("web", Failed(message="x" * 1000))
+        if hub.child("web") is None:
+            break
+    assert hub.processes["web"].ended
+    assert [event for _, event in hub.wait()] == [Gone("it did not read its messages")]
+
+
+def test_nonsense_ends_a_process(hub):
+    hub.ends["web"]._socket.send(b"nonsense")
+    ((name, event),) = hub.wait()
+    assert (name, isinstance(event, Gone)) == ("web", True)
+    assert hub.processes["web"].ended
+
+
+def test_end_is_noticed_although_another_process_holds_the_link(hub):
+    hub.processes["web"].ended = True
+    assert hub.wait() == [("web", Gone("it has ended"))]
+
+
+def test_process_is_started_again_only_after_its_end(hub):
+    process = hub.processes["web"]
+    process.kill = lambda: None  # type: ignore[method-assign]
+    hub.lose("web", "hung")
+    assert not hub.may_start("web")
+    process.ended = True
+    assert hub.may_start("web")
+
+
+def test_message_to_a_process_that_does_not_run_is_dropped(hub):
+    hub.send("mqtt", Alive())
+
+
+def test_end_asks_first(hub):
+    hub.end(0.05)
+    assert hub.ends["web"].receive() == [End()]
+    with pytest.raises(LinkClosedError):
+        hub.ends["web"].receive()
