@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from cmdiad_line.cli.demo import _samples_of, _station_file
 from cmdiad_line.cli.line import SUBCOMMANDS, cli
+from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.read import read_station
 from stations import write_station_file
 
@@ -53,7 +54,7 @@ def test_check_of_a_good_file(exported, data, tmp_path):
 def test_check_explains_every_mistake(tmp_path):
     file = write_station_file(tmp_path, tmp_path / "none", tmp_path, station={"deadline_ms": -1}, web={"prt": 1})
     result = CliRunner().invoke(cli, ["check", str(file)], standalone_mode=False)
-    assert result.return_value == 9
+    assert result.return_value == StationFileError.exit_code
     lines = result.output.splitlines()
     assert [line.split(":")[1].strip() for line in lines] == ["station.deadline_ms", "recipe.bundle", "web.prt"]
     assert all("Expected" in line for line in lines)

@@ -103,6 +103,7 @@ class Station(RuleBasedStateMachine):
         self.order: Inspect | None = None
         self.rows: list[Record] = []
         self.pictures: list[int] = []
+        self.stale_pictures = 0  # The first ones are of an acquisition process that has ended.
         self.held: set[int] = set()
         self.stored: dict[int, str] = {}
         self.corrected: set[int] = set()
@@ -143,7 +144,7 @@ class Station(RuleBasedStateMachine):
             self.pictures.append(message.slot)
         elif isinstance(message, Release):
             assert message.slot in self.held, "a slot is freed once"
-            assert message.slot not in self.pictures
+            assert message.slot not in self.pictures[self.stale_pictures :]
             self.held.remove(message.slot)
 
     def check(self, result: Result) -> None:
@@ -278,8 +279,11 @@ class Station(RuleBasedStateMachine):
     @precondition(lambda self: self.pictures)
     @rule(data=st.data())
     def picture(self, data: st.DataObject) -> None:
-        slot = data.draw(st.sampled_from(self.pictures))
-        self.pictures.remove(slot)
+        number = data.draw(st.integers(0, len(self.pictures) - 1))
+        slot = self.pictures[number]
+        number = self.pictures.index(slot)  # Answers for the same slot come in order.
+        del self.pictures[number]
+        self.stale_pictures -= number < self.stale_pictures
         self.give(self.dispatch.handle("records", PictureDone(slot=slot, kept=False), self.now, TIME))
 
     @rule(milliseconds=st.sampled_from([0, 1, 5, 40, 90, 400]))
@@ -302,12 +306,14 @@ class Station(RuleBasedStateMachine):
         if name == "acquisition":
             self.orders.clear()
             self.held.clear()
+            self.stale_pictures = len(self.pictures)
         elif name == "inspection":
             self.readiness.loaded.clear()
             self.order, self.killed = None, False
         else:
             self.rows.clear()
             self.pictures.clear()
+            self.stale_pictures = 0
         self.give(self.dispatch.process_down(name, "inspection-died", self.now))
 
     @rule()
@@ -351,6 +357,7 @@ class Station(RuleBasedStateMachine):
             self.store(row.result)
             self.give(self.dispatch.handle("records", Recorded(acquisition_id=part), self.now, TIME))
         while self.pictures:
+            self.stale_pictures = max(self.stale_pictures - 1, 0)
             done = PictureDone(slot=self.pictures.pop(0), kept=True)
             self.give(self.dispatch.handle("records", done, self.now, TIME))
         assert not self.held
