@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import hashlib
 import os
 import re
 import shutil
@@ -12,8 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
@@ -35,16 +39,66 @@ IMPORTERS = {
 MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
 TRAINING_FIXTURES = {"data", "trained", "fitted", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
+LONGEST_FIRST = (
+    "tests/test_demo.py",
+    "tests/train/detectors/test_variants.py",
+    "tests/test_real_data.py",
+    "tests/export/test_trd_graphs.py",
+    "tests/export/search/test_rtx_budget.py",
+    "tests/studies/test_compare.py",
+)
+"""Files that start first, so that no worker is left with minutes of work when the others have ended."""
 Trained = Callable[..., Path]
 Exported = Callable[..., Path]
+Make = Callable[[Path], object]
+Once = Callable[[str, Make], Path]
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of one run of the suite share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(folder_of_suite: Path) -> Once:
+    """`made_once(name, make)`: the shared folder `name`, which `make(folder)` fills in the worker that asks first."""
+
+    def made(name: str, make: Make) -> Path:
+        folder, unfinished = folder_of_suite / name, folder_of_suite / "unfinished" / name
+        with FileLock(folder_of_suite / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.parent.mkdir(exist_ok=True)
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def own_copy(made_once: Once, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`own_copy(name, make)`: this worker's copy of the folder that `made_once(name, make)` returns."""
+    folder = tmp_path_factory.mktemp("own")
+
+    def copied(name: str, make: Make) -> Path:
+        if not (folder / name).exists():
+            shutil.copytree(made_once(name, make), folder / name)
+        return folder / name
+
+    return copied
+
+
+@pytest.fixture(scope="session")
+def data(made_once: Once) -> Path:
     """A synthetic data set of one category, `gear`. Tests that change the files take `own_data`."""
     from helpers import make_data
 
-    return make_data(tmp_path_factory.mktemp("data") / "parts")
+    return made_once("parts", make_data)
 
 
 @pytest.fixture
@@ -53,64 +107,62 @@ def own_data(data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(data, tmp_path / "own-data"))
 
 
+def _name(recipe: Any, *words: str) -> str:
+    """A name for the run of a recipe that is the same in all workers."""
+    return "-".join((*words, hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]))
+
+
 @pytest.fixture(scope="session")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(data: Path, own_copy: Once) -> Trained:
     """`trained(modality, hallucination, **changes)`: a finished run of the tiny recipe, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
     from helpers import tiny_recipe
 
-    folder = tmp_path_factory.mktemp("runs")
-    runs: dict[str, Path] = {}
-
     def train(modality: str, hallucination: str = "none", **changes: object) -> Path:
         recipe = tiny_recipe(modality, hallucination, **changes)
-        key = repr(recipe)
-        if key not in runs:
-            run = folder / f"{modality}-{hallucination}-{len(runs)}"
-            fit(data, None, recipe, run)
-            runs[key] = run
-        return runs[key]
+        return own_copy(_name(recipe, modality, hallucination), lambda run: fit(data, None, recipe, run))
 
     return train
 
 
 @pytest.fixture(scope="session")
-def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def fitted(data: Path, own_copy: Once) -> Trained:
     """`fitted(variant, modality)`: a finished run of tiny reverse distillation, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
     from helpers import tiny_trd_recipe
 
-    folder = tmp_path_factory.mktemp("trd")
-
     def train(variant: str, modality: str) -> Path:
-        run = folder / f"{variant}-{modality}"
-        if not run.exists():
-            fit(data, None, tiny_trd_recipe(variant, modality), run)
-        return run
+        recipe = tiny_trd_recipe(variant, modality)
+        return own_copy(_name(recipe, variant, modality), lambda run: fit(data, None, recipe, run))
 
     return train
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once."""
-    from cmdiad_export.bundle_writer import write_bundle
+def exported(trained: Trained, own_copy: Once) -> Exported:
+    """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once.
+
+    Bundles of one run share a certifier, so the fp32 graph is certified once for all precisions. Tests of
+    `write_bundle` certify it for each.
+    """
+    from cmdiad_export.bundle_writer import certifier_of, write_bundle
     from cmdiad_export.options import ExportOptions
     from cmdiad_runtime.support.reporter import SILENT
     from cmdiad_train.runs.run import load_run
 
-    folder = tmp_path_factory.mktemp("bundles")
-    bundles: dict[tuple[Path, str], Path] = {}
+    certifiers: dict[Path, Any] = {}
 
     def export(modality: str, hallucination: str = "none", precision: str = "fp32", **changes: object) -> Path:
         run = trained(modality, hallucination, **changes)
-        if (run, precision) not in bundles:
-            bundle = folder / f"{run.name}-{precision}.cmdiad"
-            write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT)  # type: ignore[arg-type]
-            bundles[run, precision] = bundle
-        return bundles[run, precision]
+
+        def write(bundle: Path) -> None:
+            options, opened = ExportOptions(precision), load_run(run)  # type: ignore[arg-type]
+            certifiers[run] = certifiers.get(run) or certifier_of(opened, options, SILENT)
+            write_bundle(opened, bundle, options, SILENT, certifier=certifiers[run])
+
+        return own_copy(f"{run.name}-{precision}.cmdiad", write)
 
     return export
 
@@ -141,7 +193,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that train or export, and skip tests that need a GPU on machines without one."""
+    """Order the files, mark tests that train or export, and skip tests that need a GPU on machines without one."""
+    slow = {_file(item) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _start(_file(item), slow))
     for item in items:
         # `fixturenames` also contains the fixtures that the fixtures of a test use.
         if TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -151,3 +205,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _start(file: str, slow: set[str]) -> int:
+    """The position of a file: those of LONGEST_FIRST, then files with slow tests, then all others."""
+    if file in LONGEST_FIRST:
+        return LONGEST_FIRST.index(file)
+    return len(LONGEST_FIRST) + (file not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting all modules and tests again and again."""
+    gc.collect()
+    gc.freeze()

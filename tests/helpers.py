@@ -19,6 +19,7 @@ import tifffile
 from PIL import Image
 
 SIZE = 112
+SMALL = 56
 
 
 def ignore(step: str, done: int, total: int) -> None:
@@ -49,7 +50,7 @@ class RecordingReporter:
 
 
 def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: Any) -> Any:
-    """A recipe that trains in a second."""
+    """A recipe that trains in a second. F2I and I2F have wide convolutions, so their images are small."""
     from cmdiad_train.recipe import Distillation, RgbExtractor, XyzExtractor
 
     recipe = bank_recipe(
@@ -58,7 +59,7 @@ def tiny_recipe(modality: str = "rgb", hallucination: str = "none", **changes: A
         rgb=RgbExtractor(backbone="resnet10t", stages=(0, 1), grid=14),
         xyz=XyzExtractor(groups=64, group_size=16, width=24, heads=3, depth=2, taps=(0, 1), grid=14),
         distillation=Distillation(epochs=2, batch=2, warmup=1, validation=0.0),
-        size=SIZE,
+        size=SMALL if hallucination in ("f2i", "i2f") else SIZE,
         view="sensor",
         coreset=0.2,
         components=None,

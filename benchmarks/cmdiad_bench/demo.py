@@ -22,6 +22,8 @@ from cmdiad_runtime.support.files import write_json
 CATEGORY = "gear"
 HALLUCINATIONS = ("none", "f2f")
 LATENCY_SECONDS = "6"
+PARTS: tuple[str, ...] = ()
+"""Options of the data set; none for the default size."""
 # The demo must finish within minutes: it uses half as many patches as usual and keeps a tenth of them in its banks.
 SMALL = ("--extractor", "small", "--size", "224", "--rgb-grid", "28", "--coreset", "0.1")
 EXTRACTOR_NOTE = (
@@ -36,7 +38,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     data = folder / "data"
-    _run("cmdiad-data", "synthesize", data, "--category", CATEGORY)
+    _run("cmdiad-data", "synthesize", data, "--category", CATEGORY, *PARTS)
     rows = [_one_detector(folder, data, m, h) for m in MODALITIES for h in HALLUCINATIONS]
     overlays = {modality: str(_inspect(folder, data, modality)) for modality in MODALITIES}
     seconds = time.monotonic() - start

@@ -27,7 +27,13 @@ UNCERTIFIED = "not executed on the exporting machine: uncertified until the self
 
 
 def write_bundle(
-    run: Run, out: Path, options: ExportOptions, reporter: Reporter, *, search: SearchChoice | None = None
+    run: Run,
+    out: Path,
+    options: ExportOptions,
+    reporter: Reporter,
+    *,
+    search: SearchChoice | None = None,
+    certifier: Certifier | None = None,
 ) -> dict[str, Any]:
     """Export a run into the new folder `out` and return the manifest.
 
@@ -37,6 +43,8 @@ def write_bundle(
         options: Options of the export.
         reporter: Receiver of messages.
         search: Search that was measured before; None to choose and measure one as the options say.
+        certifier: Certifier from `certifier_of` for the same run and options, which certifies the fp32 graph once for
+            several precisions; None to make one.
 
     Raises:
         CertificateError: The graph differs from the trained detector by more than its tolerance.
@@ -46,12 +54,19 @@ def write_bundle(
     """
     require_outside_bundles(out.parent, option="--out")
     with atomic_directory(out) as folder:
-        search = search or _choose_search(run, options, reporter)
-        golden = golden_set(run)
-        certifier = Certifier(run, golden, search, options.scratch_megabytes, reporter)
+        certifier = certifier or certifier_of(run, options, reporter, search=search)
+        golden = certifier.golden
         graph = certifier.certify(options.precision, folder / GRAPH)
         engines = [_build_rtx(run, folder, graph, golden, reporter)] if options.target == "rtx" else []
         return _finish(out, folder, golden, manifest_of(run, folder, graph, engines), options.contact)
+
+
+def certifier_of(
+    run: Run, options: ExportOptions, reporter: Reporter, *, search: SearchChoice | None = None
+) -> Certifier:
+    """Return the certifier of a run; see `write_bundle` for the arguments."""
+    search = search or _choose_search(run, options, reporter)
+    return Certifier(run, golden_set(run), search, options.scratch_megabytes, reporter)
 
 
 def write_certified(

@@ -65,6 +65,9 @@ class Certifier:
         search: Choice of the search, or None if the detector has no banks.
         scratch_megabytes: Budget for the search's scratch memory; see `choose_search`.
         reporter: Receiver of messages.
+
+    Attributes:
+        golden: Golden set of the run.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Certifier:
         scratch_megabytes: float | None,
         reporter: Reporter,
     ) -> None:
-        self._run, self._golden, self._search = run, golden, search
+        self._run, self.golden, self._search = run, golden, search
         self._megabytes, self._reporter = scratch_megabytes, reporter
         # If a graph drifts, a tampered sample shows what good ones do not, above all clipping.
         self._inputs = {key: torch.from_numpy(value) for key, value in golden[-1].inputs.items()}
@@ -105,7 +108,7 @@ class Certifier:
             record["search"] = budget.to_json()
         tolerances = {name: self._tolerance(name) for name in comparisons}
         return CertifiedGraph(
-            path, precision, record, tuple(comparisons.values()), tolerances, self._search, len(self._golden)
+            path, precision, record, tuple(comparisons.values()), tolerances, self._search, len(self.golden)
         )
 
     def _budget(self, precision: Precision) -> SearchBudget | None:
@@ -163,10 +166,10 @@ class Certifier:
     def _compare(self, precision: Precision, path: Path) -> Comparison:
         """Compare the graph that was written last with the trained detector."""
         engine = open_engine(path)
-        comparison = compare(engine, precision, self._golden, self._run.calibration, self._tolerance(precision))
+        comparison = compare(engine, precision, self.golden, self._run.calibration, self._tolerance(precision))
         engine.close()
         self._reporter.say(
-            f"{precision} graph, {graph_bytes(path) / 1e6:.1f} MB, against torch on {len(self._golden)} golden "
+            f"{precision} graph, {graph_bytes(path) / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
             f"samples: score within {comparison.score_max_share:.2%} and map within {comparison.map_max_share:.2%} of "
             f"the threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
         )

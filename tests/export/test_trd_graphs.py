@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from cmdiad_export.bundle_writer import write_bundle
+from cmdiad_export.bundle_writer import certifier_of, write_bundle
+from cmdiad_export.certified import Certifier
 from cmdiad_export.graph.exporter import graph_of
 from cmdiad_export.graph.passes.name_by_module import module_of
 from cmdiad_export.options import ExportOptions
@@ -21,7 +23,7 @@ from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.levels import is_within
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.runs.run import Run, load_run
+from cmdiad_train.runs.run import load_run
 
 Fitted = Callable[..., Path]
 VARIANTS = [("rd", "rgb"), ("mtfi-rd", "rgb"), ("mtfi-trd", "xyz"), ("trd", "both")]
@@ -52,9 +54,18 @@ OPERATORS = {
 """Operators that TensorRT 10, TensorRT 11, TensorRT-RTX and ONNX Runtime have."""
 
 
-def graph(run: Run, precision: Precision) -> ir.Model:
-    inputs = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
-    return graph_of(to_precision(run.detector, precision), inputs)
+@functools.cache
+def graph(run: Path, precision: Precision) -> ir.Model:
+    """The graph of a run, exported once; no test changes it."""
+    opened = load_run(run)
+    inputs = {name: opened.golden[0].inputs[name] for name in opened.detector.input_names}
+    return graph_of(to_precision(opened.detector, precision), inputs)
+
+
+@pytest.fixture(scope="module")
+def certifier(fitted: Fitted) -> Certifier:
+    """A certifier of `trd`, which certifies the fp32 graph once for all precisions."""
+    return certifier_of(load_run(fitted("trd", "both")), ExportOptions(), SILENT)
 
 
 @pytest.mark.parametrize(("variant", "modality"), VARIANTS)
@@ -62,7 +73,7 @@ def graph(run: Run, precision: Precision) -> ir.Model:
 def test_graphs_consist_of_operators_that_every_engine_has(
     fitted: Fitted, variant: str, modality: str, precision: Precision
 ) -> None:
-    model = graph(load_run(fitted(variant, modality)), precision)
+    model = graph(fitted(variant, modality), precision)
     kinds = Counter(node.op_type for node in model.graph)
     assert set(kinds) <= OPERATORS
     tuned = variant in ("trd", "mtfi-trd")
@@ -71,28 +82,30 @@ def test_graphs_consist_of_operators_that_every_engine_has(
 
 
 def test_level_weights_are_constants(fitted: Fitted) -> None:
-    model = graph(load_run(fitted("trd", "both")), "fp32")
+    model = graph(fitted("trd", "both"), "fp32")
     assert not any(node.op_type in ("Softmax", "Exp") for node in model.graph)
 
 
 def test_sums_of_cosines_stay_fp32(fitted: Fitted) -> None:
-    run = load_run(fitted("trd", "both"))
+    run = fitted("trd", "both")
     model = graph(run, "fp16")
     sums = [node for node in model.graph if node.op_type in ("ReduceSum", "Sqrt")]
     # Of each branch and level the product, two squares and two roots; the sums over levels, and over branches.
     assert len(sums) == 2 * (3 * 5 + 1) + 1
     for node in sums:
         assert {value.dtype for value in (node.inputs[0], *node.outputs) if value} == {ir.DataType.FLOAT}
-    networks = run.detector.precision_parts().networks
+    networks = load_run(run).detector.precision_parts().networks
     kernels = [node.inputs[1] for node in model.graph if node.op_type in ("Conv", "ConvTranspose")]
     assert {value.dtype for value in kernels if value} == {ir.DataType.FLOAT16}
     assert all(is_within(module_of(node), networks) for node in model.graph if "Conv" in node.op_type)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu"])
-def test_a_reduced_graph_passes_its_certificate(fitted: Fitted, tmp_path: Path, precision: Precision) -> None:
-    bundle = tmp_path / "trd.cmdiad"
-    manifest = write_bundle(load_run(fitted("trd", "both")), bundle, ExportOptions(precision), SILENT)
+def test_a_reduced_graph_passes_its_certificate(
+    fitted: Fitted, certifier: Certifier, tmp_path: Path, precision: Precision
+) -> None:
+    run, bundle = load_run(fitted("trd", "both")), tmp_path / "trd.cmdiad"
+    manifest = write_bundle(run, bundle, ExportOptions(precision), SILENT, certifier=certifier)
     _, reduced = manifest["certificate"]["comparisons"]
     assert reduced["precision"] == precision
     assert reduced["passed"]
@@ -120,10 +133,11 @@ def test_int8_cpu_multiplies_integers(fitted: Fitted, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_rtx_engine_is_built_without_a_gpu(fitted: Fitted, tmp_path: Path, precision: Precision) -> None:
-    manifest = write_bundle(
-        load_run(fitted("trd", "both")), tmp_path / "trd.cmdiad", ExportOptions(precision, target="rtx"), SILENT
-    )
+def test_rtx_engine_is_built_without_a_gpu(
+    fitted: Fitted, certifier: Certifier, tmp_path: Path, precision: Precision
+) -> None:
+    run, options = load_run(fitted("trd", "both")), ExportOptions(precision, target="rtx")
+    manifest = write_bundle(run, tmp_path / "trd.cmdiad", options, SILENT, certifier=certifier)
     (engine,) = manifest["engines"]
     fingerprint = engine["fingerprint"]
     assert fingerprint["size_bytes"] > 0

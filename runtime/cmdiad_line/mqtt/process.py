@@ -180,7 +180,11 @@ class _MqttProcess:
             arguments = {"recipe_id": request.recipe_id} if request.recipe_id else {}
             self._link.send(Command(token=self._token, name=request.name, user="mqtt", arguments=arguments))
         else:
-            self._link.send(Trigger(token=self._token, part_id=request.part_id, meas_id=request.meas_id))
+            self._link.send(
+                Trigger(
+                    token=self._token, part_id=request.part_id, meas_id=request.meas_id, sent_ns=time.monotonic_ns()
+                )
+            )
 
     # --- to the broker -----------------------------------------------------------------------------------------------
 

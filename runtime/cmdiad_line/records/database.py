@@ -25,6 +25,7 @@ from cmdiad_runtime.errors import OutputError
 FILE_NAME = "records.sqlite"
 BUSY_MS = 200
 """Longest time to wait for another process that writes, milliseconds. The part in work becomes NG after that."""
+LEAST_SQLITE = (3, 37)
 _CHECK_SECONDS = 0.5
 _INSTRUCTIONS = 10_000
 _WAL_LIMIT = 16 << 20  # bytes
@@ -75,6 +76,7 @@ class Database:
 
     def __init__(self, state: Path, *, continued: Continued | None = None) -> None:
         self.path = database_path(state)
+        _check_library(self.path)
         try:
             self._connection = _connected(self.path)
         except sqlite3.Error as error:
@@ -192,6 +194,17 @@ def _connected(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # See `tidy`: a checkpoint must not delay a part.
     return connection
+
+
+def _check_library(path: Path) -> None:
+    if sqlite3.sqlite_version_info < LEAST_SQLITE:
+        least = ".".join(map(str, LEAST_SQLITE))
+        raise RecordsError(
+            path,
+            found=f"the library SQLite {sqlite3.sqlite_version}",
+            expected=f"version {least} or later, which checks the types of values",
+            action="use a Python with a newer SQLite, for example one that uv installs",
+        )
 
 
 def _check_version(path: Path, application: int, version: int) -> None:

@@ -37,6 +37,7 @@ def make_application(services: Services) -> Guard:
     )
     application.state.services = services
     application.state.streams = 0
+    application.state.sign_ins = 0
     application.state.metrics = metrics.Metrics(services)
     for room in (rest, metrics, sign_in, operator, live, review, engineer, candidates, account_page):
         application.include_router(room.router)

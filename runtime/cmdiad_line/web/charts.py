@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT = 1000, 300
 """Size of a chart in its own units."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 988, 12, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 988, 12, 270
 _MOST_POINTS = 400
 """Largest number of points of a line."""
 _HEADROOM = 1.5

@@ -143,7 +143,7 @@ def _unready(state: StationState) -> tuple[Kind, str, str, str]:
     if state.phase == "failed":
         return "failed", PHASES["failed"], title(state.reason), sentence(state.message) or "Call an engineer."
     if state.phase == "stopped":
-        return "stopped", PHASES["stopped"], "", sentence(state.message) or "Press Start to accept parts."
+        return "stopped", PHASES["stopped"], "", "Every part is NG until somebody presses Start."
     return "not-ready", PHASES[state.phase], title(state.reason), sentence(state.message)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response
 
+from cmdiad_line.accounts.account import Account
 from cmdiad_line.web.access import Caller, cookie_name, form_for, require_own_form
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import services_of
 
 router = APIRouter(include_in_schema=False)
+MOST_SIGN_INS = 4
+"""Largest number of attempts to sign in that wait at the same time. They occupy threads that pages need."""
 _REFUSED = "Name or password is wrong, or the account is locked for now. Wait a minute before you try again."
 
 
@@ -35,7 +38,7 @@ async def sign_in(
     services = services_of(request)
     nonce = request.cookies.get(_nonce_name(request), "")
     require_own_form(request, form_token, services.sessions.token_before_sign_in(nonce) if nonce else "")
-    account = await run_in_threadpool(services.accounts.sign_in, name.strip(), password)
+    account = await _account(request, name.strip(), password)
     if account is None:
         return _form(request, next, _REFUSED, 403)
     answer = RedirectResponse(local_path(next), status_code=303)
@@ -51,6 +54,18 @@ async def sign_out(request: Request, _: Annotated[Caller, Depends(form_for("oper
     answer = RedirectResponse("/login", status_code=303)
     answer.delete_cookie(cookie_name(services), secure=services.settings.secure, httponly=True, samesite="strict")
     return answer
+
+
+async def _account(request: Request, name: str, password: str) -> Account | None:
+    """Return the account if name and password are right. Few attempts wait at the same time, because each is slow."""
+    state = request.app.state
+    if state.sign_ins >= MOST_SIGN_INS:
+        raise HTTPException(503, "Too many attempts to sign in at the same time. Try again in a few seconds.")
+    state.sign_ins += 1
+    try:
+        return await run_in_threadpool(services_of(request).accounts.sign_in, name, password)
+    finally:
+        state.sign_ins -= 1
 
 
 def local_path(path: str) -> str:

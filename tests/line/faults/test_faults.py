@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,6 +212,20 @@ def test_damaged_database_never_ends_in_ok(own_folder):
     with running_station(write_station_file(*own_folder, station={"restarts_per_minute": 2})) as station:
         assert station.wait() == supervisor_module.GAVE_UP
         assert not any(result.verdict == "OK" for results in station.plc.results.values() for result in results)
+
+
+def test_broker_that_is_away_stops_no_part(own_folder):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    file = write_station_file(*own_folder, mqtt={"host": "127.0.0.1", "port": port})
+    with running_station(file) as station:
+        station.plc.wait_ready()
+        wait_for(lambda: station.runs("mqtt"))
+        process = station.pid("mqtt")
+        for _ in range(3):
+            station.wait_ok()
+        assert station.runs("mqtt")
+        assert station.pid("mqtt") == process
 
 
 def test_second_station_in_the_same_folder_is_refused(own_folder):

@@ -302,6 +302,13 @@ def test_newer_version_is_refused(tmp_path, database):
         Database(tmp_path)
 
 
+def test_old_library_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(RecordsError, match=r"3\.37 or later"):
+        Database(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_large_file_is_opened_without_checking_every_page(tmp_path, database, monkeypatch):
     for number in range(1, 400):
         store(database, a_record(number))

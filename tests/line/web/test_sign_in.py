@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
-from cmdiad_line.web.sign_in import local_path
+from cmdiad_line.web.sign_in import MOST_SIGN_INS, local_path
 from web_doubles import PASSWORD, READY, WebStation, form_token
 
 
@@ -66,6 +68,32 @@ def test_refusals_do_not_tell_whether_an_account_exists(station: WebStation) -> 
         return client.post("/login", data=form).text.split('role="alert"')[1].split("</p>")[0]
 
     assert refusal("ada") == refusal("nobody")
+
+
+def test_many_attempts_at_the_same_time_do_not_block_the_pages(
+    station: WebStation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guesses wait in threads; with all threads occupied, no page could read the records."""
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def wait(name: str, password: str) -> None:
+        begun.release()
+        release.wait()
+
+    monkeypatch.setattr(station.accounts, "sign_in", wait)
+    with station.client() as client, ThreadPoolExecutor(8) as pool:
+        form = {"name": "ada", "password": "guess", "form_token": form_token(client.get("/login").text)}
+        attempts = [pool.submit(client.post, "/login", data=form) for _ in range(MOST_SIGN_INS)]
+        for _ in attempts:
+            begun.acquire()
+        assert client.post("/login", data=form).status_code == 503
+        assert client.get("/healthz").status_code == 200
+        release.set()
+        assert {attempt.result().status_code for attempt in attempts} == {403}
+        assert (
+            client.post("/login", data={**form, "form_token": form_token(client.get("/login").text)}).status_code == 403
+        )
 
 
 def test_a_sign_in_form_from_another_page_is_refused(station: WebStation) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from cmdiad_runtime.bundle import bundle as bundle_module
 from cmdiad_runtime.bundle import integrity
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.manifest import Manifest, manifest_hash
 from cmdiad_runtime.bundle.manifest_records import EngineRecord
+from cmdiad_runtime.engines.graph_contents import check_graph_contents
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.records import RecordError
@@ -53,14 +55,18 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     manifest["files"]["engines/a.engine"] = {"sha256": digest, "bytes": 6}
     del manifest["manifest_sha256"]
     _write(folder, manifest)
-    monkeypatch.setattr(integrity, "sha256_of", functools.cache(sha256_of))  # the files stay; opening is faster
+    # The files stay the same, so they are read once.
+    monkeypatch.setattr(integrity, "sha256_of", functools.cache(sha256_of))
+    monkeypatch.setattr(bundle_module, "check_graph_contents", functools.cache(check_graph_contents))
     return folder
 
 
 def _write(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest with a right hash, as somebody with bad intentions would."""
     text = json.dumps({**manifest, "manifest_sha256": manifest_hash(manifest)})
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    path = folder / "manifest.json"
+    path.unlink()  # Some file systems wait for the disk when a file is truncated.
+    path.write_text(text, encoding="utf-8")
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import load_run
-from helpers import changed, command, make_data, python, sample_files, tiny_recipe
+from helpers import SIZE, SMALL, changed, command, make_data, python, sample_files, tiny_recipe
 
 POINT_VARIANTS = [
     ("rgb", "none"),
@@ -49,13 +49,15 @@ def check_single_modality(bundle: Path, data: Path, tmp_path: Path, modality: st
             shutil.rmtree(folder)
     with Inspector.open(bundle, OpenOptions(modality=modality)) as inspector:  # type: ignore[arg-type]
         files = list_inputs([own / "gear" / "test"], modality)  # type: ignore[arg-type]
+        size = inspector.bundle.preprocessing.size
+        assert size in (SIZE, SMALL)
         assert len(files) == 5
         for file in files:
             sample = read_sample(file, inspector.bundle.preprocessing)
             assert all(getattr(sample, other) is None for other in others)
             inspection = inspector.inspect(sample)
             assert np.isfinite(inspection.score)
-            assert inspection.map.shape == (112, 112)
+            assert inspection.map.shape == (size, size)
     ended = command(cli, bundle, own / "gear" / "test", "--modality", modality, "--output", tmp_path / "out")
     assert ended.code == 0, ended.err
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 5
@@ -179,9 +181,9 @@ def test_one_seed_one_result(data: Path, tmp_path: Path, hallucination: str) -> 
 
 def test_hallucinated_bank_adds_to_the_main_one(trained: Any) -> None:
     """The main bank of a detector with hallucination is that of the detector without."""
-    alone = load_run(trained("rgb")).detector
     for hallucination in ("f2f", "f2i", "i2f"):
-        detector = load_run(trained("rgb", hallucination)).detector
+        run = load_run(trained("rgb", hallucination))
+        alone, detector = load_run(trained("rgb", size=run.recipe.size)).detector, run.detector
         assert torch.equal(detector.searches[0].rows, alone.searches[0].rows)
         assert len(detector.searches) == 2
         assert len(detector.searches[1].rows) >= 3
