@@ -7,6 +7,7 @@ consumer to see the answers.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
@@ -109,7 +110,9 @@ class VisionSystem:
         try:
             await self._activate(user, recipe_id)
             token = next(self._tokens)
-            answer = await self._ask(Trigger(token=token, part_id=part_id, meas_id=meas_id), token)
+            answer = await self._ask(
+                Trigger(token=token, part_id=part_id, meas_id=meas_id, sent_ns=time.monotonic_ns()), token
+            )
         except BaseException:  # Also if the client disconnects while it waits.
             if self.job is job and not job.running:
                 self.job = None

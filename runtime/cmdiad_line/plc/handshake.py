@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmdiad_line.plc.signals import COMMANDS_OF_INPUTS, INPUTS, Offline, Outputs, ShownResult
+from cmdiad_line.reasons import STATION_REASONS
 from cmdiad_line.transport.messages import (
     Acknowledge,
     AcquisitionDone,
@@ -48,14 +49,17 @@ class HandshakeSettings:
 
     Attributes:
         buffer: Largest number of results that wait for an acknowledgement, with parts in work. With 1, a trigger also
-            takes back the result of the part before, and a result is shown only if its trigger was the last one.
+            takes back the result of the part before, and a result is shown only if its trigger was the last one. The
+            result of a frame that arrived by itself replaces the one before.
         silent_ns: Time without a message of the supervisor after which the station counts as silent.
         heartbeat_ns: Time between two changes of `heartbeat`.
+        gap_ns: Time for which `results_valid` is false when a result replaces one that the PLC has not acknowledged.
     """
 
     buffer: int = 8
     silent_ns: int = 2_000_000_000
     heartbeat_ns: int = 500_000_000
+    gap_ns: int = 50_000_000
 
 
 class Handshake:
@@ -84,6 +88,7 @@ class Handshake:
         self._waiting: deque[Result] = deque()
         self._shown: Result | None = None
         self._shown_ns = 0
+        self._replaced_ns: int | None = None
         self._repeated = False
         self._command_token = 0
         self._command_done: bool | None = None
@@ -118,7 +123,7 @@ class Handshake:
         """Forget the shown result, if the PLC can have seen it as valid; else show it again when the level falls."""
         if self._shown is None:
             return []
-        if not edge or not self._heard(now_ns):
+        if not edge or not self._heard(now_ns) or self._in_gap(now_ns):
             self._repeated = True
             return []
         return self._forget_shown()
@@ -170,7 +175,7 @@ class Handshake:
         self._token += 1
         self._last_token = self._token
         self._pending.append(self._token)
-        return [*messages, Trigger(token=self._token, part_id=self._texts["part_id"])]
+        return [*messages, Trigger(token=self._token, part_id=self._texts["part_id"], sent_ns=now_ns)]
 
     def _miss(self) -> None:
         self._missed = True
@@ -226,15 +231,22 @@ class Handshake:
             return []
         if any(waiting.acquisition_id == result.acquisition_id for waiting in self._waiting):
             return []
+        messages: list[Message] = []
+        if _earned(result) and not result.replayed and now_ns > result.deadline_ns:
+            result = replace(result, verdict="NG", reason="deadline", message=STATION_REASONS["deadline"])
+            messages.append(_late(result))
         single = self._settings.buffer == 1
+        if single and result.channel == "acquisition" and self._kept:  # The part before is gone.
+            messages += self._forget_results()
+            self._replaced_ns = now_ns
         if single and result.channel == "plc" and (not own or result.acquisition_id != self._trigger_id):
-            return [Acknowledge(acquisition_id=result.acquisition_id)]  # The part is gone: never show its result.
+            return [*messages, Acknowledge(acquisition_id=result.acquisition_id)]  # The part is gone: never show it.
         if self._outstanding >= self._settings.buffer and not own:
             self._overrun = True
-            return []
+            return messages
         self._waiting.append(result)
         self._show_next(now_ns)
-        return []
+        return messages
 
     def _show_next(self, now_ns: int) -> None:
         """Show the oldest waiting result, if none is shown and the PLC has lowered `results_ack`."""
@@ -248,6 +260,10 @@ class Handshake:
     def _heard(self, now_ns: int) -> bool:
         """Return True if the supervisor was heard lately."""
         return self._heard_ns is not None and now_ns - self._heard_ns <= self._settings.silent_ns
+
+    def _in_gap(self, now_ns: int) -> bool:
+        """Return True while `results_valid` is false because a result has replaced another one."""
+        return self._replaced_ns is not None and now_ns - self._replaced_ns < self._settings.gap_ns
 
     def outputs(self, now_ns: int, *, ok_hold_ns: int = 0) -> Outputs:
         """Return all outputs at a moment.
@@ -265,6 +281,7 @@ class Handshake:
             )
         phase = self._state.phase
         valid = self._shown is not None and not self._levels.get("results_ack", False)
+        valid = valid and not self._in_gap(now_ns)
         bits = self._state_bits(self._state, now_ns)
         if valid:
             sure = phase in ("ready", "stopped", "not-ready")
@@ -319,6 +336,14 @@ class Handshake:
         if self._heard_ns is None:
             return 0
         return min(now_ns, self._heard_ns + self._settings.silent_ns) // self._settings.heartbeat_ns
+
+
+def _late(result: Result) -> Command:
+    """Return the entry of the audit log for a result whose OK came too late to be shown."""
+    details = {"acquisition_id": result.acquisition_id, "shown": "NG", "reason": result.reason}
+    return Command(
+        token=0, name="note", user="plc", arguments={"action": "late OK", "subject": "plc", "details": details}
+    )
 
 
 def _scored(result: Result) -> bool:

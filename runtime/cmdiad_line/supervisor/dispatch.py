@@ -165,14 +165,16 @@ class Dispatch:
         refusal: tuple[str, str] | None = self._readiness.refusal()
         if refusal is None and self.is_full:
             refusal = _reason("overrun")
+        triggered_ns = min(message.sent_ns, now_ns) if isinstance(message, Trigger) and message.sent_ns > 0 else now_ns
         part = Part(
             acquisition_id=self._new_id(),
             channel=channel,
             part_id=message.part_id,
             meas_id="" if isinstance(message, Pushed) else message.meas_id,
             time=time,
-            triggered_ns=now_ns,
-            deadline_ns=now_ns + self._limits.deadline_ns,
+            triggered_ns=triggered_ns,
+            deadline_ns=triggered_ns + self._limits.deadline_ns,
+            margin_ns=self._limits.margin_ns,
             recipe_id=self._readiness.active_id,
             loaded=self._readiness.active,
             pushed=isinstance(message, Pushed),
@@ -291,7 +293,7 @@ class Dispatch:
         inspected, loaded = part.inspected, part.loaded
         if inspected is None or loaded is None:
             return _reason("station-error")
-        if inspected.verdict != "OK":
+        if inspected.verdict != "OK" or inspected.reason:
             return inspected.reason or "station-error", inspected.message
         rules: tuple[tuple[bool, StationReason], ...] = (
             (inspected.score is not None and inspected.score <= inspected.threshold, "station-error"),
@@ -372,6 +374,7 @@ class Dispatch:
         for part in waiting:
             if self._engine is not None or "inspection" not in self._readiness.running:
                 return
+            part.begun_ns = now_ns
             if not part.is_fresh(self._limits.max_frame_age_ns):
                 self._fail(part, _reason("stale-frame"), now_ns)
             elif part.loaded is None or self._readiness.loaded.get(part.recipe_id) is not part.loaded:

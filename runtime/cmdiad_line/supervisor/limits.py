@@ -14,9 +14,11 @@ class Limits:
         max_in_work: Largest number of parts in work.
         max_frame_age_ns: Largest age of a pushed frame.
         hang_ns: Time after the deadline at which an inspection process that does not answer is killed.
+        margin_ns: Time from the last moment for a verdict to the deadline of the plant.
     """
 
     deadline_ns: int
     max_in_work: int
     max_frame_age_ns: int
     hang_ns: int
+    margin_ns: int = 0

@@ -34,7 +34,8 @@ class Part:
         meas_id: Id of the measurement from the plant, or "".
         time: Wall-clock time of the trigger.
         triggered_ns: Time of the trigger.
-        deadline_ns: Time of the deadline.
+        deadline_ns: Last moment for a verdict.
+        margin_ns: Time from that moment to the deadline of the plant.
         recipe_id: Id of the recipe that was active at the trigger.
         loaded: That recipe as it was loaded at the trigger, or None if it was not.
         pushed: True if the frame came with the trigger.
@@ -45,6 +46,7 @@ class Part:
         sensors: Facts of the sensors.
         captured_ns: Time of the exposure.
         arrived_ns: Time at which the frame arrived.
+        begun_ns: Time at which the inspection of the frame began.
         inspected: Verdict of the detector, or None.
         recording: True while a row with the verdict OK is on its way to the disk.
         result: Published result, or None.
@@ -58,6 +60,7 @@ class Part:
     time: str
     triggered_ns: int
     deadline_ns: int
+    margin_ns: int
     recipe_id: str
     loaded: LoadedRecipe | None
     pushed: bool
@@ -68,6 +71,7 @@ class Part:
     sensors: dict[str, str] = field(default_factory=dict)
     captured_ns: int = 0
     arrived_ns: int = 0
+    begun_ns: int = 0
     inspected: Inspected | None = None
     recording: bool = False
     result: Result | None = None
@@ -84,12 +88,12 @@ class Part:
         """Return True if the frame shows this part: captured after the trigger, or pushed soon enough.
 
         Args:
-            max_frame_age_ns: Largest age of a pushed frame on arrival.
+            max_frame_age_ns: Largest age of a pushed frame when its inspection begins.
         """
         if self.captured_ns > self.arrived_ns:
             return False  # No sensor captures in the future: the clock of the frame is not to be trusted.
         if self.pushed:
-            return self.arrived_ns - self.captured_ns <= max_frame_age_ns
+            return self.begun_ns - self.captured_ns <= max_frame_age_ns
         return self.captured_ns >= self.triggered_ns
 
     def stamp(self, stage: str, now_ns: int) -> None:
@@ -126,6 +130,7 @@ class Part:
             bundle_digest=self.loaded.bundle_digest if self.loaded else "",
             time=self.time,
             timings_ms=dict(self.timings),
+            deadline_ns=self.deadline_ns + self.margin_ns,
         )
 
     def row(self, result: Result) -> Record:

@@ -121,6 +121,7 @@ class Supervisor:
             max_in_work=station.max_in_work,
             max_frame_age_ns=station.max_frame_age_ms * 10**6,
             hang_ns=station.hang_ms * 10**6,
+            margin_ns=station.margin_ms * 10**6,
         )
         self._dispatch = Dispatch(self._readiness, self._limits)
         self._change_over = ChangeOver(

@@ -44,11 +44,13 @@ class Trigger:
         token: Number of the request, chosen by the sender; returned in `Triggered`.
         part_id: Id of the part from the plant; "" if there is none.
         meas_id: Id of the measurement from the plant (OPC UA); "" if there is none.
+        sent_ns: Time of the trigger at the sender, from which the deadline counts; 0 for the time of the arrival.
     """
 
     token: int
     part_id: str = ""
     meas_id: str = ""
+    sent_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,7 @@ class Result:
         timings_ms: Milliseconds from the trigger to the end of each stage: "acquired", "inspected", "recorded",
             "published"; in addition "preprocess" and "engine" as durations.
         replayed: True for a result that is sent again to a process that was restarted.
+        deadline_ns: Time after which a process must not show the plant OK for the first time.
     """
 
     acquisition_id: int
@@ -173,6 +176,7 @@ class Result:
     time: str
     timings_ms: dict[str, float]
     replayed: bool = False
+    deadline_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,7 @@ class Desk:
         """
         token = next(self._tokens)
         answer = self._expect("trigger", token)
-        self._send(Trigger(token=token, part_id=part_id))
+        self._send(Trigger(token=token, part_id=part_id, sent_ns=time.monotonic_ns()))
         triggered: Triggered = await self._wait(answer, self._patience_s)
         return await self.result(triggered.acquisition_id)
 

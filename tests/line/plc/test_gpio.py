@@ -201,6 +201,7 @@ def test_part_is_inspected_by_lines_only(monkeypatch):
     wait_until(lambda: arrived(Trigger))
     supervisor.send(Triggered(token=arrived(Trigger)[0].token, acquisition_id=7, accepted=True))
     result = Result(
+        deadline_ns=time.monotonic_ns() + 10**12,
         acquisition_id=7,
         verdict="OK",
         reason="",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -23,6 +25,8 @@ from cmdiad_line.transport.messages import (
 
 PHASES = ("starting", "ready", "stopped", "not-ready", "failed")
 SILENT_NS = 2_000
+GAP_NS = 5
+LATER_NS = 10**18
 HOLD_NS = 500
 
 
@@ -59,6 +63,7 @@ def result(acquisition_id, verdict="OK", *, channel="plc", replayed=False, **cha
         "time": "2026-11-26T12:00:00+00:00",
         "timings_ms": {},
         "replayed": replayed,
+        "deadline_ns": LATER_NS,
     }
     return Result(**{**fields, **changes})
 
@@ -68,7 +73,9 @@ class Plant:
 
     def __init__(self, buffer=8):
         self.now = 0
-        self.handshake = Handshake(HandshakeSettings(buffer=buffer, silent_ns=SILENT_NS, heartbeat_ns=100))
+        self.handshake = Handshake(
+            HandshakeSettings(buffer=buffer, silent_ns=SILENT_NS, heartbeat_ns=100, gap_ns=GAP_NS)
+        )
         self.sent = []
 
     def write(self, **levels):
@@ -181,6 +188,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.next_id += 1
         self.publish_as(self.next_id - 1, verdict, channel)
 
+    @rule()
+    def publish_late(self):
+        if self.open:
+            acquisition_id = self.open.pop(0)
+            late = result(acquisition_id, "OK", deadline_ns=self.plant.now - 1)
+            self.published[acquisition_id] = replace(late, verdict="NG", reason="deadline")
+            self.handle(self.plant.receive(late))
+
     def publish_as(self, acquisition_id, verdict, channel):
         self.published[acquisition_id] = result(acquisition_id, verdict, channel=channel)
         self.handle(self.plant.receive(self.published[acquisition_id]))
@@ -201,6 +216,12 @@ class AnyOrder(RuleBasedStateMachine):
         bits, shown = outputs.bits, outputs.result
         assert not {"job_pass", "job_fail"} <= bits
         assert outputs.waiting <= self.buffer
+        if "job_pass" in bits and self.buffer == 1:
+            assert (
+                shown.acquisition_id
+                == max(n for n, kept in self.published.items() if kept.channel == "acquisition" or n == self.id_of_edge)
+                or self.published[shown.acquisition_id].channel == "plc"
+            )
         if self.before is not None and shown is not None:
             assert shown == self.before, "the fields changed while results_valid was true"
         self.before = shown
@@ -297,6 +318,35 @@ def test_ok_in_each_phase(plant, phase):
     plant.receive(result(1))
     plant.receive(state(phase, accepts=False))
     assert ("job_pass" in plant.bits) == (phase in ("ready", "stopped", "not-ready"))
+
+
+def test_ok_that_comes_after_the_deadline_is_shown_as_ng(plant):
+    plant.trigger(1)
+    plant.trigger(2)
+    plant.now = 100
+    assert plant.receive(result(1, deadline_ns=100)) == []
+    assert "job_pass" in plant.bits
+    plant.acknowledge()
+    (note,) = plant.receive(result(2, deadline_ns=99))
+    assert (note.name, note.arguments["details"]["acquisition_id"]) == ("note", 2)
+    assert "job_fail" in plant.bits and "job_pass" not in plant.bits
+    assert plant.outputs().result.reason == "deadline"
+
+
+def test_trigger_carries_the_time_of_its_edge(plant):
+    plant.now = 123
+    (trigger,) = plant.write(trigger=True)
+    assert trigger.sent_ns == 123
+
+
+def test_pushed_part_replaces_the_result_of_the_one_before(single):
+    single.receive(result(1, "OK", channel="acquisition"))
+    assert "job_pass" in single.bits
+    single.now += 1
+    assert single.receive(result(2, "NG", channel="acquisition")) == [Acknowledge(acquisition_id=1)]
+    assert not {"results_valid", "job_pass", "job_fail"} & single.bits, "a PLC must see that the result is another one"
+    single.now += GAP_NS
+    assert "job_fail" in single.bits and single.outputs().result.acquisition_id == 2
 
 
 def test_ok_ends_with_a_silent_supervisor(plant):
@@ -471,3 +521,13 @@ def test_heartbeat_stands_still_without_the_supervisor(plant):
         plant.now += 100
         beats.append(plant.outputs().beat)
     assert beats[:20] == list(range(1, 21)) and set(beats[20:]) == {20}
+
+
+def test_acknowledgement_in_the_gap_takes_no_result_that_nobody_saw(single):
+    single.receive(result(1, channel="acquisition"))
+    single.receive(result(2, channel="acquisition"))
+    assert single.write(results_ack=True) == [], "meant for result 1, which is gone"
+    single.write(results_ack=False)
+    single.now += GAP_NS
+    assert single.outputs().result.acquisition_id == 2
+    assert single.write(results_ack=True) == [Acknowledge(acquisition_id=2)]

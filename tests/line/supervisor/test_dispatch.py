@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,7 +39,7 @@ from cmdiad_line.transport.messages import (
 )
 
 MS = 10**6
-LIMITS = Limits(deadline_ns=100 * MS, max_in_work=2, max_frame_age_ns=50 * MS, hang_ns=200 * MS)
+LIMITS = Limits(deadline_ns=100 * MS, max_in_work=2, max_frame_age_ns=50 * MS, hang_ns=200 * MS, margin_ns=7)
 TIME = "2026-11-26T12:00:00+00:00"
 CONNECTED = SourcesState(connected=True, message="", reconnects=0)
 
@@ -529,3 +529,30 @@ def test_rows_wait_for_a_restarted_records_process(dispatch, ready):
     sent = [action.message for action in actions if isinstance(action, Send) and action.to == "records"]
     assert [type(message) for message in sent] == [Record, Correct]
     assert all(getattr(message, "verdict", "NG") == "NG" for message in sent)
+
+
+def test_pushed_frame_that_waited_too_long_for_the_engine_is_not_ok(dispatch):
+    start = 1000 * MS
+    for token in (1, 2):
+        frame = Pushed(token=token, slot=token, arrays=(), captured_ns=start)
+        dispatch.handle("acquisition", frame, start, TIME)
+    published = results(dispatch.handle("inspection", inspected(1), start + LIMITS.max_frame_age_ns + 1, TIME))
+    assert published == [(2, "NG", "stale-frame")]
+
+
+def test_ok_with_a_reason_is_no_ok(dispatch):
+    now = 1000 * MS
+    dispatch.handle("plc", Trigger(token=1), now, TIME)
+    dispatch.handle("acquisition", acquired(1, 0, now), now, TIME)
+    answer = replace(inspected(1), reason="score")
+    assert results(dispatch.handle("inspection", answer, now, TIME)) == [(1, "NG", "score")]
+
+
+@pytest.mark.parametrize(("sent_ns", "counted_ns"), [(0, 1000), (990, 990), (1001, 1000)])
+def test_deadline_counts_from_the_trigger_at_its_sender(dispatch, sent_ns, counted_ns):
+    dispatch.handle("plc", Trigger(token=1, sent_ns=sent_ns * MS), 1000 * MS, TIME)
+    assert dispatch.next_ns() == counted_ns * MS + LIMITS.deadline_ns
+    actions = dispatch.tick(counted_ns * MS + LIMITS.deadline_ns)
+    assert results(actions) == [(1, "NG", "deadline")]
+    shown = [a.message for a in actions if isinstance(a, Publish) and isinstance(a.message, Result)]
+    assert shown[0].deadline_ns == counted_ns * MS + LIMITS.deadline_ns + LIMITS.margin_ns

@@ -181,9 +181,9 @@ def test_one_seed_one_result(data: Path, tmp_path: Path, hallucination: str) -> 
 
 def test_hallucinated_bank_adds_to_the_main_one(trained: Any) -> None:
     """The main bank of a detector with hallucination is that of the detector without."""
-    alone = load_run(trained("rgb")).detector
     for hallucination in ("f2f", "f2i", "i2f"):
-        detector = load_run(trained("rgb", hallucination)).detector
+        run = load_run(trained("rgb", hallucination))
+        alone, detector = load_run(trained("rgb", size=run.recipe.size)).detector, run.detector
         assert torch.equal(detector.searches[0].rows, alone.searches[0].rows)
         assert len(detector.searches) == 2
         assert len(detector.searches[1].rows) >= 3
