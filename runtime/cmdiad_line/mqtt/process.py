@@ -7,6 +7,7 @@ import logging
 import re
 import select
 import time
+from dataclasses import replace
 
 from cmdiad_line.mqtt.connection import IN_FLIGHT, Confirmed, Connected, Connection, Disconnected, Event, Received
 from cmdiad_line.mqtt.outbox import Outbox
@@ -38,6 +39,8 @@ ALIVE_S = 0.2
 """Seconds between two signs of life."""
 STATE_S = 0.5
 """Shortest time in seconds between two states with the same phase and recipe."""
+SILENT_S = 5.0
+"""Seconds without a message of the supervisor after which the published phase is `not-ready`."""
 _RETRY_S = 5.0  # Pause after the broker has refused a result.
 _END_S = 0.5  # Longest time for the farewell.
 
@@ -77,6 +80,7 @@ class _MqttProcess:
         self._sent = 0  # Number in the outbox of the last message that was sent.
         self._pause_until = 0.0
         self._state: StationState | None = None
+        self._heard_at = time.monotonic()
         self._shown: tuple[object, ...] = ()  # What the last published state said.
         self._state_at = 0.0
         self._token = 0
@@ -113,6 +117,7 @@ class _MqttProcess:
     # --- from the supervisor -----------------------------------------------------------------------------------------
 
     def _take(self, message: Message) -> None:
+        self._heard_at = time.monotonic()
         if isinstance(message, Result) and not message.replayed:
             self._outbox.add(result_payload(self._name, message))
         elif isinstance(message, StationState):
@@ -198,6 +203,9 @@ class _MqttProcess:
         if not self._connected or self._state is None:
             return
         state, waiting, dropped = self._state, self._outbox.count, self._outbox.dropped
+        if now - self._heard_at > SILENT_S:
+            message = "The supervisor of the station is silent."
+            state = replace(state, phase="not-ready", reason="not-ready", message=message, accepts=False)
         shown = (state.phase, state.reason, state.recipe_id, state, waiting, dropped)
         important = shown[:3] != self._shown[:3]
         if important or (shown != self._shown and now >= self._state_at + STATE_S):

@@ -123,7 +123,7 @@ class Handshake:
         """Forget the shown result, if the PLC can have seen it as valid; else show it again when the level falls."""
         if self._shown is None:
             return []
-        if not edge or not self._heard(now_ns):
+        if not edge or not self._heard(now_ns) or self._in_gap(now_ns):
             self._repeated = True
             return []
         return self._forget_shown()
@@ -261,6 +261,10 @@ class Handshake:
         """Return True if the supervisor was heard lately."""
         return self._heard_ns is not None and now_ns - self._heard_ns <= self._settings.silent_ns
 
+    def _in_gap(self, now_ns: int) -> bool:
+        """Return True while `results_valid` is false because a result has replaced another one."""
+        return self._replaced_ns is not None and now_ns - self._replaced_ns < self._settings.gap_ns
+
     def outputs(self, now_ns: int, *, ok_hold_ns: int = 0) -> Outputs:
         """Return all outputs at a moment.
 
@@ -277,7 +281,7 @@ class Handshake:
             )
         phase = self._state.phase
         valid = self._shown is not None and not self._levels.get("results_ack", False)
-        valid = valid and (self._replaced_ns is None or now_ns - self._replaced_ns >= self._settings.gap_ns)
+        valid = valid and not self._in_gap(now_ns)
         bits = self._state_bits(self._state, now_ns)
         if valid:
             sure = phase in ("ready", "stopped", "not-ready")

@@ -49,7 +49,7 @@ def _ports(station: Station, lines: Lines) -> list[Mistake]:
 
 def _lines(station: Station, lines: Lines) -> list[Mistake]:
     """Return a mistake if digital lines alone show results, but none of them can end a result."""
-    alone = station.gpio is not None and station.modbus is None
+    alone = station.gpio is not None and station.modbus is None and not station.pushes
     if not alone or station.gpio is None or {"trigger", "results_ack"} & station.gpio.inputs.keys():
         return []
     return [

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from cmdiad_line.accounts.account import AccountError
-from cmdiad_line.web import account_page, candidates, engineer, live, metrics, operator, rest, review, sign_in
+from cmdiad_line.web import (
+    account_page,
+    candidates,
+    engineer,
+    live,
+    metrics,
+    operator,
+    rest,
+    review,
+    sign_in,
+    static_files,
+)
 from cmdiad_line.web.access import SignInNeededError, session_caller, sign_in_address
 from cmdiad_line.web.guard import Guard
-from cmdiad_line.web.pages import HERE, render
+from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import Services
 from cmdiad_runtime.errors import CmdiadError
 
@@ -39,9 +47,8 @@ def make_application(services: Services) -> Guard:
     application.state.streams = 0
     application.state.sign_ins = 0
     application.state.metrics = metrics.Metrics(services)
-    for room in (rest, metrics, sign_in, operator, live, review, engineer, candidates, account_page):
+    for room in (rest, metrics, sign_in, operator, live, review, engineer, candidates, account_page, static_files):
         application.include_router(room.router)
-    application.mount("/static", _StaticFiles(directory=HERE / "static"), name="static")
     application.add_exception_handler(SignInNeededError, _sign_in)
     application.add_exception_handler(StarletteHTTPException, _refused)
     application.add_exception_handler(RequestValidationError, _not_understood)
@@ -50,16 +57,6 @@ def make_application(services: Services) -> Guard:
     hosts = frozenset(host.lower() for host in (*_LOOPBACK, services.settings.address, *services.settings.hosts))
     largest = services.push.largest_bytes if services.push is not None else 64 * 1024
     return Guard(application, hosts=hosts, upload_path="/inspect", largest_upload=largest)
-
-
-class _StaticFiles(StaticFiles):
-    """Style sheet, script and icon. Their addresses contain a hash of their content, so browsers may keep them."""
-
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        """Return a file that browsers may keep for a year."""
-        answer = super().file_response(*args, **options)
-        answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        return answer
 
 
 async def _sign_in(_: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmdiad_line.web.access import Caller
 from cmdiad_line.web.services import services_of
+from cmdiad_line.web.static_files import address
 from cmdiad_line.web.words import STAGES, local_time, relative_score, sentence, title
 
 HERE = Path(__file__).parent
@@ -34,15 +34,8 @@ def templates() -> Environment:
         "relative_score": relative_score,
         "sentence": sentence,
     }
-    environment.globals |= {"STAGES": STAGES, "static": _static}
+    environment.globals |= {"STAGES": STAGES, "static": address}
     return environment
-
-
-@cache
-def _static(name: str) -> str:
-    """Return the address of a static file, which changes with the content of the file."""
-    digest = hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()
-    return f"/static/{name}?v={digest[:16]}"
 
 
 def render(request: Request, template: str, caller: Caller | None, *, status: int = 200, **values: Any) -> HTMLResponse:

@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 
 from cmdiad_line.mqtt.outbox import FILE_NAME
 from cmdiad_line.transport.link import LinkClosedError, link_pair
-from cmdiad_line.transport.messages import Answer, Command, End, Failed, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Alive, Answer, Command, End, Failed, Result, StationState, Trigger, Triggered
 from mqtt_broker import Broker, write_certificates
 
 CHILD = """
@@ -116,6 +116,11 @@ class Process:
     def log(self):
         return self._log.read_text()
 
+    def is_ready(self, listener):
+        """Give a sign of life, and return True if the last published phase is ready."""
+        self.link.send(Alive())
+        return listener.states()[-1]["online"] and listener.states()[-1]["phase"] == "ready"
+
     def stored(self):
         """Return the number of results in the outbox."""
         with contextlib.closing(sqlite3.connect(self._file)) as database:
@@ -203,10 +208,17 @@ def test_results_and_state_arrive(tmp_path, broker, listener, opened):
     wait_until(lambda: len(listener.ids()) == 30, "30 results")
     assert listener.ids() == list(range(1, 31))
     wait_until(lambda: listener.states() and listener.states()[-1]["waiting"] == 0, "all confirmed")
-    assert listener.states()[-1]["online"] and listener.states()[-1]["phase"] == "ready"
+    wait_until(lambda: process.is_ready(listener), "the phase ready")
     late = opened(Listener(broker.port))
     wait_until(late.states, "the retained state")
     assert late.messages[0].retain and late.ids() == []
+
+
+def test_station_with_a_silent_supervisor_is_not_ready(tmp_path, broker, listener, opened):
+    process = opened(Process(tmp_path, port=broker.port))
+    wait_until(lambda: listener.states() and listener.states()[-1]["phase"] == "not-ready", "the silence")
+    assert listener.states()[-1]["online"] and not listener.states()[-1]["accepts"]
+    wait_until(lambda: process.is_ready(listener), "the end of the silence")
 
 
 def test_killed_station_is_offline(tmp_path, broker, listener, opened):

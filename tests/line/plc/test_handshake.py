@@ -521,3 +521,13 @@ def test_heartbeat_stands_still_without_the_supervisor(plant):
         plant.now += 100
         beats.append(plant.outputs().beat)
     assert beats[:20] == list(range(1, 21)) and set(beats[20:]) == {20}
+
+
+def test_acknowledgement_in_the_gap_takes_no_result_that_nobody_saw(single):
+    single.receive(result(1, channel="acquisition"))
+    single.receive(result(2, channel="acquisition"))
+    assert single.write(results_ack=True) == [], "meant for result 1, which is gone"
+    single.write(results_ack=False)
+    single.now += GAP_NS
+    assert single.outputs().result.acquisition_id == 2
+    assert single.write(results_ack=True) == [Acknowledge(acquisition_id=2)]
