@@ -37,9 +37,10 @@ class TrdRecipe:
 
     Attributes:
         mode: "default" (settings recommended by cmdiad) or "faithful" (as published).
-        variant: "trd" (both sensors: each student also sees the features of the other modality), "rd" (one sensor),
-            "mtfi-trd" (one sensor, the features of the other modality are hallucinated) or "mtfi-rd" (an "rd" student
-            that a model of both sensors has taught). The last two train with both sensors.
+        variant: "trd" (both sensors: each student also sees the features of the other modality), "rd" (one sensor, or
+            both with a separate student for each), "mtfi-trd" (one sensor, the features of the other modality are
+            hallucinated) or "mtfi-rd" (an "rd" student that a model of both sensors has taught). The last two train
+            with both sensors.
         teacher: Frozen network whose features the students reproduce, the same for both modalities.
         geometry: Image of the cloud: "normals" (metric surface normals), "pseudo-normals" (published: gradients of the
             depth image) or "depth" (published depth image).
@@ -85,14 +86,15 @@ class TrdRecipe:
 
     def check(self, recipe: Recipe) -> None:
         """Raise RunError if this part contradicts the common fields of a recipe."""
-        both = recipe.modality == "both"
-        expected = f"trd with --modality both, and not with --modality {recipe.modality}"
-        require(both == (self.variant == "trd"), "variant", self.variant, expected)
+        possible = ("rd", "trd") if recipe.modality == "both" else ("rd", "mtfi-trd", "mtfi-rd")
+        expected = f"{' or '.join(possible)} with --modality {recipe.modality}"
+        require(self.variant in possible, "variant", self.variant, expected)
         require(
-            recipe.view != "each",
+            recipe.view != "each" or self.variant == "rd",
             "view",
             recipe.view,
-            "sensor, top or part: students compare image and cloud place by place, so both must show the same view",
+            "sensor, top or part: these students compare image and cloud place by place, so both must show the same "
+            "view; --variant rd has a separate student for each",
         )
         whole = recipe.size % LARGEST_STRIDE == 0
         require(whole, "size", recipe.size, f"a multiple of {LARGEST_STRIDE} pixels, because of the students' strides")

@@ -12,10 +12,10 @@ REVERSE_DISTILLATION = option_group(
     click.option(
         "--variant",
         type=click.Choice(["trd", "rd", "mtfi-trd", "mtfi-rd"]),
-        help="trd: image and cloud, each student also sees the other modality; rd: one modality alone; mtfi-trd and "
-        "mtfi-rd: inspection measures one modality, but training needs both, to hallucinate the missing features "
-        "(mtfi-trd) or to learn from a detector of both modalities (mtfi-rd, as fast as rd).  [default: rd, with "
-        "--modality both: trd]",
+        help="rd: a separate student for each modality; trd: image and cloud, each student also sees the other "
+        "modality; mtfi-trd and mtfi-rd: inspection measures one modality, but training needs both, to hallucinate the "
+        "missing features (mtfi-trd) or to learn from a detector of both modalities (mtfi-rd, as fast as rd).  "
+        "[default: rd, faithful with --modality both: trd]",
     ),
     click.option(
         "--geometry",

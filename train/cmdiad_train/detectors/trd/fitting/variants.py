@@ -47,7 +47,8 @@ class Students:
             for modality in MODALITIES:
                 self._tuned(modality, student_file(run, modality))
         elif self.part.variant == "rd":
-            self._plain(own, student_file(run, own))
+            for modality in self.context.recipe.mains:
+                self._plain(modality, student_file(run, modality))
         elif self.part.variant == "mtfi-trd":
             self._fine_tuned(own, student_file(run, own), run / HALLUCINATION)
         else:
