@@ -54,6 +54,8 @@ class TrdRecipe:
             tenth of the training samples validates. 0, as published, trains on all and takes the last epoch.
         fine_tune_epochs: Epochs in which a student of "mtfi-trd" learns to work with hallucinated features.
         distil_epochs: Epochs in which the student of "mtfi-rd" learns from the model of both sensors.
+        folds: Groups of training samples that are each left out once, to score every training sample with students
+            that have not seen it; 0 sets the threshold from the held-out samples alone.
     """
 
     mode: Literal["default", "faithful"] = "default"
@@ -68,6 +70,7 @@ class TrdRecipe:
     patience: int = 10
     fine_tune_epochs: int = 15
     distil_epochs: int = 60
+    folds: int = 0
 
     family: ClassVar[str] = "trd"
 
@@ -81,6 +84,8 @@ class TrdRecipe:
         require(stages == TEACHER_STAGES, "teacher stages", stages, f"{TEACHER_STAGES}, so a CNN")
         for name, low in (("epochs", 1), ("batch", 1), ("patience", 0), ("fine_tune_epochs", 1), ("distil_epochs", 1)):
             require_whole(name, getattr(self, name), low, _MOST_STEPS)
+        require_whole("folds", self.folds, 0, _MOST_STEPS)
+        require(self.folds != 1, "folds", self.folds, "0, or at least 2")
         require_inside("learning_rate", self.learning_rate, "a positive number", high=_LARGEST)
         require(is_number(self.decay, 0, 1) and self.decay > 0, "decay", self.decay, "a number in (0, 1]")
 

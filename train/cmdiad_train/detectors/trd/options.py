@@ -30,6 +30,12 @@ REVERSE_DISTILLATION = option_group(
         help="Cosine distance of the training: of all values of a level at once (as published), or the mean over the "
         "pixels.  [default: flat]",
     ),
+    click.option(
+        "--folds",
+        type=click.IntRange(min=2),
+        help="Number of groups of training samples that are left out in turn, so that every training sample has a "
+        "score for the threshold. Each group costs one more training.  [default: none; held-out samples only]",
+    ),
 )
 
 OPTIONS: tuple[click.Option, ...] = (*MODE, *collect_options(REVERSE_DISTILLATION), *TRAINING, *IMAGES)

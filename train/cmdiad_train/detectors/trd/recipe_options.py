@@ -23,7 +23,7 @@ from cmdiad_train.recipe import (
 
 SIZE = 256
 """Side of the view in pixels, as published."""
-_VALUES = ("geometry", "distance", "epochs", "batch", "learning_rate", "patience")
+_VALUES = ("geometry", "distance", "epochs", "batch", "learning_rate", "patience", "folds")
 
 
 def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[str]]) -> Recipe:
