@@ -85,7 +85,7 @@ def detectors(teachers: Mapping[str, str], seeds: Sequence[int]) -> list[Detecto
     table: list[Detector] = []
     for seed in seeds:
         for teacher, weights in teachers.items():
-            table.append(Detector("trd", "both", teacher, weights, seed))
+            table += [Detector(variant, "both", teacher, weights, seed) for variant in ("trd", "rd")]
             for modality in SENSORS[:2]:
                 variants = ("rd", "mtfi-trd", "mtfi-rd")
                 table += [Detector(variant, modality, teacher, weights, seed) for variant in variants]

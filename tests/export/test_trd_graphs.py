@@ -26,7 +26,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
 
 Fitted = Callable[..., Path]
-VARIANTS = [("rd", "rgb"), ("mtfi-rd", "rgb"), ("mtfi-trd", "xyz"), ("trd", "both")]
+VARIANTS = [("rd", "rgb"), ("rd", "both"), ("mtfi-rd", "rgb"), ("mtfi-trd", "xyz"), ("trd", "both")]
 OPERATORS = {
     "Add",
     "AveragePool",
@@ -77,7 +77,7 @@ def test_graphs_consist_of_operators_that_every_engine_has(
     kinds = Counter(node.op_type for node in model.graph)
     assert set(kinds) <= OPERATORS
     tuned = variant in ("trd", "mtfi-trd")
-    assert kinds["ConvTranspose"] == (12 if tuned else 6) * (2 if variant == "trd" else 1)
+    assert kinds["ConvTranspose"] == (12 if tuned else 6) * (2 if modality == "both" else 1)
     assert not any(value.dtype == ir.DataType.DOUBLE for value in model.graph.initializers.values())
 
 

@@ -19,7 +19,7 @@ from cmdiad_train.runs.run import load_run
 from helpers import Ended, assert_refused, command, sample_files, write_cloud
 
 SMALL = ("--rgb-backbone", "test_resnet", "--size", 64, "--epochs", 2, "--batch", 4)
-CASES = (("rgb", "rd"), ("xyz", "rd"), ("rgb", "mtfi-rd"), ("xyz", "mtfi-trd"), ("both", "trd"))
+CASES = (("rgb", "rd"), ("xyz", "rd"), ("rgb", "mtfi-rd"), ("xyz", "mtfi-trd"), ("both", "trd"), ("both", "rd"))
 OTHER = {"rgb": "xyz", "xyz": "rgb"}
 
 
@@ -76,7 +76,8 @@ def test_a_run_loads_and_states_its_variant(run: Path, case: tuple[str, str]) ->
     loaded = load_run(run)
     assert trd_part(loaded.recipe).variant == variant
     assert loaded.preprocessing.modality == modality
-    assert loaded.preprocessing.view == {"rgb": "part", "xyz": "top", "both": "top"}[modality]
+    views = {"rgb": "part", "xyz": "top", "both": "each" if variant == "rd" else "top"}
+    assert loaded.preprocessing.view == views[modality]
     assert loaded.detector.input_names == {"rgb": ["rgb"], "xyz": ["surface"], "both": ["surface", "rgb"]}[modality]
     assert set(loaded.record.provenance) >= set(loaded.recipe.mains)
     shown = command(info.cli, run)

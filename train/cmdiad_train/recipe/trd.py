@@ -37,9 +37,10 @@ class TrdRecipe:
 
     Attributes:
         mode: "default" (settings recommended by cmdiad) or "faithful" (as published).
-        variant: "trd" (both sensors: each student also sees the features of the other modality), "rd" (one sensor),
-            "mtfi-trd" (one sensor, the features of the other modality are hallucinated) or "mtfi-rd" (an "rd" student
-            that a model of both sensors has taught). The last two train with both sensors.
+        variant: "trd" (both sensors: each student also sees the features of the other modality), "rd" (one sensor, or
+            both with a separate student for each), "mtfi-trd" (one sensor, the features of the other modality are
+            hallucinated) or "mtfi-rd" (an "rd" student that a model of both sensors has taught). The last two train
+            with both sensors.
         teacher: Frozen network whose features the students reproduce, the same for both modalities.
         geometry: Image of the cloud: "normals" (metric surface normals), "pseudo-normals" (published: gradients of the
             depth image) or "depth" (published depth image).
@@ -53,6 +54,8 @@ class TrdRecipe:
             tenth of the training samples validates. 0, as published, trains on all and takes the last epoch.
         fine_tune_epochs: Epochs in which a student of "mtfi-trd" learns to work with hallucinated features.
         distil_epochs: Epochs in which the student of "mtfi-rd" learns from the model of both sensors.
+        folds: Groups of training samples that are each left out once, to score every training sample with students
+            that have not seen it; 0 sets the threshold from the held-out samples alone.
     """
 
     mode: Literal["default", "faithful"] = "default"
@@ -67,6 +70,7 @@ class TrdRecipe:
     patience: int = 10
     fine_tune_epochs: int = 15
     distil_epochs: int = 60
+    folds: int = 0
 
     family: ClassVar[str] = "trd"
 
@@ -80,19 +84,22 @@ class TrdRecipe:
         require(stages == TEACHER_STAGES, "teacher stages", stages, f"{TEACHER_STAGES}, so a CNN")
         for name, low in (("epochs", 1), ("batch", 1), ("patience", 0), ("fine_tune_epochs", 1), ("distil_epochs", 1)):
             require_whole(name, getattr(self, name), low, _MOST_STEPS)
+        require_whole("folds", self.folds, 0, _MOST_STEPS)
+        require(self.folds != 1, "folds", self.folds, "0, or at least 2")
         require_inside("learning_rate", self.learning_rate, "a positive number", high=_LARGEST)
         require(is_number(self.decay, 0, 1) and self.decay > 0, "decay", self.decay, "a number in (0, 1]")
 
     def check(self, recipe: Recipe) -> None:
         """Raise RunError if this part contradicts the common fields of a recipe."""
-        both = recipe.modality == "both"
-        expected = f"trd with --modality both, and not with --modality {recipe.modality}"
-        require(both == (self.variant == "trd"), "variant", self.variant, expected)
+        possible = ("rd", "trd") if recipe.modality == "both" else ("rd", "mtfi-trd", "mtfi-rd")
+        expected = f"{' or '.join(possible)} with --modality {recipe.modality}"
+        require(self.variant in possible, "variant", self.variant, expected)
         require(
-            recipe.view != "each",
+            recipe.view != "each" or self.variant == "rd",
             "view",
             recipe.view,
-            "sensor, top or part: students compare image and cloud place by place, so both must show the same view",
+            "sensor, top or part: these students compare image and cloud place by place, so both must show the same "
+            "view; --variant rd has a separate student for each",
         )
         whole = recipe.size % LARGEST_STRIDE == 0
         require(whole, "size", recipe.size, f"a multiple of {LARGEST_STRIDE} pixels, because of the students' strides")

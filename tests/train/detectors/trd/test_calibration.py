@@ -55,6 +55,15 @@ def test_pixels_of_an_ignored_region_do_not_count() -> None:
     np.testing.assert_allclose(deviation, pixels.std((0, 2, 3)), rtol=1e-12)
 
 
+def test_each_view_has_its_own_ignored_region() -> None:
+    kept = torch.zeros(2, 32, 32, dtype=torch.bool)
+    kept[0, 4:20, 7:11] = kept[1, :30] = True
+    mean, deviation = calibrate_branches(context(kept=kept), KnownMaps())  # type: ignore[arg-type]
+    regions = [MAPS[:, 0, 4:20, 7:11].double().numpy(), MAPS[:, 1, :30].double().numpy()]
+    np.testing.assert_allclose(mean, [region.mean() for region in regions], rtol=1e-12)
+    np.testing.assert_allclose(deviation, [region.std() for region in regions], rtol=1e-12)
+
+
 @pytest.mark.parametrize("value", [3.0, float("nan"), float("inf")])
 def test_maps_that_detect_nothing_are_refused(value: float) -> None:
     maps = MAPS.clone()

@@ -91,6 +91,26 @@ def test_score_and_map_follow_the_definition(variant: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True])
+def test_separate_views_have_separate_maps(masked: bool) -> None:
+    kept = torch.ones(2, SIDE, SIDE, dtype=torch.bool)
+    kept[0, 8:40, 16:48] = kept[1, :20] = not masked
+    recipe = Recipe(TrdRecipe(), modality="both", size=SIDE, view="each")
+    module = ReverseDistillation(recipe, teacher(), [student(seed, tuned=False) for seed in (0, 1)], None, kept)
+    module.calibrate(torch.full((2,), 9.0), torch.tensor([0.2, 0.7]))
+    inputs = sample(module)
+    own = [teacher()(teacher().normalise(image)) for image in inputs]
+    score, anomaly_map = module(*inputs)
+    expected = []
+    for branch, features, deviation, region in zip(module.branches, own, (0.2, 0.7), kept.numpy(), strict=True):
+        calibrated = region * expected_map(branch, features, None) / deviation  # type: ignore[arg-type]
+        expected.append(region * gaussian_filter(calibrated, 4.0, mode="reflect", radius=16))
+    np.testing.assert_allclose(anomaly_map, np.stack(expected), rtol=2e-5, atol=2e-4)
+    assert score.shape == (1,)
+    assert float(score) == pytest.approx(sum(float(m.max()) for m in expected), rel=1e-4)
+
+
+@torch.no_grad()
 def test_only_a_faithful_recipe_subtracts_the_mean() -> None:
     plain = detector("trd")
     recipe = Recipe(

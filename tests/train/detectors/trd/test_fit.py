@@ -19,7 +19,7 @@ from helpers import tiny_trd_recipe as recipe
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
-VARIANTS = [("trd", "both"), ("rd", "rgb"), ("mtfi-trd", "xyz"), ("mtfi-rd", "rgb")]
+VARIANTS = [("trd", "both"), ("rd", "both"), ("rd", "rgb"), ("mtfi-trd", "xyz"), ("mtfi-rd", "rgb")]
 FitVariant = Callable[..., Path]
 
 
@@ -135,8 +135,14 @@ def test_damaged_files_of_a_run_are_named(fitted: FitVariant, tmp_path: Path) ->
             load_run(run)
 
 
-@pytest.mark.parametrize("variant", ["trd", "rd", "mtfi-trd"])
-def test_separate_views_of_image_and_cloud_are_refused(variant: str) -> None:
-    modality = "both" if variant == "trd" else "rgb"
-    with pytest.raises(RunError, match="recipe view"):
-        replace(recipe(variant, modality), view="each")
+def test_separate_students_are_those_of_the_modalities_alone(fitted: FitVariant) -> None:
+    both = hashes(fitted("rd", "both"))
+    for modality in ("rgb", "xyz"):
+        name = f"student-{modality}.safetensors"
+        assert both[name] == hashes(fitted("rd", modality))[name]
+
+
+def test_separate_views_of_image_and_cloud_need_separate_students() -> None:
+    assert replace(recipe("rd", "both"), view="each").view == "each"
+    with pytest.raises(RunError, match="recipe view.*--variant rd"):
+        replace(recipe("trd", "both"), view="each")

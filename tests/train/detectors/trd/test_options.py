@@ -62,7 +62,7 @@ def test_the_defaults_need_no_download() -> None:
 
 
 @pytest.mark.parametrize(
-    ("modality", "variant", "default"), [("rgb", "mtfi-rd", "rd"), ("xyz", "mtfi-trd", "rd"), ("both", "trd", "trd")]
+    ("modality", "variant", "default"), [("rgb", "mtfi-rd", "rd"), ("xyz", "mtfi-trd", "rd"), ("both", "trd", "rd")]
 )
 def test_the_variant_follows_the_modality(modality: str, variant: str, default: str) -> None:
     assert part("--modality", modality).variant == default
@@ -71,7 +71,7 @@ def test_the_variant_follows_the_modality(modality: str, variant: str, default: 
     assert trained_modality(chosen) == "both"
     assert trained_modality(recipe("--modality", modality)) == modality
     assert family_of("trd").run_name(chosen) == variant
-    wrong = ("trd",) if modality != "both" else ("rd", "mtfi-trd", "mtfi-rd")
+    wrong = ("trd",) if modality != "both" else ("mtfi-trd", "mtfi-rd")
     for name in wrong:
         with pytest.raises(RunError, match=f"variant.*--modality {modality}"):
             recipe("--modality", modality, "--variant", name)
@@ -123,7 +123,8 @@ def test_options_set_the_training() -> None:
         (("--modality", "xyz"), "top"),
         (("--modality", "xyz", "--geometry", "pseudo-normals"), "sensor"),
         (("--modality", "xyz", "--no-foreground"), "sensor"),
-        (("--modality", "both"), "top"),
+        (("--modality", "both"), "each"),
+        (("--modality", "both", "--variant", "trd"), "top"),
         (("--modality", "both", "--rgb-mask", "cloud"), "sensor"),
     ],
 )
@@ -141,8 +142,9 @@ def test_published_clouds_need_the_view_of_the_sensor(geometry: str, modality: s
 
 
 def test_image_and_cloud_share_a_view() -> None:
+    assert recipe("--modality", "both", "--view", "each").view == "each"
     with pytest.raises(RunError, match="same view"):
-        recipe("--modality", "both", "--view", "each")
+        recipe("--modality", "both", "--variant", "trd", "--view", "each")
 
 
 def test_the_size_fits_the_strides() -> None:

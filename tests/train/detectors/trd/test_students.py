@@ -62,7 +62,8 @@ def random_features(count: int, device: torch.device = CPU) -> Features:
 
 def lesson(run: Path, features: Features, part: TrdRecipe = PART) -> Lesson:
     objective = Reconstruction("flat", features)
-    return Lesson("train rgb student", run / "student.safetensors", objective, part.epochs, part.learning_rate)
+    samples = range(len(features))
+    return Lesson("train rgb student", run / "student.safetensors", objective, part.epochs, part.learning_rate, samples)
 
 
 def trained(training: FitContext, **changes: Any) -> Student:
@@ -174,9 +175,9 @@ def test_same_seed_same_student_and_the_global_generator_is_left_alone(tmp_path:
 
 def test_samples_that_choose_the_best_epoch_are_not_trained_on(tmp_path: Path) -> None:
     part = replace(PART, patience=2, epochs=3)
-    training, stopping = stop_split(context(tmp_path, part))
+    training, stopping = stop_split(context(tmp_path, part), range(10))
     assert (len(training), len(stopping)) == (9, 1)
-    assert stop_split(context(tmp_path)) == (list(range(10)), [])
+    assert stop_split(context(tmp_path), range(10)) == (list(range(10)), [])
     used: set[int] = set()
     features = random_features(10)
     batch = features.batch
@@ -192,7 +193,7 @@ def test_samples_that_choose_the_best_epoch_are_not_trained_on(tmp_path: Path) -
 
 
 def test_parts_of_a_picture_are_on_the_same_side(tmp_path: Path) -> None:
-    training, stopping = stop_split(context(tmp_path, replace(PART, patience=2), count=40, parts=2))
+    training, stopping = stop_split(context(tmp_path, replace(PART, patience=2), count=40, parts=2), range(40))
     assert len(stopping) == 4
     assert sorted(training + stopping) == list(range(40))
     assert {i // 2 for i in training}.isdisjoint(i // 2 for i in stopping)
@@ -204,7 +205,7 @@ def test_the_best_epoch_is_kept_with_patience(tmp_path: Path) -> None:
     losses = [row[2] for row in log_of(tmp_path)]
     best = losses.index(min(losses))
     assert len(losses) == min(best + 1 + 2, 40)
-    _, stopping = stop_split(context(tmp_path, part))
+    _, stopping = stop_split(context(tmp_path, part), range(10))
     with torch.no_grad():
         loss = Reconstruction("flat", random_features(10)).loss(student, stopping, None)
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)

@@ -28,5 +28,5 @@ class GaussianBlur(nn.Module):
         self.register_buffer("matrix", torch.from_numpy(matrix.astype(np.float32)), persistent=False)
 
     def forward(self, anomaly_map: Tensor) -> Tensor:
-        """Return the blurred map `[size, size]`."""
+        """Return the blurred map `[size, size]`, or maps `[maps, size, size]`."""
         return self.matrix @ anomaly_map @ self.matrix.T

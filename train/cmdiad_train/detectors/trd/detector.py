@@ -28,6 +28,8 @@ class ReverseDistillation(TrainedDetector):
     """The network inputs of one sample to image score and anomaly map.
 
     The map is the blurred sum of the maps of the branches, each divided by its standard deviation over good samples.
+    If each modality has its own view, the blurred maps lie over different pixels: they are returned one by one, and
+    `Prepared.to_sensor` adds them over the image of the sensor.
     The published code subtracts the mean first, which adds one constant to all pixels of all samples and so changes
     no verdict. Only a faithful recipe does that. Otherwise 0 means a perfect reconstruction, and pixels outside the
     view or in an ignored region, which are 0, never exceed others.
@@ -35,10 +37,10 @@ class ReverseDistillation(TrainedDetector):
     Args:
         recipe: Recipe of the detector.
         teacher: Teacher of all branches.
-        branches: Student of each main modality, in the order of `recipe.mains`. If there are two, each one receives
-            the features of the other modality too.
+        branches: Student of each main modality, in the order of `recipe.mains`. With the variant "trd" each one
+            receives the features of the other modality too.
         hallucinated: Source of the missing modality's features for the only student (MTFI-TRD), or None.
-        kept: Inspected pixels of the view, bool `[1, size, size]`; None without an inspection mask.
+        kept: Inspected pixels of each view, bool `[views, size, size]`; None without an inspection mask.
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`.
@@ -61,11 +63,12 @@ class ReverseDistillation(TrainedDetector):
         super().__init__()
         self.input_names = [INPUTS[modality] for modality in recipe.mains]
         self._faithful = trd_part(recipe).mode == "faithful"
+        self._tuned, self._apart = trd_part(recipe).variant == "trd", recipe.view == "each"
         self.teacher, self.branches, self.hallucinated = teacher, nn.ModuleList(branches), hallucinated
         self.distance, self.blur = DistanceMap(recipe.size), GaussianBlur(recipe.size)
         self.register_buffer("mean", torch.zeros(len(branches)))
         self.register_buffer("deviation", torch.ones(len(branches)))
-        self.register_buffer("kept", None if kept is None else kept[0].float())
+        self.register_buffer("kept", None if kept is None else (kept if self._apart else kept[0]).float())
         self.eval().requires_grad_(False)
 
     def calibrate(self, mean: Tensor, deviation: Tensor) -> None:
@@ -81,7 +84,11 @@ class ReverseDistillation(TrainedDetector):
             self.mean.copy_(mean)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image score float32 `[1]`, the largest map value, and the map float32 `[size, size]`."""
+        """Return the image score float32 `[1]` and the map float32 `[size, size]` of one sample.
+
+        The score is the largest map value. With a separate view for each modality the map is `[branches, size, size]`,
+        maps that add up, and the score is the sum of their largest values.
+        """
         return self.fuse(self.branch_maps(*inputs))
 
     def branch_maps(self, *inputs: Tensor) -> Tensor:
@@ -102,13 +109,13 @@ class ReverseDistillation(TrainedDetector):
         """Return the features of the other modality for each branch, None for a student without it."""
         if self.hallucinated is not None:
             return [self.hallucinated(own[0])]
-        return own[::-1] if len(own) == 2 else [None]
+        return own[::-1] if self._tuned else [None] * len(own)
 
     def fuse(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return score `[1]` and map `[size, size]` of the maps of the branches, see `branch_maps`."""
+        """Return score `[1]` and map, see `forward`, of the maps of the branches, see `branch_maps`."""
         calibrated = (maps - self.mean[:, None, None]) / self.deviation[:, None, None]
-        anomaly_map = self._inspected(self.blur(self._inspected(calibrated.sum(0))))
-        return anomaly_map.amax((0, 1)).reshape(1), anomaly_map
+        anomaly_map = self._inspected(self.blur(self._inspected(calibrated if self._apart else calibrated.sum(0))))
+        return anomaly_map.amax((-2, -1)).sum().reshape(1), anomaly_map
 
     def _inspected(self, anomaly_map: Tensor) -> Tensor:
         return anomaly_map if self.kept is None else anomaly_map * self.kept

@@ -29,8 +29,10 @@ def check_weights(recipe: Recipe) -> int:
     with torch.device("meta"):
         plain, tuned = (_bytes(Student(teacher.shape, other)) for other in (None, teacher.shape))
     variant = trd_part(recipe).variant
-    students = {"trd": 2 * tuned, "rd": plain, "mtfi-trd": 3 * tuned, "mtfi-rd": 3 * tuned + plain}[variant]
-    return _bytes(teacher) + students + _CHECKPOINTS * (plain if variant == "rd" else tuned)
+    alone = len(recipe.mains) * plain
+    students = {"trd": 2 * tuned, "rd": alone, "mtfi-trd": 3 * tuned, "mtfi-rd": 3 * tuned + plain}[variant]
+    kept = (1 + trd_part(recipe).folds) * students
+    return _bytes(teacher) + kept + _CHECKPOINTS * (plain if variant == "rd" else tuned)
 
 
 def _bytes(network: nn.Module) -> int:

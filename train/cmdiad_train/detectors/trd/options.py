@@ -12,10 +12,10 @@ REVERSE_DISTILLATION = option_group(
     click.option(
         "--variant",
         type=click.Choice(["trd", "rd", "mtfi-trd", "mtfi-rd"]),
-        help="trd: image and cloud, each student also sees the other modality; rd: one modality alone; mtfi-trd and "
-        "mtfi-rd: inspection measures one modality, but training needs both, to hallucinate the missing features "
-        "(mtfi-trd) or to learn from a detector of both modalities (mtfi-rd, as fast as rd).  [default: rd, with "
-        "--modality both: trd]",
+        help="rd: a separate student for each modality; trd: image and cloud, each student also sees the other "
+        "modality; mtfi-trd and mtfi-rd: inspection measures one modality, but training needs both, to hallucinate the "
+        "missing features (mtfi-trd) or to learn from a detector of both modalities (mtfi-rd, as fast as rd).  "
+        "[default: rd, faithful with --modality both: trd]",
     ),
     click.option(
         "--geometry",
@@ -29,6 +29,12 @@ REVERSE_DISTILLATION = option_group(
         type=click.Choice(["flat", "pixel"]),
         help="Cosine distance of the training: of all values of a level at once (as published), or the mean over the "
         "pixels.  [default: flat]",
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(min=2),
+        help="Number of groups of training samples that are left out in turn, so that every training sample has a "
+        "score for the threshold. Each group costs one more training.  [default: none; held-out samples only]",
     ),
 )
 

@@ -49,5 +49,5 @@ def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
         faithful=part.mode == "faithful",
         clouds=part.trains_with_clouds(recipe),
         normals=part.geometry == "normals",
-        both="top",
+        both="each" if part.variant == "rd" else "top",
     )

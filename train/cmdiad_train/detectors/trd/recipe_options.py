@@ -23,7 +23,7 @@ from cmdiad_train.recipe import (
 
 SIZE = 256
 """Side of the view in pixels, as published."""
-_VALUES = ("geometry", "distance", "epochs", "batch", "learning_rate", "patience")
+_VALUES = ("geometry", "distance", "epochs", "batch", "learning_rate", "patience", "folds")
 
 
 def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[str]]) -> Recipe:
@@ -40,7 +40,7 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     base = PUBLISHED_TRD if options["mode"] == "faithful" else TrdRecipe()
     values = {name: options[name] for name in _VALUES if options[name] is not None}
     modality = options.get("modality") or Recipe.modality
-    variant: Variant = options["variant"] or ("trd" if modality == "both" else "rd")
+    variant: Variant = options["variant"] or ("trd" if modality == "both" and base.mode == "faithful" else "rd")
     part = replace(base, **values, variant=variant)
     part = replace(part, teacher=_teacher(options, part, modality))
     if options["epochs"] is not None:

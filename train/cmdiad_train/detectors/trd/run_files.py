@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.records import LARGEST_NUMBER, is_number
 from cmdiad_train.detectors.trd.detector import ReverseDistillation
 from cmdiad_train.detectors.trd.networks.amplifier import Amplifier
 from cmdiad_train.detectors.trd.networks.hallucinated import Hallucinated
@@ -27,14 +28,38 @@ STAGES = "stages"
 """Folder of a run with students that only the training needs; deleted when the family is fitted."""
 
 
-def student_file(run: Path, modality: Modality) -> Path:
+def student_file(folder: Path, modality: Modality) -> Path:
     """Return the file of the student that inspects a modality."""
-    return run / f"student-{modality}.safetensors"
+    return folder / f"student-{modality}.safetensors"
 
 
-def stage_file(run: Path, name: str) -> Path:
+def stage_file(folder: Path, name: str) -> Path:
     """Return the file of a network that only the training needs."""
-    return run / STAGES / f"{name}.safetensors"
+    return folder / STAGES / f"{name}.safetensors"
+
+
+def fold_scores_file(run: Path, number: int) -> Path:
+    """Return the file with the scores of the samples that a fold leaves out; its students are in a folder next to it.
+
+    Args:
+        run: Run directory.
+        number: Number of the fold, from 1.
+    """
+    return run / STAGES / f"fold-{number}.json"
+
+
+def load_fold_scores(file: Path, count: int) -> list[tuple[float, float]]:
+    """Return image score and map maximum of each sample that a fold leaves out.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    rows = read_json(file).get("scores")
+    if isinstance(rows, list) and len(rows) == count:
+        scores = [tuple(row) for row in rows if isinstance(row, list) and len(row) == 2]
+        if len(scores) == count and all(is_number(value, 0, LARGEST_NUMBER) for row in scores for value in row):
+            return scores
+    raise damaged(file, ValueError("no scores of the samples that the fold leaves out"))
 
 
 def load(run: Path, recipe: Recipe) -> ReverseDistillation:
@@ -43,13 +68,18 @@ def load(run: Path, recipe: Recipe) -> ReverseDistillation:
     Raises:
         RunError: A file is missing or damaged.
     """
-    detector = load_uncalibrated(run, recipe)
-    detector.calibrate(*_load_branches(run, recipe))
+    detector = load_students(run, recipe, run)
+    detector.calibrate(*load_branches(run, recipe))
     return detector
 
 
-def load_uncalibrated(run: Path, recipe: Recipe) -> ReverseDistillation:
-    """Load the detector of a run whose branches are not calibrated yet.
+def load_students(run: Path, recipe: Recipe, folder: Path) -> ReverseDistillation:
+    """Load a detector whose branches are not calibrated yet.
+
+    Args:
+        run: Run directory, with the teacher.
+        recipe: Recipe of the run.
+        folder: Folder with the students: the run directory, or that of a fold.
 
     Raises:
         RunError: A file is missing or damaged.
@@ -59,10 +89,10 @@ def load_uncalibrated(run: Path, recipe: Recipe) -> ReverseDistillation:
     branches = []
     for modality in recipe.mains:
         student = Student(teacher.shape, teacher.shape if tuned else None)
-        load_state(student, load_tensors(student_file(run, modality)), student_file(run, modality))
+        load_state(student, load_tensors(student_file(folder, modality)), student_file(folder, modality))
         branches.append(student)
     hallucinates = trd_part(recipe).variant == "mtfi-trd"
-    hallucinated = load_hallucinated(run / HALLUCINATION, teacher.shape) if hallucinates else None
+    hallucinated = load_hallucinated(folder / HALLUCINATION, teacher.shape) if hallucinates else None
     return ReverseDistillation(recipe, teacher, branches, hallucinated, load_kept(run, recipe))
 
 
@@ -106,7 +136,12 @@ def save_branches(run: Path, recipe: Recipe, mean: Tensor, deviation: Tensor) ->
     write_json(run / BRANCHES, {modality: {"mean": mean, "deviation": deviation} for modality, mean, deviation in rows})
 
 
-def _load_branches(run: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def load_branches(run: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return the calibration that `save_branches` wrote.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
     stored = read_json(run / BRANCHES)
     try:
         mean, deviation = (

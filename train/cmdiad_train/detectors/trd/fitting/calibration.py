@@ -28,14 +28,13 @@ def calibrate_branches(context: FitContext, detector: ReverseDistillation) -> tu
     Raises:
         RunError: The maps of a branch are constant or not finite, so that the detector would pass every part.
     """
-    total = squares = torch.zeros(len(detector.branches), dtype=torch.float64)
-    pixels = 0
+    total = squares = pixels = torch.zeros(len(detector.branches), dtype=torch.float64)
     for done, files in enumerate(context.held_out, start=1):
         inputs = as_tensors(context.samples.prepared(files).inputs)
         maps = detector.branch_maps(*(inputs[name] for name in detector.input_names)).double()
-        inspected = maps.flatten(1) if context.kept is None else maps[:, context.kept[0]]
-        total, squares = total + inspected.sum(1), squares + inspected.square().sum(1)
-        pixels += inspected.shape[1]
+        kept = torch.ones_like(maps) if context.kept is None else context.kept.to(maps).expand_as(maps)
+        total, squares = total + (kept * maps).sum((1, 2)), squares + (kept * maps.square()).sum((1, 2))
+        pixels = pixels + kept.sum((1, 2))
         context.reporter.step("calibrate branches", done, len(context.held_out))
     mean = total / pixels
     deviation = (squares / pixels - mean.square()).clamp(min=0).sqrt()

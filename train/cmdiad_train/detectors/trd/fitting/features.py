@@ -78,9 +78,15 @@ class TrainingFeatures:
         self.context, self.store, self.teacher = context, store, teacher.to(context.device)
         self._hashes, self._planned = FileHashes(), 0
         self._digest = extractor_digest(teacher, {"family": "trd"})
+        self._of_teacher: dict[Modality, Features] = {}
 
     def of_teacher(self, modality: Modality) -> Features:
-        """Return the features of the teacher for the images of one modality."""
+        """Return the features of the teacher for the images of one modality. They are computed once."""
+        if modality not in self._of_teacher:
+            self._of_teacher[modality] = self._extracted(modality)
+        return self._of_teacher[modality]
+
+    def _extracted(self, modality: Modality) -> Features:
         context, teacher = self.context, self.teacher
 
         def compute(index: int) -> Levels:

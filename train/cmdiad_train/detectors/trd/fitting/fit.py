@@ -9,15 +9,16 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.detectors.family import FitContext, Fitted
 from cmdiad_train.detectors.trd.fitting.calibration import calibrate_branches
 from cmdiad_train.detectors.trd.fitting.features import TrainingFeatures
-from cmdiad_train.detectors.trd.fitting.variants import Students
+from cmdiad_train.detectors.trd.fitting.folds import score_left_out
+from cmdiad_train.detectors.trd.fitting.variants import Group, Students
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.detectors.trd.run_files import (
     BRANCHES,
     STAGES,
     TEACHER,
     load,
+    load_students,
     load_teacher,
-    load_uncalibrated,
     save_branches,
     save_teacher,
     student_file,
@@ -32,15 +33,18 @@ def fit(context: FitContext) -> Fitted:
     run, recipe = context.run, context.recipe
     if not (run / TEACHER).exists():
         save_teacher(run, Teacher(trd_part(recipe).teacher, size=recipe.size, seed=recipe.seed))
-    if not all(student_file(run, modality).exists() for modality in recipe.mains):
-        with FeatureStore(context.features, budget=context.cache_bytes, reporter=context.reporter) as store:
-            Students(context, TrainingFeatures(context, store, load_teacher(run, recipe))).train()
-    shutil.rmtree(run / STAGES, ignore_errors=True)
-    if not (run / BRANCHES).exists():
-        save_branches(run, recipe, *calibrate_branches(context, load_uncalibrated(run, recipe)))
+    with FeatureStore(context.features, budget=context.cache_bytes, reporter=context.reporter) as store:
+        features = TrainingFeatures(context, store, load_teacher(run, recipe))
+        if not all(student_file(run, modality).exists() for modality in recipe.mains):
+            Students(context, features, Group("", run, range(len(context.train)))).train()
+        if not (run / BRANCHES).exists():
+            save_branches(run, recipe, *calibrate_branches(context, load_students(run, recipe, run)))
+        left_out = score_left_out(context, features)
     detector = load(run, recipe)
     scores, peaks = context.score_held_out(detector)
-    return Fitted(detector, scores, peaks, _provenance(context, detector.teacher.provenance))
+    shutil.rmtree(run / STAGES, ignore_errors=True)
+    provenance = _provenance(context, detector.teacher.provenance)
+    return Fitted(detector, [*scores, *left_out.scores], [*peaks, *left_out.peaks], provenance)
 
 
 def _provenance(context: FitContext, origin: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Lesson:
         objective: Loss of the student.
         epochs: Passes over the training samples.
         learning_rate: Learning rate of the first epoch.
+        samples: Indices of the training samples to learn from.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Lesson:
     objective: Objective
     epochs: int
     learning_rate: float
+    samples: Sequence[int]
 
 
 def new_student(recipe: Recipe, own: TeacherShape, other: TeacherShape | None = None) -> Student:
@@ -74,7 +77,7 @@ def trained_student(context: FitContext, student: Student, lesson: Lesson) -> St
     checkpoint = Checkpoint(lesson.file.with_suffix(".checkpoint.safetensors"), lesson.name)
     if not lesson.file.exists():
         part = trd_part(context.recipe)
-        training, stopping = stop_split(context)
+        training, stopping = stop_split(context, lesson.samples)
         options = LoopOptions(
             lesson.name,
             lesson.epochs,
@@ -86,11 +89,11 @@ def trained_student(context: FitContext, student: Student, lesson: Lesson) -> St
             checkpoint_seconds=CHECKPOINT_SECONDS,
         )
         with disk_errors(lesson.file):
-            lesson.file.parent.mkdir(exist_ok=True)
+            lesson.file.parent.mkdir(parents=True, exist_ok=True)
         task = StudentTask(context, student, lesson, stopping)
         log = train(task, training, options, checkpoint, context.reporter)
         save_tensors(lesson.file, student.state_dict())
-        name = lesson.name.replace(" ", "-")
+        name = lesson.name.replace(":", "").replace(" ", "-")
         write_log(context.run / f"{name}.csv", log)
         plot_losses(context.run / f"{name}.png", [e.loss for e in log], [e.validation for e in log])
     checkpoint.path.unlink(missing_ok=True)
@@ -98,16 +101,20 @@ def trained_student(context: FitContext, student: Student, lesson: Lesson) -> St
     return student.to(context.device).eval().requires_grad_(False)
 
 
-def stop_split(context: FitContext) -> tuple[list[int], list[int]]:
+def stop_split(context: FitContext, samples: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return the indices of the samples to train on and of those that choose the best epoch.
 
     All parts of a picture are on the same side.
+
+    Args:
+        context: The training.
+        samples: Indices of training samples, those of one picture next to each other.
     """
     parts = context.preprocessing.parts
     share = STOP_SHARE if trd_part(context.recipe).patience else 0.0
     training, stopping = (
-        [picture * parts + part for picture in pictures for part in range(parts)]
-        for pictures in split(len(context.train) // parts, share)
+        [samples[picture * parts + part] for picture in pictures for part in range(parts)]
+        for pictures in split(len(samples) // parts, share)
     )
     return training, stopping
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.trd.fitting.features import Features, Levels, TrainingFeatures
-from cmdiad_train.detectors.trd.fitting.objectives import DroppedModality, Imitation, Reconstruction
+from cmdiad_train.detectors.trd.fitting.objectives import DroppedModality, Imitation, Objective, Reconstruction
 from cmdiad_train.detectors.trd.fitting.scales import fit_scales
 from cmdiad_train.detectors.trd.fitting.students import Lesson, new_student, stop_split, trained_student
 from cmdiad_train.detectors.trd.networks.hallucinated import Hallucinated
@@ -27,63 +29,87 @@ FINE_TUNING_RATE = 0.1
 OTHER: dict[Modality, Modality] = {"rgb": "xyz", "xyz": "rgb"}
 
 
+@dataclass(frozen=True)
+class Group:
+    """Training samples that one set of students learns from.
+
+    Attributes:
+        prefix: First words of the names of all steps, "" for the students of the detector.
+        folder: Folder of the files of the students.
+        samples: Indices of the training samples.
+    """
+
+    prefix: str
+    folder: Path
+    samples: Sequence[int]
+
+
 class Students:
-    """The students of one training. Each is trained once, and later loaded from its file.
+    """The students of one group of samples. Each is trained once, and later loaded from its file.
 
     Args:
         context: The training.
         features: Features of the training samples.
+        group: Samples to learn from, and the place of the files.
     """
 
-    def __init__(self, context: FitContext, features: TrainingFeatures) -> None:
+    def __init__(self, context: FitContext, features: TrainingFeatures, group: Group) -> None:
         self.context, self.features, self.shape = context, features, features.teacher.shape
-        self.part = trd_part(context.recipe)
-        self.of_teacher = cache(features.of_teacher)
+        self.group, self.part = group, trd_part(context.recipe)
 
     def train(self) -> None:
         """Write the files of the networks that inspection needs."""
-        run, own = self.context.run, self.context.recipe.mains[0]
+        folder, own = self.group.folder, self.context.recipe.mains[0]
         if self.part.variant == "trd":
             for modality in MODALITIES:
-                self._tuned(modality, student_file(run, modality))
+                self._tuned(modality, student_file(folder, modality))
         elif self.part.variant == "rd":
-            self._plain(own, student_file(run, own))
+            for modality in self.context.recipe.mains:
+                self._plain(modality, student_file(folder, modality))
         elif self.part.variant == "mtfi-trd":
-            self._fine_tuned(own, student_file(run, own), run / HALLUCINATION)
+            self._fine_tuned(own, student_file(folder, own), folder / HALLUCINATION)
         else:
-            self._imitating(own, student_file(run, own))
+            self._imitating(own, student_file(folder, own))
 
     def _plain(self, own: Modality, file: Path) -> Student:
         """Return the student of plain reverse distillation (RD)."""
-        objective = Reconstruction(self.part.distance, self.of_teacher(own))
-        lesson = Lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
+        objective = Reconstruction(self.part.distance, self.features.of_teacher(own))
+        lesson = self._lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
 
     def _tuned(self, own: Modality, file: Path) -> Student:
         """Return the student of one modality that also sees the other one (TRD)."""
-        objective = Reconstruction(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]))
-        lesson = Lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
+        objective = Reconstruction(
+            self.part.distance, self.features.of_teacher(own), self.features.of_teacher(OTHER[own])
+        )
+        lesson = self._lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
         return trained_student(self.context, new_student(self.context.recipe, self.shape, self.shape), lesson)
 
     def _fine_tuned(self, own: Modality, file: Path, hallucination: Path) -> tuple[Student, Features]:
         """Return the student of MTFI-TRD, which also works with hallucinated features, and these features."""
-        before = stage_file(self.context.run, f"{own}-tuned")
+        before = stage_file(self.group.folder, f"{own}-tuned")
         student = self._tuned(own, before)
         hallucinated = self._hallucinated(own, hallucination)
-        objective = DroppedModality(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]), hallucinated)
+        objective = DroppedModality(
+            self.part.distance, self.features.of_teacher(own), self.features.of_teacher(OTHER[own]), hallucinated
+        )
         rate = FINE_TUNING_RATE * self.part.learning_rate
-        lesson = Lesson(f"fine-tune {own} student", file, objective, self.part.fine_tune_epochs, rate)
+        lesson = self._lesson(f"fine-tune {own} student", file, objective, self.part.fine_tune_epochs, rate)
         return trained_student(self.context, student.requires_grad_(True), lesson), hallucinated
 
     def _hallucinated(self, own: Modality, file: Path) -> Features:
         """Return the features of the other teacher as hallucinated from the own ones."""
         if not file.exists():
-            other = self._tuned(OTHER[own], stage_file(self.context.run, f"{OTHER[own]}-tuned"))
-            training, _ = stop_split(self.context)
-            scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
+            other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"))
+            training, _ = stop_split(self.context, self.group.samples)
+            scales = fit_scales(
+                other.amplify, self.features.of_teacher(own), self.features.of_teacher(OTHER[own]), training
+            )
             save_hallucinated(file, Hallucinated(other.projector_amply, scales))
         network = load_hallucinated(file, self.shape).to(self.context.device)
-        return self.features.of_network(f"hallucinated {OTHER[own]}", network, network, [self.of_teacher(own)])
+        return self.features.of_network(
+            f"{self.group.prefix}hallucinated {OTHER[own]}", network, network, [self.features.of_teacher(own)]
+        )
 
     def _imitating(self, own: Modality, file: Path) -> Student:
         """Return the plain student of MTFI-RD.
@@ -91,15 +117,22 @@ class Students:
         It imitates the student of both modalities, with the real features of the other modality and with hallucinated
         ones.
         """
-        run = self.context.run
-        teacher, hallucinated = self._fine_tuned(own, stage_file(run, own), stage_file(run, "hallucination"))
+        folder = self.group.folder
+        teacher, hallucinated = self._fine_tuned(own, stage_file(folder, own), stage_file(folder, "hallucination"))
         examples = [
-            self.features.of_network(name, teacher, partial(_fused, teacher), [self.of_teacher(own), other])
-            for name, other in (("fused", self.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
+            self.features.of_network(
+                f"{self.group.prefix}{name}", teacher, partial(_fused, teacher), [self.features.of_teacher(own), other]
+            )
+            for name, other in (("fused", self.features.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
         ]
-        objective = Imitation(self.part.distance, self.of_teacher(own), examples)
-        lesson = Lesson(f"distil {own} student", file, objective, self.part.distil_epochs, self.part.learning_rate)
+        objective = Imitation(self.part.distance, self.features.of_teacher(own), examples)
+        lesson = self._lesson(
+            f"distil {own} student", file, objective, self.part.distil_epochs, self.part.learning_rate
+        )
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
+
+    def _lesson(self, name: str, file: Path, objective: Objective, epochs: int, learning_rate: float) -> Lesson:
+        return Lesson(f"{self.group.prefix}{name}", file, objective, epochs, learning_rate, self.group.samples)
 
 
 def _fused(student: Student, own: Levels, other: Levels) -> Levels:

@@ -1,0 +1,102 @@
+"""Scores of training samples by students that have not seen them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.trd.fitting import folds, students
+from cmdiad_train.detectors.trd.fitting.folds import left_out_by_fold
+from cmdiad_train.detectors.trd.run_files import load_fold_scores
+from cmdiad_train.fit.fit import fit
+from cmdiad_train.recipe import Recipe, TrdRecipe
+from cmdiad_train.runs.run import load_run
+from helpers import tiny_trd_recipe as recipe
+from reporters import InterruptAt
+from runs import assert_whole, hashes
+
+
+def context(count: int, parts: int = 1, **part: Any) -> Any:
+    view = "part" if parts > 1 else "sensor"
+    trained = Recipe(TrdRecipe(**part), size=64, view=view, parts=parts)  # type: ignore[arg-type]
+    return SimpleNamespace(recipe=trained, train=range(count), preprocessing=SimpleNamespace(parts=parts))
+
+
+@pytest.mark.parametrize(("count", "parts", "number"), [(10, 1, 3), (12, 2, 4), (3, 1, 8), (5, 1, 0)])
+def test_every_sample_is_left_out_once_with_all_parts_of_its_picture(count: int, parts: int, number: int) -> None:
+    groups = left_out_by_fold(context(count, parts, folds=number))
+    assert len(groups) == min(number, count // parts)
+    assert sorted(index for group in groups for index in group) == (list(range(count)) if number else [])
+    pictures = [{index // parts for index in group} for group in groups]
+    assert all(a.isdisjoint(b) for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+@pytest.fixture
+def folded(data: Path, tmp_path: Path) -> Path:
+    fit(data, None, recipe("rd", "rgb", folds=2), tmp_path / "folded")
+    return tmp_path / "folded"
+
+
+def test_folds_add_scores_and_change_nothing_else(
+    folded: Path, fitted: Callable[..., Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, run = load_run(fitted("rd", "rgb")), load_run(folded)
+    known = plain.calibration.held_out_scores
+    assert run.calibration.held_out_scores[: len(known)] == known
+    assert len(run.calibration.held_out_scores) == len(known) + 6
+    student = "student-rgb.safetensors"
+    assert hashes(folded)[student] == hashes(fitted("rd", "rgb"))[student]
+    assert not (folded / "stages").exists()
+
+    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    interrupted = tmp_path / "interrupted"
+    points = [("fold 1: train rgb student", 1), ("fold 1: score left out samples", 2), ("fold 2: train rgb student", 2)]
+    for step, done in points:
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, None, recipe("rd", "rgb", folds=2), interrupted, InterruptAt(step, done))
+        assert_whole(interrupted)
+    fit(data, None, recipe("rd", "rgb", folds=2), interrupted)
+    assert hashes(interrupted) == hashes(folded)
+
+
+def test_no_student_scores_a_sample_that_it_was_trained_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[str, set[int]]] = []
+    scored: list[list[int]] = []
+    trained, score = students.trained_student, folds._scores
+
+    def train(context: Any, student: Any, lesson: students.Lesson) -> Any:
+        used.append((lesson.name, set(lesson.samples)))
+        return trained(context, student, lesson)
+
+    def record(context: Any, detector: Any, chosen: list[int], prefix: str) -> Any:
+        scored.append(chosen)
+        return score(context, detector, chosen, prefix)
+
+    monkeypatch.setattr("cmdiad_train.detectors.trd.fitting.variants.trained_student", train)
+    monkeypatch.setattr(folds, "_scores", record)
+    fit(data, None, recipe("mtfi-trd", "xyz", folds=3), tmp_path / "run")
+    for number, chosen in enumerate(scored, start=1):
+        samples = [group for name, group in used if name.startswith(f"fold {number}:")]
+        assert len(samples) == 3  # both tuned students and the fine-tuned one
+        assert all(group == set(range(6)) - set(chosen) for group in samples)
+    assert sorted(index for chosen in scored for index in chosen) == list(range(6))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"scores": [[1.0, 2.0]]}', '{"scores": [[1.0, 2.0], [1.0, null]]}', "["])
+def test_damaged_scores_of_a_fold_are_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "fold-1.json"
+    file.write_text(content)
+    with pytest.raises(RunError, match="fold-1.json"):
+        load_fold_scores(file, 2)
+
+
+def test_one_fold_is_refused() -> None:
+    with pytest.raises(RunError, match="folds"):
+        TrdRecipe(folds=1)

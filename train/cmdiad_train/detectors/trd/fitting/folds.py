@@ -1,0 +1,84 @@
+"""Scores of the training samples by students that were not trained on them (cross-validation in folds).
+
+Every training sample is left out once, so the threshold rests on all good samples and not on the few held-out ones
+alone. The students of a fold have fewer training samples than those of the detector, so their scores tend to be
+larger: the false-reject rate is kept, at the price of a somewhat high threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cmdiad_runtime.support.files import write_json
+from cmdiad_train.detectors.family import FitContext, as_tensors
+from cmdiad_train.detectors.trd.detector import ReverseDistillation
+from cmdiad_train.detectors.trd.fitting.features import TrainingFeatures
+from cmdiad_train.detectors.trd.fitting.variants import Group, Students
+from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_branches, load_fold_scores, load_students
+from cmdiad_train.recipe import trd_part
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Scores of samples that the students were not trained on, in the order of the training samples.
+
+    Attributes:
+        scores: Image score of each sample.
+        peaks: Largest value of each anomaly map over the image of the sensor.
+    """
+
+    scores: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
+
+
+def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
+    """Train the students of every fold, score the samples that each fold leaves out, and return all scores.
+
+    The calibration of the branches is that of the detector. Each fold leaves a small file, so that an interrupted
+    training resumes.
+
+    Args:
+        context: The training, with a calibrated detector in its run directory.
+        features: Features of the training samples.
+    """
+    by_sample: dict[int, tuple[float, float]] = {}
+    for number, left_out in enumerate(left_out_by_fold(context), start=1):
+        file = fold_scores_file(context.run, number)
+        if not file.exists():
+            samples = [index for index in range(len(context.train)) if index not in set(left_out)]
+            group = Group(f"fold {number}: ", file.with_suffix(""), samples)
+            Students(context, features, group).train()
+            detector = load_students(context.run, context.recipe, group.folder)
+            detector.calibrate(*load_branches(context.run, context.recipe))
+            write_json(file, {"scores": _scores(context, detector, left_out, group.prefix)})
+        by_sample |= dict(zip(left_out, load_fold_scores(file, len(left_out)), strict=True))
+    rows = [by_sample[index] for index in sorted(by_sample)]
+    return LeftOut(tuple(score for score, _ in rows), tuple(peak for _, peak in rows))
+
+
+def left_out_by_fold(context: FitContext) -> list[list[int]]:
+    """Return the indices of the training samples that each fold leaves out; all parts of a picture are in one fold."""
+    parts, folds = context.preprocessing.parts, trd_part(context.recipe).folds
+    pictures = len(context.train) // parts
+    folds = min(folds, pictures)
+    return [
+        [picture * parts + part for picture in range(fold, pictures, folds) for part in range(parts)]
+        for fold in range(folds)
+    ]
+
+
+@torch.no_grad()
+def _scores(
+    context: FitContext, detector: ReverseDistillation, chosen: list[int], prefix: str
+) -> list[tuple[float, float]]:
+    """Return image score and map maximum over the image of the sensor of training samples."""
+    rows = []
+    for done, index in enumerate(chosen, start=1):
+        prepared = context.samples.prepared(context.train[index])
+        inputs = as_tensors(prepared.inputs)
+        score, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
+        rows.append((float(score), float(prepared.to_sensor(anomaly_map.numpy()).max())))
+        context.reporter.step(f"{prefix}score left out samples", done, len(chosen))
+    return rows
