@@ -161,6 +161,8 @@ class ChangeOver:
         self._order(recipe, now_ns)
 
     def _switch(self, recipe_id: str, problem: str, then: Then, *, back: bool = False) -> None:
+        loaded = self._readiness.loaded.get(recipe_id)
+        problem = problem or (self._readiness.lack(loaded) if loaded else "")
         if problem:
             then(problem)
             return

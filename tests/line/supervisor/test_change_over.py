@@ -123,6 +123,15 @@ def test_prepared_recipe_is_activated_without_loading(bench):
     assert bench.readiness.active is loaded
 
 
+def test_recipe_without_its_sensor_is_refused(bench):
+    bench.readiness.delivered = frozenset({"xyz"})
+    bench.change.activate("b", 0, bench.problems.append)
+    bench.answer()
+    assert bench.readiness.active_id == "a"
+    assert bench.store.history == ["a"]
+    assert bench.problems == ["The recipe 'b' needs rgb, which no sensor of the station file delivers."]
+
+
 def test_failed_self_test_leaves_the_active_recipe(bench):
     bench.change.activate("b", 0, bench.problems.append)
     bench.answer(good=False)
