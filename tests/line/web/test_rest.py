@@ -146,7 +146,7 @@ def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> No
         {"data": {"image": ""}},
         {"files": [("image", ("a.png", png())), ("image", ("b.png", png()))]},
         {"data": {"part_id": ["A", "B"]}},
-        {"content": b"--x\r\nno header", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": b"--x\r\nfoo", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
         {"content": PART + PICTURE, "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
     ],
 )
