@@ -192,7 +192,9 @@ class Supervisor:
             else:
                 self._handle(name, event)
         self._background.finish()
-        now_ns = time.monotonic_ns()
+        before_ns, now_ns = now_ns, time.monotonic_ns()
+        if now_ns - before_ns > timeout_s * 1e9 + _PATIENCE_NS:
+            return  # This process was stopped itself. Read what arrived meanwhile before calling others hung.
         self._apply(self._dispatch.tick(now_ns))
         self._check_silence(now_ns)
         self._start_missing(now_ns)

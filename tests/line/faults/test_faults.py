@@ -5,14 +5,17 @@ from __future__ import annotations
 import resource
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import cmdiad_line.supervisor.supervisor as supervisor_module
 from cmdiad_line.transport.messages import Trigger
-from stations import RunningStation, running_station, wait_for, write_station_file
+from stations import LIMIT_S, RunningStation, running_station, wait_for, write_station_file
 
 PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
 """No result of a test depends on the speed of the machine."""
@@ -96,6 +99,28 @@ def test_plc_that_never_acknowledges_gets_its_results_again(station):
     finally:
         plc.acknowledges = True
         plc.results.clear()
+
+
+def test_supervisor_that_was_stopped_itself_calls_no_process_hung(station, monkeypatch):
+    """As in a virtual machine that was suspended: a wait for messages lasts longer than any limit of silence."""
+    processes = {name: station.pid(name) for name in ("records", "acquisition", "inspection")}
+    receive, limits, paused = station.hub.receive, station.supervisor._limits, threading.Event()
+
+    def receive_as_usual(timeout_s):
+        station.supervisor._limits = limits
+        paused.set()
+        return receive(timeout_s)
+
+    def receive_after_a_pause(timeout_s):
+        station.supervisor._limits = replace(limits, hang_ns=0)
+        station.hub.receive = receive_as_usual
+        time.sleep(2.5)
+        return []
+
+    monkeypatch.setattr(station.hub, "receive", receive_after_a_pause)
+    assert paused.wait(LIMIT_S)
+    station.wait_ok()
+    assert {name: station.pid(name) for name in processes} == processes
 
 
 def test_clock_that_is_set_back_changes_no_verdict(station, monkeypatch):
