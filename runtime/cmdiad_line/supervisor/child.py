@@ -9,12 +9,6 @@ from pathlib import Path
 
 from cmdiad_line.transport.link import Link, link_pair
 
-_START = (
-    "import sys; sys.path[:] = [place for place in sys.path if place]; "
-    "import runpy; runpy.run_module('cmdiad_line.worker', run_name='__main__', alter_sys=True)"
-)
-"""Program of a process. Unlike `-m`, it imports nothing from the present folder, where anybody may have put a file."""
-
 
 @dataclass(kw_only=True)
 class Child:
@@ -64,7 +58,7 @@ def start_child(name: str, station_file: Path, folder: Path, now_ns: int) -> Chi
     try:
         with other_end:
             number = other_end.fileno()
-            command = [sys.executable, "-c", _START, name, str(number), str(station_file), str(folder)]
+            command = [sys.executable, "-m", "cmdiad_line.worker", name, str(number), str(station_file), str(folder)]
             process = subprocess.Popen(command, pass_fds=(number,), stdin=subprocess.DEVNULL)  # noqa: S603
     except BaseException:
         link.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmdiad_line.supervisor.child import Child, start_child
+from cmdiad_line.supervisor.child import Child
 from cmdiad_line.supervisor.hub import Gone, Hub
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, End, Failed, Message
@@ -121,13 +121,3 @@ def test_end_asks_first(hub):
     assert hub.ends["web"].receive() == [End()]
     with pytest.raises(LinkClosedError):
         hub.ends["web"].receive()
-
-
-def test_process_imports_nothing_from_the_present_folder(tmp_path, monkeypatch):
-    """Anybody may have put a file into the folder in which the station was started."""
-    (tmp_path / "json.py").write_text("raise SystemExit(77)\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    child = start_child("no-room", tmp_path / "station.toml", tmp_path, 0)
-    code = child.process.wait(LIMIT_S)
-    child.link.close()
-    assert code == 1
