@@ -140,6 +140,22 @@ def test_failed_self_test_leaves_the_active_recipe(bench):
     assert bench.readiness.fault is None
 
 
+def test_answer_to_an_earlier_order_is_not_taken_for_the_last_one(bench):
+    bench.change.inspection_down()
+    bench.change.inspection_up(0)
+    bench.change.threshold("a", 2.5, 0, bench.problems.append)
+    bench.change.between_parts(0)
+    first, second = bench.sent
+    bench.sent[:] = [first]
+    bench.answer()
+    assert bench.readiness.active is None
+    assert bench.problems == []
+    bench.sent[:] = [second]
+    bench.answer()
+    assert bench.readiness.active is not None
+    assert (bench.readiness.active.threshold, bench.problems) == (2.5, [""])
+
+
 def test_failed_self_test_of_the_active_recipe_needs_a_person(bench):
     bench.change.inspection_down()
     bench.change.inspection_up(0)
