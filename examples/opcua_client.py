@@ -106,4 +106,7 @@ async def main(url: str, server_certificate: str, user: str, part_id: str, own_f
 
 if __name__ == "__main__":
     logging.getLogger("asyncua").setLevel(logging.ERROR)
-    asyncio.run(main(*sys.argv[1:6]))
+    try:
+        asyncio.run(main(*sys.argv[1:6]))
+    except (ua.UaError, OSError) as error:
+        sys.exit(f"NG: {error}")

@@ -17,8 +17,6 @@ from studies.__main__ import cli as studies
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_LINE = 120
-PLANNED = ("runtime/cmdiad_line",)
-"""Folders that CONTRIBUTING.md announces."""
 FOLDERS = ("benchmarks", "docker", "docs", "examples", "export", "requirements", "runtime", "scripts", "tests", "train")
 PAGES = sorted(
     path
@@ -154,7 +152,7 @@ def repository_paths(text: str) -> list[str]:
 
 def exists(path: str) -> bool:
     """Return True if a file or folder of the repository has this path."""
-    return (ROOT / path).exists() or path in PLANNED
+    return (ROOT / path).exists()
 
 
 def blocks(text: str) -> list[str]:

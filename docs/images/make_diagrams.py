@@ -57,7 +57,7 @@ class Diagram:
 
 def packages() -> Diagram:
     """Draw which package imports which."""
-    picture = Diagram(900, 300, "Packages: bench imports export, train and runtime; export imports train and runtime")
+    picture = Diagram(900, 300, "Packages: bench imports export, train and runtime; the station imports the runtime")
     columns = [
         (20, ["cmdiad_bench", "accuracy, latency, memory", "report, demo"], "yellow"),
         (240, ["cmdiad_export", "graph, precision, search", "planning, certificate"], "yellow"),
@@ -72,8 +72,10 @@ def packages() -> Diagram:
         picture.box((x, 70), (200, 100), lines, colour)
     for x in (220, 440, 660):
         picture.arrow((x, 120), (x + 20, 120))
-    picture.box((680, 220), (200, 56), ["cmdiad", "public Python API, lazy"], "blue")
-    picture.arrow((780, 220), (780, 172))
+    picture.box((790, 220), (100, 56), ["cmdiad", "public API"], "blue")
+    picture.arrow((840, 220), (840, 172))
+    picture.box((600, 220), (170, 56), ["cmdiad_line", "the station, its processes"], "green")
+    picture.arrow((720, 220), (720, 172))
     picture.text((20, 40), "An arrow means: may import. Nothing imports in the other direction.")
     picture.text((240, 215), "needs torch, timm, onnx: workstation", anchor="start")
     picture.text((680, 60), "no torch: device at the line")

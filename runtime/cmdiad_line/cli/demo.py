@@ -98,7 +98,14 @@ def _station_file(folder: Path, bundle: Path, data: Path | None, port: int, modb
     else:
         source["data"] = str(samples.absolute())
     sections: dict[str, dict[str, Any]] = {
-        "station": {"name": "demo", "state": str(folder), "frame_megapixels": 2.0},
+        # A demo runs on any machine, also a slow or busy one, so its times are generous.
+        "station": {
+            "name": "demo",
+            "state": str(folder),
+            "deadline_ms": 5000,
+            "hang_ms": 10_000,
+            "frame_megapixels": 2.0,
+        },
         "recipe": {"bundle": str(bundle.absolute())},
         "[source]": source,
         "modbus": {"port": modbus_port},

@@ -30,7 +30,12 @@ FORMATS = ("csv", "parquet", "pictures")
 @STATE
 @option_group(
     "Output",
-    click.option("--out", required=True, type=click.Path(path_type=Path), help="New file, or folder for pictures."),
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="File to write or replace; new folder for pictures.",
+    ),
     click.option(
         "--format",
         "kind",

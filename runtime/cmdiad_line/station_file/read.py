@@ -55,6 +55,8 @@ def read_station(path: str | os.PathLike[str], *, folder: Path | None = None, ru
         line = re.search(r"line (\d+)", str(error))
         action = "correct the line; text stands in quotes, and every key once"
         raise _refused(file, f"a line that is no TOML ({error})", action, int(line[1]) if line else 0) from error
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits, or thousands of brackets.
+        raise _refused(file, f"content that cannot be read ({error})", "correct the file") from error
     reader = _Reader(file, content, Lines(text), file.parent if folder is None else folder.absolute(), not running)
     station = reader.station()
     mistakes = reader.mistakes

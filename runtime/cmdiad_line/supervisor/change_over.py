@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -60,7 +61,7 @@ class ChangeOver:
     ) -> None:
         self._store, self._readiness, self._background, self._send = store, readiness, background, send
         self._held: dict[str, Recipe] = {}
-        self._ordered: dict[str, tuple[Load, int]] = {}
+        self._ordered: dict[str, deque[tuple[Load, int]]] = {}
         self._waiting: dict[str, list[Then]] = {}
         self._replaced: set[str] = set()
 
@@ -81,11 +82,11 @@ class ChangeOver:
 
     def overdue(self, now_ns: int) -> bool:
         """Return True if a recipe has been loading for too long."""
-        return any(now_ns - ordered_ns > LOAD_LIMIT_NS for _, ordered_ns in self._ordered.values())
+        return any(now_ns - orders[0][1] > LOAD_LIMIT_NS for orders in self._ordered.values())
 
     def loaded(self, message: Loaded) -> None:
         """Note a recipe that has passed its self-test."""
-        load, _ = self._ordered.pop(message.recipe_id, (None, 0))
+        load = self._answered(message.recipe_id)
         if load is None:
             return
         self._readiness.loaded[message.recipe_id] = LoadedRecipe(
@@ -101,7 +102,8 @@ class ChangeOver:
 
     def not_loaded(self, message: NotLoaded) -> None:
         """Note a recipe that cannot be used. Without the active recipe the station needs a person."""
-        self._ordered.pop(message.recipe_id, None)
+        if self._answered(message.recipe_id) is None:
+            return
         if message.recipe_id == self._readiness.active_id:
             self._readiness.loaded.pop(message.recipe_id, None)
             self._readiness.fault = "self-test", message.message
@@ -161,6 +163,8 @@ class ChangeOver:
         self._order(recipe, now_ns)
 
     def _switch(self, recipe_id: str, problem: str, then: Then, *, back: bool = False) -> None:
+        loaded = self._readiness.loaded.get(recipe_id)
+        problem = problem or (self._readiness.lack(loaded) if loaded else "")
         if problem:
             then(problem)
             return
@@ -192,8 +196,22 @@ class ChangeOver:
             threshold=recipe.threshold,
             public_key=recipe.public_key,
         )
-        self._ordered[recipe.recipe_id] = load, now_ns
+        self._ordered.setdefault(recipe.recipe_id, deque()).append((load, now_ns))
         self._send(load)
+
+    def _answered(self, recipe_id: str) -> Load | None:
+        """Return the order that an answer belongs to, or None if a newer order for the same recipe waits.
+
+        Orders are answered one after another. The answer to an earlier order must not be taken for that to the last
+        one: digest and threshold would be those of another order.
+        """
+        orders = self._ordered.pop(recipe_id, deque())
+        if len(orders) == 1:
+            return orders[0][0]
+        if orders:
+            orders.popleft()
+            self._ordered[recipe_id] = orders
+        return None
 
     def _finish(self, recipe_id: str, problem: str) -> None:
         for then in self._waiting.pop(recipe_id, []):

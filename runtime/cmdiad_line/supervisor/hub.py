@@ -70,7 +70,7 @@ class Hub:
         except LinkFullError:
             self.lose(name, "it did not read its messages")
         except LinkClosedError:
-            self.lose(name, "it has ended")
+            self.lose(name, "The process has ended.")
 
     def lose(self, name: str, message: str) -> None:
         """Kill a process. `receive` reports the end."""
@@ -93,7 +93,7 @@ class Hub:
             try:
                 messages = child.link.receive()
             except LinkClosedError:
-                self.lose(child.name, "it has ended")
+                self.lose(child.name, "The process has ended.")
             except MessageError as error:
                 self.lose(child.name, f"it sent a wrong message ({error})")
             else:
@@ -101,7 +101,7 @@ class Hub:
                 events.extend((child.name, message) for message in messages)
         for child in self.children:
             if child.ended():  # Another process may have inherited its link.
-                self.lose(child.name, "it has ended")
+                self.lose(child.name, "The process has ended.")
         events.extend((name, Gone(message)) for name, message in self._lost.items())
         self._lost.clear()
         return events

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cmdiad_line.reasons import STATION_REASONS, StationReason
+from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.transport.messages import SourcesState
+from cmdiad_runtime.names import MODALITIES
 
 NEEDED = ("records", "acquisition", "inspection")
 """Processes without which no part can be inspected."""
@@ -43,6 +45,7 @@ class Readiness:
         active_id: Id of the active recipe, or "" without one.
         stopped: True after the command `stop` or `abort`.
         fault: Reason code and message of a problem that only a person can solve, or None.
+        delivered: Modalities that the sensors of the station file deliver.
     """
 
     running: set[str] = field(default_factory=set)
@@ -51,11 +54,19 @@ class Readiness:
     active_id: str = ""
     stopped: bool = False
     fault: tuple[StationReason, str] | None = None
+    delivered: frozenset[str] = frozenset(MODALITIES)
 
     @property
     def active(self) -> LoadedRecipe | None:
         """Return the active recipe if it is loaded and tested."""
         return self.loaded.get(self.active_id)
+
+    def lack(self, recipe: LoadedRecipe) -> str:
+        """Explain which sensor a recipe lacks, or return "" if the sensors deliver all that the recipe needs."""
+        missing = [name for name in modalities_of(recipe.modality) if name not in self.delivered]
+        if not missing:
+            return ""
+        return f"The recipe {recipe.recipe_id!r} needs {missing[0]}, which no sensor of the station file delivers."
 
     def refusal(self) -> tuple[StationReason, str] | None:
         """Return reason code and message why no trigger is accepted, or None if triggers are accepted."""
@@ -67,8 +78,11 @@ class Readiness:
         if self.sources is None or not self.sources.connected:
             message = self.sources.message if self.sources else ""
             return "camera-gone", message or STATION_REASONS["camera-gone"]
-        if self.active is None:
-            return "not-ready", f"The recipe {self.active_id!r} is being loaded and tested."
+        problem = (
+            self.lack(self.active) if self.active else f"The recipe {self.active_id!r} is being loaded and tested."
+        )
+        if problem:
+            return "not-ready", problem
         if self.stopped:
             return "stopped", STATION_REASONS["stopped"]
         return None

@@ -47,7 +47,8 @@ from cmdiad_line.transport.messages import (
 
 if TYPE_CHECKING:
     from cmdiad_line.recipes.recipe import Recipe
-    from cmdiad_line.station_file.station import Station
+    from cmdiad_line.station_file.source import modalities_of
+from cmdiad_line.station_file.station import Station
 
 INSIDE = ("records", "acquisition", "inspection")
 """Processes that every station has, in the order of their start."""
@@ -68,6 +69,7 @@ _DIED: dict[str, StationReason] = {
     "records": "not-recorded",
 }
 _HUNG: dict[str, StationReason] = {**_DIED, "inspection": "inspection-hung"}
+_SILENT = "The process gave no sign of life and was killed."
 _logger = logging.getLogger("cmdiad.line")
 
 
@@ -113,7 +115,9 @@ class Supervisor:
         self._pool = parts.pool
         self._outside = outside_processes(station)
         self._hub = Hub(parts.file, station.file.parent)
-        self._readiness = Readiness()
+        self._readiness = Readiness(
+            delivered=frozenset(name for source in station.sources for name in modalities_of(source.delivers))
+        )
         self._background = Background()
         self._hub.watch(self._background.fileno())
         self._limits = Limits(
@@ -296,9 +300,9 @@ class Supervisor:
             self._readiness.fault = None
             self._kill("inspection", "not-ready")
 
-    def _kill(self, name: str, reason: StationReason) -> None:
+    def _kill(self, name: str, reason: StationReason, message: str = "") -> None:
         self._reasons[name] = reason
-        self._hub.lose(name, STATION_REASONS[reason])
+        self._hub.lose(name, message or STATION_REASONS[reason])
 
     def _gone(self, name: str, gone: Gone) -> None:
         """Note the end of a process, and answer the parts that it had."""
@@ -351,7 +355,7 @@ class Supervisor:
             if child.name == "inspection" and self._dispatch.engine_busy:
                 continue  # The deadline of the part decides.
             if silent_ns > limit_ns or (child.name == "inspection" and self._change_over.overdue(now_ns)):
-                self._kill(child.name, _HUNG.get(child.name, "station-error"))
+                self._kill(child.name, _HUNG.get(child.name, "station-error"), "" if child.name in _HUNG else _SILENT)
 
     # --- proof and state ---------------------------------------------------------------------------------------------
 

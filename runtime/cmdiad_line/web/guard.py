@@ -12,6 +12,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST_FORM = 64 * 1024
 """Largest body in bytes of any request except an upload."""
+BODY_END = "cmdiad.body_end"
+"""Key of the last bytes of the body in the scope: they show if a form is complete."""
+_NOTED = 100
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -56,7 +59,7 @@ class Guard:
         if refusal is not None:
             await _answer(with_headers(send), *refusal)
             return
-        await self._application(scope, _bounded(receive, limit), with_headers(send))
+        await self._application(scope, _bounded(receive, limit, scope), with_headers(send))
 
     def _refusal(self, headers: dict[str, str], limit: int) -> tuple[int, str] | None:
         """Return status and text of a refusal, or None."""
@@ -87,14 +90,19 @@ def with_headers(send: Send) -> Send:
     return send_with_headers
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """Return a function that receives a body without a stated length up to a limit, then reports a disconnection."""
+def _bounded(receive: Receive, limit: int, scope: Scope) -> Receive:
+    """Return a function that receives a body without a stated length up to a limit, then reports a disconnection.
+
+    The last bytes of the body are noted in the scope, see `BODY_END`.
+    """
     received = 0
 
     async def receive_bounded() -> MutableMapping[str, Any]:
         nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
+        body = message.get("body", b"")
+        received += len(body)
+        scope[BODY_END] = (scope.get(BODY_END, b"") + body)[-_NOTED:]
         return {"type": "http.disconnect"} if received > limit else message
 
     return receive_bounded

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cmdiad_line.web.access import Caller
 from cmdiad_line.web.services import services_of
 from cmdiad_line.web.static_files import address
-from cmdiad_line.web.words import STAGES, local_time, relative_score, sentence, title
+from cmdiad_line.web.words import COUNTERS, PHASES, STAGES, local_time, relative_score, sentence, title
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ def templates() -> Environment:
         "relative_score": relative_score,
         "sentence": sentence,
     }
-    environment.globals |= {"STAGES": STAGES, "static": address}
+    environment.globals |= {"COUNTERS": COUNTERS, "PHASES": PHASES, "STAGES": STAGES, "static": address}
     return environment
 
 

@@ -65,6 +65,18 @@ def _listening(settings: Web, state: Path) -> socket.socket:
 
     A process that was restarted takes the free port of the one before, so that open pages find the station again.
     """
+    try:
+        return _listener(settings, state)
+    except OSError as error:
+        raise CmdiadError(
+            f"[web] {settings.address}:{settings.port}",
+            found=f"an address or port that cannot be opened ({os.strerror(error.errno or 0)})",
+            expected="an address of this machine and a port that no other program uses",
+            action="correct address or port in the station file",
+        ) from error
+
+
+def _listener(settings: Web, state: Path) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
     if settings.port == 0:
         with contextlib.suppress(OSError):

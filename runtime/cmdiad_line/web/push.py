@@ -1,8 +1,9 @@
 """The way of an uploaded picture to the acquisition: a local socket in the state folder.
 
 One connection carries one upload: four bytes with the length of a JSON header, the header, then the files. The header
-reads `{"part_id": "…", "files": [{"name": "rgb.png", "bytes": 1234}]}`. The answer is four bytes with the length of a
-JSON object: `{"acquisition_id": 17}`. An upload that cannot be read gets an id, too, and the verdict NG.
+reads `{"part_id": "…", "arrived_ns": 1234, "files": [{"name": "rgb.png", "bytes": 1234}]}`; `arrived_ns` is the
+monotonic time of the upload. The answer is four bytes with the length of a JSON object: `{"acquisition_id": 17}`. An
+upload that cannot be read gets an id, too, and the verdict NG.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -37,6 +39,7 @@ class Push:
 
     def __init__(self, socket: Path, largest_bytes: int) -> None:
         self._socket = socket
+        self._turn = asyncio.Lock()
         self.largest_bytes = largest_bytes
 
     async def send(self, part_id: str, *, image: UploadFile | None, cloud: UploadFile | None) -> int:
@@ -45,16 +48,23 @@ class Push:
         Raises:
             HTTPException: The upload was refused, or the acquisition is gone. There is no result: the part is NG.
         """
-        files = await _files(image, cloud)
-        header = {"part_id": part_id, "files": [{"name": name, "bytes": len(data)} for name, data in files]}
         try:
-            answer = await asyncio.wait_for(self._exchange(header, [data for _, data in files]), _PATIENCE_S)
+            answer = await asyncio.wait_for(self._in_turn(part_id, image, cloud), _PATIENCE_S)
             number = answer["acquisition_id"]
             if type(number) is not int:
                 raise ValueError("no id")
         except (OSError, EOFError, ValueError, KeyError, asyncio.TimeoutError) as error:
             raise HTTPException(503, "NG. The acquisition does not take uploads now. Try again later.") from error
         return number
+
+    async def _in_turn(self, part_id: str, image: UploadFile | None, cloud: UploadFile | None) -> dict[str, Any]:
+        """Send an upload after those before it, so that one whose sender has given up never reaches the acquisition."""
+        arrived_ns = time.monotonic_ns()
+        async with self._turn:
+            files = await _files(image, cloud)
+            described = [{"name": name, "bytes": len(data)} for name, data in files]
+            header = {"part_id": part_id, "arrived_ns": arrived_ns, "files": described}
+            return await self._exchange(header, [data for _, data in files])
 
     async def _exchange(self, header: dict[str, Any], contents: list[bytes]) -> dict[str, Any]:
         reader, writer = await asyncio.open_unix_connection(self._socket)

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
+from python_multipart.multipart import parse_options_header
 
 from cmdiad_line.records.stored import StoredResult
 from cmdiad_line.transport.messages import Result
 from cmdiad_line.web.access import Caller, program_for
 from cmdiad_line.web.desk import NoAnswerError
+from cmdiad_line.web.guard import BODY_END
 from cmdiad_line.web.operator import LARGEST_ID, PartId
 from cmdiad_line.web.services import services_of
 
@@ -58,6 +60,10 @@ async def _require_understood(request: Request, uploads: dict[str, UploadFile | 
     if kind not in _FORMS and (kind or has_body):
         raise HTTPException(415, f"NG. Found content of the type {kind[:60]!r}. Send a form: {', '.join(_FORMS)}.")
     form = await request.form()
+    boundary = str(parse_options_header(request.headers.get("content-type"))[1].get(b"boundary", b""), "latin-1")
+    end = request.scope.get(BODY_END, b"").rstrip()
+    if has_body and (not form or (boundary and not end.endswith(f"--{boundary}--".encode("latin-1")))):
+        raise HTTPException(422, "NG. The form is incomplete or empty. Correct its boundary and send all of it.")
     unknown = sorted(set(form) - {"part_id", *uploads})
     empty = [name for name, upload in uploads.items() if name in form and upload is None]
     twice = [name for name in form if len(form.getlist(name)) > 1]

@@ -144,7 +144,8 @@ def _unready(state: StationState) -> tuple[Kind, str, str, str]:
         return "failed", PHASES["failed"], title(state.reason), sentence(state.message) or "Call an engineer."
     if state.phase == "stopped":
         return "stopped", PHASES["stopped"], "", "Every part is NG until somebody presses Start."
-    return "not-ready", PHASES[state.phase], title(state.reason), sentence(state.message)
+    reason = "" if state.reason == "not-ready" else title(state.reason)  # The headline already says so.
+    return "not-ready", PHASES[state.phase], reason, sentence(state.message)
 
 
 def _takt(seen: list[SeenResult]) -> str:

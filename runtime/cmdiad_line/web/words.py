@@ -84,6 +84,18 @@ STAGES = {
 }
 """Title of each stage of `cmdiad_line.records.statistics.stage_latencies`."""
 
+COUNTERS = {
+    "triggers": "Triggers",
+    "ok": "OK",
+    "ng": "NG",
+    "missed": "Missed triggers",
+    "late": "Late answers",
+    "pictures_skipped": "Pictures skipped",
+    "restarts": "Restarts of processes",
+    "reconnects": "Reconnects of sensors",
+}
+"""Title of each counter of the station."""
+
 _MEANINGS = {str(code): text for table in (REASONS, STATION_REASONS) for code, text in table.items()}
 
 

@@ -192,7 +192,8 @@ def shared(tmp_path_factory):
 
 def upload(state: Path, contents: dict[str, bytes], **header: object) -> socket.socket:
     entries = [{"name": name, "bytes": len(content)} for name, content in contents.items()]
-    text = json.dumps({"part_id": "part 7", "files": entries, **header}).encode()
+    fields = {"part_id": "part 7", "arrived_ns": time.monotonic_ns(), "files": entries, **header}
+    text = json.dumps(fields).encode()
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sender.settimeout(LIMIT_S)
     sender.connect(str(state / SOCKET))
@@ -218,6 +219,15 @@ def test_upload_becomes_a_frame(tmp_path, pushed):
     assert answer_of(sender) == {"acquisition_id": 17}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["push.sock"]
     assert (tmp_path / SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+def test_upload_that_waited_is_as_old_as_it_is(tmp_path, pushed):
+    made = pushed()
+    with upload(tmp_path, {"rgb.png": png()}, arrived_ns=17):
+        frame = next_frame(made)
+        assert frame.captured_ns == 17
+        assert frame.answer is not None
+        frame.answer(1)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +288,8 @@ def test_connection_that_breaks_the_protocol_is_closed(shared, content):
     "header",
     [
         {"part_id": 7},
+        {"arrived_ns": "7"},
+        {"arrived_ns": 2**62},
         {"files": [{"name": "rgb.png", "bytes": -1}]},
         {"files": [{"name": "rgb.png", "bytes": "7"}]},
         {"files": [{"name": "rgb.png", "bytes": 2_000_000}]},

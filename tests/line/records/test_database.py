@@ -105,6 +105,28 @@ def test_verification_names_the_first_row_that_does_not_fit(tmp_path, database, 
         Database(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO audit VALUES ('2026-11-26', 'eve', 'threshold', '', '{}', -1, '')",
+        "INSERT INTO overrides VALUES (1, '2026-11-26', 'eve', 'OK', '', 0, '')",
+        "DROP VIEW published; CREATE VIEW published AS SELECT *, '' AS judgement, '' AS override FROM results",
+        "CREATE TRIGGER quiet AFTER INSERT ON overrides BEGIN DELETE FROM overrides; END",
+        "DELETE FROM head",
+        "UPDATE results SET score = 9e999",
+        "UPDATE audit SET action = 'records-continued', details = 'x' WHERE sequence = 1",
+        "UPDATE audit SET action = 'records-continued', details = '[]' WHERE sequence = 1",
+    ],
+)
+def test_verification_notices_every_change_by_hand(tmp_path, database, change):
+    store(database, a_record(1), a_rejected(2))
+    database.close()
+    connection = sqlite3.connect(database_path(tmp_path))
+    connection.executescript(change)
+    connection.close()
+    assert verified(tmp_path).problem
+
+
 def test_verification_of_a_running_station_sees_one_moment(tmp_path, database, monkeypatch):
     store(database, a_record(1), a_record(2))
     compare = verifying._mismatch

@@ -175,7 +175,9 @@ def test_a_running_station_reads_its_file_after_the_bundle_was_moved(tmp_path):
         read_station(tmp_path / "run" / "station.toml", folder=tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"#" * (LARGEST_FILE + 1), None])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"#" * (LARGEST_FILE + 1), b"a = " + b"9" * 5000, b"a = " + b"[" * 100_000, None]
+)
 def test_file_that_cannot_be_read(tmp_path, content):
     path = tmp_path / "station.toml"
     if content is not None:

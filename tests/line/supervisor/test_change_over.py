@@ -123,12 +123,37 @@ def test_prepared_recipe_is_activated_without_loading(bench):
     assert bench.readiness.active is loaded
 
 
+def test_recipe_without_its_sensor_is_refused(bench):
+    bench.readiness.delivered = frozenset({"xyz"})
+    bench.change.activate("b", 0, bench.problems.append)
+    bench.answer()
+    assert bench.readiness.active_id == "a"
+    assert bench.store.history == ["a"]
+    assert bench.problems == ["The recipe 'b' needs rgb, which no sensor of the station file delivers."]
+
+
 def test_failed_self_test_leaves_the_active_recipe(bench):
     bench.change.activate("b", 0, bench.problems.append)
     bench.answer(good=False)
     assert (bench.readiness.active_id, bench.problems, bench.store.history) == ("a", ["failed"], ["a"])
     assert bench.readiness.refusal() is not None  # Only because no process runs here.
     assert bench.readiness.fault is None
+
+
+def test_answer_to_an_earlier_order_is_not_taken_for_the_last_one(bench):
+    bench.change.inspection_down()
+    bench.change.inspection_up(0)
+    bench.change.threshold("a", 2.5, 0, bench.problems.append)
+    bench.change.between_parts(0)
+    first, second = bench.sent
+    bench.sent[:] = [first]
+    bench.answer()
+    assert bench.readiness.active is None
+    assert bench.problems == []
+    bench.sent[:] = [second]
+    bench.answer()
+    assert bench.readiness.active is not None
+    assert (bench.readiness.active.threshold, bench.problems) == (2.5, [""])
 
 
 def test_failed_self_test_of_the_active_recipe_needs_a_person(bench):

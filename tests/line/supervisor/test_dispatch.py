@@ -388,6 +388,14 @@ def dispatch(ready: Readiness) -> Dispatch:
     return dispatch
 
 
+def test_active_recipe_without_its_sensor_is_not_ready(ready: Readiness) -> None:
+    assert ready.refusal() is None
+    ready.delivered = frozenset()
+    reason, message = ready.refusal() or ("", "")
+    assert reason == "not-ready"
+    assert "no sensor of the station file delivers" in message
+
+
 def results(actions: list[Action]) -> list[tuple[int, str, str]]:
     found = [action.message for action in actions if isinstance(action, Publish) and isinstance(action.message, Result)]
     return [(result.acquisition_id, result.verdict, result.reason) for result in found]

@@ -78,7 +78,7 @@ def test_last_words_come_before_the_end(hub):
     hub.ends["web"].send(Failed(message="no port"))
     hub.ends["web"].close()
     assert hub.wait() == [("web", Failed(message="no port"))]
-    assert hub.wait() == [("web", Gone("it has ended"))]
+    assert hub.wait() == [("web", Gone("The process has ended."))]
     assert hub.child("web") is None
 
 
@@ -100,7 +100,7 @@ def test_nonsense_ends_a_process(hub):
 
 def test_end_is_noticed_although_another_process_holds_the_link(hub):
     hub.processes["web"].ended = True
-    assert hub.wait() == [("web", Gone("it has ended"))]
+    assert hub.wait() == [("web", Gone("The process has ended."))]
 
 
 def test_process_is_started_again_only_after_its_end(hub):

@@ -20,6 +20,10 @@ def station(tmp_path: Path) -> WebStation:
     return WebStation(tmp_path)
 
 
+PART = b'--x\r\nContent-Disposition: form-data; name="part_id"\r\n\r\nA-17\r\n'
+PICTURE = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\npart.png'
+
+
 def test_a_trigger_is_answered_with_its_one_result(station: WebStation) -> None:
     answer = station.client(role="operator").post("/inspect", data={"part_id": "A-17"})
     assert answer.status_code == 200
@@ -142,6 +146,8 @@ def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> No
         {"data": {"image": ""}},
         {"files": [("image", ("a.png", png())), ("image", ("b.png", png()))]},
         {"data": {"part_id": ["A", "B"]}},
+        {"content": b"--x\r\nfoo", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": PART + PICTURE, "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
     ],
 )
 def test_a_picture_that_would_be_ignored_triggers_nothing(station: WebStation, request_parts: dict[str, Any]) -> None:

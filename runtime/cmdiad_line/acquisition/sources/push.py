@@ -1,8 +1,9 @@
 """Frames that arrive by HTTP: the process `web` receives them and passes them on through a local socket.
 
 One connection carries one upload: four bytes with the length of a JSON header (big-endian), the header
-`{"part_id": "…", "files": [{"name": "rgb.png", "bytes": 1234}]}`, then the files. The answer is four bytes with the
-length of a JSON object: `{"acquisition_id": 17}`. An upload that cannot be read gets an id, too, and the verdict NG.
+`{"part_id": "…", "arrived_ns": 1234, "files": [{"name": "rgb.png", "bytes": 1234}]}`, then the files. `arrived_ns` is
+the monotonic time at which the upload arrived by HTTP. The answer is four bytes with the length of a JSON object:
+`{"acquisition_id": 17}`. An upload that cannot be read gets an id, too, and the verdict NG.
 An upload that breaks the protocol gets no answer and no id.
 """
 
@@ -132,6 +133,8 @@ class Push:
             raise ValueError("the header is too long")
         header = json.loads(_read(connection, length))
         sizes = [entry["bytes"] for entry in header["files"]]
+        if type(header["arrived_ns"]) is not int or header["arrived_ns"] > time.monotonic_ns():
+            raise ValueError("the header has no time of the upload")
         if not isinstance(header["part_id"], str) or not all(type(size) is int and size >= 0 for size in sizes):
             raise ValueError("the header has values of a wrong type")
         if sum(sizes) > self._settings.max_megabytes * 1_000_000 or len(sizes) > len(_SUFFIXES):
@@ -140,7 +143,7 @@ class Push:
 
     def _frame(self, connection: socket.socket, header: dict[str, Any], contents: list[bytes]) -> Frame:
         """Return the frame of an upload, or raise FrameRefusedError."""
-        arrived_ns = time.monotonic_ns()
+        arrived_ns = header["arrived_ns"]  # An upload that has waited in the socket is as old as it is.
         part_id, answer = header["part_id"][:200], partial(_answer, connection)
         assert self._reader is not None
         try:
