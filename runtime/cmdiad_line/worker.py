@@ -1,6 +1,6 @@
 """Start of every process of a station but the supervisor.
 
-The supervisor runs `python -m cmdiad_line.worker ROOM DESCRIPTOR STATION_FILE FOLDER`: the room, the descriptor of its
+The supervisor starts this with the arguments ROOM DESCRIPTOR STATION_FILE FOLDER: the room, the descriptor of its
 link, the copy of the station file, and the folder that relative paths in it refer to.
 """
 
@@ -69,7 +69,12 @@ def _set_up_logging() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(name)s: %(message)s", level=level)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the process that the command line names, and end with its exit code."""
     if len(sys.argv) != 5 or sys.argv[1] not in ROOMS:
         sys.exit("cmdiad-line starts this module by itself. Run: cmdiad-line run FILE.")
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    start()

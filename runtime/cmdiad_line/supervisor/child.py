@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ class Child:
         return self.process.poll() is not None
 
 
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from cmdiad_line.worker import start
+start()
+"""
+"""Program of a process. The path is that of this process without the present folder, so that a file `http.py` in the
+folder where a person starts the station is not imported."""
+
+
 def start_child(name: str, station_file: Path, folder: Path, now_ns: int) -> Child:
     """Start a process.
 
@@ -58,7 +69,9 @@ def start_child(name: str, station_file: Path, folder: Path, now_ns: int) -> Chi
     try:
         with other_end:
             number = other_end.fileno()
-            command = [sys.executable, "-m", "cmdiad_line.worker", name, str(number), str(station_file), str(folder)]
+            path = json.dumps([entry for entry in sys.path if entry])
+            program = [sys.executable, "-I", "-c", _START, path]
+            command = [*program, name, str(number), str(station_file), str(folder)]
             process = subprocess.Popen(command, pass_fds=(number,), stdin=subprocess.DEVNULL)  # noqa: S603
     except BaseException:
         link.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmdiad_line.reasons import STATION_REASONS, StationReason
+from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.supervisor.actions import Action, Adopt, Kill, Send
 from cmdiad_line.supervisor.background import Background
 from cmdiad_line.supervisor.change_over import ChangeOver, Store
@@ -47,7 +48,6 @@ from cmdiad_line.transport.messages import (
 
 if TYPE_CHECKING:
     from cmdiad_line.recipes.recipe import Recipe
-    from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.station_file.station import Station
 
 INSIDE = ("records", "acquisition", "inspection")

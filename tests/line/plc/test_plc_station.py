@@ -60,7 +60,7 @@ def plc_process(station):
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, ValueError, IndexError):
             continue
-        if parent == station.pid and b"cmdiad_line.worker" in words and b"plc" in words:
+        if parent == station.pid and any(b"cmdiad_line.worker" in word for word in words) and b"plc" in words:
             return int(entry.name)
     raise AssertionError("the station has no PLC process")
 

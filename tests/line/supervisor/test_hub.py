@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmdiad_line.supervisor.child import Child
+from cmdiad_line.supervisor.child import Child, start_child
 from cmdiad_line.supervisor.hub import Gone, Hub
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, End, Failed, Message
@@ -121,3 +121,18 @@ def test_end_asks_first(hub):
     assert hub.ends["web"].receive() == [End()]
     with pytest.raises(LinkClosedError):
         hub.ends["web"].receive()
+
+
+def test_process_imports_nothing_from_the_present_folder(tmp_path, monkeypatch):
+    """A file in the folder where a person starts the station must not run as part of the station."""
+    (tmp_path / "selectors.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "click.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    child = start_child("records", tmp_path / "missing.toml", tmp_path, time.monotonic_ns())
+    try:
+        child.process.wait()
+        messages = child.link.receive()
+    finally:
+        child.link.close()
+    assert [type(message) for message in messages] == [Failed]
+    assert not (tmp_path / "ran").exists()
