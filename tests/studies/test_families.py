@@ -26,7 +26,7 @@ def figures(detector: Detector, auroc: float) -> dict[str, Any]:
 
 def test_every_detector_has_its_own_name_and_a_bank_one_seed() -> None:
     table = detectors(TEACHERS, (0, 1, 2))
-    assert len({detector.name for detector in table}) == len(table) == 48
+    assert len({detector.name for detector in table}) == len(table) == 54
     assert {detector.seed for detector in table if detector.variant == "bank"} == {0}
     assert [detector.seed for detector in table] == sorted(detector.seed for detector in table)
 

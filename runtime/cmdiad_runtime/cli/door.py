@@ -16,6 +16,7 @@ COMMANDS = {
     "export": ("cmdiad_export.cli", "write a certified bundle from a run directory"),
     "build": ("cmdiad_runtime.cli.build", "build the engine of a bundle on the device where it will run"),
     "run": ("cmdiad_runtime.cli.run", "inspect files with a bundle"),
+    "line": ("cmdiad_line.cli.line", "run a supervised station next to a line"),
     "info": ("cmdiad_runtime.cli.info", "show what a bundle or a run directory is"),
     "threshold": ("cmdiad_runtime.cli.threshold", "show or move the threshold of a bundle"),
     "sign": ("cmdiad_runtime.cli.sign", "make keys, sign bundles"),

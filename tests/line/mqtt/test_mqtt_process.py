@@ -147,7 +147,7 @@ class Listener:
         self._subscribed = threading.Event()
         session = Properties(PacketTypes.CONNECT)
         session.SessionExpiryInterval = 3600
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id="listener", protocol=paho.MQTTv5)
         self.client.on_connect = lambda client, *_: client.subscribe(f"{TOPIC}/#", qos=1)
         self.client.on_subscribe = lambda *_: self._subscribed.set()
         self.client.on_message = lambda _client, _data, message: self.messages.append(message)
