@@ -151,8 +151,8 @@ def _wrong_schema(connection: sqlite3.Connection) -> str:
     """Return why the tables are not those of a station, or "": a changed view shows other verdicts than the rows."""
     with closing(sqlite3.connect(":memory:")) as fresh:
         create(fresh)
-        expected, found = _definitions(fresh), _definitions(connection)
-    names = sorted({name for _, name, _ in expected ^ found})
+        expected, present = _definitions(fresh), _definitions(connection)
+    names = sorted({name for _, name, _ in expected ^ present})
     return f"The definition of {', '.join(names)} was changed." if names else ""
 
 

@@ -160,6 +160,13 @@ class Listener:
         self.client.loop_start()
         assert self._subscribed.wait(20)
 
+    def back_with(self, broker):
+        """Start a stopped broker again, and wait until this client has subscribed again."""
+        wait_until(lambda: not self.client.is_connected(), "the end of the connection")
+        self._subscribed.clear()
+        broker.start()
+        assert self._subscribed.wait(40)
+
     def ids(self):
         return [json.loads(m.payload)["acquisition_id"] for m in list(self.messages) if m.topic == f"{TOPIC}/results"]
 
@@ -248,10 +255,10 @@ def test_nothing_is_lost_while_the_broker_is_away(tmp_path, broker, listener, op
         process.link.send(result(number))
     wait_until(lambda: process.stored() == 39, "39 stored results")
     process.kill()  # The stored results survive this as well.
+    listener.back_with(broker)
     process.start()
     for number in range(41, 61):
         process.link.send(result(number))
-    broker.start()
     wait_until(lambda: 60 in listener.ids(), "the last result")
     assert list(dict.fromkeys(listener.ids())) == list(range(1, 61))
     wait_until(lambda: process.stored() == 0, "an empty outbox")
@@ -264,7 +271,7 @@ def test_oldest_results_are_dropped_beyond_the_bound(tmp_path, broker, listener,
         process.link.send(result(number))
     process.link.send(End())
     assert process.process.wait(timeout=20) == 0
-    broker.start()
+    listener.back_with(broker)
     process.start()
     wait_until(lambda: 20 in listener.ids(), "the last result")
     assert list(dict.fromkeys(listener.ids())) == [16, 17, 18, 19, 20]
