@@ -165,20 +165,32 @@ class FitContext:
         ignored = self.preprocessing.ignored
         return None if ignored is None else torch.from_numpy(~ignored.array)
 
-    @torch.no_grad()
     def score_held_out(self, detector: TrainedDetector) -> tuple[list[float], list[float]]:
-        """Return image scores, and map maxima over the image of the sensor, of the held-out samples.
+        """Return `score` of the held-out samples.
 
         A family whose scores need no further calibration returns them as `Fitted.scores` and `Fitted.peaks`.
         """
+        return self.score(detector, self.held_out, "calibrate threshold")
+
+    @torch.no_grad()
+    def score(
+        self, detector: TrainedDetector, chosen: Sequence[SampleFiles], step: str
+    ) -> tuple[list[float], list[float]]:
+        """Return image scores, and map maxima over the image of the sensor, of samples.
+
+        Args:
+            detector: Detector in fp32 on the CPU.
+            chosen: Files of the samples.
+            step: Name of this work in progress reports.
+        """
         scores, peaks = [], []
-        for i, files in enumerate(self.held_out):
+        for i, files in enumerate(chosen):
             prepared = self.samples.prepared(files)
             inputs = as_tensors(prepared.inputs)
             score, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
             scores.append(float(score))
             peaks.append(float(prepared.to_sensor(anomaly_map.numpy()).max()))
-            self.reporter.step("calibrate threshold", i + 1, len(self.held_out))
+            self.reporter.step(step, i + 1, len(chosen))
         return scores, peaks
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.detectors.trd.fitting import folds, students
+from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.detectors.trd.fitting import students
 from cmdiad_train.detectors.trd.fitting.folds import left_out_by_fold
 from cmdiad_train.detectors.trd.run_files import load_fold_scores
 from cmdiad_train.fit.fit import fit
@@ -55,7 +56,7 @@ def test_folds_add_scores_and_change_nothing_else(
 
     monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
     interrupted = tmp_path / "interrupted"
-    points = [("fold 1: train rgb student", 1), ("fold 1: score left out samples", 2), ("fold 2: train rgb student", 2)]
+    points = [("fold 1 train rgb student", 1), ("fold 1 score left out samples", 2), ("fold 2 train rgb student", 2)]
     for step, done in points:
         with pytest.raises(KeyboardInterrupt):
             fit(data, None, recipe("rd", "rgb", folds=2), interrupted, InterruptAt(step, done))
@@ -69,21 +70,22 @@ def test_no_student_scores_a_sample_that_it_was_trained_on(
 ) -> None:
     used: list[tuple[str, set[int]]] = []
     scored: list[list[int]] = []
-    trained, score = students.trained_student, folds._scores
+    trained, score = students.trained_student, FitContext.score
 
     def train(context: Any, student: Any, lesson: students.Lesson) -> Any:
         used.append((lesson.name, set(lesson.samples)))
         return trained(context, student, lesson)
 
-    def record(context: Any, detector: Any, chosen: list[int], prefix: str) -> Any:
-        scored.append(chosen)
-        return score(context, detector, chosen, prefix)
+    def record(context: FitContext, detector: Any, chosen: list[Any], step: str) -> Any:
+        if step.startswith("fold"):
+            scored.append([context.train.index(files) for files in chosen])
+        return score(context, detector, chosen, step)
 
     monkeypatch.setattr("cmdiad_train.detectors.trd.fitting.variants.trained_student", train)
-    monkeypatch.setattr(folds, "_scores", record)
+    monkeypatch.setattr(FitContext, "score", record)
     fit(data, None, recipe("mtfi-trd", "xyz", folds=3), tmp_path / "run")
     for number, chosen in enumerate(scored, start=1):
-        samples = [group for name, group in used if name.startswith(f"fold {number}:")]
+        samples = [group for name, group in used if name.startswith(f"fold {number} ")]
         assert len(samples) == 3  # both tuned students and the fine-tuned one
         assert all(group == set(range(6)) - set(chosen) for group in samples)
     assert sorted(index for chosen in scored for index in chosen) == list(range(6))
@@ -95,6 +97,13 @@ def test_damaged_scores_of_a_fold_are_named(tmp_path: Path, content: str) -> Non
     file.write_text(content)
     with pytest.raises(RunError, match="fold-1.json"):
         load_fold_scores(file, 2)
+
+
+def test_scores_of_a_fold_may_be_negative(tmp_path: Path) -> None:
+    """A faithful recipe subtracts the mean of each branch."""
+    file = tmp_path / "fold-1.json"
+    file.write_text('{"scores": [[-0.5, -0.25]]}')
+    assert load_fold_scores(file, 1) == [(-0.5, -0.25)]
 
 
 def test_one_fold_is_refused() -> None:

@@ -31,8 +31,8 @@ def check_weights(recipe: Recipe) -> int:
     variant = trd_part(recipe).variant
     alone = len(recipe.mains) * plain
     students = {"trd": 2 * tuned, "rd": alone, "mtfi-trd": 3 * tuned, "mtfi-rd": 3 * tuned + plain}[variant]
-    kept = (1 + trd_part(recipe).folds) * students
-    return _bytes(teacher) + kept + _CHECKPOINTS * (plain if variant == "rd" else tuned)
+    sets = 2 if trd_part(recipe).folds else 1  # A fold adds its students to those of the detector.
+    return _bytes(teacher) + sets * students + _CHECKPOINTS * (plain if variant == "rd" else tuned)
 
 
 def _bytes(network: nn.Module) -> int:

@@ -57,7 +57,8 @@ def load_fold_scores(file: Path, count: int) -> list[tuple[float, float]]:
     rows = read_json(file).get("scores")
     if isinstance(rows, list) and len(rows) == count:
         scores = [tuple(row) for row in rows if isinstance(row, list) and len(row) == 2]
-        if len(scores) == count and all(is_number(value, 0, LARGEST_NUMBER) for row in scores for value in row):
+        values = [value for row in scores for value in row]
+        if len(scores) == count and all(is_number(value, -LARGEST_NUMBER, LARGEST_NUMBER) for value in values):
             return scores
     raise damaged(file, ValueError("no scores of the samples that the fold leaves out"))
 

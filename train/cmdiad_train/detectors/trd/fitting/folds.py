@@ -7,13 +7,11 @@ larger: the false-reject rate is kept, at the price of a somewhat high threshold
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 
-import torch
-
 from cmdiad_runtime.support.files import write_json
-from cmdiad_train.detectors.family import FitContext, as_tensors
-from cmdiad_train.detectors.trd.detector import ReverseDistillation
+from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.trd.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.trd.fitting.variants import Group, Students
 from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_branches, load_fold_scores, load_students
@@ -37,7 +35,7 @@ def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
     """Train the students of every fold, score the samples that each fold leaves out, and return all scores.
 
     The calibration of the branches is that of the detector. Each fold leaves a small file, so that an interrupted
-    training resumes.
+    training resumes. The students of a fold are deleted after that.
 
     Args:
         context: The training, with a calibrated detector in its run directory.
@@ -48,11 +46,14 @@ def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
         file = fold_scores_file(context.run, number)
         if not file.exists():
             samples = [index for index in range(len(context.train)) if index not in set(left_out)]
-            group = Group(f"fold {number}: ", file.with_suffix(""), samples)
+            group = Group(f"fold {number} ", file.with_suffix(""), samples)
             Students(context, features, group).train()
             detector = load_students(context.run, context.recipe, group.folder)
             detector.calibrate(*load_branches(context.run, context.recipe))
-            write_json(file, {"scores": _scores(context, detector, left_out, group.prefix)})
+            step = f"{group.prefix}score left out samples"
+            scores, peaks = context.score(detector, [context.train[index] for index in left_out], step)
+            write_json(file, {"scores": list(zip(scores, peaks, strict=True))})
+            shutil.rmtree(group.folder)
         by_sample |= dict(zip(left_out, load_fold_scores(file, len(left_out)), strict=True))
     rows = [by_sample[index] for index in sorted(by_sample)]
     return LeftOut(tuple(score for score, _ in rows), tuple(peak for _, peak in rows))
@@ -67,18 +68,3 @@ def left_out_by_fold(context: FitContext) -> list[list[int]]:
         [picture * parts + part for picture in range(fold, pictures, folds) for part in range(parts)]
         for fold in range(folds)
     ]
-
-
-@torch.no_grad()
-def _scores(
-    context: FitContext, detector: ReverseDistillation, chosen: list[int], prefix: str
-) -> list[tuple[float, float]]:
-    """Return image score and map maximum over the image of the sensor of training samples."""
-    rows = []
-    for done, index in enumerate(chosen, start=1):
-        prepared = context.samples.prepared(context.train[index])
-        inputs = as_tensors(prepared.inputs)
-        score, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
-        rows.append((float(score), float(prepared.to_sensor(anomaly_map.numpy()).max())))
-        context.reporter.step(f"{prefix}score left out samples", done, len(chosen))
-    return rows

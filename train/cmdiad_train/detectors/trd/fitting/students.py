@@ -93,7 +93,7 @@ def trained_student(context: FitContext, student: Student, lesson: Lesson) -> St
         task = StudentTask(context, student, lesson, stopping)
         log = train(task, training, options, checkpoint, context.reporter)
         save_tensors(lesson.file, student.state_dict())
-        name = lesson.name.replace(":", "").replace(" ", "-")
+        name = lesson.name.replace(" ", "-")
         write_log(context.run / f"{name}.csv", log)
         plot_losses(context.run / f"{name}.png", [e.loss for e in log], [e.validation for e in log])
     checkpoint.path.unlink(missing_ok=True)

@@ -56,6 +56,7 @@ class Students:
     def __init__(self, context: FitContext, features: TrainingFeatures, group: Group) -> None:
         self.context, self.features, self.shape = context, features, features.teacher.shape
         self.group, self.part = group, trd_part(context.recipe)
+        self.of_teacher = features.of_teacher
 
     def train(self) -> None:
         """Write the files of the networks that inspection needs."""
@@ -73,15 +74,13 @@ class Students:
 
     def _plain(self, own: Modality, file: Path) -> Student:
         """Return the student of plain reverse distillation (RD)."""
-        objective = Reconstruction(self.part.distance, self.features.of_teacher(own))
+        objective = Reconstruction(self.part.distance, self.of_teacher(own))
         lesson = self._lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
 
     def _tuned(self, own: Modality, file: Path) -> Student:
         """Return the student of one modality that also sees the other one (TRD)."""
-        objective = Reconstruction(
-            self.part.distance, self.features.of_teacher(own), self.features.of_teacher(OTHER[own])
-        )
+        objective = Reconstruction(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]))
         lesson = self._lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
         return trained_student(self.context, new_student(self.context.recipe, self.shape, self.shape), lesson)
 
@@ -90,9 +89,7 @@ class Students:
         before = stage_file(self.group.folder, f"{own}-tuned")
         student = self._tuned(own, before)
         hallucinated = self._hallucinated(own, hallucination)
-        objective = DroppedModality(
-            self.part.distance, self.features.of_teacher(own), self.features.of_teacher(OTHER[own]), hallucinated
-        )
+        objective = DroppedModality(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]), hallucinated)
         rate = FINE_TUNING_RATE * self.part.learning_rate
         lesson = self._lesson(f"fine-tune {own} student", file, objective, self.part.fine_tune_epochs, rate)
         return trained_student(self.context, student.requires_grad_(True), lesson), hallucinated
@@ -102,13 +99,11 @@ class Students:
         if not file.exists():
             other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"))
             training, _ = stop_split(self.context, self.group.samples)
-            scales = fit_scales(
-                other.amplify, self.features.of_teacher(own), self.features.of_teacher(OTHER[own]), training
-            )
+            scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
             save_hallucinated(file, Hallucinated(other.projector_amply, scales))
         network = load_hallucinated(file, self.shape).to(self.context.device)
         return self.features.of_network(
-            f"{self.group.prefix}hallucinated {OTHER[own]}", network, network, [self.features.of_teacher(own)]
+            f"{self.group.prefix}hallucinated {OTHER[own]}", network, network, [self.of_teacher(own)]
         )
 
     def _imitating(self, own: Modality, file: Path) -> Student:
@@ -121,11 +116,11 @@ class Students:
         teacher, hallucinated = self._fine_tuned(own, stage_file(folder, own), stage_file(folder, "hallucination"))
         examples = [
             self.features.of_network(
-                f"{self.group.prefix}{name}", teacher, partial(_fused, teacher), [self.features.of_teacher(own), other]
+                f"{self.group.prefix}{name}", teacher, partial(_fused, teacher), [self.of_teacher(own), other]
             )
-            for name, other in (("fused", self.features.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
+            for name, other in (("fused", self.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
         ]
-        objective = Imitation(self.part.distance, self.features.of_teacher(own), examples)
+        objective = Imitation(self.part.distance, self.of_teacher(own), examples)
         lesson = self._lesson(
             f"distil {own} student", file, objective, self.part.distil_epochs, self.part.learning_rate
         )
