@@ -7,12 +7,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from cmdiad_runtime.support.command_line import EXTRAS, missing_package
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,6 +82,15 @@ def test_every_requirement_has_a_pin_within_its_range(python: str) -> None:
             if applies and (python, name) not in UNPINNED:
                 assert name in pins, (extra, name)
                 assert requirement.specifier.contains(pins[name], prereleases=True), (extra, name, pins[name])
+
+
+def test_every_package_of_the_station_has_its_extra_in_error_messages() -> None:
+    imports = packages_distributions()
+    for requirement in _extras()["line"]:
+        names = [name for name, owners in imports.items() if requirement.name in map(canonicalize_name, owners)]
+        assert set(names) & EXTRAS.keys() or requirement.marker is not None, requirement.name
+    problem = missing_package(ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), "cmdiad-line")
+    assert problem.endswith('Run: pip install "cmdiad[line]".')
 
 
 def test_installed_packages_have_the_pinned_versions() -> None:

@@ -21,6 +21,7 @@ from cmdiad_line.transport.link import LinkClosedError, LinkFullError, link_from
 from cmdiad_line.transport.messages import Failed
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.command_line import missing_package
 from cmdiad_runtime.support.output import say
 
 ROOMS = ("records", "acquisition", "inspection", "plc", "opcua", "mqtt", "web")
@@ -47,8 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     except Exception as error:
         _logger.debug("%s failed", room, exc_info=True)
-        known = isinstance(error, CmdiadError | OSError)
-        problem = printable(str(error) if known else f"{type(error).__name__}: {error}")
+        problem = printable(_describe(error))
         say(f"error: {room}: {problem}")
         with suppress(LinkClosedError, LinkFullError):
             link.send(Failed(message=problem))
@@ -56,6 +56,13 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         link.close()
     return 0
+
+
+def _describe(error: Exception) -> str:
+    """Return an error as one line, with the remedy if it is known."""
+    if isinstance(error, ModuleNotFoundError) and (problem := missing_package(error, "cmdiad-line")):
+        return problem
+    return str(error) if isinstance(error, CmdiadError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _die_with_supervisor() -> None:

@@ -52,11 +52,20 @@ EXTRAS = {
     "onnx": "export",
     "onnx_ir": "export",
     "onnxscript": "export",
-    "pymodbus": "line",
+    "argon2": "line",
+    "asyncua": "line",
+    "cryptography": "signature",
+    "fastapi": "line",
+    "multipart": "line",
     "paho": "line",
+    "prometheus_client": "line",
+    "pymodbus": "line",
+    "python_multipart": "line",
+    "tomli": "line",
+    "uvicorn": "line",
 }
 """Extra of the distribution that installs a package, by the package's import name."""
-COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench"}
+COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench", "cmdiad-line": "line"}
 """Extra that installs everything that a command needs, where this is more than one of EXTRAS."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -217,8 +226,8 @@ def _failed(error: Exception, prog_name: str) -> int:
     """Print a foreseen error and return its exit code; raise any other error again."""
     if isinstance(error, CmdiadError):
         return _fail(str(error), error.exit_code)
-    if isinstance(error, ModuleNotFoundError):
-        return _fail_for_package(error, prog_name)
+    if isinstance(error, ModuleNotFoundError) and (problem := missing_package(error, prog_name)):
+        return _fail(problem, EngineError.exit_code)
     if isinstance(error, OSError):
         return _fail(_describe(error), OutputError.exit_code)
     raise error
@@ -242,13 +251,18 @@ def _set_up_logging() -> None:
         logger.addHandler(_StderrHandler())
 
 
-def _fail_for_package(error: ModuleNotFoundError, prog_name: str) -> int:
+def missing_package(error: ModuleNotFoundError, prog_name: str) -> str:
+    """Return problem and remedy as one line if a package of an extra is not installed, or "" for any other module.
+
+    Args:
+        error: Error of the import.
+        prog_name: Name of the command that needs the package.
+    """
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
-        raise error
+        return ""
     extra = COMMAND_EXTRAS.get(prog_name, EXTRAS[package])
-    problem = f"{prog_name} needs the package {package!r}, which is not installed."
-    return _fail(f'{problem} Run: pip install "cmdiad[{extra}]".', EngineError.exit_code)
+    return f'{prog_name} needs the package {package!r}, which is not installed. Run: pip install "cmdiad[{extra}]".'
 
 
 def _fail(message: str, exit_code: int) -> int:
