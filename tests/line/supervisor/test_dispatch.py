@@ -36,7 +36,9 @@ from cmdiad_line.transport.messages import (
     Result,
     SourcesState,
     Trigger,
+    Verdict,
 )
+from station_messages import part_inspected
 
 MS = 10**6
 LIMITS = Limits(deadline_ns=100 * MS, max_in_work=2, max_frame_age_ns=50 * MS, hang_ns=200 * MS, margin_ns=7)
@@ -50,23 +52,9 @@ def recipe(recipe_id: str = "gear", threshold: float = 1.0) -> LoadedRecipe:
     )
 
 
-def inspected(part: int, *, verdict: str = "OK", recipe_id: str = "gear", threshold: float = 1.0, **changes: object):
-    score = changes.pop("score", 0.5 if verdict == "OK" else 2.0)
-    values = {
-        "acquisition_id": part,
-        "recipe_id": recipe_id,
-        "verdict": verdict,
-        "reason": "" if verdict == "OK" else "score",
-        "message": "",
-        "score": score,
-        "threshold": threshold,
-        "map_threshold": threshold,
-        "map": None,
-        "square": None,
-        "peak": None,
-        "timings_ms": {"engine": 1.0},
-    }
-    return Inspected(**values)  # type: ignore[arg-type]
+def inspected(part: int, *, verdict: Verdict = "OK", threshold: float = 1.0, **changes: object) -> Inspected:
+    values = {"threshold": threshold, "map_threshold": threshold, "timings_ms": {"engine": 1.0}, **changes}
+    return part_inspected(part, verdict, **values)
 
 
 def acquired(part: int, slot: int, captured_ns: int) -> Acquired:
