@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
+
+from cmdiad_line.transport.mailbox import Mailbox
 
 Then = Callable[[Any, Exception | None], None]
 """Called in the loop with the result, or None and the error."""
@@ -18,13 +17,11 @@ class Background:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "supervisor-files")
-        self._finished: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._here, self._there = socket.socketpair()
-        self._here.setblocking(False)
+        self._finished: Mailbox[Callable[[], None]] = Mailbox()
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
-        return self._here.fileno()
+        return self._finished.fileno()
 
     def submit(self, work: Callable[[], Any], then: Then) -> None:
         """Do some work in the thread, and call `then` from `finish`."""
@@ -32,16 +29,13 @@ class Background:
 
     def finish(self) -> None:
         """Call `then` of all work that is finished."""
-        with suppress(BlockingIOError):
-            self._here.recv(4096)
-        while not self._finished.empty():
-            self._finished.get()()
+        for then in self._finished.take():
+            then()
 
     def close(self) -> None:
         """Wait for the present work, and close the descriptors."""
         self._pool.shutdown(cancel_futures=True)
-        self._here.close()
-        self._there.close()
+        self._finished.close()
 
     def _do(self, work: Callable[[], Any], then: Then) -> None:
         try:
@@ -49,5 +43,3 @@ class Background:
         except Exception as problem:  # The loop decides: it must not miss the end of the work.
             result, error = None, problem
         self._finished.put(lambda: then(result, error))
-        with suppress(OSError):
-            self._there.send(b"1")
