@@ -16,7 +16,8 @@ class Mailbox(Generic[_Item]):
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._here, self._there = socket.socketpair()
-        self._here.setblocking(False)
+        for end in (self._here, self._there):
+            end.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -25,7 +26,7 @@ class Mailbox(Generic[_Item]):
     def put(self, item: _Item) -> None:
         """Add an item. Any thread may call this, also after `close`."""
         self._items.put(item)
-        with suppress(OSError):
+        with suppress(OSError):  # A full socket is readable already, and after `close` nobody waits.
             self._there.send(b"1")
 
     def take(self) -> list[_Item]:
