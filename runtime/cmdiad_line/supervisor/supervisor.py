@@ -371,6 +371,7 @@ class Supervisor:
     def _make_state(self) -> StationState:
         counters = {
             **self._dispatch.counters,
+            "rows_lost": self._dispatch.rows_lost,
             "restarts": self._restarted,
             "reconnects": self._readiness.sources.reconnects if self._readiness.sources else 0,
         }

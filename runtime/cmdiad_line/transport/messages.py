@@ -206,7 +206,7 @@ class StationState:
         modality: Sensors that the active recipe needs: "rgb", "xyz", "both" or "".
         processes: State of each process by name: "running", "starting" or "dead".
         counters: Numbers since the start: "triggers", "ok", "ng", "missed", "late", "restarts", "reconnects",
-            "pictures_skipped".
+            "pictures_skipped", "rows_lost".
     """
 
     phase: Phase

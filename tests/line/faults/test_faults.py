@@ -196,6 +196,7 @@ def test_hung_engine_is_killed_after_its_deadline(own_folder):
             wait_for(lambda: station.runs("inspection", but=process))
         station.plc.wait_ready()
         assert station.plc.state().counters["restarts"] >= 1
+        assert station.plc.state().counters["rows_lost"] == 0
 
 
 @pytest.mark.parametrize("name", ["inspection", "acquisition", "records"])

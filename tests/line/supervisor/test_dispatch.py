@@ -15,6 +15,7 @@ from cmdiad_line.supervisor.dispatch import Dispatch
 from cmdiad_line.supervisor.ids import NoIdsError
 from cmdiad_line.supervisor.limits import Limits
 from cmdiad_line.supervisor.readiness import LoadedRecipe, Readiness
+from cmdiad_line.supervisor.rows import LONGEST_BACKLOG, Rows
 from cmdiad_line.transport.messages import (
     Acknowledge,
     Acquire,
@@ -38,6 +39,7 @@ from cmdiad_line.transport.messages import (
     Trigger,
     Verdict,
 )
+from record_rows import a_rejected
 from station_messages import part_inspected
 
 MS = 10**6
@@ -559,3 +561,12 @@ def test_deadline_counts_from_the_trigger_at_its_sender(dispatch, sent_ns, count
     assert results(actions) == [(1, "NG", "deadline")]
     shown = [a.message for a in actions if isinstance(a, Publish) and isinstance(a.message, Result)]
     assert shown[0].deadline_ns == counted_ns * MS + LIMITS.deadline_ns + LIMITS.margin_ns
+
+
+def test_rows_that_find_no_room_are_counted():
+    rows = Rows()
+    for part in range(1, LONGEST_BACKLOG + 3):
+        rows.add(a_rejected(part))
+    assert rows.lost == 2
+    rows.opened()
+    assert [row.result.acquisition_id for row in rows.take()[:2]] == [3, 4]
