@@ -345,16 +345,15 @@ class Supervisor:
     def _check_silence(self, now_ns: int) -> None:
         """Kill processes that give no sign of life. The inspection process gives none while its engine works."""
         for child in self._hub.children:
-            silent_ns = now_ns - child.heard_ns
+            if child.name == "inspection" and self._dispatch.engine_busy:
+                continue  # The deadline of the part decides.
             if not child.ready:
                 limit_ns = _START_LIMIT_NS
             elif child.name == "inspection" and self._probe is not None:
                 limit_ns = self._limits.deadline_ns + self._limits.hang_ns
             else:
                 limit_ns = self._limits.hang_ns + _PATIENCE_NS
-            if child.name == "inspection" and self._dispatch.engine_busy:
-                continue  # The deadline of the part decides.
-            if silent_ns > limit_ns or (child.name == "inspection" and self._change_over.overdue(now_ns)):
+            if now_ns - child.heard_ns > limit_ns or (child.name == "inspection" and self._change_over.overdue(now_ns)):
                 self._kill(child.name, _HUNG.get(child.name, "station-error"), "" if child.name in _HUNG else _SILENT)
 
     # --- proof and state ---------------------------------------------------------------------------------------------
