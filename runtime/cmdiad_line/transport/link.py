@@ -43,9 +43,9 @@ class Link:
         """Send a message. Never blocks.
 
         Raises:
-            LinkClosedError: The other process has ended.
+            LinkClosedError: The other process has ended, or the message is larger than the buffer of the socket.
             LinkFullError: The other process does not read.
-            MessageError: The message is too large or has no JSON form.
+            MessageError: A number is not finite, or a value has no JSON form.
         """
         try:
             self._socket.send(encode(message))
