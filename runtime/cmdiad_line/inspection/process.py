@@ -148,8 +148,8 @@ class _Inspection:
             comparison = detector.probe(order.token)
         except (CmdiadError, MemoryError) as error:
             return Proved(token=order.token, passed=False, message=printable(str(error)) or type(error).__name__)
-        share = f"{comparison.score_max_share:.2%} of the threshold"
-        return Proved(token=order.token, passed=comparison.passed, message=f"Golden sample within {share}.")
+        message = f"The score differs by {comparison.score_max_share:.2%} of the threshold."
+        return Proved(token=order.token, passed=comparison.passed, message=message)
 
 
 def _answer(order: Inspect, detector: Detector, inspection: Inspection, place: ArrayPlace | None) -> Inspected:
