@@ -55,7 +55,7 @@ NEVER_OK = ("stale", "swap", "lose", "error", "unplug", "crash", "repeat", "free
 
 @dataclass
 class Figures:
-    """What happened."""
+    """Results and durations of a run."""
 
     triggers: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -104,7 +104,7 @@ def cli(bundle: Path, data: Path, **options: Any) -> int:
 
 @dataclass(frozen=True)
 class Expected:
-    """What `Inspector.inspect` makes of a sample.
+    """Result of `Inspector.inspect` for a sample.
 
     Attributes:
         verdict: Verdict.
@@ -131,7 +131,7 @@ def copy_samples(modality: str, data: Path, target: Path) -> Path:
 
 
 def inspect_samples(bundle: Path, data: Path) -> list[Expected]:
-    """Return what `Inspector.inspect` makes of every sample, in the order of the sensor; the middle one of three."""
+    """Inspect every sample three times, in the order of the sensor; return the results with the median duration."""
     results = []
     with Inspector.open(bundle) as inspector:
         preprocessing = inspector.bundle.preprocessing

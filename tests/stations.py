@@ -1,4 +1,4 @@
-"""A running station for tests: real processes for sensors, inspection and records, and the test itself as the PLC."""
+"""A running station for tests, with real processes for sensors, inspection and records, and the test as its PLC."""
 
 from __future__ import annotations
 

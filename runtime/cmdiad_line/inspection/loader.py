@@ -1,4 +1,4 @@
-"""Load recipes in a thread, so that the present recipe continues to inspect meanwhile."""
+"""Thread that loads recipes while the present recipe continues to inspect."""
 
 from __future__ import annotations
 

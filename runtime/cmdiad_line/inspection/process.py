@@ -133,7 +133,7 @@ class _Inspection:
         self._link.send(_answer(order, detector, inspection, self._add_map(order, inspection)))
 
     def _add_map(self, order: Inspect, inspection: Inspection) -> ArrayPlace | None:
-        """Write the map next to the frame. A frame without room for a map has no picture of one; that is all."""
+        """Write the map next to the frame, and return its place, or None if the map does not fit."""
         if inspection.map is None:
             return None
         with suppress(WrongFrameError, ValueError):

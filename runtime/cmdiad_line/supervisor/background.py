@@ -1,4 +1,4 @@
-"""File work of the supervisor in a thread: the loop must answer triggers while a disk is slow."""
+"""Thread for the file work of the supervisor, so that the loop answers triggers while a disk is slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Then = Callable[[Any, Exception | None], None]
 
 
 class Background:
-    """One thread that does one piece of work after another. `fileno` becomes readable when one is finished."""
+    """A thread that does one piece of work after another. `fileno` becomes readable when a piece is finished."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "supervisor-files")
@@ -40,6 +40,6 @@ class Background:
     def _do(self, work: Callable[[], Any], then: Then) -> None:
         try:
             result, error = work(), None
-        except Exception as problem:  # The loop decides: it must not miss the end of the work.
+        except Exception as problem:  # Every piece of work reaches `then`, which handles the error.
             result, error = None, problem
         self._finished.put(lambda: then(result, error))

@@ -1,4 +1,4 @@
-"""One process of the station, as the supervisor sees it."""
+"""A process that the supervisor has started, and its link."""
 
 from __future__ import annotations
 

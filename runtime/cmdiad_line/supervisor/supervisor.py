@@ -1,6 +1,7 @@
-"""The loop of the supervisor: messages of all processes in, results and orders out, and a restart of what ends.
+"""The loop of the supervisor, which receives the messages of all processes and sends orders and results.
 
-The loop never waits for a process, and never reads or writes files while triggers may come.
+The loop starts processes that have ended again. It never waits for a process, and never reads or writes files while
+triggers may come.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from cmdiad_line.station_file.station import Station
 INSIDE = ("records", "acquisition", "inspection")
 """Processes that every station has, in the order of their start."""
 ESSENTIAL = (*INSIDE, "plc")
-"""Processes without which the station gives up; of the others it only says that they are dead."""
+"""Processes without which the station gives up. It continues without the others, and its state shows them as dead."""
 GAVE_UP = 1
 """Exit code of a station that gave up, so that systemd starts it again."""
 
@@ -75,7 +76,7 @@ _logger = logging.getLogger("cmdiad.line")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Everything that a supervisor is made of.
+    """Station, recipes and memory of a supervisor.
 
     Attributes:
         station: The station file.
@@ -104,7 +105,7 @@ def outside_processes(station: Station) -> tuple[str, ...]:
 
 
 class Supervisor:
-    """The process in the middle.
+    """The processes and the state of a running station.
 
     Args:
         parts: Station, recipes and memory.

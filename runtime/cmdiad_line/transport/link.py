@@ -1,4 +1,4 @@
-"""A link between two processes: whole messages over a local socket, without blocking the supervisor."""
+"""Links between processes, which carry whole messages over local sockets and never block."""
 
 from __future__ import annotations
 

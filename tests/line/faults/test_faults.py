@@ -1,4 +1,4 @@
-"""Faults of sensors, engines, disks and people: NG with a reason, never a wrong OK, and ready again afterwards."""
+"""A fault of a sensor, engine, disk or person ends in NG with a reason, and the station is ready again afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every trigger gets exactly one result, and OK only if it was earned: driven through any order of events."""
+"""Every trigger gets exactly one result, and OK only if the part was inspected, in any order of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links and ends of processes: nothing blocks, and no end is missed."""
+"""The hub never blocks, and notices the end of every process."""
 
 from __future__ import annotations
 
