@@ -22,12 +22,12 @@ from cmdiad_line.opcua.address_space import MACHINE_VISION
 from cmdiad_line.opcua.certificates import ServerCertificate, own_certificate
 from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_line.transport.link import Link, link_pair
-from cmdiad_line.transport.messages import Message, Phase, Ready, Result, StationState
+from cmdiad_line.transport.messages import Message, Ready, Result
+from station_messages import part_result
 
 WAIT_S = 60.0
 BUNDLE = Path(__file__).parent / "fixtures" / "format1" / "xyz-points.cmdiad"
 PASSWORD = "four random words here"
-DIGEST = "ab" * 32
 EVENT_FIELDS = (
     "CreationTime",
     "InternalConfigurationId",
@@ -89,43 +89,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def station_state(phase: Phase = "ready", **changes: Any) -> StationState:
-    """Return a state of a station with the active recipe `gear`."""
-    ready = phase == "ready"
-    values: dict[str, Any] = {
-        "phase": phase,
-        "reason": "" if ready else "camera-gone",
-        "message": "" if ready else "The camera is gone.",
-        "in_work": 0,
-        "accepts": ready,
-        "recipe_id": "gear",
-        "bundle_digest": DIGEST,
-        "prepared": ("gear",),
-        "modality": "rgb",
-        "processes": {},
-        "counters": {},
-    }
-    return StationState(**{**values, **changes})
-
-
 def station_result(acquisition_id: int, **changes: Any) -> Result:
     """Return an OK result of a job of this server."""
     values: dict[str, Any] = {
-        "acquisition_id": acquisition_id,
-        "verdict": "OK",
-        "reason": "",
         "message": "",
         "score": 0.25,
-        "threshold": 1.0,
         "part_id": "",
-        "meas_id": "",
         "channel": "opcua",
-        "recipe_id": "gear",
-        "bundle_digest": DIGEST,
-        "time": "2026-11-26T12:00:00+00:00",
         "timings_ms": {"acquired": 5.0, "inspected": 20.0, "published": 22.0, "preprocess": 4.0, "engine": 9.0},
     }
-    return Result(**{**values, **changes})
+    return part_result(acquisition_id, **{**values, **changes})
 
 
 @contextmanager

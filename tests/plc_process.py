@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 from cmdiad_line.transport.link import LinkClosedError, link_pair
 from cmdiad_line.transport.messages import (
@@ -18,11 +19,10 @@ from cmdiad_line.transport.messages import (
     Command,
     End,
     Ready,
-    Result,
-    StationState,
     Trigger,
     Triggered,
 )
+from station_messages import part_result, station_state
 
 CHILD = """
 import logging, sys
@@ -83,7 +83,7 @@ class StandInSupervisor:
         with contextlib.suppress(LinkClosedError):
             self._send(self.state())
             for result in self.unacknowledged.values():
-                self._send(Result(**{**vars(result), "replayed": True}))
+                self._send(replace(result, replayed=True))
             beat = 0.0
             while not self._stop.is_set():
                 if not self.silent.is_set() and time.monotonic() > beat:
@@ -117,40 +117,13 @@ class StandInSupervisor:
 
     def _publish(self, acquisition_id, part_id):
         verdict = self.verdict_of(acquisition_id) if self.phase == "ready" else "NG"
-        result = Result(
-            deadline_ns=time.monotonic_ns() + 10**12,
-            acquisition_id=acquisition_id,
-            verdict=verdict,
-            reason="" if verdict == "OK" else "score",
-            message="",
-            score=0.5 if verdict == "OK" else 2.0,
-            threshold=1.0,
-            part_id=part_id,
-            meas_id="",
-            channel="plc",
-            recipe_id="gear",
-            bundle_digest="ab",
-            time="2026-11-26T12:00:00+00:00",
-            timings_ms={},
-        )
+        result = part_result(acquisition_id, verdict, part_id=part_id, deadline_ns=time.monotonic_ns() + 10**12)
         self.published[acquisition_id] = result
         self.unacknowledged[acquisition_id] = result
         self._send(result)
 
     def state(self):
-        return StationState(
-            phase=self.phase,
-            reason="",
-            message="",
-            in_work=0,
-            accepts=self.phase == "ready",
-            recipe_id="gear",
-            bundle_digest="ab",
-            prepared=("gear",),
-            modality="rgb",
-            processes={},
-            counters={},
-        )
+        return station_state(self.phase, reason="", message="")
 
     def kill(self):
         """End the process with SIGKILL."""

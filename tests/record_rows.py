@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmdiad_line.transport.messages import Record, Result
-
-TIME = "2026-11-26T12:00:00.000+00:00"
+from cmdiad_line.transport.messages import Record
+from station_messages import part_result
 
 
 def a_record(number: int, **changes: Any) -> Record:
     """Return the row of a part, OK with the score 0.5 unless changed."""
     beyond: dict[str, Any] = {"sensors": {"camera": "serial 7"}, "engine": "cpu", "map_max": None}
     beyond |= {name: changes.pop(name) for name in tuple(changes) if name in beyond}
-    values: dict[str, Any] = {
-        "verdict": "OK",
-        "reason": "",
-        "message": "",
-        "score": 0.5,
-        "threshold": 1.0,
-        "part_id": f"part {number}",
-        "meas_id": "",
-        "channel": "plc",
-        "recipe_id": "gear",
-        "bundle_digest": "ab" * 32,
-        "time": TIME,
-        "timings_ms": {"acquired": 2.0, "inspected": 9.5, "recorded": 12.0},
-    }
-    result = Result(acquisition_id=number, **{**values, **changes})
+    timings = {"acquired": 2.0, "inspected": 9.5, "recorded": 12.0}
+    result = part_result(number, **{"timings_ms": timings, **changes})
     return Record(result=result, triggered_ns=10**9 * number, **beyond)
 
 

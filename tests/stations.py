@@ -1,7 +1,8 @@
-"""A running station for tests: real processes for sensors, inspection and records, and the test itself as the PLC."""
+"""A running station for tests, with real processes for sensors, inspection and records, and the test as its PLC."""
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -13,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import cmdiad_line.supervisor.start as start_module
 import cmdiad_line.supervisor.supervisor as supervisor_module
 from cmdiad_line.station_file.read import read_station
 from cmdiad_line.supervisor.child import Child
 from cmdiad_line.supervisor.hub import Hub
-from cmdiad_line.supervisor.start import run_station
 from cmdiad_line.supervisor.supervisor import Supervisor
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError, link_pair
 from cmdiad_line.transport.messages import (
@@ -55,7 +56,7 @@ def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mappin
         section = sections.setdefault("[source]" if name == "source" else name, {})
         section.update(keys)
     text = "\n".join(
-        f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items())
+        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
         for name, keys in sections.items()
     )
     file = folder / "station.toml"
@@ -63,14 +64,8 @@ def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mappin
     return file
 
 
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-class _NoProcess:
-    """A process that is this test."""
+class NoProcess:
+    """A process of the system that does nothing, and ends when it is killed."""
 
     pid = -1
 
@@ -279,7 +274,7 @@ class RunningStation:
 
     def _run(self) -> None:
         try:
-            self.exit_code = run_station(self.station)
+            self.exit_code = start_module.run_station(self.station)
         except BaseException as error:
             self.error = error
 
@@ -303,9 +298,8 @@ def running_station(file: Path) -> Iterator[RunningStation]:
                 super().start(name)
                 return
             link, other_end = link_pair()
-            now_ns = time.monotonic_ns()
-            process: Any = _NoProcess()
-            child = Child(name=name, process=process, link=link, started_ns=now_ns, heard_ns=now_ns)
+            process: Any = NoProcess()
+            child = Child(name=name, process=process, link=link, heard_ns=time.monotonic_ns())
             self._children[name] = child
             self._selector.register(link, 1, name)
             plc.connect(Link(other_end))
@@ -315,10 +309,7 @@ def running_station(file: Path) -> Iterator[RunningStation]:
             super().__init__(*arguments)
             running.supervisor = self
 
-    before = supervisor_module.Hub
     supervisor_module.Hub = TestHub  # type: ignore[misc]
-    import cmdiad_line.supervisor.start as start_module
-
     start_module.Supervisor = TestSupervisor  # type: ignore[misc, assignment]
     try:
         running.start()
@@ -326,7 +317,7 @@ def running_station(file: Path) -> Iterator[RunningStation]:
     finally:
         running.end()
         plc.close()
-        supervisor_module.Hub = before  # type: ignore[misc]
+        supervisor_module.Hub = Hub  # type: ignore[misc]
         start_module.Supervisor = Supervisor  # type: ignore[misc]
 
 

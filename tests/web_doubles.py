@@ -20,7 +20,7 @@ from cmdiad_line.records.picture_places import OVERLAY, RGB, part_folder
 from cmdiad_line.records.rows import Rows
 from cmdiad_line.station_file.records import Records
 from cmdiad_line.station_file.web import Web
-from cmdiad_line.transport.messages import Answer, Command, Message, Record, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Answer, Command, Message, Record, Result, Trigger, Triggered
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.desk import Desk
 from cmdiad_line.web.guard import Guard
@@ -28,20 +28,11 @@ from cmdiad_line.web.history import History
 from cmdiad_line.web.services import Services
 from cmdiad_line.web.sessions import Sessions
 from cmdiad_line.web.shift import ShiftCounter
+from station_messages import part_result, station_state
 
 PASSWORD = "four random words"
-DIGEST = "ab" * 32
 
-READY = StationState(
-    phase="ready",
-    reason="",
-    message="",
-    in_work=0,
-    accepts=True,
-    recipe_id="gear",
-    bundle_digest=DIGEST,
-    prepared=("gear",),
-    modality="rgb",
+READY = station_state(
     processes={"acquisition": "running", "inspection": "running"},
     counters={"triggers": 3, "missed": 1, "late": 0, "restarts": 0, "reconnects": 0, "pictures_skipped": 0},
 )
@@ -49,22 +40,16 @@ READY = StationState(
 
 def make_result(number: int, verdict: str = "OK", reason: str = "", **changes: Any) -> Result:
     """Return a result of part `number`."""
-    result = Result(
-        acquisition_id=number,
-        verdict="OK" if verdict == "OK" else "NG",
-        reason=reason,
-        message="" if verdict == "OK" else "The score 1.2 exceeds the threshold 1.",
-        score=0.8 if verdict == "OK" else 1.2,
-        threshold=1.0,
-        part_id=f"P{number}",
-        meas_id="",
-        channel="plc",
-        recipe_id="gear",
-        bundle_digest=DIGEST,
-        time="2026-11-26T10:00:00+00:00",
-        timings_ms={"acquired": 5.0, "inspected": 12.0, "recorded": 13.0, "published": 14.0},
-    )
-    return replace(result, **changes)
+    passed = verdict == "OK"
+    values: dict[str, Any] = {
+        "reason": reason,
+        "message": "" if passed else "The score 1.2 exceeds the threshold 1.",
+        "score": 0.8 if passed else 1.2,
+        "part_id": f"P{number}",
+        "time": "2026-11-26T10:00:00+00:00",
+        "timings_ms": {"acquired": 5.0, "inspected": 12.0, "recorded": 13.0, "published": 14.0},
+    }
+    return part_result(number, "OK" if passed else "NG", **{**values, **changes})
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Start of every process of a station but the supervisor.
+"""Start of every process of a station except the supervisor.
 
 The supervisor starts this with the arguments ROOM DESCRIPTOR STATION_FILE FOLDER: the room, the descriptor of its
 link, the copy of the station file, and the folder that relative paths in it refer to.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections import deque
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 from cmdiad_line.acquisition.freshness import Freshness, StaleFrameError
 from cmdiad_line.acquisition.pairing import Failure, Pairing
@@ -18,6 +16,7 @@ from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.frames import FramePool, FrameTooLargeError, frames_path, pushed_owner
 from cmdiad_line.transport.link import Link, LinkFullError
+from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_line.transport.messages import (
     Acquire,
     Acquired,
@@ -73,10 +72,7 @@ class Acquisition:
         self._pool = pool
         # Slots with a frame come last: after a restart, the records may still be reading their pictures.
         self._free = deque(sorted(range(pool.slots), key=lambda slot: pool.owner(slot) != 0))
-        self._reports: SimpleQueue[Report] = SimpleQueue()
-        self._wake, self._bell = os.pipe()
-        os.set_blocking(self._bell, False)
-        os.set_blocking(self._wake, False)
+        self._reports: Mailbox[Report] = Mailbox()
         self._settings = {source.name: source for source in station.sources}
         self._threads = {
             name: SourceThread(
@@ -84,7 +80,7 @@ class Acquisition:
                 make_source(settings, station.state),
                 settings.timeout_ms / 1000,
                 pushes=settings.pushes,
-                report=self._ring,
+                report=self._reports.put,
             )
             for name, settings in self._settings.items()
         }
@@ -111,16 +107,13 @@ class Acquisition:
             thread.start()
         self._send_state()
         while True:
-            select.select([self._link.fileno(), self._wake], [], [], _WAIT_S)
-            with suppress(BlockingIOError):
-                os.read(self._wake, 4096)
+            select.select([self._link.fileno(), self._reports.fileno()], [], [], _WAIT_S)
             for message in self._link.receive():
                 if isinstance(message, End):
                     return
                 self._handle(message)
-            with suppress(Empty):
-                while True:
-                    self._take(self._reports.get_nowait())
+            for report in self._reports.take():
+                self._take(report)
             self._send_arrivals()
             now_ns = time.monotonic_ns()
             self._expire(now_ns)
@@ -130,14 +123,7 @@ class Acquisition:
         """End the threads of the sources."""
         for thread in self._threads.values():
             thread.close()
-        os.close(self._wake)
-        os.close(self._bell)
-
-    def _ring(self, report: Report) -> None:
-        """Take a report from a source's thread, and wake the loop."""
-        self._reports.put(report)
-        with suppress(OSError):  # A full pipe wakes the loop, too.
-            os.write(self._bell, b"\0")
+        self._reports.close()
 
     # --- messages ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ EXAMPLES = (
 PROBLEMS = ("unanswered", "foreign", "swapped", "timed_out", "late")
 """Counts that must be 0."""
 FAULTS = ("storm", "no-acknowledge")
-"""Ways to misbehave."""
+"""Values of the option --fault."""
 
 
 def _host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
@@ -58,7 +58,8 @@ def _host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tu
         "faults",
         multiple=True,
         type=click.Choice(FAULTS),
-        help="Misbehave: send triggers also if the station is not ready, or never acknowledge a result.",
+        help="Fault of the PLC: storm sends triggers also if the station is not ready; no-acknowledge never "
+        "acknowledges a result.",
     ),
 )
 def plc_simulator(

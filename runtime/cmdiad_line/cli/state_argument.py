@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -13,8 +13,6 @@ from cmdiad_runtime.errors import OutputError
 
 STATE = click.argument("place", metavar="STATE", type=click.Path(path_type=Path))
 """Argument `place` of a command function, for `state_of`."""
-
-_IN_USE = "in use by another process"
 
 
 def state_of(place: Path) -> Path:
@@ -48,25 +46,32 @@ def stopped_station(state: Path) -> Iterator[None]:
     """Own the state folder until the block ends, so that no station starts meanwhile.
 
     Raises:
-        OutputError: The station is running.
+        OutputError: The station is running, or the state folder cannot be used.
     """
-    from cmdiad_runtime.support.lock import lock_folder
+    from cmdiad_runtime.support.lock import LOCK_NAME, InUseError, lock_folder
 
-    with _as_running(state), lock_folder(state):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(state))
+        except InUseError as error:
+            raise OutputError(
+                state / LOCK_NAME,
+                found="a running station",
+                expected="a stopped station",
+                action="stop the station, or use its engineer page",
+            ) from error
         yield
 
 
 def is_running(state: Path) -> bool:
     """Return True if a station owns the state folder at this moment."""
-    from cmdiad_runtime.support.lock import lock_folder
+    from cmdiad_runtime.support.lock import InUseError, lock_folder
 
     try:
         with lock_folder(state):
             return False
-    except OutputError as error:
-        if _IN_USE in error.found:
-            return True
-        raise
+    except InUseError:
+        return True
 
 
 def present_user() -> str:
@@ -75,20 +80,3 @@ def present_user() -> str:
         return f"command line, {getpass.getuser()}"
     except (KeyError, OSError):  # An account without a name, for example in a container.
         return "command line"
-
-
-@contextmanager
-def _as_running(state: Path) -> Iterator[None]:
-    from cmdiad_runtime.support.lock import LOCK_NAME
-
-    try:
-        yield
-    except OutputError as error:
-        if _IN_USE not in error.found:
-            raise
-        raise OutputError(
-            state / LOCK_NAME,
-            found="a running station",
-            expected="a stopped station",
-            action="stop the station, or use its engineer page",
-        ) from error

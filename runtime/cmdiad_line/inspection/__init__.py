@@ -1,1 +1,1 @@
-"""The inspection process: loads recipes, proves their engines, and inspects one frame after another."""
+"""The process that loads recipes, tests their engines and inspects one frame after another."""

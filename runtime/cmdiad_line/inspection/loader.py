@@ -1,13 +1,12 @@
-"""Load recipes in a thread, so that the present recipe continues to inspect meanwhile."""
+"""Thread that loads recipes while the present recipe continues to inspect."""
 
 from __future__ import annotations
 
 import queue
-import socket
 import threading
-from contextlib import suppress
 
 from cmdiad_line.inspection.detector import Detector, is_same_engine, open_detector, with_threshold
+from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_line.transport.messages import Load, NotLoaded
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
@@ -18,14 +17,12 @@ class Loader:
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[tuple[Load, Detector | None]] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[Detector | NotLoaded] = queue.SimpleQueue()
-        self._here, self._there = socket.socketpair()
-        self._here.setblocking(False)
+        self._finished: Mailbox[Detector | NotLoaded] = Mailbox()
         threading.Thread(target=self._work, name="loader", daemon=True).start()
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
-        return self._here.fileno()
+        return self._finished.fileno()
 
     def order(self, load: Load, present: Detector | None) -> None:
         """Load a recipe.
@@ -38,24 +35,16 @@ class Loader:
 
     def finished(self) -> list[Detector | NotLoaded]:
         """Return the recipes that were loaded since the last call, or the reason why not."""
-        with suppress(BlockingIOError):
-            self._here.recv(4096)
-        results = []
-        while not self._finished.empty():
-            results.append(self._finished.get())
-        return results
+        return self._finished.take()
 
     def close(self) -> None:
         """Close the descriptors."""
-        self._here.close()
-        self._there.close()
+        self._finished.close()
 
     def _work(self) -> None:
         while True:
             load, present = self._orders.get()
             self._finished.put(_load(load, present))
-            with suppress(OSError):
-                self._there.send(b"1")
 
 
 def _load(load: Load, present: Detector | None) -> Detector | NotLoaded:

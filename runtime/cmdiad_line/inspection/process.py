@@ -133,7 +133,7 @@ class _Inspection:
         self._link.send(_answer(order, detector, inspection, self._add_map(order, inspection)))
 
     def _add_map(self, order: Inspect, inspection: Inspection) -> ArrayPlace | None:
-        """Write the map next to the frame. A frame without room for a map has no picture of one; that is all."""
+        """Write the map next to the frame, and return its place, or None if the map does not fit."""
         if inspection.map is None:
             return None
         with suppress(WrongFrameError, ValueError):
@@ -148,8 +148,8 @@ class _Inspection:
             comparison = detector.probe(order.token)
         except (CmdiadError, MemoryError) as error:
             return Proved(token=order.token, passed=False, message=printable(str(error)) or type(error).__name__)
-        share = f"{comparison.score_max_share:.2%} of the threshold"
-        return Proved(token=order.token, passed=comparison.passed, message=f"Golden sample within {share}.")
+        message = f"The score differs by {comparison.score_max_share:.2%} of the threshold."
+        return Proved(token=order.token, passed=comparison.passed, message=message)
 
 
 def _answer(order: Inspect, detector: Detector, inspection: Inspection, place: ArrayPlace | None) -> Inspected:

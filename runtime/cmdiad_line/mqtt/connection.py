@@ -5,9 +5,6 @@ The queue has a file descriptor, so that the process can wait for the broker and
 
 from __future__ import annotations
 
-import contextlib
-import os
-import queue
 import ssl
 import sys
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from cmdiad_line.station_file.mqtt import Mqtt
+from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import cause_of
 
@@ -90,10 +88,7 @@ class Connection:
     ) -> None:
         self._subscriptions = subscriptions
         self._accepted = False  # Used by paho's thread only.
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._readable, self._wake = os.pipe()
-        os.set_blocking(self._readable, False)
-        os.set_blocking(self._wake, False)
+        self._events: Mailbox[Event] = Mailbox()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(2 * IN_FLIGHT)
         client.reconnect_delay_set(1, 10)
@@ -111,17 +106,11 @@ class Connection:
 
     def fileno(self) -> int:
         """Return the file descriptor that is readable when `events` has something."""
-        return self._readable
+        return self._events.fileno()
 
     def events(self) -> list[Event]:
         """Return all events since the last call, oldest first."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._readable, 4096)
-        events = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                events.append(self._events.get_nowait())
-        return events
+        return self._events.take()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send a message with QoS 1 without waiting, and return a number for `Confirmed`."""
@@ -133,38 +122,33 @@ class Connection:
 
     # --- called by paho's thread -------------------------------------------------------------------------------------
 
-    def _put(self, event: Event) -> None:
-        self._events.put(event)
-        with contextlib.suppress(OSError):  # A full pipe is readable already.
-            os.write(self._wake, b"\0")
-
     def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
-            self._put(Disconnected(f"the broker refuses the connection: {reason}"))
+            self._events.put(Disconnected(f"the broker refuses the connection: {reason}"))
             return
         for topic in self._subscriptions:
             client.subscribe(topic, qos=1)
         self._accepted = True
-        self._put(Connected())
+        self._events.put(Connected())
 
     def _on_connect_fail(self, client: paho.Client, userdata: Any) -> None:
         error = sys.exc_info()[1]  # paho calls this while it handles the error.
         cause = f": {cause_of(error)}" if isinstance(error, Exception) else ""
-        self._put(Disconnected(f"the broker cannot be reached{cause}"))
+        self._events.put(Disconnected(f"the broker cannot be reached{cause}"))
 
     def _on_disconnect(
         self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if self._accepted:  # A refused connection is reported by `_on_connect`.
-            self._put(Disconnected(f"the connection is lost: {reason}"))
+            self._events.put(Disconnected(f"the connection is lost: {reason}"))
         self._accepted = False
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
-        self._put(Confirmed(mid, str(reason) if reason.is_failure else ""))
+        self._events.put(Confirmed(mid, str(reason) if reason.is_failure else ""))
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         if not message.retain:  # A retained request is an old one: its part is gone.
-            self._put(Received(message.topic, bytes(message.payload)))
+            self._events.put(Received(message.topic, bytes(message.payload)))
 
 
 def _protect(client: paho.Client, settings: Mqtt) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import queue
 import sys
 import threading
@@ -20,6 +19,7 @@ from cmdiad_line.records.picture_places import part_folder, pictures_folder
 from cmdiad_line.records.picture_ring import PictureRing
 from cmdiad_line.records.picture_rule import PictureRule
 from cmdiad_line.station_file.pictures import Pictures
+from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_line.transport.messages import ArrayPlace, KeepPicture, PictureDone
 
 _SWITCH_S = 0.0005
@@ -50,10 +50,8 @@ class PictureKeeper:
         self._state, self._section, self._attach = state, section, attach
         self._rule = PictureRule(section)
         self._orders: queue.Queue[KeepPicture | None] = queue.Queue()
-        self._answers: queue.SimpleQueue[PictureDone] = queue.SimpleQueue()
+        self._answers: Mailbox[PictureDone] = Mailbox()
         self._most_waiting, self._waiting = max(1, most_waiting), 0
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
         self._thread = threading.Thread(target=self._work, name="cmdiad-pictures", daemon=True)
 
     def __enter__(self) -> PictureKeeper:
@@ -68,13 +66,11 @@ class PictureKeeper:
                 self._orders.get_nowait()
         self._orders.put(None)
         self._thread.join(_END_S)
-        if not self._thread.is_alive():
-            os.close(self._wake_in)
-            os.close(self._wake_out)
+        self._answers.close()
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable when there are answers, for `select`."""
-        return self._wake_in
+        return self._answers.fileno()
 
     def keep(self, order: KeepPicture) -> PictureDone | None:
         """Return the answer if no pictures are kept; otherwise None, and the answer comes by `done`."""
@@ -88,13 +84,7 @@ class PictureKeeper:
 
     def done(self) -> list[PictureDone]:
         """Return the answers about pictures that are finished."""
-        try:
-            os.read(self._wake_in, 4096)
-        except BlockingIOError:
-            return []
-        answers = []
-        while not self._answers.empty():
-            answers.append(self._answers.get())
+        answers = self._answers.take()
         self._waiting -= len(answers)
         return answers
 
@@ -110,7 +100,6 @@ class PictureKeeper:
             except Exception as error:  # A lost picture must not stop the records, whatever the reason.
                 _logger.warning("pictures of part %d: %s", order.result.acquisition_id, error)
             self._answers.put(PictureDone(slot=order.slot, kept=kept, skipped=not kept))
-            os.write(self._wake_out, b".")
 
     def _write(self, ring: PictureRing, frames: Frames, order: KeepPicture) -> bool:
         """Write the pictures of one part; return False if there is no room."""

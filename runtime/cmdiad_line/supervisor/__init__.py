@@ -1,1 +1,1 @@
-"""The process in the middle of a station: starts and restarts the others, and decides every result."""
+"""The process that starts and restarts the other processes of a station and decides every result."""

@@ -1,4 +1,4 @@
-"""One process of the station, as the supervisor sees it."""
+"""A process that the supervisor has started, and its link."""
 
 from __future__ import annotations
 
@@ -19,23 +19,18 @@ class Child:
         name: Name of the process.
         process: The process of the system.
         link: Link to the process.
-        started_ns: Time of the start.
-        heard_ns: Time of the last message.
+        heard_ns: Time of the last message, at first of the start.
         ready: True after the first message that says so.
-        dying: True after it was killed, until the system has removed it.
     """
 
     name: str
     process: subprocess.Popen[bytes]
     link: Link
-    started_ns: int
     heard_ns: int
     ready: bool = False
-    dying: bool = False
 
     def kill(self) -> None:
-        """Kill the process, which cannot refuse. `ended` says when it is gone."""
-        self.dying = True
+        """Kill the process. `ended` returns True when the system has removed it."""
         self.process.kill()
 
     def ended(self) -> bool:
@@ -76,4 +71,4 @@ def start_child(name: str, station_file: Path, folder: Path, now_ns: int) -> Chi
     except BaseException:
         link.close()
         raise
-    return Child(name=name, process=process, link=link, started_ns=now_ns, heard_ns=now_ns)
+    return Child(name=name, process=process, link=link, heard_ns=now_ns)

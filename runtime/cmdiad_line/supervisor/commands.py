@@ -1,4 +1,4 @@
-"""Commands of people and of the plant: carry out, answer, and have them written to the audit log."""
+"""Commands of people and of the plant, which are carried out, answered and written to the audit log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_AUDIT = 1000
 
 
 class Controls(Protocol):
-    """What commands can do with the station."""
+    """The actions of the station that commands need."""
 
     def send(self, name: str, message: Message) -> None:
         """Send a message to a process."""
@@ -27,7 +27,7 @@ class Controls(Protocol):
         """Answer all parts in work with NG."""
 
     def reset(self) -> None:
-        """Start again what gave up."""
+        """Start the processes that gave up again."""
 
 
 class Commands:

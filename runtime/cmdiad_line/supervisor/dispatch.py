@@ -1,7 +1,8 @@
-"""Decide the result of every trigger: exactly one each, in time, and OK only if the part was really inspected.
+"""The state machine that decides the result of every trigger.
 
-A pure state machine: events go in with the present time, actions come out. There is no clock, process or file, so that
-tests can drive it through any order of events. A part goes through these stages::
+Every trigger gets exactly one result in time, and OK only if the part was really inspected. Events with the present
+time go in, and actions come out. The machine has no clock, process or file, so tests can drive it through any order of
+events. A part goes through these stages::
 
     trigger -> acquiring -> waiting -> inspecting -> recording -> done
                    |           |            |            |
@@ -211,7 +212,7 @@ class Dispatch:
     def _inspected(self, message: Inspected, now_ns: int) -> None:
         part = self._engine
         if part is None or part.acquisition_id != message.acquisition_id:
-            return  # An answer to a question that was not asked decides nothing.
+            return  # This part is not in the inspection process, so the answer does not count.
         self._engine, part.inspected = None, message
         part.timings |= {stage: round(value, 3) for stage, value in message.timings_ms.items()}
         part.stamp("inspected", now_ns)

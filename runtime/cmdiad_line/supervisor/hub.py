@@ -1,4 +1,4 @@
-"""The links and processes of a station: start, send, receive, and notice the end of a process. Never blocks."""
+"""The running processes of a station and their links. Only `receive` and `end` wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from cmdiad_line.transport.messages import End, Message
 
 @dataclass(frozen=True)
 class Gone:
-    """A process has ended, or was killed because it sent nonsense or did not read."""
+    """The end of a process. It ended by itself or was killed.
+
+    Attributes:
+        message: Reason as one line for people.
+    """
 
     message: str
 

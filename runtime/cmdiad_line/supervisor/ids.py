@@ -11,7 +11,7 @@ RESERVE_BELOW = 500
 
 
 class NoIdsError(RuntimeError):
-    """No acquisition id is left, so that a trigger cannot be answered: the station must end."""
+    """No acquisition id is left. A trigger cannot be answered, so the station must end."""
 
 
 class Ids:

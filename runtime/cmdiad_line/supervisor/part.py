@@ -1,4 +1,4 @@
-"""One part on its way through the station, and the messages that are made from it."""
+"""A part in the station, and the messages about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Stage = Literal["acquiring", "waiting", "inspecting", "recording", "done"]
 
 @dataclass(kw_only=True, eq=False)
 class Part:
-    """One trigger and what has become of it.
+    """A trigger and the progress of its part.
 
     Attributes:
         acquisition_id: Id of the part.

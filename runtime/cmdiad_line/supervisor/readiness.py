@@ -1,4 +1,4 @@
-"""Facts that decide if a trigger is accepted: processes, sensors, the loaded recipe, and the wish of the operator."""
+"""Facts that decide if a trigger is accepted: processes, sensors, the loaded recipe, and the command `stop`."""
 
 from __future__ import annotations
 

@@ -26,5 +26,5 @@ class RestartBudget:
         return len(self._times) <= self._per_minute
 
     def clear(self) -> None:
-        """Begin to count again."""
+        """Forget all restarts."""
         self._times.clear()

@@ -54,16 +54,16 @@ class Rows:
         return False
 
     def opened(self) -> None:
-        """Begin to send: the records process is ready. Corrections are repeated, they have no answer."""
+        """Begin to send, because the records process is ready. Corrections are sent again, as they have no answer."""
         self._open = True
         self._waiting.extend(self._corrections)
         self._corrections.clear()
 
     def closed(self) -> list[Record]:
-        """Stop to send: the records process has ended. Rows with NG that it did not answer are sent again later.
+        """Stop sending, because the records process has ended. Rows with NG without an answer are sent again later.
 
-        Return the rows with OK that it did not answer. They are not sent again: nobody knows if they are on the disk,
-        so the parts become NG, and the caller adds a row and a correction for each.
+        Return the rows with OK that have no answer. They may be on the disk or not, so they are not sent again. The
+        parts become NG, and the caller adds a row and a correction for each.
         """
         self._open = False
         again = [record for record in self._sent.values() if record.result.verdict == "NG"]

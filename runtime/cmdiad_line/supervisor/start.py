@@ -1,4 +1,4 @@
-"""Run a station: prepare its state folder, then run the supervisor until a signal ends it."""
+"""The start of a station with its state folder and first recipe, and its end by a signal."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _copy_station_file(station: Station) -> Path:
 
 
 def _first_recipe(store: RecipeStore, station: Station) -> Recipe:
-    """Import and activate the bundle of the station file: no recipe is active yet."""
+    """Import and activate the bundle of the station file, because no recipe is active yet."""
     section = station.recipe
     options = ImportOptions(
         recipe_id=section.id,

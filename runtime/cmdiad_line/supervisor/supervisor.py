@@ -1,6 +1,7 @@
-"""The loop of the supervisor: messages of all processes in, results and orders out, and a restart of what ends.
+"""The loop of the supervisor, which receives the messages of all processes and sends orders and results.
 
-The loop never waits for a process, and never reads or writes files while triggers may come.
+The loop starts processes that have ended again. It never waits for a process, and never reads or writes files while
+triggers may come.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from cmdiad_line.station_file.station import Station
 INSIDE = ("records", "acquisition", "inspection")
 """Processes that every station has, in the order of their start."""
 ESSENTIAL = (*INSIDE, "plc")
-"""Processes without which the station gives up; of the others it only says that they are dead."""
+"""Processes without which the station gives up. It continues without the others, and its state shows them as dead."""
 GAVE_UP = 1
 """Exit code of a station that gave up, so that systemd starts it again."""
 
@@ -75,7 +76,7 @@ _logger = logging.getLogger("cmdiad.line")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Everything that a supervisor is made of.
+    """Station, recipes and memory of a supervisor.
 
     Attributes:
         station: The station file.
@@ -104,7 +105,7 @@ def outside_processes(station: Station) -> tuple[str, ...]:
 
 
 class Supervisor:
-    """The process in the middle.
+    """The processes and the state of a running station.
 
     Args:
         parts: Station, recipes and memory.
@@ -345,16 +346,15 @@ class Supervisor:
     def _check_silence(self, now_ns: int) -> None:
         """Kill processes that give no sign of life. The inspection process gives none while its engine works."""
         for child in self._hub.children:
-            silent_ns = now_ns - child.heard_ns
+            if child.name == "inspection" and self._dispatch.engine_busy:
+                continue  # The deadline of the part decides.
             if not child.ready:
                 limit_ns = _START_LIMIT_NS
             elif child.name == "inspection" and self._probe is not None:
                 limit_ns = self._limits.deadline_ns + self._limits.hang_ns
             else:
                 limit_ns = self._limits.hang_ns + _PATIENCE_NS
-            if child.name == "inspection" and self._dispatch.engine_busy:
-                continue  # The deadline of the part decides.
-            if silent_ns > limit_ns or (child.name == "inspection" and self._change_over.overdue(now_ns)):
+            if now_ns - child.heard_ns > limit_ns or (child.name == "inspection" and self._change_over.overdue(now_ns)):
                 self._kill(child.name, _HUNG.get(child.name, "station-error"), "" if child.name in _HUNG else _SILENT)
 
     # --- proof and state ---------------------------------------------------------------------------------------------
@@ -371,6 +371,7 @@ class Supervisor:
     def _make_state(self) -> StationState:
         counters = {
             **self._dispatch.counters,
+            "rows_lost": self._dispatch.rows_lost,
             "restarts": self._restarted,
             "reconnects": self._readiness.sources.reconnects if self._readiness.sources else 0,
         }

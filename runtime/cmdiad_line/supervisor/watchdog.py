@@ -1,4 +1,4 @@
-"""Readiness and watchdog of systemd (`Type=notify`), fed only while real inferences are proved."""
+"""Messages to systemd (`Type=notify`). Its watchdog is fed only while inferences succeed."""
 
 from __future__ import annotations
 

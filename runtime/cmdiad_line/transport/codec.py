@@ -1,4 +1,4 @@
-"""Write a message as one JSON object, and read it back with the types of its fields checked."""
+"""Messages as JSON objects. The types of all fields are checked when a message is read."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import mmap
 import os
 import struct
@@ -335,10 +336,7 @@ def _view(data: npt.NDArray[np.uint8], place: ArrayPlace, offset: int) -> npt.ND
     """Return an array in a private copy, or raise WrongFrameError if the place is outside."""
     if place.dtype not in _DTYPES or not all(0 < side < 1 << 31 for side in place.shape) or offset % _ALIGNMENT:
         raise WrongFrameError(f"an impossible place: {place}")
-    count = 1
-    for side in place.shape:
-        count *= side
-    end = offset + count * np.dtype(place.dtype).itemsize
+    end = offset + math.prod(place.shape) * np.dtype(place.dtype).itemsize
     if not 0 <= offset < end <= data.size:
         raise WrongFrameError(f"a place beyond the {data.size} bytes of the frame: {place}")
     return data[offset:end].view(place.dtype).reshape(place.shape)

@@ -1,4 +1,4 @@
-"""A link between two processes: whole messages over a local socket, without blocking the supervisor."""
+"""Links between processes, which carry whole messages over local sockets and never block."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Link:
         """Send a message. Never blocks.
 
         Raises:
-            LinkClosedError: The other process has ended.
+            LinkClosedError: The other process has ended, or the message is larger than the buffer of the socket.
             LinkFullError: The other process does not read.
-            MessageError: The message is too large or has no JSON form.
+            MessageError: A number is not finite, or a value has no JSON form.
         """
         try:
             self._socket.send(encode(message))

@@ -1,6 +1,6 @@
 """The messages between the supervisor and its processes: frozen dataclasses of plain values, one JSON object each.
 
-The supervisor is in the middle: every other process has one link, to the supervisor. Times in `*_ns` are
+Every other process has one link, to the supervisor. Times in `*_ns` are
 `time.monotonic_ns()` of this machine, which all processes share; wall-clock times are ISO 8601 text in UTC.
 """
 
@@ -112,7 +112,7 @@ COMMANDS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Acknowledge:
-    """Message of the PLC process: the plant has taken this result.
+    """The plant has taken a result. Sent by the PLC process.
 
     Attributes:
         acquisition_id: Id of the result.
@@ -181,7 +181,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class AcquisitionDone:
-    """The sensors have finished with a part, with or without a frame: it may move. Sent to every outside process.
+    """The sensors have finished with a part, with or without a frame, so it may move. Sent to every outside process.
 
     Attributes:
         acquisition_id: Id of the part.
@@ -206,7 +206,7 @@ class StationState:
         modality: Sensors that the active recipe needs: "rgb", "xyz", "both" or "".
         processes: State of each process by name: "running", "starting" or "dead".
         counters: Numbers since the start: "triggers", "ok", "ng", "missed", "late", "restarts", "reconnects",
-            "pictures_skipped".
+            "pictures_skipped", "rows_lost".
     """
 
     phase: Phase

@@ -32,6 +32,7 @@ COUNTERS = {
     "restarts": "Restarts of processes.",
     "reconnects": "Reconnections of sensors.",
     "pictures_skipped": "Pictures that were not stored, because storing was too slow or the disk too full.",
+    "rows_lost": "Results that were not recorded, because too many waited for the records process.",
 }
 """Counters of `StationState.counters` that become metrics, with their description."""
 

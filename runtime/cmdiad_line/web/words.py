@@ -91,6 +91,7 @@ COUNTERS = {
     "missed": "Missed triggers",
     "late": "Late answers",
     "pictures_skipped": "Pictures skipped",
+    "rows_lost": "Results not recorded",
     "restarts": "Restarts of processes",
     "reconnects": "Reconnects of sensors",
 }

@@ -20,6 +20,10 @@ LOCK_NAME = ".cmdiad.lock"
 """Name of the lock file in a folder that one process owns."""
 
 
+class InUseError(OutputError):
+    """Another process owns a folder."""
+
+
 @contextmanager
 def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[FileInPlace]:
     """Own an existing folder until the block ends. The lock file is `.cmdiad.lock` in the folder.
@@ -31,7 +35,8 @@ def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[FileInPlac
         wait_s: Seconds to wait for another process; 0 refuses at once.
 
     Raises:
-        OutputError: Another process owns the folder, or the lock file cannot be written.
+        InUseError: Another process owns the folder.
+        OutputError: The lock file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -44,7 +49,7 @@ def lock_folder(folder: FilePath, *, wait_s: float = 0.0) -> Iterator[FileInPlac
     try:
         lock.acquire(timeout=wait_s, poll_interval=0.02)
     except Timeout as error:
-        raise OutputError(
+        raise InUseError(
             folder,
             found="a name that is in use by another process",
             expected="no other process that writes there",

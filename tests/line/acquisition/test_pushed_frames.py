@@ -17,7 +17,8 @@ from cmdiad_line.station_file.source import FolderSource
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.frames import FramePool, pushed_owner
 from cmdiad_line.transport.link import Link, link_pair
-from cmdiad_line.transport.messages import Acquire, NotAcquired, Pushed, Release, Result, Trigger, Triggered
+from cmdiad_line.transport.messages import Acquire, NotAcquired, Pushed, Release, Trigger, Triggered
+from station_messages import part_result
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -102,9 +103,8 @@ def test_trigger_of_the_plant_is_refused(steps):
 
 def answered(trigger: Pushed | Trigger, part: int) -> list[Any]:
     """The messages of the supervisor for a frame with its result."""
-    values: dict[str, Any] = dict.fromkeys(("message", "meas_id", "recipe_id", "bundle_digest", "time"), "")
-    values |= {"part_id": trigger.part_id, "channel": "acquisition", "score": None, "threshold": None}
-    result = Result(acquisition_id=part, verdict="NG", reason="score", timings_ms={}, **values)
+    values = {"part_id": trigger.part_id, "channel": "acquisition", "score": None, "threshold": None}
+    result = part_result(part, "NG", **values)
     return [Triggered(token=trigger.token, acquisition_id=part, accepted=True), result]
 
 

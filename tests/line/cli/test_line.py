@@ -1,4 +1,4 @@
-"""`cmdiad-line`: a fast help, every subcommand, and the check of a station file."""
+"""Help and subcommands of `cmdiad-line`, and the check of a station file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of sensors, engines, disks and people: NG with a reason, never a wrong OK, and ready again afterwards."""
+"""A fault of a sensor, engine, disk or person ends in NG with a reason, and the station is ready again afterwards."""
 
 from __future__ import annotations
 
@@ -196,6 +196,7 @@ def test_hung_engine_is_killed_after_its_deadline(own_folder):
             wait_for(lambda: station.runs("inspection", but=process))
         station.plc.wait_ready()
         assert station.plc.state().counters["restarts"] >= 1
+        assert station.plc.state().counters["rows_lost"] == 0
 
 
 @pytest.mark.parametrize("name", ["inspection", "acquisition", "records"])

@@ -1,4 +1,4 @@
-"""Kill every process of a station in every phase of a part: one result each, never a wrong OK, and ready again."""
+"""Every process is killed in every phase of a part. The part gets one right result, and the station is ready again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kill all processes of a station at random moments: no published OK is lost, and no id is used twice."""
+"""All processes are killed at random moments. No published OK is lost, and no id is used twice."""
 
 from __future__ import annotations
 

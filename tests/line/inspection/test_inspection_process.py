@@ -1,4 +1,4 @@
-"""The inspection process: self-test before the first verdict, and NG for every doubt."""
+"""The inspection process runs the self-test before the first verdict, and answers NG whenever something is wrong."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ from paho.mqtt.properties import Properties
 
 from cmdiad_line.mqtt.outbox import FILE_NAME
 from cmdiad_line.transport.link import LinkClosedError, link_pair
-from cmdiad_line.transport.messages import Alive, Answer, Command, End, Failed, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Alive, Answer, Command, End, Failed, Trigger, Triggered
 from mqtt_broker import Broker, write_certificates
+from station_messages import part_result, station_state
 
 CHILD = """
 import json, sys
@@ -43,39 +44,6 @@ finally:
     link.close()
 """
 TOPIC = "cmdiad/cell-1"
-
-
-def result(number):
-    return Result(
-        acquisition_id=number,
-        verdict="OK",
-        reason="",
-        message="",
-        score=0.5,
-        threshold=1.0,
-        part_id=f"part {number}",
-        meas_id="",
-        channel="plc",
-        recipe_id="gear",
-        bundle_digest="ab",
-        time="2026-11-26T12:00:00+00:00",
-        timings_ms={},
-    )
-
-
-STATE = StationState(
-    phase="ready",
-    reason="",
-    message="",
-    in_work=0,
-    accepts=True,
-    recipe_id="gear",
-    bundle_digest="ab",
-    prepared=(),
-    modality="rgb",
-    processes={},
-    counters={},
-)
 
 
 def wait_until(condition, what):
@@ -106,7 +74,7 @@ class Process:
                 stderr=log,
             )
         socket.close()
-        self.link.send(STATE)
+        self.link.send(station_state(prepared=()))
 
     def kill(self):
         self.process.kill()
@@ -211,7 +179,7 @@ def listener(broker, opened):
 def test_results_and_state_arrive(tmp_path, broker, listener, opened):
     process = opened(Process(tmp_path, port=broker.port))
     for number in range(1, 31):
-        process.link.send(result(number))
+        process.link.send(part_result(number))
     wait_until(lambda: len(listener.ids()) == 30, "30 results")
     assert listener.ids() == list(range(1, 31))
     wait_until(lambda: listener.states() and listener.states()[-1]["waiting"] == 0, "all confirmed")
@@ -248,17 +216,17 @@ def test_station_that_ends_is_offline(tmp_path, broker, listener, opened):
 
 def test_nothing_is_lost_while_the_broker_is_away(tmp_path, broker, listener, opened):
     process = opened(Process(tmp_path, port=broker.port))
-    process.link.send(result(1))
+    process.link.send(part_result(1))
     wait_until(lambda: listener.ids() == [1] and process.stored() == 0, "the first result")
     broker.stop()
     for number in range(2, 41):
-        process.link.send(result(number))
+        process.link.send(part_result(number))
     wait_until(lambda: process.stored() == 39, "39 stored results")
     process.kill()  # The stored results survive this as well.
     listener.back_with(broker)
     process.start()
     for number in range(41, 61):
-        process.link.send(result(number))
+        process.link.send(part_result(number))
     wait_until(lambda: 60 in listener.ids(), "the last result")
     assert list(dict.fromkeys(listener.ids())) == list(range(1, 61))
     wait_until(lambda: process.stored() == 0, "an empty outbox")
@@ -268,7 +236,7 @@ def test_oldest_results_are_dropped_beyond_the_bound(tmp_path, broker, listener,
     broker.stop()
     process = opened(Process(tmp_path, port=broker.port, keep_messages=5))
     for number in range(1, 21):
-        process.link.send(result(number))
+        process.link.send(part_result(number))
     process.link.send(End())
     assert process.process.wait(timeout=20) == 0
     listener.back_with(broker)
@@ -284,7 +252,7 @@ def test_client_certificates(tmp_path, opened):
     listener = opened(Listener(broker.port, tls=tls))
     files = {"ca_file": tls / "ca.pem", "certificate": tls / "station.pem", "key": tls / "station.key"}
     process = opened(Process(tmp_path, port=broker.port, tls=True, **files))
-    process.link.send(result(1))
+    process.link.send(part_result(1))
     wait_until(lambda: listener.ids() == [1], "the result")
     with pytest.raises((ssl.SSLError, OSError)):  # The broker takes nobody without a certificate.
         stranger = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
@@ -303,7 +271,7 @@ def test_broker_of_another_authority_gets_nothing(tmp_path, opened):
     broker = opened(Broker(tmp_path, tls=tls)).start()
     process = opened(Process(tmp_path, port=broker.port, tls=True, ca_file=other / "ca.pem"))
     listener = opened(Listener(broker.port, tls=tls))
-    process.link.send(result(1))
+    process.link.send(part_result(1))
     wait_until(lambda: "certificate verify failed" in process.log(), "the reason")
     assert process.process.poll() is None and not listener.messages
     assert process.log().count("certificate verify failed") == 1, "reported once, not at every attempt"
@@ -320,7 +288,7 @@ def test_refused_password_is_reported_once(tmp_path, opened):
     broker = opened(Broker(tmp_path, "allow_anonymous false")).start()
     (tmp_path / "password").write_text("wrong\n")
     process = opened(Process(tmp_path, port=broker.port, user="cell", password_file=tmp_path / "password"))
-    process.link.send(result(1))
+    process.link.send(part_result(1))
     wait_until(lambda: "refuses the connection" in process.log(), "the reason")
     wait_until(lambda: process.stored() == 1, "the stored result")
     assert process.log().count("\n") == 1
@@ -357,7 +325,7 @@ def test_triggers_are_off_by_default_and_old_ones_are_ignored(tmp_path, broker, 
     wait_until(lambda: len(listener.states()) >= 2, "the second state")
     listener.publish("trigger", '{"part_id": "new"}')
     assert accepting.receive(Trigger).part_id == "new", "the retained trigger is an old one"
-    closed.link.send(result(1))
+    closed.link.send(part_result(1))
     wait_until(lambda: listener.ids() == [1], "a sign that the other process has read its messages")
     assert not [message for message in closed.link.receive() if isinstance(message, Trigger)]
 

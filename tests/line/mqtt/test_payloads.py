@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from cmdiad_line.mqtt.payloads import (
     schema,
     state_payload,
 )
-from cmdiad_line.transport.messages import Result, StationState
+from station_messages import part_result, station_state
 
 KINDS = {
     "object": dict,
@@ -72,38 +73,12 @@ def kinds_of(payload):
     return [name for name, rule in known.items() if agrees(payload, rule)]
 
 
-RESULT = Result(
-    acquisition_id=7,
-    verdict="NG",
-    reason="score",
-    message="Grat größer als erlaubt",
-    score=1.5,
-    threshold=1.0,
-    part_id="7",
-    meas_id="",
-    channel="plc",
-    recipe_id="gear",
-    bundle_digest="ab",
-    time="2026-11-26T12:00:00+00:00",
-    timings_ms={"inspected": 12.5},
-)
-STATE = StationState(
-    phase="ready",
-    reason="",
-    message="",
-    in_work=1,
-    accepts=True,
-    recipe_id="gear",
-    bundle_digest="ab",
-    prepared=("gear",),
-    modality="rgb",
-    processes={},
-    counters={"ok": 3},
-)
+RESULT = part_result(7, "NG", message="Grat größer als erlaubt", timings_ms={"inspected": 12.5})
+STATE = station_state(in_work=1, counters={"ok": 3})
 
 
 def test_payloads_agree_with_the_schema():
-    uninspected = Result(**{**vars(RESULT), "score": None, "threshold": None})
+    uninspected = replace(RESULT, score=None, threshold=None)
     for kind, payload in [
         ("result", result_payload("cell 1", RESULT)),
         ("result", result_payload("cell 1", uninspected)),

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from cmdiad_line.transport.messages import Trigger, Triggered
-from opcua_station import PASSWORD, Supervisor, running_server, station_result, station_state
+from opcua_station import PASSWORD, Supervisor, running_server, station_result
+from station_messages import station_state
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "opcua_client.py"
 

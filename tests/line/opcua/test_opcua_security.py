@@ -23,8 +23,8 @@ from opcua_station import (
     plant,
     running_server,
     secured_client,
-    station_state,
 )
+from station_messages import station_state
 
 MODE = "VisionStateMachine/AutomaticModeStateMachine"
 

@@ -18,7 +18,8 @@ from cmdiad_line.transport.messages import (
     Trigger,
     Triggered,
 )
-from opcua_station import DIGEST, WAIT_S, Plant, Supervisor, plant, running_server, station_result, station_state
+from opcua_station import WAIT_S, Plant, Supervisor, plant, running_server, station_result
+from station_messages import DIGEST, station_state
 
 MODE = "VisionStateMachine/AutomaticModeStateMachine"
 

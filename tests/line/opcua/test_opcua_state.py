@@ -11,7 +11,8 @@ import pytest
 from cmdiad_line.opcua.address_space import NODE_SET
 from cmdiad_line.opcua.results import Entry, ResultFilter, ResultStore
 from cmdiad_line.opcua.state import VisionState, steps, vision_state
-from opcua_station import station_result, station_state
+from opcua_station import station_result
+from station_messages import station_state
 
 STATES = [
     *(VisionState(system) for system in ("Preoperational", "Halted", "Error")),

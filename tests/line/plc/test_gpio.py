@@ -16,9 +16,10 @@ from cmdiad_line.station_file.gpio import Gpio
 from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.read import read_station
 from cmdiad_line.transport.link import Link, link_pair
-from cmdiad_line.transport.messages import Alive, End, Ready, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Alive, End, Ready, Trigger, Triggered
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.records import RecordError
+from station_messages import part_result, station_state
 
 gpiod = pytest.importorskip("gpiod", reason="needs the package gpiod")
 SETTINGS = Gpio(
@@ -181,42 +182,12 @@ def test_part_is_inspected_by_lines_only(monkeypatch):
 
     wait_until(lambda: arrived(Ready) and arrived(Alive))
     lines = requests[0]
-    supervisor.send(
-        StationState(
-            phase="ready",
-            reason="",
-            message="",
-            in_work=0,
-            accepts=True,
-            recipe_id="gear",
-            bundle_digest="",
-            prepared=(),
-            modality="rgb",
-            processes={},
-            counters={},
-        )
-    )
+    supervisor.send(station_state())
     wait_until(lambda: lines.history and "error" not in lines.active())
     lines.raise_line(3)
     wait_until(lambda: arrived(Trigger))
     supervisor.send(Triggered(token=arrived(Trigger)[0].token, acquisition_id=7, accepted=True))
-    result = Result(
-        deadline_ns=time.monotonic_ns() + 10**12,
-        acquisition_id=7,
-        verdict="OK",
-        reason="",
-        message="",
-        score=0.5,
-        threshold=1.0,
-        part_id="",
-        meas_id="",
-        channel="plc",
-        recipe_id="gear",
-        bundle_digest="",
-        time="",
-        timings_ms={},
-    )
-    supervisor.send(result)
+    supervisor.send(part_result(7, deadline_ns=time.monotonic_ns() + 10**12))
     wait_until(lambda: {10: True} in lines.history)
     assert any(values.get(11) for values in lines.history), "job_pass before results_valid"
     wait_until(lambda: lines.active() == {"results_valid"})

@@ -17,11 +17,10 @@ from cmdiad_line.transport.messages import (
     Alive,
     Answer,
     Command,
-    Result,
-    StationState,
     Trigger,
     Triggered,
 )
+from station_messages import part_result, station_state
 
 PHASES = ("starting", "ready", "stopped", "not-ready", "failed")
 SILENT_NS = 2_000
@@ -31,41 +30,11 @@ HOLD_NS = 500
 
 
 def state(phase="ready", *, accepts=True, reason="", in_work=0):
-    return StationState(
-        phase=phase,
-        reason=reason,
-        message="",
-        in_work=in_work,
-        accepts=accepts,
-        recipe_id="gear",
-        bundle_digest="ab",
-        prepared=("gear",),
-        modality="rgb",
-        processes={},
-        counters={},
-    )
+    return station_state(phase, reason=reason, message="", in_work=in_work, accepts=accepts)
 
 
-def result(acquisition_id, verdict="OK", *, channel="plc", replayed=False, **changes):
-    passed = verdict == "OK"
-    fields = {
-        "acquisition_id": acquisition_id,
-        "verdict": verdict,
-        "reason": "" if passed else "score",
-        "message": "",
-        "score": 0.5 if passed else 2.0,
-        "threshold": 1.0,
-        "part_id": f"part {acquisition_id}",
-        "meas_id": "",
-        "channel": channel,
-        "recipe_id": "gear",
-        "bundle_digest": "ab",
-        "time": "2026-11-26T12:00:00+00:00",
-        "timings_ms": {},
-        "replayed": replayed,
-        "deadline_ns": LATER_NS,
-    }
-    return Result(**{**fields, **changes})
+def result(acquisition_id, verdict="OK", **changes):
+    return part_result(acquisition_id, verdict, **{"deadline_ns": LATER_NS, **changes})
 
 
 class Plant:

@@ -11,21 +11,9 @@ from hypothesis import strategies as st
 from cmdiad_line.plc.handshake import Handshake, HandshakeSettings
 from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.registers import output_words, outputs_of
-from cmdiad_line.transport.messages import Acknowledge, Alive, Result, StationState, Trigger, Triggered
+from cmdiad_line.transport.messages import Acknowledge, Alive, Trigger, Triggered
+from station_messages import part_result, station_state
 
-STATE = StationState(
-    phase="ready",
-    reason="",
-    message="",
-    in_work=0,
-    accepts=True,
-    recipe_id="gear",
-    bundle_digest="",
-    prepared=(),
-    modality="rgb",
-    processes={},
-    counters={},
-)
 TIMEOUT_S = 60
 STEPS = ["scan", "scan", "scan", "identify", "publish", "publish last", "silence", "restart", "wait"]
 
@@ -52,7 +40,7 @@ class Line:
         self.triggers = [(None, part_id) for _, part_id in self.triggers]  # Their answers find nobody.
         self.handshake = Handshake(self.settings)
         self.program.reconnected()
-        self.send(STATE)
+        self.send(station_state())
         self.write()
         for result in list(self.unacknowledged):
             self.send(replace(result, replayed=True))
@@ -94,22 +82,8 @@ class Line:
 
     def publish(self, acquisition_id, part_id, *, ok):
         self.verdicts[part_id] = ok
-        result = Result(
-            deadline_ns=time.monotonic_ns() + 10**12,
-            acquisition_id=acquisition_id,
-            verdict="OK" if ok else "NG",
-            reason="" if ok else "score",
-            message="",
-            score=0.5 if ok else 2.0,
-            threshold=1.0,
-            part_id=part_id,
-            meas_id="",
-            channel="plc",
-            recipe_id="gear",
-            bundle_digest="",
-            time="",
-            timings_ms={},
-        )
+        deadline_ns = time.monotonic_ns() + 10**12
+        result = part_result(acquisition_id, "OK" if ok else "NG", part_id=part_id, deadline_ns=deadline_ns)
         self.unacknowledged.append(result)
         self.send(result)
 

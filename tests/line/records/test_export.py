@@ -13,7 +13,8 @@ from cmdiad_line.records.picture_places import part_folder
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Selection
 from cmdiad_runtime.errors import EngineError, OutputError
-from record_rows import TIME, a_record, a_rejected
+from record_rows import a_record, a_rejected
+from station_messages import TIME
 
 
 @pytest.fixture

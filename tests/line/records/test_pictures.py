@@ -21,13 +21,14 @@ from cmdiad_line.records.picture_rule import PictureRule
 from cmdiad_line.records.pictures import PictureKeeper
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.frames import WrongFrameError
-from cmdiad_line.transport.messages import ArrayPlace, Inspected, KeepPicture, PictureDone
+from cmdiad_line.transport.messages import ArrayPlace, KeepPicture, PictureDone
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.readers.npz import read_npz
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import RecordError
-from record_rows import TIME, a_record, a_rejected
+from record_rows import a_record, a_rejected
+from station_messages import TIME, part_inspected
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -35,19 +36,15 @@ CLOUD = RANDOM.random((30, 40, 3), dtype=np.float32) + 0.2
 MAP = RANDOM.random((16, 16), dtype=np.float32)
 TODAY = datetime.date(2026, 11, 26)
 ANYWHERE = Pictures(least_free_gigabytes=0)
-INSPECTED = Inspected(
-    acquisition_id=1,
-    recipe_id="gear",
-    verdict="NG",
-    reason="score",
+INSPECTED = part_inspected(
+    1,
+    "NG",
     message="No.",
     score=0.99,
     threshold=0.5,
     map_threshold=0.5,
     map=ArrayPlace(name="map", dtype="float32", shape=(16, 16), offset=0),
     square=(5, 0, 40, 30, 40),
-    peak=None,
-    timings_ms={},
 )
 
 

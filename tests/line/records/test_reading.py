@@ -14,7 +14,8 @@ from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Counters, Remark, Selection
 from cmdiad_line.transport.messages import Correct
 from cmdiad_runtime.errors import OutputError
-from record_rows import TIME, a_record, a_rejected
+from record_rows import a_record, a_rejected
+from station_messages import TIME
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
 from helpers import read_image, sample_files
-from record_rows import TIME, a_record, a_rejected
+from record_rows import a_record, a_rejected
+from station_messages import TIME
 
 ACCEPTED = 30
 GOOD, DEFECT, MISSED = 31, 32, 33

@@ -1,4 +1,4 @@
-"""Preparation and change of recipes, with doubles of the store and the inspection process."""
+"""Preparation and change of recipes with doubles of the store and the inspection process."""
 
 from __future__ import annotations
 

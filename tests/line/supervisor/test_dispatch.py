@@ -1,4 +1,4 @@
-"""Every trigger gets exactly one result, and OK only if it was earned: driven through any order of events."""
+"""Every trigger gets exactly one result, and OK only if the part was inspected, in any order of events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cmdiad_line.supervisor.dispatch import Dispatch
 from cmdiad_line.supervisor.ids import NoIdsError
 from cmdiad_line.supervisor.limits import Limits
 from cmdiad_line.supervisor.readiness import LoadedRecipe, Readiness
+from cmdiad_line.supervisor.rows import LONGEST_BACKLOG, Rows
 from cmdiad_line.transport.messages import (
     Acknowledge,
     Acquire,
@@ -36,7 +37,10 @@ from cmdiad_line.transport.messages import (
     Result,
     SourcesState,
     Trigger,
+    Verdict,
 )
+from record_rows import a_rejected
+from station_messages import part_inspected
 
 MS = 10**6
 LIMITS = Limits(deadline_ns=100 * MS, max_in_work=2, max_frame_age_ns=50 * MS, hang_ns=200 * MS, margin_ns=7)
@@ -50,23 +54,9 @@ def recipe(recipe_id: str = "gear", threshold: float = 1.0) -> LoadedRecipe:
     )
 
 
-def inspected(part: int, *, verdict: str = "OK", recipe_id: str = "gear", threshold: float = 1.0, **changes: object):
-    score = changes.pop("score", 0.5 if verdict == "OK" else 2.0)
-    values = {
-        "acquisition_id": part,
-        "recipe_id": recipe_id,
-        "verdict": verdict,
-        "reason": "" if verdict == "OK" else "score",
-        "message": "",
-        "score": score,
-        "threshold": threshold,
-        "map_threshold": threshold,
-        "map": None,
-        "square": None,
-        "peak": None,
-        "timings_ms": {"engine": 1.0},
-    }
-    return Inspected(**values)  # type: ignore[arg-type]
+def inspected(part: int, *, verdict: Verdict = "OK", threshold: float = 1.0, **changes: object) -> Inspected:
+    values = {"threshold": threshold, "map_threshold": threshold, "timings_ms": {"engine": 1.0}, **changes}
+    return part_inspected(part, verdict, **values)
 
 
 def acquired(part: int, slot: int, captured_ns: int) -> Acquired:
@@ -571,3 +561,12 @@ def test_deadline_counts_from_the_trigger_at_its_sender(dispatch, sent_ns, count
     assert results(actions) == [(1, "NG", "deadline")]
     shown = [a.message for a in actions if isinstance(a, Publish) and isinstance(a.message, Result)]
     assert shown[0].deadline_ns == counted_ns * MS + LIMITS.deadline_ns + LIMITS.margin_ns
+
+
+def test_rows_that_find_no_room_are_counted():
+    rows = Rows()
+    for part in range(1, LONGEST_BACKLOG + 3):
+        rows.add(a_rejected(part))
+    assert rows.lost == 2
+    rows.opened()
+    assert [row.result.acquisition_id for row in rows.take()[:2]] == [3, 4]

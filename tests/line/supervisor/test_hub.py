@@ -1,4 +1,4 @@
-"""Links and ends of processes: nothing blocks, and no end is missed."""
+"""The hub never blocks, and notices the end of every process."""
 
 from __future__ import annotations
 
@@ -12,25 +12,7 @@ from cmdiad_line.supervisor.child import Child, start_child
 from cmdiad_line.supervisor.hub import Gone, Hub
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, End, Failed, Message
-from stations import LIMIT_S
-
-
-class Process:
-    """A process of the system that ends when it is killed."""
-
-    pid = -1
-
-    def __init__(self) -> None:
-        self.ended = False
-
-    def kill(self) -> None:
-        self.ended = True
-
-    def poll(self) -> int | None:
-        return 0 if self.ended else None
-
-    def wait(self) -> int:
-        return 0
+from stations import LIMIT_S, NoProcess
 
 
 class HubOfLinks(Hub):
@@ -39,13 +21,13 @@ class HubOfLinks(Hub):
     def __init__(self) -> None:
         super().__init__(*[None, None])  # type: ignore[arg-type]
         self.ends: dict[str, Link] = {}
-        self.processes: dict[str, Process] = {}
+        self.processes: dict[str, NoProcess] = {}
 
     def start(self, name: str) -> None:
         link, other_end = link_pair()
-        process: Any = Process()
+        process: Any = NoProcess()
         self.ends[name], self.processes[name] = Link(other_end), process
-        self._children[name] = Child(name=name, process=process, link=link, started_ns=0, heard_ns=0)
+        self._children[name] = Child(name=name, process=process, link=link, heard_ns=0)
         self._selector.register(link, 1, name)
 
     def wait(self) -> list[tuple[str, Message | Gone]]:
@@ -87,7 +69,7 @@ def test_process_that_does_not_read_is_killed(hub):
         hub.send("web", Failed(message="x" * 1000))
         if hub.child("web") is None:
             break
-    assert hub.processes["web"].ended
+    assert hub.processes["web"].killed
     assert [event for _, event in hub.wait()] == [Gone("it did not read its messages")]
 
 
@@ -95,11 +77,11 @@ def test_nonsense_ends_a_process(hub):
     hub.ends["web"]._socket.send(b"nonsense")
     ((name, event),) = hub.wait()
     assert (name, isinstance(event, Gone)) == ("web", True)
-    assert hub.processes["web"].ended
+    assert hub.processes["web"].killed
 
 
 def test_end_is_noticed_although_another_process_holds_the_link(hub):
-    hub.processes["web"].ended = True
+    hub.processes["web"].killed = True
     assert hub.wait() == [("web", Gone("The process has ended."))]
 
 
@@ -108,7 +90,7 @@ def test_process_is_started_again_only_after_its_end(hub):
     process.kill = lambda: None  # type: ignore[method-assign]
     hub.lose("web", "hung")
     assert not hub.may_start("web")
-    process.ended = True
+    process.killed = True
     assert hub.may_start("web")
 
 

@@ -1,4 +1,4 @@
-"""Frames in shared memory: only the frame of the right part is read, whatever happens to its writer."""
+"""A reader of shared memory gets the frame of its part or an error, also if a writer is killed."""
 
 from __future__ import annotations
 

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from cmdiad_line.transport.codec import MessageError, decode, encode
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError, link_pair
-from cmdiad_line.transport.messages import Alive, ArrayPlace, Inspected, KeepPicture, Ready, Result, Trigger
+from cmdiad_line.transport.messages import Alive, ArrayPlace, KeepPicture, Ready, Trigger
+from station_messages import part_inspected, part_result
 
-RESULT = Result(
-    acquisition_id=7,
-    verdict="NG",
-    reason="score",
-    message="The score exceeds the threshold.",
-    score=1.5,
-    threshold=1.0,
-    part_id="part 7",
-    meas_id="",
-    channel="plc",
-    recipe_id="gear",
-    bundle_digest="ab",
-    time="2026-11-26T12:00:00+00:00",
-    timings_ms={"inspected": 12.5},
-)
-INSPECTED = Inspected(
-    acquisition_id=7,
-    recipe_id="gear",
-    verdict="NG",
-    reason="score",
-    message="",
+RESULT = part_result(7, "NG", timings_ms={"inspected": 12.5})
+INSPECTED = part_inspected(
+    7,
+    "NG",
     score=None,
-    threshold=1.0,
-    map_threshold=1.0,
     map=ArrayPlace(name="map", dtype="float32", shape=(4, 4), offset=64),
     square=(0, 0, 8, 8, 8),
     peak=(1, 2),
@@ -70,7 +53,7 @@ def test_damaged_message_is_refused(data):
 
 def test_number_that_is_not_finite_is_refused():
     with pytest.raises(MessageError, match="Inspected"):
-        encode(Inspected(**{**vars(INSPECTED), "score": math.nan}))
+        encode(replace(INSPECTED, score=math.nan))
 
 
 @pytest.fixture

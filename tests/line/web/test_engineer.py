@@ -18,7 +18,8 @@ from cmdiad_line.records.stored import ScoreSeries
 from cmdiad_line.station_file.records import Records
 from cmdiad_line.web.charts import rate_chart, score_chart
 from cmdiad_line.web.figures import gather, present_drift
-from web_doubles import DIGEST, READY, WebStation, form_token, make_result
+from station_messages import DIGEST
+from web_doubles import READY, WebStation, form_token, make_result
 
 NOW = datetime(2026, 11, 26, 12, 30, tzinfo=timezone.utc)
 
