@@ -25,7 +25,7 @@ class General:
         frame_megapixels: Largest frame in millions of pixels: 3 bytes per pixel of an image, 12 per point of a cloud.
             The memory of all slots is reserved at the start.
         simulation: True to let a simulated sensor drive GPIO, or a Modbus or OPC UA client on another machine; for
-            commissioning only, because its OK says nothing about the part.
+            commissioning only, because a simulated sensor does not see the part.
     """
 
     name: str
