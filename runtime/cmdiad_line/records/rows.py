@@ -7,8 +7,9 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from cmdiad_line.records.chain import CONTINUED, Value, canonical, row_hash
+from cmdiad_line.records.chain import CONTINUED, Head, Value, canonical, row_hash
 from cmdiad_line.records.schema import COLUMNS
+from cmdiad_line.records.verifying import stored_head
 from cmdiad_line.transport.messages import Correct, Record
 
 JUDGEMENTS = ("good", "defect", "unsure")
@@ -27,7 +28,7 @@ class Rows:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._sequence, self._hash = connection.execute("SELECT sequence, hash FROM head").fetchone()
+        self._head = stored_head(connection)
 
     def record(self, record: Record) -> None:
         """Add the row of a result.
@@ -91,8 +92,8 @@ class Rows:
 
     def continue_chain(self, user: str, previous: str, details: Mapping[str, Any]) -> None:
         """Begin the chain of an empty database with the last hash of the database before, and note it."""
-        assert self._sequence == 0, "only an empty database continues another one"
-        self._hash = previous
+        assert self._head.sequence == 0, "only an empty database continues another one"
+        self._head = Head(0, previous)
         self.audit(user, CONTINUED, "", {**details, "previous": previous})
 
     def _correct(self, stored: tuple[str, str], acquisition_id: int, reason: str, message: str) -> None:
@@ -112,15 +113,16 @@ class Rows:
 
     def _append(self, table: str, values: Mapping[str, Value]) -> None:
         assert values.keys() == COLUMNS[table].keys(), table
-        row = {**{name: _storable(value) for name, value in values.items()}, "sequence": self._sequence + 1}
-        digest = row_hash(self._hash, table, row)
+        sequence = self._head.sequence + 1
+        row = {**{name: _storable(value) for name, value in values.items()}, "sequence": sequence}
+        digest = row_hash(self._head.hash, table, row)
         columns, marks = ", ".join([*row, "hash"]), ", ".join("?" * (len(row) + 1))
         self._connection.execute(
             f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608 - names of the schema, no input
             [*row.values(), digest],
         )
-        self._sequence, self._hash = self._sequence + 1, digest
-        self._connection.execute("UPDATE head SET sequence = ?, hash = ?", (self._sequence, self._hash))
+        self._head = Head(sequence, digest)
+        self._connection.execute("UPDATE head SET sequence = ?, hash = ?", (sequence, digest))
 
 
 def _columns(record: Record) -> dict[str, Value]:

@@ -106,8 +106,6 @@ def create(connection: sqlite3.Connection) -> None:
     for index, place in INDEXES.items():
         connection.execute(f"CREATE INDEX {index} ON {place}")
     connection.execute(PUBLISHED)
-    connection.execute(
-        "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER, hash TEXT) STRICT"
-    )
+    connection.execute(HEAD)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
