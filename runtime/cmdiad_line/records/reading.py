@@ -1,8 +1,10 @@
 """Read-only access to the records of a station, while it runs or later.
 
-with RecordReader(state) as records:
-    last = records.select(limit=50)
-    shift = records.counters(since="2026-11-26T06:00:00")
+For example:
+
+    with RecordReader(state) as records:
+        last = records.select(limit=50)
+        shift = records.counters(since="2026-11-26T06:00:00")
 """
 
 from __future__ import annotations

@@ -33,10 +33,10 @@ class Rows:
     def record(self, record: Record) -> None:
         """Add the row of a result.
 
-        A row that is stored already is kept. If it says OK and the new one NG, the NG is added as a correction.
+        A row that is stored already is kept. If its verdict is OK and the new one NG, the NG is added as a correction.
 
         Raises:
-            RefusedError: The stored row says NG, and the new one OK.
+            RefusedError: The stored verdict is NG, and the new one OK.
         """
         result = record.result
         stored = self._published(result.acquisition_id)
@@ -48,7 +48,7 @@ class Rows:
             raise RefusedError(f"The part {result.acquisition_id} is recorded as NG already.")
 
     def correct(self, correction: Correct) -> None:
-        """Add the NG that was published instead of a stored result; nothing if the stored result says the same."""
+        """Add the NG that was published instead of a stored result, unless the stored result is the same."""
         stored = self._published(correction.acquisition_id)
         if stored is None:
             details = {"reason": correction.reason, "message": correction.message}
@@ -91,7 +91,7 @@ class Rows:
         self._append("audit", values)
 
     def continue_chain(self, user: str, previous: str, details: Mapping[str, Any]) -> None:
-        """Begin the chain of an empty database with the last hash of the database before, and note it."""
+        """Begin the chain of an empty database with the last hash of the earlier database, and note it."""
         assert self._head.sequence == 0, "only an empty database continues another one"
         self._head = Head(0, previous)
         self.audit(user, CONTINUED, "", {**details, "previous": previous})

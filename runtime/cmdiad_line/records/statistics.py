@@ -208,7 +208,7 @@ class Drift:
 
     Attributes:
         alarm: True if somebody should look at the station. No verdict depends on it.
-        message: One line for people: what has moved and by how much, or why nothing can be said yet.
+        message: One line for people: which way the scores have moved and by how much, or why there is no statement yet.
         chart: Chart of the scores, or None without a baseline.
     """
 

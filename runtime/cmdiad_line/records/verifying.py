@@ -1,4 +1,4 @@
-"""Recompute the hash chain of records."""
+"""Verification of the hash chain of records."""
 
 from __future__ import annotations
 

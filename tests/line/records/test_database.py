@@ -1,4 +1,4 @@
-"""The database of a station: what a row means, what is refused, and what survives damage, full disks and kills."""
+"""The database of a station stores or refuses rows, and keeps them through damage, full disks and kills."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmdiad_line.records.chain import canonical
 from cmdiad_line.records.database import DamagedRecordsError, Database, RecordsError, database_path, failure
 from cmdiad_line.records.ids import BLOCK, AcquisitionIds
 from cmdiad_line.records.rows import RefusedError
-from cmdiad_line.records.verifying import verify_chain
+from cmdiad_line.records.verifying import verify_file
 from cmdiad_line.transport.messages import Correct
 from cmdiad_runtime.errors import OutputError
 from record_rows import a_record, a_rejected
@@ -48,11 +48,7 @@ def read(path, statement):
 
 
 def verified(path):
-    connection = sqlite3.connect(database_path(path))
-    try:
-        return verify_chain(connection)
-    finally:
-        connection.close()
+    return verify_file(database_path(path))
 
 
 def test_row_holds_everything_that_is_recorded(tmp_path, database):
