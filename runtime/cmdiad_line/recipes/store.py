@@ -111,14 +111,10 @@ class RecipeStore:
         """
         bundle = Bundle.open(path, require_signature=options.public_key)
         recipe = _new_recipe(bundle, options)
-        known = self._read().of(recipe.recipe_id)
-        if known is not None:
-            recipe = _again(known, recipe)
+        recipe = _as_stored(self._read(), recipe)
         self._copy(bundle, recipe, options.public_key)
         with self._change() as change:
-            known = change.listing.of(recipe.recipe_id)
-            if known is not None:
-                _again(known, recipe)
+            recipe = _as_stored(change.listing, recipe)  # Another process may have changed the listing meanwhile.
             listing = change.listing.with_recipe(recipe)
             change.listing = listing.with_last(options.keep, frozenset({*options.needed, recipe.recipe_id}))
         return recipe
@@ -278,8 +274,17 @@ def _new_recipe(bundle: Bundle, options: ImportOptions) -> Recipe:
         raise RecipeError("", found=str(error), action="change the value") from error
 
 
-def _again(known: Recipe, recipe: Recipe) -> Recipe:
-    """Return a stored recipe that equals a new one, except for time and for a threshold that was changed since."""
+def _as_stored(listing: Listing, recipe: Recipe) -> Recipe:
+    """Return the stored recipe of the same id, which keeps its time and a threshold that was changed since.
+
+    Without one, return the new recipe.
+
+    Raises:
+        RecipeError: The stored recipe has another bundle or other choices.
+    """
+    known = listing.of(recipe.recipe_id)
+    if known is None:
+        return recipe
     if replace(recipe, imported=known.imported, threshold=known.threshold) == known:
         return known
     raise RecipeError(
