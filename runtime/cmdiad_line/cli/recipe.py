@@ -8,7 +8,7 @@ import click
 
 from cmdiad_line.cli.state_argument import STATE, is_running, present_user, state_of, stopped_station
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
 
@@ -82,7 +82,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
     bundle: Path,
     recipe_id: str,
     product_id: str,
-    engine: str,
+    engine: EngineName,
     threshold: float | None,
     false_reject_rate: float | None,
     public_key: Path | None,

@@ -20,8 +20,9 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
+from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, CmdiadError, OutputError
-from cmdiad_runtime.support.files import atomic_directory, is_sha256, remove_leftovers, write_json
+from cmdiad_runtime.support.files import atomic_directory, remove_leftovers, write_json
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.records import RecordError
 from cmdiad_runtime.support.regular_file import read_regular
@@ -54,7 +55,7 @@ class ImportOptions:
 
     recipe_id: str
     product_id: str = ""
-    engine: str = "cpu"
+    engine: EngineName = "cpu"
     public_key: Path | None = None
     threshold: float | None = None
     false_reject_rate: float | None = None
@@ -256,13 +257,11 @@ def _new_recipe(bundle: Bundle, options: ImportOptions) -> Recipe:
     threshold = options.threshold
     if options.false_reject_rate is not None:
         threshold = adjusted(bundle, false_reject_rate=options.false_reject_rate).calibration.score_threshold
-    digest = manifest_hash(bundle.manifest)
-    assert is_sha256(digest)
     try:
         return Recipe(
             recipe_id=options.recipe_id,
             product_id=options.product_id,
-            bundle_digest=digest,
+            bundle_digest=manifest_hash(bundle.manifest),
             bundle_name=bundle.name,
             modality=bundle.preprocessing.modality,
             engine=options.engine,

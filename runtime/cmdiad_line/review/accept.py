@@ -9,12 +9,12 @@ from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.recipes.store import ImportOptions, RecipeError, RecipeStore
 from cmdiad_line.records.audit import note_change
 from cmdiad_line.records.reading import RecordReader
-from cmdiad_line.review.candidate import candidate_digest, read_candidate
+from cmdiad_line.review.candidate import read_candidate
 from cmdiad_line.review.lineage import judged_defects
 from cmdiad_line.review.places import BUNDLE, candidate_folder
 from cmdiad_line.review.replay import Replay, read_replay
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.bundle.manifest import manifest_hash
 
 _EVERY = 1_000_000
 """Number of recipes to keep, so that none is removed: a running station may have prepared any of them."""
@@ -48,9 +48,8 @@ def accept_candidate(
     bundle = Bundle.open(path, require_signature=base.public_key or None)
     replay = read_replay(state, name)
     defects = {part.acquisition_id for part in judged_defects(state, records, base)}
-    _require_valid(replay, candidate_digest(bundle), defects, name, accept_unchecked=accept_unchecked)
-    engine = next(known for known in ENGINE_NAMES if known == base.engine)
-    proof = prove_bundle(path, engine, base.public_key or None)
+    _require_valid(replay, manifest_hash(bundle.manifest), defects, name, accept_unchecked=accept_unchecked)
+    proof = prove_bundle(path, base.engine, base.public_key or None)
     details = {
         "bundle_digest": replay.bundle_digest,
         "replaces": base.recipe_id,

@@ -23,7 +23,6 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.change import change_bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
-from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import Verdict as VerdictKind
@@ -175,11 +174,6 @@ def read_candidate(state: Path, name: str) -> Candidate:
 def list_candidates(state: Path) -> list[str]:
     """Return the names of all candidates, in alphabetical order."""
     return sorted(path.parent.name for path in candidates_folder(state).glob(f"*/{RECORD}"))
-
-
-def candidate_digest(bundle: Bundle) -> str:
-    """Return the digest of a candidate's bundle, by which a replay is tied to it."""
-    return manifest_hash(bundle.manifest)
 
 
 def _base(store: RecipeStore, options: MakeOptions) -> Recipe:

@@ -15,12 +15,12 @@ from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.recipes.store import RecipeError, RecipeStore
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Selection, StoredResult
-from cmdiad_line.review.candidate import Candidate, candidate_digest, read_candidate
+from cmdiad_line.review.candidate import Candidate, read_candidate
 from cmdiad_line.review.evidence import newest, was_judged_by_detector
 from cmdiad_line.review.lineage import judged_defects
 from cmdiad_line.review.places import BUNDLE, REPLAY, candidate_folder
 from cmdiad_line.review.samples import recorded_sample
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -158,13 +158,13 @@ def replay_candidate(
     base = RecipeStore(state).recipe(candidate.base_recipe)
     recorded = _parts_to_replay(state, records, base, parts)
     folder = candidate_folder(state, name)
-    options = OpenOptions(engine=next(known for known in ENGINE_NAMES if known == base.engine), frozen_after=0)
+    options = OpenOptions(engine=base.engine, frozen_after=0)
     with Inspector.open(folder / BUNDLE, options) as inspector:
         replayed = []
         for number, result in enumerate(recorded, 1):
             reporter.step("replay", number, len(recorded))
             replayed.append(_replayed(state, inspector, candidate, result))
-        digest = candidate_digest(inspector.bundle)
+        digest = manifest_hash(inspector.bundle.manifest)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     replay = Replay(bundle_digest=digest, created=now, parts=tuple(replayed))
     _write(folder, replay)
