@@ -110,7 +110,7 @@ def make_candidate(state: Path, records: RecordReader, options: MakeOptions) -> 
     Raises:
         BundleError: A bundle is damaged, or has no held-out scores.
         InputError: There are too few good parts.
-        OutputError: The name is taken, or the folder cannot be written.
+        OutputError: The name is taken, the record of an earlier candidate is damaged, or the folder cannot be written.
         RecipeError: There is no such recipe, or the name is impossible.
     """
     store = RecipeStore(state)
