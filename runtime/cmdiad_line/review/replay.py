@@ -1,4 +1,4 @@
-"""Replay recorded parts through a candidate: what would have changed, before it decides about any part."""
+"""Replay of recorded parts through a candidate, which shows the verdicts that it would have changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.recipes.store import RecipeError, RecipeStore
@@ -37,7 +36,7 @@ TABLE = "replay.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """One recorded part, before and after.
+    """One recorded part with its published verdict and that of the candidate.
 
     Attributes:
         acquisition_id: Id of the part.
@@ -238,8 +237,7 @@ def _write(folder: Path, replay: Replay) -> None:
         writer = csv.DictWriter(file, [entry.name for entry in fields(Replayed)])
         writer.writeheader()
         writer.writerows(asdict(part) for part in replay.parts)
-    content: dict[str, Any] = asdict(replay)
-    write_json(folder / REPLAY, {**content, "parts": list(content["parts"])})
+    write_json(folder / REPLAY, asdict(replay))
 
 
 def _ids(parts: Sequence[Replayed]) -> str:
