@@ -1,4 +1,4 @@
-"""Prove that a recipe works on this machine: verify the bundle, and repeat its certificate."""
+"""The proof that a recipe works on this machine: the bundle is verified, and its certificate repeated."""
 
 from __future__ import annotations
 

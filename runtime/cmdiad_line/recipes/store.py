@@ -1,7 +1,7 @@
 """The store of recipes in the state folder: bundles by digest, and the file `recipes.json`.
 
-Changes are atomic and flushed to the disk, and one process at a time makes one, for milliseconds. The store does not
-know which part is in work: the supervisor activates a recipe between two parts.
+Changes are atomic and flushed to the disk. One process at a time makes a change, which takes milliseconds. The store is
+independent of the parts in work, so the supervisor activates a recipe between two parts.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ class RecipeStore:
         return bundle
 
     def activate(self, recipe_id: str) -> Recipe:
-        """Make a recipe the active one, and return it. Verification and self-test are the caller's.
+        """Make a recipe the active one, and return it.
+
+        The caller verifies the bundle and runs its self-test first.
 
         Raises:
             RecipeError: There is no such recipe.
@@ -206,7 +208,7 @@ class RecipeStore:
 
     @contextmanager
     def _change(self) -> Iterator[_Change]:
-        """Read the listing, and write what the block made of it; remove bundles that no recipe uses any more."""
+        """Yield the listing for a change; write the changed one, and remove bundles that no recipe uses any more."""
         with lock_folder(self._bundles, wait_s=_WAIT_S):
             change = _Change(self._read())
             before = change.listing

@@ -1,4 +1,4 @@
-"""Accept a candidate: it becomes a recipe only after certificate, self-test and replay."""
+"""Acceptance of a candidate, which becomes a recipe only after certificate, self-test and replay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EVERY = 1_000_000
 def accept_candidate(
     state: Path, records: RecordReader, name: str, user: str, *, accept_unchecked: bool = False
 ) -> tuple[Recipe, str]:
-    """Make a recipe of a candidate, which is not active yet.
+    """Make a recipe of a candidate. The recipe is not active yet.
 
     Args:
         state: State folder of the station, which may be running.
@@ -36,7 +36,7 @@ def accept_candidate(
         The recipe, and one line about the self-test.
 
     Raises:
-        BundleError: The bundle is damaged, or not signed as the recipe requires that it replaces.
+        BundleError: The bundle is damaged, or not signed although the recipe that it replaces requires a signature.
         EngineError: The self-test failed.
         RecipeError: The candidate was not replayed as it is, or judged defects would become OK.
         RecordsError: The audit log cannot be written.

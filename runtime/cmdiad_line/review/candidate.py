@@ -167,7 +167,7 @@ def read_candidate(state: Path, name: str) -> Candidate:
         raise OutputError(
             path, found=f"a damaged record ({error})", expected="a candidate", action="make the candidate again"
         ) from error
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     return Candidate(**values)
 
 

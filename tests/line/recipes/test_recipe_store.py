@@ -1,4 +1,4 @@
-"""The store of recipes: copies of bundles by digest, the active one, the way back, and what is refused."""
+"""The store of recipes keeps copies of bundles by digest, the active recipe and the way back."""
 
 from __future__ import annotations
 

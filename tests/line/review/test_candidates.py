@@ -1,4 +1,4 @@
-"""Candidates on a trained bundle: from judged parts over the replay to a recipe, and each refusal on the way."""
+"""Candidates on a trained bundle, from judged parts over the replay to a recipe, with each refusal on the way."""
 
 from __future__ import annotations
 
