@@ -103,7 +103,7 @@ class Source(Protocol):
         """Connect, and return facts for the record, such as the serial number.
 
         Raises:
-            SourceGoneError: The sensor is not there; the message says which, and what to do.
+            SourceGoneError: The sensor is not there; the message names the problem and the remedy.
         """
 
     def check(self) -> None:
