@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cmdiad_line.recipes.proving import prove_bundle
 from cmdiad_line.recipes.recipe import Recipe
-from cmdiad_line.recipes.store import ImportOptions, RecipeError, RecipeStore
+from cmdiad_line.recipes.store import KEEP_ALL, ImportOptions, RecipeError, RecipeStore
 from cmdiad_line.records.audit import note_change
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.review.candidate import read_candidate
@@ -15,9 +15,6 @@ from cmdiad_line.review.places import BUNDLE, candidate_folder
 from cmdiad_line.review.replay import Replay, read_replay
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.manifest import manifest_hash
-
-_EVERY = 1_000_000
-"""Number of recipes to keep, so that none is removed: a running station may have prepared any of them."""
 
 
 def accept_candidate(
@@ -64,7 +61,7 @@ def accept_candidate(
         product_id=base.product_id,
         engine=base.engine,
         public_key=Path(base.public_key) if base.public_key else None,
-        keep=_EVERY,
+        keep=KEEP_ALL,
     )
     return store.import_bundle(path, options), proof
 
