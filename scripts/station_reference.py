@@ -58,10 +58,8 @@ def _section(title: str, section: type, leave_out: Collection[str] = ()) -> str:
     ]
     kind = title.partition(",")[2]
     described = section if kind else sys.modules[section.__module__]
-    first = (described.__doc__ or "").splitlines()[0].partition(": ")
-    intro = (
-        "" if title.endswith("every kind") else f"{(first[2] or first[0])[:1].upper()}{(first[2] or first[0])[1:]}\n\n"
-    )
+    purpose = (described.__doc__ or "").splitlines()[0].split(": ", 1)[-1]
+    intro = "" if title.endswith("every kind") else f"{purpose[:1].upper()}{purpose[1:]}\n\n"
     table = _table(("key", "type", "default", "meaning"), rows) if rows else "No keys.\n"
     return f"### `{title.partition(',')[0]}`{',' if kind else ''}{kind}\n\n{intro}{table}"
 

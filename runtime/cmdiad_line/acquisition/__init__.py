@@ -1,1 +1,1 @@
-"""The acquisition process: sensors, each in one thread, and the frames of a part brought together."""
+"""The acquisition process: one thread for each sensor, and the pairing of the frames of a part."""

@@ -1,4 +1,4 @@
-"""Recognise a frame that a sensor has delivered before, or that is older than the trigger."""
+"""Recognition of frames that a sensor has delivered before, or that are older than the trigger."""
 
 from __future__ import annotations
 

@@ -1,8 +1,12 @@
-"""The frames of one part: complete, of this part and of the same moment, or a reason why not. Never a guess."""
+"""The frames of one part, brought together.
+
+A part is accepted only if all its sensors have delivered a frame of this part, at the same moment. Otherwise there is a
+reason why not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +15,8 @@ import numpy.typing as npt
 
 from cmdiad_line.acquisition.source import Frame
 from cmdiad_line.reasons import StationReason
-from cmdiad_runtime.names import Modality
+from cmdiad_line.station_file.source import modalities_of
+from cmdiad_line.transport.messages import Acquire
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import describe_array
 
@@ -33,12 +38,12 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The frame of a part.
+    """Arrays of all sensors for one part.
 
     Attributes:
         arrays: "rgb" and/or "xyz".
         captured_ns: Time of the earliest exposure.
-        sensors: Facts of all sensors, the name of the sensor before each.
+        sensors: Facts of all sensors, each with the name of its sensor as prefix.
     """
 
     arrays: dict[str, npt.NDArray[Any]]
@@ -48,19 +53,17 @@ class Paired:
 
 @dataclass(kw_only=True)
 class Pairing:
-    """What the sensors have delivered for one part so far.
+    """Frames and failures of the sensors for one part so far.
 
     Attributes:
-        acquisition_id: Id of the part.
-        deadline_ns: Time at which the part has its result anyway.
+        order: Order to acquire the part.
         needed: Names of the sensors that were triggered.
         skew_ns: Largest difference between two exposures.
         frames: Frames by sensor.
         failures: Failures by sensor.
     """
 
-    acquisition_id: int
-    deadline_ns: int
+    order: Acquire
     needed: tuple[str, ...]
     skew_ns: int
     frames: dict[str, Frame] = field(default_factory=dict)
@@ -77,13 +80,9 @@ class Pairing:
         """Return the names of the sensors that have neither delivered nor failed."""
         return tuple(name for name in self.needed if name not in self.frames and name not in self.failures)
 
-    def finish(self, modalities: Sequence[Modality]) -> Paired | Failure:
-        """Return the frame of the part, or the reason why there is none.
-
-        Args:
-            modalities: Arrays that the part needs.
-        """
-        return self._failure() or self._foreign() or self._apart() or _joined(self.frames, modalities)
+    def finish(self) -> Paired | Failure:
+        """Return the arrays of the part, or the reason why there are none."""
+        return self._failure() or self._foreign() or self._apart() or _joined(self.frames, self.order.modality)
 
     def _failure(self) -> Failure | None:
         """Return the failure of a sensor; "partner-missing" if another one has delivered and this one was silent."""
@@ -100,8 +99,9 @@ class Pairing:
     def _foreign(self) -> Failure | None:
         """Return a failure if a frame was captured for another part."""
         for name, frame in self.frames.items():
-            if frame.acquisition_id != self.acquisition_id:
-                message = f"{name} delivered the frame of part {frame.acquisition_id} for part {self.acquisition_id}"
+            part = self.order.acquisition_id
+            if frame.acquisition_id != part:
+                message = f"{name} delivered the frame of part {frame.acquisition_id} for part {part}"
                 return Failure(reason="wrong-frame" if len(self.needed) == 1 else "partner-missing", message=message)
         return None
 
@@ -115,20 +115,21 @@ class Pairing:
         return Failure(reason="partner-missing", message=f"{message} ms are allowed")
 
 
-def _joined(frames: Mapping[str, Frame], modalities: Sequence[Modality]) -> Paired | Failure:
+def _joined(frames: Mapping[str, Frame], modality: str) -> Paired | Failure:
     """Return the arrays of all sensors together, or the failure of an array that is missing or of a wrong type."""
+    modalities = modalities_of(modality)
     arrays: dict[str, npt.NDArray[Any]] = {}
     sensors: dict[str, str] = {}
     for name, frame in frames.items():
-        arrays |= {modality: array for modality, array in frame.arrays.items() if modality in modalities}
+        arrays |= {key: array for key, array in frame.arrays.items() if key in modalities}
         sensors |= {f"{name}.{fact}": value for fact, value in frame.facts.items()}
         if frame.number is not None:
             sensors[f"{name}.frame"] = str(frame.number)
-    for modality in modalities:
-        array = arrays.get(modality)
+    for key in modalities:
+        array = arrays.get(key)
         if array is None:
-            return Failure(reason="partner-missing", message=f"no sensor delivered {modality}")
-        if array.dtype != _TYPES[modality] or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-            problem = f"{modality} is {describe_array(array)}, expected {_TYPES[modality]} [h, w, 3]"
+            return Failure(reason="partner-missing", message=f"no sensor delivered {key}")
+        if array.dtype != _TYPES[key] or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+            problem = f"{key} is {describe_array(array)}, expected {_TYPES[key]} [h, w, 3]"
             return Failure(reason="wrong-array", message=problem)
     return Paired(arrays=arrays, captured_ns=min(frame.captured_ns for frame in frames.values()), sensors=sensors)

@@ -1,4 +1,4 @@
-"""The acquisition process: orders in, frames in shared memory out."""
+"""The process that triggers the sensors and passes their frames on in shared memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def serve(link: Link, station: Station) -> None:
 
 
 class Acquisition:
-    """The loop of the process. It never calls into a driver; each source has a thread.
+    """The state and the loop of the process. Drivers are called only in the threads of the sources.
 
     Args:
         link: Link to the supervisor.
@@ -88,7 +88,6 @@ class Acquisition:
         self._connections: dict[str, Connection] = {}
         self._reconnects = 0
         self._pairings: dict[int, Pairing] = {}
-        self._orders: dict[int, Acquire] = {}
         self._arrivals: deque[ArrivedByItself] = deque()
         self._tokens: dict[int, Frame | FrameRefusedError] = {}
         self._refusals: dict[int, FrameRefusedError] = {}
@@ -151,16 +150,11 @@ class Acquisition:
         if problem is not None:
             self._refuse(order.acquisition_id, problem)
             return
-        pairing = Pairing(
-            acquisition_id=order.acquisition_id,
-            deadline_ns=order.deadline_ns,
-            needed=needed,
-            skew_ns=min(self._settings[name].skew_ms for name in needed) * 10**6,
-        )
+        skew_ns = min(self._settings[name].skew_ms for name in needed) * 10**6
+        pairing = Pairing(order=order, needed=needed, skew_ns=skew_ns)
         self._pairings[order.acquisition_id] = pairing
-        self._orders[order.acquisition_id] = order
+        thread_order = Order(acquisition_id=order.acquisition_id, triggered_ns=order.triggered_ns)
         for name in needed:
-            thread_order = Order(acquisition_id=order.acquisition_id, triggered_ns=order.triggered_ns)
             if not self._threads[name].submit(thread_order):
                 message = f"{name} was still exposing the part before"
                 pairing.failures[name] = Failure(reason="overrun", message=message)
@@ -183,11 +177,13 @@ class Acquisition:
     def _triggered(self, answer: Triggered) -> None:
         """Take the acquisition id of a frame that arrived by itself."""
         arrival = self._tokens.pop(answer.token, None)
-        if arrival is not None and answer.accepted:
+        if arrival is None:
+            return
+        if answer.accepted:
             self._unanswered.add(answer.acquisition_id)
-        if isinstance(arrival, FrameRefusedError) and answer.accepted:
-            self._refusals[answer.acquisition_id] = arrival
-        if arrival is not None and arrival.answer is not None:
+            if isinstance(arrival, FrameRefusedError):
+                self._refusals[answer.acquisition_id] = arrival
+        if arrival.answer is not None:
             arrival.answer(answer.acquisition_id)
 
     # --- reports of the threads --------------------------------------------------------------------------------------
@@ -205,11 +201,10 @@ class Acquisition:
             self._send_state()
 
     def _captured(self, report: Captured) -> None:
-        pairing, order = self._pairings.get(report.acquisition_id), self._orders.get(report.acquisition_id)
-        outcome = report.outcome
+        pairing, outcome = self._pairings.get(report.acquisition_id), report.outcome
         if isinstance(outcome, Frame):
             try:
-                self._freshness[report.name].check(outcome, order.triggered_ns if order else 0)
+                self._freshness[report.name].check(outcome, pairing.order.triggered_ns if pairing else 0)
             except StaleFrameError as error:
                 outcome = Failure(reason="stale-frame", message=str(error))
         if pairing is None:
@@ -226,9 +221,9 @@ class Acquisition:
 
     def _finish(self, pairing: Pairing) -> None:
         """Answer an order, with the frame or with a reason."""
-        part = pairing.acquisition_id
+        part = pairing.order.acquisition_id
         del self._pairings[part]
-        outcome = pairing.finish(modalities_of(self._orders.pop(part).modality))
+        outcome = pairing.finish()
         if isinstance(outcome, Failure):
             self._refuse(part, outcome)
             return
@@ -253,7 +248,7 @@ class Acquisition:
         self._link.send(answer)
 
     def _facts(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Return the facts of connected sensors, the name of the sensor before each."""
+        """Return the facts of connected sensors, each with the name of its sensor as prefix."""
         connections = [self._connections[name] for name in names if name in self._connections]
         return {f"{item.name}.{fact}": value for item in connections for fact, value in item.facts.items()}
 
@@ -262,7 +257,7 @@ class Acquisition:
     def _send_arrivals(self) -> None:
         """Send a frame that arrived by itself, if the one before has its result and there is a free slot.
 
-        So several files that arrive at the same moment are no overrun: they wait here, up to `max_frame_age_ms`.
+        So several files that arrive at the same moment are no overrun. They wait here, up to `max_frame_age_ms`.
         """
         while self._arrivals and not self._tokens and not self._unanswered:
             if isinstance(self._arrivals[0].outcome, Frame) and not self._free:
@@ -304,7 +299,7 @@ class Acquisition:
 
     def _expire(self, now_ns: int) -> None:
         """Answer the orders whose deadline has passed, for example because a driver does not return."""
-        for pairing in [pairing for pairing in self._pairings.values() if now_ns >= pairing.deadline_ns]:
+        for pairing in [pairing for pairing in self._pairings.values() if now_ns >= pairing.order.deadline_ns]:
             self._finish(pairing)
 
     def _send_state(self) -> None:

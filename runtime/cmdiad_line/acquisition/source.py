@@ -1,7 +1,7 @@
 """The protocol of a source of frames, and what a source returns and raises.
 
-A source is used by one thread only. Nothing in it may answer for another part: a frame that may be old, half or of
-another part is an error here, and NG in the end.
+A source is used by one thread only. A frame that may be old, incomplete or of another part is an error, and its part is
+NG.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cmdiad_line.reasons import StationReason
 from cmdiad_runtime.reasons import Reason
+from cmdiad_runtime.sample import Sample
 
 
 class SourceGoneError(Exception):
@@ -21,7 +22,7 @@ class SourceGoneError(Exception):
 
 
 class SourceError(Exception):
-    """The sensor could not deliver this frame, but is still connected."""
+    """The sensor is connected, but could not deliver this frame."""
 
 
 class FrameTimeoutError(Exception):
@@ -90,6 +91,11 @@ class Frame:
     answer: Callable[[int], None] | None = None
 
 
+def arrays_of(sample: Sample) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a sample that was read from files, by name."""
+    return {name: array for name, array in (("rgb", sample.rgb), ("xyz", sample.xyz)) if array is not None}
+
+
 class Source(Protocol):
     """A sensor, or another source of frames."""
 
@@ -97,7 +103,7 @@ class Source(Protocol):
         """Connect, and return facts for the record, such as the serial number.
 
         Raises:
-            SourceGoneError: The sensor is not there; the message says which, and what to do.
+            SourceGoneError: The sensor is not there; the message names the problem and the remedy.
         """
 
     def check(self) -> None:

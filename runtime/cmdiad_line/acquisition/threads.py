@@ -1,4 +1,4 @@
-"""One thread per source: it connects, waits for orders or arrivals, and connects again after a failure.
+"""One thread per source. It connects, waits for orders or arrivals, and connects again after a failure.
 
 A driver may block in native code for ever. So the thread notes since when a call into the driver has been running and
 how long it may take; the process sends no sign of life while a call takes longer (`SourceThread.hangs`), and the
@@ -55,7 +55,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class ArrivedByItself:
-    """Frame that arrived by itself, or one that did but cannot be used.
+    """Frame that arrived by itself, or the refusal of one that cannot be used.
 
     Attributes:
         name: Name of the source.
@@ -68,7 +68,7 @@ class ArrivedByItself:
 
 @dataclass(frozen=True)
 class Connection:
-    """A source was connected or lost.
+    """Report that a source was connected or lost.
 
     Attributes:
         name: Name of the source.
@@ -163,7 +163,7 @@ class SourceThread:
                 self._work()
             except SourceGoneError as error:
                 self._report(Connection(self.name, False, str(error), {}, False))
-            except Exception as error:  # A driver may raise anything; the station must go on.
+            except Exception as error:  # A driver may raise anything; the station must continue.
                 self._report(Connection(self.name, False, _unforeseen(error), {}, False))
             with suppress(Exception):
                 self._call(OPEN_LIMIT_S, self._source.close)
@@ -190,7 +190,7 @@ class SourceThread:
             self._answer(order, outcome)
 
     def _refuse_waiting(self) -> None:
-        """Answer an order that came while the sensor was away: it must not be served late."""
+        """Refuse an order that came while the sensor was away, because it must not be served late."""
         with suppress(Empty):
             while True:
                 order = self._orders.get_nowait()
@@ -231,7 +231,7 @@ class SourceThread:
             return error
 
     def _call(self, limit_s: float, function: Callable[[], _Returned]) -> _Returned:
-        """Call into the driver, with the time noted."""
+        """Call into the driver, and note the start and the time limit of the call."""
         self._limit = time.monotonic_ns(), limit_s
         try:
             return function()

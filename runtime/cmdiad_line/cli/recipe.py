@@ -8,7 +8,7 @@ import click
 
 from cmdiad_line.cli.state_argument import STATE, is_running, present_user, state_of, stopped_station
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
 
@@ -29,8 +29,6 @@ EXIT_CODES = {
     5: "engine unusable, or the self-test failed",
     6: "the station is running, or the state folder cannot be used",
 }
-EVERY = 1_000_000
-"""Number of recipes that is never reached."""
 
 
 @click.group("recipe", cls=CommandGroup, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
@@ -82,7 +80,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
     bundle: Path,
     recipe_id: str,
     product_id: str,
-    engine: str,
+    engine: EngineName,
     threshold: float | None,
     false_reject_rate: float | None,
     public_key: Path | None,
@@ -91,7 +89,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
     """See the help text."""
     if threshold is not None and false_reject_rate is not None:
         raise click.UsageError("pass --threshold or --false-reject-rate, not both")
-    from cmdiad_line.recipes.store import ImportOptions, RecipeStore
+    from cmdiad_line.recipes.store import KEEP_ALL, ImportOptions, RecipeStore
     from cmdiad_line.records.audit import note_change
 
     state = state_of(place)
@@ -103,7 +101,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
         public_key=public_key,
         threshold=threshold,
         false_reject_rate=false_reject_rate,
-        keep=EVERY if is_running(state) else keep,  # A running station may have prepared any of them.
+        keep=KEEP_ALL if is_running(state) else keep,
     )
     added = store.import_bundle(bundle, options)
     note_change(state, present_user(), "recipe-added", recipe_id, {"bundle_digest": added.bundle_digest})

@@ -1,1 +1,1 @@
-"""Recipes: bundles by digest, with the product that each is for, and the one that is active."""
+"""Recipes of a station: bundles by digest, each with its product, and the active one."""

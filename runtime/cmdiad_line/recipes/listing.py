@@ -1,4 +1,4 @@
-"""The content of `recipes.json`: the recipes on the disk, and which one is active."""
+"""The content of `recipes.json`: the recipes on the disk, and the history of activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prove that a recipe works on this machine: verify the bundle, and repeat its certificate."""
+"""The proof that a recipe works on this machine: the bundle is verified, and its certificate repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_runtime.bundle.certificate import compare
 from cmdiad_runtime.bundle.golden import read_golden
-from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
+from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -23,7 +23,7 @@ def prove(store: RecipeStore, recipe_id: str) -> str:
     """
     store.verify(recipe_id)
     recipe = store.recipe(recipe_id)
-    return prove_bundle(store.path_of(recipe), _engine_name(recipe.engine), recipe.public_key or None)
+    return prove_bundle(store.path_of(recipe), recipe.engine, recipe.public_key or None)
 
 
 def prove_bundle(path: Path, engine: EngineName, public_key: str | None = None) -> str:
@@ -41,7 +41,3 @@ def prove_bundle(path: Path, engine: EngineName, public_key: str | None = None) 
             action="run cmdiad-run --self-test on this device, or use another engine",
         )
     return f"Self-test passed on {identity}: {len(golden)} golden samples, {compared.score_max_share:.2%} difference."
-
-
-def _engine_name(name: str) -> EngineName:
-    return next(known for known in ENGINE_NAMES if known == name)

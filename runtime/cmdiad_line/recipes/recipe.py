@@ -7,7 +7,8 @@ from typing import Any
 
 from cmdiad_line.station_file.recipe import RECIPE_ID
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
+from cmdiad_runtime.names import SENSORS, Sensors
 from cmdiad_runtime.support.files import is_sha256
 from cmdiad_runtime.support.records import (
     fields_from_json,
@@ -42,8 +43,8 @@ class Recipe:
     product_id: str
     bundle_digest: str
     bundle_name: str
-    modality: str
-    engine: str
+    modality: Sensors
+    engine: EngineName
     threshold: float | None
     public_key: str
     imported: str
@@ -54,7 +55,7 @@ class Recipe:
         for name in ("product_id", "bundle_name", "public_key"):
             require_line(self, name)
         require(is_sha256(self.bundle_digest), self, "bundle_digest", "64 lower-case hexadecimal digits")
-        require(self.modality in ("rgb", "xyz", "both"), self, "modality", "one of rgb, xyz, both")
+        require(self.modality in SENSORS, self, "modality", f"one of {', '.join(SENSORS)}")
         require_known(self, "engine", ENGINE_NAMES)
         positive = self.threshold is None or (is_number(self.threshold, 0, SCORE_LIMIT) and self.threshold > 0)
         require(positive, self, "threshold", f"None, or a positive number up to {SCORE_LIMIT:g}")

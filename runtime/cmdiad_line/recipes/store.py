@@ -1,7 +1,7 @@
 """The store of recipes in the state folder: bundles by digest, and the file `recipes.json`.
 
-Changes are atomic and flushed to the disk, and one process at a time makes one, for milliseconds. The store does not
-know which part is in work: the supervisor activates a recipe between two parts.
+Changes are atomic and flushed to the disk. One process at a time makes a change, which takes milliseconds. The store is
+independent of the parts in work, so the supervisor activates a recipe between two parts.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
+from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, CmdiadError, OutputError
-from cmdiad_runtime.support.files import atomic_directory, is_sha256, remove_leftovers, write_json
+from cmdiad_runtime.support.files import atomic_directory, remove_leftovers, write_json
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.records import RecordError
 from cmdiad_runtime.support.regular_file import read_regular
 
 KEEP = 5
 """Number of recipes that stay on the disk."""
+KEEP_ALL = 1_000_000
+"""Number of recipes that is never reached, to remove none. A running station may have prepared any of them."""
 _FILE = "recipes.json"
 _LIMIT = 4 << 20  # bytes
 _WAIT_S = 10.0
@@ -54,7 +57,7 @@ class ImportOptions:
 
     recipe_id: str
     product_id: str = ""
-    engine: str = "cpu"
+    engine: EngineName = "cpu"
     public_key: Path | None = None
     threshold: float | None = None
     false_reject_rate: float | None = None
@@ -111,14 +114,10 @@ class RecipeStore:
         """
         bundle = Bundle.open(path, require_signature=options.public_key)
         recipe = _new_recipe(bundle, options)
-        known = self._read().of(recipe.recipe_id)
-        if known is not None:
-            recipe = _again(known, recipe)
+        recipe = _as_stored(self._read(), recipe)
         self._copy(bundle, recipe, options.public_key)
         with self._change() as change:
-            known = change.listing.of(recipe.recipe_id)
-            if known is not None:
-                _again(known, recipe)
+            recipe = _as_stored(change.listing, recipe)  # Another process may have changed the listing meanwhile.
             listing = change.listing.with_recipe(recipe)
             change.listing = listing.with_last(options.keep, frozenset({*options.needed, recipe.recipe_id}))
         return recipe
@@ -143,7 +142,9 @@ class RecipeStore:
         return bundle
 
     def activate(self, recipe_id: str) -> Recipe:
-        """Make a recipe the active one, and return it. Verification and self-test are the caller's.
+        """Make a recipe the active one, and return it.
+
+        The caller verifies the bundle and runs its self-test first.
 
         Raises:
             RecipeError: There is no such recipe.
@@ -209,7 +210,7 @@ class RecipeStore:
 
     @contextmanager
     def _change(self) -> Iterator[_Change]:
-        """Read the listing, and write what the block made of it; remove bundles that no recipe uses any more."""
+        """Yield the listing for a change; write the changed one, and remove bundles that no recipe uses any more."""
         with lock_folder(self._bundles, wait_s=_WAIT_S):
             change = _Change(self._read())
             before = change.listing
@@ -260,13 +261,11 @@ def _new_recipe(bundle: Bundle, options: ImportOptions) -> Recipe:
     threshold = options.threshold
     if options.false_reject_rate is not None:
         threshold = adjusted(bundle, false_reject_rate=options.false_reject_rate).calibration.score_threshold
-    digest = manifest_hash(bundle.manifest)
-    assert is_sha256(digest)
     try:
         return Recipe(
             recipe_id=options.recipe_id,
             product_id=options.product_id,
-            bundle_digest=digest,
+            bundle_digest=manifest_hash(bundle.manifest),
             bundle_name=bundle.name,
             modality=bundle.preprocessing.modality,
             engine=options.engine,
@@ -278,8 +277,17 @@ def _new_recipe(bundle: Bundle, options: ImportOptions) -> Recipe:
         raise RecipeError("", found=str(error), action="change the value") from error
 
 
-def _again(known: Recipe, recipe: Recipe) -> Recipe:
-    """Return a stored recipe that equals a new one, except for time and for a threshold that was changed since."""
+def _as_stored(listing: Listing, recipe: Recipe) -> Recipe:
+    """Return the stored recipe of the same id, which keeps its time and a threshold that was changed since.
+
+    Without one, return the new recipe.
+
+    Raises:
+        RecipeError: The stored recipe has another bundle or other choices.
+    """
+    known = listing.of(recipe.recipe_id)
+    if known is None:
+        return recipe
     if replace(recipe, imported=known.imported, threshold=known.threshold) == known:
         return known
     raise RecipeError(

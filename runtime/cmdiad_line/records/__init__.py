@@ -1,1 +1,1 @@
-"""What a station writes down: one row for each trigger, the audit log, and pictures. Reading, verifying, exporting."""
+"""The records of a station: one row for each trigger, the audit log, and pictures."""

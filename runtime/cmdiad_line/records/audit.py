@@ -1,4 +1,4 @@
-"""Entries of the audit log by commands, while the station runs or is stopped."""
+"""Entries that commands add to the audit log, also while the station runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def note_change(state: Path, user: str, action: str, subject: str, details: Mapp
         details: Further facts as JSON values.
 
     Raises:
-        RecordsError: The records cannot be used; call this before the change itself, so that none stays unnoted.
+        RecordsError: The records cannot be used. Call this function before the change, so that every change is noted.
     """
     database = Database(state)
     try:

@@ -1,4 +1,4 @@
-"""The database of a station: open and check it, and add rows durably.
+"""The database of a station, to which rows are added durably.
 
 A committed row survives a power failure: SQLite writes ahead (WAL) and flushes at each commit (`synchronous=FULL`).
 Other processes read at the same time. The end of the chain is read within each transaction, so a command may add to
@@ -137,7 +137,10 @@ class Database:
         return int(self._value("SELECT coalesce(max(acquisition_id), 0) FROM results"))
 
     def tidy(self) -> None:
-        """Move rows from the write-ahead log into the database file. For times without parts; never blocks readers."""
+        """Move rows from the write-ahead log into the database file. Never blocks readers.
+
+        Call this while there are no parts.
+        """
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 

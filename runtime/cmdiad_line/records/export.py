@@ -1,4 +1,4 @@
-"""Export results of a span of time: as CSV, as Parquet, or with their pictures. Results are read page by page."""
+"""Export of the results of a span of time as CSV, as Parquet, or with their pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the pictures of a part lie: `pictures/YYYY-MM-DD/ID/`, by the date of the trigger.
+"""Folders and files of the pictures. A part has the folder `pictures/YYYY-MM-DD/ID/`, by the date of its trigger.
 
 `rgb.png` is the image of the camera, `xyz.npz` the cloud (array `xyz`, float32 `[h, w, 3]`, metres), `overlay.png`
 the image with the heatmap, and `result.json` the published result. A folder has its name when it is complete.

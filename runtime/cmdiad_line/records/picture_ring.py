@@ -1,4 +1,4 @@
-"""The pictures on the disk: a ring that removes the oldest parts by age, by size, and for free space."""
+"""The pictures on the disk. The oldest ones are removed by age, by size, and for free space."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class PictureRing:
     Args:
         folder: Folder of all pictures; created if missing.
         section: Section `[pictures]` of the station file.
+
+    Attributes:
+        bytes: Size of all pictures in bytes.
     """
 
     def __init__(self, folder: Path, section: Pictures) -> None:
         self._folder, self._section = folder, section
         folder.mkdir(exist_ok=True)
         self._sizes = dict(sorted(_parts(folder), key=lambda entry: entry[0].name))
-
-    @property
-    def bytes(self) -> int:
-        """Return the size of all pictures in bytes."""
-        return sum(self._sizes.values())
+        self.bytes = sum(self._sizes.values())
+        self._aged: datetime.date | None = None  # Last date on which parts were removed by age.
 
     def make_room(self, size: int, today: datetime.date) -> bool:
         """Remove the oldest parts until a further one fits; return False if it does not fit even so.
@@ -42,9 +42,11 @@ class PictureRing:
             size: Bytes of the new part.
             today: Date of today, UTC.
         """
-        oldest_day = (today - datetime.timedelta(days=self._section.days)).isoformat()
-        for part in [part for part in self._sizes if part.parent.name < oldest_day]:
-            self._remove(part)
+        if today != self._aged:
+            oldest_day = (today - datetime.timedelta(days=self._section.days)).isoformat()
+            for part in [part for part in self._sizes if part.parent.name < oldest_day]:
+                self._remove(part)
+            self._aged = today
         while not self._fits(size) and self._sizes:
             self._remove(next(iter(self._sizes)))
         return self._fits(size)
@@ -52,6 +54,7 @@ class PictureRing:
     def add(self, part: Path) -> None:
         """Add the folder of a part that was written."""
         self._sizes[part] = _size(part)
+        self.bytes += self._sizes[part]
 
     def _fits(self, size: int) -> bool:
         free = shutil.disk_usage(self._folder).free - self._section.least_free_gigabytes * _GIGABYTE
@@ -59,7 +62,7 @@ class PictureRing:
 
     def _remove(self, part: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
-        del self._sizes[part]
+        self.bytes -= self._sizes.pop(part)
         with suppress(OSError):  # The folder of the day contains other parts.
             part.parent.rmdir()
 

@@ -7,7 +7,7 @@ from cmdiad_line.transport.messages import Result
 
 
 class PictureRule:
-    """Decide part by part. Counts the OK parts for "one in N".
+    """The rule for one part after another. It counts the OK parts for "one in N".
 
     Args:
         section: Section `[pictures]` of the station file.

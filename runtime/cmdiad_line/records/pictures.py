@@ -1,4 +1,4 @@
-"""Keep the pictures of some parts, in a thread, so that results are stored without delay."""
+"""The thread that keeps the pictures of some parts, so that results are stored without delay."""
 
 from __future__ import annotations
 

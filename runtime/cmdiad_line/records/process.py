@@ -1,4 +1,4 @@
-"""The records process: stores results, judgements and the audit log, and hands out acquisition ids.
+"""The process that stores results, judgements and the audit log, and reserves acquisition ids.
 
 The process ends with an error if the database cannot be used; the supervisor restarts it, and gives up if that repeats.
 Without records no part is OK, so a damaged database stops the station until a person sets it aside.
@@ -45,7 +45,7 @@ Stored = Record | Correct | Command
 
 
 def serve(link: Link, station: Station) -> None:
-    """Store what the supervisor sends, until it ends the process.
+    """Store the messages of the supervisor, until it ends the process.
 
     Args:
         link: Link to the supervisor.
@@ -68,7 +68,7 @@ class _Process:
     def __init__(self, link: Link, database: Database, ids: AcquisitionIds, pictures: PictureKeeper) -> None:
         self._link, self._database, self._ids, self._pictures = link, database, ids, pictures
         self._waiting: list[Stored] = []
-        self._said = 0.0
+        self._alive_s = 0.0
 
     def run(self) -> None:
         """Work until the supervisor ends the process.
@@ -79,7 +79,7 @@ class _Process:
         """
         self._link.send(Opened(next_id=self._ids.first, reserved=self._ids.reserved))
         while True:
-            self._say_alive()
+            self._send_alive()
             ready, _, _ = select.select([self._link.fileno(), self._pictures.fileno()], [], [], ALIVE_S)
             for done in self._pictures.done():
                 self._link.send(done)
@@ -92,9 +92,9 @@ class _Process:
             if not messages or self._database.is_untidy:
                 self._database.tidy()
 
-    def _say_alive(self) -> None:
-        if time.monotonic() - self._said >= ALIVE_S:
-            self._said = time.monotonic()
+    def _send_alive(self) -> None:
+        if time.monotonic() - self._alive_s >= ALIVE_S:
+            self._alive_s = time.monotonic()
             self._link.send(Alive())
 
     def _handle(self, message: Message) -> None:
@@ -106,7 +106,7 @@ class _Process:
                 self._link.send(answer)
 
     def _store(self, messages: Sequence[Stored]) -> None:
-        """Store what messages say, and answer each.
+        """Store the content of messages, and answer each of them.
 
         All of them are one transaction, so a burst costs one flush of the disk. If that fails, messages for whose
         answer somebody waits are refused; the others are tried again together with the next ones.
@@ -129,7 +129,7 @@ class _Process:
             self._answer(message, "not-recorded" if refusal else "", refusal)
 
     def _answer(self, message: Stored, reason: str, problem: str) -> None:
-        """Answer a message; `problem` says why it was not stored, or is ""."""
+        """Answer a message; `problem` is the reason why it was not stored, or ""."""
         if isinstance(message, Command):
             self._link.send(Answer(token=message.token, done=not problem, message=problem or "Stored."))
         elif isinstance(message, Record):
@@ -157,7 +157,7 @@ def _is_urgent(message: Stored) -> bool:
 
 
 def _apply(rows: Rows, message: Stored) -> str:
-    """Store what a message says, and return why it was refused, or ""."""
+    """Store the content of a message, and return why it was refused, or ""."""
     try:
         if isinstance(message, Record):
             rows.record(message)
@@ -171,7 +171,7 @@ def _apply(rows: Rows, message: Stored) -> str:
 
 
 def _obey(rows: Rows, command: Command) -> None:
-    """Store what a command says.
+    """Store the content of a command.
 
     Raises:
         RefusedError: The command is unknown, or an argument is missing or wrong.

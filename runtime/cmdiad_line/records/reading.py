@@ -1,8 +1,10 @@
-"""Read the records of a station, while it runs or later. Nothing is ever written.
+"""Read-only access to the records of a station, while it runs or later.
 
-with RecordReader(state) as records:
-last = records.select(limit=50)
-shift = records.counters(since="2026-11-26T06:00:00")
+For example:
+
+    with RecordReader(state) as records:
+        last = records.select(limit=50)
+        shift = records.counters(since="2026-11-26T06:00:00")
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from cmdiad_line.records.database import database_path
 from cmdiad_line.records.picture_places import part_folder
 from cmdiad_line.records.read_only import connect_read_only, unreadable
 from cmdiad_line.records.stored import AuditEntry, Counters, Remark, ScoreSeries, Selection, StoredResult
@@ -45,7 +48,7 @@ class RecordReader:
     """
 
     def __init__(self, state: Path) -> None:
-        self._path = state / "records.sqlite" if state.is_dir() else state
+        self._path = database_path(state) if state.is_dir() else state
         self._state = self._path.parent
         try:
             self._connection = connect_read_only(self._path)
@@ -68,11 +71,10 @@ class RecordReader:
 
     def stream(self, selection: Selection = EVERYTHING) -> Iterator[StoredResult]:
         """Yield all parts of a selection, oldest first, without holding the database between pages."""
-        where, values = _where(selection)
+        where, values = _where(selection, "acquisition_id > ?")
         last = -1
         while True:
-            page = f"{where} {'AND' if where else 'WHERE'} acquisition_id > ? ORDER BY acquisition_id LIMIT ?"
-            results = list(self._results(page, (*values, last, _PAGE)))
+            results = list(self._results(f"{where} ORDER BY acquisition_id LIMIT ?", (*values, last, _PAGE)))
             yield from results
             if len(results) < _PAGE:
                 return
@@ -116,10 +118,9 @@ class RecordReader:
             selection: Conditions, for example one recipe.
             limit: Largest number of parts.
         """
-        where, values = _where(selection)
-        inspected = f"{where} {'AND' if where else 'WHERE'} score IS NOT NULL"
+        where, values = _where(selection, "score IS NOT NULL")
         columns = "acquisition_id, time, score, threshold, verdict"
-        statement = f"SELECT {columns} FROM published {inspected} ORDER BY acquisition_id DESC LIMIT ?"  # noqa: S608
+        statement = f"SELECT {columns} FROM published {where} ORDER BY acquisition_id DESC LIMIT ?"  # noqa: S608
         rows = self._rows(statement, (*values, limit))[::-1]
         ids, times, scores, thresholds, verdicts = list(zip(*rows, strict=True)) or [()] * 5
         return ScoreSeries(
@@ -198,8 +199,8 @@ def seconds(time: str) -> float:
     return datetime.datetime.fromisoformat(time).timestamp()
 
 
-def _where(selection: Selection) -> tuple[str, tuple[object, ...]]:
-    """Return the condition of a selection as SQL, with its values."""
+def _where(selection: Selection, *others: str) -> tuple[str, tuple[object, ...]]:
+    """Return the conditions of a selection and further ones as SQL, with the values of the selection."""
     conditions = {
         "time >= ?": selection.since,
         "time < ?": selection.until,
@@ -213,4 +214,5 @@ def _where(selection: Selection) -> tuple[str, tuple[object, ...]]:
         "acquisition_id < ?": selection.before_id,
     }
     used = {text: value for text, value in conditions.items() if value is not None}
-    return (f"WHERE {' AND '.join(used)}" if used else ""), tuple(used.values())
+    texts = [*used, *others]
+    return (f"WHERE {' AND '.join(texts)}" if texts else ""), tuple(used.values())

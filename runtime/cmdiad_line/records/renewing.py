@@ -1,4 +1,4 @@
-"""Set records aside, after damage or because they have become large, and continue their chain in new ones."""
+"""Renewal of records that are damaged or large. They are set aside, and new ones continue their chain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cmdiad_line.records.verifying import verify_file
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.files import flush_folder
 
-_BESIDE = ("", "-wal", "-shm")
+_SUFFIXES = ("", "-wal", "-shm")
 """Suffixes of the files of a database."""
 
 
@@ -43,10 +43,10 @@ def renew_records(state: Path, user: str, note: str) -> Renewed:
         note: Reason, for the audit log.
 
     Raises:
-        OutputError: There are no records, or a file cannot be written.
+        OutputError: A file cannot be read or written, or all acquisition ids are used up.
     """
     path = database_path(state)
-    path.touch()  # If the records are gone, the new ones say so in their first row.
+    path.touch()  # If the records are gone, the first row of the new ones states it.
     _merge_log(path)
     head, problem, last_id = _examined(path)
     AcquisitionIds(state, last_id)  # Ids continue, also if the file of the ids is lost.
@@ -76,7 +76,7 @@ def _set_aside(path: Path) -> Path:
     target = path.with_name(f"{path.stem}-{time}{path.suffix}")
     if target.exists():
         raise OutputError(target, found="a file", expected="a free name", action="run the command again")
-    for suffix in _BESIDE:
+    for suffix in _SUFFIXES:
         source = path.with_name(f"{path.name}{suffix}")
         if source.exists():
             source.rename(target.with_name(f"{target.name}{suffix}"))

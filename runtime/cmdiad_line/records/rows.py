@@ -7,8 +7,9 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from cmdiad_line.records.chain import CONTINUED, Value, canonical, row_hash
+from cmdiad_line.records.chain import CONTINUED, Head, Value, canonical, row_hash
 from cmdiad_line.records.schema import COLUMNS
+from cmdiad_line.records.verifying import stored_head
 from cmdiad_line.transport.messages import Correct, Record
 
 JUDGEMENTS = ("good", "defect", "unsure")
@@ -27,15 +28,15 @@ class Rows:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._sequence, self._hash = connection.execute("SELECT sequence, hash FROM head").fetchone()
+        self._head = stored_head(connection)
 
     def record(self, record: Record) -> None:
         """Add the row of a result.
 
-        A row that is stored already is kept. If it says OK and the new one NG, the NG is added as a correction.
+        A row that is stored already is kept. If its verdict is OK and the new one NG, the NG is added as a correction.
 
         Raises:
-            RefusedError: The stored row says NG, and the new one OK.
+            RefusedError: The stored verdict is NG, and the new one OK.
         """
         result = record.result
         stored = self._published(result.acquisition_id)
@@ -47,7 +48,7 @@ class Rows:
             raise RefusedError(f"The part {result.acquisition_id} is recorded as NG already.")
 
     def correct(self, correction: Correct) -> None:
-        """Add the NG that was published instead of a stored result; nothing if the stored result says the same."""
+        """Add the NG that was published instead of a stored result, unless the stored result is the same."""
         stored = self._published(correction.acquisition_id)
         if stored is None:
             details = {"reason": correction.reason, "message": correction.message}
@@ -90,9 +91,9 @@ class Rows:
         self._append("audit", values)
 
     def continue_chain(self, user: str, previous: str, details: Mapping[str, Any]) -> None:
-        """Begin the chain of an empty database with the last hash of the database before, and note it."""
-        assert self._sequence == 0, "only an empty database continues another one"
-        self._hash = previous
+        """Begin the chain of an empty database with the last hash of the earlier database, and note it."""
+        assert self._head.sequence == 0, "only an empty database continues another one"
+        self._head = Head(0, previous)
         self.audit(user, CONTINUED, "", {**details, "previous": previous})
 
     def _correct(self, stored: tuple[str, str], acquisition_id: int, reason: str, message: str) -> None:
@@ -112,15 +113,16 @@ class Rows:
 
     def _append(self, table: str, values: Mapping[str, Value]) -> None:
         assert values.keys() == COLUMNS[table].keys(), table
-        row = {**{name: _storable(value) for name, value in values.items()}, "sequence": self._sequence + 1}
-        digest = row_hash(self._hash, table, row)
+        sequence = self._head.sequence + 1
+        row = {**{name: _storable(value) for name, value in values.items()}, "sequence": sequence}
+        digest = row_hash(self._head.hash, table, row)
         columns, marks = ", ".join([*row, "hash"]), ", ".join("?" * (len(row) + 1))
         self._connection.execute(
             f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608 - names of the schema, no input
             [*row.values(), digest],
         )
-        self._sequence, self._hash = self._sequence + 1, digest
-        self._connection.execute("UPDATE head SET sequence = ?, hash = ?", (self._sequence, self._hash))
+        self._head = Head(sequence, digest)
+        self._connection.execute("UPDATE head SET sequence = ?, hash = ?", (sequence, digest))
 
 
 def _columns(record: Record) -> dict[str, Value]:

@@ -1,6 +1,6 @@
 """Tables of `records.sqlite`, their version, and the changes from earlier versions.
 
-Rows are only ever added. What a person or the station says later about a part is a row of another table.
+Rows are only ever added. Later judgements, overrides and corrections of a part are rows of other tables.
 
 Migration policy: a newer cmdiad opens every earlier version. It adds tables and columns in one transaction, and never
 changes a stored row, so the hash chain stays whole. An older cmdiad refuses a newer version.
@@ -106,8 +106,6 @@ def create(connection: sqlite3.Connection) -> None:
     for index, place in INDEXES.items():
         connection.execute(f"CREATE INDEX {index} ON {place}")
     connection.execute(PUBLISHED)
-    connection.execute(
-        "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER, hash TEXT) STRICT"
-    )
+    connection.execute(HEAD)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")

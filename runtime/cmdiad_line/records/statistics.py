@@ -123,8 +123,8 @@ class HourlyRate:
 def hourly_rates(times: Floats, accepted: Bools, expected_rate: float) -> list[HourlyRate]:
     """Return the NG rate of each hour with parts, oldest first.
 
-    The limits contain all but TAIL of the binomial distribution on each side. They are exact, other than those of the
-    usual p chart, which are wrong for the few NG parts of an hour.
+    The limits contain all but TAIL of the binomial distribution on each side. They are exact. The limits of the usual p
+    chart are wrong for the few NG parts of an hour.
 
     Args:
         times: Times of the triggers in seconds since 1970 UTC, `[n]`, in any order.
@@ -208,7 +208,7 @@ class Drift:
 
     Attributes:
         alarm: True if somebody should look at the station. No verdict depends on it.
-        message: One line for people: what has moved and by how much, or why nothing can be said yet.
+        message: One line for people: which way the scores have moved and by how much, or why there is no statement yet.
         chart: Chart of the scores, or None without a baseline.
     """
 

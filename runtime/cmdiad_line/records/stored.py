@@ -1,4 +1,4 @@
-"""What readers get from the records: results, counters, scores, entries of the audit log."""
+"""Results, counters, scores and entries of the audit log, as readers of the records receive them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recompute the hash chain of records."""
+"""Verification of the hash chain of records."""
 
 from __future__ import annotations
 
@@ -92,10 +92,14 @@ def verify_tail(connection: sqlite3.Connection) -> str:
 
 
 def stored_head(connection: sqlite3.Connection) -> Head:
-    """Return the end of the chain as the database states it."""
+    """Return the end of the chain as the database states it.
+
+    Raises:
+        sqlite3.DatabaseError: There is none, which counts as damage (`database.is_damage`).
+    """
     row = connection.execute("SELECT sequence, hash FROM head").fetchone()
     if row is None:
-        raise sqlite3.DatabaseError("the end of the chain is missing")
+        raise sqlite3.DatabaseError("malformed records: the end of the chain is missing")
     return Head(*row)
 
 

@@ -1,1 +1,1 @@
-"""Learning from the review: candidates, which judged parts improve, and their replay before they become recipes."""
+"""Candidates, which learn from judged parts, and their replay before they become recipes."""

@@ -1,4 +1,4 @@
-"""Accept a candidate: it becomes a recipe only after certificate, self-test and replay."""
+"""Acceptance of a candidate, which becomes a recipe only after certificate, self-test and replay."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from pathlib import Path
 
 from cmdiad_line.recipes.proving import prove_bundle
 from cmdiad_line.recipes.recipe import Recipe
-from cmdiad_line.recipes.store import ImportOptions, RecipeError, RecipeStore
+from cmdiad_line.recipes.store import KEEP_ALL, ImportOptions, RecipeError, RecipeStore
 from cmdiad_line.records.audit import note_change
 from cmdiad_line.records.reading import RecordReader
-from cmdiad_line.review.candidate import candidate_digest, read_candidate
+from cmdiad_line.review.candidate import read_candidate
 from cmdiad_line.review.lineage import judged_defects
 from cmdiad_line.review.places import BUNDLE, candidate_folder
 from cmdiad_line.review.replay import Replay, read_replay
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.engines import ENGINE_NAMES
-
-_EVERY = 1_000_000
-"""Number of recipes to keep, so that none is removed: a running station may have prepared any of them."""
+from cmdiad_runtime.bundle.manifest import manifest_hash
 
 
 def accept_candidate(
     state: Path, records: RecordReader, name: str, user: str, *, accept_unchecked: bool = False
 ) -> tuple[Recipe, str]:
-    """Make a recipe of a candidate, which is not active yet.
+    """Make a recipe of a candidate. The recipe is not active yet.
 
     Args:
         state: State folder of the station, which may be running.
@@ -36,7 +33,7 @@ def accept_candidate(
         The recipe, and one line about the self-test.
 
     Raises:
-        BundleError: The bundle is damaged, or not signed as the recipe requires that it replaces.
+        BundleError: The bundle is damaged, or not signed although the recipe that it replaces requires a signature.
         EngineError: The self-test failed.
         RecipeError: The candidate was not replayed as it is, or judged defects would become OK.
         RecordsError: The audit log cannot be written.
@@ -48,9 +45,8 @@ def accept_candidate(
     bundle = Bundle.open(path, require_signature=base.public_key or None)
     replay = read_replay(state, name)
     defects = {part.acquisition_id for part in judged_defects(state, records, base)}
-    _require_valid(replay, candidate_digest(bundle), defects, name, accept_unchecked=accept_unchecked)
-    engine = next(known for known in ENGINE_NAMES if known == base.engine)
-    proof = prove_bundle(path, engine, base.public_key or None)
+    _require_valid(replay, manifest_hash(bundle.manifest), defects, name, accept_unchecked=accept_unchecked)
+    proof = prove_bundle(path, base.engine, base.public_key or None)
     details = {
         "bundle_digest": replay.bundle_digest,
         "replaces": base.recipe_id,
@@ -65,7 +61,7 @@ def accept_candidate(
         product_id=base.product_id,
         engine=base.engine,
         public_key=Path(base.public_key) if base.public_key else None,
-        keep=_EVERY,
+        keep=KEEP_ALL,
     )
     return store.import_bundle(path, options), proof
 

@@ -23,7 +23,6 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.change import change_bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
-from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import Verdict as VerdictKind
@@ -111,7 +110,7 @@ def make_candidate(state: Path, records: RecordReader, options: MakeOptions) -> 
     Raises:
         BundleError: A bundle is damaged, or has no held-out scores.
         InputError: There are too few good parts.
-        OutputError: The name is taken, or the folder cannot be written.
+        OutputError: The name is taken, the record of an earlier candidate is damaged, or the folder cannot be written.
         RecipeError: There is no such recipe, or the name is impossible.
     """
     store = RecipeStore(state)
@@ -168,18 +167,13 @@ def read_candidate(state: Path, name: str) -> Candidate:
         raise OutputError(
             path, found=f"a damaged record ({error})", expected="a candidate", action="make the candidate again"
         ) from error
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     return Candidate(**values)
 
 
 def list_candidates(state: Path) -> list[str]:
     """Return the names of all candidates, in alphabetical order."""
     return sorted(path.parent.name for path in candidates_folder(state).glob(f"*/{RECORD}"))
-
-
-def candidate_digest(bundle: Bundle) -> str:
-    """Return the digest of a candidate's bundle, by which a replay is tied to it."""
-    return manifest_hash(bundle.manifest)
 
 
 def _base(store: RecipeStore, options: MakeOptions) -> Recipe:

@@ -1,8 +1,8 @@
-"""Evidence of the production about a detector: the scores of good parts, and the defects that must stay NG.
+"""Evidence of the production about a detector: the scores of its good parts.
 
-Parts that were judged good are not a sample of the good parts: the review shows those with the highest scores. Together
-with all accepted parts of the same time they are. So the scores of a candidate are those of **all** good parts of the
-production: the accepted ones, and the rejected ones that a person judged good.
+The scores of a candidate are those of **all** good parts of the production: the accepted ones, and the rejected ones
+that a person judged good. Parts that were judged good would be no fair sample alone, because the review shows the parts
+with the highest scores.
 
 NG parts that nobody has judged are left out. This can only lower the threshold of a candidate, never raise it.
 """
@@ -25,7 +25,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class Evidence:
-    """Parts that speak about one detector.
+    """Good parts of one detector, and the numbers of parts that were left out.
 
     Attributes:
         good: Good parts with scores that count, newest first.
@@ -93,7 +93,7 @@ def was_judged_by_detector(result: StoredResult) -> bool:
 
 
 def _kind(result: StoredResult, verdict: VerdictKind) -> str:
-    """Return "good", "unjudged", "left out", or "" for parts that say nothing."""
+    """Return "good", "unjudged", "left out", or "" for a part that does not count."""
     if result.score is None or peak_of(result, verdict) is None or result.judgement == "defect":
         return ""
     if result.judgement == "good":

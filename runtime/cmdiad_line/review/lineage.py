@@ -1,4 +1,4 @@
-"""Recipes of the same parts: judged defects stay in the check set when a candidate has replaced its recipe."""
+"""Recipes that replaced one another. The judged defects of all of them form the check set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Selection, StoredResult
 from cmdiad_line.review.places import RECORD, candidate_folder
+from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.regular_file import read_regular
 
 _LIMIT = 1 << 20  # bytes
@@ -16,24 +17,45 @@ MOST_DEFECTS = 10_000
 
 
 def lineage(state: Path, recipe_id: str) -> tuple[str, ...]:
-    """Return a recipe, the recipe that it replaced as a candidate, and so on."""
+    """Return a recipe, the recipe that it replaced as a candidate, and so on.
+
+    Raises:
+        OutputError: The record of a candidate is damaged, so that earlier recipes are not known.
+    """
     ids = [recipe_id]
-    while True:
-        try:
-            content = json.loads(read_regular(candidate_folder(state, ids[-1]) / RECORD, _LIMIT))
-        except (OSError, ValueError):
-            return tuple(ids)
-        base = content.get("base_recipe") if isinstance(content, dict) else None
-        if not isinstance(base, str) or base in ids:
-            return tuple(ids)
+    while (base := _replaced_by(state, ids[-1])) is not None and base not in ids:
         ids.append(base)
+    return tuple(ids)
 
 
 def judged_defects(state: Path, records: RecordReader, recipe: Recipe) -> tuple[StoredResult, ...]:
-    """Return the parts of a recipe and of those that it replaced that were judged defective, oldest first."""
+    """Return the parts of a recipe and of those that it replaced that were judged defective, oldest first.
+
+    Raises:
+        OutputError: See `lineage`.
+    """
     parts = [
         part
         for recipe_id in lineage(state, recipe.recipe_id)
         for part in records.select(Selection(recipe_id=recipe_id, judgement="defect"), limit=MOST_DEFECTS)
     ]
     return tuple(sorted(parts, key=lambda part: part.acquisition_id))
+
+
+def _replaced_by(state: Path, recipe_id: str) -> str | None:
+    """Return the recipe that a recipe replaced, or None if it was no candidate."""
+    path = candidate_folder(state, recipe_id) / RECORD
+    try:
+        base = json.loads(read_regular(path, _LIMIT))["base_recipe"]
+        if not isinstance(base, str):
+            raise ValueError(f"base_recipe is {base!r:.60}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise OutputError(
+            path,
+            found=f"a damaged record ({error})",
+            expected="the record of a candidate, which names the recipe that it replaced",
+            action="restore the file from a copy: the judged defects of that recipe belong to the check set",
+        ) from error
+    return base

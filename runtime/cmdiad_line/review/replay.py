@@ -1,4 +1,4 @@
-"""Replay recorded parts through a candidate: what would have changed, before it decides about any part."""
+"""Replay of recorded parts through a candidate, which shows the verdicts that it would have changed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.recipes.store import RecipeError, RecipeStore
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Selection, StoredResult
-from cmdiad_line.review.candidate import Candidate, candidate_digest, read_candidate
+from cmdiad_line.review.candidate import Candidate, read_candidate
 from cmdiad_line.review.evidence import newest, was_judged_by_detector
 from cmdiad_line.review.lineage import judged_defects
 from cmdiad_line.review.places import BUNDLE, REPLAY, candidate_folder
 from cmdiad_line.review.samples import recorded_sample
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -37,7 +36,7 @@ TABLE = "replay.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """One recorded part, before and after.
+    """One recorded part with its published verdict and that of the candidate.
 
     Attributes:
         acquisition_id: Id of the part.
@@ -158,13 +157,13 @@ def replay_candidate(
     base = RecipeStore(state).recipe(candidate.base_recipe)
     recorded = _parts_to_replay(state, records, base, parts)
     folder = candidate_folder(state, name)
-    options = OpenOptions(engine=next(known for known in ENGINE_NAMES if known == base.engine), frozen_after=0)
+    options = OpenOptions(engine=base.engine, frozen_after=0)
     with Inspector.open(folder / BUNDLE, options) as inspector:
         replayed = []
         for number, result in enumerate(recorded, 1):
             reporter.step("replay", number, len(recorded))
             replayed.append(_replayed(state, inspector, candidate, result))
-        digest = candidate_digest(inspector.bundle)
+        digest = manifest_hash(inspector.bundle.manifest)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     replay = Replay(bundle_digest=digest, created=now, parts=tuple(replayed))
     _write(folder, replay)
@@ -238,8 +237,7 @@ def _write(folder: Path, replay: Replay) -> None:
         writer = csv.DictWriter(file, [entry.name for entry in fields(Replayed)])
         writer.writeheader()
         writer.writerows(asdict(part) for part in replay.parts)
-    content: dict[str, Any] = asdict(replay)
-    write_json(folder / REPLAY, {**content, "parts": list(content["parts"])})
+    write_json(folder / REPLAY, asdict(replay))
 
 
 def _ids(parts: Sequence[Replayed]) -> str:

@@ -1,4 +1,4 @@
-"""Recorded samples of parts: from the pictures of the station, or from a candidate that has copies."""
+"""Recorded samples of parts, from the pictures of the station or from the copies in a candidate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODALITIES = {"rgb": RGB, "xyz": XYZ}
 
 
 def recorded_sample(state: Path, result: StoredResult, modality: str) -> Sample | None:
-    """Return the sample of a part, or None if it was not kept, or is damaged.
+    """Return the sample of a part, or None if it was not kept or is damaged.
 
     Args:
         state: State folder of the station.
@@ -61,16 +61,18 @@ def copy_sample(state: Path, result: StoredResult, parts: Path, kind: str) -> bo
 
 
 def _places(state: Path, result: StoredResult) -> Iterator[dict[str, Path]]:
-    """Yield the files of a part by modality, for each place that has some."""
+    """Yield the files of a part by modality, for each place that has some: the pictures first, then the copies."""
     folder = part_folder(state, result.acquisition_id, result.time)
-    names = {modality: folder / name for modality, name in _MODALITIES.items()}
+    yield from _present({modality: folder / name for modality, name in _MODALITIES.items()})
     number = f"{result.acquisition_id:010d}"
-    copies = [
-        {modality: parts / kind / modality / f"{number}{Path(name).suffix}" for modality, name in _MODALITIES.items()}
-        for parts in sorted(candidates_folder(state).glob("*/parts"))
-        for kind in (GOOD, BAD)
-    ]
-    for files in (names, *copies):
-        present = {modality: path for modality, path in files.items() if path.is_file()}
-        if present:
-            yield present
+    for parts in sorted(candidates_folder(state).glob("*/parts")):
+        for kind in (GOOD, BAD):
+            copies = parts / kind
+            yield from _present({m: copies / m / f"{number}{Path(name).suffix}" for m, name in _MODALITIES.items()})
+
+
+def _present(files: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    """Yield those of the files that exist, if there are any."""
+    present = {modality: path for modality, path in files.items() if path.is_file()}
+    if present:
+        yield present

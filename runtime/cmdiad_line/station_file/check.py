@@ -18,10 +18,10 @@ LONGEST_STATE = 90
 
 
 def check_station(station: Station, lines: Lines) -> list[Mistake]:
-    """Return the mistakes that only several sections together show.
+    """Return the mistakes that concern several sections.
 
     Args:
-        station: Station whose sections are right by themselves.
+        station: Station whose sections have no mistake by themselves.
         lines: Line numbers of its file.
     """
     checks = (_ports, _protection, _sources, _simulation, _lines, _recipe)
@@ -49,8 +49,8 @@ def _ports(station: Station, lines: Lines) -> list[Mistake]:
 
 def _lines(station: Station, lines: Lines) -> list[Mistake]:
     """Return a mistake if digital lines alone show results, but none of them can end a result."""
-    alone = station.gpio is not None and station.modbus is None and not station.pushes
-    if not alone or station.gpio is None or {"trigger", "results_ack"} & station.gpio.inputs.keys():
+    gpio = station.gpio
+    if gpio is None or station.modbus is not None or station.pushes or {"trigger", "results_ack"} & gpio.inputs.keys():
         return []
     return [
         Mistake(
@@ -114,7 +114,7 @@ def _sources(station: Station, lines: Lines) -> list[Mistake]:
 
 
 def _simulation(station: Station, lines: Lines) -> list[Mistake]:
-    """Return a mistake for each simulated sensor whose verdicts a plant could take for real ones."""
+    """Return one mistake for each simulated sensor whose verdicts a plant could take for real ones."""
     outputs = [name for name, section in _servers(station) if name != "web" and not is_loopback(section.address)]
     outputs += ["gpio"] if station.gpio is not None else []
     if station.simulation or not outputs:
@@ -124,7 +124,7 @@ def _simulation(station: Station, lines: Lines) -> list[Mistake]:
             line=lines.of("source", "kind", index=index),
             subject="source.kind",
             problem=f"a simulated sensor, although [{outputs[0]}] reaches the plant",
-            expected="a real sensor, because the OK of a simulated one says nothing about the part",
+            expected="a real sensor, because a simulated one does not see the part",
             action="change kind, or set simulation = true in [station] while the plant does not produce",
         )
         for index, source in enumerate(station.sources)

@@ -16,7 +16,8 @@ class General:
         name: Name of the station in records, on pages and on the buses.
         state: Folder of the station's records, pictures and recipes. One station owns it.
         deadline_ms: Milliseconds from the trigger to the result. Without a result by then the part is NG.
-        margin_ms: Milliseconds before the deadline at which the NG is given, so that it is on the wire in time.
+        margin_ms: Milliseconds before the deadline at which a part without a result becomes NG, so that this NG is on
+            the wire in time.
         max_in_work: Largest number of parts in work. A further trigger is an overrun: NG at once.
         max_frame_age_ms: Largest age in milliseconds of a pushed frame when it is inspected.
         hang_ms: Milliseconds after its time limit at which an engine or a driver that does not answer is killed.
@@ -25,7 +26,7 @@ class General:
         frame_megapixels: Largest frame in millions of pixels: 3 bytes per pixel of an image, 12 per point of a cloud.
             The memory of all slots is reserved at the start.
         simulation: True to let a simulated sensor drive GPIO, or a Modbus or OPC UA client on another machine; for
-            commissioning only, because its OK says nothing about the part.
+            commissioning only, because a simulated sensor does not see the part.
     """
 
     name: str

@@ -29,7 +29,7 @@ OUTPUT_LINES = (
 class Gpio:
     """The keys of the section `[gpio]`.
 
-    Without a section `[modbus]` the handshake knows one part at a time: a trigger takes back the result of the part
+    Without a section `[modbus]` the handshake has one part at a time: a trigger takes back the result of the part
     before, because lines carry no id.
 
     Attributes:

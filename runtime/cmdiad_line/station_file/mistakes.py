@@ -1,4 +1,4 @@
-"""Mistakes in a station file: all of them are reported at once, each with its line."""
+"""Mistakes in a station file. All of them are reported at once, each with its line."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Modbus:
     Attributes:
         address: Address to bind to.
         port: Port to bind to, or 0 for a free one.
-        clients: IP addresses that may connect; required for another address than loopback, because Modbus knows no
+        clients: IP addresses that may connect; required for another address than loopback, because Modbus has no
             password.
         results: Largest number of results that wait for an acknowledgement, with parts in work. With 1, a trigger also
             takes back the result of the part before.

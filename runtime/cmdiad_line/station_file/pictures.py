@@ -1,4 +1,4 @@
-"""Section `[pictures]`: which pictures are kept, and how many."""
+"""Section `[pictures]`: rules for the pictures that are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a station file, and report every mistake in it at once."""
+"""The reader of a station file, which reports every mistake in the file at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_station(path: str | os.PathLike[str], *, folder: Path | None = None, ru
     station = reader.station()
     mistakes = reader.mistakes
     if station is not None and not running:
-        # A section with a wrong value has the default there, about which nothing is to be said.
+        # A wrong value was replaced by its default, which the user did not write.
         mistakes += [m for m in check_station(station, reader.lines) if m.subject.split(".")[0] not in reader.replaced]
     if mistakes or station is None:
         raise StationFileError(file, mistakes)

@@ -1,4 +1,4 @@
-"""Section `[records]`: how the results are watched for drift. All results are kept."""
+"""Section `[records]`: settings of the watch for drift. All results are kept."""
 
 from __future__ import annotations
 

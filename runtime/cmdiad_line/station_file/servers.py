@@ -1,4 +1,4 @@
-"""Addresses of servers: which are safe, and which need protection."""
+"""Checks of the addresses of servers. An address that other machines reach needs protection."""
 
 from __future__ import annotations
 

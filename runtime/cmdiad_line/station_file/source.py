@@ -62,14 +62,11 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSource(Source):
-    """A watched folder: each sample that is complete is a trigger and a frame in one.
+class FileSource(Source):
+    """The keys of every source whose frames arrive as files. The files of a part are a trigger and a frame in one.
 
     Attributes:
-        timeout_ms: Milliseconds to read the files of a sample.
-        path: Folder that a camera or another program writes to. Files that were read move to its folder `taken`.
-        settle_ms: Milliseconds without a change after which a file is complete; 0 if files appear whole.
-        limit_ms: Milliseconds within which a sample must be complete.
+        timeout_ms: Milliseconds to read the files of a part.
         colour: Kind of image: "rgb" or "grey".
     """
 
@@ -77,10 +74,22 @@ class FolderSource(Source):
 
     timeout_ms: int = 5000
     noisy: bool = False
+    colour: Colour = "rgb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource(FileSource):
+    """A watched folder: each sample that is complete is a trigger and a frame in one.
+
+    Attributes:
+        path: Folder that a camera or another program writes to. Files that were read move to its folder `taken`.
+        settle_ms: Milliseconds without a change after which a file is complete; 0 if files appear whole.
+        limit_ms: Milliseconds within which a sample must be complete.
+    """
+
     path: ExistingFolder
     settle_ms: int = 200
     limit_ms: int = 10_000
-    colour: Colour = "rgb"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,21 +98,14 @@ class FolderSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushSource(Source):
+class PushSource(FileSource):
     """Frames that arrive by HTTP (`POST /inspect` of the section `[web]`), each a trigger and a frame in one.
 
     Attributes:
-        timeout_ms: Milliseconds to read the files of an upload.
         max_megabytes: Largest upload in megabytes.
-        colour: Kind of image: "rgb" or "grey".
     """
 
-    pushes: ClassVar[bool] = True
-
-    timeout_ms: int = 5000
-    noisy: bool = False
     max_megabytes: int = 64
-    colour: Colour = "rgb"
 
     def __post_init__(self) -> None:
         super().__post_init__()

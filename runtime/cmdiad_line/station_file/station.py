@@ -32,8 +32,8 @@ class Station(General):
         opcua: OPC UA server, or None.
         mqtt: Connection to an MQTT broker, or None.
         web: REST interface and pages, or None.
-        records: How long results are kept.
-        pictures: Which pictures are kept.
+        records: Settings of the watch for drift.
+        pictures: Rules for the pictures that are kept.
     """
 
     file: Path

@@ -1,4 +1,4 @@
-"""The acquisition process: one answer to every order, and a frame only if it shows the part."""
+"""The acquisition process answers every order once, and delivers only frames that show the part."""
 
 from __future__ import annotations
 

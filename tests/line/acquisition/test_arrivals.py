@@ -1,4 +1,4 @@
-"""Frames that arrive by themselves, from a watched folder and by HTTP: each gets exactly one result."""
+"""Frames that arrive by themselves, from a watched folder and by HTTP, get exactly one result each."""
 
 from __future__ import annotations
 

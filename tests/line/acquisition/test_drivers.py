@@ -1,4 +1,4 @@
-"""Sources for real sensors, against doubles of the vendors' libraries: the calls, and above all no old frame."""
+"""Sources for real sensors, tested with doubles of the vendors' libraries. They never deliver an old frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of one part: whatever the sensors deliver, only frames of this part and of one moment become a part."""
+"""Only frames of the same part and of the same moment are joined, whatever the sensors deliver."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 from cmdiad_line.acquisition.freshness import Freshness, StaleFrameError
 from cmdiad_line.acquisition.pairing import Failure, Paired, Pairing
 from cmdiad_line.acquisition.source import Frame
+from cmdiad_line.transport.messages import Acquire
 
 RGB = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 XYZ = np.ones((4, 4, 3), np.float32)
@@ -23,8 +24,9 @@ def frame(name: str = "rgb", *, part: int = 7, time_ns: int = 100, number: int |
     return Frame(arrays={name: array}, captured_ns=time_ns, acquisition_id=part, number=number)
 
 
-def pairing() -> Pairing:
-    return Pairing(acquisition_id=7, deadline_ns=1000, needed=("rgb", "xyz"), skew_ns=10)
+def pairing(*needed: str, modality: str = "rgb") -> Pairing:
+    order = Acquire(acquisition_id=7, triggered_ns=0, deadline_ns=1000, modality=modality, part_id="")
+    return Pairing(order=order, needed=needed, skew_ns=10)
 
 
 @given(
@@ -34,12 +36,12 @@ def pairing() -> Pairing:
     absent=some.sets(some.sampled_from(["rgb", "xyz"])),
 )
 def test_only_frames_of_one_part_and_moment_are_joined(parts, times, swapped, absent):
-    whole = pairing()
+    whole = pairing("rgb", "xyz", modality="both")
     for name, part, time_ns in zip(whole.needed, parts, times, strict=True):
         if name not in absent:
             content = {"rgb": "xyz", "xyz": "rgb"}[name] if swapped and not absent else name
             whole.frames[name] = frame(content, part=part, time_ns=time_ns)
-    outcome = whole.finish(("rgb", "xyz"))
+    outcome = whole.finish()
     good = not absent and parts == (7, 7) and abs(times[0] - times[1]) <= 10
     assert isinstance(outcome, Paired) == good
     if isinstance(outcome, Paired):
@@ -55,27 +57,27 @@ def test_only_frames_of_one_part_and_moment_are_joined(parts, times, swapped, ab
     [RGB.astype(np.float32), RGB[..., 0], RGB[..., :2], RGB[:0], RGB.reshape(1, 4, 4, 3)],
 )
 def test_array_of_a_wrong_type_is_refused(array):
-    whole = Pairing(acquisition_id=7, deadline_ns=1000, needed=("rgb",), skew_ns=10)
+    whole = pairing("rgb")
     whole.frames["rgb"] = Frame(arrays={"rgb": array}, captured_ns=1, acquisition_id=7)
-    outcome = whole.finish(("rgb",))
+    outcome = whole.finish()
     assert isinstance(outcome, Failure)
     assert outcome.reason == "wrong-array"
 
 
 def test_failure_of_a_sensor_comes_before_silence():
-    whole = pairing()
+    whole = pairing("rgb", "xyz", modality="both")
     whole.failures["xyz"] = Failure(reason="camera-gone", message="xyz: unplugged")
     assert whole.decided
-    outcome = whole.finish(("rgb", "xyz"))
+    outcome = whole.finish()
     assert outcome == Failure(reason="camera-gone", message="xyz: unplugged")
 
 
 def test_facts_have_the_name_of_the_sensor():
-    whole = Pairing(acquisition_id=7, deadline_ns=1000, needed=("top",), skew_ns=10)
+    whole = pairing("top")
     whole.frames["top"] = Frame(
         arrays={"rgb": RGB}, captured_ns=1, acquisition_id=7, number=4, facts={"temperature": "25"}
     )
-    outcome = whole.finish(("rgb",))
+    outcome = whole.finish()
     assert isinstance(outcome, Paired)
     assert outcome.sensors == {"top.temperature": "25", "top.frame": "4"}
 

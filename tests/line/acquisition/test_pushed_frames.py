@@ -1,4 +1,4 @@
-"""Frames that arrive by themselves, through the acquisition process: each becomes one trigger with one answer."""
+"""The acquisition process makes one trigger with one answer of each frame that arrives by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store of recipes: copies of bundles by digest, the active one, the way back, and what is refused."""
+"""The store of recipes keeps copies of bundles by digest, the active recipe and the way back."""
 
 from __future__ import annotations
 
@@ -72,6 +72,19 @@ def test_same_import_again_is_one_recipe_and_keeps_the_changed_threshold(store, 
     changed = store.set_threshold("gear", 6.0)
     assert add(store, bundle, "gear", threshold=5.0) == changed
     assert len(store.list()) == 1
+
+
+def test_threshold_that_is_changed_during_the_same_import_again_is_kept(store, bundle, monkeypatch):
+    add(store, bundle, "gear", threshold=5.0)
+    copy = store._copy
+
+    def copy_while_an_engineer_lowers_the_threshold(*arguments):
+        copy(*arguments)
+        store.set_threshold("gear", 4.0)
+
+    monkeypatch.setattr(store, "_copy", copy_while_an_engineer_lowers_the_threshold)
+    assert add(store, bundle, "gear", threshold=5.0).threshold == 4.0
+    assert store.recipe("gear").threshold == 4.0
 
 
 def test_id_stands_for_one_bundle_for_ever(store, bundle):

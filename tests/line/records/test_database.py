@@ -1,4 +1,4 @@
-"""The database of a station: what a row means, what is refused, and what survives damage, full disks and kills."""
+"""The database of a station stores or refuses rows, and keeps them through damage, full disks and kills."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from cmdiad_line.records import database as records_database
 from cmdiad_line.records import verifying
 from cmdiad_line.records.chain import canonical
-from cmdiad_line.records.database import DamagedRecordsError, Database, RecordsError, database_path, failure
+from cmdiad_line.records.database import DamagedRecordsError, Database, RecordsError, database_path, failure, is_damage
 from cmdiad_line.records.ids import BLOCK, AcquisitionIds
 from cmdiad_line.records.rows import RefusedError
-from cmdiad_line.records.verifying import verify_chain
+from cmdiad_line.records.verifying import verify_file
 from cmdiad_line.transport.messages import Correct
 from cmdiad_runtime.errors import OutputError
 from record_rows import a_record, a_rejected
@@ -48,11 +48,7 @@ def read(path, statement):
 
 
 def verified(path):
-    connection = sqlite3.connect(database_path(path))
-    try:
-        return verify_chain(connection)
-    finally:
-        connection.close()
+    return verify_file(database_path(path))
 
 
 def test_row_holds_everything_that_is_recorded(tmp_path, database):
@@ -125,6 +121,16 @@ def test_verification_notices_every_change_by_hand(tmp_path, database, change):
     connection.executescript(change)
     connection.close()
     assert verified(tmp_path).problem
+
+
+def test_missing_end_of_the_chain_is_damage_with_the_remedy(tmp_path, database):
+    with database.transaction():
+        database._connection.execute("DELETE FROM head")
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        store(database, a_record(1))
+    assert is_damage(caught.value)
+    with pytest.raises(DamagedRecordsError, match="cmdiad-line renew"):
+        Database(tmp_path)
 
 
 def test_verification_of_a_running_station_sees_one_moment(tmp_path, database, monkeypatch):

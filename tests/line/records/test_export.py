@@ -1,4 +1,4 @@
-"""Exported tables and pictures hold what the records hold."""
+"""Exported tables and pictures have the content of the records."""
 
 from __future__ import annotations
 

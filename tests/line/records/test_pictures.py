@@ -1,4 +1,4 @@
-"""Pictures: which parts are kept, what is written, and that they never fill the disk."""
+"""The rule for pictures, their files, and the ring that never fills the disk."""
 
 from __future__ import annotations
 
@@ -149,6 +149,8 @@ def test_old_parts_leave_with_the_folder_of_their_day(tmp_path):
     assert ring.make_room(0, TODAY)
     assert numbers(tmp_path) == [3]
     assert [day.name for day in pictures_folder(tmp_path).iterdir()] == ["2026-10-27"]
+    assert ring.make_room(0, TODAY + datetime.timedelta(days=1))
+    assert (numbers(tmp_path), ring.bytes) == ([], 0)
 
 
 def test_clock_that_steps_back_does_not_change_the_order(tmp_path):

@@ -1,4 +1,4 @@
-"""Readers of the records: selections, counters, series and the audit log, while the station writes."""
+"""Readers select, count and list the records while the station writes."""
 
 from __future__ import annotations
 

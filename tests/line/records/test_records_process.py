@@ -65,7 +65,7 @@ class Supervisor:
 
 
 def work(link, station):
-    """What a process of the station does, see `cmdiad_line.worker`."""
+    """Serve as a process of the station does, see `cmdiad_line.worker`."""
     try:
         serve(link, station)
     except LinkClosedError:
@@ -76,7 +76,7 @@ def work(link, station):
 
 @contextmanager
 def running(state, **changes):
-    """The process in a thread, which a link connects as a process."""
+    """Run the process in a thread, connected by a link as a process is."""
     defaults = {"state": state, "pictures": Pictures(least_free_gigabytes=0), "frame_slots": 8, "max_in_work": 2}
     station = SimpleNamespace(**{**defaults, **changes})
     here, socket = link_pair()

@@ -1,4 +1,4 @@
-"""Records that are set aside: the chain and the ids continue, whatever the condition of the earlier file."""
+"""The chain and the ids continue after records were set aside, whatever the condition of the earlier file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates on a trained bundle: from judged parts over the replay to a recipe, and each refusal on the way."""
+"""Candidates on a trained bundle, from judged parts over the replay to a recipe, with each refusal on the way."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cmdiad_line.records.picture_places import part_folder
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.review.accept import accept_candidate
 from cmdiad_line.review.candidate import MakeOptions, list_candidates, make_candidate, read_candidate
+from cmdiad_line.review.lineage import judged_defects
 from cmdiad_line.review.places import BUNDLE, candidate_folder
 from cmdiad_line.review.replay import read_replay, replay_candidate
 from cmdiad_runtime.bundle.bundle import Bundle
@@ -250,6 +251,16 @@ def test_check_set_outlives_the_recipe(state, records, station, parts):
     assert make_candidate(state, records, options).judged_defects == (DEFECT, MISSED)
     replayed = replay_candidate(state, records, "gear-3", SILENT)
     assert [part.acquisition_id for part in replayed.newly_missed] == [DEFECT]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"base_recipe": 7}'])
+def test_damaged_record_of_an_earlier_candidate_does_not_shrink_the_check_set(state, records, content):
+    make(state, records)
+    replay(state, records)
+    accept(state, records)
+    (candidate_folder(state, "gear-2") / "candidate.json").write_text(content)
+    with pytest.raises(OutputError, match="damaged record"):
+        judged_defects(state, records, RecipeStore(state).recipe("gear-2"))
 
 
 def test_signature_is_required_of_the_candidate_too(tmp_path, state, records, parts):

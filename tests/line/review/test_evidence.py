@@ -1,4 +1,4 @@
-"""Which parts set the threshold of a candidate, and which are left out."""
+"""Good parts set the threshold of a candidate, and other parts are left out."""
 
 from __future__ import annotations
 

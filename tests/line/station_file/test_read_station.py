@@ -1,4 +1,4 @@
-"""Station files: what is read, and that every mistake is reported at once, with its line and a remedy."""
+"""Station files are read completely, and every mistake is reported at once, with its line and a remedy."""
 
 from __future__ import annotations
 
@@ -198,7 +198,6 @@ def test_message_names_the_command_that_checks_the_file(tmp_path):
 def test_every_section_has_a_description_for_each_key():
     for kind in (Station, *OUTSIDE.values(), *INSIDE.values(), *SOURCE_KINDS.values()):
         described = " ".join(parent.__doc__ or "" for parent in kind.__mro__)
-
         assert [entry.name for entry in fields(kind) if f" {entry.name}: " not in described] == []
 
 

@@ -1,4 +1,7 @@
-"""Sources, one module per kind: each has `make(settings, state) -> Source`. Drivers are imported when needed."""
+"""The kinds of sources. Each has a module with the function `make(settings, state) -> Source`.
+
+A driver is imported when a source of its kind is opened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watched folder: each sample that is complete is a trigger and a frame in one.
+"""Watched folder. Each sample that is complete is a trigger and a frame in one.
 
 Files that were read move to the folder `taken` in the watched one, so that every file in the folder still needs its
 verdict, also after a restart.
@@ -18,6 +18,7 @@ from cmdiad_line.acquisition.source import (
     Order,
     SourceError,
     SourceGoneError,
+    arrays_of,
 )
 from cmdiad_line.station_file.source import FolderSource, modalities_of
 from cmdiad_runtime.errors import InputError
@@ -86,9 +87,11 @@ class WatchedFolder:
         end = time.monotonic() + timeout_s
         while not self._complete:
             self._complete.extend((arrived, time.monotonic_ns()) for arrived in self._watch.search())
-            if not self._complete and time.monotonic() > end:
+            if self._complete:
+                break
+            if time.monotonic() > end:
                 raise FrameTimeoutError
-            time.sleep(_PAUSE_S if not self._complete else 0)
+            time.sleep(_PAUSE_S)
         arrived, complete_ns = self._complete.popleft()
         name = printable(arrived.path.relative_to(self._folder).as_posix())[-200:]
         try:
@@ -97,8 +100,7 @@ class WatchedFolder:
             raise FrameRefusedError(error.reason, f"{name}: found {error.found}", part_id=name) from error
         finally:
             self._take(arrived)
-        arrays = {key: array for key, array in (("rgb", sample.rgb), ("xyz", sample.xyz)) if array is not None}
-        return Frame(arrays=arrays, captured_ns=complete_ns, part_id=name, facts={"file": name})
+        return Frame(arrays=arrays_of(sample), captured_ns=complete_ns, part_id=name, facts={"file": name})
 
     def close(self) -> None:
         """End the reading process; see `Source.close`."""

@@ -26,6 +26,7 @@ from cmdiad_line.acquisition.source import (
     Order,
     SourceError,
     SourceGoneError,
+    arrays_of,
 )
 from cmdiad_line.station_file.source import PushSource, modalities_of
 from cmdiad_runtime.errors import InputError
@@ -143,7 +144,7 @@ class Push:
 
     def _frame(self, connection: socket.socket, header: dict[str, Any], contents: list[bytes]) -> Frame:
         """Return the frame of an upload, or raise FrameRefusedError."""
-        arrived_ns = header["arrived_ns"]  # An upload that has waited in the socket is as old as it is.
+        arrived_ns = header["arrived_ns"]  # The time in the socket counts as age of the upload.
         part_id, answer = header["part_id"][:200], partial(_answer, connection)
         assert self._reader is not None
         try:
@@ -159,8 +160,7 @@ class Push:
         except OSError as error:
             message = f"the upload cannot be stored ({cause_of(error)})"
             raise FrameRefusedError("acquisition-failed", message, part_id=part_id, answer=answer) from error
-        arrays = {name: array for name, array in (("rgb", sample.rgb), ("xyz", sample.xyz)) if array is not None}
-        return Frame(arrays=arrays, captured_ns=arrived_ns, part_id=part_id, answer=answer)
+        return Frame(arrays=arrays_of(sample), captured_ns=arrived_ns, part_id=part_id, answer=answer)
 
     def _stored(self, folder: Path, entries: list[dict[str, Any]], contents: list[bytes]) -> dict[str, Path]:
         """Store the files of an upload under names of the station. Only the ending of a sender's name is used."""

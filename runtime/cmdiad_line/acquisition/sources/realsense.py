@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cmdiad_line.acquisition.source import Frame, FrameTimeoutError, Order, SourceError, SourceGoneError
 from cmdiad_line.acquisition.sources.drivers import gone, load_driver
+from cmdiad_line.acquisition.sources.free_running import first_after
 from cmdiad_line.station_file.source import RealsenseSource, modalities_of
 
 
@@ -87,21 +88,13 @@ class Realsense:
         if self._order is None:
             raise SourceError("no trigger")
         order, self._order = self._order, None
-        end = time.monotonic() + timeout_s
-        while (left_s := end - time.monotonic()) > 0:
-            try:
-                arrived, frames = self._pipeline.try_wait_for_frames(max(1, int(left_s * 1000)))
-            except Exception as error:
-                raise gone(error) from error
-            if not arrived:
-                break
-            color, depth = frames.get_color_frame(), frames.get_depth_frame()
-            captured_ns = min(self._time_of(color), self._time_of(depth))
-            if captured_ns >= order.triggered_ns:
-                number = int(color.get_frame_number())
-                arrays = self._arrays(frames)
-                return Frame(arrays=arrays, captured_ns=captured_ns, acquisition_id=order.acquisition_id, number=number)
-        raise FrameTimeoutError
+        captured_ns, frames = first_after(order, timeout_s, self._next)
+        return Frame(
+            arrays=self._arrays(frames),
+            captured_ns=captured_ns,
+            acquisition_id=order.acquisition_id,
+            number=int(frames.get_color_frame().get_frame_number()),
+        )
 
     def close(self) -> None:
         """Stop both streams; see `Source.close`."""
@@ -110,11 +103,21 @@ class Realsense:
                 self._pipeline.stop()
         self._pipeline = self._device = None
 
+    def _next(self, timeout_s: float) -> tuple[int, Any]:
+        """Wait for the next set of frames, and return the time of the earlier exposure with the set."""
+        try:
+            arrived, frames = self._pipeline.try_wait_for_frames(max(1, int(timeout_s * 1000)))
+        except Exception as error:
+            raise gone(error) from error
+        if not arrived:
+            raise FrameTimeoutError
+        return min(self._time_of(frames.get_color_frame()), self._time_of(frames.get_depth_frame())), frames
+
     def _time_of(self, frame: Any) -> int:
         """Return the time of an exposure by the monotonic clock.
 
-        The library gives the time of the wall clock. If that clock is stepped, the frame seems to be too old or of the
-        future, and the part is NG.
+        The library reports the time of the wall clock. If that clock is stepped, the frame seems to be too old or of
+        the future, and the part is NG.
         """
         if frame.get_frame_timestamp_domain() != self._library.timestamp_domain.global_time:
             raise SourceError("the frames carry no time of this machine; update the firmware of the camera")

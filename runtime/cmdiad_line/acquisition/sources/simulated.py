@@ -1,7 +1,7 @@
 """Simulated camera and 3D sensor, with faults on request.
 
-The part in front of the sensors is determined by the acquisition id: sample `id % number of samples` of a folder, or a
-generated pattern. So two simulated sensors see the same part, and a test knows which.
+The acquisition id determines the part in front of the sensors: sample `id % number of samples` of a folder, or a
+generated pattern. So two simulated sensors see the same part, and a test can compute which one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmdiad_line.acquisition.source import Frame, FrameTimeoutError, Order, SourceError, SourceGoneError
+from cmdiad_line.acquisition.source import Frame, FrameTimeoutError, Order, SourceError, SourceGoneError, arrays_of
 from cmdiad_line.station_file.source import FAULTS, SimulatedSource, modalities_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import cloud_candidates, list_inputs
@@ -78,7 +79,7 @@ class Simulated:
             raise SourceError("an error of the sensor (simulated)")
 
     def frame(self, timeout_s: float) -> Frame:
-        """Return the frame of the last trigger, or what the fault makes of it; see `Source.frame`."""
+        """Return the frame of the last trigger, changed by its fault; see `Source.frame`."""
         if self._order is None:
             raise SourceError("no trigger")
         fault, last = self._fault, self._last
@@ -127,24 +128,19 @@ class Simulated:
 
 
 def _changed(frame: Frame, fault: str, last: Frame | None, draw: np.random.Generator) -> Frame:
-    """Return the frame that a fault makes of a good one."""
-    values: dict[str, Any] = dict(vars(frame))
+    """Return a good frame with the changes of a fault."""
     if fault == "swap":
-        values["acquisition_id"] = frame.acquisition_id - 1
-    elif fault == "stale":  # Time, number and content of an earlier frame.
-        earlier = last or frame
-        values |= {
-            "arrays": earlier.arrays,
-            "number": earlier.number,
-            "captured_ns": earlier.captured_ns - (0 if last else 10**12),
-        }
-    elif fault in ("repeat", "freeze") and last is not None:
-        values |= {"arrays": last.arrays, "number": last.number if fault == "repeat" else frame.number}
-    elif fault == "noise":
-        values["arrays"] = {name: _noise(array, draw) for name, array in frame.arrays.items()}
-    elif fault == "size":
-        values["arrays"] = {name: array[::2, ::2] for name, array in frame.arrays.items()}
-    return Frame(**values)
+        return replace(frame, acquisition_id=frame.acquisition_id - 1)
+    if fault == "stale":  # Time, number and content of an earlier frame.
+        earlier = last or replace(frame, captured_ns=frame.captured_ns - 10**12)
+        return replace(earlier, acquisition_id=frame.acquisition_id)
+    if fault in ("repeat", "freeze") and last is not None:
+        return replace(frame, arrays=last.arrays, number=last.number if fault == "repeat" else frame.number)
+    if fault == "noise":
+        return replace(frame, arrays={name: _noise(array, draw) for name, array in frame.arrays.items()})
+    if fault == "size":
+        return replace(frame, arrays={name: array[::2, ::2] for name, array in frame.arrays.items()})
+    return frame
 
 
 def _noise(array: npt.NDArray[Any], draw: np.random.Generator) -> npt.NDArray[Any]:
@@ -169,7 +165,7 @@ def _take_line(file: Path | None) -> str | None:
 
 
 class _Pattern:
-    """A disc on a plate, at a place that depends on the part, with noise; above a plane for the cloud."""
+    """Generated parts: a disc on a plate with noise, at a place that depends on the part."""
 
     def __init__(self, settings: SimulatedSource) -> None:
         self._settings = settings
@@ -198,7 +194,7 @@ class _Pattern:
 
 
 class _Folder:
-    """The samples of a folder, read when they are first needed."""
+    """Samples of a folder. A sample is read when a part needs it, and the last ones are kept in memory."""
 
     def __init__(self, settings: SimulatedSource) -> None:
         self._settings = settings
@@ -227,6 +223,4 @@ class _Folder:
         cloud = path if delivers == "xyz" else None
         if delivers == "both":
             cloud = next((file for file in cloud_candidates(path) if file.is_file()), None)
-        sample = read_files(str(path), image, cloud, colour="rgb" if image is None else image_colour(image))
-        arrays = {"rgb": sample.rgb, "xyz": sample.xyz}
-        return {name: array for name, array in arrays.items() if array is not None}
+        return arrays_of(read_files(str(path), image, cloud, colour="rgb" if image is None else image_colour(image)))

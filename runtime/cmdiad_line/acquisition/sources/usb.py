@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cmdiad_line.acquisition.source import Frame, FrameTimeoutError, Order, SourceError, SourceGoneError
+from cmdiad_line.acquisition.source import Frame, Order, SourceError, SourceGoneError
 from cmdiad_line.acquisition.sources.drivers import gone, load_driver
+from cmdiad_line.acquisition.sources.free_running import first_after
 from cmdiad_line.station_file.source import UsbSource
 
 _OLDEST_NS = 10 * 10**9
-"""Largest age of a frame whose time is believed."""
+"""Largest age of a frame. An older time is that of another clock."""
 
 
 def make(settings: UsbSource, state: Path) -> Usb:
@@ -74,19 +75,9 @@ class Usb:
         if self._order is None:
             raise SourceError("no trigger")
         order, self._order = self._order, None
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            try:
-                arrived, image = self._camera.read()
-            except Exception as error:
-                raise gone(error) from error
-            if not arrived:
-                raise SourceGoneError("the camera delivers no frames")
-            captured_ns = self._time_of_frame()
-            if captured_ns >= order.triggered_ns:
-                rgb = np.ascontiguousarray(image[..., ::-1])  # OpenCV has the order blue, green, red.
-                return Frame(arrays={"rgb": rgb}, captured_ns=captured_ns, acquisition_id=order.acquisition_id)
-        raise FrameTimeoutError
+        captured_ns, image = first_after(order, timeout_s, self._next)
+        rgb = np.ascontiguousarray(image[..., ::-1])  # OpenCV has the order blue, green, red.
+        return Frame(arrays={"rgb": rgb}, captured_ns=captured_ns, acquisition_id=order.acquisition_id)
 
     def close(self) -> None:
         """Close the device; see `Source.close`."""
@@ -94,14 +85,24 @@ class Usb:
             self._camera.release()
             self._camera = None
 
+    def _next(self, _timeout_s: float) -> tuple[int, Any]:
+        """Wait for the next frame, with the time limit of the driver, and return its time and the image."""
+        try:
+            arrived, image = self._camera.read()
+        except Exception as error:
+            raise gone(error) from error
+        if not arrived:
+            raise SourceGoneError("the camera delivers no frames")
+        return self._time_of_frame(), image
+
     def _time_of_frame(self) -> int:
-        """Return the time that the driver gave the last frame, by the monotonic clock.
+        """Return the time that the driver stored with the last frame, by the monotonic clock.
 
         Raises:
-            SourceError: The driver uses another clock, so nobody can say whether the frame is younger than the trigger.
+            SourceError: The driver uses another clock, so the age of the frame is not known.
         """
         captured_ns = int(self._camera.get(self._library.CAP_PROP_POS_MSEC) * 1e6)
         age_ns = time.monotonic_ns() - captured_ns
         if not 0 <= age_ns <= _OLDEST_NS:
-            raise SourceError("the driver gives frames no time of the monotonic clock, so their age is unknown")
+            raise SourceError("the driver reports the frame times of another clock, so their age is unknown")
         return captured_ns
