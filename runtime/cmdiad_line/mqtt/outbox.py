@@ -10,6 +10,8 @@ import logging
 import sqlite3
 from pathlib import Path
 
+from cmdiad_line.records.database import is_damage
+
 FILE_NAME = "mqtt.sqlite"
 logger = logging.getLogger("cmdiad.line.mqtt")
 
@@ -106,10 +108,16 @@ class Outbox:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the file; a damaged one is set aside, because no message in it can be trusted."""
+    """Open the file; a damaged one is set aside, because no message in it can be trusted.
+
+    Raises:
+        sqlite3.Error: The file cannot be opened now, for example on a full disk. It stays where it is.
+    """
     try:
         return _connect(path)
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise
         aside = path.with_name(f"{path.name}.damaged")
         logger.warning("%s is damaged (%s) and was set aside as %s", path, error, aside)
         path.replace(aside)
@@ -124,7 +132,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
-            raise sqlite3.DatabaseError("damaged pages")
+            raise sqlite3.DatabaseError("corrupt pages")
         database.executescript(_SCHEMA)
     except BaseException:
         database.close()

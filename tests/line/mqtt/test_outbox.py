@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +73,19 @@ def test_damaged_file_is_set_aside(tmp_path):
     assert outbox.count == 1
     assert (tmp_path / f"{FILE_NAME}.damaged").read_bytes().startswith(b"no database")
     outbox.close()
+
+
+def test_file_that_cannot_be_opened_now_is_kept(tmp_path, outbox):
+    outbox.add(b"a")
+    outbox.close()
+    obstacle = tmp_path / f"{FILE_NAME}-wal"
+    obstacle.mkdir()
+    with pytest.raises(sqlite3.OperationalError):
+        open_outbox(tmp_path)
+    obstacle.rmdir()
+    again = open_outbox(tmp_path)
+    assert [payload for _, payload in again.after(0, 10)] == [b"a"]
+    again.close()
 
 
 def test_full_disk_drops_the_message_but_nothing_else(tmp_path, outbox):
