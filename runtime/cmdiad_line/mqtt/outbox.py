@@ -46,18 +46,21 @@ class Outbox:
 
     def add(self, payload: bytes) -> None:
         """Store a message behind all others. If the disk refuses, the message counts as dropped."""
+        before = self.count, self.size, self.dropped
         try:
             with self._database:
-                if len(payload) > self._largest_bytes:
-                    self._count_dropped(1)
-                    return
-                self._make_room(len(payload))
-                self._database.execute("INSERT INTO messages (payload) VALUES (?)", (payload,))
-        except sqlite3.Error as error:
-            self._recount()
+                self._store(payload)
+        except sqlite3.Error as error:  # The transaction was rolled back.
+            self.count, self.size, self.dropped = before
             self.dropped += 1
             logger.warning("a result for the broker could not be stored: %s", error)
+
+    def _store(self, payload: bytes) -> None:
+        if len(payload) > self._largest_bytes:
+            self._count_dropped(1)
             return
+        self._make_room(len(payload))
+        self._database.execute("INSERT INTO messages (payload) VALUES (?)", (payload,))
         self.count += 1
         self.size += len(payload)
 
@@ -78,14 +81,6 @@ class Outbox:
     def _count_dropped(self, number: int) -> None:
         self.dropped += number
         self._database.execute("UPDATE counts SET value = ? WHERE name = 'dropped'", (self.dropped,))
-
-    def _recount(self) -> None:
-        """Read the totals again after a transaction was rolled back."""
-        try:
-            row = self._database.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
-            self.count, self.size = int(row[0]), int(row[1])
-        except sqlite3.Error as error:
-            logger.warning("the store of results for the broker cannot be read: %s", error)
 
     def after(self, number: int, limit: int) -> list[tuple[int, bytes]]:
         """Return the oldest messages whose number is larger, as number and payload."""

@@ -97,6 +97,18 @@ def test_full_disk_drops_the_message_but_nothing_else(tmp_path, outbox):
     assert [payload for _, payload in outbox.after(0, 10)] == [b"a"]
 
 
+def test_full_store_on_a_full_disk_keeps_what_it_has(tmp_path):
+    outbox = open_outbox(tmp_path, count=2)
+    for payload in (b"a", b"b"):
+        outbox.add(payload)
+    outbox._database.execute("PRAGMA max_page_count = 1")
+    for _ in range(3):
+        outbox.add(b"c" * 9000)
+    assert (outbox.count, outbox.size, outbox.dropped) == (2, 2, 3)
+    assert [payload for _, payload in outbox.after(0, 10)] == [b"a", b"b"]
+    outbox.close()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 10), max_size=20),
