@@ -151,7 +151,7 @@ class _PlcProcess:
                 for _ in range(round(ALIVE_S / _TICK_S) if self._lines else 1):
                     await asyncio.sleep(_TICK_S if self._lines else ALIVE_S)
                     self._show()
-        except OSError as error:
+        except Exception as error:
             self._end(error)
 
     # --- outputs -----------------------------------------------------------------------------------------------------
