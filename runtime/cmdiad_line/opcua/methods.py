@@ -200,14 +200,16 @@ class Methods:
 
     async def _recipe_list(self, user: str, *inputs: Any) -> Outputs:
         external, product, prepared, limit, start, _timeout = inputs
-        recipe, product_id, choice = _id(external), _id(product), types.TriStateBooleanDataType(_whole(prepared))
+        recipe, product_id, choice = _id(external), _id(product), _whole(prepared)
+        if choice > types.TriStateBooleanDataType.DONTCARE_2:
+            raise BadError(ua.StatusCodes.BadInvalidArgument)
         loaded = set(self._system.station.prepared) if self._system.station is not None else set()
         names = [
             stored.recipe_id
             for stored in self._stored()
             if recipe in ("", stored.recipe_id)
             and product_id in ("", stored.product_id)
-            and int(choice) in (int(stored.recipe_id in loaded), types.TriStateBooleanDataType.DONTCARE_2)
+            and choice in (stored.recipe_id in loaded, types.TriStateBooleanDataType.DONTCARE_2)
         ]
         page = names[_whole(start) :][: _whole(limit) or _LARGEST_PAGE]
         return [
