@@ -19,7 +19,6 @@ from cmdiad_line.mqtt.payloads import (
     result_payload,
     state_payload,
 )
-from cmdiad_line.station_file.mqtt import Mqtt
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, LinkClosedError
 from cmdiad_line.transport.messages import (
@@ -49,18 +48,18 @@ logger = logging.getLogger("cmdiad.line.mqtt")
 
 def serve(link: Link, station: Station) -> None:
     """Serve the broker until the supervisor sends `End` or is gone."""
-    assert station.mqtt is not None
-    process = _MqttProcess(link, station.name, station.mqtt, station)
-    with contextlib.suppress(LinkClosedError), contextlib.closing(process):
+    with contextlib.suppress(LinkClosedError), contextlib.closing(_MqttProcess(link, station)) as process:
         process.run()
 
 
 class _MqttProcess:
     """Outbox, connection and link in one loop."""
 
-    def __init__(self, link: Link, name: str, settings: Mqtt, station: Station) -> None:
-        slug = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
-        self._name = name
+    def __init__(self, link: Link, station: Station) -> None:
+        settings = station.mqtt
+        assert settings is not None
+        slug = re.sub(r"[^A-Za-z0-9_.-]", "-", station.name)
+        self._name = station.name
         self._link = link
         self._topic = settings.topic or f"cmdiad/{slug}"
         self._outbox = Outbox(
@@ -70,7 +69,7 @@ class _MqttProcess:
         self._connection = Connection(
             settings,
             client_id=settings.client_id or f"cmdiad-{slug}",
-            will=(f"{self._topic}/state", offline_payload(name)),
+            will=(f"{self._topic}/state", offline_payload(station.name)),
             subscriptions=requests,
         )
         self._connected = False
