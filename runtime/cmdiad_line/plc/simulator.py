@@ -66,13 +66,7 @@ class PlcClient:
         Raises:
             PlcConnectionError: The station does not answer.
         """
-        try:
-            answer = self._client.read_input_registers(0, count=INPUT_REGISTER_COUNT)
-        except (ModbusException, OSError) as error:
-            raise PlcConnectionError(f"{self._name}: {error}") from error
-        if answer.isError():
-            raise PlcConnectionError(f"{self._name}: {answer}")
-        return outputs_of(answer.registers)
+        return outputs_of(self._answer(lambda: self._client.read_input_registers(0, count=INPUT_REGISTER_COUNT)))
 
     def write(self, levels: Mapping[str, bool] | None = None, *, part_id: str = "", requested_recipe: str = "") -> None:
         """Set some bits, by the names of INPUTS, and both texts, with one request. Other bits keep their level.
@@ -83,12 +77,18 @@ class PlcClient:
         self._levels.update(levels or {})
         assert self._levels.keys() == INPUTS.keys(), self._levels.keys() - INPUTS.keys()
         words = [control_word(self._levels), *text_words(requested_recipe), *text_words(part_id)]
+        self._answer(lambda: self._client.write_registers(0, words))
+
+    def _answer(self, request: Callable[[], Any]) -> list[int]:
+        """Send a request and return the registers of its answer."""
         try:
-            answer = self._client.write_registers(0, words)
+            answer = request()
         except (ModbusException, OSError) as error:
             raise PlcConnectionError(f"{self._name}: {error}") from error
         if answer.isError():
             raise PlcConnectionError(f"{self._name}: {answer}")
+        registers: list[int] = answer.registers
+        return registers
 
     def wait(self, condition: Callable[[Outputs], bool], *, timeout_s: float = 10.0) -> Outputs:
         """Return the first outputs for which a condition holds.
