@@ -134,10 +134,11 @@ class ModbusServer:
 
     def _write_holding(self, address: int, values: list[int]) -> None:
         """Store texts first, so that one request can carry a text and the edge that needs it."""
-        self._holding[address : address + len(values)] = values
+        end = address + len(values)
+        self._holding[address:end] = values
         for field in HOLDING_REGISTERS.values():
-            if field.kind == "text" and field.address < address + len(values) and address < field.address + field.words:
-                self._write_text(field.name, words_text(self._holding[field.address : field.address + field.words]))
+            if field.kind == "text" and field.address < end and address < field.end:
+                self._write_text(field.name, words_text(self._holding[field.address : field.end]))
         if address == 0:
             self._set_levels(input_levels(values[0]))
 
