@@ -1,6 +1,7 @@
-"""Modbus TCP server of the handshake, by pymodbus. Nothing is stored in the server: a read asks the handshake.
+"""Modbus TCP server of the handshake, by pymodbus. It stores only what the PLC has written.
 
-A request is served without interruption, so a reader that takes all input registers with one request sees one moment.
+Outputs are computed for each request. A request is served without interruption, so a client that reads all input
+registers with one request sees one moment.
 pymodbus serves one request at a time per connection: a client must wait for the answer before its next request.
 """
 
@@ -151,7 +152,7 @@ assert len(DISCRETE_INPUTS) == _BITS_PER_REGISTER, "the status has one register"
 
 
 class _Server(ModbusTcpServer):
-    """A server that only listed clients may use."""
+    """A server that cuts connections of clients that are not listed."""
 
     def __init__(self, device: SimDevice, *, address: tuple[str, int], clients: tuple[str, ...]) -> None:
         super().__init__(device, address=address)

@@ -1,4 +1,4 @@
-"""The process of the room `plc`: one handshake, shown by Modbus TCP and digital lines as the station file says."""
+"""The process `plc`, which serves one handshake by Modbus TCP, by digital lines, or by both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def serve(link: Link, station: Station) -> None:
 
 
 class _PlcProcess:
-    """Handshake, servers and lines in one event loop."""
+    """The event loop of the handshake, its Modbus server and its lines."""
 
     def __init__(self, link: Link, modbus: Modbus | None, gpio: Gpio | None) -> None:
         self._link = link
