@@ -1,7 +1,7 @@
-"""Results that the broker has not confirmed: a bounded first-in, first-out store in a SQLite file.
+"""The store of results that the broker has not confirmed: a bounded queue in a SQLite file.
 
-It survives restarts. When it is full, the oldest messages are dropped and counted. After a power cut the last
-messages may be missing or sent twice; the records of the station are complete.
+The results survive a restart. If the store is full, the oldest results are dropped and counted. After a power cut the
+last results may be missing or sent twice; the records of the station are complete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Outbox:
         self.dropped = int(self._database.execute("SELECT value FROM counts WHERE name = 'dropped'").fetchone()[0])
 
     def add(self, payload: bytes) -> None:
-        """Store a message behind all others. If the disk refuses, the message counts as dropped."""
+        """Store a message as the newest one. If it cannot be written, it counts as dropped."""
         before = self.count, self.size, self.dropped
         try:
             with self._database:

@@ -1,4 +1,4 @@
-"""The process of the room `mqtt`: send every result to the broker, once it is there, and keep the state up to date."""
+"""The process `mqtt`, which sends every result and the state of the station to the broker."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STATE_S = 0.5
 SILENT_S = 5.0
 """Seconds without a message of the supervisor after which the published phase is `not-ready`."""
 _RETRY_S = 5.0  # Pause after the broker has refused a result.
-_END_S = 0.5  # Longest time for the farewell.
+_END_S = 0.5  # Longest wait for the end of the connection.
 
 logger = logging.getLogger("cmdiad.line.mqtt")
 
@@ -53,7 +53,7 @@ def serve(link: Link, station: Station) -> None:
 
 
 class _MqttProcess:
-    """Outbox, connection and link in one loop."""
+    """The loop between the broker, the outbox and the supervisor."""
 
     def __init__(self, link: Link, station: Station) -> None:
         settings = station.mqtt
@@ -80,7 +80,7 @@ class _MqttProcess:
         self._pause_until = 0.0
         self._state: StationState | None = None
         self._heard_at = time.monotonic()
-        self._shown: tuple[object, ...] = ()  # What the last published state said.
+        self._shown: tuple[object, ...] = ()  # Content of the last published state.
         self._state_at = 0.0
         self._token = 0
         self._requests: dict[int, str] = {}  # Id of the request by token.
@@ -103,7 +103,7 @@ class _MqttProcess:
                 self._take(message)
 
     def close(self) -> None:
-        """Say farewell if there is a connection, and close the outbox."""
+        """End the connection if there is one, and close the outbox."""
         if self._connected:
             self._connection.end()
             end = time.monotonic() + _END_S
