@@ -1,4 +1,4 @@
-"""The methods of the vision system: check arguments and role, call the vision system, return outputs or a status."""
+"""The methods of the vision system, which check role and arguments and return outputs or a status."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _callback(method: Method) -> Callable[..., Awaitable[Outputs | ua.StatusCode
 
 
 class Methods:
-    """The methods and their functions.
+    """The methods that the server implements.
 
     Args:
         system: Vision system.
@@ -109,7 +109,7 @@ class Methods:
         self._simulated = simulated
 
     def table(self) -> list[Method]:
-        """Return all methods. All that are not here are absent, or answer BadNotImplemented."""
+        """Return all methods. A method that is not in this list is absent or answers BadNotImplemented."""
         machine, mode = "VisionStateMachine", "VisionStateMachine/AutomaticModeStateMachine"
         recipes, results = "RecipeManagement", "ResultManagement"
         return [

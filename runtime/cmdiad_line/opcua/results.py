@@ -1,4 +1,4 @@
-"""The newest results in memory: for GetResultById, GetResultListFiltered and the handles of clients."""
+"""The newest results in memory, for GetResultById, GetResultListFiltered and the handles of clients."""
 
 from __future__ import annotations
 
