@@ -14,6 +14,9 @@ from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.registers import INPUT_REGISTER_COUNT, control_word, outputs_of, text_words
 from cmdiad_line.plc.signals import INPUTS, Outputs
 
+SCAN_S = 0.002
+"""Seconds between two requests of the simulated PLC."""
+
 
 class PlcConnectionError(ConnectionError):
     """The station does not answer."""
@@ -103,6 +106,7 @@ class PlcClient:
                 return outputs
             if time.monotonic() > end:
                 raise TimeoutError(f"{self._name}: the condition did not hold within {timeout_s:g} s, but {outputs}")
+            time.sleep(SCAN_S)  # Without a pause, waiting would keep a processor and the station's server busy.
 
     def command(self, name: str, *, requested_recipe: str = "", timeout_s: float = 60.0) -> bool:
         """Raise a command bit, wait for the answer and lower it. Return True if the command took effect."""
@@ -114,13 +118,12 @@ class PlcClient:
         return "command_done" in outputs.bits
 
 
-def run_program(client: PlcClient, program: PlcProgram, *, scan_s: float = 0.002, limit_s: float = 3600.0) -> int:
+def run_program(client: PlcClient, program: PlcProgram, *, limit_s: float = 3600.0) -> int:
     """Run a program in scan cycles until it is done. A lost connection is opened again.
 
     Args:
         client: Connection to the station.
         program: Program to run.
-        scan_s: Pause between two cycles in seconds.
         limit_s: Seconds after which to stop in any case.
 
     Returns:
@@ -143,5 +146,5 @@ def run_program(client: PlcClient, program: PlcProgram, *, scan_s: float = 0.002
         except PlcConnectionError:
             lost += connected
             connected = False
-        time.sleep(scan_s if connected else 10 * scan_s)
+        time.sleep(SCAN_S if connected else 10 * SCAN_S)
     return lost
