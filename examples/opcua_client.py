@@ -35,6 +35,13 @@ class Results:
         """Keep an event."""
         self.events.put_nowait(event)
 
+    async def of_job(self, job_id: str) -> Any:
+        """Return the event of a job. Events of other channels arrive too."""
+        while True:
+            event = await self.events.get()
+            if event.JobId.Id == job_id:
+                return event
+
 
 async def secured(url: str, server_certificate: Path, user: str, own: Path) -> Client:
     """Return a client with its own certificate, for sessions that are signed and encrypted."""
@@ -78,15 +85,13 @@ async def inspect(client: Client, part_id: str, limit_s: float = 30.0) -> str:
     inputs.append(ua.Variant([], ua.VariantType.Variant, is_array=True))
     job, _error = await machine.call_method(f"{space}:StartSingleJob", *inputs)
 
-    while True:
-        try:
-            event = await asyncio.wait_for(results.events.get(), limit_s)
-        except asyncio.TimeoutError:
-            return "NG"
-        if event.JobId.Id == job.Id:  # Results of other channels arrive too.
-            content = {pair.Value.Key.Name: pair.Value.Value.Value for pair in event.ResultContent}
-            print(f"part {part_id}, job {job.Id}: {content['Verdict']} {content['Reason']}".rstrip())
-            return str(content["Verdict"])
+    try:
+        event = await asyncio.wait_for(results.of_job(job.Id), limit_s)
+    except asyncio.TimeoutError:
+        return "NG"
+    content = {pair.Value.Key.Name: pair.Value.Value.Value for pair in event.ResultContent}
+    print(f"part {part_id}, job {job.Id}: {content['Verdict']} {content['Reason']}".rstrip())
+    return str(content["Verdict"])
 
 
 async def vision_system(client: Client) -> Node:

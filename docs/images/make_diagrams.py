@@ -209,7 +209,7 @@ def opcua_states() -> Diagram:
     picture.arrow((418, 407), (212, 407), "sensor gone, process failed")
     picture.arrow((210, 439), (418, 439))
     picture.text((315, 457), "resolved, or Reset", anchor="middle")
-    picture.arrow((550, 122), (550, 214), "")
+    picture.arrow((550, 122), (550, 214))
     picture.text((558, 172), "recipe active")
     picture.arrow((520, 278), (520, 390))
     picture.text((512, 328), "StartSingleJob", anchor="end")

@@ -15,7 +15,6 @@ from cmdiad_line.transport.messages import (
     AcquisitionDone,
     Alive,
     Message,
-    Phase,
     Result,
     StationState,
     Trigger,
@@ -28,6 +27,19 @@ FONT = 'font-family="Helvetica, Arial, sans-serif"'
 LEFT, STEP, ROW, TOP = 170, 58, 34, 34
 PLC_COLOUR, STATION_COLOUR, OK_COLOUR, NG_COLOUR, LINE = "#1d4ed8", "#374151", "#15803d", "#b91c1c", "#d1d5db"
 SILENT_NS = 10
+_STATE = StationState(
+    phase="ready",
+    reason="",
+    message="",
+    in_work=0,
+    accepts=True,
+    recipe_id="gear",
+    bundle_digest="",
+    prepared=(),
+    modality="rgb",
+    processes={},
+    counters={},
+)
 
 
 class Recording:
@@ -39,7 +51,7 @@ class Recording:
         self.levels = dict.fromkeys(INPUTS, False)
         self.columns: list[tuple[str, dict[str, bool], Outputs]] = []
         self.tokens: list[int] = []
-        self._send(_state("ready"))
+        self._send(_STATE)
         self.handshake.write({**self.levels, "trigger_enable": True}, self.now)
 
     def _send(self, message: Message) -> None:
@@ -194,22 +206,6 @@ def _fields(recording: Recording, top: int) -> list[str]:
 
 def _text(x: int, y: int, text: str, attributes: str, colour: str = STATION_COLOUR) -> str:
     return f'<text x="{x}" y="{y}" fill="{colour}"{attributes}>{escape(text)}</text>'
-
-
-def _state(phase: Phase) -> StationState:
-    return StationState(
-        phase=phase,
-        reason="",
-        message="",
-        in_work=0,
-        accepts=True,
-        recipe_id="gear",
-        bundle_digest="",
-        prepared=(),
-        modality="rgb",
-        processes={},
-        counters={},
-    )
 
 
 def _result(acquisition_id: int, verdict: Verdict) -> Result:

@@ -1,6 +1,6 @@
-"""Connection to an MQTT 5 broker, by paho-mqtt. Its thread connects and reconnects; events wait in a queue.
+"""Connection to an MQTT 5 broker, by paho-mqtt. A thread of paho-mqtt connects and puts events into a queue.
 
-The queue has a file descriptor, so that the process can wait for the broker and for the supervisor at the same time.
+The queue has a file descriptor, so the process can wait for the broker and for the supervisor at the same time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Event = Connected | Disconnected | Confirmed | Received
 
 
 class Connection:
-    """A connection that is opened again whenever it is lost.
+    """A connection to the broker that is opened again whenever it is lost.
 
     Args:
         settings: Section of the station file.

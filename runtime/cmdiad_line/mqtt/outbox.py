@@ -1,7 +1,7 @@
-"""Results that the broker has not confirmed: a bounded first-in, first-out store in a SQLite file.
+"""The store of results that the broker has not confirmed: a bounded queue in a SQLite file.
 
-It survives restarts. When it is full, the oldest messages are dropped and counted. After a power cut the last
-messages may be missing or sent twice; the records of the station are complete.
+The results survive a restart. If the store is full, the oldest results are dropped and counted. After a power cut the
+last results may be missing or sent twice; the records of the station are complete.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 from pathlib import Path
+
+from cmdiad_line.records.database import is_damage
 
 FILE_NAME = "mqtt.sqlite"
 logger = logging.getLogger("cmdiad.line.mqtt")
@@ -43,19 +45,22 @@ class Outbox:
         self.dropped = int(self._database.execute("SELECT value FROM counts WHERE name = 'dropped'").fetchone()[0])
 
     def add(self, payload: bytes) -> None:
-        """Store a message behind all others. If the disk refuses, the message counts as dropped."""
+        """Store a message as the newest one. If it cannot be written, it counts as dropped."""
+        before = self.count, self.size, self.dropped
         try:
             with self._database:
-                if len(payload) > self._largest_bytes:
-                    self._count_dropped(1)
-                    return
-                self._make_room(len(payload))
-                self._database.execute("INSERT INTO messages (payload) VALUES (?)", (payload,))
-        except sqlite3.Error as error:
-            self._recount()
+                self._store(payload)
+        except sqlite3.Error as error:  # The transaction was rolled back.
+            self.count, self.size, self.dropped = before
             self.dropped += 1
             logger.warning("a result for the broker could not be stored: %s", error)
+
+    def _store(self, payload: bytes) -> None:
+        if len(payload) > self._largest_bytes:
+            self._count_dropped(1)
             return
+        self._make_room(len(payload))
+        self._database.execute("INSERT INTO messages (payload) VALUES (?)", (payload,))
         self.count += 1
         self.size += len(payload)
 
@@ -76,14 +81,6 @@ class Outbox:
     def _count_dropped(self, number: int) -> None:
         self.dropped += number
         self._database.execute("UPDATE counts SET value = ? WHERE name = 'dropped'", (self.dropped,))
-
-    def _recount(self) -> None:
-        """Read the totals again after a transaction was rolled back."""
-        try:
-            row = self._database.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
-            self.count, self.size = int(row[0]), int(row[1])
-        except sqlite3.Error as error:
-            logger.warning("the store of results for the broker cannot be read: %s", error)
 
     def after(self, number: int, limit: int) -> list[tuple[int, bytes]]:
         """Return the oldest messages whose number is larger, as number and payload."""
@@ -106,10 +103,16 @@ class Outbox:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the file; a damaged one is set aside, because no message in it can be trusted."""
+    """Open the file; a damaged one is set aside, because no message in it can be trusted.
+
+    Raises:
+        sqlite3.Error: The file cannot be opened now, for example on a full disk. It stays where it is.
+    """
     try:
         return _connect(path)
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise
         aside = path.with_name(f"{path.name}.damaged")
         logger.warning("%s is damaged (%s) and was set aside as %s", path, error, aside)
         path.replace(aside)
@@ -124,7 +127,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
-            raise sqlite3.DatabaseError("damaged pages")
+            raise sqlite3.DatabaseError("corrupt pages")
         database.executescript(_SCHEMA)
     except BaseException:
         database.close()

@@ -118,7 +118,7 @@ def read_request(payload: bytes, *, command: bool) -> Request:
         raise RequestError(f"more than {LARGEST_REQUEST} bytes")
     try:
         content = json.loads(payload or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets.
         raise RequestError("no JSON") from error
     if not isinstance(content, dict) or not content.keys() <= set(allowed):
         raise RequestError(f"expected an object with {', '.join(allowed)}")

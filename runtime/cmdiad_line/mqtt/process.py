@@ -1,4 +1,4 @@
-"""The process of the room `mqtt`: send every result to the broker, once it is there, and keep the state up to date."""
+"""The process `mqtt`, which sends every result and the state of the station to the broker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from cmdiad_line.mqtt.payloads import (
     result_payload,
     state_payload,
 )
-from cmdiad_line.station_file.mqtt import Mqtt
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, LinkClosedError
 from cmdiad_line.transport.messages import (
@@ -42,25 +41,25 @@ STATE_S = 0.5
 SILENT_S = 5.0
 """Seconds without a message of the supervisor after which the published phase is `not-ready`."""
 _RETRY_S = 5.0  # Pause after the broker has refused a result.
-_END_S = 0.5  # Longest time for the farewell.
+_END_S = 0.5  # Longest wait for the end of the connection.
 
 logger = logging.getLogger("cmdiad.line.mqtt")
 
 
 def serve(link: Link, station: Station) -> None:
     """Serve the broker until the supervisor sends `End` or is gone."""
-    assert station.mqtt is not None
-    process = _MqttProcess(link, station.name, station.mqtt, station)
-    with contextlib.suppress(LinkClosedError), contextlib.closing(process):
+    with contextlib.suppress(LinkClosedError), contextlib.closing(_MqttProcess(link, station)) as process:
         process.run()
 
 
 class _MqttProcess:
-    """Outbox, connection and link in one loop."""
+    """The loop between the broker, the outbox and the supervisor."""
 
-    def __init__(self, link: Link, name: str, settings: Mqtt, station: Station) -> None:
-        slug = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
-        self._name = name
+    def __init__(self, link: Link, station: Station) -> None:
+        settings = station.mqtt
+        assert settings is not None
+        slug = re.sub(r"[^A-Za-z0-9_.-]", "-", station.name)
+        self._name = station.name
         self._link = link
         self._topic = settings.topic or f"cmdiad/{slug}"
         self._outbox = Outbox(
@@ -70,7 +69,7 @@ class _MqttProcess:
         self._connection = Connection(
             settings,
             client_id=settings.client_id or f"cmdiad-{slug}",
-            will=(f"{self._topic}/state", offline_payload(name)),
+            will=(f"{self._topic}/state", offline_payload(station.name)),
             subscriptions=requests,
         )
         self._connected = False
@@ -81,7 +80,7 @@ class _MqttProcess:
         self._pause_until = 0.0
         self._state: StationState | None = None
         self._heard_at = time.monotonic()
-        self._shown: tuple[object, ...] = ()  # What the last published state said.
+        self._shown: tuple[object, ...] = ()  # Content of the last published state.
         self._state_at = 0.0
         self._token = 0
         self._requests: dict[int, str] = {}  # Id of the request by token.
@@ -104,7 +103,7 @@ class _MqttProcess:
                 self._take(message)
 
     def close(self) -> None:
-        """Say farewell if there is a connection, and close the outbox."""
+        """End the connection if there is one, and close the outbox."""
         if self._connected:
             self._connection.end()
             end = time.monotonic() + _END_S

@@ -1,4 +1,4 @@
-"""Certificates: the server's, which is created at the first start, and those of the clients that are trusted."""
+"""Certificate of the server, created at its first start, and certificates of trusted clients."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
 
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
-"""Start of the validity. A fixed day, because the clock of a box may be wrong at its first start."""
+"""Start of the validity. The day is fixed, because the clock of a new machine may be wrong."""
 LAST_DAY = datetime(2046, 1, 1, tzinfo=timezone.utc)
-"""End of the validity. Clients trust this one certificate, no authority could revoke it."""
+"""End of the validity. It is late, because every client must trust a new certificate by hand."""
 SMALLEST_KEY = 2048
 """Smallest RSA key in bits that the security policies of the server allow."""
 
@@ -179,7 +179,10 @@ def _key(path: Path) -> rsa.RSAPrivateKey:
         raise _unreadable(path, "private key", error) from error
     if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < SMALLEST_KEY:
         raise InputError(
-            path, found="another kind of key", expected="an RSA key of 2048 bits or more", action="make such a key"
+            path,
+            found="another kind of key",
+            expected=f"an RSA key of {SMALLEST_KEY} bits or more",
+            action="make such a key",
         )
     return key
 

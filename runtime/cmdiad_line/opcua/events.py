@@ -1,4 +1,4 @@
-"""Show states and send events: the only place that writes to the address space after the start."""
+"""The publisher of states and events. After the start, nothing else writes to the address space."""
 
 from __future__ import annotations
 

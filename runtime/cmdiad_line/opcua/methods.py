@@ -1,4 +1,4 @@
-"""The methods of the vision system: check arguments and role, call the vision system, return outputs or a status."""
+"""The methods of the vision system, which check role and arguments and return outputs or a status."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _callback(method: Method) -> Callable[..., Awaitable[Outputs | ua.StatusCode
 
 
 class Methods:
-    """The methods and their functions.
+    """The methods that the server implements.
 
     Args:
         system: Vision system.
@@ -109,7 +109,7 @@ class Methods:
         self._simulated = simulated
 
     def table(self) -> list[Method]:
-        """Return all methods. All that are not here are absent, or answer BadNotImplemented."""
+        """Return all methods. A method that is not in this list is absent or answers BadNotImplemented."""
         machine, mode = "VisionStateMachine", "VisionStateMachine/AutomaticModeStateMachine"
         recipes, results = "RecipeManagement", "ResultManagement"
         return [
@@ -200,14 +200,16 @@ class Methods:
 
     async def _recipe_list(self, user: str, *inputs: Any) -> Outputs:
         external, product, prepared, limit, start, _timeout = inputs
-        recipe, product_id, choice = _id(external), _id(product), types.TriStateBooleanDataType(_whole(prepared))
+        recipe, product_id, choice = _id(external), _id(product), _whole(prepared)
+        if choice > types.TriStateBooleanDataType.DONTCARE_2:
+            raise BadError(ua.StatusCodes.BadInvalidArgument)
         loaded = set(self._system.station.prepared) if self._system.station is not None else set()
         names = [
             stored.recipe_id
             for stored in self._stored()
             if recipe in ("", stored.recipe_id)
             and product_id in ("", stored.product_id)
-            and int(choice) in (int(stored.recipe_id in loaded), types.TriStateBooleanDataType.DONTCARE_2)
+            and choice in (stored.recipe_id in loaded, types.TriStateBooleanDataType.DONTCARE_2)
         ]
         page = names[_whole(start) :][: _whole(limit) or _LARGEST_PAGE]
         return [

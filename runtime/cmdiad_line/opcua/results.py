@@ -1,4 +1,4 @@
-"""The newest results in memory: for GetResultById, GetResultListFiltered and the handles of clients."""
+"""The newest results in memory, for GetResultById, GetResultListFiltered and the handles of clients."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ class ResultStore:
         Args:
             rule: Filter.
             start: Number of accepted results to skip.
-            limit: Largest number of results, or 0 for all.
+            limit: Largest number of results.
         """
         accepted: Iterator[Entry] = filter(rule.accepts, self._entries.values())
-        page = list(islice(accepted, start, start + limit if limit else None))
+        page = list(islice(accepted, start, start + limit))
         return page, next(accepted, None) is None
 
     def new_handle(self) -> int:

@@ -1,4 +1,4 @@
-"""The OPC UA server of a station: certificate, accounts, address space and vision system put together."""
+"""The OPC UA server of a station, built from certificate, accounts, address space and vision system."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ LARGEST_NUMBER_OF_CONNECTIONS = 50
 """Connections from clients at the same time."""
 
 AllowedPeer = Callable[[bytes | None], bool]
-"""Return True if a client may use a channel with this certificate (DER), or without one (None)."""
+"""Function that returns True if a client may use a channel with a certificate (DER), or without one (None)."""
 _NOBODY = User(role=UserRole.Anonymous)
 
 
@@ -82,7 +82,7 @@ class StationSession(InternalSession):
 
 
 class StationInternalServer(InternalServer):
-    """The server's inside, with `StationSession` for clients.
+    """The internal server of asyncua, which creates a `StationSession` for each client.
 
     Args:
         accounts: Object whose `get_user` checks name and password.
@@ -105,7 +105,7 @@ class StationInternalServer(InternalServer):
         return StationSession(self, self.aspace, self.subscription_service, name, user=user, external=external)
 
     def lookup_external_session(self, auth_token: ua.NodeId) -> None:
-        """Return None: a session stays on its channel; a client that lost its connection creates a new session."""
+        """Return None, so a session stays on its channel. A client that lost its connection creates a new session."""
 
     def register_server(self, server: Any, conf: Any = None) -> NoReturn:
         """Refuse: a station is no discovery server."""

@@ -1,4 +1,4 @@
-"""Names and passwords of OPC UA clients: the accounts of the station."""
+"""Sign-in of OPC UA clients with the accounts of the station."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger("cmdiad.line.opcua")
 
 
 class SignIn:
-    """Check names and passwords, a few failures at a time.
+    """A check of names and passwords that limits failed attempts.
 
-    A check takes the time of one Argon2 hash in the loop that also answers the other clients. Failures are limited, so
-    that an attacker who tries passwords cannot stop the loop. Sessions that are signed in are not affected.
+    A check computes an Argon2 hash in the loop that also answers the other clients. The limit prevents an attacker who
+    tries passwords from blocking the loop. Clients that are signed in are not affected.
 
     Args:
         store: Accounts of the station.

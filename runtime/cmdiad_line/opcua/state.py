@@ -82,8 +82,9 @@ def vision_state(state: StationState | None, job: JobKind | None) -> VisionState
         state: State of the station, or None before the first one.
         job: Kind of the present job of an OPC UA client, or None.
     """
-    starts = state is None or state.phase == "starting" or (state.phase == "not-ready" and state.reason == "not-ready")
-    if state is None or starts:  # A process starts, or the recipe is loaded and has not passed its self-test yet.
+    if state is None or state.phase == "starting":
+        return VisionState("Preoperational")
+    if (state.phase, state.reason) == ("not-ready", "not-ready"):  # A recipe has not passed its self-test yet.
         return VisionState("Preoperational")
     if state.phase == "stopped":
         return VisionState("Halted")

@@ -1,7 +1,7 @@
-"""The vision system: follows the messages of the supervisor, and carries out what the methods of clients ask for.
+"""The vision system, which follows the messages of the supervisor and executes the methods of clients.
 
-There is one consumer of messages, which does all that depends on their order. Methods send orders and wait for the
-consumer to see the answers.
+One consumer receives the messages of the supervisor and does everything that depends on their order. A method sends a
+request and waits until the consumer has received its answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cmdiad_line.transport.messages import (
 )
 
 ANSWER_S = 30.0
-"""Seconds to wait for the answer to an order. The supervisor answers a trigger within milliseconds."""
+"""Seconds to wait for the answer to a request. The supervisor answers a trigger within milliseconds."""
 
 
 class WrongStateError(Exception):
@@ -279,8 +279,8 @@ class VisionSystem:
 def _checked(result: Result, job: Job | None) -> Result:
     """Return the result, as NG if the client asked for another recipe than the one that was used.
 
-    Another channel may activate a recipe between the request and the trigger. An OK of that recipe is none for the
-    client's job.
+    Another channel may activate a recipe between the request and the trigger. An OK of that recipe is not an OK for
+    the client's job.
     """
     asked = job.recipe_id if job is not None and job.running else ""
     other = asked and result.recipe_id != asked

@@ -1,1 +1,1 @@
-"""The plant's controller (PLC): handshake, registers, Modbus TCP, digital lines, and a simulator of its side."""
+"""Connection to the plant's controller (PLC): handshake, registers, Modbus TCP, digital lines, and a simulated PLC."""

@@ -1,15 +1,15 @@
 """The handshake with a PLC, as a state machine without clock, sockets or threads.
 
-Levels of inputs and messages of the supervisor go in, messages for the supervisor and the levels of the outputs come
-out. Three rules make it safe:
+The handshake takes levels of inputs and messages of the supervisor. It returns messages for the supervisor and the
+levels of the outputs. Three rules make it safe:
 
-* `job_pass` needs a shown result with the verdict OK **and** a supervisor that was heard lately.
+* `job_pass` requires a shown result with the verdict OK **and** a recent message of the supervisor.
 * The result fields belong to one part. They change only while `results_valid` is false, and the next result is shown
   only after the PLC has lowered `results_ack`.
-* A rising edge of `trigger` ends in `trigger_ack` (an id, and exactly one result under it) or in
-  `missed_acquisition`, or in both; never in neither.
+* Every rising edge of `trigger` is answered, with `trigger_ack` (an id, and exactly one result under it), with
+  `missed_acquisition`, or with both.
 
-The level that is first written after the start is no edge: the PLC may still hold it from before.
+The first level of an input after the start is not an edge, because the PLC may have held it since before the start.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class HandshakeSettings:
 
 
 class Handshake:
-    """The state of the handshake. Times in `now_ns` are `time.monotonic_ns()`.
+    """The handshake with one PLC. Every `now_ns` is a time of `time.monotonic_ns()`.
 
     Args:
         settings: Times and sizes.
@@ -120,7 +120,7 @@ class Handshake:
         return messages
 
     def _take_acknowledgement(self, edge: bool, now_ns: int) -> list[Message]:
-        """Forget the shown result, if the PLC can have seen it as valid; else show it again when the level falls."""
+        """Forget the shown result if the PLC can have seen it as valid. Otherwise show it again later."""
         if self._shown is None:
             return []
         if not edge or not self._heard(now_ns) or self._in_gap(now_ns):
@@ -258,7 +258,7 @@ class Handshake:
     # --- to the PLC --------------------------------------------------------------------------------------------------
 
     def _heard(self, now_ns: int) -> bool:
-        """Return True if the supervisor was heard lately."""
+        """Return True if the last message of the supervisor is recent enough."""
         return self._heard_ns is not None and now_ns - self._heard_ns <= self._settings.silent_ns
 
     def _in_gap(self, now_ns: int) -> bool:

@@ -1,6 +1,7 @@
-"""Modbus TCP server of the handshake, by pymodbus. Nothing is stored in the server: a read asks the handshake.
+"""Modbus TCP server of the handshake, by pymodbus. It stores only what the PLC has written.
 
-A request is served without interruption, so a reader that takes all input registers with one request sees one moment.
+Outputs are computed for each request. A request is served without interruption, so a client that reads all input
+registers with one request sees one moment.
 pymodbus serves one request at a time per connection: a client must wait for the answer before its next request.
 """
 
@@ -134,10 +135,11 @@ class ModbusServer:
 
     def _write_holding(self, address: int, values: list[int]) -> None:
         """Store texts first, so that one request can carry a text and the edge that needs it."""
-        self._holding[address : address + len(values)] = values
+        end = address + len(values)
+        self._holding[address:end] = values
         for field in HOLDING_REGISTERS.values():
-            if field.kind == "text" and field.address < address + len(values) and address < field.address + field.words:
-                self._write_text(field.name, words_text(self._holding[field.address : field.address + field.words]))
+            if field.kind == "text" and field.address < end and address < field.end:
+                self._write_text(field.name, words_text(self._holding[field.address : field.end]))
         if address == 0:
             self._set_levels(input_levels(values[0]))
 
@@ -150,7 +152,7 @@ assert len(DISCRETE_INPUTS) == _BITS_PER_REGISTER, "the status has one register"
 
 
 class _Server(ModbusTcpServer):
-    """A server that only listed clients may use."""
+    """A server that cuts connections of clients that are not listed."""
 
     def __init__(self, device: SimDevice, *, address: tuple[str, int], clients: tuple[str, ...]) -> None:
         super().__init__(device, address=address)

@@ -1,4 +1,4 @@
-"""The process of the room `plc`: one handshake, shown by Modbus TCP and digital lines as the station file says."""
+"""The process `plc`, which serves one handshake by Modbus TCP, by digital lines, or by both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def serve(link: Link, station: Station) -> None:
 
 
 class _PlcProcess:
-    """Handshake, servers and lines in one event loop."""
+    """The event loop of the handshake, its Modbus server and its lines."""
 
     def __init__(self, link: Link, modbus: Modbus | None, gpio: Gpio | None) -> None:
         self._link = link
@@ -151,7 +151,7 @@ class _PlcProcess:
                 for _ in range(round(ALIVE_S / _TICK_S) if self._lines else 1):
                     await asyncio.sleep(_TICK_S if self._lines else ALIVE_S)
                     self._show()
-        except OSError as error:
+        except Exception as error:
             self._end(error)
 
     # --- outputs -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""The PLC's side of the handshake as a program that runs once per scan cycle, like in a controller.
+"""The PLC's side of the handshake as a program that runs once per scan cycle, as in a controller.
 
-It takes all outputs of the station at one moment and sets the levels of the PLC's bits. No clock and no sockets, so
-that tests can drive it. docs/plc.md describes the same program in plain sentences.
+It reads all outputs of the station at one moment and sets the levels of the PLC's bits. It uses neither clock nor
+sockets, so tests can control it. docs/plc.md describes the same program as text.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cmdiad_line.plc.signals import INPUTS, Outputs, ShownResult
 COUNTS: dict[str, str] = {
     "triggers": "Rising edges of trigger.",
     "identified": "Triggers that got an id.",
-    "missed": "Triggers that got no id, because missed_acquisition said so.",
-    "unanswered": "Triggers with neither answer within the time limit.",
+    "missed": "Triggers without an id that the station reported as missed.",
+    "unanswered": "Triggers that the station did not answer within the time limit.",
     "results": "Results taken, every id counted once.",
     "passed": "Results with job_pass.",
     "repeated": "Results taken a second time with the same id, after a restart.",
     "foreign": "Results of no known part, for example from before the PLC was started.",
-    "swapped": "Results whose part id belongs to another id: never allowed.",
+    "swapped": "Results whose part id belongs to another acquisition id.",
     "timed_out": "Parts without a result within the time limit; the PLC rejects them.",
     "late": "Results of parts that had timed out.",
 }

@@ -24,6 +24,10 @@ COILS: dict[str, int] = {name: address for address, name in enumerate(INPUTS)}
 DISCRETE_INPUTS: dict[str, int] = {name: address for address, name in enumerate(OUTPUTS)}
 """Address of each output among the discrete inputs, and its bit in the register `status`."""
 
+Kind = Literal["bits", "uint16", "uint32", "float32", "text"]
+"""Type of a field."""
+_TEXT_WORDS = 32
+_WORDS: dict[Kind, int] = {"bits": 1, "uint16": 1, "uint32": 2, "float32": 2, "text": _TEXT_WORDS}
 _LARGEST_FLOAT = struct.unpack(">f", b"\x7f\x7f\xff\xff")[0]
 
 
@@ -34,28 +38,32 @@ class Field:
     Attributes:
         name: Name.
         address: Address of the first register.
-        kind: "bits", "uint16", "uint32", "float32" or "text".
-        words: Number of registers.
+        kind: Type.
         meaning: One sentence.
     """
 
     name: str
     address: int
-    kind: Literal["bits", "uint16", "uint32", "float32", "text"]
-    words: int
+    kind: Kind
     meaning: str
 
+    @property
+    def words(self) -> int:
+        """Return the number of registers."""
+        return _WORDS[self.kind]
 
-_TEXT_WORDS = 32
+    @property
+    def end(self) -> int:
+        """Return the address after the last register."""
+        return self.address + self.words
 
 
-def _fields(*rows: tuple[str, Literal["bits", "uint16", "uint32", "float32", "text"], str]) -> dict[str, Field]:
-    words = {"bits": 1, "uint16": 1, "uint32": 2, "float32": 2, "text": _TEXT_WORDS}
+def _fields(*rows: tuple[str, Kind, str]) -> dict[str, Field]:
     fields: dict[str, Field] = {}
     address = 0
     for name, kind, meaning in rows:
-        fields[name] = Field(name=name, address=address, kind=kind, words=words[kind], meaning=meaning)
-        address += words[kind]
+        fields[name] = Field(name=name, address=address, kind=kind, meaning=meaning)
+        address = fields[name].end
     return fields
 
 
@@ -203,10 +211,7 @@ def outputs_of(words: Sequence[int]) -> Outputs:
     """
     if len(words) != INPUT_REGISTER_COUNT:
         raise ValueError(f"{len(words)} input registers, expected {INPUT_REGISTER_COUNT}")
-    values = {
-        name: _value(field, words[field.address : field.address + field.words])
-        for name, field in INPUT_REGISTERS.items()
-    }
+    values = {name: _value(field, words[field.address : field.end]) for name, field in INPUT_REGISTERS.items()}
     if values["layout"] != LAYOUT_VERSION:
         raise ValueError(f"layout version {values['layout']}, expected {LAYOUT_VERSION}")
     bits = frozenset(name for name, address in DISCRETE_INPUTS.items() if values["status"] >> address & 1)

@@ -1,4 +1,4 @@
-"""Signals between the station and the PLC, by name. `registers` has their addresses, docs/plc.md their meaning."""
+"""Signals between the station and the PLC, by name. The module `registers` contains their addresses."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ OUTPUTS: dict[str, str] = {
     "busy": "At least one part is in work.",
     "exposure_complete": "The sensors have finished with the part in trigger_id: it may move.",
     "results_valid": "The result fields hold a result that is not acknowledged.",
-    "job_pass": "The part in result_id is OK. False whenever results_valid is false or the station is not sure.",
+    "job_pass": "OK for the part in result_id. False without results_valid and while the station starts or has failed.",
     "job_fail": "The part in result_id is NG.",
     "scored": "The fields score and threshold are valid: the part was inspected.",
     "repeated": "This result may have been shown before, for example before a restart.",
     "results_overrun": "A result or a trigger was refused because too many results wait. Until reset.",
     "missed_acquisition": "The last trigger took no image. Until the next accepted trigger or reset.",
-    "error": "The station cannot inspect by itself; error_code has the reason.",
+    "error": "The station cannot inspect; error_code contains the reason.",
     "command_done": "The command took effect. While its input is high.",
     "command_failed": "The command was refused. While its input is high.",
-    "heartbeat": "Changes twice a second or as set; stands still if the station is dead or silent.",
+    "heartbeat": "Changes at the interval heartbeat_ms; stands still if the station is dead or silent.",
 }
 """Signals from the station to the PLC, with the meaning of each."""
 

@@ -14,6 +14,9 @@ from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.registers import INPUT_REGISTER_COUNT, control_word, outputs_of, text_words
 from cmdiad_line.plc.signals import INPUTS, Outputs
 
+SCAN_S = 0.002
+"""Seconds between two requests of the simulated PLC."""
+
 
 class PlcConnectionError(ConnectionError):
     """The station does not answer."""
@@ -66,13 +69,7 @@ class PlcClient:
         Raises:
             PlcConnectionError: The station does not answer.
         """
-        try:
-            answer = self._client.read_input_registers(0, count=INPUT_REGISTER_COUNT)
-        except (ModbusException, OSError) as error:
-            raise PlcConnectionError(f"{self._name}: {error}") from error
-        if answer.isError():
-            raise PlcConnectionError(f"{self._name}: {answer}")
-        return outputs_of(answer.registers)
+        return outputs_of(self._answer(lambda: self._client.read_input_registers(0, count=INPUT_REGISTER_COUNT)))
 
     def write(self, levels: Mapping[str, bool] | None = None, *, part_id: str = "", requested_recipe: str = "") -> None:
         """Set some bits, by the names of INPUTS, and both texts, with one request. Other bits keep their level.
@@ -83,12 +80,18 @@ class PlcClient:
         self._levels.update(levels or {})
         assert self._levels.keys() == INPUTS.keys(), self._levels.keys() - INPUTS.keys()
         words = [control_word(self._levels), *text_words(requested_recipe), *text_words(part_id)]
+        self._answer(lambda: self._client.write_registers(0, words))
+
+    def _answer(self, request: Callable[[], Any]) -> list[int]:
+        """Send a request and return the registers of its answer."""
         try:
-            answer = self._client.write_registers(0, words)
+            answer = request()
         except (ModbusException, OSError) as error:
             raise PlcConnectionError(f"{self._name}: {error}") from error
         if answer.isError():
             raise PlcConnectionError(f"{self._name}: {answer}")
+        registers: list[int] = answer.registers
+        return registers
 
     def wait(self, condition: Callable[[Outputs], bool], *, timeout_s: float = 10.0) -> Outputs:
         """Return the first outputs for which a condition holds.
@@ -103,6 +106,7 @@ class PlcClient:
                 return outputs
             if time.monotonic() > end:
                 raise TimeoutError(f"{self._name}: the condition did not hold within {timeout_s:g} s, but {outputs}")
+            time.sleep(SCAN_S)  # Without a pause, waiting would keep a processor and the station's server busy.
 
     def command(self, name: str, *, requested_recipe: str = "", timeout_s: float = 60.0) -> bool:
         """Raise a command bit, wait for the answer and lower it. Return True if the command took effect."""
@@ -114,13 +118,12 @@ class PlcClient:
         return "command_done" in outputs.bits
 
 
-def run_program(client: PlcClient, program: PlcProgram, *, scan_s: float = 0.002, limit_s: float = 3600.0) -> int:
+def run_program(client: PlcClient, program: PlcProgram, *, limit_s: float = 3600.0) -> int:
     """Run a program in scan cycles until it is done. A lost connection is opened again.
 
     Args:
         client: Connection to the station.
         program: Program to run.
-        scan_s: Pause between two cycles in seconds.
         limit_s: Seconds after which to stop in any case.
 
     Returns:
@@ -143,5 +146,5 @@ def run_program(client: PlcClient, program: PlcProgram, *, scan_s: float = 0.002
         except PlcConnectionError:
             lost += connected
             connected = False
-        time.sleep(scan_s if connected else 10 * scan_s)
+        time.sleep(SCAN_S if connected else 10 * SCAN_S)
     return lost

@@ -30,7 +30,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from cmdiad_line.mqtt.process import serve
 from cmdiad_line.station_file.mqtt import Mqtt
-from cmdiad_line.mqtt.outbox import FILE_NAME
 from cmdiad_line.transport.link import link_from_descriptor
 keys = json.loads(sys.argv[3])
 for name in ("ca_file", "certificate", "key", "password_file"):
@@ -305,6 +304,7 @@ def test_triggers_and_commands(tmp_path, broker, listener, opened):
     command = process.receive(Command)
     assert (command.name, command.user, command.arguments) == ("activate", "mqtt", {"recipe_id": "nut"})
     process.link.send(Answer(token=command.token, done=False, message="no such recipe"))
+    wait_until(lambda: len(listener.answers()) == 2, "two answers")
     listener.publish("command", '{"request": "r3", "name": "threshold"}')
     wait_until(lambda: len(listener.answers()) == 3, "three answers")
     answers = listener.answers()

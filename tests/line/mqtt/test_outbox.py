@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,19 @@ def test_damaged_file_is_set_aside(tmp_path):
     outbox.close()
 
 
+def test_file_that_cannot_be_opened_now_is_kept(tmp_path, outbox):
+    outbox.add(b"a")
+    outbox.close()
+    obstacle = tmp_path / f"{FILE_NAME}-wal"
+    obstacle.mkdir()
+    with pytest.raises(sqlite3.OperationalError):
+        open_outbox(tmp_path)
+    obstacle.rmdir()
+    again = open_outbox(tmp_path)
+    assert [payload for _, payload in again.after(0, 10)] == [b"a"]
+    again.close()
+
+
 def test_full_disk_drops_the_message_but_nothing_else(tmp_path, outbox):
     outbox.add(b"a")
     outbox._database.execute("PRAGMA max_page_count = 1")  # The same error as a full disk.
@@ -80,6 +95,18 @@ def test_full_disk_drops_the_message_but_nothing_else(tmp_path, outbox):
         outbox.add(b"b" * 9000)
     assert outbox.dropped == 3 and outbox.count == 1
     assert [payload for _, payload in outbox.after(0, 10)] == [b"a"]
+
+
+def test_full_store_on_a_full_disk_keeps_what_it_has(tmp_path):
+    outbox = open_outbox(tmp_path, count=2)
+    for payload in (b"a", b"b"):
+        outbox.add(payload)
+    outbox._database.execute("PRAGMA max_page_count = 1")
+    for _ in range(3):
+        outbox.add(b"c" * 9000)
+    assert (outbox.count, outbox.size, outbox.dropped) == (2, 2, 3)
+    assert [payload for _, payload in outbox.after(0, 10)] == [b"a", b"b"]
+    outbox.close()
 
 
 @settings(max_examples=40, deadline=None)

@@ -125,6 +125,7 @@ def test_requests_are_read():
         (b'{"part_id": "' + b"a" * 65 + b'"}', False),
         (b'{"name": "stop"}', False),
         (b" " * 5000, False),
+        (b"[" * 4000, False),
         (b"{}", True),
         (b'{"name": "threshold"}', True),
         (b'{"name": "override"}', True),

@@ -264,6 +264,8 @@ def test_recipes_are_listed(supervisor):
             assert await recipes(client, "P-1", 1) == ["gear"]
             assert await recipes(client, "P-1", 0) == []
             assert await recipes(client, "P-2", 2) == []
+            with pytest.raises(ua.uaerrors.BadInvalidArgument):
+                await recipes(client, "", 3)
             arguments = job_arguments()
             arguments[3] = ua.Variant(types.ProductIdDataType(Id="P-2"), ua.VariantType.ExtensionObject)
             with pytest.raises(ua.uaerrors.BadInvalidArgument):

@@ -60,7 +60,7 @@ def test_results_are_bounded_and_the_oldest_are_forgotten():
     for number in range(1, 6):
         assert store.add(Entry(result=station_result(number), job_id=str(number)))
     assert store.get("2") is None
-    assert [entry.result_id for entry in store.select(ResultFilter(), 0, 0)[0]] == ["3", "4", "5"]
+    assert [entry.result_id for entry in store.select(ResultFilter(), 0, 10)[0]] == ["3", "4", "5"]
     handles = [store.new_handle() for _ in range(5)]
     assert [store.release(handle) for handle in handles] == [False, False, True, True, True]
 

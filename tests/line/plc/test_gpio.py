@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,6 +195,30 @@ def test_part_is_inspected_by_lines_only(monkeypatch):
     supervisor.send(End())
     thread.join(timeout=30)
     assert not thread.is_alive() and lines.released and lines.active() == set()
+    process.close()
+    supervisor.close()
+
+
+def test_lines_that_cannot_be_updated_end_the_process(request_of, monkeypatch):
+    """Without this, OK could stay on its line beyond its time."""
+    shown = []
+
+    def show(lines, active):
+        shown.append(active)
+        if len(shown) == 3:
+            raise RuntimeError("the lines are gone")
+
+    monkeypatch.setattr(GpioLines, "show", show)
+    supervisor, socket = link_pair()
+    process = Link(socket)
+    station = SimpleNamespace(modbus=None, gpio=Gpio(outputs={"job_pass": 11}))
+    with ThreadPoolExecutor() as pool:
+        served = pool.submit(serve, process, station)
+        try:
+            with pytest.raises(RuntimeError, match="the lines are gone"):
+                served.result(timeout=30)
+        finally:
+            supervisor.send(End())
     process.close()
     supervisor.close()
 
