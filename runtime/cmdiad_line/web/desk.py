@@ -125,11 +125,11 @@ class Desk:
         result: Result = await self._wait(self._expect("result", acquisition_id), self._patience_s)
         return result
 
-    async def command(self, name: str, user: str, arguments: dict[str, Any] | None = None) -> Answer:
+    async def command(self, name: str, user: str, arguments: dict[str, Any]) -> Answer:
         """Send a command in the name of a person and return the answer; no answer counts as a refusal."""
         token = next(self._tokens)
         expected = self._expect("command", token)
-        self._send(Command(token=token, name=name, user=user, arguments=arguments or {}))
+        self._send(Command(token=token, name=name, user=user, arguments=arguments))
         try:
             answer: Answer = await self._wait(expected, _ANSWER_S)
         except NoAnswerError as error:
