@@ -14,7 +14,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_line.accounts.account import ROLES, AccountError, Role, check_name, check_role
+from cmdiad_line.accounts.account import AccountError, Role, check_name, check_role
 from cmdiad_runtime.printable import cause_of
 
 
@@ -36,10 +36,6 @@ class Token:
     def line(self) -> str:
         """Line of the token file."""
         return f"{self.name} {self.role} {self.digest}"
-
-    def may(self, role: Role) -> bool:
-        """Return True if the program may do what a role may do."""
-        return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def new_token(name: str, role: Role) -> tuple[str, Token]:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
-from cmdiad_line.accounts.account import ROLES, Role
+from cmdiad_line.accounts.account import Role, includes
 from cmdiad_line.accounts.tokens import find_token
 from cmdiad_line.web.services import Services, services_of
 
@@ -32,7 +32,7 @@ class Caller:
 
     def may(self, role: Role) -> bool:
         """Return True if the caller may do what a role may do."""
-        return self.role is not None and ROLES.index(self.role) >= ROLES.index(role)
+        return self.role is not None and includes(self.role, role)
 
 
 class SignInNeededError(Exception):
