@@ -48,7 +48,7 @@ async def _events(request: Request, services: Services, caller: Caller) -> Async
     while not services.ending:
         version = desk.version
         screen = make_screen(desk, services.shift.numbers(), services.settings.verdict_seconds)
-        yield f"event: screen\ndata: {json.dumps(screen.as_json(), separators=(',', ':'))}\n\n"
+        yield f"event: screen\ndata: {json.dumps(screen, default=vars, separators=(',', ':'))}\n\n"
         await desk.wait_for_change(version, HEARTBEAT_S)
         await asyncio.sleep(_SHORTEST_S)
         if caller is not VIEWER and desk.clock() - checked >= HEARTBEAT_S:

@@ -123,7 +123,13 @@ def local_time(time: str) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def score_ratio(result: Result | StoredResult) -> str:
+    """Return the score of a result divided by its threshold, such as "0.83", or "" if the part was not inspected."""
+    score, threshold = result.score, result.threshold
+    return f"{score / threshold:.2f}" if score is not None and threshold else ""
+
+
 def relative_score(result: Result | StoredResult) -> str:
     """Return the score of a result relative to its threshold as text, or a dash if the part was not inspected."""
-    score, threshold = result.score, result.threshold
-    return f"{score / threshold:.2f} × threshold" if score is not None and threshold else "–"
+    ratio = score_ratio(result)
+    return f"{ratio} × threshold" if ratio else "–"
