@@ -56,9 +56,11 @@ def add_token(path: Path, name: str, role: Role) -> str:
     if path.exists() and any(entry.name == name for entry in read_tokens(path)):
         raise AccountError(path, found=f"a token named {name!r}", action="choose another name, or remove its line")
     try:
+        # An editor may have left the last line without its end.
+        begin = "\n" if path.exists() and not path.read_bytes().endswith(b"\n") else ""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{token.line}\n")
+            file.write(f"{begin}{token.line}\n")
     except OSError as error:
         problem = f"a file that cannot be written ({cause_of(error)})"
         raise AccountError(path, found=problem, action="check the folder") from error
