@@ -16,6 +16,7 @@ from cmdiad_line.accounts.tokens import read_tokens
 from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
+from cmdiad_line.transport.codec import MessageError
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, End, Failed, Ready
 from cmdiad_line.web.application import make_application
@@ -173,7 +174,7 @@ class _Reader:
     def _read(self) -> None:
         try:
             messages = self._link.receive()
-        except LinkClosedError:
+        except (LinkClosedError, MessageError):  # A lost message could leave an old state on the screen.
             self._end()
             return
         for message in messages:

@@ -64,6 +64,14 @@ def test_the_process_ends_when_the_supervisor_is_gone(tmp_path: Path) -> None:
         wait_until(lambda: refuses(url), "the end of the server")
 
 
+def test_the_process_ends_with_a_message_that_it_cannot_read(tmp_path: Path) -> None:
+    """The supervisor starts it again, and sends the present state."""
+    with running_web(tmp_path) as web:
+        url = web.url
+        web.link._socket.send(b"no message")
+        wait_until(lambda: refuses(url), "the end of the server")
+
+
 def refuses(url: str) -> bool:
     try:
         httpx.get(f"{url}/healthz", timeout=1.0)
