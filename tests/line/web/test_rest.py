@@ -41,6 +41,12 @@ def test_no_result_is_no_ok(station: WebStation) -> None:
     assert '"OK"' not in answer.text
 
 
+def test_a_supervisor_that_does_not_read_gives_no_ok(station: WebStation) -> None:
+    station.supervisor.full = True
+    answer = station.client(role="operator").post("/inspect")
+    assert (answer.status_code, answer.json()["detail"][:3]) == (504, "NG.")
+
+
 def test_the_result_of_another_part_is_never_the_answer(station: WebStation) -> None:
     def answer_with_another(number: int) -> None:
         station.supervisor.desk.receive(make_result(number + 100))
