@@ -21,12 +21,12 @@ from cmdiad_line.web import (
     static_files,
 )
 from cmdiad_line.web.access import SignInNeededError, session_caller, sign_in_address
-from cmdiad_line.web.guard import Guard
+from cmdiad_line.web.guard import Guard, in_address
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import Services
 from cmdiad_runtime.errors import CmdiadError
 
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HEADINGS = {403: "Not allowed", 404: "Not found", 405: "Not possible", 422: "Not understood", 503: "Not now"}
 _DESCRIPTION = """REST of a station. Programs send `Authorization: Bearer TOKEN`.
 
@@ -54,7 +54,8 @@ def make_application(services: Services) -> Guard:
     application.add_exception_handler(RequestValidationError, _not_understood)
     application.add_exception_handler(AccountError, _account_refused)
     application.add_exception_handler(CmdiadError, _no_records)
-    hosts = frozenset(host.lower() for host in (*_LOOPBACK, services.settings.address, *services.settings.hosts))
+    settings = services.settings
+    hosts = frozenset(in_address(host).lower() for host in (*_LOOPBACK, settings.address, *settings.hosts))
     largest = services.push.largest_bytes if services.push is not None else 64 * 1024
     return Guard(application, hosts=hosts, upload_path="/inspect", largest_upload=largest)
 

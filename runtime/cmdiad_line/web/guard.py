@@ -71,6 +71,11 @@ class Guard:
         return None
 
 
+def in_address(host: str) -> str:
+    """Return a name or an IP address as it appears in the address of a page: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def host_name(host: str) -> str:
     """Return a Host header without its port, in lower case."""
     name, _, port = host.rpartition(":")

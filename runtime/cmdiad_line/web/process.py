@@ -22,6 +22,7 @@ from cmdiad_line.transport.messages import Alive, End, Failed, Ready
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.audit import copy_changes
 from cmdiad_line.web.desk import Desk
+from cmdiad_line.web.guard import in_address
 from cmdiad_line.web.history import History
 from cmdiad_line.web.push import push_of
 from cmdiad_line.web.services import Services
@@ -202,8 +203,7 @@ class _Reader:
 def _write_address(state: Path, settings: Web, listener: socket.socket) -> None:
     """Write the file with the address of the pages."""
     port = listener.getsockname()[1]
-    host = f"[{settings.address}]" if ":" in settings.address else settings.address
-    url = f"{'https' if settings.secure else 'http'}://{host}:{port}/"
+    url = f"{'https' if settings.secure else 'http'}://{in_address(settings.address)}:{port}/"
     (state / ADDRESS_FILE).parent.mkdir(exist_ok=True)
     with atomic_write(state / ADDRESS_FILE) as temporary:
         temporary.write_text(json.dumps({"url": url, "port": port, "process": os.getpid()}), encoding="utf-8")

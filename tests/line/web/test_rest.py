@@ -135,6 +135,13 @@ def test_foreign_host_names_and_large_bodies_are_refused(station: WebStation) ->
     assert not station.supervisor.sent
 
 
+def test_the_addresses_of_the_station_are_known_host_names(tmp_path: Path) -> None:
+    client = WebStation(tmp_path, address="fd00::5", hosts=("fd00::6", "[fd00::7]")).client()
+    for host in ("[fd00::5]:8480", "[fd00::6]:8480", "[fd00::7]", "[::1]:8480"):
+        assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+    assert client.get("/healthz", headers={"Host": "[fd00::8]:8480"}).status_code == 421
+
+
 def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> None:
     assert station.client(role="operator").post("/inspect", data={"part_id": "a\nb"}).status_code == 422
     assert not station.supervisor.sent
