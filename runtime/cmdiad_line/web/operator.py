@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Path, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
+from cmdiad_line.records.ids import LARGEST_ID
 from cmdiad_line.web.access import Caller, form_for, page_for
 from cmdiad_line.web.orders import carry_out
 from cmdiad_line.web.pages import render
@@ -15,8 +16,6 @@ from cmdiad_line.web.services import services_of
 
 router = APIRouter(include_in_schema=False)
 
-LARGEST_ID = 2**31 - 1
-"""Largest acquisition id."""
 PartId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 """Acquisition id in an address."""
 

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
+from cmdiad_line.records.ids import LARGEST_ID
 from cmdiad_line.web.access import Caller, form_for, page_for
-from cmdiad_line.web.operator import LARGEST_ID, PartId
+from cmdiad_line.web.operator import PartId
 from cmdiad_line.web.orders import carry_out
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import services_of
