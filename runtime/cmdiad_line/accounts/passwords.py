@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from functools import cache
 from typing import TYPE_CHECKING
@@ -39,6 +40,4 @@ def matches(password_hash: str, password: str) -> bool:
 @cache
 def unknown_hash() -> str:
     """Return the hash of a random password, to verify against for unknown names, so that they take the same time."""
-    import secrets
-
     return hash_password(secrets.token_urlsafe())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from fastapi import Request
 
@@ -15,11 +15,9 @@ from cmdiad_line.station_file.records import Records
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.web.desk import Desk
 from cmdiad_line.web.history import History
+from cmdiad_line.web.push import Push
 from cmdiad_line.web.sessions import Sessions
 from cmdiad_line.web.shift import ShiftCounter
-
-if TYPE_CHECKING:
-    from cmdiad_line.web.push import Push
 
 
 @dataclass(kw_only=True)
@@ -54,7 +52,7 @@ class Services:
     shift: ShiftCounter
     tokens: tuple[Token, ...] = ()
     push: Push | None = None
-    ending: bool = field(default=False)
+    ending: bool = False
 
 
 def services_of(request: Request) -> Services:

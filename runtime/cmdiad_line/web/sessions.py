@@ -68,16 +68,16 @@ class Sessions:
         with self._lock:
             return self._sessions.get(_key(identifier))
 
-    def keep(self, session: Session, account: Account | None, *, touch: bool) -> bool:
+    def keep(self, session: Session, account: Account, *, touch: bool) -> bool:
         """Return True if a session is still valid for an account.
 
         Args:
             session: The session.
-            account: Present state of the account, or None if the account is gone.
+            account: Present state of the account.
             touch: True for a request of the person, False for a page that updates itself.
         """
         now = self._clock()
-        if account is None or account.disabled or account.revision != session.revision:
+        if account.disabled or account.revision != session.revision:
             return False
         if now - session.began > self._longest_s:
             return False
