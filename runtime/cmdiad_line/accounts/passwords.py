@@ -1,4 +1,4 @@
-"""Hash and verify passwords with Argon2id, one at a time, because each hash needs 64 MiB of memory."""
+"""Argon2id hashes of passwords. One is computed at a time, because each needs 64 MiB of memory."""
 
 from __future__ import annotations
 

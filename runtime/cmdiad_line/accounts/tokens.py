@@ -1,4 +1,4 @@
-"""Bearer tokens of programs: a text file with one line for each token, which contains a hash and never the token.
+"""Bearer tokens of programs. The token file has one line for each token, with the hash of the token.
 
 A line reads `NAME ROLE HASH`, for example `mes operator 6b86b2…`; lines that start with `#` are comments. A token is
 256 random bits, so a plain SHA-256 cannot be reversed by guessing.
@@ -39,7 +39,7 @@ class Token:
 
 
 def new_token(name: str, role: Role) -> tuple[str, Token]:
-    """Return a new token as text, and what the token file stores about it."""
+    """Return a new token as text, and its entry for the token file."""
     check_name(name)
     check_role(role)
     text = secrets.token_urlsafe(32)

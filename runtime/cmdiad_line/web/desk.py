@@ -1,4 +1,4 @@
-"""What the web process has heard from the supervisor, and its requests that wait for an answer. For one loop."""
+"""State and results that the supervisor has sent, and requests that wait for an answer. For one asyncio loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SeenResult:
 
 
 class Desk:
-    """State of the station as this process knows it.
+    """State and last results of the station, and open requests to the supervisor.
 
     Args:
         send: Function that sends a message to the supervisor.
@@ -63,7 +63,7 @@ class Desk:
         self._send = send
         self._patience_s = deadline_s + 5.0
         self._tokens = count(1)
-        # A request whose caller is gone disappears from here by itself.
+        # A request is removed with its last reference, when no caller waits for it any more.
         self._waiting: WeakValueDictionary[tuple[str, int], asyncio.Future[Any]] = WeakValueDictionary()
         self._listeners: list[Callable[[Result], None]] = []
         self._changed = asyncio.Event()
@@ -73,7 +73,7 @@ class Desk:
         self._listeners.append(listener)
 
     def receive(self, message: Message) -> None:
-        """Take a message of the supervisor."""
+        """Process a message of the supervisor."""
         self._heard = self.clock()
         if isinstance(message, Alive):
             return

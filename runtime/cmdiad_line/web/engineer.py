@@ -50,7 +50,7 @@ async def recipe(
 
 @router.post("/station/{name}")
 async def station(request: Request, name: Literal["rollback", "reset", "abort"], caller: Engineer) -> Response:
-    """Return to the recipe before, start again what gave up, or abort the parts in work."""
+    """Return to the previous recipe, reset a failed station, or abort the parts in work."""
     return await carry_out(request, caller, name, {}, back=router.prefix)
 
 

@@ -1,4 +1,4 @@
-"""Recorded results and pictures as the pages need them. Every call opens the records read-only, in any thread."""
+"""Recorded results and pictures for the pages. Every call opens the records read-only, and may run in any thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PictureKind = Literal["image", "overlay"]
 """Pictures of a part: as the sensor saw the part, and with the anomaly map."""
 
 LONGEST_QUEUE = 500
-"""Largest number of parts that wait for a judgement; older ones come up when these are judged."""
+"""Largest number of parts that wait for a judgement; older ones follow when these are judged."""
 _LARGEST_PICTURE = 512 << 20  # bytes
 
 

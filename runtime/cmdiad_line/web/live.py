@@ -1,4 +1,4 @@
-"""The live stream of the operator page: the whole screen as a server-sent event, at every change and every second."""
+"""The live stream of the operator page. It sends the whole screen at every change and every second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEARTBEAT_S = 1.0
 LARGEST_NUMBER = 40
 """Largest number of open streams."""
 _SHORTEST_S = 0.05
-"""Shortest time between two events, so that a storm of triggers does not become a storm of pages."""
+"""Shortest time between two events, which limits the load of many triggers."""
 
 router = APIRouter(include_in_schema=False)
 

@@ -22,7 +22,7 @@ PartId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 
 @router.get("/")
 async def operator(request: Request, caller: Annotated[Caller, Depends(page_for(None))]) -> Response:
-    """Show the operator page. The page itself contains no verdict: verdicts come by the live stream only."""
+    """Show the operator page. The page contains no verdict. Verdicts arrive by the live stream only."""
     return render(request, "operator", caller)
 
 

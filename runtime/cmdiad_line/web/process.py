@@ -1,4 +1,4 @@
-"""The web process: HTTP server and link in one asyncio loop, so that a loop that hangs gives no sign of life."""
+"""The web process. HTTP server and link share one asyncio loop, so a loop that hangs sends no sign of life."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def _section(station: Station) -> Web:
 
 
 def _listening(settings: Web, state: Path) -> socket.socket:
-    """Return a listening socket, so that a port in use is noticed before anything else.
+    """Return a listening socket.
 
-    A process that was restarted takes the free port of the one before, so that open pages find the station again.
+    If any free port is allowed, a restarted process takes the port of its predecessor, so that open pages find the
+    station again.
     """
     try:
         return _listener(settings, state)
@@ -87,7 +88,7 @@ def _listener(settings: Web, state: Path) -> socket.socket:
 
 
 def _earlier_port(state: Path) -> int:
-    """Return the port of the process before, or 0."""
+    """Return the port of the previous process, or 0 if there was none."""
     try:
         port = json.loads(read_regular(state / ADDRESS_FILE, 4096))["port"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -140,7 +141,7 @@ def _seed(services: Services) -> None:
     """Add the recorded numbers of this shift. A new station has no records yet."""
     with contextlib.suppress(OutputError):
         last = -1
-        while last != (last := services.history.last_id()):  # Until no row came between the two questions.
+        while last != (last := services.history.last_id()):  # Until no row was added between the two queries.
             numbers = services.history.counts(services.shift.began)
         services.shift.seed(ok=numbers.ok, ng=numbers.ng, last_id=last)
 
@@ -163,7 +164,7 @@ def _make_server(services: Services) -> uvicorn.Server:
 
 
 class _Reader:
-    """Reads the link inside the loop of the server, and ends the server with the link."""
+    """Reader of the link in the loop of the server. The server ends with the link."""
 
     def __init__(self, link: Link, services: Services, server: uvicorn.Server) -> None:
         self._link = link

@@ -55,7 +55,7 @@ async def inspect(
 
 
 async def _require_understood(request: Request, uploads: dict[str, UploadFile | None]) -> None:
-    """Raise unless everything that was sent is used: an ignored picture would get the verdict of another part."""
+    """Raise unless the whole request is understood. An ignored picture would get the verdict of another part."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     if kind not in _FORMS and (kind or has_body):

@@ -47,7 +47,7 @@ class Screen:
     """Content of the operator page at one moment.
 
     Attributes:
-        kind: Which screen.
+        kind: Kind of the screen.
         headline: One or two large words.
         title: The reason in a few words, or "".
         message: The reason as a sentence, or "".
@@ -139,7 +139,7 @@ def _unready(state: StationState) -> tuple[Kind, str, str, str]:
         return "failed", PHASES["failed"], title(state.reason), sentence(state.message) or "Call an engineer."
     if state.phase == "stopped":
         return "stopped", PHASES["stopped"], "", "Every part is NG until somebody presses Start."
-    reason = "" if state.reason == "not-ready" else title(state.reason)  # The headline already says so.
+    reason = "" if state.reason == "not-ready" else title(state.reason)  # The headline contains this reason already.
     return "not-ready", PHASES[state.phase], reason, sentence(state.message)
 
 

@@ -1,4 +1,4 @@
-"""Everything that the pages and REST work with, in one object, which the application passes to each request."""
+"""The parts of the web process in one object, which the application passes to each request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Services:
         sessions: Sign-ins of people.
         tokens: Tokens of programs.
         shift: Counters of the present shift.
-        push: Way of an uploaded picture to the acquisition, or None if no source takes uploads.
+        push: Sender of uploads to the acquisition, or None if no source takes uploads.
         ending: True when the process ends, so that open streams end too.
     """
 

@@ -1,4 +1,4 @@
-"""Sign-ins of people: random ids in memory. A restart of the process signs everybody out."""
+"""Sign-ins of people, kept in memory. A restart of the process signs everybody out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cmdiad_line.accounts.account import Account
 
 LARGEST_NUMBER = 200
-"""Largest number of sign-ins; a further one ends the oldest."""
+"""Largest number of sign-ins; a further one ends the one that was not used for the longest time."""
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class Session:
 
 
 class Sessions:
-    """All sign-ins. Safe for several threads.
+    """All sign-ins. Several threads may use one object.
 
     Args:
         idle_s: Seconds without a request after which engineers and admins are signed out.

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""The sign-in page, and signing out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short titles of reasons and phases, for people who stand in front of the machine."""
+"""Titles of reasons, phases, stages and counters on the pages, and the text of times and scores."""
 
 from __future__ import annotations
 
