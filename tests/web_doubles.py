@@ -20,6 +20,7 @@ from cmdiad_line.records.picture_places import OVERLAY, RGB, part_folder
 from cmdiad_line.records.rows import Rows
 from cmdiad_line.station_file.records import Records
 from cmdiad_line.station_file.web import Web
+from cmdiad_line.transport.link import LinkFullError
 from cmdiad_line.transport.messages import Answer, Command, Message, Record, Result, Trigger, Triggered
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.desk import Desk
@@ -111,7 +112,7 @@ class Supervisor:
         self.sent: list[Message] = []
         self.verdict: Callable[[int], Result | None] = make_result
         self.refusal = ""
-        self.silent = False
+        self.full = False
         self.number = 0
 
     @property
@@ -119,9 +120,9 @@ class Supervisor:
         return [message for message in self.sent if isinstance(message, Command)]
 
     def send(self, message: Message) -> None:
+        if self.full:
+            raise LinkFullError
         self.sent.append(message)
-        if self.silent:
-            return
         if isinstance(message, Trigger):
             self.number += 1
             self.desk.receive(Triggered(token=message.token, acquisition_id=self.number, accepted=True))

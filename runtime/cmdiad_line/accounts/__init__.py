@@ -1,1 +1,1 @@
-"""People and programs that may use the station: accounts with roles, sign-in with lock-out, and tokens for programs."""
+"""Accounts of people, with roles and lock-out, and tokens of programs."""

@@ -46,7 +46,12 @@ class Account:
 
     def may(self, role: Role) -> bool:
         """Return True if the account may do what a role may do."""
-        return not self.disabled and ROLES.index(self.role) >= ROLES.index(role)
+        return not self.disabled and includes(self.role, role)
+
+
+def includes(role: Role, needed: Role) -> bool:
+    """Return True if a role may do what another role may do."""
+    return ROLES.index(role) >= ROLES.index(needed)
 
 
 def check_name(name: str) -> None:

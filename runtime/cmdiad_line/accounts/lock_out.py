@@ -1,4 +1,4 @@
-"""How long an account is locked after wrong passwords. Times are wall-clock seconds: a lock survives restarts."""
+"""Lock-out times after wrong passwords, in seconds of the wall clock, so that a lock outlasts a restart."""
 
 from __future__ import annotations
 

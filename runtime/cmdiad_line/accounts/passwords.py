@@ -1,7 +1,8 @@
-"""Hash and verify passwords with Argon2id, one at a time, because each hash needs 64 MiB of memory."""
+"""Argon2id hashes of passwords. One is computed at a time, because each needs 64 MiB of memory."""
 
 from __future__ import annotations
 
+import secrets
 import threading
 from functools import cache
 from typing import TYPE_CHECKING
@@ -39,6 +40,4 @@ def matches(password_hash: str, password: str) -> bool:
 @cache
 def unknown_hash() -> str:
     """Return the hash of a random password, to verify against for unknown names, so that they take the same time."""
-    import secrets
-
     return hash_password(secrets.token_urlsafe())

@@ -151,8 +151,8 @@ class AccountStore:
     def sign_in(self, name: str, password: str) -> Account | None:
         """Return the account if name and password are right and the account is neither locked nor disabled.
 
-        Every attempt takes the time of one hash. An attempt counts as a failure until its password has proved right,
-        so guesses made at the same time are all counted.
+        Every attempt takes the time of one hash. An attempt counts as a failure until its password was verified, so
+        guesses made at the same time are all counted.
         """
         with self._transaction() as database:
             password_hash = self._begin_attempt(database, name)

@@ -1,4 +1,4 @@
-"""Bearer tokens of programs: a text file with one line for each token, which contains a hash and never the token.
+"""Bearer tokens of programs. The token file has one line for each token, with the hash of the token.
 
 A line reads `NAME ROLE HASH`, for example `mes operator 6b86b2…`; lines that start with `#` are comments. A token is
 256 random bits, so a plain SHA-256 cannot be reversed by guessing.
@@ -14,7 +14,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_line.accounts.account import ROLES, AccountError, Role, check_name, check_role
+from cmdiad_line.accounts.account import AccountError, Role, check_name, check_role
 from cmdiad_runtime.printable import cause_of
 
 
@@ -37,13 +37,9 @@ class Token:
         """Line of the token file."""
         return f"{self.name} {self.role} {self.digest}"
 
-    def may(self, role: Role) -> bool:
-        """Return True if the program may do what a role may do."""
-        return ROLES.index(self.role) >= ROLES.index(role)
-
 
 def new_token(name: str, role: Role) -> tuple[str, Token]:
-    """Return a new token as text, and what the token file stores about it."""
+    """Return a new token as text, and its entry for the token file."""
     check_name(name)
     check_role(role)
     text = secrets.token_urlsafe(32)
@@ -60,9 +56,11 @@ def add_token(path: Path, name: str, role: Role) -> str:
     if path.exists() and any(entry.name == name for entry in read_tokens(path)):
         raise AccountError(path, found=f"a token named {name!r}", action="choose another name, or remove its line")
     try:
+        # An editor may have left the last line without its end.
+        begin = "\n" if path.exists() and not path.read_bytes().endswith(b"\n") else ""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{token.line}\n")
+            file.write(f"{begin}{token.line}\n")
     except OSError as error:
         problem = f"a file that cannot be written ({cause_of(error)})"
         raise AccountError(path, found=problem, action="check the folder") from error

@@ -1,1 +1,1 @@
-"""Pages for operators, engineers and admins, REST for programs, and metrics: one process, one asyncio loop."""
+"""The web process: pages for operators, engineers and admins, REST for programs, and metrics in one asyncio loop."""

@@ -1,4 +1,4 @@
-"""Who makes a request, and what this caller may do. Every page and REST call states the role that it needs."""
+"""Callers of pages and REST, and checks of their roles. Every page and REST call states the role that it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
-from cmdiad_line.accounts.account import ROLES, Role
+from cmdiad_line.accounts.account import Role, includes
 from cmdiad_line.accounts.tokens import find_token
 from cmdiad_line.web.services import Services, services_of
 
@@ -32,7 +32,7 @@ class Caller:
 
     def may(self, role: Role) -> bool:
         """Return True if the caller may do what a role may do."""
-        return self.role is not None and ROLES.index(self.role) >= ROLES.index(role)
+        return self.role is not None and includes(self.role, role)
 
 
 class SignInNeededError(Exception):
@@ -48,18 +48,18 @@ class SignInNeededError(Exception):
 
 
 VIEWER = Caller(name="", role=None)
-"""Anonymous caller who may only look, if the station file says `open_view = true`."""
+"""Anonymous caller who may only read, accepted if the station file sets `open_view = true`."""
 
 Dependency = Callable[[Request], Coroutine[Any, Any, Caller]]
 
 
 def cookie_name(services: Services) -> str:
-    """Return the name of the session cookie. With TLS, browsers enforce by the prefix that only this host sets it."""
+    """Return the name of the session cookie. With TLS, its prefix binds the cookie to this host."""
     return "__Host-cmdiad" if services.settings.secure else "cmdiad"
 
 
 def page_for(role: Role | None) -> Dependency:
-    """Return a dependency for pages that lets callers with a role pass; None also lets viewers pass if allowed."""
+    """Return a dependency for pages that requires a role; None also accepts viewers if allowed."""
 
     async def check(request: Request) -> Caller:
         caller = await session_caller(request)
@@ -75,7 +75,7 @@ def page_for(role: Role | None) -> Dependency:
 
 
 def form_for(role: Role) -> Dependency:
-    """Return a dependency for POST forms: as `page_for`, and the form must come from a page of this session."""
+    """Return a dependency for POST forms that requires a role, and a form from a page of this session."""
 
     async def check(request: Request) -> Caller:
         caller = await page_for(role)(request)
@@ -87,9 +87,9 @@ def form_for(role: Role) -> Dependency:
 
 
 def program_for(role: Role | None) -> Dependency:
-    """Return a dependency for REST: a token, or for reading also the session of a person.
+    """Return a dependency for REST that requires a token. For reading, the session of a person is accepted too.
 
-    A session is not accepted for writing, so no forged form can trigger anything.
+    A session is not accepted for writing, so no forged form can trigger an inspection.
     """
 
     async def check(request: Request) -> Caller:

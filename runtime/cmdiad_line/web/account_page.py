@@ -1,4 +1,4 @@
-"""Accounts, for admins."""
+"""The accounts page, for admins."""
 
 from __future__ import annotations
 

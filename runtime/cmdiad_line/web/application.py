@@ -1,8 +1,10 @@
-"""Put the pages, REST, metrics and live stream together."""
+"""The ASGI application: pages, REST, metrics and live stream behind the guard."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI, HTTPException, Request
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -21,12 +23,12 @@ from cmdiad_line.web import (
     static_files,
 )
 from cmdiad_line.web.access import SignInNeededError, session_caller, sign_in_address
-from cmdiad_line.web.guard import Guard
+from cmdiad_line.web.guard import Guard, in_address
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import Services
 from cmdiad_runtime.errors import CmdiadError
 
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HEADINGS = {403: "Not allowed", 404: "Not found", 405: "Not possible", 422: "Not understood", 503: "Not now"}
 _DESCRIPTION = """REST of a station. Programs send `Authorization: Bearer TOKEN`.
 
@@ -54,41 +56,41 @@ def make_application(services: Services) -> Guard:
     application.add_exception_handler(RequestValidationError, _not_understood)
     application.add_exception_handler(AccountError, _account_refused)
     application.add_exception_handler(CmdiadError, _no_records)
-    hosts = frozenset(host.lower() for host in (*_LOOPBACK, services.settings.address, *services.settings.hosts))
+    settings = services.settings
+    hosts = frozenset(in_address(host).lower() for host in (*_LOOPBACK, settings.address, *settings.hosts))
     largest = services.push.largest_bytes if services.push is not None else 64 * 1024
     return Guard(application, hosts=hosts, upload_path="/inspect", largest_upload=largest)
 
 
 async def _sign_in(_: Request, error: Exception) -> Response:
-    path = error.path if isinstance(error, SignInNeededError) else "/"
-    return RedirectResponse(sign_in_address(path), status_code=303)
+    assert isinstance(error, SignInNeededError)
+    return RedirectResponse(sign_in_address(error.path), status_code=303)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, StarletteHTTPException) else 500
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return await _problem(request, status, str(getattr(error, "detail", "")), headers)
+    assert isinstance(error, StarletteHTTPException)
+    return await _problem(request, error.status_code, str(error.detail), error.headers)
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:
     """Answer with the name and the rule of each wrong value, never with the value itself."""
-    mistakes = error.errors() if isinstance(error, RequestValidationError) else []
-    text = "; ".join(f"{entry['loc'][-1]}: {entry['msg']}" for entry in mistakes)
-    return await _problem(request, 422, f"{text}." if text else "The request has a mistake.", None)
+    assert isinstance(error, RequestValidationError)
+    text = "; ".join(f"{entry['loc'][-1]}: {entry['msg']}" for entry in error.errors())
+    return await _problem(request, 422, f"{text}.")
 
 
 async def _account_refused(request: Request, error: Exception) -> Response:
-    return await _problem(request, 422, str(error), None)
+    return await _problem(request, 422, str(error))
 
 
 async def _no_records(request: Request, error: Exception) -> Response:
-    return await _problem(request, 503, str(error), None)
+    return await _problem(request, 503, str(error))
 
 
-async def _problem(request: Request, status: int, text: str, headers: object) -> Response:
+async def _problem(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """Answer a browser with a page and a program with JSON."""
     if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse({"detail": text}, status, headers=headers if isinstance(headers, dict) else None)
+        return JSONResponse({"detail": text}, status, headers=headers)
     caller = await session_caller(request, touch=False)
     heading = _HEADINGS.get(status, "This did not work")
     return render(request, "problem", caller, status=status, heading=heading, problem=text)

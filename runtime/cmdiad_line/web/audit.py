@@ -1,4 +1,4 @@
-"""Copy changes of accounts into the station's audit log, also those that the command line made."""
+"""Copies of account changes in the station's audit log, including changes from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages about candidates: what the replay of recorded parts says about each. Accepting one is a command."""
+"""Pages about candidates and their replay of recorded parts. A candidate is accepted on the command line."""
 
 from __future__ import annotations
 

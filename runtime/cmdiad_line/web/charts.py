@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn by the server: nothing is loaded, and colours come from the style sheet."""
+"""Charts of the engineer page as SVG elements, which get their colours from the style sheet."""
 
 from __future__ import annotations
 
@@ -53,16 +53,14 @@ def rate_chart(hours: list[HourlyRate]) -> Markup:
     place = _Place(len(hours), max(0.02, *(1.15 * value for value in (*shares, *uppers))), percent=True)
     step = (_RIGHT - _LEFT) / len(hours)
     layers = list(_grid(place))
-    for index, (entry, share) in enumerate(zip(hours, shares, strict=True)):
+    for index, (entry, share, usual) in enumerate(zip(hours, shares, uppers, strict=True)):
         left = _LEFT + index * step
         label = datetime.fromtimestamp(entry.start).astimezone().strftime("%H:%M")
         layers.append(_text("tick middle", left + step / 2, HEIGHT - 8, label))
         if not entry.parts:
             continue
-        height = float(place.up(np.array([share]))[0])
-        layers.append(_bar(entry, left + 0.2 * step, 0.6 * step, height))
-        upper = float(place.up(np.array([entry.upper / entry.parts]))[0])
-        layers.append(_line("limit", np.array([left + 0.1 * step, left + 0.9 * step]), np.array([upper, upper])))
+        layers.append(_bar(entry, left + 0.2 * step, 0.6 * step, float(place.up(share))))
+        layers.append(_level("limit", left + 0.1 * step, left + 0.9 * step, float(place.up(usual))))
     return _drawing("NG rate of the last hours with usual range", layers)
 
 
@@ -92,9 +90,9 @@ class _Place:
         """Return horizontal positions."""
         return _LEFT + (_RIGHT - _LEFT) * positions / self._number
 
-    def up(self, values: Floats) -> Floats:
-        """Return vertical positions."""
-        return _BOTTOM - (_BOTTOM - _TOP) * np.clip(values / self.top, 0.0, 1.0)
+    def up(self, values: Floats | float) -> Floats:
+        """Return vertical positions, float64 of the shape of the values."""
+        return np.asarray(_BOTTOM - (_BOTTOM - _TOP) * np.clip(values / self.top, 0.0, 1.0))
 
     def label(self, value: float) -> str:
         """Return the text of a tick."""
@@ -106,8 +104,8 @@ def _grid(place: _Place) -> Iterable[Markup]:
     step = 10.0 ** np.floor(np.log10(place.top / 2))
     step *= next(factor for factor in (1, 2, 5, 10) if place.top / (factor * step) <= 6)
     for value in np.arange(0.0, place.top * 0.999, step):
-        y = float(place.up(np.array([value]))[0])
-        yield _line("grid", np.array([_LEFT, _RIGHT]), np.array([y, y]))
+        y = float(place.up(value))
+        yield _level("grid", _LEFT, _RIGHT, y)
         yield _text("tick end", _LEFT - 8, y + 4, place.label(float(value)))
 
 
@@ -134,6 +132,11 @@ def _thinned(*arrays: Floats) -> tuple[Floats, ...]:
 
 def _line(kind: str, x: Floats, y: Floats) -> Markup:
     return Markup('<polyline class="{}" points="{}"/>').format(kind, _points(*_thinned(x, y)))
+
+
+def _level(kind: str, left: float, right: float, y: float) -> Markup:
+    """Return a horizontal line."""
+    return _line(kind, np.array([left, right]), np.array([y, y]))
 
 
 def _dots(kind: str, x: Floats, y: Floats) -> Markup:

@@ -1,4 +1,4 @@
-"""What the web process has heard from the supervisor, and its requests that wait for an answer. For one loop."""
+"""State and results that the supervisor has sent, and requests that wait for an answer. For one asyncio loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+from cmdiad_line.transport.link import LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, Answer, Command, Message, Result, StationState, Trigger, Triggered
 
 SILENCE_S = 2.0
@@ -22,7 +23,7 @@ _ANSWER_S = 330.0
 
 
 class NoAnswerError(TimeoutError):
-    """The supervisor did not answer in time."""
+    """The supervisor gave no answer in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class SeenResult:
 
 
 class Desk:
-    """State of the station as this process knows it.
+    """State and last results of the station, and open requests to the supervisor.
 
     Args:
         send: Function that sends a message to the supervisor.
@@ -62,7 +63,7 @@ class Desk:
         self._send = send
         self._patience_s = deadline_s + 5.0
         self._tokens = count(1)
-        # A request whose caller is gone disappears from here by itself.
+        # A request is removed with its last reference, when no caller waits for it any more.
         self._waiting: WeakValueDictionary[tuple[str, int], asyncio.Future[Any]] = WeakValueDictionary()
         self._listeners: list[Callable[[Result], None]] = []
         self._changed = asyncio.Event()
@@ -72,7 +73,7 @@ class Desk:
         self._listeners.append(listener)
 
     def receive(self, message: Message) -> None:
-        """Take a message of the supervisor."""
+        """Process a message of the supervisor."""
         self._heard = self.clock()
         if isinstance(message, Alive):
             return
@@ -108,10 +109,8 @@ class Desk:
         Raises:
             NoAnswerError: The supervisor did not answer. The part counts as NG.
         """
-        token = next(self._tokens)
-        answer = self._expect("trigger", token)
-        self._send(Trigger(token=token, part_id=part_id, sent_ns=time.monotonic_ns()))
-        triggered: Triggered = await self._wait(answer, self._patience_s)
+        order = Trigger(token=next(self._tokens), part_id=part_id, sent_ns=time.monotonic_ns())
+        triggered: Triggered = await self._request("trigger", order, self._patience_s)
         return await self.result(triggered.acquisition_id)
 
     async def result(self, acquisition_id: int) -> Result:
@@ -125,15 +124,13 @@ class Desk:
         result: Result = await self._wait(self._expect("result", acquisition_id), self._patience_s)
         return result
 
-    async def command(self, name: str, user: str, arguments: dict[str, Any] | None = None) -> Answer:
+    async def command(self, name: str, user: str, arguments: dict[str, Any]) -> Answer:
         """Send a command in the name of a person and return the answer; no answer counts as a refusal."""
-        token = next(self._tokens)
-        expected = self._expect("command", token)
-        self._send(Command(token=token, name=name, user=user, arguments=arguments or {}))
+        order = Command(token=next(self._tokens), name=name, user=user, arguments=arguments)
         try:
-            answer: Answer = await self._wait(expected, _ANSWER_S)
+            answer: Answer = await self._request("command", order, _ANSWER_S)
         except NoAnswerError as error:
-            return Answer(token=token, done=False, message=str(error))
+            return Answer(token=order.token, done=False, message=str(error))
         return answer
 
     def newest(self) -> SeenResult | None:
@@ -151,6 +148,19 @@ class Desk:
             self.results.popitem(last=False)
         for listener in self._listeners:
             listener(result)
+
+    async def _request(self, kind: str, order: Trigger | Command, seconds: float) -> Any:
+        """Send an order and return its answer.
+
+        Raises:
+            NoAnswerError: The supervisor does not read, is gone, or did not answer in time.
+        """
+        answer = self._expect(kind, order.token)
+        try:
+            self._send(order)
+        except (LinkClosedError, LinkFullError) as error:
+            raise NoAnswerError("The station takes no requests now. Look at the state of the station.") from error
+        return await self._wait(answer, seconds)
 
     def _expect(self, kind: str, number: int) -> asyncio.Future[Any]:
         """Return a future that `_resolve` completes; several callers may wait for the same result."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from cmdiad_line.web.access import Caller, form_for, page_for
 from cmdiad_line.web.charts import rate_chart, score_chart
 from cmdiad_line.web.figures import gather
+from cmdiad_line.web.orders import carry_out
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import services_of
 
@@ -44,13 +45,13 @@ async def recipe(
     request: Request, name: Literal["prepare", "activate"], caller: Engineer, recipe_id: RecipeId
 ) -> Response:
     """Prepare or activate a recipe."""
-    return await _command(request, caller, name, {"recipe_id": recipe_id})
+    return await carry_out(request, caller, name, {"recipe_id": recipe_id}, back=router.prefix)
 
 
 @router.post("/station/{name}")
 async def station(request: Request, name: Literal["rollback", "reset", "abort"], caller: Engineer) -> Response:
-    """Return to the recipe before, start again what gave up, or abort the parts in work."""
-    return await _command(request, caller, name, {})
+    """Return to the previous recipe, reset a failed station, or abort the parts in work."""
+    return await carry_out(request, caller, name, {}, back=router.prefix)
 
 
 @router.post("/threshold")
@@ -59,14 +60,7 @@ async def threshold(
 ) -> Response:
     """Change the threshold of a recipe; an empty score restores the threshold of the bundle."""
     arguments = {"recipe_id": recipe_id, "score": _score(score), "note": note.strip()}
-    return await _command(request, caller, "threshold", arguments)
-
-
-async def _command(request: Request, caller: Caller, name: str, arguments: dict[str, Any]) -> Response:
-    answer = await services_of(request).desk.command(name, caller.name, arguments)
-    if not answer.done:
-        return render(request, "problem", caller, status=409, heading="Not done", problem=answer.message)
-    return RedirectResponse("/engineer", status_code=303)
+    return await carry_out(request, caller, "threshold", arguments, back=router.prefix)
 
 
 def _score(text: str) -> float | None:

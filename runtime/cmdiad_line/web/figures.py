@@ -26,7 +26,7 @@ from cmdiad_runtime.bundle.manifest import read_manifest
 SHOWN_SCORES = 1000
 """Number of parts in the score chart."""
 LATENCY_PARTS = 500
-"""Number of parts behind the latency table."""
+"""Number of parts in the latency table."""
 HOURS = 12
 """Number of hours in the chart of the NG rate."""
 AUDIT_ENTRIES = 30

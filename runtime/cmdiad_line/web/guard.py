@@ -1,4 +1,4 @@
-"""Checks of every request before the application sees it, and headers of every answer: one plain ASGI wrapper."""
+"""An ASGI wrapper that checks every request before the application, and adds security headers to every answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 LARGEST_FORM = 64 * 1024
 """Largest body in bytes of any request except an upload."""
 BODY_END = "cmdiad.body_end"
-"""Key of the last bytes of the body in the scope: they show if a form is complete."""
+"""Key of the scope for the last bytes of the body, which show if a form is complete."""
 _NOTED = 100
 
 HEADERS = {
@@ -30,7 +30,7 @@ HEADERS = {
 
 
 class Guard:
-    """Refuse unknown host names and large bodies; add the security headers.
+    """ASGI application that refuses unknown host names and large bodies, and adds the security headers.
 
     Args:
         application: Application behind the guard.
@@ -69,6 +69,11 @@ class Guard:
         if not length.isdecimal() or int(length) > limit:
             return 413, f"The request is too large. Send at most {limit} bytes."
         return None
+
+
+def in_address(host: str) -> str:
+    """Return a name or an IP address as it appears in the address of a page: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def host_name(host: str) -> str:

@@ -1,12 +1,10 @@
-"""Recorded results and pictures as the pages need them. Every call opens the records read-only, in any thread."""
+"""Recorded results and pictures for the pages. Every call opens the records read-only, and may run in any thread."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,7 @@ from PIL import Image
 
 from cmdiad_line.records.picture_places import OVERLAY, RGB, XYZ
 from cmdiad_line.records.reading import RecordReader
+from cmdiad_line.records.rows import JUDGEMENTS
 from cmdiad_line.records.stored import Counters, Remark, Selection, StoredResult
 from cmdiad_runtime.inspection.overlay import depth_image
 from cmdiad_runtime.support.regular_file import read_regular
@@ -23,9 +22,8 @@ PictureKind = Literal["image", "overlay"]
 """Pictures of a part: as the sensor saw the part, and with the anomaly map."""
 
 LONGEST_QUEUE = 500
-"""Largest number of parts that wait for a judgement; older ones come up when these are judged."""
+"""Largest number of parts that wait for a judgement; older ones follow when these are judged."""
 _LARGEST_PICTURE = 512 << 20  # bytes
-_JUDGEMENTS = ("good", "defect", "unsure")
 
 
 class History:
@@ -40,15 +38,13 @@ class History:
         self._state = state
         self._near_share = near_share
 
-    @contextmanager
-    def reader(self) -> Iterator[RecordReader]:
-        """Yield the open records.
+    def reader(self) -> RecordReader:
+        """Open the records.
 
         Raises:
             OutputError: There are no records yet, or they cannot be read.
         """
-        with RecordReader(self._state) as reader:
-            yield reader
+        return RecordReader(self._state)
 
     def latest(self, *, limit: int, before: int | None = None, verdict: str = "") -> list[StoredResult]:
         """Return recorded results, newest first.
@@ -108,22 +104,19 @@ class History:
         """Return the parts that wait for a judgement, newest first.
 
         Args:
-            second_look_by: Name of a person, for parts that only others have judged; "" for parts without a
-                judgement.
+            second_look_by: Name of a person, for parts that exactly one other person has judged; "" for parts without
+                a judgement.
         """
         with self.reader() as reader:
             if not second_look_by:
                 return reader.to_review(near_share=self._near_share, limit=LONGEST_QUEUE)
             judged = itertools.chain.from_iterable(
-                reader.select(Selection(judgement=judgement), limit=LONGEST_QUEUE) for judgement in _JUDGEMENTS
+                reader.select(Selection(judgement=judgement), limit=LONGEST_QUEUE) for judgement in JUDGEMENTS
             )
             newest = sorted(judged, key=lambda part: part.acquisition_id, reverse=True)[:LONGEST_QUEUE]
-            judges = {part.acquisition_id: reader.judgements(part.acquisition_id) for part in newest}
+            judges = [[remark.user for remark in reader.judgements(part.acquisition_id)] for part in newest]
         return [
-            part
-            for part in newest
-            if all(remark.user != second_look_by for remark in judges[part.acquisition_id])
-            and len(judges[part.acquisition_id]) == 1
+            part for part, users in zip(newest, judges, strict=True) if len(users) == 1 and users[0] != second_look_by
         ]
 
 

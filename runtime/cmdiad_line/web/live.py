@@ -1,4 +1,4 @@
-"""The live stream of the operator page: the whole screen as a server-sent event, at every change and every second."""
+"""The live stream of the operator page. It sends the whole screen at every change and every second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEARTBEAT_S = 1.0
 LARGEST_NUMBER = 40
 """Largest number of open streams."""
 _SHORTEST_S = 0.05
-"""Shortest time between two events, so that a storm of triggers does not become a storm of pages."""
+"""Shortest time between two events, which limits the load of many triggers."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -48,7 +48,7 @@ async def _events(request: Request, services: Services, caller: Caller) -> Async
     while not services.ending:
         version = desk.version
         screen = make_screen(desk, services.shift.numbers(), services.settings.verdict_seconds)
-        yield f"event: screen\ndata: {json.dumps(screen.as_json(), separators=(',', ':'))}\n\n"
+        yield f"event: screen\ndata: {json.dumps(screen, default=vars, separators=(',', ':'))}\n\n"
         await desk.wait_for_change(version, HEARTBEAT_S)
         await asyncio.sleep(_SHORTEST_S)
         if caller is not VIEWER and desk.clock() - checked >= HEARTBEAT_S:

@@ -73,7 +73,7 @@ class Metrics:
 
 
 class _StateMetrics(Collector):
-    """Metrics that are read when Prometheus asks for them."""
+    """Metrics that are computed at every request of Prometheus."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -6,23 +6,23 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Path, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
+from cmdiad_line.records.ids import LARGEST_ID
 from cmdiad_line.web.access import Caller, form_for, page_for
+from cmdiad_line.web.orders import carry_out
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import services_of
 
 router = APIRouter(include_in_schema=False)
 
-LARGEST_ID = 2**31 - 1
-"""Largest acquisition id."""
 PartId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 """Acquisition id in an address."""
 
 
 @router.get("/")
 async def operator(request: Request, caller: Annotated[Caller, Depends(page_for(None))]) -> Response:
-    """Show the operator page. The page itself contains no verdict: verdicts come by the live stream only."""
+    """Show the operator page. The page contains no verdict. Verdicts arrive by the live stream only."""
     return render(request, "operator", caller)
 
 
@@ -46,10 +46,7 @@ async def command(
     caller: Annotated[Caller, Depends(form_for("operator"))],
 ) -> Response:
     """Start or stop the station."""
-    answer = await services_of(request).desk.command(name, caller.name)
-    if not answer.done:
-        return render(request, "problem", caller, status=409, heading="Not done", problem=answer.message)
-    return RedirectResponse("/", status_code=303)
+    return await carry_out(request, caller, name, {}, back="/")
 
 
 @router.post("/parts/{acquisition_id}/override")
@@ -62,7 +59,5 @@ async def override(
 ) -> Response:
     """Store that a person overrode the verdict of a part. The verdict that was sent to the plant stays as it is."""
     arguments = {"acquisition_id": acquisition_id, "verdict": verdict, "note": note}
-    answer = await services_of(request).desk.command("override", caller.name, arguments)
-    if not answer.done:
-        return render(request, "problem", caller, status=409, heading="Not stored", problem=answer.message)
-    return RedirectResponse(f"/parts/{acquisition_id}", status_code=303)
+    back = f"/parts/{acquisition_id}"
+    return await carry_out(request, caller, "override", arguments, back=back, refused="Not stored")

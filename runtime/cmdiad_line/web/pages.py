@@ -1,4 +1,4 @@
-"""Render the pages from templates, with everything escaped."""
+"""Pages, rendered from templates. All text is escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The web process: HTTP server and link in one asyncio loop, so that a loop that hangs gives no sign of life."""
+"""The web process. HTTP server and link share one asyncio loop, so a loop that hangs sends no sign of life."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from cmdiad_line.accounts.tokens import read_tokens
 from cmdiad_line.recipes.store import RecipeStore
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
+from cmdiad_line.transport.codec import MessageError
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, End, Failed, Ready
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.audit import copy_changes
 from cmdiad_line.web.desk import Desk
+from cmdiad_line.web.guard import in_address
 from cmdiad_line.web.history import History
 from cmdiad_line.web.push import push_of
 from cmdiad_line.web.services import Services
@@ -61,9 +63,10 @@ def _section(station: Station) -> Web:
 
 
 def _listening(settings: Web, state: Path) -> socket.socket:
-    """Return a listening socket, so that a port in use is noticed before anything else.
+    """Return a listening socket.
 
-    A process that was restarted takes the free port of the one before, so that open pages find the station again.
+    If any free port is allowed, a restarted process takes the port of its predecessor, so that open pages find the
+    station again.
     """
     try:
         return _listener(settings, state)
@@ -85,7 +88,7 @@ def _listener(settings: Web, state: Path) -> socket.socket:
 
 
 def _earlier_port(state: Path) -> int:
-    """Return the port of the process before, or 0."""
+    """Return the port of the previous process, or 0 if there was none."""
     try:
         port = json.loads(read_regular(state / ADDRESS_FILE, 4096))["port"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -138,7 +141,7 @@ def _seed(services: Services) -> None:
     """Add the recorded numbers of this shift. A new station has no records yet."""
     with contextlib.suppress(OutputError):
         last = -1
-        while last != (last := services.history.last_id()):  # Until no row came between the two questions.
+        while last != (last := services.history.last_id()):  # Until no row was added between the two queries.
             numbers = services.history.counts(services.shift.began)
         services.shift.seed(ok=numbers.ok, ng=numbers.ng, last_id=last)
 
@@ -161,7 +164,7 @@ def _make_server(services: Services) -> uvicorn.Server:
 
 
 class _Reader:
-    """Reads the link inside the loop of the server, and ends the server with the link."""
+    """Reader of the link in the loop of the server. The server ends with the link."""
 
     def __init__(self, link: Link, services: Services, server: uvicorn.Server) -> None:
         self._link = link
@@ -173,7 +176,7 @@ class _Reader:
     def _read(self) -> None:
         try:
             messages = self._link.receive()
-        except LinkClosedError:
+        except (LinkClosedError, MessageError):  # A lost message could leave an old state on the screen.
             self._end()
             return
         for message in messages:
@@ -201,8 +204,7 @@ class _Reader:
 def _write_address(state: Path, settings: Web, listener: socket.socket) -> None:
     """Write the file with the address of the pages."""
     port = listener.getsockname()[1]
-    host = f"[{settings.address}]" if ":" in settings.address else settings.address
-    url = f"{'https' if settings.secure else 'http'}://{host}:{port}/"
+    url = f"{'https' if settings.secure else 'http'}://{in_address(settings.address)}:{port}/"
     (state / ADDRESS_FILE).parent.mkdir(exist_ok=True)
     with atomic_write(state / ADDRESS_FILE) as temporary:
         temporary.write_text(json.dumps({"url": url, "port": port, "process": os.getpid()}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The way of an uploaded picture to the acquisition: a local socket in the state folder.
+"""The transfer of uploads to the acquisition over a local socket in the state folder.
 
 One connection carries one upload: four bytes with the length of a JSON header, the header, then the files. The header
 reads `{"part_id": "…", "arrived_ns": 1234, "files": [{"name": "rgb.png", "bytes": 1234}]}`; `arrived_ns` is the
@@ -58,7 +58,7 @@ class Push:
         return number
 
     async def _in_turn(self, part_id: str, image: UploadFile | None, cloud: UploadFile | None) -> dict[str, Any]:
-        """Send an upload after those before it, so that one whose sender has given up never reaches the acquisition."""
+        """Send one upload at a time. An upload that was given up while it waited never reaches the acquisition."""
         arrived_ns = time.monotonic_ns()
         async with self._turn:
             files = await _files(image, cloud)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
@@ -10,12 +9,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from python_multipart.multipart import parse_options_header
 
+from cmdiad_line.records.ids import LARGEST_ID
 from cmdiad_line.records.stored import StoredResult
 from cmdiad_line.transport.messages import Result
 from cmdiad_line.web.access import Caller, program_for
 from cmdiad_line.web.desk import NoAnswerError
 from cmdiad_line.web.guard import BODY_END
-from cmdiad_line.web.operator import LARGEST_ID, PartId
+from cmdiad_line.web.history import PictureKind
+from cmdiad_line.web.operator import PartId
 from cmdiad_line.web.services import services_of
 
 router = APIRouter()
@@ -54,7 +55,7 @@ async def inspect(
 
 
 async def _require_understood(request: Request, uploads: dict[str, UploadFile | None]) -> None:
-    """Raise unless everything that was sent is used: an ignored picture would get the verdict of another part."""
+    """Raise unless the whole request is understood. An ignored picture would get the verdict of another part."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     if kind not in _FORMS and (kind or has_body):
@@ -103,7 +104,7 @@ async def picture(
     request: Request,
     acquisition_id: PartId,
     _: Annotated[Caller, Depends(program_for(None))],
-    kind: Annotated[Literal["image", "overlay"], Query(description="With or without the anomaly map.")] = "overlay",
+    kind: Annotated[PictureKind, Query(description="With or without the anomaly map.")] = "overlay",
     side: Annotated[int, Query(ge=0, le=4096, description="Largest side of a JPEG preview; 0: the PNG file.")] = 0,
 ) -> Response:
     """Return a stored picture. Pictures are kept by rule; parts without one answer 404."""
@@ -127,5 +128,5 @@ async def readyz(request: Request) -> JSONResponse:
         return JSONResponse(
             {"phase": "not-ready", "reason": "not-ready", "message": "The supervisor does not answer."}, 503
         )
-    facts = {name: asdict(state)[name] for name in ("phase", "reason", "message", "recipe_id", "bundle_digest")}
+    facts = {name: getattr(state, name) for name in ("phase", "reason", "message", "recipe_id", "bundle_digest")}
     return JSONResponse(facts, 200 if state.phase == "ready" else 503)

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
+from cmdiad_line.records.ids import LARGEST_ID
 from cmdiad_line.web.access import Caller, form_for, page_for
-from cmdiad_line.web.operator import LARGEST_ID, PartId
+from cmdiad_line.web.operator import PartId
+from cmdiad_line.web.orders import carry_out
 from cmdiad_line.web.pages import render
 from cmdiad_line.web.services import services_of
 
@@ -51,7 +53,5 @@ async def judge(
     if note and not note.isprintable():
         raise HTTPException(422, "note: found control characters. Expected one line of text. Correct the note.")
     arguments = {"acquisition_id": acquisition_id, "judgement": judgement, "note": note.strip()}
-    answer = await services_of(request).desk.command("judge", caller.name, arguments)
-    if not answer.done:
-        return render(request, "problem", caller, status=409, heading="Not stored", problem=answer.message)
-    return RedirectResponse(f"/review?before={acquisition_id}{'&blind=true' if blind else ''}", status_code=303)
+    back = f"/review?before={acquisition_id}{'&blind=true' if blind else ''}"
+    return await carry_out(request, caller, "judge", arguments, back=back, refused="Not stored")

@@ -1,13 +1,13 @@
-"""What the operator page shows: one function from the state of the desk to the screen."""
+"""The content of the operator page, computed from the state of the desk."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from cmdiad_line.transport.messages import Result, StationState
 from cmdiad_line.web.desk import Desk, SeenResult
-from cmdiad_line.web.words import PHASES, local_time, meaning, sentence, title
+from cmdiad_line.web.words import PHASES, local_time, meaning, score_ratio, sentence, title
 
 Kind = Literal["ok", "ng", "working", "waiting", "stopped", "not-ready", "failed"]
 """`not-ready` and `failed` turn the whole screen red; only `ok` and `ng` show a verdict."""
@@ -47,7 +47,7 @@ class Screen:
     """Content of the operator page at one moment.
 
     Attributes:
-        kind: Which screen.
+        kind: Kind of the screen.
         headline: One or two large words.
         title: The reason in a few words, or "".
         message: The reason as a sentence, or "".
@@ -72,10 +72,6 @@ class Screen:
     counters: dict[str, str]
     parts: tuple[Part, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the screen as JSON values."""
-        return asdict(self)
-
 
 def make_screen(desk: Desk, counters: dict[str, int], verdict_s: float) -> Screen:
     """Return the present screen.
@@ -89,15 +85,15 @@ def make_screen(desk: Desk, counters: dict[str, int], verdict_s: float) -> Scree
     """
     state, newest = desk.state, desk.newest()
     fresh = newest is not None and desk.clock() - newest.at <= verdict_s
-    kind, headline, reason, message = _content(state, newest.result if newest is not None and fresh else None)
+    part = as_part(newest.result) if newest is not None and fresh else None
+    kind, headline, reason, message = _content(state, part)
     seen = sorted(desk.results.values(), key=lambda entry: entry.result.acquisition_id, reverse=True)[:SHOWN_PARTS]
-    shown = newest is not None and kind in ("ok", "ng")
     return Screen(
         kind=kind,
         headline=headline,
         title=reason,
         message=message,
-        part=as_part(newest.result) if newest is not None and shown else None,
+        part=part if kind in ("ok", "ng") else None,
         takt=_takt(seen),
         in_work=state.in_work if state is not None else 0,
         recipe=state.recipe_id if state is not None else "",
@@ -110,7 +106,6 @@ def make_screen(desk: Desk, counters: dict[str, int], verdict_s: float) -> Scree
 def as_part(result: Result) -> Part:
     """Return a result as a part on a page."""
     published = result.timings_ms.get("published")
-    relative = result.score / result.threshold if result.score is not None and result.threshold else None
     good = result.verdict == "OK"
     return Part(
         id=result.acquisition_id,
@@ -119,24 +114,24 @@ def as_part(result: Result) -> Part:
         verdict="OK" if good else "NG",
         title="" if good else title(result.reason),
         message="" if good else sentence(result.message) or meaning(result.reason),
-        score="" if relative is None else f"{relative:.2f}",
+        score=score_ratio(result),
         milliseconds="" if published is None else f"{published:.0f} ms",
     )
 
 
-def _content(state: StationState | None, result: Result | None) -> tuple[Kind, str, str, str]:
-    """Return kind, headline, title and message. `result` is the newest one if it is fresh, else None."""
+def _content(state: StationState | None, part: Part | None) -> tuple[Kind, str, str, str]:
+    """Return kind, headline, title and message. `part` is the newest one if its verdict is fresh, else None."""
     if state is None:
         return "not-ready", "Not ready", "", "The station does not answer. Look at the station itself."
     if state.phase != "ready":
         return _unready(state)
     if state.in_work > 0:
         return "working", "Inspecting", "", ""
-    if result is None:
+    if part is None:
         return "waiting", "Ready", "", "Waiting for the next part."
-    if result.verdict == "OK":
+    if part.verdict == "OK":
         return "ok", "OK", "", ""
-    return "ng", "NG", title(result.reason), sentence(result.message) or meaning(result.reason)
+    return "ng", "NG", part.title, part.message
 
 
 def _unready(state: StationState) -> tuple[Kind, str, str, str]:
@@ -144,7 +139,7 @@ def _unready(state: StationState) -> tuple[Kind, str, str, str]:
         return "failed", PHASES["failed"], title(state.reason), sentence(state.message) or "Call an engineer."
     if state.phase == "stopped":
         return "stopped", PHASES["stopped"], "", "Every part is NG until somebody presses Start."
-    reason = "" if state.reason == "not-ready" else title(state.reason)  # The headline already says so.
+    reason = "" if state.reason == "not-ready" else title(state.reason)  # The headline contains this reason already.
     return "not-ready", PHASES[state.phase], reason, sentence(state.message)
 
 
@@ -158,6 +153,6 @@ def _takt(seen: list[SeenResult]) -> str:
 
 
 def _counted(counters: dict[str, int]) -> dict[str, str]:
-    good, bad = counters.get("ok", 0), counters.get("ng", 0)
+    good, bad = counters["ok"], counters["ng"]
     rate = f"{100 * bad / (good + bad):.1f} %" if good + bad else "–"
     return {"parts": f"{good + bad}", "ok": f"{good}", "ng": f"{bad}", "rate": rate}

@@ -1,10 +1,10 @@
-"""Everything that the pages and REST work with, in one object, which the application passes to each request."""
+"""The parts of the web process in one object, which the application passes to each request."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from fastapi import Request
 
@@ -15,11 +15,9 @@ from cmdiad_line.station_file.records import Records
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.web.desk import Desk
 from cmdiad_line.web.history import History
+from cmdiad_line.web.push import Push
 from cmdiad_line.web.sessions import Sessions
 from cmdiad_line.web.shift import ShiftCounter
-
-if TYPE_CHECKING:
-    from cmdiad_line.web.push import Push
 
 
 @dataclass(kw_only=True)
@@ -38,7 +36,7 @@ class Services:
         sessions: Sign-ins of people.
         tokens: Tokens of programs.
         shift: Counters of the present shift.
-        push: Way of an uploaded picture to the acquisition, or None if no source takes uploads.
+        push: Sender of uploads to the acquisition, or None if no source takes uploads.
         ending: True when the process ends, so that open streams end too.
     """
 
@@ -54,7 +52,7 @@ class Services:
     shift: ShiftCounter
     tokens: tuple[Token, ...] = ()
     push: Push | None = None
-    ending: bool = field(default=False)
+    ending: bool = False
 
 
 def services_of(request: Request) -> Services:

@@ -1,4 +1,4 @@
-"""Sign-ins of people: random ids in memory. A restart of the process signs everybody out."""
+"""Sign-ins of people, kept in memory. A restart of the process signs everybody out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cmdiad_line.accounts.account import Account
 
 LARGEST_NUMBER = 200
-"""Largest number of sign-ins; a further one ends the oldest."""
+"""Largest number of sign-ins; a further one ends the one that was not used for the longest time."""
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class Session:
 
 
 class Sessions:
-    """All sign-ins. Safe for several threads.
+    """All sign-ins. Several threads may use one object.
 
     Args:
         idle_s: Seconds without a request after which engineers and admins are signed out.
@@ -68,16 +68,16 @@ class Sessions:
         with self._lock:
             return self._sessions.get(_key(identifier))
 
-    def keep(self, session: Session, account: Account | None, *, touch: bool) -> bool:
+    def keep(self, session: Session, account: Account, *, touch: bool) -> bool:
         """Return True if a session is still valid for an account.
 
         Args:
             session: The session.
-            account: Present state of the account, or None if the account is gone.
+            account: Present state of the account.
             touch: True for a request of the person, False for a page that updates itself.
         """
         now = self._clock()
-        if account is None or account.disabled or account.revision != session.revision:
+        if account.disabled or account.revision != session.revision:
             return False
         if now - session.began > self._longest_s:
             return False

@@ -1,4 +1,4 @@
-"""Counters of the present shift: read from the records once, then counted from the results as they come."""
+"""Counters of the present shift. They start with the recorded numbers and then count every new result."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ShiftCounter:
         return dict(self._numbers)
 
     def _turn(self) -> None:
-        """Begin at zero when a new shift has begun. A clock that was set back does not begin a shift."""
+        """Reset the numbers when a new shift has begun. A clock that was set back does not begin a shift."""
         began = shift_start(self._now(), self._starts)
         if began > self._began:
             self._began, self._numbers = began, {"ok": 0, "ng": 0}

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""The sign-in page, and signing out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _REFUSED = "Name or password is wrong, or the account is locked for now. Wait a 
 @router.get("/login")
 async def form(request: Request, next: str = "/") -> Response:
     """Show the form."""
-    return _form(request, next, "", 200)
+    accounts = await run_in_threadpool(services_of(request).accounts.accounts)
+    return _form(request, next, missing=not accounts)
 
 
 @router.post("/login")
@@ -40,7 +41,7 @@ async def sign_in(
     require_own_form(request, form_token, services.sessions.token_before_sign_in(nonce) if nonce else "")
     account = await _account(request, name.strip(), password)
     if account is None:
-        return _form(request, next, _REFUSED, 403)
+        return _form(request, next, status=403, problem=_REFUSED)
     answer = RedirectResponse(local_path(next), status_code=303)
     _set_cookie(request, answer, cookie_name(services), services.sessions.begin(account))
     return answer
@@ -74,14 +75,20 @@ def local_path(path: str) -> str:
     return path if plain and path.isascii() else "/"
 
 
-def _form(request: Request, path: str, problem: str, status: int) -> Response:
-    services = services_of(request)
+def _form(request: Request, path: str, *, status: int = 200, problem: str = "", missing: bool = False) -> Response:
+    """Return the sign-in page.
+
+    Args:
+        request: The request.
+        path: Page to return to after signing in.
+        status: HTTP status.
+        problem: Reason why the last attempt was refused, or "".
+        missing: True if there is no account yet.
+    """
     nonce = secrets.token_urlsafe(32)
-    token = services.sessions.token_before_sign_in(nonce)
-    missing = not problem and not services.accounts.accounts()
-    answer = render(
-        request, "login", None, status=status, problem=problem, next=local_path(path), form_token=token, missing=missing
-    )
+    token = services_of(request).sessions.token_before_sign_in(nonce)
+    values = {"problem": problem, "missing": missing, "next": local_path(path), "form_token": token}
+    answer = render(request, "login", None, status=status, **values)
     _set_cookie(request, answer, _nonce_name(request), nonce)
     return answer
 

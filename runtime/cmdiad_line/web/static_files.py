@@ -1,4 +1,4 @@
-"""Style sheet, script and icon, from memory. Their addresses contain a hash of their content, so browsers keep them."""
+"""Style sheet, script and icon. Their addresses contain a hash of their content, so browsers may keep them."""
 
 from __future__ import annotations
 

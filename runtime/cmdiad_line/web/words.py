@@ -1,4 +1,4 @@
-"""Short titles of reasons and phases, for people who stand in front of the machine."""
+"""Titles of reasons, phases, stages and counters on the pages, and the text of times and scores."""
 
 from __future__ import annotations
 
@@ -124,7 +124,13 @@ def local_time(time: str) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def score_ratio(result: Result | StoredResult) -> str:
+    """Return the score of a result divided by its threshold, such as "0.83", or "" if the part was not inspected."""
+    score, threshold = result.score, result.threshold
+    return f"{score / threshold:.2f}" if score is not None and threshold else ""
+
+
 def relative_score(result: Result | StoredResult) -> str:
     """Return the score of a result relative to its threshold as text, or a dash if the part was not inspected."""
-    score, threshold = result.score, result.threshold
-    return f"{score / threshold:.2f} × threshold" if score is not None and threshold else "–"
+    ratio = score_ratio(result)
+    return f"{ratio} × threshold" if ratio else "–"

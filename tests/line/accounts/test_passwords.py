@@ -8,7 +8,7 @@ import pytest
 
 from cmdiad_line.accounts.account import AccountError
 from cmdiad_line.accounts.passwords import hash_password, matches, unknown_hash
-from cmdiad_line.accounts.tokens import find_token, new_token, read_tokens
+from cmdiad_line.accounts.tokens import add_token, find_token, new_token, read_tokens
 
 
 def test_hashes_are_argon2id_with_a_salt() -> None:
@@ -32,6 +32,15 @@ def test_a_token_file_contains_no_token(tmp_path: Path) -> None:
     assert find_token(tokens, other_text) == other
     assert find_token(tokens, token.digest) is None
     assert find_token(tokens, "") is None
+
+
+def test_a_token_file_without_a_last_line_end_stays_readable(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(new_token("mes", "operator")[1].line, encoding="utf-8")
+    text = add_token(path, "prometheus", "operator")
+    added = find_token(read_tokens(path), text)
+    assert added is not None
+    assert [token.name for token in read_tokens(path)] == ["mes", "prometheus"]
 
 
 @pytest.mark.parametrize(

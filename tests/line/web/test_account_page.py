@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from cmdiad_line.web.audit import copy_once
 from web_doubles import PASSWORD, READY, WebStation, form_token, make_result
 
 
@@ -29,6 +31,17 @@ def test_an_admin_manages_accounts(station: WebStation) -> None:
     assert (account.role, account.disabled) == ("engineer", True)
     authors = {change.author for change in station.accounts.unnoted() if change.name == "ben"}
     assert authors == {"admin"}
+
+
+def test_a_change_is_copied_to_the_audit_log_as_soon_as_the_supervisor_reads_again(station: WebStation) -> None:
+    station.accounts.add("ben", "operator", PASSWORD, author="command line")
+    station.supervisor.full = True
+    asyncio.run(copy_once(station.services))
+    assert len(station.accounts.unnoted()) == 1
+    station.supervisor.full = False
+    asyncio.run(copy_once(station.services))
+    assert station.accounts.unnoted() == []
+    assert [command.name for command in station.supervisor.commands] == ["note"]
 
 
 def test_refused_changes_say_why(station: WebStation) -> None:

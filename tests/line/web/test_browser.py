@@ -105,6 +105,17 @@ def test_verdicts_appear_live(page: Page, web: RunningWeb) -> None:
     assert "NG" not in visible_text(page)
 
 
+def test_a_late_part_appears_in_a_full_list(page: Page, web: RunningWeb) -> None:
+    for number in [*range(1, 50), 51, 52]:
+        web.publish(number)
+    sign_in(page, web)
+    page.wait_for_selector("#parts >> text=P52")
+    web.publish(50, "NG", "deadline")
+    page.wait_for_selector("#parts >> text=P50")
+    assert page.locator("#parts tr").count() == 50
+    assert page.locator("#parts .ng").count() == 1
+
+
 def test_the_whole_screen_is_red_when_not_ready(page: Page, web: RunningWeb) -> None:
     sign_in(page, web)
     web.publish(1)

@@ -202,7 +202,7 @@ def test_an_unusual_hour_is_marked() -> None:
 
 
 def test_the_drift_is_a_metric(station: WebStation) -> None:
-    object.__setattr__(station.services, "records", Records(drift_parts=20))
+    station.services.records = Records(drift_parts=20)
     inspect(station, 20, 0.5)
     inspect(station, 30, 0.7, first=21)
     text = station.client(role="operator").get("/metrics").text

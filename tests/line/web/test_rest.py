@@ -41,6 +41,12 @@ def test_no_result_is_no_ok(station: WebStation) -> None:
     assert '"OK"' not in answer.text
 
 
+def test_a_supervisor_that_does_not_read_gives_no_ok(station: WebStation) -> None:
+    station.supervisor.full = True
+    answer = station.client(role="operator").post("/inspect")
+    assert (answer.status_code, answer.json()["detail"][:3]) == (504, "NG.")
+
+
 def test_the_result_of_another_part_is_never_the_answer(station: WebStation) -> None:
     def answer_with_another(number: int) -> None:
         station.supervisor.desk.receive(make_result(number + 100))
@@ -127,6 +133,13 @@ def test_foreign_host_names_and_large_bodies_are_refused(station: WebStation) ->
     assert client.get("/healthz", headers={"Host": "127.0.0.1:8480"}).status_code == 200
     assert client.post("/inspect", data={"part_id": "x" * 70_000}).status_code == 413
     assert not station.supervisor.sent
+
+
+def test_the_addresses_of_the_station_are_known_host_names(tmp_path: Path) -> None:
+    client = WebStation(tmp_path, address="fd00::5", hosts=("fd00::6", "[fd00::7]")).client()
+    for host in ("[fd00::5]:8480", "[fd00::6]:8480", "[fd00::7]", "[::1]:8480"):
+        assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+    assert client.get("/healthz", headers={"Host": "[fd00::8]:8480"}).status_code == 421
 
 
 def test_a_part_id_with_control_characters_is_refused(station: WebStation) -> None:

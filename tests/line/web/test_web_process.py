@@ -7,8 +7,11 @@ import json
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -17,8 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cmdiad_line.accounts.store import AccountStore
+from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, link_pair
-from cmdiad_line.transport.messages import Alive, Failed, Message
+from cmdiad_line.transport.messages import Alive, Failed
 from cmdiad_line.web import process
 from web_doubles import PASSWORD, READY, form_token
 from web_running import LIMIT_S, make_station, running_web, wait_until
@@ -40,20 +44,18 @@ def test_the_live_stream_sends_the_screen_and_ends_with_the_process(tmp_path: Pa
         with httpx.stream("GET", f"{web.url}/live", timeout=LIMIT_S) as stream:
             lines = stream.iter_lines()
             while not any(screen["kind"] == "ok" for screen in screens):
-                screens += [json.loads(line[6:]) for line in lines_of_one_event(lines)]
+                screens.append(next_screen(lines))
             web.state_is(in_work=1)
             while screens[-1]["kind"] != "working":
-                screens += [json.loads(line[6:]) for line in lines_of_one_event(lines)]
+                screens.append(next_screen(lines))
             assert screens[-1]["headline"] != "OK"
 
 
-def lines_of_one_event(lines: object) -> list[str]:
-    event: list[str] = []
-    for line in lines:  # type: ignore[attr-defined]
-        if not line:
-            break
-        event.append(line)
-    return [line for line in event if line.startswith("data: ")]
+def next_screen(lines: Iterator[str]) -> dict[str, Any]:
+    """Return the screen of the next event of the live stream."""
+    data = next(line for line in lines if line.startswith("data: "))
+    screen: dict[str, Any] = json.loads(data.removeprefix("data: "))
+    return screen
 
 
 def test_the_process_ends_when_the_supervisor_is_gone(tmp_path: Path) -> None:
@@ -61,6 +63,14 @@ def test_the_process_ends_when_the_supervisor_is_gone(tmp_path: Path) -> None:
         web.stop_supervising()
         web.link._socket.shutdown(socket.SHUT_RDWR)
         url = web.url
+        wait_until(lambda: refuses(url), "the end of the server")
+
+
+def test_the_process_ends_with_a_message_that_it_cannot_read(tmp_path: Path) -> None:
+    """The supervisor starts it again, and sends the present state."""
+    with running_web(tmp_path) as web:
+        url = web.url
+        web.link._socket.send(b"no message")
         wait_until(lambda: refuses(url), "the end of the server")
 
 
@@ -72,39 +82,36 @@ def refuses(url: str) -> bool:
     return False
 
 
+def failure_of(station: Station) -> str:
+    """Return the message of a process that cannot start."""
+    here, there = link_pair()
+    link = Link(there)
+    process.serve(link, station)
+    last = here.receive()[-1]
+    here.close()
+    link.close()
+    assert isinstance(last, Failed)
+    assert "\n" not in last.message
+    return last.message
+
+
 def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     station = make_station(tmp_path)
     assert station.web is not None
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
-        object.__setattr__(station.web, "port", port)
-        here, there = link_pair()
-        link = Link(there)
-        process.serve(link, station)
-        messages: list[Message] = here.receive()
-        here.close()
-        link.close()
-    assert isinstance(messages[-1], Failed)
-    assert "\n" not in messages[-1].message
-    assert str(port) in messages[-1].message
+        assert str(port) in failure_of(replace(station, web=replace(station.web, port=port)))
 
 
 def test_a_wrong_token_file_is_reported_in_one_line(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("nonsense\n", encoding="utf-8")
-    here, there = link_pair()
-    link = Link(there)
-    process.serve(link, make_station(tmp_path, token_file=tokens))
-    messages = here.receive()
-    here.close()
-    link.close()
-    assert isinstance(messages[-1], Failed)
-    assert "line 1" in messages[-1].message
+    assert "line 1" in failure_of(make_station(tmp_path, token_file=tokens))
 
 
 def test_changes_of_accounts_are_copied_into_the_audit_log(tmp_path: Path) -> None:
     with running_web(tmp_path) as web:
-        AccountStore(web.state / "accounts.sqlite").add("ada", "admin", "four random words", author="command line")
+        AccountStore(web.state / "accounts.sqlite").add("ada", "admin", PASSWORD, author="command line")
         note = wait_until(web.commands, "the entry")[0]
         assert (note.name, note.user, note.arguments["action"]) == ("note", "command line", "account add")
         wait_until(lambda: not AccountStore(web.state / "accounts.sqlite").unnoted(), "the mark")
@@ -162,14 +169,7 @@ def test_a_certificate_without_its_key_is_reported_in_one_line(tmp_path: Path) -
     certificate, _ = make_certificate(tmp_path)
     other = tmp_path / "other.pem"
     other.write_text("no key", encoding="utf-8")
-    here, there = link_pair()
-    link = Link(there)
-    process.serve(link, make_station(tmp_path, certificate=certificate, private_key=other))
-    messages = here.receive()
-    here.close()
-    link.close()
-    assert isinstance(messages[-1], Failed)
-    assert "\n" not in messages[-1].message
+    assert failure_of(make_station(tmp_path, certificate=certificate, private_key=other))
 
 
 def test_a_restarted_process_keeps_its_free_port(tmp_path: Path) -> None:

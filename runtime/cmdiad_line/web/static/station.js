@@ -62,7 +62,7 @@
     }
 
     function showParts(parts) {
-      const key = parts.length ? `${parts[0].id}/${parts.length}` : "";
+      const key = parts.map((part) => part.id).join();
       if (key === shownParts) return;
       shownParts = key;
       byId("strip").replaceChildren(...parts.slice().reverse().map((part) => {
