@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
-from cmdiad_runtime.support.command_line import CommandGroup, run_command
+from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
 SUBCOMMANDS = {
     "run": ("cmdiad_line.cli.run:run", "Run the station that a station file describes."),
@@ -37,28 +35,7 @@ EXAMPLES = (
 )
 
 
-class LineGroup(CommandGroup):
-    """A group that lists its subcommands without importing them: `--help` loads no web server and no engine."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the subcommands."""
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a subcommand, or None if there is no such subcommand."""
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        module, _, name = SUBCOMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of subcommands."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, purpose) for name, (_, purpose) in SUBCOMMANDS.items()])
-
-
-@click.group("cmdiad-line", cls=LineGroup, help=HELP, examples=EXAMPLES)
+@click.group("cmdiad-line", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)
 def cli() -> None:
     """See HELP."""
 

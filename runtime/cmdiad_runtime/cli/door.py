@@ -17,6 +17,7 @@ COMMANDS = {
     "build": ("cmdiad_runtime.cli.build", "build the engine of a bundle on the device where it will run"),
     "run": ("cmdiad_runtime.cli.run", "inspect files with a bundle"),
     "line": ("cmdiad_line.cli.line", "run a supervised station next to a line"),
+    "fleet": ("cmdiad_fleet.cli.fleet", "score archives, train many detectors, distribute bundles"),
     "info": ("cmdiad_runtime.cli.info", "show what a bundle or a run directory is"),
     "threshold": ("cmdiad_runtime.cli.threshold", "show or move the threshold of a bundle"),
     "sign": ("cmdiad_runtime.cli.sign", "make keys, sign bundles"),

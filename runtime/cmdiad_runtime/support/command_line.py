@@ -14,8 +14,8 @@ A command uses it like this::
     def main() -> None:
         run_command(cli, "cmdiad-run")
 
-`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command with
-subcommands takes `cls=CommandGroup` instead; its subcommands are then `GroupedCommand` by themselves.
+`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command
+with subcommands takes `cls=CommandGroup` or `cls=LazyGroup`; its subcommands are then `GroupedCommand` by themselves.
 
 Results go to stdout, messages to stderr, one line for each foreseen problem and never a traceback. The exit codes are
 0 for success, 2 for a wrong command line, 130 for an interruption (143 by SIGTERM, 129 by SIGHUP), and those of
@@ -31,6 +31,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
@@ -56,6 +57,11 @@ EXTRAS = {
     "asyncua": "line",
     "cryptography": "signature",
     "fastapi": "line",
+    "fsspec": "fleet",
+    "oras": "fleet",
+    "pyarrow": "fleet",
+    "ray": "fleet",
+    "tritonclient": "triton",
     "multipart": "line",
     "paho": "line",
     "prometheus_client": "line",
@@ -65,7 +71,7 @@ EXTRAS = {
     "uvicorn": "line",
 }
 """Extra of the distribution that installs a package, by the package's import name."""
-COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench", "cmdiad-line": "line"}
+COMMAND_EXTRAS = {"cmdiad-export": "export", "cmdiad-bench": "bench", "cmdiad-line": "line", "cmdiad-fleet": "fleet"}
 """Extra that installs everything that a command needs, where this is more than one of EXTRAS."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -182,6 +188,35 @@ class CommandGroup(_Helpful, click.Group):
         """Write the options and the list of subcommands."""
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
+
+
+class LazyGroup(CommandGroup):
+    """A group that imports a subcommand when it is used: the help of the group loads no server and no engine.
+
+    Attributes:
+        places: For each subcommand, where it is (`module:name`) and its purpose in one line.
+    """
+
+    def __init__(self, *args: Any, places: Mapping[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands."""
+        return list(self.places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand, or None if there is no such subcommand."""
+        if cmd_name not in self.places:
+            return None
+        module, _, name = self.places[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in self.places.items()])
 
 
 def run_command(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> None:

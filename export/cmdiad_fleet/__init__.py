@@ -1,0 +1,1 @@
+"""Many machines: score archives of parts, train many detectors, serve and distribute bundles."""

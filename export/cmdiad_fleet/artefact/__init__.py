@@ -1,0 +1,1 @@
+"""Bundles as artefacts of an OCI registry."""

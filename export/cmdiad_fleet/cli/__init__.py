@@ -1,0 +1,1 @@
+"""Commands for many machines: `cmdiad-fleet SUBCOMMAND`, one file each."""

@@ -1,0 +1,23 @@
+"""`cmdiad-fleet`: bundles on many machines. A subcommand is imported when it is used."""
+
+from __future__ import annotations
+
+import click
+
+from cmdiad_runtime.support.command_line import LazyGroup, run_command
+
+SUBCOMMANDS: dict[str, tuple[str, str]] = {}
+"""Place and purpose of each subcommand."""
+
+HELP = """Score archives, train many detectors, and bring bundles to many machines."""
+EXAMPLES: tuple[str, ...] = ()
+
+
+@click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)
+def cli() -> None:
+    """See HELP."""
+
+
+def main() -> None:
+    """Run the command and end the process."""
+    run_command(cli, "cmdiad-fleet")

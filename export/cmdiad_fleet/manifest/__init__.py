@@ -1,0 +1,1 @@
+"""Lists of samples: identifiers and places of files."""

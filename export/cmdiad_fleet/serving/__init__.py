@@ -1,0 +1,1 @@
+"""Bundles on a server: Triton and Ray Serve."""

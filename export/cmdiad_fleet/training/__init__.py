@@ -1,0 +1,1 @@
+"""Train one detector for each category and recipe."""
