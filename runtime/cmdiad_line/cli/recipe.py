@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
+
+if TYPE_CHECKING:
+    from cmdiad_line.recipes.recipe import Recipe
 
 HELP = """Recipes of the station STATE: bundles by digest, each for one product.
 
@@ -147,6 +151,7 @@ def activate(place: Path, recipe_id: str) -> None:
     state = state_of(place)
     with stopped_station(state):
         store = RecipeStore(state)
+        _require_sensors(place, state, store.recipe(recipe_id))
         click.echo(prove(store, recipe_id))
         note_change(state, present_user(), "activate", recipe_id, {})
         store.activate(recipe_id)
@@ -171,7 +176,37 @@ def rollback(place: Path) -> None:
         store = RecipeStore(state)
         before = store.previous()
         if before is not None:
+            _require_sensors(place, state, before)
             click.echo(prove(store, before.recipe_id))
             note_change(state, present_user(), "rollback", before.recipe_id, {})
         active = store.rollback()
     click.echo(f"{active.recipe_id} is the active recipe.")
+
+
+def _require_sensors(place: Path, state: Path, recipe: Recipe) -> None:
+    """Raise RecipeError if the station has no sensor that the recipe needs.
+
+    Args:
+        place: Station file, or state folder. In a state folder, the copy of the last run counts if there is one.
+        state: State folder.
+        recipe: Recipe to activate.
+    """
+    from cmdiad_line.recipes.store import RecipeError
+    from cmdiad_line.station_file.mistakes import StationFileError
+    from cmdiad_line.station_file.read import read_station
+    from cmdiad_line.station_file.source import modalities_of
+
+    file = place if place.is_file() else state / "run" / "station.toml"
+    try:
+        station = read_station(file, running=True)
+    except StationFileError:  # Without a file, or with one of an earlier version, the station decides at its start.
+        return
+    delivered = {name for source in station.sources for name in modalities_of(source.delivers)}
+    for modality in modalities_of(recipe.modality):
+        if modality not in delivered:
+            raise RecipeError(
+                f"recipe {recipe.recipe_id}",
+                found=f"a bundle that inspects {modality}",
+                expected=f"a source in {file} that delivers {modality}",
+                action="add the source to the station file, or activate another recipe",
+            )

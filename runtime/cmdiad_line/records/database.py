@@ -209,6 +209,8 @@ def damaged_records(path: Path, problem: str) -> DamagedRecordsError:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # An existing file is kept, and SQLite explains every other error.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
