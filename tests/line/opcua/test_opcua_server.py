@@ -349,6 +349,26 @@ def test_ok_of_another_recipe_is_not_shown_as_ok(supervisor):
     asyncio.run(scenario())
 
 
+def test_ok_after_its_deadline_is_not_shown_as_ok(supervisor):
+    async def scenario():
+        async with plant(supervisor) as client:
+            await ready(supervisor, client)
+            await run_late_job(supervisor, client)
+
+    async def run_late_job(supervisor: Supervisor, client: Plant) -> None:
+        job = asyncio.ensure_future(client.call(f"{MODE}/StartSingleJob", *job_arguments()))
+        trigger = await supervisor.expect(Trigger)
+        supervisor.send(Triggered(token=trigger.token, acquisition_id=1450, accepted=True))
+        supervisor.send(station_result(1450, verdict="OK", deadline_ns=1))
+        await job
+        event = await client.event("ResultReady")
+        content = {pair.Value.Key.Name: pair.Value.Value.Value for pair in event.ResultContent}
+        assert (content["Verdict"], content["Reason"]) == ("NG", "deadline")
+        assert (await supervisor.expect(Command)).arguments["action"] == "late OK"
+
+    asyncio.run(scenario())
+
+
 def test_recipe_that_cannot_be_activated_starts_no_job(supervisor):
     async def scenario():
         async with plant(supervisor) as client:
