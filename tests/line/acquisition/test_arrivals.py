@@ -103,6 +103,12 @@ def record(state: Path, *parts: int) -> None:
             rows.record(a_record(part))
 
 
+def trigger(arrival: source.Frame | source.FrameRefusedError, part: int) -> None:
+    """Report the acquisition id that the supervisor gave to a part."""
+    assert arrival.answer is not None
+    arrival.answer(part)
+
+
 def taken(folder: Path) -> list[str]:
     """Return the files of parts whose result is recorded."""
     return sorted(path.name for path in (folder / "taken").glob("*.*") if path.is_file())
@@ -115,7 +121,7 @@ def test_file_is_taken_when_its_result_is_recorded(folder, watched):
     for recorded, expected in ((), []), ((70,), []), ((71,), ["7.png"]):
         record(folder.parent, *recorded)
         if recorded == (70,):
-            frame.answer(71)
+            trigger(frame, 71)
         with pytest.raises(source.FrameTimeoutError):
             made.frame(0.0)
         assert taken(folder) == expected
@@ -129,7 +135,7 @@ def test_part_whose_result_was_lost_is_ng_after_the_restart(folder, watched, mon
     for name in ("6.png", "7.png", "8.png"):
         (folder / name).write_bytes(png())
     for number in (6, 7):
-        next_frame(made).answer(number)
+        trigger(next_frame(made), number)
     next_frame(made)
     record(folder.parent, 6)
     made.close()
@@ -139,7 +145,7 @@ def test_part_whose_result_was_lost_is_ng_after_the_restart(folder, watched, mon
         with pytest.raises(source.FrameRefusedError, match="before the result of this part was recorded") as caught:
             again.frame(0.0)
         refused[caught.value.part_id] = caught.value.reason
-        caught.value.answer(number)
+        trigger(caught.value, number)
     assert refused == {"7.png": "acquisition-died", "8.png": "acquisition-died"}
     record(folder.parent, 10, 11)
     with pytest.raises(source.FrameTimeoutError):
@@ -150,7 +156,7 @@ def test_part_whose_result_was_lost_is_ng_after_the_restart(folder, watched, mon
 def test_part_of_a_supervisor_that_survived_gets_no_second_result(folder, watched):
     made = watched()
     (folder / "7.png").write_bytes(png())
-    next_frame(made).answer(7)
+    trigger(next_frame(made), 7)
     made.close()
     again = watched()
     with pytest.raises(source.FrameTimeoutError):

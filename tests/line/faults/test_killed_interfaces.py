@@ -23,8 +23,7 @@ def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     file = write_station_file(folder, exported("rgb"), data / "gear" / "train", station=PATIENT, **sections)
     with running_station(file) as running:
         running.plc.wait_ready()
-        for name in INTERFACES:
-            wait_for(lambda name=name: running.runs(name))
+        wait_for(lambda: all(running.runs(name) for name in INTERFACES))
         yield running
 
 

@@ -109,11 +109,11 @@ class Claims:
         for claim in [claim for claim in self._claims if claim.acquisition_id in recorded or not claim.name]:
             self.finish(claim)
         now_s = time.monotonic()
-        lost = (claim for claim in self._claims if claim.lost_s is not None and now_s >= claim.lost_s)
-        claim = next(lost, None)
-        if claim is not None:
-            claim.lost_s = None
-        return claim
+        for claim in self._claims:
+            if claim.lost_s is not None and now_s >= claim.lost_s:
+                claim.lost_s = None
+                return claim
+        return None
 
     def finish(self, claim: Claim) -> None:
         """Move the files of a claim to the folder of taken files. Somebody may have removed them.
