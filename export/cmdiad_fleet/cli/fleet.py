@@ -6,11 +6,13 @@ import click
 
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
-SUBCOMMANDS: dict[str, tuple[str, str]] = {}
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
+}
 """Place and purpose of each subcommand."""
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
-EXAMPLES: tuple[str, ...] = ()
+EXAMPLES: tuple[str, ...] = ("cmdiad-fleet triton cable.cmdiad --repository /srv/models",)
 
 
 @click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)
