@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.engines.served_model import GRAPH_PARAMETER, VERSION, ServedModel, ServedTensor
@@ -61,22 +62,8 @@ class TritonClient:
             ) from error
         self._library, self._failure = library, InferenceServerException
         self._options, self._model = options, model
-        try:
-            self._client = library.InferenceServerClient(
-                options.target,
-                ssl=options.tls,
-                root_certificates=options.authority or None,
-                certificate_chain=options.certificate or None,
-                private_key=options.key or None,
-                channel_args=list(_CHANNEL),
-            )
-        except OSError as error:
-            raise EngineError(
-                options.address,
-                found=str(error),
-                expected="readable PEM files for TLS",
-                action="check the environment variables CMDIAD_SERVER_…",
-            ) from error
+        credentials = _credentials(options) if options.tls else None
+        self._client = library.InferenceServerClient(options.target, creds=credentials, channel_args=list(_CHANNEL))
 
     def call(self, method: str, deadline: Deadline, **arguments: Any) -> Any:
         """Call a method of `tritonclient.grpc.InferenceServerClient`.
@@ -169,6 +156,24 @@ class TritonClient:
                 expected=f"{expected}"[:300],
                 action="write the bundle's model with cmdiad-fleet triton and load the model on the server",
             )
+
+
+def _credentials(options: ServerOptions) -> Any:
+    """Return the certificates for TLS; EngineError if a file cannot be read."""
+    import grpc
+
+    try:
+        authority, key, certificate = (
+            Path(name).read_bytes() if name else None for name in (options.authority, options.key, options.certificate)
+        )
+    except OSError as error:
+        raise EngineError(
+            options.address,
+            found=str(error),
+            expected="readable PEM files for TLS",
+            action="check the environment variables CMDIAD_SERVER_AUTHORITY, _CERTIFICATE and _KEY",
+        ) from error
+    return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
 def _ports(tensors: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
