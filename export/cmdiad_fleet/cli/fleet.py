@@ -12,7 +12,10 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 """Place and purpose of each subcommand."""
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
-EXAMPLES: tuple[str, ...] = ("cmdiad-fleet triton cable.cmdiad --repository /srv/models",)
+EXAMPLES: tuple[str, ...] = (
+    "# models for a Triton server",
+    "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
+)
 
 
 @click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)

@@ -20,8 +20,8 @@ Prints the names of the models, and on stderr the command that starts the server
 """
 EXAMPLES = (
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models --instances 2 --device gpu",
-    "# at the line",
-    "cmdiad-run cable.cmdiad photos/ --engine triton --server grpcs://inference.plant:8001",
+    "# signed bundles only, on a server without a GPU",
+    "cmdiad-fleet triton cable.cmdiad --repository /srv/models --device cpu --require-signature plant.pem",
 )
 EXIT_CODES = {4: "bundle unusable", 5: "a package or a TensorRT engine is missing", 6: "repository not writable"}
 

@@ -28,7 +28,7 @@ class Tensors(Protocol):
     """A way of tensors to the server and back."""
 
     def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
-        """Return the outputs for these inputs, in memory of their own; EngineError for outputs of another shape."""
+        """Return the outputs for these inputs as new arrays; EngineError for outputs of another shape."""
 
     def close(self) -> None:
         """Release the memory. Idempotent."""

@@ -31,7 +31,7 @@ from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import RecordError
 from graphs import FINGERPRINT
-from helpers import assert_refused, command, flip_byte, rewrite_manifest, sample_files
+from helpers import assert_refused, command, flip_byte, sample_files, set_threshold
 from kserve_server import KServeServer, kserve
 
 Cached = Callable[..., Path]
@@ -336,5 +336,5 @@ def test_auto_never_takes_a_server(bundle: Bundle, server: KServeServer, monkeyp
 
 def test_a_changed_threshold_needs_no_new_model(own_bundle: Path, tmp_path: Path) -> None:
     first = write_model(Bundle.open(own_bundle), tmp_path, Placement())
-    rewrite_manifest(own_bundle, lambda manifest: manifest.update(name=manifest["name"]))
+    set_threshold(own_bundle, 2 * Bundle.open(own_bundle).calibration.score_threshold)
     assert write_model(Bundle.open(own_bundle), tmp_path, Placement()).path == first.path
