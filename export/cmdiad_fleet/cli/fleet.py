@@ -15,6 +15,7 @@ HELP = """Score archives, train many detectors, and bring bundles to many machin
 EXAMPLES: tuple[str, ...] = (
     "# models for a Triton server",
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
+    "cmdiad-fleet triton cable.cmdiad --repository /srv/models --device cpu",
 )
 
 
