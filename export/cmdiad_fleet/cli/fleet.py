@@ -6,11 +6,18 @@ import click
 
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
-SUBCOMMANDS: dict[str, tuple[str, str]] = {}
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "publish": ("cmdiad_fleet.cli.publish:publish", "Publish a bundle in an OCI registry or layout."),
+    "pull": ("cmdiad_fleet.cli.pull:pull", "Receive, verify and test a bundle, for a folder or a station."),
+    "verify": ("cmdiad_fleet.cli.verify:verify", "Verify a bundle or an artefact."),
+}
 """Place and purpose of each subcommand."""
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
-EXAMPLES: tuple[str, ...] = ()
+EXAMPLES: tuple[str, ...] = (
+    "cmdiad-fleet publish gear.cmdiad registry.plant.example/parts/gear:7 --public-key line7.key.pub",
+    "cmdiad-fleet pull registry.plant.example/parts/gear:7 --out gear.cmdiad --public-key line7.key.pub",
+)
 
 
 @click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)
