@@ -12,7 +12,9 @@ from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 
 PARTIAL = ".partial"
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 256 << 10
+_PROGRESS_BYTES = 1 << 20
+"""An attempt that brings less counts as failed."""
 
 
 def download(blob: Blob, places: Sequence[Place], folder: Path, access: Access, reporter: Reporter) -> Path:
@@ -71,7 +73,7 @@ def _complete(blob: Blob, place: Place, partial: Path, access: Access, reporter:
         try:
             _transfer(blob, place, partial, before, reporter)
         except RegistryError as error:
-            failures = failures + 1 if _size(partial) < before + _BLOCK_BYTES else 1
+            failures = failures + 1 if _size(partial) < before + _PROGRESS_BYTES else 1
             if not error.temporary or failures >= access.attempts:
                 raise
             time.sleep(access.wait_s * 2 ** (failures - 1))

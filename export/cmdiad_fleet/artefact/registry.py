@@ -48,6 +48,8 @@ class HardenedRegistry(Registry):
         plain = access.plain_http or (is_loopback(host) and access.ca_file is None)
         super().__init__(hostname=host, insecure=plain, tls_verify=str(access.ca_file) if access.ca_file else True)
         self.session.auth = lambda request: request  # Without this, `requests` sends passwords of ~/.netrc.
+        # `_send` follows redirects. `requests` would read the whole body of a redirect, however long, before the next.
+        self.session.get_redirect_target = lambda response: None
         self.host = host
         self._access = access
         self._origin = _origin(f"{self.prefix}://{host}")
@@ -135,7 +137,7 @@ class HardenedRegistry(Registry):
             if response.status_code not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             response.close()
-            url = urljoin(url, response.headers.get("Location", ""))
+            url = _joined(url, response.headers.get("Location", ""))
         raise self.error(f"more than {_MOST_REDIRECTS} redirects", "an answer", temporary=False)
 
     def _exchange(self, method: str, url: str, data: Any, headers: Mapping[str, str]) -> requests.Response:
@@ -307,7 +309,7 @@ class RegistryPlace:
             raise self._registry.error(f"{length:.20} bytes of {blob.title}", f"{blob.bytes - start}", temporary=False)
         extent = response.headers.get("Content-Range", "")
         if response.status_code == 206 and extent != f"bytes {start}-{blob.bytes - 1}/{blob.bytes}":
-            raise self._registry.error(f"the range {extent:.60!r}", f"bytes from {start} on", temporary=False)
+            raise self._registry.error(f"the range {extent!r:.60}", f"bytes from {start} on", temporary=False)
 
 
 class _Body:
@@ -379,6 +381,14 @@ def _problem_of(error: Exception) -> tuple[str, bool]:
     if isinstance(error, (requests.ConnectionError, urllib3.exceptions.ProtocolError)):
         return "no connection, or one that broke off", True
     return f"a request that failed ({type(error).__name__})", False
+
+
+def _joined(url: str, location: str) -> str:
+    """Return the address that a redirect leads to, or the text itself if that is no address."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
