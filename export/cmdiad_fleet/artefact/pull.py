@@ -85,6 +85,7 @@ def pull(source: Source, target: Path, proof: Proof, reporter: Reporter, *, repl
         reporter.say(f"{source.reference} is {artefact.digest} (from {place})")
         if _is_occupied(target):
             if is_same_bundle(target, artefact):
+                shutil.rmtree(_staging_of(target), ignore_errors=True)  # A pull was killed at its very end.
                 return Pulled(artefact, address, place, prove(target, artefact, proof, reporter), received=False)
             if not replace_target:
                 raise _occupied(target)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HELP = """Receive the bundle NAME: REGISTRY/REPO[:TAG][@sha256:HEX], or oci:PATH[:TAG] for a layout on the disk.
 
-Every hash, the signature and the self-test on this machine must pass before the bundle appears under its name. A pull
+Every hash, the signature and the self-test on this machine must pass before the bundle gets the final name. A pull
 that breaks off leaves nothing half, and the next one continues where the first ended.
 """
 EXAMPLES = (
