@@ -20,8 +20,8 @@ from cmdiad_fleet.cli.artefact_options import (
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 
-HELP = """Verify NAME: the folder of a bundle, an artefact REGISTRY/REPO[:TAG][@sha256:HEX], or a layout oci:PATH[:TAG]
-or its path.
+HELP = """Verify NAME: the folder of a bundle, an artefact REGISTRY/REPO[:TAG][@sha256:HEX], or a layout oci:PATH[:TAG],
+also without `oci:` if that is a path.
 
 An artefact is received into a temporary folder. Every hash, the signature and the self-test on this machine must
 pass. The command prints the digest and the annotations.
