@@ -154,7 +154,7 @@ class Database:
 
     @property
     def is_untidy(self) -> bool:
-        """Return True if the write-ahead log has so many rows that `tidy` cannot wait for a pause."""
+        """Return True if `tidy` must not wait for a pause any longer, because the write-ahead log has many rows."""
         return self._commits >= UNTIDY_COMMITS
 
     def reserve_log(self) -> None:

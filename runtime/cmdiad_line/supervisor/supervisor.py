@@ -335,7 +335,7 @@ class Supervisor:
             _logger.error("%s It is started again in a minute.", text)
 
     def _start_missing(self, now_ns: int) -> None:
-        """Start the processes that do not run. Those that may trigger need the ids that the records process brings."""
+        """Start the processes that do not run. Processes that trigger need the ids that the records process brings."""
         for name in (*INSIDE, *self._outside) if self._has_ids else _WITHOUT_IDS:
             gave_up_ns = self._gave_up.get(name)
             rests = gave_up_ns is not None and now_ns - gave_up_ns < MINUTE_NS

@@ -55,6 +55,6 @@ def train_again(source: Path, place: tuple[Path | None, str | None], out: Path |
 def refuse_changes(context: click.Context) -> None:
     """Raise click.UsageError if the command line has an option that the finished run decides."""
     for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE
-        if given and option.name not in _WITH_FROM_RUN:
+        chosen = context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE
+        if chosen and option.name not in _WITH_FROM_RUN:
             raise click.UsageError(f"{option.opts[0]} is that of the run of --from-run. Leave the option out.")

@@ -1,6 +1,6 @@
 """Files of a watched folder whose part has no recorded result yet.
 
-A sample that was read is claimed: its files move to a folder of their own. They move on to the folder of taken files
+A sample that was read is claimed: its files move to a separate folder. They move on to the folder of taken files
 when the records have the result. So a claim that is left after a kill names a part whose result may be lost.
 """
 
