@@ -6,11 +6,16 @@ import click
 
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
-SUBCOMMANDS: dict[str, tuple[str, str]] = {}
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "score": ("cmdiad_fleet.cli.score:score", "Score the samples of a manifest, on this machine or on a Ray cluster."),
+}
 """Place and purpose of each subcommand."""
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
-EXAMPLES: tuple[str, ...] = ()
+EXAMPLES: tuple[str, ...] = (
+    "# score an archive with all cores of this machine; the same command continues an interrupted run",
+    "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/",
+)
 
 
 @click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)
