@@ -15,6 +15,8 @@ HELP = """Score archives, train many detectors, and bring bundles to many machin
 EXAMPLES: tuple[str, ...] = (
     "# score an archive with all cores of this machine; the same command continues an interrupted run",
     "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/",
+    "# the same on a Ray cluster",
+    "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/ --engine ray --address 10.0.0.5:6379",
 )
 
 

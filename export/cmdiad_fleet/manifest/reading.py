@@ -109,15 +109,16 @@ def _read_parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
 
 
 def _read_csv(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
-    lines = csv.reader(TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    header = next(lines, [])
-    _require_columns(header, columns)
-    for cells in lines:
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise ValueError(f"{len(cells)} cells in line {lines.line_num}; the first line has {len(header)}")
-        yield dict(zip(header, cells, strict=True))
+    with TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        lines = csv.reader(text, strict=True)
+        header = next(lines, [])
+        _require_columns(header, columns)
+        for cells in lines:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise ValueError(f"{len(cells)} cells in line {lines.line_num}; the first line has {len(header)}")
+            yield dict(zip(header, cells, strict=True))
 
 
 def _read_json_lines(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
@@ -157,4 +158,6 @@ def _input_errors(manifest: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise refused_manifest(manifest, "text that is not UTF-8", expected="UTF-8") from error
     except Exception as error:
-        raise refused_manifest(manifest, cause_of(error), expected="a manifest that can be read") from error
+        problem = cause_of(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        problem = problem.replace(manifest, place_for_people(manifest))
+        raise refused_manifest(manifest, problem, expected="a manifest that can be read") from error

@@ -9,6 +9,7 @@ that was in work at two deaths is not scored a third time but gets the verdict N
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ DEATHS = 2
 """Number of workers that a row may end."""
 MOST_DEATHS = 40
 """Most workers that a shard may end. More than this is a fault of the machine, not of samples."""
+LONGEST_ROW_S = 600.0
+"""Seconds after which a worker that has the same row in work counts as hung and is ended."""
 MOST_FALSE_STARTS = 3
 """Number of workers in a row that may die before they are ready."""
 
@@ -44,11 +47,15 @@ class _Task:
         shard: The shard.
         deaths: Number of deaths by position of the row that was in work; None for a death before the first row.
         endings: Rows that are not scored any more.
+        position: Position of the row in work.
+        since: Time at which the position was first seen.
     """
 
     shard: Shard
     deaths: Counter[int | None] = field(default_factory=Counter)
     endings: dict[int, Ending] = field(default_factory=dict)
+    position: int = 0
+    since: float = 0.0
 
 
 class _Tasks:
@@ -81,19 +88,28 @@ class Drive:
         count: Largest number of workers at the same time.
         folder: Folder of the results.
         progress: Receiver of progress.
+        clock: Function that returns a time in seconds.
 
     Attributes:
         tally: Counts of the shards that were scored.
         lost_workers: Number of workers that died with a shard.
     """
 
-    def __init__(self, workers: Workers, count: int, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        count: int,
+        folder: Path,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.tally = Tally()
         self.lost_workers = 0
         self._workers = workers
         self._count = count
         self._folder = folder
         self._progress = progress
+        self._clock = clock
         self._starting: set[int] = set()
         self._idle: list[int] = []
         self._busy: dict[int, _Task] = {}
@@ -117,7 +133,7 @@ class Drive:
             self._employ(tasks)
             for event in self._workers.wait(POLL_S):
                 self._take(event, tasks)
-            self._show_progress()
+            self._watch(tasks)
 
     def _employ(self, tasks: _Tasks) -> None:
         """Send shards to idle workers; start workers if shards are left, and end those without work if none is."""
@@ -125,6 +141,7 @@ class Drive:
             worker, task = self._idle.pop(), tasks.take()
             task.shard.mark(self._folder).unlink(missing_ok=True)  # An earlier mark would blame the wrong row.
             self._busy[worker] = task
+            task.position, task.since = 0, self._clock()
             self._workers.send(worker, task.shard, task.endings)
         if tasks:
             while len(self._starting) + len(self._busy) < self._count:
@@ -173,12 +190,20 @@ class Drive:
         else:
             self._idle.remove(worker)
 
-    def _show_progress(self) -> None:
-        """Report the number of finished rows, those of the shards in work included, if it has changed."""
-        in_work = sum(marked_position(task.shard.mark(self._folder)) or 0 for task in self._busy.values())
-        if self.tally.rows + in_work != self._shown:
-            self._shown = self.tally.rows + in_work
-            self._progress(self._shown)
+    def _watch(self, tasks: _Tasks) -> None:
+        """Look at the rows in work: report progress, and end a worker that is hung."""
+        now = self._clock()
+        for worker, task in list(self._busy.items()):
+            position = marked_position(task.shard.mark(self._folder)) or 0
+            if position != task.position:
+                task.position, task.since = position, now
+            elif now - task.since > LONGEST_ROW_S:
+                self._workers.stop(worker)
+                self._lose(worker, Ending("timeout", f"hung for {LONGEST_ROW_S:.0f} s"), tasks)
+        rows = self.tally.rows + sum(task.position for task in self._busy.values())
+        if rows != self._shown:
+            self._shown = rows
+            self._progress(rows)
 
 
 def _machine_fault(problem: str) -> EngineError:

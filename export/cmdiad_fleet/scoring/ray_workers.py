@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -47,24 +49,29 @@ class RayWorkers:
     Args:
         settings: Choices of the run.
         options: Choices of the cluster.
+        kind: Class of the actors.
 
     Raises:
         EngineError: There is no cluster at the address, or no cluster can be started.
     """
 
-    def __init__(self, settings: ScoreSettings, options: RayOptions) -> None:
+    def __init__(self, settings: ScoreSettings, options: RayOptions, kind: type[Worker] = Worker) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Must be set before the import.
         import ray
 
         self._ray = ray
-        self._started = not ray.is_initialized()
-        if self._started:
-            _connect(ray, options)
+        with ExitStack() as opened:
+            # A thread of Ray prints messages of the cluster to stdout, which is for results.
+            opened.enter_context(redirect_stdout(sys.stderr))
+            if not ray.is_initialized():
+                _connect(ray, options)
+                opened.callback(ray.shutdown)
+            self._opened = opened.pop_all()
         # One core for each worker; the actor is never started again by Ray, see the docstring of the module.
         self._actor = ray.remote(
             num_cpus=1, num_gpus=options.gpu_share, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
-        )(Worker)
-        self._settings = ray.put(settings)
+        )(kind)
+        self._settings = settings
         self._numbers = count()
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, int] = {}
@@ -105,9 +112,7 @@ class RayWorkers:
         """End all actors, and the connection or cluster that this object made; see `Workers.close`."""
         for worker in list(self._actors):
             self.stop(worker)
-        if self._started:
-            self._started = False
-            self._ray.shutdown()
+        self._opened.close()
 
     def _receive(self, call: Any) -> Event:
         worker = self._calls.pop(call)
@@ -115,8 +120,9 @@ class RayWorkers:
             reply: Reply = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
             self._actors.pop(worker)
-            memory = isinstance(error, self._ray.exceptions.OutOfMemoryError) or "memory" in str(error).lower()
-            return Event(worker, Ending("out-of-memory" if memory else "internal", type(error).__name__))
+            memory = isinstance(error, self._ray.exceptions.OutOfMemoryError)
+            cause = ([line for line in str(error).splitlines() if line.strip()] or [""])[-1].strip()
+            return Event(worker, Ending("out-of-memory" if memory else "internal", f"{type(error).__name__}: {cause}"))
         return Event(worker, reply)
 
 
