@@ -29,7 +29,8 @@ VOLATILE = ("time", "timings_ms")
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Write a manifest of JSON lines."""
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
     return path
 
 

@@ -25,7 +25,7 @@ PARTITIONS = 256
 """Number of files with digests; one is in memory at a time, 24 bytes for each row."""
 
 _DIGEST = np.dtype([("low", "<u8"), ("high", "<u8"), ("row", "<u8")])
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 4096
 _BLOCK_BYTES = 1 << 20
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import IO, Any
 
-from cmdiad_fleet.manifest.places import absolute_place, place_for_people
+from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people
 from cmdiad_fleet.manifest.rows import ManifestRow
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
@@ -40,12 +40,12 @@ def read_rows(manifest: str, modalities: Sequence[Modality]) -> Iterator[Manifes
     Raises:
         InputError: The manifest is missing, has another format, lacks a column, or is damaged.
     """
-    read = _reader_of(manifest)
+    read, base = _reader_of(manifest), base_of(manifest)
     with _input_errors(manifest), open_manifest(manifest) as file:
         for number, values in enumerate(read(file, (ID, *modalities))):
             part_id = _identifier(values.get(ID))
             named = {modality: values.get(modality) for modality in modalities}
-            places = {m: absolute_place(p, manifest) for m, p in named.items() if isinstance(p, str) and p.strip()}
+            places = {m: absolute_place(p, base) for m, p in named.items() if isinstance(p, str) and p.strip()}
             yield ManifestRow(number, part_id, places, None if part_id else "no-id")
 
 

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cmdiad_fleet.manifest.places import absolute_place, place_for_people
+from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people
 from cmdiad_fleet.manifest.reading import BATCH_ROWS, read_rows
 from cmdiad_runtime.errors import InputError
 
@@ -25,10 +25,8 @@ def write(path: Path, rows: list[dict[str, object]]) -> str:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".csv":
-        cells = [names, *([row[name] for name in names] for row in rows)]
-        path.write_text(
-            "".join(",".join(f'"{cell}"' for cell in line) + "\r\n" for line in cells), encoding="utf-8-sig"
-        )
+        lines = [",".join(names), *(",".join(f'"{row[name]}"' for name in names) for row in rows)]
+        path.write_text("".join(f"{line}\r\n" for line in lines), encoding="utf-8-sig")
     else:
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return str(path)
@@ -97,7 +95,7 @@ def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_places_refer_to_the_manifest(place: str, manifest: str, expected: str) -> None:
-    assert absolute_place(place, manifest) == expected
+    assert absolute_place(place, base_of(manifest)) == expected
 
 
 @pytest.mark.parametrize(
