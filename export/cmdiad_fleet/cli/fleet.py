@@ -8,6 +8,10 @@ from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "score": ("cmdiad_fleet.cli.score:score", "Score the samples of a manifest, on this machine or on a Ray cluster."),
+    "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
+    "publish": ("cmdiad_fleet.cli.publish:publish", "Publish a bundle in an OCI registry or layout."),
+    "pull": ("cmdiad_fleet.cli.pull:pull", "Receive, verify and test a bundle, for a folder or a station."),
+    "verify": ("cmdiad_fleet.cli.verify:verify", "Verify a bundle or an artefact."),
 }
 """Place and purpose of each subcommand."""
 
@@ -15,8 +19,12 @@ HELP = """Score archives, train many detectors, and bring bundles to many machin
 EXAMPLES: tuple[str, ...] = (
     "# score an archive with all cores of this machine; the same command continues an interrupted run",
     "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/",
-    "# the same on a Ray cluster",
-    "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/ --engine ray --address 10.0.0.5:6379",
+    "# models for a Triton server",
+    "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
+    "cmdiad-fleet triton cable.cmdiad --repository /srv/models --device cpu",
+    "# bundles in a registry, and from there to a line",
+    "cmdiad-fleet publish gear.cmdiad registry.plant.example/parts/gear:7 --public-key line7.key.pub",
+    "cmdiad-fleet pull registry.plant.example/parts/gear:7 --out gear.cmdiad --public-key line7.key.pub",
 )
 
 
