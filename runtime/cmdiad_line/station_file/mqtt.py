@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cmdiad_line.station_file.values import ExistingFile
 from cmdiad_runtime.support.records import require, require_integer, require_line, require_name
+from cmdiad_runtime.support.toml_file.values import ExistingFile
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]*")

@@ -1,7 +1,7 @@
 """Conversion of TOML values to the values of a section's fields, by the type of each field.
 
 Fields have one of these types: `str`, `int`, `float`, `bool`, `Literal[...]`, `tuple[T, ...]`, `dict[str, T]`, `Path`,
-`ExistingFile`, `ExistingFolder`, or one of them `| None`. A path is relative to the folder of the station file.
+`ExistingFile`, `ExistingFolder`, or one of them `| None`. A path is relative to the folder of the TOML file.
 """
 
 from __future__ import annotations
