@@ -6,11 +6,13 @@ import click
 
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
-SUBCOMMANDS: dict[str, tuple[str, str]] = {}
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("cmdiad_fleet.cli.train:train", "Train a detector for each category and recipe of a fleet file."),
+}
 """Place and purpose of each subcommand."""
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
-EXAMPLES: tuple[str, ...] = ()
+EXAMPLES: tuple[str, ...] = ("cmdiad-fleet train fleet.toml",)
 
 
 @click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)
