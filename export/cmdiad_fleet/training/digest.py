@@ -1,4 +1,4 @@
-"""The digest of everything that a detector is made of: data, recipe, options of the export and version."""
+"""The digest of everything that a run is made of: data, recipe and version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cmdiad_runtime.support.files import sha256_of
 
 
 def digest_of(job: Job) -> str:
-    """Return the digest of a job as 64 hexadecimal digits.
+    """Return the digest of the run of a job as 64 hexadecimal digits.
 
     Paths of the data set do not count, only names, sizes and hashes of the files that the training reads.
 
@@ -25,7 +25,6 @@ def digest_of(job: Job) -> str:
         "version": version("cmdiad"),
         "recipes": job.resolved.recipes,
         "train": job.resolved.arguments,
-        "export": job.export,
         "trial": job.trial,
         "data": [[*entry] for entry in _data(job)],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_fleet.training.fleet_file.fleet import Detector
+from cmdiad_fleet.training.fleet_file.options import EXPORT, TRAIN
 from cmdiad_fleet.training.fleet_file.sections import RecipeSection
 from cmdiad_fleet.training.resolve import Resolved
 from cmdiad_runtime.errors import OutputError
@@ -15,6 +16,7 @@ from cmdiad_runtime.support.records import (
     LARGEST_NUMBER,
     RecordError,
     fields_from_json,
+    make_tuple,
     require,
     require_integer,
     require_number,
@@ -76,9 +78,9 @@ class Job:
         train += ["--cache-gb", f"{self.cache_gb:g}"]
         train += [] if self.cache is None else ["--cache-dir", str(self.cache)]
         train += ["--no-test"] if self.trial else []
-        steps = [("cmdiad-train", train)]
+        steps = [(TRAIN, train)]
         if self.export is not None and not self.bundle.exists():
-            steps.append(("cmdiad-export", [str(self.run), *self.export, "--out", str(self.bundle)]))
+            steps.append((EXPORT, [str(self.run), *self.export, "--out", str(self.bundle)]))
         return steps
 
 
@@ -90,6 +92,7 @@ class Outcome:
         name: Name of the detector.
         state: "started", "trained", "failed", or "skipped" after the time limit of a sweep.
         digest: Digest of data, recipe and version; "" if the data cannot be read.
+        export: Arguments of `cmdiad-export` for the bundle in the folder; None without a bundle.
         reason: Reason of a failure as one line, or "".
         seconds: Wall time of the training and the export.
         attempts: Number of processes that were started.
@@ -99,6 +102,7 @@ class Outcome:
     name: str
     state: str
     digest: str = ""
+    export: tuple[str, ...] | None = None
     reason: str = ""
     seconds: float = 0.0
     attempts: int = 0
@@ -109,6 +113,8 @@ class Outcome:
         require(self.state in STATES, self, "state", f"one of {', '.join(STATES)}")
         for name in ("digest", "reason"):
             require_text(self, name, longest=100_000)
+        if self.export is not None:
+            make_tuple(self, "export")
         require_number(self, "seconds", 0, LARGEST_NUMBER)
         require_integer(self, "attempts", 0, 1000)
 

@@ -17,8 +17,11 @@ from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.job import EVIDENCE, LOG, RECORD, Job, Outcome, read_outcome
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.files import free_name
 from cmdiad_runtime.support.lock import LOCK_NAME
 
+WORKER = "cmdiad_fleet.training.worker"
+"""Module of the process that trains a detector."""
 _POLL_SECONDS = 0.1
 _END_SECONDS = 30.0
 """Time after which a process that was asked to end is killed."""
@@ -30,7 +33,8 @@ def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
     """Train a detector, and export it if the job says so. A detector that is finished is kept.
 
     Data, recipe and version are compared by digest. If they have changed, the earlier results are moved into a folder
-    `earlier-DIGEST`; if they are the same, an interrupted training resumes.
+    `earlier-DIGEST`; if they are the same, an interrupted training resumes. If only the options of the export have
+    changed, the earlier bundle is moved, and the run is kept.
 
     Args:
         job: The job.
@@ -46,13 +50,16 @@ def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
         if earlier is not None and earlier.digest != digest:
             _set_aside(job.folder, earlier.digest)
             earlier = None
-        if earlier is not None and earlier.state == "trained" and all(path.is_file() for path in job.results):
+        if earlier is not None and earlier.export != job.export:
+            _set_bundle_aside(job)
+        elif earlier is not None and earlier.state == "trained" and all(path.is_file() for path in job.results):
             return replace(earlier, kept=True)
         if job.not_after is not None and time.time() > job.not_after:
             return Outcome(name=name, state="skipped", reason="The time of the sweep was over.")
         job.folder.mkdir(parents=True, exist_ok=True)
-        Outcome(name=name, state="started", digest=digest).write(job.folder)
-        outcome = _attempts(job, digest, stop)
+        started = Outcome(name=name, state="started", digest=digest, export=job.export)
+        started.write(job.folder)
+        outcome = _attempts(job, started, stop)
         outcome.write(job.folder)
         return outcome
     except Exception as error:  # Whatever happens to one detector must not end the others.
@@ -67,13 +74,19 @@ def _set_aside(folder: Path, digest: str) -> None:
     # The record is moved last: if this is interrupted, the next command continues here.
     for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
         if path.name != LOCK_NAME and not path.name.startswith("earlier-"):
-            path.rename(place / path.name)
+            target = place / path.name
+            path.rename(free_name(target) if target.exists() else target)
 
 
-def _attempts(job: Job, digest: str, stop: threading.Event | None) -> Outcome:
+def _set_bundle_aside(job: Job) -> None:
+    if job.bundle.exists():
+        job.bundle.rename(free_name(job.folder / "earlier-bundle.cmdiad"))
+
+
+def _attempts(job: Job, started: Outcome, stop: threading.Event | None) -> Outcome:
     """Start processes until one ends by itself, or the retries are used up."""
     start = time.monotonic()
-    outcome = Outcome(name=job.detector.name, state="failed", digest=digest)
+    outcome = replace(started, state="failed")
     for attempt in range(1, job.resources.retries + 2):
         code, output = _run_process(job, stop)
         seconds = round(time.monotonic() - start, 1)
@@ -95,7 +108,7 @@ def _run_process(job: Job, stop: threading.Event | None) -> tuple[int, str]:
     with log.open("ab") as output:
         before = output.tell()
         process = subprocess.Popen(  # noqa: S603 - the interpreter that executes this module
-            [sys.executable, "-m", "cmdiad_fleet.training.worker", json.dumps(_request(job))],
+            [sys.executable, "-m", WORKER, json.dumps(_request(job))],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -122,9 +135,12 @@ def _request(job: Job) -> dict[str, object]:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """Return the environment that keeps a training within its share of the machine."""
+    """Return the environment that keeps a training within its share of the machine.
+
+    PYTHONSAFEPATH keeps files of the current folder from being imported.
+    """
     hidden = {} if job.resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {"OMP_NUM_THREADS": str(job.resources.cpus), "PYTHONUNBUFFERED": "1", **hidden}
+    return {"OMP_NUM_THREADS": str(job.resources.cpus), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **hidden}
 
 
 def _wait(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:

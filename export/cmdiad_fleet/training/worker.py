@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from cmdiad_fleet.training.fleet_file.options import TRAIN
 from cmdiad_runtime.support.command_line import run_command
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.lock import lock_folder
@@ -50,7 +51,7 @@ def _run(name: str, arguments: list[str]) -> None:
 
 
 def _command(name: str) -> click.Command:
-    if name == "cmdiad-train":
+    if name == TRAIN:
         from cmdiad_train.cli.train import cli
 
         return cli

@@ -10,6 +10,8 @@ import click
 
 from cmdiad_runtime.support.toml_file.read import nearest
 
+TRAIN, EXPORT = "cmdiad-train", "cmdiad-export"
+"""Commands whose options a fleet file has."""
 SET_BY_FLEET = ("category", "out", "cache-dir", "cache-gb", "test", "no-test", "run", "help", "version")
 """Options that the fleet sets itself."""
 OF_ONE_DETECTOR = ("network-from", "calibration", "mask")
@@ -42,12 +44,13 @@ def arguments_of(options: Mapping[str, Any], command: click.Command) -> list[str
     return [argument for key, value in options.items() for argument in _arguments(known[_name(key)], key, value)]
 
 
-def mistakes_in(options: Mapping[str, Any], command: click.Command) -> Iterator[OptionMistake]:
+def mistakes_in(options: Mapping[str, Any], command: click.Command, program: str) -> Iterator[OptionMistake]:
     """Yield the mistakes of options, each by itself. Contradictions between options are found by the command.
 
     Args:
         options: Values by name of the option.
         command: Command that takes the options.
+        program: Name of the command for messages.
     """
     known = _options_of(command)
     for key, value in options.items():
@@ -55,9 +58,9 @@ def mistakes_in(options: Mapping[str, Any], command: click.Command) -> Iterator[
         if name in (*SET_BY_FLEET, *OF_ONE_DETECTOR, *MEASURING):
             yield OptionMistake(key, "an option that no fleet file has", _expectation(name), "remove it")
         elif name not in known:
-            yield OptionMistake(key, "an unknown option", f"an option of {command.name}", nearest(name, list(known)))
+            yield OptionMistake(key, "an unknown option", f"an option of {program}", nearest(name, list(known)))
         elif problem := _problem(command, known[name], key, value):
-            yield OptionMistake(key, problem, f"a value of --{name}", f"run {command.name} --help for the values")
+            yield OptionMistake(key, problem, f"a value of --{name}", f"run {program} --help for the values")
 
 
 def _problem(command: click.Command, option: click.Option, key: str, value: Any) -> str:

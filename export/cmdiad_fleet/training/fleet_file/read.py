@@ -11,7 +11,7 @@ import click
 
 from cmdiad_fleet.training.fleet_file.fleet import Detector, Fleet
 from cmdiad_fleet.training.fleet_file.mistakes import FleetFileError
-from cmdiad_fleet.training.fleet_file.options import mistakes_in
+from cmdiad_fleet.training.fleet_file.options import EXPORT, TRAIN, mistakes_in
 from cmdiad_fleet.training.fleet_file.sections import (
     MOST_TRIALS,
     RECIPE_NAME,
@@ -43,7 +43,7 @@ def read_fleet(path: Path) -> Fleet:
     reader = _FleetReader(file, kind="a fleet file", page="docs/fleet-training.md")
     fleet = reader.fleet(file) if reader.readable else None
     if reader.mistakes or fleet is None:
-        raise FleetFileError(file, reader.mistakes)
+        raise FleetFileError(file, list(dict.fromkeys(reader.mistakes)))
     return fleet
 
 
@@ -86,7 +86,7 @@ class _FleetReader(TomlReader):
             recipe = self.fill(section, RecipeSection, table, 0)
             if recipe is not None:
                 recipes[name] = recipe
-                self._check_options(f"{section}.train", recipe.train, cli)
+                self._check_options(f"{section}.train", recipe.train, cli, TRAIN)
         return recipes
 
     def _export(self) -> Mapping[str, Any] | None:
@@ -98,7 +98,7 @@ class _FleetReader(TomlReader):
         if not isinstance(table, dict):
             self.add("export", "", "a section in double brackets", "a section [export]", "write [export]")
             return None
-        self._check_options("export", table, cli)
+        self._check_options("export", table, cli, EXPORT)
         if table.get("target") == "tensorrt":
             expected = "onnx, rtx or auto, because such an engine is built on its device"
             self.add("export", "target", "tensorrt", expected, "run cmdiad-build BUNDLE on the device")
@@ -116,7 +116,7 @@ class _FleetReader(TomlReader):
             self.add("sweep", "recipe", f"{sweep.recipe!r}", expected, nearest(sweep.recipe, list(recipes)))
         for key, values in sweep.values.items():
             for value in values:
-                self._check_options("sweep.values", {key: value}, cli)
+                self._check_options("sweep.values", {key: value}, cli, TRAIN)
         if combinations(sweep) > _EVERY_COMBINATION:
             expected = f"at most {_EVERY_COMBINATION}"
             self.add("sweep", "values", f"{combinations(sweep)} combinations", expected, "remove values")
@@ -127,8 +127,8 @@ class _FleetReader(TomlReader):
             )
         return sweep
 
-    def _check_options(self, section: str, options: Mapping[str, Any], command: click.Command) -> None:
-        for mistake in mistakes_in(options, command):
+    def _check_options(self, section: str, options: Mapping[str, Any], command: click.Command, program: str) -> None:
+        for mistake in mistakes_in(options, command, program):
             self.add(section, mistake.key, mistake.problem, mistake.expected, mistake.action)
 
     def _detectors(
@@ -167,7 +167,7 @@ class _FleetReader(TomlReader):
         searched = sweep is not None and sweep.recipe == name
         section = "sweep" if searched else f"recipe.{name}"
         for point in points_of(sweep) if sweep is not None and searched else [{}]:
-            options = f" with {point}" if point else ""
+            options = f" ({', '.join(f'{key} = {value}' for key, value in point.items())})" if point else ""
             try:
                 resolve(data.folder, {**recipe.train, **point})
             except CmdiadError as error:
