@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 from cmdiad_runtime.support.progress import TerminalReporter
@@ -32,7 +34,7 @@ EXAMPLES = (
 )
 EXIT_CODES = {
     1: "at least one detector failed",
-    5: "no Ray cluster",
+    5: "no Ray cluster, or a package is missing",
     6: "output not writable",
     10: "the fleet file has mistakes",
 }
@@ -46,7 +48,7 @@ EXIT_CODES = {
         "--engine",
         type=click.Choice(["ray", "local"]),
         default="ray",
-        help="ray: one task for each detector, placed by cores, memory and GPUs of its recipe. local: processes on "
+        help="ray: one task for each detector, placed by the cores, memory and GPUs of the recipe. local: processes on "
         "this machine, without Ray.",
     ),
     click.option(
@@ -74,6 +76,7 @@ def train(fleet: Path, engine: str, address: str, jobs: int | None, check: bool)
     from cmdiad_fleet.training.tables import terminal_table
     from cmdiad_fleet.training.train_fleet import train_fleet
 
+    _require_training()
     if engine == "ray" and jobs is not None:
         raise click.UsageError("--jobs belongs to --engine local: Ray counts the cores of the recipes")
     try:
@@ -91,6 +94,17 @@ def train(fleet: Path, engine: str, address: str, jobs: int | None, check: bool)
     click.echo(terminal_table(rows))
     click.echo(f"\npage: {printable(content.general.out / 'fleet.html')}")
     return int(any(row.state == "failed" for row in rows))
+
+
+def _require_training() -> None:
+    """Raise EngineError if the packages for training or export are not installed."""
+    for package in ("torch", "onnx"):
+        if find_spec(package) is None:
+            raise EngineError(
+                "",
+                found=f"cmdiad-fleet train needs the package {package!r}, which is not installed",
+                action='run: pip install "cmdiad[export,fleet]"',
+            )
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def log_of(fleet: Fleet, name: str) -> str:
     return (fleet.general.out / name / LOG).read_text(encoding="utf-8")
 
 
+@pytest.mark.failure_mode("A detector of a fleet that fails")
 def test_failures_keep_their_log_and_reason_and_others_continue(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_failures_keep_their_log_and_reason_and_others_continue(
     assert log_of(fleet, "clip-camera").count("$ cmdiad-train") == 2
 
 
+@pytest.mark.failure_mode("A training of a fleet that the system kills")
 def test_a_process_that_is_killed_is_started_again(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_process_that_is_killed_is_started_again(
         assert json.loads((fleet.general.out / name / "detector.json").read_text())["attempts"] == attempts
 
 
+@pytest.mark.failure_mode("Changed pictures under the same names")
 def test_changed_data_or_recipes_are_trained_again_and_nothing_is_lost(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +129,7 @@ def test_other_options_of_the_export_keep_the_run(
     assert names == {"run", "nut-camera.cmdiad", "earlier-bundle-2.cmdiad", "log.txt", "detector.json"}
 
 
+@pytest.mark.failure_mode("A damaged bundle of a finished fleet")
 def test_a_damaged_bundle_is_never_reported_as_finished(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +143,7 @@ def test_a_damaged_bundle_is_never_reported_as_finished(
     assert rows["nut-camera"].image_auroc is None
 
 
+@pytest.mark.failure_mode("An interrupted fleet")
 def test_an_interruption_ends_the_processes_and_writes_the_tables(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from cmdiad_fleet.training.engines import local_engine, ray_engine
 from cmdiad_fleet.training.train_fleet import train_fleet
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.cli.train import cli as train_command
 from fleet_fleets import fleet_of
+from helpers import command
 from runs import hashes
 
 pytest.importorskip("ray", reason="trains on a Ray cluster")
@@ -68,9 +69,9 @@ def test_trials_and_detectors_are_trained_as_by_the_command(cluster: Any, own_da
     plain = tmp_path / "plain"
     size = row.options["size"]
     options = ["--view", "sensor", "--rgb-grid", "14", "--coreset", "0.2", "--size", str(size), "--out", str(plain)]
-    code = "from cmdiad_train.cli.train import main; main()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code, str(own_data), *options], check=True, env=environment)
+    torch.set_num_threads(1)  # As many as `cpus`; the fixture `same_threads` takes this back.
+    with threadpool_limits(1):
+        assert command(train_command, own_data, *options).code == 0
     assert hashes(run) == hashes(plain)
     assert (run / "run.json").read_bytes() == (plain / "run.json").read_bytes()
 

@@ -37,6 +37,7 @@ def test_a_fleet_has_a_detector_for_each_category_and_recipe(parts: Path, tmp_pa
     assert fleet.sweep is None
 
 
+@pytest.mark.failure_mode("A fleet file with mistakes")
 def test_all_mistakes_are_listed_with_their_lines(parts: Path, tmp_path: Path) -> None:
     text = """
 [recipe.camera]
