@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cmdiad_line.station_file.lines import Lines
-from cmdiad_line.station_file.mistakes import Mistake
 from cmdiad_line.station_file.station import Station
 from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.support.toml_file.lines import Lines
+from cmdiad_runtime.support.toml_file.mistakes import Mistake
 
 _KEYS = {"web": "private_key", "opcua": "private_key", "mqtt": "key"}
 """Key of the private key, by section. The certificate is `certificate` in each."""

@@ -46,6 +46,7 @@ class FitOptions:
         envelope: Rate of the checks of the recording conditions, and checks that are switched off.
         mask: Inspection mask, whose digest becomes part of the recipe, or None.
         calibration: Folders of good samples of other sessions, which set the thresholds too.
+        test: False to leave the test split unread, so that the run has no figures.
         judged: Folder of a candidate with parts that people judged, which are trained on and tested too, or None.
     """
 
@@ -55,6 +56,7 @@ class FitOptions:
     envelope: EnvelopeOptions = field(default_factory=EnvelopeOptions)
     mask: InspectionMask | None = None
     calibration: tuple[Path, ...] = ()
+    test: bool = True
     judged: Path | None = None
 
 
@@ -93,7 +95,7 @@ def _fit(
 ) -> RunRecord:
     family = family_of(recipe.family)
     chosen = open_category(data, category)
-    splits = split(chosen, recipe, family)
+    splits = split(chosen, recipe, family, test=options.test)
     if options.judged is not None:
         splits = add_judged(splits, options.judged, recipe, family)
     splits = add_sessions(splits, options.calibration, recipe, reporter)
