@@ -14,8 +14,9 @@ A command uses it like this::
     def main() -> None:
         run_command(cli, "cmdiad-run")
 
-`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command
-with subcommands takes `cls=CommandGroup` or `cls=LazyGroup`; its subcommands are then `GroupedCommand` by themselves.
+`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command with
+subcommands takes `cls=CommandGroup`, or `cls=LazyGroup` to import them late; they are then `GroupedCommand` by
+themselves.
 
 Results go to stdout, messages to stderr, one line for each foreseen problem and never a traceback. The exit codes are
 0 for success, 2 for a wrong command line, 130 for an interruption (143 by SIGTERM, 129 by SIGHUP), and those of
@@ -61,6 +62,7 @@ EXTRAS = {
     "oras": "fleet",
     "pyarrow": "fleet",
     "ray": "fleet",
+    "requests": "fleet",
     "tritonclient": "triton",
     "multipart": "line",
     "paho": "line",
@@ -68,6 +70,7 @@ EXTRAS = {
     "pymodbus": "line",
     "python_multipart": "line",
     "tomli": "line",
+    "urllib3": "fleet",
     "uvicorn": "line",
 }
 """Extra of the distribution that installs a package, by the package's import name."""
