@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.engines.graph_file import weights_path
@@ -93,7 +93,7 @@ def check_graph_contents(graph: Path) -> GraphPorts:
             if not walk.graphs:
                 raise GraphContentError("no ONNX graph")
             needed = {name: shape for name, shape in walk.ports.inputs.items() if name not in walk.arrays}
-            return GraphPorts(needed, walk.ports.outputs)
+            return replace(walk.ports, inputs=needed)
 
 
 class _Walk:
