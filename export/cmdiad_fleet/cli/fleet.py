@@ -8,6 +8,7 @@ from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
+    "serve": ("cmdiad_fleet.cli.serve:serve", "Inspect files over HTTP with Ray Serve."),
 }
 """Place and purpose of each subcommand."""
 
@@ -15,7 +16,8 @@ HELP = """Score archives, train many detectors, and bring bundles to many machin
 EXAMPLES: tuple[str, ...] = (
     "# models for a Triton server",
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
-    "cmdiad-fleet triton cable.cmdiad --repository /srv/models --device cpu",
+    "# HTTP without containers",
+    "cmdiad-fleet serve cable.cmdiad gear.cmdiad --replicas 2",
 )
 
 
