@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,14 @@ class ServedBundle:
             rgb, xyz = (files.get(name) if name in preprocessing.modalities else None for name in ("rgb", "xyz"))
             name = ", ".join(name for name, _ in upload.files.values())
             read = partial(self._reader.read_files, name, rgb, xyz, colour=preprocessing.colour)
+            start = time.perf_counter()
             sample = guarded(name, read)
+            read_ms = (time.perf_counter() - start) * 1e3
         if isinstance(sample, InputError):
             inspection = self._inspector.not_inspected(name, sample)
         else:
             inspection = self._inspector.inspect(sample)
-        line = result_line(inspection, Stored(part_id=upload.part_id, read_ms=0.0), self._station)
+        line = result_line(inspection, Stored(part_id=upload.part_id, read_ms=read_ms), self._station)
         line["message"] = line["message"].replace(f"{folder}/", "")
         return line
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ def running_service(service: Service, host: str, port: int) -> Iterator[Any]:
 
     from cmdiad_fleet.serving.ray_application import application
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+    _require_free(host, port)
     try:
         try:
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
@@ -40,14 +46,27 @@ def running_service(service: Service, host: str, port: int) -> Iterator[Any]:
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"{host}:{port}",
-                found=f"no service ({(str(error).splitlines() or [type(error).__name__])[0]})",
-                expected="a free port, and cores for the replicas",
-                action="choose another --port, or fewer --replicas",
+                found=f"no service ({cause_of(error)})",
+                expected="replicas that start",
+                action="pass fewer --replicas, and look at the log of Ray in /tmp/ray/session_latest/logs/serve",
             ) from error
         _prove(service)
         yield handle
     finally:
         serve.shutdown()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise EngineError if the service cannot listen: Ray would report that a minute later, without the reason."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise EngineError(
+            f"{host}:{port}",
+            found=f"an address that cannot be listened on ({cause_of(error)})",
+            expected="an address of this machine and a free port",
+            action="choose another --host or --port",
+        ) from error
 
 
 def serve_until_signal() -> None:

@@ -204,6 +204,19 @@ def test_other_machines_need_a_token(own_bundle: Path, tmp_path: Path, token: st
     assert "token" in ended.err
 
 
+def test_a_port_in_use_is_named(bundles: dict[str, Path]) -> None:
+    from cmdiad_fleet.serving.ray_application import Service
+    from cmdiad_fleet.serving.run_service import running_service
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with (
+            pytest.raises(EngineError, match=rf"127\.0\.0\.1:{port}: found an address that cannot be"),
+            running_service(Service(bundles=bundles, names={}), "127.0.0.1", port),
+        ):
+            raise AssertionError("the service must not start")
+
+
 def test_a_damaged_bundle_is_not_served(own_bundle: Path) -> None:
     (own_bundle / "golden.npz").unlink()
     assert_refused(command(cli, "serve", own_bundle), 4, "golden.npz")
