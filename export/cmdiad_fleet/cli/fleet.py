@@ -9,6 +9,9 @@ from cmdiad_runtime.support.command_line import LazyGroup, run_command
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
     "serve": ("cmdiad_fleet.cli.serve:serve", "Inspect files over HTTP with Ray Serve."),
+    "publish": ("cmdiad_fleet.cli.publish:publish", "Publish a bundle in an OCI registry or layout."),
+    "pull": ("cmdiad_fleet.cli.pull:pull", "Receive, verify and test a bundle, for a folder or a station."),
+    "verify": ("cmdiad_fleet.cli.verify:verify", "Verify a bundle or an artefact."),
 }
 """Place and purpose of each subcommand."""
 
@@ -18,6 +21,9 @@ EXAMPLES: tuple[str, ...] = (
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
     "# HTTP without containers",
     "cmdiad-fleet serve cable.cmdiad gear.cmdiad --replicas 2",
+    "# bundles in a registry, and from there to a line",
+    "cmdiad-fleet publish gear.cmdiad registry.plant.example/parts/gear:7 --public-key line7.key.pub",
+    "cmdiad-fleet pull registry.plant.example/parts/gear:7 --out gear.cmdiad --public-key line7.key.pub",
 )
 
 
