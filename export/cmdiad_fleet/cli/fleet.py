@@ -7,6 +7,8 @@ import click
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "score": ("cmdiad_fleet.cli.score:score", "Score the samples of a manifest, on this machine or on a Ray cluster."),
+    "train": ("cmdiad_fleet.cli.train:train", "Train a detector for each category and recipe of a fleet file."),
     "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
     "serve": ("cmdiad_fleet.cli.serve:serve", "Inspect files over HTTP with Ray Serve."),
     "publish": ("cmdiad_fleet.cli.publish:publish", "Publish a bundle in an OCI registry or layout."),
@@ -17,6 +19,10 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
 EXAMPLES: tuple[str, ...] = (
+    "# score an archive with all cores of this machine; the same command continues an interrupted run",
+    "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/",
+    "# a detector for each category and recipe of a file",
+    "cmdiad-fleet train fleet.toml",
     "# models for a Triton server",
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
     "# HTTP without containers",
