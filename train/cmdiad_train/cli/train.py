@@ -40,6 +40,8 @@ EXAMPLES = (
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
     "# A detector for each category; repeat the command to continue",
     "cmdiad-train mvtec3d --category all",
+    "# What would a 3D sensor add? Compare before anything is bought",
+    "cmdiad-train mvtec3d --category bagel --assess-modalities",
     "# Good parts of another day set the thresholds, too",
     "cmdiad-train parts --calibration tuesday/good",
 )
@@ -190,6 +192,21 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
 )
 @option_group(
+    "Choice of sensors",
+    click.option(
+        "--assess-modalities",
+        is_flag=True,
+        help="Train no detector for use. Compare camera, 3D sensor and both, with and without hallucination, on "
+        "held-out good samples and realistic defects put on them; the test split is not read (docs/cross-modal.md).",
+    ),
+    click.option(
+        "--assess-folds",
+        type=click.IntRange(2, 20),
+        default=3,
+        help="Number of groups of good samples that are left out in turn with --assess-modalities.",
+    ),
+)
+@option_group(
     "Run",
     click.option(
         "--out",
@@ -229,6 +246,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     calibration: tuple[Path, ...],
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
+    assess_modalities: bool,
     **options: Any,
 ) -> int:
     """See HELP."""
@@ -243,6 +261,12 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
+    if assess_modalities:
+        from cmdiad_train.cli.assess import run_assessment
+
+        machine, features = Machine(device, cache_gb), cache_dir or default_folder()
+        run_assessment(data, category, family, options, FitOptions(machine, features=features), out)
+        return 0
     names = BUILT_IN if family == AUTO else (family,)
     _refuse_foreign_options(click.get_current_context(), names)
     recipes = {name: family_of(name).recipe(options, lambda: list_categories(data)) for name in names}
