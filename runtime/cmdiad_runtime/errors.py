@@ -6,6 +6,7 @@
     ├── InputError       3   a sample cannot be read or used
     ├── BundleError      4   a bundle is missing, damaged, too new, or for another modality
     ├── EngineError      5   an engine or package is missing, does not fit, or failed
+    │   └── NoAnswerError    a server did not answer for one sample; the next sample may ask again
     ├── OutputError      6   a result cannot be written
     ├── RunError         7   a training set or run directory cannot be used
     └── CertificateError 8   an export drifted beyond its tolerance and was refused
@@ -102,6 +103,10 @@ class EngineError(CmdiadError):
     """An inference engine is not installed, does not fit this device, or failed."""
 
     exit_code = 5
+
+
+class NoAnswerError(EngineError):
+    """A server that runs the graph is away or did not answer in time. The next sample may get an answer."""
 
 
 class OutputError(CmdiadError):

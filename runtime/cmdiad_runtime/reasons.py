@@ -39,6 +39,7 @@ Reason = Literal[
     "axes",
     "frozen",
     "bad-output",
+    "no-answer",
     "internal",
 ]
 """Machine-readable reason of the verdict NG."""
@@ -74,6 +75,7 @@ REASONS: dict[Reason, str] = {
     "axes": "The axes of the cloud are swapped or mirrored compared with the training samples.",
     "frozen": "The sensor delivered the same frame again.",
     "bad-output": "Score or map is not a number, or out of range.",
+    "no-answer": "The server that runs the graph did not answer in time.",
     "internal": "The preparation failed in a way that was not foreseen; please report this.",
 }
 """Meaning of each reason."""

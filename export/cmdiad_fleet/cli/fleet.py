@@ -6,11 +6,23 @@ import click
 
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
-SUBCOMMANDS: dict[str, tuple[str, str]] = {}
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
+    "publish": ("cmdiad_fleet.cli.publish:publish", "Publish a bundle in an OCI registry or layout."),
+    "pull": ("cmdiad_fleet.cli.pull:pull", "Receive, verify and test a bundle, for a folder or a station."),
+    "verify": ("cmdiad_fleet.cli.verify:verify", "Verify a bundle or an artefact."),
+}
 """Place and purpose of each subcommand."""
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
-EXAMPLES: tuple[str, ...] = ()
+EXAMPLES: tuple[str, ...] = (
+    "# models for a Triton server",
+    "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
+    "cmdiad-fleet triton cable.cmdiad --repository /srv/models --device cpu",
+    "# bundles in a registry, and from there to a line",
+    "cmdiad-fleet publish gear.cmdiad registry.plant.example/parts/gear:7 --public-key line7.key.pub",
+    "cmdiad-fleet pull registry.plant.example/parts/gear:7 --out gear.cmdiad --public-key line7.key.pub",
+)
 
 
 @click.group("cmdiad-fleet", cls=LazyGroup, places=SUBCOMMANDS, help=HELP, examples=EXAMPLES)

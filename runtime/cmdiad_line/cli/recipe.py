@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +15,9 @@ from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
+
+if TYPE_CHECKING:
+    from cmdiad_line.recipes.store import ImportOptions
 
 HELP = """Recipes of the station STATE: bundles by digest, each for one product.
 
@@ -29,6 +36,57 @@ EXIT_CODES = {
     5: "engine unusable, or the self-test failed",
     6: "the station is running, or the state folder cannot be used",
 }
+
+
+def add_recipe(
+    state: Path, bundle: Path, options: ImportOptions, details: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Add a bundle to a station, running or not, as a recipe that is not active yet. Note that in the audit log.
+
+    Args:
+        state: State folder of the station.
+        bundle: Folder of the bundle.
+        options: Choices for the recipe. A running station keeps all recipes.
+        details: Further facts for the audit log as JSON values.
+
+    Raises:
+        BundleError: The bundle is damaged, or not signed as required.
+        RecipeError: The id stands for another bundle.
+        OutputError: The state folder cannot be used.
+    """
+    from cmdiad_line.recipes.store import KEEP_ALL, RecipeStore
+    from cmdiad_line.records.audit import note_change
+
+    store = RecipeStore(state)
+    added = store.import_bundle(bundle, replace(options, keep=KEEP_ALL) if is_running(state) else options)
+    noted = {"bundle_digest": added.bundle_digest, **details}
+    note_change(state, present_user(), "recipe-added", added.recipe_id, noted)
+    click.echo(f"{added.recipe_id}: {printable(added.bundle_name)}, {added.modality}, digest {added.bundle_digest}")
+
+
+def activate_recipe(state: Path, recipe_id: str) -> None:
+    """Make a recipe the active one of a stopped station, after verification and self-test.
+
+    Args:
+        state: State folder of the station.
+        recipe_id: Id of the recipe.
+
+    Raises:
+        OutputError: The station is running, or the state folder cannot be used.
+        BundleError: The bundle is damaged, or not signed as required.
+        EngineError: The self-test failed.
+        RecipeError: There is no such recipe.
+    """
+    from cmdiad_line.recipes.proving import prove
+    from cmdiad_line.recipes.store import RecipeStore
+    from cmdiad_line.records.audit import note_change
+
+    with stopped_station(state):
+        store = RecipeStore(state)
+        click.echo(prove(store, recipe_id))
+        note_change(state, present_user(), "activate", recipe_id, {})
+        store.activate(recipe_id)
+    click.echo(f"{recipe_id} is the active recipe.")
 
 
 @click.group("recipe", cls=CommandGroup, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
@@ -89,11 +147,8 @@ def add(  # noqa: PLR0913 - one parameter for each option
     """See the help text."""
     if threshold is not None and false_reject_rate is not None:
         raise click.UsageError("pass --threshold or --false-reject-rate, not both")
-    from cmdiad_line.recipes.store import KEEP_ALL, ImportOptions, RecipeStore
-    from cmdiad_line.records.audit import note_change
+    from cmdiad_line.recipes.store import ImportOptions
 
-    state = state_of(place)
-    store = RecipeStore(state)
     options = ImportOptions(
         recipe_id=recipe_id,
         product_id=product_id,
@@ -101,11 +156,9 @@ def add(  # noqa: PLR0913 - one parameter for each option
         public_key=public_key,
         threshold=threshold,
         false_reject_rate=false_reject_rate,
-        keep=KEEP_ALL if is_running(state) else keep,
+        keep=keep,
     )
-    added = store.import_bundle(bundle, options)
-    note_change(state, present_user(), "recipe-added", recipe_id, {"bundle_digest": added.bundle_digest})
-    click.echo(f"{recipe_id}: {printable(added.bundle_name)}, {added.modality}, digest {added.bundle_digest}")
+    add_recipe(state_of(place), bundle, options)
 
 
 @recipe.command(
@@ -140,17 +193,7 @@ def list_recipes(place: Path) -> None:
 @click.argument("recipe_id", metavar="ID")
 def activate(place: Path, recipe_id: str) -> None:
     """See the help text."""
-    from cmdiad_line.recipes.proving import prove
-    from cmdiad_line.recipes.store import RecipeStore
-    from cmdiad_line.records.audit import note_change
-
-    state = state_of(place)
-    with stopped_station(state):
-        store = RecipeStore(state)
-        click.echo(prove(store, recipe_id))
-        note_change(state, present_user(), "activate", recipe_id, {})
-        store.activate(recipe_id)
-    click.echo(f"{recipe_id} is the active recipe.")
+    activate_recipe(state_of(place), recipe_id)
 
 
 @recipe.command(

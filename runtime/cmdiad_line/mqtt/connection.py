@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -15,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
+from cmdiad_line.mqtt.dialect import Publication
 from cmdiad_line.station_file.mqtt import Mqtt
 from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_runtime.errors import CmdiadError
@@ -27,7 +30,13 @@ _WITH_WILL = 4  # Reason code of DISCONNECT: publish the last will.
 
 @dataclass(frozen=True)
 class Connected:
-    """The broker has accepted the connection."""
+    """The broker has accepted the connection.
+
+    Attributes:
+        attempt: Number of the attempt to connect, from 0.
+    """
+
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ class Connection:
     Args:
         settings: Section of the station file.
         client_id: Id of the client.
-        will: Topic and payload that the broker publishes, retained, when the connection is lost.
+        will: Function of the number of the attempt to connect that returns what the broker publishes when this
+            connection is lost. Called by another thread.
         subscriptions: Topics to receive.
 
     Raises:
@@ -84,16 +94,24 @@ class Connection:
     """
 
     def __init__(
-        self, settings: Mqtt, *, client_id: str, will: tuple[str, bytes], subscriptions: tuple[str, ...]
+        self,
+        settings: Mqtt,
+        *,
+        client_id: str,
+        will: Callable[[int], Publication],
+        subscriptions: tuple[str, ...],
     ) -> None:
+        self._will = will
         self._subscriptions = subscriptions
-        self._accepted = False  # Used by paho's thread only.
+        self._attempts = count()  # Used by paho's thread only, as the next two.
+        self._attempt = 0
+        self._accepted = False
         self._events: Mailbox[Event] = Mailbox()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(2 * IN_FLIGHT)
         client.reconnect_delay_set(1, 10)
-        client.will_set(*will, qos=1, retain=True)
         _protect(client, settings)
+        client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
@@ -112,15 +130,25 @@ class Connection:
         """Return all events since the last call, oldest first."""
         return self._events.take()
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send a message with QoS 1 without waiting, and return a number for `Confirmed`."""
-        return self._client.publish(topic, payload, qos=1, retain=retain).mid
+    def publish(self, publication: Publication) -> int:
+        """Send a message without waiting, and return a number for `Confirmed`.
+
+        With QoS 0, `Confirmed` means that the message has left this machine.
+        """
+        return self._client.publish(
+            publication.topic, publication.payload, qos=publication.qos, retain=publication.retain
+        ).mid
 
     def end(self) -> None:
         """Ask the broker to publish the last will and to close the connection; `Disconnected` follows."""
         self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=_WITH_WILL))
 
     # --- called by paho's thread -------------------------------------------------------------------------------------
+
+    def _on_pre_connect(self, client: paho.Client, userdata: Any) -> None:
+        self._attempt = next(self._attempts)
+        will = self._will(self._attempt)
+        client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
 
     def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
@@ -129,7 +157,7 @@ class Connection:
         for topic in self._subscriptions:
             client.subscribe(topic, qos=1)
         self._accepted = True
-        self._events.put(Connected())
+        self._events.put(Connected(self._attempt))
 
     def _on_connect_fail(self, client: paho.Client, userdata: Any) -> None:
         error = sys.exc_info()[1]  # paho calls this while it handles the error.

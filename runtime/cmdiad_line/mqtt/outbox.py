@@ -39,6 +39,8 @@ class Outbox:
     def __init__(self, folder: Path, *, largest_count: int, largest_bytes: int) -> None:
         self._largest_count = largest_count
         self._largest_bytes = largest_bytes
+        self._confirmed: set[int] = set()  # Confirmed messages that could not be removed yet.
+        self._refuses = False  # True while the disk takes no changes.
         self._database = _open(folder / FILE_NAME)
         row = self._database.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
         self.count, self.size = int(row[0]), int(row[1])
@@ -53,7 +55,9 @@ class Outbox:
         except sqlite3.Error as error:  # The transaction was rolled back.
             self.count, self.size, self.dropped = before
             self.dropped += 1
-            logger.warning("a result for the broker could not be stored: %s", error)
+            self._report(error)
+        else:
+            self._report(None)
 
     def _store(self, payload: bytes) -> None:
         if len(payload) > self._largest_bytes:
@@ -87,15 +91,43 @@ class Outbox:
         query = "SELECT number, payload FROM messages WHERE number > ? ORDER BY number LIMIT ?"
         return [(int(row[0]), bytes(row[1])) for row in self._database.execute(query, (number, limit))]
 
+    def newest(self) -> int:
+        """Return the number of the newest message, 0 without messages."""
+        return int(self._database.execute("SELECT coalesce(max(number), 0) FROM messages").fetchone()[0])
+
     def remove(self, number: int) -> None:
-        """Remove a message that the broker has confirmed. No effect if the message was dropped meanwhile."""
+        """Remove a message that the broker has confirmed. No effect if the message was dropped meanwhile.
+
+        A message that cannot be removed, for example on a full disk, is removed by a later call. After a restart
+        before that call it is sent again.
+        """
+        self._confirmed.add(number)
+        before = self.count, self.size
+        try:
+            with self._database:
+                for confirmed in self._confirmed:
+                    self._delete(confirmed)
+        except sqlite3.Error as error:  # The transaction was rolled back.
+            self.count, self.size = before
+            self._report(error)
+        else:
+            self._confirmed.clear()
+            self._report(None)
+
+    def _delete(self, number: int) -> None:
         row = self._database.execute("SELECT length(payload) FROM messages WHERE number = ?", (number,)).fetchone()
-        if row is None:
-            return
-        with self._database:
+        if row is not None:
             self._database.execute("DELETE FROM messages WHERE number = ?", (number,))
-        self.count -= 1
-        self.size -= int(row[0])
+            self.count -= 1
+            self.size -= int(row[0])
+
+    def _report(self, error: sqlite3.Error | None) -> None:
+        """Log the first failure to change the file, and the end of the failures."""
+        if error is not None and not self._refuses:
+            logger.warning("the results for the broker cannot be stored (%s); new ones are dropped", error)
+        elif error is None and self._refuses:
+            logger.warning("the results for the broker can be stored again")
+        self._refuses = error is not None
 
     def close(self) -> None:
         """Close the file. Idempotent."""

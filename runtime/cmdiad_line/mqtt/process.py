@@ -10,15 +10,12 @@ import time
 from dataclasses import replace
 
 from cmdiad_line.mqtt.connection import IN_FLIGHT, Confirmed, Connected, Connection, Disconnected, Event, Received
+from cmdiad_line.mqtt.dialect import Dialect, StateRequest
+from cmdiad_line.mqtt.json_topics import JsonTopics
 from cmdiad_line.mqtt.outbox import Outbox
-from cmdiad_line.mqtt.payloads import (
-    RequestError,
-    answer_payload,
-    offline_payload,
-    read_request,
-    result_payload,
-    state_payload,
-)
+from cmdiad_line.mqtt.payloads import Request, RequestError, result_payload
+from cmdiad_line.mqtt.sparkplug import EdgeNode
+from cmdiad_line.station_file.mqtt import Mqtt
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, LinkClosedError
 from cmdiad_line.transport.messages import (
@@ -58,29 +55,28 @@ class _MqttProcess:
     def __init__(self, link: Link, station: Station) -> None:
         settings = station.mqtt
         assert settings is not None
-        slug = re.sub(r"[^A-Za-z0-9_.-]", "-", station.name)
         self._name = station.name
         self._link = link
-        self._topic = settings.topic or f"cmdiad/{slug}"
+        self._dialect = _dialect(settings, station.name)
         self._outbox = Outbox(
             station.state, largest_count=settings.keep_messages, largest_bytes=settings.keep_megabytes << 20
         )
-        requests = (f"{self._topic}/trigger", f"{self._topic}/command") if settings.accept_triggers else ()
         self._connection = Connection(
             settings,
-            client_id=settings.client_id or f"cmdiad-{slug}",
-            will=(f"{self._topic}/state", offline_payload(station.name)),
-            subscriptions=requests,
+            client_id=settings.client_id or f"cmdiad-{_in_topic(station.name)}",
+            will=self._dialect.will,
+            subscriptions=self._dialect.subscriptions,
         )
         self._connected = False
         self._ended = False
         self._cause = ""  # Last reported cause of a lost connection.
         self._in_flight: dict[int, int] = {}  # Number in the outbox by number of the publication.
         self._sent = 0  # Number in the outbox of the last message that was sent.
+        self._waited = 0  # Number in the outbox of the last message that is older than the connection.
         self._pause_until = 0.0
         self._state: StationState | None = None
         self._heard_at = time.monotonic()
-        self._shown: tuple[object, ...] = ()  # Content of the last published state.
+        self._shown: tuple[object, ...] = ()  # Content of the last state on this connection; () before the first.
         self._state_at = 0.0
         self._token = 0
         self._requests: dict[int, str] = {}  # Id of the request by token.
@@ -94,8 +90,8 @@ class _MqttProcess:
             if now >= alive_at:
                 self._link.send(Alive())
                 alive_at = now + ALIVE_S
-            self._send_results(now)
             self._send_state(now)
+            self._send_results(now)
             select.select([self._link.fileno(), self._connection.fileno()], [], [], ALIVE_S)
             for event in self._connection.events():
                 self._handle(event)
@@ -131,19 +127,18 @@ class _MqttProcess:
 
     def _answer(self, token: int, *, done: bool, message: str, acquisition_id: int = 0) -> None:
         request = self._requests.pop(token, "")
-        payload = answer_payload(self._name, request, done=done, message=message, acquisition_id=acquisition_id)
-        self._publish_answer(payload)
+        self._publish_answer(request, done=done, message=message, acquisition_id=acquisition_id)
 
-    def _publish_answer(self, payload: bytes) -> None:
-        if self._connected:
-            self._connection.publish(f"{self._topic}/answers", payload)
+    def _publish_answer(self, request: str, *, done: bool, message: str, acquisition_id: int = 0) -> None:
+        answer = self._dialect.answer(request, done=done, message=message, acquisition_id=acquisition_id)
+        if self._connected and answer is not None:
+            self._connection.publish(answer)
 
     # --- from the broker ---------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Connected):
-            self._connected, self._shown, self._cause = True, (), ""
-            logger.info("connected to the broker")
+            self._begin(event.attempt)
         elif isinstance(event, Disconnected):
             self._connected = False
             if event.cause != self._cause and not self._ended:
@@ -153,6 +148,16 @@ class _MqttProcess:
             self._confirm(event)
         elif isinstance(event, Received):
             self._request(event)
+
+    def _begin(self, attempt: int) -> None:
+        """Start with a new connection: first the state, then the results that wait."""
+        self._connected, self._shown, self._cause = True, (), ""
+        self._waited = self._outbox.newest()
+        if not self._dialect.resends:
+            self._in_flight.clear()
+            self._sent = 0
+        self._dialect.begin(attempt)
+        logger.info("connected to the broker")
 
     def _confirm(self, event: Confirmed) -> None:
         """Remove a confirmed result. A refused one is sent again later, with all that follow."""
@@ -167,15 +172,21 @@ class _MqttProcess:
             self._outbox.remove(number)
 
     def _request(self, event: Received) -> None:
-        command = event.topic.endswith("/command")
         try:
-            request = read_request(event.payload, command=command)
+            request = self._dialect.request(event.topic, event.payload)
         except RequestError as error:
-            self._publish_answer(answer_payload(self._name, "", done=False, message=str(error)))
+            self._publish_answer("", done=False, message=str(error))
             return
+        if isinstance(request, StateRequest):
+            self._shown = ()
+        elif request is not None:
+            self._forward(request)
+
+    def _forward(self, request: Request) -> None:
+        """Send a trigger or a command to the supervisor."""
         self._token += 1
         self._requests[self._token] = request.request
-        if command:
+        if request.name:
             arguments = {"recipe_id": request.recipe_id} if request.recipe_id else {}
             self._link.send(Command(token=self._token, name=request.name, user="mqtt", arguments=arguments))
         else:
@@ -190,12 +201,13 @@ class _MqttProcess:
     def _send_results(self, now: float) -> None:
         """Send the next results, oldest first."""
         free = IN_FLIGHT - len(self._in_flight)
-        if not self._connected or free <= 0 or now < self._pause_until:
+        if not self._connected or not self._shown or free <= 0 or now < self._pause_until:
             return
         for number, payload in self._outbox.after(self._sent, free):
             self._sent = number
             if number not in self._in_flight.values():
-                self._in_flight[self._connection.publish(f"{self._topic}/results", payload)] = number
+                publication = self._dialect.result(payload, waited=number <= self._waited)
+                self._in_flight[self._connection.publish(publication)] = number
 
     def _send_state(self, now: float) -> None:
         """Publish the state if it has changed; small changes only from time to time."""
@@ -208,6 +220,18 @@ class _MqttProcess:
         shown = (state.phase, state.reason, state.recipe_id, state, waiting, dropped)
         important = shown[:3] != self._shown[:3]
         if important or (shown != self._shown and now >= self._state_at + STATE_S):
-            payload = state_payload(self._name, state, waiting=waiting, dropped=dropped)
-            self._connection.publish(f"{self._topic}/state", payload, retain=True)
+            self._connection.publish(self._dialect.state(state, waiting=waiting, dropped=dropped))
             self._shown, self._state_at = shown, now
+
+
+def _dialect(settings: Mqtt, station: str) -> Dialect:
+    """Return the form of the messages that the station file names."""
+    name = _in_topic(station)
+    if settings.format == "sparkplug":
+        return EdgeNode(settings.group, name)
+    return JsonTopics(station, settings.topic or f"cmdiad/{name}", accept_triggers=settings.accept_triggers)
+
+
+def _in_topic(station: str) -> str:
+    """Return the name of the station as it appears in topics and ids."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", station)

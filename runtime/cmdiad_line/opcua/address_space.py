@@ -22,7 +22,6 @@ _ABSENT = (
     "DiagnosticLevel",
     "SafetyStateManagement",
     "SystemState",
-    "RecipeManagement/AddRecipe",
     "RecipeManagement/PrepareProduct",
     "RecipeManagement/Products",
     "RecipeManagement/Recipes",

@@ -109,7 +109,7 @@ class Methods:
         self._simulated = simulated
 
     def table(self) -> list[Method]:
-        """Return all methods. A method that is not in this list is absent or answers BadNotImplemented."""
+        """Return all methods. A method that is not in this list is absent from the address space."""
         machine, mode = "VisionStateMachine", "VisionStateMachine/AutomaticModeStateMachine"
         recipes, results = "RecipeManagement", "ResultManagement"
         return [
@@ -122,7 +122,8 @@ class Methods:
             Method(f"{mode}/Stop", 2, "operator", self._stop),
             Method(f"{mode}/Abort", 2, "operator", self._abort),
             Method(f"{recipes}/PrepareRecipe", 2, "engineer", self._prepare_recipe),
-            Method(f"{recipes}/UnprepareRecipe", 2, "engineer", self._not_implemented),
+            Method(f"{recipes}/UnprepareRecipe", 2, "engineer", self._unprepare_recipe),
+            Method(f"{recipes}/AddRecipe", 2, "engineer", self._add_recipe),
             Method(f"{recipes}/GetRecipeListFiltered", 6, "operator", self._recipe_list),
             Method(f"{recipes}/ReleaseRecipeHandle", 1, "operator", self._release),
             Method(f"{results}/GetResultById", 2, "operator", self._result_by_id),
@@ -185,9 +186,7 @@ class Methods:
         return []
 
     async def _prepare_recipe(self, user: str, external: Any, internal: Any) -> Outputs:
-        recipe = _id(internal) or _id(external)
-        if not recipe:
-            raise BadError(ua.StatusCodes.BadInvalidArgument)
+        recipe = _required_id(internal, external)
         work = asyncio.ensure_future(self._system.command("prepare", user, {"recipe_id": recipe}))
         done, _ = await asyncio.wait({work}, timeout=PREPARED_WITHIN_S)
         answer = work.result() if done else None
@@ -195,8 +194,21 @@ class Methods:
         accepted = answer is None or answer.done
         return [_structure(recipe_id(recipe)), _boolean(bool(answer and answer.done)), _error(accepted)]
 
-    async def _not_implemented(self, user: str, *inputs: Any) -> Outputs:
-        raise BadError(ua.StatusCodes.BadNotImplemented)
+    async def _unprepare_recipe(self, user: str, external: Any, internal: Any) -> Outputs:
+        recipe = _required_id(internal, external)
+        answer = await self._system.command("unprepare", user, {"recipe_id": recipe})
+        return [_structure(recipe_id(recipe)), _error(answer.done)]
+
+    async def _add_recipe(self, user: str, external: Any, product: Any) -> Outputs:
+        """Accept a recipe that is stored already. A new one needs its bundle, which OPC UA does not transfer here."""
+        recipe, product_id = _required_id(external), _id(product)
+        products = {stored.recipe_id: stored.product_id for stored in self._stored()}
+        if recipe not in products:
+            raise BadError(ua.StatusCodes.BadNotSupported)
+        if product_id not in ("", products[recipe]):
+            raise BadError(ua.StatusCodes.BadInvalidArgument)
+        no_node = ua.Variant(ua.NodeId(), ua.VariantType.NodeId)
+        return [_structure(recipe_id(recipe)), no_node, no_node, _boolean(False), _error(True)]
 
     async def _recipe_list(self, user: str, *inputs: Any) -> Outputs:
         external, product, prepared, limit, start, _timeout = inputs
@@ -292,6 +304,14 @@ class Methods:
 def _id(structure: Any) -> str:
     """Return the id in one of the id structures; "" for a missing one."""
     return _text(getattr(structure, "Id", None))
+
+
+def _required_id(*structures: Any) -> str:
+    """Return the first id that is not empty, or raise BadError."""
+    ids = [identifier for identifier in map(_id, structures) if identifier]
+    if not ids:
+        raise BadError(ua.StatusCodes.BadInvalidArgument)
+    return ids[0]
 
 
 def _text(value: Any) -> str:

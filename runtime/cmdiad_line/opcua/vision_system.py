@@ -7,6 +7,7 @@ request and waits until the consumer has received its answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import OrderedDict
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 from cmdiad_line.opcua.job import Job
 from cmdiad_line.opcua.results import Entry, ResultStore
 from cmdiad_line.opcua.state import Step, VisionState, steps, vision_state
+from cmdiad_line.transport.in_time import in_time, late_note
+from cmdiad_line.transport.link import LinkFullError
 from cmdiad_line.transport.messages import (
     AcquisitionDone,
     Answer,
@@ -240,7 +243,11 @@ class VisionSystem:
         """Store and report a result; the job of a single part ends with it."""
         job = self.job
         ends = job is not None and job.acquisition_id == result.acquisition_id
-        entry = Entry(result=_checked(result, job), job_id=self._job_id(result.acquisition_id))
+        shown = in_time(result, time.monotonic_ns())
+        if shown is not result:
+            with contextlib.suppress(LinkFullError):  # The log lacks an entry; the plant has its NG.
+                self._send(late_note(shown, "opcua"))
+        entry = Entry(result=_checked(shown, job), job_id=self._job_id(result.acquisition_id))
         if self.results.add(entry):
             await self._shown.result_ready(entry)
         if ends:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cmdiad_line.plc.signals import COMMANDS_OF_INPUTS, INPUTS, Offline, Outputs, ShownResult
-from cmdiad_line.reasons import STATION_REASONS
+from cmdiad_line.transport.in_time import in_time, late_note
 from cmdiad_line.transport.messages import (
     Acknowledge,
     AcquisitionDone,
@@ -232,9 +232,10 @@ class Handshake:
         if any(waiting.acquisition_id == result.acquisition_id for waiting in self._waiting):
             return []
         messages: list[Message] = []
-        if _earned(result) and not result.replayed and now_ns > result.deadline_ns:
-            result = replace(result, verdict="NG", reason="deadline", message=STATION_REASONS["deadline"])
-            messages.append(_late(result))
+        shown = in_time(result, now_ns)
+        if shown is not result:
+            messages.append(late_note(shown, "plc"))
+        result = shown
         single = self._settings.buffer == 1
         if single and result.channel == "acquisition" and self._kept:  # The part before is gone.
             messages += self._forget_results()
@@ -336,14 +337,6 @@ class Handshake:
         if self._heard_ns is None:
             return 0
         return min(now_ns, self._heard_ns + self._settings.silent_ns) // self._settings.heartbeat_ns
-
-
-def _late(result: Result) -> Command:
-    """Return the entry of the audit log for a result whose OK came too late to be shown."""
-    details = {"acquisition_id": result.acquisition_id, "shown": "NG", "reason": result.reason}
-    return Command(
-        token=0, name="note", user="plc", arguments={"action": "late OK", "subject": "plc", "details": details}
-    )
 
 
 def _scored(result: Result) -> bool:

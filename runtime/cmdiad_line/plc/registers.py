@@ -128,6 +128,7 @@ REASON_NUMBERS: dict[str, int] = {
     "frozen": 29,
     "bad-output": 30,
     "internal": 31,
+    "no-answer": 32,
     "not-ready": 101,
     "stopped": 102,
     "deadline": 103,

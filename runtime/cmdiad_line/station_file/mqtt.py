@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from cmdiad_line.station_file.values import ExistingFile
 from cmdiad_runtime.support.records import require, require_integer, require_line, require_name
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LEVEL = re.compile(r"[^\s/+#\x00]{1,64}")
 _TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]*")
 
 
@@ -19,6 +21,8 @@ class Mqtt:
     Attributes:
         host: Name or address of the broker.
         port: Port of the broker, usually 8883 with TLS.
+        format: Form of the messages: "json", or "sparkplug" for Sparkplug B.
+        group: Group of the station with Sparkplug B.
         topic: First levels of all topics; "" for `cmdiad/` and the name of the station.
         client_id: Id of the client, unique at the broker; "" for `cmdiad-` and the name of the station.
         tls: True to encrypt the connection and to check the broker's certificate.
@@ -36,6 +40,8 @@ class Mqtt:
 
     host: str = "127.0.0.1"
     port: int = 1883
+    format: Literal["json", "sparkplug"] = "json"
+    group: str = "cmdiad"
     topic: str = ""
     client_id: str = ""
     tls: bool = False
@@ -55,6 +61,13 @@ class Mqtt:
         require_integer(self, "port", 1, 65535)
         topic = not self.topic or (_TOPIC.fullmatch(self.topic) is not None and not self.topic.endswith("/"))
         require(topic and len(self.topic) <= 200, self, "topic", "levels with / between them, without spaces, + and #")
+        require(
+            _LEVEL.fullmatch(self.group) is not None, self, "group", "one level of a topic, without spaces, /, + and #"
+        )
+        json_only = self.format == "json"
+        require(json_only or not self.topic, self, "topic", "no topic with Sparkplug B, which prescribes its topics")
+        triggers = json_only or not self.accept_triggers
+        require(triggers, self, "accept_triggers", "false with Sparkplug B, which has no triggers and commands here")
         require_line(self, "client_id", longest=64)
         require_line(self, "user", longest=200)
         files = self.ca_file or self.certificate or self.key

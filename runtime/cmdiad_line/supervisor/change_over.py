@@ -64,6 +64,7 @@ class ChangeOver:
         self._ordered: dict[str, deque[tuple[Load, int]]] = {}
         self._waiting: dict[str, list[Then]] = {}
         self._replaced: set[str] = set()
+        self._next: list[str] = []  # Recipes that the store is making active.
 
     def begin(self, recipe: Recipe) -> None:
         """Hold the recipe that was active when the station started."""
@@ -118,6 +119,18 @@ class ChangeOver:
             lambda recipe, error: self._hold(recipe, now_ns, then) if error is None else then(str(error)),
         )
 
+    def unprepare(self, recipe_id: str, then: Then) -> None:
+        """Unload a recipe that is neither active nor about to become active."""
+        if recipe_id == self._readiness.active_id or recipe_id in self._next:
+            then(f"The recipe {recipe_id} is active.")
+        elif recipe_id in self._ordered or recipe_id in self._waiting:
+            then(f"The recipe {recipe_id} is being loaded. Try again later.")
+        elif recipe_id not in self._held:
+            then(f"The recipe {recipe_id:.60} is not prepared.")
+        else:
+            self._unload(recipe_id)
+            then("")
+
     def activate(self, recipe_id: str, now_ns: int, then: Then) -> None:
         """Load a recipe if needed, then use it from the next part on."""
         self.prepare(recipe_id, now_ns, lambda problem: self._switch(recipe_id, problem, then))
@@ -170,6 +183,7 @@ class ChangeOver:
             return
 
         def use(recipe: Recipe, error: Exception | None) -> None:
+            self._next.remove(recipe_id)
             if error is not None:
                 then(str(error))
                 return
@@ -178,14 +192,18 @@ class ChangeOver:
             self._unload_surplus(recipe.recipe_id)
             then("")
 
+        self._next.append(recipe_id)
         self._background.submit(lambda: self._store.rollback() if back else self._store.activate(recipe_id), use)
 
     def _unload_surplus(self, active_id: str) -> None:
         others = [recipe_id for recipe_id in self._held if recipe_id != active_id]
         for recipe_id in others[: max(len(self._held) - LARGEST_HELD, 0)]:
-            del self._held[recipe_id]
-            self._readiness.loaded.pop(recipe_id, None)
-            self._send(Unload(recipe_id=recipe_id))
+            self._unload(recipe_id)
+
+    def _unload(self, recipe_id: str) -> None:
+        del self._held[recipe_id]
+        self._readiness.loaded.pop(recipe_id, None)
+        self._send(Unload(recipe_id=recipe_id))
 
     def _order(self, recipe: Recipe, now_ns: int) -> None:
         load = Load(

@@ -100,10 +100,12 @@ class Commands:
 
     def _carry_out(self, command: Command, now_ns: int, then: Callable[[str], None]) -> None:
         recipe_id, score = command.arguments.get("recipe_id"), command.arguments.get("score")
-        if command.name in ("prepare", "activate", "threshold") and not isinstance(recipe_id, str):
+        if command.name in ("prepare", "unprepare", "activate", "threshold") and not isinstance(recipe_id, str):
             then("The argument recipe_id is missing.")
         elif command.name == "prepare":
             self._change_over.prepare(str(recipe_id), now_ns, then)
+        elif command.name == "unprepare":
+            self._change_over.unprepare(str(recipe_id), then)
         elif command.name == "activate":
             self._change_over.activate(str(recipe_id), now_ns, then)
         elif command.name == "rollback":

@@ -100,6 +100,7 @@ COMMANDS: dict[str, str] = {
     "abort": "Answer the parts in work with NG `aborted`, then as `stop`.",
     "reset": "Leave the phase `failed`: start the processes that gave up again.",
     "prepare": "Load a recipe next to the active one. Arguments: recipe_id.",
+    "unprepare": "Unload a recipe that is not active. Arguments: recipe_id.",
     "activate": "Inspect with this recipe from the next part on; prepare it first if needed. Arguments: recipe_id.",
     "rollback": "Activate the recipe that was active before.",
     "threshold": "Change the threshold of a recipe. Arguments: recipe_id, score (raw score; null: the bundle's).",

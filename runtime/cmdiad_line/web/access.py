@@ -5,11 +5,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cmdiad_line.accounts.account import Role, includes
 from cmdiad_line.accounts.tokens import find_token
@@ -50,7 +51,10 @@ class SignInNeededError(Exception):
 VIEWER = Caller(name="", role=None)
 """Anonymous caller who may only read, accepted if the station file sets `open_view = true`."""
 
-Dependency = Callable[[Request], Coroutine[Any, Any, Caller]]
+_BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="Token of `cmdiad-line account token`.")
+"""Security scheme for the description of REST. `program_for` checks the token itself."""
+
+Dependency = Callable[..., Coroutine[Any, Any, Caller]]
 
 
 def cookie_name(services: Services) -> str:
@@ -92,7 +96,9 @@ def program_for(role: Role | None) -> Dependency:
     A session is not accepted for writing, so no forged form can trigger an inspection.
     """
 
-    async def check(request: Request) -> Caller:
+    async def check(
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None
+    ) -> Caller:
         services = services_of(request)
         caller = token_caller(request, services)
         if caller is None and request.method == "GET":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+from cmdiad_line.transport.in_time import in_time, late_note
 from cmdiad_line.transport.link import LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, Answer, Command, Message, Result, StationState, Trigger, Triggered
 
@@ -114,15 +116,21 @@ class Desk:
         return await self.result(triggered.acquisition_id)
 
     async def result(self, acquisition_id: int) -> Result:
-        """Return the result of a trigger as soon as it is published.
+        """Return the result of a trigger as soon as it is published. An OK after its deadline becomes NG.
 
         Raises:
             NoAnswerError: There was no result. The part counts as NG.
         """
+        result: Result
         if acquisition_id in self.results:
-            return self.results[acquisition_id].result
-        result: Result = await self._wait(self._expect("result", acquisition_id), self._patience_s)
-        return result
+            result = self.results[acquisition_id].result
+        else:
+            result = await self._wait(self._expect("result", acquisition_id), self._patience_s)
+        shown = in_time(result, time.monotonic_ns())
+        if shown is not result:
+            with contextlib.suppress(LinkClosedError, LinkFullError):
+                self._send(late_note(shown, "web"))
+        return shown
 
     async def command(self, name: str, user: str, arguments: dict[str, Any]) -> Answer:
         """Send a command in the name of a person and return the answer; no answer counts as a refusal."""

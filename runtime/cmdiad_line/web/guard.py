@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -12,6 +14,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST_FORM = 64 * 1024
 """Largest body in bytes of any request except an upload."""
+BODY_S = 30.0
+"""Longest time in seconds for the body of a request."""
 BODY_END = "cmdiad.body_end"
 """Key of the scope for the last bytes of the body, which show if a form is complete."""
 _NOTED = 100
@@ -96,16 +100,21 @@ def with_headers(send: Send) -> Send:
 
 
 def _bounded(receive: Receive, limit: int, scope: Scope) -> Receive:
-    """Return a function that receives a body without a stated length up to a limit, then reports a disconnection.
+    """Return a function that receives a body up to a limit and for `BODY_S`, then reports a disconnection.
 
     The last bytes of the body are noted in the scope, see `BODY_END`.
     """
-    received = 0
+    received, complete, end = 0, False, asyncio.get_running_loop().time() + BODY_S
 
     async def receive_bounded() -> MutableMapping[str, Any]:
-        nonlocal received
-        message = await receive()
-        body = message.get("body", b"")
+        nonlocal received, complete
+        if complete:  # What follows is the end of the connection, which may take hours.
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), end - asyncio.get_running_loop().time())
+        except asyncio.TimeoutError:
+            return {"type": "http.disconnect"}
+        body, complete = message.get("body", b""), not message.get("more_body", False)
         received += len(body)
         scope[BODY_END] = (scope.get(BODY_END, b"") + body)[-_NOTED:]
         return {"type": "http.disconnect"} if received > limit else message
@@ -114,6 +123,6 @@ def _bounded(receive: Receive, limit: int, scope: Scope) -> Receive:
 
 
 async def _answer(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": text}).encode()})

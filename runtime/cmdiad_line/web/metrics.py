@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from cmdiad_line.transport.messages import Phase, Result, StationState
 from cmdiad_line.web.access import Caller, program_for
 from cmdiad_line.web.figures import present_drift
+from cmdiad_line.web.rest_answers import problems
 from cmdiad_line.web.services import Services
 from cmdiad_runtime.errors import CmdiadError
 
@@ -123,7 +124,12 @@ def _drift_metrics(services: Services) -> Iterator[Metric]:
         )
 
 
-@router.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Metrics in the text format of Prometheus",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE_LATEST.partition(";")[0]: {}}}, **problems(401, 403)},
+)
 async def metrics(request: Request, _: Annotated[Caller, Depends(program_for(None))]) -> Response:
     """Return the metrics."""
     collected: Metrics = request.app.state.metrics

@@ -21,6 +21,7 @@ from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, End, Failed, Ready
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.audit import copy_changes
+from cmdiad_line.web.connections import LARGEST_NUMBER, StationConnection
 from cmdiad_line.web.desk import Desk
 from cmdiad_line.web.guard import in_address
 from cmdiad_line.web.history import History
@@ -158,7 +159,9 @@ def _make_server(services: Services) -> uvicorn.Server:
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.private_key,
         timeout_graceful_shutdown=_CLOSING_S,
-        limit_concurrency=200,
+        limit_concurrency=2 * LARGEST_NUMBER,
+        http=StationConnection,
+        ws="none",
     )
     return uvicorn.Server(configuration)
 

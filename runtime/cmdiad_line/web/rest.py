@@ -10,13 +10,12 @@ from fastapi.responses import JSONResponse, Response
 from python_multipart.multipart import parse_options_header
 
 from cmdiad_line.records.ids import LARGEST_ID
-from cmdiad_line.records.stored import StoredResult
-from cmdiad_line.transport.messages import Result
 from cmdiad_line.web.access import Caller, program_for
 from cmdiad_line.web.desk import NoAnswerError
 from cmdiad_line.web.guard import BODY_END
 from cmdiad_line.web.history import PictureKind
 from cmdiad_line.web.operator import PartId
+from cmdiad_line.web.rest_answers import PublishedResult, Readiness, RecordedResult, problems, shown_as
 from cmdiad_line.web.services import services_of
 
 router = APIRouter()
@@ -26,14 +25,18 @@ MOST_RESULTS = 1000
 """Largest number of results in one answer."""
 
 
-@router.post("/inspect", summary="Trigger an inspection and return its one result")
+@router.post(
+    "/inspect",
+    summary="Trigger an inspection and return its one result",
+    responses=problems(401, 403, 409, 413, 415, 422, 503, 504),
+)
 async def inspect(
     request: Request,
     caller: Annotated[Caller, Depends(program_for("operator"))],
     part_id: Annotated[str, Form(max_length=200, description="Id of the part from the plant.")] = "",
     image: Annotated[UploadFile | None, File(description="Image (PNG, TIFF, …).")] = None,
     cloud: Annotated[UploadFile | None, File(description="Cloud (TIFF, NPZ, …).")] = None,
-) -> Result:
+) -> PublishedResult:
     """Trigger the sensors, or inspect an uploaded picture if a source of the kind `push` is configured.
 
     The answer contains the verdict, also for NG: status 200 means that there is a result. Any other status means that
@@ -45,11 +48,12 @@ async def inspect(
         raise HTTPException(422, "part_id: found control characters. Expected printable text. Correct the request.")
     try:
         if image is None and cloud is None:
-            return await services.desk.trigger(part_id)
+            return shown_as(PublishedResult, await services.desk.trigger(part_id))
         if services.push is None:
             problem = "No source takes uploads. Add a source of the kind push to the station file."
             raise HTTPException(409, problem)
-        return await services.desk.result(await services.push.send(part_id, image=image, cloud=cloud))
+        acquisition_id = await services.push.send(part_id, image=image, cloud=cloud)
+        return shown_as(PublishedResult, await services.desk.result(acquisition_id))
     except NoAnswerError as error:
         raise HTTPException(504, f"NG. {error}") from error
 
@@ -75,31 +79,41 @@ async def _require_understood(request: Request, uploads: dict[str, UploadFile | 
         )
 
 
-@router.get("/results", summary="List recorded results, newest first")
+@router.get("/results", summary="List recorded results, newest first", responses=problems(401, 403, 422, 503))
 async def results(
     request: Request,
     _: Annotated[Caller, Depends(program_for(None))],
     limit: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 50,
     before: Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="Only results with a smaller id.")] = None,
     verdict: Annotated[Literal["", "OK", "NG"], Query(description="Only results with this verdict.")] = "",
-) -> list[StoredResult]:
+) -> list[RecordedResult]:
     """Return recorded results; for the next page, pass the last id as `before`."""
     history = services_of(request).history
-    return await run_in_threadpool(history.latest, limit=limit, before=before, verdict=verdict)
+    recorded = await run_in_threadpool(history.latest, limit=limit, before=before, verdict=verdict)
+    return [shown_as(RecordedResult, entry) for entry in recorded]
 
 
-@router.get("/results/{acquisition_id}", summary="Return one recorded result")
+@router.get(
+    "/results/{acquisition_id}",
+    summary="Return one recorded result",
+    responses=problems(401, 403, 404, 422, 503),
+)
 async def result(
     request: Request, acquisition_id: PartId, _: Annotated[Caller, Depends(program_for(None))]
-) -> StoredResult:
+) -> RecordedResult:
     """Return one recorded result."""
     recorded = await run_in_threadpool(services_of(request).history.result, acquisition_id)
     if recorded is None:
         raise HTTPException(404, f"There is no result {acquisition_id}.")
-    return recorded
+    return shown_as(RecordedResult, recorded)
 
 
-@router.get("/results/{acquisition_id}/picture", summary="Return a stored picture", response_class=Response)
+@router.get(
+    "/results/{acquisition_id}/picture",
+    summary="Return a stored picture",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}, "image/jpeg": {}}}, **problems(401, 403, 404, 422, 503)},
+)
 async def picture(
     request: Request,
     acquisition_id: PartId,
@@ -120,13 +134,17 @@ async def healthz() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/readyz", summary="Ready: self-test passed, sensors connected, triggers accepted")
+@router.get(
+    "/readyz",
+    summary="Ready: self-test passed, sensors connected, triggers accepted",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready, with the reason."}},
+)
 async def readyz(request: Request) -> JSONResponse:
     """Return status 200 only in the phase `ready`, otherwise 503 with the reason."""
     state = services_of(request).desk.state
     if state is None:
-        return JSONResponse(
-            {"phase": "not-ready", "reason": "not-ready", "message": "The supervisor does not answer."}, 503
-        )
-    facts = {name: getattr(state, name) for name in ("phase", "reason", "message", "recipe_id", "bundle_digest")}
-    return JSONResponse(facts, 200 if state.phase == "ready" else 503)
+        silent = Readiness(phase="not-ready", reason="not-ready", message="The supervisor does not answer.")
+        return JSONResponse(silent.model_dump(), 503)
+    facts = Readiness(**{name: getattr(state, name) for name in Readiness.model_fields})
+    return JSONResponse(facts.model_dump(), 200 if state.phase == "ready" else 503)

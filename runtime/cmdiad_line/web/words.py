@@ -40,6 +40,7 @@ TITLES: dict[str, str] = {
     "axes": "3D axes swapped",
     "frozen": "Camera repeats a picture",
     "bad-output": "Detector gave no number",
+    "no-answer": "Server did not answer",
     "internal": "Error in the detector",
     "not-ready": "Station was not ready",
     "stopped": "Station was stopped",

@@ -6,19 +6,24 @@ its self-test on this kind of device before it gives verdicts.
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import dataclass, field
 from typing import get_args
 
 from cmdiad_runtime.bundle.built_engines import BuiltEngine, build_for_bundle, engines_of
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.self_test import has_passed, was_tested
+from cmdiad_runtime.bundle.self_test import has_passed, run_self_test, was_tested
 from cmdiad_runtime.engines import LIBRARIES, BuiltName, Engine, EngineLibrary, EngineName, OnnxRuntimeName, open_engine
-from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.engines.server_options import ServerOptions
+from cmdiad_runtime.errors import EngineError, NoAnswerError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 AUTO: tuple[BuiltName | OnnxRuntimeName, ...] = ("tensorrt", "rtx", "ort-tensorrt", "ort-rtx", "cuda", "cpu")
-"""Order in which `auto` tries the engines, fastest first as far as known."""
+"""Order in which `auto` tries the engines, fastest first as far as known. A server is used only if named."""
+
+
+_logger = logging.getLogger("cmdiad.engine")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ def choose_engine(
     rebuild: bool = False,
     untested: bool = False,
     reporter: Reporter = SILENT,
+    server: ServerOptions | None = None,
 ) -> ChosenEngine:
     """Open the engine that runs a bundle on this device.
 
@@ -54,14 +60,18 @@ def choose_engine(
         rebuild: True to build a TensorRT or TensorRT-RTX engine if the bundle has none that fits.
         untested: True to accept an engine without a passed self-test, in order to test it.
         reporter: Receiver of the progress of a rebuild.
+        server: Server of the engine "triton"; None for the one that the environment names.
 
     Raises:
+        NoAnswerError: The server is away, and the options name no engine that takes over.
         EngineError: The engine is not installed, does not fit, failed to load, or has not passed its self-test.
         BundleError: An engine file or its label is damaged.
         OutputError: A rebuilt engine cannot be written.
     """
     if name == "auto":
         return _choose_automatically(bundle, untested)
+    if name == "triton":
+        return _open_served(bundle, server or ServerOptions.from_environment(), untested)
     if name == "tensorrt" or name == "rtx":  # noqa: PLR1714  (mypy narrows by equality)
         chosen = _open_built(bundle, name, rebuild, reporter)
     else:
@@ -91,6 +101,55 @@ def _choose_automatically(bundle: Bundle, untested: bool) -> ChosenEngine:
             return ChosenEngine(chosen.engine, chosen.name, chosen.file_sha256, passed_over)
     chosen = choose_engine(bundle, AUTO[-1], untested=untested)
     return ChosenEngine(chosen.engine, chosen.name, chosen.file_sha256, passed_over)
+
+
+def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> ChosenEngine:
+    """Open the bundle's model on a server, and an engine of this machine that takes over if the options name one.
+
+    A stored self-test proves nothing about a server, which may have other software or another device today. The test
+    is repeated through the server at every opening.
+    """
+    from cmdiad_runtime.engines.fallback import FallbackEngine
+    from cmdiad_runtime.engines.served_model import served_model
+    from cmdiad_runtime.engines.triton import TritonEngine
+
+    model = served_model(bundle.graph, bundle.name, bundle.record.graph.sha256)
+    local = None if server.fallback is None else choose_engine(bundle, server.fallback)
+    try:
+        engine: Engine = TritonEngine.open(model, server)
+        if not untested:
+            _require_passed(bundle, engine)
+    except NoAnswerError as error:
+        if local is None:
+            raise
+        _logger.warning("%s All samples run on this machine.", error)
+        return ChosenEngine(local.engine, local.name, local.file_sha256)
+    except BaseException:
+        if local is not None:
+            local.engine.close()
+        raise
+    if local is not None:
+        engine = FallbackEngine(engine, local.engine)
+    return ChosenEngine(engine, "triton", bundle.record.graph.sha256)
+
+
+def _require_passed(bundle: Bundle, engine: Engine) -> None:
+    """Run the self-test through a server; close the engine and raise EngineError unless it passes."""
+    try:
+        comparison = run_self_test(bundle, engine, "triton", bundle.record.graph.sha256).comparison
+        if comparison.passed:
+            return
+    except BaseException:
+        engine.close()
+        raise
+    engine.close()
+    raise EngineError(
+        bundle.path,
+        found=f"a failed self-test through {engine.identity}: the score differs by {comparison.score_max_share:.2%} "
+        "of the threshold",
+        expected="the results of the certificate",
+        action="write the bundle's model with cmdiad-fleet triton and load the model on the server",
+    )
 
 
 def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, reporter: Reporter) -> ChosenEngine:

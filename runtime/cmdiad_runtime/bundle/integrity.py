@@ -66,7 +66,7 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
     if len(files) > FILES_LIMIT:
         raise too_large(folder / MANIFEST, f"{len(files)} files", f"at most {FILES_LIMIT}")
     for name in files:
-        if not _is_inside(name):
+        if not is_inside(name):
             raise damaged(folder / MANIFEST, f"the path {name!r:.300}, which leaves the bundle or is no plain name")
     sizes = _sizes(folder)
     total = sum(_check_size(folder / name, sizes.get(name), record.bytes) for name, record in files.items())
@@ -163,7 +163,7 @@ def _check_size(path: Path, size: int | None, expected: int) -> int:
     return size
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Return True for a plain path within the bundle on every system: no root, drive, link upwards or control sign."""
     parts = name.split("/")
     plain = all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts)

@@ -7,6 +7,7 @@ files. OpenSSL makes and verifies the same signature: ``openssl pkeyutl -verify 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,19 @@ def verify_signature(bundle: Path, content: bytes, public_key: Path) -> None:
             expected=f"one by {public_key}",
             action="ask for the bundle again: it was changed after signing, or signed with another key",
         ) from error
+
+
+def fingerprint_of(public_key: Path) -> str:
+    """Return the SHA-256 of a public key in its standard form (SubjectPublicKeyInfo, DER), 64 hexadecimal digits.
+
+    Raises:
+        BundleError: The file contains no Ed25519 public key.
+        EngineError: The package cryptography is missing.
+    """
+    key = _public_key(public_key)
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:

@@ -12,7 +12,7 @@ from cmdiad_runtime.cli.bundle_argument import bundle_and_inputs
 from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
 from cmdiad_runtime.cli.sources import Inputs, open_sources
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
-from cmdiad_runtime.engines import ENGINE_NAMES
+from cmdiad_runtime.engines import ENGINE_NAMES, ONNX_RUNTIME_NAMES
 from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import SENSORS
@@ -23,7 +23,7 @@ from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.engines import EngineName
+    from cmdiad_runtime.engines import EngineName, OnnxRuntimeName
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
@@ -61,6 +61,8 @@ EXAMPLES = (
     "find photos/ -name '*.png' | cmdiad-run cable.cmdiad -",
     "# stricter for this run, with an engine that was built on this device",
     "cmdiad-run cable.cmdiad photos/ --false-reject-rate 0.1 --engine tensorrt",
+    "# the graph on a Triton server of this machine; the CPU takes over if the server fails",
+    "cmdiad-run cable.cmdiad photos/ --engine triton --server 127.0.0.1:8001 --fallback cpu",
     "# test this machine and keep the result",
     "cmdiad-run cable.cmdiad --self-test --engine tensorrt",
 )
@@ -108,8 +110,19 @@ class _NamedPath(click.Path):
         type=click.Choice(ENGINE_NAMES),
         default="cpu",
         help="Engine that runs the graph. cpu, cuda, ort-tensorrt, ort-rtx: ONNX Runtime with exactly this provider. "
-        "tensorrt, rtx: an engine built with cmdiad-build. auto: the fastest engine that fits and has passed the "
-        "self-test, else cpu.",
+        "tensorrt, rtx: an engine built with cmdiad-build. triton: a Triton server. auto: the fastest engine on this "
+        "machine that fits and has passed the self-test, else cpu.",
+    ),
+    click.option(
+        "--server",
+        metavar="ADDRESS",
+        help="Triton server: grpcs://HOST:PORT with TLS, grpc://HOST:PORT without, HOST:PORT on this machine.  "
+        "[default: CMDIAD_SERVER in the environment]",
+    ),
+    click.option(
+        "--fallback",
+        type=click.Choice(ONNX_RUNTIME_NAMES),
+        help="Engine that takes over when the server fails.  [default: samples without an answer are NG]",
     ),
     click.option("--rebuild", is_flag=True, help="Build a tensorrt or rtx engine if none fits this device."),
     click.option("--self-test", is_flag=True, help="Repeat the certificate on this device and keep the result."),
@@ -216,6 +229,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     modality: Sensors | None,
     require_signature: Path | None,
     engine: EngineName,
+    server: str | None,
+    fallback: OnnxRuntimeName | None,
     rebuild: bool,
     self_test: bool,
     input_timeout: float,
@@ -246,13 +261,17 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("--append and --csv need --output")
     if not inputs and (append or csv or ignore_checks):
         raise click.UsageError("--append, --csv and --ignore-check concern INPUT: the self-test does not use them")
+    if engine != "triton" and (server or fallback):
+        raise click.UsageError("--server and --fallback concern --engine triton")
     if not inputs and (threshold or false_reject_rate):
         raise click.UsageError("a threshold decides about INPUT; the self-test keeps that of the certificate")
+    from cmdiad_runtime.engines.server_options import ServerOptions
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
     options = OpenOptions(
         modality=modality,
         engine=engine,
+        server=ServerOptions.from_environment(server, fallback) if engine == "triton" else None,
         rebuild=rebuild,
         threshold=threshold,
         false_reject_rate=false_reject_rate,

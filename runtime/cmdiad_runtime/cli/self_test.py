@@ -25,7 +25,14 @@ def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bo
     from cmdiad_runtime.support.progress import TerminalReporter
 
     bundle = open_bundle(path, options)
-    chosen = choose_engine(bundle, options.engine, rebuild=options.rebuild, untested=True, reporter=TerminalReporter())
+    chosen = choose_engine(
+        bundle,
+        options.engine,
+        rebuild=options.rebuild,
+        untested=True,
+        reporter=TerminalReporter(),
+        server=options.server,
+    )
     try:
         test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
     finally:

@@ -9,6 +9,7 @@ name               module                what runs the graph
 ``ort-rtx``        ``onnx_runtime``      ONNX Runtime, TensorRT-RTX provider
 ``tensorrt``       ``tensorrt``          an engine that TensorRT built on this kind of device
 ``rtx``            ``tensorrt_rtx``      an engine that TensorRT-RTX built, possibly ahead of time
+``triton``         ``triton``            a Triton server, which the line sends the prepared inputs to
 =================  ====================  =========================================================
 
 The name ``auto`` selects one of them: see `cmdiad_runtime.bundle.engine_selection`.
@@ -30,9 +31,10 @@ Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 
 OnnxRuntimeName = Literal["cpu", "cuda", "ort-tensorrt", "ort-rtx"]
 """Engines that run the graph itself in ONNX Runtime."""
+ONNX_RUNTIME_NAMES: tuple[OnnxRuntimeName, ...] = get_args(OnnxRuntimeName)
 BuiltName = Literal["tensorrt", "rtx"]
 """Engines that run a file built from the graph."""
-EngineName = Literal["auto", OnnxRuntimeName, BuiltName]
+EngineName = Literal["auto", OnnxRuntimeName, BuiltName, "triton"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 
 EngineLibrary = Literal["tensorrt_rtx", "tensorrt"]
@@ -69,6 +71,7 @@ class Engine(Protocol):
             Output arrays by name. They share no memory with the engine.
 
         Raises:
+            NoAnswerError: A server did not answer for these inputs; a later run may succeed.
             EngineError: An input is missing, unknown, or has a wrong dtype or shape; or the engine failed or is closed.
         """
 

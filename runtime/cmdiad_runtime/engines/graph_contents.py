@@ -54,10 +54,13 @@ class GraphPorts:
     Attributes:
         inputs: Shapes of the inputs.
         outputs: Shapes of the outputs.
+        types: Element types of inputs and outputs by name, as numbers of `onnx.TensorProto.DataType`; 0 if the graph
+            declares none.
     """
 
     inputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     outputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def check_graph_contents(graph: Path) -> GraphPorts:
@@ -124,21 +127,30 @@ class _Walk:
             elif kind == "node" and number == _OPERATOR:
                 self._operator(start, at)
             elif kind == "graph" and depth == 1 and number in _PORTS:
-                name, shape = self._port(start, at)
+                name, shape, element_type = self._port(start, at)
                 getattr(self.ports, _PORTS[number])[name] = shape
+                self.ports.types[name] = element_type
 
     def _operator(self, start: int, end: int) -> None:
         name = self._data[start : min(end, start + 64)]
         if name in _OUTSIDE_OPERATORS:
             raise GraphContentError(f"the operator {name.decode()}, which reads another file")
 
-    def _port(self, start: int, end: int) -> tuple[str, tuple[int | None, ...]]:
-        """Return name and shape of a ValueInfoProto with the type of a tensor."""
+    def _port(self, start: int, end: int) -> tuple[str, tuple[int | None, ...], int]:
+        """Return name, shape and element type of a ValueInfoProto with the type of a tensor."""
         names = self._contents(1, start, end)
+        tensors = self._below((2, 1), start, end)  # type, tensor_type
+        lengths = [place for tensor in tensors for place in self._below((2, 1), *tensor)]  # shape, dim
+        element_type = self._first_number(*tensors[-1]) if tensors else None
+        name = self._text(*names[-1]) if names else ""
+        return name, tuple(self._first_number(*place) for place in lengths), element_type or 0
+
+    def _below(self, numbers: tuple[int, ...], start: int, end: int) -> list[tuple[int, int]]:
+        """Return start and end of the messages that a path of field numbers leads to."""
         places = [(start, end)]
-        for number in (2, 1, 2, 1):  # type, tensor_type, shape, dim
+        for number in numbers:
             places = [inner for place in places for inner in self._contents(number, *place)]
-        return self._text(*names[-1]) if names else "", tuple(self._length(*place) for place in places)
+        return places
 
     def _contents(self, sought: int, at: int, end: int) -> list[tuple[int, int]]:
         """Return start and end of every field of bytes with this number."""
@@ -149,14 +161,14 @@ class _Walk:
                 contents.append((start, at))
         return contents
 
-    def _length(self, at: int, end: int) -> int | None:
-        """Return the length that a dimension fixes, or None."""
-        length = None
+    def _first_number(self, at: int, end: int) -> int | None:
+        """Return field 1, the length of a dimension or the element type of a tensor, or None if that is absent."""
+        value = None
         while at < end:
             number, wire, start, at = self._field(at, end)
             if number == 1 and wire == _VARINT:
-                length = self._varint(start, at)[0]
-        return length
+                value = self._varint(start, at)[0]
+        return value
 
     def _tensor(self, at: int, end: int) -> None:
         locations: list[int] = []

@@ -20,7 +20,7 @@ from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.envelope.frame import FrameCounter
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
-from cmdiad_runtime.errors import BundleError, InputError
+from cmdiad_runtime.errors import BundleError, InputError, NoAnswerError
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
@@ -44,7 +44,7 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
 
     Args:
         path: Folder of the bundle.
-        options: Choices; `engine` and `rebuild` are not used here.
+        options: Choices; `engine`, `server` and `rebuild` are not used here.
 
     Raises:
         BundleError: The bundle is damaged, not signed, made for another modality, or has no held-out scores for a rate.
@@ -100,7 +100,7 @@ class Inspector:
             EngineError: The engine is not installed, does not fit, or has not passed its self-test on this device.
         """
         bundle = open_bundle(path, options)
-        engine = choose_engine(bundle, options.engine, rebuild=options.rebuild).engine
+        engine = choose_engine(bundle, options.engine, rebuild=options.rebuild, server=options.server).engine
         return Inspector(bundle, engine, frozen_after=options.frozen_after)
 
     def inspect(self, sample: Sample) -> Inspection:
@@ -138,7 +138,10 @@ class Inspector:
         if isinstance(ready, InputError):
             return self.not_inspected(sample.name, ready, timings_ms=timings, sample=sample)
         start = time.perf_counter()
-        outputs = [self.engine.run(part.inputs) for part in ready.parts]
+        try:
+            outputs = [self.engine.run(part.inputs) for part in ready.parts]
+        except NoAnswerError as error:
+            return self.not_inspected(sample.name, _no_answer(error), timings_ms=timings, sample=sample)
         timings["engine"] = (time.perf_counter() - start) * 1e3
         try:
             score, anomaly_map = _worst(ready, outputs, self.bundle)
@@ -235,6 +238,12 @@ def _worst(
 def _is_map(array: npt.NDArray[Any], size: int, views: int) -> bool:
     """Return True for one map of this size, or one map for each of several views."""
     return array.shape == (size, size) or (views > 1 and array.shape == (views, size, size))
+
+
+def _no_answer(error: NoAnswerError) -> InputError:
+    return InputError(
+        error.subject, found=error.found, expected=error.expected, action=error.action, reason="no-answer"
+    )
 
 
 def _bad_output(problem: str) -> InputError:

@@ -8,6 +8,7 @@ from typing import get_args
 
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
+from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.records import is_number, make_tuple, require, require_integer
@@ -21,6 +22,7 @@ class OpenOptions:
         modality: Modality that the bundle must be made for; None accepts any.
         engine: Name of the engine, see `cmdiad_runtime.engines`; "auto" selects the fastest engine that has passed its
             self-test on this device.
+        server: Server of the engine "triton"; None for the one that the environment names.
         rebuild: True to build a TensorRT or TensorRT-RTX engine if the bundle has none that fits this device.
         threshold: Raw score to use instead of the bundle's score threshold. The map threshold stays; if the map decides
             and both thresholds are equal, they stay equal.
@@ -35,6 +37,7 @@ class OpenOptions:
 
     modality: Sensors | None = None
     engine: EngineName = "cpu"
+    server: ServerOptions | None = None
     rebuild: bool = False
     threshold: float | None = None
     false_reject_rate: float | None = None
@@ -46,6 +49,7 @@ class OpenOptions:
         modalities = get_args(Sensors)
         require(self.modality in (None, *modalities), self, "modality", f"None or one of {', '.join(modalities)}")
         require(self.engine in ENGINE_NAMES, self, "engine", f"one of {', '.join(ENGINE_NAMES)}")
+        require(self.server is None or self.engine == "triton", self, "server", 'None unless the engine is "triton"')
         require(isinstance(self.rebuild, bool), self, "rebuild", "True or False")
         if self.threshold is not None:
             positive = is_number(self.threshold, 0, SCORE_LIMIT) and self.threshold > 0

@@ -14,8 +14,9 @@ A command uses it like this::
     def main() -> None:
         run_command(cli, "cmdiad-run")
 
-`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command
-with subcommands takes `cls=CommandGroup` or `cls=LazyGroup`; its subcommands are then `GroupedCommand` by themselves.
+`GroupedCommand` adds `-h`, `--help` and `--version`, and the help text states every default. A command with
+subcommands takes `cls=CommandGroup`, or `cls=LazyGroup` to import them late; they are then `GroupedCommand` by
+themselves.
 
 Results go to stdout, messages to stderr, one line for each foreseen problem and never a traceback. The exit codes are
 0 for success, 2 for a wrong command line, 130 for an interruption (143 by SIGTERM, 129 by SIGHUP), and those of

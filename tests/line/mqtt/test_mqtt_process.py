@@ -19,9 +19,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from cmdiad_line.mqtt.outbox import FILE_NAME
+from cmdiad_line.mqtt.sparkplug import REBIRTH
+from cmdiad_line.mqtt.sparkplug_payload import DataType, Metric, encode
 from cmdiad_line.transport.link import LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, Answer, Command, End, Failed, Trigger, Triggered
 from mqtt_broker import Broker, write_certificates
+from sparkplug_messages import decode
 from station_messages import part_result, station_state
 
 CHILD = """
@@ -109,13 +112,13 @@ class Process:
 class Listener:
     """A client of the broker that keeps everything that arrives. Its session outlives a restart of the broker."""
 
-    def __init__(self, port, *, tls=None):
+    def __init__(self, port, *, topics=f"{TOPIC}/#", tls=None):
         self.messages = []
         self._subscribed = threading.Event()
         session = Properties(PacketTypes.CONNECT)
         session.SessionExpiryInterval = 3600
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id="listener", protocol=paho.MQTTv5)
-        self.client.on_connect = lambda client, *_: client.subscribe(f"{TOPIC}/#", qos=1)
+        self.client.on_connect = lambda client, *_: client.subscribe(topics, qos=1)
         self.client.on_subscribe = lambda *_: self._subscribed.set()
         self.client.on_message = lambda _client, _data, message: self.messages.append(message)
         self.client.reconnect_delay_set(1, 1)
@@ -347,3 +350,77 @@ def test_supervisor_sees_no_failure_without_a_broker(tmp_path, broker, opened):
             seen += process.link.receive()
             time.sleep(0.01)
     assert seen and not [message for message in seen if isinstance(message, Failed)]
+
+
+class Host(Listener):
+    """A host application of Sparkplug B."""
+
+    def __init__(self, port):
+        super().__init__(port, topics="spBv1.0/plant/#")
+
+    def seen(self, kind):
+        """Return the messages of a kind, oldest first."""
+        decoded = [decode(message) for message in list(self.messages) if "/NCMD/" not in message.topic]
+        return [message for message in decoded if f"/{kind}/" in message.topic]
+
+    def results(self):
+        return [message for message in self.seen("NDATA") if message.values.get("Result/Acquisition ID")]
+
+    def request_birth(self):
+        command = Metric(name=REBIRTH, type=DataType.BOOLEAN, value=True, time_ms=1)
+        payload = encode([command], time_ms=1, sequence=None)
+        self.client.publish("spBv1.0/plant/NCMD/cell-1", payload, qos=0).wait_for_publish(20)
+
+
+def sparkplug_process(folder, broker):
+    return Process(folder, port=broker.port, format="sparkplug", group="plant")
+
+
+def test_sparkplug_births_data_and_rebirth(tmp_path, broker, opened):
+    host = opened(Host(broker.port))
+    process = opened(sparkplug_process(tmp_path, broker))
+    wait_until(lambda: host.seen("NBIRTH"), "the birth")
+    for number in range(1, 31):
+        process.link.send(part_result(number))
+    wait_until(lambda: len(host.results()) == 30, "30 results")
+    host.request_birth()
+    wait_until(lambda: len(host.seen("NBIRTH")) == 2, "the second birth")
+    process.link.send(part_result(31, "NG"))
+    wait_until(lambda: len(host.results()) == 31, "the result after the second birth")
+    ids = [message.values["Result/Acquisition ID"] for message in host.results()]
+    assert ids == list(range(1, 32)) and not any(message.historical for message in host.results())
+    assert [birth.values["bdSeq"] for birth in host.seen("NBIRTH")] == [0, 0]
+    expected = 0
+    for message in map(decode, [message for message in host.messages if "/NCMD/" not in message.topic]):
+        expected = 0 if "/NBIRTH/" in message.topic else expected + 1
+        assert message.sequence == expected and not message.retain
+
+
+def test_sparkplug_death_and_results_that_waited(tmp_path, broker, opened):
+    host = opened(Host(broker.port))
+    process = opened(sparkplug_process(tmp_path, broker))
+    wait_until(lambda: host.seen("NBIRTH"), "the birth")
+    broker.stop()
+    for number in (1, 2):
+        process.link.send(part_result(number))
+    wait_until(lambda: process.stored() == 2, "two stored results")
+    host.back_with(broker)
+    wait_until(lambda: len(host.results()) >= 2, "the results that waited")
+    assert all(message.historical for message in host.results())
+    second = host.seen("NBIRTH")[-1].values["bdSeq"]
+    assert second > 0
+    process.link.send(part_result(3))
+    wait_until(lambda: not host.results()[-1].historical, "a result that did not wait")
+    assert [message.values["Result/Acquisition ID"] for message in host.results()] == [1, 2, 3]
+    process.process.kill()
+    wait_until(lambda: second in [death.values["bdSeq"] for death in host.seen("NDEATH")], "the death of this birth")
+
+
+def test_sparkplug_station_that_ends_dies(tmp_path, broker, opened):
+    host = opened(Host(broker.port))
+    process = opened(sparkplug_process(tmp_path, broker))
+    wait_until(lambda: host.seen("NBIRTH"), "the birth")
+    process.link.send(End())
+    assert process.process.wait(timeout=20) == 0
+    wait_until(lambda: host.seen("NDEATH"), "the death")
+    assert host.seen("NDEATH")[0].values == {"bdSeq": 0}

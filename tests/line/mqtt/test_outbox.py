@@ -109,6 +109,21 @@ def test_full_store_on_a_full_disk_keeps_what_it_has(tmp_path):
     outbox.close()
 
 
+def test_confirmed_message_on_a_full_disk_is_removed_later(tmp_path, outbox, caplog):
+    for payload in (b"a", b"b", b"c"):
+        outbox.add(payload)
+    outbox._database.execute("PRAGMA query_only = 1")  # Every change fails, as on a full disk.
+    numbers = [number for number, _ in outbox.after(0, 10)]
+    for number in numbers[:2]:
+        outbox.remove(number)
+    assert (outbox.count, outbox.size) == (3, 3)
+    assert caplog.text.count("cannot be stored") == 1, "reported once, not for every part"
+    outbox._database.execute("PRAGMA query_only = 0")
+    outbox.remove(numbers[2])
+    assert (outbox.count, outbox.size, outbox.after(0, 10)) == (0, 0, [])
+    assert "can be stored again" in caplog.text
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 10), max_size=20),

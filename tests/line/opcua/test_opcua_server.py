@@ -288,12 +288,42 @@ def test_recipe_is_prepared(supervisor):
             internal, completed, error = await call
             assert (internal.Id, completed, error) == ("nut", True, 0)
             assert (await client.event("RecipePrepared")).InternalId.Id == "nut"
-            with pytest.raises(ua.uaerrors.BadNotImplemented):
-                await client.call("RecipeManagement/UnprepareRecipe", *recipe)
+            for done in (True, False):
+                call = asyncio.ensure_future(client.call("RecipeManagement/UnprepareRecipe", *recipe))
+                command = await supervisor.expect(Command)
+                assert (command.name, command.arguments) == ("unprepare", {"recipe_id": "nut"})
+                supervisor.send(Answer(token=command.token, done=done, message=""))
+                internal, error = await call
+                assert (internal.Id, error) == ("nut", 0 if done else -1)
             call = asyncio.ensure_future(client.call("RecipeManagement/PrepareRecipe", *recipe))
             command = await supervisor.expect(Command)
             supervisor.send(Answer(token=command.token, done=False, message="no such recipe"))
             assert (await call)[1:] == [False, -1]
+
+    asyncio.run(scenario())
+
+
+def test_stored_recipe_is_accepted_by_add_recipe_and_another_is_not(supervisor):
+    async def add(client: Plant, recipe: str, product: str = ""):
+        extension = ua.VariantType.ExtensionObject
+        external = ua.Variant(types.RecipeIdExternalDataType(Id=recipe), extension)
+        return await client.call(
+            "RecipeManagement/AddRecipe", external, ua.Variant(types.ProductIdDataType(Id=product), extension)
+        )
+
+    async def scenario():
+        async with plant(supervisor) as client:
+            await ready(supervisor, client)
+            internal, node, product, transfer, error = await add(client, "gear", "P-1")
+            assert (internal.Id, node.is_null(), product.is_null(), transfer, error) == ("gear", True, True, False, 0)
+            with pytest.raises(ua.uaerrors.BadNotSupported):
+                await add(client, "nut")
+            for wrong in (("gear", "P-2"), ("",)):
+                with pytest.raises(ua.uaerrors.BadInvalidArgument):
+                    await add(client, *wrong)
+        async with plant(supervisor, "ope-1") as client:
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await add(client, "gear")
 
     asyncio.run(scenario())
 
@@ -315,6 +345,26 @@ def test_ok_of_another_recipe_is_not_shown_as_ok(supervisor):
             event = await client.event("ResultReady")
             content = {pair.Value.Key.Name: pair.Value.Value.Value for pair in event.ResultContent}
             assert (content["Verdict"], content["Reason"]) == ("NG", "recipe-changed")
+
+    asyncio.run(scenario())
+
+
+def test_ok_after_its_deadline_is_not_shown_as_ok(supervisor):
+    async def scenario():
+        async with plant(supervisor) as client:
+            await ready(supervisor, client)
+            await run_late_job(supervisor, client)
+
+    async def run_late_job(supervisor: Supervisor, client: Plant) -> None:
+        job = asyncio.ensure_future(client.call(f"{MODE}/StartSingleJob", *job_arguments()))
+        trigger = await supervisor.expect(Trigger)
+        supervisor.send(Triggered(token=trigger.token, acquisition_id=1450, accepted=True))
+        supervisor.send(station_result(1450, verdict="OK", deadline_ns=1))
+        await job
+        event = await client.event("ResultReady")
+        content = {pair.Value.Key.Name: pair.Value.Value.Value for pair in event.ResultContent}
+        assert (content["Verdict"], content["Reason"]) == ("NG", "deadline")
+        assert (await supervisor.expect(Command)).arguments["action"] == "late OK"
 
     asyncio.run(scenario())
 

@@ -196,6 +196,38 @@ def test_surplus_recipes_are_unloaded_but_never_the_active_one(bench):
     assert "d" in bench.readiness.loaded
 
 
+def test_prepared_recipe_is_unloaded_on_request(bench):
+    bench.change.prepare("b", 0, bench.problems.append)
+    bench.change.unprepare("b", bench.problems.append)
+    bench.answer()
+    bench.change.unprepare("b", bench.problems.append)
+    bench.change.unprepare("b", bench.problems.append)
+    bench.change.unprepare("a", bench.problems.append)
+    assert bench.problems == [
+        "The recipe b is being loaded. Try again later.",
+        "",
+        "",
+        "The recipe b is not prepared.",
+        "The recipe a is active.",
+    ]
+    assert bench.sent == [Unload(recipe_id="b")]
+    assert set(bench.readiness.loaded) == {"a"}
+
+
+def test_recipe_about_to_become_active_is_not_unloaded(bench):
+    bench.change.prepare("b", 0, bench.problems.append)
+    bench.answer()
+    late = []
+    submit, bench.background.submit = bench.background.submit, lambda *work: late.append(work)
+    bench.change.activate("b", 0, bench.problems.append)
+    submit(*late.pop())
+    bench.change.unprepare("b", bench.problems.append)
+    submit(*late.pop())
+    assert bench.problems == ["", "The recipe b is active.", ""]
+    assert bench.readiness.active is not None
+    assert bench.readiness.active.recipe_id == "b"
+
+
 def test_unknown_recipe_is_refused(bench):
     bench.change.activate("z", 0, bench.problems.append)
     assert bench.problems == ["'z'"]

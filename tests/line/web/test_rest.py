@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmdiad_line.transport.messages import Command
 from web_doubles import READY, WebStation, form_token, make_result, png
 
 
@@ -131,7 +132,8 @@ def test_foreign_host_names_and_large_bodies_are_refused(station: WebStation) ->
     assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
     assert client.get("/healthz", headers={"Host": "localhost.evil.example:80"}).status_code == 421
     assert client.get("/healthz", headers={"Host": "127.0.0.1:8480"}).status_code == 200
-    assert client.post("/inspect", data={"part_id": "x" * 70_000}).status_code == 413
+    refusal = client.post("/inspect", data={"part_id": "x" * 70_000})
+    assert (refusal.status_code, refusal.json()["detail"][:24]) == (413, "The request is too large")
     assert not station.supervisor.sent
 
 
@@ -174,6 +176,40 @@ def test_uploads_without_a_source_that_takes_them_are_refused(station: WebStatio
     answer = station.client(role="operator").post("/inspect", files={"image": ("part.png", png())})
     assert answer.status_code == 409
     assert not station.supervisor.sent
+
+
+def test_an_ok_after_its_deadline_is_answered_as_ng(station: WebStation) -> None:
+    station.supervisor.verdict = lambda number: make_result(number, deadline_ns=1)
+    answer = station.client(role="operator").post("/inspect").json()
+    assert (answer["verdict"], answer["reason"]) == ("NG", "deadline")
+    notes = [message for message in station.supervisor.sent if isinstance(message, Command)]
+    assert [note.arguments["action"] for note in notes] == ["late OK"]
+
+
+def test_answers_have_documented_fields_only(station: WebStation) -> None:
+    client = station.client(role="operator")
+    published = client.post("/inspect").json()
+    station.records.add(make_result(2))
+    recorded = client.get("/results/2").json()
+    assert client.get("/results").json() == [recorded]
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert set(published) == set(schemas["PublishedResult"]["properties"])
+    assert set(recorded) == set(schemas["RecordedResult"]["properties"])
+    assert not {"replayed", "deadline_ns", "triggered_ns"} & {*published, *recorded}
+    for field in schemas["RecordedResult"]["properties"].values():
+        assert field["description"].endswith(".")
+
+
+def test_the_description_names_the_token_and_the_refusals(station: WebStation) -> None:
+    description = station.client().get("/openapi.json").json()
+    assert description["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    calls = {path: next(iter(methods.values())) for path, methods in description["paths"].items()}
+    assert {path for path, call in calls.items() if "security" not in call} == {"/healthz", "/readyz"}
+    assert {"401", "403", "409", "413", "415", "422", "503", "504"} <= set(calls["/inspect"]["responses"])
+    for path in ("/results", "/results/{acquisition_id}", "/results/{acquisition_id}/picture"):
+        assert {"401", "403", "422", "503"} <= set(calls[path]["responses"]), path
+    assert {"200", "503"} <= set(calls["/readyz"]["responses"])
+    assert "HTTPValidationError" not in description["components"]["schemas"]
 
 
 def test_the_description_covers_every_call_of_rest(station: WebStation) -> None:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,7 +24,7 @@ from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, Failed
-from cmdiad_line.web import process
+from cmdiad_line.web import connections, guard, process
 from web_doubles import PASSWORD, READY, form_token
 from web_running import LIMIT_S, make_station, running_web, wait_until
 
@@ -115,6 +116,41 @@ def test_changes_of_accounts_are_copied_into_the_audit_log(tmp_path: Path) -> No
         note = wait_until(web.commands, "the entry")[0]
         assert (note.name, note.user, note.arguments["action"]) == ("note", "command line", "account add")
         wait_until(lambda: not AccountStore(web.state / "accounts.sqlite").unnoted(), "the mark")
+
+
+def test_idle_connections_do_not_block_the_pages(tmp_path: Path) -> None:
+    with running_web(tmp_path, open_view=True) as web, ExitStack() as opened:
+        port = int(web.url.rpartition(":")[2])
+        idle = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
+        for connection in idle[::2]:
+            connection.sendall(b"GET / HTTP/1.1\r\n")  # The header is never complete.
+        assert httpx.get(f"{web.url}/", timeout=LIMIT_S).status_code == 200
+        for connection in idle[:90]:
+            connection.settimeout(LIMIT_S)
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b"", "the oldest ones were closed"
+
+
+def test_a_connection_waits_for_a_request_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 0.1)
+    with running_web(tmp_path, open_view=True) as web:
+        port = int(web.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as slow, suppress(ConnectionResetError):
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+            assert slow.recv(1) == b""
+        with httpx.stream("GET", f"{web.url}/live", timeout=LIMIT_S) as stream:
+            lines = stream.iter_lines()
+            assert all(next_screen(lines)["kind"] == "waiting" for _ in range(2)), "a request in work is no waiting"
+
+
+def test_a_body_arrives_within_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.1)
+    with running_web(tmp_path) as web:
+        port = int(web.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as slow:
+            head = "POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 90\r\n"
+            slow.sendall(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nname=a".encode())
+            assert slow.recv(12) == b"HTTP/1.1 400"
 
 
 def test_no_thread_is_left(tmp_path: Path) -> None:

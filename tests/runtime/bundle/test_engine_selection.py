@@ -324,7 +324,7 @@ def test_every_engine_is_offered_and_ordered() -> None:
     option = next(option for option in cli_module.cli.params if option.name == "engine")
     assert isinstance(option.type, click.Choice)
     assert set(option.type.choices) == set(get_args(EngineName))
-    assert {"auto", *AUTO} == set(get_args(EngineName))
+    assert {"auto", "triton", *AUTO} == set(get_args(EngineName))
     assert AUTO[-1] == "cpu"
 
 

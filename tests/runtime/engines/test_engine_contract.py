@@ -1,4 +1,4 @@
-"""One contract for every engine: ONNX Runtime for real, TensorRT and TensorRT-RTX over doubles, and on a GPU if any."""
+"""One contract for every engine: ONNX Runtime, TensorRT over doubles, a protocol-true server, and a GPU if any."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,29 @@ def on_gpu(name: str, graph: Path) -> Engine:
 GPU = [pytest.param(f"gpu {name}", marks=pytest.mark.gpu) for name in ("cuda", "tensorrt", "rtx")]
 
 
-@pytest.fixture(params=["cpu", *DOUBLES, *GPU])
+@contextmanager
+def on_server(graph: Path, *, shared_memory: bool) -> Iterator[Engine]:
+    """An engine on a server of the protocol; skips without the client."""
+    pytest.importorskip("tritonclient.grpc", reason="talks to a server")
+    from cmdiad_runtime.engines.server_options import ServerOptions
+    from cmdiad_runtime.engines.triton import TritonEngine
+    from kserve_server import kserve
+    from served import add_model
+
+    model = add_model(graph.parent / "models", graph, cloud(3))
+    with kserve(graph.parent / "models", model.name) as server:
+        yield TritonEngine.open(model, ServerOptions(address=server.address, timeout_s=60, shared_memory=shared_memory))
+
+
+@pytest.fixture(params=["cpu", "server messages", "server memory", *DOUBLES, *GPU])
 def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     kind, _, detail = request.param.partition(" ")
     graph = cloud_graph(tmp_path / "graph.onnx")
+    if kind == "server":
+        with on_server(graph, shared_memory=detail == "memory") as opened:
+            yield opened
+            opened.close()
+        return
     kit = None
     if kind == "cpu":
         opened = open_engine(graph, "cpu")

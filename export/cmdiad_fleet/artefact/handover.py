@@ -1,0 +1,65 @@
+"""Hand a pulled bundle to a station, by the functions of `cmdiad-line recipe add` and `activate`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmdiad_fleet.artefact.proof import Proof
+from cmdiad_fleet.artefact.pull import Pulled, Source, pull
+from cmdiad_line.cli.recipe import activate_recipe, add_recipe
+from cmdiad_line.recipes.store import ImportOptions
+from cmdiad_runtime.support.lock import lock_folder
+from cmdiad_runtime.support.reporter import Reporter
+
+FOLDER = "pulls"
+"""Folder in the state folder of a station where pulled bundles lie until they are recipes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOver:
+    """The station that receives a bundle.
+
+    Attributes:
+        state: State folder of the station.
+        recipe_id: Id of the new recipe.
+        product_id: Id of the product from the plant, or "".
+        activate: True to make the recipe the active one. The station must be stopped.
+    """
+
+    state: Path
+    recipe_id: str
+    product_id: str = ""
+    activate: bool = False
+
+
+def pull_to_station(source: Source, station: HandOver, proof: Proof, reporter: Reporter) -> Pulled:
+    """Receive a bundle and add it to a station as a recipe. A killed call leaves the recipes as they were, or complete.
+
+    Args:
+        source: Artefact and places.
+        station: Station and choices for the recipe.
+        proof: Requirements for the bundle. The key becomes the recipe's, for each start of the station.
+        reporter: Receiver of progress.
+
+    Raises:
+        RecipeError: The id stands for another bundle.
+        CmdiadError: See `pull`, `add_recipe` and `activate_recipe`.
+    """
+    folder = station.state / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    target = folder / "bundle.cmdiad"
+    with lock_folder(folder):
+        pulled = pull(source, target, proof, reporter, replace_target=True)
+        options = ImportOptions(
+            recipe_id=station.recipe_id,
+            product_id=station.product_id,
+            engine=proof.engine,
+            public_key=proof.public_key,
+        )
+        add_recipe(station.state, target, options, {"artefact": str(pulled.address), "name": str(source.reference)})
+        if station.activate:
+            activate_recipe(station.state, station.recipe_id)
+        shutil.rmtree(target)
+    return pulled

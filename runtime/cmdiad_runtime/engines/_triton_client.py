@@ -1,0 +1,184 @@
+"""Calls to a Triton server through `tritonclient`, each with a deadline, with errors as those of cmdiad."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmdiad_runtime.engines.served_model import GRAPH_PARAMETER, VERSION, ServedModel, ServedTensor
+from cmdiad_runtime.engines.server_options import ServerOptions
+from cmdiad_runtime.errors import EngineError, NoAnswerError
+
+INSTALL = 'run: pip install "cmdiad[triton]"'
+
+_AWAY = {f"StatusCode.{name}" for name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED")}
+"""States of a call after which a later call may succeed; every other failure is one of the model or the request."""
+_LARGEST_MESSAGE = (1 << 31) - 1
+_CHANNEL = (
+    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    # A new client connects at once; with the pool of gRPC it would wait as long as the last client that failed.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Deadline:
+    """A moment at which an answer must be complete.
+
+    Args:
+        seconds: Seconds from now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """Return the seconds that are left, at least a millisecond, because gRPC takes 0 for no limit."""
+        return max(self._end - time.monotonic(), 0.001)
+
+
+class TritonClient:
+    """A connection to one server, for one model.
+
+    Args:
+        options: Address and files for TLS.
+        model: Model that all calls are about.
+
+    Raises:
+        EngineError: The package tritonclient is missing, or a file for TLS cannot be read.
+    """
+
+    def __init__(self, options: ServerOptions, model: ServedModel) -> None:
+        try:
+            import tritonclient.grpc as library
+            from tritonclient.utils import InferenceServerException
+        except ImportError as error:
+            raise EngineError(
+                "", found="The engine 'triton' needs the package 'tritonclient[grpc]'", action=INSTALL
+            ) from error
+        self._library, self._failure = library, InferenceServerException
+        self._options, self._model = options, model
+        credentials = _credentials(options) if options.tls else None
+        self._client = library.InferenceServerClient(options.target, creds=credentials, channel_args=list(_CHANNEL))
+
+    def call(self, method: str, deadline: Deadline, **arguments: Any) -> Any:
+        """Call a method of `tritonclient.grpc.InferenceServerClient`.
+
+        Raises:
+            NoAnswerError: The server is away or did not answer by the deadline.
+            EngineError: The server refused the call.
+        """
+        try:
+            return getattr(self._client, method)(client_timeout=deadline.remaining, **arguments)
+        except self._failure as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: Any) -> EngineError:
+        subject = f"{self._options.address}, model {self._model.name}"
+        if error.status() in _AWAY:
+            return NoAnswerError(
+                subject,
+                found=f"no answer ({error.message()})",
+                expected=f"an answer within {self._options.timeout_s:g} s",
+                action="check server and network",
+            )
+        return EngineError(
+            subject,
+            found=f"a refusal ({error.message()})",
+            expected="a server that has loaded the model",
+            action="write the model with cmdiad-fleet triton and load the model on the server",
+        )
+
+    def server(self, deadline: Deadline) -> str:
+        """Return name and version of the server."""
+        metadata = self.call("get_server_metadata", deadline)
+        return f"{metadata.name} {metadata.version}"
+
+    def check_model(self, deadline: Deadline) -> bytes:
+        """Check that the loaded model has the inputs, outputs and graph of the bundle.
+
+        Returns:
+            The model's configuration, for a comparison after a new connection.
+
+        Raises:
+            NoAnswerError: The server did not answer.
+            EngineError: The model is not loaded, or is another one.
+        """
+        metadata = self.call("get_model_metadata", deadline, model_name=self._model.name, model_version=VERSION)
+        self._require("model", (metadata.name, VERSION in metadata.versions), (self._model.name, True))
+        self._require("inputs", _ports(metadata.inputs), _expected(self._model.inputs))
+        self._require("outputs", _ports(metadata.outputs), _expected(self._model.outputs))
+        answer = self.call("get_model_config", deadline, model_name=self._model.name, model_version=VERSION)
+        config = answer.config
+        digest = config.parameters[GRAPH_PARAMETER].string_value if GRAPH_PARAMETER in config.parameters else "none"
+        self._require(GRAPH_PARAMETER, digest, self._model.graph_sha256)
+        self._require("max_batch_size", config.max_batch_size, 0)
+        content: bytes = config.SerializeToString(deterministic=True)
+        return content
+
+    def inference_count(self, deadline: Deadline) -> int:
+        """Return the number of inferences since the server loaded the model."""
+        answer = self.call("get_inference_statistics", deadline, model_name=self._model.name, model_version=VERSION)
+        loaded = [(entry.name, entry.version) for entry in answer.model_stats]
+        self._require("statistics", loaded, [(self._model.name, VERSION)])
+        return int(answer.model_stats[0].inference_count)
+
+    def infer(self, inputs: list[Any], outputs: list[Any], deadline: Deadline) -> Any:
+        """Return the `InferResult` of one inference by exactly this model.
+
+        Args:
+            inputs: `InferInput` objects.
+            outputs: `InferRequestedOutput` objects.
+            deadline: Moment at which the answer must be complete.
+        """
+        result = self.call(
+            "infer", deadline, model_name=self._model.name, model_version=VERSION, inputs=inputs, outputs=outputs
+        )
+        response = result.get_response()
+        self._require("model", (response.model_name, response.model_version), (self._model.name, VERSION))
+        self._require("outputs", sorted(o.name for o in response.outputs), sorted(self._model.outputs))
+        return result
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self._client.close()
+
+    def _require(self, subject: str, stated: object, expected: object) -> None:
+        """Raise EngineError unless the server states what the bundle expects."""
+        if stated != expected:
+            raise EngineError(
+                f"{self._options.address}, model {self._model.name}",
+                found=f"{subject} {stated}"[:300],
+                expected=f"{expected}"[:300],
+                action="write the bundle's model with cmdiad-fleet triton and load the model on the server",
+            )
+
+
+def _credentials(options: ServerOptions) -> Any:
+    """Return the certificates for TLS; EngineError if a file cannot be read."""
+    import grpc
+
+    try:
+        authority, key, certificate = (
+            Path(name).read_bytes() if name else None for name in (options.authority, options.key, options.certificate)
+        )
+    except OSError as error:
+        raise EngineError(
+            options.address,
+            found=str(error),
+            expected="readable PEM files for TLS",
+            action="check the environment variables CMDIAD_SERVER_AUTHORITY, _CERTIFICATE and _KEY",
+        ) from error
+    return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def _ports(tensors: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {tensor.name: (tensor.datatype, tuple(tensor.shape)) for tensor in tensors}
+
+
+def _expected(tensors: Mapping[str, ServedTensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (tensor.datatype, tensor.dims) for name, tensor in tensors.items()}

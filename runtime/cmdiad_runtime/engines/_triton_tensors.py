@@ -1,0 +1,178 @@
+"""Ways of a sample's tensors to a Triton server and back: inside the messages, or through shared memory.
+
+Shared memory is one region of this machine that client and server map. Before each inference the part for the outputs
+is filled with bytes that are NaN, so that an answer without content never repeats the outputs of an earlier sample.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.engines import Arrays
+from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
+from cmdiad_runtime.engines.served_model import ServedModel, ServedTensor
+from cmdiad_runtime.errors import EngineError
+
+_ALIGNMENT = 64
+_NAN_BYTE = 0xFF
+
+
+class Tensors(Protocol):
+    """A way of tensors to the server and back."""
+
+    def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs for these inputs as new arrays; EngineError for outputs of another shape."""
+
+    def close(self) -> None:
+        """Release the memory. Idempotent."""
+
+
+class MessageTensors:
+    """Tensors inside the messages.
+
+    Args:
+        model: Model whose tensors are sent.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+
+    def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs for these inputs; see `Tensors`."""
+        import tritonclient.grpc as library
+
+        sent = []
+        for name, port in self._model.inputs.items():
+            tensor = library.InferInput(name, list(inputs[name].shape), port.datatype)
+            tensor.set_data_from_numpy(np.ascontiguousarray(inputs[name]))
+            sent.append(tensor)
+        requested = [library.InferRequestedOutput(name) for name in self._model.outputs]
+        result = client.infer(sent, requested, deadline)
+        return {name: self._read(result, name, port) for name, port in self._model.outputs.items()}
+
+    def _read(self, result: Any, name: str, port: ServedTensor) -> npt.NDArray[Any]:
+        try:
+            array = result.as_numpy(name)
+        except (ValueError, TypeError) as error:  # The number of bytes contradicts the stated shape.
+            raise wrong_output(self._model, name, port, str(error)) from error
+        if not port.fits(array):
+            raise wrong_output(self._model, name, port, f"{getattr(array, 'dtype', None)} {list(np.shape(array))}")
+        return np.array(array)
+
+    def close(self) -> None:
+        """Do nothing: the messages own their memory."""
+
+
+class SharedTensors:
+    """Tensors in one region of shared memory, which grows if a sample has more rows than all before.
+
+    Args:
+        model: Model whose tensors are sent.
+
+    Raises:
+        EngineError: An output has no fixed shape, so its size is not known before the inference.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        for name, port in model.outputs.items():
+            if None in port.shape:
+                raise EngineError(
+                    model.name,
+                    found=f"the output {name} {port} without a fixed shape",
+                    expected="fixed shapes for shared memory",
+                    action="set CMDIAD_SERVER_SHARED_MEMORY to 0",
+                )
+        self._region: Any = None
+        self._name = ""
+        self._size = 0
+        self._removed: list[str] = []
+
+    def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs for these inputs; see `Tensors`."""
+        import tritonclient.grpc as library
+        from tritonclient.utils import shared_memory
+
+        places, size = self._places(inputs)
+        if size > self._size:
+            self._replace(client, size, deadline)
+        sent, requested = [], []
+        for name, port in self._model.inputs.items():
+            shared_memory.set_shared_memory_region(self._region, [inputs[name]], offset=places[name])
+            tensor = library.InferInput(name, list(inputs[name].shape), port.datatype)
+            tensor.set_shared_memory(self._name, inputs[name].nbytes, offset=places[name])
+            sent.append(tensor)
+        for name, port in self._model.outputs.items():
+            empty = np.full(_bytes(port), _NAN_BYTE, np.uint8)
+            shared_memory.set_shared_memory_region(self._region, [empty], offset=places[f"{name}/output"])
+            output = library.InferRequestedOutput(name)
+            output.set_shared_memory(self._name, _bytes(port), offset=places[f"{name}/output"])
+            requested.append(output)
+        response = client.infer(sent, requested, deadline).get_response()
+        stated = {output.name: (output.datatype, tuple(output.shape)) for output in response.outputs}
+        outputs = {}
+        for name, port in self._model.outputs.items():
+            if stated[name] != (port.datatype, port.dims):
+                raise wrong_output(self._model, name, port, f"{stated[name][0]} {list(stated[name][1])}")
+            place = places[f"{name}/output"]
+            outputs[name] = np.array(
+                shared_memory.get_contents_as_numpy(self._region, port.dtype, list(port.dims), offset=place)
+            )
+        return outputs
+
+    def _places(self, inputs: Arrays) -> tuple[dict[str, int], int]:
+        """Return the offset of each tensor, and the size of the region."""
+        sizes = {name: inputs[name].nbytes for name in self._model.inputs}
+        sizes |= {f"{name}/output": _bytes(port) for name, port in self._model.outputs.items()}
+        places, end = {}, 0
+        for name, size in sizes.items():
+            places[name] = end
+            end += -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
+        return places, end
+
+    def _replace(self, client: TritonClient, size: int, deadline: Deadline) -> None:
+        from tritonclient.utils import shared_memory
+
+        self.close()
+        self.unregister(client, deadline)
+        self._name, self._size = f"cmdiad-{os.getpid()}-{secrets.token_hex(8)}", size
+        self._region = shared_memory.create_shared_memory_region(self._name, self._name, size, create_only=True)
+        key = f"/{self._name}"
+        client.call("register_system_shared_memory", deadline, name=self._name, key=key, byte_size=size)
+
+    def unregister(self, client: TritonClient, deadline: Deadline) -> None:
+        """Ask the server to forget the regions that were removed; a server that was started again has none."""
+        for name in self._removed:
+            with suppress(EngineError):
+                client.call("unregister_system_shared_memory", deadline, name=name)
+        self._removed.clear()
+
+    def close(self) -> None:
+        """Remove the region. Idempotent."""
+        from tritonclient.utils import shared_memory
+
+        region, self._region, self._size = self._region, None, 0
+        if region is not None:
+            self._removed.append(self._name)
+            shared_memory.destroy_shared_memory_region(region)
+
+
+def wrong_output(model: ServedModel, name: str, port: ServedTensor, problem: str) -> EngineError:
+    """Return the error for an output that the model cannot have."""
+    return EngineError(
+        model.name,
+        found=f"the output {name} as {problem}",
+        expected=str(port),
+        action="load the bundle's model on the server, then repeat the self-test",
+    )
+
+
+def _bytes(port: ServedTensor) -> int:
+    return prod(port.dims) * np.dtype(port.dtype).itemsize

@@ -1,0 +1,148 @@
+"""`ServerOptions`, the address of an inference server and how to talk to it; read from environment variables."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+from cmdiad_runtime.engines import ONNX_RUNTIME_NAMES, OnnxRuntimeName
+from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.records import RecordError, require, require_number
+
+ADDRESS = "CMDIAD_SERVER"
+"""Environment variable of the address; the other variables begin with the same name."""
+
+_PORT = 8001
+_LONGEST_WAIT_S = 600.0
+_TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """The address of a Triton server, and how a line talks to the server.
+
+    Attributes:
+        address: `grpcs://HOST:PORT` with TLS, `grpc://HOST:PORT` without. `HOST:PORT` alone is accepted for this
+            machine only, so nobody sends pictures through a network without TLS by mistake.
+        timeout_s: Seconds within which a sample must be answered. A station needs less than its `deadline_ms`.
+        shared_memory: True to pass tensors through shared memory, which needs a server on this machine.
+        fallback: Engine on this machine that takes over when the server fails; None for no such engine.
+        authority: PEM file of the certificate authority that signed the server's certificate; "" for those that gRPC
+            knows.
+        certificate: PEM file of this machine's certificate, which a server may require; "" for none.
+        key: PEM file of the certificate's private key; "" for none.
+
+    Raises:
+        RecordError: A value is wrong, or two of them contradict each other.
+    """
+
+    address: str
+    timeout_s: float = 1.0
+    shared_memory: bool = False
+    fallback: OnnxRuntimeName | None = None
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        host, port, scheme = _parts(self.address)
+        usable = scheme in ("", "grpc", "grpcs") and bool(host) and 0 < port < 1 << 16
+        require(usable, self, "address", "grpc://HOST:PORT, grpcs://HOST:PORT, or HOST:PORT on this machine")
+        require(bool(scheme) or _is_loopback(host), self, "address", "grpcs:// or grpc:// for another machine")
+        require_number(self, "timeout_s", 0.001, _LONGEST_WAIT_S)
+        require(
+            self.fallback in (None, *ONNX_RUNTIME_NAMES), self, "fallback", f"one of {', '.join(ONNX_RUNTIME_NAMES)}"
+        )
+        require(not self.shared_memory or _is_loopback(host), self, "shared_memory", "a server on this machine")
+        tls = self.authority or self.certificate or self.key
+        require(scheme == "grpcs" or not tls, self, "address", "grpcs://, because files for TLS are set")
+        require(bool(self.certificate) == bool(self.key), self, "key", "a certificate and its key, or neither")
+
+    @property
+    def target(self) -> str:
+        """Return host and port as gRPC takes them."""
+        host, port, _ = _parts(self.address)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def tls(self) -> bool:
+        """Return True if the connection is encrypted and the server's certificate is verified."""
+        return self.address.startswith("grpcs://")
+
+    @staticmethod
+    def from_environment(
+        address: str | None = None,
+        fallback: OnnxRuntimeName | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> ServerOptions:
+        """Return the options that the environment variables CMDIAD_SERVER… set.
+
+        Args:
+            address: Address that replaces the one of the environment.
+            fallback: Engine that replaces the fallback of the environment.
+            environment: Variables to read.
+
+        Raises:
+            EngineError: There is no address, or a value is wrong.
+        """
+        address = address or environment.get(ADDRESS, "")
+        if not address:
+            raise EngineError(
+                "",
+                found="The engine 'triton' needs the address of a server",
+                action=f"pass --server HOST:PORT, or set {ADDRESS}",
+            )
+        texts = {name: environment.get(f"{ADDRESS}_{name.upper()}", "") for name in _VARIABLES}
+        try:
+            return ServerOptions(
+                address=address,
+                timeout_s=_seconds(texts["timeout"]),
+                shared_memory=_flag(texts["shared_memory"]),
+                fallback=fallback or cast("OnnxRuntimeName | None", texts["fallback"] or None),
+                authority=texts["authority"],
+                certificate=texts["certificate"],
+                key=texts["key"],
+            )
+        except RecordError as error:
+            raise EngineError(
+                "", found=str(error), action=f"correct --server or the environment variables {ADDRESS}…"
+            ) from error
+
+
+_VARIABLES = ("timeout", "shared_memory", "fallback", "authority", "certificate", "key")
+
+
+def _parts(address: str) -> tuple[str, int, str]:
+    """Return host, port and scheme of an address; port 0 for one that cannot be read."""
+    text = address if "://" in address else f"//{address}"
+    try:
+        split = urlsplit(text)
+        port = _PORT if split.port is None else split.port
+        extra = split.path.strip("/") or split.query or split.fragment or "@" in split.netloc
+    except ValueError:
+        return "", 0, ""
+    return ("", 0, "") if extra else (split.hostname or "", port, split.scheme)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text or ServerOptions.timeout_s)
+    except ValueError:
+        raise RecordError(f"{ADDRESS}_TIMEOUT is {text!r:.60}, expected seconds") from None
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise RecordError(f"{ADDRESS}_SHARED_MEMORY is {text!r:.60}, expected 1 or 0")
+    return text.lower() in _TRUE

@@ -1,0 +1,142 @@
+"""Engine that runs a graph on a Triton server: preprocessing stays at the line, prepared inputs travel by gRPC.
+
+A server is another machine, so its model can change between two samples. The engine therefore names model and version
+in every request, and checks in every answer that exactly this model answered. After every answer it reads the number
+of inferences since the model was loaded: if that number has fallen, the server or the model was started again. Such
+a model has not passed the self-test, and the engine refuses every further sample until it is opened again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from cmdiad_runtime.engines import Arrays
+from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
+from cmdiad_runtime.engines._triton_tensors import MessageTensors, SharedTensors
+from cmdiad_runtime.engines.served_model import VERSION, ServedModel
+from cmdiad_runtime.engines.server_options import ServerOptions
+from cmdiad_runtime.errors import EngineError, NoAnswerError
+
+_OPENING_S = 5.0
+"""Seconds within which a server must answer when the engine is opened."""
+_CLOSING_S = 0.5
+
+
+class TritonEngine:
+    """A model on a Triton server; create one with `open`.
+
+    Attributes:
+        identity: Server with version and address, model with version, and the graph's hash.
+        description: Same as `identity`, and the way of the tensors.
+    """
+
+    def __init__(self, model: ServedModel, options: ServerOptions) -> None:
+        self._model, self._options = model, options
+        self._tensors = self._new_tensors()
+        self._client: TritonClient | None = None
+        self._closed = False
+        self._problem: EngineError | None = None
+        deadline = Deadline(_OPENING_S)
+        client = TritonClient(options, model)
+        try:
+            self._server = client.server(deadline)
+            self._config = client.check_model(deadline)
+            self._count = client.inference_count(deadline)
+        except EngineError:
+            client.close()
+            raise
+        self._client = client
+        graph = f"graph {model.graph_sha256[:12]}"
+        self.identity = f"{self._server} at {options.address}, model {model.name} version {VERSION}, {graph}"
+        self.description = self.identity + (", shared memory" if options.shared_memory else "")
+
+    @staticmethod
+    def open(model: ServedModel, options: ServerOptions) -> TritonEngine:
+        """Connect to a server and check that the loaded model is the bundle's.
+
+        Args:
+            model: Model that the server must have loaded.
+            options: Address and way of the tensors.
+
+        Raises:
+            NoAnswerError: The server is away.
+            EngineError: The package tritonclient is missing, the model is not loaded, or is another one.
+        """
+        return TritonEngine(model, options)
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph on the server within the time limit; see `Engine.run`.
+
+        Raises:
+            NoAnswerError: The server is away, or did not answer in time. The next run connects again.
+            EngineError: See `Engine.run`; or the server was started again, or answered with another model, name or
+                shape. Every further run fails.
+        """
+        if self._closed:
+            raise EngineError(self._model.name, found="a closed engine", expected="an open one", action="open it again")
+        if self._problem is not None:
+            raise self._problem
+        self._model.check_inputs(inputs)
+        deadline = Deadline(self._options.timeout_s)
+        try:
+            client = self._connected(deadline)
+            outputs = self._tensors.infer(client, inputs, deadline)
+            self._check_same_load(client, deadline)
+        except NoAnswerError:
+            self._disconnect()
+            raise
+        except EngineError as error:
+            self._problem = error
+            self._disconnect()
+            raise
+        return outputs
+
+    def _connected(self, deadline: Deadline) -> TritonClient:
+        """Return the connection; after a failure a new one to the same server with the same model."""
+        if self._client is None:
+            client = TritonClient(self._options, self._model)
+            try:
+                server, config = client.server(deadline), client.check_model(deadline)
+                if (server, config) != (self._server, self._config):
+                    raise self._changed("another server or configuration than at the self-test")
+                self._check_same_load(client, deadline)
+            except EngineError:
+                client.close()
+                raise
+            self._client = client
+        return self._client
+
+    def _check_same_load(self, client: TritonClient, deadline: Deadline) -> None:
+        """Raise EngineError if the server has loaded the model again since the last answer."""
+        count = client.inference_count(deadline)
+        if count < self._count:
+            raise self._changed(f"{count} inferences after {self._count}: the model was loaded again")
+        self._count = count
+
+    def _changed(self, problem: str) -> EngineError:
+        return EngineError(
+            f"{self._options.address}, model {self._model.name}",
+            found=problem,
+            expected="the loaded model that has passed the self-test",
+            action="open the bundle again, which repeats the self-test",
+        )
+
+    def _new_tensors(self) -> MessageTensors | SharedTensors:
+        return SharedTensors(self._model) if self._options.shared_memory else MessageTensors(self._model)
+
+    def _disconnect(self) -> None:
+        """Drop the connection and the shared memory, into which a late answer may still be written."""
+        client, self._client = self._client, None
+        self._tensors.close()
+        if client is not None:
+            client.close()
+
+    def close(self) -> None:
+        """Close the connection; see `Engine.close`."""
+        self._closed = True
+        self._tensors.close()
+        if self._client is not None and isinstance(self._tensors, SharedTensors):
+            self._tensors.unregister(self._client, Deadline(_CLOSING_S))
+        self._disconnect()

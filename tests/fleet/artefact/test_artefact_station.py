@@ -1,0 +1,144 @@
+"""A pulled bundle becomes a recipe of a station; a kill at any operation leaves the old or the new state."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from cmdiad_fleet.artefact.place import Access, open_place
+from cmdiad_fleet.artefact.publish import publish
+from cmdiad_fleet.artefact.reference import Reference
+from cmdiad_fleet.cli.fleet import cli
+from cmdiad_line.recipes.store import RecipeStore
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.manifest import manifest_hash
+from cmdiad_runtime.support.lock import lock_folder
+from cmdiad_runtime.support.reporter import SILENT
+from faults import count_operations, fault_at, run_whole, temporary_files
+from graphs import tiny_bundle
+from helpers import assert_refused, command
+
+FLEET = "cmdiad_fleet.cli.fleet:main"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return tiny_bundle(tmp_path / "tiny.cmdiad")
+
+
+@pytest.fixture
+def name(bundle, tmp_path):
+    """Return the name of a published bundle."""
+    reference = Reference.parse(f"oci:{tmp_path}/gear.tar")
+    publish(Bundle.open(bundle), None, open_place(reference, Access()), "7", SILENT)
+    return f"{reference}:7"
+
+
+@pytest.fixture
+def state(tmp_path):
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
+
+
+def pull(name, state, *options, recipe="gear-7"):
+    return command(cli, "pull", name, "--station", state, "--recipe", recipe, "--allow-unsigned", *options)
+
+
+def test_a_pulled_bundle_becomes_a_recipe_that_is_not_active(name, state, bundle):
+    ended = pull(name, state, "--product", "A-17")
+    assert ended.code == 0, ended.err
+    store = RecipeStore(state)
+    assert store.recipe("gear-7").bundle_digest == manifest_hash(Bundle.open(bundle).manifest)
+    assert store.recipe("gear-7").product_id == "A-17"
+    assert store.active() is None
+    assert store.verify("gear-7").name == "tiny"
+    assert [path.name for path in (state / "pulls").iterdir()] == [".cmdiad.lock"]
+
+
+def test_activation_is_the_one_of_the_station(name, state):
+    assert "gear-7 is the active recipe." in pull(name, state, "--activate").out
+    assert RecipeStore(state).active().recipe_id == "gear-7"
+
+
+def test_a_running_station_gets_the_recipe_and_stays_with_the_active_one(name, state):
+    with lock_folder(state):
+        ended = pull(name, state, "--activate")
+    assert_refused(ended, 6, "a running station", "engineer page")
+    store = RecipeStore(state)
+    assert store.recipe("gear-7").recipe_id == "gear-7"
+    assert store.active() is None
+
+
+def test_an_id_stands_for_one_bundle(name, state, tmp_path):
+    assert pull(name, state).code == 0
+    other = Reference.parse(f"oci:{tmp_path}/other.tar")
+    publish(
+        Bundle.open(tiny_bundle(tmp_path / "o.cmdiad", name="other")), None, open_place(other, Access()), "7", SILENT
+    )
+    assert_refused(pull(f"{other}:7", state), 1, "gear-8")
+    assert pull(f"{other}:7", state, recipe="gear-8").code == 0
+
+
+@pytest.mark.parametrize("recipe", ["", "../gear", "a/b", "x" * 65])
+def test_an_id_that_is_no_id_is_refused(name, state, recipe):
+    assert pull(name, state, recipe=recipe).code == 2
+    assert list(state.iterdir()) == []
+
+
+def test_the_audit_log_names_the_artefact(name, state):
+    pull(name, state)
+    with sqlite3.connect(state / "records.sqlite") as database:
+        rows = "\n".join(database.iterdump())
+    database.close()
+    assert f"oci:{state.parent}/gear.tar@sha256:" in rows
+
+
+def spread(operations, count):
+    """Return `count` operations, the first and the last included."""
+    return sorted({1 + round(step * (operations - 1) / (count - 1)) for step in range(count)})
+
+
+@pytest.mark.failure_mode("A pull that is killed, or whose transfer breaks off")
+def test_a_killed_pull_leaves_nothing_or_a_whole_bundle_and_the_next_one_continues(name, bundle, tmp_path):
+    def words(folder):
+        return [FLEET, "pull", name, "--out", folder / "gear.cmdiad", "--allow-unsigned"]
+
+    (tmp_path / "count").mkdir()
+    operations = count_operations(words(tmp_path / "count"), tmp_path / "count")
+    assert operations > 15
+    for number in spread(operations, 5):
+        folder = tmp_path / f"kill-{number}"
+        folder.mkdir()
+        ended = fault_at(words(folder), "kill", number, folder)
+        assert ended.code == -9, ended.err
+        target = folder / "gear.cmdiad"
+        if target.exists():
+            assert Bundle.open(target).name == "tiny"
+        ended = run_whole(words(folder))
+        assert ended.code == 0, ended.err
+        assert Bundle.open(target).name == "tiny"
+        assert temporary_files(folder) == []
+        assert json.loads((folder / "gear.cmdiad.pulled.json").read_text())["name"] == name
+
+
+def test_a_killed_hand_over_leaves_the_old_recipes_or_the_new_one(name, tmp_path):
+    def words(state):
+        return [FLEET, "pull", name, "--station", state, "--recipe", "gear-7", "--activate", "--allow-unsigned"]
+
+    (tmp_path / "count").mkdir()
+    operations = count_operations(words(tmp_path / "count"), tmp_path / "count")
+    for number in spread(operations, 5):
+        state = tmp_path / f"kill-{number}"
+        state.mkdir()
+        ended = fault_at(words(state), "kill", number, state)
+        assert ended.code == -9, ended.err
+        store = RecipeStore(state)
+        for recipe in store.list():
+            assert store.verify(recipe.recipe_id).name == "tiny"
+        ended = run_whole(words(state))
+        assert ended.code == 0, ended.err
+        assert RecipeStore(state).active().recipe_id == "gear-7"
+        assert [path.name for path in (state / "pulls").iterdir()] == [".cmdiad.lock"]

@@ -1,0 +1,322 @@
+"""The engine on a Triton server: deadlines, restarts, wrong answers, TLS, options, fallback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines.fallback import FallbackEngine
+from cmdiad_runtime.engines.served_model import ServedModel
+from cmdiad_runtime.engines.server_options import ServerOptions
+from cmdiad_runtime.engines.triton import TritonEngine
+from cmdiad_runtime.errors import EngineError, NoAnswerError
+from cmdiad_runtime.support.records import RecordError
+from graphs import cloud_expected, cloud_graph, cloud_inputs
+from helpers import python
+from kserve_server import Fault, KServeServer, kserve, read_config
+from mqtt_broker import write_certificates
+from served import add_model
+
+LONG_S = 60.0
+SHORT_S = 0.3
+"""A time limit that a server that hangs exceeds, and that nothing else in these tests depends on."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ServedModel:
+    return add_model(tmp_path / "models", cloud_graph(tmp_path / "cloud.onnx"), cloud_inputs(4))
+
+
+@pytest.fixture
+def server(tmp_path: Path, model: ServedModel) -> Iterator[KServeServer]:
+    with kserve(tmp_path / "models", model.name) as running:
+        yield running
+
+
+def opened(model: ServedModel, server: KServeServer, **options: Any) -> Any:
+    address = ServerOptions(**{"address": server.address, "timeout_s": LONG_S, **options})
+    return closing(TritonEngine.open(model, address))
+
+
+def assert_right(engine: Any, rows: int = 5) -> None:
+    inputs = cloud_inputs(rows)
+    np.testing.assert_allclose(engine.run(inputs)["map"], cloud_expected(inputs)["map"], rtol=1e-5, atol=1e-5)
+
+
+# --- what a server is asked before the first sample
+
+
+def test_the_identity_names_server_model_and_graph(model: ServedModel, server: KServeServer) -> None:
+    with opened(model, server) as engine:
+        assert engine.identity == (
+            f"triton 2.99.0 at {server.address}, model {model.name} version 1, graph {model.graph_sha256[:12]}"
+        )
+    assert model.name == f"cloud-{model.graph_sha256[:16]}"
+
+
+def test_a_model_that_is_not_loaded_is_refused(tmp_path: Path, model: ServedModel) -> None:
+    with kserve(tmp_path / "models") as server, pytest.raises(EngineError, match="unknown model") as refused:
+        TritonEngine.open(model, ServerOptions(address=server.address))
+    assert not isinstance(refused.value, NoAnswerError)
+    assert "cmdiad-fleet triton" in refused.value.action
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ('string_value: "SHA"', f'string_value: "{"0" * 64}"', "cmdiad_graph_sha256"),
+        ('key: "cmdiad_graph_sha256"', 'key: "other"', "cmdiad_graph_sha256 none"),
+        ("dims: -1", "dims: 4", "inputs"),
+        ("data_type: TYPE_INT64", "data_type: TYPE_INT32", "inputs"),
+        ("  data_type: TYPE_FP32\n  dims: 1\n", "  data_type: TYPE_FP32\n  dims: -1\n", "outputs"),
+    ],
+)
+def test_another_configuration_is_refused(tmp_path: Path, model: ServedModel, old: str, new: str, word: str) -> None:
+    config = tmp_path / "models" / model.name / "config.pbtxt"
+    text, old = config.read_text(), old.replace("SHA", model.graph_sha256)
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    with kserve(tmp_path / "models", model.name) as server, pytest.raises(EngineError, match=word):
+        TritonEngine.open(model, ServerOptions(address=server.address))
+
+
+def test_no_server_is_no_answer(model: ServedModel, server: KServeServer) -> None:
+    server.stop()
+    with pytest.raises(NoAnswerError, match="check server and network|Check server and network"):
+        TritonEngine.open(model, ServerOptions(address=server.address))
+
+
+# --- samples without an answer
+
+
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_a_server_that_hangs_costs_the_time_limit_and_may_come_back(
+    model: ServedModel, server: KServeServer, shared_memory: bool
+) -> None:
+    with opened(model, server, timeout_s=SHORT_S, shared_memory=shared_memory) as engine:
+        engine.run(cloud_inputs(5))
+        server.fault = "hang"
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(NoAnswerError, match="within 0.3 s"):
+                engine.run(cloud_inputs(5))
+            assert time.monotonic() - began >= SHORT_S
+        server.fault = ""
+        engine._options = ServerOptions(address=server.address, timeout_s=LONG_S, shared_memory=shared_memory)
+        assert_right(engine)
+
+
+def test_a_server_that_dies_during_an_inference_is_no_answer(model: ServedModel, server: KServeServer) -> None:
+    with opened(model, server) as engine:
+        engine.run(cloud_inputs(5))
+        server.fault = "die"
+        stopping = threading.Thread(target=lambda: (_wait_for(server, "ModelInfer", 2), server.stop()))
+        stopping.start()
+        with pytest.raises(NoAnswerError):
+            engine.run(cloud_inputs(5))
+        stopping.join()
+        with pytest.raises(NoAnswerError):
+            engine.run(cloud_inputs(5))
+
+
+def _wait_for(server: KServeServer, verb: str, times: int) -> None:
+    end = time.monotonic() + LONG_S
+    while server.calls.count(verb) < times and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+# --- samples after which the engine stays refused
+
+
+@pytest.mark.failure_mode("A Triton server that restarts, or loads the model again")
+@pytest.mark.parametrize("how", ["restart", "load", "unload and load"])
+def test_a_model_that_was_loaded_again_needs_a_new_self_test(
+    model: ServedModel, server: KServeServer, how: str
+) -> None:
+    with opened(model, server) as engine:
+        for _ in range(3):
+            engine.run(cloud_inputs(5))
+        if how == "restart":
+            server.stop()
+            with pytest.raises(NoAnswerError):
+                engine.run(cloud_inputs(5))
+            server.start(model.name)
+        else:
+            if how == "unload and load":
+                server.RepositoryModelUnload(type("Request", (), {"model_name": model.name}), None)
+            server.load(model.name)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="loaded again") as refused:
+                engine.run(cloud_inputs(5))
+            assert not isinstance(refused.value, NoAnswerError)
+            server.fault = ""
+    with opened(model, server) as engine:
+        assert_right(engine)
+
+
+@pytest.mark.failure_mode("A Triton server that answers with another shape or type")
+@pytest.mark.parametrize(
+    ("fault", "shared_memory"),
+    [(fault, memory) for fault in ("shape", "type", "name", "version", "missing") for memory in (False, True)]
+    + [("bytes", False)],  # in shared memory the number of bytes is that of the region
+)
+def test_a_wrong_answer_ends_the_use_of_the_server(
+    model: ServedModel, server: KServeServer, fault: Fault, shared_memory: bool
+) -> None:
+    with opened(model, server, shared_memory=shared_memory) as engine:
+        engine.run(cloud_inputs(5))
+        server.fault = fault
+        with pytest.raises(EngineError) as refused:
+            engine.run(cloud_inputs(5))
+        assert not isinstance(refused.value, NoAnswerError)
+        server.fault = ""
+        with pytest.raises(EngineError):
+            engine.run(cloud_inputs(5))
+
+
+def test_shared_memory_never_repeats_the_outputs_of_an_earlier_sample(model: ServedModel, server: KServeServer) -> None:
+    with opened(model, server, shared_memory=True) as engine:
+        assert_right(engine)
+        server.fault = "nothing"
+        outputs = engine.run(cloud_inputs(5))
+        assert all(np.isnan(array).all() for array in outputs.values())
+
+
+def test_regions_are_removed_on_both_sides(model: ServedModel, server: KServeServer) -> None:
+    with opened(model, server, shared_memory=True) as engine:
+        for rows in (3, 40, 5):  # the second sample needs a larger region
+            assert_right(engine, rows)
+        (name,) = server.SystemSharedMemoryStatus(None, None).regions
+        assert Path("/dev/shm", name).stat().st_mode & 0o077 == 0
+    assert not server.SystemSharedMemoryStatus(None, None).regions
+    assert not Path("/dev/shm", name).exists()
+
+
+# --- TLS
+
+
+def test_tls_verifies_both_sides(tmp_path: Path, model: ServedModel) -> None:
+    write_certificates(tmp_path)
+    pems = {name: (tmp_path / name).read_bytes() for name in ("broker.key", "broker.pem", "ca.pem")}
+    credentials = grpc.ssl_server_credentials(
+        [(pems["broker.key"], pems["broker.pem"])], root_certificates=pems["ca.pem"], require_client_auth=True
+    )
+    with kserve(tmp_path / "models", model.name, credentials=credentials) as server:
+        files = {"authority": "ca.pem", "certificate": "station.pem", "key": "station.key"}
+        paths = {name: str(tmp_path / file) for name, file in files.items()}
+        address = f"grpcs://{server.address}"
+        with opened(model, server, address=address, **paths) as engine:
+            assert_right(engine)
+        for incomplete in ({"authority": paths["authority"]}, {}):
+            with pytest.raises(NoAnswerError):
+                TritonEngine.open(model, ServerOptions(address=address, **incomplete))
+        with pytest.raises(EngineError, match="PEM files"):
+            TritonEngine.open(model, ServerOptions(address=address, authority=str(tmp_path / "absent.pem")))
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"address": "inference.plant:8001"}, "address"),
+        ({"address": "http://127.0.0.1:8001"}, "address"),
+        ({"address": "grpc://user@127.0.0.1"}, "address"),
+        ({"address": "grpc://host/model"}, "address"),
+        ({"address": "127.0.0.1:99999"}, "address"),
+        ({"address": ""}, "address"),
+        ({"address": "127.0.0.1:1", "authority": "ca.pem"}, "address"),
+        ({"address": "grpcs://host:1", "certificate": "a.pem"}, "key"),
+        ({"address": "grpc://host:1", "shared_memory": True}, "shared_memory"),
+        ({"address": "127.0.0.1:1", "timeout_s": 0}, "timeout_s"),
+        ({"address": "127.0.0.1:1", "timeout_s": float("nan")}, "timeout_s"),
+        ({"address": "127.0.0.1:1", "fallback": "tensorrt"}, "fallback"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(RecordError, match=rf"ServerOptions\.{field}"):
+        ServerOptions(**options)
+
+
+def test_options_of_the_environment() -> None:
+    environment = {
+        "CMDIAD_SERVER": "grpcs://[::1]",
+        "CMDIAD_SERVER_TIMEOUT": "0.25",
+        "CMDIAD_SERVER_SHARED_MEMORY": "yes",
+        "CMDIAD_SERVER_FALLBACK": "cpu",
+        "CMDIAD_SERVER_AUTHORITY": "ca.pem",
+    }
+    options = ServerOptions.from_environment(environment=environment)
+    assert (options.target, options.tls, options.timeout_s) == ("[::1]:8001", True, 0.25)
+    assert (options.shared_memory, options.fallback, options.authority) == (True, "cpu", "ca.pem")
+    assert ServerOptions.from_environment("localhost:1", environment={}).fallback is None
+    with pytest.raises(EngineError, match="CMDIAD_SERVER"):
+        ServerOptions.from_environment(environment={})
+    for name, value in (("TIMEOUT", "soon"), ("SHARED_MEMORY", "perhaps"), ("FALLBACK", "moon")):
+        with pytest.raises(EngineError):
+            ServerOptions.from_environment(environment={**environment, f"CMDIAD_SERVER_{name}": value})
+
+
+def test_a_missing_package_names_the_command(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
+    with pytest.raises(EngineError, match=r'Run: pip install "cmdiad\[triton\]"'):
+        TritonEngine.open(model, ServerOptions(address="127.0.0.1:1"))
+
+
+def test_the_client_is_imported_when_it_is_used() -> None:
+    modules = "triton, fallback, served_model, server_options"
+    code = f"import sys; from cmdiad_runtime.engines import {modules}; print('grpc' in sys.modules)"
+    assert python(code).strip() == "False"
+
+
+# --- fallback
+
+
+def test_the_local_engine_takes_over_and_stays(
+    tmp_path: Path, model: ServedModel, server: KServeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = TritonEngine.open(model, ServerOptions(address=server.address, timeout_s=LONG_S))
+    with closing(FallbackEngine(served, open_engine(tmp_path / "cloud.onnx"))) as engine:
+        assert_right(engine)
+        assert engine.description.endswith("the server runs")
+        server.stop()
+        with caplog.at_level(logging.WARNING, "cmdiad.engine"):
+            assert_right(engine)
+            assert_right(engine)
+        assert [record.message.count("runs on this machine") for record in caplog.records] == [1]
+        assert engine.description.endswith("the local engine runs")
+        assert "triton" in engine.identity
+        assert "onnxruntime" in engine.identity
+        server.start(model.name)
+        server.calls.clear()
+        assert_right(engine)
+        assert server.calls == []
+
+
+# --- the server of the tests
+
+
+@pytest.mark.parametrize(
+    "line", ["max_batch_size: 8", "dynamic_batching { }", "moon: 1", 'name: "other"', "version_policy { all { } }"]
+)
+def test_the_server_refuses_what_triton_refuses(tmp_path: Path, model: ServedModel, line: str) -> None:
+    config = tmp_path / "models" / model.name / "config.pbtxt"
+    key = line.split(maxsplit=1)[0]
+    kept = [text for text in config.read_text().splitlines() if not text.startswith(key)]
+    if key == "version_policy":
+        kept = config.read_text().replace("version_policy {\n  specific {\n    versions: 1\n  }\n}\n", "").splitlines()
+    config.write_text("\n".join([*kept, line]))
+    with pytest.raises(Exception, match=r"batch|no field|directory name|no version"):
+        read_config(config.parent)
