@@ -95,12 +95,14 @@ def prepare_candidate(
         RunError: Too many samples cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    started = start_or_resume(request, folder, None, SampleProvider(folder / "read"), reporter)
-    recipe, preprocessing = started.record.recipe, started.record.preprocessing
     samples = SampleProvider(folder / "prepared", memory=memory)
-    training = replace(started.splits, held_out=[])
-    settings = TrainingSettings(recipe, request.family, preprocessing, training, samples, reporter)
-    samples.prepare_with(settings.of, preprocessing, ())
+    started = start_or_resume(request, folder, None, samples, reporter)
+    recipe, preprocessing = started.record.recipe, started.record.preprocessing
+    if request.family.trained_modality(recipe) != recipe.modality:  # held-out samples lack the second modality so far
+        samples = SampleProvider(folder / "trained", memory=memory)
+        training = replace(started.splits, held_out=[])
+        settings = TrainingSettings(recipe, request.family, preprocessing, training, samples, reporter)
+        samples.prepare_with(settings.of, preprocessing, ())
     files = {files.name: files for _, files in started.splits.good()}
     return Candidate(name, request.family, recipe, preprocessing, samples, files)
 
