@@ -1,12 +1,14 @@
-"""A stand-in for an OCI registry that can lie, break off, redirect and ask for credentials. For pulls only."""
+"""A stand-in for an OCI registry that can lie, break off, redirect and ask for credentials."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass
@@ -19,7 +21,7 @@ class StandIn:
         cut: Bytes after which each transfer of a blob breaks off, or None.
         ignore_range: True to answer a request for a range with the whole blob.
         answer: Function that may answer a request itself, and then returns True.
-        seen: Path and headers of each request.
+        seen: Path and headers of each GET request.
         host: Host with port.
     """
 
@@ -58,6 +60,27 @@ def stand_in() -> Iterator[StandIn]:
             state.seen.append((self.path, dict(self.headers)))
             if not state.answer(self):
                 self.usual()
+
+        def do_HEAD(self) -> None:
+            if not state.answer(self):
+                send(self, 200 if self.path.split("/")[-1] in state.blobs else 404)
+
+        def do_POST(self) -> None:
+            if not state.answer(self):
+                send(self, 202, Location=f"{self.path}1?state=a")
+
+        def do_PUT(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if state.answer(self):
+                return
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            if "/uploads/" in self.path:
+                right = parse_qs(urlsplit(self.path).query) == {"state": ["a"], "digest": [digest]}
+                state.blobs |= {digest: content} if right else {}
+            else:
+                right = True
+                state.manifests |= {digest: content, self.path.split("/")[-1]: content}
+            send(self, 201 if right else 400)
 
         def usual(self) -> None:
             kind, name = self.path.split("/")[-2:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from cmdiad_line.plc.handshake import Handshake, HandshakeSettings
@@ -127,15 +128,19 @@ def two_parts() -> Recording:
     return recording
 
 
-def faults() -> Recording:
-    """Record a silent supervisor, and a trigger that cannot be taken."""
-    recording = Recording(buffer=2)
-    recording.write("part 1", trigger=True)
-    recording.identify("id given", 41)
-    recording.write("PLC lowers", trigger=False)
-    recording.publish("1 is OK", 41, "OK")
+def silence() -> Recording:
+    """Record a supervisor that is silent while an OK is shown."""
+    recording = _first_part_is_ok(buffer=8)
     recording.silence("supervisor silent")
     recording.resume("heard again")
+    recording.write("PLC has read", results_ack=True)
+    recording.write("PLC lowers", results_ack=False)
+    return recording
+
+
+def no_room() -> Recording:
+    """Record a trigger that cannot be taken, because two results wait already."""
+    recording = _first_part_is_ok(buffer=2)
     recording.write("part 2", trigger=True)
     recording.identify("id given", 42)
     recording.write("PLC lowers", trigger=False)
@@ -143,6 +148,15 @@ def faults() -> Recording:
     recording.write("PLC lowers", trigger=False)
     recording.write("PLC has read", results_ack=True)
     recording.write("PLC lowers", results_ack=False)
+    return recording
+
+
+def _first_part_is_ok(buffer: int) -> Recording:
+    recording = Recording(buffer)
+    recording.write("part 1", trigger=True)
+    recording.identify("id given", 41)
+    recording.write("PLC lowers", trigger=False)
+    recording.publish("1 is OK", 41, "OK")
     return recording
 
 
@@ -191,16 +205,18 @@ def _wave(recording: Recording, name: str, top: int) -> list[str]:
 def _fields(recording: Recording, top: int) -> list[str]:
     """Return the row of the result id: a box while the fields hold a result."""
     parts = [_text(10, top + ROW - 11, "result_id", "", STATION_COLOUR)]
-    for number, (_, _, outputs) in enumerate(recording.columns):
-        x = LEFT + STEP * number
-        if outputs.result is None:
+    ids = [outputs.result and outputs.result.acquisition_id for _, _, outputs in recording.columns]
+    x = LEFT
+    for acquisition_id, columns in groupby(ids):
+        width = STEP * len(list(columns))
+        if acquisition_id is None:
             y = top + ROW // 2
-            parts.append(f'<line x1="{x}" y1="{y}" x2="{x + STEP}" y2="{y}" stroke="{STATION_COLOUR}"/>')
-            continue
-        parts.append(
-            f'<rect x="{x}" y="{top + 6}" width="{STEP}" height="{ROW - 12}" fill="#fef9c3" stroke="{STATION_COLOUR}"/>'
-        )
-        parts.append(_text(x + STEP // 2 - 7, top + ROW - 12, str(outputs.result.acquisition_id), ""))
+            parts.append(f'<line x1="{x}" y1="{y}" x2="{x + width}" y2="{y}" stroke="{STATION_COLOUR}"/>')
+        else:
+            shape = f'x="{x}" y="{top + 6}" width="{width}" height="{ROW - 12}"'
+            parts.append(f'<rect {shape} fill="#fef9c3" stroke="{STATION_COLOUR}"/>')
+            parts.append(_text(x + width // 2 - 7, top + ROW - 12, str(acquisition_id), ""))
+        x += width
     return parts
 
 
@@ -235,10 +251,15 @@ DIAGRAMS: dict[str, tuple[Callable[[], Recording], list[str], str]] = {
         "Handshake of one part: trigger, acknowledgement, image, result, acknowledgement",
     ),
     "plc-two-parts.svg": (two_parts, [*_TRIGGER, *_RESULT], "Two parts in work: the second result waits for the PLC"),
-    "plc-faults.svg": (
-        faults,
-        [*_TRIGGER, *_RESULT, "missed_acquisition", "results_overrun", "error"],
-        "A silent supervisor takes OK back; a trigger without room for its result is missed",
+    "plc-silence.svg": (
+        silence,
+        ["trigger_ready", "trigger", "busy", "results_valid", "job_pass", "results_ack", "error"],
+        "A supervisor that is silent takes OK back until it is heard again",
+    ),
+    "plc-no-room.svg": (
+        no_room,
+        ["trigger_ready", "trigger", "trigger_ack", *_RESULT, "missed_acquisition", "results_overrun"],
+        "A trigger without room for its result is missed",
     ),
 }
 """Recording, signals and title of each picture."""

@@ -79,6 +79,9 @@ def pull(source: Source, target: Path, proof: Proof, reporter: Reporter, *, repl
         CertificateError: The self-test failed on this machine.
         OutputError: The target exists, is in use, or has no room.
     """
+    target = target.resolve()
+    if not target.name:
+        raise _occupied(target)
     with _open_places(source) as places:
         artefact, place = _resolve(places, source.reference)
         address = source.reference.pinned(artefact.digest)
@@ -206,8 +209,7 @@ def _require_room(folder: Path, artefact: Artefact) -> None:
 
 
 def _staging_of(target: Path) -> Path:
-    resolved = target.resolve()
-    return resolved.with_name(f".{resolved.name}.pull")
+    return target.with_name(f".{target.name}.pull")
 
 
 def _is_occupied(target: Path) -> bool:
@@ -219,5 +221,5 @@ def _occupied(target: Path) -> OutputError:
         target,
         found="a file, or a folder that is not this bundle",
         expected="a new folder",
-        action=f"choose another name: {free_name(target)} is free",
+        action=f"choose another name: {free_name(target)} is free" if target.name else "name a new folder",
     )

@@ -47,6 +47,8 @@ class HardenedRegistry(Registry):
     def __init__(self, host: str, access: Access) -> None:
         plain = access.plain_http or (is_loopback(host) and access.ca_file is None)
         super().__init__(hostname=host, insecure=plain, tls_verify=str(access.ca_file) if access.ca_file else True)
+        # A proxy would receive the credentials for a registry of this machine as plain text.
+        self.session.trust_env = not (plain and is_loopback(host))
         self.session.auth = lambda request: request  # Without this, `requests` sends passwords of ~/.netrc.
         # `_send` follows redirects. `requests` would read the whole body of a redirect, however long, before the next.
         self.session.get_redirect_target = lambda response: None

@@ -7,6 +7,7 @@ import click
 from cmdiad_runtime.support.command_line import LazyGroup, run_command
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "score": ("cmdiad_fleet.cli.score:score", "Score the samples of a manifest, on this machine or on a Ray cluster."),
     "triton": ("cmdiad_fleet.cli.triton:triton", "Write bundles as models for a Triton server."),
     "publish": ("cmdiad_fleet.cli.publish:publish", "Publish a bundle in an OCI registry or layout."),
     "pull": ("cmdiad_fleet.cli.pull:pull", "Receive, verify and test a bundle, for a folder or a station."),
@@ -16,6 +17,8 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 
 HELP = """Score archives, train many detectors, and bring bundles to many machines."""
 EXAMPLES: tuple[str, ...] = (
+    "# score an archive with all cores of this machine; the same command continues an interrupted run",
+    "cmdiad-fleet score cable.cmdiad archive.parquet --out scored/",
     "# models for a Triton server",
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models",
     "cmdiad-fleet triton cable.cmdiad --repository /srv/models --device cpu",

@@ -20,7 +20,8 @@ from cmdiad_fleet.cli.artefact_options import (
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 
-HELP = """Verify NAME: the folder of a bundle, an artefact REGISTRY/REPO[:TAG][@sha256:HEX], or a layout oci:PATH[:TAG].
+HELP = """Verify NAME: the folder of a bundle, an artefact REGISTRY/REPO[:TAG][@sha256:HEX], or a layout oci:PATH[:TAG],
+also without `oci:` if that is a path.
 
 An artefact is received into a temporary folder. Every hash, the signature and the self-test on this machine must
 pass. The command prints the digest and the annotations.
@@ -54,6 +55,8 @@ def verify(  # noqa: PLR0913 - one parameter for each option
     from cmdiad_runtime.support.progress import TerminalReporter
 
     proof = Proof(public_key=public_key, engine=engine)
+    if _is_layout(Path(name)):
+        name = f"oci:{name}"
     if Path(name).is_dir():
         verified = verify_bundle(Path(name), digest, proof, TerminalReporter())
     else:
@@ -64,3 +67,8 @@ def verify(  # noqa: PLR0913 - one parameter for each option
     for key, text in sorted(verified.artefact.annotations.items()):
         click.echo(f"{printable(key)}: {printable(text)}")
     click.echo(f"verified: {len(verified.artefact.layers)} files, self-test passed on {verified.test.identity}")
+
+
+def _is_layout(path: Path) -> bool:
+    """Return True for the folder or archive of an OCI layout that is named without `oci:`."""
+    return (path / "oci-layout").is_file() or (path.suffix == ".tar" and path.is_file())

@@ -23,6 +23,9 @@ PictureKind = Literal["image", "overlay"]
 
 LONGEST_QUEUE = 500
 """Largest number of parts that wait for a judgement; older ones follow when these are judged."""
+LARGEST_PREVIEW = 150_000
+"""Largest preview in bytes, so that a page with a picture is loaded at once; only pure noise may be larger."""
+_QUALITIES = (85, 75, 60, 45, 30)
 _LARGEST_PICTURE = 512 << 20  # bytes
 
 
@@ -121,15 +124,18 @@ class History:
 
 
 def _preview(content: bytes, side: int) -> bytes | None:
-    """Return a small JPEG of a PNG, or None if the file is damaged."""
-    buffer = io.BytesIO()
+    """Return a small JPEG of a PNG, or None if the file is damaged. A noisy picture is compressed more."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             small = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError):  # A power failure may damage the last pictures.
         return None
     small.thumbnail((side, side))
-    small.save(buffer, "JPEG", quality=85)
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=quality)
+        if buffer.tell() <= LARGEST_PREVIEW:
+            break
     return buffer.getvalue()
 
 

@@ -11,9 +11,10 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cmdiad_line.web.access import Caller
+from cmdiad_line.web.facts import facts_of
 from cmdiad_line.web.services import services_of
 from cmdiad_line.web.static_files import address
-from cmdiad_line.web.words import COUNTERS, PHASES, STAGES, local_time, relative_score, sentence, title
+from cmdiad_line.web.words import COUNTERS, PHASES, STAGES, local_time, part_name, relative_score, sentence, title
 
 HERE = Path(__file__).parent
 
@@ -30,7 +31,9 @@ def templates() -> Environment:
     )
     environment.filters |= {
         "title_of": title,
+        "facts_of": facts_of,
         "local_time": local_time,
+        "part_name": part_name,
         "relative_score": relative_score,
         "sentence": sentence,
     }

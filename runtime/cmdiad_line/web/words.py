@@ -79,11 +79,12 @@ STAGES = {
     "inspected": "Inspection",
     "preprocess": "of which preparation",
     "engine": "of which detector",
-    "recorded": "Record",
-    "published": "Publication",
-    "total": "Trigger to result",
+    "total": "Trigger to verdict",
 }
-"""Title of each stage of `cmdiad_line.records.statistics.stage_latencies`."""
+"""Title of each stage of `cmdiad_line.records.statistics.stage_latencies` on the engineer page.
+
+A row is written before its result is published, so the rows say nothing about recording and publication.
+"""
 
 COUNTERS = {
     "triggers": "Triggers",
@@ -123,6 +124,11 @@ def local_time(time: str) -> str:
     except ValueError:
         return time
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def part_name(result: Result | StoredResult) -> str:
+    """Return the id of a part from the plant, or its acquisition id."""
+    return result.part_id or f"Part {result.acquisition_id}"
 
 
 def score_ratio(result: Result | StoredResult) -> str:

@@ -62,6 +62,7 @@ EXTRAS = {
     "oras": "fleet",
     "pyarrow": "fleet",
     "ray": "fleet",
+    "requests": "fleet",
     "tritonclient": "triton",
     "multipart": "line",
     "paho": "line",
@@ -69,6 +70,7 @@ EXTRAS = {
     "pymodbus": "line",
     "python_multipart": "line",
     "tomli": "line",
+    "urllib3": "fleet",
     "uvicorn": "line",
 }
 """Extra of the distribution that installs a package, by the package's import name."""

@@ -6,8 +6,9 @@ import base64
 import io
 import shutil
 import tarfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -325,6 +326,64 @@ def test_endless_redirects_end(bundle, target):
             fetch(state, target)
 
 
+# --- uploads --------------------------------------------------------------------------------------------------------
+
+
+def send_to(state, bundle, **environment):
+    place = open_place(Reference.parse(f"{state.host}/parts/gear"), access(**environment))
+    with closing(place):
+        return publish(Bundle.open(bundle), None, place, "7", SILENT)
+
+
+def test_uploads_that_fail_are_tried_again_and_the_tag_comes_last(bundle, described, target):
+    failed = set()
+    order = []
+
+    def answer(handler):
+        """Fail once for each upload, in three ways."""
+        if handler.command != "PUT":
+            return False
+        order.append(handler.path)
+        if handler.path in failed:
+            return False
+        failed.add(handler.path)
+        handler.close_connection = True
+        return len(failed) % 2 == 0 or send(handler, 503)  # No answer at all, or a status that passes.
+
+    with stand_in() as state:
+        state.answer = answer
+        assert send_to(state, bundle).digest == described.artefact.digest
+        assert order[-1].endswith("/manifests/7")
+        state.answer = lambda handler: False
+        fetch(state, target)
+    assert content_of(target) == content_of(bundle)
+
+
+def test_a_registry_that_keeps_another_manifest_is_refused(bundle, described):
+    with stand_in() as state:
+        state.answer = lambda handler: handler.command == "GET" and send(handler, 200, b"{}")
+        with pytest.raises(RegistryError, match="another manifest"):
+            send_to(state, bundle)
+
+
+def test_a_password_is_not_sent_to_the_place_of_an_upload_on_another_host(bundle):
+    heard = []
+    with stand_in() as state, stand_in() as storage:
+        asking = asks_for('Basic realm="plant"')
+        storage.answer = lambda handler: heard.append(handler.headers.get("Authorization")) or False
+
+        def answer(handler):
+            if asking(handler):
+                return True
+            if handler.command == "POST":
+                return send(handler, 202, Location=f"http://{storage.host}/v2/x/blobs/uploads/1?state=a")
+            return False
+
+        state.answer = answer
+        send_to(state, bundle, **SECRET)
+    assert heard and {*heard} == {None}
+
+
 # --- trust ----------------------------------------------------------------------------------------------------------
 
 
@@ -530,3 +589,24 @@ def test_verify_prints_figures_and_keeps_nothing(bundle, described, tmp_path):
     )
     flip_byte(bundle / "graph.onnx")
     assert_refused(command(cli, "verify", bundle, "--allow-unsigned"), 4, "hash")
+
+
+def test_a_layout_is_verified_by_its_path_too(bundle, described, tmp_path):
+    for name in ("layout", "gear.tar"):
+        published(bundle, f"oci:{tmp_path / name}")
+        ended = command(cli, "verify", tmp_path / name, "--allow-unsigned")
+        assert ended.out.startswith(described.artefact.digest), ended.err
+
+
+@pytest.mark.parametrize("place", ["/", "."])
+def test_a_target_without_a_name_or_in_use_is_refused(place, bundle, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with serving(bundle) as state, pytest.raises(OutputError):
+        fetch(state, Path(place))
+
+
+def test_a_proxy_is_not_used_for_a_registry_of_this_machine(bundle, target, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(bundle) as state:
+        fetch(state, target)

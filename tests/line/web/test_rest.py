@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cmdiad_line.transport.messages import Command
+from cmdiad_line.web.history import LARGEST_PREVIEW
 from web_doubles import READY, WebStation, form_token, make_result, png
 
 
@@ -257,6 +258,18 @@ def test_a_damaged_picture_is_no_picture(station: WebStation) -> None:
     (folder / "rgb.png").unlink()
     (folder / "xyz.npz").write_bytes(b"PK damaged")
     assert client.get("/results/3/picture?kind=image").status_code == 404
+
+
+def test_a_noisy_preview_stays_small(station: WebStation) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "PNG", compress_level=1)
+    station.records.add(make_result(3))
+    station.records.keep_picture(3, content.getvalue())
+    answer = station.client(role="operator").get("/results/3/picture?side=960")
+    assert len(answer.content) <= LARGEST_PREVIEW
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (960, 720)
 
 
 def test_a_cloud_without_an_image_becomes_a_grey_picture(station: WebStation) -> None:

@@ -94,7 +94,7 @@
       write("headline", screen.headline);
       write("title", screen.title);
       write("message", screen.message);
-      write("part", screen.part ? `Part ${screen.part.part_id || screen.part.id} · ${screen.part.time}` : "");
+      write("part", screen.part ? `${screen.part.part_id || `Part ${screen.part.id}`} · ${screen.part.time}` : "");
       write("phase", screen.phase);
       write("recipe", screen.recipe);
       write("takt", screen.takt || "–");
