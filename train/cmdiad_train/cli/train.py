@@ -14,6 +14,7 @@ from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, V
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
 from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
@@ -191,21 +192,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "other views the region moves with the part.",
     ),
 )
-@option_group(
-    "Choice of sensors",
-    click.option(
-        "--assess-modalities",
-        is_flag=True,
-        help="Train no detector for use. Compare camera, 3D sensor and both, with and without hallucination, on "
-        "held-out good samples and realistic defects put on them; the test split is not read (docs/cross-modal.md).",
-    ),
-    click.option(
-        "--assess-folds",
-        type=click.IntRange(2, 20),
-        default=3,
-        help="Number of groups of good samples that are left out in turn with --assess-modalities.",
-    ),
-)
+@ASSESSMENT
 @option_group(
     "Run",
     click.option(
@@ -232,6 +219,12 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=click.Path(path_type=Path),
         help="Feature store, which trainings share.  [default: features in the cache folder of the user]",
     ),
+    click.option(
+        "--test/--no-test",
+        default=True,
+        help="Evaluate the detector on the test split. With --no-test the split is not read, and the run has no "
+        "figures.",
+    ),
 )
 def cli(  # noqa: PLR0913 - click passes one argument per option
     data: Path,
@@ -246,6 +239,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     calibration: tuple[Path, ...],
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
+    test: bool,
     assess_modalities: bool,
     **options: Any,
 ) -> int:
@@ -261,20 +255,17 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
+    recipes = recipes_of(click.get_current_context())
+    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
     if assess_modalities:
-        from cmdiad_train.cli.assess import run_assessment
-
-        machine, features = Machine(device, cache_gb), cache_dir or default_folder()
-        run_assessment(data, category, family, options, FitOptions(machine, features=features), out)
+        run_assessment(click.get_current_context(), FitOptions(machine, features=features))
         return 0
-    names = BUILT_IN if family == AUTO else (family,)
-    _refuse_foreign_options(click.get_current_context(), names)
-    recipes = {name: family_of(name).recipe(options, lambda: list_categories(data)) for name in names}
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
-    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
-    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
-    for line in dict.fromkeys(line for name in names for line in family_of(name).remarks(options, recipes[name])):
+    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
+    for line in dict.fromkeys(
+        line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)
+    ):
         click.echo(line, err=True)
 
     def train(name: str | None, run: Path) -> RunRecord:
@@ -308,6 +299,24 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
 
 
 cli.params += family_options(DEFAULT)
+
+
+def recipes_of(context: click.Context) -> dict[str, Recipe]:
+    """Return the recipe of each family that a parsed command line trains, by name.
+
+    Args:
+        context: Context of `cli` with the values of all options.
+
+    Raises:
+        RunError: An option contradicts a weights file or the recipe.
+        click.UsageError: Options contradict each other, or belong to another family.
+    """
+    from cmdiad_train.datasets import list_categories
+
+    options, family = context.params, context.params["family"]
+    names = BUILT_IN if family == AUTO else (family,)
+    _refuse_foreign_options(context, names)
+    return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
 
 
 def _refuse_foreign_options(context: click.Context, families: tuple[str, ...]) -> None:
