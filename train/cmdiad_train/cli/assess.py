@@ -37,8 +37,8 @@ _CONTRADICTING = ("modality", "parts", "mask", "calibration", "network_from", "d
 """Options that an assessment sets itself, or does not support."""
 
 
-def run_assessment(context: click.Context, fit_options: FitOptions) -> None:
-    """Compare sensors, and print the table and the advice.
+def run_assessment(context: click.Context, fit_options: FitOptions) -> int:
+    """Compare sensors, print the table and the advice, and return the exit code.
 
     Args:
         context: Context of `cmdiad-train` with the values of all options.
@@ -73,3 +73,4 @@ def run_assessment(context: click.Context, fit_options: FitOptions) -> None:
     for line in result.advice.certainty:
         click.echo(f"- {line}")
     click.echo(f"files: {', '.join(printable(folder / name) for name in (RESULT, PLOT, SHEET))}")
+    return 0

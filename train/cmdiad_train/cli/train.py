@@ -53,7 +53,6 @@ EXIT_CODES = {
     7: "data or recipe cannot be used",
 }
 
-
 _ARGUMENTS = "cmdiad_train.arguments"
 """Key of the arguments of the command line in the context of the command."""
 
@@ -240,7 +239,6 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
     test: bool,
-    assess_modalities: bool,
     **options: Any,
 ) -> int:
     """See HELP."""
@@ -257,9 +255,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
 
     recipes = recipes_of(click.get_current_context())
     machine, features = Machine(device, cache_gb), cache_dir or default_folder()
-    if assess_modalities:
-        run_assessment(click.get_current_context(), FitOptions(machine, features=features))
-        return 0
+    if options["assess_modalities"]:
+        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
