@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from cmdiad_line.station_file.lines import Lines
-from cmdiad_line.station_file.mistakes import Mistake
 from cmdiad_line.station_file.servers import ServerSection, is_loopback
 from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.station_file.station import Station
 from cmdiad_runtime.bundle.manifest import read_manifest
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.names import Modality
+from cmdiad_runtime.support.toml_file.lines import Lines
+from cmdiad_runtime.support.toml_file.mistakes import Mistake
 
 LONGEST_STATE = 90
 """Longest path of a state folder with a socket in bytes: the system allows 107 for a socket."""

@@ -1,60 +1,21 @@
-"""Mistakes in a station file. All of them are reported at once, each with its line."""
+"""The error of a station file with mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.toml_file.mistakes import Mistake, MistakesError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """One mistake in a station file.
-
-    Attributes:
-        line: Line number from 1, or 0 if no line is at fault, for example because a section is missing.
-        subject: Key or section, for example "web.port".
-        problem: Description of the problem, without a full stop.
-        expected: What should have been there instead, without a full stop.
-        action: What the user can do about it, without a full stop.
-    """
-
-    line: int
-    subject: str
-    problem: str
-    expected: str
-    action: str
-
-    def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else ""
-        action = self.action[:1].upper() + self.action[1:]
-        return " ".join(f"{place}{self.subject}: found {self.problem}. Expected {self.expected}. {action}.".split())
-
-
-class StationFileError(CmdiadError):
+class StationFileError(MistakesError):
     """A station file has mistakes.
 
     Args:
         path: The station file.
         mistakes: All mistakes, at least one.
-
-    Attributes:
-        path: See Args.
-        mistakes: All mistakes, in the order of their lines.
     """
 
-    exit_code = 10
-
     def __init__(self, path: Path, mistakes: Sequence[Mistake]) -> None:
-        self.path = path
-        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line))
-        count = "one mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        first = self.mistakes[0]
-        super().__init__(
-            path,
-            found=f"{count}: {first}" if len(mistakes) == 1 else f"{count}, the first is: {first}",
-            action=f"correct the file and run: cmdiad-line check {printable(path)}",
-        )
+        super().__init__(path, mistakes, f"correct the file and run: cmdiad-line check {printable(path)}")

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from cmdiad_line.station_file.values import ExistingFile
 from cmdiad_runtime.support.records import require, require_integer, require_line, require_name
+from cmdiad_runtime.support.toml_file.values import ExistingFile
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LEVEL = re.compile(r"[^\s/+#\x00]{1,64}")

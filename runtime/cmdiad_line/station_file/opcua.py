@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cmdiad_line.station_file.servers import LOOPBACK, require_server
-from cmdiad_line.station_file.values import ExistingFile, ExistingFolder
 from cmdiad_runtime.support.records import require, require_integer
+from cmdiad_runtime.support.toml_file.values import ExistingFile, ExistingFolder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cmdiad_line.station_file.values import ExistingFile, ExistingFolder
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.support.records import is_number, require, require_integer, require_line
+from cmdiad_runtime.support.toml_file.values import ExistingFile, ExistingFolder
 
 RECIPE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Form of a recipe id: it appears in paths, on buses and in registers."""

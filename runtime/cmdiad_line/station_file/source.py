@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from cmdiad_line.station_file.values import ExistingFile, ExistingFolder
 from cmdiad_runtime.names import MODALITIES, SENSORS, Modality, Sensors
 from cmdiad_runtime.readers import Colour
 from cmdiad_runtime.support.records import require, require_integer, require_line, require_name, require_number
+from cmdiad_runtime.support.toml_file.values import ExistingFile, ExistingFolder
 
 FAULTS = {
     "unplug": "The sensor is gone for `unplug_ms`.",

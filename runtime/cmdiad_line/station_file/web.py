@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 from cmdiad_line.station_file.servers import LOOPBACK, require_server
-from cmdiad_line.station_file.values import ExistingFile
 from cmdiad_runtime.support.records import require, require_integer
+from cmdiad_runtime.support.toml_file.values import ExistingFile
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 

@@ -10,12 +10,26 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+_most_cores = 0
+"""Limit of `limit_cores`; 0 without a limit."""
+
 
 def usable_cores() -> int:
     """Return the number of processor cores that this process may use, or that the machine has if nobody knows."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _most_cores or cores)
+
+
+def limit_cores(most: int) -> None:
+    """Let `usable_cores` return at most this number in this process: one of several that share a machine.
+
+    Engines and helper threads that started before keep their number of threads.
+
+    Args:
+        most: Largest number of cores, at least 1; 0 removes the limit.
+    """
+    global _most_cores  # noqa: PLW0603 - like the affinity of a process, the limit exists once per process
+    _most_cores = most
 
 
 def call_after_fork(function: Callable[[], object]) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cmdiad_line.station_file.lines import Lines
-from cmdiad_line.station_file.mistakes import Mistake, StationFileError
-from cmdiad_line.station_file.read import LARGEST_FILE, read_station
+from cmdiad_line.station_file.mistakes import StationFileError
+from cmdiad_line.station_file.read import read_station
 from cmdiad_line.station_file.source import SOURCE_KINDS, FolderSource, SimulatedSource
 from cmdiad_line.station_file.station import INSIDE, OUTSIDE, Station
+from cmdiad_runtime.support.toml_file.lines import Lines
+from cmdiad_runtime.support.toml_file.mistakes import Mistake
+from cmdiad_runtime.support.toml_file.read import LARGEST_FILE
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "format1"
 XYZ, BOTH = FIXTURES / "xyz-points.cmdiad", FIXTURES / "both-each.cmdiad"

@@ -215,6 +215,12 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=click.Path(path_type=Path),
         help="Feature store, which trainings share.  [default: features in the cache folder of the user]",
     ),
+    click.option(
+        "--test/--no-test",
+        default=True,
+        help="Evaluate the detector on the test split. With --no-test the split is not read, and the run has no "
+        "figures.",
+    ),
 )
 def cli(  # noqa: PLR0913 - click passes one argument per option
     data: Path,
@@ -229,6 +235,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     calibration: tuple[Path, ...],
     envelope_rate: float,
     ignore_checks: tuple[str, ...],
+    test: bool,
     **options: Any,
 ) -> int:
     """See HELP."""
@@ -243,14 +250,14 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
-    names = BUILT_IN if family == AUTO else (family,)
-    _refuse_foreign_options(click.get_current_context(), names)
-    recipes = {name: family_of(name).recipe(options, lambda: list_categories(data)) for name in names}
+    recipes = recipes_of(click.get_current_context())
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     machine, features = Machine(device, cache_gb), cache_dir or default_folder()
-    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration)
-    for line in dict.fromkeys(line for name in names for line in family_of(name).remarks(options, recipes[name])):
+    fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
+    for line in dict.fromkeys(
+        line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)
+    ):
         click.echo(line, err=True)
 
     def train(name: str | None, run: Path) -> RunRecord:
@@ -284,6 +291,24 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
 
 
 cli.params += family_options(DEFAULT)
+
+
+def recipes_of(context: click.Context) -> dict[str, Recipe]:
+    """Return the recipe of each family that a parsed command line trains, by name.
+
+    Args:
+        context: Context of `cli` with the values of all options.
+
+    Raises:
+        RunError: An option contradicts a weights file or the recipe.
+        click.UsageError: Options contradict each other, or belong to another family.
+    """
+    from cmdiad_train.datasets import list_categories
+
+    options, family = context.params, context.params["family"]
+    names = BUILT_IN if family == AUTO else (family,)
+    _refuse_foreign_options(context, names)
+    return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
 
 
 def _refuse_foreign_options(context: click.Context, families: tuple[str, ...]) -> None:

@@ -94,7 +94,7 @@ def fit_best_family(
         for name, recipe in recipes.items():
             reporter.say(f"Family {name}:")
             fit(data, category, recipe, folder / name, reporter, options)
-            evidence[name] = evidence_of(load_run(folder / name), _held_out(data, category, recipe), reporter)
+            evidence[name] = evidence_of(load_run(folder / name), held_out_samples(data, category, recipe), reporter)
         chosen = choose_family(evidence)
         write_json(
             folder / CHOICE, {"family": chosen, "evidence": {name: asdict(one) for name, one in evidence.items()}}
@@ -150,8 +150,9 @@ def evidence_of(run: Run, held_out: list[SampleFiles], reporter: Reporter = SILE
     return Evidence(auroc(labels, np.array([*good, *changed])), float(above.mean()), len(changed))
 
 
-def _held_out(data: Path, category: str | None, recipe: Recipe) -> list[SampleFiles]:
-    return list(split(open_category(data, category), recipe, family_of(recipe.family)).held_out)
+def held_out_samples(data: Path, category: str | None, recipe: Recipe) -> list[SampleFiles]:
+    """Return the files of the held-out samples of a training, for `evidence_of`. The test split is not read."""
+    return list(split(open_category(data, category), recipe, family_of(recipe.family), test=False).held_out)
 
 
 def _finished(run: Path, recipes: Mapping[str, Recipe]) -> str:

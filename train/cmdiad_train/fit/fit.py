@@ -45,6 +45,7 @@ class FitOptions:
         envelope: Rate of the checks of the recording conditions, and checks that are switched off.
         mask: Inspection mask, whose digest becomes part of the recipe, or None.
         calibration: Folders of good samples of other sessions, which set the thresholds too.
+        test: False to leave the test split unread, so that the run has no figures.
     """
 
     machine: Machine = field(default_factory=Machine)
@@ -53,6 +54,7 @@ class FitOptions:
     envelope: EnvelopeOptions = field(default_factory=EnvelopeOptions)
     mask: InspectionMask | None = None
     calibration: tuple[Path, ...] = ()
+    test: bool = True
 
 
 def fit(
@@ -90,7 +92,7 @@ def _fit(
 ) -> RunRecord:
     family = family_of(recipe.family)
     chosen = open_category(data, category)
-    splits = add_sessions(split(chosen, recipe, family), options.calibration, recipe, reporter)
+    splits = add_sessions(split(chosen, recipe, family, test=options.test), options.calibration, recipe, reporter)
     recipe = _with_mask(recipe, options.mask, splits)
     request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
     check_before_work(request, run, options.machine)

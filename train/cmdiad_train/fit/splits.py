@@ -119,8 +119,14 @@ class Splits:
                 )
 
 
-def split(category: Category, recipe: Recipe, family: Family) -> Splits:
+def split(category: Category, recipe: Recipe, family: Family, *, test: bool = True) -> Splits:
     """Return the samples of a category for a recipe. Samples that lack a file are left out, however many.
+
+    Args:
+        category: Category of a data set.
+        recipe: Recipe of the detector.
+        family: Family of the recipe.
+        test: False to leave the test split unread, so that it has no samples.
 
     Raises:
         RunError: The data set never has a modality that is needed, or a folder is in the wrong place.
@@ -130,7 +136,7 @@ def split(category: Category, recipe: Recipe, family: Family) -> Splits:
     listings = {
         "train": category.usable("train", trained),
         "held_out": category.usable("validation", inspected),
-        "test": category.usable("test", inspected),
+        "test": category.usable("test", inspected) if test else Listing(),
     }
     train, held_out = listings["train"].samples, listings["held_out"].samples
     if len(held_out) < 2:

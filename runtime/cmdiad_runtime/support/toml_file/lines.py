@@ -11,8 +11,8 @@ _KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_.-]+)[\"']?\s*=")
 class Lines:
     """Places of sections and keys in a TOML text.
 
-    A key that is written in another way (in an inline table, or with a dotted name) has the line of its section. The
-    numbers are only shown; no value is read from them.
+    A key that is written in another way (in an inline table, or with a dotted name) has the line of its table or
+    section. The numbers are only shown; no value is read from them.
 
     Args:
         text: Content of the file.
@@ -40,4 +40,6 @@ class Lines:
             key: Name of the key, or "" for the section itself.
             index: Number of the section among sections of the same name, from 0.
         """
-        return self._places.get((section, index, key), self._places.get((section, index, ""), 0))
+        line = self._places.get((section, index, key)) or self._places.get((section, index, ""))
+        table, dot, name = section.rpartition(".")
+        return line or (self.of(table, name, index=index) if dot else 0)

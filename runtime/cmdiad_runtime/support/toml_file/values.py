@@ -1,7 +1,8 @@
 """Conversion of TOML values to the values of a section's fields, by the type of each field.
 
 Fields have one of these types: `str`, `int`, `float`, `bool`, `Literal[...]`, `tuple[T, ...]`, `dict[str, T]`, `Path`,
-`ExistingFile`, `ExistingFolder`, or one of them `| None`. A path is relative to the folder of the station file.
+`ExistingFile`, `ExistingFolder`, `Any`, or one of them `| None`. `Any` takes every value. A path is relative to the
+folder of the TOML file.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def convert(hint: Any, value: object, folder: Path, *, exists: bool = True) -> A
         return _checked(value in arguments, value, f"one of {', '.join(map(str, arguments))}")
     if hint is float and type(value) is int:
         return float(value)
-    return _checked(type(value) is hint, value, _NAMES[hint])
+    return value if hint is Any else _checked(type(value) is hint, value, _NAMES[hint])
 
 
 def _many(origin: Any, arguments: tuple[Any, ...], value: Any, folder: Path) -> Any:

@@ -1,0 +1,59 @@
+"""The connection to a Ray cluster: an existing one, or one that this command starts on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.signals import ENDING
+
+_OBJECT_STORE_BYTES = 100 << 20
+"""Size of the object store of a cluster on this machine: no large object travels between processes."""
+
+
+@contextmanager
+def ray_cluster(address: str = "", cores: int | None = None) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster until the block ends. An existing connection is used and kept.
+
+    Args:
+        address: Address of a cluster to join; "" starts a cluster on this machine.
+        cores: Number of cores of a cluster that is started; None for all of this machine.
+
+    Raises:
+        EngineError: There is no cluster at the address, or no cluster can be started.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Must be set before the import.
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    _connect(ray, address, cores)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str, cores: int | None) -> None:
+    """Join or start a cluster. Ray takes over SIGTERM; the handlers of this command stay in force."""
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if not address:
+        options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        ray.init(address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise EngineError(
+            address or "ray",
+            found=f"no cluster ({(str(error).splitlines() or [type(error).__name__])[0]})",
+            expected="a Ray cluster that runs, or --engine local",
+            action="check the address, and the output of ray status",
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

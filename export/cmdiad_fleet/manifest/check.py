@@ -1,0 +1,146 @@
+"""Check a manifest before the first sample is scored: every row is readable, and identifiers are unique.
+
+The check needs the same memory for a thousand rows as for a billion. A digest of every identifier is written to one of
+`PARTITIONS` files on the disk, by the first byte of the digest; equal identifiers are in the same file. The files are
+then sorted one by one. The result is a file of one byte per row, in which only duplicates are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_fleet.manifest.reading import open_manifest, read_rows, refused_manifest
+from cmdiad_fleet.manifest.rows import ManifestRow
+from cmdiad_runtime.names import Modality
+
+PARTITIONS = 256
+"""Number of files with digests; one is in memory at a time, 24 bytes for each row."""
+
+_DIGEST = np.dtype([("low", "<u8"), ("high", "<u8"), ("row", "<u8")])
+_BATCH_ROWS = 4096
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class CheckedManifest:
+    """A manifest that was read completely.
+
+    Attributes:
+        place: Path or URL of the manifest.
+        modalities: Modalities that the detector needs.
+        sha256: Hash of the file.
+        rows: Number of rows, at least 1.
+        duplicates: Number of rows whose identifier another row has too.
+        flags: File of one byte per row, 1 for a duplicate.
+    """
+
+    place: str
+    modalities: tuple[Modality, ...]
+    sha256: str
+    rows: int
+    duplicates: int
+    flags: Path
+
+    def read_rows(self) -> Iterator[ManifestRow]:
+        """Yield the rows in order; a row whose identifier is not unique has a reason against it."""
+        rows = read_rows(self.place, self.modalities)
+        if not self.duplicates:
+            yield from rows
+            return
+        with self.flags.open("rb") as flags:
+            for row in rows:
+                yield row.refused("duplicate-id") if flags.read(1) == b"\1" else row
+
+    def require_unchanged(self) -> None:
+        """Check that the file still has the same content.
+
+        Raises:
+            InputError: The file was changed or removed.
+        """
+        if digest_of_manifest(self.place) != self.sha256:
+            raise refused_manifest(
+                self.place,
+                "another content than at the start",
+                expected="a manifest that nobody changes during a run",
+                action="score the new manifest into another folder",
+            )
+
+
+def check_manifest(place: str, modalities: Sequence[Modality], folder: Path) -> CheckedManifest:
+    """Read a manifest completely and mark the identifiers that are not unique.
+
+    Args:
+        place: Path or URL of the manifest.
+        modalities: Modalities that the detector needs.
+        folder: Existing empty folder for files of the check, which must exist as long as rows are read.
+
+    Raises:
+        InputError: The manifest cannot be used, see `read_rows`, or has no row.
+    """
+    rows, flags = read_rows(place, modalities), folder / "duplicates"
+    count = 0
+    with ExitStack() as files:
+        partitions = [files.enter_context((folder / f"{number:02x}").open("w+b")) for number in range(PARTITIONS)]
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            digests = _digests(batch)
+            for number in np.unique(digests["low"] % PARTITIONS):
+                digests[digests["low"] % PARTITIONS == number].tofile(partitions[number])
+            count += len(batch)
+        if not count:
+            raise refused_manifest(place, "no rows", expected="at least one sample")
+        duplicates = _mark_duplicates(partitions_of(folder), count, flags)
+    for path in partitions_of(folder):
+        path.unlink()
+    return CheckedManifest(place, tuple(modalities), digest_of_manifest(place), count, duplicates, flags)
+
+
+def partitions_of(folder: Path) -> list[Path]:
+    """Return the files with digests of a check."""
+    return [folder / f"{number:02x}" for number in range(PARTITIONS)]
+
+
+def digest_of_manifest(place: str) -> str:
+    """Return the SHA-256 of a manifest as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open_manifest(place) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digests(rows: Sequence[ManifestRow]) -> npt.NDArray[np.void]:
+    """Return the 128-bit digest of each identifier with the number of the row, of rows that have an identifier."""
+    named = [row for row in rows if row.part_id]
+    digests = np.empty(len(named), _DIGEST)
+    content = b"".join(hashlib.blake2b(row.part_id.encode(), digest_size=16).digest() for row in named)
+    digests["low"], digests["high"] = np.frombuffer(content, "<u8").reshape(-1, 2).T
+    digests["row"] = [row.number for row in named]
+    return digests
+
+
+def _mark_duplicates(partitions: Sequence[Path], rows: int, flags: Path) -> int:
+    """Write the file of flags and return the number of duplicates."""
+    with flags.open("wb") as file:
+        file.truncate(rows)
+    marks = np.memmap(flags, np.uint8, "r+", shape=(rows,))
+    duplicates = 0
+    for path in partitions:
+        digests = np.fromfile(path, _DIGEST)
+        digests.sort(order=("low", "high"))
+        identifiers = digests[["low", "high"]]
+        same = identifiers[1:] == identifiers[:-1]  # [n - 1], and [0] for n = 0
+        repeated = np.zeros(len(digests), dtype=bool)
+        repeated[1:] |= same
+        repeated[:-1] |= same
+        marks[digests["row"][repeated]] = 1
+        duplicates += int(repeated.sum())
+    marks.flush()
+    return duplicates

@@ -1,0 +1,233 @@
+"""`Scorer`, an open bundle that scores shards: the work of one worker."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from PIL import Image
+
+from cmdiad_fleet.manifest.fetching import local_files
+from cmdiad_fleet.manifest.places import place_for_people
+from cmdiad_fleet.manifest.rows import MANIFEST_REASONS, ManifestRow
+from cmdiad_fleet.scoring.mark import open_mark
+from cmdiad_fleet.scoring.settings import ScoreSettings
+from cmdiad_fleet.scoring.shards import MARKS, RESULTS, Shard
+from cmdiad_fleet.scoring.table import write_table
+from cmdiad_fleet.scoring.tally import Tally
+from cmdiad_runtime.errors import BundleError, InputError
+from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.inspection.inspection import Inspection
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.part_ids import PartIds
+from cmdiad_runtime.inspection.result_line import Stored, result_line, station_of
+from cmdiad_runtime.names import Modality
+from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.readers.reading import read_files
+from cmdiad_runtime.readers.worker import TimedReader
+from cmdiad_runtime.reasons import Reason
+from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a worker.
+
+    Attributes:
+        reason: Reason of the verdict for the row in work, if that row ends a worker again.
+        problem: Description of the end.
+    """
+
+    reason: Reason
+    problem: str
+
+
+Endings = Mapping[int, Ending]
+"""Rows of a shard that ended two workers, by position. They are not scored."""
+
+
+class Scorer:
+    """An open bundle with a reader of files.
+
+    Args:
+        settings: Choices of the run.
+
+    Raises:
+        BundleError: The bundle is damaged, or another one than at the start of the run.
+        EngineError: The engine cannot be opened.
+    """
+
+    def __init__(self, settings: ScoreSettings) -> None:
+        self._settings = settings
+        with ExitStack() as opened:
+            limit = settings.input_timeout_s
+            self._read = opened.enter_context(TimedReader(limit)).read_files if limit else read_files
+            self._inspector = opened.enter_context(Inspector.open(settings.bundle, settings.options))
+            self._station = station_of(self._inspector)
+            if self._station.bundle_sha256 != settings.bundle_sha256:
+                raise BundleError(
+                    settings.bundle,
+                    found="another bundle than at the start of the run",
+                    expected="a bundle that nobody replaces during a run",
+                    action="restore the bundle, or score into another folder",
+                )
+            self._opened = opened.pop_all()
+
+    def score(self, shard: Shard, endings: Endings) -> Tally:
+        """Score a shard, write the results, and return the counts.
+
+        The result depends on the shard alone: identical frames in a row are counted from its first row.
+
+        Args:
+            shard: Rows to score.
+            endings: Rows that are not scored, because they ended a worker twice.
+
+        Raises:
+            EngineError: The engine failed.
+            OutputError: The results cannot be written.
+        """
+        folder = self._settings.folder
+        frames = self._settings.options.frozen_after
+        inspector = Inspector(self._inspector.bundle, self._inspector.engine, frozen_after=frames)
+        shutil.rmtree(shard.pictures(folder), ignore_errors=True)  # Pictures without rows, of a worker that died.
+        pictures = _Pictures(shard.pictures(folder), folder, self._settings.pictures)
+        lines = []
+        with open_mark(shard.mark(folder)) as mark:
+            for position, row in enumerate(shard.rows):
+                mark(position)
+                inspection, read_ms = self._inspect(inspector, row, endings.get(position))
+                overlay, problem = pictures.add(row, inspection)
+                stored = Stored(part_id=row.part_id, read_ms=read_ms, overlay=overlay, overlay_error=problem)
+                lines.append(result_line(inspection, stored, self._station))
+            mark(len(shard.rows))
+            write_table(shard.results(folder), lines, self._settings.run)
+        return Tally.of((line["reason"] for line in lines), (line["inspected"] for line in lines))
+
+    def close(self) -> None:
+        """End the reader and release the engine. Idempotent."""
+        self._opened.close()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _inspect(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> tuple[Inspection, float]:
+        """Return the inspection of a row and the milliseconds of reading its files."""
+        name = _name(row, inspector)
+        began = time.perf_counter()
+        refusal = _refusal(row) if ending is None else _ended(name, ending)
+        if refusal is not None:
+            return inspector.not_inspected(name, refusal), 0.0
+        sample = guarded(name, partial(self._sample, inspector, row, name))
+        read_ms = (time.perf_counter() - began) * 1e3
+        if isinstance(sample, InputError):
+            return inspector.not_inspected(name, sample), read_ms
+        return inspector.inspect(sample), read_ms
+
+    def _sample(self, inspector: Inspector, row: ManifestRow, name: str) -> Sample:
+        settings = inspector.bundle.preprocessing
+        missing = [modality for modality in settings.modalities if modality not in row.places]
+        if missing:
+            raise InputError(
+                f"row {row.number + 1} of the manifest",
+                found=f"no place in the column {missing[0]!r}",
+                expected="the path or URL of a file, because the detector needs this modality",
+                action="add the file to the manifest",
+                reason="missing-modality",
+            )
+        needed: dict[Modality, str] = {modality: row.places[modality] for modality in settings.modalities}
+        with local_files(needed, self._settings.input_timeout_s or None) as paths:
+            try:
+                return self._read(name, paths.get("rgb"), paths.get("xyz"), colour=settings.colour)
+            except InputError as error:
+                raise _about_the_place(error, paths, needed) from error
+
+
+class _Pictures:
+    """Pictures of the NG samples of a shard.
+
+    Args:
+        place: Folder of the pictures of the shard.
+        folder: Folder of the results, which the paths in the rows refer to.
+        most: Largest number of pictures; None for no limit.
+    """
+
+    def __init__(self, place: Path, folder: Path, most: int | None) -> None:
+        self._place = place
+        self._folder = folder
+        self._most = most
+        self._count = 0
+        self._names = PartIds()
+
+    def add(self, row: ManifestRow, inspection: Inspection) -> tuple[str | None, str]:
+        """Write the picture of an NG sample that could be read. Return the path or None, and the problem or ""."""
+        full = self._most is not None and self._count >= self._most
+        if inspection.verdict == "OK" or inspection.sample is None or full:
+            return None, ""
+        self._count += 1
+        path = self._place / f"{self._names.next(Path(row.part_id or str(row.number)))}.png"
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary:
+                Image.fromarray(inspection.overlay()).save(temporary, format="png", compress_level=1)
+        except Exception as error:  # A picture is for people: no fault of one may cost a verdict.
+            return None, cause_of(error)
+        return path.relative_to(self._folder).as_posix(), ""
+
+
+def make_folders(folder: Path) -> None:
+    """Create the folders in which workers write."""
+    for name in (RESULTS, MARKS):
+        (folder / name).mkdir(exist_ok=True)
+
+
+def _name(row: ManifestRow, inspector: Inspector) -> str:
+    """Return the name of a sample in its line: the place of the image, or of the cloud if there is no image."""
+    places = (row.places[m] for m in inspector.bundle.preprocessing.modalities if m in row.places)
+    return place_for_people(next(places, f"row {row.number + 1} of the manifest"))
+
+
+def _refusal(row: ManifestRow) -> InputError | None:
+    """Return the error of a row that cannot be scored whatever its files are."""
+    if row.reason is None:
+        return None
+    return InputError(
+        f"row {row.number + 1} of the manifest",
+        found=MANIFEST_REASONS[row.reason],
+        expected="an identifier that no other row has",
+        action="correct these rows, and score them with another manifest",
+        reason=cast(Reason, row.reason),  # A manifest adds its reasons to the closed list of the runtime.
+    )
+
+
+def _ended(name: str, ending: Ending) -> InputError:
+    """Return the error of a row that ended two workers."""
+    return InputError(
+        name,
+        found=f"a sample that ended two worker processes ({ending.problem})",
+        expected="a sample that can be inspected within the memory of this machine",
+        action="inspect the sample alone with cmdiad-run, and report this",
+        reason=ending.reason,
+    )
+
+
+def _about_the_place(error: InputError, paths: Mapping[Modality, Path], places: Mapping[Modality, str]) -> InputError:
+    """Return an error about a temporary copy as an error about the URL, so that every run has the same message."""
+    for modality, path in paths.items():
+        shown = place_for_people(places[modality])
+        if error.subject == str(path) and shown != str(path):
+            problem = error.found.replace(str(path), shown)
+            return InputError(shown, found=problem, expected=error.expected, action=error.action, reason=error.reason)
+    return error

@@ -1,0 +1,60 @@
+"""Cut a manifest into numbered shards, the pieces of work that a worker finishes or that nobody has done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from cmdiad_fleet.manifest.rows import ManifestRow
+
+RESULTS = "results"
+PICTURES = "pictures"
+MARKS = "marks"
+
+DEFAULT_ROWS = 1000
+"""Default number of rows of a shard."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of a manifest.
+
+    Attributes:
+        number: Position of the shard, from 0.
+        rows: Rows in the order of the manifest.
+    """
+
+    number: int
+    rows: tuple[ManifestRow, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the name of the shard's files, without a suffix; names sort like numbers up to 100 000 shards."""
+        return f"{self.number:05d}"
+
+    def results(self, folder: Path) -> Path:
+        """Return the file of the results, whose existence means that the shard is finished."""
+        return folder / RESULTS / f"{self.name}.parquet"
+
+    def pictures(self, folder: Path) -> Path:
+        """Return the folder of the pictures."""
+        return folder / PICTURES / self.name
+
+    def mark(self, folder: Path) -> Path:
+        """Return the file in which a worker notes the row that is in work."""
+        return folder / MARKS / self.name
+
+
+def cut(rows: Iterable[ManifestRow], size: int) -> Iterator[Shard]:
+    """Yield the shards of a manifest; the last one may be smaller.
+
+    Args:
+        rows: Rows of the manifest.
+        size: Number of rows of a shard.
+    """
+    rows, number = iter(rows), 0
+    while block := tuple(islice(rows, size)):
+        yield Shard(number, block)
+        number += 1

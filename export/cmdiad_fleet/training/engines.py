@@ -1,0 +1,94 @@
+"""Two engines that run jobs: one machine without Ray, and a Ray cluster. Both yield each outcome when it is known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from cmdiad_fleet.training.job import Job, Outcome
+from cmdiad_fleet.training.run_job import run_job
+
+Engine = Callable[[Sequence[Job]], Iterator[Outcome]]
+"""Runs jobs and yields their outcomes, in the order in which they end."""
+
+
+def local_engine(count: int) -> Engine:
+    """Return an engine that runs jobs on this machine.
+
+    Args:
+        count: Number of jobs at the same time. The resources of the recipes only limit the threads of each job.
+    """
+
+    def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        stop = threading.Event()
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(run_job, job, stop) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:  # After an interruption the running processes end, and no further one starts.
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+
+    return run
+
+
+def ray_engine(ray: Any) -> Engine:
+    """Return an engine that runs each job as a Ray task with the cores, memory and GPUs of its recipe.
+
+    Args:
+        ray: The module, connected to a cluster.
+    """
+
+    def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        task = ray.remote(run_job)
+        placed = [job for job in jobs if not _does_not_fit(ray, job)]
+        for job in jobs:
+            if job not in placed:
+                yield Outcome(name=job.detector.name, state="failed", reason=_does_not_fit(ray, job))
+        waiting = {task.options(**_resources(job)).remote(job): job for job in placed}
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=1)
+                yield _outcome(ray, ready[0], waiting.pop(ready[0]))
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+
+    return run
+
+
+def _resources(job: Job) -> dict[str, Any]:
+    needs = job.resources
+    return {
+        "name": job.detector.name,
+        "num_cpus": needs.cpus,
+        "num_gpus": needs.gpus,
+        "memory": int(needs.memory_gb * 1e9),
+        "max_retries": needs.retries,
+    }
+
+
+def _does_not_fit(ray: Any, job: Job) -> str:
+    """Return why no machine of the cluster can ever run a job, or "". Ray would wait for such a machine."""
+    needs = job.resources
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    required = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_gb * 1e9}
+    if any(all(machine.get(kind, 0) >= amount for kind, amount in required.items()) for machine in machines):
+        return ""
+    return (
+        f"No machine of the cluster has {needs.cpus} cores, {needs.gpus:g} GPUs and {needs.memory_gb:g} GB of memory: "
+        "lower the numbers of the recipe, or add a machine."
+    )
+
+
+def _outcome(ray: Any, reference: Any, job: Job) -> Outcome:
+    """Return the outcome of a task. A task that died with its machine, more often than its retries, has failed."""
+    try:
+        outcome: Outcome = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        return Outcome(name=job.detector.name, state="failed", reason=f"Ray ended the training: {cause}")
+    return outcome

@@ -1,0 +1,21 @@
+"""The error of a fleet file with mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.toml_file.mistakes import Mistake, MistakesError
+
+
+class FleetFileError(MistakesError):
+    """A fleet file has mistakes.
+
+    Args:
+        path: The fleet file.
+        mistakes: All mistakes, at least one.
+    """
+
+    def __init__(self, path: Path, mistakes: Sequence[Mistake]) -> None:
+        super().__init__(path, mistakes, f"correct the file and run: cmdiad-fleet train --check {printable(path)}")

@@ -1,0 +1,93 @@
+"""Train all detectors of a fleet, and write the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cmdiad_fleet.training.engines import Engine
+from cmdiad_fleet.training.fleet_file.fleet import Detector, Fleet
+from cmdiad_fleet.training.fleet_file.options import arguments_of
+from cmdiad_fleet.training.job import Job, Outcome
+from cmdiad_fleet.training.progress import Progress
+from cmdiad_fleet.training.resolve import resolve
+from cmdiad_fleet.training.rows import Row, row_of
+from cmdiad_fleet.training.search import Searched, search
+from cmdiad_fleet.training.tables import write_tables
+from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.support.lock import lock_folder
+from cmdiad_runtime.support.reporter import Reporter
+
+
+def train_fleet(fleet: Fleet, engine: Engine, reporter: Reporter) -> list[Row]:
+    """Train all detectors that are not finished, and write `fleet.json`, `fleet.csv` and `fleet.html`.
+
+    The tables are also written after an interruption, with the detectors so far.
+
+    Args:
+        fleet: The fleet.
+        engine: Engine that runs the jobs.
+        reporter: Receiver of progress.
+
+    Returns:
+        One row for each detector, in the order of the file.
+
+    Raises:
+        OutputError: The folder cannot be written to, or another command trains into it.
+    """
+    out = fleet.general.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            out, found=cause_of(error), expected="a writable folder", action="change out in [fleet]"
+        ) from error
+    with lock_folder(out):
+        searched = {}
+        if fleet.sweep is not None:
+            reporter.say(f"Trials of the sweep over the recipe {fleet.sweep.recipe}:")
+            searched = search(fleet, fleet.sweep, engine, Progress(reporter))
+            reporter.say("Detectors:")
+        return _train(fleet, searched, engine, reporter)
+
+
+def _train(fleet: Fleet, searched: Mapping[str, Searched], engine: Engine, reporter: Reporter) -> list[Row]:
+    """Train the detectors with their final options."""
+    options = {name: one.options for name, one in searched.items()}
+    jobs = [_job(fleet, detector, options.get(detector.name, {})) for detector in fleet.detectors]
+    progress = Progress(reporter)
+    without = {name for name, one in searched.items() if one.best is None}
+    for name in without:
+        progress.outcomes[name] = Outcome(name=name, state="failed", reason="No trial of the sweep has finished.")
+    to_train = [job for job in jobs if job.detector.name not in without]
+    try:
+        for _ in progress.follow(engine(to_train), len(to_train)):
+            pass
+    finally:
+        ended = ((job, job.detector.name) for job in jobs)
+        rows = [row_of(job, progress.outcomes.get(name), options.get(name, {})) for job, name in ended]
+        write_tables(fleet, rows, searched)
+    return rows
+
+
+def _job(fleet: Fleet, detector: Detector, chosen: Mapping[str, Any]) -> Job:
+    """Return the job of a detector.
+
+    Args:
+        fleet: The fleet.
+        detector: One of its detectors.
+        chosen: Options that a sweep chose.
+    """
+    from cmdiad_export.cli import cli
+
+    recipe = fleet.recipes[detector.recipe]
+    return Job(
+        detector=detector,
+        folder=fleet.general.out / detector.name,
+        resolved=resolve(detector.data, {**recipe.train, **chosen}),
+        export=None if fleet.export is None else tuple(arguments_of(fleet.export, cli)),
+        resources=recipe,
+        cache=fleet.general.cache,
+        cache_gb=fleet.general.cache_gb,
+    )

@@ -1,0 +1,270 @@
+"""`cmdiad-fleet score` with processes of this machine: rows, bad samples, kills, continued runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from cmdiad_fleet.cli.fleet import cli
+from cmdiad_fleet.scoring.local_workers import LocalWorkers
+from cmdiad_fleet.scoring.score import Scored, ScoreOptions, score_manifest
+from cmdiad_runtime.cli.run import cli as run_cli
+from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.support.lock import lock_folder
+from fleet_workers import VOLATILE, DyingWorker, stored_rows, write_manifest
+from helpers import RecordingReporter, assert_refused, command, sample_files, truncate
+
+Exported = Callable[..., Path]
+OPTIONS = ScoreOptions(opening=OpenOptions(), shard_rows=3, workers=2)
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: Exported) -> Path:
+    """A bundle for RGB."""
+    return exported("rgb")
+
+
+@pytest.fixture(scope="module")
+def images(data: Path) -> list[Path]:
+    """Images of good and bad parts."""
+    return [path for defect in ("good", "hole", "contamination") for path in sample_files(data, "test", defect, "rgb")]
+
+
+def rows_of(images: list[Path], count: int) -> list[dict[str, Any]]:
+    """Rows of a manifest; images are repeated, but never in a row."""
+    return [{"id": f"part/{n}", "rgb": str(images[n % len(images)])} for n in range(count)]
+
+
+def score(bundle: Path, manifest: Path, out: Path, make: Any = LocalWorkers, options: ScoreOptions = OPTIONS) -> Scored:
+    """Score a manifest with processes of this machine."""
+    return score_manifest(bundle, str(manifest), out, options, make, RecordingReporter())
+
+
+@pytest.fixture(scope="module")
+def scored(bundle: Path, images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of ten good rows, in a folder with their manifest. Tests that change the files copy them."""
+    folder = tmp_path_factory.mktemp("scored")
+    score(bundle, write_manifest(folder / "m.jsonl", rows_of(images, 10)), folder / "out")
+    return folder
+
+
+def test_rows_are_those_of_cmdiad_run(scored: Path, bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    named = [images[n % len(images)] for n in range(10)]
+    assert command(run_cli, bundle, *named, "--output", tmp_path / "run", "--no-overlays").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    expected = [
+        {name: value for name, value in line.items() if name not in VOLATILE}
+        | {"id": f"part/{n}", "ignored_share": None}
+        for n, line in enumerate(lines)
+    ]
+    assert stored_rows(scored / "out") == expected
+
+
+def test_one_file_for_each_shard_and_nothing_else(scored: Path) -> None:
+    out = scored / "out"
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    shards = [f"results/0000{n}.parquet" for n in range(4)]
+    assert names == [".cmdiad.lock", *shards, "score.json", "summary.json"]
+    assert [pyarrow.parquet.read_metadata(out / name).num_rows for name in shards] == [3, 3, 3, 1]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["rows"], summary["not_inspected"]) == (10, 0)
+    assert summary["ok"] + summary["ng"] == 10
+
+
+def test_a_finished_run_scores_nothing_again(scored: Path, bundle: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (scored / "out" / "results").iterdir()}
+    again = score(bundle, scored / "m.jsonl", scored / "out", make=_NoWorkers)
+    assert (again.scored, again.tally.rows) == (0, 10)
+    assert {path: path.stat().st_mtime_ns for path in (scored / "out" / "results").iterdir()} == before
+
+
+class _NoWorkers(LocalWorkers):
+    """Workers that must not be started."""
+
+    def start(self) -> int:
+        raise AssertionError("nothing to score")
+
+
+def test_bad_samples_are_rows_with_their_reason(bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(images[0].read_bytes())
+    truncate(damaged)
+    rows: list[dict[str, Any]] = [
+        {"id": "good", "rgb": str(images[0])},
+        {"id": "damaged", "rgb": "damaged.png"},
+        {"id": "missing", "rgb": "nothing.png"},
+        {"id": "folder", "rgb": "."},
+        {"id": "nul", "rgb": "a\0b.png"},
+        {"id": "absent"},
+        {"id": "twice", "rgb": str(images[0])},
+        {"id": "twice", "rgb": str(images[1])},
+        {"rgb": str(images[0])},
+        {"id": "server", "rgb": "http://127.0.0.1:1/a.png"},
+        {"id": "last", "rgb": str(images[1])},
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    ended = command(cli, "score", bundle, tmp_path / "m.jsonl", "--out", tmp_path / "out", "--pictures", "all")
+    assert ended.code == 3, ended.err
+    stored = stored_rows(tmp_path / "out")
+    assert [(row["id"], row["reason"]) for row in stored if not row["inspected"]] == [
+        ("damaged", "unreadable"),
+        ("missing", "missing-file"),
+        ("folder", "not-a-file"),
+        ("nul", stored[4]["reason"]),
+        ("absent", "missing-modality"),
+        ("twice", "duplicate-id"),
+        ("twice", "duplicate-id"),
+        ("", "no-id"),
+        ("server", "unreadable"),
+    ]
+    assert all(row["verdict"] == "NG" and row["message"] for row in stored if not row["inspected"])
+    drawn = {row["overlay"] for row in stored if row["overlay"]}
+    assert drawn == {f"pictures/00000/{row['id']}.png" for row in stored if row["inspected"] and row["verdict"] == "NG"}
+    assert drawn == {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    assert f"{sum(row['inspected'] for row in stored)} of 11 samples inspected" in ended.err
+    assert "NG\tduplicate-id\t2" in ended.out.splitlines()
+
+
+def test_a_sample_that_kills_its_process_costs_one_row(
+    scored: Path, bundle: Path, images: list[Path], tmp_path: Path
+) -> None:
+    rows = rows_of(images, 10)
+    rows[4]["id"] = "deadly"
+    result = score(bundle, write_manifest(tmp_path / "m.jsonl", rows), tmp_path / "out", _dying)
+    stored = stored_rows(tmp_path / "out")
+    assert result.lost_workers == 2
+    assert (stored[4]["id"], stored[4]["verdict"], stored[4]["reason"]) == ("deadly", "NG", "out-of-memory")
+    assert stored[:4] + stored[5:] == [row for row in stored_rows(scored / "out") if row["id"] != "part/4"]
+
+
+def _dying(settings: Any) -> LocalWorkers:
+    return LocalWorkers(settings, DyingWorker)
+
+
+def test_a_killed_run_continues_with_the_same_rows(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = "from cmdiad_fleet.cli.fleet import main; main()"
+    arguments = ["score", bundle, scored / "m.jsonl", "--out", out, "--shard-rows", "3", "--workers", "1"]
+    with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("results/0*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("results/0*.parquet")}
+    assert 1 <= len(finished) <= 4
+    ended = command(cli, *arguments)
+    assert ended.code == 0, ended.err
+    assert stored_rows(out) == stored_rows(scored / "out")
+    assert {name: (out / "results" / name).stat().st_mtime_ns for name in finished} == finished
+    assert not [path for path in out.rglob(".*") if path.name != ".cmdiad.lock"]
+
+
+def test_a_process_ends_with_its_driver(bundle: Path, tmp_path: Path) -> None:
+    """A driver that is killed leaves no process that writes into the folder of the next one."""
+    code = (
+        "import sys, time; from pathlib import Path; from cmdiad_fleet.scoring.local_workers import LocalWorkers; "
+        "from fleet_workers import settings_for; workers = LocalWorkers(settings_for(Path(sys.argv[1]), "
+        "Path(sys.argv[2]))); workers.start(); print(*workers.process_ids.values(), flush=True); "
+        "workers.wait(60); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(bundle), str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as driver:
+        assert driver.stdout is not None
+        worker = int(driver.stdout.readline())
+        driver.kill()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_interruption_tells_how_to_continue(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    class Interrupted(LocalWorkers):
+        def send(self, *arguments: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    from unittest import mock
+
+    with mock.patch("cmdiad_fleet.scoring.local_workers.LocalWorkers", Interrupted):
+        ended = command(cli, "score", bundle, scored / "m.jsonl", "--out", tmp_path / "out", "--workers", 1)
+    assert ended.code == 130
+    assert "run the same command again to continue" in ended.err
+
+
+def test_a_folder_of_another_run_is_refused(scored: Path, bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    arguments = ["score", bundle, scored / "m.jsonl", "--out", scored / "out", "--shard-rows", 3]
+    assert_refused(command(cli, *arguments, "--threshold", 99), 6, "another threshold", "out-2 is free")
+    other = write_manifest(tmp_path / "m.jsonl", rows_of(images, 11))
+    arguments[2] = other
+    assert_refused(command(cli, *arguments), 6, "another manifest_sha256, rows")
+
+
+def test_a_folder_with_other_files_is_refused(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    ended = command(cli, "score", bundle, scored / "m.jsonl", "--out", tmp_path)
+    assert_refused(ended, 6, "other files (holiday.jpg)")
+
+
+def test_two_runs_into_one_folder_are_refused(scored: Path, bundle: Path) -> None:
+    with lock_folder(scored / "out"):
+        ended = command(cli, "score", bundle, scored / "m.jsonl", "--out", scored / "out", "--shard-rows", 3)
+    assert_refused(ended, 6, "in use by another process")
+
+
+def test_a_damaged_file_of_results_is_written_again(scored: Path, bundle: Path) -> None:
+    expected = stored_rows(scored / "out")
+    truncate(scored / "out" / "results" / "00002.parquet")
+    result = score(bundle, scored / "m.jsonl", scored / "out")
+    assert (result.scored, result.tally.rows) == (3, 10)
+    assert stored_rows(scored / "out") == expected
+
+
+def test_a_manifest_that_changes_during_the_run_ends_it(
+    bundle: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", rows_of(images, 2))
+    start = LocalWorkers.start
+
+    def changing(self: LocalWorkers) -> int:
+        write_manifest(manifest, rows_of(images, 2)[::-1])
+        return start(self)
+
+    monkeypatch.setattr(LocalWorkers, "start", changing)
+    ended = command(cli, "score", bundle, manifest, "--out", tmp_path / "out", "--workers", 1)
+    assert_refused(ended, 3, "another content than at the start")
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_an_unusable_bundle_or_manifest_is_refused(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_refused(command(cli, "score", tmp_path, scored / "m.jsonl", "--out", out), 4, "manifest.json")
+    assert_refused(command(cli, "score", bundle, tmp_path / "m.csv", "--out", out), 3, "no such file")
+    assert_refused(
+        command(cli, "score", bundle, scored / "m.jsonl", "--out", bundle / "out"), 6, "a place in the bundle"
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--threshold", "1", "--false-reject-rate", "0.1"],
+        ["--address", "127.0.0.1:1"],
+        ["--gpu-share", "0.5"],
+        ["--pictures", "some"],
+        ["--pictures", "-1"],
+    ],
+)
+def test_contradictions_are_usage_errors(options: list[str], bundle: Path, scored: Path, tmp_path: Path) -> None:
+    assert command(cli, "score", bundle, scored / "m.jsonl", "--out", tmp_path / "out", *options).code == 2

@@ -1,0 +1,316 @@
+"""Jobs: finished ones are kept, changed ones are trained again, failures concern one detector."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cmdiad_fleet.training.engines import local_engine
+from cmdiad_fleet.training.fleet_file.fleet import Fleet
+from cmdiad_fleet.training.job import LOG, Outcome
+from cmdiad_fleet.training.progress import Progress
+from cmdiad_fleet.training.rows import Row
+from cmdiad_fleet.training.tables import terminal_table
+from cmdiad_fleet.training.train_fleet import train_fleet
+from cmdiad_runtime.support.lock import InUseError, lock_folder
+from cmdiad_runtime.support.reporter import SILENT
+from fleet_fleets import CAMERA, fleet_of, small_categories, use_double
+from helpers import RecordingReporter, flip_byte
+
+EXPORT = '[export]\ncontact = "Line 4"\n'
+LIMIT_S = 120.0
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    return small_categories(tmp_path / "parts", ("clip", "gear", "nut"))
+
+
+@pytest.fixture
+def run(trained: object) -> Path:
+    return trained("rgb")  # type: ignore[operator,no-any-return]
+
+
+@pytest.fixture
+def bundle(exported: object) -> Path:
+    return exported("rgb")  # type: ignore[operator,no-any-return]
+
+
+def train(fleet: Fleet, jobs: int = 2) -> dict[str, Row]:
+    return {row.name: row for row in train_fleet(fleet, local_engine(jobs), SILENT)}
+
+
+def states(rows: dict[str, Row]) -> list[str]:
+    return [row.state for row in rows.values()]
+
+
+def log_of(fleet: Fleet, name: str) -> str:
+    return (fleet.general.out / name / LOG).read_text(encoding="utf-8")
+
+
+@pytest.mark.failure_mode("A detector of a fleet that fails")
+def test_failures_keep_their_log_and_reason_and_others_continue(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts, CAMERA + EXPORT)
+    use_double(monkeypatch, run, bundle, {"clip-camera": "error", "gear-camera": "exception"})
+    rows = train(fleet)
+    assert states(rows) == ["failed", "failed", "trained"]
+    assert rows["clip-camera"].reason == "data: found nothing. Expected samples. Add samples."
+    assert rows["gear-camera"].reason == "The process ended with exit code 1: ZeroDivisionError: the last line"
+    assert "found nothing" in log_of(fleet, "clip-camera")
+    assert "Traceback" in log_of(fleet, "gear-camera")
+    assert "threads 1 devices ''" in log_of(fleet, "nut-camera")  # Without a share of a GPU, none is visible.
+    assert f"$ cmdiad-train {parts} --category nut --size=112 --view=sensor" in log_of(fleet, "nut-camera")
+    assert "$ cmdiad-export" in log_of(fleet, "nut-camera")
+    nut = rows["nut-camera"]
+    assert nut.precision == "fp32"
+    assert nut.certified_share is not None
+    assert nut.certified_share < 1e-3
+    assert nut.defects == 3
+
+    # The next command trains the failed ones only.
+    use_double(monkeypatch, run, bundle)
+    assert states(train(fleet)) == ["trained", "trained", "kept"]
+    assert states(train(fleet)) == ["kept", "kept", "kept"]
+    assert log_of(fleet, "clip-camera").count("$ cmdiad-train") == 2
+
+
+@pytest.mark.failure_mode("A training of a fleet that the system kills")
+def test_a_process_that_is_killed_is_started_again(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    use_double(monkeypatch, run, bundle, {"clip-camera": "killed once", "gear-camera": "killed"})
+    rows = train(fleet)
+    assert states(rows) == ["trained", "failed", "trained"]
+    assert "SIGKILL" in rows["gear-camera"].reason
+    assert "memory_gb" in rows["gear-camera"].reason
+    for name, attempts in (("clip-camera", 2), ("gear-camera", 2), ("nut-camera", 1)):
+        assert json.loads((fleet.general.out / name / "detector.json").read_text())["attempts"] == attempts
+
+
+@pytest.mark.failure_mode("Changed pictures under the same names")
+def test_changed_data_or_recipes_are_trained_again_and_nothing_is_lost(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_double(monkeypatch, run, bundle)
+    fleet = fleet_of(tmp_path, parts)
+    train(fleet)
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(parts / "gear/train/good/rgb/001.png")  # The name is the same.
+    assert states(train(fleet)) == ["kept", "trained", "kept"]
+    earlier = list((fleet.general.out / "gear-camera").glob("earlier-*/run/run.json"))
+    assert len(earlier) == 1
+    assert states(train(fleet_of(tmp_path, parts, CAMERA.replace("112", "128")))) == ["trained"] * 3
+    assert states(train(fleet)) == ["trained"] * 3  # Back again.
+    assert states(train(fleet_of(tmp_path, parts, CAMERA.replace("retries = 1", "memory_gb = 1")))) == ["kept"] * 3
+    assert len(list((fleet.general.out / "gear-camera").glob("earlier-*/run*/run.json"))) == 3
+
+
+def test_other_options_of_the_export_keep_the_run(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_double(monkeypatch, run, bundle)
+    plain = fleet_of(tmp_path, parts)
+    train(plain)
+    fleet = fleet_of(tmp_path, parts, CAMERA + EXPORT)
+    assert states(train(fleet)) == ["trained"] * 3
+    changed = fleet_of(tmp_path, parts, CAMERA + EXPORT.replace("4", "5"))
+    assert states(train(changed)) == ["trained"] * 3
+    assert "--contact=Line 5" in log_of(fleet, "nut-camera")
+    names = {path.name for path in (fleet.general.out / "nut-camera").iterdir() if not path.name.startswith(".")}
+    assert names == {"run", "nut-camera.cmdiad", "earlier-bundle-2.cmdiad", "log.txt", "detector.json"}
+
+
+@pytest.mark.failure_mode("A damaged bundle of a finished fleet")
+def test_a_damaged_bundle_is_never_reported_as_finished(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_double(monkeypatch, run, bundle)
+    fleet = fleet_of(tmp_path, parts, CAMERA + EXPORT)
+    train(fleet)
+    flip_byte(fleet.general.out / "nut-camera/nut-camera.cmdiad/graph.onnx")
+    rows = train(fleet)
+    assert states(rows) == ["kept", "kept", "failed"]
+    assert "graph.onnx" in rows["nut-camera"].reason
+    assert rows["nut-camera"].image_auroc is None
+
+
+@pytest.mark.failure_mode("An interrupted fleet")
+def test_an_interruption_ends_the_processes_and_writes_the_tables(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    use_double(monkeypatch, run, bundle, {"gear-camera": "hangs", "nut-camera": "hangs"})
+    started = [fleet.general.out / name / "attempt" for name in ("gear-camera", "nut-camera")]
+
+    class Interrupting(RecordingReporter):
+        def say(self, line: str) -> None:
+            deadline = time.monotonic() + LIMIT_S
+            while not any(path.exists() for path in started) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_fleet(fleet, local_engine(2), Interrupting())
+    content = json.loads((fleet.general.out / "fleet.json").read_text())
+    assert [row["state"] for row in content["detectors"]] == ["trained", "not finished", "not finished"]
+    with lock_folder(fleet.general.out):  # Nothing runs any more, so the folder is free.
+        pass
+    use_double(monkeypatch, run, bundle)
+    assert states(train(fleet)) == ["kept", "trained", "trained"]
+
+
+def test_two_commands_do_not_train_into_one_folder(parts: Path, tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    fleet.general.out.mkdir()
+    with lock_folder(fleet.general.out), pytest.raises(InUseError):
+        train(fleet)
+
+
+def test_an_unreadable_data_set_fails_its_detector_alone(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_double(monkeypatch, run, bundle)
+    fleet = fleet_of(tmp_path, parts)
+    shutil.rmtree(parts / "gear")
+    (fleet.general.out / "nut-camera").mkdir(parents=True)
+    (fleet.general.out / "nut-camera/detector.json").write_text("{", encoding="utf-8")
+    rows = train(fleet)
+    assert rows["clip-camera"].state == "trained"
+    assert rows["nut-camera"].state == "failed"
+    assert "detector.json" in rows["nut-camera"].reason
+    assert rows["gear-camera"].state == "failed"
+    assert "Expected category gear" in rows["gear-camera"].reason
+
+
+SWEEP = """
+[sweep]
+recipe = "camera"
+values = {size = [64, 96], seed = [1, 2]}
+"""
+
+
+def test_a_sweep_trains_the_best_options(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts, CAMERA + SWEEP)
+    separation = {"000": 0.7, "001": 0.895, "002": 0.9, "003": 0.8}
+    use_double(monkeypatch, run, bundle, {"003": "error"}, separation)
+    rows = train(fleet)
+    assert states(rows) == ["trained"] * 3
+    # Criteria that differ by less than a hundredth are equal, and the first one is taken.
+    assert {tuple(row.options.items()) for row in rows.values()} == {(("size", 64), ("seed", 2))}
+    assert "--size=64 --view=sensor --seed=2" in log_of(fleet, "gear-camera")
+    assert "--no-test" not in log_of(fleet, "gear-camera")
+    for number in range(4):
+        assert "--no-test" in (fleet.general.out / f"sweep/gear-camera/{number:03d}/log.txt").read_text()
+    content = json.loads((fleet.general.out / "fleet.json").read_text())["sweeps"]["gear-camera"]
+    assert content["best"] == 1
+    assert [trial["state"] for trial in content["trials"]] == ["trained", "trained", "trained", "failed"]
+    assert content["trials"][2]["evidence"]["separation"] == 0.9
+
+
+def test_trials_are_not_started_after_the_time_limit(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts, CAMERA + SWEEP + "minutes = 1.0\n")
+    use_double(monkeypatch, run, bundle)
+    clock = iter([0.0, *[61.0] * 1000])
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    rows = train(fleet)
+    assert states(rows) == ["failed"] * 3
+    assert rows["gear-camera"].reason == "No trial of the sweep has finished."
+    assert not (fleet.general.out / "gear-camera").exists()
+
+
+def test_changed_test_samples_do_not_change_trials(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts, CAMERA + SWEEP)
+    use_double(monkeypatch, run, bundle, separation=dict.fromkeys(("000", "001", "002", "003"), 0.5))
+    train(fleet)
+    flip_byte(parts / "gear/test/hole/rgb/001.png")
+    assert states(train(fleet)) == ["kept", "trained", "kept"]
+    assert (fleet.general.out / "sweep/gear-camera/000/log.txt").read_text().count("$ cmdiad-train") == 1
+
+
+def test_tables_agree_and_the_page_escapes_everything(
+    tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "<b>&'\" x"
+    fleet = fleet_of(tmp_path, small_categories(tmp_path / "odd", (name, "plain")), CAMERA + EXPORT)
+    use_double(monkeypatch, run, bundle, {"plain-camera": "error"})
+    rows = train(fleet)
+    assert states(rows) == ["trained", "failed"]
+    stored = json.loads((fleet.general.out / "fleet.json").read_text())["detectors"]
+    with (fleet.general.out / "fleet.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in stored] == [row["name"] for row in table] == list(rows)
+    assert float(table[0]["threshold"]) == stored[0]["threshold"] == rows[f"{name}-camera"].threshold
+    page = (fleet.general.out / "fleet.html").read_text(encoding="utf-8")
+    assert "<b>&" not in page
+    assert "&lt;b&gt;&amp;" in page
+    assert "<script" not in page
+    assert "http" not in page
+    assert "Expected samples. Add samples." in page
+    text = terminal_table(list(rows.values())).splitlines()
+    assert text[1].endswith("trained")
+    assert "failed: data: found nothing" in text[2]
+
+
+def test_progress_states_the_time_left() -> None:
+    reporter = RecordingReporter()
+    outcomes = [
+        Outcome(name="a", state="trained", seconds=3.0),
+        Outcome(name="b", state="trained", kept=True),
+        Outcome(name="c", state="failed", reason="No data."),
+    ]
+    assert list(Progress(reporter).follow(iter(outcomes), 3)) == outcomes
+    assert reporter.lines == [
+        "[1/3] a: trained in 3 s, about 10 s left",
+        "[2/3] b: kept, about 10 s left",
+        "[3/3] c: failed: No data",
+    ]
+
+
+def test_the_worker_ends_when_its_parent_has_gone() -> None:
+    """The thread that watches stdin interrupts the process when the other end is closed."""
+    import signal
+    import subprocess
+    import sys
+
+    code = (
+        "import threading, time\n"
+        "from cmdiad_fleet.training.worker import _end_with_parent\n"
+        "threading.Thread(target=_end_with_parent, daemon=True).start()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.close()
+        assert process.wait(LIMIT_S) == -signal.SIGTERM
+
+
+def test_a_stopped_job_starts_no_process_again(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmdiad_fleet.training.run_job import run_job
+    from cmdiad_fleet.training.train_fleet import _job
+
+    use_double(monkeypatch, run, bundle, {"clip-camera": "killed"})
+    fleet = fleet_of(tmp_path, parts)
+    stop = threading.Event()
+    stop.set()
+    outcome = run_job(_job(fleet, fleet.detectors[0], {}), stop)
+    assert (outcome.state, outcome.attempts) == ("failed", 1)

@@ -1,0 +1,88 @@
+"""A sweep and a detector on a small Ray cluster: the same bytes as `cmdiad-train`, and the same records as locally."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from cmdiad_fleet.training.engines import local_engine, ray_engine
+from cmdiad_fleet.training.train_fleet import train_fleet
+from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.cli.train import cli as train_command
+from fleet_fleets import fleet_of
+from helpers import command
+from runs import hashes
+
+pytest.importorskip("ray", reason="trains on a Ray cluster")
+pytestmark = pytest.mark.slow
+
+TEXT = """
+[recipe.camera]
+memory_gb = 0.5
+train = {view = "sensor", rgb-grid = 14, coreset = 0.2}
+[export]
+[sweep]
+recipe = "camera"
+values = {size = [64, 112]}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of Ray itself, when it starts its processes.
+        import ray
+
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+        yield ray
+        ray.shutdown()
+
+
+def test_trials_and_detectors_are_trained_as_by_the_command(cluster: Any, own_data: Path, tmp_path: Path) -> None:
+    test_files = [path for path in (own_data / "gear/test").rglob("*") if path.is_file()]
+    for file in test_files:
+        file.write_bytes(b"no picture")
+    fleet = fleet_of(tmp_path, own_data, TEXT)
+    (row,) = train_fleet(fleet, ray_engine(cluster), SILENT)
+    assert row.state == "trained", row.reason
+    run = fleet.general.out / "gear-camera/run"
+    assert Bundle.open(fleet.general.out / "gear-camera/gear-camera.cmdiad").precision == "fp32"
+
+    # The trials have not read the test split, which their records would state; the detector has.
+    for number in range(2):
+        trial = json.loads((fleet.general.out / f"sweep/gear-camera/{number:03d}/run/run.json").read_text())
+        assert trial["metrics"] is None
+        assert "left_out" not in trial
+    assert {sample["split"] for sample in json.loads((run / "run.json").read_text())["left_out"]} == {"test"}
+    trials = json.loads((fleet.general.out / "fleet.json").read_text())["sweeps"]["gear-camera"]["trials"]
+    assert all(0 <= trial["evidence"]["separation"] <= 1 for trial in trials)
+    assert all(trial["evidence"]["samples"] == 9 for trial in trials)  # Three held-out samples, three strengths.
+
+    plain = tmp_path / "plain"
+    size = row.options["size"]
+    options = ["--view", "sensor", "--rgb-grid", "14", "--coreset", "0.2", "--size", str(size), "--out", str(plain)]
+    torch.set_num_threads(1)  # As many as `cpus`; the fixture `same_threads` takes this back.
+    with threadpool_limits(1):
+        assert command(train_command, own_data, *options).code == 0
+    assert hashes(run) == hashes(plain)
+    assert (run / "run.json").read_bytes() == (plain / "run.json").read_bytes()
+
+    # The other engine finds everything finished.
+    (kept,) = train_fleet(fleet, local_engine(1), SILENT)
+    assert kept.state == "kept"
+    assert kept.threshold == row.threshold
+
+
+def test_a_recipe_that_fits_no_machine_fails_at_once(cluster: Any, data: Path, tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, data, '[recipe.large]\ncpus = 3\ntrain = {size = 64, view = "sensor"}\n')
+    (row,) = train_fleet(fleet, ray_engine(cluster), SILENT)
+    assert row.state == "failed"
+    assert "No machine of the cluster has 3 cores" in row.reason
