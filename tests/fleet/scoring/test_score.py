@@ -95,6 +95,8 @@ class _NoWorkers(LocalWorkers):
         raise AssertionError("nothing to score")
 
 
+@pytest.mark.failure_mode("A URL whose server does not answer")
+@pytest.mark.failure_mode("A row of a manifest without a place for the image")
 def test_bad_samples_are_rows_with_their_reason(bundle: Path, images: list[Path], tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(images[0].read_bytes())
@@ -135,6 +137,7 @@ def test_bad_samples_are_rows_with_their_reason(bundle: Path, images: list[Path]
     assert "NG\tduplicate-id\t2" in ended.out.splitlines()
 
 
+@pytest.mark.failure_mode("A sample that ends the process that inspects it")
 def test_a_sample_that_kills_its_process_costs_one_row(
     scored: Path, bundle: Path, images: list[Path], tmp_path: Path
 ) -> None:
