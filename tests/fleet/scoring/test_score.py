@@ -172,6 +172,15 @@ def test_a_killed_run_continues_with_the_same_rows(scored: Path, bundle: Path, t
     assert not [path for path in out.rglob(".*") if path.name != ".cmdiad.lock"]
 
 
+def test_a_run_that_was_killed_during_the_check_continues(bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".check-0123abcd").mkdir(parents=True)
+    (out / ".score.0123abcd.json").write_text("{")
+    result = score(bundle, write_manifest(tmp_path / "m.jsonl", rows_of(images, 1)), out)
+    assert result.tally.rows == 1
+    assert not [path for path in out.rglob(".*") if path.name != ".cmdiad.lock"]
+
+
 def test_a_process_ends_with_its_driver(bundle: Path, tmp_path: Path) -> None:
     """A driver that is killed leaves no process that writes into the folder of the next one."""
     code = (
