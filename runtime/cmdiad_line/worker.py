@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run a process until the supervisor ends it, and return the exit code."""
     room, descriptor, file, folder = arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, which ends the others in order.
+    if room != "acquisition":  # The folder of a camera stays as open as its owner has made it.
+        os.umask(0o077)
     if room in NATIVE:
         _die_with_supervisor()
     _set_up_logging()

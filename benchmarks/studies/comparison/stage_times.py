@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from cmdiad_runtime.engines.onnx_runtime import import_onnxruntime, session_options
+from cmdiad_runtime.engines.searched_cells import grids_of, lists_of
 
 STAGES = ("extract", "geometry", "hallucination", "search", "scoring")
 """Stages: `geometry` is sampling to pooling of points; `scoring` is reweighting, map and fusion."""
@@ -26,10 +27,12 @@ class ProfiledGraph:
         options.profile_file_prefix = str(graph.with_suffix(""))
         self._session: Any = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
+        self._grids = grids_of(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Return the outputs by name."""
-        return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
+        fed = {**lists_of(inputs, self._grids), **inputs}
+        return dict(zip(self._names, self._session.run(self._names, fed), strict=True))
 
     def close(self) -> list[dict[str, float]]:
         """Release memory and return the milliseconds by stage of each run so far."""

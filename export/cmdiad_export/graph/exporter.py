@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from cmdiad_export.graph.passes import (
     HalveFirstInGelu,
     LoopOverScans,
     NameByModule,
+    SearchEveryCell,
     StripMetadata,
     WidenSoftmax,
     WriteOutFullSearch,
 )
 from cmdiad_export.graph.storage import save_graph
+from cmdiad_runtime.engines.searched_cells import LEAST
 from cmdiad_train.detectors.family import TrainedDetector
 
 OPSET = 18
@@ -69,8 +71,9 @@ def graph_of(
 
     Inputs are named as in `Prepared.inputs`. Outputs are `map` float32 `[size, size]`, or `[maps, size, size]`, and if
     the image score decides `score` float32 `[1]`. All shapes are static except the number of distinct rows of a cloud
-    (first axis of `weights`). Nodes are named by the module that they come from, such as
-    `features.0.extractor.model.conv1/node_conv2d`.
+    (first axis of `weights`) and the number of searched cells of an image of the part alone (`IMAGE_searched`, which
+    may be left out; see `cmdiad_runtime.engines.searched_cells`). Nodes are named by the module that they come from,
+    such as `features.0.extractor.model.conv1/node_conv2d`.
 
     Args:
         detector: Detector in the precision of the graph.
@@ -78,21 +81,19 @@ def graph_of(
         opset: Version of the graph's operators.
         single_precision_softmax: Compute every softmax in fp32, including those between fp16 operators.
     """
-    unused = 3
-    most = len(inputs["cells"]) + 1 if "cells" in inputs else unused
-    rows = torch.export.Dim("rows", min=2, max=most)
-    shapes = tuple({0: rows} if name == "weights" else None for name in inputs)
+    every_cell = {name: torch.arange(grid**2) for name, grid in detector.searched_grids.items()}
     _read_operators_once()
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")  # The exporter warns about its own deprecations.
         program = torch.onnx.export(
             detector,
-            tuple(inputs.values()),
-            input_names=list(inputs),
+            # One cell less than there are: dimensions of equal length would be taken for one.
+            (*inputs.values(), *(cells[:-1] for cells in every_cell.values())),
+            input_names=[*inputs, *every_cell],
             output_names=OUTPUT_NAMES,
             opset_version=opset,
             dynamo=True,
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=(_dynamic_shapes(inputs, every_cell),),
             external_data=False,
             optimize=True,
             verbose=False,
@@ -103,8 +104,24 @@ def graph_of(
     if detector.verdict == "map":
         del model.graph.outputs[OUTPUT_NAMES.index("score")]
     softmax = [WidenSoftmax()] if single_precision_softmax else []
-    ir.passes.Sequential(*REWRITES, *softmax, CheckerPass(full_check=True))(model)
+    lists = SearchEveryCell({name: cells.numpy() for name, cells in every_cell.items()}, detector.searched_grids)
+    ir.passes.Sequential(*REWRITES, *softmax, lists, CheckerPass(full_check=True))(model)
     return model
+
+
+def _dynamic_shapes(inputs: Mapping[str, Tensor], lists: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """Return the axes of each input whose length may differ from sample to sample.
+
+    Args:
+        inputs: Network inputs of one sample, by name.
+        lists: All cells of each list of searched cells, by name.
+    """
+    unused = 3
+    most = len(inputs["cells"]) + 1 if "cells" in inputs else unused
+    rows = torch.export.Dim("rows", min=LEAST, max=most)
+    shapes = [{0: rows} if name == "weights" else None for name in inputs]
+    dims = [torch.export.Dim(name, min=LEAST, max=len(cells)) for name, cells in lists.items()]
+    return (*shapes, *({0: dim} for dim in dims))
 
 
 def _read_operators_once() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmdiad_runtime.engines.graph_file import weights_path
@@ -32,7 +32,7 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 """Kind of the message in each field, for the kinds of messages that may contain an array or a node."""
-_OPERATOR, _EXTERNAL_DATA, _DATA_LOCATION = 4, 13, 14
+_OPERATOR, _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 4, 8, 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
 _KEYS = ("location", "offset", "length", "checksum")
@@ -52,7 +52,7 @@ class GraphPorts:
     """Inputs and outputs that a graph declares: the shape by name, None for a length that is not fixed.
 
     Attributes:
-        inputs: Shapes of the inputs.
+        inputs: Shapes of the inputs that every run needs. An input with a default is not among them.
         outputs: Shapes of the outputs.
         types: Element types of inputs and outputs by name, as numbers of `onnx.TensorProto.DataType`; 0 if the graph
             declares none.
@@ -92,7 +92,8 @@ def check_graph_contents(graph: Path) -> GraphPorts:
             walk.message("model", 0, len(data), 0)
             if not walk.graphs:
                 raise GraphContentError("no ONNX graph")
-            return walk.ports
+            needed = {name: shape for name, shape in walk.ports.inputs.items() if name not in walk.arrays}
+            return replace(walk.ports, inputs=needed)
 
 
 class _Walk:
@@ -101,6 +102,7 @@ class _Walk:
     Attributes:
         graphs: Number of graphs seen.
         ports: Inputs and outputs of the model's graph, as far as they were seen.
+        arrays: Names of the arrays of the model's graph. An input of the same name has a default.
     """
 
     def __init__(self, data: mmap.mmap, weights_name: str, weights_size: int | None) -> None:
@@ -108,6 +110,7 @@ class _Walk:
         self._fields = 0
         self.graphs = 0
         self.ports = GraphPorts()
+        self.arrays: set[str] = set()
 
     def message(self, kind: str, at: int, end: int, depth: int) -> None:
         """Examine a message of a kind in `_INSIDE`, bytes [at, end)."""
@@ -122,6 +125,8 @@ class _Walk:
             within = inside.get(number)
             if within == "tensor":
                 self._tensor(start, at)
+                if kind == "graph" and depth == 1:
+                    self.arrays |= {self._text(*name) for name in self._contents(_TENSOR_NAME, start, at)}
             elif within is not None:
                 self.message(within, start, at, depth + 1)
             elif kind == "node" and number == _OPERATOR:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays, OnnxRuntimeName
 from cmdiad_runtime.engines._jetson import refuse_on_jetson
+from cmdiad_runtime.engines.searched_cells import grids_of, lists_of
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.cache import cache_folder
 from cmdiad_runtime.support.system import usable_cores
@@ -39,8 +40,10 @@ class OnnxRuntimeEngine:
         description: Same as `identity`.
     """
 
-    def __init__(self, session: Any, identity: str, graph: Path) -> None:
+    def __init__(self, session: Any, identity: str, graph: Path, *, dynamic: bool = False) -> None:
         self._session = session
+        # Only the CPU provider checks the bounds of every index, which the graphs rely on (see `searched_cells`).
+        self._grids = grids_of(session.get_modelmeta().custom_metadata_map) if dynamic else {}
         self._names = [output.name for output in session.get_outputs()]
         self.identity = identity
         self.description = identity
@@ -70,14 +73,16 @@ class OnnxRuntimeEngine:
             session = _open_session(ort, graph, provider, options, None)
         else:
             raise _no_provider(ort, name)
-        return OnnxRuntimeEngine(session, f"onnxruntime {ort.__version__}, {provider} on {_device(name)}", graph)
+        identity = f"onnxruntime {ort.__version__}, {provider} on {_device(name)}"
+        return OnnxRuntimeEngine(session, identity, graph, dynamic=name == "cpu")
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run the graph; see `Engine.run`."""
         if self._session is None:
             raise EngineError(self._graph, found="a closed engine", expected="an open one", action="open it again")
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
+            fed = {**lists_of(inputs, self._grids), **inputs}
+            return dict(zip(self._names, self._session.run(self._names, fed), strict=True))
         except Exception as error:  # The exceptions of onnxruntime share no public base.
             raise EngineError(
                 self._graph,

@@ -8,8 +8,9 @@ to 41 MB of scratch). A graph that outgrows its budget, or that the library refu
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ class _Alone(nn.Module):
     """A search with the ports of a detector."""
 
     verdict = "image"
+    searched_grids: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, search: BankSearch) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ import pytest
 
 from cmdiad_runtime.engines import graph_contents, open_engine
 from cmdiad_runtime.engines.graph_contents import GraphContentError, check_graph_contents
-from graphs import cloud_graph, cloud_inputs
+from graphs import cloud_graph, cloud_inputs, write_graph
 
 SIZE = 64
 ENTRIES = {"location": "graph.weights", "offset": "16", "length": "48"}
@@ -123,6 +123,7 @@ def test_every_message_of_onnx_that_can_contain_an_array_is_known() -> None:
         }
         assert graph_contents._INSIDE[kind] == expected | recursive
     tensor = {field.name: field.number for field in onnx.TensorProto.DESCRIPTOR.fields}
+    assert tensor["name"] == graph_contents._TENSOR_NAME
     assert tensor["external_data"] == graph_contents._EXTERNAL_DATA
     assert tensor["data_location"] == graph_contents._DATA_LOCATION
     assert onnx.NodeProto.DESCRIPTOR.fields_by_name["op_type"].number == graph_contents._OPERATOR
@@ -328,3 +329,12 @@ def test_graph_as_it_is_exported(large: Path) -> None:
     inputs = cloud_inputs(5)
     outputs = [open_engine(graph).run(inputs) for graph in (large, large.with_name("small.onnx"))]
     assert all(np.array_equal(outputs[0][name], outputs[1][name]) for name in ("score", "map"))
+
+
+def test_an_input_with_a_default_is_no_input_that_a_run_needs(tmp_path: Path) -> None:
+    listed = ("x_searched", onnx.TensorProto.INT64, ["cells"])
+    image = ("x", onnx.TensorProto.FLOAT, [4, 1])
+    nodes = [onnx.helper.make_node("Gather", ["x", "x_searched"], ["y"])]
+    graph = tmp_path / "graph.onnx"
+    write_graph(graph, nodes, [image, listed], [("y", onnx.TensorProto.FLOAT, ["cells", 1])], x_searched=np.arange(4))
+    assert check_graph_contents(graph).inputs == {"x": (4, 1)}

@@ -35,6 +35,9 @@ class Session:
     def get_outputs(self) -> list[Any]:
         return []
 
+    def get_modelmeta(self) -> Any:
+        return types.SimpleNamespace(custom_metadata_map={})
+
 
 @pytest.fixture
 def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -36,6 +36,26 @@ def test_cells_without_any_part_share_one_row_of_zeros(extractor: TimmBackbone, 
     assert len(torch.unique(cells[background])) == min(1, background.sum())
 
 
+@pytest.mark.parametrize("left", [0, 8, 60, 112])
+def test_listed_cells_have_the_features_of_all_cells(extractor: TimmBackbone, left: int) -> None:
+    features = PatchFeatures(extractor, cut_out=True)
+    rows, cells = features(image(left))
+    searched = np.resize(np.unique(cells), max(2, len(np.unique(cells))))
+    few, places = features(image(left), searched=torch.from_numpy(searched))
+    assert few.shape[0] == len(searched)
+    torch.testing.assert_close(few[places], rows[cells], rtol=0, atol=0)
+
+
+def test_a_cell_of_the_part_that_is_not_listed_has_no_row(extractor: TimmBackbone) -> None:
+    features = PatchFeatures(extractor, cut_out=True)
+    _, cells = features(image(60))
+    listed = torch.unique(cells)
+    for missing in (0, len(listed) // 2):  # a background cell that all others refer to, and a cell of the part
+        rows, places = features(image(60), searched=listed[torch.arange(len(listed)) != missing])
+        with pytest.raises(IndexError):
+            rows[places]
+
+
 def test_a_grid_that_does_not_divide_the_side_is_covered(extractor: TimmBackbone) -> None:
     features = PatchFeatures(TimmBackbone(RgbExtractor("resnet10t", (0, 1), 9), size=112), cut_out=True)
     rows, cells = features(image(0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import click
@@ -49,12 +50,15 @@ class TrainedDetector(nn.Module):
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`; see `Prepared.inputs`.
+        searched_grids: Side of the grid of cells by name of an optional input of `forward`, after the others, which
+            lists the cells of an image to search; see `cmdiad_runtime.engines.searched_cells`.
         published_blur: True if the map ends in the published 8-bit blur, which widens the certificate's tolerance.
         verdict: Score that decides, of the recipe; `load_run` sets the attribute. If the map decides, the graph returns
             no image score.
     """
 
     input_names: list[str]
+    searched_grids: Mapping[str, int] = MappingProxyType({})
     published_blur: bool = False
     verdict: Verdict = "image"
 

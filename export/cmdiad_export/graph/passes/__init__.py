@@ -3,8 +3,17 @@
 from cmdiad_export.graph.passes.halve_first_in_gelu import HalveFirstInGelu
 from cmdiad_export.graph.passes.loop_over_scans import LoopOverScans
 from cmdiad_export.graph.passes.name_by_module import NameByModule
+from cmdiad_export.graph.passes.search_every_cell import SearchEveryCell
 from cmdiad_export.graph.passes.strip_metadata import StripMetadata
 from cmdiad_export.graph.passes.widen_softmax import WidenSoftmax
 from cmdiad_export.graph.passes.write_out_full_search import WriteOutFullSearch
 
-__all__ = ["HalveFirstInGelu", "LoopOverScans", "NameByModule", "StripMetadata", "WidenSoftmax", "WriteOutFullSearch"]
+__all__ = [
+    "HalveFirstInGelu",
+    "LoopOverScans",
+    "NameByModule",
+    "SearchEveryCell",
+    "StripMetadata",
+    "WidenSoftmax",
+    "WriteOutFullSearch",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cmdiad_runtime.engines.searched_cells import SUFFIX
 from cmdiad_train.detectors.bank.features.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.precision_parts import precision_parts
@@ -53,6 +54,8 @@ class Detector(TrainedDetector):
         self._fed = [input_names(recipe, modality) for modality in recipe.mains]
         self._shown = image_name(recipe, recipe.mains[0]) if part.hallucination == "i2f" else None
         self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
+        shown = [(fed[0], f) for fed, f in zip(self._fed, features, strict=True)]
+        self.searched_grids = {f"{name}{SUFFIX}": f.grid for name, f in shown if f.cut_out}
         self._grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
         self.scorers = nn.ModuleList(self.scorer(i, bank) for i, bank in enumerate(banks))
         self.register_buffer("score_weights", torch.ones(len(banks)))
@@ -68,10 +71,15 @@ class Detector(TrainedDetector):
         return score.reshape(1), anomaly_map
 
     def patches(self, *inputs: Tensor) -> list[Patches]:
-        """Return patch features of each main modality, and with hallucination those of the missing one."""
-        named = dict(zip(self.input_names, inputs, strict=True))
+        """Return patch features of each main modality, and with hallucination those of the missing one.
+
+        Args:
+            inputs: Network inputs, and optionally after them the cells to search for each of `searched_grids`.
+        """
+        named = dict(zip([*self.input_names, *self.searched_grids], inputs, strict=False))
         patches: list[Patches] = [
-            features(*(named[name] for name in fed)) for features, fed in zip(self.features, self._fed, strict=True)
+            features(*(named[name] for name in fed), searched=named.get(f"{fed[0]}{SUFFIX}"))
+            for features, fed in zip(self.features, self._fed, strict=True)
         ]
         if self.hallucinated is not None:
             image = None if self._shown is None else self._main.image(named[self._shown])

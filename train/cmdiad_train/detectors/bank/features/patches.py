@@ -52,6 +52,7 @@ class PatchFeatures(nn.Module):
     """
 
     every_cell: Tensor
+    unsearched: Tensor
 
     def __init__(self, extractor: Extractor, *, cut_out: bool = False, basis: Tensor | None = None) -> None:
         super().__init__()
@@ -60,16 +61,22 @@ class PatchFeatures(nn.Module):
         self.cut_out = cut_out
         self.grid: int = extractor.grid
         self.register_buffer("every_cell", torch.arange(extractor.grid**2), persistent=False)
+        # The row of a cell that is not searched: no row has this index, so an engine that checks indices fails.
+        self.register_buffer("unsearched", torch.full((extractor.grid**2,), 2**31 - 1), persistent=False)
 
-    def forward(self, *inputs: Tensor) -> Patches:
+    def forward(self, *inputs: Tensor, searched: Tensor | None = None) -> Patches:
         """Return rows and cells of one sample.
 
         For a cloud the rows are `weights @ group features`: interpolation, zero fill and pooling as one
         product (method §19.2); row 0 is the background.
+
+        Args:
+            inputs: Network inputs of the modality, see `input_names`.
+            searched: Cells int64 `[R]` of an image of the part alone that get a row, in order; None takes all.
         """
         if isinstance(self.extractor, TimmBackbone):
-            rows = self.project(self.extractor(inputs[0])[0])
-            return self._cut_out(rows, inputs[0]) if self.cut_out else (rows, self.every_cell)
+            rows = self.extractor(inputs[0])[0]
+            return self._cut_out(rows, inputs[0], searched) if self.cut_out else (self.project(rows), self.every_cell)
         centers, groups, weights, cells = inputs
         return weights @ self.project(self.extractor(centers, groups)[0]), cells.long()
 
@@ -77,14 +84,24 @@ class PatchFeatures(nn.Module):
         """Return rows `[R, C]` float32 of rows with all channels of the extractor `[R, C']`."""
         return project(self.projection, rows)
 
-    def _cut_out(self, rows: Tensor, image: Tensor) -> Patches:
-        """Return rows `[grid², C]` with 0 for background cells, all of which point to the first of them."""
+    def _cut_out(self, rows: Tensor, image: Tensor, searched: Tensor | None) -> Patches:
+        """Return projected rows `[R, C]` with 0 for background cells, all of which point to the first of them.
+
+        Args:
+            rows: Features `[grid², C']` of all cells.
+            image: Network input `[1, size, size, 3]`.
+            searched: See `forward`.
+        """
         part = image.float().amax(3)[:, None]  # [1, 1, size, size]; cast first: TensorRT takes uint8 nowhere else
         stride = part.shape[-1] // self.grid
         kernel = part.shape[-1] - stride * (self.grid - 1)  # the stride where the grid divides the side, else wider
         on_part = F.max_pool2d(part, kernel, stride).flatten() > 0
         background = (~on_part).float()[None].argmax(1)  # [1]
-        return rows * on_part[:, None].float(), torch.where(on_part, self.every_cell, background)
+        cells = torch.where(on_part, self.every_cell, background)
+        if searched is None:
+            return self.project(rows) * on_part[:, None].float(), cells
+        place = self.unsearched.scatter(0, searched, torch.arange(searched.shape[0], device=searched.device))
+        return self.project(rows[searched]) * on_part[searched][:, None].float(), place[cells]
 
     def image(self, shown: Tensor) -> Tensor:
         """Return a network input as an image float32 `[3, size, size]`: normalised colours, or metres.
