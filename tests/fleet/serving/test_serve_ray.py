@@ -108,6 +108,7 @@ def test_an_answer_is_the_line_of_the_command(
         assert answer.json()["score"] == pytest.approx(line["score"], rel=1e-4)
 
 
+@pytest.mark.failure_mode("A damaged file that is sent to `cmdiad-fleet serve`")
 def test_files_that_cannot_be_used_are_ng(client: httpx2.Client, rgb: str, photo: Path) -> None:
     cut = client.post(rgb, files={"rgb": ("../../photo.png", photo.read_bytes()[:500])})
     assert (cut.status_code, cut.json()["verdict"], cut.json()["reason"]) == (422, "NG", "unreadable")
@@ -116,6 +117,7 @@ def test_files_that_cannot_be_used_are_ng(client: httpx2.Client, rgb: str, photo
     assert (other.status_code, other.json()["verdict"], other.json()["reason"]) == (422, "NG", "missing-modality")
 
 
+@pytest.mark.failure_mode("A request without token, too large, or no form")
 def test_wrong_requests_are_refused_with_a_reason(client: httpx2.Client, rgb: str, photo: Path) -> None:
     nameless = {"Authorization": ""}
     large = b"\0" * (LARGEST + 1)
@@ -154,6 +156,7 @@ def reader() -> Iterator[TimedReader]:
         yield opened
 
 
+@pytest.mark.failure_mode("A bundle that is replaced while `cmdiad-fleet serve` runs")
 def test_another_bundle_in_the_folder_is_refused(own_bundle: Path, reader: TimedReader) -> None:
     with pytest.raises(BundleError, match="another bundle than at the start"):
         ServedBundle.open(own_bundle, "0" * 64, "cpu", reader)
