@@ -17,8 +17,10 @@ from cmdiad_fleet.training.fleet_file.fleet import Fleet
 from cmdiad_fleet.training.job import LOG, Outcome
 from cmdiad_fleet.training.progress import Progress
 from cmdiad_fleet.training.rows import Row
+from cmdiad_fleet.training.run_job import request_of, run_job
 from cmdiad_fleet.training.tables import terminal_table
-from cmdiad_fleet.training.train_fleet import train_fleet
+from cmdiad_fleet.training.train_fleet import job_of, train_fleet
+from cmdiad_fleet.training.worker import check_recipes
 from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
 from fleet_fleets import CAMERA, fleet_of, small_categories, use_double
@@ -305,12 +307,21 @@ def test_the_worker_ends_when_its_parent_has_gone() -> None:
 def test_a_stopped_job_starts_no_process_again(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cmdiad_fleet.training.run_job import run_job
-    from cmdiad_fleet.training.train_fleet import _job
-
     use_double(monkeypatch, run, bundle, {"clip-camera": "killed"})
     fleet = fleet_of(tmp_path, parts)
     stop = threading.Event()
     stop.set()
-    outcome = run_job(_job(fleet, fleet.detectors[0], {}), stop)
+    outcome = run_job(job_of(fleet, fleet.detectors[0], {}), stop)
     assert (outcome.state, outcome.attempts) == ("failed", 1)
+
+
+def test_a_machine_with_other_weights_refuses_the_recipe(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    request = json.loads(json.dumps(request_of(job_of(fleet, fleet.detectors[0], {}))))
+    check_recipes(request)
+    request["recipes"]["bank"]["seed"] = 7
+    with pytest.raises(SystemExit, match="7"):
+        check_recipes(request)
+    assert "Expected the same stored weights on all machines" in capsys.readouterr().err
