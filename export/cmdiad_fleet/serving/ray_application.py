@@ -11,10 +11,10 @@ import hashlib
 import hmac
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -29,13 +29,17 @@ with warnings.catch_warnings():  # Ray 2.60 defines its settings with an argumen
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`", DeprecationWarning)
     from ray import serve
 
+Result = TypeVar("Result")
+
 OPEN_BUNDLES = 8
 """Number of bundles that a replica keeps open; the one that was used longest ago is closed for a new one."""
 PREFIX = "/bundles"
 
 _READING_S = 30.0
-_WAITING = 16
+_AT_ONCE = 16
 """Number of requests that the door reads at the same time."""
+_WAITING = 64
+"""Number of further requests that wait; Ray refuses more with the status 503."""
 _logger = logging.getLogger("cmdiad.serve")
 
 
@@ -82,21 +86,29 @@ class Detectors:
 
     async def prove(self) -> str:
         """Open the bundle of the request. Return "", or the reason why it cannot be used."""
-        async with self._engine_in_use:
-            try:
-                await self.opened(serve.get_multiplexed_model_id())
-            except CmdiadError as error:
-                return str(error)
-        return ""
+        result = await uninterrupted(self._with_bundle(None))
+        return result if isinstance(result, str) else ""
 
     async def inspect(self, upload: Upload) -> dict[str, Any] | str:
         """Return the line of the result, or the reason why the bundle or engine cannot be used."""
+        return await uninterrupted(self._with_bundle(upload))
+
+    async def _with_bundle(self, upload: Upload | None) -> dict[str, Any] | str:
         async with self._engine_in_use:
             try:
                 bundle = await self.opened(serve.get_multiplexed_model_id())
-                return await asyncio.to_thread(bundle.inspect, upload)
+                return {} if upload is None else await asyncio.to_thread(bundle.inspect, upload)
             except CmdiadError as error:
                 return str(error)
+
+
+async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of work that ends even if the caller is cancelled.
+
+    A client that hangs up cancels its request, but not the thread that uses the engine. The work must hold its lock
+    until the thread has ended, because an engine belongs to one thread at a time.
+    """
+    return await asyncio.shield(asyncio.ensure_future(work))
 
 
 class Door:
@@ -153,9 +165,14 @@ def application(service: Service) -> serve.Application:
         name="detectors",
         num_replicas=service.replicas,
         ray_actor_options={"num_cpus": service.cores},
-        max_ongoing_requests=_WAITING,
+        max_ongoing_requests=_AT_ONCE,
     )(Detectors)
-    door = deployment(name="door", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_WAITING)(Door)
+    door = deployment(
+        name="door",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=_AT_ONCE,
+        max_queued_requests=_WAITING,
+    )(Door)
     bound: serve.Application = door.bind(detectors.bind(service), service)
     return bound
 

@@ -14,6 +14,7 @@ from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, V
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
 from cmdiad_train.cli.train_again import refuse_changes, train_again
 from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
 from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
@@ -42,6 +43,8 @@ EXAMPLES = (
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
     "# A detector for each category; repeat the command to continue",
     "cmdiad-train mvtec3d --category all",
+    "# What would a 3D sensor add? Compare before anything is bought",
+    "cmdiad-train mvtec3d --category bagel --assess-modalities",
     "# Good parts of another day set the thresholds, too",
     "cmdiad-train parts --calibration tuesday/good",
     "# Parts that people judged at the station become part of a new run",
@@ -204,6 +207,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "other views the region moves with the part.",
     ),
 )
+@ASSESSMENT
 @option_group(
     "Run",
     click.option(
@@ -278,6 +282,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     if data is None:
         raise click.UsageError("Missing argument 'DATA'.")
     recipes = recipes_of(click.get_current_context())
+    if options["assess_modalities"]:
+        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
