@@ -130,7 +130,7 @@ def test_another_assessment_or_folder_is_refused(assessed: Assessed, tmp_path: P
 
 
 def test_folds_do_not_follow_a_repeated_series_of_poses() -> None:
-    names = [f"{number:03d}" for number in range(40)]
+    names = [f"{number:03d}" for number in range(400)]
     folds = folds_of(names, 2, seed=0)
     assert sorted(name for fold in folds for name in fold) == names
     for fold in folds:
