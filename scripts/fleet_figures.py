@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ PATHS = [str(ROOT / "runtime"), str(ROOT / "export"), str(ROOT / "tests")]
 sys.path[:0] = PATHS
 os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])  # For all processes.
 
+from cmdiad_runtime.errors import EngineError  # noqa: E402 - needs the line above
 from cmdiad_runtime.support.command_line import run_command  # noqa: E402 - needs the line above
 from fleet_workers import stored_rows, write_manifest  # noqa: E402
 
@@ -39,6 +41,8 @@ kills       --kills random kills of workers, drivers, actors and nodes; rows los
 \b
 scripts/fleet_figures.py kills cable.cmdiad photos/ --kills 50
 """
+_SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of Linux."""
 SCORE = "from cmdiad_fleet.cli.fleet import main; main()"
 PLAIN = """
 import json, sys
@@ -166,12 +170,14 @@ class _Trial:
             command = _score(self._bundle, self._manifest, out, "--shard-rows", "20", *options)
             with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as driver:  # noqa: S603
                 while driver.poll() is None and counts["kills"] < kills:
-                    time.sleep(self._moments.uniform(0.5, 4))
+                    time.sleep(self._moments.uniform(0.5, 6))
                     counts["kills"] += driver.poll() is None and kill(driver.pid)
                 _, errors = driver.communicate()
             counts["runs"] += 1
             if driver.returncode == 0:
                 self._compare(out, counts)
+            elif driver.returncode == EngineError.exit_code:
+                counts["runs that gave up"] += 1  # Worker after worker was killed while it started.
             elif driver.returncode != -signal.SIGKILL:
                 raise SystemExit(errors.decode())
         if out.exists():
@@ -250,16 +256,21 @@ def _score(bundle: Path, manifest: Path, out: Path, *options: str) -> list[objec
 
 
 def _timed(*commands: list[object]) -> tuple[float, float]:
-    """Run commands at the same time; return wall seconds and processor seconds of all their processes."""
+    """Run commands at the same time; return wall seconds and processor seconds of all processes below them."""
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1)  # Processes without a parent become children of this script.
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     running = [
         subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)  # noqa: S603
         for command in commands
     ]
     codes = [process.wait() for process in running]
+    seconds = time.monotonic() - began
     assert codes == [0] * len(codes), codes
+    with suppress(ChildProcessError):  # Processes that outlived their parents: readers of files, and those of Ray.
+        while True:
+            os.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _processes(ancestor: int) -> Iterator[tuple[int, str]]:

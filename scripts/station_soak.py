@@ -11,10 +11,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402 - needs the line above
+from soak_figures import Figures  # noqa: E402
 
 from cmdiad_line.records.verifying import verify_file  # noqa: E402
 from cmdiad_line.transport.messages import Result  # noqa: E402
@@ -31,43 +34,62 @@ from cmdiad_runtime.bundle.bundle import Bundle  # noqa: E402
 from cmdiad_runtime.inspection.inputs import cloud_candidates, list_inputs, read_sample  # noqa: E402
 from cmdiad_runtime.inspection.inspector import Inspector  # noqa: E402
 from cmdiad_runtime.support.command_line import run_command  # noqa: E402
+from cmdiad_runtime.support.progress import TerminalReporter  # noqa: E402
 from stations import RunningStation, running_station, write_station_file  # noqa: E402
 
 HELP = """Run a station on BUNDLE with a simulated sensor on the samples in DATA, and trigger it many times.
 
 The script takes the place of the PLC process; sensors, inspection and records are the real processes. A share of the
 triggers has a fault: of the sensor, of a process (SIGKILL, SIGSTOP), or of the disk. Every result is compared with that
-of `Inspector.inspect` on the sample that the acquisition id stands for.
+of `Inspector.inspect` on the sample that the acquisition id stands for. The first and the last triggers have no faults:
+memory, handles and threads of each process are compared between the two.
+
+With `--in-flight 2` the next part is captured while the one before is inspected, which is faster but measures no
+overhead. Ctrl-C or SIGTERM ends the run in order, with the report about the parts until then.
 
 \b
-scripts/station_soak.py gear.cmdiad demo/data/gear/test --triggers 100000
+scripts/station_soak.py gear.cmdiad demo/data/gear/test --triggers 3000 --faults 0
+scripts/station_soak.py gear.cmdiad demo/data/gear/test --triggers 100000 --in-flight 2
 
 One JSON object with the figures goes to stdout. Exit codes: 0 every promise holds, 1 a promise is broken or no score
-was compared.
+was compared, 130 interrupted.
 """
 IN_MEMORY = 32
 """Number of samples that the simulated sensor keeps in memory."""
+WARM = 200
+"""Number of triggers without faults at the beginning and at the end, after which the processes are compared."""
+SWITCH_S = 0.0005
+"""Longest time in seconds for which the PLC and the supervisor, two threads here, keep each other from running."""
+ALONE = 3
+"""Number of inspections of each sample in the plain loops before and after."""
 SENSOR_FAULTS = ("stale", "swap", "lose", "error", "unplug", "crash", "repeat")
 PROCESS_FAULTS = ("kill inspection", "kill acquisition", "kill records", "freeze inspection", "full disk", "drop plc")
 NEVER_OK = ("stale", "swap", "lose", "error", "unplug", "crash", "repeat", "freeze inspection", "full disk")
 """Faults after which the verdict OK would be wrong for the part itself."""
 
 
-@dataclass
-class Figures:
-    """Results and durations of a run."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a run, see HELP."""
 
-    triggers: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    verdicts: Counter[str] = field(default_factory=Counter)
-    wrong_ok: list[int] = field(default_factory=list)
-    wrong_part: list[int] = field(default_factory=list)
-    compared: int = 0
-    overheads_ms: list[float] = field(default_factory=list)
-    latencies_ms: list[float] = field(default_factory=list)
-    late_ms: list[float] = field(default_factory=list)
-    restarts_s: dict[str, list[float]] = field(default_factory=dict)
-    processes: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    triggers: int
+    faults: float
+    in_flight: int
+    deadline_ms: int
+    seed: int
+
+    @property
+    def warm(self) -> int:
+        """Return the number of triggers without faults at the beginning, and at the end."""
+        return min(WARM, self.triggers // 4)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Result of `Inspector.inspect` for a sample."""
+
+    verdict: str
+    score: float
 
 
 @click.command("station_soak.py", help=HELP)
@@ -77,46 +99,57 @@ class Figures:
 @click.option(
     "--faults", type=click.FloatRange(0, 1), default=0.02, show_default=True, help="Share of triggers with a fault."
 )
+@click.option(
+    "--in-flight", type=click.IntRange(1, 4), default=1, show_default=True, help="Largest number of parts in work."
+)
 @click.option("--deadline-ms", type=int, default=1000, show_default=True, help="Deadline of the station.")
 @click.option("--seed", type=int, default=18, show_default=True, help="Seed of the faults.")
-def cli(bundle: Path, data: Path, **options: Any) -> int:
+def cli(bundle: Path, data: Path, **values: Any) -> int:
     """See HELP."""
-    figures = Figures()
-    with tempfile.TemporaryDirectory(prefix="station-soak-") as folder:
+    options, figures = Options(**values), Figures()
+    with tempfile.TemporaryDirectory(prefix="station-soak-") as folder, noted_interrupt() as interrupted:
         modality = Bundle.open(bundle).preprocessing.modality
         samples = copy_samples(modality, data, Path(folder) / "samples")
-        expected = inspect_samples(bundle, samples)
-        settings = {"deadline_ms": options["deadline_ms"], "hang_ms": 500, "frame_megapixels": 1.0}
+        expected = inspect_samples(bundle, samples, figures)
+        settings = {"deadline_ms": options.deadline_ms, "hang_ms": 500, "frame_megapixels": 1.0, "frame_slots": 16}
+        settings["max_in_work"] = max(2, options.in_flight)
         source = {"delivers": modality, "unplug_ms": 300, "timeout_ms": 400}
         file = write_station_file(Path(folder), bundle, samples, station=settings, source=source)
         with running_station(file) as station:
             station.plc.wait_ready()
-            drive(station, expected, figures, options)
+            sys.setswitchinterval(SWITCH_S)
+            Drive(station, expected, figures, options).run(interrupted)
+        inspect_samples(bundle, samples, figures)
         verified = verify_file(Path(folder) / "state" / "records.sqlite")
-    report = make_report(figures, expected, options["deadline_ms"])
-    report |= count_results(station, figures.triggers)
+    report = {"deadline ms": options.deadline_ms, "in flight": options.in_flight} | figures.report()
+    report["double results"] = doubles(station)
     report |= {"rows missing": figures.triggers - verified.rows["results"], "chain": verified.problem or "whole"}
     print(json.dumps(report, indent=1))
-    zero = ("missing results", "double results", "wrong part", "wrong OK", "late verdicts", "rows missing")
-    kept = not any(report[name] for name in zero) and not verified.problem
-    return 0 if kept and report["scores compared"] else 1
+    zero = ("missing results", "double results", "wrong part", "wrong OK", "late verdicts", "rows missing", "grown")
+    kept = not any(report[name] for name in zero) and not verified.problem and figures.compared > 0
+    return 1 if not kept else 130 if interrupted.is_set() else 0
 
 
-@dataclass(frozen=True)
-class Expected:
-    """Result of `Inspector.inspect` for a sample.
+@contextmanager
+def noted_interrupt() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets. The second one ends the script as usual."""
+    interrupted = threading.Event()
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    Attributes:
-        verdict: Verdict.
-        score: Score.
-        total_ms: Duration.
-        rest_ms: Duration without those of "preprocess" and "engine", which a result of the station contains too.
-    """
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
-    verdict: str
-    score: float
-    total_ms: float
-    rest_ms: float
+    def note(number: int, frame: object) -> None:
+        interrupted.set()
+        restore()
+
+    for number in usual:
+        signal.signal(number, note)
+    try:
+        yield interrupted
+    finally:
+        restore()
 
 
 def copy_samples(modality: str, data: Path, target: Path) -> Path:
@@ -130,76 +163,156 @@ def copy_samples(modality: str, data: Path, target: Path) -> Path:
     return target
 
 
-def inspect_samples(bundle: Path, data: Path) -> list[Expected]:
-    """Inspect every sample three times, in the order of the sensor; return the results with the median duration."""
+def inspect_samples(bundle: Path, data: Path, figures: Figures) -> list[Expected]:
+    """Inspect every sample ALONE times, in the order of the sensor; note the durations and return the results."""
     results = []
     with Inspector.open(bundle) as inspector:
         preprocessing = inspector.bundle.preprocessing
         for path in list_inputs([data], preprocessing.modality):
-            sample, times = read_sample(path, preprocessing), []
-            for turn in range(3):
+            sample = read_sample(path, preprocessing)
+            for turn in range(ALONE):
                 start = time.perf_counter()
                 inspection = inspector.inspect(replace(sample, name=f"{path} {turn}"))
-                total_ms = (time.perf_counter() - start) * 1e3
-                times.append((total_ms, total_ms - sum(inspection.timings_ms.values())))
+                figures.alone_ms.append((time.perf_counter() - start) * 1e3)
                 if turn == 0:  # The third identical frame in a row is NG, as from a camera that is frozen.
-                    verdict, score = inspection.verdict, inspection.score
-            total_ms, rest_ms = sorted(times)[1]
-            results.append(Expected(verdict, score, total_ms, rest_ms))
+                    results.append(Expected(inspection.verdict, inspection.score))
     return results
 
 
-def drive(station: RunningStation, expected: list[Expected], figures: Figures, options: dict[str, Any]) -> None:
-    """Trigger, inject faults, and compare every result."""
-    draw = random.Random(options["seed"])  # noqa: S311 - faults, no secrets
-    marks = {min(200, options["triggers"] // 4), options["triggers"] - 1}
-    while figures.triggers < options["triggers"]:
-        if figures.triggers in marks:
-            note_processes(station, figures)
-        fault = draw.choice((*SENSOR_FAULTS, *PROCESS_FAULTS)) if draw.random() < options["faults"] else ""
-        figures.faults[fault or "none"] += 1
-        figures.triggers += 1
+class Drive:
+    """Triggers, faults, and the comparison of every result.
+
+    Args:
+        station: The station.
+        expected: Result of each sample of the simulated sensor.
+        figures: Figures to add to.
+        options: Options of the run.
+    """
+
+    def __init__(self, station: RunningStation, expected: list[Expected], figures: Figures, options: Options) -> None:
+        self._station, self._expected, self._figures, self._options = station, expected, figures, options
+        self._draw = random.Random(options.seed)  # noqa: S311 - faults, no secrets
+        self._in_flight: deque[tuple[int, float]] = deque()
+
+    def run(self, interrupted: threading.Event) -> None:
+        """Trigger as often as the options say, or until somebody interrupts."""
+        reporter, total, warm = TerminalReporter(), self._options.triggers, self._options.warm
+        for number in range(total):
+            if interrupted.is_set():
+                break
+            if number == warm:
+                self._note_processes()
+            fault = self._fault() if warm <= number < total - warm else ""
+            self._figures.faults[fault or "none"] += 1
+            self._figures.triggers += 1
+            if fault:
+                self._collect(0)
+                self._disturb(fault)
+                recover(self._station, fault, self._figures)
+            else:
+                self._trigger()
+            faults = self._figures.triggers - self._figures.faults["none"]
+            reporter.step(f"trigger ({faults} faults)", number + 1, total)
+        self._collect(0)
+        self._note_processes()
+
+    def _fault(self) -> str:
+        """Return a fault for the next trigger, or ""."""
+        if self._draw.random() >= self._options.faults:
+            return ""
+        return self._draw.choice((*SENSOR_FAULTS, *PROCESS_FAULTS))
+
+    def _trigger(self) -> None:
+        """Trigger as soon as the sensor is free, and collect the results that leave room for the next part."""
         start = time.perf_counter()
-        result = trigger_with_fault(station, fault, draw)
-        latency_ms = (time.perf_counter() - start) * 1e3
-        compare(result, fault, expected, figures)
-        if not fault and result.score is not None:
-            inspecting_ms = result.timings_ms["preprocess"] + result.timings_ms["engine"]
-            inspecting_ms += expected[result.acquisition_id % len(expected)].rest_ms
-            figures.latencies_ms.append(latency_ms)
-            figures.overheads_ms.append(latency_ms - inspecting_ms)
-        if latency_ms > options["deadline_ms"]:
-            figures.late_ms.append(round(latency_ms, 1))
-        if fault:
-            recover(station, fault, figures)
+        part = self._station.plc.trigger()
+        self._in_flight.append((part, start))
+        if self._options.in_flight > 1:
+            self._station.plc.wait_captured(part)
+        self._collect(self._options.in_flight - 1)
 
+    def _collect(self, left: int) -> None:
+        """Wait for results, oldest part first, until a number of parts is left in work."""
+        while len(self._in_flight) > left:
+            self._take(*self._in_flight.popleft(), "")
 
-def trigger_with_fault(station: RunningStation, fault: str, draw: random.Random) -> Result:
-    """Trigger once, with a fault before or during the part, and return the result."""
-    kind, _, name = fault.partition(" ")
-    if fault in SENSOR_FAULTS:
-        station.faults.write_text(f"{fault}\n", encoding="utf-8")
-    if kind == "freeze":
-        with station.frozen(name):
-            return station.plc.inspect()
-    if fault == "full disk":
-        process = station.pid("records")
-        limits = resource.prlimit(process, resource.RLIMIT_FSIZE)
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (4096, limits[1]))
+    def _disturb(self, fault: str) -> None:
+        """Trigger with a fault, while no other part is in work, and wait for the result."""
+        with fault_around(self._station, fault):
+            start = time.perf_counter()
+            part = self._station.plc.trigger()
+            fault_during(self._station, fault, self._draw)
+            self._take(part, start, fault)
+
+    def _take(self, part: int, start: float, fault: str) -> None:
+        """Wait for the result of a part, and compare it with that of its sample."""
+        plc, figures = self._station.plc, self._figures
         try:
-            return station.plc.inspect()
-        finally:
-            with suppress(ProcessLookupError):
-                resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
-    part = station.plc.trigger()
-    if kind in ("kill", "drop"):
-        time.sleep(draw.random() * 0.02)
-    if kind == "kill":
+            result = plc.result(part)
+        except AssertionError:
+            figures.missing.append(part)
+            return
+        latency_ms = (plc.arrived[part] - start) * 1e3
+        if latency_ms > self._options.deadline_ms:
+            figures.late_ms.append(round(latency_ms, 1))
+        self._compare(result, fault)
+        if not fault and result.score is not None and self._options.in_flight == 1:
+            figures.add_times(result, latency_ms)
+        plc.forget(part)
+
+    def _compare(self, result: Result, fault: str) -> None:
+        figures, sample = self._figures, self._expected[result.acquisition_id % len(self._expected)]
+        figures.verdicts[f"{result.verdict} {result.reason}".strip()] += 1
+        if result.verdict == "OK" and (sample.verdict != "OK" or fault in NEVER_OK):
+            figures.wrong_ok.append(result.acquisition_id)
+        if result.score is not None and fault not in SENSOR_FAULTS:
+            figures.compared += 1
+            if not np.isclose(result.score, sample.score, rtol=1e-4):
+                figures.wrong_part.append(result.acquisition_id)
+
+    def _note_processes(self) -> None:
+        for name in ("records", "acquisition", "inspection"):
+            self._figures.note_process(name, self._station.pid(name))
+        self._figures.note_process("supervisor and this script", os.getpid())
+
+
+@contextmanager
+def fault_around(station: RunningStation, fault: str) -> Iterator[None]:
+    """Keep up a fault that begins before the trigger, until the block ends with the result."""
+    kind, _, name = fault.partition(" ")
+    with ExitStack() as stack:
+        if fault in SENSOR_FAULTS:
+            station.faults.write_text(f"{fault}\n", encoding="utf-8")
+        elif kind == "freeze":
+            stack.enter_context(station.frozen(name))
+        elif fault == "full disk":
+            stack.enter_context(full_disk(station.pid("records")))
+        yield
+
+
+@contextmanager
+def full_disk(process: int) -> Iterator[None]:
+    """Let a process write no file beyond 4096 bytes."""
+    limits = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
+
+
+def fault_during(station: RunningStation, fault: str, draw: random.Random) -> None:
+    """Kill a process, or end the PLC process, at a random moment after the trigger."""
+    kind, _, name = fault.partition(" ")
+    if kind not in ("kill", "drop"):
+        return
+    time.sleep(draw.random() * 0.02)
+    if kind == "drop":
+        station.plc.drop()
+    else:
         with suppress(ProcessLookupError, AssertionError):
             os.kill(station.pid(name), signal.SIGKILL)
-    elif kind == "drop":
-        station.plc.drop()
-    return station.plc.result(part)
 
 
 def recover(station: RunningStation, fault: str, figures: Figures) -> None:
@@ -216,71 +329,9 @@ def recover(station: RunningStation, fault: str, figures: Figures) -> None:
     figures.restarts_s.setdefault(fault, []).append(time.perf_counter() - start)
 
 
-def compare(result: Result, fault: str, expected: list[Expected], figures: Figures) -> None:
-    """Compare a result with that of the sample that the acquisition id stands for."""
-    sample = expected[result.acquisition_id % len(expected)]
-    figures.verdicts[f"{result.verdict} {result.reason}".strip()] += 1
-    if result.verdict == "OK" and (sample.verdict != "OK" or fault in NEVER_OK):
-        figures.wrong_ok.append(result.acquisition_id)
-    if result.score is not None and fault not in SENSOR_FAULTS:
-        figures.compared += 1
-        if not np.isclose(result.score, sample.score, rtol=1e-4):
-            figures.wrong_part.append(result.acquisition_id)
-
-
-def note_processes(station: RunningStation, figures: Figures) -> None:
-    """Note memory, handles and threads of every process."""
-    for name in ("records", "acquisition", "inspection"):
-        figures.processes.setdefault(name, []).append(figures_of(station.pid(name)))
-    figures.processes.setdefault("supervisor and this script", []).append(figures_of(os.getpid()))
-
-
-def figures_of(process: int) -> dict[str, int]:
-    """Return memory in kB, open handles and threads of a process."""
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-    return {
-        "pid": process,
-        "resident kB": int(lines["VmRSS"].split()[0]),
-        "handles": sum(1 for _ in Path(f"/proc/{process}/fd").iterdir()),
-        "threads": int(lines["Threads"]),
-    }
-
-
-def count_results(station: RunningStation, triggers: int) -> dict[str, int]:
-    """Return the numbers of triggers without a result, and of results that came twice."""
-    numbers = [sum(not result.replayed for result in results) for results in station.plc.results.values()]
-    return {"missing results": triggers - len(numbers), "double results": sum(number > 1 for number in numbers)}
-
-
-def make_report(figures: Figures, expected: list[Expected], deadline_ms: int) -> dict[str, Any]:
-    """Return the figures as a JSON object."""
-    return {
-        "triggers": figures.triggers,
-        "deadline ms": deadline_ms,
-        "faults": dict(figures.faults),
-        "verdicts": dict(figures.verdicts),
-        "wrong OK": figures.wrong_ok,
-        "scores compared": figures.compared,
-        "wrong part": figures.wrong_part,
-        "late verdicts": figures.late_ms,
-        "Inspector.inspect ms": percentiles([sample.total_ms for sample in expected]),
-        "trigger to result ms": percentiles(figures.latencies_ms),
-        "overhead ms": percentiles(figures.overheads_ms),
-        "ready again s": {fault: percentiles(seconds) for fault, seconds in sorted(figures.restarts_s.items())},
-        "processes at the start and at the end": figures.processes,
-    }
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    """Return median, 99th percentile and maximum."""
-    if not values:
-        return {}
-    array = np.array(values)
-    return {
-        "p50": round(float(np.median(array)), 3),
-        "p99": round(float(np.percentile(array, 99)), 3),
-        "max": round(float(array.max()), 3),
-    }
+def doubles(station: RunningStation) -> int:
+    """Return the number of results that came after the result of the same part, except those sent again on purpose."""
+    return sum(not result.replayed for results in station.plc.results.values() for result in results)
 
 
 if __name__ == "__main__":

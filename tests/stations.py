@@ -91,6 +91,7 @@ class Plc:
         self._token = 0
         self.ids: dict[int, Triggered] = {}
         self.results: dict[int, list[Result]] = {}
+        self.arrived: dict[int, float] = {}
         self.answers: dict[int, Answer] = {}
         self.done: list[int] = []
         self.states: list[StationState] = []
@@ -137,6 +138,17 @@ class Plc:
     def inspect(self) -> Result:
         """Trigger, and return the result."""
         return self.result(self.trigger())
+
+    def wait_captured(self, part: int) -> None:
+        """Wait until the sensor is free for the next part."""
+        self.wait_for(lambda: part in self.done)
+
+    def forget(self, part: int) -> None:
+        """Drop the messages about a part and those before, so that a long run needs no more memory."""
+        with self._changed:
+            del self.results[part], self.arrived[part], self.states[:-1]
+            self.done = [entry for entry in self.done if entry > part]
+            self.ids = {token: answer for token, answer in self.ids.items() if answer.acquisition_id > part}
 
     def command(self, name: str, **arguments: Any) -> Answer:
         """Send a command, and return the answer."""
@@ -191,6 +203,7 @@ class Plc:
             self.ids[message.token] = message
         elif isinstance(message, Result):
             self.results.setdefault(message.acquisition_id, []).append(message)
+            self.arrived.setdefault(message.acquisition_id, time.perf_counter())
             if self.acknowledges and self._link is not None:
                 self._link.send(Acknowledge(acquisition_id=message.acquisition_id))
         elif isinstance(message, AcquisitionDone):

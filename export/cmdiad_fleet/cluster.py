@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +29,8 @@ def ray_cluster(address: str = "", cores: int | None = None) -> Iterator[Any]:
         EngineError: There is no cluster at the address, or no cluster can be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Must be set before the import.
+    if not address:
+        _require_token()
     import ray
 
     if ray.is_initialized():
@@ -37,6 +41,18 @@ def ray_cluster(address: str = "", cores: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_token() -> None:
+    """Let a cluster of this machine accept nobody else: Ray listens on all interfaces and executes what it receives.
+
+    Ray reads these variables when it is imported. A choice of the user stays.
+    """
+    if "ray" in sys.modules or "RAY_AUTH_MODE" in os.environ:
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _connect(ray: Any, address: str, cores: int | None) -> None:

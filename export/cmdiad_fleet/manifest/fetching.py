@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from cmdiad_fleet.manifest.places import is_url, place_for_people
+from cmdiad_fleet.manifest.places import SCHEMES, has_known_scheme, is_url, place_for_people
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.limits import MAX_FILE_BYTES
@@ -49,6 +49,8 @@ def _copy(url: str, folder: Path, limit_s: float | None) -> Path:
     """Return a copy of a file with the name in the URL, whose ending the readers need."""
     if "::" in url:
         raise _refused(url, "a chain of URLs", "unsupported", "the URL of one file")
+    if not has_known_scheme(url):
+        raise _refused(url, "a URL of an unknown kind", "unsupported", f"one of {', '.join(sorted(SCHEMES))}")
     folder.mkdir()
     target = folder / (PurePosixPath(urlsplit(url).path).name or "file")
     answers: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -6,6 +6,11 @@ import os
 import posixpath
 from urllib.parse import urlsplit, urlunsplit
 
+SCHEMES = frozenset(
+    ["abfs", "abfss", "adl", "az", "file", "gcs", "gs", "hdfs", "http", "https", "memory", "s3", "s3a", "sftp", "smb"]
+)
+"""Kinds of URLs that a row may have: stores of files. fsspec knows others, which run programs or read other URLs."""
+
 _SCHEME = "://"
 
 
@@ -32,6 +37,11 @@ def absolute_place(place: str, base: str) -> str:
     if is_url(place):
         return place
     return posixpath.join(base, place) if is_url(base) else os.path.join(base, place)  # noqa: PTH118 - see above
+
+
+def has_known_scheme(url: str) -> bool:
+    """Return True for a URL of a kind in SCHEMES."""
+    return url.partition(_SCHEME)[0].lower() in SCHEMES
 
 
 def place_for_people(place: str) -> str:

@@ -32,7 +32,7 @@ MOST_DEATHS = 40
 """Most workers that a shard may end. More than this is a fault of the machine, not of samples."""
 LONGEST_ROW_S = 600.0
 """Seconds after which a worker that has the same row in work counts as hung and is ended."""
-MOST_FALSE_STARTS = 3
+MOST_FALSE_STARTS = 5
 """Number of workers in a row that may die before they are ready."""
 
 Progress = Callable[[int], None]

@@ -7,8 +7,6 @@ are switched off, because a sample that ends its process would be retried for ev
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -16,16 +14,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from cmdiad_fleet.cluster import ray_cluster
 from cmdiad_fleet.scoring.replies import Reply, Worker
 from cmdiad_fleet.scoring.scorer import Ending, Endings
 from cmdiad_fleet.scoring.settings import ScoreSettings
 from cmdiad_fleet.scoring.shards import Shard
 from cmdiad_fleet.scoring.workers import Event
-from cmdiad_runtime.errors import EngineError
-from cmdiad_runtime.support.signals import ENDING
-
-_OBJECT_STORE_BYTES = 100 << 20
-"""Size of the object store of a local cluster: shards and counts are small and travel with the calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +50,13 @@ class RayWorkers:
     """
 
     def __init__(self, settings: ScoreSettings, options: RayOptions, kind: type[Worker] = Worker) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Must be set before the import.
-        import ray
-
-        self._ray = ray
         with ExitStack() as opened:
             # A thread of Ray prints messages of the cluster to stdout, which is for results.
             opened.enter_context(redirect_stdout(sys.stderr))
-            if not ray.is_initialized():
-                _connect(ray, options)
-                opened.callback(ray.shutdown)
+            self._ray = opened.enter_context(ray_cluster(options.address, options.cores))
             self._opened = opened.pop_all()
         # One core for each worker; the actor is never started again by Ray, see the docstring of the module.
-        self._actor = ray.remote(
+        self._actor = self._ray.remote(
             num_cpus=1, num_gpus=options.gpu_share, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )(kind)
         self._settings = settings
@@ -124,30 +112,3 @@ class RayWorkers:
             cause = ([line for line in str(error).splitlines() if line.strip()] or [""])[-1].strip()
             return Event(worker, Ending("out-of-memory" if memory else "internal", f"{type(error).__name__}: {cause}"))
         return Event(worker, reply)
-
-
-def _connect(ray: Any, options: RayOptions) -> None:
-    """Join or start a cluster. Ray takes over SIGTERM; the handlers of this command stay in force."""
-    handlers = {number: signal.getsignal(number) for number in ENDING}
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    try:
-        if options.address:
-            ray.init(options.address, **quiet)
-        else:
-            ray.init(
-                "local",
-                num_cpus=options.cores,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise EngineError(
-            options.address or "ray",
-            found=f"no cluster ({(str(error).splitlines() or [type(error).__name__])[0]})",
-            expected="a Ray cluster that runs, or --engine local",
-            action="check the address, and the output of ray status",
-        ) from error
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

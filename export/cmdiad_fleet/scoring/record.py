@@ -10,13 +10,15 @@ from typing import Any
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.support.files import free_name, write_json
+from cmdiad_runtime.support.files import free_name, is_temporary_name, write_json
 from cmdiad_runtime.support.lock import LOCK_NAME
 from cmdiad_runtime.support.records import RecordError, fields_from_json, make_tuple
 
 RECORD = "score.json"
 FORMAT = "cmdiad-score"
 VERSION = 1
+CHECK = ".check-"
+"""Beginning of the name of the folder with the files of the check of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,18 @@ class ScoreRecord:
 
 
 def require_own(folder: Path) -> None:
-    """Check that a folder is empty or has a record.
+    """Check that a folder has a record, or nothing but what a killed run leaves before it writes its record.
 
     Raises:
         OutputError: The folder contains something else.
     """
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK_NAME)
+    foreign = sorted(entry.name for entry in folder.iterdir() if not _is_own_leftover(entry.name))
     if foreign and not (folder / RECORD).exists():
         raise _refused(folder, f"other files ({', '.join(map(printable, foreign[:3]))})", "a new or empty folder")
+
+
+def _is_own_leftover(name: str) -> bool:
+    return name == LOCK_NAME or name.startswith(CHECK) or is_temporary_name(name, RECORD)
 
 
 def keep_record(folder: Path, record: ScoreRecord) -> None:

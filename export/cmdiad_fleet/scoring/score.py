@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cmdiad_fleet.manifest.check import CheckedManifest, check_manifest
 from cmdiad_fleet.scoring.drive import Drive
-from cmdiad_fleet.scoring.record import RECORD, ScoreRecord, keep_record, require_own
+from cmdiad_fleet.scoring.record import CHECK, RECORD, ScoreRecord, keep_record, require_own
 from cmdiad_fleet.scoring.scorer import make_folders
 from cmdiad_fleet.scoring.settings import ScoreSettings
 from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, RESULTS, Shard, cut
@@ -37,9 +37,6 @@ from cmdiad_runtime.support.reporter import Reporter
 
 SUMMARY = "summary.json"
 """File with the counts, written when all rows have a result."""
-
-_CHECK = ".check-"
-"""Beginning of the name of the folder with the files of the check."""
 
 MakeWorkers = Callable[[ScoreSettings], Workers]
 """Function that makes the workers of a run."""
@@ -113,7 +110,7 @@ def score_manifest(
         require_own(folder)
         _remove_leftovers(folder)
         reporter.say("check the manifest")
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_CHECK, dir=folder)))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=CHECK, dir=folder)))
         checked = check_manifest(manifest, opened.preprocessing.modalities, scratch)
         if checked.duplicates:
             reporter.say(f"{checked.duplicates} of {checked.rows} rows have an id that is not unique, and are NG")
@@ -194,7 +191,7 @@ def _make_folder(folder: Path) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left: unfinished files and the files of a check."""
     remove_leftovers(folder / RECORD)
-    for path in folder.glob(f"{_CHECK}*"):
+    for path in folder.glob(f"{CHECK}*"):
         shutil.rmtree(path, ignore_errors=True)
     for path in (folder / RESULTS).glob(".*.parquet"):
         if is_temporary_name(path.name, f"{path.name.split('.')[1]}.parquet"):

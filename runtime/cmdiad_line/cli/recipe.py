@@ -64,29 +64,36 @@ def add_recipe(
     click.echo(f"{added.recipe_id}: {printable(added.bundle_name)}, {added.modality}, digest {added.bundle_digest}")
 
 
-def activate_recipe(state: Path, recipe_id: str) -> None:
+def activate_recipe(state: Path, recipe_id: str, place: Path | None = None) -> None:
     """Make a recipe the active one of a stopped station, after verification and self-test.
 
     Args:
         state: State folder of the station.
         recipe_id: Id of the recipe.
+        place: Station file with the sensors, or another path for the copy of the last run.
 
     Raises:
         OutputError: The station is running, or the state folder cannot be used.
         BundleError: The bundle is damaged, or not signed as required.
         EngineError: The self-test failed.
-        RecipeError: There is no such recipe.
+        RecipeError: There is no such recipe, or the station has no sensor for it.
     """
-    from cmdiad_line.recipes.proving import prove
+    from cmdiad_line.recipes.proving import prove, require_sensors
     from cmdiad_line.recipes.store import RecipeStore
     from cmdiad_line.records.audit import note_change
 
     with stopped_station(state):
         store = RecipeStore(state)
+        require_sensors(store.recipe(recipe_id), _station_file(state, place))
         click.echo(prove(store, recipe_id))
         note_change(state, present_user(), "activate", recipe_id, {})
         store.activate(recipe_id)
     click.echo(f"{recipe_id} is the active recipe.")
+
+
+def _station_file(state: Path, place: Path | None) -> Path:
+    """Return the station file if it was named, otherwise the copy of the last run, which may be missing."""
+    return place if place is not None and place.is_file() else state / "run" / "station.toml"
 
 
 @click.group("recipe", cls=CommandGroup, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
@@ -193,7 +200,7 @@ def list_recipes(place: Path) -> None:
 @click.argument("recipe_id", metavar="ID")
 def activate(place: Path, recipe_id: str) -> None:
     """See the help text."""
-    activate_recipe(state_of(place), recipe_id)
+    activate_recipe(state_of(place), recipe_id, place)
 
 
 @recipe.command(
@@ -205,7 +212,7 @@ def activate(place: Path, recipe_id: str) -> None:
 @STATE
 def rollback(place: Path) -> None:
     """See the help text."""
-    from cmdiad_line.recipes.proving import prove
+    from cmdiad_line.recipes.proving import prove, require_sensors
     from cmdiad_line.recipes.store import RecipeStore
     from cmdiad_line.records.audit import note_change
 
@@ -214,6 +221,7 @@ def rollback(place: Path) -> None:
         store = RecipeStore(state)
         before = store.previous()
         if before is not None:
+            require_sensors(before, _station_file(state, place))
             click.echo(prove(store, before.recipe_id))
             note_change(state, present_user(), "rollback", before.recipe_id, {})
         active = store.rollback()

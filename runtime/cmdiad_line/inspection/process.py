@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import select
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,9 @@ class _Inspection:
             return
         try:
             arrays = self._pool.read(order.slot, order.acquisition_id, order.arrays)
+            start = time.perf_counter()
             inspection = detector.inspect(order.acquisition_id, arrays)
+            inspection.timings_ms["detector"] = (time.perf_counter() - start) * 1e3
         except WrongFrameError as error:
             self._link.send(_refused(order, "wrong-frame", printable(str(error))))
             return

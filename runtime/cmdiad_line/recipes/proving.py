@@ -1,10 +1,14 @@
-"""The proof that a recipe works on this machine: the bundle is verified, and its certificate repeated."""
+"""The proof that a recipe works on this machine: bundle verified, certificate repeated, sensors present."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cmdiad_line.recipes.store import RecipeStore
+from cmdiad_line.recipes.recipe import Recipe
+from cmdiad_line.recipes.store import RecipeError, RecipeStore
+from cmdiad_line.station_file.mistakes import StationFileError
+from cmdiad_line.station_file.read import read_station
+from cmdiad_line.station_file.source import modalities_of
 from cmdiad_runtime.bundle.certificate import compare
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import EngineName
@@ -41,3 +45,25 @@ def prove_bundle(path: Path, engine: EngineName, public_key: str | None = None) 
             action="run cmdiad-run --self-test on this device, or use another engine",
         )
     return f"Self-test passed on {identity}: {len(golden)} golden samples, {compared.score_max_share:.2%} difference."
+
+
+def require_sensors(recipe: Recipe, file: Path) -> None:
+    """Raise RecipeError if a station has no sensor that a recipe needs.
+
+    Args:
+        recipe: The recipe.
+        file: Station file. Without a file, or with one of an earlier version, the station decides at its start.
+    """
+    try:
+        station = read_station(file, running=True)
+    except StationFileError:
+        return
+    delivered = {name for source in station.sources for name in modalities_of(source.delivers)}
+    for modality in modalities_of(recipe.modality):
+        if modality not in delivered:
+            raise RecipeError(
+                f"recipe {recipe.recipe_id}",
+                found=f"a bundle that inspects {modality}",
+                expected=f"a source in {file} that delivers {modality}",
+                action="add the source to the station file, or activate another recipe",
+            )

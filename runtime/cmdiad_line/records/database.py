@@ -8,6 +8,7 @@ the audit log while the station runs.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -28,7 +29,11 @@ BUSY_MS = 200
 LEAST_SQLITE = (3, 37)
 _CHECK_SECONDS = 0.5
 _INSTRUCTIONS = 10_000
-_WAL_LIMIT = 16 << 20  # bytes
+_PIECE = 1 << 20
+LOG_BYTES = 8 << 20
+"""Size in bytes that `reserve_log` gives the write-ahead log. The rows of UNTIDY_COMMITS commits fit."""
+UNTIDY_COMMITS = 256
+"""Number of commits after which `tidy` cannot wait for a pause any longer."""
 
 
 class RecordsError(OutputError):
@@ -76,6 +81,7 @@ class Database:
 
     def __init__(self, state: Path, *, continued: Continued | None = None) -> None:
         self.path = database_path(state)
+        self._commits = 0
         _check_library(self.path)
         try:
             self._connection = _connected(self.path)
@@ -125,6 +131,7 @@ class Database:
                 connection.execute("INSERT INTO head VALUES (1, ?, ?)", (Head().sequence, Head().hash))
             yield Rows(connection)
             connection.execute("COMMIT")
+            self._commits += 1
         except BaseException:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
@@ -143,15 +150,26 @@ class Database:
         """
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._commits = 0
 
     @property
     def is_untidy(self) -> bool:
-        """Return True if the write-ahead log has become so large that `tidy` cannot wait for a pause."""
+        """Return True if `tidy` must not wait for a pause any longer, because the write-ahead log has many rows."""
+        return self._commits >= UNTIDY_COMMITS
+
+    def reserve_log(self) -> None:
+        """Give the write-ahead log its full size, so that no commit makes the file larger.
+
+        A flush that also makes a file larger waits for the journal of the file system, often for several milliseconds.
+        SQLite ignores the zeros after the last row of the log. Without room on the disk the log grows as needed.
+        """
         log = self.path.with_name(f"{self.path.name}-wal")
-        try:
-            return log.stat().st_size > _WAL_LIMIT
-        except OSError:
-            return False
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._connection.execute("BEGIN IMMEDIATE")  # No other process may write meanwhile.
+            try:
+                _fill(log, LOG_BYTES)
+            finally:
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the database. Idempotent."""
@@ -191,12 +209,31 @@ def damaged_records(path: Path, problem: str) -> DamagedRecordsError:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # An existing file is kept, and SQLite explains every other error.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # See `tidy`: a checkpoint must not delay a part.
     return connection
+
+
+def _fill(path: Path, size: int) -> None:
+    """Append zeros to a file until it has a size, and flush it. A full disk leaves the file as it was.
+
+    Raises:
+        OSError: The file is missing, or there is no room.
+    """
+    with path.open("r+b", buffering=0) as file:
+        present = file.seek(0, os.SEEK_END)
+        try:
+            for start in range(present, size, _PIECE):
+                file.write(bytes(min(_PIECE, size - start)))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(present)
+            raise
 
 
 def _check_library(path: Path) -> None:

@@ -57,6 +57,7 @@ def serve(link: Link, station: Station) -> None:
     """
     state = station.state
     with closing(Database(state)) as database:
+        database.reserve_log()
         ids = AcquisitionIds(state, database.last_id)
         most_waiting = station.frame_slots - station.max_in_work - 1
         frames = partial(FramePool.attach, frames_path(state))

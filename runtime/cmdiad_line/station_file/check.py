@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from cmdiad_line.station_file.certificates import certificate_mistakes
 from cmdiad_line.station_file.servers import ServerSection, is_loopback
 from cmdiad_line.station_file.source import modalities_of
 from cmdiad_line.station_file.station import Station
@@ -24,8 +25,24 @@ def check_station(station: Station, lines: Lines) -> list[Mistake]:
         station: Station whose sections have no mistake by themselves.
         lines: Line numbers of its file.
     """
-    checks = (_ports, _protection, _sources, _simulation, _lines, _recipe)
+    checks = (_state, _ports, _protection, certificate_mistakes, _sources, _simulation, _lines, _recipe)
     return [mistake for check in checks for mistake in check(station, lines)]
+
+
+def _state(station: Station, lines: Lines) -> list[Mistake]:
+    """Return a mistake if a file is in the place of the state folder or of a folder above it."""
+    place = next((path for path in (station.state, *station.state.parents) if path.exists()), station.state)
+    if place.is_dir():
+        return []
+    return [
+        Mistake(
+            line=lines.of("station", "state"),
+            subject="station.state",
+            problem=f"{place}, which is no folder",
+            expected="a folder, or a path where one can be created",
+            action="choose another path, or move the file away",
+        )
+    ]
 
 
 def _ports(station: Station, lines: Lines) -> list[Mistake]:

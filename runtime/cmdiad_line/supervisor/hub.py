@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Hub:
         self._children: dict[str, Child] = {}
         self._dying: list[Child] = []
         self._lost: dict[str, str] = {}
+        self._last: list[tuple[str, Message | Gone]] = []
         self._selector = selectors.DefaultSelector()
 
     def watch(self, descriptor: int) -> None:
@@ -51,9 +53,13 @@ class Hub:
         self._selector.register(child.link, selectors.EVENT_READ, name)
 
     def may_start(self, name: str) -> bool:
-        """Return True if there is no process of this name, not even one that is being killed."""
+        """Return True if there is no process of this name, not even one that is being killed.
+
+        The end of a process must have been reported, so that it is not taken for the end of the next one.
+        """
         self._dying = [child for child in self._dying if not child.ended()]
-        return name not in self._children and all(child.name != name for child in self._dying)
+        present = {*self._children, *self._lost, *(child.name for child in self._dying)}
+        return name not in present
 
     def child(self, name: str) -> Child | None:
         """Return a process that runs or starts, or None."""
@@ -74,10 +80,10 @@ class Hub:
         except LinkFullError:
             self.lose(name, "it did not read its messages")
         except LinkClosedError:
-            self.lose(name, "The process has ended.")
+            self._part_with(child)
 
     def lose(self, name: str, message: str) -> None:
-        """Kill a process. `receive` reports the end."""
+        """Kill a process. `receive` reports the end. Messages that were not read are dropped."""
         child = self._children.pop(name, None)
         if child is None:
             return
@@ -97,7 +103,7 @@ class Hub:
             try:
                 messages = child.link.receive()
             except LinkClosedError:
-                self.lose(child.name, "The process has ended.")
+                self._part_with(child)
             except MessageError as error:
                 self.lose(child.name, f"it sent a wrong message ({error})")
             else:
@@ -105,10 +111,19 @@ class Hub:
                 events.extend((child.name, message) for message in messages)
         for child in self.children:
             if child.ended():  # Another process may have inherited its link.
-                self.lose(child.name, "The process has ended.")
+                self._part_with(child)
+        events.extend(self._last)
+        self._last.clear()
         events.extend((name, Gone(message)) for name, message in self._lost.items())
         self._lost.clear()
         return events
+
+    def _part_with(self, child: Child) -> None:
+        """Keep the last messages of a process that has ended by itself, for `receive`, and lose the process."""
+        with suppress(LinkClosedError, MessageError):
+            while messages := child.link.receive():
+                self._last.extend((child.name, message) for message in messages)
+        self.lose(child.name, "The process has ended.")
 
     def end(self, seconds: float) -> None:
         """End all processes: ask first, and kill what has not ended in time."""

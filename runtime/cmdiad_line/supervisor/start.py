@@ -49,7 +49,8 @@ def run_station(station: Station) -> int:
 
 def _make_folder(state: Path) -> None:
     try:
-        (state / "run").mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state / "run").mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(
             state,

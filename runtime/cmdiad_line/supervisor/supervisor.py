@@ -64,6 +64,7 @@ _PATIENCE_NS = 10**9
 _START_LIMIT_NS = 120 * 10**9
 _END_S = 2.0
 _SHOW_END_S = 0.5
+_WITHOUT_IDS = ("records", "inspection")
 _DIED: dict[str, StationReason] = {
     "acquisition": "acquisition-died",
     "inspection": "inspection-died",
@@ -155,8 +156,6 @@ class Supervisor:
         """Run the station until `end` is called or it gives up, and return the exit code."""
         code = 0
         try:
-            for name in INSIDE:
-                self._hub.start(name)
             while not self._ending and not self._has_given_up():
                 self._step()
             code = GAVE_UP if self._has_given_up() else 0
@@ -188,6 +187,7 @@ class Supervisor:
         self._background.close()
 
     def _step(self) -> None:
+        self._start_missing(time.monotonic_ns())
         next_ns = self._dispatch.next_ns()
         now_ns = time.monotonic_ns()
         timeout_s = _TICK_S if next_ns is None else min(max(next_ns - now_ns, 0) / 1e9, _TICK_S)
@@ -202,7 +202,6 @@ class Supervisor:
             return  # This process was stopped itself. Read what arrived meanwhile before calling others hung.
         self._apply(self._dispatch.tick(now_ns))
         self._check_silence(now_ns)
-        self._start_missing(now_ns)
         if self._dispatch.in_work == 0:
             self._change_over.between_parts(now_ns)
         self._prove(now_ns)
@@ -336,8 +335,8 @@ class Supervisor:
             _logger.error("%s It is started again in a minute.", text)
 
     def _start_missing(self, now_ns: int) -> None:
-        """Start the processes that do not run. The outside ones need the ids that the records process brings."""
-        for name in (*INSIDE, *(self._outside if self._has_ids else ())):
+        """Start the processes that do not run. Processes that trigger need the ids that the records process brings."""
+        for name in (*INSIDE, *self._outside) if self._has_ids else _WITHOUT_IDS:
             gave_up_ns = self._gave_up.get(name)
             rests = gave_up_ns is not None and now_ns - gave_up_ns < MINUTE_NS
             if not rests and self._hub.may_start(name):

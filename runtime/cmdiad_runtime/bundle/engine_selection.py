@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from cmdiad_runtime.bundle.built_engines import BuiltEngine, build_for_bundle, engines_of
@@ -116,9 +116,9 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     model = served_model(bundle.graph, bundle.name, bundle.record.graph.sha256)
     local = None if server.fallback is None else choose_engine(bundle, server.fallback)
     try:
-        engine: Engine = TritonEngine.open(model, server)
+        chosen = ChosenEngine(TritonEngine.open(model, server), "triton", bundle.record.graph.sha256)
         if not untested:
-            _require_passed(bundle, engine)
+            require_self_test(bundle, chosen)
     except NoAnswerError as error:
         if local is None:
             raise
@@ -128,27 +128,27 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
         if local is not None:
             local.engine.close()
         raise
-    if local is not None:
-        engine = FallbackEngine(engine, local.engine)
-    return ChosenEngine(engine, "triton", bundle.record.graph.sha256)
+    if local is None:
+        return chosen
+    return replace(chosen, engine=FallbackEngine(chosen.engine, local.engine))
 
 
-def _require_passed(bundle: Bundle, engine: Engine) -> None:
-    """Run the self-test through a server; close the engine and raise EngineError unless it passes."""
+def require_self_test(bundle: Bundle, chosen: ChosenEngine) -> None:
+    """Run the golden set through an open engine. Close the engine and raise EngineError unless the test passes."""
     try:
-        comparison = run_self_test(bundle, engine, "triton", bundle.record.graph.sha256).comparison
+        comparison = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256).comparison
         if comparison.passed:
             return
     except BaseException:
-        engine.close()
+        chosen.engine.close()
         raise
-    engine.close()
+    chosen.engine.close()
     raise EngineError(
         bundle.path,
-        found=f"a failed self-test through {engine.identity}: the score differs by {comparison.score_max_share:.2%} "
-        "of the threshold",
+        found=f"a failed self-test through {chosen.engine.identity}: the score differs by "
+        f"{comparison.score_max_share:.2%} of the threshold",
         expected="the results of the certificate",
-        action="write the bundle's model with cmdiad-fleet triton and load the model on the server",
+        action="export the bundle again; write the model of a server again with cmdiad-fleet triton",
     )
 
 

@@ -62,8 +62,9 @@ def test_a_chain_of_urls_is_refused() -> None:
     assert refusal("simplecache::http://host/a.png").reason == "unsupported"
 
 
-def test_an_unknown_protocol_is_refused() -> None:
-    assert refusal("gopher://host/a.png").reason == "unreadable"
+@pytest.mark.parametrize("scheme", ["gopher", "reference", "git", "dask", "zip", "ftp", "HTTPS+x"])
+def test_a_url_of_another_kind_than_a_store_of_files_is_refused(scheme: str) -> None:
+    assert refusal(f"{scheme}://host/a.png").reason == "unsupported"
 
 
 def test_a_server_that_never_answers(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:

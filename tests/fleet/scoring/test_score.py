@@ -95,6 +95,8 @@ class _NoWorkers(LocalWorkers):
         raise AssertionError("nothing to score")
 
 
+@pytest.mark.failure_mode("A URL whose server does not answer")
+@pytest.mark.failure_mode("A row of a manifest without a place for the image")
 def test_bad_samples_are_rows_with_their_reason(bundle: Path, images: list[Path], tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(images[0].read_bytes())
@@ -135,6 +137,7 @@ def test_bad_samples_are_rows_with_their_reason(bundle: Path, images: list[Path]
     assert "NG\tduplicate-id\t2" in ended.out.splitlines()
 
 
+@pytest.mark.failure_mode("A sample that ends the process that inspects it")
 def test_a_sample_that_kills_its_process_costs_one_row(
     scored: Path, bundle: Path, images: list[Path], tmp_path: Path
 ) -> None:
@@ -166,6 +169,15 @@ def test_a_killed_run_continues_with_the_same_rows(scored: Path, bundle: Path, t
     assert ended.code == 0, ended.err
     assert stored_rows(out) == stored_rows(scored / "out")
     assert {name: (out / "results" / name).stat().st_mtime_ns for name in finished} == finished
+    assert not [path for path in out.rglob(".*") if path.name != ".cmdiad.lock"]
+
+
+def test_a_run_that_was_killed_during_the_check_continues(bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".check-0123abcd").mkdir(parents=True)
+    (out / ".score.0123abcd.json").write_text("{")
+    result = score(bundle, write_manifest(tmp_path / "m.jsonl", rows_of(images, 1)), out)
+    assert result.tally.rows == 1
     assert not [path for path in out.rglob(".*") if path.name != ".cmdiad.lock"]
 
 

@@ -18,10 +18,13 @@ from tritonclient.grpc import model_config_pb2
 from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.serving.model_config import Placement
 from cmdiad_fleet.serving.model_repository import launch_command, write_model
+from cmdiad_line.inspection.detector import open_detector
 from cmdiad_line.recipes.proving import prove_bundle
+from cmdiad_line.transport.messages import Load
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import choose_engine
 from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.cli.run import cli as run
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import BundleError, EngineError, NoAnswerError, OutputError
@@ -325,6 +328,33 @@ def test_a_recipe_of_the_station_takes_the_address_from_the_environment(
     monkeypatch.delenv("CMDIAD_SERVER")
     with pytest.raises(EngineError, match="needs the address of a server"):
         prove_bundle(bundle.path, "triton")
+
+
+def test_the_station_opens_the_engine_again_after_a_restart(
+    bundle: Bundle, server: KServeServer, name: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An EngineError ends the inspection process; the next process must pass the self-test."""
+    monkeypatch.setenv("CMDIAD_SERVER", server.address)
+    monkeypatch.setenv("CMDIAD_SERVER_TIMEOUT", str(LONG_S))
+    order = Load(
+        recipe_id="gear",
+        path=str(bundle.path),
+        bundle_digest=manifest_hash(bundle.manifest),
+        engine="triton",
+        threshold=None,
+        public_key="",
+    )
+    frames = [{"rgb": read_rgb(path)} for path in sample_files(data, "train", "good", "rgb")[:4]]
+    with closing(open_detector(order)) as detector:
+        assert detector.inspect(1, frames[0]).inspected
+        assert detector.probe(1).passed
+        server.stop()
+        assert detector.inspect(2, frames[1]).reason == "no-answer"
+        server.start(name)
+        with pytest.raises(EngineError, match="loaded again"):
+            detector.inspect(3, frames[2])
+    with closing(open_detector(order)) as detector:
+        assert detector.inspect(4, frames[3]).inspected
 
 
 def test_auto_never_takes_a_server(bundle: Bundle, server: KServeServer, monkeypatch: pytest.MonkeyPatch) -> None:

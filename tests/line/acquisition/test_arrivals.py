@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import struct
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import tifffile
 from PIL import Image
 
 from cmdiad_line.acquisition import source
-from cmdiad_line.acquisition.sources import make_source
+from cmdiad_line.acquisition.sources import claims, make_source
+from cmdiad_line.acquisition.sources.claims import WAITING
 from cmdiad_line.acquisition.sources.folder import WatchedFolder
 from cmdiad_line.acquisition.sources.push import LARGEST_HEADER, SOCKET, Push
+from cmdiad_line.records.database import Database
 from cmdiad_line.station_file.source import FolderSource, PushSource
+from record_rows import a_record
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 CLOUD = np.random.default_rng(2).uniform(0.1, 0.5, (24, 32, 3)).astype(np.float32)
@@ -66,7 +70,7 @@ def watched(folder):
 
     def make(**changes: Any) -> WatchedFolder:
         settings = FolderSource(**{"kind": "folder", "path": folder, "settle_ms": 0, **changes})
-        made = make_source(settings, folder)
+        made = make_source(settings, folder.parent)
         assert isinstance(made, WatchedFolder)
         made.open()
         opened.append(made)
@@ -88,9 +92,86 @@ def test_file_in_the_folder_becomes_a_frame(folder, watched):
     assert frame.part_id == "part 1.png"
     assert before <= frame.captured_ns <= time.monotonic_ns()
     assert not (folder / "part 1.png").exists()
-    assert (folder / "taken" / "part 1.png").read_bytes() == png()
     with pytest.raises(source.FrameTimeoutError):
         made.frame(0.1)
+
+
+def record(state: Path, *parts: int) -> None:
+    """Record results, as the records process does."""
+    with closing(Database(state)) as database, database.transaction() as rows:
+        for part in parts:
+            rows.record(a_record(part))
+
+
+def trigger(arrival: source.Frame | source.FrameRefusedError, part: int) -> None:
+    """Report the acquisition id that the supervisor gave to a part."""
+    assert arrival.answer is not None
+    arrival.answer(part)
+
+
+def taken(folder: Path) -> list[str]:
+    """Return the files of parts whose result is recorded."""
+    return sorted(path.name for path in (folder / "taken").glob("*.*") if path.is_file())
+
+
+def test_file_is_taken_when_its_result_is_recorded(folder, watched):
+    made = watched()
+    (folder / "7.png").write_bytes(png())
+    frame = next_frame(made)
+    for recorded, expected in ((), []), ((70,), []), ((71,), ["7.png"]):
+        record(folder.parent, *recorded)
+        if recorded == (70,):
+            trigger(frame, 71)
+        with pytest.raises(source.FrameTimeoutError):
+            made.frame(0.0)
+        assert taken(folder) == expected
+    assert (folder / "taken" / "7.png").read_bytes() == png()
+    assert not list((folder / "taken" / WAITING).iterdir())
+
+
+def test_part_whose_result_was_lost_is_ng_after_the_restart(folder, watched, monkeypatch):
+    """The process is killed after it has moved the file, before or after it has triggered."""
+    made = watched()
+    for name in ("6.png", "7.png", "8.png"):
+        (folder / name).write_bytes(png())
+    for number in (6, 7):
+        trigger(next_frame(made), number)
+    next_frame(made)
+    record(folder.parent, 6)
+    made.close()
+    monkeypatch.setattr(claims, "RECORDED_S", 0.0)
+    again, refused = watched(), {}
+    for number in (10, 11):
+        with pytest.raises(source.FrameRefusedError, match="before the result of this part was recorded") as caught:
+            again.frame(0.0)
+        refused[caught.value.part_id] = caught.value.reason
+        trigger(caught.value, number)
+    assert refused == {"7.png": "acquisition-died", "8.png": "acquisition-died"}
+    record(folder.parent, 10, 11)
+    with pytest.raises(source.FrameTimeoutError):
+        again.frame(0.0)
+    assert taken(folder) == ["6.png", "7.png", "8.png"]
+
+
+def test_part_of_a_supervisor_that_survived_gets_no_second_result(folder, watched):
+    made = watched()
+    (folder / "7.png").write_bytes(png())
+    trigger(next_frame(made), 7)
+    made.close()
+    again = watched()
+    with pytest.raises(source.FrameTimeoutError):
+        again.frame(0.0)
+    record(folder.parent, 7)
+    with pytest.raises(source.FrameTimeoutError):
+        again.frame(0.0)
+    assert taken(folder) == ["7.png"]
+
+
+def test_kill_before_the_first_file_is_moved_loses_and_adds_no_part(folder, watched, monkeypatch):
+    (folder / "taken" / WAITING / "new-1").mkdir(parents=True)
+    (folder / "7.png").write_bytes(png())
+    monkeypatch.setattr(claims, "RECORDED_S", 0.0)
+    assert next_frame(watched()).part_id == "7.png"
 
 
 def test_image_and_cloud_are_one_frame(folder, watched):
@@ -101,7 +182,7 @@ def test_image_and_cloud_are_one_frame(folder, watched):
     frame = next_frame(made)
     assert sorted(frame.arrays) == ["rgb", "xyz"]
     assert np.array_equal(frame.arrays["xyz"], CLOUD)
-    assert sorted(path.name for path in (folder / "taken").rglob("*.*")) == ["7.png", "7.tiff"]
+    assert sorted(path.name for path in (folder / "taken" / WAITING).rglob("7.*")) == ["7.png", "7.tiff"]
 
 
 def test_image_without_its_cloud_is_refused_in_time(folder, watched):
@@ -141,8 +222,7 @@ def test_file_of_the_same_name_is_a_new_part(folder, watched):
 
 def test_folder_that_goes_away(folder, watched):
     made = watched()
-    (folder / "taken").rmdir()
-    folder.rmdir()
+    shutil.rmtree(folder)
     with pytest.raises(source.SourceGoneError, match="away"):
         made.check()
     with pytest.raises(source.SourceGoneError, match="cannot be written"):

@@ -16,6 +16,7 @@ from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.lock import lock_folder
 from graphs import tiny_bundle
 from record_rows import a_record, a_rejected
+from stations import write_station_file
 
 
 @pytest.fixture
@@ -111,6 +112,19 @@ def test_recipes_by_commands(tmp_path, state, bundle):
         ("recipe-added", "bolt"),
         ("recipe-added", "gear"),
     ]
+
+
+@pytest.mark.parametrize("place", ["station.toml", "state"])
+def test_recipe_without_its_sensor_is_not_activated(tmp_path, state, bundle, place):
+    """The station file is named, or the state folder has the copy of the last run."""
+    file = write_station_file(tmp_path, bundle, tmp_path, source={"delivers": "rgb"})
+    if place == "state":
+        (state / "run").mkdir()
+        file.rename(state / "run" / "station.toml")
+    run("recipe", "add", state, bundle, "--id", "gear")
+    code, output = run("recipe", "activate", tmp_path / place, "gear")
+    assert (code, "delivers xyz" in output) == (1, True)
+    assert RecipeStore(state).active() is None
 
 
 def test_running_station_takes_a_recipe_but_is_not_switched(state, bundle):

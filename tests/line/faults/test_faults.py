@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import socket
@@ -32,8 +33,12 @@ def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         station=PATIENT,
         source={"unplug_ms": 300},
     )
-    with running_station(file) as running:
-        yield running
+    usual = os.umask(0)  # The files of a station are private whatever the system's setting.
+    try:
+        with running_station(file) as running:
+            yield running
+    finally:
+        os.umask(usual)
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +144,15 @@ def test_full_disk_is_ng(station):
         resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
     assert result.verdict == "NG"
     assert result.reason in ("disk-full", "not-recorded")
+
+
+def test_records_and_pictures_are_for_the_account_of_the_station_alone(station):
+    state = station.station.state
+    station.faults.write_text("noise\n")
+    assert station.plc.inspect().verdict == "NG"
+    wait_for(lambda: any((state / "pictures").rglob("result.json")))
+    entries = [state, *state.glob("records.sqlite*"), *(state / "pictures").rglob("*")]
+    assert [entry for entry in entries if entry.exists() and entry.stat().st_mode & 0o077] == []
 
 
 def test_abort_and_stop(station):

@@ -74,6 +74,7 @@ def node():
     return node
 
 
+@pytest.mark.failure_mode("A host of Sparkplug B that joins or asks for a birth")
 def test_birth_has_every_metric_and_no_verdict(node):
     birth = state_of(node)
     assert (birth.topic, birth.qos, birth.retain, birth.sequence) == ("spBv1.0/plant/NBIRTH/cell-1", 0, False, 0)

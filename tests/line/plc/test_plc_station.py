@@ -14,7 +14,7 @@ import pytest
 from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.simulator import PlcClient, PlcConnectionError, run_program
 from mqtt_broker import free_port
-from stations import write_station_file
+from stations import wait_for, write_station_file
 
 RUN = "import sys; from cmdiad_line.cli.line import main; sys.argv[0] = 'cmdiad-line'; main()"
 
@@ -52,17 +52,17 @@ def plc(station, port):
     client.close()
 
 
-def plc_process(station):
-    """Return the id of the station's PLC process."""
+def process_of(station, room):
+    """Return the id of a process of the station, for example that of the PLC."""
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, ValueError, IndexError):
             continue
-        if parent == station.pid and any(b"cmdiad_line.worker" in word for word in words) and b"plc" in words:
+        if parent == station.pid and any(b"cmdiad_line.worker" in word for word in words) and room.encode() in words:
             return int(entry.name)
-    raise AssertionError("the station has no PLC process")
+    raise AssertionError(f"the station has no process {room}")
 
 
 def test_parts_are_inspected(plc):
@@ -79,17 +79,50 @@ def test_killed_plc_process_mixes_up_nothing(station, plc):
 
     def taken(result):
         if not killed and program.counts["results"] >= 3 and not program.levels["trigger"]:
-            killed.append(plc_process(station))
+            killed.append(process_of(station, "plc"))
             os.kill(killed[0], signal.SIGKILL)
 
     program = PlcProgram(taken=taken, parts=8, takt_s=0.5, timeout_s=120, name="second")
     assert run_program(plc, program, limit_s=240) >= 1
     counts = program.counts
-    assert killed and plc_process(station) != killed[0]
+    assert killed and process_of(station, "plc") != killed[0]
     assert counts["swapped"] == counts["foreign"] == 0
     assert counts["results"] + counts["missed"] + counts["timed_out"] == counts["triggers"] == 8
     assert counts["identified"] + counts["unanswered"] + counts["missed"] == 8
     assert counts["results"] >= counts["identified"], "a part with an id always gets its result"
+
+
+def test_plc_process_killed_with_a_part_in_work(station, plc):
+    """The part is held in the inspection meanwhile. No new PLC process shows OK before the result has come."""
+    inspection = process_of(station, "inspection")
+    os.kill(inspection, signal.SIGSTOP)
+    try:
+        plc.write({"trigger_enable": True})
+        plc.write({"trigger": True})
+        part = plc.wait(lambda outputs: "trigger_ack" in outputs.bits).trigger_id
+        killed = process_of(station, "plc")
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: reconnected(plc))
+        assert process_of(station, "plc") != killed
+        outputs = plc.wait(lambda outputs: "online" in outputs.bits, timeout_s=60)
+        assert (outputs.result, "job_pass" in outputs.bits) == (None, False)
+    finally:
+        os.kill(inspection, signal.SIGCONT)
+    outputs = plc.wait(lambda outputs: outputs.result is not None, timeout_s=60)
+    assert outputs.result.acquisition_id == part
+    plc.write({"results_ack": True})
+    plc.wait(lambda outputs: outputs.result is None)
+    plc.write({"results_ack": False})
+
+
+def reconnected(plc):
+    """Return True if the PLC has a connection to a process that answers."""
+    try:
+        plc.connect()
+        plc.read()
+    except PlcConnectionError:
+        return False
+    return True
 
 
 def test_stopped_station_answers_with_ng(plc):

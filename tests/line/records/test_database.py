@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -14,7 +15,17 @@ import pytest
 from cmdiad_line.records import database as records_database
 from cmdiad_line.records import verifying
 from cmdiad_line.records.chain import canonical
-from cmdiad_line.records.database import DamagedRecordsError, Database, RecordsError, database_path, failure, is_damage
+from cmdiad_line.records.database import (
+    FILE_NAME,
+    LOG_BYTES,
+    UNTIDY_COMMITS,
+    DamagedRecordsError,
+    Database,
+    RecordsError,
+    database_path,
+    failure,
+    is_damage,
+)
 from cmdiad_line.records.ids import BLOCK, AcquisitionIds
 from cmdiad_line.records.rows import RefusedError
 from cmdiad_line.records.verifying import verify_file
@@ -247,6 +258,7 @@ if {limit}:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 database = Database(Path({state!r}))
+database.reserve_log()
 number = database.last_id
 while True:
     number += 1
@@ -288,6 +300,34 @@ def test_killed_writer_loses_no_row_that_it_reported(tmp_path, after):
     result = verified(tmp_path)
     assert result.problem == ""
     assert result.rows["results"] in (last, last + 1)
+
+
+def test_log_never_grows_while_it_is_tidied(tmp_path, database):
+    """A commit that makes the file larger waits for the journal of the file system."""
+    database.reserve_log()
+    log, sizes = tmp_path / f"{FILE_NAME}-wal", set()
+    for number in range(1, UNTIDY_COMMITS + 20):
+        store(database, a_record(number))
+        sizes.add(log.stat().st_size)
+        if database.is_untidy:
+            database.tidy()
+            assert not database.is_untidy
+    assert sizes == {LOG_BYTES}
+    assert verified(tmp_path).rows["results"] == UNTIDY_COMMITS + 19
+
+
+def test_reserved_log_leaves_no_trace_on_a_full_disk(tmp_path, database, monkeypatch):
+    def no_room(descriptor):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    store(database, a_record(1))
+    log = tmp_path / f"{FILE_NAME}-wal"
+    before = log.stat().st_size
+    monkeypatch.setattr(os, "fsync", no_room)
+    database.reserve_log()
+    assert log.stat().st_size == before
+    store(database, a_record(2))
+    assert verified(tmp_path).rows["results"] == 2
 
 
 def test_damaged_page_is_refused_with_the_remedy(tmp_path, database):

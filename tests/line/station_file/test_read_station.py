@@ -7,7 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
+from cmdiad_line.opcua.certificates import own_certificate
 from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.read import read_station
 from cmdiad_line.station_file.source import SOURCE_KINDS, FolderSource, SimulatedSource
@@ -230,3 +237,57 @@ def test_slots_have_room_for_what_the_sources_deliver(tmp_path, delivers, per_pi
 def test_simulated_sensor_must_not_drive_a_plant_by_mistake(tmp_path, output):
     assert "simulation = true" in str(mistakes(tmp_path, station_text(more=output))["source.kind"])
     assert read_station(write(tmp_path, station_text(head=HEAD + "simulation = true\n", more=output))).simulation
+
+
+@pytest.mark.parametrize("state", ["taken", "taken/below"])
+def test_file_in_the_place_of_the_state_folder(tmp_path, state):
+    (tmp_path / "taken").write_text("a file")
+    text = station_text(head=HEAD.replace('"state"', f'"{state}"'))
+    mistake = mistakes(tmp_path, text)["station.state"]
+    assert (mistake.line, mistake.problem) == (3, f"{tmp_path / 'taken'}, which is no folder")
+
+
+def test_state_folder_with_a_path_that_is_too_long_for_its_socket(tmp_path):
+    text = station_text(
+        head=HEAD.replace('"state"', f'"{"s" * 120}"'),
+        source='[[source]]\nkind = "push"\ndelivers = "both"\n',
+        more="[web]\n",
+    )
+    assert "bytes in its path" in str(mistakes(tmp_path, text)["source.kind"])
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Two certificates with their keys, a key with a password, and a file with other content."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("one", "other"):
+        own_certificate(folder / name, name, "127.0.0.1")
+    key = load_pem_private_key((folder / "one" / "server.key").read_bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    (folder / "locked.key").write_bytes(locked)
+    (folder / "text").write_text("no key")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "subject", "problem"),
+    [
+        ("one/server.pem", "one/server.key", "", ""),
+        ("text", "one/server.key", "certificate", "no certificate"),
+        ("one/server.pem", "text", "key", "no private key"),
+        ("one/server.pem", "locked.key", "key", "with a password"),
+        ("one/server.pem", "other/server.key", "key", "of another certificate"),
+    ],
+)
+@pytest.mark.parametrize("section", ["web", "opcua", "mqtt"])
+def test_certificate_or_key_that_cannot_be_used(tmp_path, keys, section, certificate, key, subject, problem):
+    name = "key" if section == "mqtt" else "private_key"
+    tls = "tls = true\n" if section == "mqtt" else ""
+    more = f'[{section}]\n{tls}certificate = "{keys / certificate}"\n{name} = "{keys / key}"\n'
+    if not problem:
+        read_station(write(tmp_path, station_text(more=more)))
+        return
+    subject = f"{section}.{name if subject == 'key' else subject}"
+    (mistake,) = mistakes(tmp_path, station_text(more=more)).values()
+    assert mistake.subject == subject
+    assert problem in mistake.problem

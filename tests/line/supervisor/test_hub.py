@@ -64,6 +64,27 @@ def test_last_words_come_before_the_end(hub):
     assert hub.child("web") is None
 
 
+def test_last_words_are_read_although_sending_notices_the_end(hub):
+    hub.ends["web"].send(Failed(message="no port"))
+    hub.ends["web"].close()
+    hub.send("web", Alive())
+    assert hub.child("web") is None
+    assert hub.wait() == [("web", Failed(message="no port")), ("web", Gone("The process has ended."))]
+
+
+def test_last_words_are_read_although_the_system_reports_the_end_first(hub):
+    """The process sends and ends between the wait for messages and the check whether it has ended."""
+
+    def ended_after_last_words() -> bool:
+        hub.ends["web"].send(Failed(message="no port"))
+        hub.child("web").ended = hub.processes["web"].kill
+        hub.processes["web"].killed = True
+        return True
+
+    hub.child("web").ended = ended_after_last_words
+    assert hub.wait() == [("web", Failed(message="no port")), ("web", Gone("The process has ended."))]
+
+
 def test_process_that_does_not_read_is_killed(hub):
     for _ in range(1 << 20):
         hub.send("web", Failed(message="x" * 1000))
@@ -91,6 +112,8 @@ def test_process_is_started_again_only_after_its_end(hub):
     hub.lose("web", "hung")
     assert not hub.may_start("web")
     process.killed = True
+    assert not hub.may_start("web"), "its end would be taken for that of the next one"
+    assert hub.wait() == [("web", Gone("hung"))]
     assert hub.may_start("web")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -223,3 +224,32 @@ def test_a_person_who_is_signed_out_sees_no_verdict(page: Page, web: RunningWeb)
     AccountStore(web.state / "accounts.sqlite").set_role("ada", "operator", author="test")
     wait_for_screen(page, "lost")
     assert "signed out" in visible_text(page)
+
+
+def test_accounts_fit_on_a_phone(page: Page, web: RunningWeb) -> None:
+    store = AccountStore(web.state / "accounts.sqlite")
+    store.set_role("ada", "admin", author="test")
+    store.add("somebody-with-a-name-of-forty-characters", "operator", PASSWORD, author="test")
+    page.set_viewport_size({"width": 400, "height": 800})
+    sign_in(page, web, "/accounts")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    edges = page.evaluate("[...document.querySelectorAll('main button')].map(b => b.getBoundingClientRect().right)")
+    assert len(edges) == 7
+    assert max(edges) <= 400
+
+
+def test_the_page_with_a_noisy_picture_is_small(page: Page, web: RunningWeb) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "PNG", compress_level=1)
+    sizes: list[int] = []
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    sign_in(page, web)
+    network.on("Network.loadingFinished", lambda event: sizes.append(int(event["encodedDataLength"])))
+    network.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    page.reload()
+    web.publish(1)
+    web.records.keep_picture(1, content.getvalue())
+    page.wait_for_selector("#overlay:visible")
+    assert 50_000 < sum(sizes) <= 200_000

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 
 from cmdiad_runtime.engines import open_engine
@@ -163,6 +164,40 @@ def test_a_model_that_was_loaded_again_needs_a_new_self_test(
             server.fault = ""
     with opened(model, server) as engine:
         assert_right(engine)
+
+
+@pytest.mark.parametrize("meanwhile", ["a pause", "a new connection"])
+@pytest.mark.parametrize("graph", ["same", "other"])
+def test_another_model_is_noticed_although_other_lines_use_it(
+    tmp_path: Path,
+    model: ServedModel,
+    server: KServeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    graph: str,
+    meanwhile: str,
+) -> None:
+    """The count of inferences is high again when this line asks: only the outputs show the other graph."""
+    with opened(model, server) as engine:
+        engine.run(cloud_inputs(5))
+        if graph == "other":
+            scaled = onnx.load(tmp_path / "cloud.onnx")
+            (features,) = (array for array in scaled.graph.initializer if array.name == "features")
+            features.CopyFrom(onnx.numpy_helper.from_array(1.05 * onnx.numpy_helper.to_array(features), "features"))
+            onnx.save(scaled, tmp_path / "models" / model.name / "1" / "model.onnx")
+        if meanwhile == "a pause":
+            monkeypatch.setattr("cmdiad_runtime.engines.triton._PAUSE_S", -1.0)
+        else:
+            server.stop()
+            with pytest.raises(NoAnswerError):
+                engine.run(cloud_inputs(5))
+            server.start()
+        server.load(model.name)
+        server._models[model.name].count = 1_000_000
+        if graph == "same":
+            assert_right(engine)
+        else:
+            with pytest.raises(EngineError, match="for the first sample of the self-test"):
+                engine.run(cloud_inputs(7))
 
 
 @pytest.mark.failure_mode("A Triton server that answers with another shape or type")

@@ -9,16 +9,19 @@ import click
 
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
-from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
+from cmdiad_runtime.cli.threshold_text import in_shell
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
+from cmdiad_train.cli.train_again import refuse_changes, train_again
+from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
 from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from cmdiad_train.recipe import Recipe
     from cmdiad_train.runs.record import RunRecord
@@ -40,8 +43,12 @@ EXAMPLES = (
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
     "# A detector for each category; repeat the command to continue",
     "cmdiad-train mvtec3d --category all",
+    "# What would a 3D sensor add? Compare before anything is bought",
+    "cmdiad-train mvtec3d --category bagel --assess-modalities",
     "# Good parts of another day set the thresholds, too",
     "cmdiad-train parts --calibration tuesday/good",
+    "# Parts that people judged at the station become part of a new run",
+    "cmdiad-train --from-run runs/parts --candidate gear-2",
 )
 
 EXIT_CODES = {
@@ -49,10 +56,6 @@ EXIT_CODES = {
     6: "the output cannot be written, or the memory is too small",
     7: "data or recipe cannot be used",
 }
-
-
-_ARGUMENTS = "cmdiad_train.arguments"
-"""Key of the arguments of the command line in the context of the command."""
 
 
 class TrainCommand(GroupedCommand):
@@ -66,7 +69,7 @@ class TrainCommand(GroupedCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments of the command line, for commands that the output names."""
-        ctx.meta[_ARGUMENTS] = tuple(args)
+        ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
 
@@ -86,7 +89,22 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
 
 
 @click.command(cls=TrainCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path), required=False)
+@option_group(
+    "Judged parts",
+    click.option(
+        "--from-run",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="Train again with recipe and data of this finished run, and with the parts of --candidate. DATA is needed "
+        "only if the data set has moved.",
+    ),
+    click.option(
+        "--candidate",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="Folder of a candidate of the station. Parts that were judged good are trained on, every fifth of them "
+        "sets the thresholds; those that were judged defective join the test split (docs/candidates.md).",
+    ),
+)
 @option_group(
     "Detector",
     click.option(
@@ -189,6 +207,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "other views the region moves with the part.",
     ),
 )
+@ASSESSMENT
 @option_group(
     "Run",
     click.option(
@@ -223,7 +242,9 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
 )
 def cli(  # noqa: PLR0913 - click passes one argument per option
-    data: Path,
+    data: Path | None,
+    from_run: Path | None,
+    candidate: Path | None,
     category: str | None,
     family: str,
     out: Path | None,
@@ -239,6 +260,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     **options: Any,
 ) -> int:
     """See HELP."""
+    if (from_run is None) != (candidate is None):
+        raise click.UsageError("--from-run and --candidate belong together")
     from cmdiad_runtime.support.files import free_name
     from cmdiad_runtime.support.newest import RUNS
     from cmdiad_train.datasets import list_categories, open_category
@@ -250,10 +273,19 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     from cmdiad_train.runs.record import FILE, read_record
     from cmdiad_train.training.machine import Machine
 
+    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
+    if from_run is not None and candidate is not None:
+        refuse_changes(click.get_current_context())
+        again = FitOptions(machine, features=features, calibration=calibration, judged=candidate)
+        train_again(from_run, (data, category), out, again)
+        return 0
+    if data is None:
+        raise click.UsageError("Missing argument 'DATA'.")
     recipes = recipes_of(click.get_current_context())
+    if options["assess_modalities"]:
+        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
-    machine, features = Machine(device, cache_gb), cache_dir or default_folder()
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
     for line in dict.fromkeys(
         line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)
@@ -268,10 +300,10 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
             else fit(data, name, recipes[family], run, reporter, fit_options)
         )
         reporter.close()
-        _summarise(record, run)
+        summarise(record, run)
         changes = {"--category": in_shell(name)} if name and name != category else {}
         changes |= {"--out": in_shell(free_name(run))} if out else {}
-        _report_threshold(run, _repeated({**changes, "--calibration": "DIR"}), record.metrics)
+        report_run_threshold(run, repeated({**changes, "--calibration": "DIR"}), record.metrics)
         return record
 
     categories = list_categories(data) if category == ALL else []
@@ -344,53 +376,3 @@ def _figures_row(record: RunRecord) -> dict[str, str]:
 def main() -> None:
     """Run the command."""
     run_command(cli, "cmdiad-train")
-
-
-def _repeated(changes: Mapping[str, str]) -> str:
-    """Return the command line with other values of some options, as words of a shell command."""
-    kept: list[str] = []
-    arguments = iter(click.get_current_context().meta[_ARGUMENTS])
-    for argument in arguments:
-        option, equals, _ = argument.partition("=")
-        if option not in changes or option == "--calibration":
-            kept.append(in_shell(argument))
-        elif not equals:
-            next(arguments, None)
-    return " ".join(["cmdiad-train", *kept, *(f"{option} {value}" for option, value in changes.items())])
-
-
-def _report_threshold(out: Path, with_session: str, figures: Mapping[str, Any] | None) -> None:
-    """Print the threshold of a run, the warnings about threshold and figures, and the next command.
-
-    Args:
-        out: Folder of the run.
-        with_session: Command that trains with good parts of another session, too.
-        figures: Figures on the test split, or None without any.
-    """
-    from cmdiad_train.evaluation.weakness import weakness
-    from cmdiad_train.runs.run import load_calibration
-
-    remedy = f"{with_session}, or after the export: cmdiad-threshold BUNDLE --good DIR"
-    calibration, following = load_calibration(out), f"cmdiad-export {in_shell(out)}"
-    weak = weakness(figures) if figures is not None and "missed_defects" in figures else ""
-    report_threshold(calibration, remedy, following, further=[weak] if weak else [])
-
-
-def _summarise(record: RunRecord, out: Path) -> None:
-    from cmdiad_runtime.preprocess.mask_note import mask_text
-    from cmdiad_train.evaluation.weakness import verdicts_text
-
-    for modality, provenance in record.provenance.items():
-        click.echo(f"{modality} extractor: {provenance['extractor']}")
-    metrics = record.metrics
-    if metrics is not None:
-        figures = ", ".join(
-            f"{text} {metrics[name]:.3f}" for name, text in FIGURE_NAMES.items() if metrics[name] is not None
-        )
-        unseen = sum(metrics.get("not_inspected", {}).get("reasons", {}).values())
-        without = f", {unseen} of them could not be inspected" if unseen else ""
-        verdicts = f"; {verdicts_text(metrics)}" if "missed_defects" in metrics else ""  # not in runs of version 0.1
-        click.echo(f"test split ({metrics['samples']} samples{without}): {figures}{verdicts}")
-    if record.preprocessing.ignored is not None:
-        click.echo(f"mask: {mask_text(record.preprocessing)}")
-    click.echo(f"run: {printable(out)}")

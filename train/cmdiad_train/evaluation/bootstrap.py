@@ -62,7 +62,7 @@ def image_auroc_interval(labels: AnyArray, scores: AnyArray, *, resamples: int =
     above, below = scores[defect][:, None], scores[~defect][None, :]
     wins = (above > below) + 0.5 * (above == below)  # [defects, good]
     won = (counts[:, defect] @ wins * counts[:, ~defect]).sum(axis=1)
-    return _percentiles(won / wins.size)
+    return percentiles(won / wins.size)
 
 
 def pixel_intervals(
@@ -83,7 +83,7 @@ def pixel_intervals(
     if not _two_of_each(defect):
         return None
     aurocs, areas = pixel_metrics(pixel_histograms(masks, maps), draw_counts(defect, resamples), limits)
-    return _percentiles(aurocs), [_percentiles(column) for column in areas.T]
+    return percentiles(aurocs), [percentiles(column) for column in areas.T]
 
 
 def draw_counts(defect: npt.NDArray[np.bool_], resamples: int, *, seed: int = 0) -> FloatArray:
@@ -156,7 +156,8 @@ def _two_of_each(defect: npt.NDArray[np.bool_]) -> bool:
     return 2 <= int(defect.sum()) <= defect.size - 2
 
 
-def _percentiles(drawn: FloatArray) -> Interval:
+def percentiles(drawn: FloatArray) -> Interval:
+    """Return the interval that contains the share `LEVEL` of resampled values `[resamples]`."""
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

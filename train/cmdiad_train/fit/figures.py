@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.preprocess.prepare import prepare_parts
+from cmdiad_runtime.names import Verdict
+from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
@@ -65,17 +66,28 @@ def sample_scorer(detector: TrainedDetector, record: RunRecord) -> Callable[[Sam
     """
     preprocessing, verdict = record.preprocessing, record.recipe.verdict
 
-    @torch.no_grad()
     def score(sample: Sample) -> tuple[float, Any]:
         parts = guarded(sample.name, lambda: prepare_parts(sample, preprocessing))
         if isinstance(parts, InputError):
             raise parts
-        scores, maps = [], []
-        for prepared in parts:
-            inputs = as_tensors(prepared.inputs)
-            result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
-            maps.append(prepared.to_sensor(anomaly_map.numpy()))
-            scores.append(deciding_score(verdict, {"score": result.numpy()}, maps[-1]))
-        return max(scores), np.max(maps, axis=0)
+        return score_parts(detector, verdict, parts)
 
     return score
+
+
+@torch.no_grad()
+def score_parts(detector: TrainedDetector, verdict: Verdict, parts: Sequence[Prepared]) -> tuple[float, Any]:
+    """Return the deciding score of a sample, and the map float32 `[h, w]` over the image of the sensor.
+
+    Args:
+        detector: Trained detector.
+        verdict: Score that decides.
+        parts: Parts of the sample in prepared form.
+    """
+    scores, maps = [], []
+    for prepared in parts:
+        inputs = as_tensors(prepared.inputs)
+        result, anomaly_map = detector(*(inputs[name] for name in detector.input_names))
+        maps.append(prepared.to_sensor(anomaly_map.numpy()))
+        scores.append(deciding_score(verdict, {"score": result.numpy()}, maps[-1]))
+    return max(scores), np.max(maps, axis=0)

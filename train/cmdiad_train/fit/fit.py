@@ -21,6 +21,7 @@ from cmdiad_train.fit.conditions import Conditions, check_different
 from cmdiad_train.fit.envelope import EnvelopeOptions, learn_envelope
 from cmdiad_train.fit.export_inputs import input_bytes, save_export_inputs
 from cmdiad_train.fit.figures import figures_on_test_split
+from cmdiad_train.fit.judged import add_judged
 from cmdiad_train.fit.mask import InspectionMask, check_mask_size
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
@@ -46,6 +47,7 @@ class FitOptions:
         mask: Inspection mask, whose digest becomes part of the recipe, or None.
         calibration: Folders of good samples of other sessions, which set the thresholds too.
         test: False to leave the test split unread, so that the run has no figures.
+        judged: Folder of a candidate with parts that people judged, which are trained on and tested too, or None.
     """
 
     machine: Machine = field(default_factory=Machine)
@@ -55,6 +57,7 @@ class FitOptions:
     mask: InspectionMask | None = None
     calibration: tuple[Path, ...] = ()
     test: bool = True
+    judged: Path | None = None
 
 
 def fit(
@@ -92,7 +95,10 @@ def _fit(
 ) -> RunRecord:
     family = family_of(recipe.family)
     chosen = open_category(data, category)
-    splits = add_sessions(split(chosen, recipe, family, test=options.test), options.calibration, recipe, reporter)
+    splits = split(chosen, recipe, family, test=options.test)
+    if options.judged is not None:
+        splits = add_judged(splits, options.judged, recipe, family)
+    splits = add_sessions(splits, options.calibration, recipe, reporter)
     recipe = _with_mask(recipe, options.mask, splits)
     request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
     check_before_work(request, run, options.machine)

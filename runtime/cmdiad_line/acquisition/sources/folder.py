@@ -1,7 +1,7 @@
 """Watched folder. Each sample that is complete is a trigger and a frame in one.
 
-Files that were read move to the folder `taken` in the watched one, so that every file in the folder still needs its
-verdict, also after a restart.
+Files that were read leave the watched folder, so that every file in it still needs its verdict, also after a restart.
+They are in the folder `taken` as soon as the result is recorded; see `claims` for those between.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cmdiad_line.acquisition.source import (
     SourceGoneError,
     arrays_of,
 )
+from cmdiad_line.acquisition.sources.claims import Claim, Claims
 from cmdiad_line.station_file.source import FolderSource, modalities_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.arrived import Arrived
@@ -31,6 +32,7 @@ from cmdiad_runtime.sample import Sample
 TAKEN = "taken"
 """Name of the folder for files that were read."""
 _PAUSE_S = 0.02
+_LOST = "the station ended before the result of this part was recorded"
 _logger = logging.getLogger("cmdiad.line")
 
 
@@ -39,9 +41,9 @@ def make(settings: FolderSource, state: Path) -> WatchedFolder:
 
     Args:
         settings: Section of the station file.
-        state: State folder of the station, not used.
+        state: State folder of the station.
     """
-    return WatchedFolder(settings)
+    return WatchedFolder(settings, state)
 
 
 class WatchedFolder:
@@ -49,20 +51,24 @@ class WatchedFolder:
 
     Args:
         settings: Section of the station file.
+        state: State folder of the station.
     """
 
-    def __init__(self, settings: FolderSource) -> None:
+    def __init__(self, settings: FolderSource, state: Path) -> None:
         self._settings = settings
+        self._state = state
         self._folder = settings.path
         self._taken = settings.path / TAKEN
         self._watch: FolderWatch | None = None
         self._reader: TimedReader | None = None
+        self._claims: Claims | None = None
         self._complete: deque[tuple[Arrived, int]] = deque()
 
     def open(self) -> dict[str, str]:
         """Begin to watch; see `Source.open`."""
         try:
             self._taken.mkdir(exist_ok=True)
+            self._claims = self._claims or Claims(self._taken, self._state)
         except OSError as error:
             raise SourceGoneError(f"{self._folder} cannot be written ({cause_of(error)})") from error
         settle_s, limit_s = self._settings.settle_ms / 1000, self._settings.limit_ms / 1000
@@ -84,6 +90,7 @@ class WatchedFolder:
     def frame(self, timeout_s: float) -> Frame:
         """Return the next sample that is complete; see `Source.frame`."""
         assert self._watch is not None
+        self._settle()
         end = time.monotonic() + timeout_s
         while not self._complete:
             self._complete.extend((arrived, time.monotonic_ns()) for arrived in self._watch.search())
@@ -93,14 +100,18 @@ class WatchedFolder:
                 raise FrameTimeoutError
             time.sleep(_PAUSE_S)
         arrived, complete_ns = self._complete.popleft()
-        name = printable(arrived.path.relative_to(self._folder).as_posix())[-200:]
+        name = self._name(arrived.path.relative_to(self._folder).as_posix())
+        refusal: InputError | None = None
         try:
             sample = self._read(arrived)
         except InputError as error:
-            raise FrameRefusedError(error.reason, f"{name}: found {error.found}", part_id=name) from error
-        finally:
-            self._take(arrived)
-        return Frame(arrays=arrays_of(sample), captured_ns=complete_ns, part_id=name, facts={"file": name})
+            refusal = error
+        claim = self._claim(arrived)
+        if refusal is not None:
+            text = f"{name}: found {refusal.found}"
+            raise FrameRefusedError(refusal.reason, text, part_id=name, answer=claim.note) from refusal
+        facts = {"file": name}
+        return Frame(arrays=arrays_of(sample), captured_ns=complete_ns, part_id=name, facts=facts, answer=claim.note)
 
     def close(self) -> None:
         """End the reading process; see `Source.close`."""
@@ -120,16 +131,28 @@ class WatchedFolder:
         arrived.check_unchanged()
         return sample
 
-    def _take(self, arrived: Arrived) -> None:
+    def _claim(self, arrived: Arrived) -> Claim:
         """Move the files of a sample, so that no restart reads them again."""
         assert self._watch is not None
-        for file in arrived.files:
-            target = self._taken / file.path.relative_to(self._folder)
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.path.replace(target)
-            except FileNotFoundError:
-                continue  # Somebody removed the file: nothing that a restart could read again.
-            except OSError as error:
-                raise SourceError(f"{file.path} cannot be moved to {self._taken} ({cause_of(error)})") from error
+        assert self._claims is not None
+        try:
+            claim = self._claims.add(self._folder, [file.path for file in arrived.files])
+        except OSError as error:
+            raise SourceError(f"{arrived.path} cannot be moved to {self._taken} ({cause_of(error)})") from error
         self._watch.release(arrived)
+        return claim
+
+    def _settle(self) -> None:
+        """Refuse a part whose result was lost, and move the files of recorded parts."""
+        assert self._claims is not None
+        try:
+            lost = self._claims.settle()
+        except OSError as error:
+            raise SourceError(f"a file cannot be moved to {self._taken} ({cause_of(error)})") from error
+        if lost is not None:
+            name = self._name(lost.name)
+            raise FrameRefusedError("acquisition-died", f"{name}: {_LOST}", part_id=name, answer=lost.note)
+
+    def _name(self, path: str) -> str:
+        """Return the path of a file in the watched folder as the id of its part."""
+        return printable(path)[-200:]

@@ -1,0 +1,56 @@
+"""A Ray cluster that a command starts is closed to everybody else. Ray is a stand-in that keeps its environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import python
+
+RAY = """
+import os
+
+seen = {name: os.environ.get(name, "") for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+
+def is_initialized():
+    return False
+
+def init(*words, **options):
+    pass
+
+def shutdown():
+    pass
+"""
+CODE = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from cmdiad_fleet.cluster import ray_cluster
+
+with ray_cluster(sys.argv[2]) as ray:
+    print(ray.seen["RAY_AUTH_MODE"], len(ray.seen["RAY_AUTH_TOKEN"]))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the stand-in for Ray."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "ray.py").write_text(RAY)
+    return tmp_path
+
+
+def test_a_cluster_of_this_machine_needs_a_token_that_nobody_knows(stand_in: Path) -> None:
+    assert python(CODE, stand_in, "") == "token 64\n"
+
+
+def test_the_token_of_the_user_and_a_cluster_of_others_stay_as_they_are(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert python(CODE, stand_in, "10.0.0.5:6379") == " 0\n"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 40)
+    assert python(CODE, stand_in, "") == "token 40\n"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert python(CODE, stand_in, "") == "disabled 40\n"

@@ -1,0 +1,149 @@
+"""What the scores of an assessment show: detected shares, ranking, and differences with their intervals.
+
+All intervals resample whole parts, with all their copies, because the copies of one part resemble each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_train.assessment.defects import DEFECTS
+from cmdiad_train.assessment.folds import GOOD, Scores
+from cmdiad_train.evaluation.bootstrap import RESAMPLES, Interval, draw_counts, percentiles
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one detector.
+
+    Attributes:
+        name: Name of the detector.
+        detected: Share of the copies with each kind of defect that score above the threshold.
+        share: Share of all tampered copies that score above the threshold, each kind with the same weight.
+        share_interval: 95 % interval of `share`.
+        auroc: Area under the ROC curve of tampered copies against good samples.
+        auroc_interval: 95 % interval of `auroc`.
+        rejected: Number of good samples above the threshold.
+    """
+
+    name: str
+    detected: Mapping[str, float]
+    share: float
+    share_interval: Interval
+    auroc: float
+    auroc_interval: Interval
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of the detected share of two detectors, on the same copies.
+
+    Attributes:
+        first: Name of a detector.
+        second: Name of the other detector.
+        value: `share` of the first minus that of the second.
+        interval: 95 % interval of the difference.
+    """
+
+    first: str
+    second: str
+    value: float
+    interval: Interval
+
+    @property
+    def is_distinguishable(self) -> bool:
+        """Return True if the interval does not contain 0."""
+        return not self.interval[0] <= 0 <= self.interval[1]
+
+
+class Outcome:
+    """The scores of all folds, and the figures that follow from them.
+
+    Args:
+        scores: Scores of all good samples; at least two of them with defects.
+
+    Attributes:
+        good: Number of good samples.
+        tampered: Number of good samples that were also scored with defects.
+        rows: Figures of each detector.
+    """
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+        names = next(iter(scores.values()))[GOOD]
+        self._counts = draw_counts(np.zeros(len(scores), dtype=np.bool_), RESAMPLES)
+        self._copies = {name: self._of(name) for name in names}
+        self.good = len(scores)
+        self.tampered = sum(len(copies) > 1 for copies in scores.values())
+        self.rows = [self._row(name) for name in names]
+
+    def difference(self, first: str, second: str) -> Difference:
+        """Return the difference of the detected share of two detectors."""
+        (a, of_a), (b, of_b) = self._share(first), self._share(second)
+        return Difference(first, second, a - b, percentiles(of_a - of_b))
+
+    def row(self, name: str) -> Row:
+        """Return the figures of a detector."""
+        return next(row for row in self.rows if row.name == name)
+
+    def _of(self, detector: str) -> FloatArray:
+        """Return scores of a detector `[samples, 1 + kinds]`, good first: infinite if refused, NaN if not scored."""
+        return np.array(
+            [[_value(copies, copy, detector) for copy in (GOOD, *DEFECTS)] for copies in self._scores.values()]
+        )
+
+    def _row(self, name: str) -> Row:
+        scores = self._copies[name]
+        with_defects = ~np.isnan(scores[:, 1])
+        above = scores[with_defects, 1:] > 1
+        share, drawn = self._share(name)
+        auroc, auroc_drawn = self._auroc(name)
+        return Row(
+            name,
+            dict(zip(DEFECTS, above.mean(axis=0).tolist(), strict=True)),
+            share,
+            percentiles(drawn),
+            auroc,
+            percentiles(auroc_drawn),
+            int((scores[:, 0] > 1).sum()),
+        )
+
+    def _share(self, name: str) -> tuple[float, FloatArray]:
+        """Return the detected share, and that of every resample `[resamples]`."""
+        scores = self._copies[name][:, 1:]
+        with_defects = (~np.isnan(scores[:, 0])).astype(np.float64)
+        above = (scores > 1).mean(axis=1)
+        drawn = np.maximum(self._counts @ with_defects, 1)
+        return float(above.sum() / with_defects.sum()), (self._counts @ above) / drawn
+
+    def _auroc(self, name: str) -> tuple[float, FloatArray]:
+        """Return the area under the ROC curve, and that of every resample `[resamples]`."""
+        scores = self._copies[name]
+        good, changed = scores[:, 0], scores[:, 1:]
+        with_defects = ~np.isnan(changed[:, 0])
+        above = changed[with_defects][:, :, None] > good
+        equal = changed[with_defects][:, :, None] == good
+        wins = (above + 0.5 * equal).mean(axis=1)  # [samples with defects, samples]
+        drawn = self._counts[:, with_defects]
+        pairs = np.maximum(drawn.sum(axis=1) * self._counts.sum(axis=1), 1)
+        return float(wins.mean()), ((drawn @ wins) * self._counts).sum(axis=1) / pairs
+
+
+def _value(copies: Mapping[str, Mapping[str, float | None]], copy: str, detector: str) -> float:
+    if copy not in copies:
+        return math.nan
+    score = copies[copy][detector]
+    return math.inf if score is None else score
+
+
+def merged(folds: Sequence[Scores]) -> Scores:
+    """Return the scores of all folds, sorted by the name of the sample."""
+    return dict(sorted((item for fold in folds for item in fold.items()), key=lambda item: item[0]))
