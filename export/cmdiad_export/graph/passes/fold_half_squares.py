@@ -12,7 +12,7 @@ ALIGNED = 4
 class FoldHalfSquares(ir.passes.InPlacePass):
     """Write the keys q·b - |b|²/2 of a search as one product: each query ends in 1, and each row in -|b|²/2.
 
-    As an operator of its own the subtraction reads and writes one number for each pair of a query and a row. Only
+    As a separate operator the subtraction reads and writes one number for each pair of a query and a row. Only
     whole fp32 products are changed: in fp16 the length would be rounded, and a loop over chunks keeps its keys in the
     cache. Rows that are gathered for exact distances lose the added numbers again, so the bank is stored once.
     """
@@ -65,8 +65,8 @@ def _widen(rows: ir.Value, squares: ir.Value) -> int:
     added = ALIGNED - array.shape[1] % ALIGNED
     tail = np.zeros((len(array), added), np.float32)
     tail[:, 0] = -squares.const_value.numpy()
-    rows.const_value = ir.tensor(np.concatenate([array, tail], 1), name=rows.name)
-    rows.shape = ir.Shape(rows.const_value.shape)
+    wide = np.concatenate([array, tail], 1)
+    rows.const_value, rows.shape = ir.tensor(wide, name=rows.name), ir.Shape(wide.shape)
     return added
 
 
