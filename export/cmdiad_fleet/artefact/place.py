@@ -77,7 +77,7 @@ class Access:
     """Choices for connections to registries.
 
     Attributes:
-        plain_http: True to accept registries without TLS that are not on this machine.
+        plain_http: True to use HTTP without TLS for all registries; else only for those on this machine.
         ca_file: PEM file of authorities to verify registries with instead of those of the system, or None.
         auth_host: Host, with port if not 443, that may receive the credentials to exchange them for a token, in
             addition to the registry itself; "" for none.

@@ -22,7 +22,7 @@ ALLOW_UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Accept any
 REGISTRY_OPTIONS: Callable[[Any], Any] = option_group(
     "Registry",
     click.option("--ca-file", type=_FILE, help="PEM file of authorities to verify registries with."),
-    click.option("--plain-http", is_flag=True, help="Accept registries without TLS that are not on this machine."),
+    click.option("--plain-http", is_flag=True, help="Use HTTP without TLS for all registries."),
     click.option(
         "--auth-host",
         default="",
@@ -51,7 +51,13 @@ EXIT_CODES = {
 
 
 def access_of(ca_file: Path | None, auth_host: str, *, plain_http: bool) -> Access:
-    """Return the choices for connections. Credentials come from the environment or docker's configuration only."""
+    """Return the choices for connections. Credentials come from the environment or docker's configuration only.
+
+    Raises:
+        click.UsageError: The options contradict each other.
+    """
+    if plain_http and ca_file is not None:
+        raise click.UsageError("pass --ca-file or --plain-http, not both")
     from cmdiad_fleet.artefact.place import Access
 
     return Access(plain_http=plain_http, ca_file=ca_file, auth_host=auth_host)

@@ -108,7 +108,7 @@ def _run_process(job: Job, stop: threading.Event | None) -> tuple[int, str]:
     with log.open("ab") as output:
         before = output.tell()
         process = subprocess.Popen(  # noqa: S603 - the interpreter that executes this module
-            [sys.executable, "-m", WORKER, json.dumps(_request(job))],
+            [sys.executable, "-m", WORKER, json.dumps(request_of(job))],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -122,7 +122,8 @@ def _run_process(job: Job, stop: threading.Event | None) -> tuple[int, str]:
     return code, _tail(log, before)
 
 
-def _request(job: Job) -> dict[str, object]:
+def request_of(job: Job) -> dict[str, object]:
+    """Return the request to the process that trains a detector, as JSON-ready values."""
     detector = job.detector
     return {
         "folder": str(job.folder),
@@ -130,6 +131,8 @@ def _request(job: Job) -> dict[str, object]:
         "evidence": str(job.folder / EVIDENCE) if job.trial else "",
         "run": str(job.run),
         "data": str(detector.data),
+        "options": job.resolved.arguments,
+        "recipes": job.resolved.recipes,
         "category": detector.category,
     }
 

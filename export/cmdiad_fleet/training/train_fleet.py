@@ -55,7 +55,7 @@ def train_fleet(fleet: Fleet, engine: Engine, reporter: Reporter) -> list[Row]:
 def _train(fleet: Fleet, searched: Mapping[str, Searched], engine: Engine, reporter: Reporter) -> list[Row]:
     """Train the detectors with their final options."""
     options = {name: one.options for name, one in searched.items()}
-    jobs = [_job(fleet, detector, options.get(detector.name, {})) for detector in fleet.detectors]
+    jobs = [job_of(fleet, detector, options.get(detector.name, {})) for detector in fleet.detectors]
     progress = Progress(reporter)
     without = {name for name, one in searched.items() if one.best is None}
     for name in without:
@@ -71,7 +71,7 @@ def _train(fleet: Fleet, searched: Mapping[str, Searched], engine: Engine, repor
     return rows
 
 
-def _job(fleet: Fleet, detector: Detector, chosen: Mapping[str, Any]) -> Job:
+def job_of(fleet: Fleet, detector: Detector, chosen: Mapping[str, Any]) -> Job:
     """Return the job of a detector.
 
     Args:

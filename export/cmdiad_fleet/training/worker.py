@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import click
 
 from cmdiad_fleet.training.fleet_file.options import TRAIN
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.command_line import run_command
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.lock import lock_folder
@@ -35,10 +37,31 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(sys.argv[1])
     with lock_folder(request["folder"], wait_s=_WAIT_SECONDS):
+        check_recipes(request)
         for name, arguments in request["steps"]:
             _run(name, arguments)
         if request["evidence"]:
             _write_evidence(Path(request["evidence"]), request)
+
+
+def check_recipes(request: dict[str, Any]) -> None:
+    """End the process unless the options mean the same recipe here as on the machine of the command.
+
+    The default of `--extractor` depends on the weights that are stored on a machine.
+    """
+    from cmdiad_train.cli.train import cli, recipes_of
+
+    recipes = recipes_of(cli.make_context(TRAIN, [request["data"], *request["options"]]))
+    here = json.loads(json.dumps({name: recipe.to_json() for name, recipe in recipes.items()}))
+    if here != request["recipes"]:
+        error = RunError(
+            f"recipe on {platform.node()}",
+            found="other extractors than on the machine of the command",
+            expected="the same stored weights on all machines",
+            action="run cmdiad-extractor fetch on each machine, or name --extractor in the recipe",
+        )
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
 
 
 def _run(name: str, arguments: list[str]) -> None:

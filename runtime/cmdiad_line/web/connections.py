@@ -35,8 +35,7 @@ class StationConnection(H11Protocol):
         super().connection_made(transport)
         self._wait()
         if len(self.connections) > LARGEST_NUMBER:
-            others = [other for other in self.connections if isinstance(other, StationConnection) and other.waits]
-            min(others, key=lambda other: other._since).close()
+            self._make_room()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
@@ -53,6 +52,13 @@ class StationConnection(H11Protocol):
         self._end_timer()
         self.connections.discard(self)
         self.transport.abort()
+
+    def _make_room(self) -> None:
+        """Close the connection that has waited longest; without one, `limit_concurrency` refuses further requests."""
+        others = [other for other in self.connections if isinstance(other, StationConnection) and other is not self]
+        waiting = [other for other in others if other.waits]
+        if waiting:
+            min(waiting, key=lambda other: other._since).close()
 
     def _wait(self) -> None:
         self._end_timer()

@@ -6,7 +6,7 @@ import base64
 import io
 import shutil
 import tarfile
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -317,6 +317,26 @@ def test_a_redirect_without_tls_to_another_machine_is_refused(place, bundle, tar
         state.answer = lambda handler: send(handler, 302, Location=place)
         with pytest.raises(RegistryError, match="a redirect to"):
             fetch(state, target)
+
+
+def test_the_body_of_a_redirect_is_not_read(bundle, target):
+    def answer(handler):
+        if not handler.path.endswith("/manifests/7"):
+            return False
+        handler.send_response(302)
+        handler.send_header("Location", handler.path.replace("/7", "/8"))
+        handler.end_headers()
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(bytes(1 << 16))
+        handler.close_connection = True
+        return True
+
+    with serving(bundle) as state:
+        state.answer = answer
+        state.manifests["8"] = state.manifests["7"]
+        fetch(state, target)
+    assert content_of(target) == content_of(bundle)
 
 
 def test_endless_redirects_end(bundle, target):

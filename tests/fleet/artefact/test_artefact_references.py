@@ -15,8 +15,18 @@ from cmdiad_fleet.artefact.reference import ArtefactNameError, Reference, is_loo
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import BundleError
 from graphs import tiny_bundle
+from helpers import python
 
 HEX = "ab" * 32
+HEAVY = """
+import sys
+import cmdiad_fleet.cli.publish, cmdiad_fleet.cli.pull, cmdiad_fleet.cli.verify
+print({"oras", "requests", "urllib3", "numpy", "onnxruntime", "cryptography"} & sys.modules.keys())
+"""
+
+
+def test_the_commands_load_no_heavy_package() -> None:
+    assert python(HEAVY) == "set()\n"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.readers.worker import TimedReader
 from helpers import assert_refused, command, sample_files
 
+pytestmark = pytest.mark.slow
 Cached = Callable[..., Path]
 TOKEN = "0123456789abcdef-of-the-tests"
 LARGEST = 2 << 20

@@ -14,7 +14,7 @@ TRAIN, EXPORT = "cmdiad-train", "cmdiad-export"
 """Commands whose options a fleet file has."""
 SET_BY_FLEET = ("category", "out", "cache-dir", "cache-gb", "test", "no-test", "run", "help", "version")
 """Options that the fleet sets itself."""
-OF_ONE_DETECTOR = ("network-from", "calibration", "mask")
+OF_ONE_DETECTOR = ("network-from", "calibration", "mask", "from-run", "candidate")
 """Options that belong to one category, which a recipe for many does not know."""
 MEASURING = ("plan", "budget-ms", "budget-mb")
 """Options that measure time or memory, which trainings next to each other would change."""
