@@ -105,12 +105,15 @@ class Plc:
             self._link = link
             self.starts += 1
             link.send(Ready())
+            self._changed.notify_all()
 
     def close(self) -> None:
         self._ending = True
 
     def send(self, message: Message) -> None:
+        """Send a message, after a restart as soon as the new link is there."""
         with self._changed:
+            self.wait_for(lambda: self._link is not None)
             assert self._link is not None
             self._link.send(message)
 
