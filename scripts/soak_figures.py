@@ -13,7 +13,7 @@ import numpy as np
 
 from cmdiad_line.transport.messages import Result
 
-MORE_MEMORY = 0.1
+MORE_MEMORY = 0.2
 """Tolerance: share by which the resident memory of a process may grow between the two marks of a run."""
 MORE_HANDLES = 2
 """Tolerance: number of handles by which a process may grow. A file may be open at the moment of the second mark."""

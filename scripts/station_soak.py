@@ -45,7 +45,7 @@ of `Inspector.inspect` on the sample that the acquisition id stands for. The fir
 memory, handles and threads of each process are compared between the two.
 
 With `--in-flight 2` the next part is captured while the one before is inspected, which is faster but measures no
-overhead. Ctrl-C ends the run in order, with the report about the parts until then.
+overhead. Ctrl-C or SIGTERM ends the run in order, with the report about the parts until then.
 
 \b
 scripts/station_soak.py gear.cmdiad demo/data/gear/test --triggers 3000 --faults 0
@@ -111,7 +111,7 @@ def cli(bundle: Path, data: Path, **values: Any) -> int:
         modality = Bundle.open(bundle).preprocessing.modality
         samples = copy_samples(modality, data, Path(folder) / "samples")
         expected = inspect_samples(bundle, samples, figures)
-        settings = {"deadline_ms": options.deadline_ms, "hang_ms": 500, "frame_megapixels": 1.0}
+        settings = {"deadline_ms": options.deadline_ms, "hang_ms": 500, "frame_megapixels": 1.0, "frame_slots": 16}
         settings["max_in_work"] = max(2, options.in_flight)
         source = {"delivers": modality, "unplug_ms": 300, "timeout_ms": 400}
         file = write_station_file(Path(folder), bundle, samples, station=settings, source=source)
@@ -132,18 +132,24 @@ def cli(bundle: Path, data: Path, **values: Any) -> int:
 
 @contextmanager
 def noted_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets. The second one ends the script as usual."""
-    interrupted, usual = threading.Event(), signal.getsignal(signal.SIGINT)
+    """Yield an event that the first Ctrl-C or SIGTERM sets. The second one ends the script as usual."""
+    interrupted = threading.Event()
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
     def note(number: int, frame: object) -> None:
         interrupted.set()
-        signal.signal(signal.SIGINT, usual)
+        restore()
 
-    signal.signal(signal.SIGINT, note)
+    for number in usual:
+        signal.signal(number, note)
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, usual)
+        restore()
 
 
 def copy_samples(modality: str, data: Path, target: Path) -> Path:

@@ -28,6 +28,9 @@ ROOMS = ("records", "acquisition", "inspection", "plc", "opcua", "mqtt", "web")
 """Processes of a station; each is the module `cmdiad_line.ROOM.process`."""
 NATIVE = ("acquisition", "inspection")
 """Processes with drivers and engines that may hang in native code, where they cannot notice the supervisor's end."""
+SWITCH_S = 0.0005
+"""Longest time in seconds for which a thread keeps the others of its process from running Python code. A part must not
+wait for a picture that is drawn, a frame that is prepared or a recipe that is loaded."""
 
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux
 _logger = logging.getLogger("cmdiad.line")
@@ -42,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if room in NATIVE:
         _die_with_supervisor()
     _set_up_logging()
+    sys.setswitchinterval(SWITCH_S)
     link = link_from_descriptor(int(descriptor))
     try:
         station = read_station(Path(file), folder=Path(folder), running=True)

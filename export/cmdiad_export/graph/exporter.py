@@ -17,6 +17,7 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
 from cmdiad_export.graph.passes import (
+    FoldHalfSquares,
     HalveFirstInGelu,
     LoopOverScans,
     NameByModule,
@@ -37,6 +38,7 @@ REWRITES = (
     RemoveUnusedNodesPass(),
     NameByModule(),
     WriteOutFullSearch(),
+    FoldHalfSquares(),
     HalveFirstInGelu(),
     StripMetadata(),
     LoopOverScans(),

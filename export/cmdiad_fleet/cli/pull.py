@@ -117,7 +117,7 @@ def _check_target(out: Path | None, place: Path | None, recipe_id: str, *, with_
 
 def _record(out: Path, name: str, pulled: Pulled) -> None:
     """Record next to the bundle which digest a name meant. A bundle takes no further files."""
-    from cmdiad_runtime.support.files import write_json
+    from cmdiad_runtime.support.files import remove_leftovers, write_json
 
     resolved = out.resolve()
     content = {
@@ -126,7 +126,9 @@ def _record(out: Path, name: str, pulled: Pulled) -> None:
         "place": pulled.place,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    write_json(resolved.with_name(f"{resolved.name}{RECORD}"), content)
+    record = resolved.with_name(f"{resolved.name}{RECORD}")
+    remove_leftovers(record)
+    write_json(record, content)
 
 
 def _report(pulled: Pulled) -> None:

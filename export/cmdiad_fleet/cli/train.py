@@ -13,6 +13,7 @@ import click
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
+from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import TerminalReporter
 
 if TYPE_CHECKING:
@@ -89,8 +90,12 @@ def train(fleet: Path, engine: str, address: str, jobs: int | None, check: bool)
         for detector in content.detectors:
             click.echo(printable(detector.name))
         return 0
-    with _engine(engine, address, jobs or 1) as running:
-        rows = train_fleet(content, running, TerminalReporter())
+    try:
+        with _engine(engine, address, jobs or 1) as running:
+            rows = train_fleet(content, running, TerminalReporter())
+    except KeyboardInterrupt:
+        say("To continue, run the same command again.")
+        raise
     click.echo(terminal_table(rows))
     click.echo(f"\npage: {printable(content.general.out / 'fleet.html')}")
     return int(any(row.state == "failed" for row in rows))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -57,10 +57,10 @@ class LocalWorkers:
     def start(self) -> int:
         """Start a process; see `Workers.start`."""
         driver_end, worker_end = self._context.Pipe()
-        os.environ.setdefault(_THREADS, "1")
         arguments = (worker_end, self._settings, self._make)
         process = self._context.Process(target=_work, args=arguments, name="cmdiad-score", daemon=True)
-        process.start()
+        with _one_thread():
+            process.start()
         worker_end.close()
         number = next(self._numbers)
         self._processes[number] = (process, driver_end)
@@ -99,6 +99,19 @@ class LocalWorkers:
             self.stop(worker)
             return Event(worker, ending)
         return Event(worker, reply)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that start in the block use one thread for linear algebra, unless the user chose a number."""
+    if _THREADS in os.environ:
+        yield
+        return
+    os.environ[_THREADS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_THREADS]
 
 
 def _ending(status: int | None) -> Ending:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_fleet.manifest.check import CheckedManifest, check_manifest
+from cmdiad_fleet.manifest.reading import refused_manifest
 from cmdiad_fleet.scoring.drive import Drive
 from cmdiad_fleet.scoring.record import CHECK, RECORD, ScoreRecord, keep_record, require_own
 from cmdiad_fleet.scoring.scorer import make_folders
 from cmdiad_fleet.scoring.settings import ScoreSettings
-from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, RESULTS, Shard, cut
+from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, RESULTS, Shard, cut
 from cmdiad_fleet.scoring.table import read_tally
 from cmdiad_fleet.scoring.tally import Tally
 from cmdiad_fleet.scoring.workers import Workers
@@ -114,6 +115,7 @@ def score_manifest(
         checked = check_manifest(manifest, opened.preprocessing.modalities, scratch)
         if checked.duplicates:
             reporter.say(f"{checked.duplicates} of {checked.rows} rows have an id that is not unique, and are NG")
+        _require_few_shards(checked, options.shard_rows)
         record = _record_of(opened, checked, options)
         keep_record(folder, record)
         make_folders(folder)
@@ -174,6 +176,17 @@ class _Run:
                 action="check who else writes to the folder, then run the same command again",
             )
         write_json(self.folder / SUMMARY, {"run": self.record.digest, **tally.to_dict()})
+
+
+def _require_few_shards(manifest: CheckedManifest, shard_rows: int) -> None:
+    shards = math.ceil(manifest.rows / shard_rows)
+    if shards > MOST_SHARDS:
+        raise refused_manifest(
+            manifest.place,
+            f"{manifest.rows} rows, which are {shards} files of results",
+            expected=f"at most {MOST_SHARDS} files",
+            action=f"pass --shard-rows {math.ceil(manifest.rows / MOST_SHARDS)} or more, or cut the manifest",
+        )
 
 
 def _make_folder(folder: Path) -> None:

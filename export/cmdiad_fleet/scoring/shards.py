@@ -17,6 +17,8 @@ MARKS = "marks"
 
 DEFAULT_ROWS = 1000
 """Default number of rows of a shard."""
+MOST_SHARDS = 100_000
+"""Most shards of a manifest, whose names sort like their numbers."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Return the name of the shard's files, without a suffix; names sort like numbers up to 100 000 shards."""
+        """Return the name of the shard's files, without a suffix; names sort like numbers."""
         return f"{self.number:05d}"
 
     @property

@@ -44,12 +44,13 @@ def ray_engine(ray: Any) -> Engine:
 
     def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
         task = ray.remote(run_job)
-        placed = [job for job in jobs if not _does_not_fit(ray, job)]
-        for job in jobs:
-            if job not in placed:
-                yield Outcome(name=job.detector.name, state="failed", reason=_does_not_fit(ray, job))
-        waiting = {task.options(**_resources(job)).remote(job): job for job in placed}
+        waiting: dict[Any, Job] = {}
         try:
+            for job in jobs:
+                if problem := _does_not_fit(ray, job):
+                    yield Outcome(name=job.detector.name, state="failed", reason=problem)
+                else:
+                    waiting[task.options(**_resources(job)).remote(job)] = job
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=1)
                 yield _outcome(ray, ready[0], waiting.pop(ready[0]))

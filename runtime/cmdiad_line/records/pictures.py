@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 import queue
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,6 @@ from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_line.transport.messages import ArrayPlace, KeepPicture, PictureDone
 
-_SWITCH_S = 0.0005
 _END_S = 1.0
 _logger = logging.getLogger("cmdiad.line.pictures")
 
@@ -55,7 +53,6 @@ class PictureKeeper:
         self._thread = threading.Thread(target=self._work, name="cmdiad-pictures", daemon=True)
 
     def __enter__(self) -> PictureKeeper:
-        sys.setswitchinterval(_SWITCH_S)  # A result that must be stored waits for the drawing this long at most.
         self._thread.start()
         return self
 

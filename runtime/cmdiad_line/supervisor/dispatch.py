@@ -385,14 +385,19 @@ class Dispatch:
                 self._actions.append(Send("inspection", part.inspect()))
 
     def _let_go_of_slot(self, part: Part) -> None:
-        """Have pictures kept if the rule for pictures says so, else free the slot."""
+        """Have pictures kept if the rule for pictures says so, else free the slot.
+
+        If many slots wait for a slow disk, the pictures are skipped: the next parts must find a free slot.
+        """
         if not part.owns_slot or part.result is None:
             return
         part.owns_slot = False
-        if "records" in self._readiness.running:
+        recording = "records" in self._readiness.running
+        if recording and len(self._pictures) < self._limits.picture_slots:
             self._pictures.keep(part.slot)
             self._actions.append(Send("records", part.picture(part.result)))
         else:
+            self.counters["pictures_skipped"] += recording
             self._actions.append(Send("acquisition", Release(slot=part.slot)))
 
 

@@ -14,6 +14,7 @@ class Limits:
         max_in_work: Largest number of parts in work.
         max_frame_age_ns: Largest age of a pushed frame.
         hang_ns: Time after the deadline at which an inspection process that does not answer is killed.
+        picture_slots: Largest number of frame slots that wait for the records process. The others are for parts.
         margin_ns: Time from the last moment for a verdict to the deadline of the plant.
     """
 
@@ -21,4 +22,5 @@ class Limits:
     max_in_work: int
     max_frame_age_ns: int
     hang_ns: int
+    picture_slots: int
     margin_ns: int = 0

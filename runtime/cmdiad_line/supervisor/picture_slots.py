@@ -12,6 +12,9 @@ class PictureSlots:
         self._slots: set[int] = set()
         self._stale: Counter[int] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._slots)
+
     def keep(self, slot: int) -> None:
         """Add a slot."""
         self._slots.add(slot)

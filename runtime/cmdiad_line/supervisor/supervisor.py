@@ -127,6 +127,7 @@ class Supervisor:
             max_in_work=station.max_in_work,
             max_frame_age_ns=station.max_frame_age_ms * 10**6,
             hang_ns=station.hang_ms * 10**6,
+            picture_slots=max(station.frame_slots - station.max_in_work - 1, 1),  # One for a part that is late.
             margin_ns=station.margin_ms * 10**6,
         )
         self._dispatch = Dispatch(self._readiness, self._limits)

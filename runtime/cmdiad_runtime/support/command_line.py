@@ -59,6 +59,7 @@ EXTRAS = {
     "cryptography": "signature",
     "fastapi": "line",
     "fsspec": "fleet",
+    "google": "line",
     "oras": "fleet",
     "pyarrow": "fleet",
     "ray": "fleet",

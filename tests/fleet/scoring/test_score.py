@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fleet_workers import VOLATILE, DyingWorker, stored_rows, write_manifest
 from helpers import RecordingReporter, assert_refused, command, sample_files, truncate
 
 Exported = Callable[..., Path]
-OPTIONS = ScoreOptions(opening=OpenOptions(), shard_rows=3, workers=2)
+OPTIONS = ScoreOptions(opening=OpenOptions(), shard_rows=3, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def score(bundle: Path, manifest: Path, out: Path, make: Any = LocalWorkers, opt
 def scored(bundle: Path, images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of ten good rows, in a folder with their manifest. Tests that change the files copy them."""
     folder = tmp_path_factory.mktemp("scored")
-    score(bundle, write_manifest(folder / "m.jsonl", rows_of(images, 10)), folder / "out")
+    manifest = write_manifest(folder / "m.jsonl", rows_of(images, 10))
+    score(bundle, manifest, folder / "out", options=replace(OPTIONS, workers=2))
     return folder
 
 
@@ -302,6 +304,14 @@ def test_an_unusable_bundle_or_manifest_is_refused(bundle: Path, scored: Path, t
     assert_refused(
         command(cli, "score", bundle, scored / "m.jsonl", "--out", bundle / "out"), 6, "a place in the bundle"
     )
+
+
+def test_too_many_files_of_results_are_refused(
+    bundle: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmdiad_fleet.scoring.score.MOST_SHARDS", 4)
+    ended = command(cli, "score", bundle, scored / "m.jsonl", "--out", tmp_path / "out", "--shard-rows", 2)
+    assert_refused(ended, 3, "5 files of results", "--shard-rows 3 or more")
 
 
 @pytest.mark.parametrize(

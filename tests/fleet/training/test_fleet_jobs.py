@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.training.engines import local_engine
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
 from cmdiad_fleet.training.job import LOG, Outcome
@@ -23,8 +24,8 @@ from cmdiad_fleet.training.train_fleet import job_of, train_fleet
 from cmdiad_fleet.training.worker import check_recipes
 from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
-from fleet_fleets import CAMERA, fleet_of, small_categories, use_double
-from helpers import RecordingReporter, flip_byte
+from fleet_fleets import CAMERA, fleet_of, small_categories, use_double, write_fleet
+from helpers import RecordingReporter, command, flip_byte
 
 EXPORT = '[export]\ncontact = "Line 4"\n'
 LIMIT_S = 120.0
@@ -325,3 +326,25 @@ def test_a_machine_with_other_weights_refuses_the_recipe(
     with pytest.raises(SystemExit, match="7"):
         check_recipes(request)
     assert "Expected the same stored weights on all machines" in capsys.readouterr().err
+
+
+def test_the_command_ends_with_a_table_and_an_exit_code(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_fleet(tmp_path, parts)
+    use_double(monkeypatch, run, bundle, {"gear-camera": "error"})
+    ended = command(cli, "train", file, "--engine", "local", "--jobs", "2")
+    assert ended.code == 1
+    assert [line.split()[0] for line in ended.out.splitlines()[1:4]] == ["clip-camera", "gear-camera", "nut-camera"]
+    assert ended.out.endswith(f"page: {tmp_path / 'out/fleet.html'}\n")
+    assert "gear-camera: failed: data: found nothing" in ended.err
+    use_double(monkeypatch, run, bundle)
+    assert command(cli, "train", file, "--engine", "local").code == 0
+    monkeypatch.setattr("cmdiad_fleet.training.train_fleet.train_fleet", _interrupted)
+    ended = command(cli, "train", file, "--engine", "local")
+    assert ended.code == 130
+    assert "To continue, run the same command again." in ended.err
+
+
+def _interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -21,7 +21,6 @@ from fleet_fleets import fleet_of
 from helpers import command
 from runs import hashes
 
-pytest.importorskip("ray", reason="trains on a Ray cluster")
 pytestmark = pytest.mark.slow
 
 TEXT = """
@@ -37,11 +36,16 @@ values = {size = [112]}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of Ray itself, when it starts its processes.
-        import ray
-
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=80 << 20,
+        )
         yield ray
         ray.shutdown()
 

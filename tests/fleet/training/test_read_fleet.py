@@ -40,6 +40,7 @@ def test_a_fleet_has_a_detector_for_each_category_and_recipe(parts: Path, tmp_pa
 @pytest.mark.failure_mode("A fleet file with mistakes")
 def test_all_mistakes_are_listed_with_their_lines(parts: Path, tmp_path: Path) -> None:
     text = """
+categories = ["gear", "bolt"]
 [recipe.camera]
 cpus = 0
 gpus = 1.5
@@ -56,22 +57,23 @@ values = {size = [64, "x"]}
     listed = mistakes_of(tmp_path, parts, text)
     keys = [line.split(": found")[0] for line in listed]
     assert keys == [
-        "line 7: recipe.camera.cpus",
-        "line 8: recipe.camera.gpus",
+        "line 6: data.categories",
+        "line 8: recipe.camera.cpus",
+        "line 9: recipe.camera.gpus",
         *(
-            f"line 9: recipe.camera.train.{name}"
+            f"line 10: recipe.camera.train.{name}"
             for name in ("modality", "coreset", "out", "foreground", "seed", "hallucinatoin", "mask")
         ),
-        "line 11: export.precision",
-        "line 12: export.budget-ms",
-        "line 13: export.target",
-        "line 15: sweep.recipe",
-        "line 16: sweep.values.size",
-        "line 17: extra",
+        "line 12: export.precision",
+        "line 13: export.budget-ms",
+        "line 14: export.target",
+        "line 16: sweep.recipe",
+        "line 17: sweep.values.size",
+        "line 18: extra",
     ]
-    assert "'rbg' is not one of 'rgb', 'xyz', 'both'" in listed[2]
-    assert "Write hallucination instead" in listed[7]
-    assert "Write camera instead" in listed[12]
+    assert "'rbg' is not one of 'rgb', 'xyz', 'both'" in listed[3]
+    assert "Write hallucination instead" in listed[8]
+    assert "Write camera instead" in listed[13]
 
 
 @pytest.mark.parametrize(

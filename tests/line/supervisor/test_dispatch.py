@@ -43,7 +43,9 @@ from record_rows import a_rejected
 from station_messages import part_inspected
 
 MS = 10**6
-LIMITS = Limits(deadline_ns=100 * MS, max_in_work=2, max_frame_age_ns=50 * MS, hang_ns=200 * MS, margin_ns=7)
+LIMITS = Limits(
+    deadline_ns=100 * MS, max_in_work=2, max_frame_age_ns=50 * MS, hang_ns=200 * MS, picture_slots=2, margin_ns=7
+)
 TIME = "2026-11-26T12:00:00+00:00"
 CONNECTED = SourcesState(connected=True, message="", reconnects=0)
 
@@ -132,6 +134,7 @@ class Station(RuleBasedStateMachine):
         elif isinstance(message, KeepPicture):
             assert message.result.acquisition_id in self.parts
             self.pictures.append(message.slot)
+            assert len(self.pictures) - self.stale_pictures <= LIMITS.picture_slots
         elif isinstance(message, Release):
             assert message.slot in self.held, "a slot is freed once"
             assert message.slot not in self.pictures[self.stale_pictures :]
@@ -570,3 +573,16 @@ def test_rows_that_find_no_room_are_counted():
     assert rows.lost == 2
     rows.opened()
     assert [row.result.acquisition_id for row in rows.take()[:2]] == [3, 4]
+
+
+def test_slots_that_wait_for_a_slow_disk_leave_room_for_the_next_parts(dispatch):
+    kept, freed = [], []
+    for part in range(1, LIMITS.picture_slots + 2):
+        dispatch.handle("plc", Trigger(token=part), 0, TIME)
+        dispatch.handle("acquisition", acquired(part, part, 1), 1, TIME)
+        actions = dispatch.handle("inspection", inspected(part, verdict="NG"), 2, TIME)
+        messages = [action.message for action in actions if isinstance(action, Send)]
+        kept += [message.slot for message in messages if isinstance(message, KeepPicture)]
+        freed += [message.slot for message in messages if isinstance(message, Release)]
+    assert (kept, freed) == ([1, 2], [3])
+    assert dispatch.counters["pictures_skipped"] == 1

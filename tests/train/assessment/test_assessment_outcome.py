@@ -46,10 +46,12 @@ def test_shares_ranking_and_rejects_are_counted() -> None:
 
 
 def test_a_part_without_defects_counts_as_good_only() -> None:
-    values = scores(camera={"stain": 1.0}, both={"stain": 1.0})
+    values = scores(camera=dict.fromkeys(DEFECTS, 1.0), both={"stain": 1.0})
     for kind in DEFECTS:
         del values["29"][kind]
+    values["29"][GOOD]["camera"] = 9.0
     outcome = Outcome(values)
+    assert outcome.rows[0].auroc == 1 and outcome.rows[0].rejected == 1
     assert outcome.tampered == PARTS - 1 and outcome.good == PARTS
     assert outcome.rows[0].detected["stain"] == 1
 

@@ -174,18 +174,17 @@ def _scored_folds(
         ],
         seed=candidates[0].recipe.seed,
     )
-    tampered = names[:: -(-len(names) // MOST_TAMPERED)]
     started, done = time.monotonic(), 0
-    for number, (file, fold) in enumerate(zip(files, folds_of(names, folds), strict=True), start=1):
+    left_out = folds_of(names, folds, seed=candidates[0].recipe.seed)
+    for number, (file, fold) in enumerate(zip(files, left_out, strict=True), start=1):
         if not file.exists():
             detectors = []
             for candidate in candidates:
                 reporter.say(f"Fold {number} of {folds}, {candidate.name}:")
                 run = folder / WORK / f"{_slug(candidate.name)}-{number}"
                 detectors.append(fit_without(candidate, fold, run, options, reporter))
-            scores = score_fold(
-                detectors, {name: samples[name] for name in fold}, tampered, f"score fold {number}", reporter
-            )
+            tampered, unseen = fold[: -(-MOST_TAMPERED // folds)], {name: samples[name] for name in fold}
+            scores = score_fold(detectors, unseen, tampered, f"score fold {number}", reporter)
             file.parent.mkdir(exist_ok=True)
             write_json(file, scores)
             done += 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cmdiad_runtime.bundle.threshold import calibrate_threshold
 from cmdiad_runtime.errors import InputError, RunError
@@ -45,9 +47,19 @@ class FoldDetector:
     threshold: float
 
 
-def folds_of(names: Sequence[str], folds: int) -> list[list[str]]:
-    """Return the samples of each fold; every sample is in one fold."""
-    return [list(names[fold::folds]) for fold in range(folds)]
+def folds_of(names: Sequence[str], folds: int, *, seed: int) -> list[list[str]]:
+    """Return the samples of each fold in random order; every sample is in one fold.
+
+    Recordings often repeat a series of poses. Every second or third sample would be the same poses again, which the
+    detector of the fold would then never have seen.
+
+    Args:
+        names: Names of the samples.
+        folds: Number of folds.
+        seed: Seed of the order.
+    """
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [[names[place] for place in order[fold::folds]] for fold in range(folds)]
 
 
 def fit_without(
@@ -98,7 +110,7 @@ def fit_without(
 def score_fold(
     detectors: Sequence[FoldDetector],
     samples: Mapping[str, SampleFiles],
-    tampered: Sequence[str],
+    tampered: Collection[str],
     step: str,
     reporter: Reporter,
 ) -> Scores:

@@ -28,7 +28,7 @@ class Row:
         detected: Share of the copies with each kind of defect that score above the threshold.
         share: Share of all tampered copies that score above the threshold, each kind with the same weight.
         share_interval: 95 % interval of `share`.
-        auroc: Area under the ROC curve of tampered copies against good samples.
+        auroc: Area under the ROC curve of tampered copies against the same samples unchanged.
         auroc_interval: 95 % interval of `auroc`.
         rejected: Number of good samples above the threshold.
     """
@@ -127,14 +127,12 @@ class Outcome:
     def _auroc(self, name: str) -> tuple[float, FloatArray]:
         """Return the area under the ROC curve, and that of every resample `[resamples]`."""
         scores = self._copies[name]
-        good, changed = scores[:, 0], scores[:, 1:]
-        with_defects = ~np.isnan(changed[:, 0])
-        above = changed[with_defects][:, :, None] > good
-        equal = changed[with_defects][:, :, None] == good
-        wins = (above + 0.5 * equal).mean(axis=1)  # [samples with defects, samples]
+        with_defects = ~np.isnan(scores[:, 1])
+        good, changed = scores[with_defects, 0], scores[with_defects, 1:]
+        wins = ((changed[:, :, None] > good) + 0.5 * (changed[:, :, None] == good)).mean(axis=1)  # [changed, good]
         drawn = self._counts[:, with_defects]
-        pairs = np.maximum(drawn.sum(axis=1) * self._counts.sum(axis=1), 1)
-        return float(wins.mean()), ((drawn @ wins) * self._counts).sum(axis=1) / pairs
+        pairs = np.maximum(np.square(drawn.sum(axis=1)), 1)
+        return float(wins.mean()), ((drawn @ wins) * drawn).sum(axis=1) / pairs
 
 
 def _value(copies: Mapping[str, Mapping[str, float | None]], copy: str, detector: str) -> float:

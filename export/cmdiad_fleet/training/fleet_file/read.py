@@ -51,22 +51,23 @@ class _FleetReader(TomlReader):
     """Reader of the sections of a fleet file, and of the options in them."""
 
     def fleet(self, file: Path) -> Fleet | None:
-        """Return the fleet, or None if a section cannot be read."""
+        """Return the fleet, or None after a mistake."""
         self.check_names(["fleet", "data", "recipe", "export", "sweep"])
         general = self.required("fleet", General)
         recipes = self._recipes()
         sets = [self.fill("data", DataSet, table, index) for index, table in enumerate(self.tables("data", "folder"))]
         export = self._export()
         sweep = self._sweep(recipes)
-        if general is None or None in sets or not recipes or self.mistakes:
-            return None
         detectors = [
             detector
             for index, data in enumerate(sets)
             if data is not None
             for detector in self._detectors(data, index, recipes, sweep)
         ]
-        self._check_detectors(detectors, general)
+        if general is not None:
+            self._check_detectors(detectors, general)
+        if general is None or self.mistakes:
+            return None
         return Fleet(file, general, recipes, tuple(detectors), export, sweep)
 
     def _recipes(self) -> dict[str, RecipeSection]:
@@ -122,9 +123,8 @@ class _FleetReader(TomlReader):
             self.add("sweep", "values", f"{combinations(sweep)} combinations", expected, "remove values")
         elif len(points_of(sweep)) > MOST_TRIALS:
             expected = f"at most {MOST_TRIALS}"
-            self.add(
-                "sweep", "values", f"{combinations(sweep)} trials", expected, 'remove values, or set search = "random"'
-            )
+            action = 'remove values, or set search = "random"'
+            self.add("sweep", "values", f"{combinations(sweep)} trials", expected, action)
         return sweep
 
     def _check_options(self, section: str, options: Mapping[str, Any], command: click.Command, program: str) -> None:
@@ -141,11 +141,16 @@ class _FleetReader(TomlReader):
                 self.add("data", "recipes", f"{name!r}", expected, nearest(name, list(recipes)), index=index)
         chosen = [name for name in data.recipes or recipes if name in recipes]
         categories = self._categories(data, index)
-        for name in chosen:
+        sound = [name for name in chosen if self._is_sound(f"recipe.{name}")]
+        for name in sound:
             self._check_recipe(data, name, recipes[name], sweep)
         for category in categories:
             for name in chosen:
                 yield Detector(f"{data.prefix}{category}-{name}", data.folder, category, name)
+
+    def _is_sound(self, section: str) -> bool:
+        """Return True if neither a section nor the sweep has a mistake."""
+        return not any(f"{mistake.subject}.".startswith((f"{section}.", "sweep.")) for mistake in self.mistakes)
 
     def _categories(self, data: DataSet, index: int) -> list[str]:
         from cmdiad_train.datasets import list_categories, open_category
