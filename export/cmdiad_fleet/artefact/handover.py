@@ -51,15 +51,17 @@ def pull_to_station(source: Source, station: HandOver, proof: Proof, reporter: R
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / "bundle.cmdiad"
     with lock_folder(folder):
-        pulled = pull(source, target, proof, reporter, replace_target=True)
-        options = ImportOptions(
-            recipe_id=station.recipe_id,
-            product_id=station.product_id,
-            engine=proof.engine,
-            public_key=proof.public_key,
-        )
-        add_recipe(station.state, target, options, {"artefact": str(pulled.address), "name": str(source.reference)})
-        if station.activate:
-            activate_recipe(station.state, station.recipe_id)
-        shutil.rmtree(target)
+        try:
+            pulled = pull(source, target, proof, reporter, replace_target=True)
+            options = ImportOptions(
+                recipe_id=station.recipe_id,
+                product_id=station.product_id,
+                engine=proof.engine,
+                public_key=proof.public_key,
+            )
+            add_recipe(station.state, target, options, {"artefact": str(pulled.address), "name": str(source.reference)})
+            if station.activate:
+                activate_recipe(station.state, station.recipe_id)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
     return pulled

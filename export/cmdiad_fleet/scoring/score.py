@@ -158,10 +158,10 @@ class _Run:
             path = shard.results(self.folder)
             if not path.exists():
                 yield shard
-            elif (finished := read_tally(path, len(shard.rows), self.record.digest)) is not None:
+            elif (finished := read_tally(path, self.record.digest, shard)) is not None:
                 tally.add(finished)
             else:
-                self.reporter.say(f"{printable(path)} is damaged or belongs to another run, and is written again")
+                self.reporter.say(f"{printable(path)} is damaged or belongs to other rows, and is written again")
                 yield shard
 
     def _finish(self, tally: Tally) -> None:

@@ -108,7 +108,7 @@ class Scorer:
                 stored = Stored(part_id=row.part_id, read_ms=read_ms, overlay=overlay, overlay_error=problem)
                 lines.append(result_line(inspection, stored, self._station))
             mark(len(shard.rows))
-            write_table(shard.results(folder), lines, self._settings.run)
+            write_table(shard.results(folder), lines, self._settings.run, shard)
         return Tally.of((line["reason"] for line in lines), (line["inspected"] for line in lines))
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +37,12 @@ class Shard:
     def name(self) -> str:
         """Return the name of the shard's files, without a suffix; names sort like numbers."""
         return f"{self.number:05d}"
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the rows: positions, identifiers, places of files, reasons."""
+        rows = [(row.number, row.part_id, sorted(row.places.items()), row.reason) for row in self.rows]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def results(self, folder: Path) -> Path:
         """Return the file of the results, whose existence means that the shard is finished."""

@@ -71,7 +71,7 @@ class ServerOptions:
     @property
     def tls(self) -> bool:
         """Return True if the connection is encrypted and the server's certificate is verified."""
-        return self.address.startswith("grpcs://")
+        return _parts(self.address)[2] == "grpcs"
 
     @staticmethod
     def from_environment(

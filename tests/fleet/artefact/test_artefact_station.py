@@ -70,6 +70,7 @@ def test_a_running_station_gets_the_recipe_and_stays_with_the_active_one(name, s
     store = RecipeStore(state)
     assert store.recipe("gear-7").recipe_id == "gear-7"
     assert store.active() is None
+    assert [path.name for path in (state / "pulls").iterdir()] == [".cmdiad.lock"]
 
 
 def test_an_id_stands_for_one_bundle(name, state, tmp_path):
@@ -79,6 +80,7 @@ def test_an_id_stands_for_one_bundle(name, state, tmp_path):
         Bundle.open(tiny_bundle(tmp_path / "o.cmdiad", name="other")), None, open_place(other, Access()), "7", SILENT
     )
     assert_refused(pull(f"{other}:7", state), 1, "gear-8")
+    assert [path.name for path in (state / "pulls").iterdir()] == [".cmdiad.lock"]
     assert pull(f"{other}:7", state, recipe="gear-8").code == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.scoring.local_workers import LocalWorkers
 from cmdiad_fleet.scoring.score import Scored, ScoreOptions, score_manifest
 from cmdiad_runtime.cli.run import cli as run_cli
+from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.lock import lock_folder
 from fleet_workers import VOLATILE, DyingWorker, stored_rows, write_manifest
@@ -259,6 +261,40 @@ def test_a_manifest_that_changes_during_the_run_ends_it(
     ended = command(cli, "score", bundle, manifest, "--out", tmp_path / "out", "--workers", 1)
     assert_refused(ended, 3, "another content than at the start")
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_rows_of_a_manifest_that_was_another_one_for_a_while_are_scored_again(
+    bundle: Path, images: list[Path], tmp_path: Path
+) -> None:
+    rows = rows_of(images, 2)
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+
+    def changing(settings: Any) -> LocalWorkers:
+        write_manifest(manifest, rows[::-1])
+        return LocalWorkers(settings)
+
+    with pytest.raises(InputError, match="another content"):
+        score(bundle, manifest, tmp_path / "out", changing)
+    write_manifest(manifest, rows)
+    assert score(bundle, manifest, tmp_path / "out").scored == 2
+    assert [row["id"] for row in stored_rows(tmp_path / "out")] == ["part/0", "part/1"]
+
+
+def test_a_manifest_that_was_moved_refers_to_other_files(bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    for name, image in (("first", images[0]), ("second", images[1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part.png").symlink_to(image)
+        manifest = write_manifest(tmp_path / name / "m.jsonl", [{"id": "a", "rgb": "part.png"}])
+        assert score(bundle, manifest, tmp_path / "out").scored == 1
+    assert [row["input"] for row in stored_rows(tmp_path / "out")] == [str(tmp_path / "second" / "part.png")]
+
+
+def test_results_under_the_name_of_another_shard_are_written_again(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(scored / "out", out)
+    shutil.copy(out / "results" / "00000.parquet", out / "results" / "00001.parquet")
+    assert score(bundle, scored / "m.jsonl", out).scored == 3
+    assert stored_rows(out) == stored_rows(scored / "out")
 
 
 def test_an_unusable_bundle_or_manifest_is_refused(bundle: Path, scored: Path, tmp_path: Path) -> None:

@@ -285,6 +285,11 @@ def test_wrong_options_are_refused(options: dict[str, Any], field: str) -> None:
         ServerOptions(**options)
 
 
+def test_a_scheme_in_capitals_keeps_tls() -> None:
+    assert ServerOptions(address="GRPCS://inference.plant:8001").tls
+    assert not ServerOptions(address="GRPC://inference.plant:8001").tls
+
+
 def test_options_of_the_environment() -> None:
     environment = {
         "CMDIAD_SERVER": "grpcs://[::1]",
