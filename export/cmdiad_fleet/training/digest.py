@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cmdiad_fleet.training.job import Job
+from cmdiad_runtime.readers.depth import intrinsics_places
 from cmdiad_runtime.support.files import sha256_of
 
 
@@ -47,3 +48,5 @@ def _data(job: Job) -> Iterator[tuple[object, ...]]:
                 path: Path | None = getattr(files, kind)
                 if path is not None:
                     yield category, split, files.name, files.defect, kind, path.stat().st_size, sha256_of(path)
+            for place in filter(Path.is_file, intrinsics_places(files.xyz) if files.xyz is not None else ()):
+                yield category, split, files.name, "intrinsics", place.name, sha256_of(place)

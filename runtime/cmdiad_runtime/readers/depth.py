@@ -203,9 +203,14 @@ def _check_depth(path: FilePath, header: bytes) -> None:
         raise InputError(path, found=problem, expected=_EXPECTED, action=action, reason="unsupported")
 
 
-def _find_intrinsics(path: FilePath, shape: tuple[int, ...]) -> Path:
+def intrinsics_places(path: FilePath) -> list[Path]:
+    """Return the files that may have the intrinsics of a depth image; the first that exists is read."""
     image = Path(path).absolute()
-    candidates = [image.with_suffix(".json"), *(folder / "intrinsics.json" for folder in list(image.parents)[:2])]
+    return [image.with_suffix(".json"), *(folder / "intrinsics.json" for folder in list(image.parents)[:2])]
+
+
+def _find_intrinsics(path: FilePath, shape: tuple[int, ...]) -> Path:
+    candidates = intrinsics_places(path)
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cmdiad_fleet.cli.fleet import cli
+from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.engines import local_engine
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
 from cmdiad_fleet.training.job import LOG, Outcome
@@ -115,6 +116,18 @@ def test_changed_data_or_recipes_are_trained_again_and_nothing_is_lost(
     assert states(train(fleet)) == ["trained"] * 3  # Back again.
     assert states(train(fleet_of(tmp_path, parts, CAMERA.replace("retries = 1", "memory_gb = 1")))) == ["kept"] * 3
     assert len(list((fleet.general.out / "gear-camera").glob("earlier-*/run*/run.json"))) == 3
+
+
+def test_changed_intrinsics_of_depth_images_are_other_data(parts: Path, tmp_path: Path) -> None:
+    for images in list(parts.glob("*/*/*/rgb")):
+        shutil.copytree(images, images.with_name("xyz"))
+    fleet = fleet_of(tmp_path, parts, '[recipe.cloud]\ntrain = {modality = "xyz"}\n')
+    job = job_of(fleet, fleet.detectors[0], {})
+    digests = {digest_of(job)}
+    for name in ("intrinsics.json", "xyz/intrinsics.json", "xyz/001.json"):
+        (parts / "clip/train/good" / name).write_text("{}")
+        digests.add(digest_of(job))
+    assert len(digests) == 4
 
 
 def test_other_options_of_the_export_keep_the_run(

@@ -134,6 +134,14 @@ def test_only_files_that_the_inputs_depend_on_are_needed(files: SampleFiles) -> 
     assert set(needed_files(replace(files, rgb=None), replace(BASE, modality="xyz"))) == {"xyz"}
 
 
+def test_features_of_depth_images_depend_on_the_intrinsics(tmp_path: Path) -> None:
+    files = SampleFiles("000", "good", tmp_path / "000.png", tmp_path / "000.png", None)
+    (tmp_path / "intrinsics.json").write_text("{}")
+    needed = needed_files(files, replace(BASE, modality="xyz"))
+    assert needed == {"xyz": tmp_path / "000.png", "intrinsics": tmp_path / "intrinsics.json"}
+    assert set(needed_files(files, BASE)) == {"rgb"}
+
+
 def in_view(modality: str, *, top: bool, part: bool) -> Any:
     """Settings of a view by the names that JSON has, without learned values."""
     settings = replace(BASE, modality=modality, xyz_feed="normals").to_json()  # type: ignore[arg-type]

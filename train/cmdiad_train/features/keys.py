@@ -17,6 +17,7 @@ from torch import nn
 import cmdiad_runtime
 import cmdiad_train
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.readers.depth import intrinsics_places
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 
@@ -87,11 +88,13 @@ def modality_settings(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def needed_files(files: SampleFiles, preprocessing: Preprocessing) -> dict[str, Path]:
-    """Return the files of a sample that the inputs of a modality are made of, by `rgb` and `xyz`."""
+    """Return the files of a sample that the inputs of a modality are made of, by `rgb`, `xyz` and `intrinsics`."""
     settings = preprocessing.to_json()
     rgb = preprocessing.modality != "xyz" or not _needs_cloud_alone(settings)
     xyz = preprocessing.modality != "rgb" or not _needs_image_alone(settings)
     paths = {"rgb": files.rgb if rgb else None, "xyz": files.xyz if xyz else None}
+    if paths["xyz"] is not None:
+        paths["intrinsics"] = next(filter(Path.is_file, intrinsics_places(paths["xyz"])), None)
     return {name: path for name, path in paths.items() if path is not None}
 
 
