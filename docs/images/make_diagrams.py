@@ -76,9 +76,12 @@ def packages() -> Diagram:
     picture.arrow((840, 220), (840, 172))
     picture.box((600, 220), (170, 56), ["cmdiad_line", "the station, its processes"], "green")
     picture.arrow((720, 220), (720, 172))
+    picture.box((300, 220), (200, 56), ["cmdiad_fleet", "archives, many detectors, servers"], "yellow")
+    picture.arrow((340, 220), (340, 172))
+    picture.arrow((500, 248), (598, 248))
     picture.text((20, 40), "An arrow means: may import. Nothing imports in the other direction.")
-    picture.text((240, 215), "needs torch, timm, onnx: workstation", anchor="start")
-    picture.text((680, 60), "no torch: device at the line")
+    picture.text((20, 60), "Yellow: workstation. Training needs torch, timm and onnx.")
+    picture.text((680, 60), "Green: device at the line, no torch.")
     return picture
 
 
