@@ -15,6 +15,8 @@ INSTALL = 'run: pip install "cmdiad[triton]"'
 
 _AWAY = {f"StatusCode.{name}" for name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED")}
 """States of a call after which a later call may succeed; every other failure is one of the model or the request."""
+_READY = 2
+"""State of a connected channel, GRPC_CHANNEL_READY in grpc/impl/connectivity_state.h."""
 _LARGEST_MESSAGE = (1 << 31) - 1
 _CHANNEL = (
     ("grpc.max_send_message_length", _LARGEST_MESSAGE),
@@ -39,6 +41,11 @@ class Deadline:
     def remaining(self) -> float:
         """Return the seconds that are left, at least a millisecond, because gRPC takes 0 for no limit."""
         return max(self._end - time.monotonic(), 0.001)
+
+    @property
+    def passed(self) -> bool:
+        """Return True after the moment."""
+        return time.monotonic() >= self._end
 
 
 class TritonClient:
@@ -78,20 +85,43 @@ class TritonClient:
             raise self._translated(error) from error
 
     def _translated(self, error: Any) -> EngineError:
-        subject = f"{self._options.address}, model {self._model.name}"
         if error.status() in _AWAY:
-            return NoAnswerError(
-                subject,
-                found=f"no answer ({error.message()})",
-                expected=f"an answer within {self._options.timeout_s:g} s",
-                action="check server and network",
-            )
+            return self.no_answer(error.message())
         return EngineError(
-            subject,
+            f"{self._options.address}, model {self._model.name}",
             found=f"a refusal ({error.message()})",
             expected="a server that has loaded the model",
             action="write the model with cmdiad-fleet triton and load the model on the server",
         )
+
+    def no_answer(self, problem: str) -> NoAnswerError:
+        """Return the error of a sample that the server has not answered."""
+        return NoAnswerError(
+            f"{self._options.address}, model {self._model.name}",
+            found=f"no answer ({problem})",
+            expected=f"an answer within {self._options.timeout_s:g} s",
+            action="check server and network",
+        )
+
+    @property
+    def lost(self) -> bool:
+        """Return True if the connection has ended; the next call would open another one, unnoticed.
+
+        The public interface of gRPC tells the state only in another thread, too late or never for a short break.
+
+        Raises:
+            EngineError: The installed version of gRPC does not tell the state.
+        """
+        try:
+            state = self._client._channel._channel.check_connectivity_state(False)
+        except AttributeError as error:
+            raise EngineError(
+                "",
+                found=f"a version of grpcio or tritonclient that does not tell the state of a connection ({error})",
+                expected="the versions that this version of cmdiad was tested with",
+                action="install tritonclient 2.73 and grpcio 1.85",
+            ) from error
+        return bool(state != _READY)
 
     def server(self, deadline: Deadline) -> str:
         """Return name and version of the server."""

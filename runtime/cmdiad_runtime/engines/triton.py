@@ -2,11 +2,13 @@
 
 A server is another machine, so its model can change between two samples. The engine therefore names model and version
 in every request, and checks in every answer that exactly this model answered. After every answer it reads the number
-of inferences since the model was loaded: if that number has fallen, the server or the model was started again. Such
-a model has not passed the self-test, and the engine refuses every further sample until it is opened again.
+of inferences since the model was loaded: that number must have risen by those of this engine. If it has fallen, the
+server or the model was started again. Such a model has not passed the self-test, and the engine refuses every further
+sample until it is opened again.
 
-Other lines may raise the number again while this line waits. After a pause or a new connection the engine therefore
-repeats its first inference, a golden sample of the self-test, and compares the outputs.
+Other lines may raise the number again while this line waits. After a pause, a lost connection or an inference that
+was not counted, the engine therefore repeats its first inference, a golden sample of the self-test, and compares the
+outputs.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ _OPENING_S = 5.0
 _CLOSING_S = 0.5
 _PAUSE_S = 10.0
 """Seconds without an answer after which the first inference is repeated before the next sample."""
+_COUNTING_S = 0.001
+"""Pause between two questions for the number of inferences: a server may count shortly after it has answered."""
 _SAME_SHARE = 0.01
 """Largest difference of a repeated output, as a share of its largest value: instances may run on different devices."""
 
@@ -50,6 +54,7 @@ class TritonEngine:
         self._problem: EngineError | None = None
         self._first: tuple[Arrays, Arrays] | None = None
         self._answered_s = -math.inf
+        self._uncounted = 0
         deadline = Deadline(_OPENING_S)
         client = TritonClient(options, model)
         try:
@@ -96,7 +101,7 @@ class TritonEngine:
             client = self._connected(deadline)
             if self._first is not None and time.monotonic() - self._answered_s > _PAUSE_S:
                 self._repeat_first(client, *self._first, deadline)
-            outputs = self._tensors.infer(client, inputs, deadline)
+            outputs = self._infer(client, inputs, deadline)
             self._check_same_load(client, deadline)
         except NoAnswerError:
             self._disconnect()
@@ -111,7 +116,9 @@ class TritonEngine:
         return outputs
 
     def _connected(self, deadline: Deadline) -> TritonClient:
-        """Return the connection; after a failure a new one to the same server with the same model."""
+        """Return the connection; after a failure or a lost one a new one to the same server with the same model."""
+        if self._client is not None and self._client.lost:
+            self._disconnect()
         if self._client is None:
             client = TritonClient(self._options, self._model)
             try:
@@ -128,18 +135,34 @@ class TritonEngine:
 
     def _repeat_first(self, client: TritonClient, inputs: Arrays, expected: Arrays, deadline: Deadline) -> None:
         """Raise EngineError if the model has other outputs for the first inputs than at the self-test."""
-        outputs = self._tensors.infer(client, inputs, deadline)
+        outputs = self._infer(client, inputs, deadline)
         for name, array in expected.items():
             allowed = _SAME_SHARE * np.abs(array).max(initial=0)
             if not np.all(np.abs(outputs[name] - array) <= allowed):  # False for NaN
                 raise self._changed(f"other values of {name} for the first sample of the self-test than before")
 
+    def _infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        outputs = self._tensors.infer(client, inputs, deadline)
+        self._uncounted += 1
+        return outputs
+
     def _check_same_load(self, client: TritonClient, deadline: Deadline) -> None:
-        """Raise EngineError if the server has loaded the model again since the last answer."""
-        count = client.inference_count(deadline)
-        if count < self._count:
-            raise self._changed(f"{count} inferences after {self._count}: the model was loaded again")
-        self._count = count
+        """Check that the server has counted the inferences of this engine since the last check.
+
+        Raises:
+            NoAnswerError: The connection was lost, or the inferences are not counted by the deadline.
+            EngineError: The server has loaded the model again.
+        """
+        if client.lost:
+            raise client.no_answer("the connection was lost")
+        while (count := client.inference_count(deadline)) < self._count + self._uncounted:
+            if count < self._count:
+                raise self._changed(f"{count} inferences after {self._count}: the model was loaded again")
+            if deadline.passed:
+                self._uncounted = 0  # A new connection must repeat the first inference, and that one must be counted.
+                raise client.no_answer("the server has not counted the inference")
+            time.sleep(_COUNTING_S)
+        self._count, self._uncounted = count, 0
 
     def _changed(self, problem: str) -> EngineError:
         return EngineError(

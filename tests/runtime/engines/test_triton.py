@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,13 @@ def test_a_server_that_dies_during_an_inference_is_no_answer(model: ServedModel,
 
 
 def _wait_for(server: KServeServer, verb: str, times: int) -> None:
+    _wait_until(lambda: server.calls.count(verb) >= times)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LONG_S
-    while server.calls.count(verb) < times and time.monotonic() < end:
+    while not condition():
+        assert time.monotonic() < end, "this has not happened in time"
         time.sleep(0.01)
 
 
@@ -166,7 +171,8 @@ def test_a_model_that_was_loaded_again_needs_a_new_self_test(
         assert_right(engine)
 
 
-@pytest.mark.parametrize("meanwhile", ["a pause", "a new connection"])
+@pytest.mark.failure_mode("A Triton server that restarts between two parts while other lines use it")
+@pytest.mark.parametrize("meanwhile", ["a pause", "a new connection", "a restart"])
 @pytest.mark.parametrize("graph", ["same", "other"])
 def test_another_model_is_noticed_although_other_lines_use_it(
     tmp_path: Path,
@@ -180,16 +186,15 @@ def test_another_model_is_noticed_although_other_lines_use_it(
     with opened(model, server) as engine:
         engine.run(cloud_inputs(5))
         if graph == "other":
-            scaled = onnx.load(tmp_path / "cloud.onnx")
-            (features,) = (array for array in scaled.graph.initializer if array.name == "features")
-            features.CopyFrom(onnx.numpy_helper.from_array(1.05 * onnx.numpy_helper.to_array(features), "features"))
-            onnx.save(scaled, tmp_path / "models" / model.name / "1" / "model.onnx")
+            _scale_features(tmp_path, model)
         if meanwhile == "a pause":
             monkeypatch.setattr("cmdiad_runtime.engines.triton._PAUSE_S", -1.0)
         else:
             server.stop()
-            with pytest.raises(NoAnswerError):
-                engine.run(cloud_inputs(5))
+            if meanwhile == "a new connection":
+                with pytest.raises(NoAnswerError):
+                    engine.run(cloud_inputs(5))
+            _wait_until(lambda: engine._client is None or engine._client.lost)
             server.start()
         server.load(model.name)
         server._models[model.name].count = 1_000_000
@@ -198,6 +203,46 @@ def test_another_model_is_noticed_although_other_lines_use_it(
         else:
             with pytest.raises(EngineError, match="for the first sample of the self-test"):
                 engine.run(cloud_inputs(7))
+
+
+def _scale_features(tmp_path: Path, model: ServedModel) -> None:
+    """Replace the graph in the repository by one with other outputs."""
+    scaled = onnx.load(tmp_path / "cloud.onnx")
+    (features,) = (array for array in scaled.graph.initializer if array.name == "features")
+    features.CopyFrom(onnx.numpy_helper.from_array(1.05 * onnx.numpy_helper.to_array(features), "features"))
+    onnx.save(scaled, tmp_path / "models" / model.name / "1" / "model.onnx")
+
+
+def test_the_count_must_rise_by_the_inferences_of_this_line(
+    tmp_path: Path, model: ServedModel, server: KServeServer
+) -> None:
+    """A new load that has counted as many inferences as the old one, this line's included, is noticed."""
+    with opened(model, server) as engine:
+        engine.run(cloud_inputs(5))
+        _scale_features(tmp_path, model)
+        server.load(model.name)
+        engine._options = ServerOptions(address=server.address, timeout_s=SHORT_S)
+        with pytest.raises(NoAnswerError):
+            engine.run(cloud_inputs(7))
+        engine._options = ServerOptions(address=server.address, timeout_s=LONG_S)
+        with pytest.raises(EngineError, match="for the first sample of the self-test"):
+            engine.run(cloud_inputs(7))
+
+
+def test_a_server_may_count_after_the_answer(model: ServedModel, server: KServeServer) -> None:
+    with opened(model, server) as engine:
+        assert_right(engine)
+        server.fault = "uncounted"
+        asked = server.calls.count("ModelStatistics")
+
+        def count() -> None:
+            _wait_for(server, "ModelStatistics", asked + 3)
+            server._models[model.name].count += 1
+
+        counting = threading.Thread(target=count)
+        counting.start()
+        assert_right(engine)
+        counting.join()
 
 
 @pytest.mark.failure_mode("A Triton server that answers with another shape or type")
