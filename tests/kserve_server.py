@@ -25,7 +25,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
-Fault = Literal["", "hang", "die", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"]
+Fault = Literal[
+    "", "hang", "die", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"
+]
 LARGEST = (1 << 31) - 1
 OPTIONS = [("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST)]
 BACKENDS = {"onnxruntime": "model.onnx"}

@@ -29,6 +29,7 @@ def ray_cluster(address: str = "", cores: int | None = None) -> Iterator[Any]:
         EngineError: There is no cluster at the address, or no cluster can be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Must be set before the import.
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # Messages about killed processes stay readable in a log.
     if not address:
         _require_token()
     import ray

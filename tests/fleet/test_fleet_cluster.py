@@ -11,7 +11,7 @@ from helpers import python
 RAY = """
 import os
 
-seen = {name: os.environ.get(name, "") for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+seen = {name: os.environ.get(name, "") for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_COLOR_PREFIX")}
 
 def is_initialized():
     return False
@@ -30,13 +30,14 @@ from cmdiad_fleet.cluster import ray_cluster
 
 with ray_cluster(sys.argv[2]) as ray:
     print(ray.seen["RAY_AUTH_MODE"], len(ray.seen["RAY_AUTH_TOKEN"]))
+    assert ray.seen["RAY_COLOR_PREFIX"] == "0"
 """
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the stand-in for Ray."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_COLOR_PREFIX"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "ray.py").write_text(RAY)
     return tmp_path

@@ -16,7 +16,8 @@ The name of a model contains the first digits of the graph's hash, so several ve
 side. A line runs the bundle as before, with --engine triton: files are read and prepared at the line, and the
 self-test runs through the server before the first verdict. A model that exists is never replaced.
 
-Prints the names of the models, and on stderr the command that starts the server.
+Prints the names of the models, and on stderr the command that starts the server for this machine only. Triton has no
+users: read docs/triton.md before the server is opened for lines on other machines.
 """
 EXAMPLES = (
     "cmdiad-fleet triton cable.cmdiad gear.cmdiad --repository /srv/models --instances 2 --device gpu",
@@ -93,5 +94,6 @@ def triton(  # noqa: PLR0913 - one parameter for each option
         click.echo(model.path.name)
         say(f"{printable(model.path)}: {'written' if model.written else 'the same model was there already'}")
         names.append(model.path.name)
-    say(f"start the server: {printable(shlex.join(launch_command(repository, names, placement)))}")
+    command = shlex.join(launch_command(repository, names, placement))
+    say(f"start the server, for this machine only: {printable(command)}")
     return 0

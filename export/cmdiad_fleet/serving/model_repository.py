@@ -25,6 +25,7 @@ from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.engines.served_model import VERSION, ServedModel, served_model
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_directory, require_outside_bundles, sha256_of, write_json
 from cmdiad_runtime.support.regular_file import read_regular
 
@@ -77,7 +78,10 @@ def write_model(bundle: Bundle, repository: Path, placement: Placement) -> Writt
 
 
 def launch_command(repository: Path, models: list[str], placement: Placement) -> list[str]:
-    """Return the command that starts a stock Triton server with exactly these models."""
+    """Return the command that starts a stock Triton server with exactly these models, for this machine only.
+
+    Triton has no users and listens on all interfaces by default. The address for metrics follows that for HTTP.
+    """
     limited = [] if placement.priority is None else ["--rate-limit=execution_count"]
     return [
         "tritonserver",
@@ -85,6 +89,8 @@ def launch_command(repository: Path, models: list[str], placement: Placement) ->
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
         "--disable-auto-complete-config",
+        "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1",
         *limited,
     ]
 
@@ -158,8 +164,10 @@ def _require_same(target: Path, bundle: Bundle, model: ServedModel, placement: P
         record = json.loads(read_regular(target / RECORD, _RECORD_LIMIT))
         hashes = _hashes(target)
         same_config = (target / "config.pbtxt").read_text(encoding="utf-8") == config
+    except FileNotFoundError as error:
+        raise _occupied(target, f"a folder without {Path(error.filename).name}, so no model of cmdiad") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _occupied(target, f"no model of cmdiad ({error})") from error
+        raise _occupied(target, f"no model of cmdiad ({cause_of(error)})") from error
     if not isinstance(record, dict) or record.get("files") != hashes:
         raise _occupied(target, f"files that differ from {RECORD}")
     if record.get("graph_sha256") != model.graph_sha256 or not same_config:
@@ -180,5 +188,8 @@ def _make_folder(repository: Path) -> None:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            repository, found=str(error), expected="a folder", action="choose another --repository"
+            repository,
+            found=f"no folder ({cause_of(error)})",
+            expected="a folder",
+            action="choose another --repository",
         ) from error

@@ -108,12 +108,20 @@ class ServerOptions:
                 key=texts["key"],
             )
         except RecordError as error:
-            raise EngineError(
-                "", found=str(error), action=f"correct --server or the environment variables {ADDRESS}…"
-            ) from error
+            name, value = _source(error.field, {"address": address, "fallback": fallback, **texts}, environment)
+            raise EngineError(name, found=repr(value), expected=error.expected, action=f"correct {name}") from error
 
 
 _VARIABLES = ("timeout", "shared_memory", "fallback", "authority", "certificate", "key")
+
+
+def _source(field: str, values: Mapping[str, str | None], environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return where the value of a field comes from, and the value."""
+    field = field.removesuffix("_s")
+    variable = ADDRESS if field == "address" else f"{ADDRESS}_{field.upper()}"
+    option = {"address": "--server", "fallback": "--fallback"}.get(field, "")
+    value = values[field] or ""
+    return (option if option and value != environment.get(variable, "") else variable), value[:200]
 
 
 def _parts(address: str) -> tuple[str, int, str]:
@@ -139,10 +147,10 @@ def _seconds(text: str) -> float:
     try:
         return float(text or ServerOptions.timeout_s)
     except ValueError:
-        raise RecordError(f"{ADDRESS}_TIMEOUT is {text!r:.60}, expected seconds") from None
+        raise RecordError(field="timeout_s", expected="seconds") from None
 
 
 def _flag(text: str) -> bool:
     if text.lower() not in _TRUE + _FALSE:
-        raise RecordError(f"{ADDRESS}_SHARED_MEMORY is {text!r:.60}, expected 1 or 0")
+        raise RecordError(field="shared_memory", expected="1 or 0")
     return text.lower() in _TRUE

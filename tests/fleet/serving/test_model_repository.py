@@ -118,6 +118,8 @@ def test_the_configuration_is_written_exactly(bundle: Bundle, tmp_path: Path) ->
         "--model-control-mode=explicit",
         f"--load-model={path.name}",
         "--disable-auto-complete-config",
+        "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1",
         "--rate-limit=execution_count",
     ]
 
@@ -168,7 +170,10 @@ def test_the_same_model_is_kept_and_another_one_is_never_replaced(bundle: Bundle
     with pytest.raises(OutputError, match="files that differ"):
         write_model(bundle, tmp_path, Placement())
     (first.path / "cmdiad.json").unlink()
-    with pytest.raises(OutputError, match="no model of cmdiad"):
+    with pytest.raises(OutputError, match=r"found a folder without cmdiad\.json, so no model of cmdiad\. Expected"):
+        write_model(bundle, tmp_path, Placement())
+    (first.path / "cmdiad.json").mkdir()
+    with pytest.raises(OutputError, match=r"no model of cmdiad \(a folder, not a file\)"):
         write_model(bundle, tmp_path, Placement())
 
 

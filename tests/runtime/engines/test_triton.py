@@ -349,9 +349,26 @@ def test_options_of_the_environment() -> None:
     assert ServerOptions.from_environment("localhost:1", environment={}).fallback is None
     with pytest.raises(EngineError, match="CMDIAD_SERVER"):
         ServerOptions.from_environment(environment={})
-    for name, value in (("TIMEOUT", "soon"), ("SHARED_MEMORY", "perhaps"), ("FALLBACK", "moon")):
-        with pytest.raises(EngineError):
-            ServerOptions.from_environment(environment={**environment, f"CMDIAD_SERVER_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "value", "message"),
+    [
+        ("10.1.2.3:9", "", "", "--server: found '10.1.2.3:9'. Expected grpcs:// or grpc:// for another machine. "),
+        (None, "", "plant:9", "CMDIAD_SERVER: found 'plant:9'. Expected grpcs:// or grpc:// for another machine. "),
+        (None, "_TIMEOUT", "soon", "CMDIAD_SERVER_TIMEOUT: found 'soon'. Expected seconds. "),
+        (None, "_TIMEOUT", "0", "CMDIAD_SERVER_TIMEOUT: found '0'. Expected a number from 0.001 to 600. "),
+        (None, "_SHARED_MEMORY", "perhaps", "CMDIAD_SERVER_SHARED_MEMORY: found 'perhaps'. Expected 1 or 0. "),
+        (None, "_FALLBACK", "moon", "CMDIAD_SERVER_FALLBACK: found 'moon'. Expected one of cpu, "),
+        (None, "_KEY", "a.pem", "CMDIAD_SERVER_KEY: found 'a.pem'. Expected a certificate and its key, or neither. "),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_source(address: str | None, variable: str, value: str, message: str) -> None:
+    environment = {"CMDIAD_SERVER": "grpcs://host:1", f"CMDIAD_SERVER{variable}": value}
+    with pytest.raises(EngineError) as refused:
+        ServerOptions.from_environment(address, environment=environment)
+    assert str(refused.value).startswith(message)
+    assert str(refused.value).endswith(f"Correct {message.partition(':')[0]}.")
 
 
 def test_a_missing_package_names_the_command(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
