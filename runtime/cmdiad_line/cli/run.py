@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -13,6 +14,8 @@ HELP = """Run the station that FILE describes.
 
 The station ends in order on Ctrl-C or SIGTERM: parts in work become NG. Under systemd, use `Type=notify`; the unit
 file is in docker/.
+
+Prints on stderr the addresses of the page and of the interfaces, when the station is ready, and why it is not.
 """
 EXAMPLES = ("cmdiad-line run station.toml", "cmdiad-line run /etc/cmdiad/station.toml")
 
@@ -21,7 +24,10 @@ EXAMPLES = ("cmdiad-line run station.toml", "cmdiad-line run /etc/cmdiad/station
 @click.argument("file", type=click.Path(path_type=Path))
 def run(file: Path) -> int:
     """See HELP."""
+    from cmdiad_line.cli.state_lines import StateLines
     from cmdiad_line.station_file.read import read_station
     from cmdiad_line.supervisor.start import run_station
 
-    return run_station(read_station(file))
+    station = read_station(file)
+    with closing(StateLines(station)) as lines:
+        return run_station(station, lines.show)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,15 +22,17 @@ from cmdiad_runtime.support.lock import lock_folder
 if TYPE_CHECKING:
     from cmdiad_line.recipes.recipe import Recipe
     from cmdiad_line.station_file.station import Station
+    from cmdiad_line.transport.messages import StationState
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run_station(station: Station) -> int:
+def run_station(station: Station, show: Callable[[StationState], None] | None = None) -> int:
     """Run a station until a signal ends it or it gives up, and return the exit code.
 
     Args:
         station: The station.
+        show: Function that receives every changed state, and must not block; or None.
 
     Raises:
         BundleError: The bundle of the station file is damaged or not signed as required, and no recipe is active.
@@ -42,7 +44,8 @@ def run_station(station: Station) -> int:
         store = RecipeStore(station.state)
         recipe = store.active() or _first_recipe(store, station)
         with FramePool.create(frames_path(station.state), station.frame_slots, station.slot_bytes) as pool:
-            supervisor = Supervisor(Parts(station=station, file=file, store=store, recipe=recipe, pool=pool))
+            parts = Parts(station=station, file=file, store=store, recipe=recipe, pool=pool, show=show)
+            supervisor = Supervisor(parts)
             with _ended_by_signals(supervisor):
                 return supervisor.run()
 

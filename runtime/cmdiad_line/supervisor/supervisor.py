@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -85,6 +85,7 @@ class Parts:
         store: Recipes on the disk.
         recipe: Active recipe.
         pool: Memory for the frames.
+        show: Function that receives every changed state and does not block, or None.
     """
 
     station: Station
@@ -92,6 +93,7 @@ class Parts:
     store: Store
     recipe: Recipe
     pool: FramePool
+    show: Callable[[StationState], None] | None = None
 
 
 def outside_processes(station: Station) -> tuple[str, ...]:
@@ -115,6 +117,7 @@ class Supervisor:
     def __init__(self, parts: Parts) -> None:
         station = parts.station
         self._pool = parts.pool
+        self._show = parts.show
         self._outside = outside_processes(station)
         self._hub = Hub(parts.file, station.file.parent)
         self._readiness = Readiness(
@@ -397,6 +400,8 @@ class Supervisor:
             notify("READY=1")  # Also without a camera: a person can look at the pages and plug it in.
         for name in self._outside:
             self.send(name, state)
+        if self._show is not None:
+            self._show(state)
 
     def _show_life(self, now_ns: int) -> None:
         """Send a sign of life to the outside processes: the PLC's OK bit is false without one."""

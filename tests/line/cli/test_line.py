@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,14 @@ from click.testing import CliRunner
 
 from cmdiad_line.cli.demo import _samples_of, _station_file
 from cmdiad_line.cli.line import SUBCOMMANDS, cli
+from cmdiad_line.cli.state_lines import StateLines
 from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.read import read_station
+from cmdiad_line.transport.messages import StationState
+from mqtt_broker import free_port
 from stations import write_station_file
 
+RUN = "import sys; from cmdiad_line.cli.line import main; sys.argv[0] = 'cmdiad-line'; main()"
 HEAVY = ("asyncua", "fastapi", "uvicorn", "pymodbus", "paho", "onnxruntime", "numpy", "jinja2", "argon2", "sqlite3")
 
 
@@ -80,3 +87,94 @@ def test_demo_finds_the_samples_of_its_bundle(tmp_path, monkeypatch):
     (tmp_path / "data" / "gear" / "test").mkdir(parents=True)
     assert _samples_of(manifest) == Path("data/gear/test")
     assert _samples_of({"provenance": {"data": "elsewhere"}}) is None
+
+
+def test_run_says_addresses_and_when_the_station_is_ready(exported, data, tmp_path):
+    file = write_station_file(
+        tmp_path,
+        exported("rgb"),
+        data / "gear" / "train",
+        station={"deadline_ms": 60_000},
+        modbus={"port": (port := free_port())},
+        web={"port": 0},
+    )
+    process = subprocess.Popen([sys.executable, "-c", RUN, "run", str(file)], stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line.rstrip("\n"))
+            if {"page", "Modbus TCP", "station test ready"} <= {text.split(":")[0] for text in lines}:
+                break
+        page = json.loads((tmp_path / "state" / "run" / "web.json").read_text())["url"]
+        assert {f"page: {page}", f"Modbus TCP: 127.0.0.1:{port}", "station test ready: recipe gear"} <= set(lines)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read().splitlines()[-1] == "station test stopped"
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_lines_of_a_station_say_each_change_once(exported, data, tmp_path):
+    lines = StateLines(read_station(write_station_file(tmp_path, exported("rgb"), data / "gear" / "train")))
+    running = {"plc": "running"}
+    try:
+        shown = [
+            list(lines._lines(station_state(phase, reason, processes)))
+            for phase, reason, processes in (
+                ("starting", "not-ready", {}),
+                ("not-ready", "camera-gone", running),
+                ("ready", "", running),
+                ("ready", "", running),
+                ("starting", "not-ready", running),
+                ("starting", "camera-gone", running),
+                ("failed", "not-ready", running),
+                ("ready", "", running),
+            )
+        ]
+    finally:
+        lines.close()
+    ready, said = "station test ready: recipe gear", "station test not ready ({0}): Because of {0}."
+    assert shown == [
+        [],
+        ["Modbus TCP: 127.0.0.1:(any free port)", said.format("camera-gone")],
+        [ready],
+        [],
+        [said.format("not-ready")],
+        [],
+        [],
+        [ready],
+    ]
+
+
+def test_a_full_pipe_does_not_delay_the_station(exported, data, tmp_path, monkeypatch):
+    """A blocked stderr blocks the thread of the lines only."""
+    free = threading.Event()
+    monkeypatch.setattr("cmdiad_line.cli.state_lines.say", lambda line: free.wait(60))
+    monkeypatch.setattr("cmdiad_line.cli.state_lines._LAST_S", 0.01)
+    lines = StateLines(read_station(write_station_file(tmp_path, exported("rgb"), data / "gear" / "train")))
+    for reason in ("camera-gone", "stopped", "not-ready"):
+        lines.show(station_state("not-ready", reason, {}))
+    lines.close()
+    assert lines._thread.is_alive()
+    free.set()
+    lines._thread.join(60)
+    assert not lines._thread.is_alive()
+
+
+def station_state(phase, reason, processes):
+    """Return a state of a station; its message repeats the reason."""
+    return StationState(
+        phase=phase,
+        reason=reason,
+        message=f"Because of {reason}." if reason else "",
+        in_work=0,
+        accepts=not reason,
+        recipe_id="gear",
+        bundle_digest="",
+        prepared=(),
+        modality="rgb",
+        processes=processes,
+        counters={},
+    )
