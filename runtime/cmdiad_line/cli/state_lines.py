@@ -22,7 +22,7 @@ _LAST_S = 1.0
 
 
 class StateLines:
-    """Writer of the lines. It writes in a thread of its own, so that a full pipe never delays the station.
+    """Writer of the lines, in a separate thread, so that a full pipe never delays the station.
 
     Args:
         station: The station.
