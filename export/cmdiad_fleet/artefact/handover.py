@@ -9,7 +9,10 @@ from pathlib import Path
 from cmdiad_fleet.artefact.proof import Proof
 from cmdiad_fleet.artefact.pull import Pulled, Source, pull
 from cmdiad_line.cli.recipe import activate_recipe, add_recipe
+from cmdiad_line.cli.state_argument import state_of, stopped_station
 from cmdiad_line.recipes.store import ImportOptions
+from cmdiad_line.records.database import database_path
+from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -34,6 +37,27 @@ class HandOver:
     activate: bool = False
 
 
+def station_state(place: Path) -> Path:
+    """Return the state folder of a station that exists.
+
+    Args:
+        place: State folder with the records of a station, or station file.
+
+    Raises:
+        OutputError: There is no such folder or file, or the folder is no state folder.
+        StationFileError: The station file has mistakes.
+    """
+    records = database_path(place)
+    if place.is_dir() and not records.is_file():
+        raise OutputError(
+            place,
+            found=f"a folder without {records.name}",
+            expected="the state folder of a station",
+            action="pass its station file, or start the station once",
+        )
+    return state_of(place)
+
+
 def pull_to_station(source: Source, station: HandOver, proof: Proof, reporter: Reporter) -> Pulled:
     """Receive a bundle and add it to a station as a recipe. A killed call leaves the recipes as they were, or complete.
 
@@ -45,8 +69,12 @@ def pull_to_station(source: Source, station: HandOver, proof: Proof, reporter: R
 
     Raises:
         RecipeError: The id stands for another bundle.
+        OutputError: The recipe cannot become the active one, because the station is running; nothing was received.
         CmdiadError: See `pull`, `add_recipe` and `activate_recipe`.
     """
+    if station.activate:
+        with stopped_station(station.state):
+            pass  # Activation asks again: a station may start during the transfer.
     folder = station.state / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / "bundle.cmdiad"

@@ -20,7 +20,7 @@ from cmdiad_fleet.artefact.proof import Proof, check_head, is_same_bundle, named
 from cmdiad_fleet.artefact.reference import Reference
 from cmdiad_runtime.bundle.self_test import SelfTest
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.support.files import atomic_directory, free_name, is_sha256
+from cmdiad_runtime.support.files import atomic_directory, free_name, is_sha256, write_errors
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -178,8 +178,9 @@ def _staging(target: Path, artefact: Artefact) -> Iterator[Path]:
         raise OutputError(
             target, found=f"no folder {folder.parent}", expected="an existing folder", action="create the folder"
         )
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with lock_folder(folder):
+    with write_errors(target, folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    with lock_folder(folder), write_errors(target, folder):
         _remove_others(folder, artefact)
         _require_room(folder, artefact)
         yield folder

@@ -27,6 +27,7 @@ REGISTRY_OPTIONS: Callable[[Any], Any] = option_group(
         "--auth-host",
         default="",
         metavar="HOST",
+        show_default=False,
         help="Host of the token service that may receive the credentials, if that is not the registry.",
     ),
 )
@@ -37,7 +38,9 @@ MIRROR = click.option(
     metavar="PLACE",
     help="Further REGISTRY/REPO or oci:PATH with the same artefact; tried in this order. Repeatable.",
 )
-DIGEST = click.option("--digest", default="", metavar="sha256:HEX", help="Digest that the artefact must have.")
+DIGEST = click.option(
+    "--digest", default="", metavar="sha256:HEX", show_default=False, help="Digest that the artefact must have."
+)
 ENGINE = click.option(
     "--engine", type=click.Choice(ENGINE_NAMES), default="cpu", help="Engine of the self-test, as in cmdiad-run."
 )

@@ -49,10 +49,24 @@ RECORD = ".pulled.json"
         "place",
         type=click.Path(path_type=Path),
         metavar="STATE",
-        help="State folder or station file of the station that receives the bundle as a recipe.",
+        help="Station file, or state folder of a station that was started before; receives the bundle as a recipe.",
     ),
-    click.option("--recipe", "recipe_id", default="", metavar="ID", help="Id of the new recipe, with --station."),
-    click.option("--product", "product_id", default="", metavar="ID", help="Id of the product, with --station."),
+    click.option(
+        "--recipe",
+        "recipe_id",
+        default="",
+        metavar="ID",
+        show_default=False,
+        help="Id of the new recipe, with --station.",
+    ),
+    click.option(
+        "--product",
+        "product_id",
+        default="",
+        metavar="ID",
+        show_default=False,
+        help="Id of the product, with --station.",
+    ),
     click.option("--activate", is_flag=True, help="Make the recipe the active one; the station must be stopped."),
 )
 @option_group("Trust", PUBLIC_KEY, ALLOW_UNSIGNED, DIGEST, ENGINE)
@@ -89,10 +103,9 @@ def pull(  # noqa: PLR0913 - one parameter for each option
     )
     proof = Proof(public_key=public_key, engine=engine)
     if place is not None:
-        from cmdiad_fleet.artefact.handover import HandOver, pull_to_station
-        from cmdiad_line.cli.state_argument import state_of
+        from cmdiad_fleet.artefact.handover import HandOver, pull_to_station, station_state
 
-        station = HandOver(state=state_of(place), recipe_id=recipe_id, product_id=product_id, activate=activate)
+        station = HandOver(state=station_state(place), recipe_id=recipe_id, product_id=product_id, activate=activate)
         pulled = pull_to_station(source, station, proof, TerminalReporter())
     else:
         assert out is not None

@@ -8,7 +8,8 @@ then sorted one by one. The result is a file of one byte per row, in which only 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -19,12 +20,13 @@ import numpy.typing as npt
 
 from cmdiad_fleet.manifest.reading import open_manifest, read_rows, refused_manifest
 from cmdiad_fleet.manifest.rows import ManifestRow
+from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
 
 PARTITIONS = 256
 """Number of files with digests; one is in memory at a time, 24 bytes for each row."""
 
-_DIGEST = np.dtype([("low", "<u8"), ("high", "<u8"), ("row", "<u8")])
+_ENTRY = np.dtype([("low", "<u8"), ("high", "<u8"), ("row", "<u8")])
 _BATCH_ROWS = 4096
 _BLOCK_BYTES = 1 << 20
 
@@ -37,6 +39,7 @@ class CheckedManifest:
         place: Path or URL of the manifest.
         modalities: Modalities that the detector needs.
         sha256: Hash of the file.
+        rows_sha256: Hash of the identifiers and places of all rows.
         rows: Number of rows, at least 1.
         duplicates: Number of rows whose identifier another row has too.
         flags: File of one byte per row, 1 for a duplicate.
@@ -45,19 +48,28 @@ class CheckedManifest:
     place: str
     modalities: tuple[Modality, ...]
     sha256: str
+    rows_sha256: str
     rows: int
     duplicates: int
     flags: Path
 
     def read_rows(self) -> Iterator[ManifestRow]:
-        """Yield the rows in order; a row whose identifier is not unique has a reason against it."""
-        rows = read_rows(self.place, self.modalities)
+        """Yield the rows in order; a row whose identifier is not unique has a reason against it.
+
+        Raises:
+            InputError: The manifest cannot be read any more. Or, after the last row: these were other rows than those
+                of the check, even if the file has its first content again.
+        """
+        digest = hashlib.sha256()
+        rows = _digested(read_rows(self.place, self.modalities), digest.update)
         if not self.duplicates:
             yield from rows
-            return
-        with self.flags.open("rb") as flags:
-            for row in rows:
-                yield row.refused("duplicate-id") if flags.read(1) == b"\1" else row
+        else:
+            with self.flags.open("rb") as flags:
+                for row in rows:
+                    yield row.refused("duplicate-id") if flags.read(1) == b"\1" else row
+        if digest.hexdigest() != self.rows_sha256:
+            raise self._changed()
 
     def require_unchanged(self) -> None:
         """Check that the file still has the same content.
@@ -66,12 +78,15 @@ class CheckedManifest:
             InputError: The file was changed or removed.
         """
         if digest_of_manifest(self.place) != self.sha256:
-            raise refused_manifest(
-                self.place,
-                "another content than at the start",
-                expected="a manifest that nobody changes during a run",
-                action="score the new manifest into another folder",
-            )
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        return refused_manifest(
+            self.place,
+            "another content than at the start",
+            expected="a manifest that nobody changes during a run",
+            action="restore the manifest and run the same command again, or score the new one into another folder",
+        )
 
 
 def check_manifest(place: str, modalities: Sequence[Modality], folder: Path) -> CheckedManifest:
@@ -85,7 +100,8 @@ def check_manifest(place: str, modalities: Sequence[Modality], folder: Path) -> 
     Raises:
         InputError: The manifest cannot be used, see `read_rows`, or has no row.
     """
-    rows, flags = read_rows(place, modalities), folder / "duplicates"
+    digest = hashlib.sha256()
+    rows, flags = _digested(read_rows(place, modalities), digest.update), folder / "duplicates"
     count = 0
     with ExitStack() as files:
         partitions = [files.enter_context((folder / f"{number:02x}").open("w+b")) for number in range(PARTITIONS)]
@@ -99,7 +115,8 @@ def check_manifest(place: str, modalities: Sequence[Modality], folder: Path) -> 
         duplicates = _mark_duplicates(partitions_of(folder), count, flags)
     for path in partitions_of(folder):
         path.unlink()
-    return CheckedManifest(place, tuple(modalities), digest_of_manifest(place), count, duplicates, flags)
+    sha256, rows_sha256 = digest_of_manifest(place), digest.hexdigest()
+    return CheckedManifest(place, tuple(modalities), sha256, rows_sha256, count, duplicates, flags)
 
 
 def partitions_of(folder: Path) -> list[Path]:
@@ -116,10 +133,17 @@ def digest_of_manifest(place: str) -> str:
     return digest.hexdigest()
 
 
+def _digested(rows: Iterator[ManifestRow], add: Callable[[bytes], None]) -> Iterator[ManifestRow]:
+    """Yield rows, and add the identifier and the places of each row to a digest."""
+    for row in rows:
+        add(f"{json.dumps([row.part_id, row.places])}\n".encode())
+        yield row
+
+
 def _digests(rows: Sequence[ManifestRow]) -> npt.NDArray[np.void]:
     """Return the 128-bit digest of each identifier with the number of the row, of rows that have an identifier."""
     named = [row for row in rows if row.part_id]
-    digests = np.empty(len(named), _DIGEST)
+    digests = np.empty(len(named), _ENTRY)
     content = b"".join(hashlib.blake2b(row.part_id.encode(), digest_size=16).digest() for row in named)
     digests["low"], digests["high"] = np.frombuffer(content, "<u8").reshape(-1, 2).T
     digests["row"] = [row.number for row in named]
@@ -133,7 +157,7 @@ def _mark_duplicates(partitions: Sequence[Path], rows: int, flags: Path) -> int:
     marks = np.memmap(flags, np.uint8, "r+", shape=(rows,))
     duplicates = 0
     for path in partitions:
-        digests = np.fromfile(path, _DIGEST)
+        digests = np.fromfile(path, _ENTRY)
         digests.sort(order=("low", "high"))
         identifiers = digests[["low", "high"]]
         same = identifiers[1:] == identifiers[:-1]  # [n - 1], and [0] for n = 0

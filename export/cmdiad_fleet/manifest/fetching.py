@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from cmdiad_fleet.manifest.places import SCHEMES, has_known_scheme, is_url, place_for_people
+from cmdiad_fleet.manifest.places import SCHEMES, has_known_scheme, is_url, place_for_people, without_short_address
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.limits import MAX_FILE_BYTES
@@ -20,6 +20,8 @@ from cmdiad_runtime.reasons import Reason
 
 ATTEMPTS = 2
 """Number of times that a file is requested; a file that does not exist is requested once."""
+
+NO_ANSWER = "a server that does not answer"
 
 _BLOCK_BYTES = 1 << 20
 
@@ -47,7 +49,7 @@ def local_files(places: Mapping[Modality, str], limit_s: float | None) -> Iterat
 
 def _copy(url: str, folder: Path, limit_s: float | None) -> Path:
     """Return a copy of a file with the name in the URL, whose ending the readers need."""
-    if "::" in url:
+    if "::" in without_short_address(url):
         raise _refused(url, "a chain of URLs", "unsupported", "the URL of one file")
     if not has_known_scheme(url):
         raise _refused(url, "a URL of an unknown kind", "unsupported", f"one of {', '.join(sorted(SCHEMES))}")
@@ -62,8 +64,10 @@ def _copy(url: str, folder: Path, limit_s: float | None) -> Path:
         raise _refused(url, f"a file that takes longer than {limit_s:g} s to copy", "timeout") from empty
     if isinstance(error, InputError):
         raise error
-    if error is not None and _is_missing(error):
+    if error is not None and is_missing(error):
         raise _refused(url, "no such file", "missing-file") from error
+    if isinstance(error, FileNotFoundError):
+        raise _refused(url, NO_ANSWER, "unreadable") from error
     if error is not None:  # The text of the error may contain the URL with credentials.
         raise _refused(url, f"a file that cannot be copied ({type(error).__name__})", "unreadable") from error
     return target
@@ -78,12 +82,12 @@ def _answer(url: str, target: Path, answers: SimpleQueue[BaseException | None]) 
             problem = None
         except Exception as error:
             problem = error
-        if problem is None or _is_missing(problem) or isinstance(problem, InputError | ImportError):
+        if problem is None or is_missing(problem) or isinstance(problem, InputError | ImportError):
             break
     answers.put(problem)
 
 
-def _is_missing(error: BaseException) -> bool:
+def is_missing(error: BaseException) -> bool:
     """Return True if there is no such file. fsspec also reports a server that does not answer in this way."""
     return isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError)
 
@@ -93,7 +97,7 @@ def _stream(url: str, target: Path) -> None:
 
     source: Any
     left = MAX_FILE_BYTES
-    with fsspec.open(url, "rb") as source, target.open("wb") as file:
+    with fsspec.open(without_short_address(url), "rb") as source, target.open("wb") as file:
         while block := source.read(min(_BLOCK_BYTES, left + 1)):
             left -= len(block)
             if left < 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import posixpath
+import re
 from urllib.parse import urlsplit, urlunsplit
 
 SCHEMES = frozenset(
@@ -12,6 +14,8 @@ SCHEMES = frozenset(
 """Kinds of URLs that a row may have: stores of files. fsspec knows others, which run programs or read other URLs."""
 
 _SCHEME = "://"
+_BRACKETS = re.compile(r"(?<=\[)[0-9A-Fa-f:.]+(?=\](?::\d*)?$)")
+"""An IPv6 address at the end of the part of a URL that names the server."""
 
 
 def is_url(place: str) -> bool:
@@ -42,6 +46,17 @@ def absolute_place(place: str, base: str) -> str:
 def has_known_scheme(url: str) -> bool:
     """Return True for a URL of a kind in SCHEMES."""
     return url.partition(_SCHEME)[0].lower() in SCHEMES
+
+
+def without_short_address(url: str) -> str:
+    """Return a URL whose IPv6 address has all groups, because fsspec reads the `::` of a short one as a chain."""
+    scheme, mark, rest = url.partition(_SCHEME)
+    end = next((position for position, letter in enumerate(rest) if letter in "/?#"), len(rest))
+    try:
+        server = _BRACKETS.sub(lambda address: ipaddress.IPv6Address(address[0]).exploded, rest[:end])
+    except ValueError:
+        return url
+    return f"{scheme}{mark}{server}{rest[end:]}"
 
 
 def place_for_people(place: str) -> str:

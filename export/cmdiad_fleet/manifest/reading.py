@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import IO, Any
 
-from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people
+from cmdiad_fleet.manifest.fetching import NO_ANSWER, is_missing
+from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people, without_short_address
 from cmdiad_fleet.manifest.rows import ManifestRow
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.names import Modality
@@ -23,8 +24,8 @@ ID = "id"
 """Name of the column with the identifiers. The columns of the files are named after their modality."""
 BATCH_ROWS = 4096
 """Number of rows of a Parquet file that are in memory at the same time."""
-MOST_LINE_CHARACTERS = 1 << 20
-"""Longest accepted line of a text file."""
+MOST_LINE_BYTES = 1 << 20
+"""Longest accepted line of a file of JSON lines."""
 
 _Values = Mapping[str, Any]
 _Read = Callable[[IO[bytes], Sequence[str]], Iterator[_Values]]
@@ -54,7 +55,7 @@ def open_manifest(manifest: str) -> Iterator[IO[bytes]]:
     """Open a manifest for reading bytes; see `read_rows`."""
     import fsspec
 
-    with fsspec.open(manifest, "rb") as file:
+    with fsspec.open(without_short_address(manifest), "rb") as file:
         yield file
 
 
@@ -123,8 +124,10 @@ def _read_csv(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
 
 def _read_json_lines(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
     number = 0
-    while content := file.readline(MOST_LINE_CHARACTERS):
+    while content := file.readline(MOST_LINE_BYTES + 1):
         number += 1
+        if len(content) > MOST_LINE_BYTES:
+            raise ValueError(f"more than {MOST_LINE_BYTES} bytes in line {number}")
         if not content.strip():
             continue
         try:
@@ -154,10 +157,14 @@ def _input_errors(manifest: str) -> Iterator[None]:
     except (InputError, GeneratorExit, MemoryError, ModuleNotFoundError):
         raise
     except FileNotFoundError as error:
-        raise refused_manifest(manifest, "no such file", expected="a manifest", action="check the path") from error
+        if is_missing(error):
+            raise refused_manifest(manifest, "no such file", expected="a manifest", action="check the path") from error
+        action = "check the URL, and that the server runs"
+        raise refused_manifest(manifest, NO_ANSWER, expected="a manifest that can be read", action=action) from error
     except UnicodeDecodeError as error:
         raise refused_manifest(manifest, "text that is not UTF-8", expected="UTF-8") from error
     except Exception as error:
         problem = cause_of(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-        problem = problem.replace(manifest, place_for_people(manifest))
+        for url in (manifest, without_short_address(manifest)):
+            problem = problem.replace(url, place_for_people(manifest))
         raise refused_manifest(manifest, problem, expected="a manifest that can be read") from error

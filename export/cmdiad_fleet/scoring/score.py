@@ -31,7 +31,13 @@ from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import open_bundle
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.printable import cause_of, printable
-from cmdiad_runtime.support.files import is_temporary_name, remove_leftovers, require_outside_bundles, write_json
+from cmdiad_runtime.support.files import (
+    is_temporary_name,
+    remove_leftovers,
+    require_outside_bundles,
+    write_errors,
+    write_json,
+)
 from cmdiad_runtime.support.in_place import FileInPlace
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.reporter import Reporter
@@ -107,6 +113,7 @@ def score_manifest(
     opened = open_bundle(bundle, options.opening)
     _make_folder(folder)
     with ExitStack() as stack:
+        stack.enter_context(write_errors(folder, folder))
         lock = stack.enter_context(lock_folder(folder))
         require_own(folder)
         _remove_leftovers(folder)

@@ -34,7 +34,7 @@ from cmdiad_runtime.readers.reading import read_files
 from cmdiad_runtime.readers.worker import TimedReader
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
-from cmdiad_runtime.support.files import atomic_write
+from cmdiad_runtime.support.files import atomic_write, write_errors
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Scorer:
         shutil.rmtree(shard.pictures(folder), ignore_errors=True)  # Pictures without rows, of a worker that died.
         pictures = _Pictures(shard.pictures(folder), folder, self._settings.pictures)
         lines = []
-        with open_mark(shard.mark(folder)) as mark:
+        with write_errors(folder, folder), open_mark(shard.mark(folder)) as mark:
             for position, row in enumerate(shard.rows):
                 mark(position)
                 inspection, read_ms = self._inspect(inspector, row, endings.get(position))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from cmdiad_fleet.training.job import Job, Outcome
 from cmdiad_fleet.training.run_job import run_job
 
-Engine = Callable[[Sequence[Job]], Iterator[Outcome]]
-"""Runs jobs and yields their outcomes, in the order in which they end."""
+Engine = Callable[[Sequence[Job]], Iterator[Outcome | None]]
+"""Runs jobs and yields their outcomes, in the order in which they end, and None after LOOK_S without an end."""
+
+LOOK_S = 2.0
+"""Longest time in seconds between two values of an engine."""
 
 
 def local_engine(count: int) -> Engine:
@@ -21,13 +24,16 @@ def local_engine(count: int) -> Engine:
         count: Number of jobs at the same time. The resources of the recipes only limit the threads of each job.
     """
 
-    def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(jobs: Sequence[Job]) -> Iterator[Outcome | None]:
         stop = threading.Event()
         with ThreadPoolExecutor(count) as pool:
-            futures = [pool.submit(run_job, job, stop) for job in jobs]
+            waiting = {pool.submit(run_job, job, stop) for job in jobs}
             try:
-                for future in as_completed(futures):
-                    yield future.result()
+                while waiting:
+                    ended, waiting = wait(waiting, LOOK_S, FIRST_COMPLETED)
+                    yield from (future.result() for future in ended)
+                    if not ended:
+                        yield None
             finally:  # After an interruption the running processes end, and no further one starts.
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -42,7 +48,7 @@ def ray_engine(ray: Any) -> Engine:
         ray: The module, connected to a cluster.
     """
 
-    def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(jobs: Sequence[Job]) -> Iterator[Outcome | None]:
         task = ray.remote(run_job)
         waiting: dict[Any, Job] = {}
         try:
@@ -52,8 +58,8 @@ def ray_engine(ray: Any) -> Engine:
                 else:
                     waiting[task.options(**_resources(job)).remote(job)] = job
             while waiting:
-                ready, _ = ray.wait(list(waiting), num_returns=1)
-                yield _outcome(ray, ready[0], waiting.pop(ready[0]))
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_S)
+                yield _outcome(ray, ready[0], waiting.pop(ready[0])) if ready else None
         finally:
             for reference in waiting:
                 ray.cancel(reference)

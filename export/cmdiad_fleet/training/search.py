@@ -86,7 +86,7 @@ def search(fleet: Fleet, sweep: Sweep, engine: Engine, progress: Progress) -> di
         for number, point in enumerate(points)  # All detectors have their first trials before a time limit.
         for detector in searched
     }
-    outcomes = {outcome.name: outcome for outcome in progress.follow(engine(list(jobs.values())), len(jobs))}
+    outcomes = {outcome.name: outcome for outcome in progress.follow(engine(list(jobs.values())), list(jobs.values()))}
     searches = {}
     for detector in searched:
         own = [jobs[detector.name, number] for number in range(len(points))]

@@ -62,7 +62,7 @@ def _train(fleet: Fleet, searched: Mapping[str, Searched], engine: Engine, repor
         progress.outcomes[name] = Outcome(name=name, state="failed", reason="No trial of the sweep has finished.")
     to_train = [job for job in jobs if job.detector.name not in without]
     try:
-        for _ in progress.follow(engine(to_train), len(to_train)):
+        for _ in progress.follow(engine(to_train), to_train):
             pass
     finally:
         ended = ((job, job.detector.name) for job in jobs)

@@ -53,7 +53,7 @@ def atomic_write(path: FilePath) -> Iterator[Path]:
         raise OutputError(path, found="a folder or device", expected="a file", action="choose another name")
     temporary = _temporary_name(target)
     try:
-        with _write_errors(path, temporary):
+        with write_errors(path, temporary):
             yield temporary
             _flush(temporary)
             _keep_access(path, target, temporary)
@@ -84,7 +84,7 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
     temporary = _temporary_name(final)
     release: Release | None = None
     try:
-        with _write_errors(target, temporary):
+        with write_errors(target, temporary):
             temporary.mkdir()
             release = _own_new_folder(temporary)
             yield temporary
@@ -278,8 +278,13 @@ def free_name(path: FilePath) -> Path:
 
 
 @contextmanager
-def _write_errors(path: FilePath, *written: Path) -> Iterator[None]:
-    """Turn an OSError about one of the `written` paths into an OutputError about `path`."""
+def write_errors(path: FilePath, *written: Path) -> Iterator[None]:
+    """Turn an OSError about one of the `written` paths into an OutputError about `path`.
+
+    Args:
+        path: File or folder that the message names.
+        *written: Files, and folders with all that they contain. A full disk is always an error about them.
+    """
     try:
         yield
     except OSError as error:

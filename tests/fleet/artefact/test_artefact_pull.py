@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import shutil
 import tarfile
@@ -505,6 +506,19 @@ def test_a_full_disk_is_refused_before_anything_is_received(bundle, target, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     with serving(bundle) as state, pytest.raises(OutputError, match="0 MiB free"):
         fetch(state, target)
+
+
+@pytest.mark.failure_mode("A disk that becomes full during a pull")
+def test_a_disk_that_becomes_full_is_an_error_about_the_target(bundle, target, tmp_path, monkeypatch):
+    published(bundle, f"oci:{tmp_path}/a.tar")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cmdiad_fleet.artefact.download._transfer", full)
+    ended = command(cli, "pull", f"oci:{tmp_path}/a.tar:7", "--out", target, "--allow-unsigned")
+    assert_refused(ended, 6, str(target), "no space left on device", "Free some space")
+    assert not target.exists()
 
 
 # --- layouts and archives -------------------------------------------------------------------------------------------

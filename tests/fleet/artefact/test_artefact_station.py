@@ -12,6 +12,7 @@ from cmdiad_fleet.artefact.publish import publish
 from cmdiad_fleet.artefact.reference import Reference
 from cmdiad_fleet.cli.fleet import cli
 from cmdiad_line.recipes.store import RecipeStore
+from cmdiad_line.records.database import Database
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.support.lock import lock_folder
@@ -19,6 +20,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from faults import count_operations, fault_at, run_whole, temporary_files
 from graphs import tiny_bundle
 from helpers import assert_refused, command
+from stations import write_station_file
 
 FLEET = "cmdiad_fleet.cli.fleet:main"
 
@@ -38,8 +40,13 @@ def name(bundle, tmp_path):
 
 @pytest.fixture
 def state(tmp_path):
-    folder = tmp_path / "state"
+    return new_state(tmp_path / "state")
+
+
+def new_state(folder):
+    """Return the state folder of a station that was started once."""
     folder.mkdir()
+    Database(folder).close()
     return folder
 
 
@@ -63,10 +70,32 @@ def test_activation_is_the_one_of_the_station(name, state):
     assert RecipeStore(state).active().recipe_id == "gear-7"
 
 
-def test_a_running_station_gets_the_recipe_and_stays_with_the_active_one(name, state):
+def test_a_running_station_refuses_activation_before_anything_is_received(name, state):
+    before = sorted(state.iterdir())
     with lock_folder(state):
         ended = pull(name, state, "--activate")
+        assert sorted({*state.iterdir()} - {*before}) in ([], [state / ".cmdiad.lock"])
     assert_refused(ended, 6, "a running station", "engineer page")
+    assert name not in ended.err
+
+
+def test_a_folder_that_is_no_state_folder_is_refused(name, tmp_path):
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    assert_refused(pull(name, folder), 6, "records.sqlite", "station file")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_station_file_names_the_state_folder(name, state, bundle, tmp_path):
+    file = write_station_file(tmp_path, bundle, tmp_path)
+    ended = pull(name, file)
+    assert ended.code == 0, ended.err
+    assert RecipeStore(state).recipe("gear-7").recipe_id == "gear-7"
+
+
+def test_a_running_station_gets_the_recipe_and_stays_with_the_active_one(name, state):
+    with lock_folder(state):
+        assert pull(name, state).code == 0
     store = RecipeStore(state)
     assert store.recipe("gear-7").recipe_id == "gear-7"
     assert store.active() is None
@@ -86,8 +115,9 @@ def test_an_id_stands_for_one_bundle(name, state, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["", "../gear", "a/b", "x" * 65])
 def test_an_id_that_is_no_id_is_refused(name, state, recipe):
+    before = sorted(state.iterdir())
     assert pull(name, state, recipe=recipe).code == 2
-    assert list(state.iterdir()) == []
+    assert sorted(state.iterdir()) == before
 
 
 def test_the_audit_log_names_the_artefact(name, state):
@@ -131,11 +161,9 @@ def test_a_killed_hand_over_leaves_the_old_recipes_or_the_new_one(name, tmp_path
     def words(state):
         return [FLEET, "pull", name, "--station", state, "--recipe", "gear-7", "--activate", "--allow-unsigned"]
 
-    (tmp_path / "count").mkdir()
-    operations = count_operations(words(tmp_path / "count"), tmp_path / "count")
+    operations = count_operations(words(new_state(tmp_path / "count")), tmp_path / "count")
     for number in spread(operations, 5):
-        state = tmp_path / f"kill-{number}"
-        state.mkdir()
+        state = new_state(tmp_path / f"kill-{number}")
         ended = fault_at(words(state), "kill", number, state)
         assert ended.code == -9, ended.err
         store = RecipeStore(state)

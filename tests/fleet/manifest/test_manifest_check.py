@@ -48,3 +48,19 @@ def test_a_changed_manifest_is_noticed(tmp_path: Path, scratch: Path) -> None:
     write_manifest(path, [{"id": "b", "rgb": "a"}])
     with pytest.raises(InputError, match="another content than at the start"):
         checked.require_unchanged()
+
+
+@pytest.mark.failure_mode("A manifest that changes during a run")
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_manifest_that_has_its_first_content_again_is_noticed(twice: bool, tmp_path: Path, scratch: Path) -> None:
+    first, second = ([{"id": part_id, "rgb": place} for part_id in ("a", "a" if twice else "b")] for place in "pq")
+    path = write_manifest(tmp_path / "m.jsonl", first)
+    checked = check_manifest(str(path), ["rgb"], scratch)
+    assert [row.number for row in checked.read_rows()] == [0, 1]
+    write_manifest(path, second)
+    rows = checked.read_rows()
+    next(rows)  # The file is open now.
+    write_manifest(path, first)
+    checked.require_unchanged()
+    with pytest.raises(InputError, match="another content than at the start"):
+        list(rows)

@@ -95,7 +95,8 @@ def test_http_without_a_server_is_no_missing_file() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert refusal(f"http://127.0.0.1:{port}/a.png").reason == "unreadable"
+    error = refusal(f"http://127.0.0.1:{port}/a.png")
+    assert (error.reason, error.found) == ("unreadable", "a server that does not answer")
 
 
 def test_http(tmp_path: Path) -> None:
@@ -108,6 +109,25 @@ def test_http(tmp_path: Path) -> None:
             assert paths["rgb"].read_bytes() == b"8 bytes!"
         assert refusal(f"{url}/b.png").reason == "missing-file"
         server.shutdown()
+
+
+def test_http_at_an_address_of_ipv6(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"8 bytes!")
+    try:
+        server = _Six(("::1", 0), partial(_Quiet, directory=str(tmp_path)))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with local_files({"rgb": f"http://[::1]:{server.server_port}/a.png"}, 60) as paths:
+            assert paths["rgb"].read_bytes() == b"8 bytes!"
+        server.shutdown()
+
+
+class _Six(ThreadingHTTPServer):
+    """A server at an address of IPv6."""
+
+    address_family = socket.AF_INET6
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people
+from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people, without_short_address
 from cmdiad_fleet.manifest.reading import BATCH_ROWS, read_rows
 from cmdiad_runtime.errors import InputError
 
@@ -69,6 +69,7 @@ def test_a_place_that_is_no_text_is_absent(place: object, tmp_path: Path) -> Non
         ("m.jsonl", b'{"rgb": "a"}\n', "no 'id' in line 1"),
         ("m.jsonl", b'{"id": "a"}\n\n[]\n', "no JSON object in line 3"),
         ("m.jsonl", b'{"id": "a"}\n{"id": \n', "no JSON in line 2"),
+        ("m.jsonl", b'{"id": "a"}\n{"id": "' + b"a" * (1 << 20) + b'"}\n', "more than 1048576 bytes in line 2"),
         ("m.parquet", b"PAR1", "parquet"),
         ("m.xlsx", b"", "another format"),
     ],
@@ -82,6 +83,25 @@ def test_a_damaged_manifest_is_refused(name: str, content: bytes, problem: str, 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list(read_rows(str(tmp_path / "m.csv"), ["rgb"]))
+
+
+def test_a_server_that_refuses_the_connection_is_no_missing_manifest() -> None:
+    with pytest.raises(InputError, match="a server that does not answer"):
+        list(read_rows("http://127.0.0.1:1/m.csv", ["rgb"]))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://[::1]/x.png", "http://[0000:0000:0000:0000:0000:0000:0000:0001]/x.png"),
+        ("http://me@[fe80::2]:80?a=::", "http://me@[fe80:0000:0000:0000:0000:0000:0000:0002]:80?a=::"),
+        ("simplecache::http://[::1]/x.png", "simplecache::http://[0000:0000:0000:0000:0000:0000:0000:0001]/x.png"),
+        ("http://[1::2::3]/x.png", "http://[1::2::3]/x.png"),
+        ("http://host/[::1]", "http://host/[::1]"),
+    ],
+)
+def test_a_short_address_is_no_chain_of_urls(url: str, expected: str) -> None:
+    assert without_short_address(url) == expected
 
 
 @pytest.mark.parametrize(

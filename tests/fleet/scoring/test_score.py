@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,11 +21,13 @@ import pytest
 from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.scoring.local_workers import LocalWorkers
 from cmdiad_fleet.scoring.score import Scored, ScoreOptions, score_manifest
+from cmdiad_fleet.scoring.scorer import Scorer, make_folders
+from cmdiad_fleet.scoring.shards import cut
 from cmdiad_runtime.cli.run import cli as run_cli
-from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.errors import InputError, OutputError
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.support.lock import lock_folder
-from fleet_workers import VOLATILE, DyingWorker, stored_rows, write_manifest
+from fleet_workers import VOLATILE, DyingWorker, plain_rows, settings_for, stored_rows, write_manifest
 from helpers import RecordingReporter, assert_refused, command, sample_files, truncate
 
 Exported = Callable[..., Path]
@@ -304,6 +307,30 @@ def test_an_unusable_bundle_or_manifest_is_refused(bundle: Path, scored: Path, t
     assert_refused(
         command(cli, "score", bundle, scored / "m.jsonl", "--out", bundle / "out"), 6, "a place in the bundle"
     )
+
+
+def full_disk(*arguments: Any) -> None:
+    """Fail as a write to a full disk does, which names no file."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.failure_mode("A disk that becomes full while samples of a manifest are scored")
+def test_a_full_disk_is_an_error_about_the_folder(
+    bundle: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmdiad_fleet.manifest.check._mark_duplicates", full_disk)
+    ended = command(cli, "score", bundle, scored / "m.jsonl", "--out", tmp_path / "out", "--workers", 1)
+    assert_refused(ended, 6, str(tmp_path / "out"), "no space left on device", "Free some space")
+
+
+def test_a_full_disk_of_a_worker_is_no_fault_of_the_engine(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folders(tmp_path)
+    monkeypatch.setattr("cmdiad_fleet.scoring.mark.os.pwrite", full_disk)
+    shard = next(cut(plain_rows(1), 1))
+    with Scorer(settings_for(bundle, tmp_path)) as scorer, pytest.raises(OutputError, match="no space left"):
+        scorer.score(shard, {})
 
 
 def test_too_many_files_of_results_are_refused(

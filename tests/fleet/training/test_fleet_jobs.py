@@ -7,7 +7,10 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -17,7 +20,7 @@ from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.engines import local_engine
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
 from cmdiad_fleet.training.job import LOG, Outcome
-from cmdiad_fleet.training.progress import Progress
+from cmdiad_fleet.training.progress import SHOW_S, Progress
 from cmdiad_fleet.training.rows import Row
 from cmdiad_fleet.training.run_job import request_of, run_job
 from cmdiad_fleet.training.tables import terminal_table
@@ -289,11 +292,48 @@ def test_progress_states_the_time_left() -> None:
         Outcome(name="b", state="trained", kept=True),
         Outcome(name="c", state="failed", reason="No data."),
     ]
-    assert list(Progress(reporter).follow(iter(outcomes), 3)) == outcomes
+    jobs = [SimpleNamespace(detector=SimpleNamespace(name=o.name), folder=Path("/nowhere")) for o in outcomes]
+    assert list(Progress(reporter).follow(iter(outcomes), cast(Any, jobs))) == outcomes
     assert reporter.lines == [
         "[1/3] a: trained in 3 s, about 10 s left",
         "[2/3] b: kept, about 10 s left",
         "[3/3] c: failed: No data",
+    ]
+
+
+def test_a_long_training_is_not_silent(parts: Path, tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    jobs = [job_of(fleet, detector, {}) for detector in fleet.detectors]
+    clip, gear, nut = [job.folder / LOG for job in jobs]
+    for log in (clip, nut):
+        log.parent.mkdir(parents=True)
+        log.write_text("of an earlier command\n", encoding="utf-8")
+    seconds = [0.0]
+
+    def events() -> Iterator[Outcome | None]:
+        yield None
+        with clip.open("a", encoding="utf-8") as file:
+            file.write("features: 3/40 (12 s, about 4 min left)\n")
+        yield None
+        seconds[0] = SHOW_S
+        yield None
+        seconds[0] += SHOW_S / 2
+        yield None  # The next line about a log is not due.
+        gear.parent.mkdir()
+        gear.write_text("error\n", encoding="utf-8")
+        yield Outcome(name="gear-camera", state="failed", reason="No data.")
+        yield Outcome(name="clip-camera", state="trained", seconds=30.0)
+        yield Outcome(name="nut-camera", state="trained", kept=True)
+
+    reporter = RecordingReporter()
+    assert len(list(Progress(reporter, lambda: seconds[0]).follow(events(), jobs))) == 3
+    assert reporter.lines == [
+        f"clip-camera: started, log {clip}",
+        "[0/3] clip-camera: features: 3/40 (12 s, about 4 min left)",
+        f"gear-camera: started, log {gear}",
+        f"[1/3] gear-camera: failed: No data (log {gear})",
+        "[2/3] clip-camera: trained in 30 s, about 30 s left",
+        "[3/3] nut-camera: kept",
     ]
 
 

@@ -97,7 +97,7 @@ def test_mistakes_about_data_sets_are_listed(parts: Path, tmp_path: Path) -> Non
     text = f'{again}categories = ["gear", "nothing"]\nrecipes = ["camra"]\n{again}prefix = "/"\n{CAMERA}'
     assert any("data.prefix: found '/'" in line for line in mistakes_of(tmp_path, parts, text))
     listed = mistakes_of(tmp_path, parts, text.replace('"/"', '"a-"'))
-    assert any("Expected category nothing" in line for line in listed)
+    assert any("Expected category nothing. Correct the names, or remove categories" in line for line in listed)
     assert any("found 'camra'. Expected names of camera. Write camera instead." in line for line in listed)
     listed = mistakes_of(tmp_path, parts, again + CAMERA)
     assert any("found 2 detectors gear-camera" in line and "set prefix" in line.lower() for line in listed)

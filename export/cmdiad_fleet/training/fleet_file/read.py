@@ -161,7 +161,9 @@ class _FleetReader(TomlReader):
                 names.append(open_category(data.folder, name).name)
         except CmdiadError as error:
             key = "categories" if data.categories else "folder"
-            self.add("data", key, f"{error.subject} with {error.found}", error.expected, error.action, index=index)
+            of_train = "--category" in error.action  # An option of cmdiad-train, which a fleet file does not have.
+            action = "correct the names, or remove categories to train all" if of_train else error.action
+            self.add("data", key, f"{error.subject} with {error.found}", error.expected, action, index=index)
         return names
 
     def _check_recipe(self, data: DataSet, name: str, recipe: RecipeSection, sweep: Sweep | None) -> None:
