@@ -15,7 +15,8 @@ HELP = """Run the station that FILE describes.
 The station ends in order on Ctrl-C or SIGTERM: parts in work become NG. Under systemd, use `Type=notify`; the unit
 file is in docker/.
 
-Prints on stderr the addresses of the page and of the interfaces, when the station is ready, and why it is not.
+Prints the addresses of the page and of the interfaces on stderr, and a line each time the station becomes ready or is
+no longer ready, with the reason.
 """
 EXAMPLES = ("cmdiad-line run station.toml", "cmdiad-line run /etc/cmdiad/station.toml")
 
