@@ -51,6 +51,7 @@ class Progress:
             for name, log in logs.started():
                 self._reporter.say(f"{printable(name)}: started, log {printable(log)}")
             if outcome is not None:
+                self.outcomes[outcome.name] = outcome
                 done, trained = done + 1, trained + (outcome.state == "trained" and not outcome.kept)
                 line = f"{printable(outcome.name)}: {_text(outcome, logs.end(outcome.name))}"
             elif now - shown < SHOW_S or not (line := logs.latest_line()):
@@ -59,7 +60,6 @@ class Progress:
             left = f", {about((now - start) / trained * (total - done))} left" if trained and done < total else ""
             self._reporter.say(f"[{done}/{total}] {line}{left}")
             if outcome is not None:
-                self.outcomes[outcome.name] = outcome
                 yield outcome
 
 
