@@ -64,9 +64,9 @@ def counted() -> Iterator[Counts]:
 
     extract = PatchFeatures.forward
 
-    def extracting(self: PatchFeatures, *inputs: Any) -> Any:
+    def extracting(self: PatchFeatures, *inputs: Any, searched: Any = None) -> Any:
         counts.extracted += 1
-        return extract(self, *inputs)
+        return extract(self, *inputs, searched=searched)
 
     with (
         mock.patch.object(reading, "read_rgb", reader(reading.read_rgb)),
