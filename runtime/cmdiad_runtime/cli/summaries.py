@@ -201,9 +201,9 @@ def _engines(bundle: Bundle) -> list[dict[str, Any]]:
                     **_tested(test if test and test.file_sha256 == engine.fingerprint.engine_sha256 else None),
                 }
             )
-    engines += [
-        {"engine": name, "origin": "onnxruntime", "certified": False, **_tested(test)} for name, test in tests.items()
-    ]
+    for test in tests.values():
+        origin = "a server" if test.engine == "triton" else "onnxruntime"
+        engines.append({"engine": test.engine, "origin": origin, "certified": False, **_tested(test)})
     return engines
 
 

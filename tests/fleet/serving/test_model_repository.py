@@ -25,6 +25,7 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import choose_engine
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.manifest import manifest_hash
+from cmdiad_runtime.cli.info import cli as info
 from cmdiad_runtime.cli.run import cli as run
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import BundleError, EngineError, NoAnswerError, OutputError
@@ -52,6 +53,12 @@ def repository(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("served") / "models"
     write_model(bundle, folder, Placement())
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep self-tests of the shared bundle away from other tests."""
+    monkeypatch.setenv("CMDIAD_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -319,6 +326,7 @@ def test_the_command_inspects_through_the_server(
     assert json.loads(line)["engine"].startswith(f"triton 2.99.0 at {server.address}, model {bundle.name}")
     tested = command(run, bundle.path, "--self-test", *words[:4])
     assert "self-test passed" in tested.out
+    assert "triton (a server): self-test passed" in command(info, bundle.path).out
     server.stop()
     assert_refused(command(run, bundle.path, photo, *words[:4]), 5, "no answer", "check server and network")
     assert command(run, bundle.path, photo, "--fallback", "cpu").code == 2
