@@ -34,7 +34,7 @@ class Figures:
         verdicts: Number of results by verdict and reason.
         missing: Ids of parts without a result.
         wrong_ok: Ids of parts with a wrong OK.
-        wrong_part: Ids of parts with the score of another part.
+        wrong_part: Parts with a score that is not that of their sample: id, fault, verdict, both scores.
         compared: Number of scores that were compared.
         alone_ms: Durations of `Inspector.inspect` in a plain loop, before and after the station ran.
         latencies_ms: Time from the trigger to the result.
@@ -50,7 +50,7 @@ class Figures:
     verdicts: Counter[str] = field(default_factory=Counter)
     missing: list[int] = field(default_factory=list)
     wrong_ok: list[int] = field(default_factory=list)
-    wrong_part: list[int] = field(default_factory=list)
+    wrong_part: list[dict[str, Any]] = field(default_factory=list)
     compared: int = 0
     alone_ms: array[float] = field(default_factory=_numbers)
     latencies_ms: array[float] = field(default_factory=_numbers)

@@ -268,7 +268,8 @@ class Drive:
         if result.score is not None and fault not in SENSOR_FAULTS:
             figures.compared += 1
             if not np.isclose(result.score, sample.score, rtol=1e-4):
-                figures.wrong_part.append(result.acquisition_id)
+                details = {"fault": fault, "score": result.score, "expected": sample.score, "verdict": result.verdict}
+                figures.wrong_part.append({"part": result.acquisition_id, **details})
 
     def _note_processes(self) -> None:
         for name in ("records", "acquisition", "inspection"):
