@@ -49,11 +49,6 @@ class LocalWorkers:
         """Return the number of cores of this machine; see `Workers.cores`."""
         return usable_cores()
 
-    @property
-    def process_ids(self) -> dict[int, int]:
-        """Return the process id of each worker by its number."""
-        return {number: process.pid or 0 for number, (process, _) in self._processes.items()}
-
     def start(self) -> int:
         """Start a process; see `Workers.start`."""
         driver_end, worker_end = self._context.Pipe()

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from PIL import Image
@@ -114,14 +113,6 @@ class Scorer:
     def close(self) -> None:
         """End the reader and release the engine. Idempotent."""
         self._opened.close()
-
-    def __enter__(self) -> Scorer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _inspect(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> tuple[Inspection, float]:
         """Return the inspection of a row and the milliseconds of reading its files."""
