@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from cmdiad_fleet.scoring.shards import DEFAULT_ROWS
 from cmdiad_runtime.cli.options import (
     false_reject_rate,
     finite,
@@ -25,10 +26,11 @@ from cmdiad_runtime.support.output import ResultLines, say
 
 if TYPE_CHECKING:
     from cmdiad_fleet.scoring.score import MakeWorkers, ScoreOptions
+    from cmdiad_fleet.scoring.settings import ScoreSettings
+    from cmdiad_fleet.scoring.workers import Workers
     from cmdiad_runtime.engines import EngineName
 
 SOME_FAILED = 3
-SHARD_ROWS = 1000
 
 HELP = """Score the samples of MANIFEST with BUNDLE and write the results as Parquet files.
 
@@ -125,7 +127,7 @@ def _most_pictures(context: click.Context, parameter: click.Parameter, rule: str
     click.option(
         "--shard-rows",
         type=click.IntRange(min=1),
-        default=SHARD_ROWS,
+        default=DEFAULT_ROWS,
         help="Number of samples of one file of results; a worker that dies loses at most this number.",
     ),
     click.option(
@@ -200,7 +202,7 @@ def _score(bundle: Path, manifest: str, out: Path, options: ScoreOptions, make: 
     return 0 if tally.inspected == tally.rows else SOME_FAILED
 
 
-def _local_workers(settings: Any) -> Any:
+def _local_workers(settings: ScoreSettings) -> Workers:
     from cmdiad_fleet.scoring.local_workers import LocalWorkers
 
     return LocalWorkers(settings)
@@ -209,7 +211,7 @@ def _local_workers(settings: Any) -> Any:
 def _ray_workers(address: str, cores: int | None, gpu_share: float) -> MakeWorkers:
     """Return the function that makes actors of a cluster."""
 
-    def make(settings: Any) -> Any:
+    def make(settings: ScoreSettings) -> Workers:
         from cmdiad_fleet.scoring.ray_workers import RayOptions, RayWorkers
 
         return RayWorkers(settings, RayOptions(address=address, cores=cores, gpu_share=gpu_share))
