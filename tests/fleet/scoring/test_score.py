@@ -252,6 +252,15 @@ def test_a_damaged_file_of_results_is_written_again(scored: Path, bundle: Path) 
     assert stored_rows(scored / "out") == expected
 
 
+def test_results_that_must_be_written_again_have_no_summary(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(scored / "out", out)
+    truncate(out / "results" / "00002.parquet")
+    with pytest.raises(AssertionError, match="nothing to score"):
+        score(bundle, scored / "m.jsonl", out, make=_NoWorkers)
+    assert not (out / "summary.json").exists()
+
+
 def test_a_manifest_that_changes_during_the_run_ends_it(
     bundle: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
