@@ -1,6 +1,6 @@
 """Workers that are processes of this machine, without Ray.
 
-Each process is started afresh (`spawn`), inherits no thread and no lock, and has its own pipe. A process whose driver
+Each process is started with `spawn`, so it inherits no thread and no lock, and has its own pipe. A process whose driver
 has ended ends at once: it must not write into a folder that a new driver may own.
 """
 
