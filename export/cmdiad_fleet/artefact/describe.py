@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,5 +116,4 @@ def is_signed(folder: Path) -> bool:
 
 
 def _media_type(name: str) -> str:
-    engine = re.match(rf"{ENGINES}/", name) is not None
-    return _MEDIA_TYPES.get(name, _ENGINE_TYPE if engine else _FILE_TYPE)
+    return _MEDIA_TYPES.get(name, _ENGINE_TYPE if name.startswith(f"{ENGINES}/") else _FILE_TYPE)
