@@ -18,6 +18,7 @@ from cmdiad_runtime.bundle.integrity import (
     MANIFEST_LIMIT,
     SIGNATURE,
     TOTAL_LIMIT,
+    FileRecord,
     is_inside,
 )
 from cmdiad_runtime.errors import BundleError
@@ -85,10 +86,20 @@ class Artefact:
         """Return the size of all layers."""
         return sum(layer.bytes for layer in self.layers)
 
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Return size and hash of every file by path, as a bundle's manifest lists them."""
+        return {layer.title: FileRecord(layer.sha256, layer.bytes) for layer in self.layers}
+
 
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of bytes as registries write it."""
     return _PREFIX + hashlib.sha256(content).hexdigest()
+
+
+def blob_of(content: bytes, media_type: str) -> Blob:
+    """Return the blob with this content, without a title."""
+    return Blob(hashlib.sha256(content).hexdigest(), len(content), media_type)
 
 
 def canonical_json(value: object) -> bytes:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_fleet.artefact.artefact import CONFIG_TYPE, Artefact, Blob, build_artefact, canonical_json
+from cmdiad_fleet.artefact.artefact import CONFIG_TYPE, Artefact, Blob, blob_of, build_artefact, canonical_json
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE, FileRecord
 from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, WEIGHTS, manifest_hash
@@ -64,9 +63,8 @@ def describe(bundle: Bundle, public_key: Path | None) -> Described:
             "digest": manifest_hash(bundle.manifest),
         }
     )
-    blob = Blob(hashlib.sha256(config).hexdigest(), len(config), CONFIG_TYPE)
     layers = [Blob(record.sha256, record.bytes, _media_type(name), name) for name, record in files_of(bundle).items()]
-    return Described(build_artefact(blob, layers, annotations), config)
+    return Described(build_artefact(blob_of(config, CONFIG_TYPE), layers, annotations), config)
 
 
 def annotations_of(bundle: Bundle) -> dict[str, str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cmdiad_fleet.artefact.artefact import ARTEFACT_TYPE, IMAGE_MANIFEST, Blob, canonical_json, digest_of
+from cmdiad_fleet.artefact.artefact import ARTEFACT_TYPE, IMAGE_MANIFEST, Blob, blob_of, canonical_json
 from cmdiad_fleet.artefact.place import Content, RegistryError
 from cmdiad_fleet.artefact.reference import LAYOUT, Reference
 from cmdiad_runtime.bundle.integrity import ENTRIES_LIMIT, MANIFEST_LIMIT
@@ -82,7 +82,7 @@ class Layout:
 
     def put_manifest(self, content: bytes, tag: str) -> None:
         """Store a manifest and point the tag to it; see `WritablePlace`."""
-        blob = Blob(digest_of(content).removeprefix("sha256:"), len(content), IMAGE_MANIFEST)
+        blob = blob_of(content, IMAGE_MANIFEST)
         self.put_blob(blob, content)
         if self._path.suffix == ARCHIVE:
             members = {**self._members, MARK: _MARK_CONTENT, INDEX: _index([], blob, tag)}

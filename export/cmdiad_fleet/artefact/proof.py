@@ -11,7 +11,6 @@ from cmdiad_fleet.artefact.artefact import Artefact
 from cmdiad_fleet.artefact.describe import KEY_FINGERPRINT, annotations_of, files_of
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import choose_engine
-from cmdiad_runtime.bundle.integrity import FileRecord
 from cmdiad_runtime.bundle.manifest import read_manifest
 from cmdiad_runtime.bundle.self_test import SelfTest, run_self_test, write_self_test
 from cmdiad_runtime.bundle.signature import fingerprint_of
@@ -46,7 +45,7 @@ def check_head(folder: Path, artefact: Artefact, proof: Proof) -> None:
         EngineError: The package that verifies signatures is missing.
     """
     record, _ = read_manifest(folder, proof.public_key)
-    own = {layer.title: FileRecord(layer.sha256, layer.bytes) for layer in artefact.layers}
+    own = artefact.files
     expected = {**{name: own[name] for name in own if (folder / name).exists()}, **record.files}
     if own != expected:
         differing = sorted(name for name in {*own, *expected} if own.get(name) != expected.get(name))
@@ -97,7 +96,7 @@ def is_same_bundle(folder: Path, artefact: Artefact) -> bool:
         files = files_of(Bundle.open(folder))
     except CmdiadError:
         return False
-    return files == {layer.title: FileRecord(layer.sha256, layer.bytes) for layer in artefact.layers}
+    return files == artefact.files
 
 
 @contextmanager
