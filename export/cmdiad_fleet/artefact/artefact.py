@@ -97,6 +97,13 @@ def digest_of(content: bytes) -> str:
     return _PREFIX + hashlib.sha256(content).hexdigest()
 
 
+def read_digest(digest: object) -> str:
+    """Return the 64 hexadecimal digits of a digest; ValueError for anything else than "sha256:" and these digits."""
+    if not isinstance(digest, str) or not digest.startswith(_PREFIX) or not is_sha256(digest.removeprefix(_PREFIX)):
+        raise ValueError("a digest that is no SHA-256")
+    return digest.removeprefix(_PREFIX)
+
+
 def blob_of(content: bytes, media_type: str) -> Blob:
     """Return the blob with this content, without a title."""
     return Blob(hashlib.sha256(content).hexdigest(), len(content), media_type)
@@ -157,16 +164,13 @@ def _list(layers: object, source: str) -> list[Any]:
 
 def _blob(value: Mapping[str, Any]) -> Blob:
     """Return the blob of a descriptor; ValueError, KeyError, TypeError or AttributeError if a value is wrong."""
-    digest, size, media_type = value["digest"], value["size"], value["mediaType"]
+    sha256, size, media_type = read_digest(value["digest"]), value["size"], value["mediaType"]
     title = (value.get("annotations") or {}).get(TITLE, "")
-    hexadecimal = digest.removeprefix(_PREFIX)
-    if not digest.startswith(_PREFIX) or not is_sha256(hexadecimal):
-        raise ValueError("a digest that is no SHA-256")
     if type(size) is not int or size < 0:  # `type`, because True is an int too
         raise ValueError("a size that is no whole number")
     if not isinstance(media_type, str) or not isinstance(title, str):
         raise ValueError("a media type or title that is no text")
-    return Blob(hexadecimal, size, media_type, title)
+    return Blob(sha256, size, media_type, title)
 
 
 def _check_titles(titles: list[str], source: str) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cmdiad_fleet.artefact.artefact import ARTEFACT_TYPE, IMAGE_MANIFEST, Blob, blob_of, canonical_json
+from cmdiad_fleet.artefact.artefact import ARTEFACT_TYPE, IMAGE_MANIFEST, Blob, blob_of, canonical_json, read_digest
 from cmdiad_fleet.artefact.place import Content, RegistryError
 from cmdiad_fleet.artefact.reference import LAYOUT, Reference
 from cmdiad_runtime.bundle.integrity import ENTRIES_LIMIT, MANIFEST_LIMIT
@@ -50,7 +50,7 @@ class Layout:
     def manifest(self, reference: Reference) -> bytes:
         """Return a manifest; see `Place`."""
         digest = reference.digest or self._digest_of_tag(reference.tag)
-        return self._read(f"{BLOBS}/{digest.removeprefix('sha256:')}")
+        return self._read(f"{BLOBS}/{read_digest(digest)}")
 
     @contextmanager
     def blob(self, blob: Blob, start: int) -> Iterator[tuple[int, Content]]:
@@ -115,8 +115,7 @@ class Layout:
         try:
             entries = json.loads(content)["manifests"]
             for entry in entries:
-                if Reference.parse(f"{LAYOUT}x@{entry['digest']}").digest != entry["digest"]:
-                    raise ValueError("a digest of another form")
+                read_digest(entry["digest"])
                 _tag_of(entry)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._error(f"a damaged {INDEX}", "the index of a layout") from error
