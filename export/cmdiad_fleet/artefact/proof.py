@@ -10,9 +10,9 @@ from pathlib import Path
 from cmdiad_fleet.artefact.artefact import Artefact
 from cmdiad_fleet.artefact.describe import KEY_FINGERPRINT, annotations_of, files_of
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.engine_selection import choose_engine
+from cmdiad_runtime.bundle.engine_selection import self_test_of
 from cmdiad_runtime.bundle.manifest import read_manifest
-from cmdiad_runtime.bundle.self_test import SelfTest, run_self_test, write_self_test
+from cmdiad_runtime.bundle.self_test import SelfTest, write_self_test
 from cmdiad_runtime.bundle.signature import fingerprint_of
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, CertificateError, CmdiadError, OutputError
@@ -73,11 +73,7 @@ def prove(folder: Path, artefact: Artefact, proof: Proof, reporter: Reporter) ->
     """
     bundle = Bundle.open(folder, require_signature=proof.public_key)
     _check_annotations(bundle, artefact, proof)
-    chosen = choose_engine(bundle, proof.engine, rebuild=True, untested=True, reporter=reporter)
-    try:
-        test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
-    finally:
-        chosen.engine.close()
+    test = self_test_of(bundle, proof.engine, rebuild=True, reporter=reporter)
     with suppress(OutputError):  # Without a cache folder, the test is repeated where its record is needed.
         write_self_test(bundle, test)
     if not test.comparison.passed:

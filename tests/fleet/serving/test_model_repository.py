@@ -329,6 +329,8 @@ def test_the_command_inspects_through_the_server(
     assert "triton (a server): self-test passed" in command(info, bundle.path).out
     server.stop()
     assert_refused(command(run, bundle.path, photo, *words[:4]), 5, "no answer", "check server and network")
+    alone = command(run, bundle.path, "--self-test", *words[:4], "--fallback", "cpu")
+    assert_refused(alone, 5, "no answer", "check server and network")
     assert command(run, bundle.path, photo, "--fallback", "cpu").code == 2
 
 
