@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmdiad_fleet.artefact.artefact import Artefact
@@ -16,6 +16,7 @@ from cmdiad_runtime.bundle.manifest import read_manifest
 from cmdiad_runtime.bundle.self_test import SelfTest, run_self_test, write_self_test
 from cmdiad_runtime.bundle.signature import fingerprint_of
 from cmdiad_runtime.engines import EngineName
+from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import BundleError, CertificateError, CmdiadError, OutputError
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -74,7 +75,9 @@ def prove(folder: Path, artefact: Artefact, proof: Proof, reporter: Reporter) ->
     """
     bundle = Bundle.open(folder, require_signature=proof.public_key)
     _check_annotations(bundle, artefact, proof)
-    chosen = choose_engine(bundle, proof.engine, rebuild=True, untested=True, reporter=reporter)
+    # A server is tested without the engine that may take over, which would pass in its place.
+    server = replace(ServerOptions.from_environment(), fallback=None) if proof.engine == "triton" else None
+    chosen = choose_engine(bundle, proof.engine, rebuild=True, untested=True, reporter=reporter, server=server)
     try:
         test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
     finally:

@@ -107,7 +107,8 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     """Open the bundle's model on a server, and an engine of this machine that takes over if the options name one.
 
     A stored self-test proves nothing about a server, which may have other software or another device today. The test
-    is repeated through the server at every opening.
+    is repeated through the server at every opening. With an engine that takes over, a later test by the caller would
+    not show a failure of the server, so the server is also tested here if the caller accepts untested engines.
     """
     from cmdiad_runtime.engines.fallback import FallbackEngine
     from cmdiad_runtime.engines.served_model import served_model
@@ -117,7 +118,7 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     local = None if server.fallback is None else choose_engine(bundle, server.fallback)
     try:
         chosen = ChosenEngine(TritonEngine.open(model, server), "triton", bundle.record.graph.sha256)
-        if not untested:
+        if not untested or local is not None:
             require_self_test(bundle, chosen)
     except NoAnswerError as error:
         if local is None:
@@ -137,19 +138,17 @@ def require_self_test(bundle: Bundle, chosen: ChosenEngine) -> None:
     """Run the golden set through an open engine. Close the engine and raise EngineError unless the test passes."""
     try:
         comparison = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256).comparison
-        if comparison.passed:
-            return
+        if not comparison.passed:
+            raise EngineError(
+                bundle.path,
+                found=f"a failed self-test through {chosen.engine.identity}: the score differs by "
+                f"{comparison.score_max_share:.2%} of the threshold",
+                expected="the results of the certificate",
+                action="export the bundle again; write the model of a server again with cmdiad-fleet triton",
+            )
     except BaseException:
         chosen.engine.close()
         raise
-    chosen.engine.close()
-    raise EngineError(
-        bundle.path,
-        found=f"a failed self-test through {chosen.engine.identity}: the score differs by "
-        f"{comparison.score_max_share:.2%} of the threshold",
-        expected="the results of the certificate",
-        action="export the bundle again; write the model of a server again with cmdiad-fleet triton",
-    )
 
 
 def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, reporter: Reporter) -> ChosenEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
-    """Run the golden set through the engine on this machine and compare with the certificate's reference."""
+    """Run the golden set through the engine and compare with the certificate's reference.
+
+    A server is tested without the engine that may take over, which would pass in its place.
+    """
     from cmdiad_runtime.bundle.engine_selection import choose_engine
     from cmdiad_runtime.bundle.self_test import run_self_test, write_self_test
     from cmdiad_runtime.inspection.inspector import open_bundle
@@ -31,7 +35,7 @@ def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bo
         rebuild=options.rebuild,
         untested=True,
         reporter=TerminalReporter(),
-        server=options.server,
+        server=options.server and replace(options.server, fallback=None),
     )
     try:
         test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
