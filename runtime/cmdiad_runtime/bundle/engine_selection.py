@@ -124,7 +124,7 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
         if local is None:
             raise
         _logger.warning("%s All samples run on this machine.", error)
-        return ChosenEngine(local.engine, local.name, local.file_sha256)
+        return local
     except BaseException:
         if local is not None:
             local.engine.close()
