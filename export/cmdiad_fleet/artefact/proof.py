@@ -73,12 +73,22 @@ def prove(folder: Path, artefact: Artefact, proof: Proof, reporter: Reporter) ->
     """
     bundle = Bundle.open(folder, require_signature=proof.public_key)
     _check_annotations(bundle, artefact, proof)
-    test = self_test_of(bundle, proof.engine, rebuild=True, reporter=reporter)
+    return require_passed_here(bundle, proof.engine, reporter)
+
+
+def require_passed_here(bundle: Bundle, engine: EngineName, reporter: Reporter) -> SelfTest:
+    """Run the self-test of a verified bundle on this machine, and record and return the test.
+
+    Raises:
+        EngineError: The engine is missing or failed.
+        CertificateError: The self-test failed.
+    """
+    test = self_test_of(bundle, engine, rebuild=True, reporter=reporter)
     with suppress(OutputError):  # Without a cache folder, the test is repeated where its record is needed.
         write_self_test(bundle, test)
     if not test.comparison.passed:
         raise CertificateError(
-            folder,
+            bundle.path,
             found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
             expected="those of the certificate",
             action="use another --engine, or export the bundle with --engine fp32",
