@@ -12,10 +12,10 @@ from cmdiad_fleet.artefact.describe import KEY_FINGERPRINT, annotations_of, file
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import self_test_of
 from cmdiad_runtime.bundle.manifest import read_manifest
-from cmdiad_runtime.bundle.self_test import SelfTest, write_self_test
+from cmdiad_runtime.bundle.self_test import SelfTest, require_passed, write_self_test
 from cmdiad_runtime.bundle.signature import fingerprint_of
 from cmdiad_runtime.engines import EngineName
-from cmdiad_runtime.errors import BundleError, CertificateError, CmdiadError, OutputError
+from cmdiad_runtime.errors import BundleError, CmdiadError, OutputError
 from cmdiad_runtime.support.reporter import Reporter
 
 
@@ -86,13 +86,7 @@ def require_passed_here(bundle: Bundle, engine: EngineName, reporter: Reporter) 
     test = self_test_of(bundle, engine, rebuild=True, reporter=reporter)
     with suppress(OutputError):  # Without a cache folder, the test is repeated where its record is needed.
         write_self_test(bundle, test)
-    if not test.comparison.passed:
-        raise CertificateError(
-            bundle.path,
-            found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
-            expected="those of the certificate",
-            action="use another --engine, or export the bundle with --engine fp32",
-        )
+    require_passed(bundle.path, test)
     return test
 
 
