@@ -1,6 +1,6 @@
-"""The record of an artefact: an OCI image manifest with `artifactType`, one layer for each file of a bundle.
+"""Write and read the OCI image manifest of a bundle, which has an `artifactType` and one layer for each file.
 
-The reader trusts nothing: the manifest may come from a registry that lies.
+The reader checks every value, because a registry can send any manifest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONFIG_TYPE = "application/vnd.cmdiad.bundle.config.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
 OWN_FILES = {MANIFEST: MANIFEST_LIMIT, SIGNATURE: 1024}
-"""Largest size in bytes of the files that are received first, before anything of the artefact is believed."""
+"""Largest size in bytes of the files that are received and verified before all others."""
 _PREFIX = "sha256:"
 
 
@@ -131,14 +131,14 @@ def build_artefact(config: Blob, layers: Iterable[Blob], annotations: Mapping[st
 
 
 def read_artefact(content: bytes, source: str) -> Artefact:
-    """Read the manifest of an artefact that comes from anywhere.
+    """Read the manifest of an artefact from a source that is not trusted.
 
     Args:
         content: Bytes of the manifest, at most MANIFEST_LIMIT.
         source: Name of the artefact, for messages.
 
     Raises:
-        BundleError: The manifest is no bundle's, exceeds a limit, or has a path that leaves the bundle.
+        BundleError: The manifest is not that of a bundle, exceeds a limit, or has a path that leaves the bundle.
     """
     try:
         value = json.loads(content.decode("utf-8"))

@@ -1,4 +1,4 @@
-"""Describe a verified bundle as an artefact: layers, configuration and annotations. Depends on the bundle alone."""
+"""Derive layers, configuration and annotations of an artefact from a verified bundle, and from nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FILE_TYPE = "application/vnd.cmdiad.file.v1"
 
 @dataclass(frozen=True)
 class Described:
-    """A bundle as an artefact.
+    """Artefact of a bundle, with the configuration that is published as a separate blob.
 
     Attributes:
         artefact: The artefact.

@@ -1,4 +1,4 @@
-"""An OCI image layout on the disk: a folder, or an uncompressed `.tar` file of one.
+"""Read and write an OCI image layout on the disk: a folder, or an uncompressed `.tar` file of one.
 
 A folder can hold many artefacts, which share equal blobs. An archive holds one. An archive is read in place: nothing
 of its names, links or modes ever reaches the disk.
@@ -35,7 +35,7 @@ _WAIT_S = 10.0
 
 
 class Layout:
-    """A layout on the disk. See `WritablePlace`.
+    """Implementation of `WritablePlace` for a layout on the disk.
 
     Args:
         path: Folder, or a file whose name ends in `.tar`. It may be missing before something is published.
@@ -151,7 +151,7 @@ class Layout:
 
 
 class _Archive:
-    """The regular files of a tar file, opened in place by name."""
+    """Tar file whose regular files are opened by name, without unpacking the archive."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""A place of artefacts: a repository of a registry, or a layout on the disk."""
+"""Interface of the places that store artefacts: repositories of registries, and layouts on the disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RegistryError(CmdiadError):
 
 
 class Content(Protocol):
-    """Bytes of a blob, read one block after the other."""
+    """Open blob that is read in blocks."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes, b"" at the end; RegistryError if the transfer breaks off."""

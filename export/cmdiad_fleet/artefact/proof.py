@@ -1,4 +1,4 @@
-"""The proof that a received bundle is what the artefact says and works on this machine."""
+"""Verify a received bundle: its files against the artefact, signature, annotations, and self-test on this machine."""
 
 from __future__ import annotations
 

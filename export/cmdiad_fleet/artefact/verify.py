@@ -18,7 +18,7 @@ from cmdiad_runtime.support.scratch import scratch_folder
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that passed.
+    """Result of a verification that passed.
 
     Attributes:
         artefact: Bundle as an artefact.
