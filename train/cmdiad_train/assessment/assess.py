@@ -119,10 +119,7 @@ def _described(recipes: Mapping[str, Recipe], good: Sequence[SampleFiles], folds
         "cmdiad": version("cmdiad"),
         "folds": folds,
         "recipes": {name: recipe.to_json() for name, recipe in recipes.items()},
-        "samples": {
-            printable(files.name): [sha256_of(path) for path in (files.rgb, files.xyz) if path is not None]
-            for files in good
-        },
+        "samples": {printable(files.name): [sha256_of(path) for path in files.measured.values()] for files in good},
     }
 
 
