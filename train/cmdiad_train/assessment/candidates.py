@@ -15,7 +15,7 @@ from cmdiad_train.datasets import Category, SampleFiles
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import MEMORY_BYTES, SampleProvider
-from cmdiad_train.fit.splits import HELD_OUT_SHARE, Splits
+from cmdiad_train.fit.splits import Splits, hold_out
 from cmdiad_train.fit.start import Request, start_or_resume
 from cmdiad_train.recipe import Recipe
 
@@ -126,15 +126,10 @@ def good_splits(good: Sequence[SampleFiles], recipe: Recipe, family: Family) -> 
         family: Family of the recipe.
     """
     kept = needed_modalities(family.trained_modality(recipe), recipe.rgb_mask)
-    train, held_out = apart(
+    train, held_out = hold_out(
         [
             replace(files, rgb=files.rgb if "rgb" in kept else None, xyz=files.xyz if "xyz" in kept else None)
             for files in good
         ]
     )
     return Splits(train, held_out, [], {})
-
-
-def apart(files: Sequence[SampleFiles]) -> tuple[list[SampleFiles], list[SampleFiles]]:
-    """Return the samples that a detector is fitted on, and every fifth sample, which sets the threshold."""
-    return [sample for i, sample in enumerate(files) if i % HELD_OUT_SHARE], list(files[::HELD_OUT_SHARE])

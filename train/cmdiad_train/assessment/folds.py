@@ -17,12 +17,13 @@ from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.assessment.candidates import Candidate, apart
+from cmdiad_train.assessment.candidates import Candidate
 from cmdiad_train.assessment.defects import DEFECTS, GoodPart, inflict
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import FitContext, TrainedDetector
 from cmdiad_train.fit.figures import score_parts
 from cmdiad_train.fit.fit import FitOptions
+from cmdiad_train.fit.splits import hold_out
 
 GOOD = "good"
 """Name of the unchanged copy of a sample in scores."""
@@ -79,7 +80,7 @@ def fit_without(
     """
     run.mkdir(parents=True, exist_ok=True)
     unseen = {*fold}
-    train, held_out = apart([files for name, files in candidate.files.items() if name not in unseen])
+    train, held_out = hold_out([files for name, files in candidate.files.items() if name not in unseen])
     context = FitContext(
         run=run,
         recipe=candidate.recipe,
