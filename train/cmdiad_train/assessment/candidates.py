@@ -1,4 +1,4 @@
-"""The detectors that an assessment compares: each sensor alone, each with hallucination, and both sensors."""
+"""Detectors that an assessment compares: each sensor alone, each with hallucination, and both sensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities
+from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, SampleFiles
@@ -27,7 +28,7 @@ _HALLUCINATING = {"bank": ("hallucination", "none", "f2f"), "trd": ("variant", "
 
 @dataclass(frozen=True)
 class Candidate:
-    """A detector that is compared, with the view that was learnt from the good samples.
+    """Detector to compare, with the view that was learnt from the good samples.
 
     Attributes:
         name: Row of the table.
@@ -105,6 +106,11 @@ def prepare_candidate(
         samples.prepare_with(settings.of, preprocessing, ())
     files = {files.name: files for _, files in started.splits.good()}
     return Candidate(name, request.family, recipe, preprocessing, samples, files)
+
+
+def colour_of(candidates: Sequence[Candidate]) -> Colour:
+    """Return the kind of image files; the preprocessing of a detector of clouds alone does not have it."""
+    return next(one.preprocessing.colour for one in candidates if one.recipe.modality != "xyz")
 
 
 def good_files(category: Category) -> list[SampleFiles]:

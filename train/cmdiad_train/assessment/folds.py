@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.assessment.candidates import Candidate
+from cmdiad_train.assessment.candidates import Candidate, colour_of
 from cmdiad_train.assessment.defects import DEFECTS, GoodPart, inflict
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import FitContext, TrainedDetector
@@ -38,7 +37,7 @@ class FoldDetector:
     """A detector that was fitted without the samples of one fold.
 
     Attributes:
-        candidate: What the detector is.
+        candidate: Recipe, view and samples of the detector.
         detector: Detector in fp32 on the CPU.
         threshold: Score above which a sample is rejected.
     """
@@ -124,7 +123,8 @@ def score_fold(
         step: Name of this work in progress reports.
         reporter: Receiver of progress, and of a line for each sample that cannot be tampered with.
     """
-    recipe, colour = detectors[0].candidate.recipe, _colour(detectors)
+    candidates = [one.candidate for one in detectors]
+    seed, colour = candidates[0].recipe.seed, colour_of(candidates)
     scores: Scores = {}
     for name, files in samples.items():
         sample = files.read(colour)
@@ -134,15 +134,10 @@ def score_fold(
             if isinstance(part, InputError):
                 reporter.say(f"{name} is scored without defects: found {part.found}.")
             else:
-                copies |= {kind: inflict(kind, part, seed=recipe.seed) for kind in DEFECTS}
+                copies |= {kind: inflict(kind, part, seed=seed) for kind in DEFECTS}
         scores[name] = {copy: _score(detectors, changed) for copy, changed in copies.items()}
         reporter.step(step, len(scores), len(samples))
     return scores
-
-
-def _colour(detectors: Sequence[FoldDetector]) -> Any:
-    """Return the kind of image files; a detector of clouds alone does not know it."""
-    return next(d.candidate.preprocessing.colour for d in detectors if d.candidate.recipe.modality != "xyz")
 
 
 def _score(detectors: Sequence[FoldDetector], sample: Sample) -> dict[str, float | None]:
