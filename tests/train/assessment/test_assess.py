@@ -121,6 +121,11 @@ def test_another_assessment_or_folder_is_refused(assessed: Assessed, tmp_path: P
     with pytest.raises(OutputError, match="other samples or options"):
         assess(assessed.category, {"both": tiny_recipe("both")}, assessed.folder, folds=FOLDS)
     assert (assessed.folder / REQUEST).read_bytes() == request
+    intrinsics = assessed.category.folder / "train/good/xyz/intrinsics.json"
+    intrinsics.write_text("{}")
+    with pytest.raises(OutputError, match="other samples or options"):
+        assess(assessed.category, recipes(), assessed.folder, folds=FOLDS)
+    intrinsics.unlink()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="no assessment"):
         assess(assessed.category, recipes(), tmp_path, folds=FOLDS)

@@ -80,6 +80,18 @@ def test_advice_reports_detectors_that_reject_too_many_good_samples() -> None:
     assert [line for line in lines if "10 of 30 good samples are rejected" in line and line.startswith("3D")]
 
 
+def test_a_detector_that_rejects_good_samples_gives_no_advice() -> None:
+    """A detector that rejects everything detects everything."""
+    values = scores(camera={"stain": 1.0}, **{"3D": {}}, both={"stain": 1.0})
+    for copies in values.values():
+        for detectors in copies.values():
+            detectors["3D"] = None
+    assert advise(Outcome(values), false_reject_rate=0.05).sentence == (
+        "3D alone detects 100.0 % of the tampered samples, both sensors 16.7 %. "
+        "No advice: too many good samples are rejected with 3D."
+    )
+
+
 def test_folds_are_merged_in_the_order_of_the_samples() -> None:
     whole = scores(camera={"stain": 1.0})
     first, second = ({name: whole[name] for name in list(whole)[fold::2]} for fold in (0, 1))

@@ -90,6 +90,10 @@ def test_same_command_again_keeps_the_finished_run(run: Path, candidate: Path, a
     assert banks.stat().st_mtime_ns == before
 
 
+def test_command_for_another_session_names_a_new_run(run: Path, again: Any) -> None:
+    assert f"--out {run.with_name('gear-gear-2-2')} --calibration DIR" in again.err
+
+
 def test_options_of_the_recipe_are_refused(run: Path, candidate: Path) -> None:
     ended = command(cli, "--from-run", run, "--candidate", candidate, "--size", 64)
     assert ended.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cmdiad_runtime.support.share_text import share_text
@@ -17,11 +18,12 @@ _MOST_REJECTED = 2.0
 
 @dataclass(frozen=True)
 class Advice:
-    """The advice of an assessment.
+    """Advice on the choice of sensors, and the comparisons that support it.
 
     Attributes:
         sentence: Advice with its reason.
-        certainty: A line for each comparison behind the advice, with its interval.
+        certainty: A line for each comparison, with its interval, and for each detector that rejects too many good
+            samples.
     """
 
     sentence: str
@@ -40,22 +42,27 @@ def advise(outcome: Outcome, *, false_reject_rate: float) -> Advice:
     both = outcome.difference(BOTH, best.name)
     comparisons = [both, *_hallucinations(outcome), outcome.difference(CAMERA, CLOUD)]
     lines = [_compared(difference) for difference in comparisons]
+    most = _MOST_REJECTED * false_reject_rate * outcome.good + 1
+    too_strict = [row for row in outcome.rows if row.rejected > most]
     lines += [
         f"{row.name}: {row.rejected} of {outcome.good} good samples are rejected, more than the requested "
         f"{share_text(false_reject_rate)}; in operation a higher threshold would find fewer defects."
-        for row in outcome.rows
-        if row.rejected > _MOST_REJECTED * false_reject_rate * outcome.good + 1
+        for row in too_strict
     ]
-    return Advice(_sentence(outcome.row(BOTH), best, both), tuple(lines))
+    doubtful = [row.name for row in too_strict if row.name in (best.name, BOTH)]
+    return Advice(_sentence(outcome.row(BOTH), best, both, doubtful), tuple(lines))
 
 
-def _sentence(both: Row, best: Row, difference: Difference) -> str:
-    compared = f"{best.name} alone detects {share_text(best.share)} of the tampered samples, both sensors "
-    compared += share_text(both.share)
+def _sentence(both: Row, best: Row, difference: Difference, doubtful: Sequence[str]) -> str:
+    """Return the advice. A detector that rejects everything detects everything, so doubtful detectors give none."""
+    compared = f"{best.name[0].upper()}{best.name[1:]} alone detects {share_text(best.share)} of the tampered samples, "
+    compared += f"both sensors {share_text(both.share)}"
+    if doubtful:
+        return f"{compared}. No advice: too many good samples are rejected with {' and with '.join(doubtful)}."
     if not difference.is_distinguishable:
-        return f"{_start(compared)}, which is not distinguishable: these samples give no reason for a second sensor."
+        return f"{compared}, which is not distinguishable: these samples give no reason for a second sensor."
     if difference.value < 0:
-        return f"{_start(compared)}: inspect with {best.name}."
+        return f"{compared}: inspect with {best.name}."
     other = "camera" if best.name.startswith(CLOUD) else "3D sensor"
     gains = {kind: both.detected[kind] - best.detected[kind] for kind in DEFECTS}
     named = [
@@ -64,7 +71,7 @@ def _sentence(both: Row, best: Row, difference: Difference) -> str:
         if gains[kind] >= _GAIN
     ]
     added = f", above all {', '.join(named)}" if named else ""
-    return f"{_start(compared)}: a {other} adds to {best.name}{added}."
+    return f"{compared}: a {other} adds to {best.name}{added}."
 
 
 def _hallucinations(outcome: Outcome) -> list[Difference]:
@@ -84,7 +91,3 @@ def _compared(difference: Difference) -> str:
         f"{difference.first} against {difference.second}: {100 * difference.value:+.1f} percentage points "
         f"(95 % interval {low:+.1f} to {high:+.1f}){verdict}."
     )
-
-
-def _start(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -19,12 +19,12 @@ from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.progress import about
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.assessment.advice import Advice, advise
-from cmdiad_train.assessment.candidates import Candidate, good_files, good_splits, prepare_candidate
+from cmdiad_train.assessment.candidates import Candidate, colour_of, good_files, good_splits, prepare_candidate
 from cmdiad_train.assessment.folds import Scores, fit_without, folds_of, score_fold
 from cmdiad_train.assessment.outcome import Outcome, merged
 from cmdiad_train.assessment.report import as_json, write_plot
 from cmdiad_train.assessment.sheet import write_defect_sheet
-from cmdiad_train.datasets import Category, SampleFiles, data_colour
+from cmdiad_train.datasets import Category, SampleFiles
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.before import check_before_work
 from cmdiad_train.fit.fit import FitOptions
@@ -48,7 +48,7 @@ SHEET_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Assessment:
-    """The result of an assessment.
+    """Result of an assessment.
 
     Attributes:
         outcome: Figures of all detectors.
@@ -119,10 +119,7 @@ def _described(recipes: Mapping[str, Recipe], good: Sequence[SampleFiles], folds
         "cmdiad": version("cmdiad"),
         "folds": folds,
         "recipes": {name: recipe.to_json() for name, recipe in recipes.items()},
-        "samples": {
-            printable(files.name): [sha256_of(path) for path in (files.rgb, files.xyz) if path is not None]
-            for files in good
-        },
+        "samples": {printable(files.name): [sha256_of(path) for path in files.measured.values()] for files in good},
     }
 
 
@@ -166,16 +163,11 @@ def _scored_folds(
     candidates = _prepared(requests, folder, reporter)
     samples = {one.name: one for one in good if all(one.name in candidate.files for candidate in candidates)}
     names = list(samples)
-    write_defect_sheet(
-        folder / SHEET,
-        [
-            samples[name].read(data_colour(good))
-            for name in names[:: max(1, len(names) // SHEET_SAMPLES)][:SHEET_SAMPLES]
-        ],
-        seed=candidates[0].recipe.seed,
-    )
+    seed, colour = candidates[0].recipe.seed, colour_of(candidates)
+    shown = names[:: max(1, len(names) // SHEET_SAMPLES)][:SHEET_SAMPLES]
+    write_defect_sheet(folder / SHEET, [samples[name].read(colour) for name in shown], seed=seed)
     started, done = time.monotonic(), 0
-    left_out = folds_of(names, folds, seed=candidates[0].recipe.seed)
+    left_out = folds_of(names, folds, seed=seed)
     for number, (file, fold) in enumerate(zip(files, left_out, strict=True), start=1):
         if not file.exists():
             detectors = []

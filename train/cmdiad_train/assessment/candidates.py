@@ -1,4 +1,4 @@
-"""The detectors that an assessment compares: each sensor alone, each with hallucination, and both sensors."""
+"""Detectors that an assessment compares: each sensor alone, each with hallucination, and both sensors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities
+from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, SampleFiles
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.fit.preparing import TrainingSettings
 from cmdiad_train.fit.samples import MEMORY_BYTES, SampleProvider
-from cmdiad_train.fit.splits import HELD_OUT_SHARE, Splits
+from cmdiad_train.fit.splits import Splits, hold_out
 from cmdiad_train.fit.start import Request, start_or_resume
 from cmdiad_train.recipe import Recipe
 
@@ -27,7 +28,7 @@ _HALLUCINATING = {"bank": ("hallucination", "none", "f2f"), "trd": ("variant", "
 
 @dataclass(frozen=True)
 class Candidate:
-    """A detector that is compared, with the view that was learnt from the good samples.
+    """Detector to compare, with the view that was learnt from the good samples.
 
     Attributes:
         name: Row of the table.
@@ -107,6 +108,11 @@ def prepare_candidate(
     return Candidate(name, request.family, recipe, preprocessing, samples, files)
 
 
+def colour_of(candidates: Sequence[Candidate]) -> Colour:
+    """Return the kind of image files; the preprocessing of a detector of clouds alone does not have it."""
+    return next(one.preprocessing.colour for one in candidates if one.recipe.modality != "xyz")
+
+
 def good_files(category: Category) -> list[SampleFiles]:
     """Return the good samples with image and cloud, without the test split, which is neither listed nor read.
 
@@ -126,15 +132,10 @@ def good_splits(good: Sequence[SampleFiles], recipe: Recipe, family: Family) -> 
         family: Family of the recipe.
     """
     kept = needed_modalities(family.trained_modality(recipe), recipe.rgb_mask)
-    train, held_out = apart(
+    train, held_out = hold_out(
         [
             replace(files, rgb=files.rgb if "rgb" in kept else None, xyz=files.xyz if "xyz" in kept else None)
             for files in good
         ]
     )
     return Splits(train, held_out, [], {})
-
-
-def apart(files: Sequence[SampleFiles]) -> tuple[list[SampleFiles], list[SampleFiles]]:
-    """Return the samples that a detector is fitted on, and every fifth sample, which sets the threshold."""
-    return [sample for i, sample in enumerate(files) if i % HELD_OUT_SHARE], list(files[::HELD_OUT_SHARE])

@@ -36,7 +36,7 @@ _BARE = ((35, 35, 35), (225, 222, 218))
 
 @dataclass(frozen=True)
 class Defect:
-    """A kind of defect.
+    """Sensors, sizes and function of a kind of defect.
 
     Attributes:
         sensors: Sensors that measure the defect: "camera", "3D" or "both".
@@ -52,13 +52,14 @@ class Defect:
 
 
 class GoodPart:
-    """The part in a good sample: its pixels, surface and light.
+    """Pixels, surface and light of the part in a good sample.
 
     Args:
         sample: Good sample with an image and a registered cloud.
 
     Attributes:
         sample: The sample.
+        rgb: Image of the sample, uint8 `[h, w, 3]`.
         pixels: Pixels of the part, bool `[h, w]`.
         normals: Unit normals towards the sensor float32 `[h, w, 3]`, 0 where unknown.
         pitch: Distance between neighbouring pixels on the part, metres.
@@ -89,9 +90,14 @@ class GoodPart:
         """Return the size of the part in pixels."""
         return float(np.sqrt(np.count_nonzero(self.pixels)))
 
-    @property
+    @cached_property
     def _lit(self) -> Mask:
         return np.asarray(self.pixels & self.normals.any(axis=2) & (self.rgb.max(axis=2) < 250))
+
+    @cached_property
+    def _depth(self) -> Raster:
+        """Return the distance of each pixel of the part from the rim, in pixels."""
+        return np.asarray(scipy.ndimage.distance_transform_edt(np.pad(self.pixels, 1))[1:-1, 1:-1])
 
     @cached_property
     def _light(self) -> npt.NDArray[np.float64]:
@@ -102,8 +108,7 @@ class GoodPart:
 
     def draw_place(self, rng: np.random.Generator, radius: float) -> tuple[int, int]:
         """Draw the row and column of a pixel of the part that is as far from the rim as the part allows."""
-        depth = scipy.ndimage.distance_transform_edt(np.pad(self.pixels, 1))[1:-1, 1:-1]
-        rows, columns = np.nonzero(depth >= min(0.7 * radius, 0.7 * depth.max()))
+        rows, columns = np.nonzero(self._depth >= min(0.7 * radius, 0.7 * self._depth.max()))
         chosen = rng.integers(len(rows))
         return int(rows[chosen]), int(columns[chosen])
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +16,13 @@ from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.assessment.candidates import Candidate, apart
+from cmdiad_train.assessment.candidates import Candidate, colour_of
 from cmdiad_train.assessment.defects import DEFECTS, GoodPart, inflict
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.family import FitContext, TrainedDetector
 from cmdiad_train.fit.figures import score_parts
 from cmdiad_train.fit.fit import FitOptions
+from cmdiad_train.fit.splits import hold_out
 
 GOOD = "good"
 """Name of the unchanged copy of a sample in scores."""
@@ -37,7 +37,7 @@ class FoldDetector:
     """A detector that was fitted without the samples of one fold.
 
     Attributes:
-        candidate: What the detector is.
+        candidate: Recipe, view and samples of the detector.
         detector: Detector in fp32 on the CPU.
         threshold: Score above which a sample is rejected.
     """
@@ -79,7 +79,7 @@ def fit_without(
     """
     run.mkdir(parents=True, exist_ok=True)
     unseen = {*fold}
-    train, held_out = apart([files for name, files in candidate.files.items() if name not in unseen])
+    train, held_out = hold_out([files for name, files in candidate.files.items() if name not in unseen])
     context = FitContext(
         run=run,
         recipe=candidate.recipe,
@@ -123,7 +123,8 @@ def score_fold(
         step: Name of this work in progress reports.
         reporter: Receiver of progress, and of a line for each sample that cannot be tampered with.
     """
-    recipe, colour = detectors[0].candidate.recipe, _colour(detectors)
+    candidates = [one.candidate for one in detectors]
+    seed, colour = candidates[0].recipe.seed, colour_of(candidates)
     scores: Scores = {}
     for name, files in samples.items():
         sample = files.read(colour)
@@ -133,15 +134,10 @@ def score_fold(
             if isinstance(part, InputError):
                 reporter.say(f"{name} is scored without defects: found {part.found}.")
             else:
-                copies |= {kind: inflict(kind, part, seed=recipe.seed) for kind in DEFECTS}
+                copies |= {kind: inflict(kind, part, seed=seed) for kind in DEFECTS}
         scores[name] = {copy: _score(detectors, changed) for copy, changed in copies.items()}
         reporter.step(step, len(scores), len(samples))
     return scores
-
-
-def _colour(detectors: Sequence[FoldDetector]) -> Any:
-    """Return the kind of image files; a detector of clouds alone does not know it."""
-    return next(d.candidate.preprocessing.colour for d in detectors if d.candidate.recipe.modality != "xyz")
 
 
 def _score(detectors: Sequence[FoldDetector], sample: Sample) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""What the scores of an assessment show: detected shares, ranking, and differences with their intervals.
+"""Figures of an assessment, from its scores: detected shares, ranking, and differences with their intervals.
 
 All intervals resample whole parts, with all their copies, because the copies of one part resemble each other.
 """
@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one detector.
+    """Figures of one detector.
 
     Attributes:
         name: Name of the detector.
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of the detected share of two detectors, on the same copies.
+    """Difference of the detected share of two detectors, on the same copies.
 
     Attributes:
         first: Name of a detector.
@@ -65,7 +65,7 @@ class Difference:
 
 
 class Outcome:
-    """The scores of all folds, and the figures that follow from them.
+    """Figures of all detectors, from the scores of all folds.
 
     Args:
         scores: Scores of all good samples; at least two of them with defects.
@@ -77,13 +77,13 @@ class Outcome:
     """
 
     def __init__(self, scores: Scores) -> None:
+        with_defects = np.array([len(copies) > 1 for copies in scores.values()])
         self._scores = scores
-        names = next(iter(scores.values()))[GOOD]
-        self._counts = draw_counts(np.zeros(len(scores), dtype=np.bool_), RESAMPLES)
-        self._copies = {name: self._of(name) for name in names}
+        self._counts = draw_counts(np.zeros(len(scores), dtype=np.bool_), RESAMPLES)[:, with_defects]
         self.good = len(scores)
-        self.tampered = sum(len(copies) > 1 for copies in scores.values())
-        self.rows = [self._row(name) for name in names]
+        self.tampered = int(with_defects.sum())
+        self._copies = {name: self._of(name) for name in next(iter(scores.values()))[GOOD]}
+        self.rows = [self._row(name) for name in self._copies]
 
     def difference(self, first: str, second: str) -> Difference:
         """Return the difference of the detected share of two detectors."""
@@ -95,50 +95,43 @@ class Outcome:
         return next(row for row in self.rows if row.name == name)
 
     def _of(self, detector: str) -> FloatArray:
-        """Return scores of a detector `[samples, 1 + kinds]`, good first: infinite if refused, NaN if not scored."""
+        """Return the scores of samples with defects `[tampered, 1 + kinds]`, unchanged first; infinite if refused."""
         return np.array(
-            [[_value(copies, copy, detector) for copy in (GOOD, *DEFECTS)] for copies in self._scores.values()]
+            [
+                [_value(copies[copy][detector]) for copy in (GOOD, *DEFECTS)]
+                for copies in self._scores.values()
+                if len(copies) > 1
+            ]
         )
 
     def _row(self, name: str) -> Row:
-        scores = self._copies[name]
-        with_defects = ~np.isnan(scores[:, 1])
-        above = scores[with_defects, 1:] > 1
         share, drawn = self._share(name)
         auroc, auroc_drawn = self._auroc(name)
         return Row(
             name,
-            dict(zip(DEFECTS, above.mean(axis=0).tolist(), strict=True)),
+            dict(zip(DEFECTS, (self._copies[name][:, 1:] > 1).mean(axis=0).tolist(), strict=True)),
             share,
             percentiles(drawn),
             auroc,
             percentiles(auroc_drawn),
-            int((scores[:, 0] > 1).sum()),
+            sum(_value(copies[GOOD][name]) > 1 for copies in self._scores.values()),
         )
 
     def _share(self, name: str) -> tuple[float, FloatArray]:
         """Return the detected share, and that of every resample `[resamples]`."""
-        scores = self._copies[name][:, 1:]
-        with_defects = (~np.isnan(scores[:, 0])).astype(np.float64)
-        above = (scores > 1).mean(axis=1)
-        drawn = np.maximum(self._counts @ with_defects, 1)
-        return float(above.sum() / with_defects.sum()), (self._counts @ above) / drawn
+        above = (self._copies[name][:, 1:] > 1).mean(axis=1)
+        drawn = np.maximum(self._counts.sum(axis=1), 1)
+        return float(above.mean()), (self._counts @ above) / drawn
 
     def _auroc(self, name: str) -> tuple[float, FloatArray]:
         """Return the area under the ROC curve, and that of every resample `[resamples]`."""
-        scores = self._copies[name]
-        with_defects = ~np.isnan(scores[:, 1])
-        good, changed = scores[with_defects, 0], scores[with_defects, 1:]
+        good, changed = self._copies[name][:, 0], self._copies[name][:, 1:]
         wins = ((changed[:, :, None] > good) + 0.5 * (changed[:, :, None] == good)).mean(axis=1)  # [changed, good]
-        drawn = self._counts[:, with_defects]
-        pairs = np.maximum(np.square(drawn.sum(axis=1)), 1)
-        return float(wins.mean()), ((drawn @ wins) * drawn).sum(axis=1) / pairs
+        pairs = np.maximum(np.square(self._counts.sum(axis=1)), 1)
+        return float(wins.mean()), ((self._counts @ wins) * self._counts).sum(axis=1) / pairs
 
 
-def _value(copies: Mapping[str, Mapping[str, float | None]], copy: str, detector: str) -> float:
-    if copy not in copies:
-        return math.nan
-    score = copies[copy][detector]
+def _value(score: float | None) -> float:
     return math.inf if score is None else score
 
 

@@ -1,4 +1,4 @@
-"""The result of an assessment as a table, a plot and JSON."""
+"""Write the result of an assessment as a table, a plot and JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def as_json(outcome: Outcome, advice: Advice) -> dict[str, Any]:
         "good": outcome.good,
         "tampered": outcome.tampered,
         "defects": {
-            kind: {"sensors": d.sensors, "radius": d.radius, "height": d.height} for kind, d in DEFECTS.items()
+            kind: {"sensors": defect.sensors, "radius": defect.radius, "height": defect.height}
+            for kind, defect in DEFECTS.items()
         },
         "detectors": [asdict(row) for row in outcome.rows],
         "advice": asdict(advice),

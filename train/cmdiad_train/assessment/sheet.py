@@ -1,4 +1,4 @@
-"""A picture of the defects that an assessment puts on good samples, for a person to check."""
+"""Picture of the defects that an assessment puts on good samples, for a person to check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from cmdiad_runtime.preprocess.cloud.surface import surface_image
 from cmdiad_runtime.sample import RgbImage, Sample
@@ -46,8 +46,6 @@ def _tile(name: str, sample: Sample, part: GoodPart) -> RgbImage:
     tile = Image.new("RGB", (_TILE, 2 * _TILE + _TEXT))
     ImageDraw.Draw(tile).text((2, 0), name, fill=(255, 255, 255))
     for number, picture in enumerate((sample.rgb, surface)):
-        shown = Image.fromarray(picture[box])
-        shown.thumbnail((_TILE, _TILE))
-        scale = min(_TILE / shown.width, _TILE / shown.height)
-        tile.paste(shown.resize((int(shown.width * scale), int(shown.height * scale))), (0, _TEXT + number * _TILE))
+        shown = ImageOps.contain(Image.fromarray(picture[box]), (_TILE, _TILE))
+        tile.paste(shown, (0, _TEXT + number * _TILE))
     return np.asarray(tile)

@@ -277,7 +277,7 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     if from_run is not None and candidate is not None:
         refuse_changes(click.get_current_context())
         again = FitOptions(machine, features=features, calibration=calibration, judged=candidate)
-        train_again(from_run, (data, category), out, again)
+        train_again(from_run, data, category, out, again)
         return 0
     if data is None:
         raise click.UsageError("Missing argument 'DATA'.")

@@ -19,12 +19,13 @@ _WITH_FROM_RUN = ("data", "from_run", "candidate", "category", "calibration", "o
 """Parameters that `--from-run` allows. All others are those of the run."""
 
 
-def train_again(source: Path, place: tuple[Path | None, str | None], out: Path | None, options: FitOptions) -> None:
+def train_again(source: Path, data: Path | None, category: str | None, out: Path | None, options: FitOptions) -> None:
     """Train again from a finished run with the parts of a candidate.
 
     Args:
         source: Folder of the finished run.
-        place: Data set and category of the command line, or None.
+        data: Data set of the command line, or None for that of the run.
+        category: Category of the command line, or None for that of the run.
         out: Folder of the new run, or None for one next to the finished run.
         options: Options of the command line.
     """
@@ -33,7 +34,6 @@ def train_again(source: Path, place: tuple[Path | None, str | None], out: Path |
     from cmdiad_train.fit.fit import fit
     from cmdiad_train.fit.from_run import read_earlier_run
 
-    data, category = place
     earlier = read_earlier_run(source, data)
     options = replace(
         options,
@@ -48,8 +48,8 @@ def train_again(source: Path, place: tuple[Path | None, str | None], out: Path |
     record = fit(earlier.data, category or earlier.category, earlier.recipe, run, reporter, options)
     reporter.close()
     summarise(record, run)
-    changes = {"--out": in_shell(free_name(run))} if out else {}
-    report_run_threshold(run, repeated({**changes, "--calibration": "DIR"}), record.metrics)
+    with_session = repeated({"--out": in_shell(free_name(run)), "--calibration": "DIR"})
+    report_run_threshold(run, with_session, record.metrics)
 
 
 def refuse_changes(context: click.Context) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
+from cmdiad_runtime.readers.depth import intrinsics_places
 from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_runtime.sample import Mask, Sample
@@ -50,6 +51,13 @@ class SampleFiles:
     def has_mask(self) -> bool:
         """Return True if the defective pixels are known, which is always the case for a good sample."""
         return self.defect == GOOD or self.ground_truth is not None
+
+    @property
+    def measured(self) -> dict[str, Path]:
+        """Return the files that `read` needs, by `rgb`, `xyz` and `intrinsics` (of a depth image)."""
+        places = [] if self.xyz is None else intrinsics_places(self.xyz)
+        paths = {"rgb": self.rgb, "xyz": self.xyz, "intrinsics": next(filter(Path.is_file, places), None)}
+        return {name: path for name, path in paths.items() if path is not None}
 
     def read(self, colour: Colour = "rgb") -> Sample:
         """Read the sample.

@@ -50,8 +50,8 @@ class TrainedDetector(nn.Module):
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`; see `Prepared.inputs`.
-        searched_grids: Side of the grid of cells by name of an optional input of `forward`, after the others, which
-            lists the cells of an image to search; see `cmdiad_runtime.engines.searched_cells`.
+        searched_grids: Names of optional inputs of `forward`, after those of `input_names`. Each lists the cells of an
+            image to search; the value is the side of the grid of cells. See `cmdiad_runtime.engines.searched_cells`.
         published_blur: True if the map ends in the published 8-bit blur, which widens the certificate's tolerance.
         verdict: Score that decides, of the recipe; `load_run` sets the attribute. If the map decides, the graph returns
             no image score.
@@ -170,7 +170,7 @@ class FitContext:
         return None if ignored is None else torch.from_numpy(~ignored.array)
 
     def score_held_out(self, detector: TrainedDetector) -> tuple[list[float], list[float]]:
-        """Return `score` of the held-out samples.
+        """Return image scores and map maxima of the held-out samples, see `score`.
 
         A family whose scores need no further calibration returns them as `Fitted.scores` and `Fitted.peaks`.
         """

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch import nn
 import cmdiad_runtime
 import cmdiad_train
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.readers.depth import intrinsics_places
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 
@@ -92,10 +92,7 @@ def needed_files(files: SampleFiles, preprocessing: Preprocessing) -> dict[str, 
     settings = preprocessing.to_json()
     rgb = preprocessing.modality != "xyz" or not _needs_cloud_alone(settings)
     xyz = preprocessing.modality != "rgb" or not _needs_image_alone(settings)
-    paths = {"rgb": files.rgb if rgb else None, "xyz": files.xyz if xyz else None}
-    if paths["xyz"] is not None:
-        paths["intrinsics"] = next(filter(Path.is_file, intrinsics_places(paths["xyz"])), None)
-    return {name: path for name, path in paths.items() if path is not None}
+    return replace(files, rgb=files.rgb if rgb else None, xyz=files.xyz if xyz else None).measured
 
 
 def feature_key(extractor: str, settings: Mapping[str, Any], files: Mapping[str, str], detail: str = "") -> str:
@@ -107,7 +104,7 @@ def feature_key(extractor: str, settings: Mapping[str, Any], files: Mapping[str,
     Args:
         extractor: Digest from `extractor_digest`.
         settings: Preprocessing from `modality_settings`.
-        files: SHA-256 digests of the sample's files by `rgb` and `xyz`.
+        files: SHA-256 digests of the sample's files by `rgb`, `xyz` and `intrinsics`.
         detail: Everything else that the tensors depend on, such as the device, a basis or the tensors' names.
     """
     content = [extractor, dict(settings), dict(files), detail, torch.get_num_threads(), _software()]

@@ -22,12 +22,12 @@ from cmdiad_train.runs.record import RunRecord, read_record
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What a training takes over from a finished run.
+    """Recipe, data and options that a training takes over from a finished run.
 
     Attributes:
         recipe: Recipe with the view that was chosen.
         data: Folder of the data set.
-        category: Category in it, or None if the folder is the category itself.
+        category: Category of the data set, or None if the folder is the category itself.
         network_from: The run if it has a network to take over, or None.
         envelope: Rate of the checks of the recording conditions, and those that are switched off.
         mask: Inspection mask, or None.
@@ -44,7 +44,7 @@ class EarlierRun:
 
 
 def read_earlier_run(run: Path, data: Path | None = None) -> EarlierRun:
-    """Return what a training takes over from a finished run.
+    """Return recipe, data and options of a finished run.
 
     Args:
         run: Folder of the run.

@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmdiad_runtime.preprocess.prepare import needed_modalities
-from cmdiad_train.datasets import LeftOut
 from cmdiad_train.datasets.judged_parts import judged_folder, list_judged
-from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.detectors.family import Family
-from cmdiad_train.fit.splits import HELD_OUT_SHARE, Splits
+from cmdiad_train.fit.splits import HELD_OUT_SHARE, Splits, incomplete
 from cmdiad_train.recipe import Recipe
 
 
@@ -39,9 +37,5 @@ def add_judged(splits: Splits, candidate: Path, recipe: Recipe, family: Family) 
         train=[*splits.train, *train],
         held_out=[*splits.held_out, *held_out],
         test=[*splits.test, *bad.samples],
-        left_out=(*splits.left_out, *_incomplete(good, "train"), *_incomplete(bad, "test")),
+        left_out=(*splits.left_out, *incomplete(good, "train"), *incomplete(bad, "test")),
     )
-
-
-def _incomplete(listing: Listing, split: str) -> list[LeftOut]:
-    return [LeftOut.because(name, split, error) for name, error in listing.incomplete.items()]

@@ -140,16 +140,28 @@ def split(category: Category, recipe: Recipe, family: Family, *, test: bool = Tr
     }
     train, held_out = listings["train"].samples, listings["held_out"].samples
     if len(held_out) < 2:
-        held_out, train = train[::HELD_OUT_SHARE], [s for i, s in enumerate(train) if i % HELD_OUT_SHARE]
+        train, held_out = hold_out(train)
     others = [name for name in family.joint_categories(recipe) if name != category.name]
     joint = {name: open_category(category.root, name).usable("train", trained) for name in others}
-    left_out = [sample for name, listing in listings.items() for sample in _incomplete(listing, name, "")]
-    left_out += [sample for name, listing in joint.items() for sample in _incomplete(listing, "joint", f"{name}/")]
+    left_out = [sample for name, listing in listings.items() for sample in incomplete(listing, name)]
+    left_out += [sample for name, listing in joint.items() for sample in incomplete(listing, "joint", f"{name}/")]
     samples = {name: listing.samples for name, listing in joint.items()}
     return Splits(train, held_out, listings["test"].samples, samples, tuple(left_out))
 
 
-def _incomplete(listing: Listing, split: str, prefix: str) -> Iterator[LeftOut]:
+def hold_out(samples: Sequence[SampleFiles]) -> tuple[list[SampleFiles], list[SampleFiles]]:
+    """Return the samples that a detector is fitted on, and every fifth sample, which sets the thresholds."""
+    return [files for i, files in enumerate(samples) if i % HELD_OUT_SHARE], list(samples[::HELD_OUT_SHARE])
+
+
+def incomplete(listing: Listing, split: str, prefix: str = "") -> Iterator[LeftOut]:
+    """Yield the samples of a listing that lack a file.
+
+    Args:
+        listing: Samples of a folder.
+        split: Split that lacks the samples.
+        prefix: Text before the name of each sample.
+    """
     for name, error in listing.incomplete.items():
         yield LeftOut.because(prefix + name, split, error)
 
