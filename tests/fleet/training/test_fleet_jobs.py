@@ -133,6 +133,17 @@ def test_changed_intrinsics_of_depth_images_are_other_data(parts: Path, tmp_path
     assert len(digests) == 4
 
 
+def test_other_content_of_a_weights_file_is_another_recipe(parts: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    fleet = fleet_of(tmp_path, parts, f'[recipe.camera]\ntrain = {{rgb-weights = "{weights}"}}\n')
+    job = job_of(fleet, fleet.detectors[0], {})
+    digests = set()
+    for content in (b"", b"one", b"two"):
+        weights.write_bytes(content)
+        digests.add(digest_of(job))
+    assert len(digests) == 3
+
+
 def test_other_options_of_the_export_keep_the_run(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
