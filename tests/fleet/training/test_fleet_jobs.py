@@ -19,12 +19,12 @@ from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.engines import local_engine
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
-from cmdiad_fleet.training.job import LOG, Outcome
+from cmdiad_fleet.training.job import LOG, Outcome, job_of
 from cmdiad_fleet.training.progress import SHOW_S, Progress
 from cmdiad_fleet.training.rows import Row
 from cmdiad_fleet.training.run_job import request_of, run_job
 from cmdiad_fleet.training.tables import terminal_table
-from cmdiad_fleet.training.train_fleet import job_of, train_fleet
+from cmdiad_fleet.training.train_fleet import train_fleet
 from cmdiad_fleet.training.worker import check_recipes
 from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
