@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -110,11 +109,11 @@ def _trial(fleet: Fleet, detector: Detector, number: int, point: Mapping[str, An
 
 
 def _evidence(job: Job, outcome: Outcome) -> Evidence | None:
+    """Return the criterion of a trial; RunError if its file is damaged."""
     from cmdiad_train.fit.best_family import Evidence
+    from cmdiad_train.runs.tensors import read_json
 
-    if outcome.state != "trained":
-        return None
-    return Evidence(**json.loads((job.folder / EVIDENCE).read_text(encoding="utf-8")))
+    return Evidence(**read_json(job.folder / EVIDENCE)) if outcome.state == "trained" else None
 
 
 def _best(trials: Sequence[Trial]) -> int | None:

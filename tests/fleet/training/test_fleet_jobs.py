@@ -26,6 +26,7 @@ from cmdiad_fleet.training.run_job import request_of, run_job
 from cmdiad_fleet.training.tables import terminal_table
 from cmdiad_fleet.training.train_fleet import train_fleet
 from cmdiad_fleet.training.worker import check_recipes
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
 from fleet_fleets import CAMERA, fleet_of, small_categories, use_double, write_fleet
@@ -271,7 +272,11 @@ def test_changed_test_samples_do_not_change_trials(
     train(fleet)
     flip_byte(parts / "gear/test/hole/rgb/001.png")
     assert states(train(fleet)) == ["kept", "trained", "kept"]
-    assert (fleet.general.out / "sweep/gear-camera/000/log.txt").read_text().count("$ cmdiad-train") == 1
+    trial = fleet.general.out / "sweep/gear-camera/000"
+    assert (trial / "log.txt").read_text().count("$ cmdiad-train") == 1
+    (trial / "evidence.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match=r"evidence\.json: found a damaged file"):
+        train(fleet)
 
 
 def test_tables_agree_and_the_page_escapes_everything(
