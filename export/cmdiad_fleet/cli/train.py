@@ -98,7 +98,7 @@ def train(fleet: Path, engine: str, address: str, jobs: int | None, check: bool)
         raise
     click.echo(terminal_table(rows))
     click.echo(f"\npage: {printable(content.general.out / 'fleet.html')}")
-    return int(any(row.state == "failed" for row in rows))
+    return int(any(row.state not in ("trained", "kept") for row in rows))
 
 
 def _require_training() -> None:

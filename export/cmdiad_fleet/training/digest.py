@@ -1,12 +1,13 @@
-"""The digest of everything that a run is made of: data, recipe and version."""
+"""SHA-256 digest of data, recipe, weights and version. With the same digest, a finished detector is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cmdiad_fleet.training.job import Job
 from cmdiad_runtime.readers.depth import intrinsics_places
@@ -16,7 +17,7 @@ from cmdiad_runtime.support.files import sha256_of
 def digest_of(job: Job) -> str:
     """Return the digest of the run of a job as 64 hexadecimal digits.
 
-    Paths of the data set do not count, only names, sizes and hashes of the files that the training reads.
+    The folder of the data set does not count, only names, sizes and hashes of the files that the training reads.
 
     Raises:
         CmdiadError: The data set cannot be used.
@@ -27,13 +28,25 @@ def digest_of(job: Job) -> str:
         "recipes": job.resolved.recipes,
         "train": job.resolved.arguments,
         "trial": job.trial,
+        "weights": [sha256_of(file) for file in _weights(job.resolved.recipes) if file.is_file()],
         "data": [[*entry] for entry in _data(job)],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _weights(recipe: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the weights files of a recipe in JSON. A file may have other content later under the same name."""
+    from cmdiad_train.extractors.shipped import weights_file
+
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from _weights(value)
+        elif name == "weights" and isinstance(value, str) and (file := weights_file(value)) is not None:
+            yield file
+
+
 def _data(job: Job) -> Iterator[tuple[object, ...]]:
-    """Yield one entry for each file that the training reads."""
+    """Yield one entry for each file of the data set that the training reads."""
     from cmdiad_train.datasets import open_category
 
     data = job.detector.data

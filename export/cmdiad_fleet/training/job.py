@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmdiad_fleet.training.fleet_file.fleet import Detector
-from cmdiad_fleet.training.fleet_file.options import EXPORT, TRAIN
+from cmdiad_fleet.training.fleet_file.fleet import Detector, Fleet
+from cmdiad_fleet.training.fleet_file.options import EXPORT, TRAIN, arguments_of
 from cmdiad_fleet.training.fleet_file.sections import RecipeSection
-from cmdiad_fleet.training.resolve import Resolved
+from cmdiad_fleet.training.resolve import Resolved, resolve
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.records import (
@@ -82,6 +83,28 @@ class Job:
         if self.export is not None and not self.bundle.exists():
             steps.append((EXPORT, [str(self.run), *self.export, "--out", str(self.bundle)]))
         return steps
+
+
+def job_of(fleet: Fleet, detector: Detector, chosen: Mapping[str, Any]) -> Job:
+    """Return the job of a detector.
+
+    Args:
+        fleet: The fleet.
+        detector: One of its detectors.
+        chosen: Options that a sweep chose.
+    """
+    from cmdiad_export.cli import cli
+
+    recipe = fleet.recipes[detector.recipe]
+    return Job(
+        detector=detector,
+        folder=fleet.general.out / detector.name,
+        resolved=resolve(detector.data, {**recipe.train, **chosen}),
+        export=None if fleet.export is None else tuple(arguments_of(fleet.export, cli)),
+        resources=recipe,
+        cache=fleet.general.cache,
+        cache_gb=fleet.general.cache_gb,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cmdiad_fleet.training.engines import Engine
 from cmdiad_fleet.training.fleet_file.fleet import Detector, Fleet
 from cmdiad_fleet.training.fleet_file.sections import Sweep
-from cmdiad_fleet.training.job import EVIDENCE, Job, Outcome
+from cmdiad_fleet.training.job import EVIDENCE, Job, Outcome, job_of
 from cmdiad_fleet.training.progress import Progress
-from cmdiad_fleet.training.resolve import resolve
 from cmdiad_fleet.training.sweep import points_of
 
 if TYPE_CHECKING:
@@ -86,7 +84,8 @@ def search(fleet: Fleet, sweep: Sweep, engine: Engine, progress: Progress) -> di
         for number, point in enumerate(points)  # All detectors have their first trials before a time limit.
         for detector in searched
     }
-    outcomes = {outcome.name: outcome for outcome in progress.follow(engine(list(jobs.values())), list(jobs.values()))}
+    in_order = list(jobs.values())
+    outcomes = {outcome.name: outcome for outcome in progress.follow(engine(in_order), in_order)}
     searches = {}
     for detector in searched:
         own = [jobs[detector.name, number] for number in range(len(points))]
@@ -99,26 +98,22 @@ def search(fleet: Fleet, sweep: Sweep, engine: Engine, progress: Progress) -> di
 
 
 def _trial(fleet: Fleet, detector: Detector, number: int, point: Mapping[str, Any], not_after: float | None) -> Job:
-    recipe = fleet.recipes[detector.recipe]
-    return Job(
-        detector=Detector(f"{detector.name} trial {number}", detector.data, detector.category, detector.recipe),
+    return replace(
+        job_of(fleet, detector, point),
+        detector=replace(detector, name=f"{detector.name} trial {number}"),
         folder=fleet.general.out / FOLDER / detector.name / f"{number:03d}",
-        resolved=resolve(detector.data, {**recipe.train, **point}),
         export=None,
-        resources=recipe,
-        cache=fleet.general.cache,
-        cache_gb=fleet.general.cache_gb,
         trial=True,
         not_after=not_after,
     )
 
 
 def _evidence(job: Job, outcome: Outcome) -> Evidence | None:
+    """Return the criterion of a trial; RunError if its file is damaged."""
     from cmdiad_train.fit.best_family import Evidence
+    from cmdiad_train.runs.tensors import read_json
 
-    if outcome.state != "trained":
-        return None
-    return Evidence(**json.loads((job.folder / EVIDENCE).read_text(encoding="utf-8")))
+    return Evidence(**read_json(job.folder / EVIDENCE)) if outcome.state == "trained" else None
 
 
 def _best(trials: Sequence[Trial]) -> int | None:

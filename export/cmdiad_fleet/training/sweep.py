@@ -6,6 +6,7 @@ of a held-out good sample has a higher score than a good sample. The test split 
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import product
 from typing import Any
@@ -25,7 +26,4 @@ def points_of(sweep: Sweep) -> list[dict[str, Any]]:
 
 def combinations(sweep: Sweep) -> int:
     """Return the number of combinations of a sweep's values, before a random search draws some of them."""
-    count = 1
-    for values in sweep.values.values():
-        count *= len(values)
-    return count
+    return math.prod(len(values) for values in sweep.values.values())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from cmdiad_fleet.training.engines import Engine
-from cmdiad_fleet.training.fleet_file.fleet import Detector, Fleet
-from cmdiad_fleet.training.fleet_file.options import arguments_of
-from cmdiad_fleet.training.job import Job, Outcome
+from cmdiad_fleet.training.fleet_file.fleet import Fleet
+from cmdiad_fleet.training.job import Outcome, job_of
 from cmdiad_fleet.training.progress import Progress
-from cmdiad_fleet.training.resolve import resolve
 from cmdiad_fleet.training.rows import Row, row_of
 from cmdiad_fleet.training.search import Searched, search
 from cmdiad_fleet.training.tables import write_tables
@@ -69,25 +66,3 @@ def _train(fleet: Fleet, searched: Mapping[str, Searched], engine: Engine, repor
         rows = [row_of(job, progress.outcomes.get(name), options.get(name, {})) for job, name in ended]
         write_tables(fleet, rows, searched)
     return rows
-
-
-def job_of(fleet: Fleet, detector: Detector, chosen: Mapping[str, Any]) -> Job:
-    """Return the job of a detector.
-
-    Args:
-        fleet: The fleet.
-        detector: One of its detectors.
-        chosen: Options that a sweep chose.
-    """
-    from cmdiad_export.cli import cli
-
-    recipe = fleet.recipes[detector.recipe]
-    return Job(
-        detector=detector,
-        folder=fleet.general.out / detector.name,
-        resolved=resolve(detector.data, {**recipe.train, **chosen}),
-        export=None if fleet.export is None else tuple(arguments_of(fleet.export, cli)),
-        resources=recipe,
-        cache=fleet.general.cache,
-        cache_gb=fleet.general.cache_gb,
-    )

@@ -49,9 +49,8 @@ def _problems(files: dict[str, Path | None], key_name: str, *, der: bool) -> Ite
             yield name, "a private key with a password", f"a private key {form} without a password"
         except (OSError, ValueError) as error:
             yield name, f"which is no {kind} ({cause_of(error)})", f"a {kind} {form}"
-    if {"certificate", key_name} <= loaded.keys() and loaded["certificate"].public_key() != loaded[
-        key_name
-    ].public_key():
+    certificate, key = loaded.get("certificate"), loaded.get(key_name)
+    if certificate is not None and key is not None and certificate.public_key() != key.public_key():
         yield key_name, "the key of another certificate", f"the key of {files['certificate']}"
 
 

@@ -19,13 +19,14 @@ from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.engines import local_engine
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
-from cmdiad_fleet.training.job import LOG, Outcome
+from cmdiad_fleet.training.job import LOG, Outcome, job_of
 from cmdiad_fleet.training.progress import SHOW_S, Progress
 from cmdiad_fleet.training.rows import Row
 from cmdiad_fleet.training.run_job import request_of, run_job
 from cmdiad_fleet.training.tables import terminal_table
-from cmdiad_fleet.training.train_fleet import job_of, train_fleet
+from cmdiad_fleet.training.train_fleet import train_fleet
 from cmdiad_fleet.training.worker import check_recipes
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
 from fleet_fleets import CAMERA, fleet_of, small_categories, use_double, write_fleet
@@ -131,6 +132,17 @@ def test_changed_intrinsics_of_depth_images_are_other_data(parts: Path, tmp_path
         (parts / "clip/train/good" / name).write_text("{}")
         digests.add(digest_of(job))
     assert len(digests) == 4
+
+
+def test_other_content_of_a_weights_file_is_another_recipe(parts: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    fleet = fleet_of(tmp_path, parts, f'[recipe.camera]\ntrain = {{rgb-weights = "{weights}"}}\n')
+    job = job_of(fleet, fleet.detectors[0], {})
+    digests = set()
+    for content in (b"", b"one", b"two"):
+        weights.write_bytes(content)
+        digests.add(digest_of(job))
+    assert len(digests) == 3
 
 
 def test_other_options_of_the_export_keep_the_run(
@@ -260,7 +272,11 @@ def test_changed_test_samples_do_not_change_trials(
     train(fleet)
     flip_byte(parts / "gear/test/hole/rgb/001.png")
     assert states(train(fleet)) == ["kept", "trained", "kept"]
-    assert (fleet.general.out / "sweep/gear-camera/000/log.txt").read_text().count("$ cmdiad-train") == 1
+    trial = fleet.general.out / "sweep/gear-camera/000"
+    assert (trial / "log.txt").read_text().count("$ cmdiad-train") == 1
+    (trial / "evidence.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match=r"evidence\.json: found a damaged file"):
+        train(fleet)
 
 
 def test_tables_agree_and_the_page_escapes_everything(

@@ -337,9 +337,7 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
     """
     from cmdiad_train.datasets import list_categories
 
-    # The mask of a recipe is the digest of an image that `fit` reads; that of the command line is a file.
-    options = {name: value for name, value in context.params.items() if name != "mask"}
-    family = options["family"]
+    options, family = context.params, context.params["family"]
     names = BUILT_IN if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
     return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}

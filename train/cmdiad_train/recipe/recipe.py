@@ -219,8 +219,11 @@ def _from_json(value: object) -> Recipe:
 
 
 def common_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the common fields of a recipe that are among the values of `cmdiad-train`'s options and not None."""
-    names = (f.name for f in fields(Recipe) if f.name != "detector")
+    """Return the common fields of a recipe that are among the values of `cmdiad-train`'s options and not None.
+
+    The mask is left out: the option names an image, and the field has its digest, which `fit` adds.
+    """
+    names = (f.name for f in fields(Recipe) if f.name not in ("detector", "mask"))
     return {name: options[name] for name in names if options.get(name) is not None}
 
 

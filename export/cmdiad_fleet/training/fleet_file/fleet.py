@@ -32,7 +32,6 @@ class Fleet:
     """A fleet: what is trained, how, and where the results go.
 
     Attributes:
-        file: The fleet file.
         general: Folders.
         recipes: Recipes by name.
         detectors: Detectors in the order of the file.
@@ -40,7 +39,6 @@ class Fleet:
         sweep: Search over the options of one recipe, or None.
     """
 
-    file: Path
     general: General
     recipes: Mapping[str, RecipeSection]
     detectors: tuple[Detector, ...]

@@ -15,7 +15,9 @@ TRAIN, EXPORT = "cmdiad-train", "cmdiad-export"
 SET_BY_FLEET = ("category", "out", "cache-dir", "cache-gb", "test", "no-test", "run", "help", "version")
 """Options that the fleet sets itself."""
 OF_ONE_DETECTOR = ("network-from", "calibration", "mask", "from-run", "candidate")
-"""Options that belong to one category, which a recipe for many does not know."""
+"""Options that belong to one category. A recipe is for many."""
+WITHOUT_DETECTOR = ("assess-modalities", "assess-folds")
+"""Options of a command that trains no detector."""
 MEASURING = ("plan", "budget-ms", "budget-mb")
 """Options that measure time or memory, which trainings next to each other would change."""
 
@@ -53,12 +55,15 @@ def mistakes_in(options: Mapping[str, Any], command: click.Command, program: str
         program: Name of the command for messages.
     """
     known = _options_of(command)
+    keys: dict[click.Option, str] = {}
     for key, value in options.items():
         name = _name(key)
-        if name in (*SET_BY_FLEET, *OF_ONE_DETECTOR, *MEASURING):
+        if name in (*SET_BY_FLEET, *OF_ONE_DETECTOR, *WITHOUT_DETECTOR, *MEASURING):
             yield OptionMistake(key, "an option that no fleet file has", _expectation(name), "remove it")
         elif name not in known:
             yield OptionMistake(key, "an unknown option", f"an option of {program}", nearest(name, list(known)))
+        elif (first := keys.setdefault(known[name], key)) != key:
+            yield OptionMistake(key, f"the same option as {first}", "each option once", "remove one of them")
         elif problem := _problem(command, known[name], key, value):
             yield OptionMistake(key, problem, f"a value of --{name}", f"run {program} --help for the values")
 
@@ -100,4 +105,6 @@ def _name(key: str) -> str:
 def _expectation(name: str) -> str:
     if name in OF_ONE_DETECTOR:
         return "options that hold for every category"
+    if name in WITHOUT_DETECTOR:
+        return "options that train a detector"
     return "options that measure nothing" if name in MEASURING else "options that the fleet does not set itself"

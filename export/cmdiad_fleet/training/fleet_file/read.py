@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -23,9 +23,6 @@ from cmdiad_fleet.training.fleet_file.sections import (
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.toml_file.read import TomlReader, nearest
 
-if TYPE_CHECKING:
-    pass
-
 _EVERY_COMBINATION = 100_000
 """Largest number of combinations of a sweep's values."""
 
@@ -41,7 +38,7 @@ def read_fleet(path: Path) -> Fleet:
     """
     file = path.absolute()
     reader = _FleetReader(file, kind="a fleet file", page="docs/fleet-training.md")
-    fleet = reader.fleet(file) if reader.readable else None
+    fleet = reader.fleet() if reader.readable else None
     if reader.mistakes or fleet is None:
         raise FleetFileError(file, list(dict.fromkeys(reader.mistakes)))
     return fleet
@@ -50,7 +47,7 @@ def read_fleet(path: Path) -> Fleet:
 class _FleetReader(TomlReader):
     """Reader of the sections of a fleet file, and of the options in them."""
 
-    def fleet(self, file: Path) -> Fleet | None:
+    def fleet(self) -> Fleet | None:
         """Return the fleet, or None after a mistake."""
         self.check_names(["fleet", "data", "recipe", "export", "sweep"])
         general = self.required("fleet", General)
@@ -68,7 +65,7 @@ class _FleetReader(TomlReader):
             self._check_detectors(detectors, general)
         if general is None or self.mistakes:
             return None
-        return Fleet(file, general, recipes, tuple(detectors), export, sweep)
+        return Fleet(general, recipes, tuple(detectors), export, sweep)
 
     def _recipes(self) -> dict[str, RecipeSection]:
         from cmdiad_train.cli.train import cli
