@@ -21,12 +21,11 @@ from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.cli.threshold_text import in_shell, warnings_about
 from cmdiad_runtime.engines import EngineName
-from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.preprocess.inspected_area.records import doubt
-from cmdiad_runtime.printable import cause_of, printable
-from cmdiad_runtime.support.files import atomic_write, sha256_of, write_json
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.files import atomic_write, make_folder, sha256_of, write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, open_category
 from cmdiad_train.evaluation.bootstrap import LEVEL, RESAMPLES
@@ -77,7 +76,7 @@ def write_report(
         OutputError: `out` cannot be written.
     """
     categories = _check_inputs(data, bundles, options.category)
-    _make_folder(out)
+    make_folder(out, expected="a writable folder for the report", action="choose another --out")
     sections = [
         _inspect(data, bundle, options, reporter, compared=categories.count(category) > 1)
         for bundle, category in zip(bundles, categories, strict=True)
@@ -110,18 +109,6 @@ def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> 
 
 def _category_of(bundle: Bundle, category: str | None) -> str | None:
     return category or bundle.record.provenance.category
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            out,
-            found=cause_of(error),
-            expected="a writable folder for the report",
-            action="choose another --out",
-        ) from error
 
 
 def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter, *, compared: bool) -> Section:

@@ -30,9 +30,10 @@ from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import open_bundle
 from cmdiad_runtime.inspection.open_options import OpenOptions
-from cmdiad_runtime.printable import cause_of, printable
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import (
     is_temporary_name,
+    make_folder,
     remove_leftovers,
     require_outside_bundles,
     write_errors,
@@ -111,7 +112,7 @@ def score_manifest(
     """
     require_outside_bundles(folder, option="--out")
     opened = open_bundle(bundle, options.opening)
-    _make_folder(folder)
+    make_folder(folder, expected="a folder to write results to", action="choose another --out")
     with ExitStack() as stack:
         stack.enter_context(write_errors(folder, folder))
         lock = stack.enter_context(lock_folder(folder))
@@ -195,18 +196,6 @@ def _require_few_shards(manifest: CheckedManifest, shard_rows: int) -> None:
             expected=f"at most {MOST_SHARDS} files",
             action=f"pass --shard-rows {math.ceil(manifest.rows / MOST_SHARDS)} or more, or cut the manifest",
         )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            folder,
-            found=cause_of(error),
-            expected="a folder to write results to",
-            action="choose another --out",
-        ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:

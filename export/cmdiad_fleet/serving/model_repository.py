@@ -26,7 +26,7 @@ from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.engines.served_model import VERSION, ServedModel, served_model
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.printable import cause_of
-from cmdiad_runtime.support.files import atomic_directory, require_outside_bundles, sha256_of, write_json
+from cmdiad_runtime.support.files import atomic_directory, make_folder, require_outside_bundles, sha256_of, write_json
 from cmdiad_runtime.support.regular_file import read_regular
 
 RECORD = "cmdiad.json"
@@ -65,7 +65,7 @@ def write_model(bundle: Bundle, repository: Path, placement: Placement) -> Writt
     model = served_model(bundle.graph, bundle.name, bundle.record.graph.sha256)
     sources = _sources(bundle, placement)
     target = repository / model.name
-    _make_folder(repository)
+    make_folder(repository, expected="a folder", action="choose another --repository")
     if target.exists():
         _require_same(target, bundle, model, placement)
         return WrittenModel(target, written=False)
@@ -181,15 +181,3 @@ def _occupied(target: Path, problem: str) -> OutputError:
         expected="a new folder, or the same model",
         action="unload the model, remove the folder, then write the model again",
     )
-
-
-def _make_folder(repository: Path) -> None:
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            repository,
-            found=f"no folder ({cause_of(error)})",
-            expected="a folder",
-            action="choose another --repository",
-        ) from error

@@ -11,8 +11,7 @@ from cmdiad_fleet.training.progress import Progress
 from cmdiad_fleet.training.rows import Row, row_of
 from cmdiad_fleet.training.search import Searched, search
 from cmdiad_fleet.training.tables import write_tables
-from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.support.files import make_folder
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -34,12 +33,7 @@ def train_fleet(fleet: Fleet, engine: Engine, reporter: Reporter) -> list[Row]:
         OutputError: The folder cannot be written to, or another command trains into it.
     """
     out = fleet.general.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            out, found=cause_of(error), expected="a writable folder", action="change out in [fleet]"
-        ) from error
+    make_folder(out, expected="a writable folder", action="change out in [fleet]")
     with lock_folder(out):
         searched = {}
         if fleet.sweep is not None:

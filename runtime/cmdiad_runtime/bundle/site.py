@@ -12,9 +12,8 @@ from pathlib import Path
 
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.cache import cache_folder, cache_place
-from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.files import make_folder, write_json
 
 MARK = "bundle.json"
 """Name of the file that states for which bundle the folder is."""
@@ -41,15 +40,7 @@ def site_folder(bundle: Bundle) -> Path:
             action="set CMDIAD_CACHE to a writable folder",
         )
     folder = cache / "bundles" / site_key(bundle)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            folder,
-            found=cause_of(error),
-            expected="a writable cache folder",
-            action="set CMDIAD_CACHE to a writable folder",
-        ) from error
+    make_folder(folder, expected="a writable cache folder", action="set CMDIAD_CACHE to a writable folder")
     if not (folder / MARK).exists():
         write_json(folder / MARK, {"format": "cmdiad-site", "bundle": bundle.name, "made_on": "this machine"})
     return folder

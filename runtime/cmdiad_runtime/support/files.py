@@ -277,6 +277,23 @@ def free_name(path: FilePath) -> Path:
     return next(free for free in map(place.with_name, names) if not os.path.lexists(free))
 
 
+def make_folder(path: FilePath, *, expected: str, action: str) -> None:
+    """Create a folder with its parents. An existing folder stays as it is.
+
+    Args:
+        path: Folder to create.
+        expected: Expected folder, for the message.
+        action: Remedy, for the message.
+
+    Raises:
+        OutputError: The folder cannot be created.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(path, found=cause_of(error), expected=expected, action=action) from error
+
+
 @contextmanager
 def write_errors(path: FilePath, *written: Path) -> Iterator[None]:
     """Turn an OSError about one of the `written` paths into an OutputError about `path`.

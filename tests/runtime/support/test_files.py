@@ -10,7 +10,7 @@ import pytest
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support import files, folder_owner
-from cmdiad_runtime.support.files import atomic_directory, atomic_write, sha256_of, write_json
+from cmdiad_runtime.support.files import atomic_directory, atomic_write, make_folder, sha256_of, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -279,3 +279,23 @@ def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with atomic_directory(tmp_path / "run") as temporary:
         (temporary / "a").touch()
     assert names(tmp_path) == [".run.0123abcd", "run"]
+
+
+def test_a_folder_is_made_with_its_parents_and_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    make_folder(folder, expected="a folder", action="choose another --out")
+    (folder / "kept").touch()
+    make_folder(folder, expected="a folder", action="choose another --out")
+    assert (folder / "kept").exists()
+
+
+def test_a_file_in_the_way_of_a_folder_is_an_error_about_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(OutputError) as error:
+        make_folder(tmp_path / "a" / "b", expected="a folder", action="choose another --out")
+    refused = error.value
+    assert (refused.subject, refused.found, refused.action) == (
+        str(tmp_path / "a" / "b"),
+        "not a directory",
+        "choose another --out",
+    )
