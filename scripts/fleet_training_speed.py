@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train small detectors one after the other and with Ray, compare wall time and bytes: DETECTORS (default 24)."""
+"""Train small detectors one after the other and with Ray, and compare wall time and files: DETECTORS (default 24)."""
 
 from __future__ import annotations
 

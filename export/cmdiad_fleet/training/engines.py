@@ -1,4 +1,4 @@
-"""Two engines that run jobs: one machine without Ray, and a Ray cluster. Both yield each outcome when it is known."""
+"""Engines that run jobs on this machine without Ray, or on a Ray cluster. Each outcome is yielded when a job ends."""
 
 from __future__ import annotations
 

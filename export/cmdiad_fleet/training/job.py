@@ -1,4 +1,4 @@
-"""A job: one detector, or one trial of a sweep, with everything that a machine needs to train it."""
+"""Job that trains one detector, or one trial of a sweep, and its outcome in `detector.json`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATES = ("started", "trained", "failed", "skipped")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One detector or trial.
+    """One detector, or one trial of a sweep, with everything that a machine needs to train it.
 
     Attributes:
         detector: Detector with its data set.
@@ -109,7 +109,7 @@ def job_of(fleet: Fleet, detector: Detector, chosen: Mapping[str, Any]) -> Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended, as in `detector.json`.
+    """State of a job and reason of a failure, stored in `detector.json`.
 
     Attributes:
         name: Name of the detector.

@@ -1,6 +1,6 @@
-"""Progress of many jobs: a line for each job that starts or ends, and the latest line of a log in between.
+"""Report the progress of many jobs: a line when a job starts or ends, and the latest line of a log in between.
 
-A job starts on some machine, and its log is in a folder that all machines share: a log that grows is the sign of life.
+A job may run on another machine. Its log is in a folder that all machines share, and grows as soon as the job runs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Progress:
 
 
 class _Logs:
-    """The logs of jobs. An earlier command may have left a log, so only one that grows counts.
+    """Logs of the jobs that have not ended. A job has started when its log grows: an earlier command may have left one.
 
     Args:
         jobs: Jobs, none of them started.

@@ -1,4 +1,4 @@
-"""The recipe behind options of `cmdiad-train`, with all defaults, and the samples that the training reads."""
+"""Resolve options of `cmdiad-train` to recipes with all defaults, and to the samples that the training reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Source = tuple[str | None, str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Resolved:
-    """Options of a training, and their meaning on this machine.
+    """Arguments, recipes and samples of a training. The default extractor depends on the weights on this machine.
 
     Attributes:
         arguments: Arguments of `cmdiad-train` after the data set.

@@ -1,4 +1,4 @@
-"""The row of each detector in the tables: how the job ended, and the figures of its run and bundle."""
+"""Row of a detector in the tables: state of its job, and figures of its run and bundle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cmdiad_runtime.printable import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One detector. Figures are None where there are none, for example without a test split.
+    """Row of one detector. Figures that do not exist are None, for example without a test split.
 
     Attributes:
         name: Name of the detector.

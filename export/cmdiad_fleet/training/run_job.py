@@ -30,11 +30,11 @@ _TAIL_BYTES = 20_000
 
 
 def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
-    """Train a detector, and export it if the job says so. A detector that is finished is kept.
+    """Train a detector, and export it if the job has export options. A detector that is finished is kept.
 
-    Data, recipe and version are compared by digest. If they have changed, the earlier results are moved into a folder
-    `earlier-DIGEST`; if they are the same, an interrupted training resumes. If only the options of the export have
-    changed, the earlier bundle is moved, and the run is kept.
+    Data, recipe, weights and version are compared by digest. If they have changed, the earlier results are moved into
+    a folder `earlier-DIGEST`; if they are the same, an interrupted training resumes. If only the options of the export
+    have changed, the earlier bundle is moved, and the run is kept.
 
     Args:
         job: The job.

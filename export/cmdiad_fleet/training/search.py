@@ -1,4 +1,4 @@
-"""The sweep: train the trials of each detector, and choose the options of the best one."""
+"""Train the trials of a sweep, and choose the options of the best trial for each detector."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Searched:
-    """The trials of one detector.
+    """Trials of one detector, and the number of the best one.
 
     Attributes:
         trials: Trials in the order of the sweep.

@@ -1,4 +1,4 @@
-"""The combinations of options that a sweep tries.
+"""Combinations of options that a sweep tries.
 
 The criterion of a trial is that of `cmdiad-train --family auto`: the share of pairs in which a slightly changed copy
 of a held-out good sample has a higher score than a good sample. The test split is not read.

@@ -1,4 +1,4 @@
-"""The tables of a fleet: JSON and CSV for programs, a page for people, and text for the terminal."""
+"""Write the tables of a fleet as JSON and CSV for programs and as a page for people; return text for the terminal."""
 
 from __future__ import annotations
 

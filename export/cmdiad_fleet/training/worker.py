@@ -1,7 +1,7 @@
-"""The process that trains one detector: `python -m cmdiad_fleet.training.worker REQUEST` with a request in JSON.
+"""Train one detector in a separate process: `python -m cmdiad_fleet.training.worker REQUEST` with a request in JSON.
 
-A crash, or a process that the system kills for its memory, concerns this detector alone. The process ends with its
-parent: the parent holds the other end of stdin, which the system closes when the parent ends, however that happens.
+A crash, or a process that the system kills for its memory, fails this detector alone. The process ends with its
+parent: the parent has the other end of stdin, which the system closes when the parent ends, however that happens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of the certificates and private keys that a station file names, before a process needs them."""
+"""Check the certificates and private keys that a station file names, before a process needs them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def certificate_mistakes(station: Station, lines: Lines) -> list[Mistake]:
 
 
 def _problems(files: dict[str, Path | None], key_name: str, *, der: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield key, problem and expectation for the files of a section."""
+    """Yield the key, the problem and the correct content for each wrong file of a section."""
     form = "in PEM or DER" if der else "in PEM"
     loaded: dict[str, Any] = {}
     for name, path in files.items():

@@ -1,4 +1,4 @@
-"""The error of a station file with mistakes."""
+"""Error that reports all mistakes of a station file."""
 
 from __future__ import annotations
 

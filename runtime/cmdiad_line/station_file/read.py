@@ -1,4 +1,4 @@
-"""The reader of a station file, which reports every mistake in the file at once."""
+"""Read a station file, and report every mistake in it at once."""
 
 from __future__ import annotations
 

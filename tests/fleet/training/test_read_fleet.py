@@ -87,6 +87,10 @@ values = {size = [64, "x"]}
         ("[recipe.a]\ntrain = {assess-modalities = true}", "Expected options that train a detector"),
         ("[recipe.a]\ntrain = {rgb-grid = 14, rgb_grid = 28}", "rgb_grid: found the same option as rgb-grid"),
         (CAMERA + '[export]\nengine = "fp32"\nprecision = "fp16"', "precision: found the same option as engine"),
+        (
+            'recipes = ["b"]\n[recipe.a]\n[recipe.b]\n[sweep]\nrecipe = "a"\nvalues = {seed = [1, 2]}',
+            "sweep.recipe: found 'a', which no section [[data]] uses",
+        ),
         ('[recipe."a/b"]', "letters, digits, hyphens"),
         ("[[recipe]]", "no recipe"),
     ],

@@ -1,1 +1,1 @@
-"""The fleet file: one TOML file with data sets, recipes, export and sweep. `read` reads and checks all of it."""
+"""Read the fleet file, a TOML file with data sets, recipes, options of the export and a sweep."""

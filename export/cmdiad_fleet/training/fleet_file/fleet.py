@@ -29,7 +29,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A fleet: what is trained, how, and where the results go.
+    """Checked content of a fleet file.
 
     Attributes:
         general: Folders.

@@ -1,4 +1,4 @@
-"""The error of a fleet file with mistakes."""
+"""Error that reports all mistakes of a fleet file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of commands in a fleet file, as arguments of a command line."""
+"""Check the options of commands in a fleet file, and convert them to arguments of a command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ANY_FOLDER = "."
 
 @dataclass(frozen=True)
 class OptionMistake:
-    """A mistake in one option; the attributes are those of `Mistake`."""
+    """Mistake in one option. The attributes are those of `Mistake`, except that `key` is the name of the option."""
 
     key: str
     problem: str

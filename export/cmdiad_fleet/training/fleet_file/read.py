@@ -1,4 +1,4 @@
-"""The reader of a fleet file, which reports every mistake in the file at once."""
+"""Read a fleet file, and report every mistake in it at once."""
 
 from __future__ import annotations
 
@@ -63,6 +63,9 @@ class _FleetReader(TomlReader):
         ]
         if general is not None:
             self._check_detectors(detectors, general)
+        if sweep is not None and not self.mistakes and sweep.recipe not in {detector.recipe for detector in detectors}:
+            problem = f"{sweep.recipe!r}, which no section [[data]] uses"
+            self.add("sweep", "recipe", problem, "a recipe that is trained", "correct recipe, or remove the sweep")
         if general is None or self.mistakes:
             return None
         return Fleet(general, recipes, tuple(detectors), export, sweep)

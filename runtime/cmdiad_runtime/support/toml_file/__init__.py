@@ -1,1 +1,1 @@
-"""TOML files that people write: one dataclass for each section, and every mistake reported at once with its line."""
+"""Read TOML files that people write into one dataclass per section, and report every mistake at once with its line."""

@@ -1,4 +1,4 @@
-"""Mistakes in a TOML file. All of them are reported at once, each with its line."""
+"""Mistakes in a TOML file, and the error that reports all of them at once, each with its line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Mistake:
         line: Line number from 1, or 0 if no line is at fault, for example because a section is missing.
         subject: Key or section, for example "web.port".
         problem: Description of the problem, without a full stop.
-        expected: What should have been there instead, without a full stop.
-        action: What the user can do about it, without a full stop.
+        expected: Correct content, without a full stop.
+        action: Remedy for the user, without a full stop.
     """
 
     line: int
@@ -39,7 +39,7 @@ class MistakesError(CmdiadError):
     Args:
         path: The file.
         mistakes: All mistakes, at least one.
-        action: What the user can do about them, without a full stop.
+        action: Remedy for the user, without a full stop.
 
     Attributes:
         path: See Args.
