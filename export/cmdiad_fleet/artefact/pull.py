@@ -20,7 +20,13 @@ from cmdiad_fleet.artefact.proof import Proof, check_head, is_same_bundle, named
 from cmdiad_fleet.artefact.reference import Reference
 from cmdiad_runtime.bundle.self_test import SelfTest
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.support.files import atomic_directory, free_name, is_sha256, write_errors
+from cmdiad_runtime.support.files import (
+    atomic_directory,
+    free_name,
+    is_sha256,
+    require_outside_bundles,
+    write_errors,
+)
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -77,11 +83,12 @@ def pull(source: Source, target: Path, proof: Proof, reporter: Reporter, *, repl
         BundleError: The artefact is no bundle, damaged, or not signed by the key.
         EngineError: The engine is missing or failed.
         CertificateError: The self-test failed on this machine.
-        OutputError: The target exists, is in use, or has no room.
+        OutputError: The target exists, is in use, lies in a bundle, or has no room.
     """
     target = target.resolve()
     if not target.name:
         raise _occupied(target)
+    require_outside_bundles(target.parent, option="--out")
     with _open_places(source) as places:
         artefact, place = _resolve(places, source.reference)
         address = source.reference.pinned(artefact.digest)

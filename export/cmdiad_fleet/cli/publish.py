@@ -42,11 +42,14 @@ def publish(
     from cmdiad_fleet.artefact.place import open_place
     from cmdiad_fleet.artefact.publish import open_bundle_to_publish
     from cmdiad_fleet.artefact.publish import publish as publish_bundle
+    from cmdiad_runtime.support.files import require_outside_bundles
     from cmdiad_runtime.support.progress import TerminalReporter
 
     reference = reference_of(name, "")
     if reference.digest:
         raise click.UsageError("pass a tag or nothing after the name: the digest follows from the bundle")
+    if reference.layout is not None:
+        require_outside_bundles(reference.layout, option="PATH")
     opened = open_bundle_to_publish(bundle, public_key)
     access = access_of(ca_file, auth_host, plain_http=plain_http)
     with closing(open_place(reference, access)) as place:

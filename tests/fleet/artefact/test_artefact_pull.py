@@ -651,6 +651,18 @@ def test_a_target_without_a_name_or_in_use_is_refused(place, bundle, monkeypatch
         fetch(state, Path(place))
 
 
+def test_nothing_is_written_into_a_bundle(bundle, tmp_path):
+    published(bundle, f"oci:{tmp_path}/gear.tar")
+    before = content_of(bundle)
+    for words in (
+        ("publish", bundle, f"oci:{bundle}/layout:7"),
+        ("publish", bundle, f"oci:{bundle}/gear.tar:7"),
+        ("pull", f"oci:{tmp_path}/gear.tar:7", "--out", bundle / "gear.cmdiad", "--allow-unsigned"),
+    ):
+        assert_refused(command(cli, *words), 6, "a place outside of bundles")
+    assert content_of(bundle) == before
+
+
 def test_a_proxy_is_not_used_for_a_registry_of_this_machine(bundle, target, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
