@@ -107,7 +107,8 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     """Open the bundle's model on a server, and an engine of this machine that takes over if the options name one.
 
     A stored self-test proves nothing about a server, which may have other software or another device today. The test
-    is repeated through the server at every opening.
+    is repeated through the server at every opening. With an engine that takes over, a later test by the caller would
+    not show a failure of the server, so the server is also tested here if the caller accepts untested engines.
     """
     from cmdiad_runtime.engines.fallback import FallbackEngine
     from cmdiad_runtime.engines.served_model import served_model
@@ -117,7 +118,7 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     local = None if server.fallback is None else choose_engine(bundle, server.fallback)
     try:
         chosen = ChosenEngine(TritonEngine.open(model, server), "triton", bundle.record.graph.sha256)
-        if not untested:
+        if not untested or local is not None:
             require_self_test(bundle, chosen)
     except NoAnswerError as error:
         if local is None:

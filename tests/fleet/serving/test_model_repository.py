@@ -312,6 +312,13 @@ def test_another_model_is_no_reason_for_the_fallback(bundle: Bundle, repository:
         Inspector.open(bundle.path, options(server, fallback="cpu"))
 
 
+def test_a_fallback_never_passes_the_self_test_of_a_server(bundle: Bundle, server: KServeServer) -> None:
+    """A caller that tests the engine later, as the station does, would see the results of the local engine."""
+    server.fault = "shape"
+    with pytest.raises(EngineError, match="found the output"):
+        choose_engine(bundle, "triton", untested=True, server=options(server, fallback="cpu").server)
+
+
 # --- commands and station
 
 
