@@ -67,7 +67,7 @@ class TritonClient:
             raise EngineError(
                 "", found="The engine 'triton' needs the package 'tritonclient[grpc]'", action=INSTALL
             ) from error
-        self._library, self._failure = library, InferenceServerException
+        self._failure = InferenceServerException
         self._options, self._model = options, model
         credentials = _credentials(options) if options.tls else None
         self._client = library.InferenceServerClient(options.target, creds=credentials, channel_args=list(_CHANNEL))

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays
 from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
-from cmdiad_runtime.engines._triton_tensors import MessageTensors, SharedTensors
+from cmdiad_runtime.engines._triton_tensors import MessageTensors, SharedTensors, Tensors
 from cmdiad_runtime.engines.served_model import VERSION, ServedModel
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import EngineError, NoAnswerError
@@ -172,7 +172,7 @@ class TritonEngine:
             action="open the bundle again, which repeats the self-test",
         )
 
-    def _new_tensors(self) -> MessageTensors | SharedTensors:
+    def _new_tensors(self) -> Tensors:
         return SharedTensors(self._model) if self._options.shared_memory else MessageTensors(self._model)
 
     def _disconnect(self) -> None:
