@@ -1,4 +1,4 @@
-"""Open bundles of one process, each with a passed self-test, that inspect uploaded files."""
+"""Open a bundle, run its self-test, and inspect uploaded files with it."""
 
 from __future__ import annotations
 

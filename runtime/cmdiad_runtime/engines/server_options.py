@@ -1,4 +1,4 @@
-"""`ServerOptions`, the address of an inference server and how to talk to it; read from environment variables."""
+"""`ServerOptions`: address, time limit and TLS files of an inference server, read from environment variables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """The address of a Triton server, and how a line talks to the server.
+    """Address of a Triton server, and settings of the connection.
 
     Attributes:
         address: `grpcs://HOST:PORT` with TLS, `grpc://HOST:PORT` without. `HOST:PORT` alone is accepted for this
