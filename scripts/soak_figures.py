@@ -31,6 +31,7 @@ class Figures:
     Attributes:
         triggers: Number of triggers.
         faults: Number of triggers by fault.
+        unused_faults: Number of sensor faults that did not happen, because the trigger was refused.
         verdicts: Number of results by verdict and reason.
         missing: Ids of parts without a result.
         wrong_ok: Ids of parts with a wrong OK.
@@ -47,6 +48,7 @@ class Figures:
 
     triggers: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    unused_faults: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     missing: list[int] = field(default_factory=list)
     wrong_ok: list[int] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Figures:
         return {
             "triggers": self.triggers,
             "faults": dict(self.faults),
+            "unused faults": self.unused_faults,
             "verdicts": dict(self.verdicts),
             "missing results": self.missing,
             "wrong OK": self.wrong_ok,

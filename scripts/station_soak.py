@@ -197,12 +197,14 @@ class Drive:
     def run(self, interrupted: threading.Event) -> None:
         """Trigger as often as the options say, or until somebody interrupts."""
         reporter, total, warm = TerminalReporter(), self._options.triggers, self._options.warm
+        fault = ""
         for number in range(total):
             if interrupted.is_set():
                 break
             if number == warm:
                 self._note_processes()
-            fault = self._fault() if warm <= number < total - warm else ""
+            # No fault follows another one: only a sensor that has delivered since it was connected can repeat a frame.
+            fault = self._fault() if not fault and warm <= number < total - warm else ""
             self._figures.faults[fault or "none"] += 1
             self._figures.triggers += 1
             if fault:
@@ -243,6 +245,9 @@ class Drive:
             part = self._station.plc.trigger()
             fault_during(self._station, fault, self._draw)
             self._take(part, start, fault)
+        if self._station.faults.exists():  # The trigger was refused, and the next one must not take the fault.
+            self._station.faults.unlink()
+            self._figures.unused_faults += 1
 
     def _take(self, part: int, start: float, fault: str) -> None:
         """Wait for the result of a part, and compare it with that of its sample."""
@@ -319,9 +324,10 @@ def fault_during(station: RunningStation, fault: str, draw: random.Random) -> No
 def recover(station: RunningStation, fault: str, figures: Figures) -> None:
     """Wait until the station is ready again, and note how long that took."""
     start = time.perf_counter()
-    if fault.startswith(("kill", "freeze")) or fault == "crash":
+    if fault.startswith(("kill", "freeze")) or fault in ("crash", "unplug"):
         ends = station.plc.state().counters["restarts"]
-        limit = time.monotonic() + 2  # A killed process may have ended before this line.
+        # The state comes after the result. A killed process may have ended before this line.
+        limit = time.monotonic() + 2
         while station.plc.state().counters["restarts"] == ends and time.monotonic() < limit:
             if station.plc.state().phase != "ready":
                 break

@@ -22,7 +22,7 @@ from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 
 Act = Callable[[Shard, Endings], tuple[int, Reply | Ending] | None]
-"""What becomes of a shard: the position of the row at the end, and the news; None for a worker that hangs."""
+"""Function that scores a shard: position of the row at the end, and the news; None for a worker that hangs."""
 VOLATILE = ("time", "timings_ms")
 """Fields that differ between two runs over the same samples."""
 
@@ -57,8 +57,8 @@ class ScriptedWorkers:
     def __init__(
         self,
         folder: Path,
-        act: Callable[[Shard, Endings], tuple[int, Reply | Ending] | None],
-        starts: Sequence[Any] = (),
+        act: Act,
+        starts: Sequence[Reply | Ending] = (),
     ) -> None:
         (folder / "marks").mkdir(exist_ok=True)
         self.running: set[int] = set()
@@ -98,12 +98,12 @@ class ScriptedWorkers:
 
 
 def finished(shard: Shard, endings: Endings) -> tuple[int, Reply]:
-    """Every shard is scored, all samples OK."""
+    """Return the reply of a worker that has scored a shard, with all samples OK."""
     return len(shard.rows), Reply("finished", Tally.of([None] * len(shard.rows), [True] * len(shard.rows)))
 
 
 def plain_rows(count: int) -> Iterable[ManifestRow]:
-    """Rows with an id and an image."""
+    """Return rows with an id and an image."""
     return (ManifestRow(number, f"part {number}", {"rgb": f"/parts/{number}.png"}) for number in range(count))
 
 

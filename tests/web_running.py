@@ -20,6 +20,7 @@ from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, Answer, Command, End, Message, Ready, StationState, Trigger, Triggered
 from cmdiad_line.web import process
+from cmdiad_line.web.address_file import ADDRESS_FILE
 from web_doubles import READY, StationRecords, make_result
 
 LIMIT_S = 60.0
@@ -55,7 +56,7 @@ class RunningWeb:
     @property
     def url(self) -> str:
         """Address of the pages, without a slash at the end."""
-        file = self.state / process.ADDRESS_FILE
+        file = self.state / ADDRESS_FILE
         wait_until(file.exists, "the file with the address")
         return str(json.loads(file.read_text(encoding="utf-8"))["url"]).rstrip("/")
 

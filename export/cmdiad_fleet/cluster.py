@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: an existing one, or one that this command starts on this machine."""
+"""Connect to a Ray cluster: an existing one, or one that this command starts on this machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ray_cluster(address: str = "", cores: int | None = None) -> Iterator[Any]:
 
 
 def _require_token() -> None:
-    """Let a cluster of this machine accept nobody else: Ray listens on all interfaces and executes what it receives.
+    """Protect a cluster of this machine: Ray listens on all interfaces and executes what it receives.
 
     Ray reads these variables when it is imported. A choice of the user stays.
     """
@@ -57,7 +57,7 @@ def _require_token() -> None:
 
 
 def _connect(ray: Any, address: str, cores: int | None) -> None:
-    """Join or start a cluster. Ray takes over SIGTERM; the handlers of this command stay in force."""
+    """Join or start a cluster. Ray replaces the handlers of signals; those of this command are restored."""
     handlers = {number: signal.getsignal(number) for number in ENDING}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     if not address:

@@ -1,6 +1,6 @@
-"""The record of an artefact: an OCI image manifest with `artifactType`, one layer for each file of a bundle.
+"""Write and read the OCI image manifest of a bundle, which has an `artifactType` and one layer for each file.
 
-The reader trusts nothing: the manifest may come from a registry that lies.
+The reader checks every value, because a registry can send any manifest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cmdiad_runtime.bundle.integrity import (
     MANIFEST_LIMIT,
     SIGNATURE,
     TOTAL_LIMIT,
+    FileRecord,
     is_inside,
 )
 from cmdiad_runtime.errors import BundleError
@@ -28,7 +29,7 @@ CONFIG_TYPE = "application/vnd.cmdiad.bundle.config.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
 OWN_FILES = {MANIFEST: MANIFEST_LIMIT, SIGNATURE: 1024}
-"""Largest size in bytes of the files that are received first, before anything of the artefact is believed."""
+"""Largest size in bytes of the files that are received and verified before all others."""
 _PREFIX = "sha256:"
 
 
@@ -85,10 +86,27 @@ class Artefact:
         """Return the size of all layers."""
         return sum(layer.bytes for layer in self.layers)
 
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Return size and hash of every file by path, as a bundle's manifest lists them."""
+        return {layer.title: FileRecord(layer.sha256, layer.bytes) for layer in self.layers}
+
 
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of bytes as registries write it."""
     return _PREFIX + hashlib.sha256(content).hexdigest()
+
+
+def read_digest(digest: object) -> str:
+    """Return the 64 hexadecimal digits of a digest; ValueError for anything else than "sha256:" and these digits."""
+    if not isinstance(digest, str) or not digest.startswith(_PREFIX) or not is_sha256(digest.removeprefix(_PREFIX)):
+        raise ValueError("a digest that is no SHA-256")
+    return digest.removeprefix(_PREFIX)
+
+
+def blob_of(content: bytes, media_type: str) -> Blob:
+    """Return the blob with this content, without a title."""
+    return Blob(hashlib.sha256(content).hexdigest(), len(content), media_type)
 
 
 def canonical_json(value: object) -> bytes:
@@ -113,14 +131,14 @@ def build_artefact(config: Blob, layers: Iterable[Blob], annotations: Mapping[st
 
 
 def read_artefact(content: bytes, source: str) -> Artefact:
-    """Read the manifest of an artefact that comes from anywhere.
+    """Read the manifest of an artefact from a source that is not trusted.
 
     Args:
         content: Bytes of the manifest, at most MANIFEST_LIMIT.
         source: Name of the artefact, for messages.
 
     Raises:
-        BundleError: The manifest is no bundle's, exceeds a limit, or has a path that leaves the bundle.
+        BundleError: The manifest is not that of a bundle, exceeds a limit, or has a path that leaves the bundle.
     """
     try:
         value = json.loads(content.decode("utf-8"))
@@ -146,16 +164,13 @@ def _list(layers: object, source: str) -> list[Any]:
 
 def _blob(value: Mapping[str, Any]) -> Blob:
     """Return the blob of a descriptor; ValueError, KeyError, TypeError or AttributeError if a value is wrong."""
-    digest, size, media_type = value["digest"], value["size"], value["mediaType"]
+    sha256, size, media_type = read_digest(value["digest"]), value["size"], value["mediaType"]
     title = (value.get("annotations") or {}).get(TITLE, "")
-    hexadecimal = digest.removeprefix(_PREFIX)
-    if not digest.startswith(_PREFIX) or not is_sha256(hexadecimal):
-        raise ValueError("a digest that is no SHA-256")
     if type(size) is not int or size < 0:  # `type`, because True is an int too
         raise ValueError("a size that is no whole number")
     if not isinstance(media_type, str) or not isinstance(title, str):
         raise ValueError("a media type or title that is no text")
-    return Blob(hexadecimal, size, media_type, title)
+    return Blob(sha256, size, media_type, title)
 
 
 def _check_titles(titles: list[str], source: str) -> None:

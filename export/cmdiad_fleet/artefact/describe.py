@@ -1,13 +1,11 @@
-"""Describe a verified bundle as an artefact: layers, configuration and annotations. Depends on the bundle alone."""
+"""Derive layers, configuration and annotations of an artefact from a verified bundle, and from nothing else."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_fleet.artefact.artefact import CONFIG_TYPE, Artefact, Blob, build_artefact, canonical_json
+from cmdiad_fleet.artefact.artefact import CONFIG_TYPE, Artefact, Blob, blob_of, build_artefact, canonical_json
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE, FileRecord
 from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, WEIGHTS, manifest_hash
@@ -32,7 +30,7 @@ _FILE_TYPE = "application/vnd.cmdiad.file.v1"
 
 @dataclass(frozen=True)
 class Described:
-    """A bundle as an artefact.
+    """Artefact of a bundle, with the configuration that is published as a separate blob.
 
     Attributes:
         artefact: The artefact.
@@ -65,9 +63,8 @@ def describe(bundle: Bundle, public_key: Path | None) -> Described:
             "digest": manifest_hash(bundle.manifest),
         }
     )
-    blob = Blob(hashlib.sha256(config).hexdigest(), len(config), CONFIG_TYPE)
     layers = [Blob(record.sha256, record.bytes, _media_type(name), name) for name, record in files_of(bundle).items()]
-    return Described(build_artefact(blob, layers, annotations), config)
+    return Described(build_artefact(blob_of(config, CONFIG_TYPE), layers, annotations), config)
 
 
 def annotations_of(bundle: Bundle) -> dict[str, str]:
@@ -117,5 +114,4 @@ def is_signed(folder: Path) -> bool:
 
 
 def _media_type(name: str) -> str:
-    engine = re.match(rf"{ENGINES}/", name) is not None
-    return _MEDIA_TYPES.get(name, _ENGINE_TYPE if engine else _FILE_TYPE)
+    return _MEDIA_TYPES.get(name, _ENGINE_TYPE if name.startswith(f"{ENGINES}/") else _FILE_TYPE)

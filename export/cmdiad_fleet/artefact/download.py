@@ -1,4 +1,4 @@
-"""Receive one blob into a file, resumed where an earlier attempt broke off. Only the hash makes it whole."""
+"""Download one blob into a file, and resume a download that broke off. A file is complete only if its hash is right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmdiad_runtime.support.reporter import Reporter
 PARTIAL = ".partial"
 _BLOCK_BYTES = 256 << 10
 _PROGRESS_BYTES = 1 << 20
-"""An attempt that brings less counts as failed."""
+"""An attempt that breaks off after at least this number of bytes starts the count of failures again."""
 
 
 def download(blob: Blob, places: Sequence[Place], folder: Path, access: Access, reporter: Reporter) -> Path:
@@ -67,7 +67,7 @@ def _receive(blob: Blob, place: Place, partial: Path, access: Access, reporter: 
 
 
 def _complete(blob: Blob, place: Place, partial: Path, access: Access, reporter: Reporter) -> None:
-    """Append to a partial file until it is as large as the blob; give up after attempts that brought nothing."""
+    """Append to a partial file until it is as large as the blob; give up after too many attempts without progress."""
     failures = 0
     while (before := _size(partial)) < blob.bytes or not partial.exists():
         try:

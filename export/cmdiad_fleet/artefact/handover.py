@@ -1,4 +1,4 @@
-"""Hand a pulled bundle to a station, by the functions of `cmdiad-line recipe add` and `activate`."""
+"""Pull a bundle and add it to a station as a recipe, by the functions of `cmdiad-line recipe add` and `activate`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = "pulls"
 
 @dataclass(frozen=True, kw_only=True)
 class HandOver:
-    """The station that receives a bundle.
+    """Station that receives a bundle, and choices for the new recipe.
 
     Attributes:
         state: State folder of the station.

@@ -1,4 +1,4 @@
-"""An OCI image layout on the disk: a folder, or an uncompressed `.tar` file of one.
+"""Read and write an OCI image layout on the disk: a folder, or an uncompressed `.tar` file of one.
 
 A folder can hold many artefacts, which share equal blobs. An archive holds one. An archive is read in place: nothing
 of its names, links or modes ever reaches the disk.
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cmdiad_fleet.artefact.artefact import ARTEFACT_TYPE, IMAGE_MANIFEST, Blob, canonical_json, digest_of
+from cmdiad_fleet.artefact.artefact import ARTEFACT_TYPE, IMAGE_MANIFEST, Blob, blob_of, canonical_json, read_digest
 from cmdiad_fleet.artefact.place import Content, RegistryError
 from cmdiad_fleet.artefact.reference import LAYOUT, Reference
 from cmdiad_runtime.bundle.integrity import ENTRIES_LIMIT, MANIFEST_LIMIT
@@ -35,7 +35,7 @@ _WAIT_S = 10.0
 
 
 class Layout:
-    """A layout on the disk. See `WritablePlace`.
+    """Implementation of `WritablePlace` for a layout on the disk.
 
     Args:
         path: Folder, or a file whose name ends in `.tar`. It may be missing before something is published.
@@ -50,7 +50,7 @@ class Layout:
     def manifest(self, reference: Reference) -> bytes:
         """Return a manifest; see `Place`."""
         digest = reference.digest or self._digest_of_tag(reference.tag)
-        return self._read(f"{BLOBS}/{digest.removeprefix('sha256:')}")
+        return self._read(f"{BLOBS}/{read_digest(digest)}")
 
     @contextmanager
     def blob(self, blob: Blob, start: int) -> Iterator[tuple[int, Content]]:
@@ -82,7 +82,7 @@ class Layout:
 
     def put_manifest(self, content: bytes, tag: str) -> None:
         """Store a manifest and point the tag to it; see `WritablePlace`."""
-        blob = Blob(digest_of(content).removeprefix("sha256:"), len(content), IMAGE_MANIFEST)
+        blob = blob_of(content, IMAGE_MANIFEST)
         self.put_blob(blob, content)
         if self._path.suffix == ARCHIVE:
             members = {**self._members, MARK: _MARK_CONTENT, INDEX: _index([], blob, tag)}
@@ -115,8 +115,7 @@ class Layout:
         try:
             entries = json.loads(content)["manifests"]
             for entry in entries:
-                if Reference.parse(f"{LAYOUT}x@{entry['digest']}").digest != entry["digest"]:
-                    raise ValueError("a digest of another form")
+                read_digest(entry["digest"])
                 _tag_of(entry)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._error(f"a damaged {INDEX}", "the index of a layout") from error
@@ -152,7 +151,7 @@ class Layout:
 
 
 class _Archive:
-    """The regular files of a tar file, opened in place by name."""
+    """Tar file whose regular files are opened by name, without unpacking the archive."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

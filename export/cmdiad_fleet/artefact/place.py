@@ -1,11 +1,11 @@
-"""A place of artefacts: a repository of a registry, or a layout on the disk."""
+"""Interface of the places that store artefacts: repositories of registries, and layouts on the disk."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -37,7 +37,7 @@ class RegistryError(CmdiadError):
 
 
 class Content(Protocol):
-    """Bytes of a blob, read one block after the other."""
+    """Open blob that is read in blocks."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes, b"" at the end; RegistryError if the transfer breaks off."""
@@ -96,14 +96,7 @@ class Access:
     def without_credentials(self) -> Access:
         """Return the same choices for a mirror, which never receives credentials from the environment."""
         kept = {name: value for name, value in self.environment.items() if name not in (USER, PASSWORD, TOKEN)}
-        return Access(
-            plain_http=self.plain_http,
-            ca_file=self.ca_file,
-            auth_host=self.auth_host,
-            environment=kept,
-            attempts=self.attempts,
-            wait_s=self.wait_s,
-        )
+        return replace(self, environment=kept)
 
 
 def open_place(reference: Reference, access: Access) -> WritablePlace:

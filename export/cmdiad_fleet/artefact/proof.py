@@ -1,4 +1,4 @@
-"""The proof that a received bundle is what the artefact says and works on this machine."""
+"""Verify a received bundle: its files against the artefact, signature, annotations, and self-test on this machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from cmdiad_fleet.artefact.artefact import Artefact
 from cmdiad_fleet.artefact.describe import KEY_FINGERPRINT, annotations_of, files_of
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.engine_selection import choose_engine
-from cmdiad_runtime.bundle.integrity import FileRecord
+from cmdiad_runtime.bundle.engine_selection import self_test_of
 from cmdiad_runtime.bundle.manifest import read_manifest
-from cmdiad_runtime.bundle.self_test import SelfTest, run_self_test, write_self_test
+from cmdiad_runtime.bundle.self_test import SelfTest, require_passed, write_self_test
 from cmdiad_runtime.bundle.signature import fingerprint_of
 from cmdiad_runtime.engines import EngineName
-from cmdiad_runtime.errors import BundleError, CertificateError, CmdiadError, OutputError
+from cmdiad_runtime.errors import BundleError, CmdiadError, OutputError
 from cmdiad_runtime.support.reporter import Reporter
 
 
@@ -46,7 +45,7 @@ def check_head(folder: Path, artefact: Artefact, proof: Proof) -> None:
         EngineError: The package that verifies signatures is missing.
     """
     record, _ = read_manifest(folder, proof.public_key)
-    own = {layer.title: FileRecord(layer.sha256, layer.bytes) for layer in artefact.layers}
+    own = artefact.files
     expected = {**{name: own[name] for name in own if (folder / name).exists()}, **record.files}
     if own != expected:
         differing = sorted(name for name in {*own, *expected} if own.get(name) != expected.get(name))
@@ -74,20 +73,20 @@ def prove(folder: Path, artefact: Artefact, proof: Proof, reporter: Reporter) ->
     """
     bundle = Bundle.open(folder, require_signature=proof.public_key)
     _check_annotations(bundle, artefact, proof)
-    chosen = choose_engine(bundle, proof.engine, rebuild=True, untested=True, reporter=reporter)
-    try:
-        test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
-    finally:
-        chosen.engine.close()
+    return require_passed_here(bundle, proof.engine, reporter)
+
+
+def require_passed_here(bundle: Bundle, engine: EngineName, reporter: Reporter) -> SelfTest:
+    """Run the self-test of a verified bundle on this machine, and record and return the test.
+
+    Raises:
+        EngineError: The engine is missing or failed.
+        CertificateError: The self-test failed.
+    """
+    test = self_test_of(bundle, engine, rebuild=True, reporter=reporter)
     with suppress(OutputError):  # Without a cache folder, the test is repeated where its record is needed.
         write_self_test(bundle, test)
-    if not test.comparison.passed:
-        raise CertificateError(
-            folder,
-            found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
-            expected="those of the certificate",
-            action="use another --engine, or export the bundle with --engine fp32",
-        )
+    require_passed(bundle.path, test)
     return test
 
 
@@ -97,7 +96,7 @@ def is_same_bundle(folder: Path, artefact: Artefact) -> bool:
         files = files_of(Bundle.open(folder))
     except CmdiadError:
         return False
-    return files == {layer.title: FileRecord(layer.sha256, layer.bytes) for layer in artefact.layers}
+    return files == artefact.files
 
 
 @contextmanager

@@ -64,11 +64,12 @@ def publish(bundle: Bundle, public_key: Path | None, place: WritablePlace, tag: 
     """
     described = describe(bundle, public_key)
     artefact = described.artefact
-    sent = {True: 0, False: 0}
+    sent = 0
     for done, layer in enumerate(artefact.layers):
         reporter.step(f"sending ({layer.title})", done, len(artefact.layers))
-        sent[place.put_blob(layer, bundle.path / layer.title)] += layer.bytes
+        if place.put_blob(layer, bundle.path / layer.title):
+            sent += layer.bytes
     place.put_blob(artefact.config, described.config)
     place.put_manifest(artefact.content, tag)
     reporter.step("sending", len(artefact.layers), len(artefact.layers))
-    return Published(artefact.digest, sent[True], sent[False])
+    return Published(artefact.digest, sent, artefact.bytes - sent)

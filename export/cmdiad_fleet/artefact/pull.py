@@ -25,12 +25,12 @@ from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.reporter import Reporter
 
 _SPARE_BYTES = 64 << 20
-"""Room on the disk that stays free."""
+"""Bytes on the disk that must stay free."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The artefact to receive, and the places that may have it.
+    """Name of the artefact to receive, mirrors, and settings of the connections.
 
     Attributes:
         reference: Name of the artefact, with a tag or a digest.
@@ -45,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Pulled:
-    """A received and proven bundle.
+    """Result of a pull.
 
     Attributes:
         artefact: Artefact that the bundle came from.
@@ -168,7 +168,7 @@ def _assemble(artefact: Artefact, staging: Path, folder: Path) -> None:
 
 @contextmanager
 def _staging(target: Path, artefact: Artefact) -> Iterator[Path]:
-    """Own the folder for received blobs until the block ends; remove the folder if the block succeeds.
+    """Lock the folder for received blobs until the block ends; remove the folder if the block succeeds.
 
     Raises:
         OutputError: The parent is missing, another pull works there, or the disk has no room.

@@ -23,12 +23,12 @@ _LOCAL = re.compile(rf"(?P<layout>.+?)(?::(?P<tag>{_TAG}))?")
 
 
 class ArtefactNameError(CmdiadError):
-    """A name of an artefact cannot be used."""
+    """Error for a text that is not the name of an artefact."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The name of an artefact, or of a repository if both tag and digest are "".
+    """Name of an artefact; without tag and digest, name of a repository or layout.
 
     Attributes:
         registry: Host of the registry with its port, or "" for a layout.

@@ -1,4 +1,4 @@
-"""A repository of an OCI registry, through `oras`.
+"""Read from and write to a repository of an OCI registry, through `oras`.
 
 `oras` provides the form of the requests, credentials of docker's configuration with their helpers, a session without
 cookies, and uploads. `HardenedRegistry` replaces its transport: `oras` waits without limit, retries every failure for
@@ -156,7 +156,7 @@ class HardenedRegistry(Registry):
             )
 
     def _check_scheme(self, url: str) -> None:
-        """Refuse a place without TLS, unless the registry has none either and the place is as near."""
+        """Refuse an address without TLS, unless both the registry and the host of the address may use plain HTTP."""
         scheme, host, _ = _origin(url)
         plain = scheme == "http" and self.prefix == "http" and (self._access.plain_http or is_loopback_registry(host))
         if not host or not (scheme == "https" or plain):
@@ -231,7 +231,7 @@ class HardenedRegistry(Registry):
 
 
 class RegistryPlace:
-    """A repository of a registry. See `Place`.
+    """Implementation of `WritablePlace` for a repository of a registry.
 
     Args:
         reference: Name of the repository.
@@ -315,7 +315,7 @@ class RegistryPlace:
 
 
 class _Body:
-    """The bytes of an answer. See `Content`."""
+    """Implementation of `Content` for the body of an HTTP response, which is not decoded."""
 
     def __init__(self, response: requests.Response, name: str) -> None:
         self._raw = response.raw

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cmdiad_fleet.artefact.artefact import Artefact
 from cmdiad_fleet.artefact.describe import describe
-from cmdiad_fleet.artefact.proof import Proof, prove
+from cmdiad_fleet.artefact.proof import Proof, require_passed_here
 from cmdiad_fleet.artefact.publish import open_bundle_to_publish
 from cmdiad_fleet.artefact.pull import Source, pull
 from cmdiad_runtime.bundle.self_test import SelfTest
@@ -18,7 +18,7 @@ from cmdiad_runtime.support.scratch import scratch_folder
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that passed.
+    """Result of a verification that passed.
 
     Attributes:
         artefact: Bundle as an artefact.
@@ -43,12 +43,13 @@ def verify_bundle(path: Path, digest: str, proof: Proof, reporter: Reporter) -> 
         EngineError: The engine is missing or failed.
         CertificateError: The self-test failed on this machine.
     """
-    artefact = describe(open_bundle_to_publish(path, proof.public_key), proof.public_key).artefact
+    bundle = open_bundle_to_publish(path, proof.public_key)
+    artefact = describe(bundle, proof.public_key).artefact
     if digest not in ("", artefact.digest):
         raise BundleError(
             path, found=f"the digest {artefact.digest}", expected=digest, action="check which bundle you need"
         )
-    return Verified(artefact, prove(path, artefact, proof, reporter))
+    return Verified(artefact, require_passed_here(bundle, proof.engine, reporter))
 
 
 def verify_artefact(source: Source, proof: Proof, reporter: Reporter) -> Verified:

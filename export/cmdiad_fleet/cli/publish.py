@@ -1,4 +1,4 @@
-"""`cmdiad-fleet publish`: a bundle becomes an OCI artefact of a registry, or of a layout on the disk."""
+"""`cmdiad-fleet publish`: write a bundle as an OCI artefact to a registry, or to a layout on the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cmdiad-fleet pull`: receive a bundle, verify, test on this machine, and pass the bundle on to a station."""
+"""`cmdiad-fleet pull`: receive a bundle, verify and test it on this machine, and add it to a station if requested."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 HELP = """Receive the bundle NAME: REGISTRY/REPO[:TAG][@sha256:HEX], or oci:PATH[:TAG] for a layout on the disk.
 
-Every hash, the signature and the self-test on this machine must pass before the bundle gets the final name. A pull
-that breaks off leaves nothing half, and the next one continues where the first ended.
+Every hash, the signature and the self-test on this machine must pass before the bundle gets the final name. An
+interrupted pull leaves no incomplete bundle, and the next pull continues where the first ended.
 """
 EXAMPLES = (
     "cmdiad-fleet pull registry.plant.example/parts/gear:7 --out gear.cmdiad --public-key line7.key.pub",

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
+from cmdiad_fleet.scoring.shards import DEFAULT_ROWS
+from cmdiad_runtime.cli.options import (
+    false_reject_rate,
+    finite,
+    frozen_after,
+    ignore_check,
+    input_timeout,
+    new_threshold,
+    refuse_both_thresholds,
+    require_signature,
+)
 from cmdiad_runtime.engines import ENGINE_NAMES
-from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 from cmdiad_runtime.support.output import ResultLines, say
 
 if TYPE_CHECKING:
     from cmdiad_fleet.scoring.score import MakeWorkers, ScoreOptions
+    from cmdiad_fleet.scoring.settings import ScoreSettings
+    from cmdiad_fleet.scoring.workers import Workers
     from cmdiad_runtime.engines import EngineName
 
 SOME_FAILED = 3
-SHARD_ROWS = 1000
 
 HELP = """Score the samples of MANIFEST with BUNDLE and write the results as Parquet files.
 
@@ -93,43 +103,17 @@ def _most_pictures(context: click.Context, parameter: click.Parameter, rule: str
         default="cpu",
         help="Inference engine of each worker, as cmdiad-run --engine.",
     ),
-    click.option(
-        "--threshold",
-        type=POSITIVE,
-        callback=finite,
-        help="Raw score above which a sample is NG.  [default: threshold of the bundle]",
-    ),
-    click.option(
-        "--false-reject-rate",
-        type=RATE,
-        callback=finite,
-        help="Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle.",
+    new_threshold("Raw score above which a sample is NG.  [default: threshold of the bundle]"),
+    false_reject_rate(
+        "Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle."
     ),
     ignore_check(
         "Switch a check of the recording conditions off, by the reason in the results; may be repeated.  [default: all "
         "checks of the bundle]"
     ),
-    click.option(
-        "--frozen-after",
-        metavar="N",
-        type=click.IntRange(min=2),
-        default=FROZEN_AFTER,
-        help="Number of identical frames in a row that makes a sample NG, counted in each file of results.",
-    ),
-    click.option(
-        "--input-timeout",
-        type=click.FloatRange(min=0),
-        callback=finite,
-        default=60.0,
-        metavar="SECONDS",
-        help="Seconds within which a file must be copied, and the files of one sample be read. 0: no limit.",
-    ),
-    click.option(
-        "--require-signature",
-        metavar="KEY",
-        type=click.Path(path_type=Path),
-        help="Public key whose owner must have signed the bundle (cmdiad-sign).  [default: no signature required]",
-    ),
+    frozen_after("Number of identical frames in a row that makes a sample NG, counted in each file of results."),
+    input_timeout("Seconds within which a file must be copied, and the files of one sample be read. 0: no limit."),
+    require_signature(),
 )
 @option_group(
     "Output",
@@ -143,7 +127,7 @@ def _most_pictures(context: click.Context, parameter: click.Parameter, rule: str
     click.option(
         "--shard-rows",
         type=click.IntRange(min=1),
-        default=SHARD_ROWS,
+        default=DEFAULT_ROWS,
         help="Number of samples of one file of results; a worker that dies loses at most this number.",
     ),
     click.option(
@@ -173,8 +157,7 @@ def score(  # noqa: PLR0913 - one parameter for each option
     pictures: int | None,
 ) -> int:
     """See HELP."""
-    if threshold is not None and false_reject_rate is not None:
-        raise click.UsageError("pass --threshold or --false-reject-rate, not both")
+    refuse_both_thresholds(threshold, false_reject_rate)
     named_by = click.get_current_context().get_parameter_source("address")
     if kind == "local" and (named_by is click.core.ParameterSource.COMMANDLINE or gpu_share):
         raise click.UsageError("--address and --gpu-share need --engine ray")
@@ -219,7 +202,7 @@ def _score(bundle: Path, manifest: str, out: Path, options: ScoreOptions, make: 
     return 0 if tally.inspected == tally.rows else SOME_FAILED
 
 
-def _local_workers(settings: Any) -> Any:
+def _local_workers(settings: ScoreSettings) -> Workers:
     from cmdiad_fleet.scoring.local_workers import LocalWorkers
 
     return LocalWorkers(settings)
@@ -228,7 +211,7 @@ def _local_workers(settings: Any) -> Any:
 def _ray_workers(address: str, cores: int | None, gpu_share: float) -> MakeWorkers:
     """Return the function that makes actors of a cluster."""
 
-    def make(settings: Any) -> Any:
+    def make(settings: ScoreSettings) -> Workers:
         from cmdiad_fleet.scoring.ray_workers import RayOptions, RayWorkers
 
         return RayWorkers(settings, RayOptions(address=address, cores=cores, gpu_share=gpu_share))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmdiad_runtime.cli.options import require_signature
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
@@ -62,12 +63,7 @@ EXIT_CODES = {4: "bundle unusable", 5: "a package is missing, the port is in use
     "Inspection",
     click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu", help="Engine, as in cmdiad-run."),
     click.option("--replicas", type=click.IntRange(1, 256), default=1, help="Processes that inspect."),
-    click.option(
-        "--require-signature",
-        metavar="KEY",
-        type=click.Path(path_type=Path),
-        help="Public key whose owner must have signed the bundles (cmdiad-sign).  [default: no signature required]",
-    ),
+    require_signature("the bundles"),
 )
 def serve(  # noqa: PLR0913 - one parameter for each option
     bundles: tuple[Path, ...],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cmdiad_runtime.cli.options import require_signature
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 from cmdiad_runtime.support.output import say
@@ -44,12 +45,7 @@ EXIT_CODES = {4: "bundle unusable", 5: "a package or a TensorRT engine is missin
         help="Write the bundle's TensorRT engine, which fits one kind of GPU and one version of TensorRT, instead of "
         "the graph.",
     ),
-    click.option(
-        "--require-signature",
-        metavar="KEY",
-        type=click.Path(path_type=Path),
-        help="Public key whose owner must have signed the bundles (cmdiad-sign).  [default: no signature required]",
-    ),
+    require_signature("the bundles"),
 )
 @option_group(
     "Instances",

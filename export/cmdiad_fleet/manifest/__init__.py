@@ -1,1 +1,1 @@
-"""Lists of samples: identifiers and places of files."""
+"""Read and check manifests: lists of samples with identifiers and places of files."""

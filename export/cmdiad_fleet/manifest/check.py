@@ -102,26 +102,15 @@ def check_manifest(place: str, modalities: Sequence[Modality], folder: Path) -> 
     """
     digest = hashlib.sha256()
     rows, flags = _digested(read_rows(place, modalities), digest.update), folder / "duplicates"
-    count = 0
-    with ExitStack() as files:
-        partitions = [files.enter_context((folder / f"{number:02x}").open("w+b")) for number in range(PARTITIONS)]
-        while batch := list(islice(rows, _BATCH_ROWS)):
-            digests = _digests(batch)
-            for number in np.unique(digests["low"] % PARTITIONS):
-                digests[digests["low"] % PARTITIONS == number].tofile(partitions[number])
-            count += len(batch)
-        if not count:
-            raise refused_manifest(place, "no rows", expected="at least one sample")
-        duplicates = _mark_duplicates(partitions_of(folder), count, flags)
-    for path in partitions_of(folder):
+    partitions = [folder / f"{number:02x}" for number in range(PARTITIONS)]
+    count = _write_digests(rows, partitions)
+    if not count:
+        raise refused_manifest(place, "no rows", expected="at least one sample")
+    duplicates = _mark_duplicates(partitions, count, flags)
+    for path in partitions:
         path.unlink()
     sha256, rows_sha256 = digest_of_manifest(place), digest.hexdigest()
     return CheckedManifest(place, tuple(modalities), sha256, rows_sha256, count, duplicates, flags)
-
-
-def partitions_of(folder: Path) -> list[Path]:
-    """Return the files with digests of a check."""
-    return [folder / f"{number:02x}" for number in range(PARTITIONS)]
 
 
 def digest_of_manifest(place: str) -> str:
@@ -138,6 +127,19 @@ def _digested(rows: Iterator[ManifestRow], add: Callable[[bytes], None]) -> Iter
     for row in rows:
         add(f"{json.dumps([row.part_id, row.places])}\n".encode())
         yield row
+
+
+def _write_digests(rows: Iterator[ManifestRow], partitions: Sequence[Path]) -> int:
+    """Write the digest of each identifier to the file of its partition and return the number of rows."""
+    count = 0
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("wb")) for path in partitions]
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            digests = _digests(batch)
+            for number in np.unique(digests["low"] % PARTITIONS):
+                digests[digests["low"] % PARTITIONS == number].tofile(files[number])
+            count += len(batch)
+    return count
 
 
 def _digests(rows: Sequence[ManifestRow]) -> npt.NDArray[np.void]:

@@ -1,4 +1,4 @@
-"""Bring the files of a row to this machine: paths as they are, URLs as temporary copies."""
+"""Copy the files of a row that are at URLs to this machine. Paths are used as they are."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -122,6 +123,19 @@ def _read_csv(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
             yield dict(zip(header, cells, strict=True))
 
 
+class _RepeatedNameError(ValueError):
+    """A name that occurs twice in a JSON object."""
+
+
+def _with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; `json` alone keeps the last of several values of a name."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise _RepeatedNameError(repr(names.most_common(1)[0][0][:100]))
+    return values
+
+
 def _read_json_lines(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Values]:
     number = 0
     while content := file.readline(MOST_LINE_BYTES + 1):
@@ -131,7 +145,9 @@ def _read_json_lines(file: IO[bytes], columns: Sequence[str]) -> Iterator[_Value
         if not content.strip():
             continue
         try:
-            values = json.loads(content)
+            values = json.loads(content, object_pairs_hook=_with_unique_names)
+        except _RepeatedNameError as error:
+            raise ValueError(f"{error} twice in line {number}") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"no JSON in line {number}") from error
         if not isinstance(values, dict):

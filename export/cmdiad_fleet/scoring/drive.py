@@ -1,4 +1,4 @@
-"""Send shards to workers until all are finished, whatever happens to the workers.
+"""Send shards to workers until all are finished, and replace workers that die.
 
 The memory of the driver does not depend on the length of the manifest: one shard for each worker is in memory, and
 counts of what is finished.
@@ -25,11 +25,11 @@ from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.signals import check_signals
 
 POLL_S = 0.5
-"""Longest time between two looks at the workers."""
+"""Longest time between two checks of the workers."""
 DEATHS = 2
 """Number of workers that a row may end."""
 MOST_DEATHS = 40
-"""Most workers that a shard may end. More than this is a fault of the machine, not of samples."""
+"""Largest number of workers that may die over one shard. More are taken for a fault of the machine."""
 LONGEST_ROW_S = 600.0
 """Seconds after which a worker that has the same row in work counts as hung and is ended."""
 MOST_FALSE_STARTS = 5
@@ -46,7 +46,7 @@ class _Task:
     Attributes:
         shard: The shard.
         deaths: Number of deaths by position of the row that was in work; None for a death before the first row.
-        endings: Rows that are not scored any more.
+        endings: Cause by position of each row that is not scored any more.
         position: Position of the row in work.
         since: Time at which the position was first seen.
     """
@@ -191,7 +191,7 @@ class Drive:
             self._idle.remove(worker)
 
     def _watch(self, tasks: _Tasks) -> None:
-        """Look at the rows in work: report progress, and end a worker that is hung."""
+        """Report progress by the rows in work, and end a worker that is hung."""
         now = self._clock()
         for worker, task in list(self._busy.items()):
             position = marked_position(task.shard.mark(self._folder)) or 0

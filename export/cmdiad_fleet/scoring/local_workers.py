@@ -1,6 +1,6 @@
 """Workers that are processes of this machine, without Ray.
 
-Each process is started afresh (`spawn`), inherits no thread and no lock, and has its own pipe. A process whose driver
+Each process is started with `spawn`, so it inherits no thread and no lock, and has its own pipe. A process whose driver
 has ended ends at once: it must not write into a folder that a new driver may own.
 """
 
@@ -48,11 +48,6 @@ class LocalWorkers:
     def cores(self) -> int:
         """Return the number of cores of this machine; see `Workers.cores`."""
         return usable_cores()
-
-    @property
-    def process_ids(self) -> dict[int, int]:
-        """Return the process id of each worker by its number."""
-        return {number: process.pid or 0 for number, (process, _) in self._processes.items()}
 
     def start(self) -> int:
         """Start a process; see `Workers.start`."""

@@ -1,7 +1,7 @@
-"""The row that a worker has in work, in a file that survives the worker.
+"""Write the position of the row that a worker scores to a file, which tells the driver where a dead worker was.
 
-Eight bytes are rewritten in place before every sample. Only the death of the process is survived, not a power failure,
-so nothing is flushed.
+Eight bytes are rewritten in place before every sample. They must outlast the process but not a power failure, so
+nothing is flushed.
 """
 
 from __future__ import annotations

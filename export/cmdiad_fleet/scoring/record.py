@@ -1,4 +1,4 @@
-"""`score.json`: everything that decides about the rows of a run, by which a continued run is recognised."""
+"""Write and compare `score.json`: the manifest, bundle and options that a continued run must have again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORD = "score.json"
 FORMAT = "cmdiad-score"
 VERSION = 1
 CHECK = ".check-"
-"""Beginning of the name of the folder with the files of the check of a manifest."""
+"""Prefix of the name of the folder with the files of the check of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)

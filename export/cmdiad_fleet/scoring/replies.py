@@ -1,4 +1,4 @@
-"""Answers of a worker, plain values that cross processes and machines; errors travel as their fields."""
+"""`Worker`, which runs in a process or actor, and its replies: plain values that can be sent to another machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reply:
 
     Attributes:
         kind: "ready": the bundle is open; "finished": the shard is stored; "failed": the row in work raised an error
-            of the engine, and the worker cannot be used any more; "refused": no worker can do this.
+            of the engine, and the worker cannot be used any more; "refused": every other worker would fail, too.
         tally: Counts of the finished shard.
         problem: Description of a failure.
         error: Class and fields of a refusal.
@@ -44,9 +44,9 @@ class Reply:
 
 
 class Worker:
-    """The work of one process or actor. No method raises an error.
+    """Open bundle of one process or actor. Foreseen errors are returned as replies.
 
-    The process keeps to one core: workers share a machine by their number, and results do not depend on the number of
+    The process uses one core: workers share a machine by their number, and results do not depend on the number of
     threads.
     """
 

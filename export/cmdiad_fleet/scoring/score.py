@@ -143,7 +143,8 @@ class _Run:
     reporter: Reporter
 
     def score(self, workers: Workers, count: int | None) -> Scored:
-        """Score the unfinished shards and write the summary."""
+        """Score the unfinished shards and write the summary. An earlier one may be about rows that are now replaced."""
+        (self.folder / SUMMARY).unlink(missing_ok=True)
         tally, began, total = Tally(), time.monotonic(), self.manifest.rows
         most = min(count or workers.cores, math.ceil(total / self.record.shard_rows))
 

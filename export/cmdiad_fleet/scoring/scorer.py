@@ -1,4 +1,4 @@
-"""`Scorer`, an open bundle that scores shards: the work of one worker."""
+"""`Scorer` opens a bundle and scores shards. Each worker has one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from PIL import Image
@@ -39,11 +38,11 @@ from cmdiad_runtime.support.files import atomic_write, write_errors
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of a worker.
+    """Cause of the end of a worker.
 
     Attributes:
         reason: Reason of the verdict for the row in work, if that row ends a worker again.
-        problem: Description of the end.
+        problem: Description of the cause.
     """
 
     reason: Reason
@@ -51,7 +50,7 @@ class Ending:
 
 
 Endings = Mapping[int, Ending]
-"""Rows of a shard that ended two workers, by position. They are not scored."""
+"""Cause by position of each row of a shard that ended two workers. These rows are not scored."""
 
 
 class Scorer:
@@ -114,14 +113,6 @@ class Scorer:
     def close(self) -> None:
         """End the reader and release the engine. Idempotent."""
         self._opened.close()
-
-    def __enter__(self) -> Scorer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _inspect(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> tuple[Inspection, float]:
         """Return the inspection of a row and the milliseconds of reading its files."""

@@ -1,4 +1,4 @@
-"""`ScoreSettings`, everything that a worker needs to know in addition to the shards."""
+"""`ScoreSettings`: the bundle, options and folders that a worker needs in addition to the shards."""
 
 from __future__ import annotations
 

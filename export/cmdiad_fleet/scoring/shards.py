@@ -1,4 +1,4 @@
-"""Cut a manifest into numbered shards, the pieces of work that a worker finishes or that nobody has done."""
+"""Cut a manifest into numbered shards. A shard has results for all its rows, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a shard as a Parquet file: the fields of `results.jsonl`, one row for each sample.
+"""Write the results of a shard to a Parquet file: the fields of `results.jsonl`, one row for each sample.
 
 Nested values are Arrow lists and structs, so a query engine reads `timings_ms.engine` without parsing text. The footer
 of the file names the run and the rows of the shard, so a file from another run or of other rows is recognised.

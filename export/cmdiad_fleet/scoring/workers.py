@@ -1,4 +1,4 @@
-"""The seam between the driver and its workers: processes of this machine, or actors of a Ray cluster.
+"""`Workers`, the interface of the driver to its workers: processes of this machine, or actors of a Ray cluster.
 
 A worker opens the bundle, scores one shard after the other, and may die at any moment. Starting a worker and sending a
 shard return at once; `wait` returns what has happened since.
@@ -17,11 +17,11 @@ from cmdiad_fleet.scoring.shards import Shard
 
 @dataclass(frozen=True)
 class Event:
-    """News of a worker.
+    """Message from a worker, or its end.
 
     Attributes:
         worker: Number of the worker.
-        news: Answer of the worker, or its end.
+        news: Reply of the worker, or the cause of its end.
     """
 
     worker: int

@@ -8,7 +8,7 @@ import click
 
 from cmdiad_line.cli.state_argument import STATE, present_user, state_of
 from cmdiad_line.cli.times import utc_time
-from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
+from cmdiad_runtime.cli.options import false_reject_rate, new_threshold, refuse_both_thresholds
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
 
@@ -56,10 +56,8 @@ def candidate() -> None:
 )
 @option_group(
     "Bundle",
-    click.option("--threshold", type=POSITIVE, callback=finite, help="Raw score above which a part is NG."),
-    click.option(
-        "--false-reject-rate", type=RATE, callback=finite, help="Rate to compute the thresholds for.  [default: as now]"
-    ),
+    new_threshold("Raw score above which a part is NG."),
+    false_reject_rate("Rate to compute the thresholds for.  [default: as now]"),
     click.option(
         "--bundle",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -77,8 +75,7 @@ def make(  # noqa: PLR0913 - one parameter for each option
     bundle: Path | None,
 ) -> None:
     """See the help text."""
-    if threshold is not None and false_reject_rate is not None:
-        raise click.UsageError("pass --threshold or --false-reject-rate, not both")
+    refuse_both_thresholds(threshold, false_reject_rate)
     from cmdiad_line.records.reading import RecordReader
     from cmdiad_line.review.candidate import MakeOptions, make_candidate
     from cmdiad_line.review.places import PARTS, candidate_folder

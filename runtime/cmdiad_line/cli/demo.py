@@ -59,6 +59,7 @@ def demo(bundle: Path | None, data: Path | None, state: Path | None, **options: 
     """See HELP."""
     from cmdiad_line.station_file.read import read_station
     from cmdiad_line.supervisor.start import run_station
+    from cmdiad_line.web.address_file import ADDRESS_FILE
     from cmdiad_runtime.support.newest import newest_bundle
 
     bundle = bundle or newest_bundle()
@@ -69,9 +70,8 @@ def demo(bundle: Path | None, data: Path | None, state: Path | None, **options: 
         file.write_text(_station_file(folder, bundle, data, options["port"], modbus_port), encoding="utf-8")
         station = read_station(file)
         _add_account(folder)
-        address = folder / "run" / "web.json"
-        address.unlink(missing_ok=True)
-        threading.Thread(target=_show_page, args=(address, options["browser"]), daemon=True).start()
+        (folder / ADDRESS_FILE).unlink(missing_ok=True)
+        threading.Thread(target=_show_page, args=(folder, options["browser"]), daemon=True).start()
         threading.Thread(target=_trigger, args=(modbus_port, options["takt"]), daemon=True).start()
         return run_station(station)
 
@@ -147,11 +147,12 @@ def _add_account(folder: Path) -> None:
     say(f"account: {USER}, password: {password}")
 
 
-def _show_page(address: Path, browser: bool) -> None:
+def _show_page(state: Path, browser: bool) -> None:
     """Wait for the page, then print its address and open it."""
-    while not address.exists():
+    from cmdiad_line.web.address_file import read_address
+
+    while (url := read_address(state).get("url")) is None:
         time.sleep(0.1)
-    url = str(json.loads(address.read_text(encoding="utf-8"))["url"])
     say(f"page: {url} (Ctrl-C ends the station)")
     if browser:
         webbrowser.open(url)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_line.cli.state_argument import STATE, is_running, present_user, state_of, stopped_station
-from cmdiad_runtime.cli.options import POSITIVE, RATE, finite
+from cmdiad_runtime.cli.options import false_reject_rate, new_threshold, refuse_both_thresholds
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
@@ -117,13 +117,8 @@ def recipe() -> None:
     click.option("--id", "recipe_id", required=True, metavar="ID", help="Id of the recipe."),
     click.option("--product", "product_id", default="", metavar="ID", help="Id of the product from the plant."),
     click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu", help="Engine, as in cmdiad-run."),
-    click.option("--threshold", type=POSITIVE, callback=finite, help="Raw score above which a part is NG."),
-    click.option(
-        "--false-reject-rate",
-        type=RATE,
-        callback=finite,
-        help="Rate to compute the threshold for, from the held-out scores of the bundle.",
-    ),
+    new_threshold("Raw score above which a part is NG."),
+    false_reject_rate("Rate to compute the threshold for, from the held-out scores of the bundle."),
     click.option(
         "--public-key",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -152,8 +147,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
     keep: int,
 ) -> None:
     """See the help text."""
-    if threshold is not None and false_reject_rate is not None:
-        raise click.UsageError("pass --threshold or --false-reject-rate, not both")
+    refuse_both_thresholds(threshold, false_reject_rate)
     from cmdiad_line.recipes.store import ImportOptions
 
     options = ImportOptions(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cmdiad_line.web.address_file import ADDRESS_FILE, read_address
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from cmdiad_line.station_file.station import Station
     from cmdiad_line.transport.messages import StationState
 
-_PAGE_FILE = "run/web.json"
-"""File in the state folder in which the web process states its address."""
 _LAST_S = 1.0
 """Seconds that the last lines may take at the end."""
 
@@ -82,10 +80,7 @@ def _addresses(station: Station, process: str) -> Iterator[str]:
 
 def _page(station: Station) -> str:
     """Return the address that the web process has written, because it may have chosen the port."""
-    try:
-        return str(json.loads((station.state / _PAGE_FILE).read_text(encoding="utf-8"))["url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"see {station.state / _PAGE_FILE}"
+    return str(read_address(station.state).get("url", f"see {station.state / ADDRESS_FILE}"))
 
 
 def _place(host: str, port: int) -> str:

@@ -1,4 +1,4 @@
-"""The seam between the connection to the broker and the form of the messages: plain JSON or Sparkplug B."""
+"""Protocol of the form of all messages to and from a broker: plain JSON or Sparkplug B."""
 
 from __future__ import annotations
 

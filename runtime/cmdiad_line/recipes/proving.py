@@ -1,4 +1,4 @@
-"""The proof that a recipe works on this machine: bundle verified, certificate repeated, sensors present."""
+"""Verify that a recipe works on this machine: files of the bundle, self-test, and sensors of the station."""
 
 from __future__ import annotations
 

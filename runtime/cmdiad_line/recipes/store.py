@@ -30,7 +30,7 @@ from cmdiad_runtime.support.regular_file import read_regular
 KEEP = 5
 """Number of recipes that stay on the disk."""
 KEEP_ALL = 1_000_000
-"""Number of recipes that is never reached, to remove none. A running station may have prepared any of them."""
+"""Value of `ImportOptions.keep` that removes no recipe, because a running station may have prepared any of them."""
 _FILE = "recipes.json"
 _LIMIT = 4 << 20  # bytes
 _WAIT_S = 10.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cmdiad_line.records.picture_places import is_day, is_part
+from cmdiad_line.records.picture_places import is_day, is_part, part_folder
 from cmdiad_line.station_file.pictures import Pictures
 
 _GIGABYTE = 10**9
@@ -21,7 +21,7 @@ class PictureRing:
     on the clock.
 
     Args:
-        folder: Folder of all pictures; created if missing.
+        folder: Folder of all pictures, see `pictures_folder`; created if missing.
         section: Section `[pictures]` of the station file.
 
     Attributes:
@@ -31,8 +31,9 @@ class PictureRing:
     def __init__(self, folder: Path, section: Pictures) -> None:
         self._folder, self._section = folder, section
         folder.mkdir(exist_ok=True)
-        self._sizes = dict(sorted(_parts(folder), key=lambda entry: entry[0].name))
-        self.bytes = sum(self._sizes.values())
+        # Sizes by day and id. A path for every part would need five times the memory.
+        self._days = {day: parts for day, parts in _read_days(folder) if parts}
+        self.bytes = sum(size for parts in self._days.values() for size in parts.values())
         self._aged: datetime.date | None = None  # Last date on which parts were removed by age.
 
     def make_room(self, size: int, today: datetime.date) -> bool:
@@ -44,37 +45,48 @@ class PictureRing:
         """
         if today != self._aged:
             oldest_day = (today - datetime.timedelta(days=self._section.days)).isoformat()
-            for part in [part for part in self._sizes if part.parent.name < oldest_day]:
-                self._remove(part)
+            for day in [day for day in self._days if day < oldest_day]:
+                for part in list(self._days[day]):
+                    self._remove(day, part)
             self._aged = today
-        while not self._fits(size) and self._sizes:
-            self._remove(next(iter(self._sizes)))
+        while not self._fits(size) and self._days:
+            oldest, day = min((next(iter(parts)), day) for day, parts in self._days.items())
+            self._remove(day, oldest)
         return self._fits(size)
 
     def add(self, part: Path) -> None:
         """Add the folder of a part that was written."""
-        self._sizes[part] = _size(part)
-        self.bytes += self._sizes[part]
+        size = _size(part)
+        self._days.setdefault(part.parent.name, {})[int(part.name)] = size
+        self.bytes += size
 
     def _fits(self, size: int) -> bool:
         free = shutil.disk_usage(self._folder).free - self._section.least_free_gigabytes * _GIGABYTE
         return size <= free and self.bytes + size <= self._section.gigabytes * _GIGABYTE
 
-    def _remove(self, part: Path) -> None:
+    def _remove(self, day: str, acquisition_id: int) -> None:
+        part = part_folder(self._folder.parent, acquisition_id, day)
         shutil.rmtree(part, ignore_errors=True)
-        self.bytes -= self._sizes.pop(part)
-        with suppress(OSError):  # The folder of the day contains other parts.
-            part.parent.rmdir()
+        self.bytes -= self._days[day].pop(acquisition_id)
+        if not self._days[day]:
+            del self._days[day]
+            with suppress(OSError):  # The folder contains files of others.
+                part.parent.rmdir()
 
 
-def _parts(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the folders of complete parts with their sizes; remove what killed processes left."""
-    for day in sorted(path for path in folder.iterdir() if is_day(path.name) and path.is_dir()):
-        for part in day.iterdir():
-            if is_part(part.name):
-                yield part, _size(part)
-            elif part.name.startswith("."):
-                shutil.rmtree(part, ignore_errors=True)
+def _read_days(folder: Path) -> Iterator[tuple[str, dict[int, int]]]:
+    """Yield each day with the sizes of its complete parts by id, in order; remove what killed processes left."""
+    for day in folder.iterdir():
+        if is_day(day.name) and day.is_dir():
+            yield day.name, dict(sorted(_parts(day)))
+
+
+def _parts(day: Path) -> Iterator[tuple[int, int]]:
+    for part in day.iterdir():
+        if is_part(part.name):
+            yield int(part.name), _size(part)
+        elif part.name.startswith("."):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _size(part: Path) -> int:

@@ -19,6 +19,7 @@ from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.codec import MessageError
 from cmdiad_line.transport.link import Link, LinkClosedError, LinkFullError
 from cmdiad_line.transport.messages import Alive, End, Failed, Ready
+from cmdiad_line.web.address_file import ADDRESS_FILE, read_address
 from cmdiad_line.web.application import make_application
 from cmdiad_line.web.audit import copy_changes
 from cmdiad_line.web.connections import LARGEST_NUMBER, StationConnection
@@ -32,10 +33,7 @@ from cmdiad_line.web.shift import ShiftCounter
 from cmdiad_runtime.errors import CmdiadError, OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
-from cmdiad_runtime.support.regular_file import read_regular
 
-ADDRESS_FILE = "run/web.json"
-"""File in the state folder with the address of the pages, for the command line and for tests."""
 _ALIVE_S = 0.2
 _CLOSING_S = 1
 
@@ -90,10 +88,7 @@ def _listener(settings: Web, state: Path) -> socket.socket:
 
 def _earlier_port(state: Path) -> int:
     """Return the port of the previous process, or 0 if there was none."""
-    try:
-        port = json.loads(read_regular(state / ADDRESS_FILE, 4096))["port"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    port = read_address(state).get("port")
     return port if type(port) is int and 0 < port < 65536 else 0
 
 

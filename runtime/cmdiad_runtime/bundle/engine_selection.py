@@ -13,7 +13,7 @@ from typing import get_args
 
 from cmdiad_runtime.bundle.built_engines import BuiltEngine, build_for_bundle, engines_of
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.self_test import has_passed, run_self_test, was_tested
+from cmdiad_runtime.bundle.self_test import SelfTest, has_passed, run_self_test, was_tested
 from cmdiad_runtime.engines import LIBRARIES, BuiltName, Engine, EngineLibrary, EngineName, OnnxRuntimeName, open_engine
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import EngineError, NoAnswerError
@@ -124,7 +124,7 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
         if local is None:
             raise
         _logger.warning("%s All samples run on this machine.", error)
-        return ChosenEngine(local.engine, local.name, local.file_sha256)
+        return local
     except BaseException:
         if local is not None:
             local.engine.close()
@@ -134,23 +134,53 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     return replace(chosen, engine=FallbackEngine(chosen.engine, local.engine))
 
 
+def self_test_of(
+    bundle: Bundle,
+    name: EngineName,
+    *,
+    rebuild: bool = False,
+    reporter: Reporter = SILENT,
+    server: ServerOptions | None = None,
+) -> SelfTest:
+    """Open an engine, run the golden set through it and close it. Return the test, passed or not.
+
+    A server is tested without the engine that takes over, which would answer for a server that fails in the test.
+
+    Args:
+        bundle: See `choose_engine`.
+        name: See `choose_engine`.
+        rebuild: See `choose_engine`.
+        reporter: See `choose_engine`.
+        server: See `choose_engine`.
+
+    Raises:
+        NoAnswerError: The server is away.
+        CmdiadError: See `choose_engine` and `run_self_test`.
+    """
+    if name == "triton":
+        server = replace(server or ServerOptions.from_environment(), fallback=None)
+    chosen = choose_engine(bundle, name, rebuild=rebuild, untested=True, reporter=reporter, server=server)
+    try:
+        return run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
+    finally:
+        chosen.engine.close()
+
+
 def require_self_test(bundle: Bundle, chosen: ChosenEngine) -> None:
     """Run the golden set through an open engine. Close the engine and raise EngineError unless the test passes."""
     try:
         comparison = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256).comparison
-        if comparison.passed:
-            return
+        if not comparison.passed:
+            raise EngineError(
+                bundle.path,
+                found=f"a failed self-test through {chosen.engine.identity}: the score differs by "
+                f"{comparison.score_max_share:.2%} of the threshold",
+                expected="the results of the certificate",
+                action="export the bundle again; write the model of a server again with cmdiad-fleet triton",
+            )
     except BaseException:
         chosen.engine.close()
         raise
-    chosen.engine.close()
-    raise EngineError(
-        bundle.path,
-        found=f"a failed self-test through {chosen.engine.identity}: the score differs by "
-        f"{comparison.score_max_share:.2%} of the threshold",
-        expected="the results of the certificate",
-        action="export the bundle again; write the model of a server again with cmdiad-fleet triton",
-    )
 
 
 def _open_built(bundle: Bundle, name: BuiltName, rebuild: bool, reporter: Reporter) -> ChosenEngine:

@@ -27,6 +27,7 @@ from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.manifest import GOLDEN
 from cmdiad_runtime.bundle.site import site_folder, site_place
 from cmdiad_runtime.engines import Engine
+from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.files import is_sha256, write_json
 from cmdiad_runtime.support.records import (
     RecordError,
@@ -134,6 +135,17 @@ def run_self_test(bundle: Bundle, engine: Engine, name: str, file_sha256: str) -
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         versions={"cmdiad": version("cmdiad"), "numpy": np.__version__, "python": platform.python_version()},
     )
+
+
+def require_passed(path: Path, test: SelfTest) -> None:
+    """Raise CertificateError about the bundle in a folder unless a self-test on this machine has passed."""
+    if not test.comparison.passed:
+        raise CertificateError(
+            path,
+            found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
+            expected="those of the certificate",
+            action="use another --engine, update the engine's libraries, or export the bundle with --engine fp32",
+        )
 
 
 def write_self_test(bundle: Bundle, test: SelfTest) -> Path:

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.cli.bundle_argument import bundle_and_inputs
-from cmdiad_runtime.cli.options import POSITIVE, RATE, finite, ignore_check
+from cmdiad_runtime.cli.options import (
+    false_reject_rate,
+    finite,
+    frozen_after,
+    ignore_check,
+    input_timeout,
+    new_threshold,
+    refuse_both_thresholds,
+    require_signature,
+)
 from cmdiad_runtime.cli.sources import Inputs, open_sources
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES, ONNX_RUNTIME_NAMES
-from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
+from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.printable import printable
@@ -96,12 +105,7 @@ class _NamedPath(click.Path):
         type=click.Choice(SENSORS),
         help="Required modality; a bundle for another one is refused.  [default: modality of the bundle]",
     ),
-    click.option(
-        "--require-signature",
-        metavar="KEY",
-        type=click.Path(path_type=Path),
-        help="Public key whose owner must have signed the bundle (cmdiad-sign).  [default: no signature required]",
-    ),
+    require_signature(),
 )
 @option_group(
     "Engine",
@@ -129,14 +133,9 @@ class _NamedPath(click.Path):
 )
 @option_group(
     "Input",
-    click.option(
-        "--input-timeout",
-        type=click.FloatRange(min=0),
-        callback=finite,
-        default=60.0,
-        metavar="SECONDS",
-        help="Seconds within which the files of one sample must be read; a slower file is NG. Files are read in "
-        "separate processes, which can be ended. 0: no limit, and files are read in this process.",
+    input_timeout(
+        "Seconds within which the files of one sample must be read; a slower file is NG. Files are read in "
+        "separate processes, which can be ended. 0: no limit, and files are read in this process."
     ),
     click.option(
         "-0",
@@ -180,18 +179,10 @@ class _NamedPath(click.Path):
 )
 @option_group(
     "Decision",
-    click.option(
-        "--threshold",
-        type=POSITIVE,
-        callback=finite,
-        help="Raw score above which a sample is NG in this run.  [default: threshold of the bundle]",
-    ),
-    click.option(
-        "--false-reject-rate",
-        type=RATE,
-        callback=finite,
-        help="Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle, for "
-        "this run.",
+    new_threshold("Raw score above which a sample is NG in this run.  [default: threshold of the bundle]"),
+    false_reject_rate(
+        "Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle, for "
+        "this run."
     ),
 )
 @option_group(
@@ -200,13 +191,7 @@ class _NamedPath(click.Path):
         "Switch a check of the recording conditions off for this run, by the reason in the results, for example "
         "exposure; may be repeated.  [default: all checks of the bundle]"
     ),
-    click.option(
-        "--frozen-after",
-        metavar="N",
-        type=click.IntRange(min=2),
-        default=FROZEN_AFTER,
-        help="Number of identical frames in a row that makes a sample NG.",
-    ),
+    frozen_after("Number of identical frames in a row that makes a sample NG."),
 )
 @option_group(
     "Output",
@@ -255,8 +240,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     inputs = Inputs(paths=named, null=null, watch=watch, settle_s=settle, limit_s=arrival_timeout, move_to=move_to)
     if self_test and inputs:
         raise click.UsageError("--self-test inspects the bundle's own golden samples: leave INPUT out")
-    if threshold is not None and false_reject_rate is not None:
-        raise click.UsageError("pass --threshold or --false-reject-rate, not both")
+    refuse_both_thresholds(threshold, false_reject_rate)
     if output is None and (append or csv):
         raise click.UsageError("--append and --csv need --output")
     if not inputs and (append or csv or ignore_checks):

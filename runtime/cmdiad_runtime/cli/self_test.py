@@ -17,26 +17,17 @@ if TYPE_CHECKING:
 
 def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
     """Run the golden set through the engine on this machine and compare with the certificate's reference."""
-    from cmdiad_runtime.bundle.engine_selection import choose_engine
-    from cmdiad_runtime.bundle.self_test import run_self_test, write_self_test
+    from cmdiad_runtime.bundle.engine_selection import self_test_of
+    from cmdiad_runtime.bundle.self_test import require_passed, write_self_test
     from cmdiad_runtime.inspection.inspector import open_bundle
     from cmdiad_runtime.support.files import write_json
     from cmdiad_runtime.support.lock import lock_folder
     from cmdiad_runtime.support.progress import TerminalReporter
 
     bundle = open_bundle(path, options)
-    chosen = choose_engine(
-        bundle,
-        options.engine,
-        rebuild=options.rebuild,
-        untested=True,
-        reporter=TerminalReporter(),
-        server=options.server,
+    test = self_test_of(
+        bundle, options.engine, rebuild=options.rebuild, reporter=TerminalReporter(), server=options.server
     )
-    try:
-        test = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
-    finally:
-        chosen.engine.close()
     _print_self_test(test)
     if keep:
         say(f"result: {printable(write_self_test(bundle, test))}")
@@ -44,7 +35,7 @@ def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bo
         output.mkdir(parents=True, exist_ok=True)
         with lock_folder(output):
             write_json(output / "self-test.json", test.comparison.to_json())
-    _require_passed(path, test)
+    require_passed(path, test)
 
 
 def _print_self_test(test: SelfTest) -> None:
@@ -54,15 +45,3 @@ def _print_self_test(test: SelfTest) -> None:
         f"{comparison.engine}; score within {comparison.score_max_share:.2%} and map within "
         f"{comparison.map_max_share:.2%} of the threshold, {comparison.label_flips} label flips"
     )
-
-
-def _require_passed(path: Path, test: SelfTest) -> None:
-    from cmdiad_runtime.errors import CertificateError
-
-    if not test.comparison.passed:
-        raise CertificateError(
-            path,
-            found=f"results that differ by {test.comparison.score_max_share:.2%} of the threshold on this machine",
-            expected="those of the certificate",
-            action="export the bundle with --engine fp32, or update the engine's libraries",
-        )

@@ -283,7 +283,7 @@ def write_errors(path: FilePath, *written: Path) -> Iterator[None]:
 
     Args:
         path: File or folder that the message names.
-        *written: Files, and folders with all that they contain. A full disk is always an error about them.
+        *written: Files, and folders with everything below them. A full disk, which names no file, concerns them, too.
     """
     try:
         yield

@@ -21,12 +21,12 @@ def usable_cores() -> int:
 
 
 def limit_cores(most: int) -> None:
-    """Let `usable_cores` return at most this number in this process: one of several that share a machine.
+    """Limit `usable_cores` in this process, for a machine that several worker processes share.
 
     Engines and helper threads that started before keep their number of threads.
 
     Args:
-        most: Largest number of cores, at least 1; 0 removes the limit.
+        most: Largest number of cores, at least 1.
     """
     global _most_cores  # noqa: PLW0603 - like the affinity of a process, the limit exists once per process
     _most_cores = most

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import io
+import json
 import shutil
 import tarfile
 from contextlib import closing, contextmanager, suppress
@@ -630,6 +631,17 @@ def test_a_layout_is_verified_by_its_path_too(bundle, described, tmp_path):
         published(bundle, f"oci:{tmp_path / name}")
         ended = command(cli, "verify", tmp_path / name, "--allow-unsigned")
         assert ended.out.startswith(described.artefact.digest), ended.err
+
+
+@pytest.mark.parametrize("digest", ["sha256:12", "sha256:../../x", "md5:" + "0" * 32, 5, None])
+def test_a_layout_with_a_damaged_index_is_left_for_a_mirror(digest, bundle, target, tmp_path):
+    published(bundle, f"oci:{tmp_path}/layout")
+    published(bundle, f"oci:{tmp_path}/gear.tar")
+    (tmp_path / "layout/index.json").write_text(json.dumps({"manifests": [{"digest": digest}]}))
+    with pytest.raises(RegistryError, match="damaged index"):
+        fetch(None, target, name=f"oci:{tmp_path}/layout:7")
+    fetch(None, target, f"oci:{tmp_path}/gear.tar", name=f"oci:{tmp_path}/layout:7")
+    assert content_of(target) == content_of(bundle)
 
 
 @pytest.mark.parametrize("place", ["/", "."])

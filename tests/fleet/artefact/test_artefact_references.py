@@ -1,4 +1,4 @@
-"""Names of artefacts, and the record of an artefact from a registry that lies."""
+"""Names of artefacts, and manifests of artefacts from a registry that sends anything."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_name_is_read_and_written_alike(text, registry, repository, layout, ta
     [
         "",
         "gear",
-        "parts/gear:7",  # docker.io would be meant elsewhere
+        "parts/gear:7",  # other tools read this as a repository of docker.io
         "reg.plant/Gear",
         "reg.plant/../gear",
         "reg.plant/gear:",

@@ -67,6 +67,7 @@ def test_a_place_that_is_no_text_is_absent(place: object, tmp_path: Path) -> Non
         ("m.csv", b"id,rgb\n\xff,b\n", "not UTF-8"),
         ("m.csv", b"", "0 columns 'id'"),
         ("m.jsonl", b'{"rgb": "a"}\n', "no 'id' in line 1"),
+        ("m.jsonl", b'{"id": "a", "rgb": "b"}\n{"id": "a", "rgb": "b", "rgb": "c"}\n', "'rgb' twice in line 2"),
         ("m.jsonl", b'{"id": "a"}\n\n[]\n', "no JSON object in line 3"),
         ("m.jsonl", b'{"id": "a"}\n{"id": \n', "no JSON in line 2"),
         ("m.jsonl", b'{"id": "a"}\n{"id": "' + b"a" * (1 << 20) + b'"}\n', "more than 1048576 bytes in line 2"),

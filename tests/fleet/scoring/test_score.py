@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,9 +192,10 @@ def test_a_run_that_was_killed_during_the_check_continues(bundle: Path, images: 
 def test_a_process_ends_with_its_driver(bundle: Path, tmp_path: Path) -> None:
     """A driver that is killed leaves no process that writes into the folder of the next one."""
     code = (
-        "import sys, time; from pathlib import Path; from cmdiad_fleet.scoring.local_workers import LocalWorkers; "
-        "from fleet_workers import settings_for; workers = LocalWorkers(settings_for(Path(sys.argv[1]), "
-        "Path(sys.argv[2]))); workers.start(); print(*workers.process_ids.values(), flush=True); "
+        "import multiprocessing, sys, time; from pathlib import Path; "
+        "from cmdiad_fleet.scoring.local_workers import LocalWorkers; from fleet_workers import settings_for; "
+        "workers = LocalWorkers(settings_for(Path(sys.argv[1]), Path(sys.argv[2]))); workers.start(); "
+        "(process,) = multiprocessing.active_children(); print(process.pid, flush=True); "
         "workers.wait(60); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -248,6 +250,15 @@ def test_a_damaged_file_of_results_is_written_again(scored: Path, bundle: Path) 
     result = score(bundle, scored / "m.jsonl", scored / "out")
     assert (result.scored, result.tally.rows) == (3, 10)
     assert stored_rows(scored / "out") == expected
+
+
+def test_results_that_must_be_written_again_have_no_summary(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(scored / "out", out)
+    truncate(out / "results" / "00002.parquet")
+    with pytest.raises(AssertionError, match="nothing to score"):
+        score(bundle, scored / "m.jsonl", out, make=_NoWorkers)
+    assert not (out / "summary.json").exists()
 
 
 def test_a_manifest_that_changes_during_the_run_ends_it(
@@ -329,7 +340,7 @@ def test_a_full_disk_of_a_worker_is_no_fault_of_the_engine(
     make_folders(tmp_path)
     monkeypatch.setattr("cmdiad_fleet.scoring.mark.os.pwrite", full_disk)
     shard = next(cut(plain_rows(1), 1))
-    with Scorer(settings_for(bundle, tmp_path)) as scorer, pytest.raises(OutputError, match="no space left"):
+    with closing(Scorer(settings_for(bundle, tmp_path))) as scorer, pytest.raises(OutputError, match="no space left"):
         scorer.score(shard, {})
 
 

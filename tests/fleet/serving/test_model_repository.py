@@ -15,6 +15,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from cmdiad_fleet.artefact.describe import describe
+from cmdiad_fleet.artefact.proof import Proof, prove
 from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.serving.model_config import Placement
 from cmdiad_fleet.serving.model_repository import launch_command, write_model
@@ -34,6 +36,7 @@ from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import RecordError
+from cmdiad_runtime.support.reporter import SILENT
 from graphs import FINGERPRINT
 from helpers import assert_refused, command, flip_byte, sample_files, set_threshold
 from kserve_server import KServeServer, kserve
@@ -312,11 +315,25 @@ def test_another_model_is_no_reason_for_the_fallback(bundle: Bundle, repository:
         Inspector.open(bundle.path, options(server, fallback="cpu"))
 
 
-def test_a_fallback_never_passes_the_self_test_of_a_server(bundle: Bundle, server: KServeServer) -> None:
-    """A caller that tests the engine later, as the station does, would see the results of the local engine."""
-    server.fault = "shape"
-    with pytest.raises(EngineError, match="found the output"):
-        choose_engine(bundle, "triton", untested=True, server=options(server, fallback="cpu").server)
+@pytest.mark.parametrize("fault", ["shape", "away"])
+def test_a_fallback_never_passes_the_self_test_of_a_server(
+    bundle: Bundle, server: KServeServer, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    if fault == "away":
+        server.stop()
+    else:
+        server.fault = fault
+        with pytest.raises(EngineError, match="found the output"):
+            choose_engine(bundle, "triton", untested=True, server=options(server, fallback="cpu").server)
+    ended = command(
+        run, bundle.path, "--self-test", "--engine", "triton", "--server", server.address, "--fallback", "cpu"
+    )
+    assert_refused(ended, 5, "no answer" if fault == "away" else "found the output")
+    monkeypatch.setenv("CMDIAD_SERVER", server.address)
+    monkeypatch.setenv("CMDIAD_SERVER_FALLBACK", "cpu")
+    artefact = describe(bundle, None).artefact
+    with pytest.raises(EngineError):
+        prove(bundle.path, artefact, Proof(public_key=None, engine="triton"), SILENT)
 
 
 # --- commands and station

@@ -17,8 +17,8 @@ from cmdiad_line.cli.line import SUBCOMMANDS, cli
 from cmdiad_line.cli.state_lines import StateLines
 from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.read import read_station
-from cmdiad_line.transport.messages import StationState
 from mqtt_broker import free_port
+from station_messages import station_state
 from stations import write_station_file
 
 RUN = "import sys; from cmdiad_line.cli.line import main; sys.argv[0] = 'cmdiad-line'; main()"
@@ -121,7 +121,7 @@ def test_lines_of_a_station_say_each_change_once(exported, data, tmp_path):
     running = {"plc": "running"}
     try:
         shown = [
-            list(lines._lines(station_state(phase, reason, processes)))
+            list(lines._lines(state_with(phase, reason, processes)))
             for phase, reason, processes in (
                 ("starting", "not-ready", {}),
                 ("not-ready", "camera-gone", running),
@@ -155,7 +155,7 @@ def test_a_full_pipe_does_not_delay_the_station(exported, data, tmp_path, monkey
     monkeypatch.setattr("cmdiad_line.cli.state_lines._LAST_S", 0.01)
     lines = StateLines(read_station(write_station_file(tmp_path, exported("rgb"), data / "gear" / "train")))
     for reason in ("camera-gone", "stopped", "not-ready"):
-        lines.show(station_state("not-ready", reason, {}))
+        lines.show(state_with("not-ready", reason, {}))
     lines.close()
     assert lines._thread.is_alive()
     free.set()
@@ -163,18 +163,7 @@ def test_a_full_pipe_does_not_delay_the_station(exported, data, tmp_path, monkey
     assert not lines._thread.is_alive()
 
 
-def station_state(phase, reason, processes):
+def state_with(phase, reason, processes):
     """Return a state of a station; its message repeats the reason."""
-    return StationState(
-        phase=phase,
-        reason=reason,
-        message=f"Because of {reason}." if reason else "",
-        in_work=0,
-        accepts=not reason,
-        recipe_id="gear",
-        bundle_digest="",
-        prepared=(),
-        modality="rgb",
-        processes=processes,
-        counters={},
-    )
+    message = f"Because of {reason}." if reason else ""
+    return station_state(phase, reason=reason, message=message, processes=processes)

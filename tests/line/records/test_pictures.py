@@ -6,6 +6,7 @@ import datetime
 import json
 import select
 import threading
+import tracemalloc
 from collections import namedtuple
 from dataclasses import replace
 
@@ -183,6 +184,19 @@ def test_ring_continues_after_a_restart_and_removes_what_a_killed_process_left(t
     ring = PictureRing(pictures_folder(tmp_path), ANYWHERE)
     assert ring.bytes == 2000
     assert not left.exists()
+
+
+def test_part_needs_little_memory(tmp_path):
+    parts = 10_000
+    ring = PictureRing(pictures_folder(tmp_path), ANYWHERE)
+    tracemalloc.start()
+    try:
+        for number in range(1, parts + 1):
+            ring.add(part_folder(tmp_path, number, "2026-11-26"))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used / parts < 400  # A path for each part needs 660 bytes.
 
 
 class Memory:

@@ -30,7 +30,7 @@ _UNKNOWN = "new-"
 
 @dataclass
 class Claim:
-    """The files of one part.
+    """Files of one part that were moved out of the watched folder.
 
     Attributes:
         folder: Folder of the files. Its name is the acquisition id, or begins with "new-" before there is one.
@@ -62,7 +62,7 @@ class Claim:
 
 
 class Claims:
-    """Claims of a watched folder.
+    """All claims of a watched folder.
 
     Args:
         taken: Folder of taken files, which exists.

@@ -1,0 +1,26 @@
+"""The file in the state folder with the address of the pages, for the command line and for tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cmdiad_runtime.support.regular_file import read_regular
+
+ADDRESS_FILE = "run/web.json"
+"""Path in the state folder."""
+_LIMIT = 4096  # bytes
+
+
+def read_address(state: Path) -> dict[str, Any]:
+    """Return the content of the file, "url", "port" and "process"; {} if it is missing or damaged.
+
+    Args:
+        state: State folder of the station.
+    """
+    try:
+        content = json.loads(read_regular(state / ADDRESS_FILE, _LIMIT))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
