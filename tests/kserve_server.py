@@ -25,9 +25,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
-Fault = Literal[
-    "", "hang", "die", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"
-]
+Fault = Literal["", "hang", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"]
 LARGEST = (1 << 31) - 1
 OPTIONS = [("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST)]
 BACKENDS = {"onnxruntime": "model.onnx"}
@@ -186,15 +184,6 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
             raise refuse(f"Request for unknown model: '{name}' version {version}", grpc.StatusCode.NOT_FOUND)
         return self._models[name]
 
-    def ServerLive(self, request: Any, context: Any) -> Any:
-        return service_pb2.ServerLiveResponse(live=True)
-
-    def ServerReady(self, request: Any, context: Any) -> Any:
-        return service_pb2.ServerReadyResponse(ready=True)
-
-    def ModelReady(self, request: Any, context: Any) -> Any:
-        return service_pb2.ModelReadyResponse(ready=request.name in self._models and request.version in ("", "1"))
-
     def ServerMetadata(self, request: Any, context: Any) -> Any:
         extensions = ["model_repository", "system_shared_memory", "statistics", "model_configuration"]
         return service_pb2.ServerMetadataResponse(name="triton", version="2.99.0", extensions=extensions)
@@ -217,20 +206,6 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         model = self._model(request.name, request.version)
         entry = service_pb2.ModelStatistics(name=request.name, version="1", inference_count=model.count)
         return service_pb2.ModelStatisticsResponse(model_stats=[entry])
-
-    def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        index = service_pb2.RepositoryIndexResponse()
-        for folder in sorted(self.repository.iterdir()):
-            state = "READY" if folder.name in self._models else ""
-            if state or not request.ready:
-                index.models.add(name=folder.name, version="1" if state else "", state=state)
-        return index
-
-    def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        if not (self.repository / request.model_name / "config.pbtxt").is_file():
-            raise refuse(f"failed to load '{request.model_name}'")
-        self.load(request.model_name)
-        return service_pb2.RepositoryModelLoadResponse()
 
     def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         self._models.pop(request.model_name, None)
@@ -266,7 +241,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         if unknown := set(names) - known:
             raise refuse(f"unexpected inference output {sorted(unknown)} for model '{request.model_name}'")
         fault = self.fault
-        if fault in ("hang", "die"):
+        if fault == "hang":
             self._released.wait(60)
             raise refuse("the server ends", grpc.StatusCode.UNAVAILABLE)
         arrays = dict(zip(names, model.session.run(names, feeds), strict=True))
@@ -313,15 +288,15 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
             response.model_name = "another"
         if fault == "version":
             response.model_version = "2"
-        wanted = {output.name: output for output in request.outputs}
+        requested = {output.name: output for output in request.outputs}
         for name, array in arrays.items():
             if fault == "missing" and name == "map":
                 continue
             kind = {"float32": "FP32", "float64": "FP64"}[array.dtype.name]
             response.outputs.add(name=name, datatype=kind, shape=array.shape)
             content = array.tobytes()
-            if name in wanted and "shared_memory_region" in wanted[name].parameters:
-                with self._region(wanted[name].parameters) as region:
+            if name in requested and "shared_memory_region" in requested[name].parameters:
+                with self._region(requested[name].parameters) as region:
                     if len(region) < len(content):
                         raise refuse(f"shared memory size specified with the request for output '{name}'")
                     if fault != "nothing":

@@ -83,19 +83,19 @@ def graph_of(
         opset: Version of the graph's operators.
         single_precision_softmax: Compute every softmax in fp32, including those between fp16 operators.
     """
-    every_cell = {name: torch.arange(grid**2) for name, grid in detector.searched_grids.items()}
+    grids = detector.searched_grids
     _read_operators_once()
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")  # The exporter warns about its own deprecations.
         program = torch.onnx.export(
             detector,
             # One cell less than there are: dimensions of equal length would be taken for one.
-            (*inputs.values(), *(cells[:-1] for cells in every_cell.values())),
-            input_names=[*inputs, *every_cell],
+            (*inputs.values(), *(torch.arange(grid**2 - 1) for grid in grids.values())),
+            input_names=[*inputs, *grids],
             output_names=OUTPUT_NAMES,
             opset_version=opset,
             dynamo=True,
-            dynamic_shapes=(_dynamic_shapes(inputs, every_cell),),
+            dynamic_shapes=(_dynamic_shapes(inputs, grids),),
             external_data=False,
             optimize=True,
             verbose=False,
@@ -106,23 +106,22 @@ def graph_of(
     if detector.verdict == "map":
         del model.graph.outputs[OUTPUT_NAMES.index("score")]
     softmax = [WidenSoftmax()] if single_precision_softmax else []
-    lists = SearchEveryCell({name: cells.numpy() for name, cells in every_cell.items()}, detector.searched_grids)
-    ir.passes.Sequential(*REWRITES, *softmax, lists, CheckerPass(full_check=True))(model)
+    ir.passes.Sequential(*REWRITES, *softmax, SearchEveryCell(grids), CheckerPass(full_check=True))(model)
     return model
 
 
-def _dynamic_shapes(inputs: Mapping[str, Tensor], lists: Mapping[str, Tensor]) -> tuple[Any, ...]:
+def _dynamic_shapes(inputs: Mapping[str, Tensor], grids: Mapping[str, int]) -> tuple[Any, ...]:
     """Return the axes of each input whose length may differ from sample to sample.
 
     Args:
         inputs: Network inputs of one sample, by name.
-        lists: All cells of each list of searched cells, by name.
+        grids: Side of the grid of cells by name of the list of searched cells.
     """
     unused = 3
     most = len(inputs["cells"]) + 1 if "cells" in inputs else unused
     rows = torch.export.Dim("rows", min=LEAST, max=most)
     shapes = [{0: rows} if name == "weights" else None for name in inputs]
-    dims = [torch.export.Dim(name, min=LEAST, max=len(cells)) for name, cells in lists.items()]
+    dims = [torch.export.Dim(name, min=LEAST, max=grid**2) for name, grid in grids.items()]
     return (*shapes, *({0: dim} for dim in dims))
 
 

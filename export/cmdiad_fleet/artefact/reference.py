@@ -5,12 +5,12 @@ The digest is the address. A tag is a pointer that the owner of a registry can m
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.support.loopback import is_loopback
 
 LAYOUT = "oci:"
 _LONGEST = 1000
@@ -78,13 +78,9 @@ class Reference:
         return f"{self.place}{tag}{f'@{self.digest}' if self.digest else ''}"
 
 
-def is_loopback(registry: str) -> bool:
+def is_loopback_registry(registry: str) -> bool:
     """Return True if a host, with or without port, is this machine."""
-    host = re.sub(r":[0-9]+$", "", registry).strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return is_loopback(re.sub(r":[0-9]+$", "", registry).strip("[]").lower())
 
 
 def _split_digest(text: str) -> tuple[str, str, str]:

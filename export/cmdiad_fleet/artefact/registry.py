@@ -24,7 +24,7 @@ from oras.utils import append_url_params
 
 from cmdiad_fleet.artefact.artefact import IMAGE_MANIFEST, Blob, digest_of
 from cmdiad_fleet.artefact.place import PASSWORD, TOKEN, USER, Access, RegistryError
-from cmdiad_fleet.artefact.reference import Reference, is_loopback
+from cmdiad_fleet.artefact.reference import Reference, is_loopback_registry
 from cmdiad_runtime.bundle.integrity import MANIFEST_LIMIT
 
 TIMEOUT_S = (10.0, 60.0)
@@ -45,10 +45,10 @@ class HardenedRegistry(Registry):
     """
 
     def __init__(self, host: str, access: Access) -> None:
-        plain = access.plain_http or (is_loopback(host) and access.ca_file is None)
+        plain = access.plain_http or (is_loopback_registry(host) and access.ca_file is None)
         super().__init__(hostname=host, insecure=plain, tls_verify=str(access.ca_file) if access.ca_file else True)
         # A proxy would receive the credentials for a registry of this machine as plain text.
-        self.session.trust_env = not (plain and is_loopback(host))
+        self.session.trust_env = not (plain and is_loopback_registry(host))
         self.session.auth = lambda request: request  # Without this, `requests` sends passwords of ~/.netrc.
         # `_send` follows redirects. `requests` would read the whole body of a redirect, however long, before the next.
         self.session.get_redirect_target = lambda response: None
@@ -158,7 +158,7 @@ class HardenedRegistry(Registry):
     def _check_scheme(self, url: str) -> None:
         """Refuse an address without TLS, unless both the registry and the host of the address may use plain HTTP."""
         scheme, host, _ = _origin(url)
-        plain = scheme == "http" and self.prefix == "http" and (self._access.plain_http or is_loopback(host))
+        plain = scheme == "http" and self.prefix == "http" and (self._access.plain_http or is_loopback_registry(host))
         if not host or not (scheme == "https" or plain):
             raise self.error(f"a redirect to {url:.200}", "a place with TLS", temporary=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from cmdiad_runtime.cli.options import require_signature
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
+from cmdiad_runtime.support.loopback import is_loopback
 from cmdiad_runtime.support.output import say
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def serve(  # noqa: PLR0913 - one parameter for each option
 ) -> int:
     """See HELP."""
     token = _token(token_file)
-    if not token and not _is_loopback(host):
+    if not token and not is_loopback(host):
         raise click.UsageError(f"--host {host} is reachable by other machines: pass --token-file, or set {TOKEN}")
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.bundle.manifest import manifest_hash
@@ -119,10 +119,3 @@ def _token(file: Path | None) -> str:
     if (token or file is not None) and not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
         raise click.UsageError(f"a token needs at least {_SHORTEST_TOKEN} characters: openssl rand -hex 32")
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,4 +1,4 @@
-"""`cmdiad-fleet triton`: the graphs of bundles as models for a Triton server."""
+"""`cmdiad-fleet triton`: write the graphs of bundles as models for a Triton server."""
 
 from __future__ import annotations
 

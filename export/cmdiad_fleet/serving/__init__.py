@@ -1,1 +1,1 @@
-"""Bundles on a server: Triton and Ray Serve."""
+"""Serve bundles through a Triton server or Ray Serve."""

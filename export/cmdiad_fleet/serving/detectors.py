@@ -1,4 +1,4 @@
-"""Open bundles of one process, each with a passed self-test, that inspect uploaded files."""
+"""Open a bundle, run its self-test, and inspect uploaded files with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inspector import Inspector, open_bundle
-from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.result_line import Stored, result_line, station_of
 from cmdiad_runtime.readers.worker import TimedReader
 
@@ -48,8 +47,7 @@ class ServedBundle:
             BundleError: The bundle is damaged, or another one lies in the folder now.
             EngineError: The engine is missing, does not fit, or has not passed the self-test.
         """
-        options = OpenOptions(engine=engine, frozen_after=0)
-        bundle = open_bundle(path, options)
+        bundle = open_bundle(path)
         if manifest_hash(bundle.manifest) != digest:
             raise BundleError(
                 path, found="another bundle than at the start", expected=digest, action="start the service again"

@@ -1,4 +1,4 @@
-"""The file `config.pbtxt` of a model on a Triton server, written with the messages of `tritonclient`.
+"""Create the file `config.pbtxt` of a model for a Triton server from the messages of `tritonclient`.
 
 The graphs of cmdiad take one part per inference, so `max_batch_size` is 0 and there is no dynamic batcher. Triton has
 queue timeouts and request priorities only inside the dynamic batcher: a line limits its waiting time itself, and the
@@ -32,7 +32,7 @@ _LOWEST_PRIORITY = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The instances of a model on a server.
+    """Number, device and rank of the instances of a model, and the file that they run.
 
     Attributes:
         instances: Number of instances, which run at the same time.

@@ -36,7 +36,7 @@ _RECORD_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """A model in a repository.
+    """Model that `write_model` has written or has found.
 
     Attributes:
         path: Folder of the model, whose name is the name of the model.

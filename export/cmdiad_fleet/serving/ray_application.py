@@ -1,4 +1,4 @@
-"""The application of Ray Serve: a door that reads requests, and replicas that inspect.
+"""Define the application of Ray Serve: `Door` answers HTTP requests, and replicas of `Detectors` inspect.
 
 A replica keeps the last bundles open (`serve.multiplexed`), and Ray sends a request to a replica that has the bundle
 open. Only `cmdiad-fleet serve` imports this module, because it imports Ray.
@@ -45,7 +45,7 @@ _logger = logging.getLogger("cmdiad.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Everything that the application needs, without secrets: the token is stored as a hash.
+    """Bundles, engine and limits of the application. The token is stored as a hash only.
 
     Attributes:
         bundles: Folder of each bundle by the SHA-256 of its manifest.
@@ -67,7 +67,7 @@ class Service:
 
 
 class Detectors:
-    """A replica that inspects one sample at a time.
+    """Deployment that inspects. Each replica inspects one sample at a time.
 
     Args:
         service: Bundles and engine.
@@ -112,7 +112,7 @@ async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 class Door:
-    """The replica that answers HTTP.
+    """Deployment that answers HTTP requests.
 
     Args:
         detectors: Handle of the replicas that inspect.

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.printable import cause_of
@@ -21,7 +21,7 @@ _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 
 
 @contextmanager
-def running_service(service: Service, host: str, port: int) -> Iterator[Any]:
+def running_service(service: Service, host: str, port: int) -> Iterator[None]:
     """Serve the bundles while the block runs. The process must be connected to a Ray cluster.
 
     Args:
@@ -42,7 +42,7 @@ def running_service(service: Service, host: str, port: int) -> Iterator[Any]:
     try:
         try:
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
-            handle = serve.run(application(service), name="cmdiad", logging_config=_QUIET)
+            serve.run(application(service), name="cmdiad", logging_config=_QUIET)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"{host}:{port}",
@@ -51,7 +51,7 @@ def running_service(service: Service, host: str, port: int) -> Iterator[Any]:
                 action="pass fewer --replicas, and look at the log of Ray in /tmp/ray/session_latest/logs/serve",
             ) from error
         _prove(service)
-        yield handle
+        yield
     finally:
         serve.shutdown()
 

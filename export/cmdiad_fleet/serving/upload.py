@@ -22,7 +22,7 @@ _LONGEST_NAME = 80
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error.
+    """HTTP error that is the answer to a request.
 
     Args:
         status: HTTP status, 400 or higher.
@@ -39,7 +39,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Upload:
-    """The files of one sample.
+    """Uploaded files of one sample, and the id of the part.
 
     Attributes:
         part_id: Id of the part, from the field `id`, else a new one.

@@ -1,4 +1,4 @@
-"""Calls to a Triton server through `tritonclient`, each with a deadline, with errors as those of cmdiad."""
+"""Call a Triton server through `tritonclient` with a deadline for each call, and translate its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHANNEL = (
 
 
 class Deadline:
-    """A moment at which an answer must be complete.
+    """Moment by which an answer must be complete.
 
     Args:
         seconds: Seconds from now.
@@ -49,11 +49,11 @@ class Deadline:
 
 
 class TritonClient:
-    """A connection to one server, for one model.
+    """Connection to a Triton server for all calls about one model.
 
     Args:
         options: Address and files for TLS.
-        model: Model that all calls are about.
+        model: Model on the server.
 
     Raises:
         EngineError: The package tritonclient is missing, or a file for TLS cannot be read.
@@ -67,7 +67,7 @@ class TritonClient:
             raise EngineError(
                 "", found="The engine 'triton' needs the package 'tritonclient[grpc]'", action=INSTALL
             ) from error
-        self._library, self._failure = library, InferenceServerException
+        self._failure = InferenceServerException
         self._options, self._model = options, model
         credentials = _credentials(options) if options.tls else None
         self._client = library.InferenceServerClient(options.target, creds=credentials, channel_args=list(_CHANNEL))
@@ -107,17 +107,17 @@ class TritonClient:
     def lost(self) -> bool:
         """Return True if the connection has ended; the next call would open another one, unnoticed.
 
-        The public interface of gRPC tells the state only in another thread, too late or never for a short break.
+        The public interface of gRPC reports the state only in another thread, too late or never for a short break.
 
         Raises:
-            EngineError: The installed version of gRPC does not tell the state.
+            EngineError: The installed version of gRPC does not report the state.
         """
         try:
             state = self._client._channel._channel.check_connectivity_state(False)
         except AttributeError as error:
             raise EngineError(
                 "",
-                found=f"a version of grpcio or tritonclient that does not tell the state of a connection ({error})",
+                found=f"a version of grpcio or tritonclient that does not report the state of a connection ({error})",
                 expected="the versions that this version of cmdiad was tested with",
                 action="install tritonclient 2.73 and grpcio 1.85",
             ) from error

@@ -1,4 +1,4 @@
-"""Ways of a sample's tensors to a Triton server and back: inside the messages, or through shared memory.
+"""Send the tensors of a sample to a Triton server and read the outputs: in the messages or through shared memory.
 
 Shared memory is one region of this machine that client and server map. Before each inference the part for the outputs
 is filled with bytes that are NaN, so that an answer without content never repeats the outputs of an earlier sample.
@@ -25,7 +25,7 @@ _NAN_BYTE = 0xFF
 
 
 class Tensors(Protocol):
-    """A way of tensors to the server and back."""
+    """Transport of the tensors of one model."""
 
     def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
         """Return the outputs for these inputs as new arrays; EngineError for outputs of another shape."""
@@ -35,7 +35,7 @@ class Tensors(Protocol):
 
 
 class MessageTensors:
-    """Tensors inside the messages.
+    """Transport of tensors inside the gRPC messages.
 
     Args:
         model: Model whose tensors are sent.
@@ -71,7 +71,9 @@ class MessageTensors:
 
 
 class SharedTensors:
-    """Tensors in one region of shared memory, which grows if a sample has more rows than all before.
+    """Transport of tensors through one region of shared memory.
+
+    The region is replaced by a larger one if a sample needs more bytes than all samples before.
 
     Args:
         model: Model whose tensors are sent.

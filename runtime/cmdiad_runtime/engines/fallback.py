@@ -1,4 +1,4 @@
-"""Engine on this machine that takes over when a server fails."""
+"""`FallbackEngine`: a server, replaced by an engine on this machine after the first failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _logger = logging.getLogger("cmdiad.engine")
 
 
 class FallbackEngine:
-    """A server, and an engine on this machine that runs the same graph.
+    """Engine that runs a graph on a server until the server fails, then on this machine.
 
     After the first failure of the server all samples run on this machine, until the bundle is opened again. A server
     that returns is thereby tested again before it gives a verdict.

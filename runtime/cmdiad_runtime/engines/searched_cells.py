@@ -1,4 +1,4 @@
-"""Lists of the cells of an image that a graph must search, so that background cells are searched once.
+"""List the cells of an image that a graph must search, so that background cells are searched once.
 
 In an image of the part alone all background cells have the same features and therefore the same distance. A graph of
 `cmdiad-export` has an optional input `IMAGE_searched` for each such image: the cells to search, by default all. The

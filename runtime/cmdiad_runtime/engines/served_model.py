@@ -36,7 +36,7 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class ServedTensor:
-    """An input or output.
+    """Element type and shape of an input or output on a server.
 
     Attributes:
         datatype: Name of the element type in the protocol, for example "FP32".
@@ -54,7 +54,7 @@ class ServedTensor:
         return tuple(-1 if length is None else length for length in self.shape)
 
     def fits(self, array: object) -> bool:
-        """Return True for an array with this type and a shape that the port takes."""
+        """Return True for an array with this type and a shape that the input or output accepts."""
         if not isinstance(array, np.ndarray) or array.dtype != self.dtype or array.ndim != len(self.shape):
             return False
         return all(expected in (None, length) for expected, length in zip(self.shape, array.shape, strict=True))
@@ -65,7 +65,7 @@ class ServedTensor:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A graph as a model of a server.
+    """Name, inputs and outputs that a graph has on a server.
 
     Attributes:
         name: Name of the model: that of the detector and the first digits of the graph's hash, so several graphs of

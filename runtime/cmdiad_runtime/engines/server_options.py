@@ -1,8 +1,7 @@
-"""`ServerOptions`, the address of an inference server and how to talk to it; read from environment variables."""
+"""`ServerOptions`: address, time limit and TLS files of an inference server, read from environment variables."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from cmdiad_runtime.engines import ONNX_RUNTIME_NAMES, OnnxRuntimeName
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support.loopback import is_loopback
 from cmdiad_runtime.support.records import RecordError, require, require_number
 
 ADDRESS = "CMDIAD_SERVER"
@@ -23,7 +23,7 @@ _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """The address of a Triton server, and how a line talks to the server.
+    """Address of a Triton server, and settings of the connection.
 
     Attributes:
         address: `grpcs://HOST:PORT` with TLS, `grpc://HOST:PORT` without. `HOST:PORT` alone is accepted for this
@@ -52,12 +52,12 @@ class ServerOptions:
         host, port, scheme = _parts(self.address)
         usable = scheme in ("", "grpc", "grpcs") and bool(host) and 0 < port < 1 << 16
         require(usable, self, "address", "grpc://HOST:PORT, grpcs://HOST:PORT, or HOST:PORT on this machine")
-        require(bool(scheme) or _is_loopback(host), self, "address", "grpcs:// or grpc:// for another machine")
+        require(bool(scheme) or is_loopback(host), self, "address", "grpcs:// or grpc:// for another machine")
         require_number(self, "timeout_s", 0.001, _LONGEST_WAIT_S)
         require(
             self.fallback in (None, *ONNX_RUNTIME_NAMES), self, "fallback", f"one of {', '.join(ONNX_RUNTIME_NAMES)}"
         )
-        require(not self.shared_memory or _is_loopback(host), self, "shared_memory", "a server on this machine")
+        require(not self.shared_memory or is_loopback(host), self, "shared_memory", "a server on this machine")
         tls = self.authority or self.certificate or self.key
         require(scheme == "grpcs" or not tls, self, "address", "grpcs://, because files for TLS are set")
         require(bool(self.certificate) == bool(self.key), self, "key", "a certificate and its key, or neither")
@@ -134,13 +134,6 @@ def _parts(address: str) -> tuple[str, int, str]:
     except ValueError:
         return "", 0, ""
     return ("", 0, "") if extra else (split.hostname or "", port, split.scheme)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _seconds(text: str) -> float:

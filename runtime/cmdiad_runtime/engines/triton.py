@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays
 from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
-from cmdiad_runtime.engines._triton_tensors import MessageTensors, SharedTensors
+from cmdiad_runtime.engines._triton_tensors import MessageTensors, SharedTensors, Tensors
 from cmdiad_runtime.engines.served_model import VERSION, ServedModel
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import EngineError, NoAnswerError
@@ -43,7 +43,7 @@ class TritonEngine:
 
     Attributes:
         identity: Server with version and address, model with version, and the graph's hash.
-        description: Same as `identity`, and the way of the tensors.
+        description: Same as `identity`, and "shared memory" if the tensors pass through it.
     """
 
     def __init__(self, model: ServedModel, options: ServerOptions) -> None:
@@ -75,7 +75,7 @@ class TritonEngine:
 
         Args:
             model: Model that the server must have loaded.
-            options: Address and way of the tensors.
+            options: Address of the server, and settings of the connection.
 
         Raises:
             NoAnswerError: The server is away.
@@ -116,7 +116,7 @@ class TritonEngine:
         return outputs
 
     def _connected(self, deadline: Deadline) -> TritonClient:
-        """Return the connection; after a failure or a lost one a new one to the same server with the same model."""
+        """Return the connection. If it was closed or lost, open another one to the same server and loaded model."""
         if self._client is not None and self._client.lost:
             self._disconnect()
         if self._client is None:
@@ -172,7 +172,7 @@ class TritonEngine:
             action="open the bundle again, which repeats the self-test",
         )
 
-    def _new_tensors(self) -> MessageTensors | SharedTensors:
+    def _new_tensors(self) -> Tensors:
         return SharedTensors(self._model) if self._options.shared_memory else MessageTensors(self._model)
 
     def _disconnect(self) -> None:

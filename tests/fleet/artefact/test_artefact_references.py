@@ -11,7 +11,7 @@ import pytest
 
 from cmdiad_fleet.artefact.artefact import TITLE, read_artefact
 from cmdiad_fleet.artefact.describe import describe
-from cmdiad_fleet.artefact.reference import ArtefactNameError, Reference, is_loopback
+from cmdiad_fleet.artefact.reference import ArtefactNameError, Reference, is_loopback_registry
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import BundleError
 from graphs import tiny_bundle
@@ -81,7 +81,7 @@ def test_anything_else_is_refused(text):
     ],
 )
 def test_only_this_machine_is_loopback(host, loopback):
-    assert is_loopback(host) == loopback
+    assert is_loopback_registry(host) == loopback
 
 
 @pytest.fixture

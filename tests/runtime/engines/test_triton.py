@@ -121,7 +121,7 @@ def test_a_server_that_hangs_costs_the_time_limit_and_may_come_back(
 def test_a_server_that_dies_during_an_inference_is_no_answer(model: ServedModel, server: KServeServer) -> None:
     with opened(model, server) as engine:
         engine.run(cloud_inputs(5))
-        server.fault = "die"
+        server.fault = "hang"
         stopping = threading.Thread(target=lambda: (_wait_for(server, "ModelInfer", 2), server.stop()))
         stopping.start()
         with pytest.raises(NoAnswerError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 
@@ -15,19 +14,18 @@ class SearchEveryCell(ir.passes.InPlacePass):
     An input with a default may be left out. TensorRT takes it as a constant, so its engines have static shapes.
 
     Args:
-        every_cell: All cells int64 `[grid²]` by name of the list.
         grids: Side of the grid of cells by name of the list.
     """
 
-    def __init__(self, every_cell: Mapping[str, npt.NDArray[np.int64]], grids: Mapping[str, int]) -> None:
+    def __init__(self, grids: Mapping[str, int]) -> None:
         super().__init__()
-        self._every_cell, self._grids = every_cell, grids
+        self._grids = grids
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
         inputs = {value.name: value for value in model.graph.inputs}
-        for name, cells in self._every_cell.items():
-            inputs[name].const_value = ir.tensor(cells, name=name)
+        for name, grid in self._grids.items():
+            inputs[name].const_value = ir.tensor(np.arange(grid**2, dtype=np.int64), name=name)
             model.graph.register_initializer(inputs[name])
-            model.metadata_props[name] = str(self._grids[name])
-        return ir.passes.PassResult(model, modified=bool(self._every_cell))
+            model.metadata_props[name] = str(grid)
+        return ir.passes.PassResult(model, modified=bool(self._grids))
