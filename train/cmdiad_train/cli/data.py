@@ -12,6 +12,7 @@ from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.cli.threshold_text import in_shell
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli.photometric import photometric
 
 SOME_FAILED = 3
 _MOST_WORKERS = 8
@@ -25,11 +26,15 @@ _OUTPUT_FAILED = {6: "output cannot be written"}
         "cmdiad-data synthesize DIR",
         "cmdiad-data check DIR --category gear",
         "cmdiad-data prepare RAW OUT",
+        "cmdiad-data photometric LIT OUT",
     ),
     exit_codes={**_SAMPLES_FAILED, **_OUTPUT_FAILED},
 )
 def cli() -> None:
     """Render, check and prepare data sets of RGB images, organised point clouds, or both."""
+
+
+cli.add_command(photometric)
 
 
 @cli.command(
