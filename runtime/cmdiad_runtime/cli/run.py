@@ -24,7 +24,7 @@ from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES, ONNX_RUNTIME_NAMES
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.names import SENSORS
+from cmdiad_runtime.modalities import MODALITY_OPTIONS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.output import ResultLines, say
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from cmdiad_runtime.inspection.open_options import OpenOptions
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
-    from cmdiad_runtime.names import Sensors
     from cmdiad_runtime.readers.worker import TimedReader
 
 SOME_FAILED = 3
@@ -102,7 +101,7 @@ class _NamedPath(click.Path):
     "Bundle",
     click.option(
         "--modality",
-        type=click.Choice(SENSORS),
+        type=click.Choice(MODALITY_OPTIONS),
         help="Required modality; a bundle for another one is refused.  [default: modality of the bundle]",
     ),
     require_signature(),
@@ -211,7 +210,7 @@ class _NamedPath(click.Path):
 )
 def cli(  # noqa: PLR0913 - one parameter for each option
     paths: tuple[Path, ...],
-    modality: Sensors | None,
+    modality: str | None,
     require_signature: Path | None,
     engine: EngineName,
     server: str | None,

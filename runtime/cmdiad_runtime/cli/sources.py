@@ -109,7 +109,8 @@ def open_sources(inputs: Inputs, inspector: Inspector, output: Path | None) -> I
         with Arrivals(read_names(read_standard_input, null=inputs.null)) as names:
             yield OpenSources(names, _leave)
     else:
-        files = find_inputs(inputs.paths, inspector.bundle.preprocessing.modality)
+        settings = inspector.bundle.preprocessing
+        files = find_inputs(inputs.paths, settings.modality, settings.image_modality)
         if files.skipped_text:
             say(files.skipped_text)
         yield OpenSources(files.paths, _leave, len(files.paths))
@@ -130,6 +131,7 @@ def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path
             limit_s=inputs.limit_s,
             excluded=tuple(path for path in (output, inputs.move_to) if path is not None),
             moves=done is not None,
+            image_modality=inspector.bundle.preprocessing.image_modality,
         )
         finished = None if output is None else finished_files(output, _decided_by(inspector))
         watch = FolderWatch(folder, inspector.bundle.preprocessing.modalities, options, say, seen=finished)

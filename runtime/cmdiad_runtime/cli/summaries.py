@@ -123,7 +123,7 @@ def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenanc
     }
     return {
         "family": str(recipe.get("family", "bank")),
-        "modality": preprocessing.modality,
+        "modality": preprocessing.modality_name,
         **{name: choices[name] for name in _CHOICES if isinstance(choices.get(name), str)},
         "view": preprocessing.view,
         "size": preprocessing.size,

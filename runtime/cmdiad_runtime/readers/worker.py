@@ -90,7 +90,7 @@ class TimedReader:
             ValueError: The reader is closed.
         """
         process = self._take()
-        request = {"rgb": _text(rgb), "xyz": _text(xyz), "colour": colour}
+        request = {"rgb": _text(rgb), "xyz": _text(xyz), "colour": colour_to_json(colour)}
         try:
             header, arrays = process.ask(request, self.timeout_s)
         except (TimeoutError, EOFError) as error:

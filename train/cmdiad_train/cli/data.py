@@ -116,7 +116,7 @@ def check(directory: Path, category: str | None, json_file: Path | None) -> int:
         categories = check_data(directory, category, reporter)
     for findings in categories:
         click.echo("\n".join(findings.lines()))
-    if len(categories) > 1:
+    if len({findings.category.name for findings in categories}) > 1:
         click.echo(f"next: cmdiad-train {in_shell(directory)} --category all")
     if json_file is not None:
         write_json(json_file, {"root": str(directory), "categories": [c.to_json() for c in categories]})

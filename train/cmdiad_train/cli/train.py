@@ -10,7 +10,8 @@ import click
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell
-from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, MODALITY_OPTIONS
+from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
@@ -81,6 +82,13 @@ def _rename_view(context: click.Context, parameter: click.Parameter, value: str 
     return EARLIER_VIEWS[value]
 
 
+def _split_modality(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the kind of data of a modality, and store the name of an image as the option `image_modality`."""
+    image = value in IMAGE_MODALITIES
+    context.params["image_modality"] = value if image else "rgb"
+    return "rgb" if image else value
+
+
 def _check_family(context: click.Context, parameter: click.Parameter, value: str) -> str:
     names = (*family_names(), AUTO)
     if value not in names:
@@ -123,9 +131,11 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
     click.option(
         "--modality",
-        type=click.Choice(SENSORS),
+        type=click.Choice(MODALITY_OPTIONS),
         default="rgb",
-        help="Modality that inspection measures: image, cloud, or both.",
+        callback=_split_modality,
+        help="Modality that inspection measures: the image of a camera (rgb), the cloud (xyz), both, or another image "
+        "of the part, in folders of this name, such as infrared (docs/data.md).",
     ),
     click.option(
         "--false-reject-rate",
@@ -360,7 +370,7 @@ def _run_name(category: str, recipes: dict[str, Recipe], calibration: Sequence[P
     from cmdiad_runtime.bundle.session_name import session_name
 
     recipe, *others = recipes.values()
-    name = f"{category}-{recipe.modality}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
+    name = f"{category}-{recipe.modality_name}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
     folders = {folder.resolve(): folder for folder in calibration}
     if not folders:
         return name

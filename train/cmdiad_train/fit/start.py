@@ -16,6 +16,7 @@ from cmdiad_runtime.preprocess.mask_note import mask_notes
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
+from cmdiad_runtime.readers.grey_range import GreyRange
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour
@@ -146,6 +147,8 @@ def start_or_resume(
     if splits.shows_figures:
         warn_about_test_samples(splits, reporter)
     sensor = _in_sensor_view(request, splits)
+    if isinstance(sensor.colour, GreyRange):
+        reporter.say(f"Images: {sensor.colour.text}.")
     if _reads_samples(request, earlier, sensor):
         splits = screen_reading(splits, request.category, sensor, samples, reporter)
     choice = None

@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.readers import RGB_SUFFIXES, image_colour, read_rgb
+from cmdiad_runtime.readers.grey_range import LARGEST
+from cmdiad_runtime.readers.image import is_grey16, read_grey16
 from cmdiad_runtime.support.files import atomic_directory
 from cmdiad_runtime.support.records import (
     RecordError,
@@ -167,6 +169,8 @@ def _read_images(sample: Path, lights: Mapping[str, Light]) -> npt.NDArray[np.fl
 
 
 def _brightness(path: Path) -> npt.NDArray[np.float32]:
+    if is_grey16(path):
+        return read_grey16(path).astype(np.float32) / np.float32(LARGEST)
     pixels = read_rgb(path, colour=image_colour(path))
     # The brightest channel decides about saturation, so a pixel with one saturated channel counts as saturated.
     mean: npt.NDArray[Any] = np.where((pixels == 255).any(axis=2), 255, pixels.mean(axis=2, dtype=np.float32))

@@ -17,7 +17,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
 
     Args:
         recipe: Recipe of the detector.
-        colour: Kind of the images, "rgb" or "grey".
+        colour: Kind of the images.
         modality: Modality of the inputs.
     """
     part = trd_part(recipe)
@@ -33,6 +33,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
         grid=0,
         xyz_feed=_FEEDS[part.geometry],
         seed=recipe.seed,
+        image_modality=recipe.image_modality,
     )
 
 
