@@ -78,7 +78,7 @@ def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
     """Raise InputError if a sample lacks a modality, is too large, or if image and cloud do not fit each other."""
     if preprocessing.modality != "xyz" and sample.rgb is None:
         raise _missing(
-            sample, preprocessing.sensor_names["rgb"], f"the detector's modality is {preprocessing.modality_name}"
+            sample, preprocessing.image_modality, f"the detector's modality is {preprocessing.modality_name}"
         )
     if preprocessing.needs_cloud and sample.xyz is None:
         reason = f"the detector's modality is {preprocessing.modality}"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import refusing_failures
+from cmdiad_runtime.readers.image import colour_from_json
 from cmdiad_runtime.readers.reading import read_files
 from cmdiad_runtime.support.process_limits import end_after, ignore_keyboard, limit_memory
 

@@ -60,9 +60,8 @@ def warn_about_test_samples(splits: Splits, reporter: Reporter) -> None:
 
 def _read_headers(files: SampleFiles) -> None:
     """Read the first bytes of the files of a sample; raises InputError or OSError."""
-    if files.rgb is not None:
-        if not is_grey16(files.rgb):
-            image_colour(files.rgb)
+    if files.rgb is not None and not is_grey16(files.rgb):
+        image_colour(files.rgb)
     if files.xyz is not None:
         with open_regular(files.xyz, follow=True) as file:
             if not file.read(1):

@@ -9,7 +9,8 @@
     DIR/ok_001.png, DIR/NG-07.jpg                                  good and bad by file name, also in DIR/test
 
 Each of these folders holds `rgb/` and `xyz/` (or `depth/`) with files paired by stem, or the files themselves: images
-are rgb, clouds are xyz. Folders such as `infrared/` hold another image of each part. A defect may have masks in `gt/` or `masks/`, or as `NNN_mask.png` next to `NNN.png`.
+are rgb, clouds are xyz. Folders such as `infrared/` hold another image of each part. A defect may have masks in `gt/`
+or `masks/`, or as `NNN_mask.png` next to `NNN.png`.
 
 Without a folder `test`, some good parts are kept back as test samples of the defects; see `is_kept_back`.
 """
