@@ -17,7 +17,10 @@ SOME_FAILED = 3
 @click.command(
     "photometric",
     cls=GroupedCommand,
-    examples=("cmdiad-data photometric lit_parts parts", "cmdiad-train parts --modality normals"),
+    examples=(
+        "cmdiad-data photometric lit_parts parts",
+        "cmdiad-data photometric lit/gear parts/gear && cmdiad-train parts --modality normals",
+    ),
     exit_codes={
         SOME_FAILED: "some samples cannot be used",
         6: "output cannot be written",
