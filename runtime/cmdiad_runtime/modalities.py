@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cmdiad_runtime.names import SENSORS, Modality, Sensors
+from cmdiad_runtime.names import SENSORS, Modality
 
 Kind = Literal["image", "cloud"]
 
@@ -61,7 +61,7 @@ def folders_of(modality: Modality, image_modality: str = "rgb") -> tuple[str, ..
     return TABLE[image_modality if modality == "rgb" else modality].folders
 
 
-def name_of(modality: Sensors, image_modality: str) -> str:
+def name_of(modality: str, image_modality: str) -> str:
     """Return the name of what a detector inspects, as an option of commands has it.
 
     Args:

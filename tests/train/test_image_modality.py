@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cmdiad_export.cli import cli as export_cli
+from cmdiad_line.recipes.store import ImportOptions, RecipeError, RecipeStore
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.cli.info import cli as info_cli
 from cmdiad_runtime.cli.run import cli as run_cli
@@ -128,6 +129,11 @@ def test_eight_bits_and_hot_pixels_are_ng(inspected: Inspected, tmp_path: Path, 
 def test_bundle_for_another_modality_is_refused(inspected: Inspected) -> None:
     assert_refused(command(run_cli, inspected.bundle, "--modality", "rgb"), 4, "--modality infrared")
     assert_refused(command(run_cli, inspected.bundle, "--modality", "thermal"), 4, "--modality infrared")
+
+
+def test_station_refuses_what_its_sources_cannot_deliver(inspected: Inspected, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="16 bits"):
+        RecipeStore(tmp_path).import_bundle(inspected.bundle, ImportOptions(recipe_id="gear"))
 
 
 def test_data_set_without_the_images_is_refused(data: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cmdiad_runtime.cli.threshold_text import doubts_about
 from cmdiad_runtime.engines import LIBRARIES
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.modalities import name_of
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe, doubt
 from cmdiad_runtime.preprocess.mask_note import mask_text
@@ -117,7 +118,7 @@ def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenanc
     part = recipe.get("detector")
     choices = {**recipe, **(part if isinstance(part, dict) else {})}
     extractors = {
-        name: origin["extractor"]
+        name_of(name, preprocessing.image_modality): origin["extractor"]
         for name, origin in provenance.items()
         if isinstance(origin, dict) and isinstance(origin.get("extractor"), str)
     }
