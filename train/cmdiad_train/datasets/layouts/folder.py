@@ -293,7 +293,7 @@ def _places_of_samples(place: Path) -> list[Path]:
 
 def _stems(place: Path) -> list[str]:
     """Return the sorted names of the samples in a folder, whatever their modality."""
-    kinds = [("xyz", "rgb"), *(("rgb", image) for image in IMAGE_MODALITIES)]
+    kinds: list[tuple[Modality, str]] = [("xyz", "rgb"), *(("rgb", image) for image in IMAGE_MODALITIES)]
     return sorted({stem for modality, image in kinds for stem in _files(place, modality, image).files})
 
 
