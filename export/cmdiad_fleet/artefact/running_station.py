@@ -204,8 +204,8 @@ class RunningStation:
             return Readiness(ready=False, problem="no answer", recipe_id="", bundle_digest="")
 
     def _not_ready(self, recipe_id: str, before: str, last: Readiness) -> StationError:
-        """Return to the recipe from before, and return the error that says so."""
-        if before != recipe_id:
+        """Return to the recipe from before unless somebody has chosen another one, and return the error."""
+        if before != recipe_id and last.recipe_id in (recipe_id, ""):
             self._attempt("activate", before)
         active = self._present().recipe_id or "unknown"
         problem = last.problem or f"ready with {last.recipe_id}, bundle {last.bundle_digest}"

@@ -188,14 +188,28 @@ def pull_tiny(web: RunningWeb, folder: Path) -> Ended:
 
 
 @pytest.mark.failure_mode("A running station that is not ready with a pulled bundle")
+@pytest.mark.parametrize("chosen", ["gear-7", "nut"])
 def test_a_station_that_is_not_ready_returns_to_the_recipe_from_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
 ) -> None:
+    """If a person has chosen another recipe in the meantime, that one stays."""
     monkeypatch.setattr(interface_module, "READY_S", 0.0)
+    send = Interface._order
     with scripted(tmp_path) as web:
+
+        def order(interface: Interface, name: str, recipe_id: str) -> None:
+            send(interface, name, recipe_id)
+            if name == "activate":
+                active = chosen if recipe_id == "gear-7" else recipe_id
+                web.state_is(recipe_id=active, phase="not-ready", message="The camera is away.")
+                wait_for(lambda: interface.readiness().recipe_id == active)
+
+        monkeypatch.setattr(Interface, "_order", order)
         ended = pull_tiny(web, tmp_path)
-        assert_refused(ended, 11, "not ready with gear-7", "active recipe: gear")
-        assert orders(web) == [("prepare", "gear-7"), ("activate", "gear-7"), ("activate", "gear")]
+        returned = [("activate", "gear")] if chosen == "gear-7" else []
+        assert orders(web) == [("prepare", "gear-7"), ("activate", "gear-7"), *returned]
+        active = "gear" if returned else chosen
+        assert_refused(ended, 11, "not ready with gear-7", "The camera is away", f"active recipe: {active}")
 
 
 def test_ready_with_another_bundle_of_the_same_id_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
