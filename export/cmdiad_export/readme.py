@@ -6,13 +6,13 @@ import textwrap
 from importlib.metadata import version
 
 from cmdiad_runtime.bundle.manifest import Manifest
+from cmdiad_runtime.colour import GreyRange
 from cmdiad_runtime.modalities import sensor_text
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
 from cmdiad_runtime.preprocess.mask_note import mask_text
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.readers.grey_range import GreyRange
 
 README = "README.txt"
 """Name of the file. Plain text, so nothing in names or contacts can be taken for markup."""

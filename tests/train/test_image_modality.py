@@ -16,7 +16,7 @@ from cmdiad_line.recipes.store import ImportOptions, RecipeError, RecipeStore
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.cli.info import cli as info_cli
 from cmdiad_runtime.cli.run import cli as run_cli
-from cmdiad_runtime.readers.grey_range import GreyRange
+from cmdiad_runtime.colour import GreyRange
 from cmdiad_train.cli.data import cli as data_cli
 from cmdiad_train.cli.train import cli as train_cli
 from cmdiad_train.datasets import open_category

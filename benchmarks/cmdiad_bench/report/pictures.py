@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.marks import ringed
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, largest_place
@@ -20,7 +21,7 @@ from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
-from cmdiad_runtime.readers.image import Colour, is_grey16
+from cmdiad_runtime.readers.image import is_grey16
 from cmdiad_runtime.sample import Mask, RgbImage
 from cmdiad_train.datasets import Category, SampleFiles
 

@@ -20,9 +20,9 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
+from cmdiad_runtime.colour import GreyRange
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, CmdiadError, OutputError
-from cmdiad_runtime.readers.grey_range import GreyRange
 from cmdiad_runtime.support.files import atomic_directory, remove_leftovers, write_json
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.records import RecordError

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from cmdiad_runtime.colour import Colour, GreyRange, PlainColour
 from cmdiad_runtime.modalities import IMAGE_MODALITIES, name_of
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
 from cmdiad_runtime.preprocess.image.resize import RgbFilter
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
-from cmdiad_runtime.readers.grey_range import GreyRange
-from cmdiad_runtime.readers.image import Colour, PlainColour
 from cmdiad_runtime.support.records import RecordError, fields_from_json, require, require_integer, require_known
 
 RgbMask = Literal["none", "cloud"]

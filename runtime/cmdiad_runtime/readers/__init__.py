@@ -9,9 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from cmdiad_runtime.colour import Colour, PlainColour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import FilePath, open_input, refusing_failures
-from cmdiad_runtime.readers.image import Colour, PlainColour, image_colour, read_rgb
+from cmdiad_runtime.readers.image import image_colour, read_rgb
 from cmdiad_runtime.sample import XyzImage
 
 __all__ = ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "PlainColour", "image_colour", "read_rgb", "read_xyz"]

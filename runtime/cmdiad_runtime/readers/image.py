@@ -10,36 +10,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from cmdiad_runtime.colour import Colour, GreyRange, PlainColour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import GREY16, ContentError, FilePath, decoding, open_input
+from cmdiad_runtime.readers._grey16 import open_grey16
 from cmdiad_runtime.readers._image_formats import open_image
-from cmdiad_runtime.readers.grey_range import GreyRange, open_grey16
 from cmdiad_runtime.sample import RgbImage
-
-PlainColour = Literal["rgb", "grey"]
-"""Kind of image of 8 bits per channel: colour, or one grey channel."""
-Colour = PlainColour | GreyRange
-"""Kind of image that a sensor delivers and a detector is trained on; a `GreyRange` stands for grey of 16 bits."""
 
 _EXPECTED = "an 8-bit colour or grey image (PNG, JPEG, BMP, TIFF, WebP or JPEG 2000)"
 _EXPECTED_16 = "a grey image of 16 bits (PNG or TIFF), as in training"
 _NAMES: dict[PlainColour, str] = {"rgb": "a colour image", "grey": "a grey image"}
-
-
-def colour_to_json(colour: Colour) -> object:
-    """Return a kind of image as a JSON-ready value: its name, or the range of 16-bit images as an object."""
-    return colour.to_json() if isinstance(colour, GreyRange) else colour
-
-
-def colour_from_json(value: Any) -> Colour:
-    """Return the kind of image that `colour_to_json` wrote."""
-    return GreyRange.from_json(value) if isinstance(value, dict) else value
 
 
 def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:

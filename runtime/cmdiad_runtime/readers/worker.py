@@ -30,9 +30,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import colour_to_json
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import Colour
-from cmdiad_runtime.readers.image import colour_to_json
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import colour_from_json
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import refusing_failures
-from cmdiad_runtime.readers.image import colour_from_json
 from cmdiad_runtime.readers.reading import read_files
 from cmdiad_runtime.support.process_limits import end_after, ignore_keyboard, limit_memory
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import Colour, GreyRange
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.inspection.content import pixels_of
 from cmdiad_runtime.inspection.guarded import guarded
@@ -23,8 +24,6 @@ from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.readers.grey_range import GreyRange
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter

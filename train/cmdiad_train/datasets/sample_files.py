@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cmdiad_runtime.colour import Colour, range_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.readers import PlainColour, image_colour, read_rgb, read_xyz
 from cmdiad_runtime.readers.depth import intrinsics_places
-from cmdiad_runtime.readers.grey_range import range_of
-from cmdiad_runtime.readers.image import Colour, is_grey16, read_grey16
+from cmdiad_runtime.readers.image import is_grey16, read_grey16
 from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_runtime.sample import Mask, Sample
 

@@ -9,6 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from cmdiad_runtime.colour import GreyRange
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
@@ -16,7 +17,6 @@ from cmdiad_runtime.preprocess.mask_note import mask_notes
 from cmdiad_runtime.preprocess.prepare import Prepared, prepare_parts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.readers.grey_range import GreyRange
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, data_colour

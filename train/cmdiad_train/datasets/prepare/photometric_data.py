@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import LARGEST
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.readers import RGB_SUFFIXES, image_colour, read_rgb
-from cmdiad_runtime.readers.grey_range import LARGEST
 from cmdiad_runtime.readers.image import is_grey16, read_grey16
 from cmdiad_runtime.support.files import atomic_directory
 from cmdiad_runtime.support.records import (

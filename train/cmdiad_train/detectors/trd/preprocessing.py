@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing, XyzFeed
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, trd_part
 

@@ -10,10 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cmdiad_runtime.colour import GreyRange, range_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.readers import read_rgb
-from cmdiad_runtime.readers.grey_range import GreyRange, range_of
 from cmdiad_runtime.readers.image import is_grey16, read_grey16
 from cmdiad_runtime.readers.reading import read_files
 from cmdiad_runtime.readers.worker import TimedReader

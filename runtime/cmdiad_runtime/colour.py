@@ -1,29 +1,30 @@
-"""Grey images of 16 bits, and the range of their values that becomes the grey levels 0 to 255.
+"""Kinds of images: colour, grey, and grey of 16 bits with the range that becomes the grey levels 0 to 255.
 
-Sensors such as thermal cameras use a small part of their 65536 values, so the upper 8 bits would lose nearly all
-contrast. The range is measured on the training images, widened by a quarter on both sides, and stored in the
-preprocessing. A value outside the range is refused and never cut: a cut image would hide how hot the part is.
+Thermal cameras and other sensors of 16 bits use a small part of their 65536 values, so the upper 8 bits would lose
+nearly all contrast. The range is measured on the training images, widened by a quarter on both sides, and stored in
+the preprocessing. A value outside the range is refused and never cut: a cut image would hide how hot the part is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from os import PathLike
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers._files import GREY16, PNG_SIGNATURE, ContentError, FilePath, bounded, check_size
-from cmdiad_runtime.readers._tiff_image import TIFF_SIGNATURES, check_tiff_image
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
 
 LARGEST = (1 << 16) - 1
 """Largest value of 16 bits."""
 _MARGIN = 4  # the measured range is widened by a fourth on both sides
 _LEVELS = 255
+
+PlainColour = Literal["rgb", "grey"]
+"""Kind of image of 8 bits per channel: colour, or one grey channel."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class GreyRange:
             f"16-bit values {self.low} to {self.high} become the grey levels 0 to 255, one level is {step:.3g} values"
         )
 
-    def levels(self, path: FilePath, values: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    def levels(self, path: str | PathLike[str], values: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
         """Convert values to grey levels.
 
         Args:
@@ -99,30 +100,15 @@ def range_of(images: Iterable[npt.NDArray[np.uint16]]) -> GreyRange | None:
     return GreyRange(max(0, low - margin), min(LARGEST, high + margin))
 
 
-def open_grey16(path: FilePath, file: BinaryIO) -> Image.Image:
-    """Open a grey image of 16 bits and read its header.
+Colour = PlainColour | GreyRange
+"""Kind of image that a sensor delivers and a detector is trained on; a `GreyRange` stands for grey of 16 bits."""
 
-    Args:
-        path: File, for messages.
-        file: The same file, at its beginning.
 
-    Raises:
-        InputError: The image has too many pixels.
-        ContentError: The image is no PNG or TIFF file with one channel of 16 bits, or a limit is exceeded.
-        Exception: The file is damaged; the kind depends on the decoder.
-    """
-    header = file.read(len(PNG_SIGNATURE))
-    file.seek(0)
-    image: Image.Image
-    if header.startswith(PNG_SIGNATURE):
-        image = PngImagePlugin.PngImageFile(bounded(file))
-        check_size(path, image.height, image.width)
-    elif header.startswith(TIFF_SIGNATURES):
-        check_tiff_image(path, file, bits=16)
-        file.seek(0)
-        image = TiffImagePlugin.TiffImageFile(bounded(file))
-    else:
-        raise ContentError("an image of another format", GREY16)
-    if not image.mode.startswith("I;16"):
-        raise ContentError("an image that is not grey with 16 bits", GREY16)
-    return image
+def colour_to_json(colour: Colour) -> object:
+    """Return a kind of image as a JSON-ready value: its name, or the range of 16-bit images as an object."""
+    return colour.to_json() if isinstance(colour, GreyRange) else colour
+
+
+def colour_from_json(value: Any) -> Colour:
+    """Return the kind of image that `colour_to_json` wrote."""
+    return GreyRange.from_json(value) if isinstance(value, dict) else value
