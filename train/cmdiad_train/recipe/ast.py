@@ -20,6 +20,7 @@ _MOST_STEPS = 1 << 31
 _MOST_WIDTH = 1 << 14
 _LARGEST = sys.float_info.max
 
+SMALL_FEATURES = replace(SMALL_RGB, grid=None)
 PUBLISHED_FEATURES = RgbExtractor("tf_efficientnet_b5.in1k", (3,), None, "timm", IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -45,7 +46,7 @@ class AstRecipe:
     """
 
     mode: Literal["default", "faithful"] = "default"
-    extractor: RgbExtractor = SMALL_RGB
+    extractor: RgbExtractor = SMALL_FEATURES
     geometry: Literal["normals", "depth"] = "normals"
     cell: int = 16
     student_width: int = 256

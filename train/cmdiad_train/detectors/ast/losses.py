@@ -17,13 +17,14 @@ def likelihood_loss(z: Tensor, log_determinant: Tensor, weights: Tensor) -> Tens
 
 
 def distance(z: Tensor, expected: Tensor) -> Tensor:
-    """Return the mean squared difference over the channels of each cell, float32 `[B, h, w]`.
+    """Return the mean squared difference over the channels of each cell, `[B, h, w]`, in the precision of z.
 
     Args:
         z: Output of the flow, `[B, C, h, w]`.
         expected: Output of the student, of the same shape.
     """
-    return (z - expected.float()).square().mean(1)
+    difference = z - expected.to(z.dtype)
+    return (difference * difference).mean(1)
 
 
 def imitation_loss(z: Tensor, expected: Tensor, weights: Tensor) -> Tensor:

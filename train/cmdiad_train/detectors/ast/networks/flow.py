@@ -63,7 +63,7 @@ class Coupling(nn.Module):
 
     def forward(self, features: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features `[B, C, h, w]` of the step, and the log-determinant of each cell `[B, h, w]`."""
-        first, second = features[:, self.permutation].chunk(2, dim=1)
+        first, second = features.index_select(1, self.permutation).chunk(2, dim=1)
         scale, shift = self.s2(second, code)
         log_first = _limited(scale)
         first = log_first.exp() * first + shift
@@ -80,7 +80,7 @@ class Coupling(nn.Module):
         second = (second - shift) * (-_limited(scale)).exp()
         scale, shift = self.s2(second, code)
         first = (first - shift) * (-_limited(scale)).exp()
-        return torch.cat([first, second], 1)[:, self.permutation.argsort()]
+        return torch.cat([first, second], 1).index_select(1, self.permutation.argsort())
 
 
 class Flow(nn.Module):
