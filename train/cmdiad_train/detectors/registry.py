@@ -20,9 +20,9 @@ _BUILT_IN = {
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 AUTO = "auto"
-"""Value of `cmdiad-train --family` that lets the good samples choose among `CANDIDATES`."""
-CANDIDATES = ("bank", "trd")
-"""Families that `--family auto` trains, the default family first. The others are comparators."""
+"""Value of `cmdiad-train --family` that lets the good samples choose among `CHOSEN_FROM`."""
+CHOSEN_FROM = ("bank", "trd")
+"""Families that `--family auto` trains. The others are comparators, or need both sensors."""
 _REGISTERED: dict[str, Family] = {}
 
 

@@ -13,7 +13,7 @@ from cmdiad_train.cli.train import cli
 from cmdiad_train.detectors.ast.family import check_weights
 from cmdiad_train.detectors.ast.preprocessing import make_preprocessing, preferred_view
 from cmdiad_train.detectors.ast.recipe_options import recipe_from, remarks
-from cmdiad_train.detectors.registry import CANDIDATES
+from cmdiad_train.detectors.registry import CHOSEN_FROM
 from cmdiad_train.extractors.store import FOLDER
 from cmdiad_train.recipe import PUBLISHED_AST, AstRecipe, Recipe, RgbExtractor, ast_part
 from helpers import tiny_ast_recipe
@@ -94,4 +94,4 @@ def test_the_size_of_the_networks_is_known_before_the_training() -> None:
 
 
 def test_a_comparator_is_no_candidate_of_auto() -> None:
-    assert CANDIDATES == ("bank", "trd")
+    assert CHOSEN_FROM == ("bank", "trd")
