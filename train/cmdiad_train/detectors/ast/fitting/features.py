@@ -15,7 +15,7 @@ from cmdiad_train.features import FeatureStore, extractor_digest
 from cmdiad_train.recipe import ast_part
 
 LEAST_DEVIATION = 1e-3
-"""A channel that varies less than this share of its own magnitude is constant; it is centred, but not scaled."""
+"""Smallest deviation of a channel, as a share of its magnitude; one that varies less is centred, but not scaled."""
 
 
 @dataclass(frozen=True)
