@@ -65,7 +65,8 @@ class FlowTask(_CellTask):
 
     def loss_of_cells(self, features: Tensor, weights: Tensor) -> Tensor:
         """Return the negative log-likelihood of each cell, always computed in float32."""
-        return likelihood_loss(*self.module(features), weights)
+        z, log_determinant = self.module(features)
+        return likelihood_loss(z, log_determinant, weights)
 
 
 class StudentTask(_CellTask):
