@@ -20,6 +20,8 @@ from cmdiad_runtime.colour import GreyRange
 from cmdiad_train.cli.data import cli as data_cli
 from cmdiad_train.cli.train import cli as train_cli
 from cmdiad_train.datasets import open_category
+from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.recipe import AstRecipe, BankRecipe, Recipe, TrdRecipe
 from cmdiad_train.runs.record import read_record
 from helpers import assert_refused, command
 
@@ -147,6 +149,12 @@ def test_data_set_without_the_images_is_refused(data: Path, tmp_path: Path) -> N
 def test_pairs_with_a_cloud_are_refused(data: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     ended = command(train_cli, data, "--modality", "infrared", *options, "--out", tmp_path / "run")
     assert_refused(ended, 7, "infrared")
+
+
+@pytest.mark.parametrize("part", [BankRecipe(), TrdRecipe("rd"), AstRecipe()])
+def test_every_family_prepares_the_named_image(part: BankRecipe | TrdRecipe | AstRecipe) -> None:
+    recipe = Recipe(part, image_modality="infrared")
+    assert family_of(part.family).preprocessing(recipe, "grey", "rgb").image_modality == "infrared"
 
 
 def test_check_lists_both_images(data: Path, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     """Return the preprocessing of inspection before a view is chosen."""
     recipe = request.recipe
     sensor = request.family.preprocessing(recipe, data_colour(splits.train), recipe.modality)
-    return replace(sensor, parts=recipe.parts)
+    return replace(sensor, parts=recipe.parts, image_modality=recipe.image_modality)
 
 
 def _reads_samples(request: Request, earlier: RunRecord | None, sensor: Preprocessing) -> bool:
