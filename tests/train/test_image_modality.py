@@ -151,7 +151,7 @@ def test_pairs_with_a_cloud_are_refused(data: Path, tmp_path: Path, options: tup
     assert_refused(ended, 7, "infrared")
 
 
-@pytest.mark.parametrize("part", [BankRecipe(), TrdRecipe("rd"), AstRecipe()])
+@pytest.mark.parametrize("part", [BankRecipe(), TrdRecipe(variant="rd"), AstRecipe()])
 def test_every_family_prepares_the_named_image(part: BankRecipe | TrdRecipe | AstRecipe) -> None:
     recipe = Recipe(part, image_modality="infrared")
     assert family_of(part.family).preprocessing(recipe, "grey", "rgb").image_modality == "infrared"
