@@ -17,7 +17,7 @@ from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
 from cmdiad_train.cli.train_again import refuse_changes, train_again
 from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
-from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
+from cmdiad_train.detectors.registry import AUTO, CHOSEN_FROM, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
     from cmdiad_train.datasets import list_categories
 
     options, family = context.params, context.params["family"]
-    names = BUILT_IN if family == AUTO else (family,)
+    names = CHOSEN_FROM if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
     return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
 

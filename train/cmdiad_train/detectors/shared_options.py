@@ -72,3 +72,13 @@ IMAGES: tuple[click.Option, ...] = collect_options(
         ),
     )
 )
+
+STAGES: tuple[click.Option, ...] = collect_options(
+    option_group(
+        IMAGES_TITLE,
+        click.option(
+            "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
+        ),
+        click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
+    )
+)

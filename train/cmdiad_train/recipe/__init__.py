@@ -8,10 +8,12 @@ from cmdiad_train.recipe.bank import (
     BankRecipe,
     Distillation,
     Hallucination,
+    ImageScore,
     Loss,
     Mode,
     bank_part,
 )
+from cmdiad_train.recipe.cfm import CfmRecipe, cfm_part
 from cmdiad_train.recipe.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -58,9 +60,11 @@ __all__ = [
     "TEACHER_STAGES",
     "VIEWS",
     "BankRecipe",
+    "CfmRecipe",
     "Distillation",
     "FamilyPart",
     "Hallucination",
+    "ImageScore",
     "Loss",
     "Mode",
     "Normalisation",
@@ -73,6 +77,7 @@ __all__ = [
     "View",
     "XyzExtractor",
     "bank_part",
+    "cfm_part",
     "common_options",
     "read_recipe",
     "register_part",

@@ -1,0 +1,54 @@
+"""Files of a crossmodal mapping detector in a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cmdiad_runtime.names import MODALITIES
+from cmdiad_train.detectors.cfm.detector import CrossmodalMapping
+from cmdiad_train.detectors.cfm.features import Extractors
+from cmdiad_train.detectors.cfm.mappings import Mappings
+from cmdiad_train.recipe import Recipe, cfm_part
+from cmdiad_train.runs.mask import load_kept
+from cmdiad_train.runs.tensors import load_metadata, load_state, load_tensors, save_tensors
+
+EXTRACTORS = "extractors.safetensors"
+MAPPINGS = "mappings.safetensors"
+CHECKPOINT = "mappings.checkpoint.safetensors"
+
+
+def load(run: Path, recipe: Recipe) -> CrossmodalMapping:
+    """Load the detector of a finished run.
+
+    Raises:
+        RunError: A file is missing or damaged.
+    """
+    extractors = load_extractors(run, recipe)
+    mappings = new_mappings(extractors, recipe)
+    load_state(mappings, load_tensors(run / MAPPINGS), run / MAPPINGS)
+    return CrossmodalMapping(recipe, extractors, mappings, load_kept(run, recipe))
+
+
+def new_mappings(extractors: Extractors, recipe: Recipe) -> Mappings:
+    """Return untrained mappings between the features of two extractors."""
+    return Mappings(extractors.xyz.width, extractors.rgb.width, cfm_part(recipe).expansion)
+
+
+def save_extractors(run: Path, extractors: Extractors) -> None:
+    """Write the run's copy of the weights of both extractors, with their provenance."""
+    provenance = {modality: getattr(extractors, modality).provenance for modality in MODALITIES}
+    save_tensors(run / EXTRACTORS, extractors.state_dict(), provenance)
+
+
+def load_extractors(run: Path, recipe: Recipe) -> Extractors:
+    """Return the extractors with the run's copy of the weights. The files that the recipe names are not needed."""
+    part = cfm_part(recipe)
+    seeded = {"rgb": replace(part.rgb, weights="seeded"), "normals": replace(part.normals, weights="seeded")}
+    extractors = Extractors(replace(recipe, detector=replace(part, **seeded)))
+    load_state(extractors, load_tensors(run / EXTRACTORS), run / EXTRACTORS)
+    stored = load_metadata(run / EXTRACTORS)
+    for modality in MODALITIES:
+        backbone = getattr(extractors, modality)
+        backbone.provenance = stored.get(modality, backbone.provenance)
+    return extractors
