@@ -36,7 +36,7 @@ def result(value: float = 0.9, **changes: Any) -> dict[str, Any]:
         "missed_defects": 2,
         **dict.fromkeys(FIGURES, value),
         "image_auroc_by_defect": {"cut": 0.75},
-        "intervals": dict.fromkeys(FIGURES, [value - 0.1, value + 0.05]),
+        "intervals": {name: [value - 0.1, value + 0.05] for name in FIGURES},
         "training_seconds": 12.0,
         "latency_ms": {"p50": 20.2, "p99": 31.0},
         "peak_resident_mb": 321.0,
