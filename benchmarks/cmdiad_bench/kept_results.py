@@ -65,13 +65,14 @@ def stored_result(file: Path, digest: str) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and result.get("digest") == digest else None
 
 
-def remove_outdated(run: Path, prefix: str) -> None:
+def remove_outdated(run: Path, prefix: str, suffix: str = "") -> None:
     """Remove the runs next to a run that were made with another recipe or other data.
 
     Args:
-        run: Folder of the run, whose name is the prefix and the first digits of a digest.
+        run: Folder of the run, or of its bundle, whose name is the prefix, the first digits of a digest and the suffix.
         prefix: Beginning of the names of all runs of the same kind.
+        suffix: End of their names.
     """
-    for folder in run.parent.glob(f"{prefix}{'?' * DIGITS}"):
+    for folder in run.parent.glob(f"{prefix}{'?' * DIGITS}{suffix}"):
         if folder != run:
             shutil.rmtree(folder)

@@ -88,9 +88,11 @@ def test_a_comparison_is_measured_once_and_resumes(data: Path, tmp_path: Path, m
 
     monkeypatch.setattr(measure, "fit", refused)
     assert compare(data, out, *chosen).out == ended.out
+    assert len(list((out / "bundles").iterdir())) == 2
     again = compare(data, out, *chosen, "--set", "seed=1")
     assert again.code == 7
     assert "cfm-both, gear: failed. training: found a second one" in (out / "methods.md").read_text()
+    assert not list((out / "bundles").iterdir()) and not list((out / "runs").iterdir()), "outdated ones are removed"
 
 
 def test_a_method_without_a_bundle_keeps_the_figures_of_the_detector(

@@ -16,6 +16,7 @@ from cmdiad_export import cli as export
 from cmdiad_runtime.cli import info, threshold
 from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.readers import read_xyz
 from cmdiad_train.cli import train
 from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.cfm.detector import CrossmodalMapping
@@ -120,6 +121,24 @@ def test_a_sample_without_its_cloud_is_not_ok(bundle: Path, data: Path, tmp_path
     (line,) = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert ended.code == 3
     assert (line["verdict"], line["score"]) == ("NG", None)
+
+
+@pytest.mark.parametrize("side", [12, 24])
+def test_a_hole_in_the_cloud_of_a_part_is_not_ok(bundle: Path, data: Path, tmp_path: Path, side: int) -> None:
+    """Cells without a point have no value, so the envelope must refuse what they could hide."""
+    for folder in ("rgb", "xyz"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "rgb/000.png").write_bytes((data / "gear/test/good/rgb/000.png").read_bytes())
+    points = read_xyz(data / "gear/test/good/xyz/000.tiff")
+    heights = points[..., 2]
+    support = np.median(heights[heights != 0])
+    row, column = np.argwhere((heights != 0) & (np.abs(heights - support) > 0.002)).mean(0).astype(int)
+    points[row - side // 2 : row + side // 2, column - side // 2 : column + side // 2] = 0
+    write_cloud(tmp_path / "xyz/000.tiff", points)
+    command(run_cli.cli, bundle, tmp_path, "--output", tmp_path / "out")
+    (line,) = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert line["verdict"] == "NG"
+    assert line["reason"] != "score"
 
 
 def test_an_interrupted_training_ends_with_the_same_files(

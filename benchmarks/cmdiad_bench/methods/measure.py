@@ -127,7 +127,7 @@ class _Measurement:
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         remove_outdated(self.run, self.prefix)
-        remove_outdated(self.bundle, self.prefix)
+        remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
         self.reporter.say(f"{self.method.name}, {self.category.name}: training")
         measured = {**conditions, **self._trained(), **self._exported()}
         write_json(self.file, measured)

@@ -87,20 +87,28 @@ def test_nearest_others_matches_brute_force(count: int) -> None:
     assert torch.equal(nearest_others(rows, 2), expected)
 
 
+@pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("added", [0, 1, 12])
 @pytest.mark.parametrize("removed", [[], [*range(7)], [*range(40, 50)], [3, 4, 20, 31, 49]])
-def test_bank_with_exchanged_rows_is_that_of_the_new_rows(removed: list[int], added: int) -> None:
+def test_bank_with_exchanged_rows_is_that_of_the_new_rows(removed: list[int], added: int, count: int) -> None:
     rows, further = noise(50, 6), noise(added, 6, seed=1)
     kept = torch.ones(50, dtype=torch.bool)
     kept[removed] = False
-    bank = MemoryBank.from_rows(rows, 0.5, 2.0).exchanged(kept, further)
-    expected = MemoryBank.from_rows(torch.cat([rows[kept], further]), 0.5, 2.0)
+    bank = MemoryBank.from_rows(rows, 0.5, 2.0, neighbours=count).exchanged(kept, further)
+    expected = MemoryBank.from_rows(torch.cat([rows[kept], further]), 0.5, 2.0, neighbours=count)
     assert torch.equal(bank.rows, expected.rows)
     assert torch.equal(bank.neighbours, expected.neighbours)
     assert (bank.mean, bank.std) == (0.5, 2.0)
     plain = MemoryBank.from_rows(rows, 0.5, 2.0, neighbours=0).exchanged(kept, further)
     assert torch.equal(plain.rows, expected.rows)
     assert plain.neighbours is None
+
+
+def test_bank_with_fewer_rows_than_neighbours_lists_all_of_them() -> None:
+    rows, kept = noise(12, 6), torch.arange(12) < 5
+    bank = MemoryBank.from_rows(rows, 0.5, 2.0, neighbours=8).exchanged(kept, rows[:0])
+    assert torch.equal(bank.neighbours, MemoryBank.from_rows(rows[:5], 0.5, 2.0, neighbours=8).neighbours)
+    assert bank.neighbour_count == 4
 
 
 def test_bank_of_two_rows_is_refused() -> None:

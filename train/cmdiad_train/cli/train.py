@@ -118,8 +118,9 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         callback=_check_family,
         metavar="NAME",
         help="Detector family (docs/families.md). bank: compares patch features with a memory bank of normal ones; "
-        "trd: reverse distillation, networks that reproduce the features of good parts; auto: trains both and keeps "
-        "the one that tells slightly changed good samples from unchanged ones better.",
+        "trd: reverse distillation, networks that reproduce the features of good parts; patchcore: settings of bank as "
+        "in the paper of PatchCore; cfm: image and cloud predict each other, needs --modality both; auto: trains bank "
+        "and trd and keeps the one that tells slightly changed good samples from unchanged ones better.",
     ),
     click.option(
         "--modality",
@@ -215,7 +216,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=click.Path(path_type=Path),
         help="Run directory; with --category all the folder of the runs.  [default: "
         "runs/CATEGORY-MODALITY-NAME, with --calibration followed by the session; NAME: bank HALLUCINATION, trd "
-        "VARIANT, auto auto]",
+        "VARIANT, else the family]",
     ),
     click.option(
         "--network-from",

@@ -27,23 +27,23 @@ TRAINING: tuple[click.Option, ...] = collect_options(
         click.option(
             "--epochs",
             type=click.IntRange(min=1),
-            help="Training epochs.  [default: bank 12, faithful 100; trd 60, faithful 200]",
+            help="Training epochs.  [default: bank 12, faithful 100; trd 60, faithful 200; cfm 50]",
         ),
         click.option(
             "--batch",
             type=click.IntRange(min=1),
-            help="Samples per training step.  [default: bank 4, faithful 32; trd 8, faithful 16]",
+            help="Samples per training step.  [default: bank 4, faithful 32; trd 8, faithful 16; cfm 4]",
         ),
         click.option(
             "--learning-rate",
             type=click.FloatRange(min=0, min_open=True),
-            help="Learning rate.  [default: bank 1e-3, faithful 5e-4, i2f 3e-4 or 2e-4; trd 5e-3]",
+            help="Learning rate.  [default: bank 1e-3, faithful 5e-4, i2f 3e-4 or 2e-4; trd 5e-3; cfm 1e-3]",
         ),
         click.option(
             "--patience",
             type=click.IntRange(min=0),
             help="Epochs without improvement before training stops; 0 never stops.  "
-            "[default: bank 5, trd 10, faithful 0]",
+            "[default: bank 5, trd and cfm 10, faithful 0]",
         ),
     )
 )
@@ -62,7 +62,8 @@ IMAGES: tuple[click.Option, ...] = collect_options(
         click.option(
             "--rgb-backbone",
             help="Name of the timm model for images; the family trd also uses this model for clouds.  "
-            "[default: that of --extractor, faithful: bank vit_base_patch8_224.dino, trd wide_resnet50_2.tv_in1k]",
+            "[default: that of --extractor, faithful: bank vit_base_patch8_224.dino, trd and patchcore "
+            "wide_resnet50_2.tv_in1k]",
         ),
         click.option(
             "--rgb-weights",
