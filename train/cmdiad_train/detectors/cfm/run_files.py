@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cmdiad_train.detectors.cfm.features import Extractors
 from cmdiad_train.detectors.cfm.mappings import Mappings
 from cmdiad_train.recipe import Recipe, cfm_part
 from cmdiad_train.runs.mask import load_kept
-from cmdiad_train.runs.tensors import load_metadata, load_state, load_tensors, save_tensors
+from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_tensors, save_tensors
 
 EXTRACTORS = "extractors.safetensors"
 MAPPINGS = "mappings.safetensors"
@@ -38,7 +39,8 @@ def new_mappings(extractors: Extractors, recipe: Recipe) -> Mappings:
 def save_extractors(run: Path, extractors: Extractors) -> None:
     """Write the run's copy of the weights of both extractors, with their provenance."""
     provenance = {modality: getattr(extractors, modality).provenance for modality in MODALITIES}
-    save_tensors(run / EXTRACTORS, extractors.state_dict(), provenance)
+    metadata = {"provenance": json.dumps(provenance)}  # safetensors writes several entries in an arbitrary order
+    save_tensors(run / EXTRACTORS, extractors.state_dict(), metadata)
 
 
 def load_extractors(run: Path, recipe: Recipe) -> Extractors:
@@ -47,8 +49,16 @@ def load_extractors(run: Path, recipe: Recipe) -> Extractors:
     seeded = {"rgb": replace(part.rgb, weights="seeded"), "normals": replace(part.normals, weights="seeded")}
     extractors = Extractors(replace(recipe, detector=replace(part, **seeded)))
     load_state(extractors, load_tensors(run / EXTRACTORS), run / EXTRACTORS)
-    stored = load_metadata(run / EXTRACTORS)
+    stored = _provenance(run / EXTRACTORS)
     for modality in MODALITIES:
-        backbone = getattr(extractors, modality)
-        backbone.provenance = stored.get(modality, backbone.provenance)
+        getattr(extractors, modality).provenance = stored[modality]
     return extractors
+
+
+def _provenance(file: Path) -> dict[str, str]:
+    """Return the origin of the weights by modality; RunError if the file does not have them."""
+    try:
+        provenance = json.loads(load_metadata(file)["provenance"])
+        return {modality: str(provenance[modality]) for modality in MODALITIES}
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(file, ValueError(f"no origin of the weights ({error})")) from error
