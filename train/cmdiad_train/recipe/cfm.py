@@ -66,7 +66,7 @@ class CfmRecipe:
     def from_json(cls, value: dict[str, Any]) -> CfmRecipe:
         """Return the part that `to_json` wrote; raises RecordError for unknown, missing or impossible fields."""
         fields = tuples(cls, value)
-        read = {name: rgb_from_json(fields[name]) for name in ("rgb", "normals") if name in fields}
+        read: dict[str, Any] = {name: rgb_from_json(fields[name]) for name in ("rgb", "normals") if name in fields}
         return cls(**{**fields, **read})
 
 

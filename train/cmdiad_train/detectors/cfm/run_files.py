@@ -46,8 +46,8 @@ def save_extractors(run: Path, extractors: Extractors) -> None:
 def load_extractors(run: Path, recipe: Recipe) -> Extractors:
     """Return the extractors with the run's copy of the weights. The files that the recipe names are not needed."""
     part = cfm_part(recipe)
-    seeded = {"rgb": replace(part.rgb, weights="seeded"), "normals": replace(part.normals, weights="seeded")}
-    extractors = Extractors(replace(recipe, detector=replace(part, **seeded)))
+    rgb, normals = (replace(spec, weights="seeded") for spec in (part.rgb, part.normals))
+    extractors = Extractors(replace(recipe, detector=replace(part, rgb=rgb, normals=normals)))
     load_state(extractors, load_tensors(run / EXTRACTORS), run / EXTRACTORS)
     stored = _provenance(run / EXTRACTORS)
     for modality in MODALITIES:
