@@ -64,7 +64,8 @@ class TrainCommand(GroupedCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the options of the command and those of all registered families."""
         known = super().get_params(ctx)
-        further = [option for name in family_names() for option in family_options(name) if option not in known]
+        options = dict.fromkeys(option for name in family_names() for option in family_options(name))
+        further = [option for option in options if option not in known]
         return [*known[: len(self.params)], *further, *known[len(self.params) :]]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -118,9 +119,10 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         callback=_check_family,
         metavar="NAME",
         help="Detector family (docs/families.md). bank: compares patch features with a memory bank of normal ones; "
-        "trd: reverse distillation, networks that reproduce the features of good parts; patchcore: settings of bank as "
-        "in the paper of PatchCore; cfm: image and cloud predict each other, needs --modality both; auto: trains bank "
-        "and trd and keeps the one that tells slightly changed good samples from unchanged ones better.",
+        "trd: reverse distillation, networks that reproduce the features of good parts; ast: a student that imitates "
+        "a normalising flow; patchcore: settings of bank as in the paper of PatchCore; cfm: image and cloud predict "
+        "each other, needs --modality both; auto: trains bank and trd and keeps the one that tells slightly changed "
+        "good samples from unchanged ones better.",
     ),
     click.option(
         "--modality",
@@ -186,7 +188,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--size",
         type=click.IntRange(min=32),
-        help="Side of the view in pixels.  [default: 320, faithful: 224]",
+        help="Side of the view in pixels.  [default: 320, trd 256; faithful: 224, trd 256, ast 768]",
     ),
     click.option(
         "--rgb-mask",

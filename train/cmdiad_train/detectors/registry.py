@@ -16,6 +16,7 @@ DEFAULT = "bank"
 _BUILT_IN = {
     "bank": ("cmdiad_train.detectors.bank.family:BANK", "cmdiad_train.detectors.bank.options:OPTIONS"),
     "trd": ("cmdiad_train.detectors.trd.family:TRD", "cmdiad_train.detectors.trd.options:OPTIONS"),
+    "ast": ("cmdiad_train.detectors.ast.family:AST", "cmdiad_train.detectors.ast.options:OPTIONS"),
     "patchcore": (
         "cmdiad_train.detectors.bank.patchcore:PATCHCORE",
         "cmdiad_train.detectors.bank.options:PATCHCORE_OPTIONS",
