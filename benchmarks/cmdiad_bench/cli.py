@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_bench.missing.command import missing
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
@@ -305,6 +306,9 @@ def _settings(texts: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
         settings[name.removeprefix("--")] = value
     return settings
+
+
+cli.add_command(missing)
 
 
 def main() -> None:

@@ -147,6 +147,9 @@ def test_run_names_the_pattern_of_every_part(exported_for_any: Path, parts: Path
         assert [row["pattern"] for row in csv.DictReader(file)] == ["both", "rgb", "xyz"]
 
 
+@pytest.mark.failure_mode("An image whose cloud is damaged")
+@pytest.mark.failure_mode("A cloud whose image is a broken link")
+@pytest.mark.failure_mode("An image with a file of the same name in a format that is not read")
 def test_run_rejects_a_part_whose_file_is_damaged(exported_for_any: Path, parts: Path) -> None:
     truncate(parts / "xyz" / "000.tiff")
     (parts / "xyz" / "002.stl").write_text("solid")
@@ -161,6 +164,7 @@ def test_run_rejects_a_part_whose_file_is_damaged(exported_for_any: Path, parts:
     }
 
 
+@pytest.mark.failure_mode("A part without the modality of `--require`")
 def test_run_forbids_the_absence_of_a_required_modality(exported_for_any: Path, parts: Path) -> None:
     ended = command(cli, exported_for_any, parts, "--require", "rgb")
     assert ended.code == 3
