@@ -21,6 +21,7 @@ from cmdiad_runtime.cli.threshold_text import doubts_about
 from cmdiad_runtime.engines import LIBRARIES
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe, doubt
 from cmdiad_runtime.preprocess.mask_note import mask_text
@@ -84,6 +85,20 @@ def summary_of_pattern_bundle(path: Path) -> dict[str, Any]:
         "created": opened.record.created,
         "signed": (path / SIGNATURE).exists(),
         "patterns": {pattern: summary_of_bundle(bundle) for pattern, bundle in opened.bundles.items()},
+    }
+
+
+def summary_of_pattern_runs(path: Path) -> dict[str, Any]:
+    """Return the summary of the runs of `cmdiad-train --modality any`, with `summary_of_run` of each run that began.
+
+    Raises:
+        RunError: A record is damaged, or a newer cmdiad wrote it.
+    """
+    began = [pattern for pattern in SENSORS if (path / pattern / "run.json").exists()]
+    return {
+        "kind": "pattern runs",
+        "path": printable(path),
+        "patterns": {pattern: summary_of_run(path / pattern) for pattern in began},
     }
 
 

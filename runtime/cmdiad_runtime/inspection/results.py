@@ -214,7 +214,7 @@ def open_results(
         options = replace(options, table=options.table or continued)
         if options.table:
             write_table(folder)
-        stations = {None: station} if isinstance(station, Station) else station
+        stations: Stations = {None: station} if isinstance(station, Station) else station
         with contextlib.closing(Results(folder, stations, PartIds(stored.ids), lock=lock, options=options)) as results:
             yield results
             results.require_in_place()

@@ -11,6 +11,7 @@ import pytest
 
 from cmdiad_export.cli import cli as export
 from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
+from cmdiad_runtime.cli.info import cli as info
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.newest import newest_run
@@ -56,6 +57,10 @@ def test_every_pattern_is_trained_exported_and_reported(
     assert ended.err.count("threshold: ") == 3
     assert ended.err.count("next: ") == 1 and f"next: cmdiad-export {runs}" in ended.err
     assert newest_run().resolve() == runs.resolve()
+
+    shown = command(info, runs)
+    assert shown.code == 0, shown.err
+    assert shown.out.count("\nthreshold ") == 3
 
     exported = command(export, runs, "--out", "gear.cmdiad")
     assert exported.code == 0, exported.err
@@ -103,6 +108,7 @@ def test_plan_needs_one_pattern(data: Path, recipes: dict[str, Recipe], tmp_path
     [
         ["--rgb-mask", "cloud"],
         ["--family", "auto"],
+        ["--modality", "any", "--assess-modalities"],
         ["--category", "all"],
         ["--network-from", "run"],
         ["--calibration", "tuesday"],

@@ -345,6 +345,8 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
     from cmdiad_train.datasets import list_categories
 
     options, family = context.params, context.params["family"]
+    if options["modality"] == ANY:
+        raise click.UsageError(f"--modality {ANY} stands for three detectors: choose one of {', '.join(SENSORS)}")
     names = BUILT_IN if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
     return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
