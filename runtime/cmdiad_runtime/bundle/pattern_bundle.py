@@ -11,9 +11,10 @@ from types import MappingProxyType
 from cmdiad_runtime.bundle.bundle import Bundle, with_calibration
 from cmdiad_runtime.bundle.integrity import IGNORED, SIGNATURE, damaged
 from cmdiad_runtime.bundle.manifest import manifest_hash
-from cmdiad_runtime.bundle.pattern_manifest import PATTERNS, PatternManifest, read_patterns
+from cmdiad_runtime.bundle.pattern_manifest import PatternManifest, read_patterns
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.files import is_temporary_name
+from cmdiad_runtime.support.pattern_folder import PATTERNS
 
 
 @dataclass(frozen=True)
