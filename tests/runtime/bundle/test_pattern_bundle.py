@@ -16,7 +16,7 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.change import change_bundle, sign_pattern_bundle
 from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
 from cmdiad_runtime.bundle.signature import new_key
-from cmdiad_runtime.bundle.threshold import threshold_by_hand
+from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.cli.info import cli as info
 from cmdiad_runtime.cli.run import cli as run
@@ -100,7 +100,7 @@ def test_link_to_a_bundle_is_refused(own: Path, tmp_path: Path) -> None:
 def test_threshold_of_one_pattern_can_be_moved(own: Path) -> None:
     inside = own / "gear-rgb.cmdiad"
     score = 2 * Bundle.open(inside).calibration.score_threshold
-    change_bundle(inside, lambda bundle: threshold_by_hand(score, bundle.calibration.held_out_scores))
+    change_bundle(inside, lambda bundle: adjusted(bundle, score=score).calibration)
     assert open_pattern_bundle(own).bundles["rgb"].calibration.score_threshold == score
 
 
