@@ -1,5 +1,6 @@
 """The recipe of a detector, and its JSON form."""
 
+from cmdiad_train.recipe.ast import PUBLISHED_AST, AstRecipe, ast_part
 from cmdiad_train.recipe.bank import (
     MOST_ROWS,
     PUBLISHED_BANK,
@@ -46,6 +47,7 @@ __all__ = [
     "IMAGENET_STD",
     "MOST_ROWS",
     "MOST_SEED",
+    "PUBLISHED_AST",
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
     "PUBLISHED_I2F_RATE",
@@ -57,6 +59,7 @@ __all__ = [
     "SMALL_RGB",
     "TEACHER_STAGES",
     "VIEWS",
+    "AstRecipe",
     "BankRecipe",
     "Distillation",
     "FamilyPart",
@@ -72,6 +75,7 @@ __all__ = [
     "Variant",
     "View",
     "XyzExtractor",
+    "ast_part",
     "bank_part",
     "common_options",
     "read_recipe",
