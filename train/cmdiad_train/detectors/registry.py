@@ -17,6 +17,11 @@ _BUILT_IN = {
     "bank": ("cmdiad_train.detectors.bank.family:BANK", "cmdiad_train.detectors.bank.options:OPTIONS"),
     "trd": ("cmdiad_train.detectors.trd.family:TRD", "cmdiad_train.detectors.trd.options:OPTIONS"),
     "ast": ("cmdiad_train.detectors.ast.family:AST", "cmdiad_train.detectors.ast.options:OPTIONS"),
+    "patchcore": (
+        "cmdiad_train.detectors.bank.patchcore:PATCHCORE",
+        "cmdiad_train.detectors.bank.options:PATCHCORE_OPTIONS",
+    ),
+    "cfm": ("cmdiad_train.detectors.cfm.family:CFM", "cmdiad_train.detectors.cfm.options:OPTIONS"),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 AUTO = "auto"

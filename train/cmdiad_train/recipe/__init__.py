@@ -9,10 +9,12 @@ from cmdiad_train.recipe.bank import (
     BankRecipe,
     Distillation,
     Hallucination,
+    ImageScore,
     Loss,
     Mode,
     bank_part,
 )
+from cmdiad_train.recipe.cfm import CfmRecipe, cfm_part
 from cmdiad_train.recipe.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -61,9 +63,11 @@ __all__ = [
     "VIEWS",
     "AstRecipe",
     "BankRecipe",
+    "CfmRecipe",
     "Distillation",
     "FamilyPart",
     "Hallucination",
+    "ImageScore",
     "Loss",
     "Mode",
     "Normalisation",
@@ -77,6 +81,7 @@ __all__ = [
     "XyzExtractor",
     "ast_part",
     "bank_part",
+    "cfm_part",
     "common_options",
     "read_recipe",
     "register_part",

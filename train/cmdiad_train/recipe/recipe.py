@@ -14,6 +14,7 @@ from cmdiad_runtime.support.files import is_sha256
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
 from cmdiad_train.recipe.ast import AstRecipe
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
+from cmdiad_train.recipe.cfm import CfmRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
 from cmdiad_train.recipe.trd import TrdRecipe
 
@@ -42,7 +43,7 @@ class FamilyPart(Protocol):
         """Return the part as JSON-ready values."""
 
 
-_BUILT_IN: dict[str, Any] = {part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe)}
+_BUILT_IN: dict[str, Any] = {part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe)}
 _PARTS = dict(_BUILT_IN)
 
 
