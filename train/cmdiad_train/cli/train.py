@@ -88,9 +88,8 @@ def _rename_view(context: click.Context, parameter: click.Parameter, value: str 
 
 def _split_modality(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Return the kind of data of a modality, and store the name of an image as the option `image_modality`."""
-    image = value in IMAGE_MODALITIES
-    context.params["image_modality"] = value if image else "rgb"
-    return "rgb" if image else value
+    context.params["image_modality"] = value if value in IMAGE_MODALITIES else "rgb"
+    return "rgb" if value in IMAGE_MODALITIES else value
 
 
 def _check_family(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -140,9 +139,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=click.Choice([*MODALITY_OPTIONS, ANY]),
         default="rgb",
         callback=_split_modality,
-        help="Modality that inspection measures: the image of a camera (rgb), the cloud (xyz), both, or another image "
-        "of the part, in folders of this name, such as infrared (docs/data.md). any: a detector for rgb, xyz and both, "
-        "for one bundle that inspects whatever a sample has (docs/cross-modal.md).",
+        help="Modality that inspection measures: image, cloud, both, or the image of another sensor (docs/data.md). "
+        "any: detectors for rgb, xyz and both in one bundle, which inspects what a sample has (docs/cross-modal.md).",
     ),
     click.option(
         "--false-reject-rate",
