@@ -40,7 +40,7 @@ class SignInNeededError(Exception):
     """A page needs a signed-in person.
 
     Attributes:
-        path: Page to return to after signing in.
+        path: Page to return to after signing in, with its query.
     """
 
     def __init__(self, path: str) -> None:
@@ -70,7 +70,7 @@ def page_for(role: Role | None) -> Dependency:
         if caller is None and role is None and services_of(request).settings.open_view:
             return VIEWER
         if caller is None:
-            raise SignInNeededError(request.url.path if request.method == "GET" else "/")
+            raise SignInNeededError(_page_of(request) if request.method == "GET" else "/")
         if not caller.may(role or "operator"):
             raise HTTPException(403, f"This page needs the role {role}. You are signed in as {caller.role}.")
         return caller
@@ -147,6 +147,12 @@ def require_own_form(request: Request, token: str, expected: str) -> None:
     own = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
     if not own or not expected or not hmac.compare_digest(token.encode(), expected.encode()):
         raise HTTPException(403, "This form is too old or comes from another page. Load the page again.")
+
+
+def _page_of(request: Request) -> str:
+    """Return path and query of a request."""
+    path, query = request.url.path, request.url.query
+    return f"{path}?{query}" if query else path
 
 
 def sign_in_address(path: str) -> str:

@@ -70,7 +70,7 @@ async def _account(request: Request, name: str, password: str) -> Account | None
 
 
 def local_path(path: str) -> str:
-    r"""Return a path of this station, or "/" for anything else, such as "//other.example" or "/\other.example"."""
+    r"""Return a path of this station with its query, or "/" for anything else, such as "//host" or "/\host"."""
     plain = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
     return path if plain and path.isascii() else "/"
 

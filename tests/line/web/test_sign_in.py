@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,26 @@ def test_pages_lead_to_the_sign_in_page(station: WebStation) -> None:
     for path in ("/", "/review", "/engineer", "/accounts", "/parts/1"):
         answer = station.client().get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={path}")
+
+
+def test_signing_in_leads_back_to_the_page_with_its_query(station: WebStation) -> None:
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    client, page = station.client(), "/review?blind=true&verdict=NG&part=a%20b"
+    answer = client.get(client.get(page).headers["location"])
+    following = re.search(r'name="next" value="([^"]*)"', answer.text)
+    assert following is not None
+    form = {"name": "ada", "password": PASSWORD, "form_token": form_token(answer.text)}
+    answer = client.post("/login", data={**form, "next": unescape(following[1])})
+    assert (answer.status_code, answer.headers["location"]) == (303, page)
+    assert client.get(page).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["//evil.example/review?blind=true", "https://evil.example/?a=/review", "/\\evil?a=b"])
+def test_signing_in_with_a_query_leads_to_no_other_site(station: WebStation, page: str) -> None:
+    station.accounts.add("ada", "admin", PASSWORD, author="test")
+    client = station.client()
+    form = {"name": "ada", "password": PASSWORD, "form_token": form_token(client.get("/login").text), "next": page}
+    assert client.post("/login", data=form).headers["location"] == "/"
 
 
 def test_signing_in_and_out_with_a_real_password(station: WebStation) -> None:
