@@ -33,7 +33,7 @@ def run_station(station: Station, show: Callable[[StationState], None] | None = 
 
     Args:
         station: The station.
-        show: Function that receives every changed state, and must not block; or None.
+        show: Function that receives every changed state, and must not block; or None. See `Parts`.
 
     Raises:
         BundleError: The bundle of the station file is damaged or not signed as required, and no recipe is active.

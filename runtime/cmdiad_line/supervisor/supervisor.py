@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +85,8 @@ class Parts:
         store: Recipes on the disk.
         recipe: Active recipe.
         pool: Memory for the frames.
-        show: Function that receives every changed state and does not block, or None.
+        show: Function that receives every changed state and does not block, or None. At a start, `starting` replaces
+            the phase `ready` until the web process listens or has ended once.
     """
 
     station: Station
@@ -150,6 +151,7 @@ class Supervisor:
         self._restarted = 0
         self._has_ids = False
         self._was_ready = False
+        self._awaited = {"web"} & {*self._outside}  # A program that reads "ready" may upload a picture at once.
         self._state: StationState | None = None
         self._alive_ns = 0
         self._ending = False
@@ -248,6 +250,7 @@ class Supervisor:
         if not first:
             return
         self._failures.pop(name, None)
+        self._awaited.discard(name)
         if name == "records":
             self._commands.records_up()
         elif name == "inspection":
@@ -312,6 +315,7 @@ class Supervisor:
         """Note the end of a process, and answer the parts that it had."""
         now_ns = time.monotonic_ns()
         self._readiness.running.discard(name)
+        self._awaited.discard(name)  # The station inspects without pages, too.
         reason = self._reasons.pop(name, _DIED.get(name, "station-error"))
         message = self._failures.get(name) or gone.message
         _logger.warning("the process %s ended: %s", name, message)
@@ -395,13 +399,13 @@ class Supervisor:
         if self._state is None or (state.phase, state.message) != (self._state.phase, self._state.message):
             notify(f"STATUS={state.phase}: {state.message}"[:200])
         self._state = state
-        if self._readiness.active is not None and not self._was_ready:
+        if self._readiness.active is not None and not self._awaited and not self._was_ready:
             self._was_ready = True
             notify("READY=1")  # Also without a camera: a person can look at the pages and plug it in.
         for name in self._outside:
             self.send(name, state)
         if self._show is not None:
-            self._show(state)
+            self._show(replace(state, phase="starting") if self._awaited and state.phase == "ready" else state)
 
     def _show_life(self, now_ns: int) -> None:
         """Send a sign of life to the outside processes: the PLC's OK bit is false without one."""

@@ -120,6 +120,7 @@ def test_run_says_addresses_and_when_the_station_is_ready(exported, data, tmp_pa
                 break
         page = json.loads((tmp_path / "state" / "run" / "web.json").read_text())["url"]
         assert {f"page: {page}", f"Modbus TCP: 127.0.0.1:{port}", "station test ready: recipe gear"} <= set(lines)
+        assert lines.index(f"page: {page}") < lines.index("station test ready: recipe gear")
         process.send_signal(signal.SIGTERM)
         assert process.stderr.read().splitlines()[-1] == "station test stopped"
         assert process.wait(timeout=60) == 0
