@@ -29,7 +29,8 @@ class StoredResult:
         score: Score, or None if the part was not inspected.
         map_max: Largest map value, or None.
         threshold: Threshold in use, or None if the part was not inspected.
-        timings_ms: Milliseconds from the trigger to the end of each stage; see `messages.Result`.
+        timings_ms: Milliseconds from the trigger to the end of each stage; see `messages.Result`. A row is written
+            before it is recorded, so "recorded" is missing, and for OK "published" too.
         verdict: Published verdict, "OK" or "NG".
         reason: Code of the reason, or "".
         message: The reason as one line for people, or "".

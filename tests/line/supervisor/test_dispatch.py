@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cmdiad_line.reasons import STATION_REASONS
+from cmdiad_line.records.export import STAGES
 from cmdiad_line.supervisor.actions import Action, Kill, Publish, Send
 from cmdiad_line.supervisor.dispatch import Dispatch
 from cmdiad_line.supervisor.ids import NoIdsError
@@ -404,6 +405,20 @@ def test_good_part_is_ok_only_after_its_row_is_on_the_disk(dispatch):
     bring_to_recording(dispatch)
     assert dispatch.in_work == 1
     assert results(dispatch.handle("records", Recorded(acquisition_id=1), 3, TIME)) == [(1, "OK", "")]
+
+
+def test_rows_have_every_time_that_the_export_has_a_column_for(dispatch):
+    """A column that no row can fill looks like a fault of the station."""
+    times = {"preprocess": 1.0, "engine": 1.0}
+    actions = []
+    for part, verdict in ((1, "OK"), (2, "NG")):
+        actions += dispatch.handle("plc", Trigger(token=part), 0, TIME)
+        actions += dispatch.handle("acquisition", acquired(part, part, 1), 1, TIME)
+        actions += dispatch.handle("inspection", inspected(part, verdict=verdict, timings_ms=times), 2, TIME)
+        actions += dispatch.handle("records", Recorded(acquisition_id=part), 3, TIME)
+    rows = [action.message for action in actions if isinstance(action, Send) and isinstance(action.message, Record)]
+    assert [row.result.verdict for row in rows] == ["OK", "NG"]
+    assert {stage for row in rows for stage in row.result.timings_ms} == set(STAGES)
 
 
 def test_recipe_that_is_loaded_again_before_the_row_is_on_the_disk_makes_the_part_ng(dispatch, ready):
