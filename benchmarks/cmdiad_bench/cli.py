@@ -301,8 +301,6 @@ def paper(
 
 
 cli.add_command(methods)
-
-
 cli.add_command(missing)
 
 
