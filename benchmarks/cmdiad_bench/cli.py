@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_bench.methods.command import methods
+from cmdiad_bench.missing.command import missing
 from cmdiad_bench.settings import parse_settings
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
@@ -300,6 +301,9 @@ def paper(
 
 
 cli.add_command(methods)
+
+
+cli.add_command(missing)
 
 
 def main() -> None:
