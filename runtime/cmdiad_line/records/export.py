@@ -18,7 +18,7 @@ from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.files import atomic_directory, atomic_write
 
 STAGES = ("preprocess", "engine", "acquired", "inspected", "published")
-"""Stages of which a row can have the time. No row has the time of its own recording, because it is written before."""
+"""Stages of which a row can have the time. The time of recording is none of them: a row is written before."""
 RESULTS = "results.jsonl"
 _NESTED = ("sensors", "timings_ms")
 _NUMBERS = ("score", "map_max", "threshold")
