@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ class Detector(TrainedDetector):
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`.
+        grids: Side of the grid of patches of each bank.
         score_weights: Weights float32 `[banks]` of the linear fusion of image scores; 1 until they are set.
         map_weights: Weights float32 `[banks]` of the linear fusion of maps; 1 until they are set.
     """
@@ -56,7 +59,7 @@ class Detector(TrainedDetector):
         self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
         shown = [(fed[0], f) for fed, f in zip(self._fed, features, strict=True)]
         self.searched_grids = {f"{name}{SUFFIX}": f.grid for name, f in shown if f.cut_out}
-        self._grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
+        self.grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
         self.scorers = nn.ModuleList(self.scorer(i, bank) for i, bank in enumerate(banks))
         self.register_buffer("score_weights", torch.ones(len(banks)))
         self.register_buffer("map_weights", torch.ones(len(banks)))
@@ -107,14 +110,29 @@ class Detector(TrainedDetector):
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
         other = Detector(self._recipe, features, banks, self.hallucinated, self._kept)
         other.verdict = self.verdict
+        other.set_factors(self.factors)
         return other
+
+    def set_factors(self, factors: Sequence[Tensor | None]) -> None:
+        """Set the factors float32 `[grid²]` of the relative distances of each bank; None keeps plain distances."""
+        for scorer, of_bank in zip(self._bank_scorers, factors, strict=True):
+            scorer.factors = of_bank
+
+    @property
+    def factors(self) -> list[Tensor | None]:
+        """Return the factors of each bank, see `set_factors`."""
+        return [scorer.factors for scorer in self._bank_scorers]
+
+    @property
+    def _bank_scorers(self) -> list[BankScorer]:
+        return [scorer for scorer in self.scorers if isinstance(scorer, BankScorer)]
 
     def scorer(self, number: int, bank: MemoryBank) -> BankScorer:
         """Return a scorer of the features of bank `number` against a bank."""
         kept = self._kept
         return BankScorer(
             bank,
-            grid=self._grids[number],
+            grid=self.grids[number],
             size=self._recipe.size,
             published_blur=self.published_blur,
             reweight=bank_part(self._recipe).image_score == "reweighted",

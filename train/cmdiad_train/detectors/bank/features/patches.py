@@ -185,6 +185,11 @@ def project(projection: nn.Module, rows: Tensor) -> Tensor:
     return rows.float()
 
 
+def alone(cells: Tensor) -> Tensor:
+    """Return True for each cell `[grid²]` that shares its row with no other cell, as background cells do."""
+    return cells.bincount()[cells] == 1
+
+
 def hallucination_grid(recipe: Recipe, main_grid: int, other_grid: int) -> int:
     """Return the side of the grid of hallucinated features.
 
