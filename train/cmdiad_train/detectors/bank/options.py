@@ -142,7 +142,7 @@ BANKS = option_group(
         "--distances",
         type=click.Choice(["plain", "relative"]),
         help="Distances in the map: plain, or relative to the usual distance of good parts at the same place of the "
-        "view.  [default: relative, with --verdict image or faithful: plain]",
+        "view (default mode only).  [default: plain]",
     ),
     click.option(
         "--fusion",
