@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 """Modules that cannot be imported without a package."""
 MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
-TRAINING_FIXTURES = {"data", "trained", "fitted", "exported"}
+TRAINING_FIXTURES = {"data", "trained", "fitted", "trained_ast", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
 LONGEST_FIRST = (
     "tests/test_demo.py",
@@ -142,6 +142,20 @@ def fitted(data: Path, own_copy: Once) -> Trained:
 
 
 @pytest.fixture(scope="session")
+def trained_ast(data: Path, own_copy: Once) -> Trained:
+    """`trained_ast(modality, **changes)`: a finished run of tiny AST, trained once."""
+    pytest.importorskip("torch", reason="trains a detector")
+    from cmdiad_train.fit.fit import fit
+    from helpers import tiny_ast_recipe
+
+    def train(modality: str, **changes: object) -> Path:
+        recipe = tiny_ast_recipe(modality, **changes)
+        return own_copy(_name(recipe, "ast", modality), lambda run: fit(data, None, recipe, run))
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def exported(trained: Trained, own_copy: Once) -> Exported:
     """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once.
 
@@ -172,6 +186,20 @@ def exported(trained: Trained, own_copy: Once) -> Exported:
 def own_bundle(exported: Exported, tmp_path: Path) -> Path:
     """A copy of the plain RGB bundle for one test to damage."""
     return Path(shutil.copytree(exported("rgb"), tmp_path / "own.cmdiad"))
+
+
+@pytest.fixture(scope="session")
+def exported_for_any(exported: Exported, own_copy: Once) -> Path:
+    """A bundle for whichever sensors arrive, of the plain bundles of all patterns."""
+    from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
+    from cmdiad_runtime.names import SENSORS
+
+    def write(folder: Path) -> None:
+        for pattern in SENSORS:
+            shutil.copytree(exported(pattern), folder / bundle_name("gear", pattern))
+        bind_patterns(folder, "gear", {pattern: bundle_name("gear", pattern) for pattern in SENSORS})
+
+    return own_copy("gear-any.cmdiad", write)
 
 
 @pytest.fixture(autouse=True)

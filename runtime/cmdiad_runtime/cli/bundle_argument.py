@@ -10,6 +10,7 @@ import click
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
 if TYPE_CHECKING:
     from cmdiad_runtime.names import Sensors
@@ -48,7 +49,7 @@ def _require_bundle(path: Path, modality: Sensors | None) -> None:
     """Raise BundleError if a path is clearly no bundle: a mistyped name must not end in verdicts of another bundle."""
     from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
 
-    if path.suffix == ".cmdiad" or (path / "manifest.json").exists():
+    if path.suffix == ".cmdiad" or (path / "manifest.json").exists() or is_pattern_bundle(path):
         return
     if path.is_dir():
         problem = "a folder without manifest.json"

@@ -19,6 +19,7 @@ from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
 from cmdiad_runtime.support.lock import LOCK_NAME
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
 Skipped = Literal["hidden", "thumbnail", "mask", "own result", "link", "other format", "other folder"]
 """Reason why a file in a folder is not inspected."""
@@ -224,7 +225,7 @@ def skipped_folder(folder: Path) -> Skipped | None:
         return "thumbnail"
     if name in _MASK_FOLDERS:
         return "mask"
-    bundle = _exists(folder / "manifest.json") and _exists(folder / "graph.onnx")
+    bundle = (_exists(folder / "manifest.json") and _exists(folder / "graph.onnx")) or is_pattern_bundle(folder)
     return "own result" if bundle or _exists(folder / "run.json") or _is_overlays(folder) else None
 
 

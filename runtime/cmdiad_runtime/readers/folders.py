@@ -35,7 +35,7 @@ def loose_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
         paths: Files with any suffix.
         modality: Modality to select.
     """
-    kinds = {path: _modality_of(path) for path in paths}
+    kinds = {path: loose_modality(path) for path in paths}
     certain = {path.with_suffix("") for path, kind in kinds.items() if kind == modality}
     return [
         path
@@ -48,7 +48,8 @@ def _may_be_either(path: Path) -> bool:
     return path.suffix.lower() in _EITHER
 
 
-def _modality_of(path: Path) -> Modality | None:
+def loose_modality(path: Path) -> Modality | None:
+    """Return the modality of a file that lies among files of any modality; None if name and content do not decide."""
     suffix = path.suffix.lower()
     if suffix in _EITHER:
         return modality_of_tiff(path)

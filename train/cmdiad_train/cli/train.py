@@ -10,14 +10,15 @@ import click
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell
-from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
+from cmdiad_runtime.names import ANY, EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
 from cmdiad_train.cli.train_again import refuse_changes, train_again
+from cmdiad_train.cli.train_any import train_patterns
 from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
-from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
+from cmdiad_train.detectors.registry import AUTO, CHOSEN_FROM, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ EXAMPLES = (
     "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
+    "# One bundle for parts with image, cloud or both",
+    "cmdiad-train mvtec3d --category bagel --modality any --hallucination f2f",
     "# A detector for each category; repeat the command to continue",
     "cmdiad-train mvtec3d --category all",
     "# What would a 3D sensor add? Compare before anything is bought",
@@ -64,7 +67,8 @@ class TrainCommand(GroupedCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the options of the command and those of all registered families."""
         known = super().get_params(ctx)
-        further = [option for name in family_names() for option in family_options(name) if option not in known]
+        options = dict.fromkeys(option for name in family_names() for option in family_options(name))
+        further = [option for option in options if option not in known]
         return [*known[: len(self.params)], *further, *known[len(self.params) :]]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -118,14 +122,17 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         callback=_check_family,
         metavar="NAME",
         help="Detector family (docs/families.md). bank: compares patch features with a memory bank of normal ones; "
-        "trd: reverse distillation, networks that reproduce the features of good parts; auto: trains both and keeps "
-        "the one that tells slightly changed good samples from unchanged ones better.",
+        "trd: reverse distillation, networks that reproduce the features of good parts; ast: a student that imitates "
+        "a normalising flow; patchcore: settings of bank as in the paper of PatchCore; cfm: image and cloud predict "
+        "each other, needs --modality both; auto: trains bank and trd and keeps the one that tells slightly changed "
+        "good samples from unchanged ones better.",
     ),
     click.option(
         "--modality",
-        type=click.Choice(SENSORS),
+        type=click.Choice([*SENSORS, ANY]),
         default="rgb",
-        help="Modality that inspection measures: image, cloud, or both.",
+        help="Modality that inspection measures: image, cloud, or both. any: a detector for each of the three, for one "
+        "bundle that inspects whatever a sample has (docs/cross-modal.md).",
     ),
     click.option(
         "--false-reject-rate",
@@ -185,7 +192,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--size",
         type=click.IntRange(min=32),
-        help="Side of the view in pixels.  [default: 320, faithful: 224]",
+        help="Side of the view in pixels.  [default: 320, trd 256; faithful: 224, trd 256, ast 768]",
     ),
     click.option(
         "--rgb-mask",
@@ -215,7 +222,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=click.Path(path_type=Path),
         help="Run directory; with --category all the folder of the runs.  [default: "
         "runs/CATEGORY-MODALITY-NAME, with --calibration followed by the session; NAME: bank HALLUCINATION, trd "
-        "VARIANT, auto auto]",
+        "VARIANT, else the family]",
     ),
     click.option(
         "--network-from",
@@ -281,12 +288,15 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
         return 0
     if data is None:
         raise click.UsageError("Missing argument 'DATA'.")
-    recipes = recipes_of(click.get_current_context())
-    if options["assess_modalities"]:
-        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
+    if options["modality"] == ANY and not options["assess_modalities"]:
+        _refuse_foreign_options(click.get_current_context(), CHOSEN_FROM if family == AUTO else (family,))
+        return train_patterns(click.get_current_context(), fit_options)
+    recipes = recipes_of(click.get_current_context())
+    if options["assess_modalities"]:
+        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     for line in dict.fromkeys(
         line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)
     ):
@@ -338,7 +348,9 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
     from cmdiad_train.datasets import list_categories
 
     options, family = context.params, context.params["family"]
-    names = BUILT_IN if family == AUTO else (family,)
+    if options["modality"] == ANY:
+        raise click.UsageError(f"--modality {ANY} stands for three detectors: choose one of {', '.join(SENSORS)}")
+    names = CHOSEN_FROM if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
     return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
 
