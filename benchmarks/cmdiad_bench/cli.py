@@ -105,7 +105,8 @@ def latency(  # noqa: PLR0913 - one parameter for each option
     open_options = OpenOptions(engine=engine, frozen_after=0, ignore_checks=() if inputs else tuple(CHECKS))
     with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, open_options) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
-        files = list_inputs(paths, inspector.bundle.preprocessing.modality)
+        settings = inspector.bundle.preprocessing
+        files = list_inputs(paths, settings.modality, settings.image_modality)
         reporter = TerminalReporter()
         options = LatencyOptions(runs=runs, seconds=seconds, pipeline=pipeline, takt_ms=takt_ms)
         result = measure_latency(inspector, files, options, reporter)
@@ -137,9 +138,9 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.inspection.inputs import list_inputs
 
-    modality = Bundle.open(bundle).preprocessing.modality
+    settings = Bundle.open(bundle).preprocessing
     with tempfile.TemporaryDirectory() as folder:
-        files = list_inputs(inputs or (_synthetic_inputs(Path(folder)),), modality)
+        files = list_inputs(inputs or (_synthetic_inputs(Path(folder)),), settings.modality, settings.image_modality)
         result = measure_memory(bundle, files, engine=engine)
     device = result["peak_device_mb"]
     click.echo(

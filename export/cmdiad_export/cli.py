@@ -316,15 +316,18 @@ def _free(folder: Path) -> Path:
 
 def _samples_of(record: RunRecord) -> Path | None:
     """Return a folder of samples of the data set that can be inspected, test samples first; None if there is none."""
+    from dataclasses import replace
+
     from cmdiad_runtime.errors import RunError
-    from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+    from cmdiad_runtime.modalities import folders_of
+    from cmdiad_runtime.names import MODALITIES
     from cmdiad_train.datasets import GOOD, category_at
 
     folder = Path(record.data.folder)
     if (folder / "test").is_dir():
         return folder / "test"
     try:
-        category = category_at(folder)
+        category = replace(category_at(folder), image=record.preprocessing.image_modality)
         splits = [category.listing(split, record.preprocessing.modalities) for split in ("test", "train")]
     except RunError:
         return None
@@ -333,7 +336,7 @@ def _samples_of(record: RunRecord) -> Path | None:
     if first is None:
         return None
     place = Path(first.rgb or first.xyz or folder).parent
-    inside = {name for names in MODALITY_FOLDERS.values() for name in names}
+    inside = [name for kind in MODALITIES for name in folders_of(kind, category.image)]
     return place.parent if place.name.lower() in inside else place
 
 

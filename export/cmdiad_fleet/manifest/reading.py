@@ -18,7 +18,6 @@ from cmdiad_fleet.manifest.fetching import NO_ANSWER, is_missing
 from cmdiad_fleet.manifest.places import absolute_place, base_of, is_url, place_for_people, without_short_address
 from cmdiad_fleet.manifest.rows import ManifestRow
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.regular_file import open_regular
 
@@ -33,12 +32,12 @@ _Values = Mapping[str, Any]
 _Read = Callable[[IO[bytes], Sequence[str]], Iterator[_Values]]
 
 
-def read_rows(manifest: str, modalities: Sequence[Modality]) -> Iterator[ManifestRow]:
+def read_rows(manifest: str, modalities: Sequence[str]) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest in order.
 
     Args:
         manifest: Path or URL that ends in .parquet, .csv, .jsonl or .ndjson.
-        modalities: Modalities that the detector needs; columns of other names are ignored.
+        modalities: Names of the modalities that the detector needs; columns of other names are ignored.
 
     Raises:
         InputError: The manifest is missing, has another format, lacks a column, or is damaged.

@@ -25,7 +25,8 @@ from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES, ONNX_RUNTIME_NAMES
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.names import MODALITIES, PATTERN_TEXTS, SENSORS
+from cmdiad_runtime.modalities import MODALITY_OPTIONS
+from cmdiad_runtime.names import MODALITIES, PATTERN_TEXTS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.output import ResultLines, say
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
-    from cmdiad_runtime.names import Modality, Sensors
+    from cmdiad_runtime.names import Modality
     from cmdiad_runtime.readers.worker import TimedReader
 
 SOME_FAILED = 3
@@ -108,7 +109,7 @@ class _NamedPath(click.Path):
     "Bundle",
     click.option(
         "--modality",
-        type=click.Choice(SENSORS),
+        type=click.Choice(MODALITY_OPTIONS),
         help="Required modality; a bundle for another one is refused.  [default: modality of the bundle]",
     ),
     click.option(
@@ -224,7 +225,7 @@ class _NamedPath(click.Path):
 )
 def cli(  # noqa: PLR0913 - one parameter for each option
     paths: tuple[Path, ...],
-    modality: Sensors | None,
+    modality: str | None,
     require: tuple[Modality, ...],
     require_signature: Path | None,
     engine: EngineName,

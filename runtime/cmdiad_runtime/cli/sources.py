@@ -123,7 +123,8 @@ def open_sources(inputs: Inputs, inspector: Inspector | PatternInspector, output
         if isinstance(inspector, PatternInspector):
             files = find_pattern_inputs(inputs.paths)
         else:
-            files = find_inputs(inputs.paths, inspector.bundle.preprocessing.modality)
+            settings = inspector.bundle.preprocessing
+            files = find_inputs(inputs.paths, settings.modality, settings.image_modality)
         if files.skipped_text:
             say(files.skipped_text)
         yield OpenSources(files.paths, _leave, len(files.paths))
@@ -144,6 +145,7 @@ def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path
             limit_s=inputs.limit_s,
             excluded=tuple(path for path in (output, inputs.move_to) if path is not None),
             moves=done is not None,
+            image_modality=inspector.bundle.preprocessing.image_modality,
         )
         finished = None if output is None else finished_files(output, _decided_by(inspector))
         watch = FolderWatch(folder, inspector.bundle.preprocessing.modalities, options, say, seen=finished)

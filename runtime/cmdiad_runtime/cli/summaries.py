@@ -21,6 +21,7 @@ from cmdiad_runtime.cli.threshold_text import doubts_about
 from cmdiad_runtime.engines import LIBRARIES
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.modalities import name_of
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe, doubt
@@ -150,13 +151,13 @@ def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenanc
     part = recipe.get("detector")
     choices = {**recipe, **(part if isinstance(part, dict) else {})}
     extractors = {
-        name: origin["extractor"]
+        name_of(name, preprocessing.image_modality): origin["extractor"]
         for name, origin in provenance.items()
         if isinstance(origin, dict) and isinstance(origin.get("extractor"), str)
     }
     return {
         "family": str(recipe.get("family", "bank")),
-        "modality": preprocessing.modality,
+        "modality": preprocessing.modality_name,
         **{name: choices[name] for name in _CHOICES if isinstance(choices.get(name), str)},
         "view": preprocessing.view,
         "size": preprocessing.size,

@@ -56,10 +56,11 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
         EngineError: A signature is required and the package that verifies signatures is missing.
     """
     bundle = Bundle.open(path, require_signature=options.require_signature)
-    if options.modality not in (None, bundle.preprocessing.modality):
+    name = bundle.preprocessing.modality_name
+    if options.modality not in (None, name):
         raise BundleError(
             path,
-            found=f"a bundle for --modality {bundle.preprocessing.modality}",
+            found=f"a bundle for --modality {name}",
             expected=f"one for --modality {options.modality}",
             action=f"train and export a detector with --modality {options.modality}, or change the option",
         )

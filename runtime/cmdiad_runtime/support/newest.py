@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import BundleError, RunError
+from cmdiad_runtime.modalities import name_of
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.pattern_folder import PATTERN_RUNS, PATTERNS
 from cmdiad_runtime.support.regular_file import read_regular
@@ -33,7 +34,7 @@ def newest_bundle(folder: Path = BUNDLES, modality: str | None = None) -> Path:
         path
         for path in folder.glob("*/manifest.json")
         if not path.parent.name.startswith(".")  # An export that is running, or was killed.
-        if modality is None or _read(path).get("preprocessing", {}).get("modality") == modality
+        if modality is None or _modality(_read(path)) == modality
     ]
     if modality is None:
         manifests += [path for path in folder.glob(f"*/{PATTERNS}") if not path.parent.name.startswith(".")]
@@ -42,6 +43,14 @@ def newest_bundle(folder: Path = BUNDLES, modality: str | None = None) -> Path:
         action = "pass the path of a bundle, or create one with cmdiad-export"
         raise BundleError("", found=f"No {kind} found in the folder {folder}", action=action)
     return _newest(manifests)
+
+
+def _modality(manifest: dict[str, Any]) -> str:
+    """Return the name of the modality of a bundle from the JSON of its manifest, or "" without one."""
+    settings = manifest.get("preprocessing")
+    if not isinstance(settings, dict):
+        return ""
+    return name_of(settings.get("modality", ""), settings.get("image_modality", "rgb"))
 
 
 def newest_run(folder: Path = RUNS) -> Path:

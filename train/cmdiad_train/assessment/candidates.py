@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, SampleFiles

@@ -10,6 +10,7 @@ import click
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, MODALITY_OPTIONS
 from cmdiad_runtime.names import ANY, EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -85,6 +86,12 @@ def _rename_view(context: click.Context, parameter: click.Parameter, value: str 
     return EARLIER_VIEWS[value]
 
 
+def _split_modality(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the kind of data of a modality, and store the name of an image as the option `image_modality`."""
+    context.params["image_modality"] = value if value in IMAGE_MODALITIES else "rgb"
+    return "rgb" if value in IMAGE_MODALITIES else value
+
+
 def _check_family(context: click.Context, parameter: click.Parameter, value: str) -> str:
     names = (*family_names(), AUTO)
     if value not in names:
@@ -129,10 +136,11 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
     click.option(
         "--modality",
-        type=click.Choice([*SENSORS, ANY]),
+        type=click.Choice([*MODALITY_OPTIONS, ANY]),
         default="rgb",
-        help="Modality that inspection measures: image, cloud, or both. any: a detector for each of the three, for one "
-        "bundle that inspects whatever a sample has (docs/cross-modal.md).",
+        callback=_split_modality,
+        help="Modality that inspection measures: image, cloud, both, or the image of another sensor (docs/data.md). "
+        "any: detectors for rgb, xyz and both in one bundle, which inspects what a sample has (docs/cross-modal.md).",
     ),
     click.option(
         "--false-reject-rate",
@@ -372,7 +380,7 @@ def _run_name(category: str, recipes: dict[str, Recipe], calibration: Sequence[P
     from cmdiad_runtime.bundle.session_name import session_name
 
     recipe, *others = recipes.values()
-    name = f"{category}-{recipe.modality}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
+    name = f"{category}-{recipe.modality_name}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
     folders = {folder.resolve(): folder for folder in calibration}
     if not folders:
         return name
