@@ -22,7 +22,7 @@ from cmdiad_fleet.scoring.record import CHECK, RECORD, ScoreRecord, keep_record,
 from cmdiad_fleet.scoring.scorer import make_folders
 from cmdiad_fleet.scoring.settings import ScoreSettings
 from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, RESULTS, Shard, cut
-from cmdiad_fleet.scoring.table import read_tally
+from cmdiad_fleet.scoring.table import read_tally, require_parquet
 from cmdiad_fleet.scoring.tally import Tally
 from cmdiad_fleet.scoring.workers import Workers
 from cmdiad_runtime.bundle.bundle import Bundle
@@ -108,8 +108,10 @@ def score_manifest(
         BundleError: The bundle cannot be opened.
         EngineError: The engine or the cluster cannot be used, or worker after worker dies.
         InputError: The manifest cannot be used, or was changed during the run.
+        ModuleNotFoundError: The package that writes results is missing; the folder is not created.
         OutputError: The folder is in use, belongs to another run, or cannot be written to.
     """
+    require_parquet()
     require_outside_bundles(folder, option="--out")
     opened = open_bundle(bundle, options.opening)
     make_folder(folder, expected="a folder to write results to", action="choose another --out")

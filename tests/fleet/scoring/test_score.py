@@ -326,6 +326,17 @@ def full_disk(*arguments: Any) -> None:
 
 
 @pytest.mark.failure_mode("A disk that becomes full while samples of a manifest are scored")
+def test_without_the_package_for_results_nothing_is_written(
+    bundle: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"id,rgb\npart,{images[0]}\n", encoding="utf-8")
+    ended = command(cli, "score", bundle, manifest, "--out", tmp_path / "out")
+    assert_refused(ended, 5, "needs the package 'pyarrow'", 'pip install "cmdiad[fleet]"')
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_is_an_error_about_the_folder(
     bundle: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
