@@ -147,6 +147,7 @@ def test_on_another_kind_of_machine_the_graph_needs_its_own_self_test(
     open_batch_engine(bundle).engine.close()
 
 
+@pytest.mark.failure_mode("An export whose graph for several samples mixes their results")
 def test_a_graph_that_mixes_samples_is_refused(
     trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
