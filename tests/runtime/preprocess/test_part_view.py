@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from cmdiad_runtime.preprocess.image.foreground import image_foreground
 from cmdiad_runtime.preprocess.view_settings import PartSettings
@@ -16,7 +17,9 @@ from cmdiad_runtime.preprocess.views.part_pose import (
     find_image_pose,
     image_template,
     learn_part_settings,
+    part_channels,
     sensor_to_view,
+    turned,
 )
 from cmdiad_runtime.support.records import RecordError
 
@@ -240,6 +243,33 @@ def test_view_is_antialiased():
     rgb = np.repeat(((rows + columns) % 2 * 200).astype(np.uint8)[..., None], 3, axis=2)
     view = draw_part_view(rgb, np.ones((240, 240), bool), ImagePose(0.2, 120.0, 120.0), size=40, side=160.0)
     assert np.abs(view.astype(int) - 100).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [((20, 41), (30, 47)), ((0, 12), (50, 64)), ((0, 64), (0, 64)), ((31, 32), (9, 10))]
+)
+@pytest.mark.parametrize("side", [40, 200, 900])
+def test_the_blur_around_the_part_is_that_of_the_whole_image(rows, columns, side):
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[slice(*rows), slice(*columns)] = True
+    size, pose = 64, ImagePose(0.3, 32.0, 30.0)
+    whole = Image.fromarray(np.dstack([rgb, mask * np.uint8(255)])).convert("RGBa")
+    whole = turned(whole.filter(ImageFilter.GaussianBlur(0.4 * side / size)), pose, side / size, size).convert("RGBA")
+    expected = np.asarray(whole)
+    drawn = draw_part_view(rgb, mask, pose, size=size, side=side)
+    np.testing.assert_array_equal(drawn, np.where(expected[..., 3:] > 127, np.maximum(expected[..., :3], 1), 0))
+
+
+def test_the_pose_uses_the_mean_of_the_channels():
+    rgb, mask = photo(0.4)
+    grey = rgb.mean(axis=2, dtype=np.float32)
+    inside = grey[mask]
+    relative = np.clip((grey - inside.mean()) / (2 * inside.std()), -1, 1) * mask
+    cover, brightness = (np.asarray(channel) for channel in part_channels(rgb, mask))
+    np.testing.assert_array_equal(cover, np.float32(0.25) * mask)
+    np.testing.assert_array_equal(brightness, relative)
 
 
 def test_beyond_the_frame_there_is_no_part():

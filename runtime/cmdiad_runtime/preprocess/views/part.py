@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,11 +107,34 @@ def draw_part_view(rgb: RgbImage, mask: Mask, pose: ImagePose, *, size: int, sid
     Returns:
         uint8 `[size, size, 3]`, RGB order: 1-255 on the part, 0 off the part.
     """
-    alpha = mask.astype(np.uint8) * np.uint8(255)
-    weighted = Image.fromarray(np.dstack([rgb, alpha])).convert("RGBa")  # colours times coverage
-    smooth = weighted.filter(ImageFilter.GaussianBlur(_ANTIALIAS * side / size))
+    coverage = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    weighted = Image.fromarray(rgb)
+    weighted.putalpha(coverage)
+    smooth = _blurred(weighted.convert("RGBa"), coverage.getbbox(), _ANTIALIAS * side / size)  # colours times coverage
     view = np.asarray(turned(smooth, pose, side / size, size).convert("RGBA"))
-    return np.where(view[..., 3:] > 127, np.maximum(view[..., :3], 1), np.uint8(0))
+    on_part = view[..., 3] > 127
+    return np.dstack([np.maximum(view[..., channel], 1) * on_part for channel in range(3)])
+
+
+def _blurred(image: Image.Image, box: tuple[int, int, int, int] | None, sigma: float) -> Image.Image:
+    """Blur an image that is 0 outside of a box (left, top, right, bottom), without work on the rest of the image.
+
+    Pillow blurs with three box filters, each of which reaches at most sigma + 1 pixels. The result is therefore the
+    same as that of the whole image.
+    """
+    if box is None:
+        return image
+    reach = 3 * (math.ceil(sigma) + 1)
+    left, top, right, bottom = box
+    around = (
+        max(left - reach, 0),
+        max(top - reach, 0),
+        min(right + reach, image.width),
+        min(bottom + reach, image.height),
+    )
+    blurred = Image.new(image.mode, image.size)
+    blurred.paste(image.crop(around).filter(ImageFilter.GaussianBlur(sigma)), around)
+    return blurred
 
 
 def draw_turned_normals(geometry: PartGeometry, pose: ImagePose, *, size: int, side: float) -> SurfaceImage:

@@ -29,8 +29,10 @@ _MASK_WEIGHT = 0.25  # weight of coverage relative to brightness
 _LEAST_DEVIATION = 10.0  # grey levels: a part of one brightness is not stretched to its noise
 
 _Float = npt.NDArray[np.float64]
-_Reduced = tuple[tuple[Image.Image, Image.Image], int]
-"""Coverage and brightness of a part as float images, and the factor by which they are smaller than the sensor's."""
+_Channels = tuple[Image.Image, Image.Image]
+"""Coverage and brightness of a part as float images."""
+_Reduced = tuple[_Channels, int]
+"""Coverage and brightness of a part, and the factor by which they are smaller than the sensor's image."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def find_image_pose(rgb: RgbImage, mask: Mask, template: npt.NDArray[np.float32]
         template: Template of `image_template`, float32 `[2, 64, 64]`.
         pitch: Size of a template pixel, sensor pixels.
     """
-    whole = template.astype(np.float64)
-    rough = _best_pose(_reduced(rgb, mask, 2 * pitch), _start(mask), halved(whole), 2 * pitch, COARSE_ANGLES)
-    return _best_pose(_reduced(rgb, mask, pitch), rough, whole, pitch, fine_angles(rough.angle))
+    channels, whole = part_channels(rgb, mask), template.astype(np.float64)
+    rough = _best_pose(_reduced(channels, 2 * pitch), _start(mask), halved(whole), 2 * pitch, COARSE_ANGLES)
+    return _best_pose(_reduced(channels, pitch), rough, whole, pitch, fine_angles(rough.angle))
 
 
 def image_template(
@@ -73,7 +75,7 @@ def image_template(
         pitch: Size of a template pixel, sensor pixels; the template must contain a part in any direction.
         rounds: Number of alignments to the mean of the previous round; the first mean is the first part.
     """
-    small = [_reduced(rgb, mask, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
+    small = [_reduced(part_channels(rgb, mask), pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
     template = _draw_coarse(small[0], _start(masks[0]), pitch, TEMPLATE_SIZE)
     for _ in range(rounds):
         poses = [find_image_pose(rgb, mask, template, pitch) for rgb, mask in zip(rgbs, masks, strict=True)]
@@ -146,14 +148,32 @@ def _start(mask: Mask) -> ImagePose:
     return ImagePose(0.0, float(columns.mean()), float(rows.mean()))
 
 
-def _reduced(rgb: RgbImage, mask: Mask, pitch: float) -> _Reduced:
-    """Reduce coverage and brightness of a part to about one pixel per template pixel."""
-    grey = rgb.mean(axis=2, dtype=np.float32)
+def part_channels(rgb: RgbImage, mask: Mask) -> _Channels:
+    """Return coverage and brightness of a part as float images `[h, w]`, both 0 off the part.
+
+    Coverage is 0.25 on the part. Brightness is the distance from the part's mean in two standard deviations, at most 1.
+
+    Args:
+        rgb: Image uint8 `[h, w, 3]`, RGB order, 0-255.
+        mask: The part's pixels, bool `[h, w]`; not empty.
+    """
+    grey = _mean_of_channels(rgb)
     inside = grey[mask]
     relative = (grey - inside.mean()) / (2 * max(float(inside.std()), _LEAST_DEVIATION))
+    cover = mask.astype(np.float32)
+    return Image.fromarray(np.float32(_MASK_WEIGHT) * cover), Image.fromarray(np.clip(relative, -1, 1) * cover)
+
+
+def _mean_of_channels(rgb: RgbImage) -> npt.NDArray[np.float32]:
+    """Return the mean of the channels, float32 `[h, w]`; `mean` over the last axis takes ten times as long."""
+    total = np.add(rgb[..., 0], rgb[..., 1], dtype=np.uint16)
+    return np.add(total, rgb[..., 2], out=total).astype(np.float32) / np.float32(3)
+
+
+def _reduced(channels: _Channels, pitch: float) -> _Reduced:
+    """Reduce coverage and brightness to about one pixel per template pixel."""
     factor = max(1, round(pitch))
-    channels = _MASK_WEIGHT * mask, np.clip(relative, -1, 1) * mask
-    cover, brightness = (Image.fromarray(channel.astype(np.float32)).reduce(factor) for channel in channels)
+    cover, brightness = (channel.reduce(factor) for channel in channels)
     return (cover, brightness), factor
 
 
