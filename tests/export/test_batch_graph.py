@@ -17,13 +17,17 @@ from torch import Tensor
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
+from cmdiad_export.golden import golden_set
 from cmdiad_export.graph import storage
+from cmdiad_export.graph.exporter import graph_of
+from cmdiad_export.graph.storage import save_graph
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.certificate import compare, tolerance_for
 from cmdiad_runtime.bundle.engine_selection import batch_self_test_of, choose_engine, open_batch_engine
 from cmdiad_runtime.bundle.golden import GoldenSample, read_golden
 from cmdiad_runtime.cli.run import cli as run_cli
-from cmdiad_runtime.engines import Precision
+from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.batch import BatchEngine, mixed_orders
 from cmdiad_runtime.errors import BundleError, CertificateError, EngineError
 from cmdiad_runtime.support.reporter import SILENT
@@ -36,7 +40,7 @@ Cached = Callable[..., Path]
 SIZE = 3
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 VARIANTS: list[tuple[str, str, Precision, dict[str, Any]]] = [
-    ("xyz", "f2i", "fp16", {"xyz": NORMALS}),
+    ("xyz", "f2f", "fp32", {"xyz": NORMALS}),
     ("both", "none", "fp16", {"view": "each", "xyz": NORMALS}),
 ]
 """Lists of searched cells with a second extractor, and two images with a map each."""
@@ -49,7 +53,11 @@ def written(run: Path, out: Path, precision: Precision = "fp32") -> Bundle:
 
 
 def check_each_place(bundle: Bundle) -> None:
-    """Check that the results of every golden sample at every place are those of the graph for one sample."""
+    """Check that the results of every golden sample at every place are those of the graph for one sample.
+
+    Convolutions of several samples may add up in another order, so the last digits may differ.
+    """
+    rounding = 1e-5 if bundle.precision == "fp32" else 2e-3
     golden = read_golden(bundle.golden)
     one, several = choose_engine(bundle).engine, open_batch_engine(bundle).engine
     assert isinstance(several, BatchEngine)
@@ -59,7 +67,8 @@ def check_each_place(bundle: Bundle) -> None:
         for number, output in zip(order, outputs, strict=True):
             assert output.keys() == expected[number].keys()
             for name, array in output.items():
-                np.testing.assert_array_equal(array, expected[number][name])
+                largest = np.abs(expected[number][name]).max()
+                np.testing.assert_allclose(array, expected[number][name], rtol=0, atol=rounding * largest)
     one.close()
     several.close()
 
@@ -79,7 +88,7 @@ def bundle(batched: Path) -> Bundle:
 
 
 @pytest.mark.parametrize(("modality", "hallucination", "precision", "changed"), VARIANTS)
-def test_results_are_those_of_one_sample_bit_by_bit(
+def test_results_are_those_of_one_sample(
     trained: Cached,
     tmp_path: Path,
     modality: str,
@@ -90,7 +99,7 @@ def test_results_are_those_of_one_sample_bit_by_bit(
     check_each_place(written(trained(modality, hallucination, **changed), tmp_path / "b.cmdiad", precision))
 
 
-def test_results_of_one_image_are_those_of_one_sample(bundle: Bundle) -> None:
+def test_results_of_one_image_too(bundle: Bundle) -> None:
     check_each_place(bundle)
 
 
@@ -163,10 +172,10 @@ def test_a_graph_that_mixes_samples_is_refused(
     assert not (tmp_path / "b.cmdiad").exists()
 
 
-def test_a_result_that_depends_on_the_other_samples_is_refused(
+def test_a_result_that_depends_on_the_other_samples_is_beyond_tolerance(
     trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Detector.forward_each
+    run, right = load_run(trained("rgb")), Detector.forward_each
 
     def averaged(self: Detector, samples: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
         results = right(self, samples)
@@ -174,8 +183,14 @@ def test_a_result_that_depends_on_the_other_samples_is_refused(
         return [(score, 0.9 * anomaly_map + 0.1 * mean) for score, anomaly_map in results]
 
     monkeypatch.setattr(Detector, "forward_each", averaged)
-    with pytest.raises(CertificateError):
-        written(trained("rgb"), tmp_path / "b.cmdiad")
+    inputs = {name: torch.as_tensor(value) for name, value in run.golden[0].inputs_of(run.detector.input_names).items()}
+    save_graph(graph_of(run.detector, inputs, batch=SIZE), tmp_path / "g.onnx")
+    engine = BatchEngine(open_engine(tmp_path / "g.onnx"), SIZE)
+    tolerance = tolerance_for("fp32", published_blur=False, verdict=run.calibration.verdict)
+    comparison = compare(engine, "fp32", golden_set(run), run.calibration, tolerance)
+    engine.close()
+    assert comparison.map_max_share > 10 * tolerance.map
+    assert not comparison.passed
 
 
 def test_large_weights_are_stored_once(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
