@@ -102,7 +102,7 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
         metavar="N",
         type=click.IntRange(2, MOST_SAMPLES),
         help="Add a certified graph that runs N samples at once, for cmdiad-fleet score --batch with a GPU. The graph "
-        "of the line stays as it is. For fp32 and fp16.  [default: no such graph]",
+        "of the line does not change. For fp32 and fp16.  [default: no such graph]",
     ),
 )
 @option_group(

@@ -77,8 +77,8 @@ class Detector(TrainedDetector):
         shown = [[self._named(inputs)[fed[0]] for inputs in samples] for fed in self._fed]
         features = [module for module in self.features if isinstance(module, PatchFeatures)]
         tokens = [module.tokens_of_each(images) for module, images in zip(features, shown, strict=True)]
-        each = zip(samples, zip(*tokens, strict=True), strict=True)
-        fused = [self.fuse(*self.score_each(self.patches(*inputs, tokens=own))) for inputs, own in each]
+        pairs = zip(samples, zip(*tokens, strict=True), strict=True)
+        fused = [self.fuse(*self.score_each(self.patches(*inputs, tokens=own))) for inputs, own in pairs]
         return [(score.reshape(1), anomaly_map) for score, anomaly_map in fused]
 
     def patches(self, *inputs: Tensor, tokens: Sequence[Tensor | None] | None = None) -> list[Patches]:

@@ -94,8 +94,8 @@ class ReverseDistillation(TrainedDetector):
     def forward_each(self, samples: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Return score and map of each sample. All networks run once, see `branch_maps`."""
         maps = self.branch_maps(*(torch.cat(images) for images in zip(*samples, strict=True)))
-        each = maps.unflatten(0, (len(self.branches), len(samples))).unbind(1)
-        return [self.fuse(own) for own in each]
+        maps_of_samples = maps.unflatten(0, (len(self.branches), len(samples))).unbind(1)
+        return [self.fuse(own) for own in maps_of_samples]
 
     def branch_maps(self, *inputs: Tensor) -> Tensor:
         """Return the map of each branch before calibration and blur, float32 `[branches, size, size]`.
