@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 """Modules that cannot be imported without a package."""
 MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
-TRAINING_FIXTURES = {"data", "trained", "fitted", "exported"}
+TRAINING_FIXTURES = {"data", "trained", "fitted", "trained_ast", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
 LONGEST_FIRST = (
     "tests/test_demo.py",
@@ -137,6 +137,20 @@ def fitted(data: Path, own_copy: Once) -> Trained:
     def train(variant: str, modality: str) -> Path:
         recipe = tiny_trd_recipe(variant, modality)
         return own_copy(_name(recipe, variant, modality), lambda run: fit(data, None, recipe, run))
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained_ast(data: Path, own_copy: Once) -> Trained:
+    """`trained_ast(modality, **changes)`: a finished run of tiny AST, trained once."""
+    pytest.importorskip("torch", reason="trains a detector")
+    from cmdiad_train.fit.fit import fit
+    from helpers import tiny_ast_recipe
+
+    def train(modality: str, **changes: object) -> Path:
+        recipe = tiny_ast_recipe(modality, **changes)
+        return own_copy(_name(recipe, "ast", modality), lambda run: fit(data, None, recipe, run))
 
     return train
 

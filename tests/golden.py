@@ -24,9 +24,8 @@ def load(name: str) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
-def formula(key: str, shape: tuple[int, ...], norm_weight: bool) -> np.ndarray:
-    """The value of one parameter from its prefixed state-dict name."""
-    count = int(np.prod(shape))
+def uniform(key: str, count: int) -> np.ndarray:
+    """Numbers in [-1, 1) that follow from a key, float64 `[count]`."""
     i = np.arange(1, count + 1, dtype=np.uint64)
     seed = np.uint64(zlib.crc32(key.encode())) << np.uint64(32)
     with np.errstate(over="ignore"):
@@ -34,7 +33,18 @@ def formula(key: str, shape: tuple[int, ...], norm_weight: bool) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))
-    u = 2 * ((z >> np.uint64(40)).astype(np.float64) / 2**24) - 1
+    return 2 * ((z >> np.uint64(40)).astype(np.float64) / 2**24) - 1
+
+
+def array(key: str, shape: tuple[int, ...], scale: float, shift: float) -> np.ndarray:
+    """An input from its key, float32."""
+    return (scale * uniform(key, int(np.prod(shape))) + shift).reshape(shape).astype(np.float32)
+
+
+def formula(key: str, shape: tuple[int, ...], norm_weight: bool) -> np.ndarray:
+    """The value of one parameter from its prefixed state-dict name."""
+    count = int(np.prod(shape))
+    u = uniform(key, count)
     leaf = key.rsplit(".", 1)[-1]
     if leaf in ("running_mean", "bias"):
         value = 0.05 * u
@@ -44,6 +54,8 @@ def formula(key: str, shape: tuple[int, ...], norm_weight: bool) -> np.ndarray:
         value = 1 + 0.1 * u
     elif leaf in ("pos_embed", "cls_token"):
         value = 0.2 * u
+    elif leaf == "gamma":  # factors of the sub-networks in AST
+        value = 0.5 + 0.25 * u
     elif leaf in ("w_a", "w_b", "w_c"):  # scalars of the levels in reverse distillation
         value = 1 + 0.5 * u
     else:
@@ -58,7 +70,7 @@ def fill(module: torch.nn.Module, prefix: str, rename: dict[str, str] | None = N
     kinds = (torch.nn.LayerNorm, torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
     norms = {name for name, m in module.named_modules() if isinstance(m, kinds)}
     for key, tensor in module.state_dict().items():
-        if key.endswith(("num_batches_tracked", "target_mean", "target_scale")):
+        if key.endswith(("num_batches_tracked", "target_mean", "target_scale", "permutation")):
             continue
         published = key
         for ours, theirs in (rename or {}).items():

@@ -84,6 +84,16 @@ def tiny_trd_recipe(variant: str, modality: str, **changes: Any) -> Any:
     return Recipe(replace(part, **changes), modality=modality, size=64, view="sensor")  # type: ignore[arg-type]
 
 
+def tiny_ast_recipe(modality: str, **changes: Any) -> Any:
+    """A recipe of AST that trains in seconds."""
+    from cmdiad_train.recipe import AstRecipe, Recipe, RgbExtractor
+
+    extractor = RgbExtractor("test_resnet", (0, 1), None)
+    part = AstRecipe(extractor=extractor, cell=8, student_width=16, student_units=1, epochs=2, batch=3)
+    size = changes.pop("size", 64)
+    return Recipe(replace(part, **changes), modality=modality, size=size, view="sensor")  # type: ignore[arg-type]
+
+
 def bank_recipe(**fields: Any) -> Any:
     """A recipe of the bank family with these fields, common ones and those of the family."""
     from cmdiad_train.recipe import DEFAULT_RECIPE

@@ -28,6 +28,8 @@ from tritonclient.utils import triton_to_np_dtype
 Fault = Literal["", "hang", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"]
 LARGEST = (1 << 31) - 1
 OPTIONS = [("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST)]
+MANY = 10_000_000
+"""A number of inferences that no server makes during a test."""
 BACKENDS = {"onnxruntime": "model.onnx"}
 
 
@@ -160,6 +162,10 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
 
     def load(self, name: str) -> None:
         self._models[name] = load_model(self.repository / name)
+
+    def count(self, name: str, inferences: int = MANY) -> None:
+        """Set the number of inferences of a model, as if other lines used the model too."""
+        self._models[name].count = inferences
 
     # --- verbs
 

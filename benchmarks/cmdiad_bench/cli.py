@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_bench.methods.command import methods
+from cmdiad_bench.settings import parse_settings
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
@@ -39,13 +41,14 @@ ENGINE = click.option("--engine", type=click.Choice(ENGINE_NAMES), default="cpu"
         "cmdiad-bench latency parts.cmdiad photos/ --takt-ms 100",
         "cmdiad-bench report DATA parts.cmdiad --out report",
         "cmdiad-bench paper mvtec3d --out paper",
+        "cmdiad-bench methods parts --out methods",
     ),
     exit_codes={
         3: "a sample cannot be used",
         4: "bundle",
         5: "engine or package",
         6: "output",
-        7: "data set, or a row of the paper's table failed",
+        7: "data set, or a row of a table failed",
         TAKT_MISSED: "takt time missed",
     },
 )
@@ -283,7 +286,7 @@ def paper(
         if row not in PUBLISHED:
             raise click.UsageError(f"--row {row!r} is not one of {', '.join(PUBLISHED)}.")
     chosen = {"rows": rows} if rows else {}
-    options = PaperOptions(**chosen, categories=categories, settings=_settings(settings), machine=Machine(device))
+    options = PaperOptions(**chosen, categories=categories, settings=parse_settings(settings), machine=Machine(device))
     out.mkdir(parents=True, exist_ok=True)
     reporter = TerminalReporter()
     table = make_table(measure_rows(data, out, options, reporter), options.departures)
@@ -296,15 +299,7 @@ def paper(
     return RunError.exit_code if failed else 0
 
 
-def _settings(texts: tuple[str, ...]) -> dict[str, str]:
-    """Return the options of `--set NAME=VALUE` by name."""
-    settings = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
-        settings[name.removeprefix("--")] = value
-    return settings
+cli.add_command(methods)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from cmdiad_runtime.names import Modality
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.point_mae import Attention, Block, TokenEncoder
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from cmdiad_runtime.preprocess.cloud.interpolation import interpolation_weights, pooling_weights
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.features.patches import repeated_cells
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights
-from cmdiad_train.detectors.bank.memory_bank import BLUR_SIGMA, BankScorer, MemoryBank, upsampling
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
 from cmdiad_train.detectors.bank.search.exact import BankSearch
+from cmdiad_train.detectors.cell_maps import BLUR_SIGMA, upsampling
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors.point_mae import TokenEncoder
 from studies.comparison.parts import draw_rows
 from studies.published import blurred, encoded, interpolated, nearest_rows, pooled, reweighted_score, upsampled

@@ -35,6 +35,7 @@ def main(folder: Path) -> None:
         "fusion": {key: f2f[key] for key in ("lf_s_lib", "detect_coef")},
         "aupro": aupro(small),
         "reverse_distillation": reverse_distillation(load("trd_inputs"), load("trd_losses_r18"), load("trd_adam_r18")),
+        "ast": asymmetric_student_teacher(load("ast_depth"), load("ast_preproc")),
     }
     for name, arrays in pieces.items():
         np.savez_compressed(HERE / f"{name}.npz", **arrays)  # type: ignore[arg-type]
@@ -156,6 +157,20 @@ def reverse_distillation(inputs: Arrays, losses: Arrays, adam: Arrays) -> Arrays
     steps = {key: value for key, value in adam.items() if key.endswith("_f64")}
     names = {"param_names": losses["param_names"], "running_names": adam["running_names"]}
     return {**images, **recorded, **steps, **names, "adam_param_names": adam["param_names"]}
+
+
+def asymmetric_student_teacher(depth: Arrays, sample: Arrays) -> Arrays:
+    """Return the losses and scores of a detector of clouds, and the depth image of one sample.
+
+    The inputs follow from their names, and every number of the networks enters the losses.
+    """
+    names = ("fg_down", "nf_loss_pixel", "st_pixel_before_mask", "st_mean_score", "st_max_score_eval")
+    return {
+        "fg": np.packbits(depth["fg"]),
+        **{name: depth[name] for name in names},
+        **{name: sample[name] for name in ("z_raw", "z_filled_1", "mask", "depth_64")},
+        "fg_64": np.packbits(sample["fg_64"]),
+    }
 
 
 if __name__ == "__main__":

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cmdiad_bench.kept_results import DIGITS, remove_outdated, stored_result, training_digest
 from cmdiad_bench.paper.published import PUBLISHED
 from cmdiad_runtime.errors import CmdiadError, RunError
-from cmdiad_runtime.support.files import sha256_of, write_json
+from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.cli.train import cli as train_command
 from cmdiad_train.datasets import Category, list_categories, open_category
@@ -24,9 +21,7 @@ from cmdiad_train.recipe import Recipe
 from cmdiad_train.training.machine import Machine
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
-SPLITS = ("train", "validation", "test")
 _WEIGHTS = ("rgb-weights", "xyz-weights")
-_DIGITS = 12  # of a digest, in the name of a run
 
 
 @dataclass(frozen=True)
@@ -102,13 +97,13 @@ class _Row:
             return {"failed": str(error)}
 
     def _measure(self, category: Category, recipe: Recipe) -> dict[str, Any]:
-        digest = _digest(recipe, category, self._joint(recipe))
+        digest = training_digest(recipe, category, self._joint(recipe))
         file = self.out / "results" / f"{self.name}-{category.name}.json"
-        run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:_DIGITS]}"
-        result = _stored(file, digest)
+        run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:DIGITS]}"
+        result = stored_result(file, digest)
         if result is None:
             self.reporter.say(f"{self.name}, {category.name}: training")
-            self._remove_outdated(category, run)
+            remove_outdated(run, f"{self.name}-{category.name}-")
             run.parent.mkdir(parents=True, exist_ok=True)
             options = FitOptions(self.options.machine, self.network, default_folder())
             record = fit(category.root, category.name, recipe, run, self.reporter, options)
@@ -129,13 +124,6 @@ class _Row:
     def _joint(self, recipe: Recipe) -> tuple[str, ...]:
         return family_of(recipe.family).joint_categories(recipe)
 
-    def _remove_outdated(self, category: Category, run: Path) -> None:
-        """Remove runs of this row and category with another recipe or other data."""
-        prefix = f"{self.name}-{category.name}-"
-        for folder in run.parent.glob(f"{prefix}{'?' * _DIGITS}"):
-            if folder != run:
-                shutil.rmtree(folder)
-
 
 def recipe_of(row: str, options: PaperOptions, everything: Sequence[str]) -> Recipe:
     """Return the recipe of a row, with the settings of the table.
@@ -150,43 +138,3 @@ def recipe_of(row: str, options: PaperOptions, everything: Sequence[str]) -> Rec
     if options.departures:
         values["paper"] = None  # a recipe with other values is not the row of the paper
     return family_of(values["family"]).recipe(values, lambda: everything)
-
-
-def _digest(recipe: Recipe, category: Category, joint: Sequence[str]) -> str:
-    """Return a digest of version, recipe, weights, and names, sizes and times of the files of all samples."""
-    content = {
-        "version": version("cmdiad"),
-        "recipe": recipe.to_json(),
-        "weights": {path: sha256_of(path) for path in sorted(set(_paths(recipe.to_json())))},
-        "data": [
-            _listing(open_category(category.root, name)) for name in dict.fromkeys((category.name, *sorted(joint)))
-        ],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _listing(category: Category) -> list[tuple[str, int, int]]:
-    files = set()
-    for split in SPLITS:
-        for sample in category.listing(split, category.modalities).samples:  # type: ignore[arg-type]
-            files |= {path for path in (sample.rgb, sample.xyz, sample.ground_truth) if path is not None}
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
-
-
-def _paths(value: object) -> Iterator[str]:
-    """Yield the files that a recipe names as weights."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            if key == "weights" and isinstance(part, str) and Path(part).is_file():
-                yield part
-            else:
-                yield from _paths(part)
-
-
-def _stored(file: Path, digest: str) -> dict[str, Any] | None:
-    """Return the stored result of this digest, or None."""
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and result.get("digest") == digest else None

@@ -21,12 +21,12 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, hallucination_grid
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.preprocessing import make_preprocessing
 from cmdiad_train.detectors.bank.search.exact import SearchSettings
 from cmdiad_train.detectors.family import as_tensors
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import (
     PUBLISHED_DISTILLATION,

@@ -81,7 +81,7 @@ def _in_order(bank: MemoryBank, recipe: Recipe, most: float) -> MemoryBank:
 @torch.no_grad()
 def _first(bank: MemoryBank, count: int) -> MemoryBank:
     rows = bank.rows[:count].contiguous()
-    return MemoryBank.from_rows(rows, bank.mean, bank.std, reweight=bank.neighbours is not None)
+    return MemoryBank.from_rows(rows, bank.mean, bank.std, neighbours=bank.neighbour_count)
 
 
 @torch.no_grad()

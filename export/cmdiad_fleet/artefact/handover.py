@@ -1,16 +1,21 @@
-"""Pull a bundle and add it to a station as a recipe, by the functions of `cmdiad-line recipe add` and `activate`."""
+"""Pull a bundle and add it to a station as a recipe, by the function of `cmdiad-line recipe add`.
+
+A stopped station is activated by the function of `cmdiad-line recipe activate`, a running one activates itself.
+"""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_fleet.artefact.proof import Proof
 from cmdiad_fleet.artefact.pull import Pulled, Source, pull
+from cmdiad_fleet.artefact.running_station import RunningStation, station_token
 from cmdiad_line.cli.recipe import activate_recipe, add_recipe
-from cmdiad_line.cli.state_argument import state_of, stopped_station
-from cmdiad_line.recipes.store import ImportOptions
+from cmdiad_line.cli.state_argument import is_running, state_of
+from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_line.records.database import database_path
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.lock import lock_folder
@@ -28,13 +33,15 @@ class HandOver:
         state: State folder of the station.
         recipe_id: Id of the new recipe.
         product_id: Id of the product from the plant, or "".
-        activate: True to make the recipe the active one. The station must be stopped.
+        activate: True to make the recipe the active one.
+        token_file: File with the token for a running station, or None for the environment variable.
     """
 
     state: Path
     recipe_id: str
     product_id: str = ""
     activate: bool = False
+    token_file: Path | None = None
 
 
 def station_state(place: Path) -> Path:
@@ -69,12 +76,13 @@ def pull_to_station(source: Source, station: HandOver, proof: Proof, reporter: R
 
     Raises:
         RecipeError: The id stands for another bundle.
-        OutputError: The recipe cannot become the active one, because the station is running; nothing was received.
+        StationError: The running station cannot be reached or is not ready; nothing was received. Or the station
+            refuses the recipe, which stays in the store and is not active.
         CmdiadError: See `pull`, `add_recipe` and `activate_recipe`.
     """
-    if station.activate:
-        with stopped_station(station.state):
-            pass  # Activation asks again: a station may start during the transfer.
+    if station.activate and is_running(station.state):
+        with _interface(station) as interface:
+            interface.require_ready()
     folder = station.state / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / "bundle.cmdiad"
@@ -88,8 +96,24 @@ def pull_to_station(source: Source, station: HandOver, proof: Proof, reporter: R
                 public_key=proof.public_key,
             )
             add_recipe(station.state, target, options, {"artefact": str(pulled.address), "name": str(source.reference)})
-            if station.activate:
-                activate_recipe(station.state, station.recipe_id)
         finally:
             shutil.rmtree(target, ignore_errors=True)
+        if station.activate:
+            _activate(station, reporter)
     return pulled
+
+
+def _activate(station: HandOver, reporter: Reporter) -> None:
+    """Make the new recipe the active one. The station may have been started or stopped during the transfer."""
+    if not is_running(station.state):
+        activate_recipe(station.state, station.recipe_id)
+        return
+    digest = RecipeStore(station.state).recipe(station.recipe_id).bundle_digest
+    with _interface(station) as interface:
+        interface.require_ready()
+        interface.activate(station.recipe_id, digest, reporter)
+    reporter.say(f"the running station is ready with {station.recipe_id}, bundle {digest}")
+
+
+def _interface(station: HandOver) -> AbstractContextManager[RunningStation]:
+    return closing(RunningStation(station.state, station_token(station.token_file)))

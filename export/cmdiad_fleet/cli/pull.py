@@ -35,11 +35,12 @@ EXAMPLES = (
     "cmdiad-fleet pull registry.plant.example/parts/gear:7 --out gear.cmdiad --public-key line7.key.pub",
     "cmdiad-fleet pull oci:gear.tar --station station.toml --recipe gear-7 --activate --public-key line7.key.pub",
 )
+_EXIT_CODES = {**EXIT_CODES, 11: "running station not reachable, not ready, or refuses token or recipe"}
 RECORD = ".pulled.json"
 """Ending of the file next to a bundle that records where the bundle came from."""
 
 
-@click.command("pull", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=EXIT_CODES)
+@click.command("pull", cls=GroupedCommand, help=HELP, examples=EXAMPLES, exit_codes=_EXIT_CODES)
 @click.argument("name")
 @option_group(
     "Target",
@@ -67,7 +68,18 @@ RECORD = ".pulled.json"
         show_default=False,
         help="Id of the product, with --station.",
     ),
-    click.option("--activate", is_flag=True, help="Make the recipe the active one; the station must be stopped."),
+    click.option(
+        "--activate",
+        is_flag=True,
+        help="Make the recipe the active one, also of a running station, which changes between two parts.",
+    ),
+    click.option(
+        "--station-token",
+        "token_file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="File with a token of the role engineer, to activate a recipe of a running station. "
+        "Default: the environment variable CMDIAD_STATION_TOKEN.",
+    ),
 )
 @option_group("Trust", PUBLIC_KEY, ALLOW_UNSIGNED, DIGEST, ENGINE)
 @option_group("Mirrors", MIRROR)
@@ -79,6 +91,7 @@ def pull(  # noqa: PLR0913 - one parameter for each option
     recipe_id: str,
     product_id: str,
     activate: bool,
+    token_file: Path | None,
     public_key: Path | None,
     allow_unsigned: bool,
     digest: str,
@@ -91,6 +104,8 @@ def pull(  # noqa: PLR0913 - one parameter for each option
     """See HELP."""
     require_key_or_consent(public_key, allow_unsigned=allow_unsigned)
     _check_target(out, place, recipe_id, with_station=bool(product_id or activate))
+    if token_file is not None and not activate:
+        raise click.UsageError("--station-token needs --activate")
     from cmdiad_fleet.artefact.proof import Proof
     from cmdiad_fleet.artefact.pull import Source
     from cmdiad_fleet.artefact.pull import pull as pull_bundle
@@ -105,7 +120,13 @@ def pull(  # noqa: PLR0913 - one parameter for each option
     if place is not None:
         from cmdiad_fleet.artefact.handover import HandOver, pull_to_station, station_state
 
-        station = HandOver(state=station_state(place), recipe_id=recipe_id, product_id=product_id, activate=activate)
+        station = HandOver(
+            state=station_state(place),
+            recipe_id=recipe_id,
+            product_id=product_id,
+            activate=activate,
+            token_file=token_file,
+        )
         pulled = pull_to_station(source, station, proof, TerminalReporter())
     else:
         assert out is not None

@@ -29,4 +29,10 @@ def check(file: Path) -> int:
         return error.exit_code
     names = [source.name for source in station.sources] + [name for name, _ in station.outside]
     click.echo(f"{printable(station.name)}: no mistakes. Recipe {station.recipe.id}, {', '.join(names)}.")
+    for source in station.sources:
+        if not source.noisy and source.kind != "simulated":
+            click.echo(
+                f"note: {source.name}: with noisy = false, a picture that is delivered again is inspected for the next "
+                "part, too. Use this for generated pictures only."
+            )
     return 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELP = """Recipes of the station STATE: bundles by digest, each for one product.
 
 Adding a recipe works at any time. Activation and rollback need a stopped station; a running one is switched on
-the engineer page, by the PLC or by OPC UA. Every change is written to the audit log.
+the engineer page, by the PLC, OPC UA, REST or cmdiad-fleet pull. Every change is written to the audit log.
 """
 EXAMPLES = (
     "cmdiad-line recipe add station.toml gear.cmdiad --id gear-2 --product A-17",

@@ -90,7 +90,8 @@ class _Process:
                 self._handle(message)
             if any(isinstance(message, End) for message in messages):
                 return
-            if not messages or self._database.is_untidy:
+            # A picture that is finished is no pause: the row of the next part may be on its way.
+            if not ready or self._database.is_untidy:
                 self._database.tidy()
 
     def _send_alive(self) -> None:

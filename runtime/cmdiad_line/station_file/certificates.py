@@ -35,6 +35,18 @@ def certificate_mistakes(station: Station, lines: Lines) -> list[Mistake]:
     return mistakes
 
 
+def certificate_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of the first certificate of a PEM file as hexadecimal digits.
+
+    Args:
+        path: File that `certificate_mistakes` has checked.
+    """
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    fingerprint: bytes = _certificate(path, der=False).fingerprint(SHA256())
+    return fingerprint.hex()
+
+
 def _problems(files: dict[str, Path | None], key_name: str, *, der: bool) -> Iterator[tuple[str, str, str]]:
     """Yield the key, the problem and the correct content for each wrong file of a section."""
     form = "in PEM or DER" if der else "in PEM"

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cmdiad_line.station_file.check import check_station
 from cmdiad_line.station_file.general import General
 from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.recipe import Recipe
@@ -35,6 +34,8 @@ def read_station(path: str | os.PathLike[str], *, folder: Path | None = None, ru
     station = _station(reader, file) if reader.readable else None
     mistakes = reader.mistakes
     if station is not None and not running:
+        from cmdiad_line.station_file.check import check_station  # A process that restarts does not need these imports.
+
         # A wrong value was replaced by its default, which the user did not write.
         mistakes += [m for m in check_station(station, reader.lines) if m.subject.split(".")[0] not in reader.replaced]
     if mistakes or station is None:

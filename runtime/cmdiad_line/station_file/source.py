@@ -38,8 +38,8 @@ class Source:
         delivers: Arrays that the sensor delivers: "rgb", "xyz" or "both".
         timeout_ms: Milliseconds to wait for a frame after the order to capture it.
         skew_ms: Largest difference in milliseconds between the exposures of two sensors for the same part.
-        noisy: True if two exposures never have the same bytes, as those of a real sensor. Then identical bytes mean a
-            frozen sensor, and the part is NG.
+        noisy: True if two exposures never have the same bytes, as those of a real sensor. Then a frame with the bytes
+            of a recent one is NG `stale-frame`. False is for generated pictures: it accepts a picture for two parts.
     """
 
     pushes: ClassVar[bool] = False
@@ -73,7 +73,6 @@ class FileSource(Source):
     pushes: ClassVar[bool] = True
 
     timeout_ms: int = 5000
-    noisy: bool = False
     colour: Colour = "rgb"
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_line.supervisor.supervisor import Parts, Supervisor
 from cmdiad_line.transport.frames import FramePool, frames_path
+from cmdiad_line.web.address_file import ADDRESS_FILE
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
@@ -41,6 +42,8 @@ def run_station(station: Station, show: Callable[[StationState], None] | None = 
     _make_folder(station.state)
     with lock_folder(station.state):
         file = _copy_station_file(station)
+        if station.web is None:  # The address of an earlier run would lead programs to a foreign server.
+            (station.state / ADDRESS_FILE).unlink(missing_ok=True)
         store = RecipeStore(station.state)
         recipe = store.active() or _first_recipe(store, station)
         with FramePool.create(frames_path(station.state), station.frame_slots, station.slot_bytes) as pool:

@@ -14,7 +14,10 @@ _LIMIT = 4096  # bytes
 
 
 def read_address(state: Path) -> dict[str, Any]:
-    """Return the content of the file, "url", "port" and "process"; {} if it is missing or damaged.
+    """Return the content of the file; {} if it is missing or damaged.
+
+    "url" is the address, "port" the port, "process" the id of the web process, and "certificate" the SHA-256 of the
+    certificate as hexadecimal digits, "" without TLS.
 
     Args:
         state: State folder of the station.

@@ -18,6 +18,7 @@ from cmdiad_line.web import (
     metrics,
     operator,
     rest,
+    rest_recipes,
     review,
     sign_in,
     static_files,
@@ -49,8 +50,10 @@ def make_application(services: Services) -> Guard:
     application.state.streams = 0
     application.state.sign_ins = 0
     application.state.metrics = metrics.Metrics(services)
-    for room in (rest, metrics, sign_in, operator, live, review, engineer, candidates, account_page, static_files):
+    for room in (rest, rest_recipes, metrics, static_files):
         application.include_router(room.router)
+    for page in (sign_in, operator, live, review, engineer, candidates, account_page):
+        application.include_router(page.router)
     application.add_exception_handler(SignInNeededError, _sign_in)
     application.add_exception_handler(StarletteHTTPException, _refused)
     application.add_exception_handler(RequestValidationError, _not_understood)

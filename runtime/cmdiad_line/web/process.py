@@ -14,6 +14,7 @@ import uvicorn
 from cmdiad_line.accounts.store import FILE_NAME, AccountStore
 from cmdiad_line.accounts.tokens import read_tokens
 from cmdiad_line.recipes.store import RecipeStore
+from cmdiad_line.station_file.certificates import certificate_fingerprint
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.codec import MessageError
@@ -203,6 +204,8 @@ def _write_address(state: Path, settings: Web, listener: socket.socket) -> None:
     """Write the file with the address of the pages."""
     port = listener.getsockname()[1]
     url = f"{'https' if settings.secure else 'http'}://{in_address(settings.address)}:{port}/"
+    fingerprint = "" if settings.certificate is None else certificate_fingerprint(settings.certificate)
+    content = {"url": url, "port": port, "process": os.getpid(), "certificate": fingerprint}
     (state / ADDRESS_FILE).parent.mkdir(exist_ok=True)
     with atomic_write(state / ADDRESS_FILE) as temporary:
-        temporary.write_text(json.dumps({"url": url, "port": port, "process": os.getpid()}), encoding="utf-8")
+        temporary.write_text(json.dumps(content), encoding="utf-8")

@@ -69,6 +69,27 @@ class Readiness(BaseModel):
     bundle_digest: Annotated[str, Field(description="SHA-256 of the manifest of the active bundle.")] = ""
 
 
+class StoredRecipe(BaseModel):
+    """A recipe of the station."""
+
+    recipe_id: Annotated[str, Field(description="Id of the recipe, which stands for one bundle for ever.")]
+    product_id: Annotated[str, Field(description="Id of the product from the plant.")]
+    bundle_digest: Annotated[str, Field(description="SHA-256 of the manifest of the bundle.")]
+    bundle_name: Annotated[str, Field(description="Name of the detector in the bundle.")]
+    modality: Annotated[str, Field(description="Sensors that the bundle needs: `rgb`, `xyz` or `both`.")]
+    engine: Annotated[str, Field(description="Engine that runs the bundle.")]
+    threshold: Annotated[float | None, Field(description="Score threshold, null for that of the bundle.")]
+    imported: Annotated[str, Field(description="Time of the import, ISO 8601 in UTC.")]
+    active: Annotated[bool, Field(description="True for the recipe that inspects the next part.")]
+    prepared: Annotated[bool, Field(description="True if the recipe is loaded and has passed the self-test.")]
+
+
+class Done(BaseModel):
+    """The answer to an order that was carried out."""
+
+    message: Annotated[str, Field(description="The change as one line for people.")]
+
+
 class Problem(BaseModel):
     """The reason why there is no answer."""
 

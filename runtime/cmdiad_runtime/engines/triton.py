@@ -6,9 +6,9 @@ of inferences since the model was loaded: that number must have risen by those o
 server or the model was started again. Such a model has not passed the self-test, and the engine refuses every further
 sample until it is opened again.
 
-Other lines may raise the number again while this line waits. After a pause, a lost connection or an inference that
-was not counted, the engine therefore repeats its first inference, a golden sample of the self-test, and compares the
-outputs.
+Other lines may raise the number again while this line waits. If they could have made that many inferences since the
+last check, and after a lost connection or an inference that was not counted, the engine therefore also repeats its
+first inference, a golden sample of the self-test, and compares the outputs before it returns those of the sample.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from cmdiad_runtime.errors import EngineError, NoAnswerError
 _OPENING_S = 5.0
 """Seconds within which a server must answer when the engine is opened."""
 _CLOSING_S = 0.5
-_PAUSE_S = 10.0
-"""Seconds without an answer after which the first inference is repeated before the next sample."""
+_LARGEST_RATE = 5000.0
+"""Inferences of one model per second that no server exceeds; a graph of a detector takes a millisecond or more."""
 _COUNTING_S = 0.001
 """Pause between two questions for the number of inferences: a server may count shortly after it has answered."""
 _SAME_SHARE = 0.01
@@ -53,7 +53,7 @@ class TritonEngine:
         self._closed = False
         self._problem: EngineError | None = None
         self._first: tuple[Arrays, Arrays] | None = None
-        self._answered_s = -math.inf
+        self._proven_s = -math.inf
         self._uncounted = 0
         deadline = Deadline(_OPENING_S)
         client = TritonClient(options, model)
@@ -99,9 +99,10 @@ class TritonEngine:
         deadline = Deadline(self._options.timeout_s)
         try:
             client = self._connected(deadline)
-            if self._first is not None and time.monotonic() - self._answered_s > _PAUSE_S:
-                self._repeat_first(client, *self._first, deadline)
             outputs = self._infer(client, inputs, deadline)
+            answered_s = time.monotonic()
+            if self._first is not None and not self._count_proves_load(answered_s):
+                self._repeat_first(client, *self._first, deadline)
             self._check_same_load(client, deadline)
         except NoAnswerError:
             self._disconnect()
@@ -110,7 +111,7 @@ class TritonEngine:
             self._problem = error
             self._disconnect()
             raise
-        self._answered_s = time.monotonic()
+        self._proven_s = answered_s
         if self._first is None:
             self._first = _copied(inputs), _copied(outputs)
         return outputs
@@ -130,8 +131,12 @@ class TritonEngine:
                 client.close()
                 raise
             self._client = client
-            self._answered_s = -math.inf
+            self._proven_s = -math.inf
         return self._client
+
+    def _count_proves_load(self, now_s: float) -> bool:
+        """Return True if a new load could not have reached the number of inferences of the last check by now."""
+        return self._count > _LARGEST_RATE * (now_s - self._proven_s)
 
     def _repeat_first(self, client: TritonClient, inputs: Arrays, expected: Arrays, deadline: Deadline) -> None:
         """Raise EngineError if the model has other outputs for the first inputs than at the self-test."""

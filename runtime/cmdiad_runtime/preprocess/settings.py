@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, Modality, Sensors, ViewName
+from cmdiad_runtime.preprocess.cloud.centred_depth import DEPTH_SHARE
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
 from cmdiad_runtime.preprocess.image.resize import RgbFilter
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer, require_known
 
 RgbMask = Literal["none", "cloud"]
-XyzFeed = Literal["points", "normals", "depth", "pseudo-normals", "published-depth"]
+XyzFeed = Literal["points", "normals", "depth", "pseudo-normals", "published-depth", "centred-depth"]
 
 # Limits enforced on untrusted bundles: larger values make arrays that no machine holds.
 MOST_PIXELS = 4096
@@ -43,8 +44,8 @@ class Preprocessing:
         group_size: Points per group; 0 if clouds are not read as points.
         grid: Side of the grid that point features are pooled to; 0 if clouds are not read as points.
         xyz_feed: Input of the cloud's extractor: `points` (groups of points), or an image of the surface: `normals`,
-            `depth`, and as in the published reverse distillation `pseudo-normals` and `published-depth` (see
-            `published_surface`).
+            `depth`, as in the published reverse distillation `pseudo-normals` and `published-depth` (see
+            `published_surface`), and as in the published AST `centred-depth` (see `centred_depth`).
         top: Settings of the top view, which turns parts upright and shows them from above their support (needs a
             cloud); None without a top view. JSON calls this field `plan`.
         part: Settings of the part view, which finds the part in the image, turns it upright and cuts it out (needs
@@ -110,6 +111,8 @@ class Preprocessing:
         aligned = self.top is not None or self.part is not None
         normals = self.modality == "rgb" or self.xyz_feed == "normals"
         require(not aligned or normals, self, "xyz_feed", "normals in the top view and in the part view")
+        cells = self.xyz_feed != "centred-depth" or self.size % DEPTH_SHARE == 0
+        require(cells, self, "size", f"a multiple of {DEPTH_SHARE} if xyz_feed is centred-depth")
         require(not self.xyz_image or self.xyz_feed == "points", self, "xyz_image", "false unless xyz_feed is points")
         require(
             self.ignored is None or self.ignored.size == self.size, self, "ignored", f"a region of size {self.size}"

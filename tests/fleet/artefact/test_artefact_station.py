@@ -7,6 +7,7 @@ import sqlite3
 
 import pytest
 
+from cmdiad_fleet.artefact import handover
 from cmdiad_fleet.artefact.place import Access, open_place
 from cmdiad_fleet.artefact.publish import publish
 from cmdiad_fleet.artefact.reference import Reference
@@ -70,12 +71,14 @@ def test_activation_is_the_one_of_the_station(name, state):
     assert RecipeStore(state).active().recipe_id == "gear-7"
 
 
-def test_a_running_station_refuses_activation_before_anything_is_received(name, state):
+def test_a_running_station_without_pages_is_refused_before_anything_is_received(name, state, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("abc")
     before = sorted(state.iterdir())
     with lock_folder(state):
-        ended = pull(name, state, "--activate")
+        ended = pull(name, state, "--activate", "--station-token", token)
         assert sorted({*state.iterdir()} - {*before}) in ([], [state / ".cmdiad.lock"])
-    assert_refused(ended, 6, "a running station", "engineer page")
+    assert_refused(ended, 11, "web.json", "stop the station")
     assert name not in ended.err
 
 
@@ -111,6 +114,15 @@ def test_an_id_stands_for_one_bundle(name, state, tmp_path):
     assert_refused(pull(f"{other}:7", state), 1, "gear-8")
     assert [path.name for path in (state / "pulls").iterdir()] == [".cmdiad.lock"]
     assert pull(f"{other}:7", state, recipe="gear-8").code == 0
+
+
+def test_a_station_that_starts_during_the_transfer_is_activated_by_itself(name, state, monkeypatch):
+    """The stopped station must not be changed behind the back of the one that has just started."""
+    monkeypatch.delenv("CMDIAD_STATION_TOKEN", raising=False)
+    running = iter([False, True])
+    monkeypatch.setattr(handover, "is_running", lambda state: next(running))
+    assert_refused(pull(name, state, "--activate"), 11, "CMDIAD_STATION_TOKEN")
+    assert RecipeStore(state).active() is None
 
 
 @pytest.mark.parametrize("recipe", ["", "../gear", "a/b", "x" * 65])

@@ -74,6 +74,7 @@ def name(repository: Path) -> str:
 @pytest.fixture
 def server(repository: Path, name: str) -> Iterator[KServeServer]:
     with kserve(repository, name) as running:
+        running.count(name)
         yield running
 
 

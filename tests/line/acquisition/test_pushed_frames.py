@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cmdiad_line.transport.messages import Acquire, NotAcquired, Pushed, Release
 from station_messages import part_result
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+NUMBERS = count()
 
 
 class Steps:
@@ -62,16 +64,23 @@ def steps(tmp_path):
 
 
 def frame(name: str = "7.png", **changes: Any) -> Frame:
-    values = {"arrays": {"rgb": IMAGE}, "captured_ns": time.monotonic_ns(), "part_id": name, "facts": {"file": name}}
+    """Return a frame with other pixels than all frames before."""
+    values = {
+        "arrays": {"rgb": IMAGE + np.uint8(next(NUMBERS))},
+        "captured_ns": time.monotonic_ns(),
+        "part_id": name,
+        "facts": {"file": name},
+    }
     return Frame(**{**values, **changes})
 
 
 def test_frame_is_pushed_under_its_token(steps):
-    (pushed,) = steps.arrive(frame())
+    arrived = frame()
+    (pushed,) = steps.arrive(arrived)
     assert isinstance(pushed, Pushed)
     assert (pushed.part_id, pushed.sensors) == ("7.png", {"in.folder": "in", "in.file": "7.png"})
     arrays = steps.pool.read(pushed.slot, pushed_owner(pushed.token), pushed.arrays)
-    assert np.array_equal(arrays["rgb"], IMAGE)
+    assert np.array_equal(arrays["rgb"], arrived.arrays["rgb"])
 
 
 def test_sender_gets_the_acquisition_id(steps):
@@ -146,3 +155,20 @@ def test_frame_that_was_delivered_before_is_stale(steps):
     (trigger,) = steps.arrive(one)
     assert isinstance(pushed, Pushed)
     assert isinstance(trigger, Trigger)
+
+
+@pytest.mark.parametrize("between", [0, 1])
+def test_picture_that_a_camera_program_sends_again_is_no_new_part(steps, between):
+    first = frame("1")
+    (pushed,) = steps.arrive(first)
+    steps.step(*answered(pushed, 1))
+    steps.step(Release(slot=pushed.slot))
+    for part in range(between):
+        (other,) = steps.arrive(frame("2"))
+        steps.step(*answered(other, 2 + part))
+    (trigger,) = steps.arrive(frame("3", arrays=first.arrays))
+    assert isinstance(trigger, Trigger)
+    order = Acquire(acquisition_id=9, triggered_ns=1, deadline_ns=2, modality="rgb", part_id="3")
+    (answer,) = steps.step(Triggered(token=trigger.token, acquisition_id=9, accepted=True), order)
+    assert answer.reason == "stale-frame"
+    assert "noisy = false" in answer.message

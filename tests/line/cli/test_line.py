@@ -58,6 +58,19 @@ def test_check_of_a_good_file(exported, data, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.parametrize(("keys", "noted"), [({}, False), ({"noisy": False}, True)])
+def test_check_notes_a_source_that_may_repeat_a_picture(exported, tmp_path, keys, noted):
+    (tmp_path / "in").mkdir()
+    source = {"kind": "folder", "path": str(tmp_path / "in"), **keys}
+    (tmp_path / "station.toml").write_text(
+        f'[station]\nname = "s"\nstate = "state"\n[recipe]\nbundle = {json.dumps(str(exported("rgb")))}\n[[source]]\n'
+        + "".join(f"{key} = {json.dumps(value)}\n" for key, value in source.items())
+    )
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "station.toml")], standalone_mode=False)
+    assert result.return_value == 0
+    assert ("note: folder: with noisy = false" in result.output) == noted
+
+
 def test_check_explains_every_mistake(tmp_path):
     file = write_station_file(tmp_path, tmp_path / "none", tmp_path, station={"deadline_ms": -1}, web={"prt": 1})
     result = CliRunner().invoke(cli, ["check", str(file)], standalone_mode=False)

@@ -13,11 +13,12 @@ import pytest
 
 from cmdiad_line.records.database import Database, database_path
 from cmdiad_line.records.ids import BLOCK, AcquisitionIds, reserved_ids
-from cmdiad_line.records.process import serve
+from cmdiad_line.records.process import _Process, serve
 from cmdiad_line.records.verifying import verify_file
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.frames import FramePool, frames_path
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
+from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_line.transport.messages import (
     Alive,
     Answer,
@@ -307,3 +308,24 @@ def test_ids_that_cannot_be_reserved_are_not_promised(tmp_path, monkeypatch):
         monkeypatch.setattr(AcquisitionIds, "extend", full)
         assert supervisor.ask(Reserve()) == Opened(next_id=1, reserved=BLOCK)
         assert reserved_ids(tmp_path) == BLOCK
+
+
+def test_a_finished_picture_is_no_pause_to_tidy_the_database():
+    here, other_end = link_pair()
+    supervisor, answers, tidied = Link(other_end), Mailbox(), []
+    answers.put(PictureDone(slot=3, kept=True))
+
+    def done():
+        supervisor.send(End())
+        return answers.take()
+
+    pictures = SimpleNamespace(fileno=answers.fileno, done=done)
+    database = SimpleNamespace(is_untidy=False, tidy=lambda: tidied.append(True))
+    try:
+        _Process(here, database, SimpleNamespace(first=1, reserved=1000), pictures).run()
+        assert PictureDone(slot=3, kept=True) in supervisor.receive()
+    finally:
+        answers.close()
+        here.close()
+        supervisor.close()
+    assert tidied == []

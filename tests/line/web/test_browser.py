@@ -206,8 +206,11 @@ def test_review_by_keyboard(page: Page, web: RunningWeb) -> None:
 
 def test_a_blind_second_look_hides_the_first(page: Page, web: RunningWeb) -> None:
     web.publish(1, "NG", "score")
+    sign_in(page, web)
+    page.goto(f"{web.url}/review?blind=true")
+    assert "exactly one other person" in page.inner_text("main")
     web.records.judge(1, "ben", "good")
-    sign_in(page, web, "/review")
+    page.goto(f"{web.url}/review")
     assert "Nothing to review" in page.inner_text("main")
     page.get_by_role("link", name="Blind second look").click()
     page.wait_for_selector("text=P1")

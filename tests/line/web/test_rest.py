@@ -222,6 +222,8 @@ def test_the_description_covers_every_call_of_rest(station: WebStation) -> None:
         "GET /results",
         "GET /results/{acquisition_id}",
         "GET /results/{acquisition_id}/picture",
+        "GET /recipes",
+        "POST /recipes/{recipe_id}/{order}",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from cmdiad_runtime.errors import EngineError, NoAnswerError
 from cmdiad_runtime.support.records import RecordError
 from graphs import cloud_expected, cloud_graph, cloud_inputs
 from helpers import python
-from kserve_server import Fault, KServeServer, kserve, read_config
+from kserve_server import MANY, Fault, KServeServer, kserve, read_config
 from mqtt_broker import write_certificates
 from served import add_model
 
@@ -172,7 +173,7 @@ def test_a_model_that_was_loaded_again_needs_a_new_self_test(
 
 
 @pytest.mark.failure_mode("A Triton server that restarts between two parts while other lines use it")
-@pytest.mark.parametrize("meanwhile", ["a pause", "a new connection", "a restart"])
+@pytest.mark.parametrize("meanwhile", ["nothing", "a pause", "a new connection", "a restart"])
 @pytest.mark.parametrize("graph", ["same", "other"])
 def test_another_model_is_noticed_although_other_lines_use_it(
     tmp_path: Path,
@@ -183,13 +184,14 @@ def test_another_model_is_noticed_although_other_lines_use_it(
     meanwhile: str,
 ) -> None:
     """The count of inferences is high again when this line asks: only the outputs show the other graph."""
+    if meanwhile == "a pause":  # In that time, other lines could have made as many inferences as the old load.
+        server.count(model.name)
+        monkeypatch.setattr("cmdiad_runtime.engines.triton._LARGEST_RATE", math.inf)
     with opened(model, server) as engine:
         engine.run(cloud_inputs(5))
         if graph == "other":
             _scale_features(tmp_path, model)
-        if meanwhile == "a pause":
-            monkeypatch.setattr("cmdiad_runtime.engines.triton._PAUSE_S", -1.0)
-        else:
+        if meanwhile in ("a new connection", "a restart"):
             server.stop()
             if meanwhile == "a new connection":
                 with pytest.raises(NoAnswerError):
@@ -197,7 +199,7 @@ def test_another_model_is_noticed_although_other_lines_use_it(
             _wait_until(lambda: engine._client is None or engine._client.lost)
             server.start()
         server.load(model.name)
-        server._models[model.name].count = 1_000_000
+        server.count(model.name, 2 * MANY)
         if graph == "same":
             assert_right(engine)
         else:
@@ -213,14 +215,29 @@ def _scale_features(tmp_path: Path, model: ServedModel) -> None:
     onnx.save(scaled, tmp_path / "models" / model.name / "1" / "model.onnx")
 
 
+def test_a_count_that_no_server_reaches_in_this_time_proves_the_load(model: ServedModel, server: KServeServer) -> None:
+    with opened(model, server) as engine:
+        for _ in range(3):
+            assert_right(engine)
+        assert server.calls.count("ModelInfer") == 1 + 2 * 2, "with a small number, the first inference is repeated"
+        server.count(model.name)
+        assert_right(engine)
+        asked = server.calls.count("ModelInfer")
+        for _ in range(3):
+            assert_right(engine)
+        assert server.calls.count("ModelInfer") == asked + 3
+
+
 def test_the_count_must_rise_by_the_inferences_of_this_line(
     tmp_path: Path, model: ServedModel, server: KServeServer
 ) -> None:
     """A new load that has counted as many inferences as the old one, this line's included, is noticed."""
+    server.count(model.name)
     with opened(model, server) as engine:
         engine.run(cloud_inputs(5))
         _scale_features(tmp_path, model)
         server.load(model.name)
+        server.count(model.name)
         engine._options = ServerOptions(address=server.address, timeout_s=SHORT_S)
         with pytest.raises(NoAnswerError):
             engine.run(cloud_inputs(7))
@@ -230,6 +247,7 @@ def test_the_count_must_rise_by_the_inferences_of_this_line(
 
 
 def test_a_server_may_count_after_the_answer(model: ServedModel, server: KServeServer) -> None:
+    server.count(model.name)
     with opened(model, server) as engine:
         assert_right(engine)
         server.fault = "uncounted"
@@ -266,6 +284,7 @@ def test_a_wrong_answer_ends_the_use_of_the_server(
 
 
 def test_shared_memory_never_repeats_the_outputs_of_an_earlier_sample(model: ServedModel, server: KServeServer) -> None:
+    server.count(model.name)
     with opened(model, server, shared_memory=True) as engine:
         assert_right(engine)
         server.fault = "nothing"

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature
 from cmdiad_train.detectors.bank.fitting.distillation import (
     distil,
     distillation_loss,
     learning_rate,
     new_network,
 )
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.recipe import Distillation
 from cmdiad_train.training.loss_plot import plot_losses
 from cmdiad_train.training.validation import split

@@ -16,7 +16,7 @@ from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
 from cmdiad_runtime.preprocess.cloud.interpolation import pooling_weights
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.sample import Sample
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, Network
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, Network
 from cmdiad_train.detectors.bank.features.patches import (
     Hallucinated,
     PatchFeatures,
@@ -28,6 +28,7 @@ from cmdiad_train.detectors.bank.fitting.banks import bank_rows, choose_rows
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project, projection_matrix
 from cmdiad_train.detectors.bank.fusion import PUBLISHED_LAMBDAS, ocsvm_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RECIPE, PUBLISHED_RGB, PUBLISHED_XYZ

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import golden
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 
 
 @pytest.mark.parametrize(("half", "key"), [(True, "fp16"), (False, "fp32")])

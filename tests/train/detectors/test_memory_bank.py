@@ -11,8 +11,9 @@ from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank, two_nearest, upsampling
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank, nearest_others
 from cmdiad_train.detectors.bank.published_blur import PilGaussianBlur
+from cmdiad_train.detectors.cell_maps import upsampling
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -78,33 +79,41 @@ def test_score_of_a_hopeless_part_is_still_a_number() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 50, 1300])
-def test_two_nearest_matches_brute_force(count: int) -> None:
+def test_nearest_others_matches_brute_force(count: int) -> None:
     rows = noise(count, 6)
     distance = exact(rows, rows)
     distance.fill_diagonal_(torch.inf)
     expected = distance.topk(2, largest=False).indices
-    assert torch.equal(two_nearest(rows), expected)
+    assert torch.equal(nearest_others(rows, 2), expected)
 
 
+@pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("added", [0, 1, 12])
 @pytest.mark.parametrize("removed", [[], [*range(7)], [*range(40, 50)], [3, 4, 20, 31, 49]])
-def test_bank_with_exchanged_rows_is_that_of_the_new_rows(removed: list[int], added: int) -> None:
+def test_bank_with_exchanged_rows_is_that_of_the_new_rows(removed: list[int], added: int, count: int) -> None:
     rows, further = noise(50, 6), noise(added, 6, seed=1)
     kept = torch.ones(50, dtype=torch.bool)
     kept[removed] = False
-    bank = MemoryBank.from_rows(rows, 0.5, 2.0).exchanged(kept, further)
-    expected = MemoryBank.from_rows(torch.cat([rows[kept], further]), 0.5, 2.0)
+    bank = MemoryBank.from_rows(rows, 0.5, 2.0, neighbours=count).exchanged(kept, further)
+    expected = MemoryBank.from_rows(torch.cat([rows[kept], further]), 0.5, 2.0, neighbours=count)
     assert torch.equal(bank.rows, expected.rows)
     assert torch.equal(bank.neighbours, expected.neighbours)
     assert (bank.mean, bank.std) == (0.5, 2.0)
-    plain = MemoryBank.from_rows(rows, 0.5, 2.0, reweight=False).exchanged(kept, further)
+    plain = MemoryBank.from_rows(rows, 0.5, 2.0, neighbours=0).exchanged(kept, further)
     assert torch.equal(plain.rows, expected.rows)
     assert plain.neighbours is None
 
 
+def test_bank_with_fewer_rows_than_neighbours_lists_all_of_them() -> None:
+    rows, kept = noise(12, 6), torch.arange(12) < 5
+    bank = MemoryBank.from_rows(rows, 0.5, 2.0, neighbours=8).exchanged(kept, rows[:0])
+    assert torch.equal(bank.neighbours, MemoryBank.from_rows(rows[:5], 0.5, 2.0, neighbours=8).neighbours)
+    assert bank.neighbour_count == 4
+
+
 def test_bank_of_two_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 3 rows, got 2"):
-        two_nearest(noise(2, 4))
+        nearest_others(noise(2, 4), 2)
 
 
 @pytest.mark.parametrize(("grid", "size"), [(28, 224), (56, 224), (14, 112), (7, 100)])
@@ -146,6 +155,6 @@ def test_scorer_uses_the_published_blur_only_if_asked() -> None:
 
 def test_image_score_can_be_the_largest_distance_itself() -> None:
     rows, queries = noise(60, 12), noise(49, 12, seed=1)
-    scorer = BankScorer(MemoryBank.from_rows(rows, 0.0, 1.0), grid=7, size=56, published_blur=False, reweight=False)
+    scorer = BankScorer(MemoryBank.from_rows(rows, 0.0, 1.0), grid=7, size=56, published_blur=False, image_score="max")
     score, _ = scorer(queries, torch.arange(49))
     assert float(score) == pytest.approx(float(exact(rows, queries).amin(1).max()), rel=1e-5)

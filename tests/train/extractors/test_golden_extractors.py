@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import golden
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature
 from cmdiad_train.detectors.bank.fitting.distillation import distillation_loss
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Normalisation
 

@@ -27,7 +27,8 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli import train
 from cmdiad_train.detectors import registry
 from cmdiad_train.detectors.bank.fitting.banks import inspected_patches
-from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank, kept_cells
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.fit.mask import InspectionMask, read_inspection_mask
 from cmdiad_train.recipe import SMALL_NORMALS, SMALL_RGB, Recipe, RgbExtractor, SurfaceExtractor
@@ -357,7 +358,7 @@ def test_ignored_patches_take_no_part_in_score_and_map() -> None:
     kept[:8, :8] = False
     options = {"grid": 4, "size": 16, "published_blur": False}
     masked, whole = BankScorer(bank, kept=kept, **options), BankScorer(bank, **options)  # type: ignore[arg-type]
-    assert kept_cells(kept, 4).reshape(4, 4).tolist() == [[False, False, True, True]] * 2 + [[True] * 4] * 2
+    assert marked_cells(kept, 4).reshape(4, 4).tolist() == [[False, False, True, True]] * 2 + [[True] * 4] * 2
     rows, cells = torch.zeros(16, 4), torch.arange(16)
     rows[0] = 50.0
     score, anomaly_map = masked(rows, cells)

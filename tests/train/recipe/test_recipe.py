@@ -11,8 +11,10 @@ import pytest
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.recipe import (
     DEFAULT_RECIPE,
+    PUBLISHED_AST,
     PUBLISHED_RECIPE,
     PUBLISHED_TRD,
+    AstRecipe,
     BankRecipe,
     Distillation,
     Recipe,
@@ -64,6 +66,9 @@ WRONG: tuple[object, ...] = (
         (SurfaceExtractor(), "image", {}),
         *((TrdRecipe(), name, value) for name in ("epochs", "batch", "distil_epochs") for value in (0, 0.5, True)),
         *((TrdRecipe(), name, 5) for name in ("mode", "variant", "geometry", "distance", "teacher")),
+        *((AstRecipe(), name, value) for name in ("epochs", "batch", "student_units") for value in (0, 0.5, True)),
+        *((AstRecipe(), name, 5) for name in ("mode", "geometry", "reduction", "extractor", "cell")),
+        *((AstRecipe(), "student_width", value) for value in (0, 1 << 20, "wide")),
         *((TrdRecipe(), "teacher", RgbExtractor(stages=value)) for value in ((), (1, 2), (0, 1, 2, 3))),
         *((TrdRecipe(), "decay", value) for value in (0, 1.1, True, math.nan)),
         *((TrdRecipe(), "learning_rate", value) for value in (0, math.inf, "fast")),
@@ -88,7 +93,7 @@ def test_wrong_value_names_the_option(part: Any, field: str, value: object) -> N
 
 
 @pytest.mark.parametrize(
-    "part", [Distillation(), BankRecipe(), TrdRecipe(), RgbExtractor(), XyzExtractor(), SurfaceExtractor()]
+    "part", [Distillation(), BankRecipe(), TrdRecipe(), AstRecipe(), RgbExtractor(), XyzExtractor(), SurfaceExtractor()]
 )
 def test_any_value_is_taken_or_refused(part: Any) -> None:
     for field in asdict(part):
@@ -100,7 +105,13 @@ def test_any_value_is_taken_or_refused(part: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [DEFAULT_RECIPE, PUBLISHED_RECIPE, Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor")]
+    "recipe",
+    [
+        DEFAULT_RECIPE,
+        PUBLISHED_RECIPE,
+        Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor"),
+        Recipe(PUBLISHED_AST, modality="both", size=768, view="sensor"),
+    ],
 )
 def test_any_wrong_json_is_a_run_error(recipe: Recipe) -> None:
     content = recipe.to_json()

@@ -17,7 +17,7 @@ from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
 from cmdiad_train.cli.train_again import refuse_changes, train_again
 from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
-from cmdiad_train.detectors.registry import AUTO, BUILT_IN, DEFAULT, family_names, family_of, family_options
+from cmdiad_train.detectors.registry import AUTO, CHOSEN_FROM, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class TrainCommand(GroupedCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the options of the command and those of all registered families."""
         known = super().get_params(ctx)
-        further = [option for name in family_names() for option in family_options(name) if option not in known]
+        options = dict.fromkeys(option for name in family_names() for option in family_options(name))
+        further = [option for option in options if option not in known]
         return [*known[: len(self.params)], *further, *known[len(self.params) :]]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -118,8 +119,10 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         callback=_check_family,
         metavar="NAME",
         help="Detector family (docs/families.md). bank: compares patch features with a memory bank of normal ones; "
-        "trd: reverse distillation, networks that reproduce the features of good parts; auto: trains both and keeps "
-        "the one that tells slightly changed good samples from unchanged ones better.",
+        "trd: reverse distillation, networks that reproduce the features of good parts; ast: a student that imitates "
+        "a normalising flow; patchcore: settings of bank as in the paper of PatchCore; cfm: image and cloud predict "
+        "each other, needs --modality both; auto: trains bank and trd and keeps the one that tells slightly changed "
+        "good samples from unchanged ones better.",
     ),
     click.option(
         "--modality",
@@ -185,7 +188,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--size",
         type=click.IntRange(min=32),
-        help="Side of the view in pixels.  [default: 320, faithful: 224]",
+        help="Side of the view in pixels.  [default: 320, trd 256; faithful: 224, trd 256, ast 768]",
     ),
     click.option(
         "--rgb-mask",
@@ -215,7 +218,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         type=click.Path(path_type=Path),
         help="Run directory; with --category all the folder of the runs.  [default: "
         "runs/CATEGORY-MODALITY-NAME, with --calibration followed by the session; NAME: bank HALLUCINATION, trd "
-        "VARIANT, auto auto]",
+        "VARIANT, else the family]",
     ),
     click.option(
         "--network-from",
@@ -338,7 +341,7 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
     from cmdiad_train.datasets import list_categories
 
     options, family = context.params, context.params["family"]
-    names = BUILT_IN if family == AUTO else (family,)
+    names = CHOSEN_FROM if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
     return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
 

@@ -16,12 +16,18 @@ DEFAULT = "bank"
 _BUILT_IN = {
     "bank": ("cmdiad_train.detectors.bank.family:BANK", "cmdiad_train.detectors.bank.options:OPTIONS"),
     "trd": ("cmdiad_train.detectors.trd.family:TRD", "cmdiad_train.detectors.trd.options:OPTIONS"),
+    "ast": ("cmdiad_train.detectors.ast.family:AST", "cmdiad_train.detectors.ast.options:OPTIONS"),
+    "patchcore": (
+        "cmdiad_train.detectors.bank.patchcore:PATCHCORE",
+        "cmdiad_train.detectors.bank.options:PATCHCORE_OPTIONS",
+    ),
+    "cfm": ("cmdiad_train.detectors.cfm.family:CFM", "cmdiad_train.detectors.cfm.options:OPTIONS"),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
-BUILT_IN = tuple(_BUILT_IN)
-"""Names of the families of this package, the default family first."""
 AUTO = "auto"
-"""Value of `cmdiad-train --family` that lets the good samples choose among the families of this package."""
+"""Value of `cmdiad-train --family` that lets the good samples choose among `CHOSEN_FROM`."""
+CHOSEN_FROM = ("bank", "trd")
+"""Families that `--family auto` trains. The others are comparators, or need both sensors."""
 _REGISTERED: dict[str, Family] = {}
 
 

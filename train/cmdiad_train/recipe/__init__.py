@@ -1,5 +1,6 @@
 """The recipe of a detector, and its JSON form."""
 
+from cmdiad_train.recipe.ast import PUBLISHED_AST, AstRecipe, ast_part
 from cmdiad_train.recipe.bank import (
     MOST_ROWS,
     PUBLISHED_BANK,
@@ -8,10 +9,12 @@ from cmdiad_train.recipe.bank import (
     BankRecipe,
     Distillation,
     Hallucination,
+    ImageScore,
     Loss,
     Mode,
     bank_part,
 )
+from cmdiad_train.recipe.cfm import CfmRecipe, cfm_part
 from cmdiad_train.recipe.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -46,6 +49,7 @@ __all__ = [
     "IMAGENET_STD",
     "MOST_ROWS",
     "MOST_SEED",
+    "PUBLISHED_AST",
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
     "PUBLISHED_I2F_RATE",
@@ -57,10 +61,13 @@ __all__ = [
     "SMALL_RGB",
     "TEACHER_STAGES",
     "VIEWS",
+    "AstRecipe",
     "BankRecipe",
+    "CfmRecipe",
     "Distillation",
     "FamilyPart",
     "Hallucination",
+    "ImageScore",
     "Loss",
     "Mode",
     "Normalisation",
@@ -72,7 +79,9 @@ __all__ = [
     "Variant",
     "View",
     "XyzExtractor",
+    "ast_part",
     "bank_part",
+    "cfm_part",
     "common_options",
     "read_recipe",
     "register_part",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.records import is_number
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Mode = Literal["default", "faithful"]
 Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
+ImageScore = Literal["reweighted", "max", "patchcore"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
@@ -111,7 +112,8 @@ class BankRecipe:
         coreset_eps: Distortion bound of the sparse random projection before the coreset search.
         components: Number of principal components of the normal features that networks and banks use; None, or more
             than the extractor has channels, takes all channels.
-        image_score: "reweighted" as published (the largest distance, weighted by how usual its bank row is) or "max".
+        image_score: "reweighted" as published (the largest distance, weighted by how usual its bank row is), "max"
+            (unweighted) or "patchcore" (weighted as in the paper of PatchCore).
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
     """
@@ -124,7 +126,7 @@ class BankRecipe:
     coreset: float | None = None
     coreset_eps: float = 0.9
     components: int | None = 256
-    image_score: Literal["reweighted", "max"] = "max"
+    image_score: ImageScore = "max"
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     paper: str | None = None
 
@@ -133,7 +135,7 @@ class BankRecipe:
     def __post_init__(self) -> None:
         require_one("mode", self.mode, ("default", "faithful"))
         require_one("hallucination", self.hallucination, ("none", "f2f", "f2i", "i2f"))
-        require_one("image_score", self.image_score, ("reweighted", "max"))
+        require_one("image_score", self.image_score, get_args(ImageScore))
         require_one("fusion", self.fusion, ("standardised", "ocsvm"))
         require_kind("rgb", self.rgb, [RgbExtractor])
         require_kind("xyz", self.xyz, [XyzExtractor, SurfaceExtractor])

@@ -11,7 +11,9 @@ from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, M
 from cmdiad_runtime.preprocess.settings import MOST_PIXELS
 from cmdiad_runtime.support.files import is_sha256
 from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json
+from cmdiad_train.recipe.ast import AstRecipe
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
+from cmdiad_train.recipe.cfm import CfmRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
 from cmdiad_train.recipe.trd import TrdRecipe
 
@@ -40,7 +42,7 @@ class FamilyPart(Protocol):
         """Return the part as JSON-ready values."""
 
 
-_BUILT_IN: dict[str, Any] = {BankRecipe.family: BankRecipe, TrdRecipe.family: TrdRecipe}
+_BUILT_IN: dict[str, Any] = {part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe)}
 _PARTS = dict(_BUILT_IN)
 
 

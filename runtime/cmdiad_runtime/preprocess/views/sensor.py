@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.preprocess.cloud.centred_depth import CentredKind, centred_depth_image
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import prepare_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.cloud.published_surface import PublishedKind, published_image
@@ -22,6 +23,7 @@ from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
 from cmdiad_runtime.sample import Sample
 
 _Inputs = dict[str, npt.NDArray[Any]]
+_ImageKind = SurfaceKind | PublishedKind | CentredKind
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,17 @@ class SensorView:
         }
         return inputs | {"xyz": frame.xyz[None]} if settings.xyz_image else inputs
 
-    def _surface(self, geometry: PartGeometry, kind: SurfaceKind | PublishedKind) -> npt.NDArray[np.float32]:
+    def _surface(
+        self, geometry: PartGeometry, kind: SurfaceKind | PublishedKind | CentredKind
+    ) -> npt.NDArray[np.float32]:
         size = self.preprocessing.size
         match kind:
             case "pseudo-normals" | "published-depth":
                 geometry.check_array()
                 return published_image(geometry.xyz, kind=kind, size=size, name=geometry.name)[None]
+            case "centred-depth":
+                geometry.check_array()
+                return centred_depth_image(geometry.xyz, size=size, name=geometry.name)[None]
             case "normals" | "depth":
                 image = surface_image(geometry.xyz, geometry.part, kind=kind)
                 square = pad_to_square(image, multiple=self.preprocessing.pad_multiple)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.detectors.trd.fitting import students
+from cmdiad_train.detectors import network_training
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.training.machine import Machine
@@ -70,7 +70,7 @@ def test_a_training_that_is_interrupted_again_and_again_ends_with_the_same_files
     modality: str,
     points: list[tuple[str, int]],
 ) -> None:
-    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
     run = tmp_path / "run"
     for step, done in points:
         with pytest.raises(KeyboardInterrupt):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.trd.fitting import students
 from cmdiad_train.detectors.trd.fitting.folds import left_out_by_fold
@@ -54,7 +55,7 @@ def test_folds_add_scores_and_change_nothing_else(
     assert hashes(folded)[student] == hashes(fitted("rd", "rgb"))[student]
     assert not (folded / "stages").exists()
 
-    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
     interrupted = tmp_path / "interrupted"
     points = [("fold 1 train rgb student", 1), ("fold 1 score left out samples", 2), ("fold 2 train rgb student", 2)]
     for step, done in points:

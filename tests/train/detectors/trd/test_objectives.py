@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.detectors.trd.fitting.features import Features, Levels
+from cmdiad_train.detectors.training_features import Features
+from cmdiad_train.detectors.trd.fitting.features import Levels
 from cmdiad_train.detectors.trd.fitting.objectives import DroppedModality, Imitation, Reconstruction
 from cmdiad_train.detectors.trd.fitting.scales import fit_scales
 from cmdiad_train.detectors.trd.losses import flat_cosine, pixel_cosine, student_loss

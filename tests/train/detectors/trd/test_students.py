@@ -16,11 +16,14 @@ from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train import tensor_files
 from cmdiad_train.datasets import SampleFiles
+from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.detectors.network_training import stop_split
+from cmdiad_train.detectors.training_features import Features
 from cmdiad_train.detectors.trd.fitting import students
-from cmdiad_train.detectors.trd.fitting.features import Features, Levels
+from cmdiad_train.detectors.trd.fitting.features import Levels
 from cmdiad_train.detectors.trd.fitting.objectives import Reconstruction
-from cmdiad_train.detectors.trd.fitting.students import Lesson, StudentTask, new_student, stop_split, trained_student
+from cmdiad_train.detectors.trd.fitting.students import Lesson, StudentTask, new_student, trained_student
 from cmdiad_train.detectors.trd.networks.shapes import TeacherShape
 from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.fit.samples import SampleProvider
@@ -120,7 +123,7 @@ def test_every_sample_is_used_and_adam_has_the_published_moments(
 def test_a_training_that_is_killed_at_any_epoch_ends_with_the_same_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, patience: int
 ) -> None:
-    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
     part = replace(PART, patience=patience)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -138,7 +141,7 @@ def test_a_training_that_is_killed_at_any_epoch_ends_with_the_same_student(
 def test_a_disk_that_fills_up_ends_in_one_error_and_the_training_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
     save, saved = tensor_files.save_file, []
 
     def full(tensors: Any, path: Path, metadata: Any) -> None:
@@ -175,9 +178,9 @@ def test_same_seed_same_student_and_the_global_generator_is_left_alone(tmp_path:
 
 def test_samples_that_choose_the_best_epoch_are_not_trained_on(tmp_path: Path) -> None:
     part = replace(PART, patience=2, epochs=3)
-    training, stopping = stop_split(context(tmp_path, part), range(10))
+    training, stopping = stop_split(context(tmp_path, part), range(10), part.patience)
     assert (len(training), len(stopping)) == (9, 1)
-    assert stop_split(context(tmp_path), range(10)) == (list(range(10)), [])
+    assert stop_split(context(tmp_path), range(10), 0) == (list(range(10)), [])
     used: set[int] = set()
     features = random_features(10)
     batch = features.batch
@@ -193,7 +196,7 @@ def test_samples_that_choose_the_best_epoch_are_not_trained_on(tmp_path: Path) -
 
 
 def test_parts_of_a_picture_are_on_the_same_side(tmp_path: Path) -> None:
-    training, stopping = stop_split(context(tmp_path, replace(PART, patience=2), count=40, parts=2), range(40))
+    training, stopping = stop_split(context(tmp_path, count=40, parts=2), range(40), 2)
     assert len(stopping) == 4
     assert sorted(training + stopping) == list(range(40))
     assert {i // 2 for i in training}.isdisjoint(i // 2 for i in stopping)
@@ -205,7 +208,7 @@ def test_the_best_epoch_is_kept_with_patience(tmp_path: Path) -> None:
     losses = [row[2] for row in log_of(tmp_path)]
     best = losses.index(min(losses))
     assert len(losses) == min(best + 1 + 2, 40)
-    _, stopping = stop_split(context(tmp_path, part), range(10))
+    _, stopping = stop_split(context(tmp_path, part), range(10), part.patience)
     with torch.no_grad():
         loss = Reconstruction("flat", random_features(10)).loss(student, stopping, None)
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)
@@ -240,7 +243,7 @@ def test_autocast_keeps_losses_and_weights_in_float32(tmp_path: Path, monkeypatc
 
 @pytest.mark.gpu
 def test_a_student_trains_and_resumes_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
     part = replace(PART, patience=4)
     with pytest.raises(KeyboardInterrupt):
         interrupted = context(tmp_path, part, reporter=InterruptAt("train rgb student", 3))

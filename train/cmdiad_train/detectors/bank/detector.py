@@ -134,7 +134,7 @@ class Detector(TrainedDetector):
             grid=self._grids[number],
             size=self._recipe.size,
             published_blur=self.published_blur,
-            reweight=bank_part(self._recipe).image_score == "reweighted",
+            image_score=bank_part(self._recipe).image_score,
             kept=None if kept is None else kept[min(number, len(kept) - 1)],
         )
 

@@ -95,6 +95,12 @@ def check_weights(recipe: Recipe) -> int:
     return sum(tensor.nbytes for extractor in extractors for tensor in extractor.state_dict().values())
 
 
+def run_name(recipe: Recipe) -> str:
+    """Return "patchcore" for a recipe of `--family patchcore`, else the hallucination."""
+    part = bank_part(recipe)
+    return part.image_score if part.image_score == "patchcore" else part.hallucination
+
+
 BANK = Family(
     name=BankRecipe.family,
     part=BankRecipe,
@@ -107,7 +113,7 @@ BANK = Family(
     preferred_view=preferred_view,
     trained_modality=trained_modality,
     joint_categories=joint_categories,
-    run_name=lambda recipe: bank_part(recipe).hallucination,
+    run_name=run_name,
     network_file=network_file,
     take_over=take_over,
     check=check_weights,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
-from cmdiad_train.detectors.shared_options import IMAGES as SHARED_IMAGES
-from cmdiad_train.detectors.shared_options import IMAGES_TITLE, MODE, TRAINING
+from cmdiad_train.detectors.shared_options import IMAGES, MODE, STAGES, TRAINING
 
 ROW_NAMES = ("xyz", "xyz-f2f", "xyz-f2i", "xyz-i2f", "rgb", "rgb-f2f", "rgb-f2i", "rgb-i2f")
 """Rows of the paper's tables: measured modality, and hallucination."""
@@ -45,14 +44,6 @@ HALLUCINATION = option_group(
         help="Categories whose good samples also train the network, as a,b or all (as published).  "
         "[default: only the category of the detector]",
     ),
-)
-
-IMAGES = option_group(
-    IMAGES_TITLE,
-    click.option(
-        "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
-    ),
-    click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
 )
 
 CLOUDS = option_group(
@@ -124,7 +115,8 @@ BANKS = option_group(
     click.option(
         "--coreset",
         type=float,
-        help="Fraction of rows kept in a memory bank.  [default: all up to 25 000 rows, faithful: 0.1]",
+        help="Fraction of rows kept in a memory bank.  [default: all up to 25 000 rows, faithful and family "
+        "patchcore: 0.1]",
     ),
     click.option(
         "--components",
@@ -149,6 +141,14 @@ OPTIONS: tuple[click.Option, ...] = (
     *MODE,
     *collect_options(HALLUCINATION),
     *TRAINING,
-    *SHARED_IMAGES,
-    *collect_options(IMAGES, CLOUDS, BANKS),
+    *IMAGES,
+    *STAGES,
+    *collect_options(CLOUDS, BANKS),
 )
+PATCHCORE_OPTIONS: tuple[click.Option, ...] = (
+    *MODE,
+    *IMAGES,
+    *STAGES,
+    *(option for option in OPTIONS if option.name == "coreset"),
+)
+"""Options of the family `patchcore`, whose recipes are recipes of banks."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature
 from cmdiad_train.detectors.bank.features.patches import Extractor, PatchFeatures
 from cmdiad_train.detectors.family import PrecisionParts
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part
 from cmdiad_train.runs.mask import load_kept
@@ -162,7 +163,7 @@ def save_banks(run: Path, banks: dict[str, tuple[MemoryBank, Tensor]]) -> None:
 
 def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
     """Return the memory banks of a run, main bank first."""
-    reweight = bank_part(recipe).image_score == "reweighted"
+    reweight = bank_part(recipe).image_score != "max"
     tensors = load_tensors(run / BANKS)
     unknown = [name for name in tensors if not name.endswith(_BANK_TENSORS) or name.split(".")[0] not in BANK_NAMES]
     if unknown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
-from cmdiad_train.detectors.shared_options import IMAGES, MODE, TRAINING
+from cmdiad_train.detectors.shared_options import GEOMETRY, IMAGES, MODE, TRAINING
 
 REVERSE_DISTILLATION = option_group(
     "Reverse distillation",
@@ -16,13 +16,6 @@ REVERSE_DISTILLATION = option_group(
         "modality; mtfi-trd and mtfi-rd: inspection measures one modality, but training needs both, to hallucinate the "
         "missing features (mtfi-trd) or to learn from a detector of both modalities (mtfi-rd, as fast as rd).  "
         "[default: rd, faithful with --modality both: trd]",
-    ),
-    click.option(
-        "--geometry",
-        type=click.Choice(["normals", "pseudo-normals", "depth"]),
-        help="Clouds as images of metric surface normals, or as published: pseudo-normals of the depth image, or "
-        "depth. The last two work with --view sensor and need the support in three corners of the cloud.  "
-        "[default: normals, faithful: pseudo-normals]",
     ),
     click.option(
         "--distance",
@@ -38,4 +31,4 @@ REVERSE_DISTILLATION = option_group(
     ),
 )
 
-OPTIONS: tuple[click.Option, ...] = (*MODE, *collect_options(REVERSE_DISTILLATION), *TRAINING, *IMAGES)
+OPTIONS: tuple[click.Option, ...] = (*MODE, *collect_options(REVERSE_DISTILLATION), *GEOMETRY, *TRAINING, *IMAGES)

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_runtime.names import Modality
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.projection import projection_layer
+from cmdiad_train.detectors.cell_maps import marked_cells
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud
 from cmdiad_train.recipe import Recipe, bank_part
@@ -104,10 +106,7 @@ class PatchFeatures(nn.Module):
             image: Network input `[1, size, size, 3]`.
             searched: See `forward`.
         """
-        part = image.float().amax(3)[:, None]  # [1, 1, size, size]; cast first: TensorRT takes uint8 nowhere else
-        stride = part.shape[-1] // self.grid
-        kernel = part.shape[-1] - stride * (self.grid - 1)  # the stride where the grid divides the side, else wider
-        on_part = F.max_pool2d(part, kernel, stride).flatten() > 0
+        on_part = marked_cells(image.float().amax(3)[:, None], self.grid)  # cast first: TensorRT takes uint8 only here
         background = (~on_part).float()[None].argmax(1)  # [1]
         cells = torch.where(on_part, self.every_cell, background)
         if searched is None:

@@ -13,7 +13,8 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.detectors.bank.features.patches import Patches
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
-from cmdiad_train.detectors.bank.memory_bank import MemoryBank, kept_cells
+from cmdiad_train.detectors.bank.memory_bank import NEIGHBOURS, MemoryBank
+from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.recipe import MOST_ROWS, Recipe, bank_part
 
 
@@ -41,7 +42,7 @@ def inspected_patches(
     """
     if kept is None:
         return patches
-    inspected = [kept_cells(kept[min(i, len(kept) - 1)], grid) for i, grid in enumerate(grids)]
+    inspected = [marked_cells(kept[min(i, len(kept) - 1)], grid) for i, grid in enumerate(grids)]
     if all(bool(cells.all()) for cells in inspected):
         raise _useless_mask("a region in which no patch lies completely", "at least one whole patch in the region")
     if not all(bool(cells.any()) for cells in inspected):
@@ -76,7 +77,7 @@ def make_bank(
     normalised = (rows - mean) / std
     chosen = torch.from_numpy(choose_rows(normalised, recipe, device=device, reporter=reporter, name=name))
     kept = normalised[chosen].contiguous()
-    return MemoryBank.from_rows(kept, mean, std, reweight=bank_part(recipe).image_score == "reweighted"), chosen
+    return MemoryBank.from_rows(kept, mean, std, neighbours=NEIGHBOURS[bank_part(recipe).image_score]), chosen
 
 
 def bank_size(rows: int, recipe: Recipe) -> int:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.detectors.bank.features.hallucination import FeatureToFeature, FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.recipe import Distillation, Recipe, bank_part
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch

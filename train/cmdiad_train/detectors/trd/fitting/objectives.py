@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.trd.fitting.features import Features, Levels
+from cmdiad_train.detectors.training_features import Features
+from cmdiad_train.detectors.trd.fitting.features import Levels
 from cmdiad_train.detectors.trd.losses import DISTANCES, student_loss
 from cmdiad_train.detectors.trd.networks.student import StudentOutputs
 from cmdiad_train.recipe.trd import Distance

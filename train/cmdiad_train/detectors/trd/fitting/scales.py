@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.detectors.trd.fitting.features import Features, Levels
+from cmdiad_train.detectors.training_features import Features
+from cmdiad_train.detectors.trd.fitting.features import Levels
 
 
 @torch.no_grad()

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_train.detectors.family import FitContext
-from cmdiad_train.detectors.trd.fitting.features import Features, Levels, TrainingFeatures
+from cmdiad_train.detectors.network_training import stop_split
+from cmdiad_train.detectors.training_features import Features
+from cmdiad_train.detectors.trd.fitting.features import Levels, TrainingFeatures
 from cmdiad_train.detectors.trd.fitting.objectives import DroppedModality, Imitation, Objective, Reconstruction
 from cmdiad_train.detectors.trd.fitting.scales import fit_scales
-from cmdiad_train.detectors.trd.fitting.students import Lesson, new_student, stop_split, trained_student
+from cmdiad_train.detectors.trd.fitting.students import Lesson, new_student, trained_student
 from cmdiad_train.detectors.trd.networks.hallucinated import Hallucinated
 from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.run_files import (
@@ -98,7 +100,7 @@ class Students:
         """Return the features of the other teacher as hallucinated from the own ones."""
         if not file.exists():
             other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"))
-            training, _ = stop_split(self.context, self.group.samples)
+            training, _ = stop_split(self.context, self.group.samples, self.part.patience)
             scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
             save_hallucinated(file, Hallucinated(other.projector_amply, scales))
         network = load_hallucinated(file, self.shape).to(self.context.device)

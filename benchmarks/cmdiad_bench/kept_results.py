@@ -1,0 +1,78 @@
+"""Results of trainings that are kept with a digest of recipe, weights and data, so that no training is repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cmdiad_runtime.support.files import sha256_of
+from cmdiad_train.datasets import Category, open_category
+from cmdiad_train.recipe import Recipe
+
+DIGITS = 12
+"""Digits of a digest in the name of a run."""
+_SPLITS = ("train", "validation", "test")
+
+
+def training_digest(recipe: Recipe, category: Category, joint: Sequence[str]) -> str:
+    """Return a digest of version, recipe, weights, and names, sizes and times of the files of all samples.
+
+    Args:
+        recipe: Recipe of the training.
+        category: Category that is trained on.
+        joint: Further categories that are trained on.
+    """
+    content = {
+        "version": version("cmdiad"),
+        "recipe": recipe.to_json(),
+        "weights": {path: sha256_of(path) for path in sorted(set(_paths(recipe.to_json())))},
+        "data": [
+            _listing(open_category(category.root, name)) for name in dict.fromkeys((category.name, *sorted(joint)))
+        ],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _listing(category: Category) -> list[tuple[str, int, int]]:
+    files = set()
+    for split in _SPLITS:
+        for sample in category.listing(split, category.modalities).samples:  # type: ignore[arg-type]
+            files |= {path for path in (sample.rgb, sample.xyz, sample.ground_truth) if path is not None}
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+
+
+def _paths(value: object) -> Iterator[str]:
+    """Yield the files that a recipe names as weights."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "weights" and isinstance(part, str) and Path(part).is_file():
+                yield part
+            else:
+                yield from _paths(part)
+
+
+def stored_result(file: Path, digest: str) -> dict[str, Any] | None:
+    """Return the stored result of this digest, or None."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("digest") == digest else None
+
+
+def remove_outdated(run: Path, prefix: str, suffix: str = "") -> None:
+    """Remove the runs next to a run that were made with another recipe or other data.
+
+    Args:
+        run: Folder of the run, or of its bundle, whose name is the prefix, the first digits of a digest and the suffix.
+        prefix: Beginning of the names of all runs of the same kind.
+        suffix: End of their names.
+    """
+    for folder in run.parent.glob(f"{prefix}{'?' * DIGITS}{suffix}"):
+        if folder != run:
+            shutil.rmtree(folder)

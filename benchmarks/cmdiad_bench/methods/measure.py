@@ -1,0 +1,197 @@
+"""Train, export and measure each method on each category; what is finished is not repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cmdiad_bench.accuracy import measure_accuracy
+from cmdiad_bench.kept_results import DIGITS, remove_outdated, stored_result, training_digest
+from cmdiad_bench.latency import LatencyOptions, measure_latency
+from cmdiad_bench.memory import measure_memory
+from cmdiad_bench.methods.method import Method
+from cmdiad_export.bundle_writer import write_bundle
+from cmdiad_export.options import ExportOptions
+from cmdiad_runtime.bundle.manifest_records import GRAPH
+from cmdiad_runtime.engines.graph_file import weights_path
+from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError, RunError
+from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.names import Modality
+from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import Category
+from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.evaluation.evaluate import METRICS
+from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.runs.run import load_run
+from cmdiad_train.training.machine import Machine
+
+_FIGURES = (
+    "samples",
+    "good",
+    "not_inspected",
+    *METRICS,
+    "image_auroc_by_defect",
+    "intervals",
+    "false_rejects",
+    "missed_defects",
+)
+_MEMORY_FILES = 3
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """Settings of the measurements.
+
+    Attributes:
+        machine: Device and disk space of the trainings.
+        runs: Samples that are inspected to measure the latency.
+        seconds: Time after which the measurement of the latency stops.
+    """
+
+    machine: Machine = field(default_factory=Machine)
+    runs: int = 50
+    seconds: float = 60.0
+
+
+def measure_methods(
+    methods: Sequence[Method], categories: Sequence[Category], out: Path, options: MeasureOptions, reporter: Reporter
+) -> dict[str, dict[str, Any]]:
+    """Measure every method on every category.
+
+    A result is kept in `out/results` with a digest of recipe, weights, data and options, and is used again as long as
+    the digest is the same. A failure is named in the table and tried again by the next call.
+
+    Args:
+        methods: Methods.
+        categories: Categories of one data set.
+        out: Folder of results, runs and bundles.
+        options: Settings.
+        reporter: Receiver of progress.
+
+    Returns:
+        Figures, the failure (`failed`) or the missing sensor (`lacks`) by method and category.
+    """
+    return {
+        method.name: {category.name: _result(method, category, out, options, reporter) for category in categories}
+        for method in methods
+    }
+
+
+def _result(
+    method: Method, category: Category, out: Path, options: MeasureOptions, reporter: Reporter
+) -> dict[str, Any]:
+    lacking = sorted(method.needed - set(category.modalities))
+    if lacking:
+        return {"lacks": lacking}
+    try:
+        return _Measurement(method, category, out, options, reporter).result()
+    except CmdiadError as error:
+        reporter.say(f"{method.name}, {category.name}: failed. {error}")
+        return {"failed": str(error)}
+
+
+class _Measurement:
+    """One method on one category.
+
+    Args:
+        method: Method.
+        category: Category.
+        out: Folder of results, runs and bundles.
+        options: Settings.
+        reporter: Receiver of progress.
+    """
+
+    def __init__(
+        self, method: Method, category: Category, out: Path, options: MeasureOptions, reporter: Reporter
+    ) -> None:
+        self.method, self.category, self.options, self.reporter = method, category, options, reporter
+        joint = family_of(method.recipe.family).joint_categories(method.recipe)
+        self.digest = training_digest(method.recipe, category, joint)
+        self.prefix = f"{method.name}-{category.name}-"
+        name = f"{self.prefix}{self.digest[:DIGITS]}"
+        self.run, self.bundle = out / "runs" / name, out / "bundles" / f"{name}.cmdiad"
+        self.file = out / "results" / f"{method.name}-{category.name}.json"
+        self.training_file = out / "results" / f"{method.name}-{category.name}.training.json"
+
+    def result(self) -> dict[str, Any]:
+        """Return the figures, measured now or by an earlier call."""
+        conditions = {"digest": self.digest, "runs": self.options.runs}
+        stored = stored_result(self.file, self.digest)
+        if stored is not None and stored["runs"] == self.options.runs:
+            return stored
+        for folder in (self.run.parent, self.bundle.parent, self.file.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        remove_outdated(self.run, self.prefix)
+        remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
+        self.reporter.say(f"{self.method.name}, {self.category.name}: training")
+        measured = {**conditions, **self._trained(), **self._exported()}
+        write_json(self.file, measured)
+        return measured
+
+    def _trained(self) -> dict[str, Any]:
+        """Train, and return the seconds; None if an earlier call has begun the training.
+
+        Features are not shared with other trainings, so that every method pays for its own.
+        """
+        stored, started = stored_result(self.training_file, self.digest), self.run.exists()
+        start = time.monotonic()
+        record = fit(
+            self.category.root,
+            self.category.name,
+            self.method.recipe,
+            self.run,
+            self.reporter,
+            FitOptions(self.options.machine),
+        )
+        seconds = None if started else round(time.monotonic() - start, 1)
+        if stored is None:
+            if record.metrics is None:
+                raise RunError(
+                    self.category.folder / "test",
+                    found="no test samples of both kinds",
+                    expected="test/good and defects",
+                    action="Add test samples, or leave out the category",
+                )
+            stored = {"digest": self.digest, "training_seconds": seconds}
+            write_json(self.training_file, stored)
+        return {"training_seconds": stored["training_seconds"]}
+
+    def _exported(self) -> dict[str, Any]:
+        """Export and measure the bundle; if the export refuses, return the figures of the trained detector alone."""
+        run = load_run(self.run)
+        if not self.bundle.exists():
+            try:
+                write_bundle(run, self.bundle, ExportOptions(), self.reporter)
+            except (CertificateError, EngineError) as error:
+                figures = run.record.metrics or {}
+                return {"not_exportable": str(error), **{name: figures[name] for name in _FIGURES}}
+        return {**self._accuracy(), **self._cost()}
+
+    def _accuracy(self) -> dict[str, Any]:
+        with Inspector.open(self.bundle, OpenOptions(frozen_after=0)) as inspector:
+            figures = measure_accuracy(inspector, self.category.root, self.category.name, self.reporter)
+        return {name: figures[name] for name in (*_FIGURES, "engine", "precision")}
+
+    def _cost(self) -> dict[str, Any]:
+        """Return latency, memory and size."""
+        modalities: tuple[Modality, ...] = self.method.recipe.mains
+        samples = self.category.usable("test", modalities).samples
+        files = [path for path in (sample.rgb if "rgb" in modalities else sample.xyz for sample in samples) if path]
+        options = LatencyOptions(runs=self.options.runs, seconds=self.options.seconds)
+        with Inspector.open(self.bundle, OpenOptions(frozen_after=0)) as inspector:
+            latency = measure_latency(inspector, files, options, self.reporter)
+        memory = measure_memory(self.bundle, files[:_MEMORY_FILES], engine="cpu")
+        graph = self.bundle / GRAPH
+        return {
+            "latency_ms": {name: latency["total_ms"][name] for name in ("p50", "p99")},
+            "peak_resident_mb": memory["peak_resident_mb"],
+            "graph_mb": round(
+                sum(file.stat().st_size for file in (graph, weights_path(graph)) if file.exists()) / 1e6, 1
+            ),
+            "machine": latency["machine"],
+        }

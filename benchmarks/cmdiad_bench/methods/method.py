@@ -1,0 +1,111 @@
+"""The methods of a comparison: each family with each modality that it can inspect, and its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.names import SENSORS, Modality, Sensors
+from cmdiad_runtime.preprocess.prepare import needed_modalities
+from cmdiad_train.cli.train import cli as train_command
+from cmdiad_train.cli.train import recipes_of
+from cmdiad_train.detectors.registry import family_names, family_of, family_options
+from cmdiad_train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: `FAMILY-MODALITY`.
+        family: Name of the family, as in `cmdiad-train --family`.
+        recipe: Recipe with the settings of the comparison.
+        needed: Modalities that training and inspection read.
+    """
+
+    name: str
+    family: str
+    recipe: Recipe
+    needed: frozenset[Modality]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The methods that are compared.
+
+    Attributes:
+        families: Names of the families; empty for all.
+        modalities: Modalities that inspection measures; empty for all that a family can inspect.
+        settings: Options of `cmdiad-train` by name without dashes, for each family that has the option; a name
+            `FAMILY.NAME` is for one family.
+    """
+
+    families: tuple[str, ...] = ()
+    modalities: tuple[Sensors, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def methods_of(data: Path, choice: Choice) -> list[Method]:
+    """Return the chosen methods. A modality that a family cannot inspect is left out unless it was named.
+
+    Args:
+        data: Data set; only the names of its categories are read.
+        choice: Families, modalities and settings.
+
+    Raises:
+        RunError: Weights are missing, settings contradict each other, or no method is left.
+        click.UsageError: A setting is no option of `cmdiad-train`, or has an impossible value.
+    """
+    methods = []
+    for family in choice.families or family_names():
+        for modality in choice.modalities or SENSORS:
+            recipe = _recipe(data, family, modality, choice)
+            if recipe is not None:
+                methods.append(Method(f"{family}-{modality}", family, recipe, _needed(recipe)))
+    if not methods:
+        raise RunError(
+            "methods",
+            found=f"no family that inspects {' or '.join(choice.modalities)}",
+            expected="at least one method",
+            action="Choose another --modality or --family",
+        )
+    return methods
+
+
+def _recipe(data: Path, family: str, modality: Sensors, choice: Choice) -> Recipe | None:
+    """Return the recipe of a family for a modality, or None if the family cannot inspect that modality."""
+    arguments = [str(data), "--family", family, "--modality", modality, *_arguments(family, choice.settings)]
+    try:
+        return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
+    except RunError as error:
+        if error.subject != "recipe modality":
+            raise
+        return None
+
+
+def _arguments(family: str, settings: Mapping[str, str]) -> Sequence[str]:
+    """Return the settings that concern a family, as arguments of `cmdiad-train`."""
+    own, all_families = family_options(family), family_names()
+    foreign = {text for name in all_families for option in family_options(name) for text in option.opts}
+    foreign -= {text for option in own for text in option.opts}
+    arguments: list[str] = []
+    for name, value in settings.items():
+        prefix, dot, rest = name.partition(".")
+        if dot and prefix not in all_families:
+            raise click.BadParameter(f"{prefix!r} is not one of {', '.join(all_families)}", param_hint="--set")
+        if (dot and prefix != family) or (not dot and f"--{name}" in foreign):
+            continue
+        arguments += [f"--{rest if dot else name}", value]
+    return arguments
+
+
+def _needed(recipe: Recipe) -> frozenset[Modality]:
+    trained = family_of(recipe.family).trained_modality(recipe)
+    return frozenset(
+        modality for used in (trained, recipe.modality) for modality in needed_modalities(used, recipe.rgb_mask)
+    )

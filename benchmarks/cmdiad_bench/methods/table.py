@@ -1,0 +1,207 @@
+"""The comparison of methods: as values, and as text and Markdown tables of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmdiad_bench.methods.method import Method
+from cmdiad_bench.methods.published import MEAN, PUBLISHED
+from cmdiad_bench.paper.published import CLASSES
+from cmdiad_runtime.cli.each import table as text_table
+from cmdiad_train.evaluation.evaluate import mean_over_classes
+
+FORMAT = "cmdiad-methods"
+SENSORS = {"rgb": "camera", "xyz": "3D", "both": "camera, 3D"}
+ABSENT = "–"
+HEADS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30", "aupro_1": "AUPRO@1"}
+PUBLISHED_FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people.
+
+    Attributes:
+        title: Heading.
+        rows: Texts by column, one mapping per row.
+    """
+
+    title: str
+    rows: list[dict[str, str]]
+
+
+def comparison(
+    methods: Sequence[Method], results: Mapping[str, Mapping[str, Any]], settings: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return everything that was measured as JSON-ready values.
+
+    Args:
+        methods: Methods.
+        results: Result of `measure_methods`.
+        settings: Settings of the trainings.
+    """
+    return {
+        "format": FORMAT,
+        "settings": dict(settings),
+        "methods": [
+            {
+                "method": method.name,
+                "sensors": method.recipe.modality,
+                "recipe": method.recipe.to_json(),
+                "mean": _mean(results[method.name]),
+                "categories": {category: dict(result) for category, result in results[method.name].items()},
+                "published": _published(method.name),
+            }
+            for method in methods
+        ],
+    }
+
+
+def tables_of(record: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a comparison: of each category, of the means, of the defects, and of the published figures.
+
+    Args:
+        record: Result of `comparison`.
+    """
+    methods = record["methods"]
+    categories = list(methods[0]["categories"])
+    tables = [Table(category, [_row(method, category) for method in methods]) for category in categories]
+    if len(categories) > 1:
+        tables.insert(0, Table(f"Mean over {len(categories)} categories", [_mean_row(method) for method in methods]))
+    tables += [Table(f"{category}: image AUROC by defect", _defect_rows(methods, category)) for category in categories]
+    scopes = [*categories, *([MEAN] if set(categories) == set(CLASSES) else [])]
+    tables += [table for scope in scopes if (table := _published_table(methods, scope)).rows]
+    return [table for table in tables if table.rows]
+
+
+def notes_of(record: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know, one sentence or more per line."""
+    settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items()) or "defaults of each family"
+    notes = [
+        f"Settings: {settings}. Brackets hold 95 % bootstrap intervals over the test samples.",
+        "missed and rejected: verdicts of the exported bundle at its threshold, which held-out good samples set.",
+        "ms: from file to verdict on one machine, median and 99th percentile. MB: peak of the process. A dash: not "
+        "measured, or not published. Training times include the features, which no other training shares.",
+    ]
+    sources = {method["method"]: method["published"] for method in record["methods"] if method["published"]}
+    notes += [f"{name}: published in {one['source']}. Differs here: {one['differs']}." for name, one in sources.items()]
+    for method in record["methods"]:
+        for category, result in method["categories"].items():
+            notes += [
+                f"{method['method']}, {category}: {text}{result[key]}"
+                for key, text in (("failed", "failed. "), ("not_exportable", "no bundle. "))
+                if key in result
+            ]
+    return notes
+
+
+def as_text(record: Mapping[str, Any]) -> str:
+    """Return the tables as text with aligned columns."""
+    return "\n\n".join(f"{table.title}\n{text_table(table.rows)}" for table in tables_of(record))
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    """Return the tables as Markdown."""
+    parts = []
+    for table in tables_of(record):
+        columns = columns_of(table)
+        lines = [
+            columns,
+            ["---"] * len(columns),
+            *([row.get(column, ABSENT) for column in columns] for row in table.rows),
+        ]
+        parts.append("\n".join([f"## {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines)]))
+    parts.append("\n".join(f"- {note}" for note in notes_of(record)))
+    return "\n\n".join(parts) + "\n"
+
+
+def columns_of(table: Table) -> list[str]:
+    """Return the headings of a table, in order of first occurrence."""
+    return list(dict.fromkeys(column for row in table.rows for column in row))
+
+
+def _row(method: Mapping[str, Any], category: str) -> dict[str, str]:
+    result = method["categories"][category]
+    start = {"method": method["method"], "sensors": SENSORS[method["sensors"]]}
+    if "lacks" in result or "failed" in result:
+        return {
+            **start,
+            "image AUROC": "failed" if "failed" in result else f"no {', '.join(result['lacks'])} in the data",
+        }
+    defects, latency = result["samples"] - result["good"], result.get("latency_ms")
+    return {
+        **start,
+        **_figures(result),
+        "missed": f"{result['missed_defects']} of {defects}",
+        "rejected": f"{result['false_rejects']} of {result['good']}",
+        "ms p50 / p99": ABSENT if latency is None else f"{latency['p50']:.0f} / {latency['p99']:.0f}",
+        "MB": _number(result.get("peak_resident_mb")),
+        "graph MB": ABSENT if result.get("graph_mb") is None else f"{result['graph_mb']:.1f}",
+        "training s": _number(result["training_seconds"]),
+        "exported": "no" if "not_exportable" in result else "yes",
+    }
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return each figure with its interval."""
+    cells = {}
+    for figure, head in HEADS.items():
+        ends = result["intervals"][figure]
+        interval = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+        cells[head] = ABSENT if result[figure] is None else f"{result[figure]:.3f}{interval}"
+    return cells
+
+
+def _mean_row(method: Mapping[str, Any]) -> dict[str, str]:
+    start = {"method": method["method"], "sensors": SENSORS[method["sensors"]]}
+    return {**start, **(dict.fromkeys(HEADS.values(), ABSENT) if method["mean"] is None else _figures(method["mean"]))}
+
+
+def _defect_rows(methods: Sequence[Mapping[str, Any]], category: str) -> list[dict[str, str]]:
+    rows = []
+    for method in methods:
+        by_defect = method["categories"][category].get("image_auroc_by_defect")
+        if by_defect:
+            rows.append({"method": method["method"], **{name: f"{value:.3f}" for name, value in by_defect.items()}})
+    return rows
+
+
+def _published_table(methods: Sequence[Mapping[str, Any]], scope: str) -> Table:
+    """Return published figures next to measured ones, of one category or of the mean over all ten classes."""
+    rows = []
+    for method in methods:
+        result = method["mean"] if scope == MEAN else method["categories"][scope]
+        figures = {name: (method["published"] or {}).get(name, {}).get(scope) for name in PUBLISHED_FIGURES}
+        if not any(figures.values()):
+            continue
+        row = {"method": method["method"]}
+        for name, value in figures.items():
+            row[f"{HEADS[name]}, published"] = _share(value)
+            row[f"{HEADS[name]}, measured"] = _share((result or {}).get(name))
+        rows.append(row)
+    return Table(f"{scope}: published and measured", rows)
+
+
+def _published(name: str) -> dict[str, Any] | None:
+    one = PUBLISHED.get(name)
+    if one is None:
+        return None
+    figures = {figure: getattr(one, figure) for figure in PUBLISHED_FIGURES}
+    return {"source": one.source, "differs": one.differs, **figures}
+
+
+def _mean(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the means over the categories, or None if a category has no figures."""
+    if any("failed" in result or "lacks" in result for result in results.values()):
+        return None
+    return mean_over_classes(list(results.values()))
+
+
+def _share(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.0f}"

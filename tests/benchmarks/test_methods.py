@@ -1,0 +1,168 @@
+"""`cmdiad-bench methods`: all families in one table, which resumes, names failures and cites published figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmdiad_bench.cli import cli
+from cmdiad_bench.methods import measure
+from cmdiad_bench.methods.method import Choice, Method, methods_of
+from cmdiad_bench.methods.page import render
+from cmdiad_bench.methods.published import MEAN, PUBLISHED
+from cmdiad_bench.methods.table import as_markdown, comparison, tables_of
+from cmdiad_bench.paper.published import CLASSES
+from cmdiad_runtime.errors import CertificateError, RunError
+from cmdiad_train.detectors.registry import family_names
+from helpers import Ended, assert_refused, command
+
+TINY = {"rgb-backbone": "test_resnet", "size": 64, "epochs": 1, "batch": 4, "coreset": 0.1}
+SETTINGS = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_10", "aupro_5", "aupro_1")
+
+
+def compare(data: Path, out: Path, *options: object) -> Ended:
+    return command(cli, "methods", data, "--out", out, "--device", "cpu", "--runs", 2, *SETTINGS, *options)
+
+
+def result(value: float = 0.9, **changes: Any) -> dict[str, Any]:
+    return {
+        "samples": 10,
+        "good": 4,
+        "false_rejects": 1,
+        "missed_defects": 2,
+        **dict.fromkeys(FIGURES, value),
+        "image_auroc_by_defect": {"cut": 0.75},
+        "intervals": {name: [value - 0.1, value + 0.05] for name in FIGURES},
+        "training_seconds": 12.0,
+        "latency_ms": {"p50": 20.2, "p99": 31.0},
+        "peak_resident_mb": 321.0,
+        "graph_mb": 7.25,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def methods(data: Path) -> list[Method]:
+    return methods_of(data, Choice(("cfm", "patchcore"), settings={"rgb-backbone": "test_resnet"}))
+
+
+def test_methods_are_families_with_the_modalities_that_they_inspect(data: Path, methods: list[Method]) -> None:
+    assert [method.name for method in methods] == ["cfm-both", "patchcore-rgb", "patchcore-xyz", "patchcore-both"]
+    assert [sorted(method.needed) for method in methods] == [["rgb", "xyz"], ["rgb"], ["xyz"], ["rgb", "xyz"]]
+    everything = methods_of(data, Choice(settings={"rgb-backbone": "test_resnet"}))
+    assert {method.family for method in everything} == {*family_names()}
+    with pytest.raises(RunError, match="no family that inspects rgb"):
+        methods_of(data, Choice(("cfm",), ("rgb",)))
+
+
+def test_settings_reach_the_families_that_have_them(data: Path) -> None:
+    settings = {"rgb-backbone": "test_resnet", "coreset": "0.5", "patchcore.coreset": "0.01", "epochs": "3"}
+    chosen = methods_of(data, Choice(("bank", "patchcore", "cfm"), settings=settings))
+    parts: dict[str, Any] = {method.name: method.recipe.detector for method in chosen}
+    assert (parts["bank-rgb"].coreset, parts["patchcore-rgb"].coreset, parts["cfm-both"].epochs) == (0.5, 0.01, 3)
+
+
+def test_a_comparison_is_measured_once_and_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, chosen = tmp_path / "methods", ("--family", "patchcore", "--family", "cfm", "--modality", "both")
+    ended = compare(data, out, *chosen)
+    assert ended.code == 0, ended.err
+    record = json.loads((out / "methods.json").read_text())
+    assert [one["method"] for one in record["methods"]] == ["patchcore-both", "cfm-both"]
+    for one in record["methods"]:
+        measured = one["categories"]["gear"]
+        assert measured["latency_ms"]["p99"] >= measured["latency_ms"]["p50"] > 0
+        assert measured["peak_resident_mb"] > measured["graph_mb"] > 0
+        assert measured["training_seconds"] > 0
+        assert measured["samples"] == 5
+        assert set(measured["image_auroc_by_defect"]) == {"hole", "contamination"}
+    text = (out / "methods.md").read_text()
+    assert text.startswith("## gear\n\n| method | sensors | image AUROC |") and "| cfm-both | camera, 3D |" in text
+    assert "<td>cfm-both</td>" in (out / "methods.html").read_text()
+
+    def refused(*_: object) -> None:
+        raise RunError("training", found="a second one", action="None")
+
+    monkeypatch.setattr(measure, "fit", refused)
+    assert compare(data, out, *chosen).out == ended.out
+    assert len(list((out / "bundles").iterdir())) == 2
+    again = compare(data, out, *chosen, "--set", "seed=1")
+    assert again.code == 7
+    assert "cfm-both, gear: failed. training: found a second one" in (out / "methods.md").read_text()
+    assert not list((out / "bundles").iterdir()) and not list((out / "runs").iterdir()), "outdated ones are removed"
+
+
+def test_a_method_without_a_bundle_keeps_the_figures_of_the_detector(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise CertificateError("graph", found="an operator", action="None")
+
+    monkeypatch.setattr(measure, "write_bundle", refused)
+    ended = compare(data, tmp_path / "methods", "--family", "patchcore", "--modality", "rgb")
+    assert ended.code == 0, ended.err
+    record = json.loads((tmp_path / "methods/methods.json").read_text())
+    measured = record["methods"][0]["categories"]["gear"]
+    assert measured["not_exportable"].startswith("graph: found an operator")
+    assert 0 <= measured["image_auroc"] <= 1 and "latency_ms" not in measured
+    (row,) = tables_of(record)[0].rows
+    assert (row["exported"], row["MB"]) == ("no", "–")
+
+
+def test_tables_show_means_defects_failures_and_published_figures(methods: list[Method]) -> None:
+    results: dict[str, Any] = {method.name: {name: result() for name in CLASSES} for method in methods}
+    results["patchcore-xyz"]["foam"] = {"failed": "no | disk"}
+    results["patchcore-both"]["foam"] = {"lacks": ["xyz"]}
+    record = json.loads(json.dumps(comparison(methods, results, {"epochs": "1"})))
+    tables = {table.title: table.rows for table in tables_of(record)}
+    mean = tables["Mean over 10 categories"]
+    assert mean[0]["image AUROC"].startswith("0.900 [0.868")
+    assert mean[2]["image AUROC"] == "–"
+    row = tables["bagel"][0]
+    assert (row["missed"], row["rejected"], row["ms p50 / p99"]) == ("2 of 6", "1 of 4", "20 / 31")
+    assert tables["foam"][2]["image AUROC"] == "failed" and tables["foam"][3]["image AUROC"] == "no xyz in the data"
+    assert tables["bagel: image AUROC by defect"][0] == {"method": "cfm-both", "cut": "0.750"}
+    published = tables["cable_gland: published and measured"]
+    assert [line["method"] for line in published] == ["cfm-both", "patchcore-rgb"]
+    assert published[0]["AUPRO@30, published"] == "0.966" and published[0]["AUPRO@30, measured"] == "0.900"
+    assert published[1]["AUPRO@30, published"] == "–"
+    assert tables["mean: published and measured"][0]["image AUROC, published"] == "0.960"
+    assert "epochs 1" in as_markdown(record) and "CVPR 2024" in as_markdown(record)
+
+
+def test_data_are_escaped_in_the_page(methods: list[Method]) -> None:
+    results = {method.name: {"<script>": {"failed": "<b>"}} for method in methods}
+    page = render(comparison(methods, results, {}))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page
+
+
+def test_published_means_are_those_of_the_classes() -> None:
+    for name, one in PUBLISHED.items():
+        for figures in (one.image_auroc, one.pixel_auroc, one.aupro_30):
+            if len(figures) > 1:
+                mean = sum(figures[category] for category in CLASSES) / len(CLASSES)
+                assert figures[MEAN] == pytest.approx(mean, abs=2e-3), name
+        assert one.source and one.differs
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--family", "crystal-ball"), "'crystal-ball' is not one of bank, trd"),
+        (("--set", "epochs"), "is not NAME=VALUE"),
+        (("--set", "epoch=1"), "No such option"),
+        (("--set", "crystal.epochs=1"), "'crystal' is not one of bank"),
+    ],
+)
+def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    ended = compare(data, tmp_path / "methods", *options)
+    assert ended.code == 2
+    assert words in " ".join(ended.err.split())
+    assert not (tmp_path / "methods").exists()
+
+
+def test_unknown_data(tmp_path: Path) -> None:
+    assert_refused(compare(tmp_path / "no-data", tmp_path / "methods"), 7, "no-data")

@@ -1,0 +1,1 @@
+"""Training of AST: features of the cells, the flow and the student."""

@@ -1,0 +1,1 @@
+"""The networks of AST: features of the cells, normalising flow and student."""

@@ -1,0 +1,61 @@
+"""The recipe of AST from the options of `cmdiad-train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cmdiad_train.detectors.extractor_options import image_extractor_of, preset_of_options, within_preset
+from cmdiad_train.extractors.names import AUTO
+from cmdiad_train.extractors.store import stored_file
+from cmdiad_train.recipe import PUBLISHED_AST, AstRecipe, Recipe, RgbExtractor, ast_part, common_options
+
+PUBLISHED_SIZE = 768
+"""Side of the published view in pixels."""
+_VALUES = ("geometry", "student_width", "reduction", "epochs", "batch", "learning_rate", "patience")
+
+
+def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[str]]) -> Recipe:
+    """Return the recipe of the options; missing values are those of the mode.
+
+    Args:
+        options: Values of the options of `cmdiad-train` by parameter name; None for an option that is not given.
+        categories: Returns the names of all categories of the data set; not used.
+
+    Raises:
+        RunError: An option contradicts a weights file or the recipe.
+        click.UsageError: Options contradict each other.
+    """
+    base = PUBLISHED_AST if options["mode"] == "faithful" else AstRecipe()
+    values = {name: options[name] for name in _VALUES if options[name] is not None}
+    if options["cell"] is not None:
+        values["cell"] = int(options["cell"])
+    part = replace(base, **values)
+    part = replace(part, extractor=_extractor(options, part))
+    published = {"size": PUBLISHED_SIZE, "view": "sensor", "verdict": "image"} if part.mode == "faithful" else {}
+    return Recipe(part, **{**published, **common_options(options)})
+
+
+def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """Return a line about the image network: why it was chosen if no option names one, or that it is random."""
+    if recipe.modality == "xyz":
+        return []
+    if ast_part(recipe).extractor.weights == "seeded":
+        return ["The image network has random weights and detects little. Pass --rgb-weights timm or FILE."]
+    if ast_part(recipe).mode == "faithful" or options.get("extractor") not in (None, AUTO):
+        return []
+    preset = preset_of_options(options)
+    return [] if preset is None else [preset.reason()]
+
+
+def _extractor(options: Mapping[str, Any], part: AstRecipe) -> RgbExtractor:
+    """Return the network of the options of image extractors. The grid follows from the cells."""
+    options = {**options, "rgb_stages": None, "rgb_grid": None}
+    preset, base = preset_of_options(options), part.extractor
+    stored = stored_file(base.backbone)
+    if part.mode == "faithful" and stored is not None and options["rgb_backbone"] in (None, base.backbone):
+        options["rgb_weights"] = options["rgb_weights"] or str(stored)
+    if preset is not None:
+        base = preset.extractor
+    return replace(image_extractor_of(within_preset(options, preset), "rgb", base), grid=None)
