@@ -201,6 +201,20 @@ def own_bundle(exported: Exported, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported("rgb"), tmp_path / "own.cmdiad"))
 
 
+@pytest.fixture(scope="session")
+def exported_for_any(exported: Exported, own_copy: Once) -> Path:
+    """A bundle for whichever sensors arrive, of the plain bundles of all patterns."""
+    from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
+    from cmdiad_runtime.names import SENSORS
+
+    def write(folder: Path) -> None:
+        for pattern in SENSORS:
+            shutil.copytree(exported(pattern), folder / bundle_name("gear", pattern))
+        bind_patterns(folder, "gear", {pattern: bundle_name("gear", pattern) for pattern in SENSORS})
+
+    return own_copy("gear-any.cmdiad", write)
+
+
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
     """Restore the number of threads of torch, which changes the rounding of sums and which a benchmark changes."""

@@ -98,8 +98,8 @@ def inspect_test_split(inspector: Inspector, data: Path, category: str | None, r
     Raises:
         RunError: No sample of one kind can be scored although there are samples of this kind.
     """
-    opened = open_category(data, category)
     preprocessing = inspector.bundle.preprocessing
+    opened = open_category(data, category, preprocessing.image_modality)
     listing = opened.usable("test", preprocessing.modalities)
     samples = listing.samples
     inspections: dict[str, Inspection] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_bench.methods.command import methods
+from cmdiad_bench.missing.command import missing
 from cmdiad_bench.settings import parse_settings
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
@@ -104,7 +105,8 @@ def latency(  # noqa: PLR0913 - one parameter for each option
     open_options = OpenOptions(engine=engine, frozen_after=0, ignore_checks=() if inputs else tuple(CHECKS))
     with tempfile.TemporaryDirectory() as folder, Inspector.open(bundle, open_options) as inspector:
         paths = inputs or (_synthetic_inputs(Path(folder)),)
-        files = list_inputs(paths, inspector.bundle.preprocessing.modality)
+        settings = inspector.bundle.preprocessing
+        files = list_inputs(paths, settings.modality, settings.image_modality)
         reporter = TerminalReporter()
         options = LatencyOptions(runs=runs, seconds=seconds, pipeline=pipeline, takt_ms=takt_ms)
         result = measure_latency(inspector, files, options, reporter)
@@ -136,9 +138,9 @@ def memory(bundle: Path, inputs: tuple[Path, ...], engine: EngineName, json_file
     from cmdiad_runtime.bundle.bundle import Bundle
     from cmdiad_runtime.inspection.inputs import list_inputs
 
-    modality = Bundle.open(bundle).preprocessing.modality
+    settings = Bundle.open(bundle).preprocessing
     with tempfile.TemporaryDirectory() as folder:
-        files = list_inputs(inputs or (_synthetic_inputs(Path(folder)),), modality)
+        files = list_inputs(inputs or (_synthetic_inputs(Path(folder)),), settings.modality, settings.image_modality)
         result = measure_memory(bundle, files, engine=engine)
     device = result["peak_device_mb"]
     click.echo(
@@ -300,6 +302,9 @@ def paper(
 
 
 cli.add_command(methods)
+
+
+cli.add_command(missing)
 
 
 def main() -> None:

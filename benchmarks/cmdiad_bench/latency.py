@@ -128,7 +128,7 @@ def describe(inspector: Inspector) -> dict[str, Any]:
     settings = family_settings(record.recipe)
     return {
         "bundle": record.name,
-        "modality": inspector.bundle.preprocessing.modality,
+        "modality": inspector.bundle.preprocessing.modality_name,
         "family": family_name(record.recipe),
         "variant": settings.get("variant"),
         "hallucination": settings.get("hallucination"),

@@ -20,6 +20,7 @@ from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.engines.batch import MOST_SAMPLES
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
+from cmdiad_runtime.support.pattern_folder import is_pattern_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cmdiad_export.planning.plan import Budget
     from cmdiad_export.search.modes import SearchMode
     from cmdiad_runtime.engines import Precision
+    from cmdiad_runtime.errors import RunError
     from cmdiad_train.runs.record import RunRecord
 
 HELP = """Export a trained RUN to a bundle. Without RUN, the newest run under ./runs is exported.
@@ -188,6 +190,11 @@ def cli(  # noqa: PLR0913 - one parameter for each option
 
     def export(run: Path, bundle: Path) -> None:
         _make_folder(bundle.parent, bundle)
+        if is_pattern_run(run):
+            if budget is not None:
+                raise _of_one_pattern(run, "a budget")
+            _export_patterns(run, bundle, options)
+            return
         if budget is None:
             _export(run, bundle, options)
         else:
@@ -206,6 +213,8 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         run = newest_run()
         _say(f"run: {run} (the newest)")
     if plan:
+        if is_pattern_run(run):
+            raise _of_one_pattern(run, "--plan")
         _plan(run, out or run, options)
     else:
         export(run, out or BUNDLES / f"{run.resolve().name}-{suffix}")
@@ -259,26 +268,57 @@ def _export(run: Path, out: Path, options: ExportOptions) -> None:
     write_bundle(load_run(run), out, options, TerminalReporter())
 
 
+def _export_patterns(runs: Path, out: Path, options: ExportOptions) -> None:
+    from cmdiad_export.pattern_bundle_writer import bundle_name, write_pattern_bundle
+    from cmdiad_runtime.names import PATTERN_TEXTS, SENSORS
+    from cmdiad_runtime.support.progress import TerminalReporter
+
+    write_pattern_bundle(runs, out, options, TerminalReporter())
+    click.echo(f"bundle: {out}")
+    for pattern in SENSORS:
+        inside = out / bundle_name(out.name.removesuffix(".cmdiad"), pattern)
+        _say(f"samples with {PATTERN_TEXTS[pattern]}: {inside}")
+        _report_bundle(inside)
+    _say(f"next: cmdiad-run {in_shell(out)} PARTS  # for PARTS put a folder of new pictures and clouds")
+
+
+def _of_one_pattern(runs: Path, plan: str) -> RunError:
+    from cmdiad_runtime.errors import RunError
+    from cmdiad_runtime.names import SENSORS
+
+    return RunError(
+        runs,
+        found=f"the runs of cmdiad-train --modality any, and {plan}",
+        expected="the run of one pattern, because latency and memory differ from pattern to pattern",
+        action=f"pass one of {', '.join(str(runs / pattern) for pattern in SENSORS)}",
+    )
+
+
 def _report_threshold(run: Path, out: Path) -> None:
     """Print what a bundle does not inspect, the threshold with what it rests on, and the next commands."""
-    from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.cli.notes import notes_about
     from cmdiad_train.runs.record import read_record
 
     record = read_record(run)
     samples = _samples_of(record)
     inspect = f"cmdiad-run {in_shell(out)}"
-    bundle = Bundle.open(out)
-    for note in notes_about(bundle):
-        _say(note)
-    report_threshold(
-        bundle.calibration,
-        f"cmdiad-threshold {in_shell(out)} --good DIR",
+    _report_bundle(
+        out,
         f"{inspect} PICTURES  # for PICTURES put a folder of new pictures"
         if samples is None
         else f"{inspect} {in_shell(samples)} --output {in_shell(_free(Path('inspected')))}",
         f"cmdiad-bench report {in_shell(record.data.folder)} {in_shell(out)} --out report",
     )
+
+
+def _report_bundle(out: Path, *following: str) -> None:
+    """Print what a bundle does not inspect, the threshold with what it rests on, and the next commands."""
+    from cmdiad_runtime.bundle.bundle import Bundle
+    from cmdiad_runtime.cli.notes import notes_about
+
+    bundle = Bundle.open(out)
+    for note in notes_about(bundle):
+        _say(note)
+    report_threshold(bundle.calibration, f"cmdiad-threshold {in_shell(out)} --good DIR", *following)
 
 
 def _free(folder: Path) -> Path:
@@ -290,15 +330,18 @@ def _free(folder: Path) -> Path:
 
 def _samples_of(record: RunRecord) -> Path | None:
     """Return a folder of samples of the data set that can be inspected, test samples first; None if there is none."""
+    from dataclasses import replace
+
     from cmdiad_runtime.errors import RunError
-    from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+    from cmdiad_runtime.modalities import folders_of
+    from cmdiad_runtime.names import MODALITIES
     from cmdiad_train.datasets import GOOD, category_at
 
     folder = Path(record.data.folder)
     if (folder / "test").is_dir():
         return folder / "test"
     try:
-        category = category_at(folder)
+        category = replace(category_at(folder), image=record.preprocessing.image_modality)
         splits = [category.listing(split, record.preprocessing.modalities) for split in ("test", "train")]
     except RunError:
         return None
@@ -307,7 +350,7 @@ def _samples_of(record: RunRecord) -> Path | None:
     if first is None:
         return None
     place = Path(first.rgb or first.xyz or folder).parent
-    inside = {name for names in MODALITY_FOLDERS.values() for name in names}
+    inside = [name for kind in MODALITIES for name in folders_of(kind, category.image)]
     return place.parent if place.name.lower() in inside else place
 
 

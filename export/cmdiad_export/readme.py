@@ -6,6 +6,8 @@ import textwrap
 from importlib.metadata import version
 
 from cmdiad_runtime.bundle.manifest import Manifest
+from cmdiad_runtime.colour import GreyRange
+from cmdiad_runtime.modalities import sensor_text
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
 from cmdiad_runtime.preprocess.mask_note import mask_text
@@ -17,7 +19,6 @@ README = "README.txt"
 
 _WIDTH = 100
 _COLUMN = 14
-_MODALITIES = {"rgb": "rgb (camera)", "xyz": "xyz (3D sensor)", "both": "both (camera and 3D sensor)"}
 
 
 def readme_of(manifest: Manifest, contact: str) -> str:
@@ -28,9 +29,10 @@ def readme_of(manifest: Manifest, contact: str) -> str:
         contact: Person or department that the bundle comes from, or "".
     """
     name, runtime = printable(manifest.name), version("cmdiad")
+    modality = manifest.preprocessing.modality_name
     facts = {
         "Inspects": f"{printable(manifest.provenance.category or 'parts of one kind')}, modality "
-        f"{_MODALITIES[manifest.preprocessing.modality]}",
+        f"{modality} ({sensor_text(modality)})",
         "Area": _area(manifest),
         "Input": _input(manifest),
         "Threshold": _threshold(manifest),
@@ -95,7 +97,9 @@ def _input(manifest: Manifest) -> str:
 
 
 def _kind(settings: Preprocessing) -> str:
-    image = f"{'a colour' if settings.colour == 'rgb' else 'a grey'} image with 8 bits per channel{{size}}"
+    name = "" if settings.image_modality == "rgb" else f" ({settings.image_modality})"
+    bits = f"16 bits ({settings.colour.text})" if isinstance(settings.colour, GreyRange) else "8 bits per channel"
+    image = f"{'a colour' if settings.colour == 'rgb' else 'a grey'} image{name} with {bits}{{size}}"
     cloud = "an organised point cloud in metres"
     if settings.modality == "xyz":
         return f"{cloud}{{size}}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cmdiad_runtime.inspection.inspection import Inspection
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
+    from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
     from cmdiad_runtime.readers import read_rgb, read_xyz
     from cmdiad_runtime.sample import Sample
 
@@ -39,6 +40,7 @@ _HOMES = {
     "Inspector": "inspection.inspector",
     "OpenOptions": "inspection.open_options",
     "OutputError": "errors",
+    "PatternInspector": "inspection.pattern_inspector",
     "RunError": "errors",
     "Sample": "sample",
     "read_rgb": "readers",
@@ -57,6 +59,7 @@ __all__ = [
     "Inspector",
     "OpenOptions",
     "OutputError",
+    "PatternInspector",
     "RunError",
     "Sample",
     "read_rgb",

@@ -9,6 +9,10 @@ Sensors = Literal["rgb", "xyz", "both"]
 """Modalities that a detector uses: one, or both."""
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SENSORS: tuple[Sensors, ...] = get_args(Sensors)
+ANY = "any"
+"""Value of `--modality` for one bundle that inspects samples with image, cloud or both."""
+PATTERN_TEXTS: dict[Sensors, str] = {"rgb": "an image alone", "xyz": "a cloud alone", "both": "image and cloud"}
+"""Text for people about the modalities of a sample."""
 
 ViewName = Literal["sensor", "part", "top", "each"]
 VIEW_NAMES: tuple[ViewName, ...] = get_args(ViewName)

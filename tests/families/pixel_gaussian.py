@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.support.command_line import collect_options, option_group
 from cmdiad_runtime.support.records import fields_from_json, require_integer
 from cmdiad_train.detectors.family import Family, FitContext, Fitted, PrecisionParts, TrainedDetector, as_tensors

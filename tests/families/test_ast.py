@@ -82,7 +82,6 @@ def test_a_bundle_inspects_with_its_sensors(bundle: Path, own_data: Path, modali
     assert all(line["reason"] in (None, "score") for line in lines)
 
 
-@pytest.mark.failure_mode("A cloud without a point in a corner, for published depth or pseudo-normals")
 def test_a_cloud_without_its_support_is_rejected(data: Path, tmp_path: Path) -> None:
     run, bundle = tmp_path / "run", tmp_path / "bundle.cmdiad"
     published = ("--geometry", "depth", "--cell", 32, "--size", 128)

@@ -21,6 +21,7 @@ NAMES = [
     "Inspector",
     "OpenOptions",
     "OutputError",
+    "PatternInspector",
     "RunError",
     "Sample",
     "__version__",

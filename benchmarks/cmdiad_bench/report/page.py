@@ -17,6 +17,7 @@ from cmdiad_bench.report.galleries import OPEN, Gallery, Row
 from cmdiad_bench.report.pictures import draw_legend
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import is_rate_based
+from cmdiad_runtime.modalities import sensor_text
 from cmdiad_runtime.support.score_text import score_texts
 from cmdiad_runtime.support.share_text import share_text
 from cmdiad_train.evaluation.evaluate import PRO_LIMITS
@@ -100,7 +101,7 @@ def _view_comparison(comparison: Comparison, sections: Sequence[Section]) -> dic
 def _view(section: Section, compared: Container[str]) -> dict[str, Any]:
     """Return the values that the template shows for one bundle on one class."""
     record = section.record
-    sensor = SENSORS[record["modality"]]
+    sensor = SENSORS.get(record["modality"]) or f"{sensor_text(record['modality'])} alone"
     category = record["category"]
     return {
         "record": record,

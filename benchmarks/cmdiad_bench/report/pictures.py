@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.marks import ringed
 from cmdiad_runtime.inspection.overlay import anomaly_overlay, depth_image, largest_place
@@ -20,6 +21,7 @@ from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
+from cmdiad_runtime.readers.image import is_grey16
 from cmdiad_runtime.sample import Mask, RgbImage
 from cmdiad_train.datasets import Category, SampleFiles
 
@@ -83,7 +85,7 @@ def draw_pictures(
         preprocessing: Preprocessing of the bundle.
         map_threshold: Map values above this threshold are drawn as anomalous.
     """
-    image = _show_image(files.rgb or (companion.rgb if companion else None))
+    image = _show_image(files.rgb or (companion.rgb if companion else None), preprocessing.colour)
     depth = _show_depth(files.xyz or (companion.xyz if companion else None))
     inspected = image if files.rgb is not None else depth
     assert inspected is not None  # the inspection has read this file
@@ -106,11 +108,11 @@ def draw_legend() -> str:
     return _uri(anomaly_overlay(np.full((24, 440, 3), _GREY, dtype=np.uint8), ramp, 1.0))
 
 
-def _show_image(path: Path | None) -> RgbImage | None:
+def _show_image(path: Path | None, colour: Colour) -> RgbImage | None:
     if path is None:
         return None
     with suppress(InputError):
-        return read_rgb(path, colour=image_colour(path))
+        return read_rgb(path, colour=colour if is_grey16(path) else image_colour(path))
     return None
 
 

@@ -58,7 +58,7 @@ def describe(bundle: Bundle, public_key: Path | None) -> Described:
     config = canonical_json(
         {
             "name": bundle.name,
-            "modality": bundle.preprocessing.modality,
+            "modality": bundle.preprocessing.modality_name,
             "precision": bundle.precision,
             "digest": manifest_hash(bundle.manifest),
         }
@@ -73,7 +73,7 @@ def annotations_of(bundle: Bundle) -> dict[str, str]:
     annotations = {
         "org.opencontainers.image.title": bundle.name,
         BUNDLE_DIGEST: manifest_hash(bundle.manifest),
-        f"{PREFIX}modality": bundle.preprocessing.modality,
+        f"{PREFIX}modality": bundle.preprocessing.modality_name,
         f"{PREFIX}precision": bundle.precision,
         f"{PREFIX}runtime.version": bundle.record.versions.get("cmdiad", ""),
         f"{PREFIX}threshold.score": f"{calibration.score_threshold:.9g}",

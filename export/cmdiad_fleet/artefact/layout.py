@@ -12,7 +12,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -155,6 +155,7 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._opened = ExitStack()
         self._file: tarfile.TarFile | None = None
         self._members: dict[str, tarfile.TarInfo] = {}
 
@@ -171,14 +172,14 @@ class _Archive:
         return file  # type: ignore[return-value]
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._opened.close()
+        self._file = None
 
     def _listed(self) -> tarfile.TarFile:
         if self._file is not None:
             return self._file
-        self._file = tarfile.open(self._path, "r:")  # noqa: SIM115 - open until `close`
+        content = self._opened.enter_context(open_regular(self._path, follow=True))
+        self._file = self._opened.enter_context(tarfile.open(fileobj=content, mode="r:"))  # noqa: SIM115 - open until `close`
         for count, member in enumerate(self._file):
             if count > ENTRIES_LIMIT:
                 raise tarfile.TarError("too many members")

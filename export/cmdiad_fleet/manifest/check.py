@@ -21,7 +21,6 @@ import numpy.typing as npt
 from cmdiad_fleet.manifest.reading import open_manifest, read_rows, refused_manifest
 from cmdiad_fleet.manifest.rows import ManifestRow
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.names import Modality
 
 PARTITIONS = 256
 """Number of files with digests; one is in memory at a time, 24 bytes for each row."""
@@ -46,7 +45,7 @@ class CheckedManifest:
     """
 
     place: str
-    modalities: tuple[Modality, ...]
+    modalities: tuple[str, ...]
     sha256: str
     rows_sha256: str
     rows: int
@@ -89,7 +88,7 @@ class CheckedManifest:
         )
 
 
-def check_manifest(place: str, modalities: Sequence[Modality], folder: Path) -> CheckedManifest:
+def check_manifest(place: str, modalities: Sequence[str], folder: Path) -> CheckedManifest:
     """Read a manifest completely and mark the identifiers that are not unique.
 
     Args:

@@ -15,11 +15,11 @@ from io import TextIOWrapper
 from typing import IO, Any
 
 from cmdiad_fleet.manifest.fetching import NO_ANSWER, is_missing
-from cmdiad_fleet.manifest.places import absolute_place, base_of, place_for_people, without_short_address
+from cmdiad_fleet.manifest.places import absolute_place, base_of, is_url, place_for_people, without_short_address
 from cmdiad_fleet.manifest.rows import ManifestRow
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.support.regular_file import open_regular
 
 ID = "id"
 """Name of the column with the identifiers. The columns of the files are named after their modality."""
@@ -32,12 +32,12 @@ _Values = Mapping[str, Any]
 _Read = Callable[[IO[bytes], Sequence[str]], Iterator[_Values]]
 
 
-def read_rows(manifest: str, modalities: Sequence[Modality]) -> Iterator[ManifestRow]:
+def read_rows(manifest: str, modalities: Sequence[str]) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest in order.
 
     Args:
         manifest: Path or URL that ends in .parquet, .csv, .jsonl or .ndjson.
-        modalities: Modalities that the detector needs; columns of other names are ignored.
+        modalities: Names of the modalities that the detector needs; columns of other names are ignored.
 
     Raises:
         InputError: The manifest is missing, has another format, lacks a column, or is damaged.
@@ -53,7 +53,11 @@ def read_rows(manifest: str, modalities: Sequence[Modality]) -> Iterator[Manifes
 
 @contextmanager
 def open_manifest(manifest: str) -> Iterator[IO[bytes]]:
-    """Open a manifest for reading bytes; see `read_rows`."""
+    """Open a manifest for reading bytes; see `read_rows`. A manifest is read more than once, so a pipe is refused."""
+    if not is_url(manifest):
+        with open_regular(manifest, follow=True) as file:
+            yield file
+        return
     import fsspec
 
     with fsspec.open(without_short_address(manifest), "rb") as file:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from cmdiad_runtime.names import Modality
-
 ManifestReason = Literal["no-id", "duplicate-id"]
 """Machine-readable reason of the verdict NG that a manifest adds to those of `cmdiad_runtime.reasons`."""
 
@@ -33,7 +31,7 @@ class ManifestRow:
 
     number: int
     part_id: str
-    places: Mapping[Modality, str]
+    places: Mapping[str, str]
     reason: ManifestReason | None = None
 
     def refused(self, reason: ManifestReason) -> ManifestRow:

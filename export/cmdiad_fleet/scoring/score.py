@@ -126,7 +126,7 @@ def score_manifest(
         _remove_leftovers(folder)
         reporter.say("check the manifest")
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=CHECK, dir=folder)))
-        checked = check_manifest(manifest, opened.preprocessing.modalities, scratch)
+        checked = check_manifest(manifest, tuple(opened.preprocessing.sensor_names.values()), scratch)
         if checked.duplicates:
             reporter.say(f"{checked.duplicates} of {checked.rows} rows have an id that is not unique, and are NG")
         _require_few_shards(checked, options.shard_rows)

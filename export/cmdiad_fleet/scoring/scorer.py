@@ -143,7 +143,7 @@ class Scorer:
 
     def _sample(self, inspector: Inspector, row: ManifestRow, name: str) -> Sample:
         settings = inspector.bundle.preprocessing
-        missing = [modality for modality in settings.modalities if modality not in row.places]
+        missing = [name for name in settings.sensor_names.values() if name not in row.places]
         if missing:
             raise InputError(
                 f"row {row.number + 1} of the manifest",
@@ -152,7 +152,7 @@ class Scorer:
                 action="add the file to the manifest",
                 reason="missing-modality",
             )
-        needed: dict[Modality, str] = {modality: row.places[modality] for modality in settings.modalities}
+        needed: dict[Modality, str] = {kind: row.places[name] for kind, name in settings.sensor_names.items()}
         with local_files(needed, self._settings.input_timeout_s or None) as paths:
             try:
                 return self._read(name, paths.get("rgb"), paths.get("xyz"), colour=settings.colour)
@@ -248,7 +248,8 @@ def _inspect_each(inspector: Inspector, samples: Sequence[_Examined]) -> list[In
 
 def _name(row: ManifestRow, inspector: Inspector) -> str:
     """Return the name of a sample in its line: the place of the image, or of the cloud if there is no image."""
-    places = (row.places[m] for m in inspector.bundle.preprocessing.modalities if m in row.places)
+    names = inspector.bundle.preprocessing.sensor_names.values()
+    places = (row.places[name] for name in names if name in row.places)
     return place_for_people(next(places, f"row {row.number + 1} of the manifest"))
 
 

@@ -50,10 +50,11 @@ def _data(job: Job) -> Iterator[tuple[object, ...]]:
     from cmdiad_train.datasets import open_category
 
     data = job.detector.data
-    for category, split, modalities in job.resolved.sources:
+    for category, split, modalities, image in job.resolved.sources:
         if split == "test" and job.trial:
             continue
-        listing = open_category(data, category or job.detector.category).listing(split, modalities)  # type: ignore[arg-type]
+        opened = open_category(data, category or job.detector.category, image)
+        listing = opened.listing(split, modalities)  # type: ignore[arg-type]
         for name in sorted(listing.incomplete):
             yield category, split, name, "incomplete"
         for files in sorted(listing.samples, key=lambda files: files.name):

@@ -9,8 +9,8 @@ from typing import Any
 
 from cmdiad_fleet.training.fleet_file.options import arguments_of
 
-Source = tuple[str | None, str, tuple[str, ...]]
-"""Category (None for the category of the detector), split, and modalities of samples that a training reads."""
+Source = tuple[str | None, str, tuple[str, ...], str]
+"""Category (None for the category of the detector), split, modalities and name of the image that a training reads."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def resolve(data: Path, options: Mapping[str, Any]) -> Resolved:
         family = family_of(name)
         trained = needed_modalities(family.trained_modality(recipe), recipe.rgb_mask)
         inspected = needed_modalities(recipe.modality, recipe.rgb_mask)
-        sources |= {(None, "train", trained): None, (None, "validation", inspected): None}
-        sources |= {(None, "test", inspected): None}
-        sources |= {(category, "train", trained): None for category in family.joint_categories(recipe)}
+        image = recipe.image_modality
+        sources |= {(None, "train", trained, image): None, (None, "validation", inspected, image): None}
+        sources |= {(None, "test", inspected, image): None}
+        sources |= {(category, "train", trained, image): None for category in family.joint_categories(recipe)}
     stored = {name: recipe.to_json() for name, recipe in recipes.items()}
     return Resolved(tuple(arguments), stored, tuple(sources))

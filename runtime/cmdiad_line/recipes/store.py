@@ -20,6 +20,7 @@ from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
+from cmdiad_runtime.colour import GreyRange
 from cmdiad_runtime.engines import EngineName
 from cmdiad_runtime.errors import BundleError, CmdiadError, OutputError
 from cmdiad_runtime.support.files import atomic_directory, remove_leftovers, write_json
@@ -258,6 +259,13 @@ def _is_bundle(path: Path, digest: str, public_key: Path | None) -> bool:
 
 
 def _new_recipe(bundle: Bundle, options: ImportOptions) -> Recipe:
+    if isinstance(bundle.preprocessing.colour, GreyRange):  # Arrays of sources have levels of another range.
+        raise RecipeError(
+            bundle.name,
+            found="a bundle for grey images of 16 bits",
+            expected="a bundle for images of 8 bits, which the sources of a station deliver",
+            action="train on images of 8 bits, or inspect files with cmdiad-run",
+        )
     threshold = options.threshold
     if options.false_reject_rate is not None:
         threshold = adjusted(bundle, false_reject_rate=options.false_reject_rate).calibration.score_threshold

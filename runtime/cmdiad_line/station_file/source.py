@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cmdiad_runtime.names import MODALITIES, SENSORS, Modality, Sensors
-from cmdiad_runtime.readers import Colour
+from cmdiad_runtime.readers import PlainColour
 from cmdiad_runtime.support.records import require, require_integer, require_line, require_name, require_number
 from cmdiad_runtime.support.toml_file.values import ExistingFile, ExistingFolder
 
@@ -73,7 +73,7 @@ class FileSource(Source):
     pushes: ClassVar[bool] = True
 
     timeout_ms: int = 5000
-    colour: Colour = "rgb"
+    colour: PlainColour = "rgb"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -187,16 +187,17 @@ class ChangeOver:
             if error is not None:
                 then(str(error))
                 return
-            self._readiness.active_id = recipe.recipe_id
+            before, self._readiness.active_id = self._readiness.active_id, recipe.recipe_id
             self._readiness.fault = None
-            self._unload_surplus(recipe.recipe_id)
+            self._unload_surplus({recipe.recipe_id, before})
             then("")
 
         self._next.append(recipe_id)
         self._background.submit(lambda: self._store.rollback() if back else self._store.activate(recipe_id), use)
 
-    def _unload_surplus(self, active_id: str) -> None:
-        others = [recipe_id for recipe_id in self._held if recipe_id != active_id]
+    def _unload_surplus(self, needed: Collection[str]) -> None:
+        """Unload the recipes that were used longest ago, except the active one and the one that parts in work have."""
+        others = [recipe_id for recipe_id in self._held if recipe_id not in needed]
         for recipe_id in others[: max(len(self._held) - LARGEST_HELD, 0)]:
             self._unload(recipe_id)
 

@@ -16,10 +16,12 @@ from cmdiad_runtime.bundle.bundle import Bundle, with_calibration, with_ignored_
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, SIGNATURE, damaged
 from cmdiad_runtime.bundle.manifest import write_content
+from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
 from cmdiad_runtime.bundle.signature import sign
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.files import atomic_write, remove_leftovers
 from cmdiad_runtime.support.folder_owner import take_folder
+from cmdiad_runtime.support.pattern_folder import PATTERNS
 from cmdiad_runtime.support.regular_file import read_regular
 
 WAIT_S = 10.0
@@ -64,16 +66,33 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
         EngineError: The package cryptography is missing.
         OutputError: See `change_bundle`.
     """
+    return _sign(path, MANIFEST, Bundle.open, private_key)
+
+
+def sign_pattern_bundle(path: Path, private_key: Path) -> list[Path]:
+    """Sign the bundles of all patterns and `patterns.json`, and return the paths of the signatures; see `sign_bundle`.
+
+    Raises:
+        BundleError: A bundle is missing or damaged, or the file contains no private key.
+        EngineError: The package cryptography is missing.
+        OutputError: See `change_bundle`.
+    """
+    bundles = open_pattern_bundle(path).bundles.values()
+    signatures = [sign_bundle(bundle.path, private_key) for bundle in bundles]
+    return [*signatures, _sign(path, PATTERNS, open_pattern_bundle, private_key)]
+
+
+def _sign(path: Path, name: str, verify: Callable[[Path], object], private_key: Path) -> Path:
     with _sole_writer(path):
-        Bundle.open(path)
-        content = read_regular(path / MANIFEST, MANIFEST_LIMIT)
+        verify(path)
+        content = read_regular(path / name, MANIFEST_LIMIT)
         signature = sign(content, private_key)
         with atomic_write(path / SIGNATURE) as temporary:
             temporary.write_bytes(signature)
-        Bundle.open(path)
-        if read_regular(path / MANIFEST, MANIFEST_LIMIT) != content:
+        verify(path)
+        if read_regular(path / name, MANIFEST_LIMIT) != content:
             (path / SIGNATURE).unlink()
-            raise damaged(path / MANIFEST, "a manifest that was changed while it was signed")
+            raise damaged(path / name, "a manifest that was changed while it was signed")
     return path / SIGNATURE
 
 

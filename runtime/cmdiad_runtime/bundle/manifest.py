@@ -32,9 +32,11 @@ from cmdiad_runtime.engines.graph_file import joint_digest
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import sha256_of, write_json
+from cmdiad_runtime.support.pattern_folder import bundles_inside, is_pattern_bundle
 from cmdiad_runtime.support.records import (
     NewerRecordError,
     RecordError,
@@ -309,6 +311,8 @@ def _read_bytes(folder: Path) -> bytes:
     try:
         content = read_regular(path, MANIFEST_LIMIT)
     except FileNotFoundError as error:
+        if is_pattern_bundle(folder):
+            raise _of_all_patterns(folder) from error
         raise BundleError(
             folder,
             found="no manifest.json",
@@ -323,6 +327,17 @@ def _read_bytes(folder: Path) -> bytes:
     if len(content) > MANIFEST_LIMIT:
         raise too_large(path, f"more than {MANIFEST_LIMIT} bytes", f"at most {MANIFEST_LIMIT}")
     return content
+
+
+def _of_all_patterns(folder: Path) -> BundleError:
+    """Return the error for a bundle for whichever sensors arrive where one of its bundles is needed."""
+    inside = ", ".join(str(path) for path in bundles_inside(folder)[: len(SENSORS)])
+    return BundleError(
+        folder,
+        found="a bundle for whichever sensors arrive (cmdiad-train --modality any)",
+        expected="a bundle for one pattern of modalities",
+        action=f"pass the bundle of one pattern: {inside or 'the folder has none'}",
+    )
 
 
 def _parse(content: bytes) -> tuple[dict[str, Any], bool]:

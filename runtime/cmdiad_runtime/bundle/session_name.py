@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmdiad_runtime.modalities import TABLE
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
 from cmdiad_runtime.readers.labels import SPLITS, label_of_folder
 
-_UNNAMED = frozenset({*SPLITS, *(name for names in MODALITY_FOLDERS.values() for name in names)})
+_UNNAMED = frozenset({*SPLITS, *(name for modality in TABLE.values() for name in modality.folders)})
 """Names of folders, in lower case, that say nothing about a session; nor does a name that says good or bad."""
 _LONGEST_NAME = 100
 

@@ -10,17 +10,16 @@ import click
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.names import Sensors
+    pass
 
 _ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".7z", ".xz")
 """Suffixes of packed folders."""
 
 
-def bundle_and_inputs(
-    paths: tuple[Path, ...], modality: Sensors | None, *, named: bool
-) -> tuple[Path, tuple[Path, ...]]:
+def bundle_and_inputs(paths: tuple[Path, ...], modality: str | None, *, named: bool) -> tuple[Path, tuple[Path, ...]]:
     """Return the bundle and the inputs that the paths of a command line name; without any path, the newest bundle.
 
     Args:
@@ -44,11 +43,11 @@ def bundle_and_inputs(
     return bundle, paths
 
 
-def _require_bundle(path: Path, modality: Sensors | None) -> None:
+def _require_bundle(path: Path, modality: str | None) -> None:
     """Raise BundleError if a path is clearly no bundle: a mistyped name must not end in verdicts of another bundle."""
     from cmdiad_runtime.support.newest import BUNDLES, newest_bundle
 
-    if path.suffix == ".cmdiad" or (path / "manifest.json").exists():
+    if path.suffix == ".cmdiad" or (path / "manifest.json").exists() or is_pattern_bundle(path):
         return
     if path.is_dir():
         problem = "a folder without manifest.json"

@@ -10,8 +10,10 @@ import click
 
 from cmdiad_runtime.cli.each import FIGURE_NAMES
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.names import PATTERN_TEXTS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle, is_pattern_run
 
 HELP = """Show what BUNDLE or RUN is: data, figures, threshold, certificate, engines and versions.
 
@@ -30,9 +32,18 @@ EXIT_CODES = {4: "bundle damaged, or neither a bundle nor a run", 7: "run damage
 def cli(path: Path, as_json: bool) -> None:
     """See HELP."""
     from cmdiad_runtime.bundle.bundle import Bundle
-    from cmdiad_runtime.cli.summaries import summary_of_bundle, summary_of_run
+    from cmdiad_runtime.cli.summaries import (
+        summary_of_bundle,
+        summary_of_pattern_bundle,
+        summary_of_pattern_runs,
+        summary_of_run,
+    )
 
-    if (path / "run.json").exists() and not (path / "manifest.json").exists():
+    if is_pattern_bundle(path):
+        summary = summary_of_pattern_bundle(path)
+    elif is_pattern_run(path):
+        summary = summary_of_pattern_runs(path)
+    elif (path / "run.json").exists() and not (path / "manifest.json").exists():
         summary = summary_of_run(path)
     elif path.suffix == ".cmdiad" or (path / "manifest.json").exists():
         summary = summary_of_bundle(Bundle.open(path))
@@ -44,7 +55,7 @@ def cli(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(summary, indent=2))
         return
     for name, text in _lines(summary):
-        click.echo(f"{name:<17} {printable(text)}")  # A bundle may come from a stranger.
+        click.echo(f"{name:<17} {printable(text)}".rstrip())  # A bundle may come from a stranger.
 
 
 def main() -> None:
@@ -54,6 +65,11 @@ def main() -> None:
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the summary as names and texts, in the order of a reader's questions."""
+    if "patterns" in summary:
+        lines = [(summary["kind"], summary["path"])]
+        for pattern, inside in summary["patterns"].items():
+            lines += [("", ""), ("samples with", PATTERN_TEXTS[pattern]), *_lines(inside)]
+        return lines
     lines = [(summary["kind"], summary["path"])]
     if summary["kind"] == "bundle":
         lines.append(("exported", summary["created"] or "at an unknown time"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +25,22 @@ from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import ENGINE_NAMES, ONNX_RUNTIME_NAMES
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.names import SENSORS
+from cmdiad_runtime.modalities import MODALITY_OPTIONS
+from cmdiad_runtime.names import MODALITIES, PATTERN_TEXTS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.output import ResultLines, say
 from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.bundle.bundle import Bundle
+    from collections.abc import Callable
+
     from cmdiad_runtime.engines import EngineName, OnnxRuntimeName
-    from cmdiad_runtime.inspection.open_options import OpenOptions
+    from cmdiad_runtime.inspection.inspector import Inspector
+    from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
     from cmdiad_runtime.inspection.pipeline import InspectedSource
     from cmdiad_runtime.inspection.results import Results, ResultsOptions
-    from cmdiad_runtime.names import Sensors
+    from cmdiad_runtime.names import Modality
     from cmdiad_runtime.readers.worker import TimedReader
 
 SOME_FAILED = 3
@@ -46,7 +50,8 @@ HELP = """Inspect INPUT files (or folders of them) with a bundle and print one l
 A line has four columns, separated by tabs: verdict (OK or NG), score, file, reason. A file that cannot be read or used
 is NG with "-" instead of a score. The reason is "-" for OK, otherwise a code that docs/results.md explains. Line ends
 and control characters in file names are escaped. Folders are searched for files of the modality. Hidden files,
-thumbnails, masks, results of cmdiad and links to the same file are skipped and counted.
+thumbnails, masks, results of cmdiad and links to the same file are skipped and counted. A bundle for whichever sensors
+arrive (cmdiad-train --modality any) adds a fifth column, the modalities of the sample: rgb, xyz or both.
 
 With --output each line is stored in results.jsonl before the verdict is printed, so an interrupted run keeps
 everything that was printed.
@@ -72,6 +77,8 @@ EXAMPLES = (
     "cmdiad-run cable.cmdiad photos/ --false-reject-rate 0.1 --engine tensorrt",
     "# the graph on a Triton server of this machine; the CPU takes over if the server fails",
     "cmdiad-run cable.cmdiad photos/ --engine triton --server 127.0.0.1:8001 --fallback cpu",
+    "# one bundle for parts with image, cloud or both; a part without image is NG",
+    "cmdiad-run cable-any.cmdiad parts/ --require rgb",
     "# test this machine and keep the result",
     "cmdiad-run cable.cmdiad --self-test --engine tensorrt",
 )
@@ -102,8 +109,15 @@ class _NamedPath(click.Path):
     "Bundle",
     click.option(
         "--modality",
-        type=click.Choice(SENSORS),
+        type=click.Choice(MODALITY_OPTIONS),
         help="Required modality; a bundle for another one is refused.  [default: modality of the bundle]",
+    ),
+    click.option(
+        "--require",
+        type=click.Choice(MODALITIES),
+        multiple=True,
+        help="Modality that every sample must have, with a bundle for whichever sensors arrive; a sample without this "
+        "modality is NG. May be repeated.  [default: an image or a cloud is enough]",
     ),
     require_signature(),
 )
@@ -211,7 +225,8 @@ class _NamedPath(click.Path):
 )
 def cli(  # noqa: PLR0913 - one parameter for each option
     paths: tuple[Path, ...],
-    modality: Sensors | None,
+    modality: str | None,
+    require: tuple[Modality, ...],
     require_signature: Path | None,
     engine: EngineName,
     server: str | None,
@@ -243,8 +258,9 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     refuse_both_thresholds(threshold, false_reject_rate)
     if output is None and (append or csv):
         raise click.UsageError("--append and --csv need --output")
-    if not inputs and (append or csv or ignore_checks):
-        raise click.UsageError("--append, --csv and --ignore-check concern INPUT: the self-test does not use them")
+    if not inputs and (append or csv or ignore_checks or require):
+        problem = "--append, --csv, --ignore-check and --require concern INPUT: the self-test does not use them"
+        raise click.UsageError(problem)
     if engine != "triton" and (server or fallback):
         raise click.UsageError("--server and --fallback concern --engine triton")
     if not inputs and (threshold or false_reject_rate):
@@ -270,11 +286,12 @@ def cli(  # noqa: PLR0913 - one parameter for each option
         return 0
     if output is not None:
         inputs.require_apart_from(output)
+    from cmdiad_runtime.inspection.pattern_inspector import open_inspector
     from cmdiad_runtime.inspection.results import ResultsOptions
 
     stored = ResultsOptions(append=append, table=csv, overlays=overlays)
     with _reader(input_timeout) as reader:
-        failed = _inspect_all(bundle, inputs, options, reader, output, stored)
+        failed = _inspect_all(partial(open_inspector, bundle, options, require=require), inputs, reader, output, stored)
     return SOME_FAILED if failed else 0
 
 
@@ -298,9 +315,8 @@ def _reader(timeout_s: float) -> AbstractContextManager[TimedReader | None]:
 
 
 def _inspect_all(
-    bundle: Path,
+    open_bundle: Callable[[], Inspector | PatternInspector],
     inputs: Inputs,
-    options: OpenOptions,
     reader: TimedReader | None,
     output: Path | None,
     stored: ResultsOptions,
@@ -309,19 +325,18 @@ def _inspect_all(
 
     The reader is closed before the stream, so that a signal does not wait for files that are being read.
     """
-    from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.pipeline import inspect_stream
-    from cmdiad_runtime.inspection.result_line import station_of
+    from cmdiad_runtime.inspection.result_line import stations_of
     from cmdiad_runtime.inspection.results import open_results
     from cmdiad_runtime.readers.reading import read_files
 
     read = reader.read_files if reader else read_files
-    with Inspector.open(bundle, options) as inspector:
-        _report_checks(inspector.bundle)
-        report_threshold(inspector.bundle.calibration, f"cmdiad-threshold {in_shell(bundle)} --good DIR")
+    with open_bundle() as inspector:
+        for one in inspector.inspectors:
+            _report_bundle(one)
         lines, passed, failed = ResultLines(), 0, 0
         with (
-            open_results(output, station_of(inspector), stored) if output else nullcontext() as results,
+            open_results(output, stations_of(inspector), stored) if output else nullcontext() as results,
             open_sources(inputs, inspector, output) as sources,
         ):
             try:
@@ -350,14 +365,18 @@ def _inspect_all(
     return failed
 
 
-def _report_checks(bundle: Bundle) -> None:
-    """Print which checks are not made, and which share of the picture is not inspected."""
+def _report_bundle(inspector: Inspector) -> None:
+    """Print the threshold, which checks are not made, and which share of the picture is not inspected."""
     from cmdiad_runtime.cli.notes import notes_about
 
+    bundle = inspector.bundle
+    if inspector.pattern is not None:
+        say(f"samples with {PATTERN_TEXTS[inspector.pattern]}: {printable(bundle.path)}")
     for note in notes_about(bundle):
         say(note)
     if bundle.ignored_checks:
         say(f"checks switched off: {', '.join(name for name in CHECKS if name in bundle.ignored_checks)}")
+    report_threshold(bundle.calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR")
 
 
 def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:
@@ -376,7 +395,8 @@ def _report(inspected: InspectedSource, results: Results | None, lines: ResultLi
         say(f"warning: {name}: {problem}. More lost overlays are counted in the last line")
     worked = not lines.broken
     score = f"{inspection.score:.6g}" if inspection.inspected else "-"
-    lines.write(f"{inspection.verdict}\t{score}\t{name}\t{inspection.reason or '-'}")
+    pattern = "" if inspection.pattern is None else f"\t{inspection.pattern}"
+    lines.write(f"{inspection.verdict}\t{score}\t{name}\t{inspection.reason or '-'}{pattern}")
     if worked and lines.broken:
         say(f"warning: stdout cannot be written to ({lines.broken}); the inspection continues without")
     if inspection.reason not in (None, "score"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cmdiad_runtime.engines import ONNX_RUNTIME_NAMES
+from cmdiad_runtime.names import PATTERN_TEXTS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
 if TYPE_CHECKING:
     from cmdiad_runtime.bundle.self_test import SelfTest
@@ -20,7 +23,27 @@ def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bo
     """Run the golden set through the engine on this machine and compare with the certificate's reference.
 
     A graph for several samples at once is tested too, if the engine can run that graph.
+    A bundle for whichever sensors arrive has one golden set for each pattern, all of which are run.
     """
+    if is_pattern_bundle(path):
+        _test_patterns(path, options, output, keep=keep)
+    else:
+        _test_bundle(path, options, output, keep=keep)
+
+
+def _test_patterns(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
+    from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
+    from cmdiad_runtime.inspection.inspector import open_bundle
+
+    opened = open_pattern_bundle(
+        path, partial(open_bundle, options=options), require_signature=options.require_signature
+    )
+    for pattern, bundle in opened.bundles.items():
+        click.echo(f"samples with {PATTERN_TEXTS[pattern]}:")
+        _test_bundle(bundle.path, options, None if output is None else output / pattern, keep=keep)
+
+
+def _test_bundle(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
     from cmdiad_runtime.bundle.engine_selection import batch_self_test_of, self_test_of
     from cmdiad_runtime.bundle.self_test import require_passed, write_self_test
     from cmdiad_runtime.inspection.inspector import open_bundle

@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
 HELP = """Sign BUNDLE with a private key, or create a pair of keys.
 
 The signature (Ed25519) is written next to the manifest as manifest.sig and covers every file of the bundle: a file that
 the manifest does not list is refused. `cmdiad-run --require-signature KEY.pub` then refuses bundles without a valid
-signature. Changing a threshold (cmdiad-threshold) rewrites the manifest: sign the bundle again.
+signature. Changing a threshold (cmdiad-threshold) rewrites the manifest: sign the bundle again. A bundle for whichever
+sensors arrive gets one signature for each pattern and one that holds them together.
 """
 
 EXAMPLES = (
@@ -58,6 +60,8 @@ def _new_key(path: Path) -> None:
 
 
 def _sign(bundle: Path, key: Path) -> None:
-    from cmdiad_runtime.bundle.change import sign_bundle
+    from cmdiad_runtime.bundle.change import sign_bundle, sign_pattern_bundle
 
-    click.echo(f"signature: {sign_bundle(bundle, key)}")
+    signatures = sign_pattern_bundle(bundle, key) if is_pattern_bundle(bundle) else [sign_bundle(bundle, key)]
+    for signature in signatures:
+        click.echo(f"signature: {signature}")

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.errors import BundleError, OutputError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
 
 if TYPE_CHECKING:
-    from cmdiad_runtime.inspection.inspector import Inspector
-    from cmdiad_runtime.inspection.pipeline import InspectedSource, Source
+    from cmdiad_runtime.inspection.inspector import Inspector, Source
+    from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
+    from cmdiad_runtime.inspection.pipeline import InspectedSource
 
 STANDARD_INPUT = Path("-")
 """INPUT that stands for a list of names on standard input."""
@@ -87,7 +88,7 @@ class OpenSources:
 
 
 @contextmanager
-def open_sources(inputs: Inputs, inspector: Inspector, output: Path | None) -> Iterator[OpenSources]:
+def open_sources(inputs: Inputs, inspector: Inspector | PatternInspector, output: Path | None) -> Iterator[OpenSources]:
     """Find the inputs, or begin to wait for them.
 
     Args:
@@ -97,19 +98,33 @@ def open_sources(inputs: Inputs, inspector: Inspector, output: Path | None) -> I
 
     Raises:
         OutputError: The folder of `--move-to` cannot be used.
+        BundleError: A folder is watched with a bundle for whichever sensors arrive.
     """
     from cmdiad_runtime.inspection.arrivals import Arrivals
     from cmdiad_runtime.inspection.find_inputs import find_inputs
     from cmdiad_runtime.inspection.name_list import read_names, read_standard_input
+    from cmdiad_runtime.inspection.pattern_files import find_pattern_inputs
+    from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
 
     if inputs.watch is not None:
+        if isinstance(inspector, PatternInspector):
+            raise BundleError(
+                inspector.inspectors[0].bundle.path.parent,
+                found="a bundle for whichever sensors arrive, and --watch",
+                expected="a bundle for one pattern: an absent file cannot be distinguished from a late one",
+                action="pass one of the bundles in the folder, or name the files when they are complete",
+            )
         with _open_watch(inputs, inputs.watch, inspector, output) as sources:
             yield sources
     elif inputs.paths == (STANDARD_INPUT,):
         with Arrivals(read_names(read_standard_input, null=inputs.null)) as names:
             yield OpenSources(names, _leave)
     else:
-        files = find_inputs(inputs.paths, inspector.bundle.preprocessing.modality)
+        if isinstance(inspector, PatternInspector):
+            files = find_pattern_inputs(inputs.paths)
+        else:
+            settings = inspector.bundle.preprocessing
+            files = find_inputs(inputs.paths, settings.modality, settings.image_modality)
         if files.skipped_text:
             say(files.skipped_text)
         yield OpenSources(files.paths, _leave, len(files.paths))
@@ -130,6 +145,7 @@ def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path
             limit_s=inputs.limit_s,
             excluded=tuple(path for path in (output, inputs.move_to) if path is not None),
             moves=done is not None,
+            image_modality=inspector.bundle.preprocessing.image_modality,
         )
         finished = None if output is None else finished_files(output, _decided_by(inspector))
         watch = FolderWatch(folder, inspector.bundle.preprocessing.modalities, options, say, seen=finished)

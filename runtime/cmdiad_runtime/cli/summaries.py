@@ -15,11 +15,14 @@ from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.integrity import SIGNATURE
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.manifest_records import FIGURES, stored_preprocessing
+from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
 from cmdiad_runtime.bundle.stored_calibration import stored_calibration
 from cmdiad_runtime.cli.threshold_text import doubts_about
 from cmdiad_runtime.engines import LIBRARIES
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.modalities import name_of
+from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea, describe, doubt
 from cmdiad_runtime.preprocess.mask_note import mask_text
@@ -66,6 +69,37 @@ def summary_of_bundle(bundle: Bundle) -> dict[str, Any]:
         "certificate": asdict(record.certificate),
         "engines": _engines(bundle),
         "versions": record.versions,
+    }
+
+
+def summary_of_pattern_bundle(path: Path) -> dict[str, Any]:
+    """Return the summary of a bundle for whichever sensors arrive, with `summary_of_bundle` of each pattern.
+
+    Raises:
+        BundleError: The bundle is damaged.
+    """
+    opened = open_pattern_bundle(path)
+    return {
+        "kind": "pattern bundle",
+        "path": printable(path),
+        "name": opened.record.name,
+        "created": opened.record.created,
+        "signed": (path / SIGNATURE).exists(),
+        "patterns": {pattern: summary_of_bundle(bundle) for pattern, bundle in opened.bundles.items()},
+    }
+
+
+def summary_of_pattern_runs(path: Path) -> dict[str, Any]:
+    """Return the summary of the runs of `cmdiad-train --modality any`, with `summary_of_run` of each run that began.
+
+    Raises:
+        RunError: A record is damaged, or a newer cmdiad wrote it.
+    """
+    began = [pattern for pattern in SENSORS if (path / pattern / "run.json").exists()]
+    return {
+        "kind": "pattern runs",
+        "path": printable(path),
+        "patterns": {pattern: summary_of_run(path / pattern) for pattern in began},
     }
 
 
@@ -117,13 +151,13 @@ def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenanc
     part = recipe.get("detector")
     choices = {**recipe, **(part if isinstance(part, dict) else {})}
     extractors = {
-        name: origin["extractor"]
+        name_of(name, preprocessing.image_modality): origin["extractor"]
         for name, origin in provenance.items()
         if isinstance(origin, dict) and isinstance(origin.get("extractor"), str)
     }
     return {
         "family": str(recipe.get("family", "bank")),
-        "modality": preprocessing.modality,
+        "modality": preprocessing.modality_name,
         **{name: choices[name] for name in _CHOICES if isinstance(choices.get(name), str)},
         "view": preprocessing.view,
         "size": preprocessing.size,

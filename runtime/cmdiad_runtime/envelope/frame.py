@@ -59,7 +59,9 @@ class FrameCounter:
             checksums: Checksums of the frame; empty for a sample that cannot be used, which ends the row.
         """
         counts = {m: self._counts[m] + 1 if self._last.get(m) == value else 1 for m, value in checksums.items()}
-        self._last, self._counts = checksums, counts
+        # A sample without image or cloud does not end the row of the absent modality.
+        self._last = {**self._last, **checksums} if checksums else {}
+        self._counts = {**self._counts, **counts} if checksums else {}
         frozen = [modality for modality, count in counts.items() if 0 < self._most <= count]
         if not frozen:
             return None

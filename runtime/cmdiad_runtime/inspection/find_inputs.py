@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from cmdiad_runtime.modalities import folders_of
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
 from cmdiad_runtime.support.lock import LOCK_NAME
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
 Skipped = Literal["hidden", "thumbnail", "mask", "own result", "link", "other format", "other folder"]
 """Reason why a file in a folder is not inspected."""
@@ -89,21 +91,26 @@ def endings_text(endings: Mapping[str, int]) -> str:
     return ", ".join([*texts, "…"] if len(endings) > len(frequent) else texts)
 
 
-def other_files(folder: Path, modality: Modality) -> Mapping[str, int]:
+def other_files(folder: Path, modality: Modality, image_modality: str = "rgb") -> Mapping[str, int]:
     """Return the number of files of another format in a folder and all folders below, by the ending of the name."""
-    search = _Search(modality)
+    search = _Search(modality, image_modality)
     search.files_in(folder)
     return search.endings
 
 
-def find_inputs(paths: Sequence[Path], modality: Sensors) -> InputFiles:
+def find_inputs(paths: Sequence[Path], modality: Sensors, image_modality: str = "rgb") -> InputFiles:
     """Return the files to inspect: named files as they are, and the files of a modality in folders, sorted.
 
     For `"both"` the result contains the images; `read_sample` finds their clouds. In a folder of data-set layout (with
     sub-folders `rgb`, `xyz` or `depth`, `gt`) only the files of the modality's sub-folder are used. Elsewhere a PNG
     file is an image, never a depth image, and the content of a TIFF file decides.
+
+    Args:
+        paths: Files and folders.
+        modality: Kinds of data that the detector reads.
+        image_modality: Name of the image, which names the sub-folders.
     """
-    search = _Search("xyz" if modality == "xyz" else "rgb")
+    search = _Search("xyz" if modality == "xyz" else "rgb", image_modality)
     folders = [path for path in paths if is_folder(path)]
     search.seen.update(filter(None, (_identity(path) for path in paths if path not in folders)))
     inputs: list[Path] = []
@@ -124,14 +131,20 @@ def is_folder(path: Path) -> bool:
 class _Search:
     """Search of some folders for the files of a modality.
 
+    Args:
+        modality: Kind of the files.
+        image_modality: Name of the image.
+
     Attributes:
         seen: Device and number of the files that are inspected, and of the folders that were searched.
         skipped: Number of files that were left out, by reason.
         endings: Number of those of another format, by the ending of the name.
     """
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self, modality: Modality, image_modality: str) -> None:
         self.modality = modality
+        self._own_folders = folders_of(modality, image_modality)
+        self._layout_folders = frozenset(self._own_folders) | _LAYOUT_FOLDERS
         self.seen: set[tuple[int, int]] = set()
         self.skipped: Counter[Skipped] = Counter()
         self.endings: Counter[str] = Counter()
@@ -175,9 +188,9 @@ class _Search:
     def _of_the_layout(self, files: list[Path]) -> list[Path]:
         """Return the files in the modality's own folders of a data set, or without such folders all loose files."""
         suffixes = MODALITY_SUFFIXES[self.modality]
-        loose = [path for path in files if path.parent.name not in _LAYOUT_FOLDERS]
+        loose = [path for path in files if path.parent.name not in self._layout_folders]
         chosen = loose_files(loose, self.modality)
-        for name in MODALITY_FOLDERS[self.modality]:
+        for name in self._own_folders:
             if own := [path for path in files if path.parent.name == name and path.suffix.lower() in suffixes]:
                 self.skipped["other folder"] += len(chosen)
                 return own
@@ -224,7 +237,7 @@ def skipped_folder(folder: Path) -> Skipped | None:
         return "thumbnail"
     if name in _MASK_FOLDERS:
         return "mask"
-    bundle = _exists(folder / "manifest.json") and _exists(folder / "graph.onnx")
+    bundle = (_exists(folder / "manifest.json") and _exists(folder / "graph.onnx")) or is_pattern_bundle(folder)
     return "own result" if bundle or _exists(folder / "run.json") or _is_overlays(folder) else None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.find_inputs import endings_text, find_inputs, is_folder, other_files
+from cmdiad_runtime.modalities import folders_of, foreign_folder, name_of
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import XYZ_SUFFIXES
@@ -15,16 +16,16 @@ from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
 
-def list_inputs(paths: Sequence[Path], modality: Sensors) -> list[Path]:
-    """Return the files to inspect, see `find_inputs`, for a caller that needs a file in every folder.
+def list_inputs(paths: Sequence[Path], modality: Sensors, image_modality: str = "rgb") -> list[Path]:
+    """Return the files to inspect for a caller that needs a file in every folder; arguments as in `find_inputs`.
 
     Raises:
         InputError: A folder contains no file of the modality.
     """
-    inputs = find_inputs(paths, modality)
+    inputs = find_inputs(paths, modality, image_modality)
     for path in inputs.paths:
         if is_folder(path):
-            raise _no_file(path, "xyz" if modality == "xyz" else "rgb")
+            raise _no_file(path, "xyz" if modality == "xyz" else "rgb", image_modality)
     return list(inputs.paths)
 
 
@@ -37,9 +38,12 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         read_files: Function that reads the files; `TimedReader.read_files` limits the time.
 
     Raises:
-        InputError: A file is missing or cannot be used, or the path is a folder without a file of the modality.
+        InputError: A file is missing or cannot be used, the path is a folder without a file of the modality, or the
+            name of the file's folder is that of another modality.
     """
-    image = path if "rgb" in preprocessing.modalities else None
+    kind: Modality = "rgb" if "rgb" in preprocessing.modalities else "xyz"
+    _check_folder(path, kind, preprocessing.image_modality)
+    image = path if kind == "rgb" else None
     try:
         cloud = None
         if "xyz" in preprocessing.modalities:
@@ -47,15 +51,28 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         return read_files(str(path), image, cloud, colour=preprocessing.colour)
     except InputError as error:
         if error.reason in ("not-a-file", "missing-modality") and is_folder(path):
-            raise _no_file(path, "xyz" if image is None else "rgb") from error
+            raise _no_file(path, kind, preprocessing.image_modality) from error
         raise
 
 
-def _no_file(folder: Path, modality: Modality) -> InputError:
-    plain, others = MIXED_SUFFIXES[modality], endings_text(other_files(folder, modality))
+def _check_folder(path: Path, modality: Modality, image_modality: str) -> None:
+    """Raise InputError if the file lies in a data set's folder of another modality."""
+    if image_modality != "rgb" and foreign_folder(path.parent.name, modality, image_modality):
+        raise InputError(
+            path,
+            found=f"a file in the folder {path.parent.name}, which is not one of {image_modality} images",
+            expected=f"a file of the modality {image_modality}",
+            action=f"pass the file in the folder {folders_of(modality, image_modality)[0]}",
+            reason="missing-modality",
+        )
+
+
+def _no_file(folder: Path, modality: Modality, image_modality: str) -> InputError:
+    plain, others = MIXED_SUFFIXES[modality], endings_text(other_files(folder, modality, image_modality))
+    name = name_of(modality, image_modality)
     return InputError(
         folder,
-        found=f"no {modality} file" + (f", but files of another format ({others})" if others else ""),
+        found=f"no {name} file" + (f", but files of another format ({others})" if others else ""),
         expected=f"files ending in {', '.join(plain)}",
         action="check the folder and --modality"
         + ("; depth images in PNG belong into a folder named depth" if modality == "xyz" else ""),

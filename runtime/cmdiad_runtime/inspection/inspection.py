@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Mask, RgbImage, Sample
@@ -39,6 +40,7 @@ class Inspection:
         sample: The inspected sample, for `overlay`; None if the file could not be read or the arrays are too large.
         skipped_checks: Names of the checks of the recording conditions that were not made: those that are switched off,
             and all that training learns if the bundle has no envelope.
+        pattern: Modalities of the sample, with a bundle for whichever sensors arrive; None with any other bundle.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Inspection:
     timings_ms: dict[str, float] = field(default_factory=dict)
     sample: Sample | None = field(default=None, repr=False, compare=False)
     skipped_checks: tuple[str, ...] = ()
+    pattern: Sensors | None = None
 
     def __post_init__(self) -> None:
         if self.reason is None and not (self.inspected and self.score <= self.threshold):  # False for NaN
@@ -92,7 +95,7 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """Return the result without arrays, ready for JSON; a missing number is None.
 
-        With an inspection mask there is also `ignored_share`, see `Inspection`.
+        With an inspection mask there is also `ignored_share`, with a bundle for whichever sensors arrive `pattern`.
         """
         ignored = {"ignored_share": round(self.ignored_share, 6)} if self.ignored_share else {}
         return {
@@ -107,6 +110,7 @@ class Inspection:
             "skipped_checks": list(self.skipped_checks),
             "timings_ms": {stage: round(value, 3) for stage, value in self.timings_ms.items()},
             **ignored,
+            **({} if self.pattern is None else {"pattern": self.pattern}),
         }
 
 

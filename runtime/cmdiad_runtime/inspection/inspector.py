@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,12 @@ from cmdiad_runtime.engines import Engine
 from cmdiad_runtime.envelope.frame import FrameCounter
 from cmdiad_runtime.envelope.names import FROZEN_AFTER
 from cmdiad_runtime.errors import BundleError, InputError, NoAnswerError
+from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.inspection.run_ahead import Computed
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.preprocess.views.masking import over_sensor
 from cmdiad_runtime.printable import printable
@@ -32,6 +35,8 @@ from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.score_text import score_texts
 
+Source: TypeAlias = Path | Sample | Arrived
+"""A file, a sample, or a sample that arrived in a watched folder."""
 DEFAULT_OPTIONS = OpenOptions()
 
 _logger = logging.getLogger("cmdiad.inspection")
@@ -52,10 +57,11 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
         EngineError: A signature is required and the package that verifies signatures is missing.
     """
     bundle = Bundle.open(path, require_signature=options.require_signature)
-    if options.modality not in (None, bundle.preprocessing.modality):
+    name = bundle.preprocessing.modality_name
+    if options.modality not in (None, name):
         raise BundleError(
             path,
-            found=f"a bundle for --modality {bundle.preprocessing.modality}",
+            found=f"a bundle for --modality {name}",
             expected=f"one for --modality {options.modality}",
             action=f"train and export a detector with --modality {options.modality}, or change the option",
         )
@@ -64,6 +70,21 @@ def open_bundle(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTION
         _logger.warning("%s: %s", printable(path), printable(doubt(area)))
     bundle = replace(bundle, ignored_checks=tuple({*bundle.ignored_checks, *options.ignore_checks}))
     return adjusted(bundle, score=options.threshold, false_reject_rate=options.false_reject_rate)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A source with the inspector that is responsible for the modalities of this source.
+
+    Attributes:
+        inspector: Inspector of the pattern.
+        source: Sample, or file to read for this inspector: the image if the detector inspects images.
+        refusal: Reason against the source before anything is read, or None.
+    """
+
+    inspector: Inspector
+    source: Source
+    refusal: InputError | None = None
 
 
 class Inspector:
@@ -75,17 +96,30 @@ class Inspector:
     Attributes:
         bundle: Verified bundle.
         engine: Open engine.
+        pattern: Pattern of this bundle in a bundle for whichever sensors arrive; None for any other bundle.
 
     Args:
         bundle: See Attributes.
         engine: See Attributes.
         frozen_after: Number of identical frames in a row that makes a sample NG; 0 accepts any number.
+        pattern: See Attributes.
+        frames: Counter of identical frames that several inspectors of the same sensors share; None for a separate one.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, frozen_after: int = FROZEN_AFTER) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        *,
+        frozen_after: int = FROZEN_AFTER,
+        pattern: Sensors | None = None,
+        frames: FrameCounter | None = None,
+    ) -> None:
         self.bundle = bundle
         self.engine = engine
-        self._frames = FrameCounter(0 if "frozen" in bundle.ignored_checks else frozen_after)
+        self.pattern = pattern
+        accepts_frozen = "frozen" in bundle.ignored_checks
+        self._frames = FrameCounter(0) if accepts_frozen else frames or FrameCounter(frozen_after)
 
     @staticmethod
     def open(path: str | PathLike[str], options: OpenOptions = DEFAULT_OPTIONS) -> Inspector:
@@ -167,6 +201,7 @@ class Inspector:
             timings_ms=timings,
             sample=sample,
             skipped_checks=self.bundle.skipped_checks,
+            pattern=self.pattern,
         )
 
     def not_inspected(
@@ -190,7 +225,17 @@ class Inspector:
             timings_ms=timings_ms or {},
             sample=None if error.reason == "too-large" else sample,
             skipped_checks=self.bundle.skipped_checks,
+            pattern=self.pattern,
         )
+
+    @property
+    def inspectors(self) -> tuple[Inspector, ...]:
+        """Return the inspectors of all patterns, as `PatternInspector` does: this one alone."""
+        return (self,)
+
+    def assign(self, source: Source) -> Assigned:
+        """Return the source to inspect with this inspector; see `PatternInspector.assign`."""
+        return Assigned(self, source)
 
     @property
     def thresholds(self) -> tuple[float, float]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import get_args
 
 from cmdiad_runtime.bundle.calibration import SCORE_LIMIT
 from cmdiad_runtime.engines import ENGINE_NAMES, EngineName
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.envelope.names import CHECKS, FROZEN_AFTER
-from cmdiad_runtime.names import Sensors
+from cmdiad_runtime.modalities import MODALITY_OPTIONS
 from cmdiad_runtime.support.records import is_number, make_tuple, require, require_integer
 
 
@@ -35,7 +34,7 @@ class OpenOptions:
         ValueError: A value is unknown or out of range, or both a threshold and a rate are set.
     """
 
-    modality: Sensors | None = None
+    modality: str | None = None
     engine: EngineName = "cpu"
     server: ServerOptions | None = None
     rebuild: bool = False
@@ -46,8 +45,8 @@ class OpenOptions:
     require_signature: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        modalities = get_args(Sensors)
-        require(self.modality in (None, *modalities), self, "modality", f"None or one of {', '.join(modalities)}")
+        known = self.modality in (None, *MODALITY_OPTIONS)
+        require(known, self, "modality", f"None or one of {', '.join(MODALITY_OPTIONS)}")
         require(self.engine in ENGINE_NAMES, self, "engine", f"one of {', '.join(ENGINE_NAMES)}")
         require(self.server is None or self.engine == "triton", self, "server", 'None unless the engine is "triton"')
         require(isinstance(self.rebuild, bool), self, "rebuild", "True or False")

@@ -88,14 +88,15 @@ def _heated(image: RgbImage, ratio: npt.NDArray[np.float32]) -> RgbImage:
 def draw_overlay(inspection: Inspection) -> RgbImage:
     """Draw the anomaly map, the place of its largest value and the verdict; see `Inspection.overlay`."""
     picture = _picture(inspection.sample)
+    pattern = "" if inspection.pattern is None else f"{inspection.pattern}: "
     if inspection.map is None or inspection.view is None:
-        return verdict_banner(picture, f"NG, not inspected: {inspection.reason}", ok=False)
+        return verdict_banner(picture, f"{pattern}NG, not inspected: {inspection.reason}", ok=False)
     overlay = anomaly_overlay(picture, inspection.heatmap(), inspection.map_threshold)
     if inspection.ignored is not None:
         overlay = hatched(overlay, _over_sensor(inspection.ignored, inspection.view))
     overlay = ringed(overlay, largest_place(inspection.map, inspection.view))
     reason = "" if inspection.reason in (None, "score") else f", {inspection.reason}"
-    text = f"{inspection.verdict} {compared(inspection.score, inspection.threshold, 'thr')}{reason}"
+    text = f"{pattern}{inspection.verdict} {compared(inspection.score, inspection.threshold, 'thr')}{reason}"
     return verdict_banner(overlay, text, ok=inspection.verdict == "OK")
 
 

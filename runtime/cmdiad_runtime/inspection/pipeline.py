@@ -19,20 +19,17 @@ from typing import TypeAlias
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.arrivals import Arrivals
-from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inputs import read_sample
 from cmdiad_runtime.inspection.inspection import Inspection
-from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.inspector import Assigned, Inspector, Source
+from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
 from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
 AHEAD = 2
 """Default number of samples prepared ahead."""
-
-Source: TypeAlias = Path | Sample | Arrived
-"""A file, a sample, or a sample that arrived in a watched folder."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,7 @@ class _Examined:
     """A sample with its network inputs, each replaced by an error if there is none.
 
     Attributes:
+        inspector: Inspector of the sample.
         sample: Sample, or the error of reading the file.
         ready: Network inputs, or the error of making them; the same error if the file could not be read.
         began: Start of reading, a `time.perf_counter()` value.
@@ -67,6 +65,7 @@ class _Examined:
         preprocess_ms: Duration of the preparation.
     """
 
+    inspector: Inspector
     sample: Sample | InputError
     ready: Ready | InputError
     began: float
@@ -75,7 +74,7 @@ class _Examined:
 
 
 def inspect_stream(
-    inspector: Inspector,
+    inspector: Inspector | PatternInspector,
     sources: Iterable[Source],
     *,
     ahead: int = AHEAD,
@@ -89,7 +88,7 @@ def inspect_stream(
     there.
 
     Args:
-        inspector: Open inspector. Nothing else may use its engine during the iteration.
+        inspector: Open inspector. Nothing else may use its engines during the iteration.
         sources: Files or samples to inspect. Results of earlier sources never wait for the next one of `Arrivals`.
         ahead: Number of samples prepared in addition to the one in the engine, at least 1. Each one occupies memory
             for its image, cloud and inputs.
@@ -106,10 +105,10 @@ def inspect_stream(
 
 
 def _inspect_stream(
-    inspector: Inspector, sources: Iterable[Source], ahead: int, read_files: ReadFiles
+    inspector: Inspector | PatternInspector, sources: Iterable[Source], ahead: int, read_files: ReadFiles
 ) -> InspectedSources:
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="cmdiad-prepare")
-    examine = partial(_examine, inspector.bundle, read_files)
+    examine = partial(_examine, inspector, read_files)
     wait = True
     try:
         waiting = iter(sources)
@@ -124,7 +123,7 @@ def _inspect_stream(
             source, future = queue.popleft()
             examined = future.result()
             fill(block=False)
-            yield _inspected(inspector, source, examined)
+            yield _inspected(source, examined)
             if not queue:
                 fill(block=True)
     except KeyboardInterrupt:
@@ -152,15 +151,24 @@ def _arrived(sources: Arrivals[Source], *, block: bool) -> Iterator[Source]:
         yield next(sources)
 
 
-def _examine(bundle: Bundle, read_files: ReadFiles, source: Source) -> _Examined:
+def _examine(inspector: Inspector | PatternInspector, read_files: ReadFiles, source: Source) -> _Examined:
     began = time.perf_counter()
-    sample = source if isinstance(source, Sample) else guarded(str(source), partial(_read, source, bundle, read_files))
+    assigned = inspector.assign(source)
+    bundle = assigned.inspector.bundle
+    name = source.name if isinstance(source, Sample) else str(source)
+    sample = guarded(name, partial(_read, assigned, bundle, read_files))
     read = time.perf_counter()
     ready = make_ready(sample, bundle) if isinstance(sample, Sample) else sample
-    return _Examined(sample, ready, began, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
+    read_ms, prepare_ms = (read - began) * 1e3, (time.perf_counter() - read) * 1e3
+    return _Examined(assigned.inspector, sample, ready, began, read_ms, prepare_ms)
 
 
-def _read(source: Path | Arrived, bundle: Bundle, read_files: ReadFiles) -> Sample:
+def _read(assigned: Assigned, bundle: Bundle, read_files: ReadFiles) -> Sample:
+    if assigned.refusal is not None:
+        raise assigned.refusal
+    source = assigned.source
+    if isinstance(source, Sample):
+        return source
     if isinstance(source, Path):
         return read_sample(source, bundle.preprocessing, read_files=read_files)
     if source.refusal is not None:
@@ -170,9 +178,11 @@ def _read(source: Path | Arrived, bundle: Bundle, read_files: ReadFiles) -> Samp
     return sample
 
 
-def _inspected(inspector: Inspector, source: Source, examined: _Examined) -> InspectedSource:
+def _inspected(source: Source, examined: _Examined) -> InspectedSource:
+    inspector = examined.inspector
     if isinstance(examined.sample, InputError):
-        inspection = inspector.not_inspected(str(source), examined.sample)
+        name = source.name if isinstance(source, Sample) else str(source)
+        inspection = inspector.not_inspected(name, examined.sample)
     else:
         inspection = inspector.judge(examined.sample, examined.ready, preprocess_ms=examined.preprocess_ms)
     return InspectedSource(source, inspection, examined.read_ms, (time.perf_counter() - examined.began) * 1e3)

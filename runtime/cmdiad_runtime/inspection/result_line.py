@@ -15,6 +15,8 @@ from typing import Any
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.printable import printable
 
 SCHEMA = 1
@@ -37,8 +39,9 @@ CSV_COLUMNS = (
     "preprocess_ms",
     "engine_ms",
     "overlay",
+    "pattern",
 )
-"""Columns of `results.csv`, in order."""
+"""Columns of `results.csv`, in order. `pattern` is empty except with a bundle for whichever sensors arrive."""
 
 _LONGEST_MESSAGE = 2000
 _FORMULA = tuple("=+-@＝＋－＠")
@@ -64,6 +67,11 @@ def station_of(inspector: Inspector) -> Station:
     """Return the station of an open inspector."""
     bundle = inspector.bundle
     return Station(bundle.name, manifest_hash(bundle.manifest), inspector.engine.identity)
+
+
+def stations_of(inspector: Inspector | PatternInspector) -> dict[Sensors | None, Station]:
+    """Return the station of each pattern of an open inspector; one of the pattern None for an ordinary bundle."""
+    return {one.pattern: station_of(one) for one in inspector.inspectors}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -32,11 +32,15 @@ from cmdiad_runtime.inspection.stored_results import (
     temporary_overlay,
     write_table,
 )
+from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import free_name, require_outside_bundles
 from cmdiad_runtime.support.in_place import FileInPlace
 from cmdiad_runtime.support.line_file import LineFile
 from cmdiad_runtime.support.lock import lock_folder
+
+Stations: TypeAlias = Mapping[Sensors | None, Station]
+"""Bundle and engine by pattern; the pattern None belongs to a bundle for one pattern."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class Results:
 
     Args:
         folder: Folder to write to, which this process owns.
-        station: Bundle and engine.
+        stations: Bundle and engine by pattern, see `stations_of`.
         ids: Source of ids.
         lock: Lock file of the folder.
         options: Choices; `append` is not used.
@@ -91,11 +95,11 @@ class Results:
     """
 
     def __init__(
-        self, folder: Path, station: Station, ids: PartIds, *, lock: FileInPlace, options: ResultsOptions
+        self, folder: Path, stations: Stations, ids: PartIds, *, lock: FileInPlace, options: ResultsOptions
     ) -> None:
         self.folder = folder
         self.lost_overlays = 0
-        self._station = station
+        self._stations = stations
         self._lock = lock
         self._ids = ids
         self._overlays = options.overlays
@@ -117,7 +121,7 @@ class Results:
         stored = Stored(
             part_id=part_id, read_ms=inspected.read_ms, overlay=overlay, overlay_error=error, file_state=state
         )
-        line = result_line(inspected.inspection, stored, self._station)
+        line = result_line(inspected.inspection, stored, self._stations[inspected.inspection.pattern])
         self.require_in_place()
         self._lines.append(json_line(line))
         if problem := self._settle():  # The stored line names a picture that could not get its name: warn.
@@ -181,12 +185,14 @@ class Results:
 
 
 @contextmanager
-def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAULT_RESULTS) -> Iterator[Results]:
+def open_results(
+    folder: Path, station: Station | Stations, options: ResultsOptions = DEFAULT_RESULTS
+) -> Iterator[Results]:
     """Own a folder and open it for results. What a killed run left unfinished is repaired first.
 
     Args:
         folder: Folder to write to; created if missing.
-        station: Bundle and engine.
+        station: Bundle and engine; for a bundle for whichever sensors arrive those of each pattern.
         options: Choices.
 
     Raises:
@@ -208,7 +214,8 @@ def open_results(folder: Path, station: Station, options: ResultsOptions = DEFAU
         options = replace(options, table=options.table or continued)
         if options.table:
             write_table(folder)
-        with contextlib.closing(Results(folder, station, PartIds(stored.ids), lock=lock, options=options)) as results:
+        stations: Stations = {None: station} if isinstance(station, Station) else station
+        with contextlib.closing(Results(folder, stations, PartIds(stored.ids), lock=lock, options=options)) as results:
             yield results
             results.require_in_place()
 

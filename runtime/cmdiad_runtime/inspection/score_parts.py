@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from cmdiad_runtime.inspection.find_inputs import is_folder
 from cmdiad_runtime.inspection.inputs import list_inputs
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import inspect_stream
+from cmdiad_runtime.modalities import folders_of
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
 from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
@@ -126,8 +127,10 @@ def _files(inspector: Inspector, folder: Path, *, good: bool) -> Sequence[Path]:
             action="check the path",
             reason="missing-file",
         )
-    files = list_inputs([folder], inspector.bundle.preprocessing.modality)
-    further = sorted({_other_kind(path.relative_to(folder), good=good) for path in files} - {""})
+    settings = inspector.bundle.preprocessing
+    files = list_inputs([folder], settings.modality, settings.image_modality)
+    own = frozenset(folders_of("rgb", settings.image_modality)) | _LAYOUT_NAMES
+    further = sorted({_other_kind(path.relative_to(folder), own, good=good) for path in files} - {""})
     kind, other = ("good", "bad") if good else ("bad", "good")
     if further:
         raise InputError(
@@ -139,13 +142,13 @@ def _files(inspector: Inspector, folder: Path, *, good: bool) -> Sequence[Path]:
     return files
 
 
-def _other_kind(path: Path, *, good: bool) -> str:
+def _other_kind(path: Path, layout_names: Container[str], *, good: bool) -> str:
     """Return the part of a relative path by which a file may be of the other kind, or "".
 
     Among good parts this is any folder that is not named as good; among bad parts a folder that is. A label in the name
     of the file counts in both cases.
     """
-    folders = [name for name in path.parts[:-1] if name not in _LAYOUT_NAMES]
+    folders = [name for name in path.parts[:-1] if name not in layout_names]
     if good and any(label_of_folder(name) != "good" for name in folders):
         return "/".join(folders)
     if not good and any(label_of_folder(name) == "good" for name in folders):

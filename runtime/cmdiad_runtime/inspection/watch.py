@@ -43,12 +43,14 @@ class WatchOptions:
         limit_s: Seconds within which a sample must be complete.
         excluded: Folders below the watched one that contain no inputs, such as those of inspected files.
         moves: True if inspected files leave the folder, so that every file in the folder is to be inspected.
+        image_modality: Name of the image, which names the folders of images.
     """
 
     settle_s: float = 2.0
     limit_s: float = 60.0
     excluded: tuple[Path, ...] = ()
     moves: bool = False
+    image_modality: str = "rgb"
 
 
 @dataclass
@@ -118,7 +120,14 @@ class FolderWatch:
         now = self._clock() - self._blocked
         self._searches += 1
         try:
-            samples = list_samples(self._folder, self._modalities, self._excluded, self._is_finished, self._say_once)
+            samples = list_samples(
+                self._folder,
+                self._modalities,
+                self._excluded,
+                self._is_finished,
+                self._say_once,
+                self._options.image_modality,
+            )
             for sample in samples:
                 self._note(sample, now)
         except FolderAwayError as error:

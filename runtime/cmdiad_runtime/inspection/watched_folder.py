@@ -10,9 +10,10 @@ from pathlib import Path
 from cmdiad_runtime.inspection.arrived import Arrived, FileState, file_state, result_key
 from cmdiad_runtime.inspection.find_inputs import SKIPPED_TEXTS, skipped_file, skipped_folder
 from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
-from cmdiad_runtime.names import Modality
+from cmdiad_runtime.modalities import folders_of, foreign_folder
+from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.printable import cause_of, printable
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, loose_files
 
 IsFinished = Callable[[str], bool]
 """Function that returns True for the `Arrived.key` of a sample that needs no further look."""
@@ -48,6 +49,7 @@ def list_samples(
     excluded: Collection[Path],
     is_finished: IsFinished,
     say: SayOnce,
+    image_modality: str = "rgb",
 ) -> Iterator[ListedSample]:
     """Yield the samples in a folder and all folders below that are not finished, in any order.
 
@@ -58,19 +60,20 @@ def list_samples(
         excluded: Folders to leave out, resolved.
         is_finished: Function that knows the finished samples.
         say: Receiver of messages about what is left out.
+        image_modality: Name of the image, which names the folders of images.
 
     Raises:
         FolderAwayError: The folder cannot be listed.
     """
     for path in _files(folder, excluded, is_finished, say):
-        sample = _sample(path, modalities)
+        sample = _sample(path, modalities, image_modality)
         if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
             yield sample
 
 
-def _sample(path: Path, modalities: Sequence[Modality]) -> ListedSample | None:
+def _sample(path: Path, modalities: Sequence[Modality], image_modality: str) -> ListedSample | None:
     """Return the sample that a file names, or None for a file without a part, or one that belongs to an image."""
-    kinds = _modalities_of(path)
+    kinds = _modalities_of(path, image_modality)
     modality = next((modality for modality in modalities if modality in kinds), None)
     own = FileState.of(path)
     if modality is None:
@@ -84,16 +87,18 @@ def _sample(path: Path, modalities: Sequence[Modality]) -> ListedSample | None:
     return ListedSample(path, (own,), "cloud") if cloud is None else ListedSample(path, (own, FileState.of(cloud)))
 
 
-def _modalities_of(path: Path) -> tuple[Modality, ...]:
+def _modalities_of(path: Path, image_modality: str = "rgb") -> tuple[Modality, ...]:
     """Return the modalities that a file may have by the rules of `find_inputs`; none for another kind of file.
 
     The content decides about a TIFF file next to others. It may be incomplete, or decide nothing: then the file may
     have the modality that no other file of the same name has.
     """
     suffix = path.suffix.lower()
-    for modality, folders in MODALITY_FOLDERS.items():
-        if path.parent.name in folders:
+    for modality in MODALITIES:
+        if path.parent.name in folders_of(modality, image_modality):
             return (modality,) if suffix in MODALITY_SUFFIXES[modality] else ()
+    if foreign_folder(path.parent.name, "rgb", image_modality):
+        return ()
     kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
     if not _may_be_either(path):
         return kinds

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry, check_cloud_array
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_ground_truth
@@ -78,7 +77,9 @@ def prepare_ground_truth(mask: npt.NDArray[np.uint8] | Mask, preprocessing: Prep
 def check_present(sample: Sample, preprocessing: Preprocessing) -> None:
     """Raise InputError if a sample lacks a modality, is too large, or if image and cloud do not fit each other."""
     if preprocessing.modality != "xyz" and sample.rgb is None:
-        raise _missing(sample, "rgb", f"the detector's modality is {preprocessing.modality}")
+        raise _missing(
+            sample, preprocessing.image_modality, f"the detector's modality is {preprocessing.modality_name}"
+        )
     if preprocessing.needs_cloud and sample.xyz is None:
         reason = f"the detector's modality is {preprocessing.modality}"
         if preprocessing.modality == "rgb":
@@ -125,7 +126,7 @@ def _too_large(sample: Sample, array: npt.NDArray[Any], unit: str, expected: str
     )
 
 
-def _missing(sample: Sample, modality: Modality, reason: str) -> InputError:
+def _missing(sample: Sample, modality: str, reason: str) -> InputError:
     return InputError(
         sample.name,
         found=f"no {modality}",

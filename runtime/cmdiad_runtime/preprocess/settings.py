@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from cmdiad_runtime.colour import Colour, GreyRange, PlainColour
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, name_of
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.cloud.centred_depth import DEPTH_SHARE
 from cmdiad_runtime.preprocess.ignored_region import IgnoredRegion
 from cmdiad_runtime.preprocess.image.resize import RgbFilter
 from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
-from cmdiad_runtime.support.records import fields_from_json, require, require_integer, require_known
+from cmdiad_runtime.support.records import RecordError, fields_from_json, require, require_integer, require_known
 
 RgbMask = Literal["none", "cloud"]
 XyzFeed = Literal["points", "normals", "depth", "pseudo-normals", "published-depth", "centred-depth"]
@@ -24,8 +26,10 @@ LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
 _JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
-_LATER: dict[str, object] = {"parts": 1, "ignored": None, "rgb_filter": "bicubic"}
+_LATER: dict[str, object] = {"parts": 1, "ignored": None, "rgb_filter": "bicubic", "image_modality": "rgb"}
 """Fields that `to_json` leaves out at these values."""
+_GREY_RANGE = "grey_range"
+"""Field of JSON with the range of 16-bit grey images. Earlier versions report the field as made by a newer cmdiad."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,11 @@ class Preprocessing:
     """Everything that preprocessing depends on; stored in the run and in the bundle.
 
     Attributes:
-        modality: Modalities that the inputs are made of: `rgb`, `xyz` or `both`.
+        modality: Kinds of data that the inputs are made of: `rgb` (image), `xyz` (cloud) or `both`.
         size: Side of the network's view, pixels.
         pad_multiple: The side of the padded square is rounded up to a multiple of this (100 as published), pixels.
-        colour: Kind of image files that the detector was trained on.
+        colour: Kind of image files that the detector was trained on; a `GreyRange` for grey images of 16 bits. JSON
+            has such images as `grey` with the additional field `grey_range`.
         rgb_mask: `cloud` blacks out the image's background by means of the cloud (the paper's protocol, needs both
             files); `none` keeps the image as recorded.
         foreground: True if the support plane and stray clusters are removed from clouds.
@@ -56,12 +61,13 @@ class Preprocessing:
         parts: Number of equal parts in a sample, each of which is prepared in its own view; 1 in the sensor view.
         ignored: Region of the view that never decides a verdict (inspection mask), or None.
         rgb_filter: Filter of Pillow that resizes images in the sensor view.
+        image_modality: Name of the image (`cmdiad_runtime.modalities`), for example `infrared`; `rgb` for a camera.
     """
 
     modality: Sensors
     size: int = 224
     pad_multiple: int = 1
-    colour: Literal["rgb", "grey"] = "rgb"
+    colour: Colour = "rgb"
     rgb_mask: RgbMask = "none"
     foreground: bool = True
     groups: int = 1024
@@ -75,6 +81,7 @@ class Preprocessing:
     parts: int = 1
     ignored: IgnoredRegion | None = None
     rgb_filter: RgbFilter = "bicubic"
+    image_modality: str = "rgb"
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -85,12 +92,17 @@ class Preprocessing:
         choices = {
             "modality": get_args(Sensors),
             "rgb_mask": get_args(RgbMask),
-            "colour": ("rgb", "grey"),
         }
         for field, values in choices.items():
             require(getattr(self, field) in values, self, field, f"one of {', '.join(values)}")
-        for field, values in {"xyz_feed": get_args(XyzFeed), "rgb_filter": get_args(RgbFilter)}.items():
+        for field, values in {
+            "xyz_feed": get_args(XyzFeed),
+            "rgb_filter": get_args(RgbFilter),
+            "image_modality": IMAGE_MODALITIES,
+        }.items():
             require_known(self, field, values)
+        known_colour = isinstance(self.colour, GreyRange) or self.colour in get_args(PlainColour)
+        require(known_colour, self, "colour", "one of rgb, grey")
         for field in ("foreground", "xyz_image"):
             require(isinstance(getattr(self, field), bool), self, field, "true or false")
         require(self.top is None or isinstance(self.top, TopSettings), self, "top", "TopSettings or None")
@@ -118,6 +130,8 @@ class Preprocessing:
             self.ignored is None or self.ignored.size == self.size, self, "ignored", f"a region of size {self.size}"
         )
         require(self.rgb_mask == "none" or self.foreground, self, "foreground", "true if rgb_mask is cloud")
+        alone = self.modalities == ("rgb",)
+        require(self.image_modality == "rgb" or alone, self, "image_modality", "rgb if a cloud is read")
 
     def check_view(self) -> None:
         """Raise RecordError if the view needs a modality that the detector does not have.
@@ -136,6 +150,16 @@ class Preprocessing:
     def modalities(self) -> tuple[Modality, ...]:
         """Return the modalities that a sample must have; see `needed_modalities`."""
         return needed_modalities(self.modality, self.rgb_mask)
+
+    @property
+    def modality_name(self) -> str:
+        """Return the name of the modality for people and options, for example `infrared`."""
+        return name_of(self.modality, self.image_modality)
+
+    @property
+    def sensor_names(self) -> dict[Modality, str]:
+        """Return the names of the modalities that a sample must have, by kind, for example `{"rgb": "infrared"}`."""
+        return {modality: name_of(modality, self.image_modality) for modality in self.modalities}
 
     @property
     def needs_cloud(self) -> bool:
@@ -157,7 +181,7 @@ class Preprocessing:
             NewerRecordError: A field, a feed of clouds or a filter is unknown.
             RecordError: A field is missing or wrong.
         """
-        fields = fields_from_json(Preprocessing, value, renamed=EARLIER_VIEWS)
+        fields = fields_from_json(Preprocessing, _with_grey_range(value), renamed=EARLIER_VIEWS)
         if fields.get("top") is not None:
             fields["top"] = TopSettings.from_json(fields["top"])
         if fields.get("part") is not None:
@@ -172,7 +196,19 @@ class Preprocessing:
         Fields that format 1 did not have at first are left out at their defaults, so that older versions can read them.
         """
         values = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        if isinstance(self.colour, GreyRange):
+            values |= {"colour": "grey", _GREY_RANGE: self.colour.to_json()}
         return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+
+
+def _with_grey_range(value: object) -> object:
+    """Return JSON of the settings with the range of 16-bit images, if there is one, in the place of the colour."""
+    if not isinstance(value, dict) or _GREY_RANGE not in value:
+        return value
+    others = {name: content for name, content in value.items() if name != _GREY_RANGE}
+    if value.get("colour") != "grey":
+        raise RecordError(f"Preprocessing.{_GREY_RANGE} without the colour grey", field=_GREY_RANGE)
+    return {**others, "colour": GreyRange.from_json(value[_GREY_RANGE])}
 
 
 def needed_modalities(modality: Sensors, rgb_mask: RgbMask) -> tuple[Modality, ...]:

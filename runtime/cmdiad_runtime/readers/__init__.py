@@ -9,12 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from cmdiad_runtime.colour import Colour, PlainColour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import FilePath, open_input, refusing_failures
-from cmdiad_runtime.readers.image import Colour, image_colour, read_rgb
+from cmdiad_runtime.readers.image import image_colour, read_rgb
 from cmdiad_runtime.sample import XyzImage
 
-__all__ = ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "image_colour", "read_rgb", "read_xyz"]
+__all__ = ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "PlainColour", "image_colour", "read_rgb", "read_xyz"]
 
 RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
 """Suffixes of image files, in lower case. A TIFF file is an image or a cloud; see `folders.loose_files`."""

@@ -24,6 +24,9 @@ PNG_HEADER_BYTES = 26
 EIGHT_BITS = "set the camera to 8 bits per channel, or save the image as 8-bit RGB or grey"
 """Action for an image whose numbers Pillow would shorten."""
 
+GREY16 = "save the image as 16-bit grey PNG or TIFF"
+"""Action for an image of a detector that reads 16-bit grey images."""
+
 _AGAIN = "wait until the sensor has written the file, or record the sample again"
 
 FilePath = str | PathLike[str]

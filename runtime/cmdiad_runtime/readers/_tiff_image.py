@@ -6,11 +6,11 @@ Adobe, TIFF Revision 6.0, 1992. A float image is a cloud or depth, one of 8 bits
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import limits
-from cmdiad_runtime.readers._files import EIGHT_BITS, ContentError, FilePath, bits_per, check_size
+from cmdiad_runtime.readers._files import EIGHT_BITS, GREY16, ContentError, FilePath, bits_per, check_size
 from cmdiad_runtime.readers._tiff_directories import Directory, check_directories, first_directory
 from cmdiad_runtime.support.regular_file import open_regular
 
@@ -23,6 +23,7 @@ _STRIP_OFFSETS, _ROWS_PER_STRIP, _PLANES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSE
     *(322, 323, 324, 339),
 )
 _UNSIGNED, _FLOAT = 1, 3
+_BLACK_IS_ZERO = 1
 _PALETTE = 3
 _SEPARATE_PLANES = 2
 _TILE_PADDING = 1024
@@ -48,16 +49,17 @@ def modality_of_tiff(path: FilePath) -> Modality | None:
     return "rgb" if bits <= 8 or directory.first(_CHANNELS, 1) > 2 else None
 
 
-def check_tiff_image(path: FilePath, file: BinaryIO) -> None:
+def check_tiff_image(path: FilePath, file: BinaryIO, *, bits: Literal[8, 16] = 8) -> None:
     """Check the size of an image, its directories and the place of its pixels.
 
     Args:
         path: File, for messages.
         file: The same file.
+        bits: Required bits of a channel; 16 for grey images in which 0 is black.
 
     Raises:
         InputError: The image has too many pixels.
-        ContentError: Numbers have other than 8 bits, the compression is not supported, the image is stored rotated, or
+        ContentError: Numbers have other bits, the compression is not supported, the image is stored rotated, or
             a limit is exceeded.
         EOFError: The file ends inside a directory.
         ValueError: The directory is damaged, or strips or tiles are missing.
@@ -66,9 +68,7 @@ def check_tiff_image(path: FilePath, file: BinaryIO) -> None:
     directory = first_directory(file)
     height, width = directory.first(_HEIGHT, 0), directory.first(_WIDTH, 0)
     check_size(path, height, width)
-    bits = set(directory.values.get(_BITS, (1,)))
-    if bits != {8} and not (directory.first(_PHOTOMETRIC, 0) == _PALETTE and max(bits) <= 8):
-        raise ContentError(bits_per("channel", max(bits)), EIGHT_BITS)
+    _check_bits(directory, bits)
     if set(directory.values.get(_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
         raise ContentError("numbers with a sign or a fraction", "save the image as 8-bit RGB or grey")
     if directory.first(_COMPRESSION, 1) not in _COMPRESSIONS:
@@ -77,6 +77,16 @@ def check_tiff_image(path: FilePath, file: BinaryIO) -> None:
     if orientation in range(2, 9):
         raise ContentError(f"an orientation of {orientation}", "save the image upright (orientation 1)")
     _check_pieces(directory, height, width)
+
+
+def _check_bits(directory: Directory, required: int) -> None:
+    bits = set(directory.values.get(_BITS, (1,)))
+    meaning = directory.first(_PHOTOMETRIC, 0)
+    if required == 16:
+        if bits != {16} or meaning != _BLACK_IS_ZERO:
+            raise ContentError(f"{bits_per('channel', max(bits))}, or a TIFF image in which 0 is not black", GREY16)
+    elif bits != {8} and not (meaning == _PALETTE and max(bits) <= 8):
+        raise ContentError(bits_per("channel", max(bits)), EIGHT_BITS)
 
 
 def _check_pieces(directory: Directory, height: int, width: int) -> None:

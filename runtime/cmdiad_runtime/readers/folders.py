@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmdiad_runtime.modalities import folders_of
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES
 from cmdiad_runtime.readers._tiff_image import modality_of_tiff
 
-MODALITY_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "xyz": ("xyz", "depth")}
-"""Sub-folders that hold the files of one modality, in the order in which they are searched."""
+MODALITY_FOLDERS: dict[Modality, tuple[str, ...]] = {"rgb": folders_of("rgb"), "xyz": folders_of("xyz")}
+"""Sub-folders that hold images of a camera or clouds; `folders_of` returns those of another image modality."""
 
 MODALITY_SUFFIXES: dict[Modality, tuple[str, ...]] = {"rgb": RGB_SUFFIXES, "xyz": XYZ_SUFFIXES}
 """Suffixes of the files in a modality's own folder. There, a PNG file among the clouds is a depth image."""
@@ -35,7 +36,7 @@ def loose_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
         paths: Files with any suffix.
         modality: Modality to select.
     """
-    kinds = {path: _modality_of(path) for path in paths}
+    kinds = {path: loose_modality(path) for path in paths}
     certain = {path.with_suffix("") for path, kind in kinds.items() if kind == modality}
     return [
         path
@@ -48,7 +49,8 @@ def _may_be_either(path: Path) -> bool:
     return path.suffix.lower() in _EITHER
 
 
-def _modality_of(path: Path) -> Modality | None:
+def loose_modality(path: Path) -> Modality | None:
+    """Return the modality of a file that lies among files of any modality; None if name and content do not decide."""
     suffix = path.suffix.lower()
     if suffix in _EITHER:
         return modality_of_tiff(path)

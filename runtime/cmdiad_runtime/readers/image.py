@@ -1,8 +1,8 @@
-"""Reader of 8-bit images: PNG, JPEG, BMP, TIFF, WebP and JPEG 2000.
+"""Reader of images: PNG, JPEG, BMP, TIFF, WebP and JPEG 2000 with 8 bits, and grey PNG and TIFF with 16 bits.
 
-Pixels are returned exactly as stored. No colour profile, gamma or rotation is applied, because training and the
-inspection line must see the same numbers. An image that requires such a decision (16 bits, CMYK, transparency, an
-EXIF rotation) is refused.
+Pixels of 8 bits are returned exactly as stored. No colour profile, gamma or rotation is applied, because training and
+the inspection line must see the same numbers. An image that requires such a decision (CMYK, transparency, an EXIF
+rotation) is refused. Grey images of 16 bits are converted with the range that the detector was trained with.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from cmdiad_runtime.colour import Colour, GreyRange, PlainColour
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.readers._files import FilePath, decoding, open_input
+from cmdiad_runtime.readers._files import GREY16, ContentError, FilePath, decoding, open_input
+from cmdiad_runtime.readers._grey16 import open_grey16
 from cmdiad_runtime.readers._image_formats import open_image
 from cmdiad_runtime.sample import RgbImage
 
-Colour = Literal["rgb", "grey"]
-"""Kind of image that a camera delivers and a detector is trained on: colour, or one grey channel."""
-
 _EXPECTED = "an 8-bit colour or grey image (PNG, JPEG, BMP, TIFF, WebP or JPEG 2000)"
-_NAMES: dict[Colour, str] = {"rgb": "a colour image", "grey": "a grey image"}
+_EXPECTED_16 = "a grey image of 16 bits (PNG or TIFF), as in training"
+_NAMES: dict[PlainColour, str] = {"rgb": "a colour image", "grey": "a grey image"}
 
 
 def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
-    """Read an 8-bit image.
+    """Read an image.
 
     Palette colours are looked up and a fully opaque alpha channel is dropped; neither loses information. An image with
     an EXIF rotation is refused: if the rotation were ignored, viewers and drawn masks would differ from the pixels, and
@@ -36,16 +37,18 @@ def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
 
     Args:
         path: Image file. The content, not the name, decides about the format.
-        colour: Kind of image that the detector was trained on. A `"grey"` image is returned with three equal channels.
+        colour: Kind of image that the detector was trained on. Grey images are returned with three equal channels.
 
     Returns:
-        uint8 `[h, w, 3]`, RGB order, 0-255, as stored.
+        uint8 `[h, w, 3]`, RGB order, 0-255, as stored; grey levels of the range for images of 16 bits.
 
     Raises:
         InputError: The file is missing, empty, damaged, in another format, beyond a limit (see `limits`), grey
-            instead of colour or the reverse, not 8-bit, CMYK, rotated by EXIF or partly transparent, or holds several
-            images.
+            instead of colour or the reverse, of another number of bits, CMYK, rotated by EXIF or partly transparent,
+            holds several images, or has values outside the range.
     """
+    if isinstance(colour, GreyRange):
+        return np.repeat(colour.levels(path, read_grey16(path))[..., None], 3, axis=2)
     with _open_image(path) as image:
         _check_colour(path, _plain_colour(path, image), colour)
         image.load()
@@ -53,8 +56,39 @@ def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
         return np.array(_opaque(path, image).convert("RGB"), dtype=np.uint8)
 
 
-def image_colour(path: FilePath) -> Colour:
-    """Return the kind of image in a file, from the header.
+def read_grey16(path: FilePath) -> npt.NDArray[np.uint16]:
+    """Read a grey image of 16 bits.
+
+    Args:
+        path: PNG or TIFF file. The content, not the name, decides about the format.
+
+    Returns:
+        uint16 `[h, w]`, as stored.
+
+    Raises:
+        InputError: See `read_rgb`; the image is not grey, or has another number of bits.
+    """
+    with _decoding(path, _EXPECTED_16) as file:
+        image = open_grey16(path, file)
+        if getattr(image, "is_animated", False) or image.has_transparency_data:
+            raise ContentError("several images or transparent pixels in one file", GREY16)
+        image.load()
+        _check_orientation(path, image)
+        return np.asarray(image).astype(np.uint16)
+
+
+def is_grey16(path: FilePath) -> bool:
+    """Return True if the header of a file is that of a grey image of 16 bits, which `read_grey16` reads."""
+    try:
+        with _decoding(path, _EXPECTED_16) as file:
+            open_grey16(path, file)
+    except InputError:
+        return False
+    return True
+
+
+def image_colour(path: FilePath) -> PlainColour:
+    """Return the kind of image of 8 bits in a file, from the header.
 
     The file format decides, not the pixels: a grey part in the image of a colour camera is still `"rgb"`. A palette
     that contains only greys is `"grey"`.
@@ -76,12 +110,15 @@ def _unsupported(path: FilePath, problem: str, action: str) -> InputError:
 @contextmanager
 def _open_image(path: FilePath) -> Iterator[Image.Image]:
     """Open an image and read its header; errors of the decoder inside the context are InputErrors."""
-    with (
-        open_input(path, expected=_EXPECTED) as file,
-        _without_exif_warnings(),
-        decoding(path, expected=_EXPECTED),
-    ):
+    with _decoding(path, _EXPECTED) as file:
         yield open_image(path, file)
+
+
+@contextmanager
+def _decoding(path: FilePath, expected: str) -> Iterator[BinaryIO]:
+    """Open a file whose decoder's errors become InputErrors."""
+    with open_input(path, expected=expected) as file, _without_exif_warnings(), decoding(path, expected=expected):
+        yield file
 
 
 @contextmanager
@@ -92,7 +129,7 @@ def _without_exif_warnings() -> Iterator[None]:
         yield
 
 
-def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
+def _plain_colour(path: FilePath, image: Image.Image) -> PlainColour:
     if getattr(image, "is_animated", False):
         action = "save each image as a separate file"
         raise _unsupported(path, "several images in one file", action)
@@ -106,7 +143,7 @@ def _plain_colour(path: FilePath, image: Image.Image) -> Colour:
     raise _unsupported(path, f"the colour model {image.mode}", action)
 
 
-def _palette_colour(image: Image.Image) -> Colour:
+def _palette_colour(image: Image.Image) -> PlainColour:
     entries = image.getpalette("RGB")
     if not entries:
         raise ValueError("a palette image without a palette")
@@ -114,7 +151,7 @@ def _palette_colour(image: Image.Image) -> Colour:
     return "grey" if (palette == palette[:, :1]).all() else "rgb"
 
 
-def _check_colour(path: FilePath, colour: Colour, expected: Colour) -> None:
+def _check_colour(path: FilePath, colour: PlainColour, expected: PlainColour) -> None:
     if colour != expected:
         raise InputError(
             path,

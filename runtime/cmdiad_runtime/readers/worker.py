@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import colour_to_json
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import Colour
 from cmdiad_runtime.reasons import Reason
@@ -90,7 +91,7 @@ class TimedReader:
             ValueError: The reader is closed.
         """
         process = self._take()
-        request = {"rgb": _text(rgb), "xyz": _text(xyz), "colour": colour}
+        request = {"rgb": _text(rgb), "xyz": _text(xyz), "colour": colour_to_json(colour)}
         try:
             header, arrays = process.ask(request, self.timeout_s)
         except (TimeoutError, EOFError) as error:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import colour_from_json
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import refusing_failures
 from cmdiad_runtime.readers.reading import read_files
@@ -58,7 +59,7 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[npt.NDArray[A
     rgb, xyz = (None if request[kind] is None else Path(request[kind]) for kind in ("rgb", "xyz"))
     try:
         with refusing_failures(rgb or xyz or "", expected="a file that can be read"):
-            sample = read_files("", rgb, xyz, colour=request["colour"])
+            sample = read_files("", rgb, xyz, colour=colour_from_json(request["colour"]))
     except InputError as error:
         return {"error": {name: getattr(error, name) for name in ERROR_FIELDS}}, []
     except Exception as error:

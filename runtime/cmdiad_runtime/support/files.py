@@ -26,6 +26,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.folder_owner import Release, remove_abandoned, take_folder
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 from cmdiad_runtime.support.regular_file import open_regular
 
 FilePath = str | PathLike[str]
@@ -243,7 +244,7 @@ def require_outside_bundles(path: FilePath, *, option: str) -> None:
     """
     resolved = Path(path).resolve()
     for place in (resolved, *resolved.parents):
-        if (place / "manifest.json").is_file() and (place / "graph.onnx").is_file():
+        if ((place / "manifest.json").is_file() and (place / "graph.onnx").is_file()) or is_pattern_bundle(place):
             raise OutputError(
                 path,
                 found="a bundle" if place == resolved else f"a place in the bundle {place}",

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import BundleError, RunError
+from cmdiad_runtime.modalities import name_of
+from cmdiad_runtime.names import SENSORS
+from cmdiad_runtime.support.pattern_folder import PATTERN_RUNS, PATTERNS
 from cmdiad_runtime.support.regular_file import read_regular
 
 _LIMIT = 64 << 20  # bytes of a manifest or run record
@@ -31,13 +34,23 @@ def newest_bundle(folder: Path = BUNDLES, modality: str | None = None) -> Path:
         path
         for path in folder.glob("*/manifest.json")
         if not path.parent.name.startswith(".")  # An export that is running, or was killed.
-        if modality is None or _read(path).get("preprocessing", {}).get("modality") == modality
+        if modality is None or _modality(_read(path)) == modality
     ]
+    if modality is None:
+        manifests += [path for path in folder.glob(f"*/{PATTERNS}") if not path.parent.name.startswith(".")]
     if not manifests:
         kind = f"bundle for --modality {modality}" if modality else "bundle"
         action = "pass the path of a bundle, or create one with cmdiad-export"
         raise BundleError("", found=f"No {kind} found in the folder {folder}", action=action)
     return _newest(manifests)
+
+
+def _modality(manifest: dict[str, Any]) -> str:
+    """Return the name of the modality of a bundle from the JSON of its manifest, or "" without one."""
+    settings = manifest.get("preprocessing")
+    if not isinstance(settings, dict):
+        return ""
+    return name_of(settings.get("modality", ""), settings.get("image_modality", "rgb"))
 
 
 def newest_run(folder: Path = RUNS) -> Path:
@@ -54,6 +67,7 @@ def newest_run(folder: Path = RUNS) -> Path:
         for path in folder.glob("*/run.json")
         if not path.parent.name.startswith(".") and _read(path).get("status") == "complete"
     ]
+    records += [path for path in folder.glob(f"*/{PATTERN_RUNS}") if _all_complete(path.parent)]
     if not records:
         action = "pass the path of a run, or create one with cmdiad-train"
         raise RunError("", found=f"No finished run found in the folder {folder}", action=action)
@@ -98,6 +112,11 @@ def _by_category(files: Iterable[Path], data_of: Callable[[dict[str, Any]], Any]
         if isinstance(category, str) and not path.parent.name.startswith("."):
             by_category.setdefault(category, []).append(path)
     return {category: _newest(by_category[category]) for category in sorted(by_category)}
+
+
+def _all_complete(folder: Path) -> bool:
+    """Return True if the runs of all patterns in a folder are finished."""
+    return all(_read(folder / pattern / "run.json").get("status") == "complete" for pattern in SENSORS)
 
 
 def _newest(files: list[Path]) -> Path:

@@ -6,6 +6,7 @@ import base64
 import errno
 import io
 import json
+import os
 import shutil
 import tarfile
 from contextlib import closing, contextmanager, suppress
@@ -607,6 +608,12 @@ def test_a_layout_with_wrong_bytes_is_refused(bundle, described, target, tmp_pat
         fetch(None, target, name=f"oci:{tmp_path}/layout:7")
     published(bundle, f"oci:{tmp_path}/layout")  # Publishing again repairs the blob.
     fetch(None, target, name=f"oci:{tmp_path}/layout:7")
+
+
+def test_an_archive_that_is_a_pipe_is_refused_at_once(target, tmp_path):
+    os.mkfifo(tmp_path / "gear.tar")
+    with pytest.raises(RegistryError, match="a pipe, not a file"):
+        fetch(None, target, name=f"oci:{tmp_path}/gear.tar:7")
 
 
 def test_verify_prints_figures_and_keeps_nothing(bundle, described, tmp_path):

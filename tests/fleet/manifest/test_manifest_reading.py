@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow
@@ -84,6 +85,19 @@ def test_a_damaged_manifest_is_refused(name: str, content: bytes, problem: str, 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list(read_rows(str(tmp_path / "m.csv"), ["rgb"]))
+
+
+def test_a_manifest_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    """A manifest is read several times, and nobody may ever write into a pipe."""
+    os.mkfifo(tmp_path / "m.csv")
+    with pytest.raises(InputError, match=r"m.csv: found a pipe, not a file"):
+        list(read_rows(str(tmp_path / "m.csv"), ["rgb"]))
+
+
+def test_a_link_to_a_manifest_is_followed(tmp_path: Path) -> None:
+    write(tmp_path / "m.jsonl", [dict(part) for part in PARTS])
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "m.jsonl")
+    assert len(list(read_rows(str(tmp_path / "link.jsonl"), ["rgb"]))) == len(PARTS)
 
 
 def test_a_server_that_refuses_the_connection_is_no_missing_manifest() -> None:

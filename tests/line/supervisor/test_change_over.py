@@ -196,6 +196,16 @@ def test_surplus_recipes_are_unloaded_but_never_the_active_one(bench):
     assert "d" in bench.readiness.loaded
 
 
+def test_the_recipe_of_the_parts_in_work_is_not_unloaded_by_the_change(bench):
+    """It was active since the start of the station, so it is the one that was prepared longest ago."""
+    for name in "bcd":
+        bench.change.prepare(name, 0, bench.problems.append)
+        bench.answer()
+    bench.change.activate("d", 0, bench.problems.append)
+    assert bench.sent == [Unload(recipe_id="b")]
+    assert set(bench.readiness.loaded) == {"a", "c", "d"}
+
+
 def test_prepared_recipe_is_unloaded_on_request(bench):
     bench.change.prepare("b", 0, bench.problems.append)
     bench.change.unprepare("b", bench.problems.append)

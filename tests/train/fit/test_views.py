@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError, OutputError
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.sample import Sample
@@ -99,7 +100,7 @@ class Picture:
 
     kind: str = "part"
 
-    def read(self, colour: str) -> Sample:
+    def read(self, colour: Colour) -> Sample:
         """Return the sample."""
         if self.kind == "unreadable":
             raise InputError("file", found="no image", expected="an image", action="check the file")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import MODALITIES
 from cmdiad_runtime.preprocess.prepare import Preprocessing, needed_modalities
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, SampleFiles
@@ -22,7 +22,7 @@ from cmdiad_train.recipe import Recipe
 
 CAMERA, CLOUD, BOTH = "camera", "3D", "both"
 """Names of the rows without hallucination."""
-_HALLUCINATING = {"bank": ("hallucination", "none", "f2f"), "trd": ("variant", "rd", "mtfi-trd")}
+HALLUCINATING = {"bank": ("hallucination", "none", "f2f"), "trd": ("variant", "rd", "mtfi-trd")}
 """Option of each family that hallucinates the missing sensor, its value without, and its default value with."""
 
 
@@ -66,7 +66,7 @@ def recipes_to_compare(
     Raises:
         RunError: An option contradicts a sensor alone, for example a view that needs the other sensor.
     """
-    option, plain, default = _HALLUCINATING.get(family.name, ("", None, ""))
+    option, plain, default = HALLUCINATING.get(family.name, ("", None, ""))
     chosen = str(options.get(option) or default)
     method = default if chosen == plain or (family.name == "trd" and not chosen.startswith("mtfi")) else chosen
     rows: dict[str, dict[str, Any]] = {}

@@ -12,6 +12,7 @@ from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.cli.threshold_text import in_shell
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli.photometric import photometric
 
 SOME_FAILED = 3
 _MOST_WORKERS = 8
@@ -25,11 +26,15 @@ _OUTPUT_FAILED = {6: "output cannot be written"}
         "cmdiad-data synthesize DIR",
         "cmdiad-data check DIR --category gear",
         "cmdiad-data prepare RAW OUT",
+        "cmdiad-data photometric LIT OUT",
     ),
     exit_codes={**_SAMPLES_FAILED, **_OUTPUT_FAILED},
 )
 def cli() -> None:
     """Render, check and prepare data sets of RGB images, organised point clouds, or both."""
+
+
+cli.add_command(photometric)
 
 
 @cli.command(
@@ -111,7 +116,7 @@ def check(directory: Path, category: str | None, json_file: Path | None) -> int:
         categories = check_data(directory, category, reporter)
     for findings in categories:
         click.echo("\n".join(findings.lines()))
-    if len(categories) > 1:
+    if len({findings.category.name for findings in categories}) > 1:
         click.echo(f"next: cmdiad-train {in_shell(directory)} --category all")
     if json_file is not None:
         write_json(json_file, {"root": str(directory), "categories": [c.to_json() for c in categories]})

@@ -10,12 +10,14 @@ import click
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
 from cmdiad_runtime.cli.options import ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell
-from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, MODALITY_OPTIONS
+from cmdiad_runtime.names import ANY, EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
 from cmdiad_train.cli.train_again import refuse_changes, train_again
+from cmdiad_train.cli.train_any import train_patterns
 from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
 from cmdiad_train.detectors.registry import AUTO, CHOSEN_FROM, DEFAULT, family_names, family_of, family_options
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
@@ -41,6 +43,8 @@ EXAMPLES = (
     "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
+    "# One bundle for parts with image, cloud or both",
+    "cmdiad-train mvtec3d --category bagel --modality any --hallucination f2f",
     "# A detector for each category; repeat the command to continue",
     "cmdiad-train mvtec3d --category all",
     "# What would a 3D sensor add? Compare before anything is bought",
@@ -80,6 +84,12 @@ def _rename_view(context: click.Context, parameter: click.Parameter, value: str 
         return value
     click.echo(f"--view {value} is now called --view {EARLIER_VIEWS[value]}.", err=True)
     return EARLIER_VIEWS[value]
+
+
+def _split_modality(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the kind of data of a modality, and store the name of an image as the option `image_modality`."""
+    context.params["image_modality"] = value if value in IMAGE_MODALITIES else "rgb"
+    return "rgb" if value in IMAGE_MODALITIES else value
 
 
 def _check_family(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -126,9 +136,11 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     ),
     click.option(
         "--modality",
-        type=click.Choice(SENSORS),
+        type=click.Choice([*MODALITY_OPTIONS, ANY]),
         default="rgb",
-        help="Modality that inspection measures: image, cloud, or both.",
+        callback=_split_modality,
+        help="Modality that inspection measures: image, cloud, both, or the image of another sensor (docs/data.md). "
+        "any: detectors for rgb, xyz and both in one bundle, which inspects what a sample has (docs/cross-modal.md).",
     ),
     click.option(
         "--false-reject-rate",
@@ -284,12 +296,15 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
         return 0
     if data is None:
         raise click.UsageError("Missing argument 'DATA'.")
-    recipes = recipes_of(click.get_current_context())
-    if options["assess_modalities"]:
-        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     drawn = None if mask is None else read_inspection_mask(mask)
     envelope = EnvelopeOptions(envelope_rate, ignore_checks)
     fit_options = FitOptions(machine, network_from, features, envelope, drawn, calibration, test)
+    if options["modality"] == ANY and not options["assess_modalities"]:
+        _refuse_foreign_options(click.get_current_context(), CHOSEN_FROM if family == AUTO else (family,))
+        return train_patterns(click.get_current_context(), fit_options)
+    recipes = recipes_of(click.get_current_context())
+    if options["assess_modalities"]:
+        return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
     for line in dict.fromkeys(
         line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)
     ):
@@ -341,6 +356,8 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
     from cmdiad_train.datasets import list_categories
 
     options, family = context.params, context.params["family"]
+    if options["modality"] == ANY:
+        raise click.UsageError(f"--modality {ANY} stands for three detectors: choose one of {', '.join(SENSORS)}")
     names = CHOSEN_FROM if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
     return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
@@ -363,7 +380,7 @@ def _run_name(category: str, recipes: dict[str, Recipe], calibration: Sequence[P
     from cmdiad_runtime.bundle.session_name import session_name
 
     recipe, *others = recipes.values()
-    name = f"{category}-{recipe.modality}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
+    name = f"{category}-{recipe.modality_name}-{AUTO if others else family_of(recipe.family).run_name(recipe)}"
     folders = {folder.resolve(): folder for folder in calibration}
     if not folders:
         return name

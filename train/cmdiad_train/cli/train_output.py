@@ -52,11 +52,12 @@ def report_run_threshold(out: Path, with_session: str, figures: Mapping[str, Any
 
 def summarise(record: RunRecord, out: Path) -> None:
     """Print extractors, figures and mask of a run, and its folder."""
+    from cmdiad_runtime.modalities import name_of
     from cmdiad_runtime.preprocess.mask_note import mask_text
     from cmdiad_train.evaluation.weakness import verdicts_text
 
     for modality, provenance in record.provenance.items():
-        click.echo(f"{modality} extractor: {provenance['extractor']}")
+        click.echo(f"{name_of(modality, record.recipe.image_modality)} extractor: {provenance['extractor']}")
     metrics = record.metrics
     if metrics is not None:
         figures = ", ".join(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, folders_of, name_of
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_train.datasets.layouts import LAYOUTS
 from cmdiad_train.datasets.layouts.listing import Listing
@@ -26,12 +27,14 @@ class Category:
         name: Name of the kind of part.
         layout: Name of the layout, a key of `LAYOUTS`.
         folder: Folder of the category's samples: `root` itself or a folder in it.
+        image: Name of the image modality that `rgb` stands for (`cmdiad_runtime.modalities`).
     """
 
     root: Path
     name: str
     layout: str
     folder: Path
+    image: str = "rgb"
 
     def split(self, split: Split, modalities: Iterable[Modality]) -> list[SampleFiles]:
         """Return the samples of a split, sorted by name; an absent split has none.
@@ -69,7 +72,7 @@ class Category:
 
     def listing(self, split: Split, modalities: Iterable[Modality]) -> Listing:
         """Return the complete samples of a split, and the errors of the others."""
-        return LAYOUTS[self.layout].list_split(self.folder, split, tuple(modalities))
+        return LAYOUTS[self.layout].list_split(self.folder, split, tuple(modalities), self.image)
 
     @property
     def notes(self) -> list[str]:
@@ -86,17 +89,39 @@ class Category:
         return tuple(m for m in MODALITIES if any(c[m] for c in self.listing(split, (m,)).counts.values()))
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """Return the names of the image modalities of the training samples.
+
+        Images that lie in no folder of a modality are those of a camera.
+        """
+        firsts = {name: replace(self, image=name)._first_image for name in IMAGE_MODALITIES}
+        return tuple(
+            name
+            for name, first in firsts.items()
+            if first is not None and (name == "rgb" or first.parent.name in folders_of("rgb", name))
+        )
+
+    def named(self, modalities: Iterable[Modality]) -> list[str]:
+        """Return the names of modalities by kind, with that of the image in the place of `rgb`."""
+        return [name_of(modality, self.image) for modality in modalities]
+
+    @property
     def prepared(self) -> bool:
         """Return True if `cmdiad-data prepare` has removed the background from the clouds already."""
         return read_prepared(self.folder.resolve().parent) is not None
 
+    @property
+    def _first_image(self) -> Path | None:
+        samples = self.listing("train", ("rgb",)).samples
+        return samples[0].rgb if samples else None
+
     def _check_offered(self, required: tuple[Modality, ...]) -> None:
-        offered = self.modalities
-        missing = [modality for modality in required if modality not in offered]
-        if offered and missing:
+        missing = self.named(modality for modality in required if modality not in self.modalities)
+        offered = [*self.images, *(["xyz"] if "xyz" in self.modalities else [])] if missing else []
+        if offered:
             raise RunError(
                 self.folder,
                 found=f"training samples with {' and '.join(offered)} alone",
-                expected=f"{' and '.join(required)}",
+                expected=f"{' and '.join(self.named(required))}",
                 action=f"Add {missing[0]} files, or train a detector that needs {offered[0]} alone",
             )

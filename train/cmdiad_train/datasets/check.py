@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import Colour, GreyRange
 from cmdiad_runtime.errors import CmdiadError, InputError, RunError
 from cmdiad_runtime.inspection.content import pixels_of
 from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import LEAST_CONTRAST
@@ -101,8 +103,8 @@ class Findings:
 
     def _options(self) -> str:
         """Return the options without which `cmdiad-train` could not use the data."""
-        modality = "" if "rgb" in self.category.modalities else " --modality xyz"
-        return modality + (" --no-foreground" if self.category.prepared else "")
+        name = self.category.image if "rgb" in self.category.modalities else "xyz"
+        return ("" if name == "rgb" else f" --modality {name}") + (" --no-foreground" if self.category.prepared else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the findings as JSON-ready values."""
@@ -111,7 +113,7 @@ class Findings:
             "layout": self.category.layout,
             "folder": str(self.category.folder),
             "prepared": self.category.prepared,
-            "modalities": list(self.category.modalities),
+            "modalities": self.category.named(_kinds(self.category, "train")),
             "counts": self.counts,
             "notes": self.notes,
             "possible": list(self.outlook.possible),
@@ -132,7 +134,8 @@ class Findings:
     def lines(self) -> Iterator[str]:
         """Yield the findings as lines of text, with one line for each problem at the end."""
         prepared = ", prepared" if self.category.prepared else ""
-        yield f"{printable(self.category.name)} ({self.category.layout} layout{prepared})"
+        image = "" if self.category.image == "rgb" else f", {self.category.image} images"
+        yield f"{printable(self.category.name)} ({self.category.layout} layout{prepared}{image})"
         for split, defects in self.counts.items():
             for defect, counts in defects.items():
                 files = ", ".join(f"{kind} {count}" for kind, count in counts.items() if kind != "samples")
@@ -147,7 +150,7 @@ class Findings:
 
 
 def check(root: Path, category: str | None, reporter: Reporter) -> list[Findings]:
-    """Read all samples of a data set, or of one category.
+    """Read all samples of a data set, or of one category, with separate findings for each further image modality.
 
     Args:
         root: Folder of the data set.
@@ -158,12 +161,26 @@ def check(root: Path, category: str | None, reporter: Reporter) -> list[Findings
         RunError: No category is recognised, or the data set must be prepared first.
     """
     names = [category] if category is not None else list_categories(root)
-    return [check_category(open_category(root, name), reporter) for name in names]
+    return [check_category(category, reporter) for name in names for category in _by_image(open_category(root, name))]
+
+
+def _by_image(category: Category) -> Iterator[Category]:
+    """Yield the category once for camera and cloud, and once for each other image modality."""
+    images = category.images
+    if "rgb" in images or "xyz" in category.modalities or not images:
+        yield category
+    yield from (replace(category, image=name) for name in images if name != "rgb")
+
+
+def _kinds(category: Category, split: Split) -> tuple[Modality, ...]:
+    """Return the kinds of files that are checked: another image than that of the camera is checked alone."""
+    kinds = category.modalities_of(split)
+    return kinds if category.image == "rgb" else tuple(kind for kind in kinds if kind == "rgb")
 
 
 def check_category(category: Category, reporter: Reporter) -> Findings:
     """Read all samples of a category and return its content and its problems."""
-    listings = {split: category.listing(split, category.modalities_of(split)) for split in SPLITS}
+    listings = {split: category.listing(split, _kinds(category, split)) for split in SPLITS}
     findings = Findings(category)
     for split, listing in listings.items():
         findings.problems += [Problem(None, error) for error in listing.problems]
@@ -171,7 +188,7 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
             findings.problems += [Problem(name, error) for name, error in incomplete.items()]
         findings.unusable |= set(listing.incomplete) if split != "test" else set()
         if listing.counts:
-            findings.counts[split] = _counts(listing)
+            findings.counts[split] = _counts(listing, category)
     findings.problems += _too_few(category, listings)
     samples = [sample for listing in listings.values() for sample in listing.samples]
     colour = data_colour(listings["train"].samples)
@@ -192,20 +209,24 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
             unread.add(files.name)
         reporter.step(f"check {category.name}", i + 1, len(samples))
     findings.problems += contents.problems(category)
-    findings.notes += [*_notes(category, listings, shapes), *contents.notes()]
+    findings.notes += [*_notes(category, listings, colour, shapes), *contents.notes()]
     usable = {
         split: replace(
             listing, samples=[files for files in listing.samples if files.name not in unread | findings.unusable]
         )
         for split, listing in listings.items()
     }
-    findings.outlook = outlook_of(usable, category.modalities)
+    findings.outlook = outlook_of(usable, tuple(category.named(_kinds(category, "train"))))
     return findings
 
 
-def _counts(listing: Listing) -> dict[str, dict[str, int]]:
+def _counts(listing: Listing, category: Category) -> dict[str, dict[str, int]]:
     complete = Counter(sample.defect for sample in listing.samples)
-    return {defect: {"samples": complete[defect], **counts} for defect, counts in sorted(listing.counts.items())}
+    names = {"rgb": category.image}
+    return {
+        defect: {"samples": complete[defect], **{names.get(kind, kind): count for kind, count in counts.items()}}
+        for defect, counts in sorted(listing.counts.items())
+    }
 
 
 def _too_few(category: Category, listings: dict[Split, Listing]) -> Iterator[Problem]:
@@ -325,7 +346,9 @@ def _place(files: SampleFiles) -> str:
     return files.name.rpartition("/")[0]
 
 
-def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[tuple[int, int]]) -> Iterator[str]:
+def _notes(
+    category: Category, listings: dict[Split, Listing], colour: Colour, shapes: Counter[tuple[int, int]]
+) -> Iterator[str]:
     if skipped := skipped_text(category.folder):
         yield skipped
     yield from listings["train"].notes
@@ -335,6 +358,8 @@ def _notes(category: Category, listings: dict[Split, Listing], shapes: Counter[t
         yield f"no {table_of(category.folder)}: all Normal images are for training, there are no good test samples"
     if len(listings["validation"].samples) < 2:
         yield "no validation split: training holds every fifth good sample out for the threshold"
+    if isinstance(colour, GreyRange):
+        yield f"{colour.text}; a value outside this range makes a part NG"
     if len(shapes) > 1:
         sizes = ", ".join(f"{w}×{h} ({count})" for (h, w), count in shapes.most_common())
         yield f"samples of several sizes: {sizes}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
@@ -37,12 +38,13 @@ def list_categories(root: Path) -> list[str]:
     return [category.name for category in categories]
 
 
-def open_category(root: Path, category: str | None) -> Category:
+def open_category(root: Path, category: str | None, image: str = "rgb") -> Category:
     """Open a category of a data set for training.
 
     Args:
         root: Folder of the data set.
         category: Name of the category; None if the data set has only one.
+        image: Name of the image modality that is read where images are needed.
 
     Raises:
         RunError: The folder or category does not exist, several categories exist and none is named, the category is
@@ -59,7 +61,7 @@ def open_category(root: Path, category: str | None) -> Category:
             expected="a complete one",
             action="Run the same cmdiad-data prepare command again",
         )
-    return opened
+    return replace(opened, image=image)
 
 
 def find_category(root: Path, category: str | None) -> Category:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cmdiad_runtime.colour import Colour, range_of
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
-from cmdiad_runtime.readers import image_colour, read_rgb, read_xyz
+from cmdiad_runtime.readers import PlainColour, image_colour, read_rgb, read_xyz
 from cmdiad_runtime.readers.depth import intrinsics_places
-from cmdiad_runtime.readers.image import Colour
+from cmdiad_runtime.readers.image import is_grey16, read_grey16
 from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_runtime.sample import Mask, Sample
 
@@ -120,10 +121,18 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def data_colour(samples: Sequence[SampleFiles]) -> Colour:
-    """Return the kind of most images of a data set, "rgb" or "grey"; images that cannot be read do not count."""
-    colours: Counter[Colour] = Counter()
-    for files in samples:
-        colour = None if files.rgb is None else guarded(str(files.rgb), partial(image_colour, files.rgb))
+    """Return the kind of most images of a data set; images that cannot be read do not count.
+
+    If most are grey images of 16 bits, all of these are read to measure the range of their values.
+    """
+    images = [files.rgb for files in samples if files.rgb is not None]
+    deep = list(filter(is_grey16, images))
+    colours: Counter[PlainColour] = Counter()
+    for image in images if 2 * len(deep) <= len(images) else ():
+        colour = guarded(str(image), partial(image_colour, image))
         if isinstance(colour, str):
             colours[colour] += 1
-    return colours.most_common(1)[0][0] if colours else "rgb"
+    if colours:
+        return colours.most_common(1)[0][0]
+    values = (guarded(str(image), partial(read_grey16, image)) for image in deep)
+    return range_of(array for array in values if isinstance(array, np.ndarray)) or "rgb"

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, Verdict, ViewName
 from cmdiad_runtime.preprocess.prepare import Prepared
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.recipe import Recipe

@@ -152,7 +152,8 @@ def evidence_of(run: Run, held_out: list[SampleFiles], reporter: Reporter = SILE
 
 def held_out_samples(data: Path, category: str | None, recipe: Recipe) -> list[SampleFiles]:
     """Return the files of the held-out samples of a training, for `evidence_of`. The test split is not read."""
-    return list(split(open_category(data, category), recipe, family_of(recipe.family), test=False).held_out)
+    opened = open_category(data, category, recipe.image_modality)
+    return list(split(opened, recipe, family_of(recipe.family), test=False).held_out)
 
 
 def _finished(run: Path, recipes: Mapping[str, Recipe]) -> str:

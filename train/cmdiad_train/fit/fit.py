@@ -94,7 +94,7 @@ def _fit(
     data: Path, category: str | None, recipe: Recipe, run: Path, reporter: Reporter, options: FitOptions
 ) -> RunRecord:
     family = family_of(recipe.family)
-    chosen = open_category(data, category)
+    chosen = open_category(data, category, recipe.image_modality)
     splits = split(chosen, recipe, family, test=options.test)
     if options.judged is not None:
         splits = add_judged(splits, options.judged, recipe, family)

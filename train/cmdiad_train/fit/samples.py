@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.prepare import Prepared, Preprocessing, prepare_parts
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.fit.conditions import Conditions, conditions_of

@@ -12,6 +12,7 @@ from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.preprocess.views.strategy import check_contrast
 from cmdiad_runtime.readers import image_colour
+from cmdiad_runtime.readers.image import is_grey16
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.regular_file import open_regular
 from cmdiad_runtime.support.reporter import Reporter
@@ -59,7 +60,7 @@ def warn_about_test_samples(splits: Splits, reporter: Reporter) -> None:
 
 def _read_headers(files: SampleFiles) -> None:
     """Read the first bytes of the files of a sample; raises InputError or OSError."""
-    if files.rgb is not None:
+    if files.rgb is not None and not is_grey16(files.rgb):
         image_colour(files.rgb)
     if files.xyz is not None:
         with open_regular(files.xyz, follow=True) as file:

@@ -41,7 +41,7 @@ def add_sessions(splits: Splits, folders: Sequence[Path], recipe: Recipe, report
             reporter.say(f"--calibration {printable(folder)} is named twice and counts once.")
             continue
         name = session_name(folder, [TRAINING, *sessions])
-        listing = list_session(folder, name, required)
+        listing = list_session(folder, name, required, recipe.image_modality)
         sessions[name] = folder.resolve()
         held_out += [replace(files, session=name) for files in listing.samples]
         left_out += [LeftOut.because(sample, "held_out", error) for sample, error in listing.incomplete.items()]

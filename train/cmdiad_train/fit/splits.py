@@ -142,7 +142,7 @@ def split(category: Category, recipe: Recipe, family: Family, *, test: bool = Tr
     if len(held_out) < 2:
         train, held_out = hold_out(train)
     others = [name for name in family.joint_categories(recipe) if name != category.name]
-    joint = {name: open_category(category.root, name).usable("train", trained) for name in others}
+    joint = {name: open_category(category.root, name, category.image).usable("train", trained) for name in others}
     left_out = [sample for name, listing in listings.items() for sample in incomplete(listing, name)]
     left_out += [sample for name, listing in joint.items() for sample in incomplete(listing, "joint", f"{name}/")]
     samples = {name: listing.samples for name, listing in joint.items()}

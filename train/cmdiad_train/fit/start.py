@@ -9,6 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from cmdiad_runtime.colour import GreyRange
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
@@ -146,6 +147,8 @@ def start_or_resume(
     if splits.shows_figures:
         warn_about_test_samples(splits, reporter)
     sensor = _in_sensor_view(request, splits)
+    if isinstance(sensor.colour, GreyRange):
+        reporter.say(f"Images: {sensor.colour.text}.")
     if _reads_samples(request, earlier, sensor):
         splits = screen_reading(splits, request.category, sensor, samples, reporter)
     choice = None
@@ -236,7 +239,7 @@ def _in_sensor_view(request: Request, splits: Splits) -> Preprocessing:
     """Return the preprocessing of inspection before a view is chosen."""
     recipe = request.recipe
     sensor = request.family.preprocessing(recipe, data_colour(splits.train), recipe.modality)
-    return replace(sensor, parts=recipe.parts)
+    return replace(sensor, parts=recipe.parts, image_modality=recipe.image_modality)
 
 
 def _reads_samples(request: Request, earlier: RunRecord | None, sensor: Preprocessing) -> bool:

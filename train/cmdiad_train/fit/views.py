@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import ViewName
@@ -16,7 +17,6 @@ from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.views.registry import VIEWS
 from cmdiad_runtime.preprocess.views.several import training_parts
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, part_geometry
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import RgbImage, Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.fit.contact_sheet import draw_tile

@@ -13,11 +13,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter

@@ -158,6 +158,12 @@ class BankRecipe:
             "none, since with both modalities nothing is missing",
         )
         require(
+            recipe.image_modality == "rgb" or self.hallucination == "none",
+            "hallucination",
+            self.hallucination,
+            f"none with --modality {recipe.image_modality}; pairs of two image sensors are not built",
+        )
+        require(
             self.paper is None or recipe.mask is None,
             "mask",
             recipe.mask,

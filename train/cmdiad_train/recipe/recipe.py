@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, name_of
 from cmdiad_runtime.names import EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, Modality, Sensors, Verdict
 from cmdiad_runtime.preprocess.settings import MOST_PIXELS
 from cmdiad_runtime.support.files import is_sha256
@@ -22,7 +23,7 @@ VIEWS = ("auto", "sensor", "top", "part", "each")
 MOST_SEED = (1 << 32) - 1
 """Largest seed; scikit-learn, which projects the rows for the coreset search, accepts no larger one."""
 _LEAST_PIXELS = 32
-_LATER: dict[str, object] = {"parts": 1, "mask": None, "verdict": "image"}
+_LATER: dict[str, object] = {"parts": 1, "mask": None, "verdict": "image", "image_modality": "rgb"}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
 
@@ -67,7 +68,7 @@ class Recipe:
 
     Attributes:
         detector: Part of the detector family.
-        modality: Main modality, the only one needed at inference, or "both".
+        modality: Kind of data that inference needs: "rgb" (image), "xyz" (cloud) or "both".
         size: Working size in pixels, width and height.
         view: "sensor" (the image as it is), "top" (the part seen from above its support, turned upright, at one
             scale; found in the cloud, so rgb alone cannot have it), "part" (turned upright and cut out of the image;
@@ -82,6 +83,8 @@ class Recipe:
         mask: SHA-256 digest of the inspection mask (`cmdiad_runtime.preprocess.ignored`), or None without a mask.
         verdict: Score that decides: "map" (the largest value of the anomaly map over the image of the sensor) or
             "image" (the image score, as published). JSON without the field means "image".
+        image_modality: Name of the image (`cmdiad_runtime.modalities`). Another one than "rgb" is trained and inspected
+            alone, without a cloud.
     """
 
     detector: FamilyPart
@@ -95,6 +98,7 @@ class Recipe:
     parts: int = 1
     mask: str | None = None
     verdict: Verdict = "map"
+    image_modality: str = "rgb"
 
     def __post_init__(self) -> None:
         require_one("modality", self.modality, SENSORS)
@@ -107,6 +111,7 @@ class Recipe:
         require_whole("parts", self.parts, 1, MOST_PARTS)
         require(self.mask is None or is_sha256(self.mask), "mask", self.mask, "a SHA-256 digest or null")
         require_one("verdict", self.verdict, VERDICTS)
+        require_one("image_modality", self.image_modality, IMAGE_MODALITIES)
         self._check_view()
         require(
             not (self.rgb_mask == "cloud" and not self.foreground),
@@ -116,6 +121,12 @@ class Recipe:
         )
         require_kind("detector", self.detector, _PARTS.values())
         self.detector.check(self)
+        require(
+            self.image_modality == "rgb" or (self.modality == "rgb" and self.rgb_mask == "none"),
+            "modality",
+            self.modality_name,
+            f"a detector that reads {self.image_modality} images alone, without a cloud",
+        )
 
     def _check_view(self) -> None:
         require(
@@ -155,6 +166,11 @@ class Recipe:
     def family(self) -> str:
         """Return the name of the detector family."""
         return self.detector.family
+
+    @property
+    def modality_name(self) -> str:
+        """Return the name of the modality for people and options, for example `infrared`."""
+        return name_of(self.modality, self.image_modality)
 
     @property
     def mains(self) -> tuple[Modality, ...]:

@@ -95,6 +95,12 @@ class TrdRecipe:
         expected = f"{' or '.join(possible)} with --modality {recipe.modality}"
         require(self.variant in possible, "variant", self.variant, expected)
         require(
+            recipe.image_modality == "rgb" or not self.trains_with_both,
+            "variant",
+            self.variant,
+            f"rd with --modality {recipe.image_modality}; pairs of two image sensors are not built",
+        )
+        require(
             recipe.view != "each" or self.variant == "rd",
             "view",
             recipe.view,

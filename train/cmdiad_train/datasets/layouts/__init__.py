@@ -16,8 +16,15 @@ class Layout(Protocol):
     def is_category(self, folder: Path) -> bool:
         """Return True if a folder is a category in this layout."""
 
-    def list_split(self, folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
-        """Return the samples of a split, each with all required modalities, and the problems of the others."""
+    def list_split(self, folder: Path, split: str, required: tuple[Modality, ...], image: str) -> Listing:
+        """Return the samples of a split, each with all required modalities, and the problems of the others.
+
+        Args:
+            folder: Folder of the category.
+            split: "train", "validation" or "test".
+            required: Kinds of files that every sample must have.
+            image: Name of the image modality that the required images are of.
+        """
 
 
 OWN_FOLDER = "folder"

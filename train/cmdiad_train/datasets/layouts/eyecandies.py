@@ -48,7 +48,7 @@ def is_category(folder: Path) -> bool:
     return any(_data_folder(folder, "train").glob(f"*{_DEPTH}"))
 
 
-def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+def list_split(folder: Path, split: str, required: tuple[Modality, ...], image: str = "rgb") -> Listing:
     """Raise RunError, because the category has depth images and poses instead of clouds."""
     raise not_prepared(folder)
 

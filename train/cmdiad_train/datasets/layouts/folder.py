@@ -9,7 +9,8 @@
     DIR/ok_001.png, DIR/NG-07.jpg                                  good and bad by file name, also in DIR/test
 
 Each of these folders holds `rgb/` and `xyz/` (or `depth/`) with files paired by stem, or the files themselves: images
-are rgb, clouds are xyz. A defect may have masks in `gt/` or `masks/`, or as `NNN_mask.png` next to `NNN.png`.
+are rgb, clouds are xyz. Folders such as `infrared/` hold another image of each part. A defect may have masks in `gt/`
+or `masks/`, or as `NNN_mask.png` next to `NNN.png`.
 
 Without a folder `test`, some good parts are kept back as test samples of the defects; see `is_kept_back`.
 """
@@ -23,10 +24,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.names import MODALITIES, Modality
-from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
+from cmdiad_runtime.modalities import IMAGE_MODALITIES
+from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder
 from cmdiad_train.datasets.layouts.listing import (
+    SAMPLE_FOLDERS,
     FilesByStem,
     Listing,
     find_loose,
@@ -34,6 +36,7 @@ from cmdiad_train.datasets.layouts.listing import (
     find_modality,
     list_defect,
     list_good_only,
+    mask_folder,
     subfolders,
 )
 from cmdiad_train.datasets.sample_files import GOOD
@@ -46,7 +49,6 @@ LEAST_TO_KEEP_BACK = 20
 """Smallest number of good parts of which some are kept back."""
 
 _MASK_FOLDERS = ("gt", "masks", "mask", "ground_truth")
-_MODALITY_FOLDERS = tuple(name for names in MODALITY_FOLDERS.values() for name in names)
 _DIGITS = 18
 """Digits at the end of a number that count."""
 _OPPOSITE: dict[Label, Label] = {"good": "bad", "bad": "good"}
@@ -90,13 +92,13 @@ def is_category(folder: Path) -> bool:
     return bool(arrangement.problems) or any(group.split == "train" for group in arrangement.groups)
 
 
-def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+def list_split(folder: Path, split: str, required: tuple[Modality, ...], image: str = "rgb") -> Listing:
     """Return the samples of a split, each with all required modalities. Masks are optional."""
     arrangement = _arrange(folder)
     listing = Listing(problems=[error for place, error in arrangement.problems if place == split])
     for group in arrangement.groups:
         if group.split == split:
-            listing.add(_list_group(group, required))
+            listing.add(_list_group(group, required, image))
     if split == "train":
         listing.notes += arrangement.notes
     return listing
@@ -286,19 +288,20 @@ def _labelled(place: Path, label: Label) -> list[Path]:
 
 def _places_of_samples(place: Path) -> list[Path]:
     """Return the sub-folders that may hold samples."""
-    return [p for p in subfolders(place) if p.name.lower() not in (*_MASK_FOLDERS, *_MODALITY_FOLDERS)]
+    return [p for p in subfolders(place) if p.name.lower() not in (*_MASK_FOLDERS, *SAMPLE_FOLDERS)]
 
 
 def _stems(place: Path) -> list[str]:
     """Return the sorted names of the samples in a folder, whatever their modality."""
-    return sorted({stem for modality in MODALITIES for stem in _files(place, modality).files})
+    kinds: list[tuple[Modality, str]] = [("xyz", "rgb"), *(("rgb", image) for image in IMAGE_MODALITIES)]
+    return sorted({stem for modality, image in kinds for stem in _files(place, modality, image).files})
 
 
-def _list_group(group: _Group, required: tuple[Modality, ...]) -> Listing:
-    kinds = {modality: _chosen(_files(group.folder, modality), group.stems) for modality in required}
+def _list_group(group: _Group, required: tuple[Modality, ...], image: str) -> Listing:
+    kinds = {modality: _chosen(_files(group.folder, modality, image), group.stems) for modality in required}
     if not any(files.files for files in kinds.values()):
         return Listing()
-    masks = None if group.defect == GOOD else _chosen(_masks(group.folder), group.stems)
+    masks = None if group.defect == GOOD else _chosen(_masks(group.folder, image), group.stems)
     return list_defect(group.split, group.defect, kinds, masks)
 
 
@@ -308,9 +311,9 @@ def _chosen(files: FilesByStem, stems: frozenset[str] | None) -> FilesByStem:
     return FilesByStem(files.folder, {stem: paths for stem, paths in files.files.items() if stem in stems})
 
 
-def _files(folder: Path, modality: Modality) -> FilesByStem:
-    if any((folder / name).is_dir() for name in _MODALITY_FOLDERS):
-        return find_modality(folder, modality)
+def _files(folder: Path, modality: Modality, image: str) -> FilesByStem:
+    if any((folder / name).is_dir() for name in SAMPLE_FOLDERS):
+        return find_modality(folder, modality, image)
     candidates = find_loose(folder, modality)
     masks = _masks_next_to_images(folder).files if modality == "rgb" else {}
     drawn = {path for paths in masks.values() for path in paths}
@@ -318,8 +321,9 @@ def _files(folder: Path, modality: Modality) -> FilesByStem:
     return FilesByStem(folder, {stem: paths for stem, paths in files.items() if paths})
 
 
-def _masks(folder: Path) -> FilesByStem:
-    place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
+def _masks(folder: Path, image: str) -> FilesByStem:
+    places = (mask_folder(folder, name, image) for name in _MASK_FOLDERS)
+    place = next((place for place in places if place.is_dir()), None)
     return _masks_next_to_images(folder) if place is None else find_masks(place)
 
 

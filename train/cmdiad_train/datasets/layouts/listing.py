@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.modalities import TABLE, folders_of
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, loose_files
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 from cmdiad_train.datasets.skipped import is_sample_file, is_sample_folder
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff")
 """Suffixes of mask files, in lower case."""
+SAMPLE_FOLDERS: tuple[str, ...] = tuple(name for modality in TABLE.values() for name in modality.folders)
+"""Names of the sub-folders that hold the files of one modality."""
 _FILE_SUFFIXES = frozenset((*MASK_SUFFIXES, *(s for suffixes in MODALITY_SUFFIXES.values() for s in suffixes)))
 _MASK_ENDING = "_mask"
 _PAIR = "Add the missing file or remove its partner"
@@ -100,11 +103,32 @@ def find_masks(folder: Path) -> FilesByStem:
     return FilesByStem(folder, files)
 
 
-def find_modality(folder: Path, modality: Modality) -> FilesByStem:
-    """Return the files in the sub-folder of a modality; if no such folder exists, the first name is assumed."""
-    names = MODALITY_FOLDERS[modality]
+def find_modality(folder: Path, modality: Modality, image: str = "rgb") -> FilesByStem:
+    """Return the files in the sub-folder of a modality; if no such folder exists, the first name is assumed.
+
+    Args:
+        folder: Folder of the samples.
+        modality: Kind of the files.
+        image: Name of the image modality.
+    """
+    names = folders_of(modality, image)
     name = next((n for n in names if (folder / n).is_dir()), names[0])
     return find_files(folder / name, MODALITY_SUFFIXES[modality])
+
+
+def mask_folder(folder: Path, name: str, image: str) -> Path:
+    """Return the folder of the masks of an image modality.
+
+    Masks that lie next to images of the camera (`rgb`) are drawn on these. Another image of the same part has them only
+    if both are registered: then `gt-infrared` holds those of `infrared`.
+
+    Args:
+        folder: Folder of the samples.
+        name: Name of the folder of masks.
+        image: Name of the image modality.
+    """
+    drawn_on_other = image != "rgb" and any((folder / place).is_dir() for place in folders_of("rgb"))
+    return folder / (f"{name}-{image}" if drawn_on_other else name)
 
 
 def find_loose(folder: Path, modality: Modality) -> FilesByStem:

@@ -29,7 +29,7 @@ def is_category(folder: Path) -> bool:
     return bool(find_loose(folder / "train" / GOOD, "rgb").files)
 
 
-def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+def list_split(folder: Path, split: str, required: tuple[Modality, ...], image: str = "rgb") -> Listing:
     """Return the samples of a split; there are none if clouds are required. A defect may lack its mask."""
     folders = subfolders(folder / split)
     listing = Listing()

@@ -37,7 +37,7 @@ def table_of(folder: Path) -> Path:
     return folder.parent / "split_csv" / "1cls.csv"
 
 
-def list_split(folder: Path, split: str, required: tuple[Modality, ...]) -> Listing:
+def list_split(folder: Path, split: str, required: tuple[Modality, ...], image: str = "rgb") -> Listing:
     """Return the samples of a split; there are none if clouds are required. A defect may lack its mask.
 
     Raises:

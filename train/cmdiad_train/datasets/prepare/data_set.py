@@ -55,9 +55,9 @@ def prepare(source: Path, out: Path, categories: Sequence[str], jobs: int, repor
         OutputError: `out` overlaps with `source`, has other content, or cannot be written.
     """
     chosen = [find_category(source, name) for name in categories or list_categories(source)]
-    _refuse_overlap(source, out)
+    refuse_overlap(source, out)
     for category in chosen:
-        _refuse_overlap(category.folder, out / category.name)  # a category may be a symbolic link
+        refuse_overlap(category.folder, out / category.name)  # a category may be a symbolic link
     settings = settings_of(_raw_layout(source, chosen), source)
     states = start_or_resume(out, settings)
     result = PreparationResult(0, 0, [])
@@ -73,7 +73,8 @@ def prepare(source: Path, out: Path, categories: Sequence[str], jobs: int, repor
     return result
 
 
-def _refuse_overlap(source: Path, out: Path) -> None:
+def refuse_overlap(source: Path, out: Path) -> None:
+    """Raise OutputError if one of two folders is in the other one."""
     raw, copy = source.resolve(), out.resolve()
     if raw == copy or raw in copy.parents or copy in raw.parents:
         raise OutputError(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.readers import image_colour, read_rgb
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_train.datasets.layouts.eyecandies import RawSample
 from cmdiad_train.datasets.prepare import writing

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, ast_part
 
@@ -14,7 +14,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
 
     Args:
         recipe: Recipe of the detector.
-        colour: Kind of the images, "rgb" or "grey".
+        colour: Kind of the images.
         modality: Modality of the inputs.
     """
     part = ast_part(recipe)
@@ -30,6 +30,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
         grid=0,
         xyz_feed="normals" if part.geometry == "normals" or modality == "rgb" else "centred-depth",
         seed=recipe.seed,
+        image_modality=recipe.image_modality,
     )
 
 

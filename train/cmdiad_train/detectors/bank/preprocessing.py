@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Modality, Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, bank_part
 
@@ -14,7 +14,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors | None 
 
     Args:
         recipe: Recipe of the detector.
-        colour: Kind of the images, "rgb" or "grey".
+        colour: Kind of the images.
         modality: Modality of the inputs; None takes the modality of inspection.
     """
     part = bank_part(recipe)
@@ -33,6 +33,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors | None 
         xyz_feed="points" if points else part.xyz.image,  # type: ignore[union-attr]  # then it is a SurfaceExtractor
         xyz_image=points is not None and shown_modality(recipe) == "xyz" and asked != "rgb",
         seed=recipe.seed,
+        image_modality=recipe.image_modality,
     )
 
 

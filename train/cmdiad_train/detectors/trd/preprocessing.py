@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing, XyzFeed
-from cmdiad_runtime.readers.image import Colour
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, trd_part
 
@@ -17,7 +17,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
 
     Args:
         recipe: Recipe of the detector.
-        colour: Kind of the images, "rgb" or "grey".
+        colour: Kind of the images.
         modality: Modality of the inputs.
     """
     part = trd_part(recipe)
@@ -33,6 +33,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
         grid=0,
         xyz_feed=_FEEDS[part.geometry],
         seed=recipe.seed,
+        image_modality=recipe.image_modality,
     )
 
 

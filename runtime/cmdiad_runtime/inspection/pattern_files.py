@@ -1,0 +1,146 @@
+"""Files of a part whose image or cloud may be absent: which of the two are there, and which files to inspect.
+
+Only an absent file counts as an absent modality. A file that is there and cannot be read, or whose format cmdiad does
+not read, belongs to the part, so that a broken sensor is never taken for an absent one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.find_inputs import InputFiles, Skipped, find_inputs, is_folder, is_other_format
+from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
+from cmdiad_runtime.names import Modality, Sensors
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_modality
+
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """Files of one part.
+
+    Attributes:
+        rgb: Image, or None if there is none.
+        xyz: Cloud, or None if there is none.
+    """
+
+    rgb: Path | None
+    xyz: Path | None
+
+    @property
+    def pattern(self) -> Sensors:
+        """Return the modalities that are there."""
+        if self.rgb is not None and self.xyz is not None:
+            return "both"
+        return "xyz" if self.rgb is None else "rgb"
+
+    @property
+    def first(self) -> Path:
+        """Return the file that names the part: the image if there is one, else the cloud."""
+        path = self.rgb or self.xyz
+        assert path is not None
+        return path
+
+
+class PartFinder:
+    """Search for the other file of a part. The names in a folder are read again only if the folder has changed."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, tuple[int, Mapping[str, list[Path]]]] = {}
+
+    def files_of(self, path: Path) -> PartFiles:
+        """Return the files of the part that an image or a cloud belongs to.
+
+        Args:
+            path: Image or cloud; need not exist, because reading reports an absent file.
+
+        Raises:
+            InputError: The part has another file in a format that cmdiad does not read.
+            OSError: The folder of the other file cannot be searched.
+        """
+        is_cloud = _modality_of(path) == "xyz"
+        other = _first_present(image_candidates(path) if is_cloud else cloud_candidates(path))
+        if other is None:
+            self._refuse_other_format(path, "xyz" if is_cloud else "rgb")
+        return PartFiles(other, path) if is_cloud else PartFiles(path, other)
+
+    def _refuse_other_format(self, path: Path, modality: Modality) -> None:
+        """Raise InputError if the modality that seems absent is there under a name that the readers do not take."""
+        missing: Modality = "rgb" if modality == "xyz" else "xyz"
+        in_layout = path.parent.name in MODALITY_FOLDERS[modality]
+        folders = [path.parent.with_name(name) for name in MODALITY_FOLDERS[missing]] if in_layout else [path.parent]
+        suffixes = (MODALITY_SUFFIXES if in_layout else MIXED_SUFFIXES)[missing]
+        for folder in folders:
+            for file in self._with_stem(folder, path.stem):
+                of_part = file.suffix.lower() in suffixes or is_other_format(file)
+                if of_part and file != path and not is_folder(file):
+                    raise InputError(
+                        path,
+                        found=f"the file {file} of the same part, in a format that is not read",
+                        expected="the other modality in a readable format, or no such file if this part lacks it",
+                        action="convert the file, or move it away if it is no picture or cloud of the part",
+                        reason="unsupported",
+                    )
+
+    def _with_stem(self, folder: Path, stem: str) -> Sequence[Path]:
+        try:
+            changed = folder.stat().st_mtime_ns
+            known = self._names.get(folder)
+            if known is None or known[0] != changed:
+                by_stem: dict[str, list[Path]] = {}
+                for entry in folder.iterdir():
+                    by_stem.setdefault(entry.stem.lower(), []).append(entry)
+                known = self._names[folder] = (changed, by_stem)
+        except _NOT_THERE:
+            return []
+        return known[1].get(stem.lower(), [])
+
+
+def find_pattern_inputs(paths: Sequence[Path]) -> InputFiles:
+    """Return one file for each part with an image, a cloud or both: the image if there is one, else the cloud.
+
+    Args:
+        paths: Files and folders, see `find_inputs`.
+    """
+    images, clouds = find_inputs(paths, "rgb"), find_inputs(paths, "xyz")
+    without = {path for path in (*images.paths, *clouds.paths) if is_folder(path)}
+    # A folder without a file of one modality is an input only if it has none of the other, too.
+    without &= set(images.paths) & set(clouds.paths)
+    listed = [path for path in dict.fromkeys((*images.paths, *clouds.paths)) if path in without or not is_folder(path)]
+    known = set(listed)
+    chosen = [path for path in listed if path in without or not _has_image(path, known)]
+    skipped: dict[Skipped, int] = dict(Counter(images.skipped) | Counter(clouds.skipped))
+    endings = Counter(images.endings) & Counter(clouds.endings)
+    skipped.pop("other format", None)
+    if others := sum(endings.values()):
+        skipped["other format"] = others
+    return InputFiles(tuple(chosen), skipped, dict(endings))
+
+
+def _has_image(path: Path, known: Collection[Path]) -> bool:
+    """Return True for a cloud whose image is among the known files."""
+    return _modality_of(path) == "xyz" and any(image in known for image in image_candidates(path))
+
+
+def _modality_of(path: Path) -> Modality:
+    """Return the modality of a file by its folder, or by name and content; "xyz" if these do not decide."""
+    for modality, folders in MODALITY_FOLDERS.items():
+        if path.parent.name in folders:
+            return modality
+    return loose_modality(path) or "xyz"
+
+
+def _first_present(candidates: Iterable[Path]) -> Path | None:
+    """Return the first path at which anything lies: also a broken link, a folder, or a file behind a refusal."""
+    for path in candidates:
+        try:
+            path.lstat()
+        except (*_NOT_THERE, ValueError):
+            continue
+        return path
+    return None
