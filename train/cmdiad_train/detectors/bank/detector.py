@@ -73,21 +73,36 @@ class Detector(TrainedDetector):
         score, anomaly_map = self.fuse(*self.score_each(self.patches(*inputs)))
         return score.reshape(1), anomaly_map
 
-    def patches(self, *inputs: Tensor) -> list[Patches]:
+    def forward_each(self, samples: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return score and map of each sample; image extractors run once, everything after them sample by sample."""
+        shown = [[self._named(inputs)[fed[0]] for inputs in samples] for fed in self._fed]
+        features = [module for module in self.features if isinstance(module, PatchFeatures)]
+        tokens = [module.tokens_of_each(images) for module, images in zip(features, shown, strict=True)]
+        pairs = zip(samples, zip(*tokens, strict=True), strict=True)
+        fused = [self.fuse(*self.score_each(self.patches(*inputs, tokens=own))) for inputs, own in pairs]
+        return [(score.reshape(1), anomaly_map) for score, anomaly_map in fused]
+
+    def patches(self, *inputs: Tensor, tokens: Sequence[Tensor | None] | None = None) -> list[Patches]:
         """Return patch features of each main modality, and with hallucination those of the missing one.
 
         Args:
             inputs: Network inputs, and optionally after them the cells to search for each of `searched_grids`.
+            tokens: Features of the image of each main modality, see `PatchFeatures.tokens_of_each`; None to run the
+                extractors.
         """
-        named = dict(zip([*self.input_names, *self.searched_grids], inputs, strict=False))
+        named = self._named(inputs)
         patches: list[Patches] = [
-            features(*(named[name] for name in fed), searched=named.get(f"{fed[0]}{SUFFIX}"))
-            for features, fed in zip(self.features, self._fed, strict=True)
+            features(*(named[name] for name in fed), searched=named.get(f"{fed[0]}{SUFFIX}"), tokens=own)
+            for features, fed, own in zip(self.features, self._fed, tokens or [None] * len(self._fed), strict=True)
         ]
         if self.hallucinated is not None:
             image = None if self._shown is None else self._main.image(named[self._shown])
             patches.append(self.hallucinated(*patches[0], image))
         return patches
+
+    def _named(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return inputs by name, and the lists of searched cells as far as they are among them."""
+        return dict(zip([*self.input_names, *self.searched_grids], inputs, strict=False))
 
     @property
     def _main(self) -> PatchFeatures:
