@@ -302,8 +302,6 @@ def paper(
 
 
 cli.add_command(methods)
-
-
 cli.add_command(missing)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -33,7 +34,7 @@ def own(exported_for_any: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported_for_any, tmp_path / "own.cmdiad"))
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "patterns.json"
     content = json.loads(path.read_text())
     change(content)
