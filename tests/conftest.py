@@ -182,6 +182,19 @@ def exported(trained: Trained, own_copy: Once) -> Exported:
     return export
 
 
+@pytest.fixture(scope="session")
+def batched(trained: Trained, own_copy: Once) -> Path:
+    """The bundle of the plain RGB run with a graph for three samples at once."""
+    from cmdiad_export.bundle_writer import write_bundle
+    from cmdiad_export.options import ExportOptions
+    from cmdiad_runtime.support.reporter import SILENT
+    from cmdiad_train.runs.run import load_run
+
+    run = trained("rgb")
+    options = ExportOptions(batch=3)
+    return own_copy(f"{run.name}-batch3.cmdiad", lambda out: write_bundle(load_run(run), out, options, SILENT))
+
+
 @pytest.fixture
 def own_bundle(exported: Exported, tmp_path: Path) -> Path:
     """A copy of the plain RGB bundle for one test to damage."""

@@ -18,7 +18,6 @@ from cmdiad_fleet.scoring.settings import ScoreSettings
 from cmdiad_fleet.scoring.shards import Shard
 from cmdiad_fleet.scoring.tally import Tally
 from cmdiad_fleet.scoring.workers import Event
-from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 
 Act = Callable[[Shard, Endings], tuple[int, Reply | Ending] | None]
@@ -110,10 +109,10 @@ def plain_rows(count: int) -> Iterable[ManifestRow]:
 class DyingScorer(Scorer):
     """A scorer whose process is killed by every sample with `deadly` in its id."""
 
-    def _inspect(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> tuple[Inspection, float]:
+    def _examine(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> Any:
         if "deadly" in row.part_id and ending is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._inspect(inspector, row, ending)
+        return super()._examine(inspector, row, ending)
 
 
 class DyingWorker(Worker):

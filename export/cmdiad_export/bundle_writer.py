@@ -56,7 +56,7 @@ def write_bundle(
     with atomic_directory(out) as folder:
         certifier = certifier or certifier_of(run, options, reporter, search=search)
         golden = certifier.golden
-        graph = certifier.certify(options.precision, folder / GRAPH)
+        graph = certifier.certify(options.precision, folder / GRAPH, batch=options.batch)
         engines = [_build_rtx(run, folder, graph, golden, reporter)] if options.target == "rtx" else []
         return _finish(out, folder, golden, manifest_of(run, folder, graph, engines), options.contact)
 

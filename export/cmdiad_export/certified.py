@@ -10,16 +10,20 @@ from typing import Any
 
 import torch
 
-from cmdiad_export.graph.exporter import OPSET, export_graph
+from cmdiad_export.graph.batch import save_with_weights_of
+from cmdiad_export.graph.exporter import OPSET, export_graph, graph_of
 from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
 from cmdiad_export.search.budget import SearchBudget, bank_sizes, choose_search
 from cmdiad_export.search.choice import SearchChoice
 from cmdiad_runtime.bundle.certificate import Comparison, Tolerance, compare, tolerance_for
 from cmdiad_runtime.bundle.golden import GoldenSample
+from cmdiad_runtime.bundle.manifest_records import batch_file
 from cmdiad_runtime.engines import Precision, open_engine
-from cmdiad_runtime.engines.graph_file import graph_bytes
-from cmdiad_runtime.errors import CertificateError
+from cmdiad_runtime.engines.batch import BatchEngine
+from cmdiad_runtime.engines.graph_file import graph_bytes, joint_digest, weights_digest
+from cmdiad_runtime.errors import CertificateError, EngineError
+from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.family import SearchableDetector, TrainedDetector
 from cmdiad_train.runs.run import Run, load_quantisation_inputs
@@ -45,6 +49,7 @@ class CertifiedGraph:
         tolerances: Tolerance of each precision that was compared.
         search: Choice of the search, or None if the detector has no banks.
         samples: Number of golden samples.
+        batch: Record of the graph that runs several samples at once, see `BatchRecord`; None without one.
     """
 
     path: Path
@@ -54,6 +59,7 @@ class CertifiedGraph:
     tolerances: dict[Precision, Tolerance]
     search: SearchChoice | None
     samples: int
+    batch: dict[str, Any] | None = None
 
 
 class Certifier:
@@ -84,13 +90,19 @@ class Certifier:
         self._inputs = {key: torch.from_numpy(value) for key, value in golden[-1].inputs.items()}
         self._singles: dict[Hashable, Comparison] = {}  # Comparison of the fp32 graph by search settings.
 
-    def certify(self, precision: Precision, path: Path) -> CertifiedGraph:
+    def certify(self, precision: Precision, path: Path, *, batch: int | None = None) -> CertifiedGraph:
         """Write the graph of a precision; a graph that fails gets more fp32 islands until the certificate passes.
 
+        Args:
+            precision: Precision of the graph.
+            path: File to write.
+            batch: Number of samples of a second graph in the same folder, in fp32 or fp16; None for no such graph.
+
         Raises:
-            CertificateError: The graph differs from the trained detector by more than its tolerance.
+            CertificateError: A graph differs from the trained detector by more than its tolerance.
             RunError: The run has no samples to calibrate int8 or fp8 on.
-            EngineError: The search does not fit into its budget.
+            EngineError: The search does not fit into its budget, or the detector has no networks that several samples
+                can share.
         """
         self._require_search_passed()
         budget = self._budget(precision)
@@ -98,6 +110,7 @@ class Certifier:
         single = self._single(detector, budget, path, fresh=precision == "fp32")
         comparisons: dict[Precision, Comparison] = {"fp32": single}
         record: dict[str, Any] = {"precision": precision, "opset": OPSET, "fp32_islands": []}
+        graphs: Graphs | None = None
         if precision != "fp32":
             graphs = self._graphs(detector, precision, path)
             reduced = reduce_precision(graphs, lambda: self._compare(precision, path), self._reporter)
@@ -108,7 +121,14 @@ class Certifier:
             record["search"] = budget.to_json()
         tolerances = {name: self._tolerance(name) for name in comparisons}
         return CertifiedGraph(
-            path, precision, record, tuple(comparisons.values()), tolerances, self._search, len(self.golden)
+            path=path,
+            precision=precision,
+            record=record,
+            comparisons=tuple(comparisons.values()),
+            tolerances=tolerances,
+            search=self._search,
+            samples=len(self.golden),
+            batch=None if batch is None else self._batch(batch, precision, path, detector, graphs),
         )
 
     def _budget(self, precision: Precision) -> SearchBudget | None:
@@ -152,6 +172,36 @@ class Certifier:
             self._singles[settings] = comparison
         return self._singles[settings]
 
+    def _batch(
+        self, size: int, precision: Precision, path: Path, detector: TrainedDetector, graphs: Graphs | None
+    ) -> dict[str, Any]:
+        """Write and certify the graph that runs several samples at once, and return its record.
+
+        Args:
+            size: Number of samples.
+            precision: Precision of the graph for one sample.
+            path: File of that graph.
+            detector: Detector with the chosen search.
+            graphs: Source of that graph if its precision is reduced.
+        """
+        if "weights" in self._inputs:
+            raise EngineError(
+                "--batch",
+                found="a detector of groups of points, which are computed one sample at a time",
+                expected="a detector of images, such as --geometry normals",
+                action="leave --batch out",
+            )
+        assert graphs is None or isinstance(graphs, HalfGraphs)
+        detector = to_precision(detector, "fp32") if graphs is None else graphs.reduced
+        softmax = graphs is not None and graphs.softmax
+        target = path.with_name(batch_file(size))
+        graph = graph_of(detector, self._inputs, single_precision_softmax=softmax, batch=size)
+        save_with_weights_of(graph, target, path)
+        comparison = self._compare(precision, target, batch=size)
+        self._require_passed(comparison, precision, "")
+        digest = joint_digest(sha256_of(target), weights_digest(path))
+        return {"file": target.name, "size": size, "sha256": digest, "comparison": comparison.to_json()}
+
     def _graphs(self, detector: TrainedDetector, precision: Precision, path: Path) -> Graphs:
         """Return the reduced graphs to choose from."""
         if precision == "fp16":
@@ -163,13 +213,14 @@ class Certifier:
         ]
         return QuantisedGraphs(detector, precision, self._inputs, samples, path)
 
-    def _compare(self, precision: Precision, path: Path) -> Comparison:
-        """Compare the graph that was written last with the trained detector."""
-        engine = open_engine(path)
+    def _compare(self, precision: Precision, path: Path, *, batch: int | None = None) -> Comparison:
+        """Compare the graph that was written last, for one sample or several, with the trained detector."""
+        engine = open_engine(path) if batch is None else BatchEngine(open_engine(path), batch)
         comparison = compare(engine, precision, self.golden, self._run.calibration, self._tolerance(precision))
         engine.close()
+        samples = "" if batch is None else f" for {batch} samples at once"
         self._reporter.say(
-            f"{precision} graph, {graph_bytes(path) / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
+            f"{precision} graph{samples}, {graph_bytes(path) / 1e6:.1f} MB, against torch on {len(self.golden)} golden "
             f"samples: score within {comparison.score_max_share:.2%} and map within {comparison.map_max_share:.2%} of "
             f"the threshold, {comparison.label_flips} label flips, {comparison.not_finite} NaN"
         )

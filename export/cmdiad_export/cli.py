@@ -17,6 +17,7 @@ from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.cli.each import ALL, KEPT, for_each
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import PRECISIONS
+from cmdiad_runtime.engines.batch import MOST_SAMPLES
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.pattern_folder import is_pattern_run
@@ -97,6 +98,16 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
     ),
 )
 @option_group(
+    "Several samples at once",
+    click.option(
+        "--batch",
+        metavar="N",
+        type=click.IntRange(2, MOST_SAMPLES),
+        help="Add a certified graph that runs N samples at once, for cmdiad-fleet score --batch with a GPU. The graph "
+        "of the line does not change. For fp32 and fp16.  [default: no such graph]",
+    ),
+)
+@option_group(
     "Search of the memory bank",
     click.option(
         "--search",
@@ -154,6 +165,7 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     category: str | None,
     precision: Precision,
     target: str,
+    batch: int | None,
     search: SearchMode,
     scratch_megabytes: float | None,
     plan: bool,
@@ -171,7 +183,9 @@ def cli(  # noqa: PLR0913 - one parameter for each option
     _check_plan_options(context, plan=plan, budgeted=budget is not None)
     if plan and contact:
         raise click.UsageError("--plan writes no bundle: leave --contact out")
-    options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision), contact)
+    if batch is not None and (plan or budget is not None):
+        raise click.UsageError("plans and budgets concern the graph for one sample: leave --batch out")
+    options = ExportOptions(precision, search, scratch_megabytes, _target(target, precision), contact, batch)
     suffix = f"{precision if budget is None else 'budget'}.cmdiad"
 
     def export(run: Path, bundle: Path) -> None:

@@ -40,6 +40,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
         "versions": run.record.versions | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
         "engines": engines,
         **_inspected_area(run),
+        **({} if graph.batch is None else {"batch": graph.batch}),
         **({} if run.record.envelope is None else {"envelope": run.record.envelope.to_json()}),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
+from cmdiad_export.graph.batch import Batch
 from cmdiad_export.graph.passes import (
     FoldHalfSquares,
     HalveFirstInGelu,
@@ -26,12 +27,11 @@ from cmdiad_export.graph.passes import (
     WidenSoftmax,
     WriteOutFullSearch,
 )
+from cmdiad_export.graph.ports import OUTPUT_NAMES, Ports
 from cmdiad_export.graph.storage import save_graph
-from cmdiad_runtime.engines.searched_cells import LEAST
 from cmdiad_train.detectors.family import TrainedDetector
 
 OPSET = 18
-OUTPUT_NAMES = ["score", "map"]
 FOLDED_NUMBERS = 1 << 21
 """Results of weights alone are computed at export up to this number of values: any layer's weights, but no bank."""
 REWRITES = (
@@ -68,6 +68,7 @@ def graph_of(
     *,
     opset: int = OPSET,
     single_precision_softmax: bool = False,
+    batch: int | None = None,
 ) -> ir.Model:
     """Return a detector as an ONNX graph.
 
@@ -77,25 +78,28 @@ def graph_of(
     may be left out; see `cmdiad_runtime.engines.searched_cells`). Nodes are named by the module that they come from,
     such as `features.0.extractor.model.conv1/node_conv2d`.
 
+    The graph for several samples has all inputs and outputs once for each sample, numbered from 0: `rgb/0`, `rgb/1`,
+    `map/0` (`cmdiad_runtime.engines.batch`).
+
     Args:
         detector: Detector in the precision of the graph.
         inputs: Network inputs of one sample, by name.
         opset: Version of the graph's operators.
         single_precision_softmax: Compute every softmax in fp32, including those between fp16 operators.
+        batch: Number of samples of a graph for several; None for the graph for one sample.
     """
-    grids = detector.searched_grids
+    ports = [Ports.of(detector, inputs, place) for place in ([None] if batch is None else range(batch))]
     _read_operators_once()
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")  # The exporter warns about its own deprecations.
         program = torch.onnx.export(
-            detector,
-            # One cell less than there are: dimensions of equal length would be taken for one.
-            (*inputs.values(), *(torch.arange(grid**2 - 1) for grid in grids.values())),
-            input_names=[*inputs, *grids],
-            output_names=OUTPUT_NAMES,
+            detector if batch is None else Batch(detector, batch).eval(),
+            tuple(tensor for port in ports for tensor in port.inputs.values()),
+            input_names=[name for port in ports for name in port.inputs],
+            output_names=[name for port in ports for name in port.outputs],
             opset_version=opset,
             dynamo=True,
-            dynamic_shapes=(_dynamic_shapes(inputs, grids),),
+            dynamic_shapes=(tuple(shape for port in ports for shape in port.dynamic_shapes),),
             external_data=False,
             optimize=True,
             verbose=False,
@@ -104,25 +108,11 @@ def graph_of(
     model = program.model
     fold_constants(model, input_size_limit=FOLDED_NUMBERS, output_size_limit=FOLDED_NUMBERS)
     if detector.verdict == "map":
-        del model.graph.outputs[OUTPUT_NAMES.index("score")]
+        del model.graph.outputs[OUTPUT_NAMES.index("score") :: len(OUTPUT_NAMES)]
+    grids = {name: grid for port in ports for name, grid in port.grids.items()}
     softmax = [WidenSoftmax()] if single_precision_softmax else []
     ir.passes.Sequential(*REWRITES, *softmax, SearchEveryCell(grids), CheckerPass(full_check=True))(model)
     return model
-
-
-def _dynamic_shapes(inputs: Mapping[str, Tensor], grids: Mapping[str, int]) -> tuple[Any, ...]:
-    """Return the axes of each input whose length may differ from sample to sample.
-
-    Args:
-        inputs: Network inputs of one sample, by name.
-        grids: Side of the grid of cells by name of the list of searched cells.
-    """
-    unused = 3
-    most = len(inputs["cells"]) + 1 if "cells" in inputs else unused
-    rows = torch.export.Dim("rows", min=LEAST, max=most)
-    shapes = [{0: rows} if name == "weights" else None for name in inputs]
-    dims = [torch.export.Dim(name, min=LEAST, max=grid**2) for name, grid in grids.items()]
-    return (*shapes, *({0: dim} for dim in dims))
 
 
 def _read_operators_once() -> None:

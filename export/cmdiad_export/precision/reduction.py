@@ -94,12 +94,18 @@ def reduce_precision(graphs: Graphs, certify: Certify, reporter: Reporter) -> Re
 
 
 class HalfGraphs:
-    """The fp16 graphs of a detector, by level."""
+    """The fp16 graphs of a detector, by level.
+
+    Attributes:
+        reduced: Detector in the precision of the graph that was written last.
+        softmax: True if every softmax of that graph is in fp32.
+    """
 
     opset = OPSET
 
     def __init__(self, detector: TrainedDetector, inputs: Mapping[str, Tensor], path: Path) -> None:
         self.detector, self.inputs, self.path = detector, dict(inputs), path
+        self.softmax = False
 
     def levels(self) -> Iterator[Level]:
         """See Graphs."""
@@ -107,7 +113,7 @@ class HalfGraphs:
 
     def write(self, level: Level) -> list[str]:
         """See Graphs."""
-        self.reduced = to_precision(self.detector, "fp16", level)
+        self.reduced, self.softmax = to_precision(self.detector, "fp16", level), level.softmax
         export_graph(self.reduced, self.inputs, self.path, single_precision_softmax=level.softmax)
         return island_names(self.reduced)
 

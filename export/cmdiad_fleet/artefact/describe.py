@@ -8,8 +8,8 @@ from pathlib import Path
 from cmdiad_fleet.artefact.artefact import CONFIG_TYPE, Artefact, Blob, blob_of, build_artefact, canonical_json
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE, FileRecord
-from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, WEIGHTS, manifest_hash
-from cmdiad_runtime.bundle.manifest_records import GRAPH
+from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, manifest_hash
+from cmdiad_runtime.bundle.manifest_records import GRAPH, WEIGHTS
 from cmdiad_runtime.bundle.signature import fingerprint_of
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import sha256_of

@@ -103,6 +103,12 @@ def _most_pictures(context: click.Context, parameter: click.Parameter, rule: str
         default="cpu",
         help="Inference engine of each worker, as cmdiad-run --engine.",
     ),
+    click.option(
+        "--batch",
+        is_flag=True,
+        help="Run several samples at once, by the graph that cmdiad-export --batch adds to a bundle. For GPUs: on the "
+        "CPU this is no faster.",
+    ),
     new_threshold("Raw score above which a sample is NG.  [default: threshold of the bundle]"),
     false_reject_rate(
         "Recompute both thresholds for this false-reject rate from the held-out scores stored in the bundle."
@@ -146,6 +152,7 @@ def score(  # noqa: PLR0913 - one parameter for each option
     address: str | None,
     gpu_share: float,
     device: EngineName,
+    batch: bool,
     threshold: float | None,
     false_reject_rate: float | None,
     ignore_checks: tuple[str, ...],
@@ -173,7 +180,12 @@ def score(  # noqa: PLR0913 - one parameter for each option
         require_signature=None if require_signature is None else require_signature.absolute(),
     )
     options = ScoreOptions(
-        opening=opening, shard_rows=shard_rows, pictures=pictures, input_timeout_s=input_timeout, workers=workers
+        opening=opening,
+        shard_rows=shard_rows,
+        pictures=pictures,
+        input_timeout_s=input_timeout,
+        workers=workers,
+        batch=batch,
     )
     make = _local_workers if kind == "local" else _ray_workers(address or "", workers, gpu_share)
     return _score(bundle, manifest, out, options, make)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -180,6 +180,7 @@ class Drive:
         elif worker in self._busy:
             self.lost_workers += 1
             task = self._busy.pop(worker)
+            task.shard = replace(task.shard, one_by_one=True)
             position = marked_position(task.shard.mark(self._folder))
             task.deaths[position] += 1
             if task.deaths.total() > MOST_DEATHS:

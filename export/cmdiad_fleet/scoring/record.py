@@ -40,6 +40,7 @@ class ScoreRecord:
         frozen_after: Number of identical frames in a row that makes a sample NG.
         shard_rows: Number of rows of a shard.
         pictures: Largest number of pictures of a shard; None for no limit.
+        batch: Number of samples that the graph in use runs at once.
     """
 
     manifest_sha256: str
@@ -53,6 +54,7 @@ class ScoreRecord:
     frozen_after: int
     shard_rows: int
     pictures: int | None
+    batch: int = 1
 
     def __post_init__(self) -> None:
         make_tuple(self, "ignored_checks")

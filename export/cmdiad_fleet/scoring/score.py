@@ -22,10 +22,11 @@ from cmdiad_fleet.scoring.record import CHECK, RECORD, ScoreRecord, keep_record,
 from cmdiad_fleet.scoring.scorer import make_folders
 from cmdiad_fleet.scoring.settings import ScoreSettings
 from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, RESULTS, Shard, cut
-from cmdiad_fleet.scoring.table import read_tally
+from cmdiad_fleet.scoring.table import read_tally, require_parquet
 from cmdiad_fleet.scoring.tally import Tally
 from cmdiad_fleet.scoring.workers import Workers
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.engine_selection import require_batch
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import open_bundle
@@ -60,6 +61,7 @@ class ScoreOptions:
         pictures: Largest number of pictures of a shard; None for no limit, 0 for none.
         input_timeout_s: Seconds for the files of one sample; 0 for no limit.
         workers: Largest number of workers; None for one on each core.
+        batch: True to run several samples at once, by the graph of the bundle for that.
     """
 
     opening: OpenOptions
@@ -67,6 +69,7 @@ class ScoreOptions:
     pictures: int | None = 0
     input_timeout_s: float = 60.0
     workers: int | None = None
+    batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,13 @@ def score_manifest(
         BundleError: The bundle cannot be opened.
         EngineError: The engine or the cluster cannot be used, or worker after worker dies.
         InputError: The manifest cannot be used, or was changed during the run.
+        ModuleNotFoundError: The package that writes results is missing; the folder is not created.
         OutputError: The folder is in use, belongs to another run, or cannot be written to.
     """
+    require_parquet()
     require_outside_bundles(folder, option="--out")
     opened = open_bundle(bundle, options.opening)
+    batch = require_batch(opened, options.opening.engine).size if options.batch else 1
     make_folder(folder, expected="a folder to write results to", action="choose another --out")
     with ExitStack() as stack:
         stack.enter_context(write_errors(folder, folder))
@@ -124,7 +130,7 @@ def score_manifest(
         if checked.duplicates:
             reporter.say(f"{checked.duplicates} of {checked.rows} rows have an id that is not unique, and are NG")
         _require_few_shards(checked, options.shard_rows)
-        record = _record_of(opened, checked, options)
+        record = _record_of(opened, checked, options, batch)
         keep_record(folder, record)
         make_folders(folder)
         workers = stack.enter_context(closing(make(_settings_of(bundle, folder, record, options))))
@@ -208,7 +214,7 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _record_of(bundle: Bundle, manifest: CheckedManifest, options: ScoreOptions) -> ScoreRecord:
+def _record_of(bundle: Bundle, manifest: CheckedManifest, options: ScoreOptions, batch: int) -> ScoreRecord:
     calibration = bundle.calibration
     return ScoreRecord(
         manifest_sha256=manifest.sha256,
@@ -222,6 +228,7 @@ def _record_of(bundle: Bundle, manifest: CheckedManifest, options: ScoreOptions)
         frozen_after=options.opening.frozen_after,
         shard_rows=options.shard_rows,
         pictures=options.pictures,
+        batch=batch,
     )
 
 
@@ -234,4 +241,5 @@ def _settings_of(bundle: Path, folder: Path, record: ScoreRecord, options: Score
         run=record.digest,
         pictures=options.pictures,
         input_timeout_s=options.input_timeout_s,
+        batch=options.batch,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,16 @@ from cmdiad_fleet.scoring.settings import ScoreSettings
 from cmdiad_fleet.scoring.shards import MARKS, RESULTS, Shard
 from cmdiad_fleet.scoring.table import write_table
 from cmdiad_fleet.scoring.tally import Tally
+from cmdiad_runtime.bundle.engine_selection import open_batch_engine
+from cmdiad_runtime.engines.batch import BatchEngine
 from cmdiad_runtime.errors import BundleError, InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.inspection.inspection import Inspection
-from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.inspection.inspector import Inspector, open_bundle
 from cmdiad_runtime.inspection.part_ids import PartIds
+from cmdiad_runtime.inspection.ready import Ready, make_ready
 from cmdiad_runtime.inspection.result_line import Stored, result_line, station_of
+from cmdiad_runtime.inspection.run_ahead import Computed, run_ahead
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.readers.reading import read_files
@@ -69,7 +73,7 @@ class Scorer:
         with ExitStack() as opened:
             limit = settings.input_timeout_s
             self._read = opened.enter_context(TimedReader(limit)).read_files if limit else read_files
-            self._inspector = opened.enter_context(Inspector.open(settings.bundle, settings.options))
+            self._inspector = opened.enter_context(_open(settings))
             self._station = station_of(self._inspector)
             if self._station.bundle_sha256 != settings.bundle_sha256:
                 raise BundleError(
@@ -100,12 +104,17 @@ class Scorer:
         pictures = _Pictures(shard.pictures(folder), folder, self._settings.pictures)
         lines = []
         with write_errors(folder, folder), open_mark(shard.mark(folder)) as mark:
-            for position, row in enumerate(shard.rows):
-                mark(position)
-                inspection, read_ms = self._inspect(inspector, row, endings.get(position))
-                overlay, problem = pictures.add(row, inspection)
-                stored = Stored(part_id=row.part_id, read_ms=read_ms, overlay=overlay, overlay_error=problem)
-                lines.append(result_line(inspection, stored, self._station))
+            for positions in _batches(len(shard.rows), 1 if shard.one_by_one else self._at_once):
+                examined = []
+                for position in positions:
+                    mark(position)
+                    examined.append(self._examine(inspector, shard.rows[position], endings.get(position)))
+                for sample, inspection in zip(examined, _inspect_each(inspector, examined), strict=True):
+                    overlay, problem = pictures.add(sample.row, inspection)
+                    stored = Stored(
+                        part_id=sample.row.part_id, read_ms=sample.read_ms, overlay=overlay, overlay_error=problem
+                    )
+                    lines.append(result_line(inspection, stored, self._station))
             mark(len(shard.rows))
             write_table(shard.results(folder), lines, self._settings.run, shard)
         return Tally.of((line["reason"] for line in lines), (line["inspected"] for line in lines))
@@ -114,18 +123,23 @@ class Scorer:
         """End the reader and release the engine. Idempotent."""
         self._opened.close()
 
-    def _inspect(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> tuple[Inspection, float]:
-        """Return the inspection of a row and the milliseconds of reading its files."""
+    @property
+    def _at_once(self) -> int:
+        """Return the number of rows whose samples run together."""
+        engine = self._inspector.engine
+        return engine.size if isinstance(engine, BatchEngine) else 1
+
+    def _examine(self, inspector: Inspector, row: ManifestRow, ending: Ending | None) -> _Examined:
+        """Read and prepare the sample of a row."""
         name = _name(row, inspector)
-        began = time.perf_counter()
         refusal = _refusal(row) if ending is None else _ended(name, ending)
         if refusal is not None:
-            return inspector.not_inspected(name, refusal), 0.0
+            return _Examined(row, name, refusal, refusal)
+        began = time.perf_counter()
         sample = guarded(name, partial(self._sample, inspector, row, name))
-        read_ms = (time.perf_counter() - began) * 1e3
-        if isinstance(sample, InputError):
-            return inspector.not_inspected(name, sample), read_ms
-        return inspector.inspect(sample), read_ms
+        read = time.perf_counter()
+        ready = sample if isinstance(sample, InputError) else make_ready(sample, inspector.bundle)
+        return _Examined(row, name, sample, ready, (read - began) * 1e3, (time.perf_counter() - read) * 1e3)
 
     def _sample(self, inspector: Inspector, row: ManifestRow, name: str) -> Sample:
         settings = inspector.bundle.preprocessing
@@ -144,6 +158,27 @@ class Scorer:
                 return self._read(name, paths.get("rgb"), paths.get("xyz"), colour=settings.colour)
             except InputError as error:
                 raise _about_the_place(error, paths, needed) from error
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A row with its sample and network inputs, each replaced by an error if there is none.
+
+    Attributes:
+        row: The row.
+        name: Name of the sample in its line.
+        sample: Sample, or the error that says why there is none.
+        ready: Network inputs, or the error that says why there are none.
+        read_ms: Milliseconds of reading the files.
+        preprocess_ms: Milliseconds of preparing the network inputs.
+    """
+
+    row: ManifestRow
+    name: str
+    sample: Sample | InputError
+    ready: Ready | InputError
+    read_ms: float = 0.0
+    preprocess_ms: float = 0.0
 
 
 class _Pictures:
@@ -182,6 +217,33 @@ def make_folders(folder: Path) -> None:
     """Create the folders in which workers write."""
     for name in (RESULTS, MARKS):
         (folder / name).mkdir(exist_ok=True)
+
+
+def _open(settings: ScoreSettings) -> Inspector:
+    """Open the bundle with the engine for one sample or for several."""
+    if not settings.batch:
+        return Inspector.open(settings.bundle, settings.options)
+    bundle = open_bundle(settings.bundle, settings.options)
+    return Inspector(bundle, open_batch_engine(bundle, settings.options.engine).engine)
+
+
+def _batches(count: int, size: int) -> Iterator[range]:
+    """Yield the positions of the rows that run together, in order."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _inspect_each(inspector: Inspector, samples: Sequence[_Examined]) -> list[Inspection]:
+    """Return the inspection of each sample, in order. A sample that cannot be used changes no other result."""
+    engine = inspector.engine
+    ahead: Sequence[Computed | None] = [None] * len(samples)
+    if isinstance(engine, BatchEngine):
+        ahead = run_ahead(engine, [sample.ready for sample in samples])
+    return [
+        inspector.not_inspected(sample.name, sample.sample)
+        if isinstance(sample.sample, InputError)
+        else inspector.judge(sample.sample, sample.ready, preprocess_ms=sample.preprocess_ms, computed=computed)
+        for sample, computed in zip(samples, ahead, strict=True)
+    ]
 
 
 def _name(row: ManifestRow, inspector: Inspector) -> str:

@@ -20,6 +20,7 @@ class ScoreSettings:
         run: Digest of the run, see `ScoreRecord.digest`.
         pictures: Largest number of pictures of a shard; None for no limit, 0 for none.
         input_timeout_s: Seconds for the files of one sample; 0 for no limit, files are then read in the worker itself.
+        batch: True to run several samples at once, by the graph of the bundle for that.
     """
 
     bundle: Path
@@ -29,3 +30,4 @@ class ScoreSettings:
     run: str
     pictures: int | None = 0
     input_timeout_s: float = 60.0
+    batch: bool = False

@@ -28,10 +28,13 @@ class Shard:
     Attributes:
         number: Position of the shard, from 0.
         rows: Rows in the order of the manifest.
+        one_by_one: True if a worker died over the shard: no two samples are in the engine together, so that the next
+            death shows which row was in work. Not part of the digest.
     """
 
     number: int
     rows: tuple[ManifestRow, ...]
+    one_by_one: bool = False
 
     @property
     def name(self) -> str:

@@ -20,6 +20,15 @@ SHARD_KEY = b"cmdiad.shard"
 """Key of the footer with the digest of the rows that were scored, see `Shard.digest`."""
 
 
+def require_parquet() -> None:
+    """Import the package that writes results, so that a run without the package ends before it writes anything.
+
+    Raises:
+        ModuleNotFoundError: The package pyarrow is not installed.
+    """
+    import pyarrow.parquet  # noqa: F401 - imported for the error alone
+
+
 def write_table(path: Path, lines: Sequence[dict[str, Any]], run: str, shard: Shard) -> None:
     """Write the results of a shard; the file appears complete or not at all.
 

@@ -22,6 +22,7 @@ from cmdiad_runtime.bundle.built_engines import engines_of
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.manifest import manifest_hash
+from cmdiad_runtime.engines import Arrays
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.engines.served_model import VERSION, ServedModel, served_model
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
@@ -59,20 +60,24 @@ def write_model(bundle: Bundle, repository: Path, placement: Placement) -> Writt
         BundleError: The golden set or a file of the bundle cannot be read, or a file has changed since the bundle was
             verified.
         EngineError: A plan is requested and the bundle has no TensorRT engine, or a port has an unknown type.
+        ModuleNotFoundError: The package tritonclient is missing; nothing is written.
         OutputError: The repository cannot be written, lies in a bundle, or contains another model of that name.
     """
     require_outside_bundles(repository, option="--repository")
     model = served_model(bundle.graph, bundle.name, bundle.record.graph.sha256)
     sources = _sources(bundle, placement)
+    inputs = read_golden(bundle.golden)[0].inputs
+    model.check_inputs(inputs)
+    config = model_config(model, bundle.name, placement, inputs)  # Needs tritonclient, so it precedes the folder.
     target = repository / model.name
     make_folder(repository, expected="a folder", action="choose another --repository")
     if target.exists():
-        _require_same(target, bundle, model, placement)
+        _require_same(target, model, config)
         return WrittenModel(target, written=False)
     with atomic_directory(target) as folder:
         for name, (source, sha256) in sources.items():
             _copy(source, folder / name, sha256)
-        _write_configuration(folder, bundle, model, placement)
+        _write_configuration(folder, config, inputs)
         write_json(folder / RECORD, _record(bundle, model, _hashes(folder)))
     return WrittenModel(target, written=True)
 
@@ -131,14 +136,12 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
         )
 
 
-def _write_configuration(folder: Path, bundle: Bundle, model: ServedModel, placement: Placement) -> None:
-    sample = read_golden(bundle.golden)[0]
-    model.check_inputs(sample.inputs)
+def _write_configuration(folder: Path, config: str, inputs: Arrays) -> None:
+    """Write the configuration of the model, and the tensors of its warm-up."""
     (folder / WARM_UP).mkdir()
-    for name, array in sample.inputs.items():
+    for name, array in inputs.items():
         (folder / WARM_UP / name).write_bytes(array.tobytes())
-    text = model_config(model, bundle.name, placement, sample.inputs)
-    (folder / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
+    (folder / "config.pbtxt").write_text(config, encoding="utf-8", newline="\n")
 
 
 def _record(bundle: Bundle, model: ServedModel, files: dict[str, str]) -> dict[str, Any]:
@@ -157,9 +160,8 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
-def _require_same(target: Path, bundle: Bundle, model: ServedModel, placement: Placement) -> None:
+def _require_same(target: Path, model: ServedModel, config: str) -> None:
     """Raise OutputError unless a folder holds exactly the files that would be written now."""
-    config = model_config(model, bundle.name, placement, read_golden(bundle.golden)[0].inputs)
     try:
         record = json.loads(read_regular(target / RECORD, _RECORD_LIMIT))
         hashes = _hashes(target)

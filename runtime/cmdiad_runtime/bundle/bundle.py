@@ -10,11 +10,11 @@ from typing import Any
 
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Tolerance
-from cmdiad_runtime.bundle.graph_fit import check_graph_fits
+from cmdiad_runtime.bundle.graph_fit import check_batch_fits, check_graph_fits
 from cmdiad_runtime.bundle.integrity import MANIFEST, check_files, damaged
 from cmdiad_runtime.bundle.manifest import GOLDEN, Manifest, read_manifest
 from cmdiad_runtime.bundle.manifest_records import GRAPH
-from cmdiad_runtime.engines.graph_contents import GraphContentError, check_graph_contents
+from cmdiad_runtime.engines.graph_contents import GraphContentError, GraphPorts, check_graph_contents
 from cmdiad_runtime.engines.graph_file import weights_path
 from cmdiad_runtime.envelope.names import CHECKS, LEARNT_CHECKS
 from cmdiad_runtime.errors import BundleError
@@ -124,16 +124,23 @@ class Bundle:
         except RecordError as error:
             raise damaged(folder / MANIFEST, str(error)) from error
         check_files(folder, record.files)
-        try:
-            ports = check_graph_contents(folder / GRAPH)
-        except (GraphContentError, OSError) as error:
-            raise damaged(folder / GRAPH, str(error)) from error
+        ports = _ports_of(folder, GRAPH)
         try:
             check_graph_fits(ports, record)
+            if record.batch is not None:
+                check_batch_fits(_ports_of(folder, record.batch.file), ports, record.batch.size)
         except RecordError as error:
             raise damaged(folder / MANIFEST, str(error)) from error
         ignored = () if record.envelope is None else record.envelope.off
         return Bundle(folder, record, content, record.calibration, ignored)
+
+
+def _ports_of(folder: Path, graph: str) -> GraphPorts:
+    """Return the inputs and outputs of a graph of a bundle, after a check of its contents."""
+    try:
+        return check_graph_contents(folder / graph, weights_path(folder / GRAPH))
+    except (GraphContentError, OSError) as error:
+        raise damaged(folder / graph, str(error)) from error
 
 
 def with_calibration(bundle: Bundle, calibration: Calibration) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cmdiad_runtime.bundle.golden import GoldenSample
 from cmdiad_runtime.bundle.search_record import SearchRecord, SearchTolerance
 from cmdiad_runtime.bundle.verdict import deciding_score
 from cmdiad_runtime.engines import Engine
+from cmdiad_runtime.engines.batch import BatchEngine, mixed_orders
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.names import Verdict
 from cmdiad_runtime.support.records import (
@@ -29,6 +30,7 @@ from cmdiad_runtime.support.records import (
 )
 
 Float64 = npt.NDArray[np.float64]
+Outputs = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -211,9 +213,9 @@ class Certificate:
         require(compared, self, "comparisons", "one comparison or more")
         require(self.search is None or isinstance(self.search, SearchRecord), self, "search", "a search record or None")
         for comparison in self.comparisons:
-            self._check_passed(comparison)
+            self.check_passed(comparison)
 
-    def _check_passed(self, comparison: Comparison) -> None:
+    def check_passed(self, comparison: Comparison) -> None:
         """Raise RecordError if a comparison did not pass, or its figures exceed the tolerance of its precision."""
         precision = comparison.precision
         if not comparison.passed:
@@ -254,6 +256,9 @@ def compare(
 ) -> Comparison:
     """Run the golden set through an engine and measure the differences from the reference.
 
+    An engine for several samples at once runs the golden samples in batches of mixed order, so that every sample is
+    compared at every place. Counts are then of results, not of samples.
+
     Args:
         engine: Open engine.
         precision: Precision of the graph.
@@ -265,7 +270,8 @@ def compare(
     Raises:
         EngineError: The engine failed, or its maps have another shape than the reference.
     """
-    scores, maps = _run(engine, golden, calibration.verdict)
+    golden, outputs = _outputs(engine, golden)
+    scores, maps = _results(engine, golden, outputs, calibration.verdict)
     expected_maps = np.stack([sample.map for sample in golden])
     reference = np.array([sample.score for sample in golden])
     not_finite = int((~np.isfinite(scores)).sum() + (~np.isfinite(maps)).sum())
@@ -293,9 +299,19 @@ def compare(
     )
 
 
-def _run(engine: Engine, golden: Sequence[GoldenSample], verdict: Verdict) -> tuple[Float64, Float64]:
+def _outputs(engine: Engine, golden: Sequence[GoldenSample]) -> tuple[Sequence[GoldenSample], list[Outputs]]:
+    """Return golden samples in the order of their runs, and the outputs of each run."""
+    if not isinstance(engine, BatchEngine):
+        return golden, [engine.run(sample.inputs) for sample in golden]
+    order = [number for batch in mixed_orders(len(golden), engine.size) for number in batch]
+    mixed = [golden[number] for number in order]
+    return mixed, engine.run_each([sample.inputs for sample in mixed])
+
+
+def _results(
+    engine: Engine, golden: Sequence[GoldenSample], outputs: Sequence[Outputs], verdict: Verdict
+) -> tuple[Float64, Float64]:
     """Return scores `[samples]` and maps `[samples, (maps,) size, size]`; EngineError for maps of another shape."""
-    outputs = [engine.run(sample.inputs) for sample in golden]
     maps = np.stack([output["map"] for output in outputs]).astype(np.float64)
     expected = golden[0].map.shape
     if maps.shape[1:] != expected:

@@ -13,10 +13,21 @@ from typing import get_args
 
 from cmdiad_runtime.bundle.built_engines import BuiltEngine, build_for_bundle, engines_of
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.manifest_records import BatchRecord
 from cmdiad_runtime.bundle.self_test import SelfTest, has_passed, run_self_test, was_tested
-from cmdiad_runtime.engines import LIBRARIES, BuiltName, Engine, EngineLibrary, EngineName, OnnxRuntimeName, open_engine
+from cmdiad_runtime.engines import (
+    LIBRARIES,
+    ONNX_RUNTIME_NAMES,
+    BuiltName,
+    Engine,
+    EngineLibrary,
+    EngineName,
+    OnnxRuntimeName,
+    open_engine,
+)
+from cmdiad_runtime.engines.batch import BatchEngine
 from cmdiad_runtime.engines.server_options import ServerOptions
-from cmdiad_runtime.errors import EngineError, NoAnswerError
+from cmdiad_runtime.errors import BundleError, EngineError, NoAnswerError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 
 AUTO: tuple[BuiltName | OnnxRuntimeName, ...] = ("tensorrt", "rtx", "ort-tensorrt", "ort-rtx", "cuda", "cpu")
@@ -76,15 +87,10 @@ def choose_engine(
         chosen = _open_built(bundle, name, rebuild, reporter)
     else:
         chosen = ChosenEngine(open_engine(bundle.graph, name), name, bundle.record.graph.sha256)
-    if untested or _is_certified(bundle, chosen):
+    if untested or _is_certified(bundle, chosen, certified=name == "cpu"):
         return chosen
     chosen.engine.close()
-    raise EngineError(
-        bundle.path,
-        found=f"no passed self-test of {chosen.name} with {chosen.engine.identity}",
-        expected="a passed self-test, because the engine was not certified on this kind of device",
-        action=f"run cmdiad-run --self-test {bundle.path} --engine {name}",
-    )
+    raise _untested(bundle, chosen, name)
 
 
 def _choose_automatically(bundle: Bundle, untested: bool) -> ChosenEngine:
@@ -134,6 +140,58 @@ def _open_served(bundle: Bundle, server: ServerOptions, untested: bool) -> Chose
     return replace(chosen, engine=FallbackEngine(chosen.engine, local.engine))
 
 
+def require_batch(bundle: Bundle, name: EngineName) -> BatchRecord:
+    """Return the graph for several samples of a bundle.
+
+    Args:
+        bundle: Verified bundle.
+        name: Name of the engine that is to run the graph.
+
+    Raises:
+        BundleError: The bundle has no graph for several samples.
+        EngineError: The engine runs one sample at a time.
+    """
+    batch = bundle.record.batch
+    if batch is None:
+        raise BundleError(
+            bundle.path,
+            found="no graph for several samples at once",
+            expected="a bundle that was exported with --batch",
+            action="export the run again with cmdiad-export --batch 8, or leave --batch out",
+        )
+    if name not in ONNX_RUNTIME_NAMES:
+        raise EngineError(
+            "--batch",
+            found=f"the engine {name}, which runs one sample at a time",
+            expected=f"one of {', '.join(ONNX_RUNTIME_NAMES)}",
+            action="choose another engine, or leave --batch out",
+        )
+    return batch
+
+
+def open_batch_engine(bundle: Bundle, name: EngineName = "cpu", *, untested: bool = False) -> ChosenEngine:
+    """Open the engine that runs several samples at once; `ChosenEngine.engine` is a `BatchEngine`.
+
+    Args:
+        bundle: Verified bundle with a graph for several samples.
+        name: Name of an engine that runs the graph in ONNX Runtime.
+        untested: True to accept an engine without a passed self-test, in order to test it.
+
+    Raises:
+        BundleError: See `require_batch`.
+        EngineError: See `require_batch`; or the engine is not installed, failed to load, or has not passed its
+            self-test.
+    """
+    batch = require_batch(bundle, name)
+    assert name in ONNX_RUNTIME_NAMES
+    engine = BatchEngine(open_engine(bundle.path / batch.file, name), batch.size)
+    chosen = ChosenEngine(engine, f"{name}-batch{batch.size}", batch.sha256)
+    if untested or _is_certified(bundle, chosen, certified=name == "cpu"):
+        return chosen
+    engine.close()
+    raise _untested(bundle, chosen, name)
+
+
 def self_test_of(
     bundle: Bundle,
     name: EngineName,
@@ -160,6 +218,19 @@ def self_test_of(
     if name == "triton":
         server = replace(server or ServerOptions.from_environment(), fallback=None)
     chosen = choose_engine(bundle, name, rebuild=rebuild, untested=True, reporter=reporter, server=server)
+    try:
+        return run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
+    finally:
+        chosen.engine.close()
+
+
+def batch_self_test_of(bundle: Bundle, name: EngineName) -> SelfTest:
+    """Test the graph for several samples like `self_test_of`, with golden samples in mixed order.
+
+    Raises:
+        CmdiadError: See `open_batch_engine` and `run_self_test`.
+    """
+    chosen = open_batch_engine(bundle, name, untested=True)
     try:
         return run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256)
     finally:
@@ -220,7 +291,23 @@ def _fitting(bundle: Bundle, library: EngineLibrary) -> tuple[BuiltEngine | None
     return None, "; ".join(reasons)
 
 
-def _is_certified(bundle: Bundle, chosen: ChosenEngine) -> bool:
-    if chosen.name == "cpu" and bundle.record.certificate.machine == platform.machine():
+def _is_certified(bundle: Bundle, chosen: ChosenEngine, *, certified: bool) -> bool:
+    """Return True if the export or a self-test proves an engine.
+
+    Args:
+        bundle: Verified bundle.
+        chosen: Open engine.
+        certified: True if the export certified this engine on its own kind of machine.
+    """
+    if certified and bundle.record.certificate.machine == platform.machine():
         return True
     return has_passed(bundle, chosen.name, chosen.engine.identity, chosen.file_sha256)
+
+
+def _untested(bundle: Bundle, chosen: ChosenEngine, name: EngineName) -> EngineError:
+    return EngineError(
+        bundle.path,
+        found=f"no passed self-test of {chosen.name} with {chosen.engine.identity}",
+        expected="a passed self-test, because the engine was not certified on this kind of device",
+        action=f"run cmdiad-run --self-test {bundle.path} --engine {name}",
+    )

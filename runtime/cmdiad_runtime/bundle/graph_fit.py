@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cmdiad_runtime.bundle.manifest import Manifest
+from cmdiad_runtime.engines.batch import numbered
 from cmdiad_runtime.engines.graph_contents import GraphPorts
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
@@ -32,6 +33,23 @@ def check_graph_fits(ports: GraphPorts, record: Manifest) -> None:
     shape = ports.outputs.get("map", ())
     if not _fits(shape[-2:], (settings.size, settings.size)):
         raise _misfit("size", settings.size, "output map", shape)
+
+
+def check_batch_fits(ports: GraphPorts, one: GraphPorts, size: int) -> None:
+    """Raise RecordError unless a graph has the ports of the graph for one sample, numbered for each of its samples.
+
+    Args:
+        ports: Inputs and outputs of the graph for several samples.
+        one: Inputs and outputs of the graph for one sample.
+        size: Number of samples.
+    """
+    for kind in ("inputs", "outputs"):
+        expected = {numbered(name, place): shape for name, shape in getattr(one, kind).items() for place in range(size)}
+        if getattr(ports, kind) != expected:
+            raise RecordError(f"the graph for {size} samples has other {kind} than that for one, {size} times")
+    for name in (*ports.inputs, *ports.outputs):
+        if ports.types[name] != one.types[name.rpartition("/")[0]]:
+            raise RecordError(f"{name} has another type in the graph for {size} samples than in that for one")
 
 
 def _expected(settings: Preprocessing) -> dict[str, tuple[str, Shape]]:

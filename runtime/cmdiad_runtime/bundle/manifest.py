@@ -17,7 +17,14 @@ from typing import Any
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Certificate
 from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, SIGNATURE, FileRecord, damaged, too_large
-from cmdiad_runtime.bundle.manifest_records import GRAPH, EngineRecord, GraphRecord, Provenance, stored_preprocessing
+from cmdiad_runtime.bundle.manifest_records import (
+    WEIGHTS,
+    BatchRecord,
+    EngineRecord,
+    GraphRecord,
+    Provenance,
+    stored_preprocessing,
+)
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import verify_signature
 from cmdiad_runtime.bundle.stored_calibration import stored_calibration
@@ -45,7 +52,6 @@ from cmdiad_runtime.support.regular_file import read_regular
 
 FORMAT = "cmdiad-bundle"
 FORMAT_VERSION = 1
-WEIGHTS = "graph.weights"
 GOLDEN = "golden.npz"
 ENGINES = "engines"
 
@@ -72,6 +78,7 @@ class Manifest:
         envelope: Recording conditions of the training samples, or None in bundles of earlier versions.
         envelope_off_original: Checks that were switched off when the bundle was exported, if that was changed since,
             or None.
+        batch: Graph that runs several samples at once, or None.
 
     Raises:
         RecordError: Two values contradict each other, or a value has the wrong kind.
@@ -93,6 +100,7 @@ class Manifest:
     inspected_area: InspectedArea | None = None
     envelope: Envelope | None = None
     envelope_off_original: tuple[str, ...] | None = None
+    batch: BatchRecord | None = None
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -103,6 +111,8 @@ class Manifest:
             raise RecordError(f"the certificate has no tolerance for {precision}")
         if precision not in [comparison.precision for comparison in self.certificate.comparisons]:
             raise RecordError(f"the certificate has no comparison of the {precision} graph")
+        if self.batch is not None:
+            self._check_batch(self.batch)
         for calibration in (self.calibration, self.certified_calibration):
             for name in ("score_threshold", "map_threshold"):
                 require(getattr(calibration, name) > 0, calibration, name, "a positive number")
@@ -141,6 +151,14 @@ class Manifest:
         make_tuple(self, "engines")
         require(all(isinstance(e, EngineRecord) for e in self.engines), self, "engines", "a list of engine records")
 
+    def _check_batch(self, batch: BatchRecord) -> None:
+        """Check the evidence for the graph of several samples. A single golden sample shows no error of order."""
+        require_instance(self, "batch", BatchRecord)
+        precision = self.graph.precision
+        require(batch.comparison.precision == precision, batch, "comparison", f"a comparison of a graph in {precision}")
+        self.certificate.check_passed(batch.comparison)
+        require(self.certificate.samples > 1, self.certificate, "samples", "at least 2 with a graph of several samples")
+
     @property
     def certified_calibration(self) -> Calibration:
         """Return the thresholds that the bundle was exported with, which the certificate refers to."""
@@ -168,6 +186,7 @@ class Manifest:
             "plan": PlanRecord.from_json,
             "inspected_area": InspectedArea.from_json,
             "envelope": Envelope.from_json,
+            "batch": BatchRecord.from_json,
         }
         return Manifest(**{name: readers[name](entry) if name in readers else entry for name, entry in values.items()})
 
@@ -196,23 +215,28 @@ class Manifest:
             content["envelope"] = self.envelope.to_json()
         if self.envelope_off_original is not None:
             content["envelope_off_original"] = list(self.envelope_off_original)
+        if self.batch is not None:
+            content["batch"] = asdict(self.batch)
         return content
 
     def check_listed(self, *, weights: bool) -> None:
-        """Raise RecordError unless the graph, the golden set and all engines are among the files.
+        """Raise RecordError unless all graphs, the golden set and all engines are among the files.
 
-        Also compare the graph's hash with the hashes of its files.
+        Also compare the hash of each graph with the hashes of its files.
 
         Args:
             weights: True if the bundle has a file of weights next to the graph.
         """
-        for name in (GRAPH, GOLDEN, *([WEIGHTS] if weights else []), *(engine.file for engine in self.engines)):
+        graphs: list[GraphRecord | BatchRecord] = [self.graph, *([] if self.batch is None else [self.batch])]
+        needed = [*(graph.file for graph in graphs), GOLDEN, *([WEIGHTS] if weights else [])]
+        for name in (*needed, *(engine.file for engine in self.engines)):
             if name not in self.files:
                 raise RecordError(f"no {name} among its files")
         stored = self.files.get(WEIGHTS)
-        digest = joint_digest(self.files[GRAPH].sha256, stored.sha256 if stored else None)
-        if self.graph.sha256 != digest:
-            raise RecordError(f"GraphRecord.sha256 is {self.graph.sha256}, but the graph files have {digest}")
+        for graph in graphs:
+            digest = joint_digest(self.files[graph.file].sha256, stored.sha256 if stored else None)
+            if graph.sha256 != digest:
+                raise RecordError(f"{type(graph).__name__}.sha256 is {graph.sha256}, but the files have {digest}")
 
 
 def read_manifest(folder: Path, public_key: str | PathLike[str] | None = None) -> tuple[Manifest, dict[str, Any]]:

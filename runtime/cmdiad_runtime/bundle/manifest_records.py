@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cmdiad_runtime.bundle.certificate import TOLERANCES
+from cmdiad_runtime.bundle.certificate import TOLERANCES, Comparison
+from cmdiad_runtime.engines.batch import MOST_SAMPLES
 from cmdiad_runtime.engines.fingerprint import EngineFingerprint
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.files import is_sha256
@@ -22,6 +23,7 @@ from cmdiad_runtime.support.records import (
 )
 
 GRAPH = "graph.onnx"
+WEIGHTS = "graph.weights"
 FIGURES = ("samples", "good", "image_auroc", "pixel_auroc", "aupro_30")
 """Figures on the test split that the origin of a bundle states."""
 
@@ -82,6 +84,43 @@ class GraphRecord:
     def from_json(value: object) -> GraphRecord:
         """Read a graph record from parsed JSON; RecordError if a value is missing or wrong."""
         return GraphRecord(**fields_from_json(GraphRecord, value))
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A graph of the bundle that runs several samples at once, with the precision of `graph.onnx`.
+
+    Attributes:
+        file: Name of the ONNX file, `batch_file(size)`.
+        size: Number of samples.
+        sha256: `joint_digest` of the ONNX file and of the weights next to `graph.onnx`, which both graphs share.
+        comparison: Comparison with the trained detector, for batches of golden samples in mixed order.
+
+    Raises:
+        RecordError: A value has the wrong kind or is out of range.
+    """
+
+    file: str
+    size: int
+    sha256: str
+    comparison: Comparison
+
+    def __post_init__(self) -> None:
+        require_integer(self, "size", 2, MOST_SAMPLES)
+        require(self.file == batch_file(self.size), self, "file", batch_file(self.size))
+        require(is_sha256(self.sha256), self, "sha256", "64 lower-case hexadecimal digits")
+        require_instance(self, "comparison", Comparison)
+
+    @staticmethod
+    def from_json(value: object) -> BatchRecord:
+        """Read a record from parsed JSON; RecordError if a value is missing or wrong."""
+        values = fields_from_json(BatchRecord, value)
+        return BatchRecord(**{**values, "comparison": Comparison.from_json(values["comparison"])})
+
+
+def batch_file(size: int) -> str:
+    """Return the name of the ONNX file that runs `size` samples at once."""
+    return f"graph-batch{size}.onnx"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmdiad_runtime.engines import ONNX_RUNTIME_NAMES
 from cmdiad_runtime.names import PATTERN_TEXTS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def self_test(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
     """Run the golden set through the engine on this machine and compare with the certificate's reference.
 
+    A graph for several samples at once is tested too, if the engine can run that graph.
     A bundle for whichever sensors arrive has one golden set for each pattern, all of which are run.
     """
     if is_pattern_bundle(path):
@@ -42,7 +44,7 @@ def _test_patterns(path: Path, options: OpenOptions, output: Path | None, *, kee
 
 
 def _test_bundle(path: Path, options: OpenOptions, output: Path | None, *, keep: bool) -> None:
-    from cmdiad_runtime.bundle.engine_selection import self_test_of
+    from cmdiad_runtime.bundle.engine_selection import batch_self_test_of, self_test_of
     from cmdiad_runtime.bundle.self_test import require_passed, write_self_test
     from cmdiad_runtime.inspection.inspector import open_bundle
     from cmdiad_runtime.support.files import write_json
@@ -53,14 +55,20 @@ def _test_bundle(path: Path, options: OpenOptions, output: Path | None, *, keep:
     test = self_test_of(
         bundle, options.engine, rebuild=options.rebuild, reporter=TerminalReporter(), server=options.server
     )
-    _print_self_test(test)
-    if keep:
-        say(f"result: {printable(write_self_test(bundle, test))}")
+    tests = {"self-test.json": test}
+    if bundle.record.batch is not None and options.engine in ONNX_RUNTIME_NAMES:
+        tests["self-test-batch.json"] = batch_self_test_of(bundle, options.engine)
+    for test in tests.values():
+        _print_self_test(test)
+        if keep:
+            say(f"result: {printable(write_self_test(bundle, test))}")
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         with lock_folder(output):
-            write_json(output / "self-test.json", test.comparison.to_json())
-    require_passed(path, test)
+            for name, test in tests.items():
+                write_json(output / name, test.comparison.to_json())
+    for test in tests.values():
+        require_passed(path, test)
 
 
 def _print_self_test(test: SelfTest) -> None:

@@ -63,13 +63,14 @@ class GraphPorts:
     types: dict[str, int] = field(default_factory=dict, compare=False)
 
 
-def check_graph_contents(graph: Path) -> GraphPorts:
+def check_graph_contents(graph: Path, weights: Path | None = None) -> GraphPorts:
     """Raise GraphContentError unless all data of a graph lies in the graph or within the weights file next to it.
 
     Initializers, sparse initializers, attributes, subgraphs, functions and training graphs are examined.
 
     Args:
         graph: ONNX file.
+        weights: Weights file in the same folder; None for `weights_path(graph)`.
 
     Returns:
         The inputs and outputs of the graph.
@@ -79,7 +80,7 @@ def check_graph_contents(graph: Path) -> GraphPorts:
             weights file; a node names a file; or the graph exceeds a limit.
         OSError: A file cannot be read, or is a link, pipe or device.
     """
-    weights = weights_path(graph)
+    weights = weights or weights_path(graph)
     size = None
     if os.path.lexists(weights):
         with open_regular(weights) as file:

@@ -26,6 +26,7 @@ from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.inspection.run_ahead import Computed
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.inspected_area.records import doubt
 from cmdiad_runtime.preprocess.views.masking import over_sensor
@@ -156,13 +157,16 @@ class Inspector:
         ready = make_ready(sample, self.bundle)
         return self.judge(sample, ready, preprocess_ms=(time.perf_counter() - start) * 1e3)
 
-    def judge(self, sample: Sample, ready: Ready | InputError, *, preprocess_ms: float) -> Inspection:
+    def judge(
+        self, sample: Sample, ready: Ready | InputError, *, preprocess_ms: float, computed: Computed | None = None
+    ) -> Inspection:
         """Run the engine on prepared inputs and decide: the second half of `inspect`.
 
         Args:
             sample: The sample.
             ready: Network inputs of the sample, or the error that says why there are none; see `make_ready`.
             preprocess_ms: Duration of the preparation, for the result.
+            computed: Results of the engine for these inputs, see `run_ahead`; None to run the engine now.
 
         Raises:
             EngineError: The engine failed.
@@ -171,14 +175,13 @@ class Inspector:
         ready = self._frames.add(sample.name, {} if isinstance(ready, InputError) else ready.checksums) or ready
         if isinstance(ready, InputError):
             return self.not_inspected(sample.name, ready, timings_ms=timings, sample=sample)
-        start = time.perf_counter()
         try:
-            outputs = [self.engine.run(part.inputs) for part in ready.parts]
+            computed = computed or self._run(ready)
         except NoAnswerError as error:
             return self.not_inspected(sample.name, _no_answer(error), timings_ms=timings, sample=sample)
-        timings["engine"] = (time.perf_counter() - start) * 1e3
+        timings["engine"] = computed.engine_ms
         try:
-            score, anomaly_map = _worst(ready, outputs, self.bundle)
+            score, anomaly_map = _worst(ready, computed.outputs, self.bundle)
         except InputError as error:
             return self.not_inspected(sample.name, error, timings_ms=timings, sample=sample)
         threshold, map_threshold = self.thresholds
@@ -242,6 +245,11 @@ class Inspector:
     def close(self) -> None:
         """Release the engine's memory. Idempotent."""
         self.engine.close()
+
+    def _run(self, ready: Ready) -> Computed:
+        start = time.perf_counter()
+        outputs = [self.engine.run(part.inputs) for part in ready.parts]
+        return Computed(outputs, (time.perf_counter() - start) * 1e3)
 
     def __enter__(self) -> Inspector:
         return self

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ import pytest
 
 from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.scoring.local_workers import LocalWorkers
+from cmdiad_fleet.scoring.replies import Reply, Worker
 from cmdiad_fleet.scoring.score import Scored, ScoreOptions, score_manifest
 from cmdiad_fleet.scoring.scorer import Scorer, make_folders
 from cmdiad_fleet.scoring.shards import cut
+from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.cli.run import cli as run_cli
+from cmdiad_runtime.engines.batch import BatchEngine
 from cmdiad_runtime.errors import InputError, OutputError
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.inspection.ready import Ready, make_ready
+from cmdiad_runtime.readers import read_rgb
+from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.lock import lock_folder
 from fleet_workers import VOLATILE, DyingWorker, plain_rows, settings_for, stored_rows, write_manifest
 from helpers import RecordingReporter, assert_refused, command, sample_files, truncate
@@ -160,6 +167,115 @@ def test_a_sample_that_kills_its_process_costs_one_row(
 
 def _dying(settings: Any) -> LocalWorkers:
     return LocalWorkers(settings, DyingWorker)
+
+
+BATCH = replace(OPTIONS, shard_rows=7, batch=True)
+"""Batches of three rows, of which the last of a shard is short."""
+
+
+def test_rows_of_batches_are_those_of_one_sample_at_a_time(batched: Path, images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"nothing")
+    rows = rows_of(images, 13)
+    rows[1]["rgb"] = rows[3]["rgb"] = "damaged.png"
+    rows[4]["rgb"] = rows[5]["rgb"] = "missing.png"
+    rows[9]["id"] = rows[10]["id"] = "twice"
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    score(batched, manifest, tmp_path / "one", options=replace(BATCH, batch=False, pictures=None))
+    ended = score(batched, manifest, tmp_path / "batch", options=replace(BATCH, pictures=None))
+    one, several = stored_rows(tmp_path / "one"), stored_rows(tmp_path / "batch")
+    assert list(map(_without_digits, several)) == list(map(_without_digits, one))
+    for name in ("score", "map_max"):
+        scored_rows = [(a[name], b[name]) for a, b in zip(several, one, strict=True) if b["inspected"]]
+        assert [a for a, _ in scored_rows] == pytest.approx([b for _, b in scored_rows], rel=1e-5)
+    assert [n for n, row in enumerate(several) if not row["inspected"]] == [1, 3, 4, 5, 9, 10]
+    assert (ended.tally.rows, ended.tally.inspected) == (13, 7)
+    names = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png")}
+    assert names == {path.relative_to(tmp_path / "batch") for path in (tmp_path / "batch").rglob("*.png")}
+
+
+def _without_digits(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without scores, whose last digits may differ in batches."""
+    text = "" if row["inspected"] else row["message"]
+    return row | {"score": None, "map_max": None, "message": text}
+
+
+def test_frozen_frames_are_counted_across_batches(batched: Path, images: list[Path], tmp_path: Path) -> None:
+    rows = [{"id": n, "rgb": str(images[0] if 1 <= n < 6 else images[1])} for n in range(7)]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    score(batched, manifest, tmp_path / "out", options=replace(BATCH, opening=OpenOptions(frozen_after=3)))
+    assert [n for n, row in enumerate(stored_rows(tmp_path / "out")) if row["reason"] == "frozen"] == [3, 4, 5]
+
+
+@pytest.mark.failure_mode("A sample that ends a process while other samples are in the same batch")
+def test_a_death_in_a_batch_costs_one_row(batched: Path, images: list[Path], tmp_path: Path) -> None:
+    rows = rows_of(images, 7)
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    score(batched, manifest, tmp_path / "expected", options=BATCH)
+    shown = _EndingEngine.shown_in(batched, images[1])
+    result = score(batched, manifest, tmp_path / "out", partial(_ending, shown), BATCH)
+    stored, expected = stored_rows(tmp_path / "out"), stored_rows(tmp_path / "expected")
+    ended = [n for n, row in enumerate(stored) if row["reason"] == "out-of-memory"]
+    assert ended == [n for n, row in enumerate(rows) if row["rgb"] == str(images[1])]
+    assert [row for n, row in enumerate(stored) if n not in ended] == [
+        row for n, row in enumerate(expected) if n not in ended
+    ]
+    assert result.lost_workers == 2 * len(ended) + 1  # The first death was in a batch, and blamed its last row.
+
+
+class _EndingEngine(BatchEngine):
+    """An engine for several samples whose process is killed by one picture."""
+
+    def __init__(self, engine: Any, deadly: bytes) -> None:
+        super().__init__(engine, engine.size)
+        self._batch, self._deadly = engine, deadly
+
+    @staticmethod
+    def shown_in(bundle: Path, image: Path) -> bytes:
+        """The network input of an image."""
+        opened = Bundle.open(bundle)
+        ready = make_ready(Sample("part", rgb=read_rgb(image)), opened)
+        assert isinstance(ready, Ready)
+        return ready.parts[0].inputs["rgb"].tobytes()
+
+    def run_each(self, samples: Sequence[Any]) -> Any:
+        if any(sample["rgb"].tobytes() == self._deadly for sample in samples):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._batch.run_each(samples)
+
+
+class _EndingWorker(Worker):
+    """A worker with an `_EndingEngine`."""
+
+    def __init__(self, deadly: bytes) -> None:
+        super().__init__()
+        self._deadly = deadly
+
+    def open(self, settings: Any) -> Reply:
+        reply = super().open(settings)
+        assert self._scorer is not None
+        inspector = self._scorer._inspector
+        inspector.engine = _EndingEngine(inspector.engine, self._deadly)
+        return reply
+
+
+def _ending(deadly: bytes, settings: Any) -> LocalWorkers:
+    return LocalWorkers(settings, partial(_EndingWorker, deadly))
+
+
+def test_a_batch_needs_its_graph_before_anything_is_written(
+    bundle: Path, batched: Path, scored: Path, tmp_path: Path
+) -> None:
+    arguments = [scored / "m.jsonl", "--out", tmp_path / "out", "--batch"]
+    assert_refused(command(cli, "score", bundle, *arguments), 4, "no graph for several samples", "--batch 8")
+    assert_refused(command(cli, "score", batched, *arguments, "--device", "auto"), 5, "one sample at a time")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_with_and_without_batches_are_not_mixed(batched: Path, images: list[Path], tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", rows_of(images, 2))
+    score(batched, manifest, tmp_path / "out", options=BATCH)
+    with pytest.raises(OutputError, match="another batch"):
+        score(batched, manifest, tmp_path / "out", options=replace(BATCH, batch=False))
 
 
 def test_a_killed_run_continues_with_the_same_rows(scored: Path, bundle: Path, tmp_path: Path) -> None:
@@ -326,6 +442,17 @@ def full_disk(*arguments: Any) -> None:
 
 
 @pytest.mark.failure_mode("A disk that becomes full while samples of a manifest are scored")
+def test_without_the_package_for_results_nothing_is_written(
+    bundle: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"id,rgb\npart,{images[0]}\n", encoding="utf-8")
+    ended = command(cli, "score", bundle, manifest, "--out", tmp_path / "out")
+    assert_refused(ended, 5, "needs the package 'pyarrow'", 'pip install "cmdiad[fleet]"')
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_is_an_error_about_the_folder(
     bundle: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -133,6 +134,15 @@ def test_the_configuration_is_written_exactly(bundle: Bundle, tmp_path: Path) ->
         "--grpc-address=127.0.0.1",
         "--rate-limit=execution_count",
     ]
+
+
+def test_without_the_package_for_configurations_nothing_is_written(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
+    ended = command(cli, "triton", bundle.path, "--repository", tmp_path / "models")
+    assert_refused(ended, 5, "needs the package 'tritonclient'", 'pip install "cmdiad[')
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_large_graph_keeps_its_weights_file(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,15 +124,15 @@ def test_options_become_the_arguments_that_a_user_types(parts: Path) -> None:
         "--no-foreground", "--ignore-check=colour", "--ignore-check=sharpness", "--rgb-grid=14", "--verdict=image",
     )  # fmt: skip
     assert resolved.recipes["bank"]["foreground"] is False
-    assert (None, "test", ("rgb",)) in resolved.sources
+    assert (None, "test", ("rgb",), "rgb") in resolved.sources
 
 
 def test_a_joint_training_reads_the_other_categories(parts: Path) -> None:
     for category in NAMES:
         (parts / category / "train/good/xyz").mkdir(exist_ok=True)
     resolved = resolve(parts, {"hallucination": "f2f", "distil-on": "all"})
-    assert ("clip", "train", ("rgb", "xyz")) in resolved.sources
-    assert (None, "validation", ("rgb",)) in resolved.sources
+    assert ("clip", "train", ("rgb", "xyz"), "rgb") in resolved.sources
+    assert (None, "validation", ("rgb",), "rgb") in resolved.sources
 
 
 def test_a_random_search_draws_different_points_of_the_grid() -> None:

@@ -289,7 +289,7 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         "--xyz normals --surface-stages 0,1 --surface-grid 28 --surface-weights b --epochs 3 --batch 2 "
         "--learning-rate 0.01 --loss cosine --f2f-output gelu --distil-validation 0.5 --patience 1 --distil-on all "
         "--coreset 0.5 --view top --size 320 --components 9 "
-        "--image-score max --fusion ocsvm --false-reject-rate 0.1 --seed 7 --no-foreground"
+        "--image-score max --distances relative --fusion ocsvm --false-reject-rate 0.1 --seed 7 --no-foreground"
     )
     recipe = recipe_of(data, tmp_path, *options, monkeypatch=monkeypatch)
     rgb = RgbExtractor("resnetv2_50", (1, 2), 14, "a")
@@ -305,6 +305,7 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         size=320,
         components=9,
         image_score="max",
+        distances="relative",
         fusion="ocsvm",
         false_reject_rate=0.1,
         seed=7,

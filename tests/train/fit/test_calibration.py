@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_train.datasets import open_category
@@ -17,15 +19,18 @@ from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT
 from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
+from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import standardised_weights
-from cmdiad_train.detectors.bank.memory_bank import MemoryBank
-from cmdiad_train.detectors.bank.run_files import load_banks, load_chosen
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
+from cmdiad_train.detectors.bank.run_files import FACTORS, load_banks, load_chosen
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import Run, load_run
+from cmdiad_train.runs.tensors import load_tensors, save_tensors
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
+RELATIVE = {"distances": "relative", "verdict": "map"}
 BOTH = {"xyz": NORMALS, "view": "each", "coreset": 1.0}
 
 
@@ -118,6 +123,54 @@ def test_every_training_sample_has_held_out_scores(
     assert len(calibration.held_out_scores) == len(calibration.held_out_peaks) == calibration.samples == 3 + 6
     assert len({*calibration.held_out_scores}) == 3 + 6
     assert not (run / LEFT_OUT).exists()
+
+
+@torch.no_grad()
+def test_factors_of_relative_distances_do_not_know_the_sample_that_they_calibrate(data: Path, trained: Any) -> None:
+    run = load_run(trained("rgb", coreset=1.0, image_score="max", **RELATIVE))
+    detector, category = run.detector, open_category(data, None)
+    assert isinstance(detector, Detector)
+    files = category.split("train", run.preprocessing.modalities)
+    inputs = [as_tensors(prepare(each.read("rgb"), run.preprocessing).inputs) for each in files]
+    patches = [detector.patches(*(sample[name] for name in detector.input_names))[0] for sample in inputs]
+    (bank,), (chosen,), (scorer,) = load_banks(run.path, run.recipe), load_chosen(run.path), detector.scorers
+    assert isinstance(scorer, BankScorer)
+    without = BanksWithout(bank, chosen, patches, range(6), run.recipe, torch.device("cpu"))
+    compared = torch.stack([detector.scorer(0, without.without(i)).compare(*patches[i])[1] for i in range(6)])
+    everywhere = torch.ones_like(compared, dtype=torch.bool)
+    (factors,) = detector.factors
+    assert factors is not None
+    assert len(factors.unique()) > 100
+    torch.testing.assert_close(factors, UsualDistances(compared, everywhere, range(6)).factors())
+    plain = detector.scorer(0, bank)
+    for i, peak in enumerate(run.calibration.held_out_peaks[3:]):
+        others = [j for j in range(6) if j != i]
+        of_others = UsualDistances(compared[others], everywhere[others], range(5)).factors()
+        assert peak == pytest.approx(float(plain.map(compared[i] * of_others).max()), rel=1e-4)
+    torch.testing.assert_close(scorer.map(compared[0]), plain.map(compared[0] * factors))
+
+
+def test_bundle_has_the_relative_distances_of_the_run(data: Path, trained: Any, exported: Any) -> None:
+    changes = {"xyz": NORMALS, "view": "each", "image_score": "max", **RELATIVE}
+    run = load_run(trained("both", **changes))
+    assert [len(factors) for factors in run.detector.factors] == [14**2, 14**2]  # type: ignore[union-attr, arg-type]
+    with Inspector.open(exported("both", **changes)) as inspector:
+        files = open_category(data, None).split("validation", inspector.bundle.preprocessing.modalities)
+        scores = [inspector.inspect(each.read("rgb")).score for each in files]
+    np.testing.assert_allclose(run.calibration.held_out_scores[:3], scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize("damage", ["missing", "outside", "nan", "shape", "bank"])
+def test_run_with_damaged_factors_is_refused(trained: Any, tmp_path: Path, damage: str) -> None:
+    run = Path(shutil.copytree(trained("rgb", coreset=1.0, image_score="max", **RELATIVE), tmp_path / "run"))
+    factors = load_tensors(run / FACTORS)["main"]
+    wrong = {"outside": factors / 3, "nan": factors.log().sqrt(), "shape": factors[1:], "bank": factors}
+    if damage == "missing":
+        (run / FACTORS).unlink()
+    else:
+        save_tensors(run / FACTORS, {"xyz" if damage == "bank" else "main": wrong[damage].contiguous()})
+    with pytest.raises(RunError, match=FACTORS):
+        load_run(run)
 
 
 def test_interrupted_calibration_holds_out_the_remaining_samples_only(

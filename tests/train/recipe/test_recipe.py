@@ -22,6 +22,7 @@ from cmdiad_train.recipe import (
     SurfaceExtractor,
     TrdRecipe,
     XyzExtractor,
+    bank_part,
 )
 
 PYTHONS = ("not supported", "unhashable", "object", "argument", "NoneType", "<class")
@@ -43,7 +44,8 @@ WRONG: tuple[object, ...] = (
         (Distillation(), "output", None),
         *((BankRecipe(), "components", value) for value in (2.5, 1, True, "256", 2**80)),
         *((BankRecipe(), "coreset", value) for value in (True, 0, 1.5, "a", math.nan)),
-        *((BankRecipe(), name, 5) for name in ("rgb", "xyz", "distillation", "mode", "fusion")),
+        *((BankRecipe(), name, 5) for name in ("rgb", "xyz", "distillation", "mode", "fusion", "distances")),
+        (PUBLISHED_RECIPE.detector, "distances", "relative"),
         (BankRecipe(), "coreset_eps", 10**400),
         (RgbExtractor(), "mean", ("a", "b", "c")),
         (RgbExtractor(), "mean", (0.5, 0.5)),
@@ -127,6 +129,15 @@ def test_any_wrong_json_is_a_run_error(recipe: Recipe) -> None:
                     assert "Change the option" not in str(error)
             place[field] = right
     assert Recipe.from_json(content) == recipe
+
+
+def test_recipe_without_distances_keeps_plain_ones() -> None:
+    recipe = replace(DEFAULT_RECIPE, detector=BankRecipe(distances="relative"))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    earlier = recipe.to_json()
+    del earlier["detector"]["distances"]
+    assert bank_part(Recipe.from_json(earlier)).distances == "plain"
+    assert Recipe.from_json(earlier).to_json() == earlier
 
 
 def test_recipe_without_a_verdict_keeps_the_image_score() -> None:

@@ -66,6 +66,17 @@ class TrainedDetector(nn.Module):
         """Return the score float32 `[1]` and the map float32 `[size, size]`, or `[maps, size, size]` that add up."""
         raise NotImplementedError
 
+    def forward_each(self, samples: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return score and map of each of several samples, see `forward`.
+
+        The default computes one sample after the other. A family whose networks accept several samples at once runs
+        them once; every result must still depend on its own sample alone.
+
+        Args:
+            samples: Arguments of `forward` for each sample.
+        """
+        return [self(*inputs) for inputs in samples]
+
     def precision_parts(self) -> PrecisionParts:
         """Return the parts that compute in reduced precision. The default reduces nothing."""
         return PrecisionParts()

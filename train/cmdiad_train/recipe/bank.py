@@ -36,10 +36,14 @@ Mode = Literal["default", "faithful"]
 Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
 ImageScore = Literal["reweighted", "max", "patchcore"]
+Distances = Literal["plain", "relative"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
 _LARGEST = sys.float_info.max
+
+_LATER: dict[str, object] = {"paper": None, "distances": "plain"}
+"""Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
 
 def _distillation_from_json(value: dict[str, Any]) -> Distillation:
@@ -116,6 +120,8 @@ class BankRecipe:
             (unweighted) or "patchcore" (weighted as in the paper of PatchCore).
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
+        distances: Distances that the map shows: "plain" as published, or "relative" to the usual distance of good
+            parts at the same place of the view.
     """
 
     mode: Mode = "default"
@@ -129,6 +135,7 @@ class BankRecipe:
     image_score: ImageScore = "max"
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     paper: str | None = None
+    distances: Distances = "plain"
 
     family: ClassVar[str] = "bank"
 
@@ -140,6 +147,13 @@ class BankRecipe:
         require_kind("rgb", self.rgb, [RgbExtractor])
         require_kind("xyz", self.xyz, [XyzExtractor, SurfaceExtractor])
         require_kind("distillation", self.distillation, [Distillation])
+        require_one("distances", self.distances, ("plain", "relative"))
+        require(
+            self.distances == "plain" or self.mode == "default",
+            "distances",
+            self.distances,
+            "plain in the mode faithful, as published",
+        )
         fraction = self.coreset is None or (is_number(self.coreset, 0, 1) and self.coreset > 0)
         require(fraction, "coreset", self.coreset, "a fraction in (0, 1]")
         require_inside("coreset_eps", self.coreset_eps, "a number in (0, 1)")
@@ -213,8 +227,8 @@ class BankRecipe:
         return replace(self, rgb=rgb, xyz=replace(xyz, weights="seeded"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the part as JSON-ready values; without `paper` if there is none, for earlier versions of cmdiad."""
-        return {name: value for name, value in asdict(self).items() if name != "paper" or value is not None}
+        """Return the part as JSON-ready values, without later fields at the values of earlier versions of cmdiad."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BankRecipe:

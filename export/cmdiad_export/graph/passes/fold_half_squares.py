@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -14,34 +17,64 @@ class FoldHalfSquares(ir.passes.InPlacePass):
 
     As a separate operator the subtraction reads and writes one number for each pair of a query and a row. Only
     whole fp32 products are changed: in fp16 the length would be rounded, and a loop over chunks keeps its keys in the
-    cache. Rows that are gathered for exact distances lose the added numbers again, so the bank is stored once.
+    cache. Rows that are gathered for exact distances lose the added numbers again, so the bank is stored once. A graph
+    for several samples searches a bank once for each of them.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
-        folded = [_fold(model.graph, node) for node in list(model.graph) if node.op_type == "Sub"]
+        searches: dict[ir.Value, list[_Search]] = {}
+        for node in model.graph:
+            search = _search(node) if node.op_type == "Sub" else None
+            if search is not None:
+                searches.setdefault(search.rows, []).append(search)
+        folded = [_fold(model.graph, rows, own) for rows, own in searches.items()]
         return ir.passes.PassResult(model, modified=any(folded))
 
 
-def _fold(graph: ir.Graph, subtraction: ir.Node) -> bool:
-    """Fold one subtraction into the product before it; return False if it is not that of a search."""
+@dataclass(frozen=True)
+class _Search:
+    """One search of a bank: its product, and the subtraction that follows."""
+
+    rows: ir.Value
+    squares: ir.Value
+    transpose: ir.Node
+    product: ir.Node
+    subtraction: ir.Node
+
+
+def _search(subtraction: ir.Node) -> _Search | None:
+    """Return the search that a subtraction belongs to, or None."""
     product = _maker(subtraction.inputs[0], "MatMul")
     transpose = _maker(product.inputs[1], "Transpose") if product is not None else None
     rows, squares = transpose.inputs[0] if transpose is not None else None, subtraction.inputs[1]
     if product is None or transpose is None or rows is None or squares is None:
-        return False
+        return None
     if len(product.outputs[0].uses()) != 1 or not (_is_single(rows, 2) and _is_single(squares, 1)):
+        return None
+    return _Search(rows, squares, transpose, product, subtraction)
+
+
+def _fold(graph: ir.Graph, rows: ir.Value, searches: Sequence[_Search]) -> bool:
+    """Fold the subtractions of all searches of one bank; return False if the bank is used in another way too."""
+    transposes = {search.transpose for search in searches}
+    gathers = [usage.node for usage in rows.uses() if usage.node not in transposes]
+    products = {search.product for search in searches}
+    multiplied = {usage.node for transpose in transposes for usage in transpose.outputs[0].uses()}
+    if multiplied != products or any(node.op_type not in ("Gather", "GatherND") for node in gathers):
         return False
-    gathers = [usage.node for usage in rows.uses() if usage.node is not transpose]
-    if any(node.op_type not in ("Gather", "GatherND") for node in gathers):
-        return False
-    added = _widen(rows, squares)
-    _lengthen_queries(graph, product, added)
+    added = _widen(rows, searches[0].squares)
+    for search in searches:
+        _lengthen_queries(graph, search.product, added)
     for node in gathers:
         _drop_added(graph, node, added)
-    ir.convenience.replace_nodes_and_values(graph, subtraction, [subtraction], [], subtraction.outputs, product.outputs)
-    del graph.initializers[str(squares.name)]
-    transpose.outputs[0].shape = None
+    for search in searches:
+        node, product = search.subtraction, search.product
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [], node.outputs, product.outputs)
+    for name in {str(search.squares.name) for search in searches}:
+        del graph.initializers[name]
+    for transpose in transposes:
+        transpose.outputs[0].shape = None
     return True
 
 

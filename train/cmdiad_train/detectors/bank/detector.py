@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ class Detector(TrainedDetector):
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`.
+        grids: Side of the grid of patches of each bank.
         score_weights: Weights float32 `[banks]` of the linear fusion of image scores; 1 until they are set.
         map_weights: Weights float32 `[banks]` of the linear fusion of maps; 1 until they are set.
     """
@@ -56,7 +59,7 @@ class Detector(TrainedDetector):
         self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
         shown = [(fed[0], f) for fed, f in zip(self._fed, features, strict=True)]
         self.searched_grids = {f"{name}{SUFFIX}": f.grid for name, f in shown if f.cut_out}
-        self._grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
+        self.grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
         self.scorers = nn.ModuleList(self.scorer(i, bank) for i, bank in enumerate(banks))
         self.register_buffer("score_weights", torch.ones(len(banks)))
         self.register_buffer("map_weights", torch.ones(len(banks)))
@@ -70,21 +73,36 @@ class Detector(TrainedDetector):
         score, anomaly_map = self.fuse(*self.score_each(self.patches(*inputs)))
         return score.reshape(1), anomaly_map
 
-    def patches(self, *inputs: Tensor) -> list[Patches]:
+    def forward_each(self, samples: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return score and map of each sample; image extractors run once, everything after them sample by sample."""
+        shown = [[self._named(inputs)[fed[0]] for inputs in samples] for fed in self._fed]
+        features = [module for module in self.features if isinstance(module, PatchFeatures)]
+        tokens = [module.tokens_of_each(images) for module, images in zip(features, shown, strict=True)]
+        pairs = zip(samples, zip(*tokens, strict=True), strict=True)
+        fused = [self.fuse(*self.score_each(self.patches(*inputs, tokens=own))) for inputs, own in pairs]
+        return [(score.reshape(1), anomaly_map) for score, anomaly_map in fused]
+
+    def patches(self, *inputs: Tensor, tokens: Sequence[Tensor | None] | None = None) -> list[Patches]:
         """Return patch features of each main modality, and with hallucination those of the missing one.
 
         Args:
             inputs: Network inputs, and optionally after them the cells to search for each of `searched_grids`.
+            tokens: Features of the image of each main modality, see `PatchFeatures.tokens_of_each`; None to run the
+                extractors.
         """
-        named = dict(zip([*self.input_names, *self.searched_grids], inputs, strict=False))
+        named = self._named(inputs)
         patches: list[Patches] = [
-            features(*(named[name] for name in fed), searched=named.get(f"{fed[0]}{SUFFIX}"))
-            for features, fed in zip(self.features, self._fed, strict=True)
+            features(*(named[name] for name in fed), searched=named.get(f"{fed[0]}{SUFFIX}"), tokens=own)
+            for features, fed, own in zip(self.features, self._fed, tokens or [None] * len(self._fed), strict=True)
         ]
         if self.hallucinated is not None:
             image = None if self._shown is None else self._main.image(named[self._shown])
             patches.append(self.hallucinated(*patches[0], image))
         return patches
+
+    def _named(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return inputs by name, and the lists of searched cells as far as they are among them."""
+        return dict(zip([*self.input_names, *self.searched_grids], inputs, strict=False))
 
     @property
     def _main(self) -> PatchFeatures:
@@ -107,14 +125,29 @@ class Detector(TrainedDetector):
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
         other = Detector(self._recipe, features, banks, self.hallucinated, self._kept)
         other.verdict = self.verdict
+        other.set_factors(self.factors)
         return other
+
+    def set_factors(self, factors: Sequence[Tensor | None]) -> None:
+        """Set the factors float32 `[grid²]` of the relative distances of each bank; None keeps plain distances."""
+        for scorer, of_bank in zip(self._bank_scorers, factors, strict=True):
+            scorer.factors = of_bank
+
+    @property
+    def factors(self) -> list[Tensor | None]:
+        """Return the factors of each bank, see `set_factors`."""
+        return [scorer.factors for scorer in self._bank_scorers]
+
+    @property
+    def _bank_scorers(self) -> list[BankScorer]:
+        return [scorer for scorer in self.scorers if isinstance(scorer, BankScorer)]
 
     def scorer(self, number: int, bank: MemoryBank) -> BankScorer:
         """Return a scorer of the features of bank `number` against a bank."""
         kept = self._kept
         return BankScorer(
             bank,
-            grid=self._grids[number],
+            grid=self.grids[number],
             size=self._recipe.size,
             published_blur=self.published_blur,
             image_score=bank_part(self._recipe).image_score,

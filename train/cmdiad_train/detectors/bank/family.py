@@ -31,6 +31,7 @@ from cmdiad_train.detectors.bank.run_files import (
     load_detector,
     network_file,
     save_banks,
+    save_factors,
     save_fusion,
 )
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
@@ -53,6 +54,7 @@ def fit_banks(context: FitContext) -> Fitted:
         banks = _banks(training, inspected)
         detector = Detector(context.recipe, list(mains.values()), banks, hallucinated, context.kept)
         scores, peaks = calibrate_fusion(context, detector, banks, (patches, inspected))
+    save_factors(context.run, context.recipe, detector)
     save_fusion(context.run, detector)
     (context.run / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)

@@ -96,9 +96,13 @@ class BankScorer(nn.Module):
         image_score: Weight of the largest distance, see `BankRecipe.image_score`.
         kept: Inspected pixels of the view, bool `[size, size]`; None without an inspection mask. Patches without such
             a pixel do not take part in the score, and the map is 0 outside the pixels.
+
+    Attributes:
+        factors: Factors float32 `[grid²]` that make the distances of the map relative; None keeps plain distances.
     """
 
     neighbours: Tensor | None
+    factors: Tensor | None
     upsample: Tensor
     kept_cells: Tensor | None
     kept_pixels: Tensor | None
@@ -117,6 +121,7 @@ class BankScorer(nn.Module):
         self.grid, self.mean, self.std, self.image_score = grid, bank.mean, bank.std, image_score
         self.search: BankSearch | ProvenSearch = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
+        self.register_buffer("factors", None)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
         self.register_buffer("kept_cells", None if kept is None else marked_cells(kept, grid).float())
         self.register_buffer("kept_pixels", None if kept is None else kept.float())
@@ -124,10 +129,15 @@ class BankScorer(nn.Module):
 
     def forward(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Return score `[]` and map `[size, size]` of rows `[R, C]`; grid cell i has features `rows[cells[i]]`."""
+        score, cell_distance = self.compare(rows, cells)
+        return score, self.map(cell_distance)
+
+    def compare(self, rows: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return score `[]` and plain distances `[grid²]` of the cells; arguments as of `forward`."""
         queries = (rows.float() - self.mean) / self.std
         distance, index = self.search(queries)
         cell_distance = distance[cells]
-        return self.score(queries, distance, index, cells), self.map(cell_distance)
+        return self.score(queries, distance, index, cells), cell_distance
 
     def score(self, queries: Tensor, distance: Tensor, index: Tensor, cells: Tensor) -> Tensor:
         """Return the largest patch distance, weighted by how usual its bank row is (method §12.2).
@@ -153,7 +163,12 @@ class BankScorer(nn.Module):
         return weight * farthest
 
     def map(self, cell_distance: Tensor) -> Tensor:
-        """Return the anomaly map `[size, size]` of distances `[grid²]`: bilinear upsampling, then Gaussian blur."""
+        """Return the anomaly map `[size, size]` of plain distances `[grid²]`: bilinear upsampling, then Gaussian blur.
+
+        With `factors`, the distances become relative first.
+        """
+        if self.factors is not None:
+            cell_distance = cell_distance * self.factors
         if self.kept_cells is not None:
             cell_distance = cell_distance * self.kept_cells
         distance = cell_distance.reshape(self.grid, self.grid)

@@ -131,6 +131,12 @@ BANKS = option_group(
         "[default: max, faithful: reweighted]",
     ),
     click.option(
+        "--distances",
+        type=click.Choice(["plain", "relative"]),
+        help="Distances in the map: plain, or relative to the usual distance of good parts at the same place of the "
+        "view (default mode only).  [default: plain]",
+    ),
+    click.option(
         "--fusion",
         type=click.Choice(["standardised", "ocsvm"]),
         help="Weights of the linear fusion.  [default: standardised, faithful: ocsvm]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cmdiad_runtime.support.files import write_json
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
+from cmdiad_train.detectors.bank.fitting.usual_distance import MOST_CHANGE
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
@@ -23,6 +25,7 @@ from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_t
 
 BANKS = "banks.safetensors"
 FUSION = "fusion.json"
+FACTORS = "factors.safetensors"
 NETWORK = "hallucination.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 _BANK_TENSORS = (".rows", ".chosen", ".neighbours", ".mean", ".std")
@@ -56,6 +59,8 @@ def load_detector(run: Path, recipe: Recipe) -> Detector:
     hallucinated = load_hallucinated(run, recipe, features[0].grid) if hallucinates else None
     detector = Detector(recipe, features, load_banks(run, recipe), hallucinated, load_kept(run, recipe))
     detector.score_weights, detector.map_weights = load_fusion(run)
+    if bank_part(recipe).distances == "relative":
+        detector.set_factors(load_factors(run, recipe, detector.grids))
     return detector
 
 
@@ -193,6 +198,36 @@ def save_fusion(run: Path, detector: Detector) -> None:
     """Write the fusion weights."""
     weights = {"score_weights": detector.score_weights.tolist(), "map_weights": detector.map_weights.tolist()}
     write_json(run / FUSION, weights)
+
+
+def save_factors(run: Path, recipe: Recipe, detector: Detector) -> None:
+    """Write the factors of relative distances by bank; a detector with plain distances has no such file."""
+    factors = dict(zip(bank_names(recipe), detector.factors, strict=True))
+    stored = {name: of_bank for name, of_bank in factors.items() if of_bank is not None}
+    if stored:
+        save_tensors(run / FACTORS, stored)
+
+
+def load_factors(run: Path, recipe: Recipe, grids: Sequence[int]) -> list[Tensor]:
+    """Return the factors float32 `[grid²]` of the relative distances of each bank, in the order of `bank_names`.
+
+    Args:
+        run: Run directory.
+        recipe: Recipe of the run, with relative distances.
+        grids: Side of the grid of each bank.
+
+    Raises:
+        RunError: The file is missing or damaged, or a factor lies outside the limits of training.
+    """
+    tensors, names = load_tensors(run / FACTORS), bank_names(recipe)
+    if set(tensors) != set(names):
+        raise damaged(run / FACTORS, ValueError(f"factors of {sorted(tensors)}, not of {names}"))
+    for name, grid in zip(names, grids, strict=True):
+        factors = tensors[name]
+        within = (factors >= 1 / MOST_CHANGE) & (factors <= MOST_CHANGE)
+        if factors.shape != (grid**2,) or factors.dtype != torch.float32 or not bool(within.all()):
+            raise damaged(run / FACTORS, ValueError(f"impossible factors of the bank {name}"))
+    return [tensors[name] for name in names]
 
 
 def load_fusion(run: Path) -> tuple[Tensor, Tensor]:

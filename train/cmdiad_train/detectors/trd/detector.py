@@ -91,19 +91,29 @@ class ReverseDistillation(TrainedDetector):
         """
         return self.fuse(self.branch_maps(*inputs))
 
+    def forward_each(self, samples: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return score and map of each sample. All networks run once, see `branch_maps`."""
+        maps = self.branch_maps(*(torch.cat(images) for images in zip(*samples, strict=True)))
+        maps_of_samples = maps.unflatten(0, (len(self.branches), len(samples))).unbind(1)
+        return [self.fuse(own) for own in maps_of_samples]
+
     def branch_maps(self, *inputs: Tensor) -> Tensor:
-        """Return the map of each branch before calibration and blur, float32 `[branches, size, size]`."""
+        """Return the map of each branch before calibration and blur, float32 `[branches, size, size]`.
+
+        For several samples, inputs `[B, size, size, 3]`, the result is `[branches * B, size, size]`: the maps of all
+        samples of the first branch, then those of the second.
+        """
         own = self.features(*inputs)
         branches = zip(self.branches, own, self._other(own), strict=True)
         return torch.cat([self.distance(_fused(student, mine, other), mine) for student, mine, other in branches])
 
     def features(self, *inputs: Tensor) -> list[list[Tensor]]:
-        """Return the teacher's features of levels 1-3 of each input, `[1, C, h, w]`. All inputs are one batch."""
+        """Return the teacher's features of levels 1-3 of each input, `[B, C, h, w]`. All inputs are one batch."""
         images = [self.teacher.normalise(image) for image in inputs]
         if len(images) == 1:
             return [self.teacher(images[0])]
         levels = self.teacher(torch.cat(images))
-        return [list(sample) for sample in zip(*(level.split(1) for level in levels), strict=True)]
+        return [list(sample) for sample in zip(*(level.split(len(images[0])) for level in levels), strict=True)]
 
     def _other(self, own: list[list[Tensor]]) -> Sequence[list[Tensor] | None]:
         """Return the features of the other modality for each branch, None for a student without it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,7 +68,16 @@ class PatchFeatures(nn.Module):
         # The row of a cell that is not searched: no row has this index, so an engine that checks indices fails.
         self.register_buffer("unsearched", torch.full((extractor.grid**2,), 2**31 - 1), persistent=False)
 
-    def forward(self, *inputs: Tensor, searched: Tensor | None = None) -> Patches:
+    def tokens_of_each(self, images: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return features `[grid², C']` of several images `[1, size, size, 3]`, by one run of the extractor.
+
+        The result is None for the inputs of a point extractor, whose samples have no common shape.
+        """
+        if isinstance(self.extractor, TimmBackbone):
+            return list(self.extractor(torch.cat(list(images))).unbind())
+        return [None] * len(images)
+
+    def forward(self, *inputs: Tensor, searched: Tensor | None = None, tokens: Tensor | None = None) -> Patches:
         """Return rows and cells of one sample.
 
         For a cloud the rows are `weights @ group features`: interpolation, zero fill and pooling as one
@@ -75,9 +86,10 @@ class PatchFeatures(nn.Module):
         Args:
             inputs: Network inputs of the modality, see `input_names`.
             searched: Cells int64 `[R]` of an image of the part alone that get a row, in order; None takes all.
+            tokens: Features of the image from `tokens_of_each`; None to run the extractor.
         """
         if isinstance(self.extractor, TimmBackbone):
-            rows = self.extractor(inputs[0])[0]
+            rows = self.extractor(inputs[0])[0] if tokens is None else tokens
             return self._cut_out(rows, inputs[0], searched) if self.cut_out else (self.project(rows), self.every_cell)
         centers, groups, weights, cells = inputs
         return weights @ self.project(self.extractor(centers, groups)[0]), cells.long()
@@ -182,6 +194,11 @@ def project(projection: nn.Module, rows: Tensor) -> Tensor:
     if isinstance(projection, nn.Linear):
         rows = projection(rows.to(projection.weight.dtype))
     return rows.float()
+
+
+def alone(cells: Tensor) -> Tensor:
+    """Return True for each cell `[grid²]` that shares its row with no other cell, as background cells do."""
+    return cells.bincount()[cells] == 1
 
 
 def hallucination_grid(recipe: Recipe, main_grid: int, other_grid: int) -> int:

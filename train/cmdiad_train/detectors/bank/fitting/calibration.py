@@ -9,17 +9,21 @@ from torch import Tensor
 
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.features.patches import Patches
+from cmdiad_train.detectors.bank.features.patches import Patches, alone
 from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
+from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import fusion_weights
-from cmdiad_train.detectors.bank.memory_bank import MemoryBank
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.run_files import load_chosen
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.recipe import bank_part
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
 
-LEFT_OUT = "left-out"
-"""Folder of a run with the scores of training samples that were held out so far; deleted when the family is fitted."""
+LEFT_OUT = "held-out-distances"
+"""Folder of a run with the distances of training samples that were held out so far; deleted at the end."""
+
+Compared = tuple[Tensor, Tensor]
+"""Score `[]` and plain distances `[grid²]` of one sample and bank."""
 
 Scored = tuple[Tensor, Tensor]
 """Unfused scores `[banks]` and maps `[banks, size, size]` of one sample; maps lie over the image of the sensor."""
@@ -32,24 +36,26 @@ def calibrate_fusion(
     banks: Sequence[MemoryBank],
     patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
 ) -> tuple[list[float], list[float]]:
-    """Set the fusion weights of a detector, and return fused scores and map maxima of good samples.
+    """Set fusion weights and factors of a detector, and return fused scores and map maxima of good samples.
 
     The samples are the held-out ones and the training samples, each of these scored against banks that were made
-    without it.
+    without it. The factors of relative distances are learnt from the training samples. The map of a training sample
+    uses factors that were learnt without the sample.
 
     Args:
         context: The training.
-        detector: Detector whose fusion weights are set in place.
+        detector: Detector whose fusion weights and factors are set in place.
         banks: Banks of the detector.
         patches: Patch features of the training samples, by bank and sample: all of them, and those that an inspection
             mask does not ignore, which make up the banks.
     """
+    trained = _without_own_rows(context, detector, banks, patches)
     held_out = _held_out_patches(context, detector)
     scored = []
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
         scored.append(_over_sensor(context, files, detector.score_each(sample)))
         context.reporter.step("calibrate threshold", i + 1, len(held_out))
-    scored += _without_own_rows(context, detector, banks, patches)
+    scored += trained
     is_published = bank_part(context.recipe).fusion == "ocsvm"
     fitted_on = _against_own_rows(context, detector, patches[0]) if is_published else scored
     detector.score_weights = fusion_weights(torch.stack([s for s, _ in fitted_on]), context.recipe)
@@ -89,22 +95,57 @@ def _without_own_rows(
     banks: Sequence[MemoryBank],
     patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
 ) -> list[Scored]:
-    """Score every training sample against banks that were made without the sample, and without its whole picture."""
+    """Score every training sample against banks that were made without the sample, and without its whole picture.
+
+    Sets the factors of relative distances.
+    """
     pictures = [i // context.preprocessing.parts for i in range(len(context.train))]
     chosen = load_chosen(context.run)
     by_bank: list[list[Scored]] = []
+    factors: list[Tensor | None] = []
     for number, (bank, of_bank, every, inspected) in enumerate(zip(banks, chosen, *patches, strict=True)):
         without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device)
-        scored: list[Scored] = []
+        compared: list[Compared] = []
         for picture in dict.fromkeys(pictures):
-            scored += _of_picture(context, detector, number, picture, without, every)
-            done, total = number * len(every) + len(scored), len(banks) * len(every)
+            compared += _of_picture(context, detector, number, picture, without, every)
+            done, total = number * len(every) + len(compared), len(banks) * len(every)
             context.reporter.step("hold out training samples", done, total)
-        by_bank.append(scored)
+        scorer = detector.scorer(number, bank)
+        usual = _usual_distances(context, scorer, compared, every, pictures)
+        by_bank.append(_with_maps(scorer, compared, usual, pictures))
+        factors.append(None if usual is None else usual.factors())
+    detector.set_factors(factors)
     return [
         _over_sensor(context, files, (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
         for files, unfused in zip(context.train, zip(*by_bank, strict=True), strict=True)
     ]
+
+
+def _with_maps(
+    scorer: BankScorer, compared: Sequence[Compared], usual: UsualDistances | None, pictures: Sequence[int]
+) -> list[Scored]:
+    """Return score and map of each training sample. Factors of relative distances do not know the sample's picture."""
+    scored = []
+    for picture, (score, distances) in zip(pictures, compared, strict=True):
+        shown = distances if usual is None else distances * usual.factors(without=picture)
+        scored.append((score, scorer.map(shown)))
+    return scored
+
+
+def _usual_distances(
+    context: FitContext,
+    scorer: BankScorer,
+    compared: Sequence[Compared],
+    patches: Sequence[Patches],
+    pictures: Sequence[int],
+) -> UsualDistances | None:
+    """Return the usual distances of the training samples of one bank, or None if the recipe takes plain distances."""
+    if bank_part(context.recipe).distances == "plain":
+        return None
+    on_part = torch.stack([alone(cells) for _, cells in patches])
+    if scorer.kept_cells is not None:
+        on_part &= scorer.kept_cells > 0
+    return UsualDistances(torch.stack([distances for _, distances in compared]), on_part, pictures)
 
 
 def _of_picture(
@@ -114,15 +155,15 @@ def _of_picture(
     picture: int,
     without: BanksWithout,
     patches: Sequence[Patches],
-) -> list[Scored]:
-    """Return score `[]` and map `[size, size]` of each part in a picture, of an earlier attempt if there is one."""
+) -> list[Compared]:
+    """Return score and distances of each part in a picture, of an earlier attempt if there is one."""
     file = context.run / LEFT_OUT / f"{number}-{picture:06d}.safetensors"
     if not file.exists():
         scorer = detector.scorer(number, without.without(picture))
         first = picture * context.preprocessing.parts
-        results = [scorer(*patches[i]) for i in range(first, first + context.preprocessing.parts)]
-        scores, maps = (torch.stack(values) for values in zip(*results, strict=True))
+        results = [scorer.compare(*patches[i]) for i in range(first, first + context.preprocessing.parts)]
+        scores, distances = (torch.stack(values) for values in zip(*results, strict=True))
         file.parent.mkdir(exist_ok=True)
-        save_tensors(file, {"scores": scores, "maps": maps})
+        save_tensors(file, {"scores": scores, "distances": distances})
     tensors = load_tensors(file)
-    return [*zip(tensors["scores"], tensors["maps"], strict=True)]
+    return [*zip(tensors["scores"], tensors["distances"], strict=True)]
