@@ -21,6 +21,7 @@ from cmdiad_train.cli import train
 from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.cfm.detector import CrossmodalMapping
 from cmdiad_train.detectors.cfm.features import CellFeatures, Extractors
+from cmdiad_train.detectors.cfm.fitting.features import features_digest
 from cmdiad_train.detectors.cfm.fitting.fit import require_error
 from cmdiad_train.detectors.cfm.fitting.training import centre_targets
 from cmdiad_train.detectors.cfm.mappings import Mappings, mapping_loss, residual
@@ -152,6 +153,16 @@ def test_an_interrupted_training_ends_with_the_same_files(
     fit(data, None, recipe, again)
     for name in (EXTRACTORS, MAPPINGS, "calibration.json"):
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_stored_features_are_those_of_the_same_stages_and_grid() -> None:
+    digests = []
+    for stages, grid in (((1, 2), 8), ((1, 2), 8), ((1, 2), 4), ((0, 2), 8)):
+        backbone = RgbExtractor("test_resnet", stages, grid)
+        recipe = Recipe(CfmRecipe(backbone, backbone), modality="both", size=SIZE, view="top")
+        digests.append(features_digest(Extractors(recipe), recipe))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_the_map_is_the_product_of_both_residuals_where_points_are() -> None:

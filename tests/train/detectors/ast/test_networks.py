@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.ast.fitting.features import features_digest
 from cmdiad_train.detectors.ast.networks.cells import Cells, Standardisation
 from cmdiad_train.detectors.ast.networks.extractor import CellFeatures
 from cmdiad_train.detectors.ast.networks.flow import Flow
@@ -100,6 +101,16 @@ def test_features_of_cells_are_the_tokens_of_the_backbone() -> None:
     assert features.shape == (1, module.channels, 8, 8)
     assert torch.equal(features[0, :, 3, 5], tokens[0, 3 * 8 + 5])
     assert not module.train().backbone.model.training
+
+
+def test_stored_features_are_those_of_the_same_stages_and_cells() -> None:
+    digests = []
+    for stages, cell in (((0, 1), 8), ((0, 1), 8), ((1, 2), 8), ((0, 1), 16)):
+        part = AstRecipe(extractor=RgbExtractor("test_resnet", stages), cell=cell)
+        cells = Cells(Recipe(part, size=64), CellFeatures(part.extractor, size=64, grid=64 // cell))
+        digests.append(features_digest(cells, part))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_standardisation() -> None:

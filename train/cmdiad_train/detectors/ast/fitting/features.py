@@ -12,7 +12,7 @@ from cmdiad_train.detectors.ast.networks.cells import Cells, Standardisation
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.detectors.training_features import FeatureCache, Features, Maps
 from cmdiad_train.features import FeatureStore, extractor_digest
-from cmdiad_train.recipe import ast_part
+from cmdiad_train.recipe import AstRecipe, ast_part
 
 LEAST_DEVIATION = 1e-3
 """Smallest deviation of a channel, as a share of its magnitude; one that varies less is centred, but not scaled."""
@@ -51,10 +51,15 @@ def training_features(context: FitContext, store: FeatureStore, cells: Cells) ->
         inputs = as_tensors(context.samples.prepared(context.train[index]).inputs)
         return list(cells({name: tensor.to(context.device) for name, tensor in inputs.items()}))
 
-    how = {"family": "ast", "mode": part.mode, "geometry": part.geometry, "cell": part.cell}
-    digest = extractor_digest(cells, how)
+    digest = features_digest(cells, part)
     keys = [cache.key(digest, files, context.recipe.modality) for files in context.train]
     return cache.computed("extract features", Features(keys, compute, context.device))
+
+
+def features_digest(cells: Cells, part: AstRecipe) -> str:
+    """Return the digest of the features of the cells for the keys of stored features."""
+    fields = {"mode": part.mode, "geometry": part.geometry, "cell": part.cell, "stages": part.extractor.stages}
+    return extractor_digest(cells, {"family": "ast", **fields})
 
 
 def channel_statistics(features: Features, samples: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from cmdiad_train.detectors.cfm.features import CellFeatures, Extractors
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.detectors.training_features import FeatureCache, Features, Maps
 from cmdiad_train.features import FeatureStore, extractor_digest
+from cmdiad_train.recipe import Recipe, cfm_part
 
 
 class TrainingFeatures:
@@ -26,7 +27,7 @@ class TrainingFeatures:
         self._context, self._extractors = context, extractors.to(context.device)
         kept = None if context.kept is None else marked_cells(context.kept[0], extractors.grid)
         self._kept = None if kept is None else kept.to(context.device)
-        cache, digest = FeatureCache(context, store), extractor_digest(extractors, {"family": "cfm"})
+        cache, digest = FeatureCache(context, store), features_digest(extractors, context.recipe)
         keys = [cache.key(digest, files, "both") for files in context.train]
         self._features = cache.computed("extract features", Features(keys, self._compute, context.device))
 
@@ -50,6 +51,13 @@ class TrainingFeatures:
             compared &= self._kept.repeat(len(chosen))
             _require_cells(compared)
         return CellFeatures(xyz[compared], rgb[compared])
+
+
+def features_digest(extractors: Extractors, recipe: Recipe) -> str:
+    """Return the digest of the extractors for the keys of stored features; the weights do not state stages and grid."""
+    return extractor_digest(
+        extractors, {"family": "cfm", "stages": cfm_part(recipe).rgb.stages, "grid": extractors.grid}
+    )
 
 
 def _rows(maps: Tensor) -> Tensor:
