@@ -155,6 +155,7 @@ def test_published_means_are_those_of_the_classes() -> None:
         (("--set", "epochs"), "is not NAME=VALUE"),
         (("--set", "epoch=1"), "No such option"),
         (("--set", "crystal.epochs=1"), "'crystal' is not one of bank"),
+        *((("--set", f"{name}=x"), "is no setting of a comparison") for name in ("modality", "bank.family", "mask")),
     ],
 )
 def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...], words: str) -> None:

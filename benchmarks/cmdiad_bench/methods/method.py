@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import click
@@ -51,7 +51,7 @@ class Choice:
 
 
 def methods_of(data: Path, choice: Choice) -> list[Method]:
-    """Return the chosen methods. A modality that a family cannot inspect is left out unless it was named.
+    """Return the chosen methods, without the modalities that a family cannot inspect.
 
     Args:
         data: Data set; only the names of its categories are read.
@@ -59,7 +59,7 @@ def methods_of(data: Path, choice: Choice) -> list[Method]:
 
     Raises:
         RunError: Weights are missing, settings contradict each other, or no method is left.
-        click.UsageError: A setting is no option of `cmdiad-train`, or has an impossible value.
+        click.UsageError: A setting is no option that a comparison can set, or its value is impossible.
     """
     methods = []
     for family in choice.families or family_names():
@@ -98,10 +98,24 @@ def _arguments(family: str, settings: Mapping[str, str]) -> Sequence[str]:
         prefix, dot, rest = name.partition(".")
         if dot and prefix not in all_families:
             raise click.BadParameter(f"{prefix!r} is not one of {', '.join(all_families)}", param_hint="--set")
+        _require_setting(rest if dot else name)
         if (dot and prefix != family) or (not dot and f"--{name}" in foreign):
             continue
         arguments += [f"--{rest if dot else name}", value]
     return arguments
+
+
+def _require_setting(name: str) -> None:
+    """Raise click.BadParameter for an option of `cmdiad-train` that the comparison sets itself or cannot pass on."""
+    settings = {f.name for f in fields(Recipe)} - {"modality", "mask"}
+    settings |= {option.name for family in family_names() for option in family_options(family) if option.name}
+    if name in {
+        text.removeprefix("--")
+        for option in train_command.params
+        if option.name not in settings
+        for text in option.opts
+    }:
+        raise click.BadParameter(f"{name!r} is no setting of a comparison", param_hint="--set")
 
 
 def _needed(recipe: Recipe) -> frozenset[Modality]:
