@@ -94,6 +94,12 @@ def test_features_of_tokens_need_the_grid_of_the_cells() -> None:
         CellFeatures(spec, size=64, grid=8)
 
 
+def test_the_published_network_needs_cells_of_its_stride() -> None:
+    spec = replace(PUBLISHED_AST.extractor, weights="seeded")
+    with pytest.raises(RunError, match="found a grid of 2 x 2 tokens.*4 x 4, the cells"):
+        CellFeatures(spec, size=64, grid=4, published=True)
+
+
 def test_features_of_cells_are_the_tokens_of_the_backbone() -> None:
     module = CellFeatures(RgbExtractor("test_resnet", (0, 1)), size=64, grid=8)
     image = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.recipe import RgbExtractor
+from cmdiad_train.recipe.ast import PUBLISHED_CELL
 
 PUBLISHED_NETWORK = "tf_efficientnet_b5"
 _PUBLISHED_GROUPS = 6
@@ -43,15 +44,15 @@ class CellFeatures(nn.Module):
         self.grid = grid
         self.backbone = TimmBackbone(replace(spec, grid=grid if spec.stages else None), size=size, seed=seed)
         self._published = published and spec.backbone.partition(".")[0] == PUBLISHED_NETWORK
+        self.channels, own_grid = self.backbone.width, self.backbone.grid
         if self._published:
             publish(self.backbone.model)
             self.channels = int(self.backbone.model.blocks[-1][-1].conv_pwl.out_channels)
-            return
-        self.channels = self.backbone.width
-        if self.backbone.grid != grid:
+            own_grid = size // PUBLISHED_CELL
+        if own_grid != grid:
             raise RunError(
                 f"backbone {spec.backbone}",
-                found=f"a grid of {self.backbone.grid} x {self.backbone.grid} tokens",
+                found=f"a grid of {own_grid} x {own_grid} tokens",
                 expected=f"one of {grid} x {grid}, the cells of the detector",
                 action="Change --size or --cell, or choose a CNN",
             )
@@ -90,7 +91,7 @@ def publish(model: Any) -> None:
 
 
 def _padded(convolution: nn.Conv2d, padding: tuple[int, int]) -> nn.Sequential:
-    """Return a convolution after explicit zero padding, with the same weights, of one that pads by itself."""
+    """Return explicit zero padding and a convolution with the weights of one that computes its padding itself."""
     plain = nn.Conv2d(
         convolution.in_channels,
         convolution.out_channels,
