@@ -23,7 +23,7 @@ STOP_SHARE = 0.1
 """Share of the training samples that choose the best epoch, if the recipe stops early. These are never held-out
 samples: the threshold would be too low if the samples that set it had chosen the network."""
 CHECKPOINT_SECONDS = 60.0
-"""Time between two checkpoints. A checkpoint is three times as large as the network, up to 2.3 GB."""
+"""Time between two checkpoints. A checkpoint is three times as large as the network, or four times with patience."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class BankScorer(nn.Module):
         if self.image_score == "max":
             return farthest
         assert self.neighbours is not None
-        around = self.neighbours[index[worst]][0]  # [2]
+        around = self.neighbours[index[worst]][0]  # [n]
         counts_itself = self.image_score == "patchcore"
         scale = self.std if counts_itself else queries.shape[1] ** -0.5
         to_neighbours = self.search.distance_to(queries[worst][0], around)

@@ -34,8 +34,8 @@ def residual(predicted: Tensor, measured: Tensor) -> Tensor:
     """Return the distance between predicted and measured features of unit length, float32 `[n]`, 0 to 2.
 
     Args:
-        predicted: CellFeatures float32 `[n, C]` that a mapping returns.
-        measured: CellFeatures float32 `[n, C]` of the extractor.
+        predicted: Features float32 `[n, C]` that a mapping returns.
+        measured: Features float32 `[n, C]` of the extractor.
     """
     return torch.linalg.vector_norm(_unit(predicted) - _unit(measured), dim=1)
 

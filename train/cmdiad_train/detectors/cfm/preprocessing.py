@@ -14,7 +14,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
 
     Args:
         recipe: Recipe of the detector.
-        colour: Kind of the images, "rgb" or "grey".
+        colour: Kind of the images.
         modality: Modality of the inputs.
     """
     return Preprocessing(
