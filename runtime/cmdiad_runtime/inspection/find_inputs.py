@@ -190,10 +190,13 @@ class _Search:
         suffixes = MODALITY_SUFFIXES[self.modality]
         loose = [path for path in files if path.parent.name not in self._layout_folders]
         chosen = loose_files(loose, self.modality)
-        for name in self._own_folders:
-            if own := [path for path in files if path.parent.name == name and path.suffix.lower() in suffixes]:
-                self.skipped["other folder"] += len(chosen)
-                return own
+        named = [path for path in files if path.suffix.lower() in suffixes]
+        own = [path for name in self._own_folders for path in named if path.parent.name == name]
+        if own:
+            first: dict[Path, Path] = {}  # A folder `depth` next to `xyz` has the same parts, one elsewhere has others.
+            kept = [path for path in own if first.setdefault(path.parent.parent, path.parent) == path.parent]
+            self.skipped["other folder"] += len(chosen) + len(_parts(own) - _parts(kept))
+            return sorted(kept)
         parts = {path.with_suffix("") for path in chosen}
         others = [path for path in loose if path.with_suffix("") not in parts]
         self.skipped["other format"] += len(others)
@@ -208,6 +211,11 @@ class _Search:
             return False
         self.seen.update(filter(None, [identity]))
         return True
+
+
+def _parts(files: Sequence[Path]) -> set[Path]:
+    """Return what distinguishes the parts of files in folders of modalities: place and name without suffix."""
+    return {path.parent.parent / path.stem for path in files}
 
 
 def skipped_file(path: Path) -> Skipped | None:

@@ -182,6 +182,16 @@ def test_loose_files_next_to_data_set_folders_are_counted(tmp_path: Path) -> Non
     assert search(tmp_path, "xyz") == (["good/xyz/0.tiff"], {"mask": 1})
 
 
+def test_every_name_of_a_modalitys_folder_is_searched(tmp_path: Path) -> None:
+    touch(tmp_path, "b/ir/0.png", "a/infrared/0.png", "c/infrared/0.png", "c/ir/0.png", "c/ir/1.png")
+    inputs = find_inputs([tmp_path], "rgb", "infrared")
+    names = [str(path.relative_to(tmp_path)) for path in inputs.paths]
+    assert names == ["a/infrared/0.png", "b/ir/0.png", "c/infrared/0.png"]
+    assert inputs.skipped == {"other folder": 1}  # c/ir/1.png; the part of c/ir/0.png is inspected
+    touch(tmp_path, "d/depth/0.png", "e/xyz/0.ply")
+    assert search(tmp_path, "xyz") == (["d/depth/0.png", "e/xyz/0.ply"], {})
+
+
 def test_clouds_next_to_their_images_are_not_counted(tmp_path: Path) -> None:
     touch(tmp_path, "0.png", "0.tiff", "1.ply")
     assert search(tmp_path) == (["0.png"], {"other format": 1})
