@@ -61,6 +61,11 @@ def folders_of(modality: Modality, image_modality: str = "rgb") -> tuple[str, ..
     return TABLE[image_modality if modality == "rgb" else modality].folders
 
 
+def image_mask_folder(name: str, image_modality: str) -> str:
+    """Return the name of the folder with masks that are drawn on an image next to that of the camera: `gt-infrared`."""
+    return f"{name}-{image_modality}"
+
+
 def name_of(modality: str, image_modality: str) -> str:
     """Return the name of what a detector inspects, as an option of commands has it.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from cmdiad_runtime.modalities import folders_of
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, folders_of, image_mask_folder
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
@@ -36,7 +36,8 @@ SKIPPED_TEXTS: dict[Skipped, str] = {
 """Text for people, by reason."""
 assert set(SKIPPED_TEXTS) == set(get_args(Skipped))
 
-_MASK_FOLDERS = frozenset(["gt", "mask", "masks", "ground_truth", "groundtruth"])
+_MASKS = ("gt", "mask", "masks", "ground_truth", "groundtruth")
+_MASK_FOLDERS = frozenset([*_MASKS, *(image_mask_folder(name, image) for name in _MASKS for image in IMAGE_MODALITIES)])
 _THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "__macosx"])
 _SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+found"])
 _MASK_ENDINGS = ("_mask", "-mask")

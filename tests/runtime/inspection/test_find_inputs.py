@@ -41,6 +41,7 @@ def search(folder: Path, modality: str = "rgb") -> tuple[list[str], dict[str, in
         ("ground_truth/dent/part.png", "mask"),
         ("GT/part.png", "mask"),
         ("part_mask.png", "mask"),
+        ("gt-infrared/part.png", "mask"),
         ("out/overlays/part.png", "own result"),
         ("deep/er/out/overlays/part.png", "own result"),
         ("part.gif", "other format"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.modalities import TABLE, folders_of
+from cmdiad_runtime.modalities import TABLE, folders_of, image_mask_folder
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, loose_files
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
@@ -128,7 +128,7 @@ def mask_folder(folder: Path, name: str, image: str) -> Path:
         image: Name of the image modality.
     """
     drawn_on_other = image != "rgb" and any((folder / place).is_dir() for place in folders_of("rgb"))
-    return folder / (f"{name}-{image}" if drawn_on_other else name)
+    return folder / (image_mask_folder(name, image) if drawn_on_other else name)
 
 
 def find_loose(folder: Path, modality: Modality) -> FilesByStem:
