@@ -25,11 +25,10 @@ from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspection.find_inputs import skipped_folder
-from cmdiad_runtime.modalities import IMAGE_MODALITIES
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, SAMPLE_FOLDERS
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder
 from cmdiad_train.datasets.layouts.listing import (
-    SAMPLE_FOLDERS,
     FilesByStem,
     Listing,
     find_loose,
