@@ -6,6 +6,8 @@ not read, belongs to the part, so that a broken sensor is never taken for an abs
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_modality
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)
+_SETTLED_NS = 5_000_000_000
+"""Age of a folder's last change from which a listing is kept: a file that is added within the same step of the file
+system's clock (2 s on FAT) leaves the time of the change as it was."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,18 @@ class PartFinder:
         try:
             changed = folder.stat().st_mtime_ns
             known = self._names.get(folder)
-            if known is None or known[0] != changed:
-                by_stem: dict[str, list[Path]] = {}
-                for entry in folder.iterdir():
-                    by_stem.setdefault(entry.stem.lower(), []).append(entry)
-                known = self._names[folder] = (changed, by_stem)
+            if known is not None and known[0] == changed:
+                return known[1].get(stem.lower(), [])
+            by_stem: dict[str, list[Path]] = {}
+            for entry in folder.iterdir():
+                by_stem.setdefault(entry.stem.lower(), []).append(entry)
         except _NOT_THERE:
+            if os.path.lexists(folder):  # A broken link, or no folder: the place of the files is broken, not absent.
+                raise
             return []
-        return known[1].get(stem.lower(), [])
+        if time.time_ns() - changed > _SETTLED_NS:
+            self._names[folder] = (changed, by_stem)
+        return by_stem.get(stem.lower(), [])
 
 
 def find_pattern_inputs(paths: Sequence[Path]) -> InputFiles:
