@@ -65,13 +65,16 @@ class PartFinder:
             path: Image or cloud; need not exist, because reading reports an absent file.
 
         Raises:
-            InputError: The part has another file in a format that cmdiad does not read.
+            InputError: The part has another file in a format that cmdiad does not read, or a second cloud, which would
+                be inspected in place of the named one.
             OSError: The folder of the other file cannot be searched.
         """
         is_cloud = _modality_of(path) == "xyz"
         other = _first_present(image_candidates(path) if is_cloud else cloud_candidates(path))
         if other is None:
             self._refuse_other_format(path, "xyz" if is_cloud else "rgb")
+        elif is_cloud:
+            _refuse_second_cloud(path, other)
         return PartFiles(other, path) if is_cloud else PartFiles(path, other)
 
     def _refuse_other_format(self, path: Path, modality: Modality) -> None:
@@ -142,6 +145,20 @@ def _modality_of(path: Path) -> Modality:
         if path.parent.name in folders:
             return modality
     return loose_modality(path) or "xyz"
+
+
+def _refuse_second_cloud(cloud: Path, image: Path) -> None:
+    """Raise InputError if the part has another cloud, because the files are read by the name of the image."""
+    named = str(cloud).lower()  # A file system may have one file under a name in upper and in lower case.
+    second = _first_present(path for path in cloud_candidates(image) if str(path).lower() != named)
+    if second is not None:
+        raise InputError(
+            cloud,
+            found=f"a second cloud {second} of the same part",
+            expected="one cloud of a part",
+            action=f"move one of the clouds away, or pass the image {image}",
+            reason="unsupported",
+        )
 
 
 def _first_present(candidates: Iterable[Path]) -> Path | None:

@@ -95,6 +95,19 @@ def test_other_file_in_a_format_that_is_not_read_is_no_absent_modality(tmp_path:
     assert raised.value.reason == "unsupported"
 
 
+@pytest.mark.parametrize(
+    ("cloud", "second"), [("depth/0.png", "xyz/0.tiff"), ("xyz/0.tiff", "depth/0.png"), ("xyz/0.ply", "xyz/0.tiff")]
+)
+def test_named_cloud_is_never_replaced_by_a_second_one(tmp_path: Path, cloud: str, second: str) -> None:
+    touch(tmp_path, "rgb/0.png", cloud)
+    assert PartFinder().files_of(tmp_path / cloud).pattern == "both"
+    touch(tmp_path, second)
+    with pytest.raises(InputError, match=second) as raised:
+        PartFinder().files_of(tmp_path / cloud)
+    assert raised.value.reason == "unsupported"
+    assert PartFinder().files_of(tmp_path / "rgb" / "0.png").pattern == "both"
+
+
 def test_files_that_accompany_a_part_are_no_modality(tmp_path: Path) -> None:
     touch(tmp_path, "0.png", "0.json", "0.txt", "0.jpg", "0_mask.png")
     (tmp_path / "0").mkdir()
