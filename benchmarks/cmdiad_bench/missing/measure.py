@@ -22,7 +22,7 @@ from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import GOOD, Category, open_category
-from cmdiad_train.evaluation.bootstrap import RESAMPLES, Interval, draw_counts, percentiles
+from cmdiad_train.evaluation.bootstrap import mean_auroc_interval
 from cmdiad_train.evaluation.metrics import auroc
 
 FloatArray = npt.NDArray[np.float64]
@@ -164,28 +164,6 @@ def figures(scored: PatternScores, kind: Kind, rate: int) -> dict[str, Any]:
         "false_rejects": [int((of_mask & ~defective).sum()) for of_mask in rejected],
         "missed_defects": [int((~of_mask & defective).sum()) for of_mask in rejected],
     }
-
-
-def mean_auroc_interval(defective: BoolArray, scores: FloatArray, resamples: int = RESAMPLES) -> Interval | None:
-    """Return the 95 % interval of the mean AUROC over masks, where whole samples are resampled with all their masks.
-
-    Args:
-        defective: True for each defective sample, bool `[n]`.
-        scores: Normalised scores of each mask, float64 `[masks, n]`.
-        resamples: Number of resamples; the seed is fixed.
-
-    Returns:
-        Low and high end, or None with fewer than two good or two defective samples.
-    """
-    if not 2 <= int(defective.sum()) <= defective.size - 2:
-        return None
-    counts = draw_counts(defective, resamples)
-    won = np.zeros(resamples)
-    for of_mask in scores:
-        above, below = of_mask[defective][:, None], of_mask[~defective][None, :]
-        wins = (above > below) + 0.5 * (above == below)  # [defects, good]
-        won += (counts[:, defective] @ wins * counts[:, ~defective]).sum(axis=1) / wins.size
-    return percentiles(won / len(scores))
 
 
 def _without(sample: Sample, pattern: Sensors) -> Sample:
