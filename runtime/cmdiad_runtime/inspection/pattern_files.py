@@ -53,7 +53,7 @@ class PartFiles:
 
 
 class PartFinder:
-    """Search for the other file of a part. The names in a folder are read again only if the folder has changed."""
+    """Search for the other file of a part. The names in a folder are kept until the folder changes."""
 
     def __init__(self) -> None:
         self._names: dict[Path, tuple[int, Mapping[str, list[Path]]]] = {}
