@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cmdiad_export.graph.batch import save_with_weights_of
+from cmdiad_export.graph.batch import require_batch_fits, save_with_weights_of
 from cmdiad_export.graph.exporter import OPSET, export_graph, graph_of
 from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.reduction import Graphs, HalfGraphs, QuantisedGraphs, reduce_precision
@@ -22,7 +22,7 @@ from cmdiad_runtime.bundle.manifest_records import batch_file
 from cmdiad_runtime.engines import Precision, open_engine
 from cmdiad_runtime.engines.batch import BatchEngine
 from cmdiad_runtime.engines.graph_file import graph_bytes, joint_digest, weights_digest
-from cmdiad_runtime.errors import CertificateError, EngineError
+from cmdiad_runtime.errors import CertificateError
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.detectors.family import SearchableDetector, TrainedDetector
@@ -101,8 +101,7 @@ class Certifier:
         Raises:
             CertificateError: A graph differs from the trained detector by more than its tolerance.
             RunError: The run has no samples to calibrate int8 or fp8 on.
-            EngineError: The search does not fit into its budget, or the detector has no networks that several samples
-                can share.
+            EngineError: The search does not fit into its budget, or see `require_batch_fits`.
         """
         self._require_search_passed()
         budget = self._budget(precision)
@@ -184,13 +183,7 @@ class Certifier:
             detector: Detector with the chosen search.
             graphs: Source of that graph if its precision is reduced.
         """
-        if "weights" in self._inputs:
-            raise EngineError(
-                "--batch",
-                found="a detector of groups of points, which are computed one sample at a time",
-                expected="a detector of images, such as --geometry normals",
-                action="leave --batch out",
-            )
+        require_batch_fits(detector, self._inputs, size)
         assert graphs is None or isinstance(graphs, HalfGraphs)
         detector = to_precision(detector, "fp32") if graphs is None else graphs.reduced
         softmax = graphs is not None and graphs.softmax

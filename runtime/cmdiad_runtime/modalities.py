@@ -47,6 +47,8 @@ TABLE: dict[str, NamedModality] = {modality.name: modality for modality in _TABL
 """All modalities by name."""
 IMAGE_MODALITIES: tuple[str, ...] = tuple(name for name, modality in TABLE.items() if modality.kind == "image")
 """Names of the image modalities, the colour or grey camera (`rgb`) first."""
+SAMPLE_FOLDERS: tuple[str, ...] = tuple(name for modality in _TABLE for name in modality.folders)
+"""Names of the sub-folders that hold the files of one modality."""
 MODALITY_OPTIONS: tuple[str, ...] = (*SENSORS, *(name for name in IMAGE_MODALITIES if name not in SENSORS))
 """Values of `--modality`."""
 
@@ -59,6 +61,11 @@ def folders_of(modality: Modality, image_modality: str = "rgb") -> tuple[str, ..
         image_modality: Name of the image.
     """
     return TABLE[image_modality if modality == "rgb" else modality].folders
+
+
+def image_mask_folder(name: str, image_modality: str) -> str:
+    """Return the name of the folder with masks that are drawn on an image next to that of the camera: `gt-infrared`."""
+    return f"{name}-{image_modality}"
 
 
 def name_of(modality: str, image_modality: str) -> str:
@@ -76,12 +83,11 @@ def sensor_text(name: str) -> str:
     return "camera and 3D sensor" if name == "both" else TABLE[name].sensor
 
 
-def foreign_folder(folder: str, modality: Modality, image_modality: str) -> bool:
-    """Return True if a folder's name states that the files in it are of another modality.
+def foreign_folder(folder: str, image_modality: str) -> bool:
+    """Return True if a folder's name states that the files in it are of another modality than the image.
 
-    For the camera (`rgb`) and the 3D sensor only the folders of the two are known: bundles of earlier versions inspect
-    files in a folder `thermal` as those in any other folder.
+    No folder is foreign to detectors of the camera (`rgb`) and the 3D sensor: bundles of earlier versions inspect files
+    in a folder `thermal` as those in any other folder.
     """
-    names = TABLE if image_modality != "rgb" else ("rgb", "xyz")
-    own = folders_of(modality, image_modality)
-    return folder not in own and any(folder in TABLE[name].folders for name in names)
+    own = folders_of("rgb", image_modality)
+    return image_modality != "rgb" and folder in SAMPLE_FOLDERS and folder not in own

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from cmdiad_bench.cli import cli
-from cmdiad_bench.missing.measure import PatternScores, figures, mean_auroc_interval, normaliser
+from cmdiad_bench.missing.measure import PatternScores, figures, normaliser
 from cmdiad_bench.missing.protocol import KINDS, MASKS, RATES, patterns_of_mask
 from cmdiad_bench.missing.table import as_markdown
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.names import SENSORS
-from cmdiad_train.evaluation.bootstrap import image_auroc_interval
 from helpers import assert_refused, command
 
 NAMES = [f"test/{defect}/{i:03}" for defect in ("good", "dent", "hole") for i in range(8)]
@@ -83,14 +82,6 @@ def test_sample_without_score_counts_in_the_verdicts_alone() -> None:
     row = figures(scored, "xyz", 100)
     assert row["false_rejects"] == [1] * 5
     assert row["image_auroc"] == 1.0
-
-
-def test_interval_of_one_mask_is_that_of_the_image_auroc() -> None:
-    rng = np.random.default_rng(0)
-    defective = np.arange(40) < 25
-    values = rng.normal(size=40) + defective
-    assert mean_auroc_interval(defective, np.array([values])) == image_auroc_interval(defective, values)
-    assert mean_auroc_interval(defective[:26], np.array([values[:26]])) is None
 
 
 def test_command_prints_and_writes_the_table(exported_for_any: Path, data: Path, tmp_path: Path) -> None:

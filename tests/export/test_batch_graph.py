@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
 from cmdiad_export.golden import golden_set
 from cmdiad_export.graph import storage
+from cmdiad_export.graph.batch import require_batch_fits
 from cmdiad_export.graph.exporter import graph_of
+from cmdiad_export.graph.ports import Ports
 from cmdiad_export.graph.storage import save_graph
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.bundle import Bundle
@@ -105,10 +108,7 @@ def test_results_of_one_image_too(bundle: Bundle) -> None:
 
 def test_reverse_distillation_runs_its_networks_once(fitted: Cached, tmp_path: Path) -> None:
     bundle = written(fitted("trd", "both"), tmp_path / "b.cmdiad")
-    counts = [
-        len([n for n in ir.load(path).graph if n.op_type == "Conv"]) for path in sorted(bundle.path.glob("*.onnx"))
-    ]
-    assert counts[0] == counts[1] > 0
+    assert_same_convolutions(bundle)
     check_each_place(bundle)
 
 
@@ -268,6 +268,15 @@ def test_quantised_graphs_and_plans_have_no_batch(trained: Cached, tmp_path: Pat
 def test_clouds_of_points_have_no_batch(trained: Cached, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="one sample at a time"):
         written(trained("xyz"), tmp_path / "b.cmdiad")
+
+
+def test_more_samples_than_a_small_grid_allows_are_refused() -> None:
+    """Each sample has an example list of another length; the shortest one has two cells."""
+    detector: Any = SimpleNamespace(searched_grids={"rgb_searched": 7, "surface_searched": 3})
+    require_batch_fits(detector, ["rgb", "surface"], 7)
+    assert [len(Ports.of(detector, {}, place).inputs[f"surface/{place}_searched"]) for place in (0, 6)] == [8, 2]
+    with pytest.raises(EngineError, match="8 samples.*3 cells per side.*at most 7"):
+        require_batch_fits(detector, ["rgb", "surface"], 8)
 
 
 def test_mixed_golden_samples_differ(bundle: Bundle) -> None:

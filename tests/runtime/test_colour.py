@@ -93,7 +93,7 @@ def test_other_files_of_sixteen_bits_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "float.tif", ramp().astype(np.float32), photometric="minisblack")
     for path in sorted(tmp_path.iterdir()):
         assert not is_grey16(path)
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="Save the image as 16-bit grey PNG or TIFF"):
             read_grey16(path)
 
 

@@ -183,5 +183,7 @@ def test_own_folder_and_own_masks(tmp_path: Path) -> None:
     (tmp_path / "NOK/gt-infrared").mkdir()
     Image.new("L", (8, 8), 255).save(tmp_path / "NOK/gt/0.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "NOK/gt-infrared/1.png")
-    masks = [files.ground_truth for files in category.split("test", ("rgb",)) if files.ground_truth]
+    test = category.split("test", ("rgb",))
+    assert {files.defect for files in test} == {"NOK"}  # no mask is taken for a part
+    masks = [files.ground_truth for files in test if files.ground_truth]
     assert masks == [tmp_path / "NOK/gt-infrared/1.png"]

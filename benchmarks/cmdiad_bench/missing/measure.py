@@ -21,8 +21,8 @@ from cmdiad_runtime.names import MODALITIES, SENSORS, Sensors
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets import GOOD, open_category
-from cmdiad_train.evaluation.bootstrap import RESAMPLES, Interval, draw_counts, percentiles
+from cmdiad_train.datasets import GOOD, Category, open_category
+from cmdiad_train.evaluation.bootstrap import mean_auroc_interval
 from cmdiad_train.evaluation.metrics import auroc
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ def measure_missing(
         BundleError: See `normaliser`.
     """
     opened = open_category(data, category)
-    scored = score_patterns(inspector, data, category, reporter)
+    scored = score_patterns(inspector, opened, reporter)
     usable = np.isfinite(scored.scores).all(axis=0)
     if not (usable & scored.defective).any() or not (usable & ~scored.defective).any():
         raise RunError(
@@ -113,9 +113,9 @@ def measure_missing(
     }
 
 
-def score_patterns(inspector: PatternInspector, data: Path, category: str | None, reporter: Reporter) -> PatternScores:
+def score_patterns(inspector: PatternInspector, category: Category, reporter: Reporter) -> PatternScores:
     """Inspect every complete test sample with every pattern; see `measure_missing`."""
-    samples = open_category(data, category).usable("test", MODALITIES).samples
+    samples = category.usable("test", MODALITIES).samples
     by_pattern = {one.pattern: one for one in inspector.inspectors}
     without_checks = {pattern: unchecked(one) for pattern, one in by_pattern.items()}
     normalise = {pattern: normaliser(one.bundle.calibration) for pattern, one in by_pattern.items()}
@@ -124,8 +124,9 @@ def score_patterns(inspector: PatternInspector, data: Path, category: str | None
     rejected = np.ones((len(SENSORS), len(samples)), dtype=np.bool_)
     for i, files in enumerate(samples):
         sample = guarded(files.name, partial(files.read, colour))
-        for row, pattern in enumerate(SENSORS if isinstance(sample, Sample) else ()):
-            assert not isinstance(sample, InputError)
+        for row, pattern in enumerate(SENSORS):
+            if isinstance(sample, InputError):
+                break  # Without a score, and rejected.
             measured = _without(sample, pattern)
             inspection = by_pattern[pattern].inspect(measured)
             rejected[row, i] = inspection.reason is not None
@@ -163,28 +164,6 @@ def figures(scored: PatternScores, kind: Kind, rate: int) -> dict[str, Any]:
         "false_rejects": [int((of_mask & ~defective).sum()) for of_mask in rejected],
         "missed_defects": [int((~of_mask & defective).sum()) for of_mask in rejected],
     }
-
-
-def mean_auroc_interval(defective: BoolArray, scores: FloatArray, resamples: int = RESAMPLES) -> Interval | None:
-    """Return the 95 % interval of the mean AUROC over masks, where whole samples are resampled with all their masks.
-
-    Args:
-        defective: True for each defective sample, bool `[n]`.
-        scores: Normalised scores of each mask, float64 `[masks, n]`.
-        resamples: Number of resamples; the seed is fixed.
-
-    Returns:
-        Low and high end, or None with fewer than two good or two defective samples.
-    """
-    if not 2 <= int(defective.sum()) <= defective.size - 2:
-        return None
-    counts = draw_counts(defective, resamples)
-    won = np.zeros(resamples)
-    for of_mask in scores:
-        above, below = of_mask[defective][:, None], of_mask[~defective][None, :]
-        wins = (above > below) + 0.5 * (above == below)  # [defects, good]
-        won += (counts[:, defective] @ wins * counts[:, ~defective]).sum(axis=1) / wins.size
-    return percentiles(won / len(scores))
 
 
 def _without(sample: Sample, pattern: Sensors) -> Sample:

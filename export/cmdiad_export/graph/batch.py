@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from cmdiad_export.graph.storage import PAGE
 from cmdiad_runtime.engines.graph_file import weights_path
+from cmdiad_runtime.engines.searched_cells import LEAST
+from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.files import atomic_write
 from cmdiad_train.detectors.family import TrainedDetector
 
@@ -31,6 +34,32 @@ class Batch(nn.Module):
         count = len(inputs) // self.size
         samples = [inputs[start : start + count] for start in range(0, len(inputs), count)]
         return tuple(result for results in self.detector.forward_each(samples) for result in results)
+
+
+def require_batch_fits(detector: TrainedDetector, inputs: Collection[str], size: int) -> None:
+    """Raise EngineError unless there is a graph of a detector for a number of samples.
+
+    Args:
+        detector: Detector of one sample.
+        inputs: Names of its network inputs.
+        size: Number of samples.
+    """
+    if "weights" in inputs:
+        raise EngineError(
+            "--batch",
+            found="a detector of groups of points, which are computed one sample at a time",
+            expected="a detector of images, such as --geometry normals",
+            action="leave --batch out",
+        )
+    # The examples of lists of searched cells have different lengths, see `Ports.of`, and at least LEAST cells.
+    most = min((grid**2 - LEAST for grid in detector.searched_grids.values()), default=size)
+    if size > most:
+        raise EngineError(
+            "--batch",
+            found=f"{size} samples, and features on a grid of {min(detector.searched_grids.values())} cells per side",
+            expected=f"at most {most} samples",
+            action="choose a smaller --batch, or leave --batch out",
+        )
 
 
 def save_with_weights_of(model: ir.Model, path: Path, first: Path) -> None:

@@ -136,12 +136,13 @@ class RunningStation:
             StationError: The station is away or not ready, or refuses the token.
         """
         status, content = self._request("GET", "recipes")
-        if status != 200:
+        if status in (401, 403):
             raise self._error(f"a refusal ({_reason(content)})", "a token of the role engineer", "pass another token")
         before = self.readiness()
-        if not before.ready:
+        if status != 200 or not before.ready:
+            problem = _reason(content) if status != 200 else before.problem
             raise self._error(
-                f"a station that is not ready ({before.problem})", "a ready one", "solve this, or stop the station"
+                f"a station that is not ready ({problem})", "a ready one", "solve this, or stop the station"
             )
 
     def readiness(self) -> Readiness:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +10,6 @@ from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
-
-if TYPE_CHECKING:
-    pass
 
 _ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".7z", ".xz")
 """Suffixes of packed folders."""

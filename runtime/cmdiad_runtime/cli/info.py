@@ -65,12 +65,11 @@ def main() -> None:
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the summary as names and texts, in the order of a reader's questions."""
+    lines = [(summary["kind"], summary["path"])]
     if "patterns" in summary:
-        lines = [(summary["kind"], summary["path"])]
         for pattern, inside in summary["patterns"].items():
             lines += [("", ""), ("samples with", PATTERN_TEXTS[pattern]), *_lines(inside)]
         return lines
-    lines = [(summary["kind"], summary["path"])]
     if summary["kind"] == "bundle":
         lines.append(("exported", summary["created"] or "at an unknown time"))
     else:

@@ -100,10 +100,11 @@ class TritonEngine:
         try:
             client = self._connected(deadline)
             outputs = self._infer(client, inputs, deadline)
-            answered_s = time.monotonic()
-            if self._first is not None and not self._count_proves_load(answered_s):
-                self._repeat_first(client, *self._first, deadline)
+            answered_s, count = time.monotonic(), self._count
             self._check_same_load(client, deadline)
+            if self._first is not None and not self._proves_load(count):
+                self._repeat_first(client, *self._first, deadline)
+                self._check_same_load(client, deadline)
         except NoAnswerError:
             self._disconnect()
             raise
@@ -134,9 +135,12 @@ class TritonEngine:
             self._proven_s = -math.inf
         return self._client
 
-    def _count_proves_load(self, now_s: float) -> bool:
-        """Return True if a new load could not have reached the number of inferences of the last check by now."""
-        return self._count > _LARGEST_RATE * (now_s - self._proven_s)
+    def _proves_load(self, count: int) -> bool:
+        """Return True if a load that is newer than the last proof could not have made this number of inferences by now.
+
+        Call this after the server has reported a larger number, because other lines use the model during that request.
+        """
+        return count > _LARGEST_RATE * (time.monotonic() - self._proven_s)
 
     def _repeat_first(self, client: TritonClient, inputs: Arrays, expected: Arrays, deadline: Deadline) -> None:
         """Raise EngineError if the model has other outputs for the first inputs than at the self-test."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from cmdiad_runtime.modalities import folders_of
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, folders_of, image_mask_folder
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
@@ -36,7 +36,8 @@ SKIPPED_TEXTS: dict[Skipped, str] = {
 """Text for people, by reason."""
 assert set(SKIPPED_TEXTS) == set(get_args(Skipped))
 
-_MASK_FOLDERS = frozenset(["gt", "mask", "masks", "ground_truth", "groundtruth"])
+_MASKS = ("gt", "mask", "masks", "ground_truth", "groundtruth")
+_MASK_FOLDERS = frozenset([*_MASKS, *(image_mask_folder(name, image) for name in _MASKS for image in IMAGE_MODALITIES)])
 _THUMBNAIL_FOLDERS = frozenset(["@eadir", "@__thumb", "thumbs", "thumbnails", "__macosx"])
 _SYSTEM_FOLDERS = frozenset(["$recycle.bin", "system volume information", "lost+found"])
 _MASK_ENDINGS = ("_mask", "-mask")
@@ -190,10 +191,13 @@ class _Search:
         suffixes = MODALITY_SUFFIXES[self.modality]
         loose = [path for path in files if path.parent.name not in self._layout_folders]
         chosen = loose_files(loose, self.modality)
-        for name in self._own_folders:
-            if own := [path for path in files if path.parent.name == name and path.suffix.lower() in suffixes]:
-                self.skipped["other folder"] += len(chosen)
-                return own
+        named = [path for path in files if path.suffix.lower() in suffixes]
+        own = [path for name in self._own_folders for path in named if path.parent.name == name]
+        if own:
+            first: dict[Path, Path] = {}  # A folder `depth` next to `xyz` has the same parts, one elsewhere has others.
+            kept = [path for path in own if first.setdefault(path.parent.parent, path.parent) == path.parent]
+            self.skipped["other folder"] += len(chosen) + len(_parts(own) - _parts(kept))
+            return sorted(kept)
         parts = {path.with_suffix("") for path in chosen}
         others = [path for path in loose if path.with_suffix("") not in parts]
         self.skipped["other format"] += len(others)
@@ -208,6 +212,11 @@ class _Search:
             return False
         self.seen.update(filter(None, [identity]))
         return True
+
+
+def _parts(files: Sequence[Path]) -> set[Path]:
+    """Return what distinguishes the parts of files in folders of modalities: place and name without suffix."""
+    return {path.parent.parent / path.stem for path in files}
 
 
 def skipped_file(path: Path) -> Skipped | None:

@@ -42,7 +42,7 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
             name of the file's folder is that of another modality.
     """
     kind: Modality = "rgb" if "rgb" in preprocessing.modalities else "xyz"
-    _check_folder(path, kind, preprocessing.image_modality)
+    _check_folder(path, preprocessing.image_modality)
     image = path if kind == "rgb" else None
     try:
         cloud = None
@@ -55,14 +55,14 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         raise
 
 
-def _check_folder(path: Path, modality: Modality, image_modality: str) -> None:
+def _check_folder(path: Path, image_modality: str) -> None:
     """Raise InputError if the file lies in a data set's folder of another modality."""
-    if image_modality != "rgb" and foreign_folder(path.parent.name, modality, image_modality):
+    if foreign_folder(path.parent.name, image_modality):
         raise InputError(
             path,
             found=f"a file in the folder {path.parent.name}, which is not one of {image_modality} images",
             expected=f"a file of the modality {image_modality}",
-            action=f"pass the file in the folder {folders_of(modality, image_modality)[0]}",
+            action=f"pass the file in the folder {folders_of('rgb', image_modality)[0]}",
             reason="missing-modality",
         )
 

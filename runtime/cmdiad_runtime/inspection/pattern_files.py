@@ -6,6 +6,8 @@ not read, belongs to the part, so that a broken sensor is never taken for an abs
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_modality
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)
+_SETTLED_NS = 5_000_000_000
+"""Age of a folder's last change from which a listing is kept: a file that is added within the same step of the file
+system's clock (2 s on FAT) leaves the time of the change as it was."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class PartFiles:
 
 
 class PartFinder:
-    """Search for the other file of a part. The names in a folder are read again only if the folder has changed."""
+    """Search for the other file of a part. The names in a folder are kept until the folder changes."""
 
     def __init__(self) -> None:
         self._names: dict[Path, tuple[int, Mapping[str, list[Path]]]] = {}
@@ -60,13 +65,16 @@ class PartFinder:
             path: Image or cloud; need not exist, because reading reports an absent file.
 
         Raises:
-            InputError: The part has another file in a format that cmdiad does not read.
+            InputError: The part has another file in a format that cmdiad does not read, or a second cloud, which would
+                be inspected in place of the named one.
             OSError: The folder of the other file cannot be searched.
         """
         is_cloud = _modality_of(path) == "xyz"
         other = _first_present(image_candidates(path) if is_cloud else cloud_candidates(path))
         if other is None:
             self._refuse_other_format(path, "xyz" if is_cloud else "rgb")
+        elif is_cloud:
+            _refuse_second_cloud(path, other)
         return PartFiles(other, path) if is_cloud else PartFiles(path, other)
 
     def _refuse_other_format(self, path: Path, modality: Modality) -> None:
@@ -91,14 +99,18 @@ class PartFinder:
         try:
             changed = folder.stat().st_mtime_ns
             known = self._names.get(folder)
-            if known is None or known[0] != changed:
-                by_stem: dict[str, list[Path]] = {}
-                for entry in folder.iterdir():
-                    by_stem.setdefault(entry.stem.lower(), []).append(entry)
-                known = self._names[folder] = (changed, by_stem)
+            if known is not None and known[0] == changed:
+                return known[1].get(stem.lower(), [])
+            by_stem: dict[str, list[Path]] = {}
+            for entry in folder.iterdir():
+                by_stem.setdefault(entry.stem.lower(), []).append(entry)
         except _NOT_THERE:
+            if os.path.lexists(folder):  # A broken link, or no folder: the place of the files is broken, not absent.
+                raise
             return []
-        return known[1].get(stem.lower(), [])
+        if time.time_ns() - changed > _SETTLED_NS:
+            self._names[folder] = (changed, by_stem)
+        return by_stem.get(stem.lower(), [])
 
 
 def find_pattern_inputs(paths: Sequence[Path]) -> InputFiles:
@@ -133,6 +145,20 @@ def _modality_of(path: Path) -> Modality:
         if path.parent.name in folders:
             return modality
     return loose_modality(path) or "xyz"
+
+
+def _refuse_second_cloud(cloud: Path, image: Path) -> None:
+    """Raise InputError if the part has another cloud, because the files are read by the name of the image."""
+    named = str(cloud).lower()  # A file system may have one file under a name in upper and in lower case.
+    second = _first_present(path for path in cloud_candidates(image) if str(path).lower() != named)
+    if second is not None:
+        raise InputError(
+            cloud,
+            found=f"a second cloud {second} of the same part",
+            expected="one cloud of a part",
+            action=f"move one of the clouds away, or pass the image {image}",
+            reason="unsupported",
+        )
 
 
 def _first_present(candidates: Iterable[Path]) -> Path | None:

@@ -97,7 +97,7 @@ def _modalities_of(path: Path, image_modality: str = "rgb") -> tuple[Modality, .
     for modality in MODALITIES:
         if path.parent.name in folders_of(modality, image_modality):
             return (modality,) if suffix in MODALITY_SUFFIXES[modality] else ()
-    if foreign_folder(path.parent.name, "rgb", image_modality):
+    if foreign_folder(path.parent.name, image_modality):
         return ()
     kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
     if not _may_be_either(path):

@@ -70,7 +70,7 @@ def check_tiff_image(path: FilePath, file: BinaryIO, *, bits: Literal[8, 16] = 8
     check_size(path, height, width)
     _check_bits(directory, bits)
     if set(directory.values.get(_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
-        raise ContentError("numbers with a sign or a fraction", "save the image as 8-bit RGB or grey")
+        raise ContentError("numbers with a sign or a fraction", GREY16 if bits == 16 else EIGHT_BITS)
     if directory.first(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ContentError("a TIFF image compressed in another way", "save the image uncompressed, or with LZW")
     orientation = directory.first(_ORIENTATION, 1)

@@ -54,7 +54,7 @@ def _modality(manifest: dict[str, Any]) -> str:
 
 
 def newest_run(folder: Path = RUNS) -> Path:
-    """Return the most recently finished run in a folder.
+    """Return the most recently finished run in a folder, or the folder of the runs of all patterns, once all are.
 
     Args:
         folder: Folder with runs.
@@ -62,16 +62,16 @@ def newest_run(folder: Path = RUNS) -> Path:
     Raises:
         RunError: There is no finished run.
     """
-    records = [
-        path
-        for path in folder.glob("*/run.json")
-        if not path.parent.name.startswith(".") and _read(path).get("status") == "complete"
-    ]
-    records += [path for path in folder.glob(f"*/{PATTERN_RUNS}") if _all_complete(path.parent)]
+    records = [path for path in folder.glob("*/run.json") if not path.parent.name.startswith(".") and _complete(path)]
+    for runs in folder.glob(f"*/{PATTERN_RUNS}"):
+        of_patterns = [runs.with_name(pattern) / "run.json" for pattern in SENSORS]
+        if not runs.parent.name.startswith(".") and all(map(_complete, of_patterns)):
+            records += of_patterns
     if not records:
         action = "pass the path of a run, or create one with cmdiad-train"
         raise RunError("", found=f"No finished run found in the folder {folder}", action=action)
-    return _newest(records)
+    newest = _newest(records)
+    return newest if newest.parent == folder else newest.parent  # The run of a pattern stands for all patterns.
 
 
 def newest_bundles(folder: Path) -> dict[str, Path]:
@@ -114,9 +114,9 @@ def _by_category(files: Iterable[Path], data_of: Callable[[dict[str, Any]], Any]
     return {category: _newest(by_category[category]) for category in sorted(by_category)}
 
 
-def _all_complete(folder: Path) -> bool:
-    """Return True if the runs of all patterns in a folder are finished."""
-    return all(_read(folder / pattern / "run.json").get("status") == "complete" for pattern in SENSORS)
+def _complete(record: Path) -> bool:
+    """Return True for the record of a finished run."""
+    return bool(_read(record).get("status") == "complete")
 
 
 def _newest(files: list[Path]) -> Path:

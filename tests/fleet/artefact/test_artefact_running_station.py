@@ -229,6 +229,21 @@ def test_a_station_that_is_not_ready_receives_nothing(tmp_path: Path) -> None:
         assert not RecipeStore(web.state).list()
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_supervisor_that_is_silent_is_no_fault_of_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: bool
+) -> None:
+    answers = {
+        "recipes": (503, {"detail": "The supervisor does not answer."}),
+        "readyz": (200 if ready else 503, {"message": ""}),
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / ADDRESS_FILE).write_text('{"url": "http://127.0.0.1:84/"}', encoding="utf-8")
+    monkeypatch.setattr(Interface, "_request", lambda interface, method, path: answers[path])
+    with pytest.raises(StationError, match=r"not ready \(The supervisor does not answer\).*Solve this"):
+        Interface(tmp_path, "token").require_ready()
+
+
 def test_a_supervisor_without_an_answer_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "_ANSWER_S", 0.1)
     with scripted(tmp_path) as web:

@@ -441,7 +441,6 @@ def full_disk(*arguments: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.failure_mode("A disk that becomes full while samples of a manifest are scored")
 def test_without_the_package_for_results_nothing_is_written(
     bundle: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +452,7 @@ def test_without_the_package_for_results_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.failure_mode("A disk that becomes full while samples of a manifest are scored")
 def test_a_full_disk_is_an_error_about_the_folder(
     bundle: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

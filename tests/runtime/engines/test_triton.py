@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ import onnx
 import pytest
 
 from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
 from cmdiad_runtime.engines.fallback import FallbackEngine
 from cmdiad_runtime.engines.served_model import ServedModel
 from cmdiad_runtime.engines.server_options import ServerOptions
@@ -226,6 +228,29 @@ def test_a_count_that_no_server_reaches_in_this_time_proves_the_load(model: Serv
         for _ in range(3):
             assert_right(engine)
         assert server.calls.count("ModelInfer") == asked + 3
+
+
+def test_other_lines_use_a_new_load_until_its_count_is_read(
+    tmp_path: Path, model: ServedModel, server: KServeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count that proves the load at the time of the answer proves nothing when the server reports it much later."""
+    now_s, read = [0.0], TritonClient.inference_count
+
+    def read_late(client: TritonClient, deadline: Deadline) -> int:
+        now_s[0] += MANY
+        return read(client, deadline)
+
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=time.sleep)
+    monkeypatch.setattr("cmdiad_runtime.engines.triton.time", clock)
+    server.count(model.name)
+    with opened(model, server) as engine:
+        engine.run(cloud_inputs(5))
+        _scale_features(tmp_path, model)
+        server.load(model.name)
+        server.count(model.name, 2 * MANY)
+        monkeypatch.setattr(TritonClient, "inference_count", read_late)
+        with pytest.raises(EngineError, match="for the first sample of the self-test"):
+            engine.run(cloud_inputs(7))
 
 
 def test_the_count_must_rise_by_the_inferences_of_this_line(

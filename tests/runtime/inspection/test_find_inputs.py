@@ -41,6 +41,7 @@ def search(folder: Path, modality: str = "rgb") -> tuple[list[str], dict[str, in
         ("ground_truth/dent/part.png", "mask"),
         ("GT/part.png", "mask"),
         ("part_mask.png", "mask"),
+        ("gt-infrared/part.png", "mask"),
         ("out/overlays/part.png", "own result"),
         ("deep/er/out/overlays/part.png", "own result"),
         ("part.gif", "other format"),
@@ -180,6 +181,16 @@ def test_loose_files_next_to_data_set_folders_are_counted(tmp_path: Path) -> Non
     touch(tmp_path, "good/rgb/0.png", "good/xyz/0.tiff", "good/gt/0.png", "loose.png")
     assert search(tmp_path) == (["good/rgb/0.png"], {"mask": 1, "other folder": 1})
     assert search(tmp_path, "xyz") == (["good/xyz/0.tiff"], {"mask": 1})
+
+
+def test_every_name_of_a_modalitys_folder_is_searched(tmp_path: Path) -> None:
+    touch(tmp_path, "b/ir/0.png", "a/infrared/0.png", "c/infrared/0.png", "c/ir/0.png", "c/ir/1.png")
+    inputs = find_inputs([tmp_path], "rgb", "infrared")
+    names = [str(path.relative_to(tmp_path)) for path in inputs.paths]
+    assert names == ["a/infrared/0.png", "b/ir/0.png", "c/infrared/0.png"]
+    assert inputs.skipped == {"other folder": 1}  # c/ir/1.png; the part of c/ir/0.png is inspected
+    touch(tmp_path, "d/depth/0.png", "e/xyz/0.ply")
+    assert search(tmp_path, "xyz") == (["d/depth/0.png", "e/xyz/0.ply"], {})
 
 
 def test_clouds_next_to_their_images_are_not_counted(tmp_path: Path) -> None:

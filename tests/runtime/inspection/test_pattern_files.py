@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,19 @@ def test_other_file_in_a_format_that_is_not_read_is_no_absent_modality(tmp_path:
     assert raised.value.reason == "unsupported"
 
 
+@pytest.mark.parametrize(
+    ("cloud", "second"), [("depth/0.png", "xyz/0.tiff"), ("xyz/0.tiff", "depth/0.png"), ("xyz/0.ply", "xyz/0.tiff")]
+)
+def test_named_cloud_is_never_replaced_by_a_second_one(tmp_path: Path, cloud: str, second: str) -> None:
+    touch(tmp_path, "rgb/0.png", cloud)
+    assert PartFinder().files_of(tmp_path / cloud).pattern == "both"
+    touch(tmp_path, second)
+    with pytest.raises(InputError, match=second) as raised:
+        PartFinder().files_of(tmp_path / cloud)
+    assert raised.value.reason == "unsupported"
+    assert PartFinder().files_of(tmp_path / "rgb" / "0.png").pattern == "both"
+
+
 def test_files_that_accompany_a_part_are_no_modality(tmp_path: Path) -> None:
     touch(tmp_path, "0.png", "0.json", "0.txt", "0.jpg", "0_mask.png")
     (tmp_path / "0").mkdir()
@@ -106,6 +120,27 @@ def test_file_that_arrives_later_is_seen(tmp_path: Path) -> None:
     assert finder.files_of(tmp_path / "rgb" / "0.png").pattern == "rgb"
     touch(tmp_path, "xyz/0.ply")
     assert finder.files_of(tmp_path / "rgb" / "0.png").pattern == "both"
+
+
+def test_file_that_arrives_in_the_same_step_of_the_clock_is_seen(tmp_path: Path) -> None:
+    touch(tmp_path, "rgb/0.png", "xyz/1.ply")
+    now = time.time_ns() + 60_000_000_000  # ahead, so that the folder counts as changed just now on a slow machine too
+    finder = PartFinder()
+    os.utime(tmp_path / "xyz", ns=(now, now))
+    assert finder.files_of(tmp_path / "rgb" / "0.png").pattern == "rgb"
+    touch(tmp_path, "xyz/0.stl")
+    os.utime(tmp_path / "xyz", ns=(now, now))
+    with pytest.raises(InputError, match=r"0\.stl"):
+        finder.files_of(tmp_path / "rgb" / "0.png")
+
+
+@pytest.mark.parametrize("broken", ["link", "file"])
+def test_broken_folder_of_a_modality_is_no_absent_modality(tmp_path: Path, broken: str) -> None:
+    touch(tmp_path, "rgb/0.png")
+    folder = tmp_path / "xyz"
+    {"link": lambda: folder.symlink_to(tmp_path / "unmounted"), "file": folder.touch}[broken]()
+    with pytest.raises(OSError, match="xyz"):
+        PartFinder().files_of(tmp_path / "rgb" / "0.png")
 
 
 def test_folder_that_cannot_be_searched_is_no_absent_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,19 @@ def test_newest_run_is_a_finished_one(tmp_path: Path) -> None:
     assert newest_run(tmp_path) == finished
 
 
+def test_runs_of_all_patterns_are_as_new_as_the_last_of_them(tmp_path: Path) -> None:
+    single = run(tmp_path, "single", "complete", 250)
+    patterns = tmp_path / "patterns"
+    for name, time in (("both", 200), ("rgb", 240), ("xyz", 300)):
+        run(patterns, name, "complete", time)
+    (patterns / "pattern-runs.json").touch()
+    os.utime(patterns / "pattern-runs.json", (100, 100))  # written before the first training
+    assert newest_run(tmp_path) == patterns
+    (patterns / "rgb" / "run.json").write_text(json.dumps({"status": "fitting"}))
+    assert newest_run(tmp_path) == single
+    assert newest_run(patterns) == patterns / "xyz"
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="No bundle for --modality rgb found in .*bundles. Pass the path of a bundle"):
         newest_bundle(tmp_path / "bundles", "rgb")

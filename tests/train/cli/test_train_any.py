@@ -16,6 +16,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.newest import newest_run
 from cmdiad_train.cli.train import cli
+from cmdiad_train.evaluation import weakness
 from cmdiad_train.fit import pattern_fit
 from cmdiad_train.recipe import Recipe, bank_part
 from cmdiad_train.runs.pattern_runs import run_of_pattern
@@ -72,6 +73,15 @@ def test_every_pattern_is_trained_exported_and_reported(
     }
     assert all(bundle.calibration == load_calibration(runs / pattern) for pattern, bundle in opened.bundles.items())
     assert_refused(command(export, runs, "--out", "gear.cmdiad"), 6, "gear.cmdiad")
+
+
+def test_weak_detector_of_every_pattern_is_reported(
+    data: Path, recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weakness, "weakness", lambda metrics: f"{metrics['samples']} samples, many missed")
+    ended = command(cli, data, "--modality", "any", "--out", tmp_path / "runs")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("warning: 5 samples, many missed") == 3
 
 
 def test_folder_of_something_else_is_refused(data: Path, recipes: dict[str, Recipe], tmp_path: Path) -> None:

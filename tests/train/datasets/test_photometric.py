@@ -157,6 +157,19 @@ def test_sample_that_lacks_a_light_is_left_out(tmp_path: Path) -> None:
     assert [path.name for path in sorted(out.rglob("normals/*.png"))] == ["000.png"]
 
 
+def test_two_images_of_one_light_are_left_out(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_lights(raw, FOUR)
+    write_part(raw / "train/good/lights/000", rendered(FOUR), list(FOUR))
+    Image.new("L", (SIZE, SIZE)).save(raw / "train/good/lights/000/light0.bmp")
+    assert_refused(run(raw, tmp_path / "out"), 3, "light0.bmp, light0.png")
+
+
+def test_file_of_lights_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lights.json").write_text("[" * 100_000, encoding="utf-8")
+    assert_refused(run(tmp_path, tmp_path.parent / "out"), 7, "lights.json")
+
+
 @pytest.mark.parametrize(
     ("lights", "problem"),
     [

@@ -11,6 +11,7 @@ from scipy import ndimage
 from cmdiad_train.evaluation.bootstrap import (
     draw_counts,
     image_auroc_interval,
+    mean_auroc_interval,
     pixel_histograms,
     pixel_intervals,
     pixel_metrics,
@@ -55,6 +56,18 @@ def test_image_interval_is_that_of_drawn_resamples() -> None:
     assert found == pytest.approx(expected, abs=1e-12)
     assert found is not None
     assert found[0] < auroc(labels, scores) < found[1]
+
+
+def test_interval_of_several_scorings_resamples_the_samples_together() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1], [9, 14])
+    scorings = rng.integers(0, 12, (3, labels.size)) + 3 * labels
+    drawn = [
+        np.mean([auroc(*repeated(counts, labels, scores)) for scores in scorings])
+        for counts in draw_counts(labels != 0, 200)
+    ]
+    expected = brute_force_interval([float(value) for value in drawn])
+    assert mean_auroc_interval(labels, scorings, resamples=200) == pytest.approx(expected, abs=1e-12)
 
 
 def test_each_kind_is_drawn_among_itself_and_alike() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.cli.each import ALL
-from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
+from cmdiad_runtime.cli.threshold_text import in_shell
 from cmdiad_runtime.names import ANY, PATTERN_TEXTS, Sensors
 from cmdiad_runtime.support.newest import RUNS
 from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import TerminalReporter
-from cmdiad_train.cli.train_output import summarise
+from cmdiad_train.cli.train_output import report_run_threshold, summarise
 from cmdiad_train.detectors.registry import AUTO, family_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def train_patterns(context: click.Context, fit_options: FitOptions) -> int:
     """
     from cmdiad_train.datasets import open_category
     from cmdiad_train.fit.pattern_fit import fit_patterns
-    from cmdiad_train.runs.run import load_calibration
 
     options = context.params
     recipes = _recipes(context)
@@ -55,7 +54,7 @@ def train_patterns(context: click.Context, fit_options: FitOptions) -> int:
     for pattern, record in records.items():
         click.echo(f"samples with {PATTERN_TEXTS[pattern]}:")
         summarise(record, runs / pattern)
-        report_threshold(load_calibration(runs / pattern), "after the export: cmdiad-threshold BUNDLE --good DIR")
+        report_run_threshold(runs / pattern, None, record.metrics)
     say(f"next: cmdiad-export {in_shell(runs)}")
     return 0
 

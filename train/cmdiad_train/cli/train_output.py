@@ -33,21 +33,23 @@ def repeated(changes: Mapping[str, str]) -> str:
     return " ".join(["cmdiad-train", *kept, *(f"{option} {value}" for option, value in changes.items())])
 
 
-def report_run_threshold(out: Path, with_session: str, figures: Mapping[str, Any] | None) -> None:
+def report_run_threshold(out: Path, with_session: str | None, figures: Mapping[str, Any] | None) -> None:
     """Print the threshold of a run, the warnings about threshold and figures, and the next command.
 
     Args:
         out: Folder of the run.
-        with_session: Command that trains with good parts of another session, too.
+        with_session: Command that trains with good parts of another session, too. None for one of the runs of
+            `--modality any`, for which there is no such command, and which are exported together.
         figures: Figures on the test split, or None without any.
     """
     from cmdiad_train.evaluation.weakness import weakness
     from cmdiad_train.runs.run import load_calibration
 
-    remedy = f"{with_session}, or after the export: cmdiad-threshold BUNDLE --good DIR"
-    calibration, following = load_calibration(out), f"cmdiad-export {in_shell(out)}"
+    exported = "after the export: cmdiad-threshold BUNDLE --good DIR"
+    remedy = exported if with_session is None else f"{with_session}, or {exported}"
+    following = [] if with_session is None else [f"cmdiad-export {in_shell(out)}"]
     weak = weakness(figures) if figures is not None and "missed_defects" in figures else ""
-    report_threshold(calibration, remedy, following, further=[weak] if weak else [])
+    report_threshold(load_calibration(out), remedy, *following, further=[weak] if weak else [])
 
 
 def summarise(record: RunRecord, out: Path) -> None:

@@ -126,13 +126,15 @@ def data_colour(samples: Sequence[SampleFiles]) -> Colour:
     If most are grey images of 16 bits, all of these are read to measure the range of their values.
     """
     images = [files.rgb for files in samples if files.rgb is not None]
-    deep = list(filter(is_grey16, images))
+    deep: list[Path] = []
     colours: Counter[PlainColour] = Counter()
-    for image in images if 2 * len(deep) <= len(images) else ():
+    for image in images:
         colour = guarded(str(image), partial(image_colour, image))
         if isinstance(colour, str):
             colours[colour] += 1
-    if colours:
+        elif is_grey16(image):
+            deep.append(image)
+    if colours and 2 * len(deep) <= len(images):
         return colours.most_common(1)[0][0]
     values = (guarded(str(image), partial(read_grey16, image)) for image in deep)
     return range_of(array for array in values if isinstance(array, np.ndarray)) or "rgb"

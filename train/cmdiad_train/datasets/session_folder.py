@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.modalities import name_of
+from cmdiad_runtime.modalities import SAMPLE_FOLDERS, name_of
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.labels import label_of_file
 from cmdiad_train.datasets.layouts.listing import (
-    SAMPLE_FOLDERS,
     FilesByStem,
     Listing,
     find_loose,

@@ -55,14 +55,30 @@ def image_auroc_interval(labels: AnyArray, scores: AnyArray, *, resamples: int =
     Returns:
         Low and high end, or None with fewer than two good or two defective samples.
     """
+    return mean_auroc_interval(labels, np.asarray(scores)[None], resamples=resamples)
+
+
+def mean_auroc_interval(labels: AnyArray, scores: AnyArray, *, resamples: int = RESAMPLES) -> Interval | None:
+    """Compute the interval of the mean `metrics.auroc` of several scorings of the same samples, drawn together.
+
+    Args:
+        labels: Labels `[n]`, zero for good.
+        scores: Scores of each scoring `[scorings, n]`, higher is more anomalous.
+        resamples: Number of resamples; the seed is fixed.
+
+    Returns:
+        Low and high end, or None with fewer than two good or two defective samples.
+    """
     defect = np.asarray(labels) != 0
     if not _two_of_each(defect):
         return None
     counts = draw_counts(defect, resamples)
-    above, below = scores[defect][:, None], scores[~defect][None, :]
-    wins = (above > below) + 0.5 * (above == below)  # [defects, good]
-    won = (counts[:, defect] @ wins * counts[:, ~defect]).sum(axis=1)
-    return percentiles(won / wins.size)
+    won = np.zeros(resamples)
+    for scoring in scores:
+        above, below = scoring[defect][:, None], scoring[~defect][None, :]
+        wins = (above > below) + 0.5 * (above == below)  # [defects, good]
+        won += (counts[:, defect] @ wins * counts[:, ~defect]).sum(axis=1) / wins.size
+    return percentiles(won / len(scores))
 
 
 def pixel_intervals(

@@ -76,9 +76,7 @@ class SensorView:
         }
         return inputs | {"xyz": frame.xyz[None]} if settings.xyz_image else inputs
 
-    def _surface(
-        self, geometry: PartGeometry, kind: SurfaceKind | PublishedKind | CentredKind
-    ) -> npt.NDArray[np.float32]:
+    def _surface(self, geometry: PartGeometry, kind: _ImageKind) -> npt.NDArray[np.float32]:
         size = self.preprocessing.size
         match kind:
             case "pseudo-normals" | "published-depth":

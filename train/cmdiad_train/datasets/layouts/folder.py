@@ -24,11 +24,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.modalities import IMAGE_MODALITIES
+from cmdiad_runtime.inspection.find_inputs import skipped_folder
+from cmdiad_runtime.modalities import IMAGE_MODALITIES, SAMPLE_FOLDERS
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder
 from cmdiad_train.datasets.layouts.listing import (
-    SAMPLE_FOLDERS,
     FilesByStem,
     Listing,
     find_loose,
@@ -288,7 +288,7 @@ def _labelled(place: Path, label: Label) -> list[Path]:
 
 def _places_of_samples(place: Path) -> list[Path]:
     """Return the sub-folders that may hold samples."""
-    return [p for p in subfolders(place) if p.name.lower() not in (*_MASK_FOLDERS, *SAMPLE_FOLDERS)]
+    return [p for p in subfolders(place) if p.name.lower() not in SAMPLE_FOLDERS and skipped_folder(p) != "mask"]
 
 
 def _stems(place: Path) -> list[str]:

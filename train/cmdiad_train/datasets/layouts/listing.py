@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.modalities import TABLE, folders_of
+from cmdiad_runtime.modalities import folders_of, image_mask_folder
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, loose_files
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
@@ -15,8 +15,6 @@ from cmdiad_train.datasets.skipped import is_sample_file, is_sample_folder
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff")
 """Suffixes of mask files, in lower case."""
-SAMPLE_FOLDERS: tuple[str, ...] = tuple(name for modality in TABLE.values() for name in modality.folders)
-"""Names of the sub-folders that hold the files of one modality."""
 _FILE_SUFFIXES = frozenset((*MASK_SUFFIXES, *(s for suffixes in MODALITY_SUFFIXES.values() for s in suffixes)))
 _MASK_ENDING = "_mask"
 _PAIR = "Add the missing file or remove its partner"
@@ -128,7 +126,7 @@ def mask_folder(folder: Path, name: str, image: str) -> Path:
         image: Name of the image modality.
     """
     drawn_on_other = image != "rgb" and any((folder / place).is_dir() for place in folders_of("rgb"))
-    return folder / (f"{name}-{image}" if drawn_on_other else name)
+    return folder / (image_mask_folder(name, image) if drawn_on_other else name)
 
 
 def find_loose(folder: Path, modality: Modality) -> FilesByStem:

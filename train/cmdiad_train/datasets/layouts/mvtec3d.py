@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmdiad_runtime.modalities import SAMPLE_FOLDERS
 from cmdiad_runtime.names import Modality
 from cmdiad_train.datasets.layouts.listing import (
-    SAMPLE_FOLDERS,
     Listing,
     find_masks,
     find_modality,

@@ -35,7 +35,7 @@ from cmdiad_runtime.support.records import (
     require_numbers,
 )
 from cmdiad_runtime.support.reporter import Reporter
-from cmdiad_train.datasets.layouts.listing import find_masks, subfolders
+from cmdiad_train.datasets.layouts.listing import find_files, find_masks, subfolders
 from cmdiad_train.datasets.prepare import photometric, writing
 from cmdiad_train.datasets.prepare.data_set import PreparationResult, refuse_overlap
 
@@ -78,7 +78,7 @@ def read_lights(path: Path) -> dict[str, Light]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         lights = {name: Light(**fields_from_json(Light, value)) for name, value in content.items()}
-    except (OSError, ValueError, AttributeError) as error:  # RecordError is a ValueError
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # RecordError is a ValueError
         problem = str(error) if isinstance(error, RecordError) else "no file of lights that can be read"
         raise RunError(path, found=problem, expected=_EXPECTED_LIGHTS, action="Correct the file") from error
     if not photometric.LEAST_LIGHTS <= len(lights) <= photometric.MOST_LIGHTS:
@@ -145,18 +145,19 @@ def _read_images(sample: Path, lights: Mapping[str, Light]) -> npt.NDArray[np.fl
     """Return the brightness of a sample under each light, float32 `[lights, h, w]`, 0-1, the mean of the channels.
 
     Raises:
-        InputError: An image is missing, cannot be read, or differs in size, or there is an image of no light.
+        InputError: An image is missing, cannot be read, or differs in size, or there are images of no light or
+            several of one.
     """
-    files = {path.stem: path for path in sorted(sample.glob("*")) if path.suffix.lower() in RGB_SUFFIXES}
-    if files.keys() != lights.keys():
+    files = find_files(sample, RGB_SUFFIXES).files
+    if files.keys() != lights.keys() or any(len(paths) > 1 for paths in files.values()):
         raise InputError(
             sample,
-            found=f"images {', '.join(sorted(files)) or 'of no light'}",
+            found=f"images {', '.join(path.name for paths in files.values() for path in paths) or 'of no light'}",
             expected=f"one image for each light: {', '.join(sorted(lights))}",
             action=f"Add or remove images, or correct {LIGHTS}.json",
             reason="missing-file",
         )
-    images = [_brightness(files[name]) for name in lights]
+    images = [_brightness(files[name][0]) for name in lights]
     if len({image.shape for image in images}) > 1:
         raise InputError(
             sample,
