@@ -459,7 +459,7 @@ def test_unset_variable_is_a_wrong_command_line(exported: Cached, arguments: tup
     assert "an empty path" in ended.err
 
 
-@pytest.mark.parametrize("option", [("--modality", "thermal"), ("--engine", "tpu"), ("--verbose",)])
+@pytest.mark.parametrize("option", [("--modality", "radar"), ("--engine", "tpu"), ("--verbose",)])
 def test_wrong_command_line(option: tuple[str, ...]) -> None:
     ended: Ended = command(cli, *option)
     assert ended.code == 2

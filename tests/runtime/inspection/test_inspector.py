@@ -29,6 +29,7 @@ DOCUMENTED = {
     "Inspector",
     "OpenOptions",
     "OutputError",
+    "PatternInspector",
     "RunError",
     "Sample",
     "read_rgb",

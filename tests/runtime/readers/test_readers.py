@@ -39,7 +39,8 @@ def save_tiff(path: Path, points: Any, **options: Any) -> Path:
 
 
 def test_door() -> None:
-    assert readers.__all__ == ["RGB_SUFFIXES", "XYZ_SUFFIXES", "Colour", "image_colour", "read_rgb", "read_xyz"]
+    colours = ["Colour", "PlainColour", "image_colour"]
+    assert readers.__all__ == ["RGB_SUFFIXES", "XYZ_SUFFIXES", *colours, "read_rgb", "read_xyz"]
     assert readers.XYZ_SUFFIXES == (".tiff", ".tif", ".ply", ".pcd", ".npz", ".png")
 
 

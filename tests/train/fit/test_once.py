@@ -64,9 +64,9 @@ def counted() -> Iterator[Counts]:
 
     extract = PatchFeatures.forward
 
-    def extracting(self: PatchFeatures, *inputs: Any, searched: Any = None) -> Any:
+    def extracting(self: PatchFeatures, *inputs: Any, searched: Any = None, tokens: Any = None) -> Any:
         counts.extracted += 1
-        return extract(self, *inputs, searched=searched)
+        return extract(self, *inputs, searched=searched, tokens=tokens)
 
     with (
         mock.patch.object(reading, "read_rgb", reader(reading.read_rgb)),
