@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
-from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.settings import Preprocessing, XyzFeed
+from cmdiad_train.detectors.image_preprocessing import image_preprocessing
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, ast_part
 
@@ -18,20 +19,9 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
         modality: Modality of the inputs.
     """
     part = ast_part(recipe)
-    return Preprocessing(
-        modality=modality,
-        size=recipe.size,
-        colour=colour,
-        rgb_mask=recipe.rgb_mask,
-        rgb_filter="bilinear" if part.mode == "faithful" else "bicubic",
-        foreground=recipe.foreground,
-        groups=0,
-        group_size=0,
-        grid=0,
-        xyz_feed="normals" if part.geometry == "normals" or modality == "rgb" else "centred-depth",
-        seed=recipe.seed,
-        image_modality=recipe.image_modality,
-    )
+    normals = part.geometry == "normals" or modality == "rgb"
+    feed: XyzFeed = "normals" if normals else "centred-depth"
+    return image_preprocessing(recipe, colour, modality, xyz_feed=feed, faithful=part.mode == "faithful")
 
 
 def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_train.detectors.image_preprocessing import image_preprocessing
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe
 
@@ -17,19 +18,7 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
         colour: Kind of the images.
         modality: Modality of the inputs.
     """
-    return Preprocessing(
-        modality=modality,
-        size=recipe.size,
-        colour=colour,
-        rgb_mask=recipe.rgb_mask,
-        foreground=recipe.foreground,
-        groups=0,
-        group_size=0,
-        grid=0,
-        xyz_feed="normals",
-        seed=recipe.seed,
-        image_modality=recipe.image_modality,
-    )
+    return image_preprocessing(recipe, colour, modality, xyz_feed="normals", faithful=False)
 
 
 def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:

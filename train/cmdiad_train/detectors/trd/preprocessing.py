@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing, XyzFeed
+from cmdiad_train.detectors.image_preprocessing import image_preprocessing
 from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, trd_part
 
@@ -21,20 +22,8 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
         modality: Modality of the inputs.
     """
     part = trd_part(recipe)
-    return Preprocessing(
-        modality=modality,
-        size=recipe.size,
-        colour=colour,
-        rgb_mask=recipe.rgb_mask,
-        rgb_filter="bilinear" if part.mode == "faithful" else "bicubic",
-        foreground=recipe.foreground,
-        groups=0,
-        group_size=0,
-        grid=0,
-        xyz_feed=_FEEDS[part.geometry],
-        seed=recipe.seed,
-        image_modality=recipe.image_modality,
-    )
+    feed = _FEEDS[part.geometry]
+    return image_preprocessing(recipe, colour, modality, xyz_feed=feed, faithful=part.mode == "faithful")
 
 
 def trained_modality(recipe: Recipe) -> Sensors:
