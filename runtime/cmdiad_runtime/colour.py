@@ -29,7 +29,7 @@ PlainColour = Literal["rgb", "grey"]
 
 @dataclass(frozen=True)
 class GreyRange:
-    """The values of 16-bit images that become the grey levels 0 and 255; those between are rounded.
+    """Conversion of 16-bit values to grey levels: `low` becomes 0, `high` becomes 255, values between are rounded.
 
     Attributes:
         low: Value that becomes 0.

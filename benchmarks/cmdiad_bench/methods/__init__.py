@@ -1,1 +1,1 @@
-"""All detector families on the same parts: trained, exported, measured, and next to their published figures."""
+"""Compare detector families: train, export and measure each one on the same parts, and show published figures too."""

@@ -1,4 +1,4 @@
-"""The methods of a comparison: each family with each modality that it can inspect, and its recipe."""
+"""List the methods of a comparison. A method is a detector family with a modality that it can inspect, and a recipe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Choice:
-    """The methods that are compared.
+    """Options that select the methods of a comparison.
 
     Attributes:
         families: Names of the families; empty for all.

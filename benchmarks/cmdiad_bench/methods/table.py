@@ -1,4 +1,4 @@
-"""The comparison of methods: as values, and as text and Markdown tables of cells."""
+"""Collect the figures of the compared methods, and write them as tables in text and Markdown."""
 
 from __future__ import annotations
 

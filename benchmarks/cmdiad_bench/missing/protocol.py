@@ -1,4 +1,4 @@
-"""Which samples lack which modality: seeded masks by rate and kind, the same on every machine."""
+"""Choose the samples that lack a modality, by rate, kind and seed. The choice is the same on every machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of missing rates, as text and as Markdown."""
+"""Write the figures of each missing rate as a table in text and Markdown."""
 
 from __future__ import annotations
 

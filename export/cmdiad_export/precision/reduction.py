@@ -94,7 +94,7 @@ def reduce_precision(graphs: Graphs, certify: Certify, reporter: Reporter) -> Re
 
 
 class HalfGraphs:
-    """The fp16 graphs of a detector, by level.
+    """Writer of fp16 graphs of a detector. A level states which parts of the graph stay in fp32.
 
     Attributes:
         reduced: Detector in the precision of the graph that was written last.

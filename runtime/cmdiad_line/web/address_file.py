@@ -1,4 +1,4 @@
-"""The file in the state folder with the address of the pages, for the command line and for tests."""
+"""Read the address of the pages from the state folder, where the web process writes it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class StoredRecipe(BaseModel):
 
 
 class Done(BaseModel):
-    """The answer to an order that was carried out."""
+    """Answer to a request that changed the station: a line that states the change."""
 
     message: Annotated[str, Field(description="The change as one line for people.")]
 

@@ -1,7 +1,8 @@
-"""The manifest of a bundle for whichever sensors arrive: names and hashes of one ordinary bundle for each pattern.
+"""Read and write `patterns.json`, the manifest of a bundle with an ordinary bundle for each pattern of modalities.
 
-A pattern is the set of modalities that a sample has: `rgb`, `xyz` or `both`. `patterns.json` stands in place of
-`manifest.json`, so no reader of ordinary bundles takes the folder for one (docs/bundle.md).
+It has the name and the hash of each ordinary bundle. A pattern is the set of modalities that a sample has: `rgb`,
+`xyz` or `both`. `patterns.json` stands in place of `manifest.json`, so no reader of ordinary bundles takes the folder
+for one (docs/bundle.md).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Claim:
 
 
 class Claims:
-    """All claims of a watched folder.
+    """Folders with files that were taken from a watched folder and have no recorded result yet.
 
     Args:
         taken: Folder of taken files, which exists.
