@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from cmdiad_train.detectors.ast.fitting.fit import fit
 from cmdiad_train.detectors.ast.networks.cells import Cells
@@ -12,11 +11,8 @@ from cmdiad_train.detectors.ast.preprocessing import make_preprocessing, preferr
 from cmdiad_train.detectors.ast.recipe_options import recipe_from, remarks
 from cmdiad_train.detectors.ast.run_files import load, new_extractor, new_flow, new_student
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
 from cmdiad_train.recipe import AstRecipe, Recipe
-
-_CHECKPOINTS = 8
-"""A checkpoint holds a network four times: weights, best weights and two moments of Adam. A new one replaces the old.
-"""
 
 
 def check_weights(recipe: Recipe) -> int:
@@ -27,11 +23,7 @@ def check_weights(recipe: Recipe) -> int:
     cells = Cells(recipe, new_extractor(recipe))
     with torch.device("meta"):
         student = new_student(recipe, cells)
-    return _bytes(cells) + _bytes(new_flow(recipe, cells)) + (1 + _CHECKPOINTS) * _bytes(student)
-
-
-def _bytes(network: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in network.state_dict().values())
+    return network_bytes(cells, new_flow(recipe, cells)) + (1 + CHECKPOINT_COPIES) * network_bytes(student)
 
 
 AST = Family(

@@ -35,6 +35,7 @@ from cmdiad_train.detectors.bank.run_files import (
     save_fusion,
 )
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
+from cmdiad_train.detectors.network_size import network_bytes
 from cmdiad_train.features.store import FeatureStore
 from cmdiad_train.recipe import BankRecipe, Recipe, bank_part
 
@@ -93,8 +94,7 @@ def check_weights(recipe: Recipe) -> int:
     modalities = [*recipe.mains]
     if bank_part(recipe).hallucination != "none":
         modalities.append(recipe.other)
-    extractors = [build_extractor(recipe, modality) for modality in modalities]
-    return sum(tensor.nbytes for extractor in extractors for tensor in extractor.state_dict().values())
+    return network_bytes(*(build_extractor(recipe, modality) for modality in modalities))
 
 
 def run_name(recipe: Recipe) -> str:

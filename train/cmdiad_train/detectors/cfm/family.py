@@ -9,18 +9,15 @@ from cmdiad_train.detectors.cfm.preprocessing import make_preprocessing, preferr
 from cmdiad_train.detectors.cfm.recipe_options import recipe_from, remarks
 from cmdiad_train.detectors.cfm.run_files import load, new_mappings
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
 from cmdiad_train.recipe import CfmRecipe, Recipe
-
-_CHECKPOINT_PARTS = 8
-"""Copies of the mappings in two checkpoints: weights, best weights and two moments of Adam in each."""
 
 
 def check_weights(recipe: Recipe) -> int:
     """Build both extractors once, so that missing weights are reported early; return the size of all networks."""
     extractors = Extractors(recipe)
     mappings = new_mappings(extractors, recipe)
-    sizes = [sum(tensor.nbytes for tensor in network.state_dict().values()) for network in (extractors, mappings)]
-    return sizes[0] + (1 + _CHECKPOINT_PARTS) * sizes[1]
+    return network_bytes(extractors) + (1 + CHECKPOINT_COPIES) * network_bytes(mappings)
 
 
 CFM = Family(

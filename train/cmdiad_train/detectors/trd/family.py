@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from cmdiad_train.detectors.family import Family
+from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
 from cmdiad_train.detectors.trd.fitting.fit import fit
 from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
@@ -15,10 +15,6 @@ from cmdiad_train.detectors.trd.recipe_options import recipe_from, remarks
 from cmdiad_train.detectors.trd.run_files import load
 from cmdiad_train.recipe import Recipe, TrdRecipe, trd_part
 
-_CHECKPOINTS = 8
-"""A checkpoint holds a student four times: weights, best weights and two moments of Adam. A new one replaces the old.
-"""
-
 
 def check_weights(recipe: Recipe) -> int:
     """Build the teacher once, so that missing weights are reported early; return the size of all networks in bytes.
@@ -27,16 +23,12 @@ def check_weights(recipe: Recipe) -> int:
     """
     teacher = Teacher(trd_part(recipe).teacher, size=recipe.size, seed=recipe.seed)
     with torch.device("meta"):
-        plain, tuned = (_bytes(Student(teacher.shape, other)) for other in (None, teacher.shape))
+        plain, tuned = (network_bytes(Student(teacher.shape, other)) for other in (None, teacher.shape))
     variant = trd_part(recipe).variant
     alone = len(recipe.mains) * plain
     students = {"trd": 2 * tuned, "rd": alone, "mtfi-trd": 3 * tuned, "mtfi-rd": 3 * tuned + plain}[variant]
     sets = 2 if trd_part(recipe).folds else 1  # A fold adds its students to those of the detector.
-    return _bytes(teacher) + sets * students + _CHECKPOINTS * (plain if variant == "rd" else tuned)
-
-
-def _bytes(network: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in network.state_dict().values())
+    return network_bytes(teacher) + sets * students + CHECKPOINT_COPIES * (plain if variant == "rd" else tuned)
 
 
 TRD = Family(
