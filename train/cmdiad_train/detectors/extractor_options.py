@@ -12,6 +12,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.extractors.names import AUTO
 from cmdiad_train.extractors.presets import ChosenPreset, choose_preset, preset_of
 from cmdiad_train.extractors.shipped import weights_file
+from cmdiad_train.extractors.store import stored_file
 from cmdiad_train.extractors.weights_file import FORMAT, read_metadata, stored_extractor
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 
@@ -48,6 +49,28 @@ def preset_of_options(options: Options) -> ChosenPreset | None:
     if "weights" in explicit:
         return ChosenPreset(preset, replace(preset.extractor, weights=explicit["weights"]))
     return choose_preset(preset.name)
+
+
+def preset_remark(options: Options) -> list[str]:
+    """Return a line that says why the image extractor was chosen, or nothing if the options name one."""
+    preset = preset_of_options(options) if options.get("extractor") in (None, AUTO) else None
+    return [] if preset is None else [preset.reason()]
+
+
+def with_published_network(options: Options, base: RgbExtractor, *, faithful: bool) -> Options:
+    """Return the options for a family that fixes stages and grid itself.
+
+    In mode faithful, the published weights come from the store if they are there and no option names others.
+
+    Args:
+        options: Options of `cmdiad-train`.
+        base: Network of the mode.
+        faithful: True in mode faithful.
+    """
+    weights, stored = options["rgb_weights"], stored_file(base.backbone)
+    if faithful and stored is not None and options["rgb_backbone"] in (None, base.backbone):
+        weights = weights or str(stored)
+    return {**options, "rgb_stages": None, "rgb_grid": None, "rgb_weights": weights}
 
 
 def within_preset(options: Options, preset: ChosenPreset | None) -> Options:

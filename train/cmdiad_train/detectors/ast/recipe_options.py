@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cmdiad_train.detectors.extractor_options import image_extractor_of, preset_of_options, within_preset
-from cmdiad_train.extractors.names import AUTO
-from cmdiad_train.extractors.store import stored_file
+from cmdiad_train.detectors.extractor_options import (
+    image_extractor_of,
+    preset_of_options,
+    preset_remark,
+    with_published_network,
+    within_preset,
+)
 from cmdiad_train.recipe import PUBLISHED_AST, AstRecipe, Recipe, RgbExtractor, ast_part, common_options
 
 PUBLISHED_SIZE = 768
@@ -43,19 +47,13 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
         return []
     if ast_part(recipe).extractor.weights == "seeded":
         return ["The image network has random weights and detects little. Pass --rgb-weights timm or FILE."]
-    if ast_part(recipe).mode == "faithful" or options.get("extractor") not in (None, AUTO):
-        return []
-    preset = preset_of_options(options)
-    return [] if preset is None else [preset.reason()]
+    return preset_remark(options)
 
 
 def _extractor(options: Mapping[str, Any], part: AstRecipe) -> RgbExtractor:
     """Return the network of the options of image extractors. The grid follows from the cells."""
-    options = {**options, "rgb_stages": None, "rgb_grid": None}
+    options = with_published_network(options, part.extractor, faithful=part.mode == "faithful")
     preset, base = preset_of_options(options), part.extractor
-    stored = stored_file(base.backbone)
-    if part.mode == "faithful" and stored is not None and options["rgb_backbone"] in (None, base.backbone):
-        options["rgb_weights"] = options["rgb_weights"] or str(stored)
     if preset is not None:
         base = preset.extractor
     return replace(image_extractor_of(within_preset(options, preset), "rgb", base), grid=None)

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cmdiad_train.detectors.extractor_options import image_extractor_of, preset_of_options, within_preset
-from cmdiad_train.extractors.names import AUTO
+from cmdiad_train.detectors.extractor_options import (
+    image_extractor_of,
+    preset_of_options,
+    preset_remark,
+    within_preset,
+)
 from cmdiad_train.recipe import SMALL_NORMALS, SMALL_RGB, CfmRecipe, Recipe, common_options
 
 _VALUES = ("epochs", "batch", "learning_rate", "patience")
@@ -34,5 +38,4 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
 
 def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return a line that says why the extractor was chosen, if the options name none."""
-    preset = preset_of_options(options) if options.get("extractor") in (None, AUTO) else None
-    return [] if preset is None else [preset.reason()]
+    return preset_remark(options)

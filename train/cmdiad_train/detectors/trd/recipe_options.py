@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cmdiad_train.detectors.extractor_options import image_extractor_of, preset_of_options, within_preset
-from cmdiad_train.extractors.names import AUTO
-from cmdiad_train.extractors.store import stored_file
+from cmdiad_train.detectors.extractor_options import (
+    image_extractor_of,
+    preset_of_options,
+    preset_remark,
+    with_published_network,
+    within_preset,
+)
 from cmdiad_train.recipe import (
     PUBLISHED_TRD,
     SMALL_NORMALS,
@@ -53,19 +57,13 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return a line about the teacher: why it was chosen if the options name none, or that its weights are random."""
     if trd_part(recipe).teacher.weights == "seeded":
         return ["The teacher has random weights and detects little. Pass --rgb-weights timm, or --rgb-weights FILE."]
-    if trd_part(recipe).mode == "faithful" or options.get("extractor") not in (None, AUTO):
-        return []
-    preset = preset_of_options(options)
-    return [] if preset is None else [preset.reason()]
+    return preset_remark(options)
 
 
 def _teacher(options: Mapping[str, Any], part: TrdRecipe, modality: str) -> RgbExtractor:
     """Return the teacher of the options of image extractors, which the teacher shares with other families."""
-    options = {**options, "rgb_stages": None, "rgb_grid": None}
+    options = with_published_network(options, part.teacher, faithful=part.mode == "faithful")
     preset, base = preset_of_options(options), part.teacher
-    stored = stored_file(base.backbone)
-    if part.mode == "faithful" and stored is not None and options["rgb_backbone"] in (None, base.backbone):
-        options["rgb_weights"] = options["rgb_weights"] or str(stored)
     if preset is not None:
         base = preset.extractor
         if preset.preset.is_shipped and modality == "xyz" and part.variant == "rd":
