@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from cmdiad_bench.methods.table import ABSENT, columns_of, notes_of, tables_of
+from cmdiad_bench.templates import templates_in
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -17,12 +16,6 @@ def render(record: Mapping[str, Any]) -> str:
     Args:
         record: Result of `table.comparison`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(Path(__file__).parent)
     tables = [(table.title, columns_of(table), table.rows) for table in tables_of(record)]
     return environment.get_template("methods.html.jinja").render(tables=tables, notes=notes_of(record), absent=ABSENT)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmdiad_bench.detector import settings_as_text
@@ -15,6 +14,7 @@ from cmdiad_bench.report.comparison import Comparison, compare, scores_of
 from cmdiad_bench.report.figures import Scores, pro_figure, roc_figure, score_figure
 from cmdiad_bench.report.galleries import OPEN, Gallery, Row
 from cmdiad_bench.report.pictures import draw_legend
+from cmdiad_bench.templates import templates_in
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.threshold import is_rate_based
 from cmdiad_runtime.modalities import sensor_text
@@ -55,13 +55,7 @@ def render(record: dict[str, Any], sections: Sequence[Section]) -> str:
         record: Contents of `report.json`.
         sections: Sections of the page, in order.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(Path(__file__).parent)
     environment.filters |= {"figure": _figure, "interval": _interval}
     comparisons = compare([section.record for section in sections])
     compared = {comparison.category for comparison in comparisons}
