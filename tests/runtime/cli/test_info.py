@@ -35,7 +35,8 @@ def lines(path: Path) -> dict[str, str]:
     return {line[:17].strip(): line[18:] for line in ended.out.splitlines()}
 
 
-def test_bundle(exported: Cached, trained: Cached) -> None:
+def test_bundle(exported: Cached, trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMDIAD_CACHE", str(tmp_path / "cache"))  # Without self-tests of the same bundle in other tests.
     bundle = exported("rgb")
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     metrics = json.loads((trained("rgb") / "run.json").read_text(encoding="utf-8"))["metrics"]
