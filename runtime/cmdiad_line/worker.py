@@ -23,11 +23,17 @@ from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import missing_package
 from cmdiad_runtime.support.output import say
+from cmdiad_runtime.support.scheduling import take_normal_priority, take_real_time_priority
 
 ROOMS = ("records", "acquisition", "inspection", "plc", "opcua", "mqtt", "web")
 """Processes of a station; each is the module `cmdiad_line.ROOM.process`."""
 NATIVE = ("acquisition", "inspection")
 """Processes with drivers and engines that may hang in native code, where they cannot notice the supervisor's end."""
+IN_TIME = ("records", "acquisition", "plc")
+"""Processes that take part in every result besides the detector. They need little time and must have it at once. The
+detector has normal priority: if it hangs, it must not keep a core from the supervisor, which answers NG."""
+REAL_TIME = 10
+"""Real-time priority of `IN_TIME`."""
 SWITCH_S = 0.0005
 """Longest time in seconds for which a thread keeps the others of its process from running Python code. A part must not
 wait for a picture that is drawn, a frame that is prepared or a recipe that is loaded."""
@@ -45,6 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     if room in NATIVE:
         _die_with_supervisor()
     _set_up_logging()
+    if room in IN_TIME:
+        take_real_time_priority(REAL_TIME)
+    else:
+        take_normal_priority()  # The supervisor may have real-time priority.
     sys.setswitchinterval(SWITCH_S)
     link = link_from_descriptor(int(descriptor))
     try:

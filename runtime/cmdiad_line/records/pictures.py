@@ -20,6 +20,7 @@ from cmdiad_line.records.picture_rule import PictureRule
 from cmdiad_line.station_file.pictures import Pictures
 from cmdiad_line.transport.mailbox import Mailbox
 from cmdiad_line.transport.messages import ArrayPlace, KeepPicture, PictureDone
+from cmdiad_runtime.support.scheduling import take_normal_priority
 
 _END_S = 1.0
 _logger = logging.getLogger("cmdiad.line.pictures")
@@ -86,6 +87,7 @@ class PictureKeeper:
         return answers
 
     def _work(self) -> None:
+        take_normal_priority()
         ring: PictureRing | None = None
         frames: Frames | None = None
         while (order := self._orders.get()) is not None:

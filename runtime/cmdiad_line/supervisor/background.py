@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cmdiad_line.transport.mailbox import Mailbox
+from cmdiad_runtime.support.scheduling import take_normal_priority
 
 Then = Callable[[Any, Exception | None], None]
 """Called in the loop with the result, or None and the error."""
@@ -16,7 +17,7 @@ class Background:
     """A thread that does one piece of work after another. `fileno` becomes readable when a piece is finished."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "supervisor-files")
+        self._pool = ThreadPoolExecutor(1, "supervisor-files", initializer=take_normal_priority)
         self._finished: Mailbox[Callable[[], None]] = Mailbox()
 
     def fileno(self) -> int:

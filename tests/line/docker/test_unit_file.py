@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cmdiad_line.supervisor.start import REAL_TIME as SUPERVISOR_PRIORITY
+from cmdiad_line.worker import REAL_TIME
+
 DOCKER = Path(__file__).resolve().parents[3] / "docker"
 UNIT = DOCKER / "cmdiad-line.service"
 
@@ -26,6 +29,8 @@ def test_unit_file_has_what_the_station_relies_on():
     assert values("RestartPreventExitStatus") == ["10"]
     assert values("KillMode") == ["mixed"]
     assert values("OOMPolicy") == ["continue"]
+    assert int(values("LimitRTPRIO")[0]) >= max(SUPERVISOR_PRIORITY, REAL_TIME)
+    assert values("RestrictRealtime") == []
     assert values("User") == ["cmdiad"]
     assert values("ExecStart") == ["/opt/cmdiad/bin/cmdiad-line run /etc/cmdiad/station.toml"]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cmdiad_line.worker import REAL_TIME
+from cmdiad_runtime.support.scheduling import take_real_time_priority
 from stations import RunningStation, running_station, wait_for, write_station_file
 
 pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadExceptionWarning")
@@ -41,6 +45,18 @@ def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_good_part_is_ok(station):
     result = station.plc.inspect()
     assert (result.verdict, result.reason) == ("OK", "")
+
+
+def test_a_hung_detector_keeps_no_core_from_the_other_processes(station):
+    allowed = take_real_time_priority_in_a_thread()
+    assert os.sched_getscheduler(station.pid("inspection")) == os.SCHED_OTHER
+    for name in ("acquisition", "records"):
+        assert os.sched_getscheduler(station.pid(name)) == (os.SCHED_RR if allowed else os.SCHED_OTHER)
+
+
+def take_real_time_priority_in_a_thread() -> bool:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(take_real_time_priority, REAL_TIME).result()
 
 
 @pytest.mark.parametrize(("phase", "victim"), EXPECTED)
