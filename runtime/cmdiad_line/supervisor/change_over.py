@@ -71,7 +71,7 @@ class ChangeOver:
 
     @property
     def needed(self) -> frozenset[str]:
-        """Return the ids of the recipes that must stay on the disk: those in memory, and those about to be activated."""
+        """Return the ids of the recipes that must stay on the disk: in memory, or about to be activated."""
         return frozenset({*self._held, *self._next})
 
     def begin(self, recipe: Recipe) -> None:
