@@ -67,12 +67,13 @@ class ChangeOver:
         self._ordered: dict[str, deque[tuple[Load, int]]] = {}
         self._waiting: dict[str, list[Then]] = {}
         self._replaced: set[str] = set()
+        self._asked: list[str] = []  # Recipes that the store is looking up.
         self._next: list[str] = []  # Recipes that the store is making active.
 
     @property
     def needed(self) -> frozenset[str]:
-        """Return the ids of the recipes that must stay on the disk: in memory, or about to be activated."""
-        return frozenset({*self._held, *self._next})
+        """Return the ids of the recipes that must stay on the disk: in memory, or about to be there."""
+        return frozenset({*self._held, *self._asked, *self._next})
 
     def begin(self, recipe: Recipe) -> None:
         """Hold the recipe that was active when the station started."""
@@ -134,6 +135,7 @@ class ChangeOver:
         """Load a recipe next to the active one. The recipe that was used longest ago makes room for it."""
 
         def hold(recipe: Recipe, error: Exception | None) -> None:
+            self._asked.remove(recipe_id)
             if error is not None:
                 then(str(error))
             elif recipe_id not in self._loading and len(self._loading) >= LARGEST_HELD:
@@ -141,6 +143,7 @@ class ChangeOver:
             else:
                 self._hold(recipe, now_ns, then)
 
+        self._asked.append(recipe_id)
         self._background.submit(lambda: self._store.recipe(recipe_id), hold)
 
     def unprepare(self, recipe_id: str, then: Then) -> None:

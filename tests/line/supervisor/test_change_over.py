@@ -352,5 +352,10 @@ def test_recipe_that_became_active_while_the_process_ended_is_loaded(bench):
 
 
 def test_needed_recipes_are_those_in_memory(bench):
+    late = []
+    bench.background.submit = lambda *work: late.append(work)
     bench.change.prepare("b", 0, bench.problems.append)
+    assert bench.change.needed == {"a", "b"}, "the store looks it up"
+    work, then = late.pop()
+    then(work(), None)
     assert bench.change.needed == {"a", "b"}
