@@ -49,7 +49,13 @@ def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mappin
             "restarts_per_minute": 1000,
         },
         "recipe": {"bundle": str(bundle), "id": "gear"},
-        "[source]": {"kind": "simulated", "data": str(data), "fault_file": str(folder / "faults")},
+        # The frame may be late: a test may freeze the acquisition, and other programs may occupy the machine.
+        "[source]": {
+            "kind": "simulated",
+            "data": str(data),
+            "fault_file": str(folder / "faults"),
+            "timeout_ms": 30_000,
+        },
         "modbus": {"port": 0},
     }
     for name, keys in changes.items():

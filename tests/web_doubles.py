@@ -113,6 +113,7 @@ class Supervisor:
         self.verdict: Callable[[int], Result | None] = make_result
         self.refusal = ""
         self.full = False
+        self.silent = False
         self.number = 0
 
     @property
@@ -129,7 +130,7 @@ class Supervisor:
             result = self.verdict(self.number)
             if result is not None:
                 self.desk.receive(replace(result, part_id=message.part_id, channel="web"))
-        elif isinstance(message, Command):
+        elif isinstance(message, Command) and not self.silent:
             self.desk.receive(Answer(token=message.token, done=not self.refusal, message=self.refusal or "Done."))
 
 

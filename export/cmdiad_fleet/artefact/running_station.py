@@ -35,6 +35,8 @@ READY_S = 60.0
 _CONNECT_S = 10.0
 _ANSWER_S = 345.0
 """Longest wait for an answer. The station itself waits at most 330 s for a recipe."""
+_OUTCOME_UNKNOWN = 504
+"""Status of an order that the station did not answer in time: the order may still take effect."""
 _POLL_S = 0.2
 _LIMIT = 1 << 22  # bytes
 _TOKEN_LIMIT = 4096  # bytes
@@ -224,6 +226,13 @@ class RunningStation:
     def _order(self, order: str, recipe_id: str) -> None:
         """Send an order and wait for its end; StationError if the station refuses or does not answer."""
         status, content = self._request("POST", f"recipes/{recipe_id}/{order}")
+        if status == _OUTCOME_UNKNOWN:
+            raise _NoAnswerError(
+                self._url,
+                found=f"no answer to {order} {recipe_id} ({_reason(content)})",
+                expected="an answer in time",
+                action="look at the state of the station, then pull again",
+            )
         if status != 200:
             raise self._error(
                 f"a refusal to {order} {recipe_id} ({_reason(content)})",

@@ -207,6 +207,8 @@ class Acquisition:
                 self._freshness[report.name].check(outcome, pairing.order.triggered_ns if pairing else 0)
             except StaleFrameError as error:
                 outcome = Failure(reason="stale-frame", message=str(error))
+        if isinstance(outcome, Frame) and pairing is not None:
+            outcome = self._prompt(report.name, outcome, pairing.order.triggered_ns)
         if pairing is None:
             return  # The part had its result before: at the deadline, or because another sensor failed.
         if isinstance(outcome, Frame):
@@ -214,6 +216,16 @@ class Acquisition:
         else:
             pairing.failures[report.name] = outcome
         self._finish_if_decided(pairing)
+
+    def _prompt(self, name: str, frame: Frame, triggered_ns: int) -> Frame | Failure:
+        """Return a frame, or a failure if its exposure was so late that it may show the next part."""
+        late_ms, limit_ms = (frame.captured_ns - triggered_ns) / 1e6, self._settings[name].timeout_ms
+        if late_ms <= limit_ms:
+            return frame
+        message = (
+            f"{name}: the frame was captured {late_ms:.0f} ms after the trigger, at most {limit_ms} ms are allowed"
+        )
+        return Failure(reason="acquisition-failed", message=f"{message} (timeout_ms)")
 
     def _finish_if_decided(self, pairing: Pairing) -> None:
         if pairing.decided:

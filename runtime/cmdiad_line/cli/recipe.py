@@ -46,7 +46,7 @@ def add_recipe(
     Args:
         state: State folder of the station.
         bundle: Folder of the bundle.
-        options: Choices for the recipe. A running station keeps all recipes.
+        options: Choices for the recipe. A running station removes old recipes itself.
         details: Further facts for the audit log as JSON values.
 
     Raises:
@@ -56,9 +56,14 @@ def add_recipe(
     """
     from cmdiad_line.recipes.store import KEEP_ALL, RecipeStore
     from cmdiad_line.records.audit import note_change
+    from cmdiad_line.review.lineage import recipes_to_replace
 
     store = RecipeStore(state)
-    added = store.import_bundle(bundle, replace(options, keep=KEEP_ALL) if is_running(state) else options)
+    if is_running(state):
+        options = replace(options, keep=KEEP_ALL)
+    else:
+        options = replace(options, needed=recipes_to_replace(state, [recipe.recipe_id for recipe in store.list()]))
+    added = store.import_bundle(bundle, options)
     noted = {"bundle_digest": added.bundle_digest, **details}
     note_change(state, present_user(), "recipe-added", added.recipe_id, noted)
     click.echo(f"{added.recipe_id}: {printable(added.bundle_name)}, {added.modality}, digest {added.bundle_digest}")
@@ -131,8 +136,8 @@ def recipe() -> None:
         "--keep",
         type=click.IntRange(2, 1000),
         default=5,
-        help="Number of recipes that stay on the disk. The oldest others leave, except the active one and the one "
-        "before. A running station keeps all.",
+        help="Number of recipes that stay on the disk: those that were added last, those that were activated last, and "
+        "the last one of each product. A running station removes old ones itself, by keep in [recipe].",
     ),
 )
 def add(  # noqa: PLR0913 - one parameter for each option

@@ -5,6 +5,7 @@ After SIGKILL or a loss of power the kernel's driver decides about the level of 
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,19 @@ class GpioLines:
         values = self._request.get_values(list(self._inputs.values())) if self._inputs else []
         return {name: value is Value.ACTIVE for name, value in zip(self._inputs, values, strict=True)}
 
-    def edges(self) -> list[dict[str, bool]]:
-        """Return the changes of inputs that have happened, oldest first, then the present levels. May block."""
+    def edges(self) -> list[tuple[dict[str, bool], int]]:
+        """Return the changes of inputs with their times, oldest first, then the present levels. May block.
+
+        The times are those of the kernel in nanoseconds of `time.monotonic_ns`: a process that was held up takes an old
+        trigger for an old one.
+        """
         from gpiod import EdgeEvent
 
         names = {line: name for name, line in self._inputs.items()}
         events = self._request.read_edge_events()
         rising = EdgeEvent.Type.RISING_EDGE
-        return [*({names[event.line_offset]: event.event_type is rising} for event in events), self.levels()]
+        changes = [({names[event.line_offset]: event.event_type is rising}, event.timestamp_ns) for event in events]
+        return [*changes, (self.levels(), time.monotonic_ns())]
 
     def show(self, active: frozenset[str]) -> None:
         """Set the outputs. `results_valid` rises after all others and falls before them."""
@@ -85,7 +91,7 @@ class GpioLines:
 def _request(settings: Gpio) -> LineRequest:
     try:
         import gpiod
-        from gpiod.line import Direction, Edge, Value
+        from gpiod.line import Clock, Direction, Edge, Value
     except ImportError as error:
         raise CmdiadError(
             "",
@@ -99,6 +105,7 @@ def _request(settings: Gpio) -> LineRequest:
     for name, line in settings.inputs.items():
         config[line] = gpiod.LineSettings(
             direction=Direction.INPUT,
+            event_clock=Clock.MONOTONIC,
             edge_detection=Edge.BOTH,
             active_low=name in settings.active_low,
             debounce_period=timedelta(microseconds=settings.debounce_us),

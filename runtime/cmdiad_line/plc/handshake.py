@@ -100,8 +100,14 @@ class Handshake:
         assert name in self._texts, name
         self._texts[name] = text
 
-    def write(self, levels: Mapping[str, bool], now_ns: int) -> list[Message]:
-        """Take levels of inputs that the PLC has set at once, and return the messages for the supervisor."""
+    def write(self, levels: Mapping[str, bool], now_ns: int, edge_ns: int | None = None) -> list[Message]:
+        """Take levels of inputs that the PLC has set at once, and return the messages for the supervisor.
+
+        Args:
+            levels: Levels by name.
+            now_ns: Present time.
+            edge_ns: Time at which the levels changed, if it is known to be earlier.
+        """
         assert levels.keys() <= INPUTS.keys(), levels.keys() - INPUTS.keys()
         raised = {name for name, level in levels.items() if level and not self._levels.get(name, False)}
         known = {name for name in raised if name in self._levels}
@@ -115,7 +121,7 @@ class Handshake:
         if levels.get("trigger") is False:
             self._trigger_acknowledged = False
         if "trigger" in raised:
-            messages += self._take_trigger("trigger" in known, now_ns)
+            messages += self._take_trigger("trigger" in known, now_ns, now_ns if edge_ns is None else edge_ns)
         self._show_next(now_ns)
         return messages
 
@@ -160,7 +166,7 @@ class Handshake:
         self._waiting.clear()
         return messages
 
-    def _take_trigger(self, edge: bool, now_ns: int) -> list[Message]:
+    def _take_trigger(self, edge: bool, now_ns: int, edge_ns: int) -> list[Message]:
         """Return the trigger for the supervisor, or count it as missed."""
         messages = self._forget_results() if self._settings.buffer == 1 else []
         self._last_token = self._trigger_id = 0
@@ -175,7 +181,7 @@ class Handshake:
         self._token += 1
         self._last_token = self._token
         self._pending.append(self._token)
-        return [*messages, Trigger(token=self._token, part_id=self._texts["part_id"], sent_ns=now_ns)]
+        return [*messages, Trigger(token=self._token, part_id=self._texts["part_id"], sent_ns=edge_ns)]
 
     def _miss(self) -> None:
         self._missed = True

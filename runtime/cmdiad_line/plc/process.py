@@ -128,11 +128,13 @@ class _PlcProcess:
 
     def _read_lines(self) -> None:
         assert self._lines is not None
-        for levels in self._lines.edges():
-            self._write(levels)
+        for levels, time_ns in self._lines.edges():
+            self._write(levels, time_ns)
 
-    def _write(self, levels: Mapping[str, bool]) -> None:
-        self._send(self._handshake.write(levels, time.monotonic_ns()))
+    def _write(self, levels: Mapping[str, bool], time_ns: int | None = None) -> None:
+        """Pass levels on; `time_ns` is the time of an edge, by default now."""
+        now_ns = time.monotonic_ns()
+        self._send(self._handshake.write(levels, now_ns, now_ns if time_ns is None else min(time_ns, now_ns)))
         self._show()
 
     def _send(self, messages: Sequence[Message]) -> None:

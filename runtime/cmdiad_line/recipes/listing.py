@@ -74,17 +74,22 @@ class Listing:
         return replace(self, recipes=tuple(replaced))
 
     def with_last(self, keep: int, needed: frozenset[str]) -> Listing:
-        """Return the listing with at most this number of recipes; the oldest ones leave.
+        """Return the listing without old recipes.
+
+        The recipes that stay are the last ones that were added, the last ones that were activated, and the last one of
+        each product. So a line that changes between many products keeps them all.
 
         Args:
-            keep: Number of recipes, at least 2.
-            needed: Ids of recipes that stay in any case, in addition to the active one and the one before.
+            keep: Number of recipes that were added last, and of those that were activated last, at least 2. So the
+                active recipe and the one before stay.
+            needed: Ids of further recipes that stay.
         """
-        stay = {*needed, *self.history[-2:]}
-        excess = len(self.recipes) - keep
-        leaving = [recipe.recipe_id for recipe in self.recipes if recipe.recipe_id not in stay][: max(0, excess)]
-        history = [entry for entry in self.history if entry not in leaving]
+        ids = [recipe.recipe_id for recipe in self.recipes]
+        activated = [*dict.fromkeys(reversed(self.history))]
+        products = {recipe.product_id: recipe.recipe_id for recipe in self.recipes if recipe.product_id}
+        stay = {*needed, *ids[-keep:], *activated[:keep], *products.values()}
+        history = [entry for entry in self.history if entry in stay]
         # Without the recipes in between, one recipe may follow itself.
         history = [entry for i, entry in enumerate(history) if i == 0 or entry != history[i - 1]]
-        recipes = tuple(recipe for recipe in self.recipes if recipe.recipe_id not in leaving)
+        recipes = tuple(recipe for recipe in self.recipes if recipe.recipe_id in stay)
         return replace(self, recipes=recipes, history=tuple(history))

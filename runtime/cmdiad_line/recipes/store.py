@@ -29,9 +29,10 @@ from cmdiad_runtime.support.records import RecordError
 from cmdiad_runtime.support.regular_file import read_regular
 
 KEEP = 5
-"""Number of recipes that stay on the disk."""
+"""Number of recipes that stay on the disk, see `Listing.with_last`."""
 KEEP_ALL = 1_000_000
-"""Value of `ImportOptions.keep` that removes no recipe, because a running station may have prepared any of them."""
+"""Value of `ImportOptions.keep` that removes no recipe. A running station removes old ones itself, because only the
+station knows which of them are prepared."""
 _FILE = "recipes.json"
 _LIMIT = 4 << 20  # bytes
 _WAIT_S = 10.0
@@ -52,8 +53,8 @@ class ImportOptions:
         public_key: Public key file that must verify the bundle's signature, or None.
         threshold: Raw score threshold instead of the bundle's, or None.
         false_reject_rate: Rate in (0, 1) to compute the score threshold for from the bundle's held-out scores, or None.
-        keep: Number of recipes that stay on the disk; the oldest others are removed.
-        needed: Ids of recipes that stay in any case, for example those that are prepared.
+        keep: Number of recipes that stay on the disk, see `RecipeStore.keep_last`.
+        needed: Ids of recipes that stay in any case.
     """
 
     recipe_id: str
@@ -119,9 +120,28 @@ class RecipeStore:
         self._copy(bundle, recipe, options.public_key)
         with self._change() as change:
             recipe = _as_stored(change.listing, recipe)  # Another process may have changed the listing meanwhile.
+            if not self.path_of(recipe).exists():  # It may have removed another recipe with this bundle.
+                self._copy(bundle, recipe, options.public_key)
             listing = change.listing.with_recipe(recipe)
             change.listing = listing.with_last(options.keep, frozenset({*options.needed, recipe.recipe_id}))
         return recipe
+
+    def keep_last(self, keep: int, needed: frozenset[str]) -> tuple[str, ...]:
+        """Remove old recipes, and the bundles that no recipe uses any more; see `Listing.with_last`.
+
+        Args:
+            keep: Number of recipes that were added last, and of those that were activated last, that stay; at least 2.
+            needed: Ids of further recipes that stay: those that are prepared, and those that candidates are to replace.
+
+        Returns:
+            Ids of the removed recipes.
+
+        Raises:
+            OutputError: The listing cannot be read or written. Nothing was removed.
+        """
+        with self._change() as change:
+            before, change.listing = change.listing, change.listing.with_last(keep, needed)
+        return tuple(known.recipe_id for known in before.recipes if change.listing.of(known.recipe_id) is None)
 
     def verify(self, recipe_id: str) -> Bundle:
         """Verify the bundle of a recipe: digest, the hash of every file, and the signature if one is required.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Selection, StoredResult
-from cmdiad_line.review.places import RECORD, candidate_folder
+from cmdiad_line.review.places import RECORD, candidate_folder, candidates_folder
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.regular_file import read_regular
 
@@ -26,6 +27,21 @@ def lineage(state: Path, recipe_id: str) -> tuple[str, ...]:
     while (base := _replaced_by(state, ids[-1])) is not None and base not in ids:
         ids.append(base)
     return tuple(ids)
+
+
+def recipes_to_replace(state: Path, stored: Collection[str]) -> frozenset[str]:
+    """Return the ids of the recipes that candidates are to replace. Replay and acceptance need these recipes.
+
+    Args:
+        state: State folder of the station.
+        stored: Ids of the recipes of the station. A candidate among them was accepted before.
+
+    Raises:
+        OutputError: The record of a candidate is damaged, so that the recipe is not known.
+    """
+    names = (path.parent.name for path in candidates_folder(state).glob(f"*/{RECORD}"))
+    bases = (_replaced_by(state, name) for name in names if name not in stored)
+    return frozenset(base for base in bases if base is not None)
 
 
 def judged_defects(state: Path, records: RecordReader, recipe: Recipe) -> tuple[StoredResult, ...]:

@@ -26,7 +26,7 @@ class Recipe:
         public_key: Public key that must verify the bundle's signature; without it no signature is required.
         threshold: Raw score threshold instead of the bundle's.
         false_reject_rate: Rate in (0, 1) to compute the thresholds for, from the bundle's held-out scores.
-        keep: Number of recipes that stay on the disk.
+        keep: Number of recipes that were added last, and of those that were activated last, that stay on the disk.
     """
 
     bundle: ExistingFolder

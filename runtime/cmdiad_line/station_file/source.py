@@ -36,7 +36,7 @@ class Source:
         kind: Kind of source.
         name: Name of the sensor in messages and records; "" for its kind.
         delivers: Arrays that the sensor delivers: "rgb", "xyz" or "both".
-        timeout_ms: Milliseconds to wait for a frame after the order to capture it.
+        timeout_ms: Milliseconds from the trigger in which a frame must be captured, and longest wait for it.
         skew_ms: Largest difference in milliseconds between the exposures of two sensors for the same part.
         noisy: True if two exposures never have the same bytes, as those of a real sensor. Then a frame with the bytes
             of a recent one is NG `stale-frame`. False is for generated pictures: it accepts a picture for two parts.

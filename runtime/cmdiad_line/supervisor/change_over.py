@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,8 @@ from cmdiad_line.supervisor.readiness import LoadedRecipe, Readiness
 from cmdiad_line.transport.messages import Load, Loaded, Message, NotLoaded, Unload
 
 LARGEST_HELD = 3
-"""Recipes in memory: the active one, the one before, and one that is prepared."""
+"""Recipes in memory: the active one, the one before, and one that is prepared. Also the largest number that are being
+loaded at the same time; each of them stays in memory until it has its answer."""
 LOAD_LIMIT_NS = 300 * 10**9
 """Time after which an inspection process that loads a recipe is taken for hung."""
 
@@ -60,11 +61,19 @@ class ChangeOver:
         self, store: Store, readiness: Readiness, background: Background, send: Callable[[Message], None]
     ) -> None:
         self._store, self._readiness, self._background, self._send = store, readiness, background, send
-        self._held: dict[str, Recipe] = {}
+        self._up = False  # True while the inspection process takes orders.
+        self._before = ""  # Recipe that was active before: parts in work may have it.
+        self._held: dict[str, Recipe] = {}  # Recipes to load into every new process, in the order of their last use.
         self._ordered: dict[str, deque[tuple[Load, int]]] = {}
         self._waiting: dict[str, list[Then]] = {}
         self._replaced: set[str] = set()
+        self._asked: list[str] = []  # Recipes that the store is looking up.
         self._next: list[str] = []  # Recipes that the store is making active.
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Return the ids of the recipes that must stay on the disk: in memory, or about to be there."""
+        return frozenset({*self._held, *self._asked, *self._next})
 
     def begin(self, recipe: Recipe) -> None:
         """Hold the recipe that was active when the station started."""
@@ -73,13 +82,22 @@ class ChangeOver:
 
     def inspection_up(self, now_ns: int) -> None:
         """Load all held recipes into a new inspection process, the active one first."""
+        self._up = True
         for recipe in sorted(self._held.values(), key=lambda recipe: recipe.recipe_id != self._readiness.active_id):
             self._order(recipe, now_ns)
 
     def inspection_down(self) -> None:
-        """Forget what the process had loaded."""
+        """Forget what the process had loaded, and give up the recipes that it was loading, except the active one.
+
+        A recipe whose loading ends the process would otherwise end every new one, too, until the station gives up.
+        """
+        self._up = False
         self._readiness.loaded.clear()
-        self._ordered.clear()
+        loading, self._ordered = [*self._ordered], {}
+        for recipe_id in loading:
+            if not self._is_in_use(recipe_id):
+                self._held.pop(recipe_id, None)
+                self._finish(recipe_id, f"The inspection process ended while it loaded the recipe {recipe_id}.")
 
     def overdue(self, now_ns: int) -> bool:
         """Return True if a recipe has been loading for too long."""
@@ -100,6 +118,7 @@ class ChangeOver:
         if message.recipe_id == self._readiness.active_id:
             self._readiness.fault = None
         self._finish(message.recipe_id, "")
+        self._unload_surplus()
 
     def not_loaded(self, message: NotLoaded) -> None:
         """Note a recipe that cannot be used. Without the active recipe the station needs a person."""
@@ -113,17 +132,25 @@ class ChangeOver:
         self._finish(message.recipe_id, message.message)
 
     def prepare(self, recipe_id: str, now_ns: int, then: Then) -> None:
-        """Load a recipe next to the active one."""
-        self._background.submit(
-            lambda: self._store.recipe(recipe_id),
-            lambda recipe, error: self._hold(recipe, now_ns, then) if error is None else then(str(error)),
-        )
+        """Load a recipe next to the active one. The recipe that was used longest ago makes room for it."""
+
+        def hold(recipe: Recipe, error: Exception | None) -> None:
+            self._asked.remove(recipe_id)
+            if error is not None:
+                then(str(error))
+            elif recipe_id not in self._loading and len(self._loading) >= LARGEST_HELD:
+                then("Other recipes are being loaded. Try again later.")
+            else:
+                self._hold(recipe, now_ns, then)
+
+        self._asked.append(recipe_id)
+        self._background.submit(lambda: self._store.recipe(recipe_id), hold)
 
     def unprepare(self, recipe_id: str, then: Then) -> None:
         """Unload a recipe that is neither active nor about to become active."""
-        if recipe_id == self._readiness.active_id or recipe_id in self._next:
+        if self._is_in_use(recipe_id):
             then(f"The recipe {recipe_id} is active.")
-        elif recipe_id in self._ordered or recipe_id in self._waiting:
+        elif recipe_id in self._loading:
             then(f"The recipe {recipe_id} is being loaded. Try again later.")
         elif recipe_id not in self._held:
             then(f"The recipe {recipe_id:.60} is not prepared.")
@@ -133,7 +160,7 @@ class ChangeOver:
 
     def activate(self, recipe_id: str, now_ns: int, then: Then) -> None:
         """Load a recipe if needed, then use it from the next part on."""
-        self.prepare(recipe_id, now_ns, lambda problem: self._switch(recipe_id, problem, then))
+        self.prepare(recipe_id, now_ns, lambda problem: self._switch(recipe_id, problem, now_ns, then))
 
     def rollback(self, now_ns: int, then: Then) -> None:
         """Use the recipe that was active before, from the next part on."""
@@ -142,7 +169,7 @@ class ChangeOver:
             if recipe is None:
                 then(str(error or "No recipe was active before the present one."))
                 return
-            self._hold(recipe, now_ns, lambda problem: self._switch(recipe.recipe_id, problem, then, back=True))
+            self._hold(recipe, now_ns, lambda problem: self._switch(recipe.recipe_id, problem, now_ns, then, back=True))
 
         self._background.submit(self._store.previous, hold)
 
@@ -168,14 +195,16 @@ class ChangeOver:
 
     def _hold(self, recipe: Recipe, now_ns: int, then: Then) -> None:
         held = self._held.pop(recipe.recipe_id, None)
-        self._held[recipe.recipe_id] = recipe  # The order of the dictionary is that of the last use.
+        self._held[recipe.recipe_id] = recipe
         if held == recipe and recipe.recipe_id in self._readiness.loaded:
             then("")
             return
         self._waiting.setdefault(recipe.recipe_id, []).append(then)
-        self._order(recipe, now_ns)
+        if held != recipe or recipe.recipe_id not in self._ordered:
+            self._unload_surplus()
+            self._order(recipe, now_ns)
 
-    def _switch(self, recipe_id: str, problem: str, then: Then, *, back: bool = False) -> None:
+    def _switch(self, recipe_id: str, problem: str, now_ns: int, then: Then, *, back: bool = False) -> None:
         loaded = self._readiness.loaded.get(recipe_id)
         problem = problem or (self._readiness.lack(loaded) if loaded else "")
         if problem:
@@ -187,18 +216,32 @@ class ChangeOver:
             if error is not None:
                 then(str(error))
                 return
-            before, self._readiness.active_id = self._readiness.active_id, recipe.recipe_id
+            if recipe.recipe_id != self._readiness.active_id:
+                self._before, self._readiness.active_id = self._readiness.active_id, recipe.recipe_id
             self._readiness.fault = None
-            self._unload_surplus({recipe.recipe_id, before})
             then("")
+            # After two rollbacks at the same time, or a restart of the process, the recipe may not be loaded.
+            self._hold(recipe, now_ns, lambda problem: None)
+            self._unload_surplus()
 
         self._next.append(recipe_id)
         self._background.submit(lambda: self._store.rollback() if back else self._store.activate(recipe_id), use)
 
-    def _unload_surplus(self, needed: Collection[str]) -> None:
-        """Unload the recipes that were used longest ago, except the active one and the one that parts in work have."""
-        others = [recipe_id for recipe_id in self._held if recipe_id not in needed]
-        for recipe_id in others[: max(len(self._held) - LARGEST_HELD, 0)]:
+    def _is_in_use(self, recipe_id: str) -> bool:
+        """Return True for the active recipe and for one that is about to become active."""
+        return recipe_id == self._readiness.active_id or recipe_id in self._next
+
+    @property
+    def _loading(self) -> set[str]:
+        """Return the recipes that the process loads, or that wait for a process."""
+        return {*self._ordered, *self._waiting}
+
+    def _unload_surplus(self) -> None:
+        """Unload the recipes that were used longest ago, except those that are in use or being loaded."""
+        surplus = len(self._held) - LARGEST_HELD
+        busy = {self._before, *self._loading, *self._replaced}
+        idle = [recipe_id for recipe_id in self._held if recipe_id not in busy and not self._is_in_use(recipe_id)]
+        for recipe_id in idle[: max(surplus, 0)]:
             self._unload(recipe_id)
 
     def _unload(self, recipe_id: str) -> None:
@@ -207,6 +250,9 @@ class ChangeOver:
         self._send(Unload(recipe_id=recipe_id))
 
     def _order(self, recipe: Recipe, now_ns: int) -> None:
+        """Have the process load a recipe. Without a process, `inspection_up` orders all held recipes later."""
+        if not self._up:
+            return
         load = Load(
             recipe_id=recipe.recipe_id,
             path=str(self._store.path_of(recipe)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ class Commands:
     def __init__(self, controls: Controls, readiness: Readiness, change_over: ChangeOver) -> None:
         self._controls, self._readiness, self._change_over = controls, readiness, change_over
         self._token = 0
+        self._ends: Counter[str] = Counter()  # Number of ends of each process.
         self._askers: dict[int, tuple[str, int]] = {}
         self._audit: dict[int, Command] = {}
 
@@ -61,7 +63,8 @@ class Commands:
         elif command.name in FORWARDED:
             self._forward(channel, command)
         else:
-            self._carry_out(command, now_ns, lambda problem: self._answer(channel, command, problem))
+            ends = self._ends[channel]
+            self._carry_out(command, now_ns, lambda problem: self._answer(channel, command, problem, ends))
 
     def answered(self, answer: Answer) -> None:
         """Pass an answer of the records process to the process that asked."""
@@ -91,6 +94,11 @@ class Commands:
             problem = "The records process ended before it answered. Look if the entry is there, else try again."
             self._controls.send(channel, Answer(token=token, done=False, message=problem))
         self._askers.clear()
+
+    def channel_down(self, channel: str) -> None:
+        """Send no answer to the next process of a channel: its tokens are those of other requests."""
+        self._ends[channel] += 1
+        self._askers = {token: asker for token, asker in self._askers.items() if asker[0] != channel}
 
     def _forward(self, channel: str, command: Command) -> None:
         self._token += 1
@@ -126,11 +134,13 @@ class Commands:
         if name == "abort":
             self._controls.abort()
 
-    def _answer(self, channel: str, command: Command, problem: str) -> None:
+    def _answer(self, channel: str, command: Command, problem: str, ends: int | None = None) -> None:
+        """Write a command to the audit log, and answer it unless the process that asked has ended."""
         message = problem or f"Done: {COMMANDS[command.name].split('. ')[0].rstrip('.').lower()}."
         details = {"channel": channel, "done": not problem, "message": message, **command.arguments}
         self.note(command.name, str(command.arguments.get("recipe_id", "")), details, command.user)
-        self._controls.send(channel, Answer(token=command.token, done=not problem, message=message))
+        if ends is None or ends == self._ends[channel]:
+            self._controls.send(channel, Answer(token=command.token, done=not problem, message=message))
 
 
 def _is_score(value: object) -> bool:

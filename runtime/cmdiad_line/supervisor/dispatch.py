@@ -157,8 +157,14 @@ class Dispatch:
         return self._flush(now_ns)
 
     def replay(self) -> list[Result]:
-        """Return the results that a restarted PLC process must show again, oldest first."""
-        return [replace(result, replayed=True) for result in self._unacknowledged]
+        """Return the results that a restarted PLC process must show, oldest first.
+
+        One that no process received was never shown, so the process shows no OK of it after the deadline.
+        """
+        results = list(self._unacknowledged)
+        again = (replace(result, replayed=True) for result in results)
+        self._unacknowledged = deque(again, maxlen=UNACKNOWLEDGED)
+        return results
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -325,7 +331,7 @@ class Dispatch:
         part.result, part.stage = result, "done"
         self.counters["ok" if result.verdict == "OK" else "ng"] += 1
         if part.channel == "plc":
-            self._unacknowledged.append(result)
+            self._unacknowledged.append(replace(result, replayed="plc" in self._readiness.running))
         self._actions.append(Publish(part.channel, result))
 
     def _records_down(self, now_ns: int) -> None:

@@ -25,6 +25,7 @@ from cmdiad_line.supervisor.dispatch import Dispatch
 from cmdiad_line.supervisor.hub import Gone, Hub
 from cmdiad_line.supervisor.ids import NoIdsError
 from cmdiad_line.supervisor.limits import Limits
+from cmdiad_line.supervisor.old_recipes import OldRecipes
 from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.supervisor.restarts import MINUTE_NS, RestartBudget
 from cmdiad_line.supervisor.state import make_state
@@ -140,6 +141,7 @@ class Supervisor:
         )
         self._change_over.begin(parts.recipe)
         self._commands = Commands(self, self._readiness, self._change_over)
+        self._old_recipes = OldRecipes(station, self._background, self._commands.note)
         names = (*INSIDE, *self._outside)
         self._restarts = {name: RestartBudget(station.restarts_per_minute) for name in names}
         self._watchdog = Watchdog()
@@ -210,6 +212,7 @@ class Supervisor:
         self._check_silence(now_ns)
         if self._dispatch.in_work == 0:
             self._change_over.between_parts(now_ns)
+        self._old_recipes.remove(self._change_over.needed, now_ns)
         self._prove(now_ns)
         self._show_state()
         self._show_life(now_ns)
@@ -315,6 +318,7 @@ class Supervisor:
         """Note the end of a process, and answer the parts that it had."""
         now_ns = time.monotonic_ns()
         self._readiness.running.discard(name)
+        self._commands.channel_down(name)
         self._awaited.discard(name)  # The station inspects without pages, too.
         reason = self._reasons.pop(name, _DIED.get(name, "station-error"))
         message = self._failures.get(name) or gone.message

@@ -70,7 +70,7 @@ def page_for(role: Role | None) -> Dependency:
         if caller is None and role is None and services_of(request).settings.open_view:
             return VIEWER
         if caller is None:
-            raise SignInNeededError(_page_of(request) if request.method == "GET" else "/")
+            raise SignInNeededError(page_of(request))
         if not caller.may(role or "operator"):
             raise HTTPException(403, f"This page needs the role {role}. You are signed in as {caller.role}.")
         return caller
@@ -149,8 +149,10 @@ def require_own_form(request: Request, token: str, expected: str) -> None:
         raise HTTPException(403, "This form is too old or comes from another page. Load the page again.")
 
 
-def _page_of(request: Request) -> str:
-    """Return path and query of a request."""
+def page_of(request: Request) -> str:
+    """Return path and query of the page of a request; "/" for a form that was sent, which has no page."""
+    if request.method != "GET":
+        return "/"
     path, query = request.url.path, request.url.query
     return f"{path}?{query}" if query else path
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from cmdiad_line.accounts.account import AccountError
+from cmdiad_line.web.desk import NoAnswerError
 from cmdiad_line.web.services import Services
 
 _PERIOD_S = 2.0
@@ -20,11 +21,14 @@ async def copy_changes(services: Services) -> None:
 
 
 async def copy_once(services: Services) -> None:
-    """Copy the changes that are not in the audit log yet, in their order."""
+    """Copy the changes that are not in the audit log yet, in their order, until one is refused or not answered."""
     for change in await asyncio.to_thread(services.accounts.unnoted):
         details = {"details": change.details, "changed_at": change.time}
         arguments = {"action": change.action, "subject": change.name, "details": details}
-        answer = await services.desk.command("note", change.author, arguments)
+        try:
+            answer = await services.desk.command("note", change.author, arguments)
+        except NoAnswerError:
+            return
         if not answer.done:
             return
         await asyncio.to_thread(services.accounts.mark_noted, change.number)

@@ -25,7 +25,11 @@ _ANSWER_S = 330.0
 
 
 class NoAnswerError(TimeoutError):
-    """The supervisor gave no answer in time."""
+    """The supervisor gave no answer in time. A command may still take effect."""
+
+
+class NotTakenError(NoAnswerError):
+    """The supervisor did not take the request, which has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +137,14 @@ class Desk:
         return shown
 
     async def command(self, name: str, user: str, arguments: dict[str, Any]) -> Answer:
-        """Send a command in the name of a person and return the answer; no answer counts as a refusal."""
+        """Send a command in the name of a person, and return the answer.
+
+        Raises:
+            NotTakenError: The supervisor does not read, or is gone.
+            NoAnswerError: The supervisor did not answer in time.
+        """
         order = Command(token=next(self._tokens), name=name, user=user, arguments=arguments)
-        try:
-            answer: Answer = await self._request("command", order, _ANSWER_S)
-        except NoAnswerError as error:
-            return Answer(token=order.token, done=False, message=str(error))
+        answer: Answer = await self._request("command", order, _ANSWER_S)
         return answer
 
     def newest(self) -> SeenResult | None:
@@ -161,13 +167,14 @@ class Desk:
         """Send an order and return its answer.
 
         Raises:
-            NoAnswerError: The supervisor does not read, is gone, or did not answer in time.
+            NotTakenError: The supervisor does not read, or is gone.
+            NoAnswerError: The supervisor did not answer in time.
         """
         answer = self._expect(kind, order.token)
         try:
             self._send(order)
         except (LinkClosedError, LinkFullError) as error:
-            raise NoAnswerError("The station takes no requests now. Look at the state of the station.") from error
+            raise NotTakenError("The station takes no requests now. Look at the state of the station.") from error
         return await self._wait(answer, seconds)
 
     def _expect(self, kind: str, number: int) -> asyncio.Future[Any]:

@@ -80,6 +80,15 @@ class History:
         with self.reader() as reader:
             return reader.counters(since=since)
 
+    def kept(self, result: StoredResult) -> frozenset[PictureKind]:
+        """Return the pictures of a part that are kept."""
+        with self.reader() as reader:
+            folder = reader.pictures(result)
+        kinds: dict[PictureKind, tuple[str, ...]] = {"overlay": (OVERLAY,), "image": (RGB, XYZ)}
+        if folder is None:
+            return frozenset()
+        return frozenset(kind for kind, names in kinds.items() if any((folder / name).is_file() for name in names))
+
     def picture(self, acquisition_id: int, kind: PictureKind, side: int = 0) -> bytes | None:
         """Return a stored picture, or None if none was kept. A cloud without an image becomes a grey picture.
 

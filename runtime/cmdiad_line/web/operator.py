@@ -36,7 +36,8 @@ async def part(
     if result is None:
         raise HTTPException(404, f"There is no part {acquisition_id} in the records.")
     judgements, overrides = await run_in_threadpool(history.remarks, acquisition_id)
-    return render(request, "part", caller, result=result, judgements=judgements, overrides=overrides)
+    kept = await run_in_threadpool(history.kept, result)
+    return render(request, "part", caller, result=result, kept=kept, judgements=judgements, overrides=overrides)
 
 
 @router.post("/station/{name}")

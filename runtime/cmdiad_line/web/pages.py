@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cmdiad_line.web.access import Caller
+from cmdiad_line.web.access import Caller, page_of, sign_in_address
 from cmdiad_line.web.facts import facts_of
 from cmdiad_line.web.services import services_of
 from cmdiad_line.web.static_files import address
@@ -55,6 +55,13 @@ def render(request: Request, template: str, caller: Caller | None, *, status: in
     text = (
         templates()
         .get_template(f"{template}.html.jinja")
-        .render(station=services.name, person=caller, page=template, path=request.url.path, **values)
+        .render(
+            station=services.name,
+            person=caller,
+            page=template,
+            path=request.url.path,
+            sign_in=sign_in_address(page_of(request)),
+            **values,
+        )
     )
     return HTMLResponse(text, status)

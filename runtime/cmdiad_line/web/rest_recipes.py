@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi import Path as PathParameter
@@ -10,13 +10,19 @@ from fastapi.concurrency import run_in_threadpool
 
 from cmdiad_line.station_file.recipe import RECIPE_ID
 from cmdiad_line.web.access import Caller, program_for
+from cmdiad_line.web.desk import NoAnswerError, NotTakenError
+from cmdiad_line.web.orders import UNKNOWN_OUTCOME
 from cmdiad_line.web.rest_answers import Done, Problem, StoredRecipe, problems
 from cmdiad_line.web.services import services_of
 
 router = APIRouter(prefix="/recipes")
 Engineer = Annotated[Caller, Depends(program_for("engineer"))]
 RecipeId = Annotated[str, PathParameter(pattern=f"^{RECIPE_ID.pattern}$", description="Id of a stored recipe.")]
-_REFUSED = "The station refuses the order, or did not answer in time. The content has the reason."
+_FAILED: dict[int | str, dict[str, Any]] = {
+    409: {"model": Problem, "description": "The station refuses the order. The content has the reason."},
+    503: {"model": Problem, "description": "The station takes no orders now. The order has no effect."},
+    504: {"model": Problem, "description": "The station did not answer in time. The order may still take effect."},
+}
 
 
 @router.get("", summary="List the stored recipes", responses=problems(401, 403, 503))
@@ -47,7 +53,7 @@ async def recipes(request: Request, _: Engineer) -> list[StoredRecipe]:
 @router.post(
     "/{recipe_id}/{order}",
     summary="Prepare, unprepare or activate a recipe",
-    responses={**problems(401, 403, 422), 409: {"model": Problem, "description": _REFUSED}},
+    responses={**problems(401, 403, 422), **_FAILED},
 )
 async def change(
     request: Request, caller: Engineer, recipe_id: RecipeId, order: Literal["prepare", "unprepare", "activate"]
@@ -55,9 +61,14 @@ async def change(
     """Load a recipe and run its self-test, unload it, or use it from the next part on.
 
     The answer comes when the order is done, which can take minutes. Parts in work keep their recipe. If the station
-    refuses, the active recipe stays active.
+    refuses, the active recipe stays active. Without an answer in time, `GET /recipes` shows what became of the order.
     """
-    answer = await services_of(request).desk.command(order, caller.name, {"recipe_id": recipe_id})
+    try:
+        answer = await services_of(request).desk.command(order, caller.name, {"recipe_id": recipe_id})
+    except NotTakenError as error:
+        raise HTTPException(503, str(error)) from error
+    except NoAnswerError as error:
+        raise HTTPException(504, UNKNOWN_OUTCOME) from error
     if not answer.done:
         raise HTTPException(409, answer.message)
     return Done(message=answer.message)

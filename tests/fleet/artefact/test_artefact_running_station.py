@@ -252,6 +252,28 @@ def test_a_supervisor_without_an_answer_is_a_refusal(tmp_path: Path, monkeypatch
         assert orders(web) == [("prepare", "gear-7")]
 
 
+def test_the_outcome_of_an_activation_without_an_answer_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The station may have changed to the recipe, or may not. Its state decides, not the missing answer."""
+    monkeypatch.setattr(interface_module, "READY_S", 0.0)
+    request = Interface._request
+
+    def late(interface: Interface, method: str, path: str) -> tuple[int, dict[str, Any]]:
+        if path == "recipes/gear-7/activate":
+            return 504, {"detail": "The outcome is unknown."}
+        return request(interface, method, path)
+
+    monkeypatch.setattr(Interface, "_request", late)
+    with scripted(tmp_path) as web:
+        assert_refused(pull_tiny(web, tmp_path), 11, "not ready with gear-7", "active recipe: gear")
+        digest = RecipeStore(web.state).recipe("gear-7").bundle_digest
+        web.state_is(recipe_id="gear-7", bundle_digest=digest)
+        wait_for(lambda: Interface(web.state, "x").readiness().recipe_id == "gear-7")
+        name = f"oci:{tmp_path}/tiny.tar:7"
+        assert pull(name, web.state, "gear-7", "--activate", "--station-token", tmp_path / "token").code == 0
+
+
 def test_only_the_station_with_the_certificate_receives_the_token(tmp_path: Path) -> None:
     write_certificates(tmp_path)
     files = {"certificate": tmp_path / "broker.pem", "private_key": tmp_path / "broker.key"}

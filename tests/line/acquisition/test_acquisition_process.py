@@ -194,6 +194,19 @@ def test_fault_of_one_sensor(bench, tmp_path, fault, reason):
     assert answer.message.startswith("rgb")
 
 
+@pytest.mark.parametrize(("delivers", "reason"), [("rgb", "acquisition-failed"), ("both", "partner-missing")])
+def test_frame_that_was_captured_long_after_the_trigger_is_refused(bench, delivers, reason):
+    """An order that waited, for example on an overloaded machine, would show the next part."""
+    sources = [camera(timeout_ms=1000)] + [camera("xyz")] * (delivers == "both")
+    started = bench(*sources)
+    started.connected()
+    assert isinstance(started.answer(1, delivers, age_ns=1), Acquired)
+    answer = started.answer(2, delivers, age_ns=1_100_000_000)
+    assert isinstance(answer, NotAcquired)
+    assert answer.reason == reason
+    assert "ms after the trigger, at most 1000 ms are allowed (timeout_ms)" in answer.message
+
+
 @pytest.mark.parametrize("fault", ["noise", "size", "none"])
 def test_fault_that_the_inspection_must_see(bench, tmp_path, fault):
     started = bench(camera(**faults(tmp_path, fault)))

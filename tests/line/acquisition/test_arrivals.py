@@ -320,6 +320,7 @@ def test_upload_that_waited_is_as_old_as_it_is(tmp_path, pushed):
         ({"../../evil.png": png()}, "unsupported"),
         ({}, "missing-modality"),
         ({"xyz.tiff": tiff()}, "missing-modality"),
+        ({"rgb.png": png(), "xyz.tiff": tiff()}, "unsupported"),
     ],
 )
 def test_upload_that_cannot_be_read_gets_a_result(tmp_path, pushed, files, reason):

@@ -114,14 +114,16 @@ def test_every_edge_counts_in_order(request_of):
     kinds = gpiod.EdgeEvent.Type
     events = [(3, kinds.RISING_EDGE), (3, kinds.FALLING_EDGE), (4, kinds.RISING_EDGE)]
     request = request_of(lines)
-    request.events = [SimpleNamespace(line_offset=line, event_type=kind) for line, kind in events]
-    request.inputs[4] = gpiod.line.Value.ACTIVE
-    assert lines.edges() == [
-        {"trigger": True},
-        {"trigger": False},
-        {"results_ack": True},
-        {"trigger": False, "results_ack": True},
+    request.events = [
+        SimpleNamespace(line_offset=line, event_type=kind, timestamp_ns=time_ns)
+        for time_ns, (line, kind) in enumerate(events)
     ]
+    request.inputs[4] = gpiod.line.Value.ACTIVE
+    *changes, (levels, now_ns) = lines.edges()
+    assert changes == [({"trigger": True}, 0), ({"trigger": False}, 1), ({"results_ack": True}, 2)]
+    assert levels == {"trigger": False, "results_ack": True}
+    assert 0 <= time.monotonic_ns() - now_ns < 10**9
+    assert request.config[3].event_clock is gpiod.line.Clock.MONOTONIC
 
 
 def test_missing_chip_is_explained(tmp_path):
@@ -138,7 +140,8 @@ class LivingRequest(FakeRequest):
 
     def raise_line(self, line):
         self.inputs[line] = gpiod.line.Value.ACTIVE
-        self.events.append(SimpleNamespace(line_offset=line, event_type=gpiod.EdgeEvent.Type.RISING_EDGE))
+        rising, now_ns = gpiod.EdgeEvent.Type.RISING_EDGE, time.monotonic_ns()
+        self.events.append(SimpleNamespace(line_offset=line, event_type=rising, timestamp_ns=now_ns))
         os.write(self._wake, b"x")
 
     def read_edge_events(self):

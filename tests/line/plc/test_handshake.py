@@ -308,6 +308,12 @@ def test_trigger_carries_the_time_of_its_edge(plant):
     assert trigger.sent_ns == 123
 
 
+def test_trigger_by_wire_carries_the_time_of_the_wire(plant):
+    """A PLC process that was held up must not begin the deadline of the part anew."""
+    (trigger,) = plant.handshake.write({"trigger": True}, 500, 123)
+    assert trigger.sent_ns == 123
+
+
 def test_pushed_part_replaces_the_result_of_the_one_before(single):
     single.receive(result(1, "OK", channel="acquisition"))
     assert "job_pass" in single.bits

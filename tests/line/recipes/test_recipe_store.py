@@ -138,15 +138,41 @@ def test_impossible_threshold_is_refused(store, bundle, score):
     assert store.recipe("gear") == before
 
 
-def test_oldest_recipes_leave_but_never_one_that_is_needed(state, store, bundle):
-    for number in range(5):
+def test_last_added_and_last_activated_recipes_stay(state, store, bundle):
+    for number in range(6):
         add(store, named(bundle, f"r{number}"), f"r{number}", keep=9)
-    for name in ("r3", "r1", "r0"):
+    for name in ("r2", "r3", "r1", "r3", "r0"):
         store.activate(name)
-    add(store, named(bundle, "r5"), "r5", keep=3, needed=("r2",))
-    assert [recipe.recipe_id for recipe in store.list()] == ["r0", "r1", "r2", "r5"]
+    add(store, named(bundle, "r6"), "r6", keep=2, needed=("r4",))
+    assert [recipe.recipe_id for recipe in store.list()] == ["r0", "r3", "r4", "r5", "r6"]
     assert folders(state) == {recipe.bundle_digest for recipe in store.list()}
-    assert store.rollback().recipe_id == "r1"
+    assert store.rollback().recipe_id == "r3"
+    assert store.keep_last(2, frozenset({"r4"})) == ("r0",), "it was rolled back, so it counts as never activated"
+    assert store.keep_last(2, frozenset()) == ("r4",)
+
+
+def test_last_recipe_of_each_product_stays(store, bundle):
+    for number, product in enumerate(("A", "A", "B", "", "", "")):
+        add(store, named(bundle, f"r{number}"), f"r{number}", product_id=product, keep=9)
+    assert store.keep_last(2, frozenset()) == ("r0", "r3")
+    assert [recipe.recipe_id for recipe in store.list()] == ["r1", "r2", "r4", "r5"]
+
+
+def test_bundle_that_another_process_removes_during_an_import_is_copied_again(store, bundle, monkeypatch):
+    """The import of the bundle of an old recipe finds the bundle there, and then the old recipe leaves."""
+    add(store, bundle, "old")
+    for name in ("b", "c"):
+        add(store, named(bundle, name), name, keep=9)
+    copy = RecipeStore._copy
+
+    def copy_then_remove(self, *arguments):
+        copy(self, *arguments)
+        monkeypatch.setattr(RecipeStore, "_copy", copy)
+        assert store.keep_last(2, frozenset()) == ("old",)
+
+    monkeypatch.setattr(RecipeStore, "_copy", copy_then_remove)
+    add(store, bundle, "new", keep=9)
+    assert store.verify("new").name == "tiny"
 
 
 def test_bundle_of_two_recipes_stays_until_both_have_left(state, store, bundle):

@@ -9,7 +9,7 @@ import pytest
 
 from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_line.supervisor.background import Background
-from cmdiad_line.supervisor.change_over import LOAD_LIMIT_NS, ChangeOver
+from cmdiad_line.supervisor.change_over import LARGEST_HELD, LOAD_LIMIT_NS, ChangeOver
 from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.transport.messages import Load, Loaded, Message, NotLoaded, Unload
 
@@ -248,3 +248,114 @@ def test_load_that_takes_too_long_is_noticed(bench):
     bench.change.prepare("b", 5, bench.problems.append)
     assert not bench.change.overdue(LOAD_LIMIT_NS)
     assert bench.change.overdue(LOAD_LIMIT_NS + 6)
+
+
+def test_recipes_that_are_only_prepared_do_not_pile_up(bench):
+    for name in "bcdbcd":
+        bench.change.prepare(name, 0, bench.problems.append)
+        assert len(bench.readiness.loaded) < LARGEST_HELD
+        bench.answer()
+        assert len(bench.readiness.loaded) <= LARGEST_HELD
+        assert {"a", name} <= set(bench.readiness.loaded)
+    assert bench.problems == [""] * 6
+
+
+def test_only_some_recipes_are_loaded_at_the_same_time(bench):
+    bench.store.recipes["e"] = make_recipe("e")
+    for name in "bcdeb":
+        bench.change.prepare(name, 0, bench.problems.append)
+    assert bench.problems == ["Other recipes are being loaded. Try again later."]
+    assert len([message for message in bench.sent if isinstance(message, Load)]) == 3, "b is ordered once"
+    bench.answer()
+    assert bench.problems[1:] == ["", "", "", ""]
+    assert len(bench.readiness.loaded) == LARGEST_HELD
+
+
+def test_recipe_before_stays_while_others_are_prepared(bench):
+    """Parts in work may have it."""
+    bench.change.activate("b", 0, bench.problems.append)
+    bench.answer()
+    for name in "cd":
+        bench.change.prepare(name, 0, bench.problems.append)
+        bench.answer()
+    assert set(bench.readiness.loaded) == {"a", "b", "d"}
+
+
+def test_order_without_a_process_waits_for_the_next_one(bench):
+    """An order that no process received has no answer. It must not be counted as one that is open."""
+    bench.change.threshold("a", 2.0, 0, bench.problems.append)
+    bench.change.inspection_down()
+    bench.change.between_parts(0)
+    bench.change.prepare("b", 0, bench.problems.append)
+    assert bench.sent == []
+    bench.change.inspection_up(0)
+    bench.answer()
+    assert bench.readiness.active is not None
+    assert bench.readiness.active.threshold == 2.0
+    assert bench.problems == ["", ""]
+    assert not bench.change.overdue(LOAD_LIMIT_NS + 1)
+
+
+def test_recipe_whose_loading_ends_the_process_is_given_up(bench):
+    bench.change.activate("b", 0, bench.problems.append)
+    bench.change.inspection_down()
+    assert bench.problems == ["The inspection process ended while it loaded the recipe b."]
+    bench.change.inspection_up(0)
+    assert [message.recipe_id for message in bench.sent[1:]] == ["a"]
+    bench.answer()
+    assert bench.readiness.active is not None
+    assert bench.readiness.active.recipe_id == "a"
+
+
+def test_active_recipe_is_loaded_again_however_often_the_process_ends(bench):
+    for _ in range(3):
+        bench.change.inspection_down()
+        bench.change.inspection_up(0)
+    bench.sent[:] = bench.sent[-1:]
+    bench.answer()
+    assert bench.readiness.active is not None
+
+
+def test_two_rollbacks_at_the_same_time_end_with_a_loaded_recipe(bench):
+    for name in "bcd":
+        bench.change.activate(name, 0, bench.problems.append)
+        bench.answer()
+    late = []
+    submit, bench.background.submit = bench.background.submit, lambda *work: late.append(work)
+    bench.change.rollback(0, bench.problems.append)
+    bench.change.rollback(0, bench.problems.append)
+    while late:  # Both read the same recipe before, then each goes one activation back.
+        submit(*late.pop(0))
+    assert bench.store.history == ["a", "b"]
+    assert bench.readiness.active_id == "b"
+    bench.answer()
+    assert bench.readiness.active is not None
+    assert bench.readiness.active.recipe_id == "b"
+
+
+def test_recipe_that_became_active_while_the_process_ended_is_loaded(bench):
+    bench.change.prepare("b", 0, bench.problems.append)
+    bench.answer()
+    late = []
+    submit, bench.background.submit = bench.background.submit, lambda *work: late.append(work)
+    bench.change.activate("b", 0, bench.problems.append)
+    submit(*late.pop())
+    for _ in range(2):  # The second process ends while it loads the recipe.
+        bench.change.inspection_down()
+        bench.change.inspection_up(0)
+    bench.change.not_loaded(NotLoaded(recipe_id="b", message="failed"))
+    bench.sent.clear()
+    submit(*late.pop())
+    bench.answer()
+    assert bench.readiness.active is not None
+    assert bench.readiness.active.recipe_id == "b"
+
+
+def test_needed_recipes_are_those_in_memory(bench):
+    late = []
+    bench.background.submit = lambda *work: late.append(work)
+    bench.change.prepare("b", 0, bench.problems.append)
+    assert bench.change.needed == {"a", "b"}, "the store looks it up"
+    work, then = late.pop()
+    then(work(), None)
+    assert bench.change.needed == {"a", "b"}

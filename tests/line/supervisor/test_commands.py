@@ -151,3 +151,18 @@ def test_request_that_the_records_process_did_not_answer_is_refused(desk):
     assert name == "web"
     assert isinstance(answer, Answer)
     assert not answer.done
+
+
+def test_next_process_of_a_channel_gets_no_answer_to_the_request_of_the_one_before(desk):
+    """Both number their requests from 1, so the answer would be taken for that to another command."""
+    late = []
+    desk.changes = type("Late", (), {"prepare": lambda self, recipe_id, now_ns, then: late.append(then)})()
+    desk.commands = Commands(desk.controls, desk.readiness, cast(ChangeOver, desk.changes))
+    desk.commands.handle("plc", Command(token=1, name="prepare", user="plc", arguments={"recipe_id": "nut"}), 0)
+    desk.commands.handle("plc", Command(token=2, name="note", user="plc"), 0)
+    forwarded = desk.notes()[-1]
+    desk.commands.channel_down("plc")
+    late[0]("")
+    desk.commands.answered(Answer(token=forwarded.token, done=True, message="Stored."))
+    assert [message for to, message in desk.controls.sent if to == "plc"] == []
+    assert [note.arguments["action"] for note in desk.notes() if note.name == "note" and note.arguments] == ["prepare"]

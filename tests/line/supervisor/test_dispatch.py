@@ -520,6 +520,7 @@ def test_station_that_is_not_ready_answers_at_once(dispatch, ready, change, reas
 
 def test_plc_gets_results_again_until_it_acknowledges_them(dispatch, ready):
     ready.stopped = True
+    ready.running.add("plc")
     for token in range(10):
         dispatch.handle("plc", Trigger(token=token), 0, TIME)
         dispatch.handle("web", Trigger(token=token), 0, TIME)
@@ -528,6 +529,17 @@ def test_plc_gets_results_again_until_it_acknowledges_them(dispatch, ready):
     again = dispatch.replay()
     assert [result.acquisition_id for result in again] == [5, 7, 9, 11, 13, 15, 17]
     assert all(result.replayed for result in again)
+
+
+def test_result_that_no_plc_process_received_was_never_shown(dispatch, ready):
+    """So an OK of it is too late after its deadline, unlike one that the PLC may have seen in time."""
+    for name in ("plc", "other"):
+        ready.running.add(name)
+        dispatch.handle("plc", Trigger(token=1), 0, TIME)
+        dispatch.abort(0)
+        ready.running.discard("plc")
+    assert [result.replayed for result in dispatch.replay()] == [True, False]
+    assert [result.replayed for result in dispatch.replay()] == [True, True]
 
 
 def test_without_ids_there_is_no_answer(ready):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_line.recipes.store import ImportOptions
+from cmdiad_line.web.orders import UNKNOWN_OUTCOME
 from graphs import tiny_bundle
 from web_doubles import READY, WebStation, form_token
 
@@ -51,7 +52,26 @@ def test_a_refusal_and_no_answer_are_no_success(station: WebStation) -> None:
     answer = station.client(role="engineer").post("/recipes/gear-2/activate")
     assert (answer.status_code, answer.json()["detail"]) == (409, "There is no recipe 'gear-2'.")
     station.supervisor.full = True
-    assert station.client(role="engineer").post("/recipes/gear-2/activate").status_code == 409
+    answer = station.client(role="engineer").post("/recipes/gear-2/activate")
+    assert answer.status_code == 503, "the order never reached the supervisor"
+
+
+def test_the_outcome_of_an_order_without_an_answer_is_unknown(
+    station: WebStation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station.supervisor.silent = True
+    monkeypatch.setattr("cmdiad_line.web.desk._ANSWER_S", 0.05)
+    answer = station.client(role="engineer").post("/recipes/gear-2/activate")
+    assert (answer.status_code, answer.json()) == (504, {"detail": UNKNOWN_OUTCOME})
+    schema = station.client().get("/openapi.json").json()
+    assert {"409", "503", "504"} <= set(schema["paths"]["/recipes/{recipe_id}/{order}"]["post"]["responses"])
+    session = station.signed_in("engineer")
+    form = {"form_token": form_token(session.get("/engineer").text), "recipe_id": "gear-2"}
+    page = session.post("/engineer/recipe/activate", data=form)
+    assert (page.status_code, UNKNOWN_OUTCOME in page.text) == (504, True)
+    station.supervisor.full = True
+    page = session.post("/engineer/recipe/activate", data=form)
+    assert (page.status_code, "takes no requests now" in page.text) == (503, True)
 
 
 def test_orders_need_a_token_of_the_role_engineer(station: WebStation) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from cmdiad_line.web.sign_in import MOST_SIGN_INS, local_path
-from web_doubles import PASSWORD, READY, WebStation, form_token
+from web_doubles import PASSWORD, READY, WebStation, form_token, make_result
 
 
 @pytest.fixture
@@ -44,6 +44,21 @@ def test_signing_in_leads_back_to_the_page_with_its_query(station: WebStation) -
     answer = client.post("/login", data={**form, "next": unescape(following[1])})
     assert (answer.status_code, answer.headers["location"]) == (303, page)
     assert client.get(page).status_code == 200
+
+
+def test_the_link_to_sign_in_leads_back_to_the_page(tmp_path: Path) -> None:
+    station = WebStation(tmp_path, open_view=True)
+    station.accounts.add("ada", "operator", PASSWORD, author="test")
+    station.records.add(make_result(3))
+    client = station.client()
+    page = "/parts/3?from=a%20b"
+    link = re.search(r'class="account" href="([^"]*)"', client.get(page).text)
+    assert link is not None
+    form = client.get(unescape(link[1])).text
+    following = re.search(r'name="next" value="([^"]*)"', form)
+    assert following is not None
+    data = {"name": "ada", "password": PASSWORD, "form_token": form_token(form), "next": unescape(following[1])}
+    assert client.post("/login", data=data).headers["location"] == page
 
 
 @pytest.mark.parametrize("page", ["//evil.example/review?blind=true", "https://evil.example/?a=/review", "/\\evil?a=b"])
