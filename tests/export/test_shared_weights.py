@@ -24,7 +24,7 @@ from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.graph_file import graph_digest, shared_weights, weights_path
-from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
@@ -115,6 +115,16 @@ def test_relative_paths(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(Bundle.open(".").graph)
     engine.close()
     assert shared_weights(Path()) == own / "graph.weights"
+
+
+def test_old_onnx_runtime_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would ignore the option, and read a file of this name in the working folder, which nobody has verified."""
+    monkeypatch.setattr("onnxruntime.__version__", "1.20.1")
+    bundle = Bundle.open(own / "gear-rgb.cmdiad")
+    with pytest.raises(EngineError, match=r"onnxruntime 1\.20\.1.*1\.21 or newer"):
+        open_engine(bundle.graph)
+    shutil.copyfile(own / "graph.weights", bundle.path / "graph.weights")
+    open_engine(Bundle.open(bundle.path).graph).close()
 
 
 def test_graph_of_several_samples_shares_too(trained: Cached, tmp_path: Path) -> None:

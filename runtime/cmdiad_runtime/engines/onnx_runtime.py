@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ PROVIDERS: dict[OnnxRuntimeName, str] = {
 }
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option with the folder of the weights file of a model that is passed as bytes."""
+_SHARED_SINCE = (1, 21)
+"""First version of ONNX Runtime with this option (github.com/microsoft/onnxruntime, pull request 23557)."""
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 INSTALL: dict[OnnxRuntimeName, str] = {
     "cpu": 'pip install "cmdiad[cpu]"',
@@ -165,6 +168,7 @@ def _plugin_devices(ort: Any) -> list[Any]:
 
 
 def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
+    _require_weights_folder(ort, graph)
     try:
         session = _session(ort, graph, provider, options, providers)
     except Exception as error:  # The exceptions of onnxruntime share no public base.
@@ -203,6 +207,23 @@ def _session(ort: Any, graph: Path, provider: str, options: Any, providers: list
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     unsound = ["ReluQuantRewrite"]
     return ort.InferenceSession(model, options, providers=providers, disabled_optimizers=unsound)
+
+
+def _require_weights_folder(ort: Any, graph: Path) -> None:
+    """Raise EngineError if ONNX Runtime is too old for the shared weights of a graph.
+
+    An older one ignores the option, and reads a file of this name in the working folder.
+    """
+    if shared_weights(graph.parent) is None:
+        return
+    version = tuple(int(number) for number in re.findall(r"[0-9]+", ort.__version__)[:2])
+    if version < _SHARED_SINCE:
+        raise EngineError(
+            graph,
+            found=f"weights that several bundles share, and onnxruntime {ort.__version__}",
+            expected=f"onnxruntime {'.'.join(map(str, _SHARED_SINCE))} or newer",
+            action="update onnxruntime, or copy graph.weights from the folder above into the folder of the graph",
+        )
 
 
 def _device(name: OnnxRuntimeName) -> str:
