@@ -205,12 +205,15 @@ def own_bundle(exported: Exported, tmp_path: Path) -> Path:
 def exported_for_any(exported: Exported, own_copy: Once) -> Path:
     """A bundle for whichever sensors arrive, of the plain bundles of all patterns."""
     from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
+    from cmdiad_export.shared_weights import share_weights
     from cmdiad_runtime.names import SENSORS
+    from cmdiad_runtime.support.reporter import SILENT
 
     def write(folder: Path) -> None:
         for pattern in SENSORS:
             shutil.copytree(exported(pattern), folder / bundle_name("gear", pattern))
         bind_patterns(folder, "gear", {pattern: bundle_name("gear", pattern) for pattern in SENSORS})
+        share_weights(folder, SILENT)
 
     return own_copy("gear-any.cmdiad", write)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
+from cmdiad_export.shared_weights import share_weights
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.pattern_bundle import exported_hash, open_pattern_bundle
 from cmdiad_runtime.bundle.pattern_manifest import PatternManifest, PatternRecord, write_patterns
@@ -21,8 +22,8 @@ from cmdiad_train.runs.run import load_run
 def write_pattern_bundle(runs: Path, out: Path, options: ExportOptions, reporter: Reporter) -> None:
     """Export the runs of `cmdiad-train --modality any` into the new folder `out`.
 
-    Each bundle in the folder is an ordinary one with its own golden set and certificate. If one of them is refused, no
-    folder is written.
+    Each bundle in the folder is an ordinary one with its own golden set and certificate, except that all refer to one
+    weights file (`share_weights`). If one of them is refused, no folder is written.
 
     Args:
         runs: Folder of the runs.
@@ -44,6 +45,7 @@ def write_pattern_bundle(runs: Path, out: Path, options: ExportOptions, reporter
             reporter.say(f"Samples with {PATTERN_TEXTS[pattern]}:")
             write_bundle(run, folder / bundle_name(name, pattern), options, reporter)
         bind_patterns(folder, name, {pattern: bundle_name(name, pattern) for pattern in SENSORS})
+        share_weights(folder, reporter)
 
 
 def bundle_name(name: str, pattern: Sensors) -> str:

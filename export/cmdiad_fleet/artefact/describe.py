@@ -9,8 +9,9 @@ from cmdiad_fleet.artefact.artefact import CONFIG_TYPE, Artefact, Blob, blob_of,
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE, FileRecord
 from cmdiad_runtime.bundle.manifest import ENGINES, GOLDEN, manifest_hash
-from cmdiad_runtime.bundle.manifest_records import GRAPH, WEIGHTS
+from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.bundle.signature import fingerprint_of
+from cmdiad_runtime.engines.graph_file import WEIGHTS
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import sha256_of
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from cmdiad_fleet.artefact.describe import describe, is_signed
 from cmdiad_fleet.artefact.place import WritablePlace
 from cmdiad_runtime.bundle.bundle import Bundle
+from cmdiad_runtime.bundle.integrity import stored_file
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -67,7 +68,7 @@ def publish(bundle: Bundle, public_key: Path | None, place: WritablePlace, tag: 
     sent = 0
     for done, layer in enumerate(artefact.layers):
         reporter.step(f"sending ({layer.title})", done, len(artefact.layers))
-        if place.put_blob(layer, bundle.path / layer.title):
+        if place.put_blob(layer, stored_file(bundle.path, layer.title)):
             sent += layer.bytes
     place.put_blob(artefact.config, described.config)
     place.put_manifest(artefact.content, tag)

@@ -17,7 +17,7 @@ from pathlib import Path
 from cmdiad_line.recipes.listing import Listing
 from cmdiad_line.recipes.recipe import Recipe
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
+from cmdiad_runtime.bundle.copied import copy_files
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.colour import GreyRange
@@ -250,11 +250,8 @@ class RecipeStore:
         if _is_bundle(target, recipe.bundle_digest, public_key):
             return
         shutil.rmtree(target, ignore_errors=True)  # A damaged copy is replaced.
-        names = [MANIFEST, *bundle.record.files, *([SIGNATURE] if (bundle.path / SIGNATURE).exists() else [])]
         with atomic_directory(target) as folder:
-            for name in names:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(bundle.path / name, folder / name, follow_symlinks=False)
+            copy_files(bundle, folder)
             copied = manifest_hash(Bundle.open(folder, require_signature=public_key).manifest)
             if copied != recipe.bundle_digest:
                 raise BundleError(

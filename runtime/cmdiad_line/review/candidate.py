@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cmdiad_runtime.bundle.add_sessions import GoodParts, with_sessions
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.change import change_bundle
+from cmdiad_runtime.bundle.copied import copy_files
 from cmdiad_runtime.bundle.integrity import MANIFEST, SIGNATURE
 from cmdiad_runtime.bundle.threshold import adjusted
 from cmdiad_runtime.errors import OutputError
@@ -122,7 +122,7 @@ def make_candidate(state: Path, records: RecordReader, options: MakeOptions) -> 
     defects = judged_defects(state, records, base)
     with atomic_directory(candidate_folder(state, options.name)) as folder:
         copy = folder / BUNDLE
-        shutil.copytree(bundle.path if options.retrained is None else Bundle.open(options.retrained).path, copy)
+        copy_files(bundle if options.retrained is None else Bundle.open(options.retrained), copy)
         changed, lines = _changed(copy, bundle, evidence, options)
         missing = [part for part in evidence.judged_good if not copy_sample(state, part, folder / PARTS, GOOD)]
         missing += [part for part in defects if not copy_sample(state, part, folder / PARTS, BAD)]

@@ -1,7 +1,8 @@
 """Check that a bundle contains exactly the files in its manifest, with the stated sizes and hashes.
 
 A bundle contains regular files and folders only. Links, pipes, sockets, devices and files that the manifest does not
-list are refused, so a signature of the manifest covers everything in the folder.
+list are refused, so a signature of the manifest covers everything in the folder. The one file that may lie elsewhere is
+the weights file that the bundles of several patterns share (`shared_weights`), with the same checks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmdiad_runtime.engines.graph_file import WEIGHTS, shared_weights
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import is_sha256, is_temporary_name, sha256_of
 from cmdiad_runtime.support.records import fields_from_json, require, require_integer
@@ -69,14 +71,23 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
         if not is_inside(name):
             raise damaged(folder / MANIFEST, f"the path {name!r:.300}, which leaves the bundle or is no plain name")
     sizes = _sizes(folder)
-    total = sum(_check_size(folder / name, sizes.get(name), record.bytes) for name, record in files.items())
+    if WEIGHTS in files and WEIGHTS not in sizes:
+        sizes |= _shared_size(folder)
+    total = sum(_check_size(stored_file(folder, name), sizes.get(name), record.bytes) for name, record in files.items())
     if total > TOTAL_LIMIT:
         raise too_large(folder, f"{total} bytes", f"at most {TOTAL_LIMIT} in all")
     unlisted = sizes.keys() - files.keys() - {MANIFEST, SIGNATURE}
     _check_unlisted(folder, sorted(name for name in unlisted if name.split("/")[-1] not in IGNORED))
     for name, record in files.items():
-        if _hash(folder / name) != record.sha256:
-            raise damaged(folder / name, "contents whose hash is not the manifest's")
+        path = stored_file(folder, name)
+        if _hash(path) != record.sha256:
+            raise damaged(path, "contents whose hash is not the manifest's")
+
+
+def stored_file(folder: Path, name: str) -> Path:
+    """Return the place of a file of a bundle: in its folder, or the weights that several bundles share."""
+    shared = shared_weights(folder) if name == WEIGHTS else None
+    return shared or folder / name
 
 
 def damaged(path: Path, problem: str) -> BundleError:
@@ -117,6 +128,30 @@ def _sizes(folder: Path) -> dict[str, int]:
             elif not _is_being_written(path):
                 sizes[path] = status.st_size
     return sizes
+
+
+def _shared_size(folder: Path) -> dict[str, int]:
+    """Return the size of the shared weights file by its name.
+
+    Raises:
+        BundleError: There is no such file, or it is a link, pipe or device.
+    """
+    path = shared_weights(folder)
+    if path is None:
+        raise BundleError(
+            folder / WEIGHTS,
+            found="no such file",
+            expected="the weights of the graph",
+            action="copy the bundle again. A bundle of `cmdiad-train --modality any` needs the folder around it, or "
+            f"{WEIGHTS} of that folder in its own",
+        )
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise damaged(path, f"no readable file ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise _foreign(path, kind_of(status.st_mode), "only files and folders")
+    return {WEIGHTS: status.st_size}
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

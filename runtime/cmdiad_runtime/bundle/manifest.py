@@ -18,7 +18,6 @@ from cmdiad_runtime.bundle.calibration import Calibration
 from cmdiad_runtime.bundle.certificate import Certificate
 from cmdiad_runtime.bundle.integrity import MANIFEST, MANIFEST_LIMIT, SIGNATURE, FileRecord, damaged, too_large
 from cmdiad_runtime.bundle.manifest_records import (
-    WEIGHTS,
     BatchRecord,
     EngineRecord,
     GraphRecord,
@@ -28,7 +27,7 @@ from cmdiad_runtime.bundle.manifest_records import (
 from cmdiad_runtime.bundle.search_record import PlanRecord
 from cmdiad_runtime.bundle.signature import verify_signature
 from cmdiad_runtime.bundle.stored_calibration import stored_calibration
-from cmdiad_runtime.engines.graph_file import joint_digest
+from cmdiad_runtime.engines.graph_file import WEIGHTS, joint_digest
 from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.envelope.record import Envelope
 from cmdiad_runtime.errors import BundleError
@@ -225,7 +224,7 @@ class Manifest:
         Also compare the hash of each graph with the hashes of its files.
 
         Args:
-            weights: True if the bundle has a file of weights next to the graph.
+            weights: True if the graph has a weights file (`weights_path`).
         """
         graphs: list[GraphRecord | BatchRecord] = [self.graph, *([] if self.batch is None else [self.batch])]
         needed = [*(graph.file for graph in graphs), GOLDEN, *([WEIGHTS] if weights else [])]

@@ -23,7 +23,6 @@ from cmdiad_runtime.support.records import (
 )
 
 GRAPH = "graph.onnx"
-WEIGHTS = "graph.weights"
 FIGURES = ("samples", "good", "image_auroc", "pixel_auroc", "aupro_30")
 """Figures on the test split that the origin of a bundle states."""
 

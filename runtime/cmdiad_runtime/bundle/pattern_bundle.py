@@ -12,6 +12,7 @@ from cmdiad_runtime.bundle.bundle import Bundle, with_calibration
 from cmdiad_runtime.bundle.integrity import IGNORED, SIGNATURE, damaged
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.pattern_manifest import PatternManifest, read_patterns
+from cmdiad_runtime.engines.graph_file import WEIGHTS, shared_weights
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.files import is_temporary_name
 from cmdiad_runtime.support.pattern_folder import PATTERNS
@@ -56,6 +57,8 @@ def open_pattern_bundle(
     _check_unlisted(folder, record)
     bundles = {pattern: open_bundle(folder / part.folder) for pattern, part in record.patterns.items()}
     for pattern, bundle in bundles.items():
+        if shared_weights(bundle.path) is not None and bundle.record.files[WEIGHTS].sha256 != record.weights:
+            raise damaged(folder / WEIGHTS, f"weights whose hash is not that of {PATTERNS}")
         if exported_hash(bundle) != record.patterns[pattern].sha256:
             raise damaged(bundle.path, f"a bundle that was not exported with {PATTERNS}")
         needed = {"rgb", "xyz"} if pattern == "both" else {pattern}
@@ -76,6 +79,8 @@ def exported_hash(bundle: Bundle) -> str:
 def _check_unlisted(folder: Path, record: PatternManifest) -> None:
     """Raise BundleError if the folder contains anything that `patterns.json` does not name."""
     listed = {part.folder for part in record.patterns.values()} | {PATTERNS, SIGNATURE, *IGNORED}
+    if record.weights is not None:
+        listed.add(WEIGHTS)
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:

@@ -64,14 +64,17 @@ class PatternManifest:
         name: Name of the detector.
         created: Time of the export, ISO 8601.
         patterns: Bundle of each pattern; all three are there.
+        weights: SHA-256 of the weights file next to `patterns.json` that the bundles share (`shared_weights`); None if
+            each bundle has its own weights.
 
     Raises:
-        RecordError: A pattern is missing or unknown, or two patterns share a folder.
+        RecordError: A pattern is missing or unknown, two patterns share a folder, or the hash has the wrong form.
     """
 
     name: str
     created: str
     patterns: Mapping[Sensors, PatternRecord]
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self, "name")
@@ -79,11 +82,16 @@ class PatternManifest:
         require(set(self.patterns) == set(SENSORS), self, "patterns", f"one bundle for each of {', '.join(SENSORS)}")
         folders = {record.folder for record in self.patterns.values()}
         require(len(folders) == len(SENSORS), self, "patterns", "a folder for each pattern")
+        known = self.weights is None or is_sha256(self.weights)
+        require(known, self, "weights", "64 lower-case hexadecimal digits, or nothing")
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `patterns.json`."""
         patterns = {name: asdict(record) for name, record in self.patterns.items()}
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), "patterns": patterns}
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), "patterns": patterns}
+        if self.weights is None:  # earlier versions do not know the field
+            del content["weights"]
+        return content
 
     @staticmethod
     def from_json(value: object) -> PatternManifest:

@@ -1,16 +1,40 @@
-"""Files of a graph: one ONNX file, and for a large graph a weights file next to it, which is mapped, not read."""
+"""Files of a graph: one ONNX file, and for a large graph a weights file next to it, which is mapped, not read.
+
+The bundles in a bundle for whichever sensors arrive may share one weights file, which lies in the folder around them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
+
+WEIGHTS = "graph.weights"
+"""Name of the weights file of a bundle."""
 
 
 def weights_path(graph: Path) -> Path:
-    """Return the path of the weights of a large graph: `graph.weights` for `graph.onnx`."""
-    return graph.with_suffix(".weights")
+    """Return the path of the weights of a large graph: `graph.weights` for `graph.onnx`.
+
+    The file lies next to the graph, or is that of `shared_weights`.
+    """
+    beside = graph.with_suffix(".weights")
+    shared = shared_weights(graph.parent) if beside.name == WEIGHTS else None
+    return shared or beside
+
+
+def shared_weights(folder: Path) -> Path | None:
+    """Return the weights file that the bundle in a folder shares with the others of its pattern bundle, or None.
+
+    A weights file in the folder of the bundle itself is never shared.
+    """
+    above = folder.absolute().parent
+    if os.path.lexists(folder / WEIGHTS) or not is_pattern_bundle(above):
+        return None
+    return above / WEIGHTS if os.path.lexists(above / WEIGHTS) else None
 
 
 def graph_bytes(graph: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays, OnnxRuntimeName
 from cmdiad_runtime.engines._jetson import refuse_on_jetson
+from cmdiad_runtime.engines.graph_file import shared_weights
 from cmdiad_runtime.engines.searched_cells import grids_of, lists_of
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.cache import cache_folder
@@ -23,6 +25,10 @@ PROVIDERS: dict[OnnxRuntimeName, str] = {
     "ort-tensorrt": "TensorrtExecutionProvider",
     "ort-rtx": "NvTensorRTRTXExecutionProvider",
 }
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Option with the folder of the weights file of a model that is passed as bytes."""
+_SHARED_SINCE = (1, 21)
+"""First version of ONNX Runtime with this option (github.com/microsoft/onnxruntime, pull request 23557)."""
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 INSTALL: dict[OnnxRuntimeName, str] = {
     "cpu": 'pip install "cmdiad[cpu]"',
@@ -54,7 +60,7 @@ class OnnxRuntimeEngine:
         """Load a graph.
 
         Args:
-            graph: ONNX file.
+            graph: ONNX file. Its weights file lies next to it, or is shared with other bundles (`shared_weights`).
             name: Engine, which selects the provider.
 
         Raises:
@@ -162,6 +168,7 @@ def _plugin_devices(ort: Any) -> list[Any]:
 
 
 def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
+    _require_weights_folder(ort, graph)
     try:
         session = _session(ort, graph, provider, options, providers)
     except Exception as error:  # The exceptions of onnxruntime share no public base.
@@ -187,14 +194,36 @@ def _session(ort: Any, graph: Path, provider: str, options: Any, providers: list
     ONNX Runtime fuses quantised nodes into kernels that do not support fp8. It also removes a Relu before a
     quantisation, which is correct for int8 only: with version 1.31, fp8 results were off by multiples.
     """
+    model: str | bytes = str(graph)
+    shared = shared_weights(graph.parent)
+    if shared is not None:  # ONNX Runtime reads no weights above the folder of a model file.
+        model = graph.read_bytes()
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(shared.parent))
     try:
-        return ort.InferenceSession(str(graph), options, providers=providers)
+        return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # The exceptions of onnxruntime share no public base.
         if "float8" not in str(error) or provider != PROVIDERS["cpu"]:
             raise
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     unsound = ["ReluQuantRewrite"]
-    return ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=unsound)
+    return ort.InferenceSession(model, options, providers=providers, disabled_optimizers=unsound)
+
+
+def _require_weights_folder(ort: Any, graph: Path) -> None:
+    """Raise EngineError if ONNX Runtime is too old for the shared weights of a graph.
+
+    An older one ignores the option, and reads a file of this name in the working folder.
+    """
+    if shared_weights(graph.parent) is None:
+        return
+    version = tuple(int(number) for number in re.findall(r"[0-9]+", ort.__version__)[:2])
+    if version < _SHARED_SINCE:
+        raise EngineError(
+            graph,
+            found=f"weights that several bundles share, and onnxruntime {ort.__version__}",
+            expected=f"onnxruntime {'.'.join(map(str, _SHARED_SINCE))} or newer",
+            action="update onnxruntime, or copy graph.weights from the folder above into the folder of the graph",
+        )
 
 
 def _device(name: OnnxRuntimeName) -> str:

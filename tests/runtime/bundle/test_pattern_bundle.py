@@ -26,7 +26,7 @@ from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.pattern_inspector import PatternInspector
 from cmdiad_runtime.names import SENSORS
-from helpers import assert_refused, command
+from helpers import assert_refused, command, flip_byte
 
 
 @pytest.fixture
@@ -39,6 +39,11 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere.weights")
+    path.symlink_to(path.parent.parent / "elsewhere.weights")
 
 
 def test_every_pattern_has_its_bundle(own: Path) -> None:
@@ -69,6 +74,14 @@ def test_reader_of_ordinary_bundles_refuses(own: Path) -> None:
         (lambda own: rewrite(own, lambda c: c.update(format="cmdiad-bundle")), "another kind of file"),
         (lambda own: rewrite(own, lambda c: c.update(format_version=2)), "newer cmdiad"),
         (lambda own: rewrite(own, lambda c: c.update(further=1)), "newer cmdiad"),
+        (lambda own: rewrite(own, lambda c: c.update(weights="graph.weights")), "64 lower-case"),
+        (lambda own: rewrite(own, lambda c: c.update(weights="0" * 64)), "weights whose hash is not that of patterns"),
+        (lambda own: rewrite(own, lambda c: c.pop("weights")), "graph.weights: found a file that patterns.json does"),
+        (lambda own: (own / "graph.weights").unlink(), "graph.weights: found no such file"),
+        (lambda own: flip_byte(own / "graph.weights"), "graph.weights: found contents whose hash"),
+        (lambda own: (own / "graph.weights").write_bytes(b"short"), "graph.weights: found 5 bytes"),
+        (lambda own: replace_by_link(own / "graph.weights"), "graph.weights: found a link"),
+        (lambda own: (own / "gear-xyz.cmdiad" / "graph.weights").write_bytes(b"own"), "graph.weights: found 3 bytes"),
         (lambda own: rewrite(own, lambda c: c.update(format_version=True)), "format version"),
         (lambda own: rewrite(own, lambda c: c.update(patterns=[])), "expected an object"),
         (lambda own: rewrite(own, lambda c: c["patterns"].pop("rgb")), "one bundle for each"),
@@ -84,7 +97,10 @@ def test_damage_is_reported(own: Path, change: Callable[[Path], object], problem
 
 
 def test_bundle_of_another_pattern_is_refused(own: Path) -> None:
-    (own / "patterns.json").unlink()
+    for pattern in SENSORS:  # no longer shared
+        shutil.copyfile(own / "graph.weights", own / bundle_name("gear", pattern) / "graph.weights")
+    for name in ("patterns.json", "graph.weights"):
+        (own / name).unlink()
     shutil.rmtree(own / "gear-rgb.cmdiad")
     shutil.copytree(own / "gear-xyz.cmdiad", own / "gear-rgb.cmdiad")
     with pytest.raises(BundleError, match="a bundle for xyz as rgb"):

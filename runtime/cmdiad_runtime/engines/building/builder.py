@@ -245,12 +245,23 @@ class _Build:
     def _network(self, builder: Any) -> Any:
         network = builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self._parser = parser = self.trt.OnnxParser(network, self.log)
-        # A graph without a weights file is parsed from bytes, so that external data anywhere else is refused and the
-        # hash covers every weight.
-        outside = weights_path(self.request.graph).exists()
-        if not (parser.parse_from_file(str(self.request.graph)) if outside else parser.parse(self.source)):
+        if not self._parsed(parser):
             raise self._refused(_parser_reason(parser))
         return network
+
+    def _parsed(self, parser: Any) -> bool:
+        """Parse the graph; False if the parser refuses.
+
+        A graph without a weights file is parsed from bytes, so that external data anywhere else is refused and the hash
+        covers every weight. Weights are searched in the folder of the path that the parser receives.
+        """
+        graph = self.request.graph
+        weights = weights_path(graph)
+        if not weights.exists():
+            return bool(parser.parse(self.source))
+        if weights.parent == graph.parent:
+            return bool(parser.parse_from_file(str(graph)))
+        return bool(parser.parse(self.source, str(weights.with_name(graph.name))))
 
     def _check_holds(self, kind: str, network: Any) -> None:
         layers = (network.get_layer(index) for index in range(network.num_layers))
