@@ -15,6 +15,7 @@ from cmdiad_train.detectors.m3dm.networks.loss import contrastive_loss
 from cmdiad_train.detectors.m3dm.run_files import NETWORK
 from cmdiad_train.detectors.network_training import SampleTask, Schedule, trained_network
 from cmdiad_train.recipe import M3dmRecipe, m3dm_part
+from cmdiad_train.training.loop import Batches
 
 BETAS = (0.9, 0.95)
 """Decay of the moments of AdamW, as published."""
@@ -37,7 +38,7 @@ def train_fusion(context: FitContext, network: FusionNetwork, pairs: TrainingPai
         OutputError: The checkpoint is damaged, or the disk is full.
     """
     part = m3dm_part(context.recipe)
-    batches = "only_full" if part.mode == "faithful" else "even"
+    batches: Batches = "only_full" if part.mode == "faithful" else "even"
     file, samples = context.run / NETWORK, range(len(pairs))
     schedule = Schedule("train feature fusion", file, samples, part.epochs, part.batch, batches, part.patience)
 
