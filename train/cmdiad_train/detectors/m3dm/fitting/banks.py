@@ -1,4 +1,4 @@
-"""The memory banks of M3DM: each of its own size by default, or as published."""
+"""The memory banks of M3DM: each with a separate size by default, or as published."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def published_banks(
     """Return the banks of the published program.
 
     All share the mean of the points and the deviation of the images. The size of all but the first is the share of
-    the reduced first bank, not of their own rows. With fused features, a row of zeros follows the bank of points.
+    the reduced first bank, not of the candidate rows. With fused features, a row of zeros follows the bank of points.
 
     Args:
         recipe: Recipe of the detector.
