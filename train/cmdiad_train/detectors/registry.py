@@ -22,6 +22,7 @@ _BUILT_IN = {
         "cmdiad_train.detectors.bank.options:PATCHCORE_OPTIONS",
     ),
     "cfm": ("cmdiad_train.detectors.cfm.family:CFM", "cmdiad_train.detectors.cfm.options:OPTIONS"),
+    "m3dm": ("cmdiad_train.detectors.m3dm.family:M3DM", "cmdiad_train.detectors.m3dm.options:OPTIONS"),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 AUTO = "auto"

@@ -28,6 +28,7 @@ from cmdiad_train.recipe.extractors import (
     SurfaceExtractor,
     XyzExtractor,
 )
+from cmdiad_train.recipe.m3dm import PUBLISHED_M3DM, FeatureFusion, M3dmRecipe, Pairing, m3dm_part, with_three_taps
 from cmdiad_train.recipe.recipe import (
     DEFAULT_RECIPE,
     MOST_SEED,
@@ -53,6 +54,7 @@ __all__ = [
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
     "PUBLISHED_I2F_RATE",
+    "PUBLISHED_M3DM",
     "PUBLISHED_RECIPE",
     "PUBLISHED_RGB",
     "PUBLISHED_TRD",
@@ -66,11 +68,14 @@ __all__ = [
     "CfmRecipe",
     "Distillation",
     "FamilyPart",
+    "FeatureFusion",
     "Hallucination",
     "ImageScore",
     "Loss",
+    "M3dmRecipe",
     "Mode",
     "Normalisation",
+    "Pairing",
     "PointNetwork",
     "Recipe",
     "RgbExtractor",
@@ -83,8 +88,10 @@ __all__ = [
     "bank_part",
     "cfm_part",
     "common_options",
+    "m3dm_part",
     "read_recipe",
     "register_part",
     "trd_part",
     "unregister_part",
+    "with_three_taps",
 ]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Mode = Literal["default", "faithful"]
 Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
-ImageScore = Literal["reweighted", "max", "patchcore"]
+ImageScore = Literal["reweighted", "max", "patchcore", "thousandth"]
 Distances = Literal["plain", "relative"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
@@ -117,7 +117,8 @@ class BankRecipe:
         components: Number of principal components of the normal features that networks and banks use; None, or more
             than the extractor has channels, takes all channels.
         image_score: "reweighted" as published (the largest distance, weighted by how usual its bank row is), "max"
-            (unweighted) or "patchcore" (weighted as in the paper of PatchCore).
+            (unweighted), "patchcore" (weighted as in the paper of PatchCore) or "thousandth" (as in the published
+            two-bank form of M3DM, which divides distances by 1000 before the published weight).
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
         distances: Distances that the map shows: "plain" as published, or "relative" to the usual distance of good

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmdiad_runtime.engines.searched_cells import SUFFIX
+from cmdiad_train.detectors.bank.features.joined import JoinedFeatures
 from cmdiad_train.detectors.bank.features.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.precision_parts import precision_parts
@@ -26,9 +27,10 @@ class Detector(TrainedDetector):
     Args:
         recipe: Recipe of the detector.
         features: Patch features of each main modality, in the order of `recipe.mains`.
-        banks: One bank for each of them, and with hallucination the bank of hallucinated features.
+        banks: One bank for each of them, and a further one for hallucinated or joined features.
         hallucinated: Patch features of the missing modality, or None.
         kept: Inspected pixels of each view, bool `[views, size, size]`; None without an inspection mask.
+        joined: Patch features that are made of those of all main modalities, or None; not with `hallucinated`.
 
     Attributes:
         input_names: Names of the inputs, in the order of `forward`.
@@ -47,19 +49,22 @@ class Detector(TrainedDetector):
         banks: list[MemoryBank],
         hallucinated: Hallucinated | None = None,
         kept: Tensor | None = None,
+        joined: JoinedFeatures | None = None,
     ) -> None:
         super().__init__()
         part = bank_part(recipe)
         self._recipe, self._kept = recipe, kept
         self.published_blur = part.mode == "faithful"
         self.features = nn.ModuleList(features)
-        self.hallucinated = hallucinated
+        self.hallucinated, self.joined = hallucinated, joined
         self._fed = [input_names(recipe, modality) for modality in recipe.mains]
         self._shown = image_name(recipe, recipe.mains[0]) if part.hallucination == "i2f" else None
         self.input_names = list(dict.fromkeys([*(n for fed in self._fed for n in fed), *filter(None, [self._shown])]))
         shown = [(fed[0], f) for fed, f in zip(self._fed, features, strict=True)]
-        self.searched_grids = {f"{name}{SUFFIX}": f.grid for name, f in shown if f.cut_out}
-        self.grids = [f.grid for f in features] + ([hallucinated.grid] if hallucinated else [])
+        whole = joined is not None and joined.reads_every_cell
+        self.searched_grids = {f"{name}{SUFFIX}": f.grid for name, f in shown if f.cut_out and not whole}
+        further = [hallucinated.grid] if hallucinated else [joined.grid] if joined else []
+        self.grids = [f.grid for f in features] + further
         self.scorers = nn.ModuleList(self.scorer(i, bank) for i, bank in enumerate(banks))
         self.register_buffer("score_weights", torch.ones(len(banks)))
         self.register_buffer("map_weights", torch.ones(len(banks)))
@@ -83,7 +88,7 @@ class Detector(TrainedDetector):
         return [(score.reshape(1), anomaly_map) for score, anomaly_map in fused]
 
     def patches(self, *inputs: Tensor, tokens: Sequence[Tensor | None] | None = None) -> list[Patches]:
-        """Return patch features of each main modality, and with hallucination those of the missing one.
+        """Return patch features of each main modality, and after them the hallucinated or joined ones.
 
         Args:
             inputs: Network inputs, and optionally after them the cells to search for each of `searched_grids`.
@@ -98,6 +103,8 @@ class Detector(TrainedDetector):
         if self.hallucinated is not None:
             image = None if self._shown is None else self._main.image(named[self._shown])
             patches.append(self.hallucinated(*patches[0], image))
+        if self.joined is not None:
+            patches.append(self.joined(patches))
         return patches
 
     def _named(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -123,7 +130,7 @@ class Detector(TrainedDetector):
     def against(self, banks: list[MemoryBank]) -> Detector:
         """Return this detector with other banks and unit fusion weights. Networks are shared."""
         features = [features for features in self.features if isinstance(features, PatchFeatures)]
-        other = Detector(self._recipe, features, banks, self.hallucinated, self._kept)
+        other = Detector(self._recipe, features, banks, self.hallucinated, self._kept, self.joined)
         other.verdict = self.verdict
         other.set_factors(self.factors)
         return other

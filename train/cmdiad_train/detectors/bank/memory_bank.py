@@ -13,7 +13,7 @@ from cmdiad_train.detectors.bank.search.proven import ProvenSearch
 from cmdiad_train.detectors.cell_maps import marked_cells, upsampling
 from cmdiad_train.recipe import ImageScore
 
-NEIGHBOURS: dict[ImageScore, int] = {"reweighted": 2, "max": 0, "patchcore": 8}
+NEIGHBOURS: dict[ImageScore, int] = {"reweighted": 2, "max": 0, "patchcore": 8, "thousandth": 2}
 """Other rows around a bank row that weigh an image score; with the row itself, PatchCore has nine, as in anomalib."""
 
 
@@ -144,7 +144,8 @@ class BankScorer(nn.Module):
 
         With b rows around the bank row, the weight is 1 - exp(s) / Σ exp(e) of the distance s to the row itself and
         the distances e to those around it. In PatchCore (arXiv 2106.08265, equation 7) the row itself is one of them
-        and the distances are those of raw features.
+        and the distances are those of raw features. The published two-bank form of M3DM divides all distances of the
+        score by 1000.
         """
         cell_distance = distance[cells]
         if self.kept_cells is not None:
@@ -157,10 +158,12 @@ class BankScorer(nn.Module):
         around = self.neighbours[index[worst]][0]  # [n]
         counts_itself = self.image_score == "patchcore"
         scale = self.std if counts_itself else queries.shape[1] ** -0.5
+        if self.image_score == "thousandth":
+            scale = scale / 1000
         to_neighbours = self.search.distance_to(queries[worst][0], around)
         # The published quotient, divided by its numerator: that one overflows to NaN for the worst of parts.
         weight = 1 - 1 / (torch.exp((to_neighbours - farthest) * scale).sum() + float(counts_itself))
-        return weight * farthest
+        return weight * farthest / 1000 if self.image_score == "thousandth" else weight * farthest
 
     def map(self, cell_distance: Tensor) -> Tensor:
         """Return the anomaly map `[size, size]` of plain distances `[grid²]`: bilinear upsampling, then Gaussian blur.

@@ -25,10 +25,11 @@ def precision_parts(detector: Detector) -> PrecisionParts:
     """
     extractors = _extractors(detector)
     hallucination = [("hallucination network", ("hallucinated.network",))] if detector.hallucinated is not None else []
+    joined = [("fusion network", ("joined",))] if detector.joined is not None else []
     return PrecisionParts(
         networks=tuple(_networks(detector, extractors)),
         always_single=tuple(_always_single(detector, extractors)),
-        steps=(*hallucination, ("extractors", tuple(extractors))),
+        steps=(*hallucination, *joined, ("extractors", tuple(extractors))),
     )
 
 
@@ -45,6 +46,7 @@ def _extractors(detector: Detector) -> dict[str, Extractor]:
 
 def _networks(detector: Detector, extractors: dict[str, Extractor]) -> list[str]:
     names = [f"{name}.model" if isinstance(e, TimmBackbone) else name for name, e in extractors.items()]
+    names += [] if detector.joined is None else [f"joined.{name}" for name in detector.joined.networks]
     hallucinated = detector.hallucinated
     if hallucinated is None:
         return names

@@ -1,0 +1,1 @@
+"""Training of an M3DM detector."""
