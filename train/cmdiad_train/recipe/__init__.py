@@ -41,6 +41,7 @@ from cmdiad_train.recipe.recipe import (
     register_part,
     unregister_part,
 )
+from cmdiad_train.recipe.shape_guided import PUBLISHED_SHAPE_GUIDED, ShapeGuidedRecipe, shape_guided_part
 from cmdiad_train.recipe.trd import PUBLISHED_TRD, TEACHER_STAGES, TrdRecipe, Variant, trd_part
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "PUBLISHED_I2F_RATE",
     "PUBLISHED_RECIPE",
     "PUBLISHED_RGB",
+    "PUBLISHED_SHAPE_GUIDED",
     "PUBLISHED_TRD",
     "PUBLISHED_XYZ",
     "SMALL_NORMALS",
@@ -74,6 +76,7 @@ __all__ = [
     "PointNetwork",
     "Recipe",
     "RgbExtractor",
+    "ShapeGuidedRecipe",
     "SurfaceExtractor",
     "TrdRecipe",
     "Variant",
@@ -85,6 +88,7 @@ __all__ = [
     "common_options",
     "read_recipe",
     "register_part",
+    "shape_guided_part",
     "trd_part",
     "unregister_part",
 ]

@@ -16,6 +16,7 @@ from cmdiad_train.recipe.ast import AstRecipe
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.cfm import CfmRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
+from cmdiad_train.recipe.shape_guided import ShapeGuidedRecipe
 from cmdiad_train.recipe.trd import TrdRecipe
 
 View = Literal["auto", "sensor", "top", "part", "each"]
@@ -43,7 +44,9 @@ class FamilyPart(Protocol):
         """Return the part as JSON-ready values."""
 
 
-_BUILT_IN: dict[str, Any] = {part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe)}
+_BUILT_IN: dict[str, Any] = {
+    part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe, ShapeGuidedRecipe)
+}
 _PARTS = dict(_BUILT_IN)
 
 
