@@ -17,6 +17,8 @@ from cmdiad_runtime.preprocess.cloud.points import farthest_point_sampling, grou
 
 FURTHER_COVER = 4
 """Entries of the cover table per pixel, in addition to twice the mean number of patches that show a point."""
+MOST_MISSED = 0.01
+"""Share of the points of a cloud that may be in no patch at first; such points then take the place of others."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def patch_input(frame: CloudFrame, *, most: int, points: int, coverage: int, nam
         name: Name of the sample for errors.
 
     Raises:
-        InputError: The cloud has fewer than M points, a patch is a single place, or a point is in no patch.
+        InputError: The cloud has fewer than M points, a patch is a single place, or too many points are in no patch.
     """
     cloud = frame.xyz[frame.valid]
     if len(cloud) < points:
@@ -57,8 +59,8 @@ def patch_input(frame: CloudFrame, *, most: int, points: int, coverage: int, nam
             reason="no-points",
         )
     members = patch_members(cloud, patch_count(len(cloud), points, coverage, most), points)
+    _show_every_point(cloud, members, name)
     cover = cover_table(members, len(cloud), 2 * coverage + FURTHER_COVER)
-    _require_cover(cover, name)
     table = np.zeros((*frame.valid.shape, cover.shape[1]), dtype=np.int32)
     table[frame.valid] = cover
     patches = normalised(cloud[members], name)
@@ -97,7 +99,7 @@ def normalised(patches: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.fl
             action="check the 3D sensor",
             reason="no-points",
         )
-    scaled = patches / side[:, None, None]
+    scaled = (patches - patches[:, :1]) / side[:, None, None]  # the shift keeps digits of parts far from the sensor
     result: npt.NDArray[np.float32] = scaled - scaled.mean(axis=1, keepdims=True)
     return result
 
@@ -123,13 +125,40 @@ def cover_table(members: npt.NDArray[np.int64], total: int, width: int) -> npt.N
     return np.where(count[:, None] > 0, places, 0).astype(np.int32)
 
 
-def _require_cover(cover: npt.NDArray[np.int32], name: str) -> None:
-    missed = int(np.count_nonzero(cover[:, 0] == 0))
-    if missed:
+def _show_every_point(cloud: npt.NDArray[np.float32], members: npt.NDArray[np.int64], name: str) -> None:
+    """Put points that are in no patch into a near patch, in place of a point that another patch shows too.
+
+    Args:
+        cloud: Points float32 `[N, 3]`.
+        members: Points of each patch, nearest first, int64 `[P, M]`, changed in place.
+        name: Name of the sample for errors.
+
+    Raises:
+        InputError: More than `MOST_MISSED` of the points are in no patch, or no patch has room for one.
+    """
+    count = np.bincount(members.ravel(), minlength=len(cloud))
+    missed = np.flatnonzero(count == 0)
+    if len(missed) > MOST_MISSED * len(cloud) or not all(_take_place(cloud, members, count, i) for i in missed):
         raise InputError(
             name,
-            found=f"{missed} of {len(cover)} points that no patch shows",
+            found=f"{len(missed)} of {len(cloud)} points that no patch shows",
             expected="patches that show the whole part",
             action="check that only one part is in view, or train with more --patches or a larger --coverage",
             reason="no-points",
         )
+
+
+def _take_place(
+    cloud: npt.NDArray[np.float32], members: npt.NDArray[np.int64], count: npt.NDArray[np.int64], point: int
+) -> bool:
+    """Replace the last point of the nearest patch that another patch shows too; return False without such a point."""
+    middles = cloud[members].mean(axis=1)
+    for patch in np.argsort(((middles - cloud[point]) ** 2).sum(axis=1), kind="stable"):
+        shared = np.flatnonzero(count[members[patch]] > 1)
+        if len(shared):
+            row = shared[-1]
+            count[members[patch, row]] -= 1
+            members[patch, row] = point
+            count[point] += 1
+            return True
+    return False

@@ -37,8 +37,8 @@ def test_patches_are_those_of_the_published_program() -> None:
     turned = np.ascontiguousarray(np.roll(cloud, -start, axis=0))  # our first centre is the first point
     members = (patch_members(turned, count, published.POINTS) + start) % len(cloud)
     assert np.array_equal(np.sort(arrays["valid_pixels"][members], axis=1), arrays["patch_pixels_sorted"])
-    # The published program scales the cloud first, which only rounds.
-    np.testing.assert_allclose(published.patches()[:4], nets["patches_normalised"], rtol=0, atol=1e-6)
+    # Patches are shifted before they are scaled, so they are rounded differently: seen 1.1e-6.
+    np.testing.assert_allclose(published.patches()[:4], nets["patches_normalised"], rtol=0, atol=2e-6)
 
 
 def test_training_queries_are_those_of_the_published_program() -> None:
