@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from cmdiad_export import cli as export
@@ -54,6 +55,8 @@ def test_both_precisions_are_certified_and_inspect_without_an_image(
     assert (single["precision"], reduced["precision"]) == ("fp32", "fp16")
     assert single["passed"] and reduced["passed"]
     assert command(run_cli.cli, bundle, "--self-test").code == 0
+    operators = {node.op_type for node in ir.load(bundle / "graph.onnx").graph}
+    assert not operators & {"Loop", "Scan", "If", "NonZero", "ScatterElements", "ScatterND"}
     for name in ("good", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "good/000.tiff").write_bytes((data / "gear/test/good/xyz/000.tiff").read_bytes())
