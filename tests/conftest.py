@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 """Modules that cannot be imported without a package."""
 MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
-TRAINING_FIXTURES = {"data", "trained", "fitted", "trained_ast", "exported"}
+TRAINING_FIXTURES = {"data", "trained", "fitted", "trained_ast", "trained_shape_guided", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
 LONGEST_FIRST = (
     "tests/test_demo.py",
@@ -153,6 +153,17 @@ def trained_ast(data: Path, own_copy: Once) -> Trained:
         return own_copy(_name(recipe, "ast", modality), lambda run: fit(data, None, recipe, run))
 
     return train
+
+
+@pytest.fixture(scope="session")
+def trained_shape_guided(data: Path, own_copy: Once) -> Path:
+    """A finished run of a tiny Shape-Guided detector, trained once."""
+    pytest.importorskip("torch", reason="trains a detector")
+    from cmdiad_train.fit.fit import fit
+    from helpers import tiny_shape_guided_recipe
+
+    recipe = tiny_shape_guided_recipe()
+    return own_copy(_name(recipe, "shape-guided"), lambda run: fit(data, None, recipe, run))
 
 
 @pytest.fixture(scope="session")

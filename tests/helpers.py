@@ -94,6 +94,14 @@ def tiny_ast_recipe(modality: str, **changes: Any) -> Any:
     return Recipe(replace(part, **changes), modality=modality, size=size, view="sensor")  # type: ignore[arg-type]
 
 
+def tiny_shape_guided_recipe(**changes: Any) -> Any:
+    """A recipe of Shape-Guided detectors that trains in seconds."""
+    from cmdiad_train.recipe import Recipe, ShapeGuidedRecipe
+
+    part = ShapeGuidedRecipe(patches=96, patch_points=32, coverage=4, decoder_width=16, epochs=2)
+    return Recipe(replace(part, **changes), modality="xyz", size=64, view="sensor")
+
+
 def bank_recipe(**fields: Any) -> Any:
     """A recipe of the bank family with these fields, common ones and those of the family."""
     from cmdiad_train.recipe import DEFAULT_RECIPE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmdiad_runtime.bundle.manifest import Manifest
 from cmdiad_runtime.engines.batch import numbered
 from cmdiad_runtime.engines.graph_contents import GraphPorts
+from cmdiad_runtime.preprocess.cloud.patches import FURTHER_COVER
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.support.records import RecordError
 
@@ -63,6 +64,8 @@ def _expected(settings: Preprocessing) -> dict[str, tuple[str, Shape]]:
         "weights": ("groups", (None, settings.groups)),
         "groups": ("group_size", (1, settings.groups, settings.group_size, None)),
         "cells": ("grid", (settings.grid**2,)),
+        "patches": ("groups", (1, settings.groups, settings.group_size, 3)),
+        "cover": ("coverage", (1, settings.size, settings.size, 2 * settings.coverage + FURTHER_COVER)),
     }
 
 

@@ -15,18 +15,27 @@ from cmdiad_runtime.preprocess.view_settings import PartSettings, TopSettings
 from cmdiad_runtime.support.records import RecordError, fields_from_json, require, require_integer, require_known
 
 RgbMask = Literal["none", "cloud"]
-XyzFeed = Literal["points", "normals", "depth", "pseudo-normals", "published-depth", "centred-depth"]
+XyzFeed = Literal["points", "normals", "depth", "pseudo-normals", "published-depth", "centred-depth", "patches"]
+POINT_FEEDS: tuple[XyzFeed, ...] = ("points", "patches")
+"""Feeds that are made of groups of points."""
 
 # Limits enforced on untrusted bundles: larger values make arrays that no machine holds.
 MOST_PIXELS = 4096
 MOST_GROUPS = 1 << 14
 MOST_GROUP_SIZE = 1 << 12
 MOST_CELLS = 256
+MOST_COVERAGE = 64
 LEAST_GROUPS = 3  # interpolation needs three centres
 
 _MOST_SEED = (1 << 64) - 1
 _JSON_NAMES = {new: old for old, new in EARLIER_VIEWS.items()}
-_LATER: dict[str, object] = {"parts": 1, "ignored": None, "rgb_filter": "bicubic", "image_modality": "rgb"}
+_LATER: dict[str, object] = {
+    "parts": 1,
+    "ignored": None,
+    "rgb_filter": "bicubic",
+    "image_modality": "rgb",
+    "coverage": 0,
+}
 """Fields that `to_json` leaves out at these values."""
 _GREY_RANGE = "grey_range"
 """Field of JSON with the range of 16-bit grey images. Earlier versions report the field as made by a newer cmdiad."""
@@ -45,10 +54,11 @@ class Preprocessing:
         rgb_mask: `cloud` blacks out the image's background by means of the cloud (the paper's protocol, needs both
             files); `none` keeps the image as recorded.
         foreground: True if the support plane and stray clusters are removed from clouds.
-        groups: Point groups per cloud; 0 if clouds are not read as points.
-        group_size: Points per group; 0 if clouds are not read as points.
-        grid: Side of the grid that point features are pooled to; 0 if clouds are not read as points.
-        xyz_feed: Input of the cloud's extractor: `points` (groups of points), or an image of the surface: `normals`,
+        groups: Point groups per cloud, or patches; 0 if clouds are not read as points.
+        group_size: Points per group or patch; 0 if clouds are not read as points.
+        grid: Side of the grid that point features are pooled to; 0 if clouds are not read as groups of points.
+        xyz_feed: Input of the cloud's extractor: `points` (groups of points), `patches` (overlapping patches of the
+            Shape-Guided detector, see `cloud.patches`), or an image of the surface: `normals`,
             `depth`, as in the published reverse distillation `pseudo-normals` and `published-depth` (see
             `published_surface`), and as in the published AST `centred-depth` (see `centred_depth`).
         top: Settings of the top view, which turns parts upright and shows them from above their support (needs a
@@ -62,6 +72,7 @@ class Preprocessing:
         ignored: Region of the view that never decides a verdict (inspection mask), or None.
         rgb_filter: Filter of Pillow that resizes images in the sensor view.
         image_modality: Name of the image (`cmdiad_runtime.modalities`), for example `infrared`; `rgb` for a camera.
+        coverage: Mean number of patches that show a point; 0 if clouds are not read as patches.
     """
 
     modality: Sensors
@@ -82,6 +93,7 @@ class Preprocessing:
     ignored: IgnoredRegion | None = None
     rgb_filter: RgbFilter = "bicubic"
     image_modality: str = "rgb"
+    coverage: int = 0
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -111,11 +123,13 @@ class Preprocessing:
 
     def _check_ranges(self) -> None:
         points = self.modality != "rgb" and self.xyz_feed == "points"
+        patches = self.modality != "rgb" and self.xyz_feed == "patches"
         require_integer(self, "size", 1, MOST_PIXELS)
         require_integer(self, "pad_multiple", 1, MOST_PIXELS)
-        require_integer(self, "groups", LEAST_GROUPS if points else 0, MOST_GROUPS)
-        require_integer(self, "group_size", 1 if points else 0, MOST_GROUP_SIZE)
+        require_integer(self, "groups", LEAST_GROUPS if points else int(patches), MOST_GROUPS)
+        require_integer(self, "group_size", 1 if points or patches else 0, MOST_GROUP_SIZE)
         require_integer(self, "grid", 1 if points else 0, MOST_CELLS)
+        require_integer(self, "coverage", int(patches), MOST_COVERAGE)
         require_integer(self, "parts", 1, MOST_PARTS)
         require_integer(self, "seed", 0 if self.needs_cloud else -_MOST_SEED, _MOST_SEED)
 

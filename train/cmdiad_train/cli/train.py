@@ -131,8 +131,9 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         help="Detector family (docs/families.md). bank: compares patch features with a memory bank of normal ones; "
         "trd: reverse distillation, networks that reproduce the features of good parts; ast: a student that imitates "
         "a normalising flow; patchcore: settings of bank as in the paper of PatchCore; cfm: image and cloud predict "
-        "each other, needs --modality both; m3dm: memory banks of image, cloud and features fused of both; auto: "
-        "trains bank and trd and keeps the one that tells slightly changed good samples from unchanged ones better.",
+        "each other, needs --modality both; m3dm: memory banks of image, cloud and features fused of both; "
+        "shape-guided: patches of a cloud against the surfaces of good ones, needs --modality xyz; auto: trains bank "
+        "and trd and keeps the one that tells slightly changed good samples from unchanged ones better.",
     ),
     click.option(
         "--modality",

@@ -23,6 +23,10 @@ _BUILT_IN = {
     ),
     "cfm": ("cmdiad_train.detectors.cfm.family:CFM", "cmdiad_train.detectors.cfm.options:OPTIONS"),
     "m3dm": ("cmdiad_train.detectors.m3dm.family:M3DM", "cmdiad_train.detectors.m3dm.options:OPTIONS"),
+    "shape-guided": (
+        "cmdiad_train.detectors.shape_guided.family:SHAPE_GUIDED",
+        "cmdiad_train.detectors.shape_guided.options:OPTIONS",
+    ),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 AUTO = "auto"

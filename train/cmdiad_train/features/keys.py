@@ -17,12 +17,12 @@ from torch import nn
 
 import cmdiad_runtime
 import cmdiad_train
-from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.settings import POINT_FEEDS, Preprocessing
 from cmdiad_runtime.support.files import sha256_of
 from cmdiad_train.datasets import SampleFiles
 
 _TOP_VIEW = "plan"  # Name of the top view's settings in JSON.
-_POINT_FIELDS = ("groups", "group_size", "grid")
+_POINT_FIELDS = ("groups", "group_size", "grid", "coverage")
 _CLOUD_FIELDS = ("xyz_feed", "xyz_image", *_POINT_FIELDS)
 
 
@@ -82,7 +82,7 @@ def modality_settings(preprocessing: Preprocessing) -> dict[str, Any]:
         unused = ("rgb_mask", "rgb_filter")
         if _needs_cloud_alone(settings):
             unused += ("part", "colour")
-        if preprocessing.xyz_feed != "points":
+        if preprocessing.xyz_feed not in POINT_FEEDS:
             unused += _POINT_FIELDS
     return {name: value for name, value in settings.items() if name not in unused}
 

@@ -42,6 +42,7 @@ from cmdiad_train.recipe.recipe import (
     register_part,
     unregister_part,
 )
+from cmdiad_train.recipe.shape_guided import PUBLISHED_SHAPE_GUIDED, ShapeGuidedRecipe, shape_guided_part
 from cmdiad_train.recipe.trd import PUBLISHED_TRD, TEACHER_STAGES, TrdRecipe, Variant, trd_part
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "PUBLISHED_M3DM",
     "PUBLISHED_RECIPE",
     "PUBLISHED_RGB",
+    "PUBLISHED_SHAPE_GUIDED",
     "PUBLISHED_TRD",
     "PUBLISHED_XYZ",
     "SMALL_NORMALS",
@@ -79,6 +81,7 @@ __all__ = [
     "PointNetwork",
     "Recipe",
     "RgbExtractor",
+    "ShapeGuidedRecipe",
     "SurfaceExtractor",
     "TrdRecipe",
     "Variant",
@@ -91,6 +94,7 @@ __all__ = [
     "m3dm_part",
     "read_recipe",
     "register_part",
+    "shape_guided_part",
     "trd_part",
     "unregister_part",
     "with_three_taps",

@@ -17,6 +17,7 @@ from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.cfm import CfmRecipe
 from cmdiad_train.recipe.m3dm import M3dmRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
+from cmdiad_train.recipe.shape_guided import ShapeGuidedRecipe
 from cmdiad_train.recipe.trd import TrdRecipe
 
 View = Literal["auto", "sensor", "top", "part", "each"]
@@ -44,7 +45,9 @@ class FamilyPart(Protocol):
         """Return the part as JSON-ready values."""
 
 
-_BUILT_IN: dict[str, Any] = {part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe, M3dmRecipe)}
+_BUILT_IN: dict[str, Any] = {
+    part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe, M3dmRecipe, ShapeGuidedRecipe)
+}
 _PARTS = dict(_BUILT_IN)
 
 

@@ -112,7 +112,8 @@ class Prepared:
     Attributes:
         inputs: Inputs of the cloud first, then of the image. An image is `rgb`, uint8 `[1, size, size, 3]`, RGB order.
             Points are `centers` float32 `[1, G, 3]`, `groups` float32 `[1, G, M, 3]`, `weights` float32 `[R, G]` and
-            `cells` int64 `[grid²]` (see `CloudInput`). A surface image is `surface` float32 `[1, size, size, 3]`,
+            `cells` int64 `[grid²]` (see `CloudInput`). Patches are `patches` float32 `[1, P, M, 3]` and `cover` int32
+            `[1, size, size, K]` (see `PatchInput`). A surface image is `surface` float32 `[1, size, size, 3]`,
             0-255 (see `surface_image`). With `xyz_image` there is also `xyz` float32 `[1, size, size, 3]`, metres.
         square: Padded square of the sensor's image.
         places: Position of the part, in views that follow the part: one for all inputs, or one for each modality in

@@ -1,0 +1,1 @@
+"""Training of Shape-Guided detectors."""

@@ -1,0 +1,82 @@
+"""Patches of the training samples, and the points next to their surfaces that the shape network learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.recipe import shape_guided_part
+
+NEIGHBOUR = 50
+"""The spread of the queries around a point is the distance to this other point of the patch, nearest first."""
+NEAR_SHARE, NEAR, FAR = 0.65, 0.5, 1.0
+"""Share of the training rounds with queries at 0.5 times the spread, 13 of 20 as published; the others are at the
+spread."""
+
+
+class TrainingPatches:
+    """Patches of the training samples, in memory.
+
+    Args:
+        context: The training.
+    """
+
+    def __init__(self, context: FitContext) -> None:
+        part, self._patches = shape_guided_part(context.recipe), []
+        for done, files in enumerate(context.train, start=1):
+            patches = torch.from_numpy(context.samples.prepared(files).inputs["patches"][0].copy())
+            self._patches.append(_distinct(patches))
+            context.reporter.step("cut patches", done, len(context.train))
+        self.points = part.patch_points
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def of(self, sample: int) -> Tensor:
+        """Return all patches of a training sample, float32 `[P, M, 3]` on the CPU."""
+        return self._patches[sample]
+
+    def some_of(self, samples: Sequence[int], count: int, generator: torch.Generator | None) -> Tensor:
+        """Return `count` patches of each of some samples, float32 `[n, M, 3]` on the CPU.
+
+        Args:
+            samples: Indices of training samples.
+            count: Patches per sample; all patches of a sample with fewer.
+            generator: Source of the choice; None chooses patches at equal steps.
+        """
+        chosen = []
+        for patches in map(self.of, samples):
+            if generator is None:
+                order = torch.arange(len(patches))[:: max(1, len(patches) // count)]
+            else:
+                order = torch.randperm(len(patches), generator=generator)
+            chosen.append(patches[order[:count]])
+        return torch.cat(chosen)
+
+
+def spread_of(patches: Tensor) -> Tensor:
+    """Return the distance of each point to its 50th other point in the patch, `[P, M]`; to the last one if fewer."""
+    place = min(NEIGHBOUR + 1, patches.shape[1])  # the point itself is the first
+    return torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(place, dim=2).values
+
+
+def training_queries(patches: Tensor, noise: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points next to the surfaces, and the nearest point of the patch for each, `[P, M, 3]` each.
+
+    Args:
+        patches: Normalised patches `[P, M, 3]`.
+        noise: Normally distributed numbers `[P, M, 3]`.
+        factor: Factor of the spread for each patch, `[P]`.
+    """
+    queries = patches + factor[:, None, None] * spread_of(patches)[..., None] * noise
+    nearest = torch.cdist(queries, patches, compute_mode="donot_use_mm_for_euclid_dist").argmin(2)
+    return queries, patches.gather(1, nearest[..., None].expand(-1, -1, 3))
+
+
+def _distinct(patches: Tensor) -> Tensor:
+    """Return the patches without the copies of the first one, which preprocessing appends."""
+    copies = (patches[1:] == patches[0]).all(2).all(1)
+    return torch.cat([patches[:1], patches[1:][~copies]])
