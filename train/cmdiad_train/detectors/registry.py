@@ -22,6 +22,7 @@ _BUILT_IN = {
         "cmdiad_train.detectors.bank.options:PATCHCORE_OPTIONS",
     ),
     "cfm": ("cmdiad_train.detectors.cfm.family:CFM", "cmdiad_train.detectors.cfm.options:OPTIONS"),
+    "dsr3d": ("cmdiad_train.detectors.dsr3d.family:DSR3D", "cmdiad_train.detectors.dsr3d.options:OPTIONS"),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 AUTO = "auto"

@@ -15,6 +15,7 @@ from cmdiad_train.recipe.bank import (
     bank_part,
 )
 from cmdiad_train.recipe.cfm import CfmRecipe, cfm_part
+from cmdiad_train.recipe.dsr3d import PUBLISHED_DSR3D, Dsr3dRecipe, dsr3d_part
 from cmdiad_train.recipe.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -52,6 +53,7 @@ __all__ = [
     "PUBLISHED_AST",
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
+    "PUBLISHED_DSR3D",
     "PUBLISHED_I2F_RATE",
     "PUBLISHED_RECIPE",
     "PUBLISHED_RGB",
@@ -65,6 +67,7 @@ __all__ = [
     "BankRecipe",
     "CfmRecipe",
     "Distillation",
+    "Dsr3dRecipe",
     "FamilyPart",
     "Hallucination",
     "ImageScore",
@@ -83,6 +86,7 @@ __all__ = [
     "bank_part",
     "cfm_part",
     "common_options",
+    "dsr3d_part",
     "read_recipe",
     "register_part",
     "trd_part",
