@@ -17,7 +17,7 @@ from helpers import assert_refused, command, sample_files, write_cloud
 
 TINY = ("--size", 64, "--code-width", 16, "--codes", 32, "--autoencoder-steps", 2, "--epochs", 1, "--batch", 3)
 OTHER = {"rgb": "xyz", "xyz": "rgb"}
-FURTHER = {"rgb": (), "xyz": ("--geometry", "depth")}
+FURTHER: dict[str, tuple[str, ...]] = {"rgb": (), "xyz": ("--geometry", "depth")}
 
 
 @pytest.mark.parametrize("modality", ["rgb", "xyz"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors import network_training
+from cmdiad_train.detectors.dsr3d.detector import DualSubspaceReprojection
+from cmdiad_train.detectors.dsr3d.fitting import autoencoder_task
+from cmdiad_train.detectors.dsr3d.fitting import fit as dsr3d_fit
 from cmdiad_train.detectors.dsr3d.fitting.autoencoder_task import autoencoder_length
 from cmdiad_train.detectors.dsr3d.fitting.object_task import ObjectTask, disturbed_codes
 from cmdiad_train.detectors.dsr3d.picture import foreground_of, picture_of
@@ -78,6 +82,31 @@ def test_an_autoencoder_serves_other_runs(data: Path, trained_dsr3d: Train, tmp_
     assert not any(name.startswith("train autoencoder") for name, *_ in reporter.steps)
     with pytest.raises(RunError, match="another codes"):
         fit(data, None, recipe("both", codes=33), tmp_path / "other", options=FitOptions(network_from=source))
+
+
+def test_the_published_training_with_fewer_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder_task, "PUBLISHED_BATCH", 2)
+    monkeypatch.setattr(autoencoder_task, "PUBLISHED_PIXELS", 64)
+    monkeypatch.setattr(dsr3d_fit, "DRAWS", 7)
+    chosen = recipe("both", mode="faithful", geometry="depth", patience=0, epochs=1)
+    fit(data, None, chosen, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    assert len((tmp_path / "run" / "train-networks.csv").read_text().splitlines()) == 2
+    picture = picture_of(loaded.recipe, loaded.golden[0].inputs)
+    assert picture.shape == (1, 4, 64, 64)
+    assert all(math.isfinite(score) for score in loaded.calibration.held_out_scores)
+
+
+def test_ignored_pixels_decide_nothing() -> None:
+    chosen, kept = recipe("xyz"), torch.ones(1, 64, 64, dtype=torch.bool)
+    kept[:, :40] = False
+    detector = DualSubspaceReprojection(chosen, new_autoencoder(chosen), new_networks(chosen), kept)
+    logits = torch.zeros(1, 2, 64, 64)
+    logits[:, 1] = -3
+    logits[:, 1, 8:24, 8:24] = 5
+    score, anomaly_map = detector.scored(logits)
+    assert not anomaly_map[:40].any()
+    assert float(score) == pytest.approx(torch.tensor(-3.0).sigmoid().item(), abs=1e-6)
 
 
 def task_of(run: Path, tmp_path: Path, **changes: object) -> ObjectTask:

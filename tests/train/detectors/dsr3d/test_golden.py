@@ -19,6 +19,7 @@ from cmdiad_train.detectors.dsr3d.fitting.disturbances import cells_inside, rank
 from cmdiad_train.detectors.dsr3d.losses import focal_loss, mask_loss
 from cmdiad_train.detectors.dsr3d.networks.autoencoder import COMMITMENT
 from cmdiad_train.detectors.dsr3d.networks.code_book import CodeBook
+from cmdiad_train.detectors.dsr3d.networks.units import ResidualStack
 from cmdiad_train.detectors.dsr3d.simulation.noise import gradient_noise, simulated_depth
 from cmdiad_train.detectors.dsr3d.simulation.rotation import rotated
 
@@ -94,9 +95,11 @@ def test_restricted_codes_object_and_map(
     mask = torch.from_numpy(arrays["mask_lo"]).float()
     published.close(focal_loss(probability, mask), arrays["focal"], 1e-6)
     published.close(mask_loss(probability, mask), arrays["l1_mask"], 1e-6)
-    networks.draw[10].rectified = False  # type: ignore[assignment]  # the published ReLU overwrites the skipped path
+    stack = networks.draw[10]
+    assert isinstance(stack, ResidualStack)
+    stack.rectified = False  # the published ReLU overwrites what the unit adds to
     other = drawn_object(autoencoder, networks, coarse, fine)
-    networks.draw[10].rectified = True  # type: ignore[assignment]
+    stack.rectified = True
     assert float((other - drawn).abs().max()) > 1e-2
 
 

@@ -29,8 +29,10 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     if options["code_width"] is not None:
         values["width"] = options["code_width"]
     part = replace(base, **values)
-    published = {"size": PUBLISHED_SIZE, "view": "sensor", "verdict": "image"} if part.mode == "faithful" else {}
-    return Recipe(part, **{"size": SIZE, **published, **common_options(options)})
+    common: dict[str, Any] = {"size": SIZE}
+    if part.mode == "faithful":
+        common = {"size": PUBLISHED_SIZE, "view": "sensor", "verdict": "image"}
+    return Recipe(part, **{**common, **common_options(options)})
 
 
 def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:

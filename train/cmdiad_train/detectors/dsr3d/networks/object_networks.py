@@ -94,7 +94,8 @@ class Comparison(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits `[B, 2, s, s]` of pictures `[B, channels, s, s]`."""
-        features, kept = pictures, []
+        features = pictures
+        kept: list[Tensor] = []
         for number, block in enumerate(self.down):
             features = block(self.pool(features) if number else features)
             kept.append(features)
