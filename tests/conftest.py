@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 """Modules that cannot be imported without a package."""
 MISSING = {name for package, names in IMPORTERS.items() if find_spec(package) is None for name in names}
-TRAINING_FIXTURES = {"data", "trained", "fitted", "trained_ast", "trained_shape_guided", "exported"}
+TRAINING_FIXTURES = {"data", "trained", "fitted", "trained_ast", "trained_dsr3d", "trained_shape_guided", "exported"}
 """Fixtures that synthesise a data set, train or export, which takes seconds."""
 LONGEST_FIRST = (
     "tests/test_demo.py",
@@ -164,6 +164,20 @@ def trained_shape_guided(data: Path, own_copy: Once) -> Path:
 
     recipe = tiny_shape_guided_recipe()
     return own_copy(_name(recipe, "shape-guided"), lambda run: fit(data, None, recipe, run))
+
+
+@pytest.fixture(scope="session")
+def trained_dsr3d(data: Path, own_copy: Once) -> Trained:
+    """`trained_dsr3d(modality, **changes)`: a finished run of tiny 3DSR, trained once."""
+    pytest.importorskip("torch", reason="trains a detector")
+    from cmdiad_train.fit.fit import fit
+    from helpers import tiny_dsr3d_recipe
+
+    def train(modality: str, **changes: object) -> Path:
+        recipe = tiny_dsr3d_recipe(modality, **changes)
+        return own_copy(_name(recipe, "dsr3d", modality), lambda run: fit(data, None, recipe, run))
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -102,6 +102,15 @@ def tiny_shape_guided_recipe(**changes: Any) -> Any:
     return Recipe(replace(part, **changes), modality="xyz", size=64, view="sensor")
 
 
+def tiny_dsr3d_recipe(modality: str, **changes: Any) -> Any:
+    """A recipe of 3DSR that trains in seconds."""
+    from cmdiad_train.recipe import Dsr3dRecipe, Recipe
+
+    part = Dsr3dRecipe(width=16, codes=32, autoencoder_steps=2, epochs=2, batch=3)
+    size = changes.pop("size", 64)
+    return Recipe(replace(part, **changes), modality=modality, size=size, view="sensor")  # type: ignore[arg-type]
+
+
 def bank_recipe(**fields: Any) -> Any:
     """A recipe of the bank family with these fields, common ones and those of the family."""
     from cmdiad_train.recipe import DEFAULT_RECIPE

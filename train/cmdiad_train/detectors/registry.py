@@ -27,6 +27,7 @@ _BUILT_IN = {
         "cmdiad_train.detectors.shape_guided.family:SHAPE_GUIDED",
         "cmdiad_train.detectors.shape_guided.options:OPTIONS",
     ),
+    "dsr3d": ("cmdiad_train.detectors.dsr3d.family:DSR3D", "cmdiad_train.detectors.dsr3d.options:OPTIONS"),
 }
 """Where the families of this package and their command-line options are, by name. To add a family, add a line."""
 AUTO = "auto"

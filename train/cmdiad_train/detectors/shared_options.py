@@ -29,7 +29,7 @@ GEOMETRY: tuple[click.Option, ...] = collect_options(
             type=click.Choice(["normals", "pseudo-normals", "depth"]),
             help="Clouds as images of metric surface normals, or as published: depth, or (trd alone) pseudo-normals of "
             "the depth image. The last two work with --view sensor and need the support in the corners of the cloud.  "
-            "[default: normals; faithful: trd pseudo-normals, ast depth]",
+            "[default: normals; faithful: trd pseudo-normals, ast and dsr3d depth]",
         ),
     )
 )
@@ -41,25 +41,25 @@ TRAINING: tuple[click.Option, ...] = collect_options(
             "--epochs",
             type=click.IntRange(min=1),
             help="Training epochs.  [default: bank 12, faithful 100; trd 60, faithful 200; ast 60, faithful 72; "
-            "cfm 50; m3dm 30, faithful 3; shape-guided 60, faithful 600]",
+            "cfm 50; m3dm 30, faithful 3; shape-guided 60, faithful 600; dsr3d 60, faithful 120]",
         ),
         click.option(
             "--batch",
             type=click.IntRange(min=1),
-            help="Samples per training step.  [default: bank 4, faithful 32; trd 8, faithful 16; ast 8; cfm and "
-            "shape-guided 4; m3dm 8, faithful 16]",
+            help="Samples per training step.  [default: bank 4, faithful 32; trd and dsr3d 8, faithful 16; ast 8; cfm "
+            "and shape-guided 4; m3dm 8, faithful 16]",
         ),
         click.option(
             "--learning-rate",
             type=click.FloatRange(min=0, min_open=True),
             help="Learning rate.  [default: bank 1e-3, faithful 5e-4, i2f 3e-4 or 2e-4; trd 5e-3; ast 1e-3, faithful "
-            "2e-4; cfm 1e-3; m3dm 3e-3; shape-guided 1e-3, faithful 1e-4]",
+            "2e-4; cfm 1e-3; m3dm 3e-3; shape-guided 1e-3, faithful 1e-4; dsr3d 1e-3, faithful 2e-4]",
         ),
         click.option(
             "--patience",
             type=click.IntRange(min=0),
             help="Epochs without improvement before training stops; 0 never stops.  "
-            "[default: bank 5, trd, ast, cfm, m3dm and shape-guided 10, faithful 0]",
+            "[default: bank 5, trd, ast, cfm, m3dm, shape-guided and dsr3d 10, faithful 0]",
         ),
     )
 )

@@ -25,8 +25,8 @@ from cmdiad_train.datasets import SampleFiles, data_colour, list_categories, ope
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE, LeftOut, describe
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.pretraining.feature_cache import FeatureCache
-from cmdiad_train.pretraining.procedural_images import DRAWING, draw
 from cmdiad_train.recipe import XyzExtractor
+from cmdiad_train.synthesis.procedural_images import DRAWING, draw
 
 ImageKind = Literal["rgb", "normals", "depth"]
 """Kind of image that an image extractor takes: the photograph, surface normals as colours, or depth as grey."""

@@ -15,6 +15,7 @@ from cmdiad_train.recipe.bank import (
     bank_part,
 )
 from cmdiad_train.recipe.cfm import CfmRecipe, cfm_part
+from cmdiad_train.recipe.dsr3d import PUBLISHED_DSR3D, Dsr3dRecipe, dsr3d_part
 from cmdiad_train.recipe.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -54,6 +55,7 @@ __all__ = [
     "PUBLISHED_AST",
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
+    "PUBLISHED_DSR3D",
     "PUBLISHED_I2F_RATE",
     "PUBLISHED_M3DM",
     "PUBLISHED_RECIPE",
@@ -69,6 +71,7 @@ __all__ = [
     "BankRecipe",
     "CfmRecipe",
     "Distillation",
+    "Dsr3dRecipe",
     "FamilyPart",
     "FeatureFusion",
     "Hallucination",
@@ -91,6 +94,7 @@ __all__ = [
     "bank_part",
     "cfm_part",
     "common_options",
+    "dsr3d_part",
     "m3dm_part",
     "read_recipe",
     "register_part",

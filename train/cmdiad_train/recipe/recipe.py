@@ -15,6 +15,7 @@ from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields
 from cmdiad_train.recipe.ast import AstRecipe
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.cfm import CfmRecipe
+from cmdiad_train.recipe.dsr3d import Dsr3dRecipe
 from cmdiad_train.recipe.m3dm import M3dmRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
 from cmdiad_train.recipe.shape_guided import ShapeGuidedRecipe
@@ -45,9 +46,8 @@ class FamilyPart(Protocol):
         """Return the part as JSON-ready values."""
 
 
-_BUILT_IN: dict[str, Any] = {
-    part.family: part for part in (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe, M3dmRecipe, ShapeGuidedRecipe)
-}
+_PART_TYPES = (BankRecipe, TrdRecipe, AstRecipe, CfmRecipe, M3dmRecipe, ShapeGuidedRecipe, Dsr3dRecipe)
+_BUILT_IN: dict[str, Any] = {part.family: part for part in _PART_TYPES}
 _PARTS = dict(_BUILT_IN)
 
 

@@ -9,8 +9,8 @@ import torch
 
 from cmdiad_train.cli.extractor import cli
 from cmdiad_train.extractors.weights_file import read_metadata
-from cmdiad_train.pretraining.procedural_images import CUT_OUT, draw
 from cmdiad_train.pretraining.samples import DRAWN_SIZE, DrawnImage, Source, collect, content_digest
+from cmdiad_train.synthesis.procedural_images import CUT_OUT, draw
 from helpers import command
 
 SIDE = 64

@@ -1,0 +1,1 @@
+"""Networks of 3DSR: autoencoder, restriction of codes, drawing of the object, comparison."""

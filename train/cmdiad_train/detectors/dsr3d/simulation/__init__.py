@@ -1,0 +1,1 @@
+"""Simulated pictures and masks: gradient noise, rotation, depth."""
