@@ -33,7 +33,7 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a P
 IMPORTERS = {
     "onnx": {"onnx", "graphs"},
     "sklearn": {"sklearn"},
-    "tritonclient": {"tritonclient", "kserve_server"},
+    "tritonclient": {"tritonclient", "kserve_server", "kserve_http"},
     "torch": {"torch", "cmdiad_bench", "cmdiad_export", "cmdiad_train", "golden"},
 }
 """Modules that cannot be imported without a package."""

@@ -10,18 +10,23 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
+
+from cmdiad_fleet.training.worker import serve
 
 PLAN = "FLEET_DOUBLE"
 """Environment variable with a plan in JSON: the run and bundle to copy, and the behaviour of each category."""
 
 
-def main() -> None:
+def train(request: dict[str, Any]) -> None:
     """Behave as the plan says for the category of the request."""
-    request, plan = json.loads(sys.argv[1]), json.loads(os.environ[PLAN])
+    plan = json.loads(os.environ[PLAN])
     for name, arguments in request["steps"]:
         print("$", name, *arguments, flush=True)
     print("threads", os.environ["OMP_NUM_THREADS"], "devices", repr(os.environ.get("CUDA_VISIBLE_DEVICES")), flush=True)
+    print("process", os.getpid(), "of", os.getppid(), flush=True)
     folder = Path(request["folder"])
     _misbehave(plan["behaviour"].get(folder.name, ""), folder)
     shutil.copytree(plan["run"], request["run"], dirs_exist_ok=True)
@@ -42,12 +47,14 @@ def _misbehave(behaviour: str, folder: Path) -> None:
     if behaviour == "killed" or (behaviour == "killed once" and not (folder / "attempt").exists()):
         (folder / "attempt").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "trainer killed once" and not (folder / "attempt").exists():
+        (folder / "attempt").write_text(str(os.getpid()), encoding="utf-8")
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     if behaviour == "hangs":
         (folder / "attempt").touch()
-        while os.read(0, 1024):  # Until the parent closes the other end.
-            pass
-        sys.exit(143)
+        time.sleep(600)  # Until the parent closes the other end of stdin.
 
 
 if __name__ == "__main__":
-    main()
+    serve(train)

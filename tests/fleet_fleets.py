@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cmdiad_fleet.training import run_job
+from cmdiad_fleet.training import trainer
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
 from cmdiad_fleet.training.fleet_file.read import read_fleet
 from fleet_double import PLAN
@@ -54,8 +54,8 @@ def use_double(
     behaviour: Mapping[str, str] | None = None,
     separation: Mapping[str, float] | None = None,
 ) -> None:
-    """Let `run_job` start `fleet_double` with a plan; behaviour and separation by the name of a job's folder."""
+    """Let a `Trainer` start `fleet_double` with a plan; behaviour and separation by the name of a job's folder."""
     plan = {"run": str(run), "bundle": str(bundle), "behaviour": behaviour or {}, "separation": separation or {}}
     monkeypatch.setenv(PLAN, json.dumps(plan))
-    monkeypatch.setattr(run_job, "WORKER", "fleet_double")
+    monkeypatch.setattr(trainer, "WORKER", "fleet_double")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)

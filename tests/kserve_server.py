@@ -1,8 +1,8 @@
-"""A server of the KServe v2 protocol over gRPC, in the manner of Triton, which runs models with ONNX Runtime.
+"""A server of the KServe v2 protocol over gRPC or HTTP, in the manner of Triton, which runs models with ONNX Runtime.
 
 It reads a model repository as Triton does in explicit mode, and refuses what Triton refuses: a configuration with
 unknown fields, a name unlike the folder's, a batch dimension, wrong warm-up files, requests with another type, shape
-or number of bytes. Faults can be switched on to see what a client makes of them.
+or number of bytes. `kserve_http` answers by HTTP. Faults can be switched on to see what a client makes of them.
 """
 
 # ruff: noqa: N802  (the names of the verbs are those of the protocol)
@@ -25,6 +25,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
+from kserve_http import HttpDoor
+
+Protocol = Literal["grpc", "http"]
 Fault = Literal["", "hang", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"]
 LARGEST = (1 << 31) - 1
 OPTIONS = [("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST)]
@@ -115,12 +118,13 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
     """The server; see the module. `port` stays the same over `stop` and `start`.
 
     Attributes:
+        protocol: Protocol that it answers.
         fault: Fault of the following inferences.
         calls: Names of the verbs that were called.
     """
 
-    def __init__(self, repository: Path, credentials: Any = None) -> None:
-        self.repository = repository
+    def __init__(self, repository: Path, credentials: Any = None, protocol: Protocol = "grpc") -> None:
+        self.repository, self.protocol = repository, protocol
         self.fault: Fault = ""
         self.calls: list[str] = []
         self.port = 0
@@ -134,12 +138,17 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        """Address without a scheme for gRPC, as it is usual on one machine."""
+        return f"127.0.0.1:{self.port}" if self.protocol == "grpc" else f"http://127.0.0.1:{self.port}"
 
     def start(self, *models: str) -> None:
         for name in models:
             self.load(name)
         self._released.clear()
+        if self.protocol == "http":
+            self._server = HttpDoor(self, self.port, self._credentials)
+            self.port = self._server.server_port
+            return
         self._server = grpc.server(
             ThreadPoolExecutor(8, thread_name_prefix="kserve"), options=[*OPTIONS, ("grpc.so_reuseport", 0)]
         )
@@ -152,7 +161,9 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
     def stop(self) -> None:
         """End as a killed server does: nothing stays in memory."""
         self._released.set()
-        if self._server is not None:
+        if isinstance(self._server, HttpDoor):
+            self._server.stop()
+        elif self._server is not None:
             self._server.stop(0).wait()
         self._server = None
         self._models.clear()
@@ -322,9 +333,11 @@ def spoiled(array: np.ndarray, fault: Fault) -> np.ndarray:
 
 
 @contextmanager
-def kserve(repository: Path, *models: str, credentials: Any = None) -> Iterator[KServeServer]:
-    """Run a server with these models of a repository."""
-    server = KServeServer(repository, credentials)
+def kserve(
+    repository: Path, *models: str, credentials: Any = None, protocol: Protocol = "grpc"
+) -> Iterator[KServeServer]:
+    """Run a server with these models of a repository; credentials of gRPC, or settings of TLS for HTTP."""
+    server = KServeServer(repository, credentials, protocol)
     server.start(*models)
     try:
         yield server

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any
 
 from cmdiad_fleet.training.job import Job, Outcome
 from cmdiad_fleet.training.run_job import run_job
+from cmdiad_fleet.training.trainer import Trainer
 
 Engine = Callable[[Sequence[Job]], Iterator[Outcome | None]]
 """Runs jobs and yields their outcomes, in the order in which they end, and None after LOOK_S without an end."""
@@ -26,8 +28,20 @@ def local_engine(count: int) -> Engine:
 
     def run(jobs: Sequence[Job]) -> Iterator[Outcome | None]:
         stop = threading.Event()
+        trainers = [Trainer() for _ in range(count)]
+        free: SimpleQueue[Trainer] = SimpleQueue()
+        for trainer in trainers:
+            free.put(trainer)
+
+        def train(job: Job) -> Outcome:
+            trainer = free.get()
+            try:
+                return run_job(job, trainer, stop)
+            finally:
+                free.put(trainer)
+
         with ThreadPoolExecutor(count) as pool:
-            waiting = {pool.submit(run_job, job, stop) for job in jobs}
+            waiting = {pool.submit(train, job) for job in jobs}
             try:
                 while waiting:
                     ended, waiting = wait(waiting, LOOK_S, FIRST_COMPLETED)
@@ -37,6 +51,8 @@ def local_engine(count: int) -> Engine:
             finally:  # After an interruption the running processes end, and no further one starts.
                 stop.set()
                 pool.shutdown(cancel_futures=True)
+                for trainer in trainers:
+                    trainer.close()
 
     return run
 
@@ -49,7 +65,7 @@ def ray_engine(ray: Any) -> Engine:
     """
 
     def run(jobs: Sequence[Job]) -> Iterator[Outcome | None]:
-        task = ray.remote(run_job)
+        task = ray.remote(_train_in_task)
         waiting: dict[Any, Job] = {}
         try:
             for job in jobs:
@@ -65,6 +81,14 @@ def ray_engine(ray: Any) -> Engine:
                 ray.cancel(reference)
 
     return run
+
+
+_TRAINER = Trainer()
+"""The trainer of a process of Ray, which executes one task at a time, and often many after each other."""
+
+
+def _train_in_task(job: Job) -> Outcome:
+    return run_job(job, _TRAINER)
 
 
 def _resources(job: Job) -> dict[str, Any]:

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.job import EVIDENCE, LOG, RECORD, Job, Outcome, read_outcome
+from cmdiad_fleet.training.trainer import Trainer
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import free_name
 from cmdiad_runtime.support.lock import LOCK_NAME
 
-WORKER = "cmdiad_fleet.training.worker"
-"""Module of the process that trains a detector."""
-_POLL_SECONDS = 0.1
-_END_SECONDS = 30.0
-"""Time after which a process that was asked to end is killed."""
 _TAIL_BYTES = 20_000
 """Part of a log that is searched for the reason of a failure."""
 
 
-def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
+def run_job(job: Job, trainer: Trainer, stop: threading.Event | None = None) -> Outcome:
     """Train a detector, and export it if the job has export options. A detector that is finished is kept.
 
     Data, recipe, weights and version are compared by digest. If they have changed, the earlier results are moved into
@@ -38,6 +30,7 @@ def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
 
     Args:
         job: The job.
+        trainer: Process that trains it, if it must be trained.
         stop: Event that ends the work early; None if only an exception ends it.
 
     Returns:
@@ -59,7 +52,7 @@ def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
         job.folder.mkdir(parents=True, exist_ok=True)
         started = Outcome(name=name, state="started", digest=digest, export=job.export)
         started.write(job.folder)
-        outcome = _attempts(job, started, stop)
+        outcome = _attempts(job, started, trainer, stop)
         outcome.write(job.folder)
         return outcome
     except Exception as error:  # Whatever happens to one detector must not end the others.
@@ -83,12 +76,12 @@ def _set_bundle_aside(job: Job) -> None:
         job.bundle.rename(free_name(job.folder / "earlier-bundle.cmdiad"))
 
 
-def _attempts(job: Job, started: Outcome, stop: threading.Event | None) -> Outcome:
+def _attempts(job: Job, started: Outcome, trainer: Trainer, stop: threading.Event | None) -> Outcome:
     """Start processes until one ends by itself, or the retries are used up."""
     start = time.monotonic()
     outcome = replace(started, state="failed")
     for attempt in range(1, job.resources.retries + 2):
-        code, output = _run_process(job, stop)
+        code, output = _run_process(job, trainer, stop)
         seconds = round(time.monotonic() - start, 1)
         if code == 0:
             return replace(outcome, state="trained", reason="", seconds=seconds, attempts=attempt)
@@ -98,27 +91,15 @@ def _attempts(job: Job, started: Outcome, stop: threading.Event | None) -> Outco
     return outcome
 
 
-def _run_process(job: Job, stop: threading.Event | None) -> tuple[int, str]:
+def _run_process(job: Job, trainer: Trainer, stop: threading.Event | None) -> tuple[int, str]:
     """Run the steps of a job in a process, with its output in the log.
 
     Returns:
         The exit code, negative for a signal, and the output or the end of it.
     """
     log = job.folder / LOG
-    with log.open("ab") as output:
-        before = output.tell()
-        process = subprocess.Popen(  # noqa: S603 - the interpreter that executes this module
-            [sys.executable, "-m", WORKER, json.dumps(request_of(job))],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **_environment(job)},
-            start_new_session=True,  # Ctrl-C reaches the process through its parent alone.
-        )
-        try:
-            code = _wait(process, stop)
-        finally:
-            _end(process)
+    before = log.stat().st_size if log.exists() else 0
+    code = trainer.train(request_of(job), {**os.environ, **_environment(job)}, stop)
     return code, _tail(log, before)
 
 
@@ -127,6 +108,8 @@ def request_of(job: Job) -> dict[str, object]:
     detector = job.detector
     return {
         "folder": str(job.folder),
+        "log": str(job.folder / LOG),
+        "fork": not job.resources.gpus,  # CUDA forbids its use on both sides of a fork; imports may use it one day.
         "steps": job.steps(),
         "evidence": str(job.folder / EVIDENCE) if job.trial else "",
         "run": str(job.run),
@@ -146,26 +129,9 @@ def _environment(job: Job) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(job.resources.cpus), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **hidden}
 
 
-def _wait(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(_POLL_SECONDS)
-        if stop is not None and stop.is_set():
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process in order: it is interrupted when its stdin is closed."""
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def _tail(log: Path, start: int) -> str:
+    if not log.exists():  # The process has died before its first line.
+        return ""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - _TAIL_BYTES))
         return file.read().decode("utf-8", "replace")

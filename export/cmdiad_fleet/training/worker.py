@@ -1,7 +1,10 @@
-"""Train one detector in a separate process: `python -m cmdiad_fleet.training.worker REQUEST` with a request in JSON.
+"""Process that trains detectors: `python -m cmdiad_fleet.training.worker`, with requests in JSON as lines on stdin.
 
-A crash, or a process that the system kills for its memory, fails this detector alone. The process ends with its
-parent: the parent has the other end of stdin, which the system closes when the parent ends, however that happens.
+It imports the libraries once. Each detector is trained in a forked process, so a crash, or the system that kills a
+process for its memory, fails this detector alone. The answer on stdout is the exit code, one line for each request.
+
+All processes end with their parent: the parent has the other end of stdin, which the system closes when the parent
+ends, however that happens.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,11 @@ from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.lock import lock_folder
 from cmdiad_runtime.support.output import say
 
+_LIBRARIES = ("torch", "timm", "onnxscript", "cmdiad_train.fit.fit", "cmdiad_export.bundle_writer")
+"""Slow imports of a training and an export that start no thread: a fork has only the thread that calls it.
+
+scikit-learn starts one. ONNX Runtime is imported by the module of its engine alone.
+"""
 _END_SECONDS = 5.0
 """Time that the commands have to end by themselves."""
 _WAIT_SECONDS = 60.0
@@ -33,9 +44,52 @@ _WAIT_SECONDS = 60.0
 
 
 def main() -> None:
-    """Run the steps of the request, and end with the exit code of the first one that fails."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    request = json.loads(sys.argv[1])
+    """Import the libraries of a training, then train the detectors of all requests."""
+    with suppress(ImportError):  # The training names the package that is missing, and the remedy.
+        import_libraries()
+    serve(train)
+
+
+def import_libraries() -> None:
+    """Import what all trainings need."""
+    from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
+
+    make_torchvision_importable()
+    for name in _LIBRARIES:
+        import_module(name)
+
+
+def serve(train: Callable[[dict[str, Any]], None]) -> None:
+    """Fork a process for each request, and answer with its exit code, negative for a signal.
+
+    Args:
+        train: Function that trains the detector of a request, with its output in the log.
+    """
+    answers = os.dup(sys.stdout.fileno())
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        process = os.fork() if request["fork"] else 0
+        if process == 0:
+            if request["fork"]:
+                os.close(answers)
+            _write_into(request["log"])
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            train(request)
+            return
+        _, status = os.waitpid(process, 0)
+        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _write_into(log: str) -> None:
+    """Let the log be stdout and stderr of this process."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(file, stream.fileno())
+    os.close(file)
+
+
+def train(request: dict[str, Any]) -> None:
+    """Run the steps of a request, and end with the exit code of the first one that fails."""
     with lock_folder(request["folder"], wait_s=_WAIT_SECONDS):
         check_recipes(request)
         for name, arguments in request["steps"]:

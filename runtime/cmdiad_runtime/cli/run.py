@@ -134,7 +134,8 @@ class _NamedPath(click.Path):
     click.option(
         "--server",
         metavar="ADDRESS",
-        help="Triton server: grpcs://HOST:PORT with TLS, grpc://HOST:PORT without, HOST:PORT on this machine.  "
+        help="Triton server: grpcs:// or https:// with TLS, grpc:// or http:// without, then HOST:PORT; HOST:PORT "
+        "alone on this machine.  "
         "[default: CMDIAD_SERVER in the environment]",
     ),
     click.option(

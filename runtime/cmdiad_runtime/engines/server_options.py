@@ -16,7 +16,9 @@ from cmdiad_runtime.support.records import RecordError, require, require_number
 ADDRESS = "CMDIAD_SERVER"
 """Environment variable of the address; the other variables begin with the same name."""
 
-_PORT = 8001
+_PORTS = {"": 8001, "grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
+"""Port of each scheme without a stated one: those of Triton, and for https, which Triton does not have, of a proxy."""
+_ENCRYPTED = ("grpcs", "https")
 _LONGEST_WAIT_S = 600.0
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
 
@@ -26,13 +28,14 @@ class ServerOptions:
     """Address of a Triton server, and settings of the connection.
 
     Attributes:
-        address: `grpcs://HOST:PORT` with TLS, `grpc://HOST:PORT` without. `HOST:PORT` alone is accepted for this
-            machine only, so nobody sends pictures through a network without TLS by mistake.
+        address: `grpcs://HOST:PORT` or `https://HOST:PORT` with TLS, `grpc://HOST:PORT` or `http://HOST:PORT`
+            without. `HOST:PORT` alone means gRPC, and is accepted for this machine only, so nobody sends pictures
+            through a network without TLS by mistake.
         timeout_s: Seconds within which a sample must be answered. A station needs less than its `deadline_ms`.
-        shared_memory: True to pass tensors through shared memory, which needs a server on this machine.
+        shared_memory: True to pass tensors through shared memory, which needs gRPC and a server on this machine.
         fallback: Engine on this machine that takes over when the server fails; None for no such engine.
         authority: PEM file of the certificate authority that signed the server's certificate; "" for those that gRPC
-            knows.
+            or, for HTTP, the system knows.
         certificate: PEM file of this machine's certificate, which a server may require; "" for none.
         key: PEM file of the certificate's private key; "" for none.
 
@@ -50,16 +53,18 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         host, port, scheme = _parts(self.address)
-        usable = scheme in ("", "grpc", "grpcs") and bool(host) and 0 < port < 1 << 16
-        require(usable, self, "address", "grpc://HOST:PORT, grpcs://HOST:PORT, or HOST:PORT on this machine")
+        usable = scheme in _PORTS and bool(host) and 0 < port < 1 << 16
+        expected = "grpc, grpcs, http or https, then ://HOST:PORT, or HOST:PORT on this machine"
+        require(usable, self, "address", expected)
         require(bool(scheme) or is_loopback(host), self, "address", "grpcs:// or grpc:// for another machine")
         require_number(self, "timeout_s", 0.001, _LONGEST_WAIT_S)
         require(
             self.fallback in (None, *ONNX_RUNTIME_NAMES), self, "fallback", f"one of {', '.join(ONNX_RUNTIME_NAMES)}"
         )
-        require(not self.shared_memory or is_loopback(host), self, "shared_memory", "a server on this machine")
+        shareable = is_loopback(host) and not self.http
+        require(not self.shared_memory or shareable, self, "shared_memory", "a server on this machine, by gRPC")
         tls = self.authority or self.certificate or self.key
-        require(scheme == "grpcs" or not tls, self, "address", "grpcs://, because files for TLS are set")
+        require(self.tls or not tls, self, "address", "grpcs:// or https://, because files for TLS are set")
         require(bool(self.certificate) == bool(self.key), self, "key", "a certificate and its key, or neither")
 
     @property
@@ -69,9 +74,24 @@ class ServerOptions:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
+    def host(self) -> str:
+        """Return the name or address of the server."""
+        return _parts(self.address)[0]
+
+    @property
+    def port(self) -> int:
+        """Return the port of the server."""
+        return _parts(self.address)[1]
+
+    @property
+    def http(self) -> bool:
+        """Return True if the server is asked by HTTP, and False for gRPC."""
+        return _parts(self.address)[2] in ("http", "https")
+
+    @property
     def tls(self) -> bool:
         """Return True if the connection is encrypted and the server's certificate is verified."""
-        return _parts(self.address)[2] == "grpcs"
+        return _parts(self.address)[2] in _ENCRYPTED
 
     @staticmethod
     def from_environment(
@@ -129,7 +149,7 @@ def _parts(address: str) -> tuple[str, int, str]:
     text = address if "://" in address else f"//{address}"
     try:
         split = urlsplit(text)
-        port = _PORT if split.port is None else split.port
+        port = _PORTS.get(split.scheme, 0) if split.port is None else split.port
         extra = split.path.strip("/") or split.query or split.fragment or "@" in split.netloc
     except ValueError:
         return "", 0, ""

@@ -1,4 +1,4 @@
-"""Engine that runs a graph on a Triton server: preprocessing stays at the line, prepared inputs travel by gRPC.
+"""Engine that runs a graph on a Triton server: preprocessing stays at the line, prepared inputs travel by gRPC or HTTP.
 
 A server is another machine, so its model can change between two samples. The engine therefore names model and version
 in every request, and checks in every answer that exactly this model answered. After every answer it reads the number
@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays
-from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
-from cmdiad_runtime.engines._triton_tensors import MessageTensors, SharedTensors, Tensors
+from cmdiad_runtime.engines._server_client import Deadline, Expectations, ServerClient
+from cmdiad_runtime.engines._triton_grpc import GrpcClient
+from cmdiad_runtime.engines._triton_http import HttpClient
+from cmdiad_runtime.engines._triton_shared_memory import SharedTensors
 from cmdiad_runtime.engines.served_model import VERSION, ServedModel
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import EngineError, NoAnswerError
@@ -48,15 +50,16 @@ class TritonEngine:
 
     def __init__(self, model: ServedModel, options: ServerOptions) -> None:
         self._model, self._options = model, options
-        self._tensors = self._new_tensors()
-        self._client: TritonClient | None = None
+        self._expectations = Expectations(options, model)
+        self._shared = SharedTensors(model, self._expectations) if options.shared_memory else None
+        self._client: ServerClient | None = None
         self._closed = False
         self._problem: EngineError | None = None
         self._first: tuple[Arrays, Arrays] | None = None
         self._proven_s = -math.inf
         self._uncounted = 0
         deadline = Deadline(_OPENING_S)
-        client = TritonClient(options, model)
+        client = self._new_client()
         try:
             self._server = client.server(deadline)
             self._config = client.check_model(deadline)
@@ -117,12 +120,12 @@ class TritonEngine:
             self._first = _copied(inputs), _copied(outputs)
         return outputs
 
-    def _connected(self, deadline: Deadline) -> TritonClient:
+    def _connected(self, deadline: Deadline) -> ServerClient:
         """Return the connection. If it was closed or lost, open another one to the same server and loaded model."""
         if self._client is not None and self._client.lost:
             self._disconnect()
         if self._client is None:
-            client = TritonClient(self._options, self._model)
+            client = self._new_client()
             try:
                 server, config = client.server(deadline), client.check_model(deadline)
                 if (server, config) != (self._server, self._config):
@@ -142,7 +145,7 @@ class TritonEngine:
         """
         return count > _LARGEST_RATE * (time.monotonic() - self._proven_s)
 
-    def _repeat_first(self, client: TritonClient, inputs: Arrays, expected: Arrays, deadline: Deadline) -> None:
+    def _repeat_first(self, client: ServerClient, inputs: Arrays, expected: Arrays, deadline: Deadline) -> None:
         """Raise EngineError if the model has other outputs for the first inputs than at the self-test."""
         outputs = self._infer(client, inputs, deadline)
         for name, array in expected.items():
@@ -150,12 +153,15 @@ class TritonEngine:
             if not np.all(np.abs(outputs[name] - array) <= allowed):  # False for NaN
                 raise self._changed(f"other values of {name} for the first sample of the self-test than before")
 
-    def _infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
-        outputs = self._tensors.infer(client, inputs, deadline)
+    def _infer(self, client: ServerClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        if self._shared is None:
+            outputs = client.infer(inputs, deadline)
+        else:  # `ServerOptions` accepts shared memory with gRPC only.
+            outputs = self._shared.infer(cast(GrpcClient, client), inputs, deadline)
         self._uncounted += 1
         return outputs
 
-    def _check_same_load(self, client: TritonClient, deadline: Deadline) -> None:
+    def _check_same_load(self, client: ServerClient, deadline: Deadline) -> None:
         """Check that the server has counted the inferences of this engine since the last check.
 
         Raises:
@@ -163,13 +169,12 @@ class TritonEngine:
             EngineError: The server has loaded the model again.
         """
         if client.lost:
-            raise client.no_answer("the connection was lost")
+            raise self._expectations.no_answer("the connection was lost")
         while (count := client.inference_count(deadline)) < self._count + self._uncounted:
             if count < self._count:
                 raise self._changed(f"{count} inferences after {self._count}: the model was loaded again")
             if deadline.passed:
-                self._uncounted = 0  # A new connection must repeat the first inference, and that one must be counted.
-                raise client.no_answer("the server has not counted the inference")
+                raise self._expectations.no_answer("the server has not counted the inference")
             time.sleep(_COUNTING_S)
         self._count, self._uncounted = count, 0
 
@@ -181,22 +186,29 @@ class TritonEngine:
             action="open the bundle again, which repeats the self-test",
         )
 
-    def _new_tensors(self) -> Tensors:
-        return SharedTensors(self._model) if self._options.shared_memory else MessageTensors(self._model)
+    def _new_client(self) -> ServerClient:
+        return (HttpClient if self._options.http else GrpcClient)(self._options, self._model)
 
     def _disconnect(self) -> None:
-        """Drop the connection and the shared memory, into which a late answer may still be written."""
+        """Drop the connection and the shared memory, into which a late answer may still be written.
+
+        An inference that was not counted is forgotten: with a new connection the first inference is repeated, and
+        that one must be counted.
+        """
         client, self._client = self._client, None
-        self._tensors.close()
+        self._uncounted = 0
+        if self._shared is not None:
+            self._shared.close()
         if client is not None:
             client.close()
 
     def close(self) -> None:
         """Close the connection; see `Engine.close`."""
         self._closed = True
-        self._tensors.close()
-        if self._client is not None and isinstance(self._tensors, SharedTensors):
-            self._tensors.unregister(self._client, Deadline(_CLOSING_S))
+        if self._shared is not None:
+            self._shared.close()
+            if self._client is not None:
+                self._shared.unregister(cast(GrpcClient, self._client), Deadline(_CLOSING_S))
         self._disconnect()
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,12 +28,13 @@ from cmdiad_fleet.training.rows import Row
 from cmdiad_fleet.training.run_job import request_of, run_job
 from cmdiad_fleet.training.tables import terminal_table
 from cmdiad_fleet.training.train_fleet import train_fleet
+from cmdiad_fleet.training.trainer import Trainer
 from cmdiad_fleet.training.worker import check_recipes
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
 from fleet_fleets import CAMERA, fleet_of, small_categories, use_double, write_fleet
-from helpers import RecordingReporter, command, flip_byte
+from helpers import RecordingReporter, command, flip_byte, python
 
 EXPORT = '[export]\ncontact = "Line 4"\n'
 LIMIT_S = 120.0
@@ -103,6 +107,73 @@ def test_a_process_that_is_killed_is_started_again(
     assert "memory_gb" in rows["gear-camera"].reason
     for name, attempts in (("clip-camera", 2), ("gear-camera", 2), ("nut-camera", 1)):
         assert json.loads((fleet.general.out / name / "detector.json").read_text())["attempts"] == attempts
+
+
+def processes_of(fleet: Fleet, name: str) -> list[tuple[int, int]]:
+    """The process of each attempt of a detector, and its parent."""
+    return [(int(one), int(of)) for one, of in re.findall(r"process (\d+) of (\d+)", log_of(fleet, name))]
+
+
+def test_one_process_with_the_imports_forks_one_for_each_detector(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    use_double(monkeypatch, run, bundle, {"clip-camera": "exception", "gear-camera": "killed once"})
+    assert states(train(fleet, jobs=1)) == ["failed", "trained", "trained"]
+    started = [each for name in ("clip", "gear", "nut") for each in processes_of(fleet, f"{name}-camera")]
+    assert len(started) == len({process for process, _ in started}) == 4
+    assert len({parent for _, parent in started}) == 1
+    assert os.getpid() not in {parent for _, parent in started}
+
+
+def test_other_threads_need_another_process(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries read the number of threads when they are imported."""
+    fleet = fleet_of(tmp_path, parts, CAMERA + "[recipe.two]\ncpus = 2\ntrain = {size = 64}\n")
+    use_double(monkeypatch, run, bundle)
+    assert set(states(train(fleet, jobs=1))) == {"trained"}
+    parents = {name: {of for _, of in processes_of(fleet, f"gear-{name}")} for name in ("camera", "two")}
+    assert not parents["camera"] & parents["two"]
+    assert "threads 1 " in log_of(fleet, "gear-camera")
+    assert "threads 2 " in log_of(fleet, "gear-two")
+
+
+def test_a_recipe_for_a_gpu_has_a_process_without_a_fork(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts, CAMERA.replace("retries = 1", "retries = 1\ngpus = 0.25"))
+    use_double(monkeypatch, run, bundle, {"clip-camera": "error", "gear-camera": "killed once"})
+    rows = train(fleet, jobs=1)
+    assert states(rows) == ["failed", "trained", "trained"]
+    assert rows["clip-camera"].reason == "data: found nothing. Expected samples. Add samples."
+    started = [each for name in ("clip", "gear", "nut") for each in processes_of(fleet, f"{name}-camera")]
+    assert len({process for process, _ in started}) == 4
+    assert {parent for _, parent in started} == {os.getpid()}
+
+
+@pytest.mark.failure_mode("A training of a fleet that the system kills")
+def test_a_killed_process_with_the_imports_ends_the_training_and_starts_again(
+    parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, parts)
+    use_double(monkeypatch, run, bundle, {"clip-camera": "trainer killed once"})
+    assert states(train(fleet, jobs=1)) == ["trained"] * 3
+    (first, _), (second, _) = processes_of(fleet, "clip-camera")
+    assert first != second
+    stat = Path(f"/proc/{first}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_a_process_that_ends_without_an_answer_has_trained_nothing(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmdiad_fleet.training.trainer.WORKER", "string")  # Ends at once, with exit code 0.
+    fleet = fleet_of(tmp_path, parts)
+    with closing(Trainer()) as trainer:
+        outcome = run_job(job_of(fleet, fleet.detectors[0], {}), trainer)
+    assert outcome.state == "failed"
+    assert outcome.reason == "The process ended with exit code 1: no output"
 
 
 @pytest.mark.failure_mode("Changed pictures under the same names")
@@ -376,6 +447,16 @@ def test_the_worker_ends_when_its_parent_has_gone() -> None:
         assert process.wait(LIMIT_S) == -signal.SIGTERM
 
 
+def test_the_imports_before_a_fork_start_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of a process do not exist in its forks, which would wait for them without end."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    code = (
+        "import os, sys; from cmdiad_fleet.training.worker import import_libraries; import_libraries()\n"
+        "print(len(os.listdir('/proc/self/task')), 'torch' in sys.modules, 'onnxruntime' in sys.modules)"
+    )
+    assert python(code).split() == ["1", "True", "False"]
+
+
 def test_a_stopped_job_starts_no_process_again(
     parts: Path, tmp_path: Path, run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,7 +464,8 @@ def test_a_stopped_job_starts_no_process_again(
     fleet = fleet_of(tmp_path, parts)
     stop = threading.Event()
     stop.set()
-    outcome = run_job(job_of(fleet, fleet.detectors[0], {}), stop)
+    with closing(Trainer()) as trainer:
+        outcome = run_job(job_of(fleet, fleet.detectors[0], {}), trainer, stop)
     assert (outcome.state, outcome.attempts) == ("failed", 1)
 
 

@@ -100,7 +100,7 @@ GPU = [pytest.param(f"gpu {name}", marks=pytest.mark.gpu) for name in ("cuda", "
 
 
 @contextmanager
-def on_server(graph: Path, *, shared_memory: bool) -> Iterator[Engine]:
+def on_server(graph: Path, way: str) -> Iterator[Engine]:
     """An engine on a server of the protocol; skips without the client."""
     pytest.importorskip("tritonclient.grpc", reason="talks to a server")
     from cmdiad_runtime.engines.server_options import ServerOptions
@@ -109,16 +109,17 @@ def on_server(graph: Path, *, shared_memory: bool) -> Iterator[Engine]:
     from served import add_model
 
     model = add_model(graph.parent / "models", graph, cloud(3))
-    with kserve(graph.parent / "models", model.name) as server:
-        yield TritonEngine.open(model, ServerOptions(address=server.address, timeout_s=60, shared_memory=shared_memory))
+    with kserve(graph.parent / "models", model.name, protocol="http" if way == "http" else "grpc") as server:
+        options = ServerOptions(address=server.address, timeout_s=60, shared_memory=way == "memory")
+        yield TritonEngine.open(model, options)
 
 
-@pytest.fixture(params=["cpu", "server messages", "server memory", *DOUBLES, *GPU])
+@pytest.fixture(params=["cpu", "server messages", "server memory", "server http", *DOUBLES, *GPU])
 def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     kind, _, detail = request.param.partition(" ")
     graph = cloud_graph(tmp_path / "graph.onnx")
     if kind == "server":
-        with on_server(graph, shared_memory=detail == "memory") as opened:
+        with on_server(graph, detail) as opened:
             yield opened
             opened.close()
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import ssl
 import sys
 import threading
 import time
@@ -19,7 +20,9 @@ import onnx
 import pytest
 
 from cmdiad_runtime.engines import open_engine
-from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
+from cmdiad_runtime.engines._server_client import Deadline
+from cmdiad_runtime.engines._triton_grpc import GrpcClient
+from cmdiad_runtime.engines._triton_http import HttpClient
 from cmdiad_runtime.engines.fallback import FallbackEngine
 from cmdiad_runtime.engines.served_model import ServedModel
 from cmdiad_runtime.engines.server_options import ServerOptions
@@ -28,11 +31,13 @@ from cmdiad_runtime.errors import EngineError, NoAnswerError
 from cmdiad_runtime.support.records import RecordError
 from graphs import cloud_expected, cloud_graph, cloud_inputs
 from helpers import python
-from kserve_server import MANY, Fault, KServeServer, kserve, read_config
+from kserve_server import MANY, Fault, KServeServer, Protocol, kserve, read_config
 from mqtt_broker import write_certificates
 from served import add_model
 
 LONG_S = 60.0
+WAYS = [("grpc", False), ("grpc", True), ("http", False)]
+"""Protocols, without and with shared memory."""
 SHORT_S = 0.3
 """A time limit that a server that hangs exceeds, and that nothing else in these tests depends on."""
 
@@ -42,9 +47,15 @@ def model(tmp_path: Path) -> ServedModel:
     return add_model(tmp_path / "models", cloud_graph(tmp_path / "cloud.onnx"), cloud_inputs(4))
 
 
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request: pytest.FixtureRequest) -> Protocol:
+    chosen: Protocol = request.param
+    return chosen
+
+
 @pytest.fixture
-def server(tmp_path: Path, model: ServedModel) -> Iterator[KServeServer]:
-    with kserve(tmp_path / "models", model.name) as running:
+def server(tmp_path: Path, model: ServedModel, protocol: Protocol) -> Iterator[KServeServer]:
+    with kserve(tmp_path / "models", model.name, protocol=protocol) as running:
         yield running
 
 
@@ -69,8 +80,11 @@ def test_the_identity_names_server_model_and_graph(model: ServedModel, server: K
     assert model.name == f"cloud-{model.graph_sha256[:16]}"
 
 
-def test_a_model_that_is_not_loaded_is_refused(tmp_path: Path, model: ServedModel) -> None:
-    with kserve(tmp_path / "models") as server, pytest.raises(EngineError, match="unknown model") as refused:
+def test_a_model_that_is_not_loaded_is_refused(tmp_path: Path, model: ServedModel, protocol: Protocol) -> None:
+    with (
+        kserve(tmp_path / "models", protocol=protocol) as server,
+        pytest.raises(EngineError, match="unknown model") as refused,
+    ):
         TritonEngine.open(model, ServerOptions(address=server.address))
     assert not isinstance(refused.value, NoAnswerError)
     assert "cmdiad-fleet triton" in refused.value.action
@@ -86,12 +100,15 @@ def test_a_model_that_is_not_loaded_is_refused(tmp_path: Path, model: ServedMode
         ("  data_type: TYPE_FP32\n  dims: 1\n", "  data_type: TYPE_FP32\n  dims: -1\n", "outputs"),
     ],
 )
-def test_another_configuration_is_refused(tmp_path: Path, model: ServedModel, old: str, new: str, word: str) -> None:
+def test_another_configuration_is_refused(
+    tmp_path: Path, model: ServedModel, protocol: Protocol, old: str, new: str, word: str
+) -> None:
     config = tmp_path / "models" / model.name / "config.pbtxt"
     text, old = config.read_text(), old.replace("SHA", model.graph_sha256)
     assert old in text
     config.write_text(text.replace(old, new, 1))
-    with kserve(tmp_path / "models", model.name) as server, pytest.raises(EngineError, match=word):
+    running = kserve(tmp_path / "models", model.name, protocol=protocol)
+    with running as server, pytest.raises(EngineError, match=word):
         TritonEngine.open(model, ServerOptions(address=server.address))
 
 
@@ -104,7 +121,7 @@ def test_no_server_is_no_answer(model: ServedModel, server: KServeServer) -> Non
 # --- samples without an answer
 
 
-@pytest.mark.parametrize("shared_memory", [False, True])
+@pytest.mark.parametrize(("protocol", "shared_memory"), WAYS, indirect=["protocol"])
 def test_a_server_that_hangs_costs_the_time_limit_and_may_come_back(
     model: ServedModel, server: KServeServer, shared_memory: bool
 ) -> None:
@@ -234,9 +251,10 @@ def test_other_lines_use_a_new_load_until_its_count_is_read(
     tmp_path: Path, model: ServedModel, server: KServeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A count that proves the load at the time of the answer proves nothing when the server reports it much later."""
-    now_s, read = [0.0], TritonClient.inference_count
+    client = HttpClient if server.protocol == "http" else GrpcClient
+    now_s, read = [0.0], client.inference_count
 
-    def read_late(client: TritonClient, deadline: Deadline) -> int:
+    def read_late(client: Any, deadline: Deadline) -> int:
         now_s[0] += MANY
         return read(client, deadline)
 
@@ -248,7 +266,7 @@ def test_other_lines_use_a_new_load_until_its_count_is_read(
         _scale_features(tmp_path, model)
         server.load(model.name)
         server.count(model.name, 2 * MANY)
-        monkeypatch.setattr(TritonClient, "inference_count", read_late)
+        monkeypatch.setattr(client, "inference_count", read_late)
         with pytest.raises(EngineError, match="for the first sample of the self-test"):
             engine.run(cloud_inputs(7))
 
@@ -290,9 +308,10 @@ def test_a_server_may_count_after_the_answer(model: ServedModel, server: KServeS
 
 @pytest.mark.failure_mode("A Triton server that answers with another shape or type")
 @pytest.mark.parametrize(
-    ("fault", "shared_memory"),
-    [(fault, memory) for fault in ("shape", "type", "name", "version", "missing") for memory in (False, True)]
-    + [("bytes", False)],  # in shared memory the number of bytes is that of the region
+    ("protocol", "shared_memory", "fault"),
+    [(*way, fault) for fault in ("shape", "type", "name", "version", "missing") for way in WAYS]
+    + [("grpc", False, "bytes"), ("http", False, "bytes")],  # in shared memory, the region has a fixed size
+    indirect=["protocol"],
 )
 def test_a_wrong_answer_ends_the_use_of_the_server(
     model: ServedModel, server: KServeServer, fault: Fault, shared_memory: bool
@@ -308,6 +327,7 @@ def test_a_wrong_answer_ends_the_use_of_the_server(
             engine.run(cloud_inputs(5))
 
 
+@pytest.mark.parametrize("protocol", ["grpc"], indirect=True)
 def test_shared_memory_never_repeats_the_outputs_of_an_earlier_sample(model: ServedModel, server: KServeServer) -> None:
     server.count(model.name)
     with opened(model, server, shared_memory=True) as engine:
@@ -317,6 +337,7 @@ def test_shared_memory_never_repeats_the_outputs_of_an_earlier_sample(model: Ser
         assert all(np.isnan(array).all() for array in outputs.values())
 
 
+@pytest.mark.parametrize("protocol", ["grpc"], indirect=True)
 def test_regions_are_removed_on_both_sides(model: ServedModel, server: KServeServer) -> None:
     with opened(model, server, shared_memory=True) as engine:
         for rows in (3, 40, 5):  # the second sample needs a larger region
@@ -330,16 +351,25 @@ def test_regions_are_removed_on_both_sides(model: ServedModel, server: KServeSer
 # --- TLS
 
 
-def test_tls_verifies_both_sides(tmp_path: Path, model: ServedModel) -> None:
+def _credentials(folder: Path, protocol: Protocol) -> Any:
+    """The certificate of a server that requires certificates of its clients."""
+    names = [str(folder / name) for name in ("broker.key", "broker.pem", "ca.pem")]
+    if protocol == "http":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=names[2])
+        context.load_cert_chain(names[1], names[0])
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+    key, certificate, authority = (Path(name).read_bytes() for name in names)
+    return grpc.ssl_server_credentials([(key, certificate)], root_certificates=authority, require_client_auth=True)
+
+
+def test_tls_verifies_both_sides(tmp_path: Path, model: ServedModel, protocol: Protocol) -> None:
     write_certificates(tmp_path)
-    pems = {name: (tmp_path / name).read_bytes() for name in ("broker.key", "broker.pem", "ca.pem")}
-    credentials = grpc.ssl_server_credentials(
-        [(pems["broker.key"], pems["broker.pem"])], root_certificates=pems["ca.pem"], require_client_auth=True
-    )
-    with kserve(tmp_path / "models", model.name, credentials=credentials) as server:
+    credentials = _credentials(tmp_path, protocol)
+    with kserve(tmp_path / "models", model.name, credentials=credentials, protocol=protocol) as server:
         files = {"authority": "ca.pem", "certificate": "station.pem", "key": "station.key"}
         paths = {name: str(tmp_path / file) for name, file in files.items()}
-        address = f"grpcs://{server.address}"
+        address = f"{protocol}s://127.0.0.1:{server.port}"
         with opened(model, server, address=address, **paths) as engine:
             assert_right(engine)
         for incomplete in ({"authority": paths["authority"]}, {}):
@@ -356,7 +386,10 @@ def test_tls_verifies_both_sides(tmp_path: Path, model: ServedModel) -> None:
     ("options", "field"),
     [
         ({"address": "inference.plant:8001"}, "address"),
-        ({"address": "http://127.0.0.1:8001"}, "address"),
+        ({"address": "ftp://127.0.0.1:8001"}, "address"),
+        ({"address": "http://127.0.0.1:8000/triton"}, "address"),
+        ({"address": "http://127.0.0.1:1", "authority": "ca.pem"}, "address"),
+        ({"address": "http://127.0.0.1:1", "shared_memory": True}, "shared_memory"),
         ({"address": "grpc://user@127.0.0.1"}, "address"),
         ({"address": "grpc://host/model"}, "address"),
         ({"address": "127.0.0.1:99999"}, "address"),
@@ -377,6 +410,23 @@ def test_wrong_options_are_refused(options: dict[str, Any], field: str) -> None:
 def test_a_scheme_in_capitals_keeps_tls() -> None:
     assert ServerOptions(address="GRPCS://inference.plant:8001").tls
     assert not ServerOptions(address="GRPC://inference.plant:8001").tls
+    assert ServerOptions(address="HTTPS://inference.plant").tls
+    assert not ServerOptions(address="HTTP://inference.plant").tls
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "http"),
+    [
+        ("localhost", 8001, False),
+        ("grpcs://plant", 8001, False),
+        ("http://plant", 8000, True),
+        ("https://plant", 443, True),
+        ("https://plant:8443", 8443, True),
+    ],
+)
+def test_each_scheme_has_a_protocol_and_a_port(address: str, port: int, http: bool) -> None:
+    options = ServerOptions(address=address)
+    assert (options.port, options.http) == (port, http)
 
 
 def test_options_of_the_environment() -> None:

@@ -1,15 +1,18 @@
-"""Call a Triton server through `tritonclient` with a deadline for each call, and translate its errors."""
+"""Call a Triton server by gRPC through `tritonclient` with a deadline for each call, and translate its errors."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from cmdiad_runtime.engines import Arrays
+from cmdiad_runtime.engines._server_client import Deadline, Expectations, LoadedModel, Ports
 from cmdiad_runtime.engines.served_model import GRAPH_PARAMETER, VERSION, ServedModel, ServedTensor
 from cmdiad_runtime.engines.server_options import ServerOptions
-from cmdiad_runtime.errors import EngineError, NoAnswerError
+from cmdiad_runtime.errors import EngineError
 
 INSTALL = 'run: pip install "cmdiad[triton]"'
 
@@ -27,29 +30,8 @@ _CHANNEL = (
 )
 
 
-class Deadline:
-    """Moment by which an answer must be complete.
-
-    Args:
-        seconds: Seconds from now.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    @property
-    def remaining(self) -> float:
-        """Return the seconds that are left, at least a millisecond, because gRPC takes 0 for no limit."""
-        return max(self._end - time.monotonic(), 0.001)
-
-    @property
-    def passed(self) -> bool:
-        """Return True after the moment."""
-        return time.monotonic() >= self._end
-
-
-class TritonClient:
-    """Connection to a Triton server for all calls about one model.
+class GrpcClient:
+    """Connection to a Triton server by gRPC; see `ServerClient`.
 
     Args:
         options: Address and files for TLS.
@@ -68,7 +50,7 @@ class TritonClient:
                 "", found="The engine 'triton' needs the package 'tritonclient[grpc]'", action=INSTALL
             ) from error
         self._failure = InferenceServerException
-        self._options, self._model = options, model
+        self._model, self._expectations = model, Expectations(options, model)
         credentials = _credentials(options) if options.tls else None
         self._client = library.InferenceServerClient(options.target, creds=credentials, channel_args=list(_CHANNEL))
 
@@ -86,26 +68,12 @@ class TritonClient:
 
     def _translated(self, error: Any) -> EngineError:
         if error.status() in _AWAY:
-            return self.no_answer(error.message())
-        return EngineError(
-            f"{self._options.address}, model {self._model.name}",
-            found=f"a refusal ({error.message()})",
-            expected="a server that has loaded the model",
-            action="write the model with cmdiad-fleet triton and load the model on the server",
-        )
-
-    def no_answer(self, problem: str) -> NoAnswerError:
-        """Return the error of a sample that the server has not answered."""
-        return NoAnswerError(
-            f"{self._options.address}, model {self._model.name}",
-            found=f"no answer ({problem})",
-            expected=f"an answer within {self._options.timeout_s:g} s",
-            action="check server and network",
-        )
+            return self._expectations.no_answer(error.message())
+        return self._expectations.refusal(error.message())
 
     @property
     def lost(self) -> bool:
-        """Return True if the connection has ended; the next call would open another one, unnoticed.
+        """Return True if the connection has ended: the next call would open another one, unnoticed.
 
         The public interface of gRPC reports the state only in another thread, too late or never for a short break.
 
@@ -129,35 +97,55 @@ class TritonClient:
         return f"{metadata.name} {metadata.version}"
 
     def check_model(self, deadline: Deadline) -> bytes:
-        """Check that the loaded model has the inputs, outputs and graph of the bundle.
-
-        Returns:
-            The model's configuration, for a comparison after a new connection.
-
-        Raises:
-            NoAnswerError: The server did not answer.
-            EngineError: The model is not loaded, or is another one.
-        """
+        """Return the configuration of the loaded model after its check; see `ServerClient`."""
         metadata = self.call("get_model_metadata", deadline, model_name=self._model.name, model_version=VERSION)
-        self._require("model", (metadata.name, VERSION in metadata.versions), (self._model.name, True))
-        self._require("inputs", _ports(metadata.inputs), _expected(self._model.inputs))
-        self._require("outputs", _ports(metadata.outputs), _expected(self._model.outputs))
         answer = self.call("get_model_config", deadline, model_name=self._model.name, model_version=VERSION)
         config = answer.config
-        digest = config.parameters[GRAPH_PARAMETER].string_value if GRAPH_PARAMETER in config.parameters else "none"
-        self._require(GRAPH_PARAMETER, digest, self._model.graph_sha256)
-        self._require("max_batch_size", config.max_batch_size, 0)
+        self._expectations.check_loaded(
+            LoadedModel(
+                name=metadata.name,
+                versions=metadata.versions,
+                inputs=_ports(metadata.inputs),
+                outputs=_ports(metadata.outputs),
+                graph_sha256=(
+                    config.parameters[GRAPH_PARAMETER].string_value if GRAPH_PARAMETER in config.parameters else "none"
+                ),
+                max_batch_size=config.max_batch_size,
+            )
+        )
         content: bytes = config.SerializeToString(deterministic=True)
         return content
 
     def inference_count(self, deadline: Deadline) -> int:
         """Return the number of inferences since the server loaded the model."""
         answer = self.call("get_inference_statistics", deadline, model_name=self._model.name, model_version=VERSION)
-        loaded = [(entry.name, entry.version) for entry in answer.model_stats]
-        self._require("statistics", loaded, [(self._model.name, VERSION)])
+        self._expectations.check_statistics([(entry.name, entry.version) for entry in answer.model_stats])
         return int(answer.model_stats[0].inference_count)
 
-    def infer(self, inputs: list[Any], outputs: list[Any], deadline: Deadline) -> Any:
+    def infer(self, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs for these inputs, which travel inside the messages; see `ServerClient`."""
+        import tritonclient.grpc as library
+
+        sent = []
+        for name, port in self._model.inputs.items():
+            tensor = library.InferInput(name, list(inputs[name].shape), port.datatype)
+            tensor.set_data_from_numpy(np.ascontiguousarray(inputs[name]))
+            sent.append(tensor)
+        requested = [library.InferRequestedOutput(name) for name in self._model.outputs]
+        result = self.infer_tensors(sent, requested, deadline)
+        return {name: self._read(result, name, port) for name, port in self._model.outputs.items()}
+
+    def _read(self, result: Any, name: str, port: ServedTensor) -> npt.NDArray[Any]:
+        try:
+            array = result.as_numpy(name)
+        except (ValueError, TypeError) as error:  # The number of bytes contradicts the stated shape.
+            raise self._expectations.wrong_output(name, str(error)) from error
+        if not port.fits(array):
+            problem = f"{getattr(array, 'dtype', None)} {list(np.shape(array))}"
+            raise self._expectations.wrong_output(name, problem)
+        return np.array(array)
+
+    def infer_tensors(self, inputs: list[Any], outputs: list[Any], deadline: Deadline) -> Any:
         """Return the `InferResult` of one inference by exactly this model.
 
         Args:
@@ -169,23 +157,13 @@ class TritonClient:
             "infer", deadline, model_name=self._model.name, model_version=VERSION, inputs=inputs, outputs=outputs
         )
         response = result.get_response()
-        self._require("model", (response.model_name, response.model_version), (self._model.name, VERSION))
-        self._require("outputs", sorted(o.name for o in response.outputs), sorted(self._model.outputs))
+        outputs_stated = [output.name for output in response.outputs]
+        self._expectations.check_answer(response.model_name, response.model_version, outputs_stated)
         return result
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self._client.close()
-
-    def _require(self, subject: str, stated: object, expected: object) -> None:
-        """Raise EngineError unless the server states what the bundle expects."""
-        if stated != expected:
-            raise EngineError(
-                f"{self._options.address}, model {self._model.name}",
-                found=f"{subject} {stated}"[:300],
-                expected=f"{expected}"[:300],
-                action="write the bundle's model with cmdiad-fleet triton and load the model on the server",
-            )
 
 
 def _credentials(options: ServerOptions) -> Any:
@@ -206,9 +184,5 @@ def _credentials(options: ServerOptions) -> Any:
     return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
-def _ports(tensors: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _ports(tensors: Any) -> Ports:
     return {tensor.name: (tensor.datatype, tuple(tensor.shape)) for tensor in tensors}
-
-
-def _expected(tensors: Mapping[str, ServedTensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (tensor.datatype, tensor.dims) for name, tensor in tensors.items()}

@@ -1,6 +1,6 @@
-"""Send the tensors of a sample to a Triton server and read the outputs: in the messages or through shared memory.
+"""`SharedTensors`: pass the tensors of a sample, and the outputs, to a Triton server through shared memory.
 
-Shared memory is one region of this machine that client and server map. Before each inference the part for the outputs
+The memory is one region of this machine that client and server map. Before each inference the part for the outputs
 is filled with bytes that are NaN, so that an answer without content never repeats the outputs of an earlier sample.
 """
 
@@ -10,64 +10,19 @@ import os
 import secrets
 from contextlib import suppress
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cmdiad_runtime.engines import Arrays
-from cmdiad_runtime.engines._triton_client import Deadline, TritonClient
+from cmdiad_runtime.engines._server_client import Deadline, Expectations
+from cmdiad_runtime.engines._triton_grpc import GrpcClient
 from cmdiad_runtime.engines.served_model import ServedModel, ServedTensor
 from cmdiad_runtime.errors import EngineError
 
 _ALIGNMENT = 64
 _NAN_BYTE = 0xFF
-
-
-class Tensors(Protocol):
-    """Transport of the tensors of one model."""
-
-    def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
-        """Return the outputs for these inputs as new arrays; EngineError for outputs of another shape."""
-
-    def close(self) -> None:
-        """Release the memory. Idempotent."""
-
-
-class MessageTensors:
-    """Transport of tensors inside the gRPC messages.
-
-    Args:
-        model: Model whose tensors are sent.
-    """
-
-    def __init__(self, model: ServedModel) -> None:
-        self._model = model
-
-    def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
-        """Return the outputs for these inputs; see `Tensors`."""
-        import tritonclient.grpc as library
-
-        sent = []
-        for name, port in self._model.inputs.items():
-            tensor = library.InferInput(name, list(inputs[name].shape), port.datatype)
-            tensor.set_data_from_numpy(np.ascontiguousarray(inputs[name]))
-            sent.append(tensor)
-        requested = [library.InferRequestedOutput(name) for name in self._model.outputs]
-        result = client.infer(sent, requested, deadline)
-        return {name: self._read(result, name, port) for name, port in self._model.outputs.items()}
-
-    def _read(self, result: Any, name: str, port: ServedTensor) -> npt.NDArray[Any]:
-        try:
-            array = result.as_numpy(name)
-        except (ValueError, TypeError) as error:  # The number of bytes contradicts the stated shape.
-            raise wrong_output(self._model, name, port, str(error)) from error
-        if not port.fits(array):
-            raise wrong_output(self._model, name, port, f"{getattr(array, 'dtype', None)} {list(np.shape(array))}")
-        return np.array(array)
-
-    def close(self) -> None:
-        """Do nothing: the messages own their memory."""
 
 
 class SharedTensors:
@@ -77,13 +32,14 @@ class SharedTensors:
 
     Args:
         model: Model whose tensors are sent.
+        expectations: Maker of the errors.
 
     Raises:
         EngineError: An output has no fixed shape, so its size is not known before the inference.
     """
 
-    def __init__(self, model: ServedModel) -> None:
-        self._model = model
+    def __init__(self, model: ServedModel, expectations: Expectations) -> None:
+        self._model, self._expectations = model, expectations
         for name, port in model.outputs.items():
             if None in port.shape:
                 raise EngineError(
@@ -97,8 +53,8 @@ class SharedTensors:
         self._size = 0
         self._removed: list[str] = []
 
-    def infer(self, client: TritonClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
-        """Return the outputs for these inputs; see `Tensors`."""
+    def infer(self, client: GrpcClient, inputs: Arrays, deadline: Deadline) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs for these inputs; see `ServerClient`."""
         import tritonclient.grpc as library
         from tritonclient.utils import shared_memory
 
@@ -117,12 +73,12 @@ class SharedTensors:
             output = library.InferRequestedOutput(name)
             output.set_shared_memory(self._name, _bytes(port), offset=places[f"{name}/output"])
             requested.append(output)
-        response = client.infer(sent, requested, deadline).get_response()
+        response = client.infer_tensors(sent, requested, deadline).get_response()
         stated = {output.name: (output.datatype, tuple(output.shape)) for output in response.outputs}
         outputs = {}
         for name, port in self._model.outputs.items():
             if stated[name] != (port.datatype, port.dims):
-                raise wrong_output(self._model, name, port, f"{stated[name][0]} {list(stated[name][1])}")
+                raise self._expectations.wrong_output(name, f"{stated[name][0]} {list(stated[name][1])}")
             place = places[f"{name}/output"]
             outputs[name] = np.array(
                 shared_memory.get_contents_as_numpy(self._region, port.dtype, list(port.dims), offset=place)
@@ -139,7 +95,7 @@ class SharedTensors:
             end += -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
         return places, end
 
-    def _replace(self, client: TritonClient, size: int, deadline: Deadline) -> None:
+    def _replace(self, client: GrpcClient, size: int, deadline: Deadline) -> None:
         from tritonclient.utils import shared_memory
 
         self.close()
@@ -149,7 +105,7 @@ class SharedTensors:
         key = f"/{self._name}"
         client.call("register_system_shared_memory", deadline, name=self._name, key=key, byte_size=size)
 
-    def unregister(self, client: TritonClient, deadline: Deadline) -> None:
+    def unregister(self, client: GrpcClient, deadline: Deadline) -> None:
         """Ask the server to forget the regions that were removed; a server that was started again has none."""
         for name in self._removed:
             with suppress(EngineError):
@@ -164,16 +120,6 @@ class SharedTensors:
         if region is not None:
             self._removed.append(self._name)
             shared_memory.destroy_shared_memory_region(region)
-
-
-def wrong_output(model: ServedModel, name: str, port: ServedTensor, problem: str) -> EngineError:
-    """Return the error for an output that the model cannot have."""
-    return EngineError(
-        model.name,
-        found=f"the output {name} as {problem}",
-        expected=str(port),
-        action="load the bundle's model on the server, then repeat the self-test",
-    )
 
 
 def _bytes(port: ServedTensor) -> int:
