@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -29,6 +27,7 @@ from cmdiad_export.graph.passes import (
 )
 from cmdiad_export.graph.ports import OUTPUT_NAMES, Ports
 from cmdiad_export.graph.storage import save_graph
+from cmdiad_export.graph.torch_exporter import speed_up_torch_exporter
 from cmdiad_train.detectors.family import TrainedDetector
 
 OPSET = 18
@@ -89,7 +88,7 @@ def graph_of(
         batch: Number of samples of a graph for several; None for the graph for one sample.
     """
     ports = [Ports.of(detector, inputs, place) for place in ([None] if batch is None else range(batch))]
-    _read_operators_once()
+    speed_up_torch_exporter()
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")  # The exporter warns about its own deprecations.
         program = torch.onnx.export(
@@ -113,21 +112,6 @@ def graph_of(
     softmax = [WidenSoftmax()] if single_precision_softmax else []
     ir.passes.Sequential(*REWRITES, *softmax, SearchEveryCell(grids), CheckerPass(full_check=True))(model)
     return model
-
-
-def _read_operators_once() -> None:
-    """Make torch read its table of ONNX operators once per process.
-
-    Otherwise every export parses the source of 500 functions again, which is a sixth of the time of a small detector.
-    The table is not public; without it, exports are slower and otherwise the same.
-    """
-    try:
-        from torch.onnx._internal.exporter import _registration
-    except ImportError:
-        return
-    source: Any = getattr(_registration, "onnxscript_apis", None)
-    if hasattr(source, "__dict__") and "get_torchlib_ops" not in vars(source):
-        source.get_torchlib_ops = functools.cache(source.get_torchlib_ops)
 
 
 @contextmanager

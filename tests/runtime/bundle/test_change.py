@@ -255,6 +255,6 @@ def test_killed_at_random_moments(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.trains
 def test_exports_killed_at_random_moments() -> None:
-    arguments = [sys.executable, str(SCRIPTS / "kill_bundles.py"), "--command", "export", "--trials", "4"]
+    arguments = [sys.executable, str(SCRIPTS / "kill_bundles.py"), "--command", "export", "--trials", "2"]
     ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,43 @@
+"""Faster exports: the graph is that of the exporter without our changes, and rules are tried where they can match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from onnxscript import rewriter
+from onnxscript.rewriter import RewriteRule
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from cmdiad_export.graph.exporter import export_graph
+from cmdiad_export.graph.torch_exporter import _last_operator, speed_up_torch_exporter
+from cmdiad_train.runs.run import load_run
+
+
+def test_graphs_are_those_of_the_unchanged_exporter(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(trained("rgb", "f2f"))
+    inputs = {name: run.golden[0].inputs[name] for name in run.detector.input_names}
+    export_graph(run.detector, inputs, tmp_path / "fast.onnx")
+    fast: Any = RewriteRule.try_rewrite
+    monkeypatch.setattr(RewriteRule, "try_rewrite", fast.__wrapped__)
+    cached: Any = ONNXRegistry.from_torchlib
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cached.__wrapped__))
+    export_graph(run.detector, inputs, tmp_path / "usual.onnx")
+    assert (tmp_path / "fast.onnx").read_bytes() == (tmp_path / "usual.onnx").read_bytes()
+
+
+def test_a_rule_is_tried_on_its_last_operator_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed_up_torch_exporter()
+    rule: Any = next(rule for rule in rewriter._DEFAULT_REWRITE_RULES if _last_operator(rule) is not None)
+    tried: list[Any] = []
+    monkeypatch.setattr(RewriteRule, "match", lambda rule, model, graph, node, **_: tried.append(node))
+    domain, name = _last_operator(rule) or ("", "")
+    right, wrong = SimpleNamespace(domain=domain, op_type=name), SimpleNamespace(domain=domain, op_type=f"{name}2")
+    for node in (right, wrong):
+        assert rule.try_rewrite(None, None, node) is None
+    assert tried == [right]
