@@ -109,7 +109,7 @@ def _refer(model: ir.Model, places: Mapping[str, Place]) -> None:
             continue
         offset, length = places[_digest(tensor)]
         value.const_value = ir.ExternalTensor(
-            WEIGHTS, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=str(value.name)
+            WEIGHTS, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=str(value.name)
         )
 
 

@@ -49,7 +49,7 @@ def _try_rules_on_their_operator_only() -> None:
 def _last_operator(rule: Any) -> tuple[str, str] | None:
     """Return domain and name of the operator that ends the pattern of a rule; None if there may be several."""
     pattern = getattr(rule, "_target_pattern", None)
-    if not getattr(pattern, "has_single_output_node", False):
+    if pattern is None or not getattr(pattern, "has_single_output_node", False):
         return None
     identifier = pattern.output_node.op_identifier()
     return None if identifier is None else identifier[:2]

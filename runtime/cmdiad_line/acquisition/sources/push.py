@@ -187,10 +187,10 @@ class Push:
                     action="send all files of a part in one request",
                     reason="missing-modality",
                 )
-        for modality in files.keys() - modalities_of(self._settings.delivers):
+        for extra in files.keys() - modalities_of(self._settings.delivers):
             raise InputError(  # The sender expects a look at the file.
                 "upload",
-                found=f"{'an image' if modality == 'rgb' else 'a cloud'}, which this station does not inspect",
+                found=f"{'an image' if extra == 'rgb' else 'a cloud'}, which this station does not inspect",
                 expected=f"files for {self._settings.delivers}",
                 action="send no other file, or change delivers of the source",
                 reason="unsupported",

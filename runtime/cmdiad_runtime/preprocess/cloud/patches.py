@@ -138,7 +138,7 @@ def _show_every_point(cloud: npt.NDArray[np.float32], members: npt.NDArray[np.in
     """
     count = np.bincount(members.ravel(), minlength=len(cloud))
     missed = np.flatnonzero(count == 0)
-    if len(missed) > MOST_MISSED * len(cloud) or not all(_take_place(cloud, members, count, i) for i in missed):
+    if len(missed) > MOST_MISSED * len(cloud) or not all(_take_place(cloud, members, count, int(i)) for i in missed):
         raise InputError(
             name,
             found=f"{len(missed)} of {len(cloud)} points that no patch shows",

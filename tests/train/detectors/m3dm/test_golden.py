@@ -52,7 +52,7 @@ def network() -> FusionNetwork:
 def fused(module: FusionNetwork) -> Tensor:
     """Fused rows of both samples, the half of the cloud first."""
     xyz, rgb = inputs()
-    return torch.cat([module.half("xyz")(xyz), module.half("rgb")(rgb)], -1)
+    return torch.cat([module.half_of("xyz")(xyz), module.half_of("rgb")(rgb)], -1)
 
 
 def test_fused_rows_heads_and_rows_that_take_part() -> None:

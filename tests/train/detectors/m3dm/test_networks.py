@@ -68,7 +68,7 @@ def brute_force(module: FusionNetwork, patches: list[Patches], grids: tuple[int,
             halves = []
             for (features, cells), grid, name in zip(patches, grids, ("xyz", "rgb"), strict=True):
                 place = (y * grid // finer) * grid + x * grid // finer
-                half = module.half(name).double()  # type: ignore[arg-type]
+                half = module.half_of(name).double()  # type: ignore[arg-type]
                 normed = half.norm(features[cells[place]].double()[None])
                 halves.append(half.mlp(normed)[0])
             rows.append(torch.cat(halves))
@@ -84,7 +84,7 @@ def cut_out(grid: int, width: int, background: list[int], seed: int) -> Patches:
 
 def test_fused_rows_are_those_of_every_cell_on_one_grid() -> None:
     patches = [cut_out(3, 6, [1, 4, 8], 0), cut_out(3, 4, [1, 4], 1)]
-    rows, cells = FusedFeatures([network().half("xyz"), network().half("rgb")], (3, 3), cut_out=True)(patches)
+    rows, cells = FusedFeatures([network().half_of("xyz"), network().half_of("rgb")], (3, 3), cut_out=True)(patches)
     torch.testing.assert_close(rows[cells].double(), brute_force(network(), patches, (3, 3), 3), rtol=1e-5, atol=1e-6)
     assert cells.tolist() == [0, 1, 2, 3, 1, 5, 6, 7, 8]
 
@@ -92,7 +92,7 @@ def test_fused_rows_are_those_of_every_cell_on_one_grid() -> None:
 def test_fused_rows_are_those_of_every_cell_of_the_finer_grid() -> None:
     points = drawn(5, 6), torch.randint(0, 5, (16,), generator=torch.Generator().manual_seed(0))
     patches = [points, cut_out(2, 4, [3], 1)]
-    fused = FusedFeatures([network().half("xyz"), network().half("rgb")], (4, 2), cut_out=False)
+    fused = FusedFeatures([network().half_of("xyz"), network().half_of("rgb")], (4, 2), cut_out=False)
     rows, cells = fused(patches)
     assert fused.grid == 4 and fused.reads_every_cell
     torch.testing.assert_close(rows[cells].double(), brute_force(network(), patches, (4, 2), 4), rtol=1e-5, atol=1e-6)
@@ -100,9 +100,9 @@ def test_fused_rows_are_those_of_every_cell_of_the_finer_grid() -> None:
 
 def test_a_half_alone_returns_the_columns_of_the_fused_rows() -> None:
     patches = [cut_out(3, 6, [1, 4, 8], 0), cut_out(3, 4, [1, 4], 1)]
-    rows, cells = FusedFeatures([network().half("xyz"), network().half("rgb")], (3, 3), cut_out=True)(patches)
+    rows, cells = FusedFeatures([network().half_of("xyz"), network().half_of("rgb")], (3, 3), cut_out=True)(patches)
     for number, name, columns in ((0, "xyz", slice(0, 6)), (1, "rgb", slice(6, 10))):
-        half = FusedFeatures([network().half(name)], (3,), cut_out=True)  # type: ignore[arg-type]
+        half = FusedFeatures([network().half_of(name)], (3,), cut_out=True)  # type: ignore[arg-type]
         own, of_cells = half([patches[number]])
         assert not half.reads_every_cell and torch.equal(of_cells, patches[number][1])
         torch.testing.assert_close(own[of_cells], rows[cells][:, columns], rtol=0, atol=1e-6)
@@ -110,7 +110,7 @@ def test_a_half_alone_returns_the_columns_of_the_fused_rows() -> None:
 
 def test_grids_that_do_not_fit_are_refused() -> None:
     with pytest.raises(RunError, match="feature fusion: found grids of 4 and 3 cells"):
-        FusedFeatures([network().half("xyz"), network().half("rgb")], (4, 3), cut_out=False)
+        FusedFeatures([network().half_of("xyz"), network().half_of("rgb")], (4, 3), cut_out=False)
 
 
 def test_published_pairs_are_a_permutation_of_repeated_rows_and_equal_on_one_grid() -> None:

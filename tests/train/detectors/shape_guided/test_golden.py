@@ -129,9 +129,9 @@ def test_score_and_map(bank: Tensor) -> None:
     detector = ShapeGuided(recipe, published.network(), bank)
     patches = published.changed_patches("test", "testn", 0.05)
     table = cover_table(published.members(), len(pixels), 2 * 10 + FURTHER_COVER)
-    cover = np.zeros((published.SIZE**2, table.shape[1]), np.int32)
-    cover[pixels] = table
-    cover = cover.reshape(1, published.SIZE, published.SIZE, -1)
+    by_pixel = np.zeros((published.SIZE**2, table.shape[1]), np.int32)
+    by_pixel[pixels] = table
+    cover = by_pixel.reshape(1, published.SIZE, published.SIZE, -1)
     score, anomaly_map = detector(patches[None], numbers(cover))
     close(score[0], arrays["testing_s_sdf"], 1e-6)
     distances = detector.distances(detector.memory(detector.codes(patches)), patches, numbers(cover)[0]).flatten()

@@ -72,7 +72,7 @@ def load_fused(run: Path, recipe: Recipe, features: list[PatchFeatures]) -> Fuse
 def fused_features(network: FusionNetwork, recipe: Recipe, features: list[PatchFeatures]) -> FusedFeatures:
     """Return the fused features of the main modalities, as a part of the graph without the heads of the network."""
     return FusedFeatures(
-        [network.half(modality) for modality in recipe.mains],
+        [network.half_of(modality) for modality in recipe.mains],
         [of_modality.grid for of_modality in features],
         cut_out=all(of_modality.cut_out for of_modality in features),
     )

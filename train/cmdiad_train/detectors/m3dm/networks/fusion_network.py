@@ -72,7 +72,7 @@ class FusionNetwork(nn.Module):
         self.xyz_mlp, self.rgb_mlp = _Mlp(xyz, int(expansion * xyz)), _Mlp(rgb, int(expansion * rgb))
         self.xyz_head, self.rgb_head = nn.Linear(xyz, HEAD_WIDTH), nn.Linear(rgb, HEAD_WIDTH)
 
-    def half(self, modality: Modality) -> Half:
+    def half_of(self, modality: Modality) -> Half:
         """Return the half of a modality. Its parameters are those of this network."""
         if modality == "xyz":
             return Half(self.xyz_norm, self.xyz_mlp)
@@ -85,5 +85,5 @@ class FusionNetwork(nn.Module):
             xyz: Features float32 `[n, C]` of the cloud.
             rgb: Features float32 `[n, C]` of the image at the same places.
         """
-        of_xyz, of_rgb = self.half("xyz")(xyz), self.half("rgb")(rgb)
+        of_xyz, of_rgb = self.half_of("xyz")(xyz), self.half_of("rgb")(rgb)
         return Compared(self.rgb_head(of_rgb).float(), self.xyz_head(of_xyz).float())

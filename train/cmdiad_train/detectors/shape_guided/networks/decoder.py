@@ -91,7 +91,7 @@ class FoldedDecoder(nn.Module):
         hidden = F.relu(self.own(F.relu(self.points(points))) + shared)
         for layer in self.hidden:
             hidden = F.relu(layer(hidden))
-        return self.last(hidden)[..., 0]  # type: ignore[no-any-return]
+        return self.last(hidden)[..., 0]
 
 
 def pulled(decoder: Decoder, codes: Tensor, queries: Tensor) -> Tensor:

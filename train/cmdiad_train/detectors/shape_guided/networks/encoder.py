@@ -45,10 +45,10 @@ class FoldedEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        pairs = ((encoder.conv1, encoder.bn1), (encoder.conv2, encoder.bn2), (encoder.conv3, encoder.bn3))
-        self.points = nn.ModuleList(fuse_linear_bn_eval(layer, norm) for layer, norm in pairs)
-        pairs = ((encoder.fc1, encoder.bn4), (encoder.fc2, encoder.bn5))
-        self.codes = nn.ModuleList(fuse_linear_bn_eval(layer, norm) for layer, norm in pairs)
+        points = ((encoder.conv1, encoder.bn1), (encoder.conv2, encoder.bn2), (encoder.conv3, encoder.bn3))
+        self.points = nn.ModuleList(fuse_linear_bn_eval(layer, norm) for layer, norm in points)
+        codes = ((encoder.fc1, encoder.bn4), (encoder.fc2, encoder.bn5))
+        self.codes = nn.ModuleList(fuse_linear_bn_eval(layer, norm) for layer, norm in codes)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Return codes `[P, 128]` of normalised patches `[P, M, 3]`."""
