@@ -77,7 +77,8 @@ def serve(train: Callable[[dict[str, Any]], None]) -> None:
             train(request)
             return
         _, status = os.waitpid(process, 0)
-        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        with suppress(BrokenPipeError):  # The parent has ended. Then stdin ends, too.
+            os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def _write_into(log: str) -> None:

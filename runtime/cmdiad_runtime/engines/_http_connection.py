@@ -170,17 +170,17 @@ def _connect(host: str, port: int, tls: ssl.SSLContext | None, deadline: Deadlin
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
     """Return the addresses of a host. Another thread asks for them, because the system has no time limit for that."""
-    found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+    resolved: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
 
     def resolve() -> None:
         try:
-            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            resolved.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
-            found.put(OSError(str(error)))
+            resolved.put(OSError(str(error)))
 
     threading.Thread(target=resolve, daemon=True, name="cmdiad-resolve").start()
     try:
-        addresses = found.get(timeout=deadline.remaining)
+        addresses = resolved.get(timeout=deadline.remaining)
     except queue.Empty:
         raise TimeoutError(f"the name {host} was not resolved in time") from None
     if isinstance(addresses, OSError):

@@ -187,7 +187,9 @@ class TritonEngine:
         )
 
     def _new_client(self) -> ServerClient:
-        return (HttpClient if self._options.http else GrpcClient)(self._options, self._model)
+        if self._options.http:
+            return HttpClient(self._options, self._model)
+        return GrpcClient(self._options, self._model)
 
     def _disconnect(self) -> None:
         """Drop the connection and the shared memory, into which a late answer may still be written.

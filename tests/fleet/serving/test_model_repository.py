@@ -40,7 +40,7 @@ from cmdiad_runtime.support.records import RecordError
 from cmdiad_runtime.support.reporter import SILENT
 from graphs import FINGERPRINT
 from helpers import assert_refused, command, flip_byte, sample_files, set_threshold
-from kserve_server import KServeServer, kserve
+from kserve_server import KServeServer, Protocol, kserve
 
 Cached = Callable[..., Path]
 LONG_S = 60.0
@@ -72,10 +72,14 @@ def name(repository: Path) -> str:
 
 
 @pytest.fixture
-def server(repository: Path, name: str) -> Iterator[KServeServer]:
-    with kserve(repository, name) as running:
+def server(repository: Path, name: str, request: pytest.FixtureRequest) -> Iterator[KServeServer]:
+    with kserve(repository, name, protocol=getattr(request, "param", "grpc")) as running:
         running.count(name)
         yield running
+
+
+BOTH = pytest.mark.parametrize("server", ["grpc", "http"], indirect=True)
+"""Marks the tests that run by both protocols."""
 
 
 def options(server: KServeServer, **changes: Any) -> OpenOptions:
@@ -230,7 +234,9 @@ def test_the_command_writes_models_and_names_the_server(bundle: Bundle, tmp_path
 # --- verdicts through a server
 
 
-@pytest.mark.parametrize("shared_memory", [False, True])
+@pytest.mark.parametrize(
+    ("server", "shared_memory"), [("grpc", False), ("grpc", True), ("http", False)], indirect=["server"]
+)
 def test_results_are_those_of_the_local_engine(
     bundle: Bundle, server: KServeServer, data: Path, shared_memory: bool
 ) -> None:
@@ -250,6 +256,7 @@ def test_results_are_those_of_the_local_engine(
             np.testing.assert_allclose(there.map, here.map, rtol=1e-3, atol=1e-4)
 
 
+@BOTH
 def test_the_self_test_runs_through_the_server_at_every_opening(bundle: Bundle, server: KServeServer) -> None:
     for _ in range(2):
         server.calls.clear()
@@ -258,8 +265,9 @@ def test_the_self_test_runs_through_the_server_at_every_opening(bundle: Bundle, 
 
 
 @pytest.mark.failure_mode("Another model behind the name on a Triton server")
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_another_graph_behind_the_name_does_not_open(
-    bundle: Bundle, repository: Path, name: str, tmp_path: Path
+    bundle: Bundle, repository: Path, name: str, tmp_path: Path, protocol: Protocol
 ) -> None:
     """The configuration claims the graph of the bundle, the file is another: only the results can show that."""
     import onnx
@@ -272,7 +280,7 @@ def test_another_graph_behind_the_name_does_not_open(
     graph.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([0.5]), "half"))
     graph.graph.node.append(onnx.helper.make_node("Mul", ["honest", "half"], ["map"]))
     onnx.save(graph, file)
-    with kserve(tmp_path / "models", name) as server:
+    with kserve(tmp_path / "models", name, protocol=protocol) as server:
         with pytest.raises(EngineError, match="failed self-test through triton"):
             Inspector.open(bundle.path, options(server))
         ended = command(run, bundle.path, "--self-test", "--engine", "triton", "--server", server.address)
@@ -280,6 +288,7 @@ def test_another_graph_behind_the_name_does_not_open(
 
 
 @pytest.mark.failure_mode("A Triton server that does not answer in time, or is away")
+@BOTH
 def test_a_sample_without_an_answer_is_ng_and_the_next_one_asks_again(
     bundle: Bundle, server: KServeServer, data: Path
 ) -> None:
@@ -350,6 +359,7 @@ def test_a_fallback_never_passes_the_self_test_of_a_server(
 # --- commands and station
 
 
+@BOTH
 def test_the_command_inspects_through_the_server(
     bundle: Bundle, server: KServeServer, data: Path, tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def answering(status: int, content: bytes, headers: dict[str, str]) -> Iterator[
 
         do_POST = do_GET  # noqa: N815 - the name of `http.server`
 
-        def log_message(self, *arguments: Any) -> None:
+        def log_message(self, format: str, *arguments: Any) -> None:
             """Stay silent."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
