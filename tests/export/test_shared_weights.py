@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,10 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
 from cmdiad_export.shared_weights import share_weights
+from cmdiad_fleet.cli.fleet import cli as fleet
+from cmdiad_fleet.serving.model_config import Placement
+from cmdiad_fleet.serving.model_repository import write_model
+from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_runtime.bundle import change
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.copied import copy_files
@@ -23,12 +28,13 @@ from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
 from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.engines.graph_file import graph_digest, shared_weights, weights_path
 from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
-from helpers import RecordingReporter
+from helpers import RecordingReporter, command
 
 Cached = Callable[..., Path]
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -155,6 +161,46 @@ def test_bundles_without_equal_arrays_stay_as_they_are(
     share_weights(folder, SILENT)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert b'"weights"' not in before[folder / "patterns.json"]
+
+
+def test_station_keeps_a_whole_copy(own: Path, tmp_path: Path) -> None:
+    store = RecipeStore(tmp_path)
+    recipe = store.import_bundle(own / "gear-rgb.cmdiad", ImportOptions(recipe_id="gear"))
+    shutil.rmtree(own)
+    copy = store.verify("gear")
+    assert (copy.path / "graph.weights").is_file()
+    assert manifest_hash(copy.manifest) == recipe.bundle_digest
+
+
+def test_published_bundle_is_pulled_whole(own: Path, tmp_path: Path) -> None:
+    place = f"oci:{tmp_path / 'layout'}:7"
+    sent = command(fleet, "publish", own / "gear-rgb.cmdiad", place)
+    assert sent.code == 0, sent.err
+    pulled = command(fleet, "pull", place, "--out", tmp_path / "pulled.cmdiad", "--allow-unsigned")
+    assert pulled.code == 0, pulled.err
+    copy = Bundle.open(tmp_path / "pulled.cmdiad")
+    assert copy.record == Bundle.open(own / "gear-rgb.cmdiad").record
+    assert (copy.path / "graph.weights").read_bytes() == (own / "graph.weights").read_bytes()
+
+
+def test_model_of_a_server_has_the_weights(own: Path, tmp_path: Path) -> None:
+    path = write_model(Bundle.open(own / "gear-rgb.cmdiad"), tmp_path / "models", Placement()).path
+    model = path / "1" / "model.onnx"
+    assert sorted(file.name for file in model.iterdir()) == ["graph.weights", "model.onnx"]
+    assert (model / "graph.weights").read_bytes() == (own / "graph.weights").read_bytes()
+
+
+@pytest.mark.rtx
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
+def test_tensorrt_rtx_finds_the_weights_in_the_folder_above(own: Path, tmp_path: Path) -> None:
+    graph = own / "gear-rgb.cmdiad" / "graph.onnx"
+    request = BuildRequest(graph=graph, library="tensorrt_rtx", precision="fp32", compute_capabilities=[86])
+    fingerprint = build_engine(request, tmp_path / "engine")
+    assert fingerprint.graph_sha256 == Bundle.open(graph.parent).record.graph.sha256
+    (own / "graph.weights").rename(own / "moved")
+    with pytest.raises(EngineError):
+        build_engine(request, tmp_path / "other")
 
 
 def test_signature_covers_the_weights(own: Path, tmp_path: Path) -> None:

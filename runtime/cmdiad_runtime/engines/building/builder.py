@@ -64,7 +64,7 @@ class BuildRequest:
     """Description of one engine to build.
 
     Attributes:
-        graph: ONNX file, opset 17-20, with its weights inside or in the file next to it (`weights_path`).
+        graph: ONNX file, opset 17-20, with its weights inside or in the file `weights_path(graph)`.
         library: Library to build with.
         precision: Precision of the graph, for the fingerprint. It converts nothing. Except for "fp32", a graph
             without any tensor of this type is refused.
