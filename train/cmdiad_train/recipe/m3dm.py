@@ -43,7 +43,7 @@ class M3dmRecipe(BankRecipe):
 
     feature_fusion: FeatureFusion = "uff"
     pairing: Pairing = "aligned"
-    temperature: float = 0.1
+    temperature: float = 1.0
     rows: int | None = 1024
     expansion: float = 4.0
     epochs: int = 30
@@ -123,7 +123,6 @@ def _published() -> M3dmRecipe:
         components=None,
         image_score=bank.image_score,
         fusion=bank.fusion,
-        temperature=1.0,
         rows=None,
         epochs=3,
         batch=16,

@@ -25,7 +25,7 @@ FUSION = option_group(
     click.option(
         "--temperature",
         type=click.FloatRange(min=0, min_open=True),
-        help="Temperature of the contrastive loss of the fusion network.  [default: 0.1, faithful: 1]",
+        help="Temperature of the contrastive loss of the fusion network.  [default: 1]",
     ),
 )
 

@@ -38,7 +38,8 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     unused = {**dict.fromkeys(_OF_HALLUCINATION), "hallucination": "none", "distil_on": None, "distances": None}
     banks = bank_recipe_from({**options, **unused, "paper": None}, categories)
     base = PUBLISHED_M3DM if options["mode"] == "faithful" else M3dmRecipe()
-    of_banks = {field.name: getattr(bank_part(banks), field.name) for field in fields(BankRecipe)}
+    used = [field.name for field in fields(BankRecipe) if field.name != "distillation"]
+    of_banks = {name: getattr(bank_part(banks), name) for name in used}
     own = {name: options[name] for name in _OWN if options[name] is not None}
     part = replace(base, **of_banks, **own)
     if part.points is not None:

@@ -17,7 +17,7 @@ from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.m3dm.run_files import bank_names
 from cmdiad_train.recipe import Recipe, m3dm_part
 
-Fitted = tuple[MemoryBank, Tensor]
+ReducedBank = tuple[MemoryBank, Tensor]
 """A bank, and the candidate row int64 `[K]` that each of its rows is; the published row of zeros is none."""
 
 
@@ -41,7 +41,7 @@ def fitted_banks(context: FitContext, patches: Sequence[Sequence[Patches]]) -> l
 
 def separate_banks(
     recipe: Recipe, rows: Sequence[Tensor], device: torch.device, reporter: Reporter = SILENT
-) -> list[Fitted]:
+) -> list[ReducedBank]:
     """Return each bank with its own statistics and size; arguments as of `published_banks`."""
     pairs = zip(bank_names(recipe), rows, strict=True)
     return [make_bank(name, own, recipe, None, device, reporter) for name, own in pairs]
@@ -49,7 +49,7 @@ def separate_banks(
 
 def published_banks(
     recipe: Recipe, rows: Sequence[Tensor], device: torch.device, reporter: Reporter = SILENT
-) -> list[Fitted]:
+) -> list[ReducedBank]:
     """Return the banks of the published program.
 
     All share the mean of the points and the deviation of the images. The size of all but the first is the share of
@@ -63,7 +63,7 @@ def published_banks(
     """
     statistics = float(rows[0].mean()), float(rows[1].std())
     reduced = bank_size(len(rows[0]), recipe)
-    banks: list[Fitted] = []
+    banks: list[ReducedBank] = []
     for name, own in zip(bank_names(recipe), rows, strict=True):
         sized = _with_rows(recipe, bank_size(reduced, recipe), len(own)) if banks else recipe
         banks.append(make_bank(name, own, sized, statistics, device, reporter))
