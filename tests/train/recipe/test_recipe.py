@@ -17,6 +17,7 @@ from cmdiad_train.recipe import (
     AstRecipe,
     BankRecipe,
     Distillation,
+    Dsr3dRecipe,
     Recipe,
     RgbExtractor,
     SurfaceExtractor,
@@ -71,6 +72,12 @@ WRONG: tuple[object, ...] = (
         *((AstRecipe(), name, value) for name in ("epochs", "batch", "student_units") for value in (0, 0.5, True)),
         *((AstRecipe(), name, 5) for name in ("mode", "geometry", "reduction", "extractor", "cell")),
         *((AstRecipe(), "student_width", value) for value in (0, 1 << 20, "wide")),
+        *(
+            (Dsr3dRecipe(), name, value)
+            for name in ("width", "codes", "autoencoder_steps")
+            for value in (0, 24.0, True)
+        ),
+        *((Dsr3dRecipe(), name, 5) for name in ("mode", "geometry", "width")),
         *((TrdRecipe(), "teacher", RgbExtractor(stages=value)) for value in ((), (1, 2), (0, 1, 2, 3))),
         *((TrdRecipe(), "decay", value) for value in (0, 1.1, True, math.nan)),
         *((TrdRecipe(), "learning_rate", value) for value in (0, math.inf, "fast")),
@@ -95,7 +102,17 @@ def test_wrong_value_names_the_option(part: Any, field: str, value: object) -> N
 
 
 @pytest.mark.parametrize(
-    "part", [Distillation(), BankRecipe(), TrdRecipe(), AstRecipe(), RgbExtractor(), XyzExtractor(), SurfaceExtractor()]
+    "part",
+    [
+        Distillation(),
+        BankRecipe(),
+        TrdRecipe(),
+        AstRecipe(),
+        Dsr3dRecipe(),
+        RgbExtractor(),
+        XyzExtractor(),
+        SurfaceExtractor(),
+    ],
 )
 def test_any_value_is_taken_or_refused(part: Any) -> None:
     for field in asdict(part):

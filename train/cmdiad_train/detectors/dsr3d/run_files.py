@@ -20,7 +20,7 @@ from cmdiad_train.runs.tensors import load_state, load_tensors, save_tensors
 AUTOENCODER = "autoencoder.safetensors"
 NETWORKS = "networks.safetensors"
 _SHARED = ("mode", "geometry", "width", "codes", "autoencoder_steps")
-"""Fields of the recipe that the autoencoder depends on, besides the modality and the seed."""
+"""Fields of the recipe that, with the modality, must be those of an autoencoder that is taken over."""
 
 
 def load(run: Path, recipe: Recipe) -> DualSubspaceReprojection:
