@@ -99,7 +99,7 @@ def test_impossible_options_end_in_one_line(
 
 
 def test_the_published_settings_are_one_option() -> None:
-    values = dict.fromkeys(option.name for option in OPTIONS)
+    values = {str(option.name): None for option in OPTIONS}
     default, faithful = (recipe_from({**values, "modality": "xyz", "mode": mode}, list) for mode in MODES)
     assert (default.detector, default.size, default.verdict) == (ShapeGuidedRecipe(), 112, "map")
     assert (faithful.detector, faithful.size, faithful.verdict) == (PUBLISHED_SHAPE_GUIDED, 224, "image")

@@ -149,7 +149,7 @@ def _show_every_point(cloud: npt.NDArray[np.float32], members: npt.NDArray[np.in
 
 
 def _take_place(
-    cloud: npt.NDArray[np.float32], members: npt.NDArray[np.int64], count: npt.NDArray[np.int64], point: int
+    cloud: npt.NDArray[np.float32], members: npt.NDArray[np.int64], count: npt.NDArray[np.intp], point: int
 ) -> bool:
     """Replace the last point of the nearest patch that another patch shows too; return False without such a point."""
     middles = cloud[members].mean(axis=1)

@@ -25,7 +25,8 @@ class TrainingPatches:
     """
 
     def __init__(self, context: FitContext) -> None:
-        part, self._patches = shape_guided_part(context.recipe), []
+        part = shape_guided_part(context.recipe)
+        self._patches: list[Tensor] = []
         for done, files in enumerate(context.train, start=1):
             patches = torch.from_numpy(context.samples.prepared(files).inputs["patches"][0].copy())
             self._patches.append(_distinct(patches))

@@ -67,7 +67,8 @@ class Decoder(nn.Module):
         hidden = F.relu(F.linear(of_points, self.fc3.weight[:, :width]) + shared)
         for layer in self.fc4:
             hidden = F.relu(layer(hidden))
-        return self.fc5(hidden)[..., 0]
+        distances: Tensor = self.fc5(hidden)[..., 0]
+        return distances
 
 
 class FoldedDecoder(nn.Module):
@@ -91,7 +92,8 @@ class FoldedDecoder(nn.Module):
         hidden = F.relu(self.own(F.relu(self.points(points))) + shared)
         for layer in self.hidden:
             hidden = F.relu(layer(hidden))
-        return self.last(hidden)[..., 0]
+        distances: Tensor = self.last(hidden)[..., 0]
+        return distances
 
 
 def pulled(decoder: Decoder, codes: Tensor, queries: Tensor) -> Tensor:

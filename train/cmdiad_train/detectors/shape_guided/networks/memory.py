@@ -40,8 +40,7 @@ class Pursuit(nn.Module):
         """
         squares = neighbours.square().sum(2)  # [P, K]
         numbers = torch.arange(neighbours.shape[1], device=vectors.device)
-        taken = torch.zeros_like(squares)
-        basis: list[Tensor] = []
+        taken, basis = torch.zeros_like(squares), list[Tensor]()
         alive = torch.ones_like(squares[:, :1])
         residual = vectors
         for _ in range(self._atoms):
