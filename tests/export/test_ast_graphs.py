@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from cmdiad_export.bundle_writer import write_bundle
-from cmdiad_export.graph.exporter import graph_of
 from cmdiad_export.graph.passes.name_by_module import module_of
 from cmdiad_export.options import ExportOptions
-from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.levels import is_within
-from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
 
@@ -55,17 +54,26 @@ OPERATORS = {
 CASES = [("rgb", {}), ("both", {}), ("xyz", {"mode": "faithful", "geometry": "depth", "cell": 32, "size": 256})]
 
 
-def graph(run: Path, precision: Precision) -> ir.Model:
-    opened = load_run(run)
-    inputs = {name: opened.golden[0].inputs[name] for name in opened.detector.input_names}
-    return graph_of(to_precision(opened.detector, precision), inputs)
+@dataclass(frozen=True)
+class Exported:
+    """A bundle of AST in fp16: its graph as it is stored, and its manifest."""
+
+    graph: ir.Model
+    manifest: dict[str, Any]
 
 
-@pytest.mark.parametrize(("modality", "changes"), CASES, ids=["rgb", "both", "faithful"])
-def test_the_flow_stays_fp32_and_every_engine_has_the_operators(
-    trained_ast: Train, modality: str, changes: dict[str, object]
-) -> None:
-    model = graph(trained_ast(modality, **changes), "fp16")
+@pytest.fixture(scope="module", params=CASES, ids=["rgb", "both", "faithful"])
+def exported_ast(
+    request: pytest.FixtureRequest, trained_ast: Train, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    modality, changes = request.param
+    bundle = tmp_path_factory.mktemp("bundles") / "ast.cmdiad"
+    manifest = write_bundle(load_run(trained_ast(modality, **changes)), bundle, ExportOptions("fp16"), SILENT)
+    return Exported(ir.load(bundle / "graph.onnx"), manifest)
+
+
+def test_the_flow_stays_fp32_and_every_engine_has_the_operators(exported_ast: Exported) -> None:
+    model = exported_ast.graph
     assert {node.op_type for node in model.graph} <= OPERATORS
     convolutions = [node for node in model.graph if node.op_type == "Conv"]
     kinds = Counter(
@@ -76,12 +84,8 @@ def test_the_flow_stays_fp32_and_every_engine_has_the_operators(
     assert not any(value.dtype == ir.DataType.DOUBLE for value in model.graph.initializers.values())
 
 
-@pytest.mark.parametrize(("modality", "changes"), CASES, ids=["rgb", "both", "faithful"])
-def test_a_reduced_graph_passes_its_certificate(
-    trained_ast: Train, tmp_path: Path, modality: str, changes: dict[str, object]
-) -> None:
-    run = load_run(trained_ast(modality, **changes))
-    manifest = write_bundle(run, tmp_path / "ast.cmdiad", ExportOptions("fp16"), SILENT)
+def test_a_reduced_graph_passes_its_certificate(exported_ast: Exported) -> None:
+    manifest = exported_ast.manifest
     single, reduced = manifest["certificate"]["comparisons"]
     assert (single["precision"], reduced["precision"]) == ("fp32", "fp16")
     assert single["passed"]

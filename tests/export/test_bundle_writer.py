@@ -232,12 +232,11 @@ def test_existing_output_is_refused_and_kept(trained: Cached, tmp_path: Path, ki
 
 @pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "int8-cpu")])
 def test_weights_beside_a_large_graph(
-    trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str
+    trained: Cached, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str
 ) -> None:
     run = load_run(trained(modality))
-    inside, outside = tmp_path / "inside.cmdiad", tmp_path / "outside.cmdiad"
+    inside, outside = exported(modality, "none", precision), tmp_path / "outside.cmdiad"
     options = ExportOptions(precision)  # type: ignore[arg-type]
-    write_bundle(run, inside, options, SILENT)
     monkeypatch.setattr(storage, "LARGE", 1)
     write_bundle(run, outside, options, SILENT)
     manifest = Bundle.open(outside).manifest
