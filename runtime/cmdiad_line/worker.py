@@ -51,10 +51,6 @@ def main(arguments: Sequence[str]) -> int:
     if room in NATIVE:
         _die_with_supervisor()
     _set_up_logging()
-    if room in IN_TIME:
-        take_real_time_priority(REAL_TIME)
-    else:
-        take_normal_priority()  # The supervisor may have real-time priority.
     sys.setswitchinterval(SWITCH_S)
     link = link_from_descriptor(int(descriptor))
     try:
@@ -96,6 +92,10 @@ def start() -> None:
     """Run the process that the command line names, and end with its exit code."""
     if len(sys.argv) != 5 or sys.argv[1] not in ROOMS:
         sys.exit("cmdiad-line starts this module by itself. Run: cmdiad-line run FILE.")
+    if sys.argv[1] in IN_TIME:
+        take_real_time_priority(REAL_TIME)
+    else:
+        take_normal_priority()  # The supervisor may have real-time priority.
     sys.exit(main(sys.argv[1:]))
 
 

@@ -137,7 +137,7 @@ def recipe() -> None:
         type=click.IntRange(2, 1000),
         default=5,
         help="Number of recipes that stay on the disk: those that were added last, those that were activated last, and "
-        "the last one of each product. A running station removes old ones itself, by keep in [recipe].",
+        "the last one of each product. A running station uses keep in [recipe].",
     ),
 )
 def add(  # noqa: PLR0913 - one parameter for each option

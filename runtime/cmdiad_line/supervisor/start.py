@@ -19,7 +19,7 @@ from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.files import atomic_write
 from cmdiad_runtime.support.lock import lock_folder
-from cmdiad_runtime.support.scheduling import take_real_time_priority
+from cmdiad_runtime.support.scheduling import real_time_priority
 
 if TYPE_CHECKING:
     from cmdiad_line.recipes.recipe import Recipe
@@ -52,8 +52,7 @@ def run_station(station: Station, show: Callable[[StationState], None] | None = 
         with FramePool.create(frames_path(station.state), station.frame_slots, station.slot_bytes) as pool:
             parts = Parts(station=station, file=file, store=store, recipe=recipe, pool=pool, show=show)
             supervisor = Supervisor(parts)
-            take_real_time_priority(REAL_TIME)
-            with _ended_by_signals(supervisor):
+            with _ended_by_signals(supervisor), real_time_priority(REAL_TIME):
                 return supervisor.run()
 
 

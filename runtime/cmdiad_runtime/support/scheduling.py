@@ -8,7 +8,8 @@ priority does not wait. See `sched(7)`. Elsewhere than on Linux nothing changes.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 def take_real_time_priority(priority: int) -> bool:
@@ -36,3 +37,13 @@ def take_normal_priority() -> None:
     if hasattr(os, "sched_setscheduler"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@contextmanager
+def real_time_priority(priority: int) -> Iterator[None]:
+    """Run a block with real-time priority where the system allows it, see `take_real_time_priority`."""
+    take_real_time_priority(priority)
+    try:
+        yield
+    finally:
+        take_normal_priority()

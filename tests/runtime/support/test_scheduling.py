@@ -7,24 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cmdiad_runtime.support.scheduling import take_normal_priority, take_real_time_priority
+from cmdiad_runtime.support.scheduling import real_time_priority, take_normal_priority, take_real_time_priority
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="needs Linux")
 
 
 def test_priority_is_that_of_the_system_and_of_new_threads() -> None:
-    def policies() -> tuple[bool, int, int, int]:
+    def policies() -> tuple[bool, tuple[int, int, int], tuple[int, int]]:
         taken = take_real_time_priority(1)
         own = os.sched_getscheduler(0)
         with ThreadPoolExecutor(1) as pool:
             started = pool.submit(os.sched_getscheduler, 0).result()
         take_normal_priority()
-        return taken, own, started, os.sched_getscheduler(0)
+        undone = os.sched_getscheduler(0)
+        with real_time_priority(1):
+            inside = os.sched_getscheduler(0)
+        return taken, (own, started, inside), (undone, os.sched_getscheduler(0))
 
     with ThreadPoolExecutor(1) as pool:
-        taken, own, started, afterwards = pool.submit(policies).result()
-    assert own == started == (os.SCHED_RR if taken else os.SCHED_OTHER)
-    assert afterwards == os.SCHED_OTHER
+        taken, own, afterwards = pool.submit(policies).result()
+    assert own == ((os.SCHED_RR if taken else os.SCHED_OTHER),) * 3
+    assert afterwards == (os.SCHED_OTHER, os.SCHED_OTHER)
 
 
 def test_without_the_right_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
