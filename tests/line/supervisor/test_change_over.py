@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from background_double import Now
 from cmdiad_line.recipes.recipe import Recipe
-from cmdiad_line.supervisor.background import Background
 from cmdiad_line.supervisor.change_over import LARGEST_HELD, LOAD_LIMIT_NS, ChangeOver
 from cmdiad_line.supervisor.readiness import Readiness
 from cmdiad_line.transport.messages import Load, Loaded, Message, NotLoaded, Unload
@@ -56,17 +55,6 @@ class Store:
     def set_threshold(self, recipe_id: str, score: float | None) -> Recipe:
         self.recipes[recipe_id] = make_recipe(recipe_id, score)
         return self.recipes[recipe_id]
-
-
-class Now(Background):
-    """Background work that is done at once."""
-
-    def submit(self, work: Any, then: Any) -> None:
-        try:
-            result, error = work(), None
-        except Exception as problem:
-            result, error = None, problem
-        then(result, error)
 
 
 class Bench:
@@ -227,12 +215,11 @@ def test_prepared_recipe_is_unloaded_on_request(bench):
 def test_recipe_about_to_become_active_is_not_unloaded(bench):
     bench.change.prepare("b", 0, bench.problems.append)
     bench.answer()
-    late = []
-    submit, bench.background.submit = bench.background.submit, lambda *work: late.append(work)
+    late = bench.background.late = []
     bench.change.activate("b", 0, bench.problems.append)
-    submit(*late.pop())
+    bench.background.do(*late.pop())
     bench.change.unprepare("b", bench.problems.append)
-    submit(*late.pop())
+    bench.background.do(*late.pop())
     assert bench.problems == ["", "The recipe b is active.", ""]
     assert bench.readiness.active is not None
     assert bench.readiness.active.recipe_id == "b"
@@ -320,12 +307,11 @@ def test_two_rollbacks_at_the_same_time_end_with_a_loaded_recipe(bench):
     for name in "bcd":
         bench.change.activate(name, 0, bench.problems.append)
         bench.answer()
-    late = []
-    submit, bench.background.submit = bench.background.submit, lambda *work: late.append(work)
+    late = bench.background.late = []
     bench.change.rollback(0, bench.problems.append)
     bench.change.rollback(0, bench.problems.append)
     while late:  # Both read the same recipe before, then each goes one activation back.
-        submit(*late.pop(0))
+        bench.background.do(*late.pop(0))
     assert bench.store.history == ["a", "b"]
     assert bench.readiness.active_id == "b"
     bench.answer()
@@ -336,24 +322,22 @@ def test_two_rollbacks_at_the_same_time_end_with_a_loaded_recipe(bench):
 def test_recipe_that_became_active_while_the_process_ended_is_loaded(bench):
     bench.change.prepare("b", 0, bench.problems.append)
     bench.answer()
-    late = []
-    submit, bench.background.submit = bench.background.submit, lambda *work: late.append(work)
+    late = bench.background.late = []
     bench.change.activate("b", 0, bench.problems.append)
-    submit(*late.pop())
+    bench.background.do(*late.pop())
     for _ in range(2):  # The second process ends while it loads the recipe.
         bench.change.inspection_down()
         bench.change.inspection_up(0)
     bench.change.not_loaded(NotLoaded(recipe_id="b", message="failed"))
     bench.sent.clear()
-    submit(*late.pop())
+    bench.background.do(*late.pop())
     bench.answer()
     assert bench.readiness.active is not None
     assert bench.readiness.active.recipe_id == "b"
 
 
 def test_needed_recipes_are_those_in_memory(bench):
-    late = []
-    bench.background.submit = lambda *work: late.append(work)
+    late = bench.background.late = []
     bench.change.prepare("b", 0, bench.problems.append)
     assert bench.change.needed == {"a", "b"}, "the store looks it up"
     work, then = late.pop()

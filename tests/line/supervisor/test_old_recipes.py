@@ -8,23 +8,12 @@ from typing import Any
 
 import pytest
 
+from background_double import Now
 from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_line.station_file.read import read_station
-from cmdiad_line.supervisor.background import Background
 from cmdiad_line.supervisor.old_recipes import INTERVAL_NS, OldRecipes
 from graphs import tiny_bundle
 from stations import write_station_file
-
-
-class Now(Background):
-    """Background work that is done at once."""
-
-    def submit(self, work: Any, then: Any) -> None:
-        try:
-            result, error = work(), None
-        except Exception as problem:
-            result, error = None, problem
-        then(result, error)
 
 
 class Disk:
