@@ -36,7 +36,7 @@ from cmdiad_runtime.inspection.inputs import cloud_candidates, list_inputs, read
 from cmdiad_runtime.inspection.inspector import Inspector  # noqa: E402
 from cmdiad_runtime.support.command_line import run_command  # noqa: E402
 from cmdiad_runtime.support.progress import TerminalReporter  # noqa: E402
-from cmdiad_runtime.support.scheduling import take_normal_priority, take_real_time_priority  # noqa: E402
+from cmdiad_runtime.support.scheduling import real_time_priority  # noqa: E402
 from stations import RunningStation, running_station, write_station_file  # noqa: E402
 
 HELP = """Run a station on BUNDLE with a simulated sensor on the samples in DATA, and trigger it many times.
@@ -118,12 +118,11 @@ def cli(bundle: Path, data: Path, **values: Any) -> int:
         settings["max_in_work"] = max(2, options.in_flight)
         source = {"delivers": modality, "unplug_ms": 300, "timeout_ms": 400}
         file = write_station_file(Path(folder), bundle, samples, station=settings, source=source)
-        take_real_time_priority(REAL_TIME)  # This process takes the place of the PLC process.
-        with running_station(file) as station:
+        # This process takes the place of the PLC process, so it has the priority of one.
+        with real_time_priority(REAL_TIME), running_station(file) as station:
             station.plc.wait_ready()
             sys.setswitchinterval(SWITCH_S)
             Drive(station, expected, figures, options).run(interrupted)
-        take_normal_priority()
         inspect_samples(bundle, samples, figures)
         verified = verify_file(Path(folder) / "state" / "records.sqlite")
     report = {"deadline ms": options.deadline_ms, "in flight": options.in_flight} | figures.report()

@@ -207,10 +207,10 @@ class Acquisition:
                 self._freshness[report.name].check(outcome, pairing.order.triggered_ns if pairing else 0)
             except StaleFrameError as error:
                 outcome = Failure(reason="stale-frame", message=str(error))
-        if isinstance(outcome, Frame) and pairing is not None:
-            outcome = self._prompt(report.name, outcome, pairing.order.triggered_ns)
         if pairing is None:
             return  # The part had its result before: at the deadline, or because another sensor failed.
+        if isinstance(outcome, Frame):
+            outcome = self._prompt(report.name, outcome, pairing.order.triggered_ns)
         if isinstance(outcome, Frame):
             pairing.frames[report.name] = outcome
         else:
