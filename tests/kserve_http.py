@@ -1,4 +1,4 @@
-"""The verbs of `kserve_server` by HTTP, with the extensions of Triton for binary tensors, configuration, statistics."""
+"""HTTP interface of `kserve_server`: the KServe requests, and those of Triton for configuration and statistics."""
 
 from __future__ import annotations
 

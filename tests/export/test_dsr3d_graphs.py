@@ -1,4 +1,4 @@
-"""The graph of 3DSR: operators, precision of the parts, certificate."""
+"""Export of 3DSR: the operators of its graph, the precision of its parts, and its certificate."""
 
 from __future__ import annotations
 

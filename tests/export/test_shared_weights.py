@@ -1,4 +1,4 @@
-"""The bundles of several patterns store equal arrays once, with the same results, and can still be used one by one."""
+"""Shared weights: each distinct array is stored once, results stay equal, and each bundle still works alone."""
 
 from __future__ import annotations
 

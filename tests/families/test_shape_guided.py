@@ -29,7 +29,7 @@ COMMAND = ("--family", "shape-guided", "--modality", "xyz")
 
 @pytest.fixture(scope="module")
 def bundle(trained_shape_guided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fp16 bundle, whose export also certifies the fp32 graph."""
+    """An fp16 bundle. Its export certifies the fp32 graph first."""
     out = tmp_path_factory.mktemp("bundles") / "shape.cmdiad"
     ended = command(export.cli, trained_shape_guided, "--precision", "fp16", "--out", out)
     assert ended.code == 0, ended.err

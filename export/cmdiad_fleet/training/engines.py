@@ -84,7 +84,7 @@ def ray_engine(ray: Any) -> Engine:
 
 
 _TRAINER = Trainer()
-"""The trainer of a process of Ray, which executes one task at a time, and often many after each other."""
+"""Trainer of this worker process of Ray. Ray runs one task at a time in it, so the tasks share the trainer."""
 
 
 def _train_in_task(job: Job) -> Outcome:

@@ -25,11 +25,11 @@ _ANSWER_S = 330.0
 
 
 class NoAnswerError(TimeoutError):
-    """The supervisor gave no answer in time. A command may still take effect."""
+    """The supervisor did not answer in time. The command may still be carried out."""
 
 
 class NotTakenError(NoAnswerError):
-    """The supervisor did not take the request, which has no effect."""
+    """The supervisor did not receive the request, so nothing changes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ class HttpConnection:
 
 
 class _TimedSocket:
-    """The part of a socket that `http.client` uses, with a deadline.
+    """A socket with a deadline, with the methods that `http.client` calls.
 
     Attributes:
         socket: The connected socket.

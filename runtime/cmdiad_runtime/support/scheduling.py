@@ -1,4 +1,4 @@
-"""The order in which the system runs the threads of a service when all cores are busy.
+"""Set the priority of threads: real-time or normal.
 
 A thread of normal priority that wakes up may wait for one or two ticks of the system's timer (4 ms each at 250 Hz)
 behind a thread that computes, also if that thread has a lower priority of the same kind. A thread with real-time

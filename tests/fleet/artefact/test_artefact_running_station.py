@@ -255,7 +255,7 @@ def test_a_supervisor_without_an_answer_is_a_refusal(tmp_path: Path, monkeypatch
 def test_the_outcome_of_an_activation_without_an_answer_is_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The station may have changed to the recipe, or may not. Its state decides, not the missing answer."""
+    """Without an answer, `pull` asks the station which recipe is active."""
     monkeypatch.setattr(interface_module, "READY_S", 0.0)
     request = Interface._request
 

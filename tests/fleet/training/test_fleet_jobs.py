@@ -110,7 +110,7 @@ def test_a_process_that_is_killed_is_started_again(
 
 
 def processes_of(fleet: Fleet, name: str) -> list[tuple[int, int]]:
-    """The process of each attempt of a detector, and its parent."""
+    """Return the process id of each attempt at a detector, and that of its parent."""
     return [(int(one), int(of)) for one, of in re.findall(r"process (\d+) of (\d+)", log_of(fleet, name))]
 
 

@@ -309,7 +309,7 @@ def test_trigger_carries_the_time_of_its_edge(plant):
 
 
 def test_trigger_by_wire_carries_the_time_of_the_wire(plant):
-    """A PLC process that was held up must not begin the deadline of the part anew."""
+    """The deadline begins at the edge, also if the PLC process reads the edge late."""
     (trigger,) = plant.handshake.write({"trigger": True}, 500, 123)
     assert trigger.sent_ns == 123
 
