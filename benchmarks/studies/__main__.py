@@ -259,6 +259,49 @@ def families(  # noqa: PLR0913 - one parameter for each option
     click.echo((out / "families.md").read_text(encoding="utf-8"))
 
 
+@cli.command(
+    examples=(
+        "python -m studies recipes DATA cable_gland rows.toml --out DIR",
+        "python -m studies recipes DATA cable_gland rows.toml --device cuda --jobs 12 --out DIR",
+    )
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.argument("rows", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, figures and the table.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=[0, 1, 2], help="Seed of the training; repeatable.")
+@click.option("--only", multiple=True, metavar="TEXT", help="Beginning of the rows to measure; repeatable.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device of the training.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings at the same time.")
+@click.option("--seconds", type=float, default=float("inf"), help="Start no training after this time.")
+def recipes(  # noqa: PLR0913 - one parameter for each option
+    data: Path,
+    category: str,
+    rows: Path,
+    out: Path,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...],
+    device: str,
+    jobs: int,
+    seconds: float,
+) -> None:
+    """Train the recipes in ROWS on CATEGORY of DATA with several seeds, and tabulate figures of the test split.
+
+    Results in the folder --out are reused, so the command can be stopped at any time and started again.
+    """
+    from studies.recipes import RecipeStudy, read_recipes
+
+    try:
+        chosen = read_recipes(rows, seeds, only)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    reporter = TerminalReporter()
+    RecipeStudy(data, category, out, device, jobs, seconds).measure(chosen, reporter)
+    reporter.close()
+    click.echo((out / "recipes.md").read_text(encoding="utf-8"))
+
+
 @cli.command("trd", examples=("python -m studies trd DATA cable_gland --out DIR",))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("category")

@@ -145,7 +145,8 @@ class Study:
         figures = figures_of(load_run(run), self.data, self.category, self.device)
         self._figures(detector).parent.mkdir(parents=True, exist_ok=True)
         write_json(
-            self._figures(detector), {**asdict(detector), **figures, "seconds": seconds, "device": _device(self.device)}
+            self._figures(detector),
+            {**asdict(detector), **figures, "seconds": seconds, "device": name_of_device(self.device)},
         )
 
     def time(self, table: Sequence[Detector], precisions: Precisions, seconds: float, reporter: Reporter) -> None:
@@ -264,7 +265,7 @@ def _try_to_train(study: Study, detector: Detector, threads: int | None) -> str 
     return None
 
 
-def _device(name: str) -> str:
+def name_of_device(name: str) -> str:
     """Return the name of the GPU, or of the device as it is named."""
     if name != "cuda":
         return name
