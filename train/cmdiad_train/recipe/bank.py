@@ -43,7 +43,12 @@ _MOST_STEPS = 1 << 31
 _LARGEST = sys.float_info.max
 
 _LATER: dict[str, object] = {"paper": None, "distances": "plain"}
+_LATER_DISTILLATION: dict[str, object] = {"context": 1}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
+
+
+def _without_later(values: dict[str, Any], later: dict[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def _distillation_from_json(value: dict[str, Any]) -> Distillation:
@@ -67,6 +72,7 @@ class Distillation:
         patience: Epochs without a better validation loss after which training stops; 0 never stops.
         categories: Further categories of the data set whose good samples also train the network (the published
             networks are joint over all classes).
+        context: Side of the square of cells that F2F sees around each cell: 1 (the cell alone, as published), 3 or 5.
     """
 
     epochs: int = 12
@@ -79,6 +85,7 @@ class Distillation:
     validation: float = 0.1
     patience: int = 5
     categories: tuple[str, ...] = ()
+    context: int = 1
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0), ("patience", 0)):
@@ -87,6 +94,8 @@ class Distillation:
             require_inside(f"distillation.{name}", getattr(self, name), "a positive number", high=_LARGEST)
         require_one("distillation.output", self.output, ("linear", "gelu"))
         require_one("distillation.loss", self.loss, ("l2", "cosine", "smooth_l1"))
+        require_whole("distillation.context", self.context, 1, 5)
+        require(self.context % 2 == 1, "distillation.context", self.context, "1, 3 or 5")
         below_one = is_number(self.validation, 0, 1) and self.validation < 1
         require(below_one, "distillation.validation", self.validation, "a fraction in [0, 1)")
         require_kind("distillation.categories", self.categories, [tuple])
@@ -178,6 +187,7 @@ class BankRecipe:
             self.hallucination,
             f"none with --modality {recipe.image_modality}; pairs of two image sensors are not built",
         )
+        self._check_context(recipe)
         require(
             self.paper is None or recipe.mask is None,
             "mask",
@@ -202,6 +212,21 @@ class BankRecipe:
             "view",
             recipe.view,
             "sensor, top or part, unless clouds are seen as normals",
+        )
+
+    def _check_context(self, recipe: Recipe) -> None:
+        context = self.distillation.context
+        require(
+            context == 1 or (self.hallucination == "f2f" and self.mode == "default"),
+            "distillation.context",
+            context,
+            "1, except for the hallucination f2f in the mode default",
+        )
+        require(
+            context == 1 or recipe.modality != "xyz" or self.points is None,
+            "distillation.context",
+            context,
+            "1, unless clouds are seen as an image of normals or depth",
         )
 
     @property
@@ -229,7 +254,9 @@ class BankRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values, without later fields at the values of earlier versions of cmdiad."""
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
+        values = asdict(self)
+        values["distillation"] = _without_later(values["distillation"], _LATER_DISTILLATION)
+        return _without_later(values, _LATER)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BankRecipe:

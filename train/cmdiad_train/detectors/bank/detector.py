@@ -102,7 +102,8 @@ class Detector(TrainedDetector):
         ]
         if self.hallucinated is not None:
             image = None if self._shown is None else self._main.image(named[self._shown])
-            patches.append(self.hallucinated(*patches[0], image))
+            searched = named.get(f"{self._fed[0][0]}{SUFFIX}")
+            patches.append(self.hallucinated(*patches[0], image, searched))
         if self.joined is not None:
             patches.append(self.joined(patches))
         return patches

@@ -35,6 +35,13 @@ HALLUCINATION = option_group(
         help="Last activation of the f2f network.  [default: linear, faithful: gelu]",
     ),
     click.option(
+        "--hallucination-context",
+        type=int,
+        metavar="[1|3|5]",
+        help="Side of the square of cells that the f2f network sees around each cell (default mode only).  "
+        "[default: 1]",
+    ),
+    click.option(
         "--distil-validation",
         type=float,
         help="Share of the training samples that choose the best epoch.  [default: 0.1, faithful: 0]",

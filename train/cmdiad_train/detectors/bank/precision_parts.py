@@ -51,7 +51,7 @@ def _networks(detector: Detector, extractors: dict[str, Extractor]) -> list[str]
     if hallucinated is None:
         return names
     if isinstance(hallucinated.network, FeatureToFeature):
-        return [*names, "hallucinated.network.norm", "hallucinated.network.mlp"]
+        return [*names, *(f"hallucinated.network.{name}" for name, _ in hallucinated.network.named_children())]
     return [*names, *(f"hallucinated.network.{name}" for name, _ in hallucinated.network.named_children())]
 
 

@@ -56,6 +56,7 @@ _DISTILLATION = {
     "f2f_output": "output",
     "distil_validation": "validation",
     "patience": "patience",
+    "hallucination_context": "context",
 }
 _PART = ("hallucination", "coreset", "components", "image_score", "distances", "fusion")
 _SURFACE = ("surface_backbone", "surface_stages", "surface_grid", "surface_weights")

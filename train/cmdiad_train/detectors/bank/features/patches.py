@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmdiad_runtime.names import Modality
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.projection import projection_layer
 from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
@@ -139,6 +140,7 @@ class Hallucinated(nn.Module):
 
     every_cell: Tensor
     repeat: Tensor
+    around: Tensor | None
 
     def __init__(
         self,
@@ -161,17 +163,25 @@ class Hallucinated(nn.Module):
         repeat = repeated_cells(main_grid, fed) if fed % main_grid == 0 else torch.arange(main_grid**2)
         self.register_buffer("every_cell", torch.arange(grid**2), persistent=False)
         self.register_buffer("repeat", repeat, persistent=False)
+        context = network.context if isinstance(network, FeatureToFeature) else 1
+        around = neighbouring_cells(main_grid, context) if context > 1 else None
+        self.register_buffer("around", around, persistent=False)
 
-    def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None) -> Patches:
+    def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None, searched: Tensor | None = None) -> Patches:
         """Return hallucinated rows and cells.
 
         Args:
             rows: Main rows `[R, C]`.
             cells: Main cells `[main_grid²]`.
             image: Image `[3, size, size]` for I2F, else None.
+            searched: Cell int64 `[R]` of each row, for F2F with a context; None if row i belongs to cell i.
         """
         if isinstance(self.network, FeatureToFeature):
-            return self.network(rows).float(), cells[self.repeat]
+            fed = rows
+            if self.around is not None:
+                around = self.around if searched is None else self.around[searched]
+                fed = neighbourhoods(rows, cells, around)
+            return self.network(fed).float(), cells[self.repeat]
         if isinstance(self.network, InputToFeature):
             assert image is not None
             dtype = next(self.network.parameters()).dtype

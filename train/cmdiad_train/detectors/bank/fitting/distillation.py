@@ -25,7 +25,7 @@ Pair = tuple[Tensor, Tensor]
 class Pairs(Protocol):
     """Input and target pairs for the distillation network, one per sample.
 
-    F2F: features `[R, C]` to features `[R, C']`, row by row. F2I: features `[grid², C]` to an image `[3, h, w]`.
+    F2F: features `[R, C]`, or with a context `[R, context², C]`, to features `[R, C']`, row by row. F2I: features `[grid², C]` to an image `[3, h, w]`.
     I2F: an image `[3, h, w]` to features `[T, C']`.
     """
 
@@ -49,7 +49,9 @@ def new_network(pairs: Pairs, recipe: Recipe) -> Network:
 def _network(x: Tensor, y: Tensor, recipe: Recipe) -> Network:
     options = bank_part(recipe).distillation
     if bank_part(recipe).hallucination == "f2f":
-        return FeatureToFeature(x.shape[1], y.shape[1], expansion=options.expansion, output=options.output)
+        return FeatureToFeature(
+            x.shape[-1], y.shape[1], expansion=options.expansion, output=options.output, context=options.context
+        )
     if bank_part(recipe).hallucination == "f2i":
         return FeatureToInput(x.shape[1], round(len(x) ** 0.5), y.shape[-1])
     return InputToFeature(y.shape[1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import MODALITIES
+from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.patches import (
     Hallucinated,
     Patches,
@@ -132,7 +133,7 @@ def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recip
 
     F2F, published: one pair per cell of the finer grid (method §5, §9). Default: one pair per distinct row of the main
     modality, whose target is the mean over the cells that share the row, because equal inputs can only learn one
-    output.
+    output. With a context, the input is the square of cells around the row's cell; row i of an image belongs to cell i.
 
     Args:
         main: `rows` and `cells` of the main modality, for I2F also its `image`.
@@ -153,13 +154,16 @@ def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recip
     if part.mode == "faithful":
         finer = max(grids)
         return regrid(main["rows"][main["cells"]], main_grid, finer), regrid(target, other_grid, finer)
-    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid))
+    context = part.distillation.context
+    around = neighbouring_cells(main_grid, context) if context > 1 else None
+    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid), around)
 
 
-def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor) -> Pair:
+def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor, around: Tensor | None) -> Pair:
     used, position, count = torch.unique(cells, return_inverse=True, return_counts=True)
     total = torch.zeros(len(used), targets.shape[1]).index_add_(0, position, targets)
-    return rows[used], total / count[:, None]
+    fed = rows[used] if around is None else neighbourhoods(rows, cells, around[used])
+    return fed, total / count[:, None]
 
 
 def take_over(source: Path, run: Path, recipe: Recipe) -> None:
