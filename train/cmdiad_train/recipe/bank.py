@@ -37,12 +37,14 @@ Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
 ImageScore = Literal["reweighted", "max", "patchcore", "thousandth"]
 Distances = Literal["plain", "relative"]
+MainBank = Literal["plain", "enhanced"]
+ResidualMap = Literal["none", "cycle"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
 _LARGEST = sys.float_info.max
 
-_LATER: dict[str, object] = {"paper": None, "distances": "plain"}
+_LATER: dict[str, object] = {"paper": None, "distances": "plain", "main_bank": "plain", "residual_map": "none"}
 _LATER_DISTILLATION: dict[str, object] = {"context": 1}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
@@ -132,6 +134,10 @@ class BankRecipe:
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
         distances: Distances that the map shows: "plain" as published, or "relative" to the usual distance of good
             parts at the same place of the view.
+        main_bank: "plain" (main features, and beside it a bank of hallucinated ones) or "enhanced" (one bank of both,
+            each feature of the main modality followed by its hallucination).
+        residual_map: "none", or "cycle" (a further map: how far the main features are from those that a second network
+            predicts back from the hallucinated ones).
     """
 
     mode: Mode = "default"
@@ -146,6 +152,8 @@ class BankRecipe:
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     paper: str | None = None
     distances: Distances = "plain"
+    main_bank: MainBank = "plain"
+    residual_map: ResidualMap = "none"
 
     family: ClassVar[str] = "bank"
 
@@ -157,7 +165,9 @@ class BankRecipe:
         require_kind("rgb", self.rgb, [RgbExtractor])
         require_kind("xyz", self.xyz, [XyzExtractor, SurfaceExtractor])
         require_kind("distillation", self.distillation, [Distillation])
-        require_one("distances", self.distances, ("plain", "relative"))
+        require_one("distances", self.distances, get_args(Distances))
+        require_one("main_bank", self.main_bank, get_args(MainBank))
+        require_one("residual_map", self.residual_map, get_args(ResidualMap))
         require(
             self.distances == "plain" or self.mode == "default",
             "distances",
@@ -187,7 +197,7 @@ class BankRecipe:
             self.hallucination,
             f"none with --modality {recipe.image_modality}; pairs of two image sensors are not built",
         )
-        self._check_context(recipe)
+        self._check_hallucination(recipe)
         require(
             self.paper is None or recipe.mask is None,
             "mask",
@@ -214,14 +224,16 @@ class BankRecipe:
             "sensor, top or part, unless clouds are seen as normals",
         )
 
-    def _check_context(self, recipe: Recipe) -> None:
+    def _check_hallucination(self, recipe: Recipe) -> None:
         context = self.distillation.context
-        require(
-            context == 1 or (self.hallucination == "f2f" and self.mode == "default"),
-            "distillation.context",
-            context,
-            "1, except for the hallucination f2f in the mode default",
-        )
+        may_differ = self.hallucination == "f2f" and self.mode == "default"
+        for name, value, usual in (
+            ("distillation.context", context, 1),
+            ("main_bank", self.main_bank, "plain"),
+            ("residual_map", self.residual_map, "none"),
+        ):
+            expected = f"{usual}, except for the hallucination f2f in the mode default"
+            require(value == usual or may_differ, name, value, expected)
         require(
             context == 1 or recipe.modality != "xyz" or self.points is None,
             "distillation.context",

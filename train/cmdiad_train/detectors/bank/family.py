@@ -12,7 +12,7 @@ from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, inspected_patches, make_bank
 from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT, calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
-from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINT, hallucinate, hallucinated_features, take_over
+from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINTS, hallucinate, hallucinated_features, take_over
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.options import OPTIONS
 from cmdiad_train.detectors.bank.preprocessing import (
@@ -49,15 +49,17 @@ def fit_banks(context: FitContext) -> Fitted:
         hallucinated = hallucinated_features(training, next(iter(mains.values())), stored[0])
         patches: list[list[Patches]] = [[(s["rows"], s["cells"]) for s in samples] for samples in stored]
         if hallucinated is not None:
-            patches.append(hallucinate(training, hallucinated, stored[0]))
+            patches = hallucinate(training, hallucinated, stored[0])
         grids = [features.grid for features in mains.values()] + ([hallucinated.grid] if hallucinated else [])
-        inspected = inspected_patches(patches, grids, context.kept)
+        count = len(bank_names(context.recipe))
+        inspected = inspected_patches(patches[:count], grids[:count], context.kept)
         banks = _banks(training, inspected)
         detector = Detector(context.recipe, list(mains.values()), banks, hallucinated, context.kept)
         scores, peaks = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_factors(context.run, context.recipe, detector)
     save_fusion(context.run, detector)
-    (context.run / CHECKPOINT).unlink(missing_ok=True)
+    for checkpoint in CHECKPOINTS:
+        (context.run / checkpoint).unlink(missing_ok=True)
     shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)
     return Fitted(detector, scores, peaks, training.provenance)
 

@@ -42,6 +42,18 @@ HALLUCINATION = option_group(
         "[default: 1]",
     ),
     click.option(
+        "--main-bank",
+        type=click.Choice(["plain", "enhanced"]),
+        help="Banks with f2f: one of main and one of hallucinated features, or one in which each main feature is "
+        "followed by its hallucination (default mode only).  [default: plain]",
+    ),
+    click.option(
+        "--residual-map",
+        type=click.Choice(["none", "cycle"]),
+        help="Further map with f2f: how far the main features are from those that a second network predicts back from "
+        "the hallucinated ones (default mode only).  [default: none]",
+    ),
+    click.option(
         "--distil-validation",
         type=float,
         help="Share of the training samples that choose the best epoch.  [default: 0.1, faithful: 0]",

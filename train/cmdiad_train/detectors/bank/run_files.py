@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.compared import Compared
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
 from cmdiad_train.detectors.bank.fitting.usual_distance import MOST_CHANGE
@@ -27,6 +29,7 @@ BANKS = "banks.safetensors"
 FUSION = "fusion.json"
 FACTORS = "factors.safetensors"
 NETWORK = "hallucination.safetensors"
+INVERSE = "inverse-hallucination.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 _BANK_TENSORS = (".rows", ".chosen", ".neighbours", ".mean", ".std")
 
@@ -99,12 +102,55 @@ def load_basis(run: Path, modality: Modality) -> Tensor | None:
     return load_tensors(file)["basis"] if file.exists() else None
 
 
-def save_network(run: Path, network: Network, grid: int) -> None:
-    """Write the distillation network, with the side of the grid of hallucinated features."""
+def save_network(run: Path, network: Network, grid: int, main_scale: float | None = None) -> None:
+    """Write the distillation network.
+
+    Args:
+        run: Run directory.
+        network: Trained network.
+        grid: Side of the grid of hallucinated features.
+        main_scale: Standard deviation of main features for an enhanced bank, else None.
+    """
     metadata = {"grid": str(grid)}
+    if main_scale is not None:
+        metadata["main_scale"] = repr(main_scale)
     if isinstance(network, FeatureToInput):
         metadata["fed_grid"] = str(network.grid)
     save_tensors(run / NETWORK, network.state_dict(), metadata)
+
+
+def save_inverse(run: Path, inverse: Network) -> None:
+    """Write the network from hallucinated features back to main ones."""
+    save_tensors(run / INVERSE, inverse.state_dict())
+
+
+def _load_inverse(run: Path, recipe: Recipe) -> FeatureToFeature | None:
+    if bank_part(recipe).residual_map == "none":
+        return None
+    file, options = run / INVERSE, bank_part(recipe).distillation
+    state = load_tensors(file)
+    width, out = _width(state, "norm.weight", file), _width(state, "target_mean", file)
+    inverse = FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+    load_state(inverse, state, file)
+    return inverse
+
+
+def _width(state: dict[str, Tensor], name: str, file: Path) -> int:
+    if name not in state or state[name].ndim != 1:
+        raise damaged(file, ValueError(f"no vector {name}"))
+    return len(state[name])
+
+
+def _load_main_scale(metadata: dict[str, str], recipe: Recipe, file: Path) -> float | None:
+    if bank_part(recipe).main_bank == "plain":
+        return None
+    try:
+        scale = float(metadata["main_scale"])
+    except (KeyError, ValueError) as error:
+        raise damaged(file, ValueError("no scale of the main features")) from error
+    if not (math.isfinite(scale) and scale > 0):
+        raise damaged(file, ValueError(f"the scale {scale} of the main features"))
+    return scale
 
 
 def network_file(run: Path) -> Path:
@@ -132,6 +178,7 @@ def load_hallucinated(run: Path, recipe: Recipe, main_grid: int) -> Hallucinated
         basis=load_basis(run, recipe.other) if sees_input else None,
         size=recipe.size,
     )
+    hallucinated.compared = Compared(_load_main_scale(metadata, recipe, file), _load_inverse(run, recipe))
     return hallucinated.eval().requires_grad_(False)
 
 
@@ -140,19 +187,18 @@ def _new_network(state: dict[str, Tensor], metadata: dict[str, str], recipe: Rec
     part, out = bank_part(recipe), len(state["target_mean"])
     if part.hallucination == "f2f":
         width, options = len(state["norm.weight"]), part.distillation
-        return FeatureToFeature(
-            width, out, expansion=options.expansion, output=options.output, context=options.context
-        )
+        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output, context=options.context)
     if part.hallucination == "f2i":
         return FeatureToInput(state["conv1.weight"].shape[1], int(metadata["fed_grid"]), recipe.size)
     return InputToFeature(out)
 
 
 def bank_names(recipe: Recipe) -> list[str]:
-    """Return the names of the banks of a detector, in the order of its scorers."""
+    """Return the names of the banks of a detector, in order."""
     if recipe.modality == "both":
         return list(recipe.mains)
-    return ["main"] if bank_part(recipe).hallucination == "none" else ["main", "fusion"]
+    part = bank_part(recipe)
+    return ["main"] if part.hallucination == "none" or part.main_bank == "enhanced" else ["main", "fusion"]
 
 
 def save_banks(run: Path, banks: dict[str, tuple[MemoryBank, Tensor]]) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_runtime.names import Modality
+from cmdiad_train.detectors.bank.features.compared import Compared, Patches
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.projection import projection_layer
@@ -19,9 +20,6 @@ from cmdiad_train.extractors.generated_cloud import GeneratedCloud
 from cmdiad_train.recipe import Recipe, bank_part
 
 Extractor = TimmBackbone | PointMae
-Patches = tuple[Tensor, Tensor]
-"""Rows float32 `[R, C]` and cells int64 `[grid²]` of one sample: cell i has features `rows[cells[i]]`."""
-
 POINT_INPUTS = ("centers", "groups", "weights", "cells")
 
 
@@ -136,6 +134,9 @@ class Hallucinated(nn.Module):
         extractor: Extractor of the other modality for the input that F2I generates.
         basis: Basis of the features of that extractor, see `PatchFeatures`.
         size: Side of the input that F2I generates for a point extractor.
+
+    Attributes:
+        compared: What is compared with good samples; by default a bank of main and a bank of hallucinated features.
     """
 
     every_cell: Tensor
@@ -154,6 +155,7 @@ class Hallucinated(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.extractor, self.grid = network, extractor, grid
+        self.compared = Compared()
         self.projection = nn.Identity() if basis is None else projection_layer(basis)
         self.cloud = None
         if isinstance(extractor, PointMae):
@@ -190,6 +192,10 @@ class Hallucinated(nn.Module):
         dtype = self.network.conv1.weight.dtype
         generated = self.network(rows[cells[self.repeat]][None].to(dtype))  # [1, 3, size, size]
         return self._extract(generated.float()), self.every_cell
+
+    def patches(self, main: Patches, image: Tensor | None, searched: Tensor | None = None) -> list[Patches]:
+        """Return what each scorer compares, see `Compared`; arguments as of `forward`."""
+        return self.compared(main, self(*main, image, searched), self.network.target_scale)
 
     def _extract(self, generated: Tensor) -> Tensor:
         if isinstance(self.extractor, TimmBackbone):
