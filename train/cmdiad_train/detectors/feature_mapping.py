@@ -18,8 +18,11 @@ class _MlpModule(nn.Module):
         self.fc3 = nn.Linear(hidden, out)
         self.output = output
 
+    def hidden(self, x: Tensor) -> Tensor:
+        return F.gelu(self.fc2(F.gelu(self.fc1(x))))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
+        x = self.fc3(self.hidden(x))
         return F.gelu(x) if self.output == "gelu" else x
 
 
@@ -64,8 +67,15 @@ class FeatureToFeature(nn.Module):
         Args:
             features: Features `[..., width]`, or `[R, context², width]` of the cells around each cell, row by row.
         """
-        fed = self.norm(features)
+        hallucinated = self.mlp(self._fed(features))
+        return hallucinated.to(self.target_mean.dtype) * self.target_scale + self.target_mean
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Return the activations of the last hidden layer `[..., hidden width]`; features as of `forward`."""
+        return self.mlp.hidden(self._fed(features))
+
+    def _fed(self, features: Tensor) -> Tensor:
+        fed: Tensor = self.norm(features)
         if self.context > 1:
             fed = torch.cat([fed[:, self.context**2 // 2], self.reduce(fed).flatten(1)], 1)
-        hallucinated = self.mlp(fed)
-        return hallucinated.to(self.target_mean.dtype) * self.target_scale + self.target_mean
+        return fed

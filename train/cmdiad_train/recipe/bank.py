@@ -39,12 +39,19 @@ ImageScore = Literal["reweighted", "max", "patchcore", "thousandth"]
 Distances = Literal["plain", "relative"]
 MainBank = Literal["plain", "enhanced"]
 ResidualMap = Literal["none", "cycle"]
+Uncertainty = Literal["none", "bank"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
 _LARGEST = sys.float_info.max
 
-_LATER: dict[str, object] = {"paper": None, "distances": "plain", "main_bank": "plain", "residual_map": "none"}
+_LATER: dict[str, object] = {
+    "paper": None,
+    "distances": "plain",
+    "main_bank": "plain",
+    "residual_map": "none",
+    "uncertainty": "none",
+}
 _LATER_DISTILLATION: dict[str, object] = {"context": 1}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
@@ -138,6 +145,8 @@ class BankRecipe:
             each feature of the main modality followed by its hallucination).
         residual_map: "none", or "cycle" (a further map: how far the main features are from those that a second network
             predicts back from the hallucinated ones).
+        uncertainty: "none", or "bank" (distances to a row of the hallucinated bank are multiplied by 0.5 to 1, less
+            where the network is uncertain about the row). Needs plain banks and the image score "max".
     """
 
     mode: Mode = "default"
@@ -154,6 +163,7 @@ class BankRecipe:
     distances: Distances = "plain"
     main_bank: MainBank = "plain"
     residual_map: ResidualMap = "none"
+    uncertainty: Uncertainty = "none"
 
     family: ClassVar[str] = "bank"
 
@@ -168,6 +178,7 @@ class BankRecipe:
         require_one("distances", self.distances, get_args(Distances))
         require_one("main_bank", self.main_bank, get_args(MainBank))
         require_one("residual_map", self.residual_map, get_args(ResidualMap))
+        require_one("uncertainty", self.uncertainty, get_args(Uncertainty))
         require(
             self.distances == "plain" or self.mode == "default",
             "distances",
@@ -231,9 +242,16 @@ class BankRecipe:
             ("distillation.context", context, 1),
             ("main_bank", self.main_bank, "plain"),
             ("residual_map", self.residual_map, "none"),
+            ("uncertainty", self.uncertainty, "none"),
         ):
             expected = f"{usual}, except for the hallucination f2f in the mode default"
             require(value == usual or may_differ, name, value, expected)
+        require(
+            self.uncertainty == "none" or (self.main_bank == "plain" and self.image_score == "max"),
+            "uncertainty",
+            self.uncertainty,
+            "none, unless the main bank is plain and the image score max",
+        )
         require(
             context == 1 or recipe.modality != "xyz" or self.points is None,
             "distillation.context",

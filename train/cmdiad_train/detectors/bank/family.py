@@ -12,7 +12,13 @@ from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, inspected_patches, make_bank
 from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT, calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
-from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINTS, hallucinate, hallucinated_features, take_over
+from cmdiad_train.detectors.bank.fitting.hallucinating import (
+    CHECKPOINTS,
+    hallucinate,
+    hallucinated_features,
+    row_weights,
+    take_over,
+)
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.options import OPTIONS
 from cmdiad_train.detectors.bank.preprocessing import (
@@ -33,6 +39,7 @@ from cmdiad_train.detectors.bank.run_files import (
     save_banks,
     save_factors,
     save_fusion,
+    save_row_weights,
 )
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
 from cmdiad_train.detectors.network_size import network_bytes
@@ -75,8 +82,10 @@ def _banks(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> 
         name: make_bank(name, bank_rows(rows, recipe), recipe, statistics, context.device, context.reporter)
         for name, rows in zip(bank_names(recipe), patches, strict=True)
     }
+    if training.part.uncertainty != "none":
+        save_row_weights(context.run, row_weights(training, training.patch_features(recipe.mains[0]), patches))
     save_banks(context.run, banks)
-    return [bank for bank, _ in banks.values()]
+    return load_banks(context.run, recipe)
 
 
 def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> tuple[float, float]:

@@ -54,6 +54,12 @@ HALLUCINATION = option_group(
         "the hallucinated ones (default mode only).  [default: none]",
     ),
     click.option(
+        "--uncertainty",
+        type=click.Choice(["none", "bank"]),
+        help="With f2f: reduce distances to rows of the hallucinated bank that the network is uncertain about, at most "
+        "by half (default mode only).  [default: none]",
+    ),
+    click.option(
         "--distil-validation",
         type=float,
         help="Share of the training samples that choose the best epoch.  [default: 0.1, faithful: 0]",

@@ -17,6 +17,7 @@ from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.compared import Compared
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
+from cmdiad_train.detectors.bank.fitting.uncertainty import LEAST_WEIGHT
 from cmdiad_train.detectors.bank.fitting.usual_distance import MOST_CHANGE
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
@@ -29,6 +30,7 @@ BANKS = "banks.safetensors"
 FUSION = "fusion.json"
 FACTORS = "factors.safetensors"
 NETWORK = "hallucination.safetensors"
+ROW_WEIGHTS = "row-weights.safetensors"
 INVERSE = "inverse-hallucination.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 _BANK_TENSORS = (".rows", ".chosen", ".neighbours", ".mean", ".std")
@@ -221,6 +223,7 @@ def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
     unknown = [name for name in tensors if not name.endswith(_BANK_TENSORS) or name.split(".")[0] not in BANK_NAMES]
     if unknown:
         raise damaged(run / BANKS, ValueError(f"an unknown tensor {unknown[0]!r}"))
+    weights = _weights_of_fusion_bank(run, recipe, tensors)
     try:
         return [
             MemoryBank(
@@ -228,12 +231,37 @@ def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
                 float(tensors[f"{name}.mean"]),
                 float(tensors[f"{name}.std"]),
                 tensors[f"{name}.neighbours"] if reweight else None,
+                weights if name == "fusion" else None,
             )
             for name in BANK_NAMES
             if f"{name}.rows" in tensors
         ]
     except KeyError as error:
         raise damaged(run / BANKS, ValueError(f"no tensor {error}")) from error
+
+
+def save_row_weights(run: Path, weights: Tensor) -> None:
+    """Write the factors float32 `[n]` of the distances to all candidate rows of the hallucinated bank."""
+    save_tensors(run / ROW_WEIGHTS, {"weights": weights})
+
+
+def load_row_weights(run: Path) -> Tensor | None:
+    """Return the factors float32 `[n]` of candidate rows, or None for a run without uncertainty."""
+    file = run / ROW_WEIGHTS
+    return load_tensors(file)["weights"] if file.exists() else None
+
+
+def _weights_of_fusion_bank(run: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> Tensor | None:
+    """Return the factors float32 `[K]` of the rows of the hallucinated bank, or None without uncertainty."""
+    if bank_part(recipe).uncertainty == "none":
+        return None
+    file = run / ROW_WEIGHTS
+    weights, chosen = load_tensors(file).get("weights"), tensors.get("fusion.chosen")
+    if weights is None or chosen is None or weights.ndim != 1 or int(chosen.max()) >= len(weights):
+        raise damaged(file, ValueError("no weight for each row of the bank"))
+    if not bool(((weights >= LEAST_WEIGHT) & (weights <= 1)).all()):
+        raise damaged(file, ValueError("impossible weights"))
+    return weights[chosen]
 
 
 def load_chosen(run: Path) -> list[Tensor]:

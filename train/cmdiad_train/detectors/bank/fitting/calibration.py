@@ -14,7 +14,7 @@ from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
 from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
-from cmdiad_train.detectors.bank.run_files import load_chosen
+from cmdiad_train.detectors.bank.run_files import load_chosen, load_row_weights
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.recipe import bank_part
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
@@ -121,9 +121,11 @@ def _without_own_rows(
     chosen = load_chosen(context.run)
     by_bank: list[list[Scored]] = []
     factors: list[Tensor | None] = []
+    weights = load_row_weights(context.run)
     of_banks = zip(banks, chosen, patches[0][: len(banks)], patches[1], strict=True)
     for number, (bank, of_bank, every, inspected) in enumerate(of_banks):
-        without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device)
+        own = None if bank.weights is None else weights
+        without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device, own)
         compared: list[Compared] = []
         for picture in dict.fromkeys(pictures):
             compared += _of_picture(context, detector, number, picture, without, every)

@@ -23,6 +23,7 @@ from cmdiad_train.detectors.bank.features.patches import (
 )
 from cmdiad_train.detectors.bank.fitting.distillation import Pair, Pairs, distil, new_network, target_statistics
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
+from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of
 from cmdiad_train.detectors.bank.run_files import (
     INVERSE,
     NETWORK,
@@ -33,6 +34,7 @@ from cmdiad_train.detectors.bank.run_files import (
     save_inverse,
     save_network,
 )
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.features import extractor_digest, feature_key
 from cmdiad_train.features.store import Stored
 from cmdiad_train.recipe import Recipe, bank_part
@@ -94,6 +96,28 @@ def _hallucinated_one(hallucinated: Hallucinated, sample: Stored, device: torch.
     compared = hallucinated.patches(main, image)
     further = compared if hallucinated.compared.enhanced else compared[1:]
     return {**{name: rows for name, (rows, _) in zip(_ROWS, further, strict=False)}, "cells": further[0][1]}
+
+
+def row_weights(training: TrainingFeatures, main: PatchFeatures, patches: Sequence[Sequence[Patches]]) -> Tensor:
+    """Return the factors float32 `[n]` of the distances to the candidate rows of the hallucinated bank.
+
+    Args:
+        training: Features of the training samples.
+        main: Patch features of the main modality.
+        patches: Inspected patch features of the bank of main and that of hallucinated features, by sample.
+    """
+    recipe, device = training.recipe, training.context.device
+    other = training.patch_features(recipe.other)
+    stored = training.of_training(main, recipe.mains[0])
+    pairs = _Pairs(stored, training.of_training(other, recipe.other), (main.grid, other.grid), recipe)
+    network = load_hallucinated(training.context.run, recipe, main.grid).network.to(device)
+    assert isinstance(network, FeatureToFeature)
+    candidates = []
+    for sample, (_, cells), found in zip(stored, patches[1], log_variances(network, pairs, device), strict=True):
+        of_row = torch.full((len(sample["rows"]),), torch.nan, dtype=torch.float64)
+        of_row[torch.unique(sample["cells"])] = found  # the order of the rows in `make_pair`
+        candidates.append(of_row[torch.unique(cells)])
+    return weights_of(torch.cat(candidates))
 
 
 def _content(sample: Stored) -> str:
@@ -213,7 +237,16 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
     network_file(source)
     stored = read_record(source).recipe
     trained, requested = bank_part(stored), bank_part(recipe)
-    for name in ("mode", "hallucination", "rgb", "xyz", "components", "distillation", "main_bank", "residual_map"):
+    for name in (
+        "mode",
+        "hallucination",
+        "rgb",
+        "xyz",
+        "components",
+        "distillation",
+        "main_bank",
+        "residual_map",
+    ):
         _require_same(source, name, getattr(trained, name) == getattr(requested, name))
     for name in ("modality", "size", "rgb_mask", "foreground"):
         _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
