@@ -96,7 +96,7 @@ def bank_sizes(detector: SearchableDetector, inputs: Mapping[str, Tensor], preci
     item = 4 if precision in ("fp32", "int8-cpu") else 2  # Bytes of a number of the product.
     return [
         BankSize(_most_queries(rows, cells, "weights" in inputs), len(search.rows), search.rows.shape[1], item)
-        for search, (rows, cells) in zip(detector.searches, patches, strict=True)
+        for search, (rows, cells) in zip(detector.searches, patches, strict=False)  # residuals are not searched
     ]
 
 

@@ -75,13 +75,15 @@ def _in_order(bank: MemoryBank, recipe: Recipe, most: float) -> MemoryBank:
     if trained_share(recipe) < 1:
         return bank
     chosen = choose_rows(bank.rows, _with_share(recipe, most))
-    return replace(bank, rows=bank.rows[torch.from_numpy(chosen)])
+    order = torch.from_numpy(chosen)
+    return replace(bank, rows=bank.rows[order], weights=None if bank.weights is None else bank.weights[order])
 
 
 @torch.no_grad()
 def _first(bank: MemoryBank, count: int) -> MemoryBank:
     rows = bank.rows[:count].contiguous()
-    return MemoryBank.from_rows(rows, bank.mean, bank.std, neighbours=bank.neighbour_count)
+    first = MemoryBank.from_rows(rows, bank.mean, bank.std, neighbours=bank.neighbour_count)
+    return first if bank.weights is None else replace(first, weights=bank.weights[:count])
 
 
 @torch.no_grad()

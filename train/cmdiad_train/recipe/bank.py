@@ -37,13 +37,27 @@ Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
 ImageScore = Literal["reweighted", "max", "patchcore", "thousandth"]
 Distances = Literal["plain", "relative"]
+MainBank = Literal["plain", "enhanced"]
+ResidualMap = Literal["none", "cycle"]
+Uncertainty = Literal["none", "bank"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
 _LARGEST = sys.float_info.max
 
-_LATER: dict[str, object] = {"paper": None, "distances": "plain"}
+_LATER: dict[str, object] = {
+    "paper": None,
+    "distances": "plain",
+    "main_bank": "plain",
+    "residual_map": "none",
+    "uncertainty": "none",
+}
+_LATER_DISTILLATION: dict[str, object] = {"context": 1}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
+
+
+def _without_later(values: dict[str, Any], later: dict[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def _distillation_from_json(value: dict[str, Any]) -> Distillation:
@@ -67,6 +81,7 @@ class Distillation:
         patience: Epochs without a better validation loss after which training stops; 0 never stops.
         categories: Further categories of the data set whose good samples also train the network (the published
             networks are joint over all classes).
+        context: Side of the square of cells that F2F sees around each cell: 1 (the cell alone, as published), 3 or 5.
     """
 
     epochs: int = 12
@@ -79,6 +94,7 @@ class Distillation:
     validation: float = 0.1
     patience: int = 5
     categories: tuple[str, ...] = ()
+    context: int = 1
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0), ("patience", 0)):
@@ -87,6 +103,8 @@ class Distillation:
             require_inside(f"distillation.{name}", getattr(self, name), "a positive number", high=_LARGEST)
         require_one("distillation.output", self.output, ("linear", "gelu"))
         require_one("distillation.loss", self.loss, ("l2", "cosine", "smooth_l1"))
+        require_whole("distillation.context", self.context, 1, 5)
+        require(self.context % 2 == 1, "distillation.context", self.context, "1, 3 or 5")
         below_one = is_number(self.validation, 0, 1) and self.validation < 1
         require(below_one, "distillation.validation", self.validation, "a fraction in [0, 1)")
         require_kind("distillation.categories", self.categories, [tuple])
@@ -123,6 +141,12 @@ class BankRecipe:
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
         distances: Distances that the map shows: "plain" as published, or "relative" to the usual distance of good
             parts at the same place of the view.
+        main_bank: "plain" (main features, and beside it a bank of hallucinated ones) or "enhanced" (one bank of both,
+            each feature of the main modality followed by its hallucination).
+        residual_map: "none", or "cycle" (a further map: how far the main features are from those that a second network
+            predicts back from the hallucinated ones).
+        uncertainty: "none", or "bank" (distances to a row of the hallucinated bank are multiplied by 0.5 to 1, less
+            where the network is uncertain about the row). Needs plain banks and the image score "max".
     """
 
     mode: Mode = "default"
@@ -137,6 +161,9 @@ class BankRecipe:
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     paper: str | None = None
     distances: Distances = "plain"
+    main_bank: MainBank = "plain"
+    residual_map: ResidualMap = "none"
+    uncertainty: Uncertainty = "none"
 
     family: ClassVar[str] = "bank"
 
@@ -148,7 +175,10 @@ class BankRecipe:
         require_kind("rgb", self.rgb, [RgbExtractor])
         require_kind("xyz", self.xyz, [XyzExtractor, SurfaceExtractor])
         require_kind("distillation", self.distillation, [Distillation])
-        require_one("distances", self.distances, ("plain", "relative"))
+        require_one("distances", self.distances, get_args(Distances))
+        require_one("main_bank", self.main_bank, get_args(MainBank))
+        require_one("residual_map", self.residual_map, get_args(ResidualMap))
+        require_one("uncertainty", self.uncertainty, get_args(Uncertainty))
         require(
             self.distances == "plain" or self.mode == "default",
             "distances",
@@ -178,6 +208,7 @@ class BankRecipe:
             self.hallucination,
             f"none with --modality {recipe.image_modality}; pairs of two image sensors are not built",
         )
+        self._check_hallucination(recipe)
         require(
             self.paper is None or recipe.mask is None,
             "mask",
@@ -202,6 +233,30 @@ class BankRecipe:
             "view",
             recipe.view,
             "sensor, top or part, unless clouds are seen as normals",
+        )
+
+    def _check_hallucination(self, recipe: Recipe) -> None:
+        context = self.distillation.context
+        may_differ = self.hallucination == "f2f" and self.mode == "default"
+        for name, value, usual in (
+            ("distillation.context", context, 1),
+            ("main_bank", self.main_bank, "plain"),
+            ("residual_map", self.residual_map, "none"),
+            ("uncertainty", self.uncertainty, "none"),
+        ):
+            expected = f"{usual}, except for the hallucination f2f in the mode default"
+            require(value == usual or may_differ, name, value, expected)
+        require(
+            self.uncertainty == "none" or (self.main_bank == "plain" and self.image_score == "max"),
+            "uncertainty",
+            self.uncertainty,
+            "none, unless the main bank is plain and the image score max",
+        )
+        require(
+            context == 1 or recipe.modality != "xyz" or self.points is None,
+            "distillation.context",
+            context,
+            "1, unless clouds are seen as an image of normals or depth",
         )
 
     @property
@@ -229,7 +284,9 @@ class BankRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values, without later fields at the values of earlier versions of cmdiad."""
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
+        values = asdict(self)
+        values["distillation"] = _without_later(values["distillation"], _LATER_DISTILLATION)
+        return _without_later(values, _LATER)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BankRecipe:

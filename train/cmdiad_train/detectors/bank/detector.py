@@ -12,6 +12,7 @@ from cmdiad_train.detectors.bank.features.joined import JoinedFeatures
 from cmdiad_train.detectors.bank.features.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.precision_parts import precision_parts
+from cmdiad_train.detectors.bank.residual_scorer import ResidualScorer
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.detectors.bank.search.proven import search_by
 from cmdiad_train.detectors.family import PrecisionParts, TrainedDetector
@@ -27,7 +28,8 @@ class Detector(TrainedDetector):
     Args:
         recipe: Recipe of the detector.
         features: Patch features of each main modality, in the order of `recipe.mains`.
-        banks: One bank for each of them, and a further one for hallucinated or joined features.
+        banks: One bank for each of them, and a further one for hallucinated or joined features. Enhanced features have
+            one bank: that of the main features and the hallucinated ones together.
         hallucinated: Patch features of the missing modality, or None.
         kept: Inspected pixels of each view, bool `[views, size, size]`; None without an inspection mask.
         joined: Patch features that are made of those of all main modalities, or None; not with `hallucinated`.
@@ -35,8 +37,9 @@ class Detector(TrainedDetector):
     Attributes:
         input_names: Names of the inputs, in the order of `forward`.
         grids: Side of the grid of patches of each bank.
-        score_weights: Weights float32 `[banks]` of the linear fusion of image scores; 1 until they are set.
-        map_weights: Weights float32 `[banks]` of the linear fusion of maps; 1 until they are set.
+        scorers: Scorer of each bank, and a further one of residuals if the recipe has a residual map.
+        score_weights: Weights float32 `[scorers]` of the linear fusion of image scores; 1 until they are set.
+        map_weights: Weights float32 `[scorers]` of the linear fusion of maps; 1 until they are set.
     """
 
     score_weights: Tensor
@@ -64,10 +67,13 @@ class Detector(TrainedDetector):
         whole = joined is not None and joined.reads_every_cell
         self.searched_grids = {f"{name}{SUFFIX}": f.grid for name, f in shown if f.cut_out and not whole}
         further = [hallucinated.grid] if hallucinated else [joined.grid] if joined else []
-        self.grids = [f.grid for f in features] + further
+        self.grids = ([f.grid for f in features] + further)[: len(banks)]
         self.scorers = nn.ModuleList(self.scorer(i, bank) for i, bank in enumerate(banks))
-        self.register_buffer("score_weights", torch.ones(len(banks)))
-        self.register_buffer("map_weights", torch.ones(len(banks)))
+        if hallucinated is not None and hallucinated.compared.inverse is not None:
+            mask = None if kept is None else kept[0]
+            self.scorers.append(ResidualScorer(grid=self.grids[0], size=recipe.size, kept=mask))
+        self.register_buffer("score_weights", torch.ones(len(self.scorers)))
+        self.register_buffer("map_weights", torch.ones(len(self.scorers)))
         self.eval().requires_grad_(False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +94,7 @@ class Detector(TrainedDetector):
         return [(score.reshape(1), anomaly_map) for score, anomaly_map in fused]
 
     def patches(self, *inputs: Tensor, tokens: Sequence[Tensor | None] | None = None) -> list[Patches]:
-        """Return patch features of each main modality, and after them the hallucinated or joined ones.
+        """Return the features that each scorer compares: of each main modality, then hallucinated or joined ones.
 
         Args:
             inputs: Network inputs, and optionally after them the cells to search for each of `searched_grids`.
@@ -102,7 +108,8 @@ class Detector(TrainedDetector):
         ]
         if self.hallucinated is not None:
             image = None if self._shown is None else self._main.image(named[self._shown])
-            patches.append(self.hallucinated(*patches[0], image))
+            searched = named.get(f"{self._fed[0][0]}{SUFFIX}")
+            patches = self.hallucinated.patches(patches[0], image, searched)
         if self.joined is not None:
             patches.append(self.joined(patches))
         return patches
@@ -118,14 +125,14 @@ class Detector(TrainedDetector):
         return main
 
     def fuse(self, scores: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return score `[]` and map (see `forward`) of unfused scores `[banks]` and maps `[banks, size, size]`."""
+        """Return score `[]` and map (see `forward`) of unfused scores `[scorers]` and maps `[scorers, size, size]`."""
         weighted = self.map_weights[:, None, None] * maps
         return (self.score_weights * scores).sum(), weighted.sum(0) if self._recipe.view != "each" else weighted
 
     @property
     def searches(self) -> list[BankSearch]:
         """Return the search of each bank, main bank first. Proven searches have been replaced by then."""
-        return [_unproven(scorer) for scorer in self.scorers]
+        return [_unproven(scorer) for scorer in self._bank_scorers]
 
     def against(self, banks: list[MemoryBank]) -> Detector:
         """Return this detector with other banks and unit fusion weights. Networks are shared."""
@@ -134,6 +141,11 @@ class Detector(TrainedDetector):
         other.verdict = self.verdict
         other.set_factors(self.factors)
         return other
+
+    @property
+    def has_residuals(self) -> bool:
+        """Return True if the last scorer is that of residuals."""
+        return isinstance(self.scorers[-1], ResidualScorer)
 
     def set_factors(self, factors: Sequence[Tensor | None]) -> None:
         """Set the factors float32 `[grid²]` of the relative distances of each bank; None keeps plain distances."""
@@ -163,7 +175,7 @@ class Detector(TrainedDetector):
 
     def set_search(self, settings: SearchSettings) -> None:
         """Search every bank with these settings, in place."""
-        for scorer, search in zip(self.scorers, self.searches, strict=True):
+        for scorer, search in zip(self._bank_scorers, self.searches, strict=True):
             scorer.search = search_by(search.rows + search.center, settings)
 
     def precision_parts(self) -> PrecisionParts:
@@ -175,16 +187,16 @@ class Detector(TrainedDetector):
 
         A search in fp16 proves nothing.
         """
-        for scorer, search in zip(self.scorers, self.searches, strict=True):
+        for scorer, search in zip(self._bank_scorers, self.searches, strict=True):
             scorer.search = search.to_half() if products else search.to_half_rows()
 
     def score_each(self, patches: list[Patches]) -> tuple[Tensor, Tensor]:
-        """Return the unfused scores `[banks]` and maps `[banks, size, size]` of the patch features of each bank."""
+        """Return the unfused scores `[scorers]` and maps `[scorers, size, size]` of what `patches` returns."""
         scored = [scorer(*rows_and_cells) for scorer, rows_and_cells in zip(self.scorers, patches, strict=True)]
         return torch.stack([score for score, _ in scored]), torch.stack([m for _, m in scored])
 
 
-def _unproven(scorer: nn.Module) -> BankSearch:
+def _unproven(scorer: BankScorer) -> BankSearch:
     search = scorer.search
     assert isinstance(search, BankSearch)
     return search

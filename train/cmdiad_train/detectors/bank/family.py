@@ -12,7 +12,13 @@ from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, inspected_patches, make_bank
 from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT, calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
-from cmdiad_train.detectors.bank.fitting.hallucinating import CHECKPOINT, hallucinate, hallucinated_features, take_over
+from cmdiad_train.detectors.bank.fitting.hallucinating import (
+    CHECKPOINTS,
+    hallucinate,
+    hallucinated_features,
+    row_weights,
+    take_over,
+)
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.bank.options import OPTIONS
 from cmdiad_train.detectors.bank.preprocessing import (
@@ -33,6 +39,7 @@ from cmdiad_train.detectors.bank.run_files import (
     save_banks,
     save_factors,
     save_fusion,
+    save_row_weights,
 )
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
 from cmdiad_train.detectors.network_size import network_bytes
@@ -49,15 +56,17 @@ def fit_banks(context: FitContext) -> Fitted:
         hallucinated = hallucinated_features(training, next(iter(mains.values())), stored[0])
         patches: list[list[Patches]] = [[(s["rows"], s["cells"]) for s in samples] for samples in stored]
         if hallucinated is not None:
-            patches.append(hallucinate(training, hallucinated, stored[0]))
+            patches = hallucinate(training, hallucinated, stored[0])
         grids = [features.grid for features in mains.values()] + ([hallucinated.grid] if hallucinated else [])
-        inspected = inspected_patches(patches, grids, context.kept)
+        count = len(bank_names(context.recipe))
+        inspected = inspected_patches(patches[:count], grids[:count], context.kept)
         banks = _banks(training, inspected)
         detector = Detector(context.recipe, list(mains.values()), banks, hallucinated, context.kept)
         scores, peaks = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_factors(context.run, context.recipe, detector)
     save_fusion(context.run, detector)
-    (context.run / CHECKPOINT).unlink(missing_ok=True)
+    for checkpoint in CHECKPOINTS:
+        (context.run / checkpoint).unlink(missing_ok=True)
     shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)
     return Fitted(detector, scores, peaks, training.provenance)
 
@@ -73,8 +82,10 @@ def _banks(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> 
         name: make_bank(name, bank_rows(rows, recipe), recipe, statistics, context.device, context.reporter)
         for name, rows in zip(bank_names(recipe), patches, strict=True)
     }
+    if training.part.uncertainty != "none":
+        save_row_weights(context.run, row_weights(training, training.patch_features(recipe.mains[0]), patches))
     save_banks(context.run, banks)
-    return [bank for bank, _ in banks.values()]
+    return load_banks(context.run, recipe)
 
 
 def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Patches]]) -> tuple[float, float]:

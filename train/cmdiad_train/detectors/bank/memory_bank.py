@@ -26,12 +26,14 @@ class MemoryBank:
         mean: Number that is subtracted from raw features.
         std: Number by which raw features are divided after that.
         neighbours: Nearest other rows of each row, int64 `[K, n]`, for the reweighting; None without.
+        weights: Factor float32 `[K]` of a distance to each row; None for 1. Not with the reweighting.
     """
 
     rows: Tensor
     mean: float
     std: float
     neighbours: Tensor | None
+    weights: Tensor | None = None
 
     @staticmethod
     def from_rows(rows: Tensor, mean: float, std: float, *, neighbours: int = 2) -> MemoryBank:
@@ -43,7 +45,7 @@ class MemoryBank:
         """Return the number of neighbours of each row in the table, 0 without a table."""
         return 0 if self.neighbours is None else self.neighbours.shape[1]
 
-    def exchanged(self, kept: Tensor, added: Tensor) -> MemoryBank:
+    def exchanged(self, kept: Tensor, added: Tensor, weights: Tensor | None = None) -> MemoryBank:
         """Return the bank with some of its rows, in order, followed by other rows; mean and std stay.
 
         Only rows whose neighbours change look for new ones.
@@ -51,10 +53,14 @@ class MemoryBank:
         Args:
             kept: Rows that stay, bool `[K]`.
             added: Normalised rows float32 `[n, C]`.
+            weights: Factors float32 `[n]` of the added rows, for a bank with weights.
         """
         rows = torch.cat([self.rows[kept], added])
+        if self.weights is not None:
+            assert weights is not None
+            weights = torch.cat([self.weights[kept], weights])
         if self.neighbours is None:
-            return MemoryBank(rows, self.mean, self.std, None)
+            return MemoryBank(rows, self.mean, self.std, None, weights)
         count = min(self.neighbour_count, max(2, len(rows) - 1))
         neighbours = self.neighbours[kept, :count]
         stale = ~kept[neighbours].all(1)
@@ -102,6 +108,7 @@ class BankScorer(nn.Module):
     """
 
     neighbours: Tensor | None
+    row_weights: Tensor | None
     factors: Tensor | None
     upsample: Tensor
     kept_cells: Tensor | None
@@ -121,6 +128,7 @@ class BankScorer(nn.Module):
         self.grid, self.mean, self.std, self.image_score = grid, bank.mean, bank.std, image_score
         self.search: BankSearch | ProvenSearch = BankSearch(bank.rows)
         self.register_buffer("neighbours", bank.neighbours)
+        self.register_buffer("row_weights", bank.weights)
         self.register_buffer("factors", None)
         self.register_buffer("upsample", upsampling(grid, size, blur=not published_blur))
         self.register_buffer("kept_cells", None if kept is None else marked_cells(kept, grid).float())
@@ -136,6 +144,8 @@ class BankScorer(nn.Module):
         """Return score `[]` and plain distances `[grid²]` of the cells; arguments as of `forward`."""
         queries = (rows.float() - self.mean) / self.std
         distance, index = self.search(queries)
+        if self.row_weights is not None:
+            distance = distance * self.row_weights[index]
         cell_distance = distance[cells]
         return self.score(queries, distance, index, cells), cell_distance
 

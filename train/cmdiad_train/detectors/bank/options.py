@@ -35,6 +35,31 @@ HALLUCINATION = option_group(
         help="Last activation of the f2f network.  [default: linear, faithful: gelu]",
     ),
     click.option(
+        "--hallucination-context",
+        type=int,
+        metavar="[1|3|5]",
+        help="Side of the square of cells that the f2f network sees around each cell (default mode only).  "
+        "[default: 1]",
+    ),
+    click.option(
+        "--main-bank",
+        type=click.Choice(["plain", "enhanced"]),
+        help="Banks with f2f: one of main and one of hallucinated features, or one in which each main feature is "
+        "followed by its hallucination (default mode only).  [default: plain]",
+    ),
+    click.option(
+        "--residual-map",
+        type=click.Choice(["none", "cycle"]),
+        help="Further map with f2f: how far the main features are from those that a second network predicts back from "
+        "the hallucinated ones (default mode only).  [default: none]",
+    ),
+    click.option(
+        "--uncertainty",
+        type=click.Choice(["none", "bank"]),
+        help="With f2f: reduce distances to rows of the hallucinated bank that the network is uncertain about, at most "
+        "by half (default mode only).  [default: none]",
+    ),
+    click.option(
         "--distil-validation",
         type=float,
         help="Share of the training samples that choose the best epoch.  [default: 0.1, faithful: 0]",

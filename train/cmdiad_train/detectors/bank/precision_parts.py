@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from cmdiad_train.detectors.bank.features.patches import Extractor, PatchFeatures
 from cmdiad_train.detectors.family import PrecisionParts
-from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def precision_parts(detector: Detector) -> PrecisionParts:
     other points when the last digit of a coordinate changes.
     """
     extractors = _extractors(detector)
-    hallucination = [("hallucination network", ("hallucinated.network",))] if detector.hallucinated is not None else []
+    hallucination = [("hallucination network", tuple(_hallucination(detector)))] if detector.hallucinated else []
     joined = [("fusion network", ("joined",))] if detector.joined is not None else []
     return PrecisionParts(
         networks=tuple(_networks(detector, extractors)),
@@ -47,12 +46,17 @@ def _extractors(detector: Detector) -> dict[str, Extractor]:
 def _networks(detector: Detector, extractors: dict[str, Extractor]) -> list[str]:
     names = [f"{name}.model" if isinstance(e, TimmBackbone) else name for name, e in extractors.items()]
     names += [] if detector.joined is None else [f"joined.{name}" for name in detector.joined.networks]
-    hallucinated = detector.hallucinated
-    if hallucinated is None:
-        return names
-    if isinstance(hallucinated.network, FeatureToFeature):
-        return [*names, "hallucinated.network.norm", "hallucinated.network.mlp"]
-    return [*names, *(f"hallucinated.network.{name}" for name, _ in hallucinated.network.named_children())]
+    for network in _hallucination(detector):
+        names += [f"{network}.{name}" for name, _ in detector.get_submodule(network).named_children()]
+    return names
+
+
+def _hallucination(detector: Detector) -> list[str]:
+    """Return the names of the network that hallucinates and, for residuals, of its inverse."""
+    if detector.hallucinated is None:
+        return []
+    has_inverse = detector.hallucinated.compared.inverse is not None
+    return ["hallucinated.network", *(["hallucinated.compared.inverse"] if has_inverse else [])]
 
 
 def _always_single(detector: Detector, extractors: dict[str, Extractor]) -> list[str]:

@@ -56,8 +56,19 @@ _DISTILLATION = {
     "f2f_output": "output",
     "distil_validation": "validation",
     "patience": "patience",
+    "hallucination_context": "context",
 }
-_PART = ("hallucination", "coreset", "components", "image_score", "distances", "fusion")
+_PART = (
+    "hallucination",
+    "coreset",
+    "components",
+    "image_score",
+    "distances",
+    "fusion",
+    "main_bank",
+    "residual_map",
+    "uncertainty",
+)
 _SURFACE = ("surface_backbone", "surface_stages", "surface_grid", "surface_weights")
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")
 _SMALL_WEIGHTS = (SMALL_RGB.weights, SMALL_NORMALS.backbone.weights)

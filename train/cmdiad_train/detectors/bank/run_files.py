@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.compared import Compared
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
 from cmdiad_train.detectors.bank.features.patches import Extractor, Hallucinated, PatchFeatures, shows_part_alone
+from cmdiad_train.detectors.bank.fitting.uncertainty import LEAST_WEIGHT
 from cmdiad_train.detectors.bank.fitting.usual_distance import MOST_CHANGE
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
@@ -27,6 +30,8 @@ BANKS = "banks.safetensors"
 FUSION = "fusion.json"
 FACTORS = "factors.safetensors"
 NETWORK = "hallucination.safetensors"
+ROW_WEIGHTS = "row-weights.safetensors"
+INVERSE = "inverse-hallucination.safetensors"
 BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 _BANK_TENSORS = (".rows", ".chosen", ".neighbours", ".mean", ".std")
 
@@ -99,12 +104,55 @@ def load_basis(run: Path, modality: Modality) -> Tensor | None:
     return load_tensors(file)["basis"] if file.exists() else None
 
 
-def save_network(run: Path, network: Network, grid: int) -> None:
-    """Write the distillation network, with the side of the grid of hallucinated features."""
+def save_network(run: Path, network: Network, grid: int, main_scale: float | None = None) -> None:
+    """Write the distillation network.
+
+    Args:
+        run: Run directory.
+        network: Trained network.
+        grid: Side of the grid of hallucinated features.
+        main_scale: Standard deviation of main features for an enhanced bank, else None.
+    """
     metadata = {"grid": str(grid)}
+    if main_scale is not None:
+        metadata["main_scale"] = repr(main_scale)
     if isinstance(network, FeatureToInput):
         metadata["fed_grid"] = str(network.grid)
     save_tensors(run / NETWORK, network.state_dict(), metadata)
+
+
+def save_inverse(run: Path, inverse: Network) -> None:
+    """Write the network from hallucinated features back to main ones."""
+    save_tensors(run / INVERSE, inverse.state_dict())
+
+
+def _load_inverse(run: Path, recipe: Recipe) -> FeatureToFeature | None:
+    if bank_part(recipe).residual_map == "none":
+        return None
+    file, options = run / INVERSE, bank_part(recipe).distillation
+    state = load_tensors(file)
+    width, out = _width(state, "norm.weight", file), _width(state, "target_mean", file)
+    inverse = FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+    load_state(inverse, state, file)
+    return inverse
+
+
+def _width(state: dict[str, Tensor], name: str, file: Path) -> int:
+    if name not in state or state[name].ndim != 1:
+        raise damaged(file, ValueError(f"no vector {name}"))
+    return len(state[name])
+
+
+def _load_main_scale(metadata: dict[str, str], recipe: Recipe, file: Path) -> float | None:
+    if bank_part(recipe).main_bank == "plain":
+        return None
+    try:
+        scale = float(metadata["main_scale"])
+    except (KeyError, ValueError) as error:
+        raise damaged(file, ValueError("no scale of the main features")) from error
+    if not (math.isfinite(scale) and scale > 0):
+        raise damaged(file, ValueError(f"the scale {scale} of the main features"))
+    return scale
 
 
 def network_file(run: Path) -> Path:
@@ -132,6 +180,7 @@ def load_hallucinated(run: Path, recipe: Recipe, main_grid: int) -> Hallucinated
         basis=load_basis(run, recipe.other) if sees_input else None,
         size=recipe.size,
     )
+    hallucinated.compared = Compared(_load_main_scale(metadata, recipe, file), _load_inverse(run, recipe))
     return hallucinated.eval().requires_grad_(False)
 
 
@@ -140,17 +189,18 @@ def _new_network(state: dict[str, Tensor], metadata: dict[str, str], recipe: Rec
     part, out = bank_part(recipe), len(state["target_mean"])
     if part.hallucination == "f2f":
         width, options = len(state["norm.weight"]), part.distillation
-        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output)
+        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output, context=options.context)
     if part.hallucination == "f2i":
         return FeatureToInput(state["conv1.weight"].shape[1], int(metadata["fed_grid"]), recipe.size)
     return InputToFeature(out)
 
 
 def bank_names(recipe: Recipe) -> list[str]:
-    """Return the names of the banks of a detector, in the order of its scorers."""
+    """Return the names of the banks of a detector, in order."""
     if recipe.modality == "both":
         return list(recipe.mains)
-    return ["main"] if bank_part(recipe).hallucination == "none" else ["main", "fusion"]
+    part = bank_part(recipe)
+    return ["main"] if part.hallucination == "none" or part.main_bank == "enhanced" else ["main", "fusion"]
 
 
 def save_banks(run: Path, banks: dict[str, tuple[MemoryBank, Tensor]]) -> None:
@@ -173,6 +223,7 @@ def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
     unknown = [name for name in tensors if not name.endswith(_BANK_TENSORS) or name.split(".")[0] not in BANK_NAMES]
     if unknown:
         raise damaged(run / BANKS, ValueError(f"an unknown tensor {unknown[0]!r}"))
+    weights = _weights_of_fusion_bank(run, recipe, tensors)
     try:
         return [
             MemoryBank(
@@ -180,12 +231,37 @@ def load_banks(run: Path, recipe: Recipe) -> list[MemoryBank]:
                 float(tensors[f"{name}.mean"]),
                 float(tensors[f"{name}.std"]),
                 tensors[f"{name}.neighbours"] if reweight else None,
+                weights if name == "fusion" else None,
             )
             for name in BANK_NAMES
             if f"{name}.rows" in tensors
         ]
     except KeyError as error:
         raise damaged(run / BANKS, ValueError(f"no tensor {error}")) from error
+
+
+def save_row_weights(run: Path, weights: Tensor) -> None:
+    """Write the factors float32 `[n]` of the distances to all candidate rows of the hallucinated bank."""
+    save_tensors(run / ROW_WEIGHTS, {"weights": weights})
+
+
+def load_row_weights(run: Path) -> Tensor | None:
+    """Return the factors float32 `[n]` of candidate rows, or None for a run without uncertainty."""
+    file = run / ROW_WEIGHTS
+    return load_tensors(file)["weights"] if file.exists() else None
+
+
+def _weights_of_fusion_bank(run: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> Tensor | None:
+    """Return the factors float32 `[K]` of the rows of the hallucinated bank, or None without uncertainty."""
+    if bank_part(recipe).uncertainty == "none":
+        return None
+    file = run / ROW_WEIGHTS
+    weights, chosen = load_tensors(file).get("weights"), tensors.get("fusion.chosen")
+    if weights is None or chosen is None or weights.ndim != 1 or int(chosen.max()) >= len(weights):
+        raise damaged(file, ValueError("no weight for each row of the bank"))
+    if not bool(((weights >= LEAST_WEIGHT) & (weights <= 1)).all()):
+        raise damaged(file, ValueError("impossible weights"))
+    return weights[chosen]
 
 
 def load_chosen(run: Path) -> list[Tensor]:

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmdiad_runtime.names import Modality
+from cmdiad_train.detectors.bank.features.compared import Compared, Patches
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.projection import projection_layer
 from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
@@ -18,9 +20,6 @@ from cmdiad_train.extractors.generated_cloud import GeneratedCloud
 from cmdiad_train.recipe import Recipe, bank_part
 
 Extractor = TimmBackbone | PointMae
-Patches = tuple[Tensor, Tensor]
-"""Rows float32 `[R, C]` and cells int64 `[grid²]` of one sample: cell i has features `rows[cells[i]]`."""
-
 POINT_INPUTS = ("centers", "groups", "weights", "cells")
 
 
@@ -135,10 +134,14 @@ class Hallucinated(nn.Module):
         extractor: Extractor of the other modality for the input that F2I generates.
         basis: Basis of the features of that extractor, see `PatchFeatures`.
         size: Side of the input that F2I generates for a point extractor.
+
+    Attributes:
+        compared: What is compared with good samples; by default a bank of main and a bank of hallucinated features.
     """
 
     every_cell: Tensor
     repeat: Tensor
+    around: Tensor | None
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class Hallucinated(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.extractor, self.grid = network, extractor, grid
+        self.compared = Compared()
         self.projection = nn.Identity() if basis is None else projection_layer(basis)
         self.cloud = None
         if isinstance(extractor, PointMae):
@@ -161,17 +165,25 @@ class Hallucinated(nn.Module):
         repeat = repeated_cells(main_grid, fed) if fed % main_grid == 0 else torch.arange(main_grid**2)
         self.register_buffer("every_cell", torch.arange(grid**2), persistent=False)
         self.register_buffer("repeat", repeat, persistent=False)
+        context = network.context if isinstance(network, FeatureToFeature) else 1
+        around = neighbouring_cells(main_grid, context) if context > 1 else None
+        self.register_buffer("around", around, persistent=False)
 
-    def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None) -> Patches:
+    def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None, searched: Tensor | None = None) -> Patches:
         """Return hallucinated rows and cells.
 
         Args:
             rows: Main rows `[R, C]`.
             cells: Main cells `[main_grid²]`.
             image: Image `[3, size, size]` for I2F, else None.
+            searched: Cell int64 `[R]` of each row, for F2F with a context; None if row i belongs to cell i.
         """
         if isinstance(self.network, FeatureToFeature):
-            return self.network(rows).float(), cells[self.repeat]
+            fed = rows
+            if self.around is not None:
+                around = self.around if searched is None else self.around[searched]
+                fed = neighbourhoods(rows, cells, around)
+            return self.network(fed).float(), cells[self.repeat]
         if isinstance(self.network, InputToFeature):
             assert image is not None
             dtype = next(self.network.parameters()).dtype
@@ -180,6 +192,10 @@ class Hallucinated(nn.Module):
         dtype = self.network.conv1.weight.dtype
         generated = self.network(rows[cells[self.repeat]][None].to(dtype))  # [1, 3, size, size]
         return self._extract(generated.float()), self.every_cell
+
+    def patches(self, main: Patches, image: Tensor | None, searched: Tensor | None = None) -> list[Patches]:
+        """Return what each scorer compares, see `Compared`; arguments as of `forward`."""
+        return self.compared(main, self(*main, image, searched), self.network.target_scale)
 
     def _extract(self, generated: Tensor) -> Tensor:
         if isinstance(self.extractor, TimmBackbone):

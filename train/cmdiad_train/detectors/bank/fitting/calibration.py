@@ -14,7 +14,7 @@ from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
 from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
-from cmdiad_train.detectors.bank.run_files import load_chosen
+from cmdiad_train.detectors.bank.run_files import load_chosen, load_row_weights
 from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.recipe import bank_part
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
@@ -46,8 +46,8 @@ def calibrate_fusion(
         context: The training.
         detector: Detector whose fusion weights and factors are set in place.
         banks: Banks of the detector.
-        patches: Patch features of the training samples, by bank and sample: all of them, and those that an inspection
-            mask does not ignore, which make up the banks.
+        patches: Patch features of the training samples, by scorer and sample; and by bank and sample those that an
+            inspection mask does not ignore, which make up the banks.
     """
     trained = _without_own_rows(context, detector, banks, patches)
     held_out = _held_out_patches(context, detector)
@@ -55,6 +55,8 @@ def calibrate_fusion(
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
         scored.append(_over_sensor(context, files, detector.score_each(sample)))
         context.reporter.step("calibrate threshold", i + 1, len(held_out))
+    if detector.has_residuals:
+        trained = _as_held_out(trained, scored)
     scored += trained
     is_published = bank_part(context.recipe).fusion == "ocsvm"
     fitted_on = _against_own_rows(context, detector, patches[0]) if is_published else scored
@@ -63,6 +65,22 @@ def calibrate_fusion(
     scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
     peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in scored]
     return scores, peaks
+
+
+def _as_held_out(trained: Sequence[Scored], held_out: Sequence[Scored]) -> list[Scored]:
+    """Return the results of training samples with residuals at the level of held-out samples.
+
+    The networks have seen the training samples, so their residuals, the last of the results, are too small. They are
+    multiplied by the ratio of the mean residual of the held-out samples to that of the training samples, at least 1.
+    """
+    means = [torch.stack([maps[-1].mean() for _, maps in scored]).mean() for scored in (held_out, trained) if scored]
+    ratio = max(1.0, float(means[0] / means[-1]))
+    raised = []
+    for scores, maps in trained:
+        factors = torch.ones_like(scores)
+        factors[-1] = ratio
+        raised.append((factors * scores, factors[:, None, None] * maps))
+    return raised
 
 
 def _held_out_patches(context: FitContext, detector: Detector) -> list[list[Patches]]:
@@ -103,8 +121,11 @@ def _without_own_rows(
     chosen = load_chosen(context.run)
     by_bank: list[list[Scored]] = []
     factors: list[Tensor | None] = []
-    for number, (bank, of_bank, every, inspected) in enumerate(zip(banks, chosen, *patches, strict=True)):
-        without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device)
+    weights = load_row_weights(context.run)
+    of_banks = zip(banks, chosen, patches[0][: len(banks)], patches[1], strict=True)
+    for number, (bank, of_bank, every, inspected) in enumerate(of_banks):
+        own = None if bank.weights is None else weights
+        without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device, own)
         compared: list[Compared] = []
         for picture in dict.fromkeys(pictures):
             compared += _of_picture(context, detector, number, picture, without, every)
@@ -115,6 +136,8 @@ def _without_own_rows(
         by_bank.append(_with_maps(scorer, compared, usual, pictures))
         factors.append(None if usual is None else usual.factors())
     detector.set_factors(factors)
+    for scorer, every in zip(detector.scorers[len(banks) :], patches[0][len(banks) :], strict=True):
+        by_bank.append([scorer(*sample) for sample in every])
     return [
         _over_sensor(context, files, (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
         for files, unfused in zip(context.train, zip(*by_bank, strict=True), strict=True)

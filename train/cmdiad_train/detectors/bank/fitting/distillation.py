@@ -25,7 +25,8 @@ Pair = tuple[Tensor, Tensor]
 class Pairs(Protocol):
     """Input and target pairs for the distillation network, one per sample.
 
-    F2F: features `[R, C]` to features `[R, C']`, row by row. F2I: features `[grid², C]` to an image `[3, h, w]`.
+    F2F: features `[R, C]`, or with a context `[R, context², C]`, to features `[R, C']`, row by row.
+    F2I: features `[grid², C]` to an image `[3, h, w]`.
     I2F: an image `[3, h, w]` to features `[T, C']`.
     """
 
@@ -40,7 +41,7 @@ def new_network(pairs: Pairs, recipe: Recipe) -> Network:
         torch.manual_seed(recipe.seed)
         network = _network(x, y, recipe)
     if bank_part(recipe).mode == "default":
-        mean, scale = _target_statistics(pairs, bank_part(recipe).hallucination == "f2i")
+        mean, scale = target_statistics(pairs, bank_part(recipe).hallucination == "f2i")
         network.target_mean.copy_(mean)
         network.target_scale.copy_(scale)
     return network
@@ -49,13 +50,16 @@ def new_network(pairs: Pairs, recipe: Recipe) -> Network:
 def _network(x: Tensor, y: Tensor, recipe: Recipe) -> Network:
     options = bank_part(recipe).distillation
     if bank_part(recipe).hallucination == "f2f":
-        return FeatureToFeature(x.shape[1], y.shape[1], expansion=options.expansion, output=options.output)
+        context = options.context if x.ndim == 3 else 1
+        return FeatureToFeature(
+            x.shape[-1], y.shape[1], expansion=options.expansion, output=options.output, context=context
+        )
     if bank_part(recipe).hallucination == "f2i":
         return FeatureToInput(x.shape[1], round(len(x) ** 0.5), y.shape[-1])
     return InputToFeature(y.shape[1])
 
 
-def _target_statistics(pairs: Pairs, is_image: bool) -> tuple[Tensor, Tensor]:
+def target_statistics(pairs: Pairs, is_image: bool) -> tuple[Tensor, Tensor]:
     """Return the mean `[C']` over all target rows and the standard deviation `[]` around this mean."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for i in range(len(pairs)):
@@ -92,10 +96,10 @@ def distil(
     Raises:
         OutputError: The checkpoint is damaged or of another training.
     """
-    options = bank_part(recipe).distillation
+    options, name = bank_part(recipe).distillation, f"distil {bank_part(recipe).hallucination}"
     training, validating = split(len(pairs), options.validation)
     loop = LoopOptions(
-        name=f"distil {bank_part(recipe).hallucination}",
+        name=name,
         epochs=options.epochs,
         batch=options.batch,
         seed=recipe.seed,
@@ -104,7 +108,7 @@ def distil(
         patience=options.patience,
     )
     task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"))
-    log = train(task, training, loop, Checkpoint(checkpoint, f"distil {bank_part(recipe).hallucination}"), reporter)
+    log = train(task, training, loop, Checkpoint(checkpoint, name), reporter)
     network.eval()
     return log
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import MODALITIES
+from cmdiad_train.detectors.bank.features.hallucination import Network
+from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.patches import (
     Hallucinated,
     Patches,
@@ -19,16 +21,20 @@ from cmdiad_train.detectors.bank.features.patches import (
     hallucination_grid,
     regrid,
 )
-from cmdiad_train.detectors.bank.fitting.distillation import Pair, distil, new_network
+from cmdiad_train.detectors.bank.fitting.distillation import Pair, Pairs, distil, new_network, target_statistics
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
+from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of
 from cmdiad_train.detectors.bank.run_files import (
+    INVERSE,
     NETWORK,
     basis_file,
     extractor_file,
     load_hallucinated,
     network_file,
+    save_inverse,
     save_network,
 )
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.features import extractor_digest, feature_key
 from cmdiad_train.features.store import Stored
 from cmdiad_train.recipe import Recipe, bank_part
@@ -37,7 +43,8 @@ from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
 from cmdiad_train.training.log import write_log
 from cmdiad_train.training.loss_plot import plot_losses
 
-CHECKPOINT = "distillation.checkpoint.safetensors"
+CHECKPOINTS = ("distillation.checkpoint.safetensors", "inverse-distillation.checkpoint.safetensors")
+_ROWS = ("rows", "residuals")
 
 
 def hallucinated_features(
@@ -54,33 +61,63 @@ def hallucinated_features(
     if training.part.hallucination == "none":
         return None
     other = training.patch_features(context.recipe.other)
-    if not (context.run / NETWORK).exists():
-        _train_network(training, main, stored, other)
+    if not (context.run / NETWORK).exists() or (
+        training.part.residual_map != "none" and not (context.run / INVERSE).exists()
+    ):
+        _train_networks(training, main, stored, other)
     return load_hallucinated(context.run, context.recipe, main.grid)
 
 
-def hallucinate(training: TrainingFeatures, hallucinated: Hallucinated, stored: Sequence[Stored]) -> list[Patches]:
-    """Return the hallucinated patch features of every training sample, on the CPU."""
-    context = training.context
-    digest = extractor_digest(hallucinated, {"device": str(context.device), "family": "bank"})
+def hallucinate(
+    training: TrainingFeatures, hallucinated: Hallucinated, stored: Sequence[Stored]
+) -> list[list[Patches]]:
+    """Return what each scorer compares, by scorer and training sample, on the CPU; see `Compared`."""
+    context, compared = training.context, hallucinated.compared
+    spec = {"device": str(context.device), "family": "bank", "main_scale": compared.main_scale}
+    digest = extractor_digest(hallucinated, spec)
     hallucinated.to(context.device)
-    patches = []
+    by_sample: list[list[Patches]] = []
     for i, sample in enumerate(stored):
         key = feature_key(digest, {}, {}, _content(sample))
         make = partial(_hallucinated_one, hallucinated, sample, context.device)
         made = training.store.get("hallucinated", key, len(stored), make)
-        patches.append((made["rows"], made["cells"]))
+        own = [] if compared.enhanced else [(sample["rows"], sample["cells"])]
+        by_sample.append([*own, *((made[name], made["cells"]) for name in _ROWS if name in made)])
         context.reporter.step(f"hallucinate {context.recipe.other} features", i + 1, len(stored))
     hallucinated.cpu()
-    return patches
+    return [list(of_scorer) for of_scorer in zip(*by_sample, strict=True)]
 
 
 @torch.no_grad()
 def _hallucinated_one(hallucinated: Hallucinated, sample: Stored, device: torch.device) -> Stored:
-    main = [sample[name].to(device) for name in ("rows", "cells")]
+    """Return the rows of each scorer, without those of the main features alone, and their common cells."""
+    main = (sample["rows"].to(device), sample["cells"].to(device))
     image = sample["image"].to(device) if "image" in sample else None
-    rows, cells = hallucinated(*main, image)
-    return {"rows": rows, "cells": cells}
+    compared = hallucinated.patches(main, image)
+    further = compared if hallucinated.compared.enhanced else compared[1:]
+    return {**{name: rows for name, (rows, _) in zip(_ROWS, further, strict=False)}, "cells": further[0][1]}
+
+
+def row_weights(training: TrainingFeatures, main: PatchFeatures, patches: Sequence[Sequence[Patches]]) -> Tensor:
+    """Return the factors float32 `[n]` of the distances to the candidate rows of the hallucinated bank.
+
+    Args:
+        training: Features of the training samples.
+        main: Patch features of the main modality.
+        patches: Inspected patch features of the bank of main and that of hallucinated features, by sample.
+    """
+    recipe, device = training.recipe, training.context.device
+    other = training.patch_features(recipe.other)
+    stored = training.of_training(main, recipe.mains[0])
+    pairs = _Pairs(stored, training.of_training(other, recipe.other), (main.grid, other.grid), recipe)
+    network = load_hallucinated(training.context.run, recipe, main.grid).network.to(device)
+    assert isinstance(network, FeatureToFeature)
+    candidates = []
+    for sample, (_, cells), found in zip(stored, patches[1], log_variances(network, pairs, device), strict=True):
+        of_row = torch.full((len(sample["rows"]),), torch.nan, dtype=torch.float64)
+        of_row[torch.unique(sample["cells"])] = found  # the order of the rows in `make_pair`
+        candidates.append(of_row[torch.unique(cells)])
+    return weights_of(torch.cat(candidates))
 
 
 def _content(sample: Stored) -> str:
@@ -104,7 +141,21 @@ class _Pairs:
         return make_pair(self.main[index], self.other[index], self.grids, self.recipe)
 
 
-def _train_network(
+class _InversePairs:
+    """Target and input of each pair: what the inverse network learns from, always row by row."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        x, y = self.pairs[index]
+        return y, x if x.ndim == 2 else x[:, x.shape[1] // 2]
+
+
+def _train_networks(
     training: TrainingFeatures, main: PatchFeatures, stored: Sequence[Stored], other: PatchFeatures
 ) -> None:
     context, recipe, grids = training.context, training.recipe, (main.grid, other.grid)
@@ -113,18 +164,30 @@ def _train_network(
         mains += training.of_training(main, recipe.mains[0], category)
         others += training.of_training(other, recipe.other, category)
     pairs = _Pairs(mains, others, grids, recipe)
-    network = new_network(pairs, recipe)
+    if not (context.run / NETWORK).exists():
+        network = _trained(training, pairs, "distillation")
+        enhanced = training.part.main_bank == "enhanced"
+        main_scale = float(target_statistics(_InversePairs(pairs), False)[1]) if enhanced else None
+        save_network(context.run, network, hallucination_grid(recipe, *grids), main_scale)
+    if training.part.residual_map != "none":
+        save_inverse(context.run, _trained(training, _InversePairs(pairs), "inverse-distillation"))
+
+
+def _trained(training: TrainingFeatures, pairs: Pairs, file: str) -> Network:
+    """Return a network trained on pairs; `FILE.csv` and `FILE.png` show its losses."""
+    context, recipe = training.context, training.recipe
+    network, checkpoint = new_network(pairs, recipe), context.run / f"{file}.checkpoint.safetensors"
     log = distil(
         network,
         pairs,
         recipe,
-        checkpoint=context.run / CHECKPOINT,
+        checkpoint=checkpoint,
         device=context.device,
         reporter=context.reporter,
     )
-    write_log(context.run / "distillation.csv", log)
-    plot_losses(context.run / "distillation.png", [e.loss for e in log], [e.validation for e in log])
-    save_network(context.run, network, hallucination_grid(recipe, *grids))
+    write_log(context.run / f"{file}.csv", log)
+    plot_losses(context.run / f"{file}.png", [e.loss for e in log], [e.validation for e in log])
+    return network
 
 
 def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recipe) -> Pair:
@@ -132,7 +195,7 @@ def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recip
 
     F2F, published: one pair per cell of the finer grid (method §5, §9). Default: one pair per distinct row of the main
     modality, whose target is the mean over the cells that share the row, because equal inputs can only learn one
-    output.
+    output. With a context, the input is the square of cells around the row's cell; row i of an image belongs to cell i.
 
     Args:
         main: `rows` and `cells` of the main modality, for I2F also its `image`.
@@ -153,13 +216,16 @@ def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recip
     if part.mode == "faithful":
         finer = max(grids)
         return regrid(main["rows"][main["cells"]], main_grid, finer), regrid(target, other_grid, finer)
-    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid))
+    context = part.distillation.context
+    around = neighbouring_cells(main_grid, context) if context > 1 else None
+    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid), around)
 
 
-def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor) -> Pair:
+def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor, around: Tensor | None) -> Pair:
     used, position, count = torch.unique(cells, return_inverse=True, return_counts=True)
     total = torch.zeros(len(used), targets.shape[1]).index_add_(0, position, targets)
-    return rows[used], total / count[:, None]
+    fed = rows[used] if around is None else neighbourhoods(rows, cells, around[used])
+    return fed, total / count[:, None]
 
 
 def take_over(source: Path, run: Path, recipe: Recipe) -> None:
@@ -171,11 +237,20 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
     network_file(source)
     stored = read_record(source).recipe
     trained, requested = bank_part(stored), bank_part(recipe)
-    for name in ("mode", "hallucination", "rgb", "xyz", "components", "distillation"):
+    for name in (
+        "mode",
+        "hallucination",
+        "rgb",
+        "xyz",
+        "components",
+        "distillation",
+        "main_bank",
+        "residual_map",
+    ):
         _require_same(source, name, getattr(trained, name) == getattr(requested, name))
     for name in ("modality", "size", "rgb_mask", "foreground"):
         _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
-    names = [*map(extractor_file, MODALITIES), *map(basis_file, MODALITIES), NETWORK]
+    names = [*map(extractor_file, MODALITIES), *map(basis_file, MODALITIES), NETWORK, INVERSE]
     for name in names:
         if (source / name).exists() and not (run / name).exists():
             save_tensors(run / name, load_tensors(source / name), load_metadata(source / name) or None)

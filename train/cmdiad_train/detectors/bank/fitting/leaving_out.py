@@ -29,9 +29,10 @@ class BanksWithout:
         owners: Number of the picture of each training sample, whose samples are left out together.
         recipe: Recipe of the detector.
         device: Device of the coreset search.
+        weights: Factor float32 `[n]` of each candidate row, for a bank with weights; else None.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the bank and all that it was made of
         self,
         bank: MemoryBank,
         chosen: Tensor,
@@ -39,7 +40,9 @@ class BanksWithout:
         owners: Sequence[int],
         recipe: Recipe,
         device: torch.device,
+        weights: Tensor | None = None,
     ) -> None:
+        self._weights = weights
         self._bank, self._chosen, self._recipe = bank, chosen, recipe
         counts = torch.tensor([len(bank_rows([sample], recipe)) for sample in patches])
         self._owners = torch.tensor(owners).repeat_interleave(counts)
@@ -54,7 +57,7 @@ class BanksWithout:
         if count == int(others.sum()):
             stays = others[self._chosen]
             others[self._chosen] = False
-            return self._bank.exchanged(stays, self._rows[others])
+            return self._exchanged(stays, others)
         if self._selections is None:
             projected = project(self._rows, eps=bank_part(self._recipe).coreset_eps, seed=self._recipe.seed)
             # Without the last picks there is room for as many new ones as each owner leaves behind.
@@ -64,4 +67,8 @@ class BanksWithout:
         positions, added = (index.cpu() for index in self._selections.without(owner, count))
         stays = torch.zeros(len(self._chosen), dtype=torch.bool)
         stays[positions] = True
-        return self._bank.exchanged(stays, self._rows[added])
+        return self._exchanged(stays, added)
+
+    def _exchanged(self, stays: Tensor, added: Tensor) -> MemoryBank:
+        weights = None if self._weights is None else self._weights[added]
+        return self._bank.exchanged(stays, self._rows[added], weights)

@@ -1,0 +1,255 @@
+"""F2F with a context, one bank of main and hallucinated features, and residuals of the way back."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.engines.searched_cells import SUFFIX, searched_cells
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.bank.features.compared import Compared
+from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
+from cmdiad_train.detectors.bank.features.patches import Hallucinated
+from cmdiad_train.detectors.bank.fitting.calibration import _as_held_out
+from cmdiad_train.detectors.bank.fitting.hallucinating import make_pair
+from cmdiad_train.detectors.bank.residual_scorer import ResidualScorer
+from cmdiad_train.detectors.cell_maps import upsampling
+from cmdiad_train.detectors.feature_mapping import FeatureToFeature
+from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.recipe import BankRecipe, Recipe, RgbExtractor, SurfaceExtractor
+from cmdiad_train.runs.run import load_run
+from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
+from helpers import changed, tiny_recipe
+
+NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
+DISTILLATION = tiny_recipe().detector.distillation
+VARIANTS: dict[str, dict[str, Any]] = {
+    "context": {"distillation": replace(DISTILLATION, context=3)},
+    "enhanced": {"main_bank": "enhanced"},
+    "cycle": {"residual_map": "cycle"},
+    "all": {"distillation": replace(DISTILLATION, context=5), "main_bank": "enhanced", "residual_map": "cycle"},
+}
+CASES = [("rgb", "part", "context"), ("xyz", "top", "enhanced"), ("rgb", "sensor", "cycle"), ("xyz", "top", "all")]
+
+
+def features_of_part(grid: int, width: int, part: set[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random rows `[grid², width]` of the cells of a part, zeros elsewhere, and the row of each cell."""
+    rows = torch.randn(grid**2, width, generator=torch.Generator().manual_seed(3))
+    background = min(set(range(grid**2)) - part)
+    for cell in set(range(grid**2)) - part:
+        rows[cell] = 0
+    return rows, torch.tensor([cell if cell in part else background for cell in range(grid**2)])
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_neighbourhoods_equal_those_found_cell_by_cell(side: int) -> None:
+    grid, part = 6, {1, 7, 8, 13, 14, 20, 35}
+    rows, cells = features_of_part(grid, 4, part)
+    found = neighbourhoods(rows, cells, neighbouring_cells(grid, side))
+    for cell in range(grid**2):
+        y, x = divmod(cell, grid)
+        reach = range(-(side // 2), side // 2 + 1)
+        around = [(min(max(y + dy, 0), grid - 1), min(max(x + dx, 0), grid - 1)) for dy in reach for dx in reach]
+        expected = torch.stack([rows[cells[v * grid + u]] for v, u in around])
+        assert torch.equal(found[cell], expected if cell in part else torch.zeros_like(expected))
+
+
+def test_network_with_a_context_is_a_convolution() -> None:
+    """In float64, against `conv2d` over the grid with the nearest cell repeated beyond the edge."""
+    grid, width, side = 7, 8, 3
+    torch.manual_seed(0)
+    network = FeatureToFeature(width, 5, context=side).double()
+    rows = torch.randn(grid**2, width, dtype=torch.float64)
+    found = network(neighbourhoods(rows, torch.arange(grid**2), neighbouring_cells(grid, side)))
+    normed = F.layer_norm(rows, (width,), network.norm.weight, network.norm.bias)
+    image = F.pad(network.reduce(normed).T.reshape(1, -1, grid, grid), [side // 2] * 4, mode="replicate")
+    own, around = network.mlp.fc1.weight.split([width, side**2 * width // 4], 1)
+    kernel = around.reshape(-1, side, side, width // 4).permute(0, 3, 1, 2)
+    hidden = normed @ own.T + F.conv2d(image, kernel)[0].flatten(1).T + network.mlp.fc1.bias
+    expected = network.mlp.fc3(F.gelu(network.mlp.fc2(F.gelu(hidden))))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_listed_cells_and_all_cells_have_the_same_hallucinations() -> None:
+    grid, part = 6, {8, 9, 14, 15, 20}
+    rows, cells = features_of_part(grid, 8, part)
+    torch.manual_seed(1)
+    hallucinated = Hallucinated(FeatureToFeature(8, 3, context=3), main_grid=grid, grid=grid)
+    with torch.no_grad():
+        everywhere, own = hallucinated(rows, cells, None)
+        image = np.zeros((1, grid, grid, 3), np.float32)
+        image.reshape(-1, 3)[sorted(part)] = 1
+        listed = searched_cells(image, grid)
+        assert listed is not None
+        searched = torch.from_numpy(listed)
+        place = torch.zeros(grid**2, dtype=torch.int64).scatter(0, searched, torch.arange(len(searched)))
+        few, places = hallucinated(rows[searched], place[cells], None, searched)
+    torch.testing.assert_close(few[places], everywhere[own], rtol=1e-6, atol=1e-6)
+
+
+def test_pair_with_a_context_has_the_same_targets_and_centres() -> None:
+    grid = 6
+    rows, cells = features_of_part(grid, 4, {8, 9, 14})
+    other = {"rows": torch.randn(grid**2, 3), "cells": torch.arange(grid**2)}
+    alone, wide = (
+        make_pair({"rows": rows, "cells": cells}, other, (grid, grid), changed(tiny_recipe("rgb", "f2f"), **change))
+        for change in ({}, {"distillation": replace(DISTILLATION, context=5)})
+    )
+    assert torch.equal(alone[1], wide[1])
+    assert torch.equal(alone[0], wide[0][:, 12])
+
+
+def test_enhanced_distance_is_that_of_both_features_in_their_units() -> None:
+    generator = torch.Generator().manual_seed(0)
+    main, other = (torch.randn(9, width, generator=generator) for width in (4, 3))
+    cells = torch.arange(9)
+    (rows, same), *further = Compared(main_scale=2.0)((main, cells), (other, cells), torch.tensor(0.5))
+    assert further == []
+    assert torch.equal(same, cells)
+    found = (rows[0] - rows[1]).double().square().sum()
+    expected = ((main[0] - main[1]).double() / 2).square().sum() + ((other[0] - other[1]).double() / 0.5).square().sum()
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_residual_is_what_the_way_back_misses() -> None:
+    rows, cells = features_of_part(4, 6, {5, 6, 9})
+    torch.manual_seed(0)
+    inverse = FeatureToFeature(3, 6)
+    inverse.target_scale.fill_(2.0)
+    hallucinated = torch.randn(16, 3)
+    with torch.no_grad():
+        main, other, residual = Compared(inverse=inverse)((rows, cells), (hallucinated, cells), torch.ones(()))
+        expected = (rows - inverse(hallucinated)) / 2
+    assert main[0] is rows
+    assert other[0] is hallucinated
+    for cell in range(16):
+        torch.testing.assert_close(residual[0][cell], expected[cell] if cell in {5, 6, 9} else torch.zeros(6))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_residual_scorer_equals_its_formula(masked: bool) -> None:
+    grid, size = 4, 16
+    generator = np.random.default_rng(0)
+    rows, cells = generator.normal(size=(5, 3)), generator.integers(0, 5, grid**2)
+    kept = np.zeros((size, size), bool)
+    kept[:, :8] = True
+    scorer = ResidualScorer(grid=grid, size=size, kept=torch.from_numpy(kept) if masked else None)
+    score, anomaly_map = scorer(torch.from_numpy(rows).float(), torch.from_numpy(cells))
+    distance = np.linalg.norm(rows, axis=1)[cells].reshape(grid, grid)
+    if masked:
+        distance[:, 2:] = 0
+    upsample = upsampling(grid, size, blur=True).double().numpy()
+    expected = upsample @ distance @ upsample.T * (kept if masked else 1)
+    assert float(score) == pytest.approx(distance.max(), rel=1e-6)
+    np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_residuals_of_training_samples_are_raised_to_those_of_held_out_ones() -> None:
+    def scored(residual: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([1.0, residual]), torch.stack([torch.ones(2, 2), torch.full((2, 2), residual)])
+
+    raised = _as_held_out([scored(1.0), scored(3.0)], [scored(4.0)])
+    assert [scores.tolist() for scores, _ in raised] == [[1.0, 2.0], [1.0, 6.0]]
+    assert [float(maps[1].mean()) for _, maps in raised] == [2.0, 6.0]
+    assert all(torch.equal(maps[0], torch.ones(2, 2)) for _, maps in raised)
+    for held_out in ([scored(0.5)], []):
+        kept = _as_held_out([scored(1.0), scored(3.0)], held_out)
+        assert [scores.tolist() for scores, _ in kept] == [[1.0, 1.0], [1.0, 3.0]]
+
+
+@pytest.mark.parametrize(("modality", "view", "variant"), CASES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_exported_graph_equals_torch(
+    exported: Any, trained: Any, modality: str, view: str, variant: str, precision: str
+) -> None:
+    """fp32 up to rounding. In fp16 the certificate bounds the difference, 2 % of the largest value here."""
+    changes = {"xyz": NORMALS, "view": view, "verdict": "map", **VARIANTS[variant]}
+    bundle = exported(modality, "f2f", precision, **changes)
+    detector = load_run(trained(modality, "f2f", **changes)).detector
+    session = onnxruntime.InferenceSession(bundle / "graph.onnx", providers=["CPUExecutionProvider"])
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    image = {"rgb": "rgb", "xyz": "surface"}[modality]
+    for sample in read_golden(bundle / "golden.npz"):
+        inputs = {name: sample.inputs[name] for name in detector.input_names}
+        with torch.no_grad():
+            _, expected = detector(*(torch.from_numpy(array) for array in inputs.values()))
+        assert float(expected.max()) > 0
+        feeds = [inputs]
+        if view != "sensor":
+            cells = searched_cells(inputs[image], 14)
+            assert cells is not None
+            feeds.append({**inputs, f"{image}{SUFFIX}": cells})
+        for feed in feeds:
+            (found,) = session.run(["map"], feed)
+            np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=tolerance * float(expected.max()))
+
+
+def test_detector_has_the_banks_and_maps_of_its_recipe(trained: Any) -> None:
+    shapes = {}
+    for modality, view, variant in CASES:
+        detector = load_run(
+            trained(modality, "f2f", xyz=NORMALS, view=view, verdict="map", **VARIANTS[variant])
+        ).detector
+        shapes[variant] = len(detector.searches), len(detector.score_weights)
+        assert all(float(weight) > 0 for weight in detector.map_weights)
+    assert shapes == {"context": (2, 2), "enhanced": (1, 1), "cycle": (2, 3), "all": (1, 2)}
+
+
+def test_network_without_its_inverse_or_scale_is_damaged(trained: Any, tmp_path: Path) -> None:
+    changes = {"inverse-hallucination": {"residual_map": "cycle"}, "no scale of the main": {"main_bank": "enhanced"}}
+    for words, change in changes.items():
+        run = tmp_path / words
+        shutil.copytree(trained("rgb", "f2f", xyz=NORMALS, view="sensor", verdict="map", **change), run)
+        if "residual_map" in change:
+            (run / "inverse-hallucination.safetensors").unlink()
+        else:
+            file = run / "hallucination.safetensors"
+            metadata = {name: value for name, value in load_metadata(file).items() if name != "main_scale"}
+            save_tensors(file, load_tensors(file), metadata)
+        with pytest.raises(RunError, match=words):
+            load_run(run)
+
+
+def test_networks_are_taken_over_for_the_same_recipe_only(data: Path, trained: Any, tmp_path: Path) -> None:
+    changes = {"xyz": NORMALS, "view": "sensor", "verdict": "map", "residual_map": "cycle"}
+    source, recipe = trained("rgb", "f2f", **changes), tiny_recipe("rgb", "f2f", **changes)
+    fit(data, "gear", recipe, tmp_path / "again", options=FitOptions(network_from=source))
+    for name in ("hallucination", "inverse-hallucination"):
+        first, second = (load_tensors(run / f"{name}.safetensors") for run in (source, tmp_path / "again"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(RunError, match="another residual_map"):
+        plain = changed(recipe, residual_map="none")
+        fit(data, "gear", plain, tmp_path / "plain", options=FitOptions(network_from=source))
+
+
+def test_options_need_f2f_in_the_default_mode() -> None:
+    for change in VARIANTS.values():
+        for hallucination, further in (("none", {}), ("i2f", {}), ("f2f", {"mode": "faithful"})):
+            with pytest.raises(RunError, match="except for the hallucination f2f"):
+                tiny_recipe("rgb", hallucination, **change, **further)
+    with pytest.raises(RunError, match="image of normals or depth"):
+        tiny_recipe("xyz", "f2f", distillation=replace(DISTILLATION, context=3))
+
+
+def test_recipe_of_an_earlier_version_has_none_of_these() -> None:
+    earlier = tiny_recipe("rgb", "f2f").to_json()
+    assert not {"main_bank", "residual_map"} & set(earlier["detector"])
+    assert "context" not in earlier["detector"]["distillation"]
+    assert Recipe.from_json(earlier).detector == tiny_recipe("rgb", "f2f").detector
+    recipe = tiny_recipe("rgb", "f2f", xyz=NORMALS, **VARIANTS["all"])
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    for name, value in (("main_bank", 5), ("residual_map", "cycled")):
+        with pytest.raises(RunError, match=name):
+            replace(BankRecipe(), **{name: value})
+    for context in (0, 2, 7, True, 3.0):
+        with pytest.raises(RunError, match=r"distillation\.context"):
+            replace(DISTILLATION, context=context)  # type: ignore[arg-type]
