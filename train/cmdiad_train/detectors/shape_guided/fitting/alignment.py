@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,18 @@ LEAST_DEVIATION = 1e-9
 """Maps of good samples that vary less than this cannot be aligned."""
 
 
+class _Values(NamedTuple):
+    """Scores and counted pixels of one modality, by sample."""
+
+    scores: list[float]
+    pixels: list[npt.NDArray[np.float64]]
+
+    def add(self, score: Tensor, values: Tensor, *, blurred: bool) -> None:
+        """Add a sample with its score and its map; see `counted`."""
+        self.scores.append(float(score))
+        self.pixels.append(counted(values.numpy(), blurred=blurred))
+
+
 def aligned(context: FitContext, detector: GuidedShapes, patches: Sequence[int]) -> Alignment:
     """Return the alignment from training samples, which are inspected without what the memory has of themselves.
 
@@ -39,20 +52,18 @@ def aligned(context: FitContext, detector: GuidedShapes, patches: Sequence[int])
     """
     firsts = [0, *np.cumsum(patches)[:-1].tolist()]
     chosen = range(0, len(patches), -(-len(patches) // SAMPLES))
-    maps: tuple[list[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]]] = ([], [])
-    scores: tuple[list[float], list[float]] = ([], [])
+    of_cloud, of_image = _Values([], []), _Values([], [])
     for done, sample in enumerate(chosen, start=1):
         inputs = as_tensors(context.samples.prepared(context.train[sample]).inputs)
         own = slice(firsts[sample], firsts[sample] + patches[sample])
         shapes, cells = inspected_without(detector, [inputs[name] for name in detector.input_names], own)
-        of_image = detector.image_map(cells)
-        for kept, values in zip(maps, (shapes.distances, of_image), strict=True):
-            kept.append(counted(values.numpy(), blurred=detector.published))
-        for kept_scores, score in zip(scores, (shapes.score, cells.max()), strict=True):
-            kept_scores.append(float(score))
+        of_cloud.add(shapes.score, shapes.distances, blurred=detector.published)
+        of_image.add(cells.max(), detector.image_map(cells), blurred=detector.published)
         context.reporter.step("align image and cloud", done, len(chosen))
-    weight, bias = alignment_of(np.concatenate(maps[0]), np.concatenate(maps[1]))
-    return Alignment(weight, bias, _score_weight(*map(np.asarray, scores), weight))
+    weight, bias = alignment_of(np.concatenate(of_cloud.pixels), np.concatenate(of_image.pixels))
+    deviation = float(np.std(of_image.scores))
+    score_weight = float(np.std(of_cloud.scores)) / deviation if deviation > LEAST_DEVIATION else weight
+    return Alignment(weight, bias, score_weight)
 
 
 @torch.no_grad()
@@ -125,9 +136,3 @@ def counted(values: npt.NDArray[np.float32], *, blurred: bool) -> npt.NDArray[np
 
 def _without_nearest(keys: Tensor) -> Tensor:
     return keys.scatter(1, keys.argmax(1, keepdim=True), FORBIDDEN)
-
-
-def _score_weight(of_cloud: npt.NDArray[np.float64], of_image: npt.NDArray[np.float64], otherwise: float) -> float:
-    """Return the ratio of the standard deviations of both image scores; `otherwise` if those of the image are equal."""
-    deviation = float(of_image.std())
-    return float(of_cloud.std()) / deviation if deviation > LEAST_DEVIATION else otherwise
