@@ -158,14 +158,17 @@ def trained_ast(data: Path, own_copy: Once) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def trained_shape_guided(data: Path, own_copy: Once) -> Path:
-    """A finished run of a tiny Shape-Guided detector, trained once."""
+def trained_shape_guided(data: Path, own_copy: Once) -> Trained:
+    """`trained_shape_guided(modality)`: a finished run of a tiny Shape-Guided detector, trained once."""
     pytest.importorskip("torch", reason="trains a detector")
     from cmdiad_train.fit.fit import fit
     from helpers import tiny_shape_guided_recipe
 
-    recipe = tiny_shape_guided_recipe()
-    return own_copy(_name(recipe, "shape-guided"), lambda run: fit(data, None, recipe, run))
+    def train(modality: str) -> Path:
+        recipe = tiny_shape_guided_recipe(modality)
+        return own_copy(_name(recipe, "shape-guided", modality), lambda run: fit(data, None, recipe, run))
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -94,12 +94,13 @@ def tiny_ast_recipe(modality: str, **changes: Any) -> Any:
     return Recipe(replace(part, **changes), modality=modality, size=size, view="sensor")  # type: ignore[arg-type]
 
 
-def tiny_shape_guided_recipe(**changes: Any) -> Any:
+def tiny_shape_guided_recipe(modality: str = "xyz", **changes: Any) -> Any:
     """A recipe of Shape-Guided detectors that trains in seconds."""
-    from cmdiad_train.recipe import Recipe, ShapeGuidedRecipe
+    from cmdiad_train.recipe import Recipe, RgbExtractor, ShapeGuidedRecipe
 
-    part = ShapeGuidedRecipe(patches=96, patch_points=32, coverage=4, decoder_width=16, epochs=2)
-    return Recipe(replace(part, **changes), modality="xyz", size=64, view="sensor")
+    rgb = RgbExtractor("test_resnet", (0, 1), None) if modality == "both" else None
+    part = ShapeGuidedRecipe(patches=96, patch_points=32, coverage=4, decoder_width=16, epochs=2, rgb=rgb)
+    return Recipe(replace(part, **changes), modality=modality, size=64, view="sensor")  # type: ignore[arg-type]
 
 
 def tiny_dsr3d_recipe(modality: str, **changes: Any) -> Any:

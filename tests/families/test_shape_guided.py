@@ -1,8 +1,12 @@
-"""A Shape-Guided detector goes through all commands with the 3D sensor alone, and resumes."""
+"""Shape-Guided detectors go through all commands with the 3D sensor alone and with both sensors, and resume."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +21,47 @@ from cmdiad_train.detectors.shape_guided.options import OPTIONS
 from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing
 from cmdiad_train.detectors.shape_guided.recipe_options import recipe_from
 from cmdiad_train.fit.fit import fit
-from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, Recipe, ShapeGuidedRecipe
+from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, PUBLISHED_SHAPE_GUIDED_RGB, Recipe, ShapeGuidedRecipe
 from cmdiad_train.runs.run import load_run
 from helpers import assert_refused, command, tiny_shape_guided_recipe, write_cloud
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
+Trained = Callable[[str], Path]
 MODES = ("default", "faithful")
 COMMAND = ("--family", "shape-guided", "--modality", "xyz")
+MODALITIES = ("xyz", "both")
+
+
+@pytest.fixture(scope="module", params=MODALITIES)
+def modality(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def bundle(trained_shape_guided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(modality: str, trained_shape_guided: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An fp16 bundle. Its export certifies the fp32 graph first."""
     out = tmp_path_factory.mktemp("bundles") / "shape.cmdiad"
-    ended = command(export.cli, trained_shape_guided, "--precision", "fp16", "--out", out)
+    ended = command(export.cli, trained_shape_guided(modality), "--precision", "fp16", "--out", out)
     assert ended.code == 0, ended.err
     return out
 
 
-def test_a_run_keeps_what_inspection_needs(trained_shape_guided: Path) -> None:
-    names = {name for name in hashes(trained_shape_guided) if name.endswith(".safetensors")}
+def test_a_run_keeps_what_inspection_needs(modality: str, trained_shape_guided: Trained) -> None:
+    run, guided = trained_shape_guided(modality), modality == "both"
+    names = {name for name in hashes(run) if name.endswith(".safetensors")}
     inputs = {f"{name}.safetensors" for name in ("golden", "held_out", "quantisation")}
-    assert names == {"shape-network.safetensors", "memory.safetensors"} | inputs
-    loaded = load_run(trained_shape_guided)
-    assert loaded.detector.input_names == ["patches", "cover"]
+    own = {"shape-network.safetensors", "memory.safetensors"} | ({"image-network.safetensors"} if guided else set())
+    assert names == own | inputs
+    loaded = load_run(run)
+    assert loaded.detector.input_names == ["patches", "cover", *(["rgb"] if guided else [])]
     assert len(loaded.calibration.held_out_scores) == 3
-    assert set(loaded.record.provenance) == {"xyz"}
+    assert set(loaded.record.provenance) == {"xyz", *(["rgb"] if guided else [])}
     assert Recipe.from_json(json.loads(json.dumps(loaded.recipe.to_json()))) == loaded.recipe
 
 
-def test_both_precisions_are_certified_and_inspect_without_an_image(
-    bundle: Path, trained_shape_guided: Path, data: Path, tmp_path: Path
+def test_both_precisions_are_certified_and_inspect_what_the_modality_names(
+    modality: str, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     single, reduced = manifest["certificate"]["comparisons"]
@@ -57,10 +70,10 @@ def test_both_precisions_are_certified_and_inspect_without_an_image(
     assert command(run_cli.cli, bundle, "--self-test").code == 0
     operators = {node.op_type for node in ir.load(bundle / "graph.onnx").graph}
     assert not operators & {"Loop", "Scan", "If", "NonZero", "ScatterElements", "ScatterND"}
-    for name in ("good", "empty"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "good/000.tiff").write_bytes((data / "gear/test/good/xyz/000.tiff").read_bytes())
-    write_cloud(tmp_path / "empty/000.tiff", np.zeros((112, 112, 3), dtype=np.float32))
+    for name, kind in itertools.product(("good", "empty"), ("rgb", "xyz") if modality == "both" else ("xyz",)):
+        (tmp_path / name / kind).mkdir(parents=True)
+        shutil.copy(next((data / "gear/test/good" / kind).glob("000.*")), tmp_path / name / kind)
+    write_cloud(tmp_path / "empty/xyz/000.tiff", np.zeros((112, 112, 3), dtype=np.float32))
     lines = []
     for name in ("good", "empty"):
         command(run_cli.cli, bundle, tmp_path / name, "--output", tmp_path / f"{name}-out")
@@ -71,22 +84,25 @@ def test_both_precisions_are_certified_and_inspect_without_an_image(
 
 
 def test_an_interrupted_training_ends_with_the_same_files(
-    data: Path, trained_shape_guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    modality: str, data: Path, trained_shape_guided: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
-    again, recipe = tmp_path / "again", tiny_shape_guided_recipe()
-    for step, done in (("cut patches", 2), ("train shape network", 1), ("encode patches", 1)):
+    again, recipe = tmp_path / "again", tiny_shape_guided_recipe(modality)
+    steps = [("cut patches", 2), ("train shape network", 1), ("encode patches", 1)]
+    if modality == "both":
+        steps += [("memorise images", 1), ("align image and cloud", 2)]
+    for step, done in steps:
         with pytest.raises(KeyboardInterrupt):
             fit(data, None, recipe, again, InterruptAt(step, done))
         assert_whole(again)
     fit(data, None, recipe, again)
-    assert hashes(again) == hashes(trained_shape_guided)
+    assert hashes(again) == hashes(trained_shape_guided(modality))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--modality", "rgb"), ("modality", "xyz")),
+        (("--modality", "rgb"), ("modality", "both, because the cloud of the inspected part")),
         (("--view", "top"), ("view", "sensor")),
     ],
 )
@@ -104,4 +120,6 @@ def test_the_published_settings_are_one_option() -> None:
     assert (default.detector, default.size, default.verdict) == (ShapeGuidedRecipe(), 112, "map")
     assert (faithful.detector, faithful.size, faithful.verdict) == (PUBLISHED_SHAPE_GUIDED, 224, "image")
     settings = make_preprocessing(faithful, "rgb", "xyz")
+    both = recipe_from({**values, "modality": "both", "mode": "faithful"}, list)
+    assert both.detector == replace(PUBLISHED_SHAPE_GUIDED, rgb=PUBLISHED_SHAPE_GUIDED_RGB)
     assert (settings.xyz_feed, settings.groups, settings.group_size, settings.coverage) == ("patches", 512, 500, 10)

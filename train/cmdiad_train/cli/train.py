@@ -132,9 +132,10 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
         "trd: reverse distillation, networks that reproduce the features of good parts; ast: a student that imitates "
         "a normalising flow; patchcore: settings of bank as in the paper of PatchCore; cfm: image and cloud predict "
         "each other, needs --modality both; m3dm: memory banks of image, cloud and features fused of both; "
-        "shape-guided: patches of a cloud against the surfaces of good ones, needs --modality xyz; dsr3d: a picture "
-        "drawn from codes is compared with one that shows normal objects alone; auto: trains bank and trd and keeps "
-        "the one that tells slightly changed good samples from unchanged ones better.",
+        "shape-guided: patches of a cloud against the surfaces of good ones, with --modality both also the image at "
+        "similar patches; dsr3d: a picture drawn from codes is compared with one that shows normal objects alone; "
+        "auto: trains bank and trd and keeps the one that tells slightly changed good samples from unchanged ones "
+        "better.",
     ),
     click.option(
         "--modality",
@@ -202,8 +203,8 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--size",
         type=click.IntRange(min=32),
-        help="Side of the view in pixels.  [default: 320, trd and dsr3d 256; faithful: 224, trd 256, ast 768, "
-        "dsr3d 384]",
+        help="Side of the view in pixels.  [default: 320, trd and dsr3d 256, shape-guided 112; faithful: 224, "
+        "trd 256, ast 768, dsr3d 384]",
     ),
     click.option(
         "--rgb-mask",

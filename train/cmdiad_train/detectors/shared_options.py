@@ -71,7 +71,8 @@ IMAGES: tuple[click.Option, ...] = collect_options(
             "--extractor",
             type=click.Choice([AUTO, *PRESET_NAMES]),
             help="Backbone, stages, grid and size for images and clouds in one word; other options change single "
-            "values. The family trd takes the backbone as teacher, at 256 pixels, and ast in one cell per 16 pixels. "
+            "values. The family trd takes the backbone as teacher, at 256 pixels, ast in one cell per 16 pixels, and "
+            "shape-guided for --modality both, at 112 pixels. "
             "auto: the best preset whose weights are on this machine; for real parts run 'cmdiad-extractor fetch "
             "standard' once.  [default: auto, unless --rgb-backbone, --rgb-weights or --mode faithful is given]",
         ),
@@ -79,7 +80,7 @@ IMAGES: tuple[click.Option, ...] = collect_options(
             "--rgb-backbone",
             help="Name of the timm model for images; the family trd also uses this model for clouds.  "
             "[default: that of --extractor, faithful: bank vit_base_patch8_224.dino, trd and patchcore "
-            "wide_resnet50_2.tv_in1k, ast tf_efficientnet_b5.in1k]",
+            "wide_resnet50_2.tv_in1k, shape-guided wide_resnet50_2.racm_in1k, ast tf_efficientnet_b5.in1k]",
         ),
         click.option(
             "--rgb-weights",

@@ -43,13 +43,21 @@ from cmdiad_train.recipe.recipe import (
     register_part,
     unregister_part,
 )
-from cmdiad_train.recipe.shape_guided import PUBLISHED_SHAPE_GUIDED, ShapeGuidedRecipe, shape_guided_part
+from cmdiad_train.recipe.shape_guided import (
+    IMAGE_STAGES,
+    PUBLISHED_SHAPE_GUIDED,
+    PUBLISHED_SHAPE_GUIDED_RGB,
+    SMALL_SHAPE_GUIDED_RGB,
+    ShapeGuidedRecipe,
+    shape_guided_part,
+)
 from cmdiad_train.recipe.trd import PUBLISHED_TRD, TEACHER_STAGES, TrdRecipe, Variant, trd_part
 
 __all__ = [
     "DEFAULT_RECIPE",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "IMAGE_STAGES",
     "MOST_ROWS",
     "MOST_SEED",
     "PUBLISHED_AST",
@@ -61,10 +69,12 @@ __all__ = [
     "PUBLISHED_RECIPE",
     "PUBLISHED_RGB",
     "PUBLISHED_SHAPE_GUIDED",
+    "PUBLISHED_SHAPE_GUIDED_RGB",
     "PUBLISHED_TRD",
     "PUBLISHED_XYZ",
     "SMALL_NORMALS",
     "SMALL_RGB",
+    "SMALL_SHAPE_GUIDED_RGB",
     "TEACHER_STAGES",
     "VIEWS",
     "AstRecipe",

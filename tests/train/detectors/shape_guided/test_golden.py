@@ -12,10 +12,19 @@ from torch import Tensor
 import golden
 import published_shape_guided as published
 from cmdiad_runtime.preprocess.cloud.patches import FURTHER_COVER, cover_table, patch_count, patch_members
+from cmdiad_train.detectors.cell_maps import upsampling
 from cmdiad_train.detectors.shape_guided.detector import ShapeGuided
+from cmdiad_train.detectors.shape_guided.fitting.alignment import alignment_of
 from cmdiad_train.detectors.shape_guided.fitting.patches import spread_of, training_queries
+from cmdiad_train.detectors.shape_guided.networks.cell_lists import (
+    cells_of_patches,
+    joined_listings,
+    listing_patches,
+    near_cells,
+)
 from cmdiad_train.detectors.shape_guided.networks.decoder import pulled
-from cmdiad_train.detectors.shape_guided.networks.memory import CodeMemory, Pursuit
+from cmdiad_train.detectors.shape_guided.networks.image_memory import ImageMemory, ImageRows
+from cmdiad_train.detectors.shape_guided.networks.memory import FORBIDDEN, Memory, Pursuit
 from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, Recipe
 
 pytestmark = pytest.mark.golden
@@ -101,10 +110,10 @@ def test_memory_and_pursuit(bank: Tensor) -> None:
     close(bank, arrays["sdf_bank"], 2e-6)
     test = published.network().encoder(published.changed_patches("test", "testn", 0.05))
     close(test, arrays["test_feature"], 2e-6)
-    memory = CodeMemory(bank, neighbours=10, atoms=3, normalised=False)
-    assert np.array_equal(memory.nearest(test), arrays["testing_knn"])
+    memory = Memory(bank, neighbours=10, atoms=3, normalised=False)
+    assert np.array_equal(memory.nearest(memory.keys(test)), arrays["testing_knn"])
     close(memory(test), arrays["testing_recon"], 1e-6)
-    others = CodeMemory(bank, neighbours=11, atoms=3, normalised=False).nearest(bank[:37])[:, 1:]
+    others = memory.nearest(without_nearest(memory.keys(bank[:37])))
     assert np.array_equal(others, arrays["alignment_knn"])
     rebuilt = Pursuit(3, normalised=False)(bank[:37], bank[others])
     close(rebuilt, arrays["alignment_recon"], 1e-6)
@@ -115,10 +124,24 @@ def test_memory_and_pursuit(bank: Tensor) -> None:
 def test_the_normalised_rule_finds_every_copy_and_the_published_one_does_not(bank: Tensor) -> None:
     found = {}
     for normalised in (True, False):
-        rebuilt = CodeMemory(bank, neighbours=10, atoms=3, normalised=normalised)(bank)
+        rebuilt = Memory(bank, neighbours=10, atoms=3, normalised=normalised)(bank)
         found[normalised] = (bank - rebuilt).norm(dim=1) < 1e-5
     assert bool(found[True].all())
     assert int(found[False][:37].sum()) == 32
+
+
+def without_nearest(keys: Tensor) -> Tensor:
+    """The keys of a memory without the nearest row of each query, as in the published alignment."""
+    return keys.scatter(1, keys.argmax(1, keepdim=True), FORBIDDEN)
+
+
+def recorded_cover() -> Tensor:
+    """The places of each pixel in the recorded patches, int32 `[224, 224, K]`."""
+    pixels = golden.load("sg_patches")["valid_pixels"]
+    table = cover_table(published.members(), len(pixels), 2 * 10 + FURTHER_COVER)
+    by_pixel = np.zeros((published.SIZE**2, table.shape[1]), np.int32)
+    by_pixel[pixels] = table
+    return numbers(by_pixel.reshape(published.SIZE, published.SIZE, -1))
 
 
 @torch.no_grad()
@@ -127,15 +150,62 @@ def test_score_and_map(bank: Tensor) -> None:
     part = replace(PUBLISHED_SHAPE_GUIDED, patches=published.PATCHES)
     recipe = Recipe(part, modality="xyz", size=published.SIZE, view="sensor", verdict="image")
     detector = ShapeGuided(recipe, published.network(), bank)
-    patches = published.changed_patches("test", "testn", 0.05)
-    table = cover_table(published.members(), len(pixels), 2 * 10 + FURTHER_COVER)
-    by_pixel = np.zeros((published.SIZE**2, table.shape[1]), np.int32)
-    by_pixel[pixels] = table
-    cover = by_pixel.reshape(1, published.SIZE, published.SIZE, -1)
-    score, anomaly_map = detector(patches[None], numbers(cover))
+    patches, cover = published.changed_patches("test", "testn", 0.05), recorded_cover()
+    score, anomaly_map = detector(patches[None], cover[None])
     close(score[0], arrays["testing_s_sdf"], 1e-6)
-    distances = detector.distances(detector.memory(detector.codes(patches)), patches, numbers(cover)[0]).flatten()
+    distances = detector.distances(detector.memory(detector.codes(patches)), patches, cover).flatten()
     close(distances[numbers(pixels).long()], arrays["sdf_map_valid"], 5e-6)
     distances[numbers(pixels).long()] = 0
     assert float(distances.max()) == arrays["sdf_map_background_max"] == 0
     assert anomaly_map.shape == (published.SIZE, published.SIZE)
+
+
+def test_lists_of_cells_are_the_published_ones() -> None:
+    arrays, near = golden.load("sg_memory"), near_cells(28, published=True)
+    for name in ("corner_top", "corner_bottom", "right_edge", "one_cell", "three_by_three"):
+        pixels = arrays[f"cells_in_{name}"]
+        shown = torch.zeros(784)
+        shown[numbers(pixels // 224 // 8 * 28 + pixels % 224 // 8).long()] = 1
+        assert np.array_equal((shown @ near).nonzero()[:, 0], arrays[f"cells_out_{name}"]), name
+
+
+@pytest.mark.parametrize("queries", ["testing", "alignment"])
+@torch.no_grad()
+def test_image_memory_score_and_map(bank: Tensor, queries: str) -> None:
+    arrays, cover = golden.load("sg_memory"), recorded_cover()
+    listed = cells_of_patches(cover, published.PATCHES, published.POINTS, 28) @ near_cells(28, published=True)
+    kept = listed.amax(0) > 0
+    library = [numbers(np.abs(golden.array(f"in.sg.rgblib{s}", (784, 32), 1, 0))) for s in range(3)]
+    source = np.concatenate([784 * s + kept.nonzero()[:, 0].numpy() for s in range(3)])
+    assert np.array_equal(source, arrays["rgb_bank_source_row"])
+    listing = joined_listings([listing_patches(listed[:, kept])] * 3, [published.PATCHES] * 3)
+    stored = ImageRows(torch.cat([rows[kept] for rows in library]), listing)
+    images = ImageMemory(stored, 28, neighbours=5, atoms=3, published=True)
+    assert np.array_equal(images.inspected(cover).nonzero()[:, 0], arrays["test_foreground_cells"])
+
+    features = numbers(np.abs(golden.array("in.sg.rgbtest", (784, 32), 1, 0)))
+    memory = Memory(bank, neighbours=10, atoms=3, normalised=False)
+    codes = numbers(arrays["test_feature"]) if queries == "testing" else bank[:37]
+    keys = memory.keys(codes) if queries == "testing" else without_nearest(memory.keys(codes))
+    allowed = images.allowed(memory.used(keys, memory.nearest(keys)))
+    image_keys = images.memory.keys(features, allowed)
+    if queries == "alignment":
+        image_keys = without_nearest(image_keys)
+    cells = images.distances(features, cover, image_keys, allowed)
+    nearest = images.memory.rows[image_keys.argmax(1)]
+    alone = ((features - nearest + 1e-12).norm(dim=1) * images.inspected(cover)).reshape(28, 28)
+    upsample = upsampling(28, 224, blur=False)
+    for name, values in (("dict", cells), ("nn", alone)):
+        close(values.max(), arrays[f"{queries}_{name}_rgb_s"], 1e-6)
+        close((upsample @ values @ upsample.T)[64:137:12], arrays[f"{queries}_{name}_rgb_map_rows"], 2e-6)
+
+
+def test_alignment_of_the_maps() -> None:
+    arrays = golden.load("sg_memory")
+    maps = []
+    for name, mask, scale in (("alsdf", "m1", 0.05), ("alrgb", "m2", 3)):
+        values = scale * np.abs(golden.uniform(f"in.sg.{name}", 4000))
+        maps.append(values[(golden.uniform(f"in.sg.{mask}", 4000) > -0.5) & (values != 0)])
+    weight, bias = alignment_of(*maps)
+    assert weight == pytest.approx(float(arrays["align_weight"]), rel=0, abs=1e-12)
+    assert bias == pytest.approx(float(arrays["align_bias"]), rel=0, abs=1e-12)

@@ -15,7 +15,7 @@ from cmdiad_train.detectors.shape_guided.fitting.fit import require_spread
 from cmdiad_train.detectors.shape_guided.fitting.patches import spread_of, training_queries
 from cmdiad_train.detectors.shape_guided.networks.decoder import FoldedDecoder, pulled
 from cmdiad_train.detectors.shape_guided.networks.encoder import FoldedEncoder
-from cmdiad_train.detectors.shape_guided.networks.memory import CodeMemory, Pursuit
+from cmdiad_train.detectors.shape_guided.networks.memory import Memory, Pursuit
 from cmdiad_train.detectors.shape_guided.networks.shape_network import ShapeNetwork
 from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED
 from helpers import tiny_shape_guided_recipe as recipe
@@ -97,7 +97,8 @@ def test_degenerate_neighbours_end_the_pursuit_with_finite_numbers() -> None:
 def test_the_nearest_codes_are_those_of_brute_force() -> None:
     rows, codes = numbers(50, 128).abs(), numbers(6, 128, seed=2).abs()
     expected = torch.cdist(codes.double(), rows.double()).argsort(1)[:, :10]
-    assert torch.equal(CodeMemory(rows, neighbours=10, atoms=3, normalised=True).nearest(codes), expected)
+    memory = Memory(rows, neighbours=10, atoms=3, normalised=True)
+    assert torch.equal(memory.nearest(memory.keys(codes)), expected)
 
 
 def test_queries_are_next_to_their_nearest_points() -> None:

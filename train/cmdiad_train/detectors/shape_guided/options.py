@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cmdiad_runtime.support.command_line import collect_options, option_group
-from cmdiad_train.detectors.shared_options import MODE, TRAINING
+from cmdiad_train.detectors.shared_options import IMAGES, MODE, TRAINING
 
 _SHAPE_GUIDED = option_group(
     "Patches of clouds",
@@ -28,4 +28,4 @@ _SHAPE_GUIDED = option_group(
     ),
 )
 
-OPTIONS: tuple[click.Option, ...] = (*MODE, *collect_options(_SHAPE_GUIDED), *TRAINING)
+OPTIONS: tuple[click.Option, ...] = (*MODE, *collect_options(_SHAPE_GUIDED), *TRAINING, *IMAGES)

@@ -29,7 +29,7 @@ class TrainingPatches:
         self._patches: list[Tensor] = []
         for done, files in enumerate(context.train, start=1):
             patches = torch.from_numpy(context.samples.prepared(files).inputs["patches"][0].copy())
-            self._patches.append(_distinct(patches))
+            self._patches.append(_own(patches))
             context.reporter.step("cut patches", done, len(context.train))
         self.points = part.patch_points
 
@@ -77,7 +77,7 @@ def training_queries(patches: Tensor, noise: Tensor, factor: Tensor) -> tuple[Te
     return queries, patches.gather(1, nearest[..., None].expand(-1, -1, 3))
 
 
-def _distinct(patches: Tensor) -> Tensor:
+def _own(patches: Tensor) -> Tensor:
     """Return the patches without the copies of the first one, which preprocessing appends."""
-    copies = (patches[1:] == patches[0]).all(2).all(1)
-    return torch.cat([patches[:1], patches[1:][~copies]])
+    others = (patches != patches[0]).any(2).any(1).nonzero()
+    return patches[: int(others.max()) + 1 if len(others) else 1]

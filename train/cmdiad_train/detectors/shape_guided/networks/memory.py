@@ -1,4 +1,4 @@
-"""The memory of codes of good patches, and the sparse coding of a code with its nearest ones.
+"""A memory of rows of good samples, and the sparse coding of a vector with its nearest rows.
 
 Source: Shape-Guided (ICML 2023). Orthogonal matching pursuit as in scikit-learn, unrolled: residuals against an
 orthonormal basis of the chosen rows take the place of the normal equations, which have the same solution.
@@ -13,6 +13,8 @@ PUBLISHED_STOP = 1.1920929e-07
 """The published pursuit ends at a squared correlation or a pivot at or below this, whatever the scale of the codes."""
 RELATIVE_STOP = 1e-10
 """The normalised pursuit ends there relative to the squared lengths of code and row."""
+FORBIDDEN = -1e30
+"""Key of a row that must not be chosen."""
 
 
 class Pursuit(nn.Module):
@@ -77,12 +79,12 @@ class Pursuit(nn.Module):
         return (new & enough).float()
 
 
-class CodeMemory(nn.Module):
-    """Codes of good patches.
+class Memory(nn.Module):
+    """Rows of good samples, such as codes of patches.
 
     Args:
-        rows: Codes float32 `[K, C]`.
-        neighbours: Nearest codes that rebuild a code.
+        rows: Rows float32 `[K, C]`.
+        neighbours: Nearest rows that rebuild a vector.
         atoms: Largest number of them in a sum.
         normalised: Rule of the pursuit, see `Pursuit`.
     """
@@ -97,12 +99,50 @@ class CodeMemory(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("half_squares", rows.square().sum(1) / 2)
 
-    def nearest(self, codes: Tensor) -> Tensor:
-        """Return the nearest rows of codes float32 `[P, C]`, indices int64 `[P, neighbours]`, nearest first."""
-        keys = codes @ self.rows.T - self.half_squares  # largest where |code - row|² is smallest
+    def keys(self, vectors: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return numbers float32 `[P, K]` that are largest where |vector - row|² is smallest.
+
+        Args:
+            vectors: Vectors float32 `[P, C]`.
+            allowed: Positive for the rows that may be chosen, float32 `[K]`; None for all rows.
+        """
+        keys = vectors @ self.rows.T - self.half_squares
+        return keys if allowed is None else torch.where(allowed > 0, keys, FORBIDDEN)
+
+    def nearest(self, keys: Tensor) -> Tensor:
+        """Return the rows with the largest keys, indices int64 `[P, neighbours]`, nearest first."""
         return keys.topk(self._count, dim=1).indices
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Return codes float32 `[P, C]` rebuilt from good ones."""
-        rebuilt: Tensor = self.pursuit(codes, self.rows[self.nearest(codes)])
+    @staticmethod
+    def used(keys: Tensor, nearest: Tensor) -> Tensor:
+        """Return 1 for the rows that are among the nearest of some vector, else 0, float32 `[K]`.
+
+        Rows as near as the last neighbour count too. Forbidden rows do not.
+
+        Args:
+            keys: Keys float32 `[P, K]`.
+            nearest: Result of `nearest` for them.
+        """
+        last = keys.gather(1, nearest[:, -1:])
+        return ((keys >= last) & (keys > FORBIDDEN)).float().amax(0)
+
+    def rebuilt(self, vectors: Tensor, nearest: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return vectors float32 `[P, C]` rebuilt from their nearest rows.
+
+        If fewer rows are allowed than there are neighbours, rows of zeros take the places of the others. Such rows are
+        never added to a sum.
+
+        Args:
+            vectors: Vectors float32 `[P, C]`.
+            nearest: Indices int64 `[P, neighbours]`.
+            allowed: Positive for the rows that may be chosen, at least one, float32 `[K]`; None for all rows.
+        """
+        neighbours = self.rows[nearest]
+        if allowed is not None:
+            neighbours = neighbours * (allowed[nearest] > 0)[..., None]
+        rebuilt: Tensor = self.pursuit(vectors, neighbours)
         return rebuilt
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return vectors float32 `[P, C]` rebuilt from all rows."""
+        return self.rebuilt(vectors, self.nearest(self.keys(vectors)))
