@@ -19,7 +19,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors.bank.features.compared import Compared
 from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.patches import Hallucinated
-from cmdiad_train.detectors.bank.fitting.calibration import _as_held_out
+from cmdiad_train.detectors.bank.fitting.calibration import as_held_out
 from cmdiad_train.detectors.bank.fitting.hallucinating import make_pair
 from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
@@ -28,7 +28,7 @@ from cmdiad_train.detectors.bank.run_files import load_banks
 from cmdiad_train.detectors.cell_maps import upsampling
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.fit.fit import FitOptions, fit
-from cmdiad_train.recipe import BankRecipe, Recipe, RgbExtractor, SurfaceExtractor
+from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
 from helpers import changed, tiny_recipe
@@ -111,8 +111,8 @@ def test_pair_with_a_context_has_the_same_targets_and_centres() -> None:
     rows, cells = features_of_part(grid, 4, {8, 9, 14})
     other = {"rows": torch.randn(grid**2, 3), "cells": torch.arange(grid**2)}
     alone, wide = (
-        make_pair({"rows": rows, "cells": cells}, other, (grid, grid), changed(tiny_recipe("rgb", "f2f"), **change))
-        for change in ({}, {"distillation": replace(DISTILLATION, context=5)})
+        make_pair({"rows": rows, "cells": cells}, other, (grid, grid), tiny_recipe("rgb", "f2f", distillation=options))
+        for options in (DISTILLATION, replace(DISTILLATION, context=5))
     )
     assert torch.equal(alone[1], wide[1])
     assert torch.equal(alone[0], wide[0][:, 12])
@@ -167,12 +167,12 @@ def test_residuals_of_training_samples_are_raised_to_those_of_held_out_ones() ->
     def scored(residual: float) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.tensor([1.0, residual]), torch.stack([torch.ones(2, 2), torch.full((2, 2), residual)])
 
-    raised = _as_held_out([scored(1.0), scored(3.0)], [scored(4.0)])
+    raised = as_held_out([scored(1.0), scored(3.0)], [scored(4.0)])
     assert [scores.tolist() for scores, _ in raised] == [[1.0, 2.0], [1.0, 6.0]]
     assert [float(maps[1].mean()) for _, maps in raised] == [2.0, 6.0]
     assert all(torch.equal(maps[0], torch.ones(2, 2)) for _, maps in raised)
     for held_out in ([scored(0.5)], []):
-        kept = _as_held_out([scored(1.0), scored(3.0)], held_out)
+        kept = as_held_out([scored(1.0), scored(3.0)], held_out)
         assert [scores.tolist() for scores, _ in kept] == [[1.0, 1.0], [1.0, 3.0]]
 
 
@@ -268,7 +268,7 @@ def test_a_bank_without_some_rows_keeps_the_weights_of_the_others() -> None:
 
 def test_uncertainty_leaves_the_network_and_banks_as_they_are(trained: Any) -> None:
     changes = {"xyz": NORMALS, "view": "top", "verdict": "map", "image_score": "max"}
-    plain, weighed = (trained("xyz", "f2f", **changes, **more) for more in ({}, {"uncertainty": "bank"}))
+    plain, weighed = (trained("xyz", "f2f", **changes, uncertainty=value) for value in ("none", "bank"))
     for name in ("hallucination", "banks"):
         first, second = (load_tensors(run / f"{name}.safetensors") for run in (plain, weighed))
         assert set(first) == set(second)
@@ -309,9 +309,9 @@ def test_networks_are_taken_over_for_the_same_recipe_only(data: Path, trained: A
 
 def test_options_need_f2f_in_the_default_mode() -> None:
     for change in VARIANTS.values():
-        for hallucination, further in (("none", {}), ("i2f", {}), ("f2f", {"mode": "faithful"})):
+        for hallucination, mode in (("none", "default"), ("i2f", "default"), ("f2f", "faithful")):
             with pytest.raises(RunError, match="except for the hallucination f2f"):
-                tiny_recipe("rgb", hallucination, **change, **further)
+                tiny_recipe("rgb", hallucination, mode=mode, **change)
     for change in ({"main_bank": "enhanced"}, {"image_score": "reweighted"}):
         with pytest.raises(RunError, match="unless the main bank is plain"):
             tiny_recipe("rgb", "f2f", **{"uncertainty": "bank", "image_score": "max", **change})
@@ -328,7 +328,7 @@ def test_recipe_of_an_earlier_version_has_none_of_these() -> None:
     assert Recipe.from_json(recipe.to_json()) == recipe
     for name, value in (("main_bank", 5), ("residual_map", "cycled"), ("uncertainty", True)):
         with pytest.raises(RunError, match=name):
-            replace(BankRecipe(), **{name: value})
+            changed(tiny_recipe("rgb", "f2f"), **{name: value})
     for context in (0, 2, 7, True, 3.0):
         with pytest.raises(RunError, match=r"distillation\.context"):
-            replace(DISTILLATION, context=context)  # type: ignore[arg-type]
+            replace(DISTILLATION, context=context)
