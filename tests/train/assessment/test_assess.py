@@ -151,6 +151,10 @@ def test_rows_use_the_options_of_the_user() -> None:
     assert [recipe.modality for recipe in rows.values()] == ["rgb", "rgb", "xyz", "xyz", "both"]
     assert [bank_part(recipe).hallucination for recipe in rows.values()] == ["none", "f2i", "none", "f2i", "none"]
     assert {bank_part(recipe).coreset for recipe in rows.values()} == {0.5}
+    enhanced = {"mode": "default", "main_bank": "enhanced", "hallucination_context": 3, "extractor": None}
+    banks = recipes_to_compare(family_of("bank"), {**context.params, **enhanced}, list)
+    assert [bank_part(recipe).main_bank for recipe in banks.values()] == ["plain", "enhanced"] * 2 + ["plain"]
+    assert [bank_part(recipe).distillation.context for recipe in banks.values()] == [1, 3, 1, 3, 1]
     trd = recipes_to_compare(family_of("trd"), context.params, list)
     assert list(trd) == ["camera", "camera with MTFI-TRD", "3D", "3D with MTFI-TRD", "both"]
 

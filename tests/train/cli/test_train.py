@@ -310,6 +310,11 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
         false_reject_rate=0.1,
         seed=7,
     )
+    f2f = "--hallucination f2f --hallucination-context 5 --main-bank enhanced --residual-map cycle"
+    part = bank_part(recipe_of(data, tmp_path, *f2f.split(), monkeypatch=monkeypatch))
+    assert (part.distillation.context, part.main_bank, part.residual_map) == (5, "enhanced", "cycle")
+    uncertain = ("--hallucination", "f2f", "--uncertainty", "bank")
+    assert bank_part(recipe_of(data, tmp_path, *uncertain, monkeypatch=monkeypatch)).uncertainty == "bank"
     assert bank_part(recipe_of(data, tmp_path, "--components", 0, monkeypatch=monkeypatch)).components is None
     bert = bank_part(recipe_of(data, tmp_path, "--xyz", "point_bert", monkeypatch=monkeypatch)).points
     assert bert is not None

@@ -19,13 +19,16 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors.bank.features.compared import Compared
 from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.patches import Hallucinated
-from cmdiad_train.detectors.bank.fitting.calibration import _as_held_out
+from cmdiad_train.detectors.bank.fitting.calibration import as_held_out
 from cmdiad_train.detectors.bank.fitting.hallucinating import make_pair
+from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of
+from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.residual_scorer import ResidualScorer
+from cmdiad_train.detectors.bank.run_files import load_banks
 from cmdiad_train.detectors.cell_maps import upsampling
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.fit.fit import FitOptions, fit
-from cmdiad_train.recipe import BankRecipe, Recipe, RgbExtractor, SurfaceExtractor
+from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
 from helpers import changed, tiny_recipe
@@ -36,9 +39,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "context": {"distillation": replace(DISTILLATION, context=3)},
     "enhanced": {"main_bank": "enhanced"},
     "cycle": {"residual_map": "cycle"},
+    "uncertainty": {"uncertainty": "bank", "image_score": "max"},
     "all": {"distillation": replace(DISTILLATION, context=5), "main_bank": "enhanced", "residual_map": "cycle"},
 }
-CASES = [("rgb", "part", "context"), ("xyz", "top", "enhanced"), ("rgb", "sensor", "cycle"), ("xyz", "top", "all")]
+CASES = [
+    ("rgb", "part", "context"),
+    ("xyz", "top", "enhanced"),
+    ("rgb", "sensor", "cycle"),
+    ("xyz", "top", "uncertainty"),
+    ("xyz", "top", "all"),
+]
 
 
 def features_of_part(grid: int, width: int, part: set[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,8 +111,8 @@ def test_pair_with_a_context_has_the_same_targets_and_centres() -> None:
     rows, cells = features_of_part(grid, 4, {8, 9, 14})
     other = {"rows": torch.randn(grid**2, 3), "cells": torch.arange(grid**2)}
     alone, wide = (
-        make_pair({"rows": rows, "cells": cells}, other, (grid, grid), changed(tiny_recipe("rgb", "f2f"), **change))
-        for change in ({}, {"distillation": replace(DISTILLATION, context=5)})
+        make_pair({"rows": rows, "cells": cells}, other, (grid, grid), tiny_recipe("rgb", "f2f", distillation=options))
+        for options in (DISTILLATION, replace(DISTILLATION, context=5))
     )
     assert torch.equal(alone[1], wide[1])
     assert torch.equal(alone[0], wide[0][:, 12])
@@ -157,12 +167,12 @@ def test_residuals_of_training_samples_are_raised_to_those_of_held_out_ones() ->
     def scored(residual: float) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.tensor([1.0, residual]), torch.stack([torch.ones(2, 2), torch.full((2, 2), residual)])
 
-    raised = _as_held_out([scored(1.0), scored(3.0)], [scored(4.0)])
+    raised = as_held_out([scored(1.0), scored(3.0)], [scored(4.0)])
     assert [scores.tolist() for scores, _ in raised] == [[1.0, 2.0], [1.0, 6.0]]
     assert [float(maps[1].mean()) for _, maps in raised] == [2.0, 6.0]
     assert all(torch.equal(maps[0], torch.ones(2, 2)) for _, maps in raised)
     for held_out in ([scored(0.5)], []):
-        kept = _as_held_out([scored(1.0), scored(3.0)], held_out)
+        kept = as_held_out([scored(1.0), scored(3.0)], held_out)
         assert [scores.tolist() for scores, _ in kept] == [[1.0, 1.0], [1.0, 3.0]]
 
 
@@ -201,7 +211,73 @@ def test_detector_has_the_banks_and_maps_of_its_recipe(trained: Any) -> None:
         ).detector
         shapes[variant] = len(detector.searches), len(detector.score_weights)
         assert all(float(weight) > 0 for weight in detector.map_weights)
-    assert shapes == {"context": (2, 2), "enhanced": (1, 1), "cycle": (2, 3), "all": (1, 2)}
+    assert shapes == {"context": (2, 2), "enhanced": (1, 1), "cycle": (2, 3), "uncertainty": (2, 2), "all": (1, 2)}
+
+
+def test_uncertainty_has_the_greatest_likelihood() -> None:
+    """Errors of a known log-linear variance: the gradient of the loss vanishes, and both variances are found."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    network = FeatureToFeature(6, 40).eval()
+    x = torch.randn(4000, 6, generator=generator)
+    with torch.no_grad():
+        hidden, y = network.hidden(x), network(x)
+        noisy = hidden[:, 0] > hidden[:, 0].median()
+        y = y + torch.randn(y.shape, generator=generator) * torch.where(noisy, 0.4, 0.1)[:, None]
+    pairs = [(x[:1500], y[:1500]), (x[1500:], y[1500:])]
+    found = torch.cat(log_variances(network, pairs, torch.device("cpu")))
+    design = torch.cat([hidden, torch.ones(len(x), 1)], 1).double()
+    with torch.no_grad():
+        error = (network(x) - y).double().square().mean(1)
+    residual = error * torch.exp(-found) - 1
+    assert float(residual.mean().abs()) < 1e-4  # the offset carries no penalty; ten steps leave 1.3e-6 here
+    assert float((design.T @ residual).abs().max()) < 0.02 * len(x)
+    constant = error.mean().log().expand(len(x))
+    losses = [float((0.5 * torch.exp(-s) * error + 0.5 * s).mean()) for s in (found, constant)]
+    assert losses[0] < losses[1] - 0.1
+    assert float(found[noisy].mean() - found[~noisy].mean()) > 1.0
+
+
+def test_row_weights_are_between_a_half_and_one() -> None:
+    weights = weights_of(torch.tensor([0.0, 0.0, 0.0, 1.0, 10.0, -3.0], dtype=torch.float64))
+    np.testing.assert_allclose(weights, [1, 1, 1, np.exp(-0.5), 0.5, 1], rtol=1e-6)
+
+
+def test_distances_are_weighted_by_the_row_that_was_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, queries = torch.randn(7, 3, generator=generator), torch.randn(16, 3, generator=generator)
+    weights = torch.linspace(0.5, 1, 7)
+    bank = MemoryBank(rows, 0.0, 1.0, None, weights)
+    scorer = BankScorer(bank, grid=4, size=16, published_blur=False, image_score="max")
+    score, distances = scorer.compare(queries, torch.arange(16))
+    apart = torch.cdist(queries.double(), rows.double())
+    expected = apart.amin(1) * weights[apart.argmin(1)]
+    torch.testing.assert_close(distances.double(), expected, rtol=1e-5, atol=1e-6)
+    assert float(score) == pytest.approx(float(expected.max()), rel=1e-5)
+
+
+def test_a_bank_without_some_rows_keeps_the_weights_of_the_others() -> None:
+    rows, weights = torch.arange(12.0).reshape(6, 2), torch.linspace(0.5, 1, 6)
+    bank = MemoryBank(rows[:4], 0.0, 1.0, None, weights[:4])
+    kept = torch.tensor([True, False, True, True])
+    changed_bank = bank.exchanged(kept, rows[5:], weights[5:])
+    assert torch.equal(changed_bank.rows, rows[[0, 2, 3, 5]])
+    assert changed_bank.weights is not None
+    assert torch.equal(changed_bank.weights, weights[[0, 2, 3, 5]])
+
+
+def test_uncertainty_leaves_the_network_and_banks_as_they_are(trained: Any) -> None:
+    changes = {"xyz": NORMALS, "view": "top", "verdict": "map", "image_score": "max"}
+    plain, weighed = (trained("xyz", "f2f", **changes, uncertainty=value) for value in ("none", "bank"))
+    for name in ("hallucination", "banks"):
+        first, second = (load_tensors(run / f"{name}.safetensors") for run in (plain, weighed))
+        assert set(first) == set(second)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    main, hallucinated = load_banks(weighed, load_run(weighed).recipe)
+    assert main.weights is None
+    assert hallucinated.weights is not None
+    assert hallucinated.weights.shape == hallucinated.rows.shape[:1]
+    assert 0.5 <= float(hallucinated.weights.min()) < float(hallucinated.weights.max()) <= 1
 
 
 def test_network_without_its_inverse_or_scale_is_damaged(trained: Any, tmp_path: Path) -> None:
@@ -233,23 +309,26 @@ def test_networks_are_taken_over_for_the_same_recipe_only(data: Path, trained: A
 
 def test_options_need_f2f_in_the_default_mode() -> None:
     for change in VARIANTS.values():
-        for hallucination, further in (("none", {}), ("i2f", {}), ("f2f", {"mode": "faithful"})):
+        for hallucination, mode in (("none", "default"), ("i2f", "default"), ("f2f", "faithful")):
             with pytest.raises(RunError, match="except for the hallucination f2f"):
-                tiny_recipe("rgb", hallucination, **change, **further)
+                tiny_recipe("rgb", hallucination, mode=mode, **change)
+    for change in ({"main_bank": "enhanced"}, {"image_score": "reweighted"}):
+        with pytest.raises(RunError, match="unless the main bank is plain"):
+            tiny_recipe("rgb", "f2f", **{"uncertainty": "bank", "image_score": "max", **change})
     with pytest.raises(RunError, match="image of normals or depth"):
         tiny_recipe("xyz", "f2f", distillation=replace(DISTILLATION, context=3))
 
 
 def test_recipe_of_an_earlier_version_has_none_of_these() -> None:
     earlier = tiny_recipe("rgb", "f2f").to_json()
-    assert not {"main_bank", "residual_map"} & set(earlier["detector"])
+    assert not {"main_bank", "residual_map", "uncertainty"} & set(earlier["detector"])
     assert "context" not in earlier["detector"]["distillation"]
     assert Recipe.from_json(earlier).detector == tiny_recipe("rgb", "f2f").detector
     recipe = tiny_recipe("rgb", "f2f", xyz=NORMALS, **VARIANTS["all"])
     assert Recipe.from_json(recipe.to_json()) == recipe
-    for name, value in (("main_bank", 5), ("residual_map", "cycled")):
+    for name, value in (("main_bank", 5), ("residual_map", "cycled"), ("uncertainty", True)):
         with pytest.raises(RunError, match=name):
-            replace(BankRecipe(), **{name: value})
+            changed(tiny_recipe("rgb", "f2f"), **{name: value})
     for context in (0, 2, 7, True, 3.0):
         with pytest.raises(RunError, match=r"distillation\.context"):
-            replace(DISTILLATION, context=context)  # type: ignore[arg-type]
+            replace(DISTILLATION, context=context)

@@ -24,6 +24,8 @@ CAMERA, CLOUD, BOTH = "camera", "3D", "both"
 """Names of the rows without hallucination."""
 HALLUCINATING = {"bank": ("hallucination", "none", "f2f"), "trd": ("variant", "rd", "mtfi-trd")}
 """Option of each family that hallucinates the missing sensor, its value without, and its default value with."""
+_DETAILS = {"bank": ("hallucination_context", "main_bank", "residual_map", "uncertainty")}
+"""Options of each family that need hallucination."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class Candidate:
         return Sample(sample.name, rgb=sample.rgb if "rgb" in kept else None, xyz=sample.xyz if "xyz" in kept else None)
 
 
+def without_hallucination(family: str) -> dict[str, str | None]:
+    """Return options of a family, by parameter name, whose values stand for a detector without hallucination."""
+    if family not in HALLUCINATING:
+        return {}
+    option, plain, _ = HALLUCINATING[family]
+    return {**dict.fromkeys(_DETAILS.get(family, ())), option: plain}
+
+
 def recipes_to_compare(
     family: Family, options: Mapping[str, Any], categories: Callable[[], Sequence[str]]
 ) -> dict[str, Recipe]:
@@ -71,10 +81,10 @@ def recipes_to_compare(
     method = default if chosen == plain or (family.name == "trd" and not chosen.startswith("mtfi")) else chosen
     rows: dict[str, dict[str, Any]] = {}
     for name, modality in ((CAMERA, "rgb"), (CLOUD, "xyz")):
-        rows[name] = {"modality": modality, option: plain}
+        rows[name] = {"modality": modality, **without_hallucination(family.name)}
         if option:
             rows[f"{name} with {method.upper()}"] = {"modality": modality, option: method}
-    rows[BOTH] = {"modality": "both", option: plain if family.name == "bank" else None}
+    rows[BOTH] = {"modality": "both", **(without_hallucination("bank") if family.name == "bank" else {option: None})}
     return {name: family.recipe({**options, **changes}, categories) for name, changes in rows.items()}
 
 

@@ -61,7 +61,7 @@ def train_patterns(context: click.Context, fit_options: FitOptions) -> int:
 
 def _recipes(context: click.Context) -> dict[Sensors, Recipe]:
     """Return the recipe of each pattern. Hallucination replaces an absent modality, so `both` has none."""
-    from cmdiad_train.assessment.candidates import HALLUCINATING
+    from cmdiad_train.assessment.candidates import without_hallucination
     from cmdiad_train.datasets import list_categories
 
     options = context.params
@@ -73,10 +73,9 @@ def _recipes(context: click.Context) -> dict[Sensors, Recipe]:
     if options["rgb_mask"] == "cloud":
         raise click.UsageError(f"--rgb-mask cloud needs a cloud of every sample, which --modality {ANY} does not")
     family = family_of(options["family"])
-    option, without, _ = HALLUCINATING.get(family.name, ("", None, None))
 
     def recipe_of(pattern: Sensors) -> Recipe:
-        own: Mapping[str, Any] = {option: without} if option and pattern == "both" else {}
+        own: Mapping[str, Any] = without_hallucination(family.name) if pattern == "both" else {}
         return family.recipe({**options, "modality": pattern, **own}, lambda: list_categories(options["data"]))
 
     return {pattern: recipe_of(pattern) for pattern in _PATTERNS}

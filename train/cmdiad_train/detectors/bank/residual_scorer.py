@@ -34,4 +34,4 @@ class ResidualScorer(nn.Module):
         if self.kept_cells is not None:
             distance = distance * self.kept_cells
         anomaly_map = self.upsample @ distance.reshape(self.grid, self.grid) @ self.upsample.T
-        return distance.amax(), anomaly_map if self.kept_pixels is None else anomaly_map * self.kept_pixels
+        return distance.amax(0), anomaly_map if self.kept_pixels is None else anomaly_map * self.kept_pixels

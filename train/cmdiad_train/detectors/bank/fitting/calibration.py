@@ -56,7 +56,7 @@ def calibrate_fusion(
         scored.append(_over_sensor(context, files, detector.score_each(sample)))
         context.reporter.step("calibrate threshold", i + 1, len(held_out))
     if detector.has_residuals:
-        trained = _as_held_out(trained, scored)
+        trained = as_held_out(trained, scored)
     scored += trained
     is_published = bank_part(context.recipe).fusion == "ocsvm"
     fitted_on = _against_own_rows(context, detector, patches[0]) if is_published else scored
@@ -67,7 +67,7 @@ def calibrate_fusion(
     return scores, peaks
 
 
-def _as_held_out(trained: Sequence[Scored], held_out: Sequence[Scored]) -> list[Scored]:
+def as_held_out(trained: Sequence[Scored], held_out: Sequence[Scored]) -> list[Scored]:
     """Return the results of training samples with residuals at the level of held-out samples.
 
     The networks have seen the training samples, so their residuals, the last of the results, are too small. They are

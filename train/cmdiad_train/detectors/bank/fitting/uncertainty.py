@@ -38,11 +38,10 @@ def log_variances(network: FeatureToFeature, pairs: Pairs, device: torch.device)
         return torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1).cpu(), error.cpu()
 
     samples = range(len(pairs))
-    gram, count, total = 0.0, 0, 0.0
+    gram, count, total = torch.zeros((), dtype=torch.float64), 0, 0.0
     for i in samples:
         design, error = rows_of(i)
         gram, count, total = gram + design.T @ design, count + len(error), total + float(error.sum())
-    assert isinstance(gram, Tensor)
     start = torch.tensor(max(total / count, 1e-30), dtype=torch.float64).log()
     penalty = RIDGE * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.float64)
     penalty[-1, -1] = 0
