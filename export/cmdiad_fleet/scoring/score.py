@@ -22,7 +22,7 @@ from cmdiad_fleet.scoring.drive import Drive
 from cmdiad_fleet.scoring.record import CHECK, RECORD, ScoreRecord, keep_record, require_own
 from cmdiad_fleet.scoring.scorer import make_folders
 from cmdiad_fleet.scoring.settings import ScoreSettings
-from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, RESULTS, Shard, cut
+from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, PICTURES, RESULTS, Shard, cut
 from cmdiad_fleet.scoring.table import read_tally, require_parquet
 from cmdiad_fleet.scoring.tally import Tally
 from cmdiad_fleet.scoring.workers import Workers
@@ -126,7 +126,7 @@ def score_manifest(
         lock = stack.enter_context(lock_folder(folder))
         require_own(folder)
         _remove_leftovers(folder)
-        stack.enter_context(_removed_without_record(folder, new=new))
+        stack.enter_context(_removed_without_results(folder, new=new))
         reporter.say("check the manifest")
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=CHECK, dir=folder)))
         checked = check_manifest(manifest, tuple(opened.preprocessing.sensor_names.values()), scratch)
@@ -197,18 +197,22 @@ class _Run:
 
 
 @contextmanager
-def _removed_without_record(folder: Path, *, new: bool) -> Iterator[None]:
-    """Remove what this process made in a folder that it owns, if the block ends before the record is written.
+def _removed_without_results(folder: Path, *, new: bool) -> Iterator[None]:
+    """Remove what a run made in a folder, if the run ends before it has a result. Another run may then use the folder.
 
     Args:
-        folder: Folder of results.
+        folder: Folder of results that this process owns. If it has a record, an earlier run began there: all stays.
         new: True if this process has created the folder, which is then removed too.
     """
+    begun = (folder / RECORD).exists()
     try:
         yield
     finally:
-        if not (folder / RECORD).exists():
+        if not begun and not any(folder.glob(f"{RESULTS}/*")):
+            for name in (RESULTS, MARKS, PICTURES):
+                shutil.rmtree(folder / name, ignore_errors=True)
             with suppress(OSError):  # Somebody has removed the folder, or has put a file there.
+                (folder / RECORD).unlink(missing_ok=True)
                 (folder / LOCK_NAME).unlink()
                 if new:
                     folder.rmdir()

@@ -448,6 +448,14 @@ def test_a_refused_manifest_leaves_no_trace(existing: bool, bundle: Path, tmp_pa
     assert not existing or not list(out.iterdir())
 
 
+def test_a_run_without_a_result_leaves_no_trace(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    """The next command may have other options: nothing of this one is left that would belong to them."""
+    out = tmp_path / "out"
+    refused = command(cli, "score", bundle, scored / "m.jsonl", "--out", out, "--device", "tensorrt", "--workers", 1)
+    assert refused.code == 5, refused.err
+    assert not out.exists()
+
+
 def test_a_refused_manifest_leaves_the_results_of_another_one(scored: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(scored / "out", out)
