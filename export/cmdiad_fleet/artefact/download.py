@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def _complete(blob: Blob, place: Place, partial: Path, access: Access, reporter:
             failures = failures + 1 if _size(partial) < before + _PROGRESS_BYTES else 1
             if not error.temporary or failures >= access.attempts:
                 raise
-            time.sleep(access.wait_s * 2 ** (failures - 1))
+            access.pause(failures, error, reporter.say)
     if before > blob.bytes:
         partial.write_bytes(b"")  # A file of something else; its hash is wrong.
 

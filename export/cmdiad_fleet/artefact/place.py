@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import Protocol
 from cmdiad_fleet.artefact.artefact import Blob
 from cmdiad_fleet.artefact.reference import Reference
 from cmdiad_runtime.errors import CmdiadError
+from cmdiad_runtime.printable import printable
+
+_logger = logging.getLogger("cmdiad.fleet")
 
 USER, PASSWORD, TOKEN = "CMDIAD_REGISTRY_USER", "CMDIAD_REGISTRY_PASSWORD", "CMDIAD_REGISTRY_TOKEN"
 """Environment variables with the credentials for the registry of a reference; never sent to a mirror."""
@@ -92,6 +97,19 @@ class Access:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     attempts: int = 5
     wait_s: float = 0.5
+
+    def pause(self, failures: int, error: RegistryError, say: Callable[[str], None] = _logger.warning) -> None:
+        """Report a failure that may pass, and wait before the next attempt.
+
+        Args:
+            failures: Number of attempts that have failed, from 1.
+            error: Failure of the last attempt.
+            say: Receiver of the report.
+        """
+        seconds = self.wait_s * 2 ** (failures - 1)
+        problem = printable(f"{error.subject}: found {error.found}")
+        say(f"{problem}. Attempt {failures + 1} of {self.attempts} follows in {seconds:g} s.")
+        time.sleep(seconds)
 
     def without_credentials(self) -> Access:
         """Return the same choices for a mirror, which never receives credentials from the environment."""

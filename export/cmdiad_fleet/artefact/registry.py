@@ -8,7 +8,6 @@ minutes, reads a whole file into memory before an upload, and sends a password t
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -354,7 +353,7 @@ def with_retries(action: Callable[[], Result], access: Access) -> Result:
         except RegistryError as error:
             if not error.temporary or attempt + 1 == access.attempts:
                 raise
-            time.sleep(access.wait_s * 2**attempt)
+            access.pause(attempt + 1, error)
     raise AssertionError("at least one attempt")
 
 

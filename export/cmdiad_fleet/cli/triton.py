@@ -15,7 +15,8 @@ HELP = """Write the graph of each BUNDLE as a model into the repository of a Tri
 
 The name of a model contains the first digits of the graph's hash, so several versions of a part type exist side by
 side. A line runs the bundle as before, with --engine triton: files are read and prepared at the line, and the
-self-test runs through the server before the first verdict. A model that exists is never replaced.
+self-test runs through the server before the first verdict. All bundles are checked before the first model is written,
+and a model that exists is never replaced.
 
 Prints the names of the models, and on stderr the command that starts the server for this machine only. Triton has no
 users: read docs/triton.md before the server is opened for lines on other machines.
@@ -79,17 +80,19 @@ def triton(  # noqa: PLR0913 - one parameter for each option
     from typing import cast
 
     from cmdiad_fleet.serving.model_config import Device, Placement
-    from cmdiad_fleet.serving.model_repository import launch_command, write_model
+    from cmdiad_fleet.serving.model_repository import check_model, launch_command, write_model
     from cmdiad_runtime.bundle.bundle import Bundle
 
     placement = Placement(instances=instances, device=cast("Device", device), priority=priority, plan=plan)
-    names = []
-    for path in bundles:
-        bundle = Bundle.open(path, require_signature=require_signature)
+    opened = [Bundle.open(path, require_signature=require_signature) for path in bundles]
+    for bundle in opened:  # A bundle that cannot be served must not leave some models behind.
+        check_model(bundle, repository, placement)
+    names: dict[str, None] = {}  # Bundles with the same graph have the same model.
+    for bundle in opened:
         model = write_model(bundle, repository, placement)
         click.echo(model.path.name)
         say(f"{printable(model.path)}: {'written' if model.written else 'the same model was there already'}")
-        names.append(model.path.name)
-    command = shlex.join(launch_command(repository, names, placement))
+        names[model.path.name] = None
+    command = shlex.join(launch_command(repository, list(names), placement))
     say(f"start the server, for this machine only: {printable(command)}")
     return 0

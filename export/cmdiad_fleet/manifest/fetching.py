@@ -22,6 +22,8 @@ ATTEMPTS = 2
 """Number of times that a file is requested; a file that does not exist is requested once."""
 
 NO_ANSWER = "a server that does not answer"
+_NO_SUCH_FILE = (404, 410)
+"""Status of an HTTP answer without a file."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -66,10 +68,8 @@ def _copy(url: str, folder: Path, limit_s: float | None) -> Path:
         raise error
     if error is not None and is_missing(error):
         raise _refused(url, "no such file", "missing-file") from error
-    if isinstance(error, FileNotFoundError):
-        raise _refused(url, NO_ANSWER, "unreadable") from error
-    if error is not None:  # The text of the error may contain the URL with credentials.
-        raise _refused(url, f"a file that cannot be copied ({type(error).__name__})", "unreadable") from error
+    if error is not None:
+        raise _refused(url, problem_of_server(error), "unreadable") from error
     return target
 
 
@@ -88,8 +88,31 @@ def _answer(url: str, target: Path, answers: SimpleQueue[BaseException | None]) 
 
 
 def is_missing(error: BaseException) -> bool:
-    """Return True if there is no such file. fsspec also reports a server that does not answer in this way."""
-    return isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError)
+    """Return True if there is no such file.
+
+    fsspec reports in the same way a server that does not answer, one that refuses, and one that leads elsewhere.
+    """
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or isinstance(cause, OSError):
+        return False
+    by_http = type(cause).__module__.partition(".")[0] == "aiohttp"
+    return not by_http or _status_of(error) in _NO_SUCH_FILE
+
+
+def problem_of_server(error: BaseException) -> str:
+    """Describe an error of fsspec without its text, which may contain the URL with credentials."""
+    status, cause = _status_of(error), error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if status:  # 0 for an answer that aiohttp has not taken, such as one redirect too many.
+        return f"a server that answers with status {status}"
+    if isinstance(cause, OSError):
+        return NO_ANSWER
+    return f"a file that cannot be copied ({type(cause or error).__name__})"
+
+
+def _status_of(error: BaseException) -> int | None:
+    """Return the status of the HTTP answer behind an error, or None if there was no answer or another protocol."""
+    status = getattr(error.__cause__ or error, "status", None)
+    return status if isinstance(status, int) else None
 
 
 def _stream(url: str, target: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import IO, Any
 
-from cmdiad_fleet.manifest.fetching import NO_ANSWER, is_missing
+from cmdiad_fleet.manifest.fetching import is_missing, problem_of_server
 from cmdiad_fleet.manifest.places import absolute_place, base_of, is_url, place_for_people, without_short_address
 from cmdiad_fleet.manifest.rows import ManifestRow
 from cmdiad_runtime.errors import InputError
@@ -179,8 +179,9 @@ def _input_errors(manifest: str) -> Iterator[None]:
     except FileNotFoundError as error:
         if is_missing(error):
             raise refused_manifest(manifest, "no such file", expected="a manifest", action="check the path") from error
-        action = "check the URL, and that the server runs"
-        raise refused_manifest(manifest, NO_ANSWER, expected="a manifest that can be read", action=action) from error
+        action = "check the URL, the server and the credentials in the environment"
+        problem = problem_of_server(error)
+        raise refused_manifest(manifest, problem, expected="a manifest that can be read", action=action) from error
     except UnicodeDecodeError as error:
         raise refused_manifest(manifest, "text that is not UTF-8", expected="UTF-8") from error
     except Exception as error:

@@ -7,11 +7,12 @@ loses the shards in work and nothing else, and no row is stored twice.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cmdiad_fleet.scoring.drive import Drive
 from cmdiad_fleet.scoring.record import CHECK, RECORD, ScoreRecord, keep_record, require_own
 from cmdiad_fleet.scoring.scorer import make_folders
 from cmdiad_fleet.scoring.settings import ScoreSettings
-from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, RESULTS, Shard, cut
+from cmdiad_fleet.scoring.shards import DEFAULT_ROWS, MARKS, MOST_SHARDS, PICTURES, RESULTS, Shard, cut
 from cmdiad_fleet.scoring.table import read_tally, require_parquet
 from cmdiad_fleet.scoring.tally import Tally
 from cmdiad_fleet.scoring.workers import Workers
@@ -41,7 +42,7 @@ from cmdiad_runtime.support.files import (
     write_json,
 )
 from cmdiad_runtime.support.in_place import FileInPlace
-from cmdiad_runtime.support.lock import lock_folder
+from cmdiad_runtime.support.lock import LOCK_NAME, lock_folder
 from cmdiad_runtime.support.reporter import Reporter
 
 SUMMARY = "summary.json"
@@ -118,12 +119,14 @@ def score_manifest(
     require_outside_bundles(folder, option="--out")
     opened = open_bundle(bundle, options.opening)
     batch = require_batch(opened, options.opening.engine).size if options.batch else 1
+    new = not os.path.lexists(folder)
     make_folder(folder, expected="a folder to write results to", action="choose another --out")
     with ExitStack() as stack:
         stack.enter_context(write_errors(folder, folder))
         lock = stack.enter_context(lock_folder(folder))
         require_own(folder)
         _remove_leftovers(folder)
+        stack.enter_context(_removed_without_results(folder, new=new))
         reporter.say("check the manifest")
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=CHECK, dir=folder)))
         checked = check_manifest(manifest, tuple(opened.preprocessing.sensor_names.values()), scratch)
@@ -191,6 +194,28 @@ class _Run:
                 action="check who else writes to the folder, then run the same command again",
             )
         write_json(self.folder / SUMMARY, {"run": self.record.digest, **tally.to_dict()})
+
+
+@contextmanager
+def _removed_without_results(folder: Path, *, new: bool) -> Iterator[None]:
+    """Remove what a run made in a folder, if the run ends before it has a result. Another run may then use the folder.
+
+    Args:
+        folder: Folder of results that this process owns. If it has a record, an earlier run began there: all stays.
+        new: True if this process has created the folder, which is then removed too.
+    """
+    begun = (folder / RECORD).exists()
+    try:
+        yield
+    finally:
+        if not begun and not any(folder.glob(f"{RESULTS}/*")):
+            for name in (RESULTS, MARKS, PICTURES):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            with suppress(OSError):  # Somebody has removed the folder, or has put a file there.
+                (folder / RECORD).unlink(missing_ok=True)
+                (folder / LOCK_NAME).unlink()
+                if new:
+                    folder.rmdir()
 
 
 def _require_few_shards(manifest: CheckedManifest, shard_rows: int) -> None:

@@ -48,6 +48,11 @@ class WrittenModel:
     written: bool
 
 
+def check_model(bundle: Bundle, repository: Path, placement: Placement) -> None:
+    """Raise every error that `write_model` can raise before it writes something; see there."""
+    _prepare(bundle, repository, placement)
+
+
 def write_model(bundle: Bundle, repository: Path, placement: Placement) -> WrittenModel:
     """Write the model of a bundle; a model of another content under the same name is never replaced.
 
@@ -63,22 +68,16 @@ def write_model(bundle: Bundle, repository: Path, placement: Placement) -> Writt
         ModuleNotFoundError: The package tritonclient is missing; nothing is written.
         OutputError: The repository cannot be written, lies in a bundle, or contains another model of that name.
     """
-    require_outside_bundles(repository, option="--repository")
-    model = served_model(bundle.graph, bundle.name, bundle.record.graph.sha256)
-    sources = _sources(bundle, placement)
-    inputs = read_golden(bundle.golden)[0].inputs
-    model.check_inputs(inputs)
-    config = model_config(model, bundle.name, placement, inputs)  # Needs tritonclient, so it precedes the folder.
-    target = repository / model.name
-    make_folder(repository, expected="a folder", action="choose another --repository")
+    prepared = _prepare(bundle, repository, placement)
+    target = repository / prepared.model.name
     if target.exists():
-        _require_same(target, model, config)
         return WrittenModel(target, written=False)
+    make_folder(repository, expected="a folder", action="choose another --repository")
     with atomic_directory(target) as folder:
-        for name, (source, sha256) in sources.items():
+        for name, (source, sha256) in prepared.sources.items():
             _copy(source, folder / name, sha256)
-        _write_configuration(folder, config, inputs)
-        write_json(folder / RECORD, _record(bundle, model, _hashes(folder)))
+        _write_configuration(folder, prepared.config, prepared.inputs)
+        write_json(folder / RECORD, _record(bundle, prepared.model, _hashes(folder)))
     return WrittenModel(target, written=True)
 
 
@@ -98,6 +97,36 @@ def launch_command(repository: Path, models: list[str], placement: Placement) ->
         "--grpc-address=127.0.0.1",
         *limited,
     ]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Checked content of a model.
+
+    Attributes:
+        model: Name, inputs and outputs.
+        sources: File and SHA-256 of each name in the folder of the model that is copied from the bundle.
+        inputs: Tensors of the warm-up.
+        config: Content of `config.pbtxt`.
+    """
+
+    model: ServedModel
+    sources: dict[str, tuple[Path, str]]
+    inputs: Arrays
+    config: str
+
+
+def _prepare(bundle: Bundle, repository: Path, placement: Placement) -> _Prepared:
+    """Return the content of a model. If the model exists already, it has the same content."""
+    require_outside_bundles(repository, option="--repository")
+    model = served_model(bundle.graph, bundle.name, bundle.record.graph.sha256)
+    sources = _sources(bundle, placement)
+    inputs = read_golden(bundle.golden)[0].inputs
+    model.check_inputs(inputs)
+    config = model_config(model, bundle.name, placement, inputs)
+    if (repository / model.name).exists():
+        _require_same(repository / model.name, model, config)
+    return _Prepared(model, sources, inputs, config)
 
 
 def _sources(bundle: Bundle, placement: Placement) -> dict[str, tuple[Path, str]]:

@@ -15,13 +15,15 @@ from cmdiad_fleet.training.fleet_file.sections import Sweep
 
 
 def points_of(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the options of each trial by name, in an order that depends on the sweep alone."""
+    """Return the options of each trial by name, in an order that depends on the sweep alone.
+
+    A random search with more samples begins with the trials of the one with fewer samples, so those are kept.
+    """
     grid = [dict(zip(sweep.values, point, strict=True)) for point in product(*sweep.values.values())]
-    if sweep.search == "grid" or sweep.samples >= len(grid):
+    if sweep.search == "grid":
         return grid
-    # The numbers of the combinations are drawn, so that no combination is drawn twice.
-    numbers = random.Random(sweep.seed).sample(range(len(grid)), sweep.samples)  # noqa: S311
-    return [grid[number] for number in numbers]
+    random.Random(sweep.seed).shuffle(grid)  # noqa: S311
+    return grid[: sweep.samples]
 
 
 def combinations(sweep: Sweep) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
 from cmdiad_fleet.training.rows import Row
 from cmdiad_runtime.cli.each import as_figure, table
+from cmdiad_runtime.inspection.result_line import csv_cell
 from cmdiad_runtime.support.files import atomic_write, write_json
 
 if TYPE_CHECKING:
@@ -80,9 +81,8 @@ def _write_csv(file: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(opened, names)
         writer.writeheader()
         for row in rows:
-            writer.writerow(
-                {**asdict(row), "options": " ".join(f"{key}={value}" for key, value in row.options.items())}
-            )
+            options = " ".join(f"{key}={value}" for key, value in row.options.items())
+            writer.writerow({name: csv_cell(value) for name, value in {**asdict(row), "options": options}.items()})
 
 
 def _page(rows: Sequence[Row], searched: Mapping[str, Searched], created: str) -> str:

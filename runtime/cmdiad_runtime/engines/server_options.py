@@ -56,7 +56,8 @@ class ServerOptions:
         usable = scheme in _PORTS and bool(host) and 0 < port < 1 << 16
         expected = "grpc, grpcs, http or https, then ://HOST:PORT, or HOST:PORT on this machine"
         require(usable, self, "address", expected)
-        require(bool(scheme) or is_loopback(host), self, "address", "grpcs:// or grpc:// for another machine")
+        with_scheme = "grpcs://, grpc://, https:// or http:// before the name of another machine"
+        require(bool(scheme) or is_loopback(host), self, "address", with_scheme)
         require_number(self, "timeout_s", 0.001, _LONGEST_WAIT_S)
         require(
             self.fallback in (None, *ONNX_RUNTIME_NAMES), self, "fallback", f"one of {', '.join(ONNX_RUNTIME_NAMES)}"
@@ -114,7 +115,7 @@ class ServerOptions:
             raise EngineError(
                 "",
                 found="The engine 'triton' needs the address of a server",
-                action=f"pass --server HOST:PORT, or set {ADDRESS}",
+                action=f"pass --server grpcs://HOST:PORT, or set {ADDRESS}",
             )
         texts = {name: environment.get(f"{ADDRESS}_{name.upper()}", "") for name in _VARIABLES}
         try:

@@ -128,18 +128,16 @@ def csv_header() -> str:
 
 
 def csv_line(line: Mapping[str, Any]) -> str:
-    """Return the line of a sample as CSV, without a line end.
-
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
-    """
+    """Return the line of a sample as CSV, without a line end; see `csv_cell`."""
     timings = line.get("timings_ms") or {}
     cells = {**line, **{f"{stage}_ms": value for stage, value in timings.items()}}
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([_cell(cells.get(column)) for column in CSV_COLUMNS])
+    csv.writer(text, lineterminator="").writerow([csv_cell(cells.get(column)) for column in CSV_COLUMNS])
     return text.getvalue()
 
 
-def _cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """Return a value for CSV. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -31,7 +31,7 @@ from cmdiad_runtime.bundle.signature import fingerprint_of, new_key
 from cmdiad_runtime.errors import BundleError, CertificateError, OutputError
 from cmdiad_runtime.support.reporter import SILENT
 from graphs import tiny_bundle
-from helpers import assert_refused, command, flip_byte
+from helpers import RecordingReporter, assert_refused, command, flip_byte
 from oci_stand_in import send, stand_in
 
 UNSIGNED = Proof(public_key=None)
@@ -75,13 +75,13 @@ def serving(folder, artefact=None):
         yield state
 
 
-def fetch(state, target, *mirrors, name="parts/gear:7", proof=UNSIGNED, **environment):
+def fetch(state, target, *mirrors, name="parts/gear:7", proof=UNSIGNED, reporter=SILENT, **environment):
     source = Source(
         reference=Reference.parse(name if name.startswith("oci:") else f"{state.host}/{name}"),
         mirrors=tuple(map(Reference.parse, mirrors)),
         access=access(**environment),
     )
-    return pull(source, target, proof, SILENT)
+    return pull(source, target, proof, reporter)
 
 
 def content_of(folder):
@@ -120,10 +120,13 @@ def with_file(bundle, name, content):
 
 def test_a_registry_that_breaks_off_for_good_is_given_up_and_the_next_pull_continues(bundle, target, line):
     large = with_file(bundle, "notes.bin", bytes(range(256)) * (5 << 12))
+    reporter = RecordingReporter()
     with serving(large) as state:
         state.cut = 600_000
         with pytest.raises(RegistryError, match="broke off"):
-            fetch(state, target)
+            fetch(state, target, reporter=reporter)
+        attempts = [line.partition(". ")[2] for line in reporter.lines if "broke off" in line]
+        assert attempts == ["Attempt 2 of 3 follows in 0 s.", "Attempt 3 of 3 follows in 0 s."]
         assert not target.exists()
         (partial,) = (line / ".gear.cmdiad.pull").glob("*.partial")
         received = partial.stat().st_size

@@ -144,8 +144,11 @@ def test_a_damaged_bundle_is_not_published(real, bundle):
     assert_refused(command(cli, "publish", bundle, f"{real.host}/parts/bad:1"), 4, "hash")
 
 
-def test_a_registry_that_is_away_is_given_up_after_some_attempts(bundle):
+def test_a_registry_that_is_away_is_given_up_after_some_attempts(bundle, caplog):
     place = open_place(Reference.parse("127.0.0.1:9/parts/gear:7"), Access(attempts=2, wait_s=0))
     with pytest.raises(RegistryError, match="127.0.0.1:9: found no connection") as raised:
         publish(Bundle.open(bundle), None, place, "7", SILENT)
     assert raised.value.temporary
+    (line,) = caplog.messages
+    assert line.startswith("127.0.0.1:9: found no connection")
+    assert line.endswith("Attempt 2 of 2 follows in 0 s.")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import fsspec
 import pytest
 
 from cmdiad_fleet.manifest import fetching
 from cmdiad_fleet.manifest.fetching import local_files
+from cmdiad_fleet.manifest.reading import read_rows
 from cmdiad_runtime.errors import InputError
+from http_servers import http_server
 
 
 @pytest.fixture
@@ -109,6 +113,39 @@ def test_http(tmp_path: Path) -> None:
             assert paths["rgb"].read_bytes() == b"8 bytes!"
         assert refusal(f"{url}/b.png").reason == "missing-file"
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "problem"),
+    [
+        (404, "missing-file", "no such file"),
+        (410, "missing-file", "no such file"),
+        (401, "unreadable", "a server that answers with status 401"),
+        (403, "unreadable", "a server that answers with status 403"),
+        (503, "unreadable", "a server that answers with status 503"),
+        (302, "unreadable", "a file that cannot be copied (TooManyRedirects)"),
+        (301, "unreadable", "a file that cannot be copied (NonHttpUrlRedirectClientError)"),
+    ],
+)
+def test_only_a_file_that_does_not_exist_is_missing(status: int, reason: str, problem: str) -> None:
+    """A redirect leads to the same place again, or for 301 to a file of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", "file:///etc/hostname" if status == 301 else self.path)
+            self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815 - the name of `http.server`
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Stay silent."""
+
+    with http_server(Handler) as host:
+        error = refusal(f"http://{host}/a.png")
+        assert (error.reason, error.found) == (reason, problem)
+        with pytest.raises(InputError, match=re.escape(problem)):
+            list(read_rows(f"http://{host}/a.csv", ["rgb"]))
 
 
 def test_http_at_an_address_of_ipv6(tmp_path: Path) -> None:

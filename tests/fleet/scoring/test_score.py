@@ -436,6 +436,34 @@ def test_an_unusable_bundle_or_manifest_is_refused(bundle: Path, scored: Path, t
     )
 
 
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_refused_manifest_leaves_no_trace(existing: bool, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if existing:
+        out.mkdir()
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("id,photo\npart,1.png\n", encoding="utf-8")
+    assert_refused(command(cli, "score", bundle, manifest, "--out", out), 3, "0 columns 'rgb'")
+    assert out.exists() == existing
+    assert not existing or not list(out.iterdir())
+
+
+def test_a_run_without_a_result_leaves_no_trace(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    """The next command may have other options: nothing of this one is left that would belong to them."""
+    out = tmp_path / "out"
+    refused = command(cli, "score", bundle, scored / "m.jsonl", "--out", out, "--device", "tensorrt", "--workers", 1)
+    assert refused.code == 5, refused.err
+    assert not out.exists()
+
+
+def test_a_refused_manifest_leaves_the_results_of_another_one(scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(scored / "out", out)
+    before = sorted(out.rglob("*"))
+    assert_refused(command(cli, "score", bundle, tmp_path / "m.csv", "--out", out), 3, "no such file")
+    assert sorted(out.rglob("*")) == before
+
+
 def full_disk(*arguments: Any) -> None:
     """Fail as a write to a full disk does, which names no file."""
     raise OSError(errno.ENOSPC, "No space left on device")

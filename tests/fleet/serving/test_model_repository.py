@@ -38,7 +38,7 @@ from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import RecordError
 from cmdiad_runtime.support.reporter import SILENT
-from graphs import FINGERPRINT
+from graphs import FINGERPRINT, tiny_bundle
 from helpers import assert_refused, command, flip_byte, sample_files, set_threshold
 from kserve_server import KServeServer, Protocol, kserve
 
@@ -229,6 +229,32 @@ def test_the_command_writes_models_and_names_the_server(bundle: Bundle, tmp_path
     assert_refused(again, 6, "another configuration", "unload the model")
     assert_refused(command(cli, "triton", bundle.path, "--repository", bundle.path / "models"), 6, "--repository")
     assert_refused(command(cli, "triton", tmp_path / "absent", "--repository", tmp_path / "models"), 4, "manifest")
+
+
+def test_a_bundle_that_cannot_be_served_keeps_all_models_from_being_written(
+    bundle: Bundle, own_bundle: Path, tmp_path: Path
+) -> None:
+    flip_byte(own_bundle / "graph.onnx")
+    refused = command(cli, "triton", bundle.path, own_bundle, "--repository", tmp_path / "models")
+    assert_refused(refused, 4, "graph.onnx")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_model_of_another_content_keeps_all_models_from_being_written(bundle: Bundle, tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    present = write_model(bundle, repository, Placement(instances=2)).path
+    tiny = tiny_bundle(tmp_path / "tiny.cmdiad")
+    assert_refused(command(cli, "triton", tiny, bundle.path, "--repository", repository), 6, "another configuration")
+    assert list(repository.iterdir()) == [present]
+
+
+def test_two_bundles_with_the_same_graph_have_one_model(bundle: Bundle, own_bundle: Path, tmp_path: Path) -> None:
+    set_threshold(own_bundle, 2 * bundle.calibration.score_threshold)
+    ended = command(cli, "triton", bundle.path, own_bundle, "--repository", tmp_path / "models")
+    assert ended.code == 0, ended.err
+    (model,) = (tmp_path / "models").iterdir()
+    assert ended.out == f"{model.name}\n" * 2
+    assert ended.err.count(f"--load-model={model.name}") == 1
 
 
 # --- verdicts through a server

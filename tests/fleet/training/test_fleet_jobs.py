@@ -22,11 +22,12 @@ from cmdiad_fleet.cli.fleet import cli
 from cmdiad_fleet.training.digest import digest_of
 from cmdiad_fleet.training.engines import local_engine
 from cmdiad_fleet.training.fleet_file.fleet import Fleet
+from cmdiad_fleet.training.fleet_file.sections import General
 from cmdiad_fleet.training.job import LOG, Outcome, job_of
 from cmdiad_fleet.training.progress import SHOW_S, Progress
 from cmdiad_fleet.training.rows import Row
 from cmdiad_fleet.training.run_job import request_of, run_job
-from cmdiad_fleet.training.tables import terminal_table
+from cmdiad_fleet.training.tables import terminal_table, write_tables
 from cmdiad_fleet.training.train_fleet import train_fleet
 from cmdiad_fleet.training.trainer import Trainer
 from cmdiad_fleet.training.worker import check_recipes
@@ -372,6 +373,16 @@ def test_tables_agree_and_the_page_escapes_everything(
     text = terminal_table(list(rows.values())).splitlines()
     assert text[1].endswith("trained")
     assert "failed: data: found nothing" in text[2]
+
+
+def test_a_name_that_looks_like_a_formula_is_text_in_the_table(tmp_path: Path) -> None:
+    fleet = Fleet(General(out=tmp_path), {}, (), None, None)
+    row = Row(name="=1+1-camera", data="/parts", category="=1+1", recipe="camera", state="failed", reason="@no data")
+    write_tables(fleet, [row], {})
+    with (tmp_path / "fleet.csv").open(encoding="utf-8", newline="") as file:
+        (cells,) = csv.DictReader(file)
+    assert (cells["name"], cells["category"], cells["reason"]) == ("'=1+1-camera", "'=1+1", "'@no data")
+    assert json.loads((tmp_path / "fleet.json").read_text())["detectors"][0]["name"] == "=1+1-camera"
 
 
 def test_progress_states_the_time_left() -> None:

@@ -147,6 +147,15 @@ def test_a_random_search_draws_different_points_of_the_grid() -> None:
     assert drawn != points_of(Sweep(recipe="a", values=values, search="random", samples=5, seed=1))
 
 
+@pytest.mark.parametrize("samples", [1, 6, 9, 100])
+def test_more_samples_of_a_random_search_begin_with_the_same_trials(samples: int) -> None:
+    values = {"size": (64, 80, 96), "seed": (1, 2, 3)}
+    few = points_of(Sweep(recipe="a", values=values, search="random", samples=5))
+    drawn = points_of(Sweep(recipe="a", values=values, search="random", samples=samples))
+    assert len(drawn) == min(samples, 9)
+    assert drawn[:5] == few[:samples]
+
+
 def test_check_lists_mistakes_or_detectors_and_trains_nothing(parts: Path, tmp_path: Path) -> None:
     file = write_fleet(tmp_path, parts)
     ended = command(cli, "train", file, "--check")

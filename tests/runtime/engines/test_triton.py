@@ -445,11 +445,14 @@ def test_options_of_the_environment() -> None:
         ServerOptions.from_environment(environment={})
 
 
+SCHEMES = "grpcs://, grpc://, https:// or http:// before the name of another machine"
+
+
 @pytest.mark.parametrize(
     ("address", "variable", "value", "message"),
     [
-        ("10.1.2.3:9", "", "", "--server: found '10.1.2.3:9'. Expected grpcs:// or grpc:// for another machine. "),
-        (None, "", "plant:9", "CMDIAD_SERVER: found 'plant:9'. Expected grpcs:// or grpc:// for another machine. "),
+        ("10.1.2.3:9", "", "", f"--server: found '10.1.2.3:9'. Expected {SCHEMES}. "),
+        (None, "", "plant:9", f"CMDIAD_SERVER: found 'plant:9'. Expected {SCHEMES}. "),
         (None, "_TIMEOUT", "soon", "CMDIAD_SERVER_TIMEOUT: found 'soon'. Expected seconds. "),
         (None, "_TIMEOUT", "0", "CMDIAD_SERVER_TIMEOUT: found '0'. Expected a number from 0.001 to 600. "),
         (None, "_SHARED_MEMORY", "perhaps", "CMDIAD_SERVER_SHARED_MEMORY: found 'perhaps'. Expected 1 or 0. "),

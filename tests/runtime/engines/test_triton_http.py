@@ -51,7 +51,7 @@ def test_no_package_of_triton_is_needed(
 
 def test_the_official_client_has_the_same_outputs(model: ServedModel, server: KServeServer) -> None:
     """The server of the tests speaks the protocol as the client of Triton does, and both clients read the same."""
-    pytest.importorskip("geventhttpclient", reason="needs tritonclient[http]")
+    pytest.importorskip("geventhttpclient", reason="tritonclient[http] needs an older greenlet than locked.txt")
     import tritonclient.http as library
 
     inputs = cloud_inputs(5)
