@@ -20,7 +20,8 @@ from cmdiad_runtime.preprocess.prepare import prepare, prepare_ground_truth
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.datasets import SampleFiles, Split, open_category
-from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
+from cmdiad_train.detectors.bank.features.compared import Patches
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.fusion import ocsvm_weights, standardised_weights

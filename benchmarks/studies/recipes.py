@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +28,11 @@ from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.reporter import Reporter
 from studies.families import figures_of, name_of_device, read_json
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
 
@@ -62,11 +68,6 @@ def read_recipes(file: Path, seeds: Sequence[int], only: Sequence[str] = ()) -> 
     Raises:
         ValueError: The file has no table `rows` of texts.
     """
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-
     rows = tomllib.loads(file.read_text(encoding="utf-8")).get("rows")
     if not isinstance(rows, dict) or not all(isinstance(options, str) for options in rows.values()):
         raise ValueError(f'{file} needs a table [rows] with lines such as name = "--family bank --modality rgb"')

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.detectors.bank.features.patches import Patches
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.m3dm.fitting.pairs import TrainingPairs
 from cmdiad_train.detectors.m3dm.fitting.training import rate_at

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cmdiad_runtime.engines.searched_cells import SUFFIX
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.features.joined import JoinedFeatures
-from cmdiad_train.detectors.bank.features.patches import Hallucinated, Patches, PatchFeatures, image_name, input_names
+from cmdiad_train.detectors.bank.features.patches import Hallucinated, PatchFeatures, image_name, input_names
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.precision_parts import precision_parts
 from cmdiad_train.detectors.bank.residual_scorer import ResidualScorer

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
+from cmdiad_train.detectors.bank.features.compared import Patches
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, inspected_patches, make_bank
 from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT, calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from cmdiad_train.detectors.bank.features.patches import Patches
+from cmdiad_train.detectors.bank.features.compared import Patches
 
 
 class JoinedFeatures(nn.Module):

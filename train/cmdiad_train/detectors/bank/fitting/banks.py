@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.detectors.bank.features.patches import Patches
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.fitting.coreset import greedy_coreset, project
 from cmdiad_train.detectors.bank.memory_bank import NEIGHBOURS, MemoryBank
 from cmdiad_train.detectors.cell_maps import marked_cells

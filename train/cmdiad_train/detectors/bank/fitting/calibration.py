@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.features.patches import Patches, alone
+from cmdiad_train.detectors.bank.features.compared import Patches
+from cmdiad_train.detectors.bank.features.patches import alone
 from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
 from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import fusion_weights
@@ -136,8 +137,8 @@ def _without_own_rows(
         by_bank.append(_with_maps(scorer, compared, usual, pictures))
         factors.append(None if usual is None else usual.factors())
     detector.set_factors(factors)
-    for scorer, every in zip(detector.scorers[len(banks) :], patches[0][len(banks) :], strict=True):
-        by_bank.append([scorer(*sample) for sample in every])
+    for residual, every in zip(detector.scorers[len(banks) :], patches[0][len(banks) :], strict=True):
+        by_bank.append([residual(*sample) for sample in every])
     return [
         _over_sensor(context, files, (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
         for files, unfused in zip(context.train, zip(*by_bank, strict=True), strict=True)

@@ -12,15 +12,10 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import MODALITIES
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.features.hallucination import Network
 from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
-from cmdiad_train.detectors.bank.features.patches import (
-    Hallucinated,
-    Patches,
-    PatchFeatures,
-    hallucination_grid,
-    regrid,
-)
+from cmdiad_train.detectors.bank.features.patches import Hallucinated, PatchFeatures, hallucination_grid, regrid
 from cmdiad_train.detectors.bank.fitting.distillation import Pair, Pairs, distil, new_network, target_statistics
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of

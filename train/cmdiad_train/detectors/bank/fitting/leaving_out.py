@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.features.patches import Patches
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, bank_size
 from cmdiad_train.detectors.bank.fitting.coreset import SelectionsWithout, project
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.support.reporter import SILENT, Reporter
-from cmdiad_train.detectors.bank.features.patches import Patches
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows, bank_size, make_bank
 from cmdiad_train.detectors.bank.memory_bank import NEIGHBOURS, MemoryBank
 from cmdiad_train.detectors.bank.run_files import BANKS, load_banks, load_chosen, save_banks

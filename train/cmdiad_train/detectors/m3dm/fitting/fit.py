@@ -9,7 +9,8 @@ import torch
 
 from cmdiad_runtime.names import Modality
 from cmdiad_train.detectors.bank.detector import Detector
-from cmdiad_train.detectors.bank.features.patches import Patches, PatchFeatures
+from cmdiad_train.detectors.bank.features.compared import Patches
+from cmdiad_train.detectors.bank.features.patches import PatchFeatures
 from cmdiad_train.detectors.bank.fitting.banks import inspected_patches
 from cmdiad_train.detectors.bank.fitting.calibration import LEFT_OUT, calibrate_fusion
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures

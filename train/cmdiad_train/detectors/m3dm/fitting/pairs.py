@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import Modality
-from cmdiad_train.detectors.bank.features.patches import Patches, repeated_cells
+from cmdiad_train.detectors.bank.features.compared import Patches
+from cmdiad_train.detectors.bank.features.patches import repeated_cells
 from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.m3dm.networks.fused_features import fused_grid
 from cmdiad_train.detectors.m3dm.pairing import paired_cells

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.features.joined import JoinedFeatures
-from cmdiad_train.detectors.bank.features.patches import Patches, repeated_cells
+from cmdiad_train.detectors.bank.features.patches import repeated_cells
 from cmdiad_train.detectors.m3dm.networks.fusion_network import Half
 
 
