@@ -267,8 +267,10 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if MISSING & set(imported) else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files, mark tests that train or export, and skip tests that need a GPU on machines without one."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long lane, order the files, mark tests that train or export, and skip those without their GPU."""
+    if not re.search(r"\blong\b", config.option.markexpr):
+        _leave_out(config, items, "long")
     slow = {_file(item) for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: _start(_file(item), slow))
     for item in items:
@@ -280,6 +282,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str) -> None:
+    """Deselect the tests with a marker."""
+    left_out = [item for item in items if item.get_closest_marker(marker)]
+    items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def _file(item: pytest.Item) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ WEIGHTS = golden.SHARED / "weights" / "resnetv2_50.mxnet_in1k_stage123.safetenso
 
 pytestmark = [
     pytest.mark.real_data,
-    pytest.mark.slow,
     pytest.mark.skipif(not (DATA.is_dir() and WEIGHTS.is_file()), reason="shared/data or shared/weights is absent"),
 ]
 
@@ -28,6 +28,27 @@ def call(command: object, *arguments: str | Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+def test_a_few_real_parts_from_training_to_accuracy(tmp_path: Path) -> None:
+    """A third of the samples, as smaller images; the long test takes all and requires more."""
+    some = tmp_path / "data"
+    shutil.copytree(DATA, some, ignore=lambda _, names: [name for name in names if name[:3].isdigit() and name > "014"])
+    for extra in [path for path in (some / "cable_gland" / "test").rglob("*") if path.stem in ("002", "003", "004")]:
+        extra.unlink()
+    run, bundle, figures = tmp_path / "run", tmp_path / "b.cmdiad", tmp_path / "figures.json"
+    network = ("--rgb-backbone", "resnetv2_50", "--rgb-stages", "1,2", "--rgb-weights", WEIGHTS)
+    size = ("--size", "160", "--rgb-grid", "20", "--coreset", "0.05")
+    call(train, some, "--category", "cable_gland", "--modality", "rgb", *network, *size, "--out", run)
+    call(export, run, "--engine", "fp32", "--out", bundle)
+    call(bench, "accuracy", bundle, some, "--category", "cable_gland", "--json", figures)
+    on_bundle = json.loads(figures.read_text())
+    in_torch = json.loads((run / "run.json").read_text())["metrics"]
+    assert (on_bundle["samples"], on_bundle["good"]) == (15, 3)
+    assert on_bundle["pixel_auroc"] > 0.9
+    assert on_bundle["pixel_auroc"] == pytest.approx(in_torch["pixel_auroc"], abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("modality", "options", "pixel_auroc"),
     [

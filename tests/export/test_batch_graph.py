@@ -38,12 +38,13 @@ from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import load_run
 from helpers import assert_refused, command, rewrite_manifest
+from lanes import long
 
 Cached = Callable[..., Path]
 SIZE = 3
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
-VARIANTS: list[tuple[str, str, Precision, dict[str, Any]]] = [
-    ("xyz", "f2f", "fp32", {"xyz": NORMALS}),
+VARIANTS = [
+    long("xyz", "f2f", "fp32", {"xyz": NORMALS}),
     ("both", "none", "fp16", {"view": "each", "xyz": NORMALS}),
 ]
 """Lists of searched cells with a second extractor, and two images with a map each."""
@@ -107,7 +108,7 @@ def test_results_of_one_image_too(bundle: Bundle) -> None:
 
 
 def test_reverse_distillation_runs_its_networks_once(fitted: Cached, tmp_path: Path) -> None:
-    bundle = written(fitted("trd", "both"), tmp_path / "b.cmdiad")
+    bundle = written(fitted("rd", "rgb"), tmp_path / "b.cmdiad")
     assert_same_convolutions(bundle)
     check_each_place(bundle)
 

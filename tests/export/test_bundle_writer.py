@@ -31,6 +31,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import SearchSettings
 from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, flip_byte, rewrite_manifest
+from lanes import long
 
 Cached = Callable[..., Path]
 # An fp16 export also certifies its fp32 form, so that not every pair needs an export of its own.
@@ -230,7 +231,7 @@ def test_existing_output_is_refused_and_kept(trained: Cached, tmp_path: Path, ki
     assert (out if kind == "file" else out / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), ("xyz", "int8-cpu")])
+@pytest.mark.parametrize(("modality", "precision"), [("rgb", "fp32"), long("xyz", "int8-cpu")])
 def test_weights_beside_a_large_graph(
     trained: Cached, exported: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str
 ) -> None:
@@ -276,7 +277,7 @@ def test_changed_and_foreign_weights_are_refused(
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
 @pytest.mark.parametrize(
-    ("modality", "precision", "outside"), [("rgb", "fp32", False), ("xyz", "fp16", False), ("rgb", "fp16", True)]
+    ("modality", "precision", "outside"), [long("rgb", "fp32", False), ("xyz", "fp16", False), ("rgb", "fp16", True)]
 )
 def test_rtx_engine_comes_with_its_fingerprint_and_a_plain_word(
     trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, precision: str, outside: bool

@@ -24,6 +24,7 @@ from cmdiad_export.precision.levels import is_within
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
+from lanes import long, some
 
 Fitted = Callable[..., Path]
 VARIANTS = [("rd", "rgb"), ("rd", "both"), ("mtfi-rd", "rgb"), ("mtfi-trd", "xyz"), ("trd", "both")]
@@ -69,7 +70,11 @@ def certifier(fitted: Fitted) -> Certifier:
 
 
 @pytest.mark.parametrize(
-    ("variant", "modality", "precision"), [*((*variant, "fp16") for variant in VARIANTS), ("trd", "both", "fp32")]
+    ("variant", "modality", "precision"),
+    some(
+        [*((*variant, "fp16") for variant in VARIANTS), ("trd", "both", "fp32")],
+        [("rd", "rgb", "fp16"), ("trd", "both", "fp16"), ("trd", "both", "fp32")],
+    ),
 )
 def test_graphs_consist_of_operators_that_every_engine_has(
     fitted: Fitted, variant: str, modality: str, precision: Precision
@@ -101,7 +106,7 @@ def test_sums_of_cosines_stay_fp32(fitted: Fitted) -> None:
     assert all(is_within(module_of(node), networks) for node in model.graph if "Conv" in node.op_type)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu"])
+@pytest.mark.parametrize("precision", ["fp16", long("int8"), "int8-cpu"])
 def test_a_reduced_graph_passes_its_certificate(
     fitted: Fitted, certifier: Certifier, tmp_path: Path, precision: Precision
 ) -> None:
@@ -133,7 +138,7 @@ def test_int8_cpu_multiplies_integers(fitted: Fitted, tmp_path: Path) -> None:
 @pytest.mark.rtx
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", [long("fp16"), "int8"])
 def test_rtx_engine_is_built_without_a_gpu(
     fitted: Fitted, certifier: Certifier, tmp_path: Path, precision: Precision
 ) -> None:

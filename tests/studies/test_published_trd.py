@@ -14,6 +14,7 @@ from cmdiad_train.detectors.trd.detector import ReverseDistillation
 from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.recipe import TEACHER_STAGES, Recipe, RgbExtractor, TrdRecipe
+from lanes import long
 from studies import published_trd as plain
 from studies.trd_speed import speed_table
 
@@ -67,15 +68,16 @@ def test_prediction_is_that_of_the_faithful_detector() -> None:
 
 
 @pytest.mark.slow
-def test_published_program_and_graph_start_from_sensor_data(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", long("int8-cpu")])
+def test_published_program_and_graph_start_from_sensor_data(data: Path, tmp_path: Path, precision: str) -> None:
     from cmdiad_runtime.readers import read_rgb, read_xyz
     from helpers import sample_files
     from studies.trd_speed import compare_speed
 
     files = zip(*(sample_files(data, "test", "good", modality) for modality in ("rgb", "xyz")), strict=True)
     samples = [Sample(str(a), rgb=read_rgb(a), xyz=read_xyz(b)) for a, b in files]
-    figures = compare_speed("resnet18", ("int8-cpu",), samples, 2, tmp_path)
-    assert list(figures) == ["published", "int8-cpu"]
+    figures = compare_speed("resnet18", (precision,), samples, 2, tmp_path)
+    assert list(figures) == ["published", precision]
     for row in figures.values():
         assert row["peak_resident_mb"] > 0
         assert row["p95"] >= row["p50"] > 0

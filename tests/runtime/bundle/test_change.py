@@ -253,6 +253,7 @@ def test_killed_at_random_moments(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.trains
 def test_exports_killed_at_random_moments() -> None:
     arguments = [sys.executable, str(SCRIPTS / "kill_bundles.py"), "--command", "export", "--trials", "2"]

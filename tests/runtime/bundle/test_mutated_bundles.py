@@ -17,9 +17,9 @@ SCRIPT = Path(__file__).parents[3] / "scripts" / "mutate_bundles.py"
 def test_changed_bundles_are_refused_or_judge_as_before() -> None:
     pytest.importorskip("onnx_ir")
     pytest.importorskip("cryptography")
-    arguments = [sys.executable, str(SCRIPT), "--count", "40", "--seed", "14"]
+    arguments = [sys.executable, str(SCRIPT), "--count", "16", "--seed", "14"]
     ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     figures = json.loads(ended.stdout)
     assert figures["problems"] == 0
-    assert figures["signature required: refused"] > 30
+    assert figures["signature required: refused"] > 10

@@ -22,6 +22,7 @@ from cmdiad_train.fit.fit import fit
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, bank_recipe, command
+from lanes import long
 from pictures import plate, plug, write_category
 
 
@@ -34,7 +35,7 @@ def detector(tmp_path: Path, draw: Callable[..., Any], view: str) -> tuple[Path,
     return tmp_path / "b.cmdiad", reporter.lines
 
 
-@pytest.mark.parametrize(("draw", "defects"), [(plate, ("absent", "cracked")), (plug, ("hole",))])
+@pytest.mark.parametrize(("draw", "defects"), [(plate, ("absent", "cracked")), long(plug, ("hole",))])
 @pytest.mark.failure_mode("A part next to something brighter")
 def test_default_view_finds_what_the_part_view_passes_over(
     tmp_path: Path, draw: Callable[..., Any], defects: tuple[str, ...]

@@ -11,6 +11,7 @@ from torch import Tensor
 import golden
 from cmdiad_train.detectors.trd.detector import ReverseDistillation
 from cmdiad_train.recipe import PUBLISHED_TRD, Recipe
+from lanes import long
 from published_students import (
     PREFIXES,
     SIDE,
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.golden
 EVERY: dict[Size, int] = {"r18": 1, "wrn50": 8}
 """Distance between the channels that the arrays contain."""
 TRAINING, VALIDATION, TEST = slice(0, 2), (2, 3), 4
-BOTH_SIZES = [pytest.param("r18"), pytest.param("wrn50", marks=pytest.mark.slow)]
+BOTH_SIZES = ["r18", long("wrn50")]
 BRANCHES: tuple[Branch, Branch] = ("rgb", "geo")
 
 
@@ -78,9 +79,7 @@ def assert_close(values: Tensor, expected: npt.NDArray[np.float32]) -> None:
     np.testing.assert_allclose(values, expected, rtol=0, atol=2e-5 * abs(expected).max())
 
 
-@pytest.mark.parametrize(
-    ("size", "mode"), [("r18", "eval"), ("r18", "train"), pytest.param("wrn50", "eval", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("size", "mode"), [("r18", "eval"), ("r18", "train"), long("wrn50", "eval")])
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_loss_terms_and_gradients(size: Size, mode: str, branch: Branch) -> None:
     module = student(size, branch).double().train(mode == "train")
