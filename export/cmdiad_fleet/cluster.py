@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.printable import cause_of
 from cmdiad_runtime.support.signals import ENDING
 
 _OBJECT_STORE_BYTES = 100 << 20
 """Size of the object store of a cluster on this machine: no large object travels between processes."""
+_CONNECT_S = 10.0
+"""Longest time to connect to a cluster."""
 
 
 @contextmanager
@@ -58,6 +63,7 @@ def _require_token() -> None:
 
 def _connect(ray: Any, address: str, cores: int | None) -> None:
     """Join or start a cluster. Ray replaces the handlers of signals; those of this command are restored."""
+    _require_listener(address)
     handlers = {number: signal.getsignal(number) for number in ENDING}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     if not address:
@@ -65,12 +71,27 @@ def _connect(ray: Any, address: str, cores: int | None) -> None:
     try:
         ray.init(address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise EngineError(
-            address or "ray",
-            found=f"no cluster ({(str(error).splitlines() or [type(error).__name__])[0]})",
-            expected="a Ray cluster that runs, or --engine local",
-            action="check the address, and the output of ray status",
-        ) from error
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _no_cluster(address or "ray", problem) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _require_listener(address: str) -> None:
+    """Refuse a HOST:PORT that nobody listens at. Ray would try for minutes, with a warning every few seconds."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if place.hostname and place.port:
+            socket.create_connection((place.hostname, place.port), _CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, cause_of(error)) from error
+
+
+def _no_cluster(address: str, problem: str) -> EngineError:
+    return EngineError(
+        address,
+        found=f"no cluster ({problem})",
+        expected="a Ray cluster that runs, or --engine local",
+        action="check the address, and the output of ray status",
+    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cmdiad_fleet.cluster import _connect
+from cmdiad_runtime.errors import EngineError
 from helpers import python
 
 RAY = """
@@ -50,8 +54,20 @@ def test_a_cluster_of_this_machine_needs_a_token_that_nobody_knows(stand_in: Pat
 def test_the_token_of_the_user_and_a_cluster_of_others_stay_as_they_are(
     stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert python(CODE, stand_in, "10.0.0.5:6379") == " 0\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert python(CODE, stand_in, f"127.0.0.1:{listener.getsockname()[1]}") == " 0\n"
+    assert python(CODE, stand_in, "auto") == " 0\n"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 40)
     assert python(CODE, stand_in, "") == "token 40\n"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert python(CODE, stand_in, "") == "disabled 40\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:{}0000"])
+def test_an_address_without_a_listener_is_refused_at_once(address: str) -> None:
+    """Ray itself would try for minutes; this stand-in must not be asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = address.format(free.getsockname()[1])
+        with pytest.raises(EngineError, match="found no cluster"):
+            _connect(SimpleNamespace(), place, None)
