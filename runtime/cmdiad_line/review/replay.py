@@ -23,6 +23,7 @@ from cmdiad_runtime.bundle.manifest import manifest_hash
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.inspection.result_line import csv_cell
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.records import fields_from_json
 from cmdiad_runtime.support.regular_file import read_regular
@@ -166,7 +167,7 @@ def replay_candidate(
         digest = manifest_hash(inspector.bundle.manifest)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     replay = Replay(bundle_digest=digest, created=now, parts=tuple(replayed))
-    _write(folder, replay)
+    write_replay(folder, replay)
     return replay
 
 
@@ -232,11 +233,12 @@ def _replayed(state: Path, inspector: Inspector, candidate: Candidate, result: S
     )
 
 
-def _write(folder: Path, replay: Replay) -> None:
+def write_replay(folder: Path, replay: Replay) -> None:
+    """Write the table and the record of a replay to a folder."""
     with atomic_write(folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [entry.name for entry in fields(Replayed)])
         writer.writeheader()
-        writer.writerows(asdict(part) for part in replay.parts)
+        writer.writerows({name: csv_cell(value) for name, value in asdict(part).items()} for part in replay.parts)
     write_json(folder / REPLAY, asdict(replay))
 
 

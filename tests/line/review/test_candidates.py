@@ -20,7 +20,7 @@ from cmdiad_line.review.accept import accept_candidate
 from cmdiad_line.review.candidate import MakeOptions, list_candidates, make_candidate, read_candidate
 from cmdiad_line.review.lineage import judged_defects
 from cmdiad_line.review.places import BUNDLE, candidate_folder
-from cmdiad_line.review.replay import read_replay, replay_candidate
+from cmdiad_line.review.replay import Replay, Replayed, read_replay, replay_candidate, write_replay
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.change import change_bundle, sign_bundle
 from cmdiad_runtime.bundle.signature import new_key
@@ -160,6 +160,15 @@ def test_replay_shows_what_would_have_changed(state, records, parts):
     assert read_replay(state, "gear-2") == replayed
     with (candidate_folder(state, "gear-2") / "replay.csv").open(newline="") as file:
         assert [int(row["acquisition_id"]) for row in csv.DictReader(file)] == list(by_id)
+
+
+def test_table_of_a_replay_holds_no_formula(tmp_path):
+    numbers = dict.fromkeys(("score_before", "threshold_before", "score_after", "threshold_after"), 1.0)
+    verdicts = {"verdict_before": "NG", "reason_before": "score", "verdict_after": "OK", "reason_after": ""}
+    part = Replayed(1, "2026-11-26T10:00:00+00:00", "=1+1", "good", "picture", **verdicts, **numbers)
+    write_replay(tmp_path, Replay("digest", "2026-11-26T10:00:00+00:00", (part,)))
+    with (tmp_path / "replay.csv").open(newline="") as file:
+        assert [row["part_id"] for row in csv.DictReader(file)] == ["'=1+1"]
 
 
 def test_candidate_becomes_a_recipe_after_its_replay(state, records, station):
