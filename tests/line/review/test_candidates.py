@@ -165,8 +165,9 @@ def test_replay_shows_what_would_have_changed(state, records, parts):
 def test_table_of_a_replay_holds_no_formula(tmp_path):
     numbers = dict.fromkeys(("score_before", "threshold_before", "score_after", "threshold_after"), 1.0)
     verdicts = {"verdict_before": "NG", "reason_before": "score", "verdict_after": "OK", "reason_after": ""}
-    part = Replayed(1, "2026-11-26T10:00:00+00:00", "=1+1", "good", "picture", **verdicts, **numbers)
-    write_replay(tmp_path, Replay("digest", "2026-11-26T10:00:00+00:00", (part,)))
+    described = {"time": "2026-11-26T10:00:00+00:00", "part_id": "=1+1", "judgement": "good", "source": "picture"}
+    part = Replayed(acquisition_id=1, **described, **verdicts, **numbers)
+    write_replay(tmp_path, Replay(bundle_digest="digest", created="2026-11-26T10:00:00+00:00", parts=(part,)))
     with (tmp_path / "replay.csv").open(newline="") as file:
         assert [row["part_id"] for row in csv.DictReader(file)] == ["'=1+1"]
 
