@@ -11,7 +11,7 @@ import torch
 from cmdiad_train.detectors.dsr3d.fitting.disturbances import cells_inside, disturbed, ranks, replaced, shuffled
 from cmdiad_train.detectors.dsr3d.fitting.masks import anomaly_masks, coarsened
 from cmdiad_train.detectors.dsr3d.losses import focal_loss, mask_loss
-from cmdiad_train.detectors.dsr3d.networks.code_book import CodeBook, straight_through
+from cmdiad_train.detectors.dsr3d.networks.code_book import CodeBook, rows_of, straight_through
 from cmdiad_train.detectors.dsr3d.simulation.noise import gradient_noise, simulated_depth
 from cmdiad_train.detectors.dsr3d.simulation.rotation import rotated
 
@@ -51,12 +51,25 @@ def test_codes_are_running_means_and_unused_ones_may_be_replaced() -> None:
     book.update(features, revive=False)
     torch.testing.assert_close(book.counts.double(), counts, rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(book.codes.double(), sums / counts[:, None], rtol=1e-4, atol=0)
-    assert book.used() == len(set(index.tolist())) < 40
+    shares = counts / counts.sum()
+    assert book.in_use() == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares.tolist())), rel=1e-4)
     revived, _ = book_and_features()
     revived.update(features, revive=True)
-    assert revived.used() == 40
     unused = next(k for k in range(40) if k not in index.tolist())
     assert float((rows - revived.codes[unused].double()).square().sum(1).min()) < 1e-10
+
+
+def test_codes_that_no_step_uses_follow_the_features() -> None:
+    book, features = book_and_features()
+    moved = features + 100
+    seen = [book.nearest(features)]
+    book.update(features, revive=True)
+    seen.append(book.nearest(moved))
+    book.update(moved, revive=True)
+    unused = [k for k in range(40) if k not in torch.cat(seen).tolist()]
+    assert unused
+    distances = torch.cdist(book.codes[unused].double(), rows_of(moved).double())
+    assert float(distances.amin(1).max()) < 1e-4  # features of 100, in float32
 
 
 def test_gradient_noise_pixel_by_pixel() -> None:

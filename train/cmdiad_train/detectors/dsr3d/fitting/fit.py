@@ -67,7 +67,10 @@ def _schedule(context: FitContext) -> Schedule:
 
 def _codes_in_use(autoencoder: Autoencoder) -> str:
     coarse, fine = autoencoder.coarse, autoencoder.fine
-    return f"Codes in use: {coarse.used()} of {len(coarse.codes)} coarse, {fine.used()} of {len(fine.codes)} fine."
+    return (
+        f"Codes in use (perplexity): {coarse.in_use():.0f} of {len(coarse.codes)} coarse, "
+        f"{fine.in_use():.0f} of {len(fine.codes)} fine."
+    )
 
 
 def _provenance(recipe: Recipe) -> dict[str, Any]:

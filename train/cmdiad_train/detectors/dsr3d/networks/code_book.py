@@ -66,16 +66,22 @@ class CodeBook(nn.Module):
             self._revive(rows)
         self.codes.copy_(self.sums / self.counts[:, None])
 
-    def used(self) -> int:
-        """Return the number of codes that recent training steps used."""
-        return int((self.counts >= _LEAST_SHARE * self.counts.mean()).sum())
+    def in_use(self) -> float:
+        """Return the perplexity of the codes in recent training steps: as many equally frequent codes tell as much."""
+        shares = self.counts.double() / self.counts.double().sum()
+        return float(torch.special.entr(shares).sum().exp())
 
     def _revive(self, rows: Tensor) -> None:
-        mean = self.counts.mean()
-        unused = (self.counts < _LEAST_SHARE * mean).nonzero()[:, 0]
+        """Replace unused codes by features `[B·h·w, width]` of this step.
+
+        They get the smallest count of a used code. A code that the next step does not hit is replaced again, so that
+        unused codes follow the features while these change.
+        """
+        least = _LEAST_SHARE * self.counts.mean()
+        unused = (self.counts < least).nonzero()[:, 0]
         places = torch.linspace(0, len(rows) - 1, len(unused), device=rows.device).long()
-        self.counts[unused] = mean
-        self.sums[unused] = mean * rows[places]
+        self.counts[unused] = least
+        self.sums[unused] = least * rows[places]
 
 
 def rows_of(features: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.recipe import shape_guided_part
 
-NEIGHBOUR = 50
-"""The spread of the queries around a point is the distance to this other point of the patch, nearest first."""
+NEIGHBOURS_SHARE = 0.1
+"""The spread of the queries around a point is the distance to its farthest of these nearest other points, as a share of
+the points of a patch. This is the 50th of 500 as published; the 50th of fewer points would be far off the surface."""
 NEAR_SHARE, NEAR, FAR = 0.65, 0.5, 1.0
 """Share of the training rounds with queries at 0.5 times the spread, 13 of 20 as published; the others are at the
 spread."""
@@ -59,8 +60,8 @@ class TrainingPatches:
 
 
 def spread_of(patches: Tensor) -> Tensor:
-    """Return the distance of each point to its 50th other point in the patch, `[P, M]`; to the last one if fewer."""
-    place = min(NEIGHBOUR + 1, patches.shape[1])  # the point itself is the first
+    """Return the distance of each point to the nearest tenth of the other points in the patch, `[P, M]`."""
+    place = 1 + max(1, round(NEIGHBOURS_SHARE * patches.shape[1]))  # the point itself is the first
     return torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(place, dim=2).values
 
 
