@@ -16,6 +16,7 @@ from cmdiad_runtime.readers import read_xyz
 from cmdiad_train.cli import train
 from cmdiad_train.runs.run import load_run
 from helpers import Ended, assert_refused, command, sample_files, write_cloud
+from lanes import long
 
 SMALL = (
     *("--rgb-backbone", "test_resnet", "--size", 64, "--cell", 8),
@@ -28,7 +29,7 @@ def train_on(data: Path, out: Path, modality: str, *further: object) -> Ended:
     return command(train.cli, data, "--family", "ast", "--modality", modality, *SMALL, *further, "--out", out)
 
 
-@pytest.fixture(scope="module", params=["rgb", "xyz", "both"])
+@pytest.fixture(scope="module", params=["rgb", long("xyz"), "both"])
 def modality(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

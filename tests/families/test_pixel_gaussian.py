@@ -20,6 +20,7 @@ from cmdiad_train.recipe import BankRecipe, Recipe
 from cmdiad_train.runs.run import load_run
 from families.pixel_gaussian import FAMILY, PixelGaussian, PixelGaussianRecipe
 from helpers import assert_refused, command, sample_files
+from lanes import long
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +40,7 @@ def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.Tem
     return out
 
 
-@pytest.fixture(scope="module", params=["fp32", "fp16"])
+@pytest.fixture(scope="module", params=[long("fp32"), "fp16"])
 def bundle(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{request.param}.cmdiad"
     ended = command(export.cli, run, "--engine", request.param, "--out", out)

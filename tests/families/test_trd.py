@@ -17,9 +17,15 @@ from cmdiad_train.cli import train
 from cmdiad_train.recipe import trd_part
 from cmdiad_train.runs.run import load_run
 from helpers import Ended, assert_refused, command, sample_files, write_cloud
+from lanes import long
 
 SMALL = ("--rgb-backbone", "test_resnet", "--size", 64, "--epochs", 2, "--batch", 4)
-CASES = (("rgb", "rd"), ("rgb", "mtfi-rd"), ("xyz", "mtfi-trd"), ("both", "trd"), ("both", "rd"))
+CASES = (
+    ("rgb", "mtfi-rd"),
+    ("both", "trd"),
+    *(long(case) for case in (("rgb", "rd"), ("xyz", "mtfi-trd"), ("both", "rd"))),
+)
+"""Two cases train and fine-tune every kind of network, for one sensor and for both."""
 OTHER = {"rgb": "xyz", "xyz": "rgb"}
 
 

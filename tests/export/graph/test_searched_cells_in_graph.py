@@ -15,12 +15,13 @@ from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.searched_cells import grids_of, lists_of
 from cmdiad_runtime.errors import EngineError
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
+from lanes import long
 
 Cached = Callable[..., Path]
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
-VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
+VARIANTS = [
     ("xyz", "f2f", "fp32", {}),
-    ("xyz", "f2i", "fp32", {}),
+    long("xyz", "f2i", "fp32", {}),
     ("both", "none", "fp32", {"view": "each"}),
     ("both", "none", "fp16", {"view": "each"}),
 ]

@@ -42,6 +42,7 @@ from cmdiad_train.detectors.bank.search.proven import ProvenSearch, nearest_one_
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import Run, load_held_out, load_run
 from helpers import RecordingReporter
+from lanes import long
 
 Cached = Callable[..., Path]
 TOLERANCE = search_tolerance(published_blur=False)
@@ -182,8 +183,9 @@ def test_search_stays_exact_where_no_fast_one_passes(run: Run, monkeypatch: pyte
     assert record["certificate"]["tolerances"]["fp32"] == {"score": 1e-3, "map": 2e-3}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "loop"), [("fp32", True), ("fp16", False), long("fp32", False), long("fp16", True)]
+)
 def test_fast_search_is_in_the_graph_and_in_the_certificate(
     run: Run, tmp_path: Path, precision: str, loop: bool
 ) -> None:

@@ -30,7 +30,7 @@ def test_killed_at_any_operation_on_the_disk(exported: Cached, inputs: list[Path
     bundle = exported("rgb")
     operations = count_operations(inspect(bundle, tmp_path / "whole", inputs), tmp_path / "whole")
     assert operations > 12
-    for number in range(1, operations + 1, 3):
+    for number in range(1, operations + 1, 5):
         out = tmp_path / str(number)
         ended = fault_at(inspect(bundle, out, inputs), "kill", number, out)
         assert ended.code == -signal.SIGKILL
@@ -44,7 +44,7 @@ def test_killed_at_any_operation_on_the_disk(exported: Cached, inputs: list[Path
 def test_killed_at_random_moments(exported: Cached, inputs: list[Path], tmp_path: Path, number: int) -> None:
     bundle = exported("rgb")
     seconds = run_whole(inspect(bundle, tmp_path / "whole", inputs)).seconds
-    for index, moment in enumerate(random_moments(seconds, 2, seed=number)):
+    for index, moment in enumerate(random_moments(seconds, 1, seed=number)):
         out = tmp_path / str(index)
         ended = kill_at(inspect(bundle, out, inputs), moment, number)
         assert ended.code in expected_codes(number), ended.err

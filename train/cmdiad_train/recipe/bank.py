@@ -141,7 +141,7 @@ class BankRecipe:
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
         distances: Distances that the map shows: "plain" as published, or "relative" to the usual distance of good
             parts at the same place of the view.
-        main_bank: "plain" (main features, and beside it a bank of hallucinated ones) or "enhanced" (one bank of both,
+        main_bank: "plain" (a bank of main features and a bank of hallucinated ones) or "enhanced" (one bank of both,
             each feature of the main modality followed by its hallucination).
         residual_map: "none", or "cycle" (a further map: how far the main features are from those that a second network
             predicts back from the hallucinated ones).

@@ -16,6 +16,7 @@ from cmdiad_train.runs.run import load_run
 from cmdiad_train.training.machine import Machine
 from helpers import RecordingReporter, flip_byte
 from helpers import tiny_trd_recipe as recipe
+from lanes import long
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
@@ -42,7 +43,7 @@ def test_a_run_keeps_what_inspection_needs(fitted: FitVariant, variant: str, mod
 @pytest.mark.parametrize(
     ("variant", "modality", "points"),
     [
-        ("trd", "both", [("extract xyz features", 2), ("train xyz student", 1)]),
+        long("trd", "both", [("extract xyz features", 2), ("train xyz student", 1)]),
         (
             "mtfi-rd",
             "rgb",

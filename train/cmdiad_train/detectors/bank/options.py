@@ -44,8 +44,8 @@ HALLUCINATION = option_group(
     click.option(
         "--main-bank",
         type=click.Choice(["plain", "enhanced"]),
-        help="Banks with f2f: one of main and one of hallucinated features, or one in which each main feature is "
-        "followed by its hallucination (default mode only).  [default: plain]",
+        help="Banks with f2f: a bank of main and a bank of hallucinated features, or one bank of concatenated features "
+        "(default mode only).  [default: plain]",
     ),
     click.option(
         "--residual-map",

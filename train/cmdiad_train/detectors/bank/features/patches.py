@@ -136,7 +136,7 @@ class Hallucinated(nn.Module):
         size: Side of the input that F2I generates for a point extractor.
 
     Attributes:
-        compared: What is compared with good samples; by default a bank of main and a bank of hallucinated features.
+        compared: Features for the scorers; by default main features for one bank, hallucinated ones for another.
     """
 
     every_cell: Tensor

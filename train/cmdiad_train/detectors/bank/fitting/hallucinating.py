@@ -108,9 +108,9 @@ def row_weights(training: TrainingFeatures, main: PatchFeatures, patches: Sequen
     network = load_hallucinated(training.context.run, recipe, main.grid).network.to(device)
     assert isinstance(network, FeatureToFeature)
     candidates = []
-    for sample, (_, cells), found in zip(stored, patches[1], log_variances(network, pairs, device), strict=True):
+    for sample, (_, cells), variances in zip(stored, patches[1], log_variances(network, pairs, device), strict=True):
         of_row = torch.full((len(sample["rows"]),), torch.nan, dtype=torch.float64)
-        of_row[torch.unique(sample["cells"])] = found  # the order of the rows in `make_pair`
+        of_row[torch.unique(sample["cells"])] = variances  # the order of the rows in `make_pair`
         candidates.append(of_row[torch.unique(cells)])
     return weights_of(torch.cat(candidates))
 
