@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from cmdiad_runtime.bundle.golden import read_golden
+from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.searched_cells import SUFFIX, searched_cells
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import EngineError, RunError
 from cmdiad_train.detectors.bank.features.compared import Compared
 from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
 from cmdiad_train.detectors.bank.features.patches import Hallucinated
@@ -201,6 +202,20 @@ def test_exported_graph_equals_torch(
         for feed in feeds:
             (found,) = session.run(["map"], feed)
             np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=tolerance * float(expected.max()))
+
+
+@pytest.mark.parametrize(("modality", "view", "variant"), [case for case in CASES if case[1] != "sensor"])
+def test_a_list_without_a_cell_of_the_part_fails(exported: Any, modality: str, view: str, variant: str) -> None:
+    bundle = exported(modality, "f2f", "fp32", xyz=NORMALS, view=view, verdict="map", **VARIANTS[variant])
+    engine = open_engine(bundle / "graph.onnx")
+    inputs = read_golden(bundle / "golden.npz")[0].inputs
+    image = {"rgb": "rgb", "xyz": "surface"}[modality]
+    cells = searched_cells(inputs[image], 14)
+    assert cells is not None
+    for short in (cells[1:], cells[:-1], np.repeat(cells[:-1], 20), cells[:2]):
+        with pytest.raises(EngineError, match="out of data bounds|invalid index"):
+            engine.run({**inputs, f"{image}{SUFFIX}": short})
+    engine.close()
 
 
 def test_detector_has_the_banks_and_maps_of_its_recipe(trained: Any) -> None:
