@@ -13,6 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[3] / "scripts" / "mutate_bundles.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_changed_bundles_are_refused_or_judge_as_before() -> None:
     pytest.importorskip("onnx_ir")
