@@ -273,7 +273,6 @@ def families(  # noqa: PLR0913 - one parameter for each option
 @click.option("--only", multiple=True, metavar="TEXT", help="Beginning of the rows to measure; repeatable.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device of the training.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings at the same time.")
-@click.option("--seconds", type=float, default=float("inf"), help="Start no training after this time.")
 def recipes(  # noqa: PLR0913 - one parameter for each option
     data: Path,
     category: str,
@@ -283,7 +282,6 @@ def recipes(  # noqa: PLR0913 - one parameter for each option
     only: tuple[str, ...],
     device: str,
     jobs: int,
-    seconds: float,
 ) -> None:
     """Train the recipes in ROWS on CATEGORY of DATA with several seeds, and tabulate figures of the test split.
 
@@ -297,7 +295,7 @@ def recipes(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
     reporter = TerminalReporter()
-    RecipeStudy(data, category, out, device, jobs, seconds).measure(chosen, reporter)
+    RecipeStudy(data, category, out, device, jobs).measure(chosen, reporter)
     reporter.close()
     click.echo((out / "recipes.md").read_text(encoding="utf-8"))
 

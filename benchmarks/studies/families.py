@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.names import Sensors
@@ -32,6 +32,7 @@ SENSORS: tuple[Sensors, ...] = ("rgb", "xyz", "both")
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
 LATENCY_RUNS = 1000
 Precisions = Sequence[str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Study:
         """
         waiting = [detector for detector in table if not self._figures(detector).exists()]
         started, machine = time.monotonic(), describe_machine()
-        for number, (detector, error) in enumerate(_in_processes(self, waiting, jobs)):
+        for number, (detector, error) in enumerate(in_processes(self.train, waiting, jobs)):
             ended = f"{time.monotonic() - started:.0f} s" if error is None else f"failed: {error}"
             reporter.say(f"{number + 1} of {len(waiting)}: {detector.name}, {ended}")
             self.write(table, machine)
@@ -239,28 +240,34 @@ def figures_of(run: Run, data: Path, category: str, device: str = "cpu") -> dict
     }
 
 
-def _in_processes(study: Study, waiting: Sequence[Detector], jobs: int) -> Iterator[tuple[Detector, str | None]]:
-    """Train the detectors and yield each one when it ends, with the error in one line if it failed."""
+def in_processes(train: Callable[[T], None], waiting: Sequence[T], jobs: int) -> Iterator[tuple[T, str | None]]:
+    """Train each one of `waiting` and yield it when it ends, with the error in one line if it failed.
+
+    Args:
+        train: Trains one of them; pickled for the other processes.
+        waiting: What to train.
+        jobs: Number of processes that train at the same time; 1 trains in this process.
+    """
     if jobs == 1:
-        for detector in waiting:
-            yield detector, _try_to_train(study, detector, None)
+        for item in waiting:
+            yield item, _try_to_train(train, item, None)
         return
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        tasks = {pool.submit(_try_to_train, study, detector, threads): detector for detector in waiting}
+        tasks = {pool.submit(_try_to_train, train, item, threads): item for item in waiting}
         for task in as_completed(tasks):
             yield tasks[task], task.result()
 
 
-def _try_to_train(study: Study, detector: Detector, threads: int | None) -> str | None:
-    """Train a detector; return None, or the error in one line."""
+def _try_to_train(train: Callable[[T], None], item: T, threads: int | None) -> str | None:
+    """Train; return None, or the error in one line."""
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     try:
-        study.train(detector)
-    except Exception as error:  # One detector that fails must not end the study.
+        train(item)
+    except Exception as error:  # One training that fails must not end the study.
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
 

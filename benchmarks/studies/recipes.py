@@ -12,14 +12,11 @@ stopped at any time.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,7 +24,7 @@ from typing import Any
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.support.files import atomic_write, write_json
 from cmdiad_runtime.support.reporter import Reporter
-from studies.families import figures_of, name_of_device, read_json
+from studies.families import figures_of, in_processes, name_of_device, read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,7 +84,6 @@ class RecipeStudy:
         out: Folder for `runs`, `figures`, the shared feature store and the table.
         device: Device of the training, "cpu" or "cuda".
         jobs: Trainings at the same time; 1 trains in this process.
-        seconds: After this time no further training is started.
     """
 
     data: Path
@@ -95,7 +91,6 @@ class RecipeStudy:
     out: Path
     device: str = "cpu"
     jobs: int = 1
-    seconds: float = float("inf")
 
     def measure(self, recipes: Sequence[Recipe], reporter: Reporter) -> list[dict[str, Any]]:
         """Train and evaluate every recipe and return the figures of those that succeeded.
@@ -108,7 +103,7 @@ class RecipeStudy:
         """
         machine, started = describe_machine(), time.monotonic()
         waiting = [recipe for recipe in recipes if not self._figures(recipe).exists()]
-        for number, (recipe, error) in enumerate(self._trained(waiting, time.time() + self.seconds)):
+        for number, (recipe, error) in enumerate(in_processes(self.train, waiting, self.jobs)):
             ended = f"{time.monotonic() - started:.0f} s" if error is None else f"failed: {error}"
             reporter.say(f"{number + 1} of {len(waiting)}: {recipe.name}, {ended}")
             self._write(recipes, machine)
@@ -130,18 +125,6 @@ class RecipeStudy:
         write_json(
             self._figures(recipe), {**described, **figures, "seconds": seconds, "device": name_of_device(self.device)}
         )
-
-    def _trained(self, waiting: Sequence[Recipe], end: float) -> Iterator[tuple[Recipe, str | None]]:
-        """Train the recipes and yield each one when it ends, with the error in one line if it failed."""
-        if self.jobs == 1:
-            for recipe in waiting:
-                yield recipe, _try_to_train(self, recipe, None, end)
-            return
-        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
-        with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
-            tasks = {pool.submit(_try_to_train, self, recipe, threads, end): recipe for recipe in waiting}
-            for task in as_completed(tasks):
-                yield tasks[task], task.result()
 
     def _write(self, recipes: Sequence[Recipe], machine: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Write `recipes.json` and `recipes.md` with what is measured so far, and return the figures."""
@@ -180,18 +163,3 @@ def _counts(counts: Sequence[int]) -> str:
     """Return the mean of counts, and their range if they differ."""
     spread = f" ({min(counts)}–{max(counts)})" if min(counts) != max(counts) else ""
     return f"{mean(counts):.1f}{spread}"
-
-
-def _try_to_train(study: RecipeStudy, recipe: Recipe, threads: int | None, end: float) -> str | None:
-    """Train a recipe; return None, or the error in one line."""
-    if time.time() > end:
-        return "not started, time is up"
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    try:
-        study.train(recipe)
-    except Exception as error:  # One training that fails must not end the study.
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None

@@ -69,13 +69,6 @@ def test_finished_trainings_are_reused_and_failures_are_named(tmp_path: Path, mo
     assert (tmp_path / "recipes.md").read_text().count("\n") == 4
 
 
-def test_no_training_starts_after_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RecipeStudy, "train", lambda *_: pytest.fail("started"))
-    reporter = RecordingReporter()
-    assert RecipeStudy(tmp_path, "gear", tmp_path, seconds=-1).measure([Recipe("camera", (), 0)], reporter) == []
-    assert reporter.lines == ["1 of 1: camera-0, failed: not started, time is up"]
-
-
 def test_table_has_means_and_ranges_over_the_seeds() -> None:
     rows = [figures(Recipe("camera", (), seed), auroc) for seed, auroc in ((0, 0.5), (1, 1.0))]
     assert markdown(rows).splitlines()[2] == (
