@@ -102,7 +102,7 @@ class RecipeStudy:
             reporter: Receiver of one line per training.
         """
         machine, started = describe_machine(), time.monotonic()
-        waiting = [recipe for recipe in recipes if not self._figures(recipe).exists()]
+        waiting = [recipe for recipe in recipes if self._measured(recipe) is None]
         for number, (recipe, error) in enumerate(in_processes(self.train, waiting, self.jobs)):
             ended = f"{time.monotonic() - started:.0f} s" if error is None else f"failed: {error}"
             reporter.say(f"{number + 1} of {len(waiting)}: {recipe.name}, {ended}")
@@ -120,7 +120,7 @@ class RecipeStudy:
         cli.main([*data, *place], standalone_mode=False)
         seconds = time.monotonic() - started
         figures = figures_of(load_run(run), self.data, self.category, self.device)
-        described = {"row": recipe.row, "seed": recipe.seed, "options": shlex.join(recipe.options)}
+        described = {"row": recipe.row, "seed": recipe.seed, **self._asked(recipe)}
         self._figures(recipe).parent.mkdir(parents=True, exist_ok=True)
         write_json(
             self._figures(recipe), {**described, **figures, "seconds": seconds, "device": name_of_device(self.device)}
@@ -128,11 +128,21 @@ class RecipeStudy:
 
     def _write(self, recipes: Sequence[Recipe], machine: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Write `recipes.json` and `recipes.md` with what is measured so far, and return the figures."""
-        rows = [read_json(file) for recipe in recipes if (file := self._figures(recipe)).exists()]
+        rows = [row for recipe in recipes if (row := self._measured(recipe)) is not None]
         write_json(self.out / "recipes.json", {"category": self.category, "machine": machine, "rows": rows})
         with atomic_write(self.out / "recipes.md") as temporary:
             temporary.write_text(markdown(rows), encoding="utf-8")
         return rows
+
+    def _asked(self, recipe: Recipe) -> dict[str, str]:
+        """Return what figures depend on, apart from the seed."""
+        return {"data": str(self.data), "category": self.category, "options": shlex.join(recipe.options)}
+
+    def _measured(self, recipe: Recipe) -> dict[str, Any] | None:
+        """Return the figures of a recipe, or None if there are none with these options and data."""
+        file = self._figures(recipe)
+        row = read_json(file) if file.exists() else {}
+        return row if row and all(row[name] == value for name, value in self._asked(recipe).items()) else None
 
     def _figures(self, recipe: Recipe) -> Path:
         return self.out / "figures" / f"{recipe.name}.json"

@@ -80,8 +80,8 @@ def _connect(ray: Any, address: str, cores: int | None) -> None:
 
 def _require_listener(address: str) -> None:
     """Refuse a HOST:PORT that nobody listens at. Ray would try for minutes, with a warning every few seconds."""
-    place = urlsplit(address if "://" in address else f"//{address}")
     try:
+        place = urlsplit(address if "://" in address else f"//{address}")
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), _CONNECT_S).close()
     except (OSError, ValueError) as error:

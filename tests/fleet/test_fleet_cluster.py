@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cmdiad_fleet.cluster import _connect
+from cmdiad_fleet.cluster import _connect, _require_listener
 from cmdiad_runtime.errors import EngineError
 from helpers import python
 
@@ -49,6 +49,11 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_cluster_of_this_machine_needs_a_token_that_nobody_knows(stand_in: Path) -> None:
     assert python(CODE, stand_in, "") == "token 64\n"
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(EngineError, match="no cluster"):
+        _require_listener("[::1")
 
 
 def test_the_token_of_the_user_and_a_cluster_of_others_stay_as_they_are(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ def test_finished_trainings_are_reused_and_failures_are_named(tmp_path: Path, mo
         if recipe.name == "cloud-1":
             raise ValueError("no memory\nmore")
         (tmp_path / "figures").mkdir(exist_ok=True)
-        write_json(tmp_path / "figures" / f"{recipe.name}.json", figures(recipe, 0.75))
+        asked = {"data": str(tmp_path), "category": "gear", "options": shlex.join(recipe.options)}
+        write_json(tmp_path / "figures" / f"{recipe.name}.json", {**figures(recipe, 0.75), **asked})
 
     monkeypatch.setattr(RecipeStudy, "train", train)
     reporter = RecordingReporter()
@@ -67,6 +70,8 @@ def test_finished_trainings_are_reused_and_failures_are_named(tmp_path: Path, mo
     study.measure(table, reporter)
     assert trained == ["camera-0", "cloud-0", "camera-1", "cloud-1", "cloud-1"]
     assert (tmp_path / "recipes.md").read_text().count("\n") == 4
+    study.measure([replace(table[0], options=("--family", "bank", "--modality", "xyz"))], reporter)
+    assert trained[5:] == ["camera-0"]
 
 
 def test_table_has_means_and_ranges_over_the_seeds() -> None:

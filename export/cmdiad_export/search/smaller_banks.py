@@ -37,7 +37,7 @@ def with_smaller_banks(run: Run, held_out: HeldOut, shares: Sequence[float]) -> 
     """
     if len(run.calibration.sessions) > 1:
         return {}
-    if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").searches) > 1:
+    if bank_part(run.recipe).fusion == "ocsvm" and len(searchable(run, "--plan").score_weights) > 1:
         return {}
     smaller = [share for share in shares if share < trained_share(run.recipe)]
     if not smaller:

@@ -126,7 +126,7 @@ def score_manifest(
         lock = stack.enter_context(lock_folder(folder))
         require_own(folder)
         _remove_leftovers(folder)
-        stack.enter_context(_removed_without_results(folder, new=new))
+        stack.enter_context(_removed_without_results(folder, lock, new=new))
         reporter.say("check the manifest")
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=CHECK, dir=folder)))
         checked = check_manifest(manifest, tuple(opened.preprocessing.sensor_names.values()), scratch)
@@ -197,18 +197,19 @@ class _Run:
 
 
 @contextmanager
-def _removed_without_results(folder: Path, *, new: bool) -> Iterator[None]:
+def _removed_without_results(folder: Path, lock: FileInPlace, *, new: bool) -> Iterator[None]:
     """Remove what a run made in a folder, if the run ends before it has a result. Another run may then use the folder.
 
     Args:
         folder: Folder of results that this process owns. If it has a record, an earlier run began there: all stays.
+        lock: Lock file of the folder. If it is no longer in place, the folder is somebody else's: all stays.
         new: True if this process has created the folder, which is then removed too.
     """
     begun = (folder / RECORD).exists()
     try:
         yield
     finally:
-        if not begun and not any(folder.glob(f"{RESULTS}/*")):
+        if not begun and _in_place(lock) and not any(folder.glob(f"{RESULTS}/*")):
             for name in (RESULTS, MARKS, PICTURES):
                 shutil.rmtree(folder / name, ignore_errors=True)
             with suppress(OSError):  # Somebody has removed the folder, or has put a file there.
@@ -216,6 +217,14 @@ def _removed_without_results(folder: Path, *, new: bool) -> Iterator[None]:
                 (folder / LOCK_NAME).unlink()
                 if new:
                     folder.rmdir()
+
+
+def _in_place(lock: FileInPlace) -> bool:
+    try:
+        lock.require()
+    except OutputError:
+        return False
+    return True
 
 
 def _require_few_shards(manifest: CheckedManifest, shard_rows: int) -> None:

@@ -2,7 +2,8 @@
 
 A lock is an open file that the operating system locks (`flock`, on Windows `LockFile`, through the package
 `filelock`). The system releases the lock when the process ends, however that happens, so no lock is ever stale. The
-lock file stays, empty, because removing a lock file would let two processes lock two files of the same name.
+lock file stays, empty, because removing a lock file would let two processes lock two files of the same name. A
+command that leaves nothing behind removes it while it owns it: `filelock` does not accept a file that has no name.
 """
 
 from __future__ import annotations

@@ -456,6 +456,22 @@ def test_a_run_without_a_result_leaves_no_trace(bundle: Path, scored: Path, tmp_
     assert not out.exists()
 
 
+def test_a_folder_that_somebody_else_has_put_there_stays(
+    bundle: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+
+    def replace_folder(*_: object) -> None:
+        out.rename(moved)
+        (out / "results").mkdir(parents=True)
+        (out / "score.json").write_text("of another run")
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("cmdiad_fleet.scoring.score._require_few_shards", replace_folder)
+    assert command(cli, "score", bundle, scored / "m.jsonl", "--out", out).code == 6
+    assert (out / "results").is_dir() and (out / "score.json").read_text() == "of another run"
+
+
 def test_a_refused_manifest_leaves_the_results_of_another_one(scored: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(scored / "out", out)

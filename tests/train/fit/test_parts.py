@@ -183,9 +183,9 @@ def test_leaving_a_sample_out_leaves_all_its_parts_out(
     removed: list[int] = []
     exchanged = MemoryBank.exchanged
 
-    def recorded(bank: MemoryBank, kept: torch.Tensor, added: torch.Tensor) -> MemoryBank:
+    def recorded(bank: MemoryBank, kept: torch.Tensor, added: torch.Tensor, weights: torch.Tensor | None) -> MemoryBank:
         removed.append(int((~kept).sum()))
-        return exchanged(bank, kept, added)
+        return exchanged(bank, kept, added, weights)
 
     monkeypatch.setattr(MemoryBank, "exchanged", recorded)
     fit(trays[3], None, recipe_of("rgb", parts=3, coreset=None), tmp_path / "run")

@@ -171,6 +171,15 @@ def test_the_alignment_leaves_out_what_the_memory_has_of_the_sample(mode: str) -
         detector(*inputs)
 
 
+def test_alignment_needs_enough_patches_of_other_samples() -> None:
+    """Without them, codes of the sample itself would rebuild it, and its distances would be too small."""
+    detector, inputs = guided()
+    rows, neighbours = len(detector.shape.memory.rows), detector.shape.memory.nearest(torch.zeros(1, 99)).shape[1]
+    inspected_without(detector, inputs, slice(0, rows - neighbours))
+    with pytest.raises(RunError, match=f"{neighbours - 1} patches in all other training samples"):
+        inspected_without(detector, inputs, slice(0, rows - neighbours + 1))
+
+
 def test_alignment_matches_mean_and_deviation() -> None:
     cloud, image = (numbers(500, seed=s).abs().double().numpy() for s in (1, 2))
     weight, bias = alignment_of(cloud, 7 * image)

@@ -63,7 +63,7 @@ def load_detector(run: Path, recipe: Recipe) -> Detector:
     hallucinates = bank_part(recipe).hallucination != "none"
     hallucinated = load_hallucinated(run, recipe, features[0].grid) if hallucinates else None
     detector = Detector(recipe, features, load_banks(run, recipe), hallucinated, load_kept(run, recipe))
-    detector.score_weights, detector.map_weights = load_fusion(run)
+    detector.score_weights, detector.map_weights = load_fusion(run, len(detector.scorers))
     if bank_part(recipe).distances == "relative":
         detector.set_factors(load_factors(run, recipe, detector.grids))
     return detector
@@ -248,7 +248,12 @@ def save_row_weights(run: Path, weights: Tensor) -> None:
 def load_row_weights(run: Path) -> Tensor | None:
     """Return the factors float32 `[n]` of candidate rows, or None for a run without uncertainty."""
     file = run / ROW_WEIGHTS
-    return load_tensors(file)["weights"] if file.exists() else None
+    if not file.exists():
+        return None
+    weights = load_tensors(file).get("weights")
+    if weights is None:
+        raise damaged(file, ValueError("no weights"))
+    return weights
 
 
 def _weights_of_fusion_bank(run: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> Tensor | None:
@@ -256,8 +261,10 @@ def _weights_of_fusion_bank(run: Path, recipe: Recipe, tensors: dict[str, Tensor
     if bank_part(recipe).uncertainty == "none":
         return None
     file = run / ROW_WEIGHTS
-    weights, chosen = load_tensors(file).get("weights"), tensors.get("fusion.chosen")
-    if weights is None or chosen is None or weights.ndim != 1 or int(chosen.max()) >= len(weights):
+    weights, chosen = load_row_weights(run), tensors.get("fusion.chosen")
+    if weights is None or chosen is None or weights.ndim != 1 or chosen.ndim != 1 or not len(chosen):
+        raise damaged(file, ValueError("no weight for each row of the bank"))
+    if int(chosen.min()) < 0 or int(chosen.max()) >= len(weights):
         raise damaged(file, ValueError("no weight for each row of the bank"))
     if not bool(((weights >= LEAST_WEIGHT) & (weights <= 1)).all()):
         raise damaged(file, ValueError("impossible weights"))
@@ -306,12 +313,14 @@ def load_factors(run: Path, recipe: Recipe, grids: Sequence[int]) -> list[Tensor
     return [tensors[name] for name in names]
 
 
-def load_fusion(run: Path) -> tuple[Tensor, Tensor]:
-    """Return the fusion weights of scores and of maps, float32 `[banks]`; runs of version 2 have them elsewhere."""
+def load_fusion(run: Path, scorers: int) -> tuple[Tensor, Tensor]:
+    """Return the fusion weights of scores and of maps, float32 `[scorers]`; runs of version 2 have them elsewhere."""
     file = run / FUSION
     stored = read_json(file if file.exists() else run / "calibration.json")
     try:
         scores, maps = (torch.tensor(stored[f"{name}_weights"], dtype=torch.float32) for name in ("score", "map"))
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(file, ValueError(f"no fusion weights ({error})")) from error
+    if not all(weights.shape == (scorers,) and bool(weights.isfinite().all()) for weights in (scores, maps)):
+        raise damaged(file, ValueError(f"no finite weight for each of the {scorers} scores"))
     return scores, maps

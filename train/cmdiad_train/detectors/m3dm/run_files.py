@@ -31,7 +31,7 @@ def load(run: Path, recipe: Recipe) -> Detector:
     if len(banks) != len(bank_names(recipe)):
         raise damaged(run / BANKS, ValueError(f"{len(banks)} banks, not {len(bank_names(recipe))}"))
     detector = Detector(recipe, features, banks, None, load_kept(run, recipe), joined)
-    detector.score_weights, detector.map_weights = load_fusion(run)
+    detector.score_weights, detector.map_weights = load_fusion(run, len(detector.scorers))
     return detector
 
 

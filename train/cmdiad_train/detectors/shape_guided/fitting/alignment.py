@@ -86,6 +86,7 @@ def inspected_without(detector: GuidedShapes, inputs: Sequence[Tensor], own: sli
         keys = _without_nearest(keys)
     else:
         keys[:, own] = FORBIDDEN
+        _require_enough(int((keys[0] > FORBIDDEN).sum()), detector.shape.memory.nearest(keys[:1]).shape[1])
     shapes = detector.shape.shapes(codes, keys, patches[0], cover[0])
     features, images = detector.features(image), detector.images
     allowed = images.allowed(shapes.used)
@@ -93,6 +94,17 @@ def inspected_without(detector: GuidedShapes, inputs: Sequence[Tensor], own: sli
     if detector.published:
         image_keys = _without_nearest(image_keys)
     return shapes, detector.cell_values(images.distances(features, cover[0], image_keys, allowed))
+
+
+def _require_enough(others: int, neighbours: int) -> None:
+    """Refuse an alignment in which codes of the sample itself would take the places of missing neighbours."""
+    if others < neighbours:
+        raise RunError(
+            "alignment of image and cloud",
+            found=f"{others} patches in all other training samples",
+            expected=f"at least {neighbours}, which rebuild a patch",
+            action="Use more training samples or more --patches",
+        )
 
 
 def alignment_of(of_cloud: npt.NDArray[np.float64], of_image: npt.NDArray[np.float64]) -> tuple[float, float]:
