@@ -70,7 +70,7 @@ def _target_environment(machine: str, python: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("machine", "python"), some([(m, p) for m in MACHINES for p in PYTHONS], [("aarch64", "3.10")])
+    ("machine", "python"), some([(m, p) for m in MACHINES for p in PYTHONS], [("aarch64", "3.10"), ("x86_64", "3.12")])
 )
 def test_every_dependency_has_a_wheel(index: None, machine: str, python: str, tmp_path: Path) -> None:
     """Resolved by uv, checked by pip (tags) and against the metadata of every wheel (completeness on the target)."""
@@ -108,7 +108,6 @@ def test_jetson_brings_its_own_tensorrt(index: None, jetpack: str, python: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_rtx_for_x86_64_only(index: None) -> None:
     names = {pin.split("==")[0] for pin in _pins("x86_64", "3.12", "--extra", "rtx")}
     assert {"tensorrt-rtx", "tensorrt-rtx-cu13-libs"} <= names

@@ -107,8 +107,11 @@ def test_results_of_one_image_too(bundle: Bundle) -> None:
     check_each_place(bundle)
 
 
-def test_reverse_distillation_runs_its_networks_once(fitted: Cached, tmp_path: Path) -> None:
-    bundle = written(fitted("rd", "rgb"), tmp_path / "b.cmdiad")
+@pytest.mark.parametrize(("variant", "modality"), [("rd", "rgb"), long("trd", "both")])
+def test_reverse_distillation_runs_its_networks_once(
+    fitted: Cached, tmp_path: Path, variant: str, modality: str
+) -> None:
+    bundle = written(fitted(variant, modality), tmp_path / "b.cmdiad")
     assert_same_convolutions(bundle)
     check_each_place(bundle)
 

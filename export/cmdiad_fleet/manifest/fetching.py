@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ ATTEMPTS = 2
 NO_ANSWER = "a server that does not answer"
 _NO_SUCH_FILE = (404, 410)
 """Status of an HTTP answer without a file."""
+_NO_CONNECTION = (OSError, asyncio.TimeoutError)
+"""In Python 3.10, the time-out of asyncio is no OSError."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -93,7 +96,7 @@ def is_missing(error: BaseException) -> bool:
     fsspec reports in the same way a server that does not answer, one that refuses, and one that leads elsewhere.
     """
     cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or isinstance(cause, OSError):
+    if not isinstance(error, FileNotFoundError) or isinstance(cause, _NO_CONNECTION):
         return False
     by_http = type(cause).__module__.partition(".")[0] == "aiohttp"
     return not by_http or _status_of(error) in _NO_SUCH_FILE
@@ -104,7 +107,7 @@ def problem_of_server(error: BaseException) -> str:
     status, cause = _status_of(error), error.__cause__ if isinstance(error, FileNotFoundError) else None
     if status:  # 0 for an answer that aiohttp has not taken, such as one redirect too many.
         return f"a server that answers with status {status}"
-    if isinstance(cause, OSError):
+    if isinstance(cause, _NO_CONNECTION):
         return NO_ANSWER
     return f"a file that cannot be copied ({type(cause or error).__name__})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from cmdiad_train.detectors.bank.fitting.hallucinating import make_pair
 from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.residual_scorer import ResidualScorer
-from cmdiad_train.detectors.bank.run_files import load_banks
+from cmdiad_train.detectors.bank.run_files import BANKS, FUSION, ROW_WEIGHTS, load_banks
 from cmdiad_train.detectors.cell_maps import upsampling
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.fit.fit import FitOptions, fit
@@ -308,6 +309,29 @@ def test_network_without_its_inverse_or_scale_is_damaged(trained: Any, tmp_path:
             save_tensors(file, load_tensors(file), metadata)
         with pytest.raises(RunError, match=words):
             load_run(run)
+
+
+def test_impossible_weights_of_rows_or_scores_are_damage(trained: Any, tmp_path: Path) -> None:
+    changes = {"xyz": NORMALS, "view": "top", "verdict": "map", "image_score": "max", "uncertainty": "bank"}
+    shutil.copytree(trained("xyz", "f2f", **changes), run := tmp_path / "run")
+    whole = {name: (run / name).read_bytes() for name in (ROW_WEIGHTS, FUSION, BANKS)}
+    weights, banks = load_tensors(run / ROW_WEIGHTS)["weights"], load_tensors(run / BANKS)
+    chosen = banks["fusion.chosen"]
+    for name, tensors in (
+        (ROW_WEIGHTS, {"others": weights}),
+        (ROW_WEIGHTS, {"weights": weights * 0.1}),
+        (BANKS, {**banks, "fusion.chosen": torch.where(chosen == chosen.max(), -1, chosen)}),
+    ):
+        save_tensors(run / name, tensors, load_metadata(run / name) or None)
+        with pytest.raises(RunError, match="weight"):
+            load_run(run)
+        (run / name).write_bytes(whole[name])
+    for scores in ([1.0], [1.0, 1.0, 1.0], [1.0, float("nan")]):
+        (run / FUSION).write_text(json.dumps({"score_weights": scores, "map_weights": [1.0, 1.0]}))
+        with pytest.raises(RunError, match="no finite weight for each of the 2 scores|damaged"):
+            load_run(run)
+    (run / FUSION).write_bytes(whole[FUSION])
+    load_run(run)
 
 
 def test_networks_are_taken_over_for_the_same_recipe_only(data: Path, trained: Any, tmp_path: Path) -> None:
