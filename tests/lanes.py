@@ -1,4 +1,4 @@
-"""The lanes of the suite: what `scripts/test` runs, and what `scripts/test --long` runs."""
+"""Marks for test cases that `scripts/test --long` runs and `scripts/test` leaves out."""
 
 from __future__ import annotations
 

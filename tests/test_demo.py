@@ -30,14 +30,14 @@ def in_this_process(*words: str | Path, quiet: bool = False) -> None:
 
 
 def times_of_change(folder: Path) -> dict[Path, int]:
-    """The time of the last change of every file but the summary."""
+    """Return the modification time of every file except the summary."""
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "summary.json"}
 
 
 def test_one_detector_of_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The steps of the demo, in this process and for one detector; the long test runs the real commands for all."""
+    """Run the steps of the demo in this process for one detector. The long test runs the real commands for all."""
     monkeypatch.setattr(demo, "_run", in_this_process)
     monkeypatch.setattr(demo, "PARTS", ("--train", "6", "--validation", "4", "--size", "112"))
     monkeypatch.setattr(demo, "SMALL", ("--extractor", "small", "--size", "64", "--rgb-grid", "8", "--coreset", "0.2"))

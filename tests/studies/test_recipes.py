@@ -1,4 +1,4 @@
-"""The study of recipes: rows of the file, seeds, reuse, failures, and the table."""
+"""Test `studies.recipes`: the file of rows, seeds, reuse of figures, failed trainings, and the table."""
 
 from __future__ import annotations
 

@@ -52,11 +52,13 @@ _LATER: dict[str, object] = {
     "residual_map": "none",
     "uncertainty": "none",
 }
-_LATER_DISTILLATION: dict[str, object] = {"context": 1}
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
+_LATER_DISTILLATION: dict[str, object] = {"context": 1}
+"""The same for the fields of `Distillation`."""
 
 
 def _without_later(values: dict[str, Any], later: dict[str, object]) -> dict[str, Any]:
+    """Return the values without those of later fields that equal the value of earlier versions."""
     return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 

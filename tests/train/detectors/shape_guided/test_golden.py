@@ -131,12 +131,12 @@ def test_the_normalised_rule_finds_every_copy_and_the_published_one_does_not(ban
 
 
 def without_nearest(keys: Tensor) -> Tensor:
-    """The keys of a memory without the nearest row of each query, as in the published alignment."""
+    """Return the keys with the nearest row of each query forbidden, as in the published alignment."""
     return keys.scatter(1, keys.argmax(1, keepdim=True), FORBIDDEN)
 
 
 def recorded_cover() -> Tensor:
-    """The places of each pixel in the recorded patches, int32 `[224, 224, K]`."""
+    """Return the places in the recorded patches for each pixel, int32 `[224, 224, K]`."""
     pixels = golden.load("sg_patches")["valid_pixels"]
     table = cover_table(published.members(), len(pixels), 2 * 10 + FURTHER_COVER)
     by_pixel = np.zeros((published.SIZE**2, table.shape[1]), np.int32)

@@ -1,4 +1,4 @@
-"""The image half of Shape-Guided detectors against brute force, and the fusion with the cloud."""
+"""Compare the image part of Shape-Guided detectors with brute force; test its fusion with the cloud."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ see `cmdiad_runtime.preprocess.cloud.patches.PatchInput`."""
 
 
 class Shapes(NamedTuple):
-    """What the patches of a cloud show.
+    """Result of the comparison of a cloud's patches with the memory.
 
     Attributes:
         score: Largest distance between a code and the rebuilt one, float32 `[1]`.

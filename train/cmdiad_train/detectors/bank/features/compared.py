@@ -1,4 +1,4 @@
-"""What a detector with hallucination compares with good samples: features of one or two banks, and residuals."""
+"""Features that the scorers of a detector with hallucination receive: for one or two banks, and residuals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Patches = tuple[Tensor, Tensor]
 
 
 class Compared(nn.Module):
-    """Main and hallucinated features of a sample to what each scorer compares.
+    """Main and hallucinated features of a sample to the features that each scorer receives.
 
     Args:
         main_scale: Standard deviation of main features, for one enhanced bank of main features followed by hallucinated

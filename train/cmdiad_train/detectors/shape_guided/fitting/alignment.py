@@ -1,4 +1,4 @@
-"""The constants that bring the map of the image to the scale of the map of the cloud (Shape-Guided, ICML 2023)."""
+"""Fit factor and bias that scale the map of the image to the map of the cloud (Shape-Guided, ICML 2023)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def inspected_without(detector: GuidedShapes, inputs: Sequence[Tensor], own: sli
         keys = _without_nearest(keys)
     else:
         keys[:, own] = FORBIDDEN
-        _require_enough(int((keys[0] > FORBIDDEN).sum()), detector.shape.memory.nearest(keys[:1]).shape[1])
+        _require_enough(int((keys[0] > FORBIDDEN).sum()), detector.shape.memory.neighbours)
     shapes = detector.shape.shapes(codes, keys, patches[0], cover[0])
     features, images = detector.features(image), detector.images
     allowed = images.allowed(shapes.used)

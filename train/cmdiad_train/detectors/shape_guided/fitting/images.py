@@ -1,4 +1,4 @@
-"""The memory of image features of a training: rows at the cells that the patches of each sample list."""
+"""Collect the image features of all training samples, at the cells that the patches of each sample list."""
 
 from __future__ import annotations
 

@@ -87,6 +87,9 @@ class Memory(nn.Module):
         neighbours: Nearest rows that rebuild a vector.
         atoms: Largest number of them in a sum.
         normalised: Rule of the pursuit, see `Pursuit`.
+
+    Attributes:
+        neighbours: Number of nearest rows, at most K.
     """
 
     rows: Tensor
@@ -94,8 +97,8 @@ class Memory(nn.Module):
 
     def __init__(self, rows: Tensor, *, neighbours: int, atoms: int, normalised: bool) -> None:
         super().__init__()
-        self._count = min(neighbours, len(rows))
-        self.pursuit = Pursuit(min(atoms, self._count), normalised=normalised)
+        self.neighbours = min(neighbours, len(rows))
+        self.pursuit = Pursuit(min(atoms, self.neighbours), normalised=normalised)
         self.register_buffer("rows", rows)
         self.register_buffer("half_squares", rows.square().sum(1) / 2)
 
@@ -111,7 +114,7 @@ class Memory(nn.Module):
 
     def nearest(self, keys: Tensor) -> Tensor:
         """Return the rows with the largest keys, indices int64 `[P, neighbours]`, nearest first."""
-        return keys.topk(self._count, dim=1).indices
+        return keys.topk(self.neighbours, dim=1).indices
 
     @staticmethod
     def used(keys: Tensor, nearest: Tensor) -> Tensor:
