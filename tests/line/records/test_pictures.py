@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import select
 import threading
@@ -193,10 +194,14 @@ def test_part_needs_little_memory(tmp_path):
     try:
         for number in range(1, parts + 1):
             ring.add(part_folder(tmp_path, number, "2026-11-26"))
-        used, _ = tracemalloc.get_traced_memory()
+        before, _ = tracemalloc.get_traced_memory()
+        del ring
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert used / parts < 400  # A path for each part needs 660 bytes.
+    # What the ring alone held: other tests of the same process may have left threads and caches that allocate.
+    assert 20 < (before - after) / parts < 400  # A path for each part needs 660 bytes.
 
 
 class Memory:
