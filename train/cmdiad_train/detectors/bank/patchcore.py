@@ -43,7 +43,7 @@ def patchcore_recipe(options: Mapping[str, Any], categories: Callable[[], Sequen
         "verdict": options["verdict"] or "image",
     }
     recipe = recipe_from(values | _published(options) if faithful else values, categories)
-    part = replace(bank_part(recipe), image_score="patchcore", components=None)
+    part = replace(bank_part(recipe), image_score="patchcore", components=None, distances="plain")
     return replace(recipe, detector=part)
 
 

@@ -35,7 +35,7 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
         RunError: An option contradicts a weights file or the recipe.
         click.UsageError: Options contradict each other.
     """
-    unused = {**dict.fromkeys(_OF_HALLUCINATION), "hallucination": "none", "distil_on": None, "distances": None}
+    unused = {**dict.fromkeys(_OF_HALLUCINATION), "hallucination": "none", "distil_on": None, "distances": "plain"}
     banks = bank_recipe_from({**options, **unused, "paper": None}, categories)
     base = PUBLISHED_M3DM if options["mode"] == "faithful" else M3dmRecipe()
     used = [field.name for field in fields(BankRecipe) if field.name != "distillation"]

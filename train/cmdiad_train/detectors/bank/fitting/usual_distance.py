@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-SPREAD = 0.05
+SPREAD = 0.03
 """Standard deviation of the Gaussian that averages over neighbouring places, as a fraction of the side of the view."""
 PRIOR = 2.0
 """Weight of the average over all places, in samples. It decides where few or no samples show the part."""
