@@ -100,6 +100,27 @@ def compare(  # noqa: PLR0913 - one parameter for each option
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("category")
+@click.option("--divisions", type=click.IntRange(min=1), default=20, help="Divisions of the good samples.")
+@click.option("--training", type=click.IntRange(min=2), required=True, help="Good samples in each bank.")
+@click.option("--held-out", type=click.IntRange(min=0), default=6, help="Good samples that only set the threshold.")
+def divisions(run: Path, data: Path, category: str, divisions: int, training: int, held_out: int) -> None:
+    """Compare plain and relative distances over many divisions of the good samples.
+
+    RUN is a finished memory bank of one sensor without hallucination, trained on CATEGORY of DATA. Nothing is trained
+    again. The good samples that are left over test.
+    """
+    from cmdiad_train.runs.run import load_run
+    from studies import divisions as study
+
+    loaded = load_run(run)
+    measured = study.measure(loaded, data, category, TerminalReporter())
+    click.echo(study.markdown(study.evaluate(measured, study.bank_of(loaded), divisions, training, held_out)))
+
+
+@cli.command()
 @click.option("--runs", type=click.IntRange(min=1), default=9, help="Runs of each saving.")
 @JSON
 def savings(runs: int, json_file: Path | None) -> None:

@@ -1,0 +1,228 @@
+"""Compare plain and relative distances over many divisions of the good samples, without training again.
+
+`python -m studies divisions RUN DATA CATEGORY` measures once how far every sample is from every single good sample,
+with the networks of a finished memory bank. The distances to a bank of any good samples, all rows kept, are then the
+smallest of these. Each division draws training, held-out and test samples from all good ones, learns the factors of
+relative distances, sets the threshold as `cmdiad-train` does, and counts what is rejected, missed and detected.
+
+Realistic defects on good samples (`cmdiad-train --assess-modalities`) are scored too, so that a choice need not look at
+the defects of the test split. What every division shares: the networks, principal components and the view of the run.
+Scores are the largest map value over the view of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, pstdev
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cmdiad_runtime.bundle.threshold import calibrate_threshold
+from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.guarded import guarded
+from cmdiad_runtime.preprocess.prepare import needed_modalities, prepare_parts
+from cmdiad_runtime.sample import Sample
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.assessment.defects import DEFECTS, GoodPart, inflict
+from cmdiad_train.datasets import GOOD, Split, open_category
+from cmdiad_train.detectors.bank.detector import Detector
+from cmdiad_train.detectors.bank.features.compared import Patches
+from cmdiad_train.detectors.bank.features.patches import alone
+from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
+from cmdiad_train.detectors.bank.memory_bank import BankScorer
+from cmdiad_train.detectors.family import as_tensors
+from cmdiad_train.evaluation.metrics import auroc
+from cmdiad_train.runs.run import Run
+
+Scores = npt.NDArray[np.float64]
+Figures = Mapping[str, Mapping[str, float]]
+"""Figures of one division by way and name."""
+WAYS = ("plain", "relative")
+NAMES = ("image AUROC", "rejected", "missed", "AUROC of copies", "copies detected")
+RATE = 0.05
+COPY = "copy of a good sample"
+_MAPS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of every sample to every good sample, for one memory bank.
+
+    Attributes:
+        cells: For each sample, distance float32 `[grid², goods]` of each cell to the nearest row of each good sample.
+        on_part: Cells of each sample that show the part, bool `[samples, grid²]`.
+        defects: Name of each sample's defect, "good", or "copy of a good sample".
+        origin: Number of the good sample that a sample is, or is a copy of; -1 for a defective test sample.
+    """
+
+    cells: tuple[Tensor, ...]
+    on_part: Tensor
+    defects: tuple[str, ...]
+    origin: tuple[int, ...]
+
+    @property
+    def goods(self) -> int:
+        """Return the number of good samples, which are the first samples."""
+        return self.defects.count(GOOD)
+
+    def to_bank(self, training: Sequence[int]) -> Tensor:
+        """Return the distances float32 `[samples, grid²]` to a bank of training samples, always without the sample."""
+        kept = torch.zeros(self.goods, dtype=torch.bool)
+        kept[list(training)] = True
+        rows = []
+        for cells, origin in zip(self.cells, self.origin, strict=True):
+            others = kept.clone()
+            if origin >= 0:
+                others[origin] = False
+            rows.append(cells[:, others].amin(1))
+        return torch.stack(rows)
+
+
+@torch.no_grad()
+def measure(run: Run, data: Path, category: str, reporter: Reporter) -> Distances:
+    """Return the distances of all samples of a category, and of damaged copies of good ones if it has both sensors.
+
+    Args:
+        run: Finished run of the family bank with one sensor, without hallucination, and one part in each sample.
+        data: Data set.
+        category: Category of the data set.
+        reporter: Receiver of progress.
+
+    Raises:
+        ValueError: The run has several banks or parts.
+    """
+    scorer, colour = bank_of(run), run.preprocessing.colour
+    opened = open_category(data, category)
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    listed = [file for split in splits for file in opened.usable(split, opened.modalities).samples]
+    listed.sort(key=lambda file: file.defect != GOOD)
+    originals, copies = [], []
+    for number, file in enumerate(listed):
+        sample, is_good = file.read(colour), file.defect == GOOD
+        originals.append((file.defect, number if is_good else -1, _patches(run, sample)))
+        if is_good and len(opened.modalities) > 1:
+            copies += [(COPY, number, _patches(run, copy)) for copy in _damaged(sample, run)]
+        reporter.step("extract features", number + 1, len(listed))
+    return _distances(scorer, [*originals, *copies], reporter)
+
+
+def bank_of(run: Run) -> BankScorer:
+    """Return the scorer of the only bank of a run.
+
+    Raises:
+        ValueError: The run has several banks, or several parts in each sample.
+    """
+    detector = run.detector
+    if isinstance(detector, Detector) and run.preprocessing.parts == 1 and len(detector.scorers) == 1:
+        scorer = detector.scorers[0]
+        if isinstance(scorer, BankScorer):
+            return scorer
+    raise ValueError(f"{run.path} needs one memory bank, without hallucination, and one part in each sample")
+
+
+def evaluate(distances: Distances, scorer: BankScorer, divisions: int, training: int, held_out: int) -> list[Figures]:
+    """Return the figures of each way and division of the good samples.
+
+    Args:
+        distances: Distances of all samples.
+        scorer: Scorer of the bank, whose upsampling makes the maps.
+        divisions: Number of divisions.
+        training: Good samples in each bank.
+        held_out: Further good samples that only set the threshold; the rest tests.
+
+    Raises:
+        ValueError: No good sample is left to test.
+    """
+    if training + held_out >= distances.goods:
+        raise ValueError(f"{distances.goods} good samples leave none of {training} + {held_out} to test")
+    generator = np.random.default_rng(0)
+    figures = []
+    for _ in range(divisions):
+        drawn = generator.permutation(distances.goods)
+        trained, tested = drawn[:training], drawn[training + held_out :]
+        plain = distances.to_bank(trained)
+        relative = plain * _factors(distances, plain, trained)
+        of_ways = {way: _peaks(scorer, cells) for way, cells in zip(WAYS, (plain, relative), strict=True)}
+        figures.append({way: _figures(distances, of_ways[way], drawn[: training + held_out], tested) for way in WAYS})
+    return figures
+
+
+def markdown(figures: Sequence[Figures]) -> str:
+    """Return the table of the figures: mean and deviation over the divisions."""
+    lines = [f"| distances, {RATE:.0%} requested | {' | '.join(NAMES)} |", f"|---|{'---|' * len(NAMES)}"]
+    for way in WAYS:
+        values = [[division[way][name] for division in figures] for name in NAMES]
+        cells = ["–" if np.isnan(column).any() else f"{mean(column):.3f} ± {pstdev(column):.3f}" for column in values]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _patches(run: Run, sample: Sample) -> Patches:
+    """Return the patch features of a sample of which inspection measures only what the run names."""
+    kept = needed_modalities(run.recipe.modality, run.recipe.rgb_mask)
+    measured = Sample(sample.name, **{name: getattr(sample, name) for name in kept})
+    inputs = as_tensors(prepare_parts(measured, run.preprocessing)[0].inputs)
+    detector = run.detector
+    assert isinstance(detector, Detector)
+    return detector.patches(*(inputs[name] for name in detector.input_names))[0]
+
+
+def _damaged(sample: Sample, run: Run) -> list[Sample]:
+    """Return copies of a good sample with each kind of defect that the sensor of the run measures."""
+    part = guarded(sample.name, lambda: GoodPart(sample))
+    if isinstance(part, InputError):
+        return []
+    sensor = "camera" if run.recipe.modality == "rgb" else "3D"
+    kinds = [kind for kind, defect in DEFECTS.items() if defect.sensors in (sensor, "both")]
+    return [inflict(kind, part, seed=0) for kind in kinds]
+
+
+def _distances(scorer: BankScorer, samples: Sequence[tuple[str, int, Patches]], reporter: Reporter) -> Distances:
+    defects, origin, patches = zip(*samples, strict=True)
+    normalised = [((rows.float() - scorer.mean) / scorer.std, cells) for rows, cells in patches]
+    banks = [rows[torch.unique(cells)] for rows, cells in normalised[: defects.count(GOOD)]]
+    nearest = []
+    for rows, cells in normalised:
+        nearest.append(torch.stack([torch.cdist(rows, bank).amin(1) for bank in banks], 1)[cells])
+        reporter.step("compare samples", len(nearest), len(normalised))
+    return Distances(tuple(nearest), torch.stack([alone(cells) for _, cells in patches]), defects, origin)
+
+
+def _factors(distances: Distances, plain: Tensor, trained: Sequence[int]) -> Tensor:
+    """Return the factors float32 `[samples, grid²]`; those of a training sample and its copies do not know it."""
+    usual = UsualDistances(plain[trained], distances.on_part[trained], trained)
+    everywhere, without = usual.factors(), {origin: usual.factors(without=origin) for origin in trained}
+    return torch.stack([without.get(origin, everywhere) for origin in distances.origin])
+
+
+def _peaks(scorer: BankScorer, cells: Tensor) -> Scores:
+    """Return the largest value of each map of distances `[samples, grid²]`, float64 `[samples]`."""
+    grids = cells.reshape(-1, scorer.grid, scorer.grid).split(_MAPS_AT_ONCE)
+    return torch.cat([(scorer.upsample @ part @ scorer.upsample.T).amax((1, 2)) for part in grids]).double().numpy()
+
+
+def _figures(
+    distances: Distances, scores: Scores, calibrating: Sequence[int], tested: Sequence[int]
+) -> dict[str, float]:
+    """Return the figures of one way; copies are those of the tested good samples."""
+    threshold = calibrate_threshold(scores[list(calibrating)], RATE).value
+    defects, origin = np.array(distances.defects), np.array(distances.origin)
+    good, bad = scores[list(tested)], scores[(defects != GOOD) & (defects != COPY)]
+    copies = scores[(defects == COPY) & np.isin(origin, tested)]
+    return {
+        "image AUROC": _auroc(good, bad),
+        "rejected": float((good > threshold).mean()),
+        "missed": float((bad <= threshold).mean()) if len(bad) else np.nan,
+        "AUROC of copies": _auroc(good, copies),
+        "copies detected": float((copies > threshold).mean()) if len(copies) else np.nan,
+    }
+
+
+def _auroc(good: Scores, bad: Scores) -> float:
+    labels = np.repeat([False, True], [len(good), len(bad)])
+    return float(auroc(labels, np.concatenate([good, bad]))) if len(bad) else np.nan
