@@ -120,8 +120,10 @@ def bank_recipe(**fields: Any) -> Any:
 
 
 def changed(recipe: Any, **changes: Any) -> Any:
-    """A recipe with other fields, common ones and those of the family."""
+    """A recipe with other fields, common ones and those of the family; faithful banks have plain distances."""
     own = {name: changes.pop(name) for name in list(changes) if hasattr(recipe.detector, name) and name != "family"}
+    if own.get("mode") == "faithful" and hasattr(recipe.detector, "distances"):
+        own["distances"] = "plain"
     return replace(recipe, detector=replace(recipe.detector, **own), **changes)
 
 

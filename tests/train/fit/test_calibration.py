@@ -67,7 +67,7 @@ def by_hand(run: Run, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def test_whole_bank_holds_each_training_sample_out_of_itself(
     data: Path, trained: Any, image_score: str, verdict: str
 ) -> None:
-    run = load_run(trained("both", **BOTH, image_score=image_score, verdict=verdict))
+    run = load_run(trained("both", **BOTH, image_score=image_score, verdict=verdict, distances="plain"))
     scores, maps = by_hand(run, data)
     assert len(scores) == run.calibration.samples == 3 + 6
     weights = torch.from_numpy(standardised_weights(scores.double().numpy())).float()
