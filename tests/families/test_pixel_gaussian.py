@@ -30,7 +30,7 @@ def registered() -> Iterator[None]:
     registry.unregister(FAMILY.name)
 
 
-@pytest.fixture(scope="module", params=["rgb", "xyz"])
+@pytest.fixture(scope="module", params=[long("rgb"), "xyz"])
 def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / request.param
     options = ("--family", FAMILY.name, "--modality", request.param, "--gaussian-cells", 14, "--out", out)

@@ -24,13 +24,14 @@ from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, PUBLISHED_SHAPE_GUIDED_RGB, Recipe, ShapeGuidedRecipe
 from cmdiad_train.runs.run import load_run
 from helpers import assert_refused, command, tiny_shape_guided_recipe, write_cloud
+from lanes import long
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
 Trained = Callable[[str], Path]
 MODES = ("default", "faithful")
 COMMAND = ("--family", "shape-guided", "--modality", "xyz")
-MODALITIES = ("xyz", "both")
+MODALITIES = (long("xyz"), "both")
 
 
 @pytest.fixture(scope="module", params=MODALITIES)
