@@ -108,7 +108,8 @@ def test_results_of_one_image_too(bundle: Bundle) -> None:
     check_each_place(bundle)
 
 
-@pytest.mark.parametrize(("variant", "modality"), [("rd", "rgb"), long("trd", "both")])
+@pytest.mark.long
+@pytest.mark.parametrize(("variant", "modality"), [("rd", "rgb"), ("trd", "both")])
 def test_reverse_distillation_runs_its_networks_once(
     fitted: Cached, tmp_path: Path, variant: str, modality: str
 ) -> None:
