@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from helpers import flip_byte
-from lanes import long, some
+from lanes import some
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "wheelhouse"
@@ -69,9 +69,7 @@ def _target_environment(machine: str, python: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("machine", "python"), some([(m, p) for m in MACHINES for p in PYTHONS], [("x86_64", "3.12")])
-)
+@pytest.mark.parametrize(("machine", "python"), some([(m, p) for m in MACHINES for p in PYTHONS], [("x86_64", "3.12")]))
 def test_every_dependency_has_a_wheel(index: None, machine: str, python: str, tmp_path: Path) -> None:
     """Resolved by uv, checked by pip (tags) and against the metadata of every wheel (completeness on the target)."""
     taken = _files_pip_would_take(
@@ -100,7 +98,8 @@ def test_every_dependency_has_a_wheel(index: None, machine: str, python: str, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("jetpack", "python", "cuda"), [("jetpack6", "3.10", "12"), long("jetpack7", "3.12", "13")])
+@pytest.mark.long
+@pytest.mark.parametrize(("jetpack", "python", "cuda"), [("jetpack6", "3.10", "12"), ("jetpack7", "3.12", "13")])
 def test_jetson_brings_its_own_tensorrt(index: None, jetpack: str, python: str, cuda: str) -> None:
     versions = dict(pin.split("==") for pin in _pins("aarch64", python, "--extra", jetpack))
     assert versions["cuda-bindings"].startswith(f"{cuda}.")

@@ -125,6 +125,7 @@ def test_a_reduced_graph_passes_its_certificate(
     assert tolerance["score"] == (0.02 if precision == "fp16" else 0.05)
 
 
+@pytest.mark.long
 def test_int8_cpu_multiplies_integers(fitted: Fitted, tmp_path: Path) -> None:
     bundle = tmp_path / "rd.cmdiad"
     manifest = write_bundle(load_run(fitted("rd", "rgb")), bundle, ExportOptions("int8-cpu"), SILENT)

@@ -168,6 +168,7 @@ def test_stages_of_runs_count_each_node_once() -> None:
     assert second["extract"] == 0.005 and sum(second.values()) == 0.005
 
 
+@pytest.mark.long
 def test_profiles_are_read_and_removed(data: Path, tmp_path: Path) -> None:
     """Every stage of a run comes from the profile of ONNX Runtime, of which no file is left."""
     parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], good(data), SILENT)

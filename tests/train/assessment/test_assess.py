@@ -46,7 +46,6 @@ def recipes() -> dict[str, Recipe]:
     return {
         "camera": tiny_recipe("rgb"),
         "3D with F2F": tiny_recipe("xyz", "f2f"),
-        "both": tiny_recipe("both"),
     }
 
 

@@ -14,6 +14,7 @@ from cmdiad_train.detectors.bank.fitting.distillation import distillation_loss
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Normalisation
+from lanes import long
 
 pytestmark = [
     pytest.mark.golden,
@@ -35,13 +36,11 @@ def point_mae(normalisation: Normalisation) -> PointMae:
 
 
 @torch.no_grad()
-def test_vit_tokens_match() -> None:
+@pytest.mark.parametrize(("name", "key", "stride"), [long("vit_base", "vitb", 1), ("vit_small", "vits", 2)])
+def test_vit_tokens_match(name: str, key: str, stride: int) -> None:
     image = torch.from_numpy(golden.load("inputs")["test_rgb"][1:2])
-    stored = golden.load("vit")
-    base = backbone("vit_base_patch8_224.dino").tokens(image)[0].numpy()
-    small = backbone("vit_small_patch8_224.dino").tokens(image)[0].numpy()
-    np.testing.assert_allclose(base, stored["vitb_patch"], atol=2e-5)
-    np.testing.assert_allclose(small[::2], stored["vits_patch"], atol=2e-5)
+    tokens = backbone(f"{name}_patch8_224.dino").tokens(image)[0].numpy()
+    np.testing.assert_allclose(tokens[::stride], golden.load("vit")[f"{key}_patch"], atol=2e-5)
 
 
 @torch.no_grad()
