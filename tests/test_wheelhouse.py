@@ -178,6 +178,7 @@ def test_folder_that_exists(tmp_path: Path) -> None:
     assert "a folder that is not empty" in ended.stderr
 
 
+@pytest.mark.long
 def test_unknown_extra() -> None:
     ended = _wheelhouse("--platform", "linux-aarch64", "--python", "3.10", "--extra", "nonsense", "--dry-run")
     assert ended.returncode == 5
