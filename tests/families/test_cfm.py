@@ -143,6 +143,7 @@ def test_a_hole_in_the_cloud_of_a_part_is_not_ok(bundle: Path, data: Path, tmp_p
     assert line["reason"] != "score"
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_with_the_same_files(
     data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_bundle_inspects_and_refuses_a_sample_without_its_cloud(bundle: Path, 
     assert ended.code == 3 and (line["verdict"], line["score"]) == ("NG", None)
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_with_the_same_files(
     data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

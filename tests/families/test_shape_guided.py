@@ -89,6 +89,7 @@ def test_bundles_are_certified_and_inspect_what_the_modality_names(
     assert (empty["verdict"], empty["score"]) == ("NG", None)
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_with_the_same_files(
     modality: str, data: Path, trained_shape_guided: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
