@@ -33,11 +33,10 @@ from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RECIPE, PUBLISHED_RGB, PUBLISHED_XYZ
 from helpers import changed
-from lanes import some
 
 pytestmark = [
     pytest.mark.golden,
-    pytest.mark.slow,
+    pytest.mark.long,  # test_golden_small.py compares small pieces of every step.
     pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
 ]
 
@@ -144,8 +143,7 @@ def statistics(variant: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     "variant",
-    # The first two are the banks of "dual". The network F2I itself is compared in test_golden_extractors.py.
-    some(["dino", "pmae", "dual", "f2f_xyz", "f2f_rgb", "f2i_xyz"], ["f2f_xyz"]),
+    ["dino", "pmae", "dual", "f2f_xyz", "f2f_rgb", "f2i_xyz"],
 )
 @torch.no_grad()
 def test_variant_matches(variant: str) -> None:
@@ -242,7 +240,6 @@ def test_repeating_equals_adaptive_pooling() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.long
 def test_generated_cloud_goes_through_the_published_point_path() -> None:
     """F2I with main modality rgb, for which no fit is recorded: nearly every pixel of the generated cloud counts."""
     stored, inputs = golden.load("hallu"), golden.load("inputs")

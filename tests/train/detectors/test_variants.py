@@ -147,7 +147,8 @@ def test_few_components_and_the_plain_maximum_survive_the_export(exported: Any) 
     assert [columns for _, columns in graph["banks"]] == [8, 8]
 
 
-@pytest.mark.parametrize("xyz", [long(replace(NORMALS, image="depth")), POINT_BERT], ids=["depth", "point_bert"])
+@pytest.mark.long
+@pytest.mark.parametrize("xyz", [replace(NORMALS, image="depth"), POINT_BERT], ids=["depth", "point_bert"])
 def test_other_extractor_of_clouds_trains_and_exports(data: Path, exported: Any, tmp_path: Path, xyz: Any) -> None:
     check_single_modality(exported("xyz", "none", xyz=xyz), data, tmp_path, "xyz")
 

@@ -18,7 +18,6 @@ from cmdiad_train.detectors.ast.networks.extractor import CellFeatures
 from cmdiad_train.detectors.ast.networks.flow import Flow
 from cmdiad_train.detectors.ast.networks.position import position_code
 from cmdiad_train.recipe import RgbExtractor
-from lanes import long
 
 pytestmark = pytest.mark.golden
 
@@ -81,7 +80,7 @@ def test_flow_and_its_loss(mode: Mode) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", [long("rgb"), long("depth"), "combi"], indirect=True)
+@pytest.mark.long
 def test_student_and_its_loss(mode: Mode, module: AsymmetricStudentTeacher) -> None:
     arrays = golden.load(f"ast_{mode}")
     features, weights = module.cells(published.inputs(arrays["fg"]))
