@@ -28,6 +28,7 @@ def call(command: object, *arguments: str | Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.long
 def test_a_few_real_parts_from_training_to_accuracy(tmp_path: Path) -> None:
     """A third of the samples, as smaller images; the long test takes all and requires more."""
     some = tmp_path / "data"

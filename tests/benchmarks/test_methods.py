@@ -18,6 +18,7 @@ from cmdiad_bench.paper.published import CLASSES
 from cmdiad_runtime.errors import CertificateError, RunError
 from cmdiad_train.detectors.registry import family_names
 from helpers import Ended, assert_refused, command
+from lanes import long
 
 TINY = {"rgb-backbone": "test_resnet", "size": 64, "epochs": 1, "batch": 4, "coreset": 0.1}
 SETTINGS = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
@@ -66,12 +67,20 @@ def test_settings_reach_the_families_that_have_them(data: Path) -> None:
     assert (parts["bank-rgb"].coreset, parts["patchcore-rgb"].coreset, parts["cfm-both"].epochs) == (0.5, 0.01, 3)
 
 
-def test_a_comparison_is_measured_once_and_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, chosen = tmp_path / "methods", ("--family", "patchcore", "--family", "cfm", "--modality", "both")
+@pytest.mark.parametrize(
+    ("families", "modality", "sensors"),
+    [(["patchcore"], "rgb", "camera"), long(["patchcore", "cfm"], "both", "camera, 3D")],
+)
+def test_a_comparison_is_measured_once_and_resumes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, families: list[str], modality: str, sensors: str
+) -> None:
+    names = [f"{family}-{modality}" for family in families]
+    out = tmp_path / "methods"
+    chosen = (*(part for family in families for part in ("--family", family)), "--modality", modality)
     ended = compare(data, out, *chosen)
     assert ended.code == 0, ended.err
     record = json.loads((out / "methods.json").read_text())
-    assert [one["method"] for one in record["methods"]] == ["patchcore-both", "cfm-both"]
+    assert [one["method"] for one in record["methods"]] == names
     for one in record["methods"]:
         measured = one["categories"]["gear"]
         assert measured["latency_ms"]["p99"] >= measured["latency_ms"]["p50"] > 0
@@ -80,18 +89,18 @@ def test_a_comparison_is_measured_once_and_resumes(data: Path, tmp_path: Path, m
         assert measured["samples"] == 5
         assert set(measured["image_auroc_by_defect"]) == {"hole", "contamination"}
     text = (out / "methods.md").read_text()
-    assert text.startswith("## gear\n\n| method | sensors | image AUROC |") and "| cfm-both | camera, 3D |" in text
-    assert "<td>cfm-both</td>" in (out / "methods.html").read_text()
+    assert text.startswith("## gear\n\n| method | sensors | image AUROC |") and f"| {names[-1]} | {sensors} |" in text
+    assert f"<td>{names[-1]}</td>" in (out / "methods.html").read_text()
 
     def refused(*_: object) -> None:
         raise RunError("training", found="a second one", action="None")
 
     monkeypatch.setattr(measure, "fit", refused)
     assert compare(data, out, *chosen).out == ended.out
-    assert len(list((out / "bundles").iterdir())) == 2
+    assert len(list((out / "bundles").iterdir())) == len(names)
     again = compare(data, out, *chosen, "--set", "seed=1")
     assert again.code == 7
-    assert "cfm-both, gear: failed. training: found a second one" in (out / "methods.md").read_text()
+    assert f"{names[-1]}, gear: failed. training: found a second one" in (out / "methods.md").read_text()
     assert not list((out / "bundles").iterdir()) and not list((out / "runs").iterdir()), "outdated ones are removed"
 
 

@@ -18,6 +18,7 @@ from cmdiad_export.options import ExportOptions
 from cmdiad_export.precision.levels import is_within
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
+from lanes import long
 
 Train = Callable[..., Path]
 OPERATORS = {
@@ -51,7 +52,11 @@ OPERATORS = {
     "Unsqueeze",
 }
 """Operators that TensorRT 10, TensorRT 11, TensorRT-RTX and ONNX Runtime have."""
-CASES = [("rgb", {}), ("both", {}), ("xyz", {"mode": "faithful", "geometry": "depth", "cell": 32, "size": 256})]
+CASES = [
+    long(("rgb", {})),
+    ("both", {}),
+    long(("xyz", {"mode": "faithful", "geometry": "depth", "cell": 32, "size": 256})),
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def test_a_reduced_graph_passes_its_certificate(exported_ast: Exported) -> None:
 
 
 @pytest.mark.rtx
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
 def test_rtx_engine_is_built_without_a_gpu(trained_ast: Train, tmp_path: Path) -> None:
     options = ExportOptions("fp16", target="rtx")

@@ -44,10 +44,11 @@ Cached = Callable[..., Path]
 SIZE = 3
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 VARIANTS = [
+    ("rgb", "f2f", "fp16", {}),
     long("xyz", "f2f", "fp32", {"xyz": NORMALS}),
-    ("both", "none", "fp16", {"view": "each", "xyz": NORMALS}),
+    long("both", "none", "fp16", {"view": "each", "xyz": NORMALS}),
 ]
-"""Lists of searched cells with a second extractor, and two images with a map each."""
+"""A network after the extractor, lists of searched cells with a second extractor, two images with a map each."""
 
 
 def written(run: Path, out: Path, precision: Precision = "fp32") -> Bundle:
@@ -107,7 +108,8 @@ def test_results_of_one_image_too(bundle: Bundle) -> None:
     check_each_place(bundle)
 
 
-@pytest.mark.parametrize(("variant", "modality"), [("rd", "rgb"), long("trd", "both")])
+@pytest.mark.long
+@pytest.mark.parametrize(("variant", "modality"), [("rd", "rgb"), ("trd", "both")])
 def test_reverse_distillation_runs_its_networks_once(
     fitted: Cached, tmp_path: Path, variant: str, modality: str
 ) -> None:

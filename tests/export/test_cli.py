@@ -19,12 +19,15 @@ from cmdiad_export import cli as export_cli
 from cmdiad_export.cli import cli
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.planning import planner
+from cmdiad_export.planning.planner import Planned
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.support.records import RecordError
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.family import TrainedDetector
 from cmdiad_train.runs import run as run_module
 from cmdiad_train.runs.record import read_record, write_record
+from cmdiad_train.runs.run import load_run
 from helpers import assert_refused, command, flip_byte, python, truncate
 
 Cached = Callable[..., Path]
@@ -334,7 +337,22 @@ def test_plan_is_a_table_a_file_and_a_picture(run: Path, quick_plan: None) -> No
     assert not Path("bundles").exists()
 
 
-def test_plan_elsewhere(run: Path, quick_plan: None, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def earlier_plan(trained: Cached, tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """A plan of one graph."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "REDUCED", ())
+        patch.setattr(planner, "with_smaller_banks", lambda *_: {})
+        return planner.make_plan(load_run(trained("rgb")), tmp_path_factory.mktemp("plan"), SILENT)
+
+
+@pytest.fixture
+def planned(earlier_plan: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands take the earlier plan instead of making one."""
+    monkeypatch.setattr(planner, "make_plan", lambda *_, **__: earlier_plan)
+
+
+def test_plan_elsewhere(run: Path, planned: None, tmp_path: Path) -> None:
     assert command(cli, run, "--plan", "--out", tmp_path / "plans" / "one").code == 0
     assert sorted(p.name for p in (tmp_path / "plans" / "one").iterdir()) == ["plan.json", "plan.png"]
     assert not (run / "plan.json").exists()
@@ -342,7 +360,7 @@ def test_plan_elsewhere(run: Path, quick_plan: None, tmp_path: Path) -> None:
     assert_refused(command(cli, run, "--plan", "--out", tmp_path / "file"), 6, tmp_path / "file")
 
 
-def test_bundle_within_a_budget(run: Path, quick_plan: None) -> None:
+def test_bundle_within_a_budget(run: Path, planned: None) -> None:
     ended = command(cli, run, "--budget-ms", "100000", "--budget-mb", "100000")
     assert ended.code == 0, ended.err
     assert ended.out == "bundle: bundles/gear-rgb-none-budget.cmdiad\n"
@@ -351,7 +369,7 @@ def test_bundle_within_a_budget(run: Path, quick_plan: None) -> None:
     assert Bundle.open("bundles/gear-rgb-none-budget.cmdiad").manifest["plan"]["chosen"]["bank"] == 0.2
 
 
-def test_budget_that_cannot_be_met(run: Path, quick_plan: None) -> None:
+def test_budget_that_cannot_be_met(run: Path, planned: None) -> None:
     ended = command(cli, run, "--budget-mb", "1")
     assert_refused(ended, 5, "a budget of 1 MB", "at the nearest of", "20% bank", "a coarser grid")
     assert list(Path("bundles").iterdir()) == []

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
+import pytest
 
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
@@ -42,6 +43,7 @@ OPERATORS = {
 """Operators that TensorRT 10, TensorRT 11, TensorRT-RTX and ONNX Runtime have."""
 
 
+@pytest.mark.long
 def test_searches_stay_fp32_and_every_engine_has_the_operators(trained_dsr3d: Train, tmp_path: Path) -> None:
     bundle = tmp_path / "dsr3d.cmdiad"
     manifest = write_bundle(load_run(trained_dsr3d("both")), bundle, ExportOptions("fp16"), SILENT)

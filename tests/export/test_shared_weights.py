@@ -13,8 +13,6 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from cmdiad_export.bundle_writer import write_bundle
-from cmdiad_export.options import ExportOptions
 from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
 from cmdiad_export.shared_weights import share_weights
 from cmdiad_fleet.cli.fleet import cli as fleet
@@ -33,7 +31,6 @@ from cmdiad_runtime.engines.graph_file import graph_digest, shared_weights, weig
 from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.names import SENSORS
 from cmdiad_runtime.support.reporter import SILENT
-from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, command
 
 Cached = Callable[..., Path]
@@ -133,13 +130,11 @@ def test_old_onnx_runtime_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch)
     open_engine(Bundle.open(bundle.path).graph).close()
 
 
-def test_graph_of_several_samples_shares_too(trained: Cached, tmp_path: Path) -> None:
+def test_graph_of_several_samples_shares_too(exported: Cached, batched: Path, tmp_path: Path) -> None:
     folder, reporter = tmp_path / "gear.cmdiad", RecordingReporter()
-    folder.mkdir()
-    recipes = {"rgb": ("rgb",), "both": ("both",), "xyz": ("xyz",)}
-    for pattern, recipe in recipes.items():
-        batch = 2 if pattern == "rgb" else None
-        write_bundle(load_run(trained(*recipe)), folder / f"{pattern}.cmdiad", ExportOptions(batch=batch), SILENT)
+    for pattern in SENSORS:
+        bundle = batched if pattern == "rgb" else exported(pattern)
+        shutil.copytree(bundle, folder / f"{pattern}.cmdiad")
     bind_patterns(folder, "gear", {pattern: f"{pattern}.cmdiad" for pattern in SENSORS})
     share_weights(folder, reporter)
     assert "Equal arrays are stored once" in reporter.lines[-1]

@@ -63,17 +63,17 @@ def graph(run: Path, precision: Precision) -> ir.Model:
     return graph_of(to_precision(opened.detector, precision), inputs)
 
 
-@pytest.fixture(scope="module")
-def certifier(fitted: Fitted) -> Certifier:
-    """A certifier of `trd`, which certifies the fp32 graph once for all precisions."""
-    return certifier_of(load_run(fitted("trd", "both")), ExportOptions(), SILENT)
+@functools.cache
+def certifier(run: Path) -> Certifier:
+    """A certifier of a run, which certifies the fp32 graph once for all precisions."""
+    return certifier_of(load_run(run), ExportOptions(), SILENT)
 
 
 @pytest.mark.parametrize(
     ("variant", "modality", "precision"),
     some(
         [*((*variant, "fp16") for variant in VARIANTS), ("trd", "both", "fp32")],
-        [("rd", "rgb", "fp16"), ("trd", "both", "fp16"), ("trd", "both", "fp32")],
+        [("mtfi-trd", "xyz", "fp16")],
     ),
 )
 def test_graphs_consist_of_operators_that_every_engine_has(
@@ -88,16 +88,18 @@ def test_graphs_consist_of_operators_that_every_engine_has(
 
 
 def test_level_weights_are_constants(fitted: Fitted) -> None:
-    model = graph(fitted("trd", "both"), "fp32")
+    model = graph(fitted("mtfi-trd", "xyz"), "fp16")
     assert not any(node.op_type in ("Softmax", "Exp") for node in model.graph)
 
 
-def test_sums_of_cosines_stay_fp32(fitted: Fitted) -> None:
-    run = fitted("trd", "both")
+@pytest.mark.parametrize(("variant", "modality"), [("mtfi-trd", "xyz"), long("trd", "both")])
+def test_sums_of_cosines_stay_fp32(fitted: Fitted, variant: str, modality: str) -> None:
+    run = fitted(variant, modality)
     model = graph(run, "fp16")
     sums = [node for node in model.graph if node.op_type in ("ReduceSum", "Sqrt")]
     # Of each branch and level the product, two squares and two roots; the sums over levels, and over branches.
-    assert len(sums) == 2 * (3 * 5 + 1) + 1
+    branches = 2 if modality == "both" else 1
+    assert len(sums) == branches * (3 * 5 + 1) + 1
     for node in sums:
         assert {value.dtype for value in (node.inputs[0], *node.outputs) if value} == {ir.DataType.FLOAT}
     networks = load_run(run).detector.precision_parts().networks
@@ -106,12 +108,15 @@ def test_sums_of_cosines_stay_fp32(fitted: Fitted) -> None:
     assert all(is_within(module_of(node), networks) for node in model.graph if "Conv" in node.op_type)
 
 
-@pytest.mark.parametrize("precision", ["fp16", long("int8"), "int8-cpu"])
+@pytest.mark.parametrize(
+    ("variant", "modality", "precision"),
+    [("mtfi-trd", "xyz", "fp16"), *(long("trd", "both", precision) for precision in ("fp16", "int8", "int8-cpu"))],
+)
 def test_a_reduced_graph_passes_its_certificate(
-    fitted: Fitted, certifier: Certifier, tmp_path: Path, precision: Precision
+    fitted: Fitted, tmp_path: Path, variant: str, modality: str, precision: Precision
 ) -> None:
-    run, bundle = load_run(fitted("trd", "both")), tmp_path / "trd.cmdiad"
-    manifest = write_bundle(run, bundle, ExportOptions(precision), SILENT, certifier=certifier)
+    run, bundle = fitted(variant, modality), tmp_path / "trd.cmdiad"
+    manifest = write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT, certifier=certifier(run))
     _, reduced = manifest["certificate"]["comparisons"]
     assert reduced["precision"] == precision
     assert reduced["passed"]
@@ -120,6 +125,7 @@ def test_a_reduced_graph_passes_its_certificate(
     assert tolerance["score"] == (0.02 if precision == "fp16" else 0.05)
 
 
+@pytest.mark.long
 def test_int8_cpu_multiplies_integers(fitted: Fitted, tmp_path: Path) -> None:
     bundle = tmp_path / "rd.cmdiad"
     manifest = write_bundle(load_run(fitted("rd", "rgb")), bundle, ExportOptions("int8-cpu"), SILENT)
@@ -136,14 +142,12 @@ def test_int8_cpu_multiplies_integers(fitted: Fitted, tmp_path: Path) -> None:
 
 
 @pytest.mark.rtx
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
-@pytest.mark.parametrize("precision", [long("fp16"), "int8"])
-def test_rtx_engine_is_built_without_a_gpu(
-    fitted: Fitted, certifier: Certifier, tmp_path: Path, precision: Precision
-) -> None:
-    run, options = load_run(fitted("trd", "both")), ExportOptions(precision, target="rtx")
-    manifest = write_bundle(run, tmp_path / "trd.cmdiad", options, SILENT, certifier=certifier)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_rtx_engine_is_built_without_a_gpu(fitted: Fitted, tmp_path: Path, precision: Precision) -> None:
+    run, options = fitted("trd", "both"), ExportOptions(precision, target="rtx")
+    manifest = write_bundle(load_run(run), tmp_path / "trd.cmdiad", options, SILENT, certifier=certifier(run))
     (engine,) = manifest["engines"]
     fingerprint = engine["fingerprint"]
     assert fingerprint["size_bytes"] > 0

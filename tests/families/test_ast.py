@@ -29,7 +29,7 @@ def train_on(data: Path, out: Path, modality: str, *further: object) -> Ended:
     return command(train.cli, data, "--family", "ast", "--modality", modality, *SMALL, *further, "--out", out)
 
 
-@pytest.fixture(scope="module", params=["rgb", long("xyz"), "both"])
+@pytest.fixture(scope="module", params=["rgb", long("xyz"), long("both")])
 def modality(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -30,7 +30,6 @@ from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import CfmRecipe, Recipe, RgbExtractor, cfm_part
 from cmdiad_train.runs.run import load_run
 from helpers import Ended, assert_refused, command, write_cloud
-from lanes import long
 from reporters import InterruptAt
 
 SIZE = 64
@@ -106,7 +105,8 @@ def test_a_bundle_inspects_takes_a_threshold_and_is_measured(bundle: Path, data:
     assert json.loads((tmp_path / "accuracy.json").read_text())["family"] == "cfm"
 
 
-@pytest.mark.parametrize("precision", ["fp16", long("int8-cpu")])
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp16", "int8-cpu"])
 def test_reduced_precisions_are_certified(run: Path, tmp_path: Path, precision: str) -> None:
     ended = command(export.cli, run, "--precision", precision, "--out", tmp_path / "small.cmdiad")
     assert ended.code == 0, ended.err
@@ -143,6 +143,7 @@ def test_a_hole_in_the_cloud_of_a_part_is_not_ok(bundle: Path, data: Path, tmp_p
     assert line["reason"] != "score"
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_with_the_same_files(
     data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

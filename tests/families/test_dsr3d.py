@@ -14,13 +14,14 @@ from cmdiad_runtime.cli import run as run_cli
 from cmdiad_runtime.readers import read_xyz
 from cmdiad_train.cli import train
 from helpers import assert_refused, command, sample_files, write_cloud
+from lanes import long
 
 TINY = ("--size", 64, "--code-width", 16, "--codes", 32, "--autoencoder-steps", 2, "--epochs", 1, "--batch", 3)
 OTHER = {"rgb": "xyz", "xyz": "rgb"}
 FURTHER: dict[str, tuple[str, ...]] = {"rgb": (), "xyz": ("--geometry", "depth")}
 
 
-@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+@pytest.mark.parametrize("modality", [long("rgb"), "xyz"])
 def test_a_detector_for_one_sensor(data: Path, tmp_path: Path, modality: str) -> None:
     own, run, bundle = tmp_path / "parts", tmp_path / "run", tmp_path / "run.cmdiad"
     shutil.copytree(data, own)

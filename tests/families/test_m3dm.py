@@ -20,6 +20,7 @@ from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import Recipe, m3dm_part
 from cmdiad_train.runs.run import load_run
 from helpers import Ended, assert_refused, command, write_cloud
+from lanes import long
 from reporters import InterruptAt
 
 SMALL = ("--rgb-backbone", "test_resnet", "--rgb-grid", 8, "--size", 64, "--batch", 3, "--epochs", 2)
@@ -47,10 +48,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["fp32", long("fp16")])
+def bundle(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "m3dm.cmdiad"
-    ended = command(export.cli, run, "--precision", "fp16", "--out", out)  # certifies the fp32 graph first
+    ended = command(export.cli, run, "--precision", request.param, "--out", out)
     assert ended.code == 0, ended.err
     return out
 
@@ -86,6 +87,7 @@ def test_a_bundle_inspects_and_refuses_a_sample_without_its_cloud(bundle: Path, 
     assert ended.code == 3 and (line["verdict"], line["score"]) == ("NG", None)
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_with_the_same_files(
     data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ def registered() -> Iterator[None]:
     registry.unregister(FAMILY.name)
 
 
-@pytest.fixture(scope="module", params=["rgb", "xyz"])
+@pytest.fixture(scope="module", params=[long("rgb"), "xyz"])
 def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / request.param
     options = ("--family", FAMILY.name, "--modality", request.param, "--gaussian-cells", 14, "--out", out)
@@ -86,6 +86,7 @@ def test_a_bundle_reports_its_figures_and_latency(bundle: Path, data: Path, tmp_
     assert (figures["family"], figures["hallucination"], figures["banks"]) == (FAMILY.name, None, [])
 
 
+@pytest.mark.long
 def test_a_bundle_reports_its_memory(bundle: Path, tmp_path: Path) -> None:
     ended = command(bench.cli, "memory", bundle, "--json", tmp_path / "memory.json")
     assert ended.code == 0, ended.err

@@ -100,6 +100,7 @@ def bundle(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FIXTURES / "xyz-points.cmdiad", tmp_path / "parts.cmdiad"))
 
 
+@pytest.mark.seconds
 def test_inspection_and_results_without_the_calls_of_posix(bundle: Path, tmp_path: Path) -> None:
     sample = FIXTURES / "samples" / "xyz" / "good.tiff"
     ended = _run_as_on_windows("run", bundle, sample, "--output", tmp_path / "results", folder=tmp_path)
@@ -110,6 +111,7 @@ def test_inspection_and_results_without_the_calls_of_posix(bundle: Path, tmp_pat
     assert len(list((tmp_path / "results" / "overlays").iterdir())) == 1
 
 
+@pytest.mark.seconds
 def test_change_of_a_bundle_without_the_calls_of_posix(bundle: Path, tmp_path: Path) -> None:
     ended = _run_as_on_windows("threshold", bundle, "--threshold", "1000", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -20,7 +20,6 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import RecordingReporter, command, sample_files
-from lanes import long
 from studies import __main__ as main_module
 from studies.__main__ import cli
 from studies.comparison import compare as compare_module
@@ -59,7 +58,8 @@ def samples(data: Path) -> list[Sample]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("main", [long("rgb"), "xyz"])
+@pytest.mark.long
+@pytest.mark.parametrize("main", ["rgb", "xyz"])
 def test_comparison_of_one_modality(data: Path, tmp_path: Path, main: str) -> None:
     recorder = RecordingReporter()
     forms = [
@@ -168,6 +168,7 @@ def test_stages_of_runs_count_each_node_once() -> None:
     assert second["extract"] == 0.005 and sum(second.values()) == 0.005
 
 
+@pytest.mark.long
 def test_profiles_are_read_and_removed(data: Path, tmp_path: Path) -> None:
     """Every stage of a run comes from the profile of ONNX Runtime, of which no file is left."""
     parts, paired = build_parts(small_setup("rgb"), samples(data)[:1], good(data), SILENT)

@@ -42,6 +42,7 @@ F2F = Configuration("xyz-tiny-f2f", "xyz", "tiny depth", "f2f", TINY)
 WEIGHTS = Weights(Path("large"), Path("small"), Path("student"), Path("points"))
 
 
+@pytest.mark.long
 def test_every_detector_is_measured_and_nothing_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

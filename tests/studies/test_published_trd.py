@@ -14,7 +14,6 @@ from cmdiad_train.detectors.trd.detector import ReverseDistillation
 from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.recipe import TEACHER_STAGES, Recipe, RgbExtractor, TrdRecipe
-from lanes import long
 from studies import published_trd as plain
 from studies.trd_speed import speed_table
 
@@ -68,7 +67,8 @@ def test_prediction_is_that_of_the_faithful_detector() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", long("int8-cpu")])
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp32", "int8-cpu"])
 def test_published_program_and_graph_start_from_sensor_data(data: Path, tmp_path: Path, precision: str) -> None:
     from cmdiad_runtime.readers import read_rgb, read_xyz
     from helpers import sample_files

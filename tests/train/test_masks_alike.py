@@ -15,6 +15,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.datasets.check import check
 from cmdiad_train.fit.fit import fit
 from helpers import command, sample_files, tiny_recipe, truncate
+from lanes import some
 
 SHAPE = (112, 112)
 
@@ -75,7 +76,7 @@ def bundle(exported: Callable[..., Path]) -> Path:
     return exported("rgb")
 
 
-@pytest.mark.parametrize("change", [*READ, *REFUSED])
+@pytest.mark.parametrize("change", some([*READ, *REFUSED], [sixteen_bits, in_alpha, *REFUSED]))
 @pytest.mark.failure_mode("Masks of any usual kind")
 def test_four_commands_agree(own_data: Path, bundle: Path, tmp_path: Path, change: Callable[[Path], object]) -> None:
     change(sample_files(own_data, "test", "hole", "gt")[0])

@@ -26,6 +26,7 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_train.detectors.family import as_tensors
 from cmdiad_train.runs.run import Run, load_run
 from helpers import SIZE, sample_files, tiny_recipe
+from lanes import long
 
 Cached = Callable[..., Path]
 VARIANTS = [("rgb", "none"), ("rgb", "f2f"), ("xyz", "none"), ("xyz", "f2f")]
@@ -73,7 +74,7 @@ def test_graph_is_the_detector(
         assert len({inputs["weights"].shape[0] for inputs in seen}) > 1
 
 
-@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "none")])
+@pytest.mark.parametrize(("modality", "hallucination"), [long("rgb", "f2f"), ("xyz", "none")])
 def test_faithful_graph_is_the_detector(
     data: Path, trained: Cached, tmp_path: Path, modality: str, hallucination: str
 ) -> None:

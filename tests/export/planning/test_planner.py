@@ -62,6 +62,7 @@ def planned(trained: Cached, tmp_path_factory: pytest.TempPathFactory, counts: C
         patch.setattr(certified, "export_graph", counted_export)
         patch.setattr(certified, "compare", counted_compare)
         patch.setattr(GraphBench, "measure", counted_measure)
+        patch.setattr(planner, "MOST_REDUCED", 1)
         run = load_run(trained("rgb"))
         return make_plan(run, tmp_path_factory.mktemp("plan"), SILENT, shares=(0.05,))
 

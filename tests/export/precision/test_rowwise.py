@@ -25,6 +25,7 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, assert_refused, command
+from lanes import long
 
 WIDTH, HIDDEN, OUT = 48, 32, 7
 
@@ -95,7 +96,7 @@ def test_what_is_not_chosen_stays_as_it_was(tmp_path: Path) -> None:
     assert ir.to_proto(copy).SerializeToString() == ir.to_proto(model).SerializeToString()
 
 
-@pytest.mark.parametrize(("modality", "verdict"), [("rgb", "map"), ("xyz", "image")])
+@pytest.mark.parametrize(("modality", "verdict"), [("rgb", "map"), long("xyz", "image")])
 def test_bundle_in_int8_for_processors(
     trained: object, tmp_path: Path, modality: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +138,7 @@ def test_narrow_products_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert worthwhile(found) == expected
 
 
-@pytest.mark.parametrize(("score", "whole"), [(0.005, False), (1e-6, True)])
+@pytest.mark.parametrize(("score", "whole"), [(0.005, False), long(1e-6, True)])
 def test_networks_stay_in_fp32_where_nothing_less_is_within_tolerance(
     trained: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, whole: bool
 ) -> None:

@@ -83,7 +83,7 @@ EACH = {"xyz": NORMALS, "view": "each", "coreset": 1.0, "image_score": "max"}
 """Two banks, two maps, no table of neighbours."""
 
 
-@pytest.mark.parametrize(("modality", "hallucination", "changes"), [("xyz", "f2f", {}), ("both", "none", EACH)])
+@pytest.mark.parametrize(("modality", "hallucination", "changes"), [("xyz", "f2f", {}), long("both", "none", EACH)])
 def test_other_detectors(trained: Cached, modality: str, hallucination: str, changes: dict[str, Any]) -> None:
     run = load_run(trained(modality, hallucination, **changes))
     held_out = HeldOut.of(run.detector, load_held_out(run.path))
@@ -184,7 +184,7 @@ def test_search_stays_exact_where_no_fast_one_passes(run: Run, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("precision", "loop"), [("fp32", True), ("fp16", False), long("fp32", False), long("fp16", True)]
+    ("precision", "loop"), [long("fp32", True), ("fp16", False), long("fp32", False), long("fp16", True)]
 )
 def test_fast_search_is_in_the_graph_and_in_the_certificate(
     run: Run, tmp_path: Path, precision: str, loop: bool
@@ -265,7 +265,7 @@ def test_each_limit_of_a_fast_search_counts(changes: dict[str, float]) -> None:
     assert not replace(change, **changes).within(TOLERANCE)
 
 
-@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("loop", [long(False), True])
 def test_proven_search_is_exact_in_graph_and_certificate(
     run: Run, tmp_path: Path, loop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from cmdiad_runtime.support.reporter import SILENT
 from faults import count_operations, fault_at, run_whole, temporary_files
 from graphs import tiny_bundle
 from helpers import assert_refused, command
+from lanes import long
 from stations import write_station_file
 
 FLEET = "cmdiad_fleet.cli.fleet:main"
@@ -146,7 +147,8 @@ def spread(operations, count):
 
 
 @pytest.mark.failure_mode("A pull that is killed, or whose transfer breaks off")
-def test_a_killed_pull_leaves_nothing_or_a_whole_bundle_and_the_next_one_continues(name, bundle, tmp_path):
+@pytest.mark.parametrize("kills", [3, long(12)])
+def test_a_killed_pull_leaves_nothing_or_a_whole_bundle_and_the_next_one_continues(name, bundle, tmp_path, kills):
     def words(folder):
         return [FLEET, "pull", name, "--out", folder / "gear.cmdiad", "--allow-unsigned"]
 
@@ -154,7 +156,7 @@ def test_a_killed_pull_leaves_nothing_or_a_whole_bundle_and_the_next_one_continu
     operations = count_operations(words(tmp_path / "count"), tmp_path / "count")
     assert operations > 15
     while_the_record_is_written = operations - 2
-    for number in (*spread(operations, 4), while_the_record_is_written):
+    for number in (*spread(operations, kills), while_the_record_is_written):
         folder = tmp_path / f"kill-{number}"
         folder.mkdir()
         ended = fault_at(words(folder), "kill", number, folder)
@@ -169,12 +171,13 @@ def test_a_killed_pull_leaves_nothing_or_a_whole_bundle_and_the_next_one_continu
         assert json.loads((folder / "gear.cmdiad.pulled.json").read_text())["name"] == name
 
 
-def test_a_killed_hand_over_leaves_the_old_recipes_or_the_new_one(name, tmp_path):
+@pytest.mark.parametrize("kills", [3, long(12)])
+def test_a_killed_hand_over_leaves_the_old_recipes_or_the_new_one(name, tmp_path, kills):
     def words(state):
         return [FLEET, "pull", name, "--station", state, "--recipe", "gear-7", "--activate", "--allow-unsigned"]
 
     operations = count_operations(words(new_state(tmp_path / "count")), tmp_path / "count")
-    for number in spread(operations, 5):
+    for number in spread(operations, kills):
         state = new_state(tmp_path / f"kill-{number}")
         ended = fault_at(words(state), "kill", number, state)
         assert ended.code == -9, ended.err

@@ -208,7 +208,7 @@ def test_frozen_frames_are_counted_across_batches(batched: Path, images: list[Pa
 
 @pytest.mark.failure_mode("A sample that ends a process while other samples are in the same batch")
 def test_a_death_in_a_batch_costs_one_row(batched: Path, images: list[Path], tmp_path: Path) -> None:
-    rows = rows_of(images, 7)
+    rows = rows_of(images, 4)
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
     score(batched, manifest, tmp_path / "expected", options=BATCH)
     shown = _EndingEngine.shown_in(batched, images[1])

@@ -91,6 +91,7 @@ class _KilledOnce(RayWorkers):
             ray.kill(self._actors[worker])
 
 
+@pytest.mark.long
 def test_the_shard_of_a_killed_actor_is_scored_by_another_one(local: Path, exported: Exported, tmp_path: Path) -> None:
     result = score(exported("rgb"), local / "m.jsonl", tmp_path / "out", workers=_KilledOnce)
     assert (result.scored, result.lost_workers) == (10, 1)

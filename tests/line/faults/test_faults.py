@@ -16,6 +16,7 @@ import pytest
 
 import cmdiad_line.supervisor.supervisor as supervisor_module
 from cmdiad_line.transport.messages import Trigger
+from lanes import long
 from stations import LIMIT_S, RunningStation, running_station, wait_for, write_station_file
 
 PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
@@ -213,7 +214,7 @@ def test_hung_engine_is_killed_after_its_deadline(own_folder):
         assert station.plc.state().counters["rows_lost"] == 0
 
 
-@pytest.mark.parametrize("name", ["inspection", "acquisition", "records"])
+@pytest.mark.parametrize("name", ["inspection", long("acquisition"), long("records")])
 def test_idle_process_without_a_sign_of_life_is_replaced(own_folder, name):
     with running_station(write_station_file(*own_folder, station=SHORT)) as station:
         station.plc.wait_ready()

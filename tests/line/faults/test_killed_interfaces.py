@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lanes import some
 from mqtt_broker import free_port
 from stations import RunningStation, running_station, wait_for, write_station_file
 
@@ -34,7 +35,7 @@ def kill(station: RunningStation, name: str) -> None:
     wait_for(lambda: station.runs(name, but=killed))
 
 
-@pytest.mark.parametrize("name", INTERFACES)
+@pytest.mark.parametrize("name", some(INTERFACES, ["mqtt", "web"]))
 def test_interface_that_is_killed_while_there_are_no_parts(station, name):
     states = len(station.plc.states)
     kill(station, name)

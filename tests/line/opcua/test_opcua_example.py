@@ -44,6 +44,7 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
         yield supervisor
 
 
+@pytest.mark.long
 def test_example_prints_the_verdict_of_its_part(supervisor, tmp_path):
     bad = asyncio.run(run_example(supervisor, tmp_path / "own", 22, verdict="NG", reason="score", score=3.0))
     good = asyncio.run(run_example(supervisor, tmp_path / "own", 32))

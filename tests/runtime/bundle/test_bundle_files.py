@@ -265,6 +265,7 @@ def test_engine_and_label_added_to_a_signed_bundle(bundle: Path, keys: tuple[Pat
         assert_refused(command(run_cli, bundle, *options), 4, "rtx-fp32-sm86.engine", "manifest does not list")
 
 
+@pytest.mark.seconds
 @pytest.mark.failure_mode("A manifest that is a pipe")
 def test_no_pipe_holds_up_any_command(bundle: Path, tmp_path: Path) -> None:
     """Every command ends by itself, in a process of its own."""

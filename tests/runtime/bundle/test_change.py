@@ -242,6 +242,7 @@ def test_folder_that_cannot_be_locked(bundle: Path, monkeypatch: pytest.MonkeyPa
 # --- killed at random moments: the long run is scripts/kill_bundles.py --trials 100
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", ["threshold", "write"])
 @pytest.mark.failure_mode("A killed change of a threshold or export")

@@ -111,6 +111,7 @@ def _open(folder: Path) -> tuple[object, ...] | None:
         return None
 
 
+@pytest.mark.seconds
 def test_every_value_of_a_wrong_kind(bundle: Path) -> None:
     manifest, right = _read(bundle), _decision(Bundle.open(bundle))
     refused = 0

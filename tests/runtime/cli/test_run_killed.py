@@ -13,6 +13,7 @@ import pytest
 from faults import count_operations, fault_at, kill_at, random_moments, run_whole, temporary_files
 from helpers import sample_files
 from killed_runs import check_continued, check_stopped, expected_codes, inspect, stored_lines
+from lanes import long
 
 Cached = Callable[..., Path]
 
@@ -26,11 +27,12 @@ def inputs(data: Path) -> list[Path]:
     return [*sample_files(data, "test", "good", "rgb"), *sample_files(data, "test", "hole", "rgb")]
 
 
-def test_killed_at_any_operation_on_the_disk(exported: Cached, inputs: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [7, long(1)])
+def test_killed_at_operations_on_the_disk(exported: Cached, inputs: list[Path], tmp_path: Path, step: int) -> None:
     bundle = exported("rgb")
     operations = count_operations(inspect(bundle, tmp_path / "whole", inputs), tmp_path / "whole")
     assert operations > 12
-    for number in range(1, operations + 1, 5):
+    for number in range(1, operations + 1, step):
         out = tmp_path / str(number)
         ended = fault_at(inspect(bundle, out, inputs), "kill", number, out)
         assert ended.code == -signal.SIGKILL
@@ -79,15 +81,15 @@ def test_signal_in_the_middle_keeps_results(
     assert {f"overlays/{path.name}" for path in (out / "overlays").iterdir()} == {line["overlay"] for line in lines}
 
 
-@pytest.mark.parametrize("action", ["enospc", "eio"])
+@pytest.mark.parametrize(("action", "step"), [("enospc", 4), ("eio", 4), long("enospc", 1), long("eio", 1)])
 @pytest.mark.failure_mode("A full disk or a disk error while a picture is written")
 def test_disk_that_fails_once_costs_a_picture_or_ends_the_run(
-    exported: Cached, inputs: list[Path], tmp_path: Path, action: str
+    exported: Cached, inputs: list[Path], tmp_path: Path, action: str, step: int
 ) -> None:
     bundle = exported("rgb")
     operations = count_operations(inspect(bundle, tmp_path / "whole", inputs), tmp_path / "whole")
     seen = set()
-    for number in range(1, operations + 1, 3 if action == "eio" else 2):
+    for number in range(1, operations + 1, step):
         out = tmp_path / str(number)
         ended = fault_at(inspect(bundle, out, inputs), action, number, out)
         assert ended.code in (0, 6), ended.err

@@ -121,6 +121,7 @@ def test_no_server_is_no_answer(model: ServedModel, server: KServeServer) -> Non
 # --- samples without an answer
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("protocol", "shared_memory"), WAYS, indirect=["protocol"])
 def test_a_server_that_hangs_costs_the_time_limit_and_may_come_back(
     model: ServedModel, server: KServeServer, shared_memory: bool

@@ -54,6 +54,7 @@ print(json.dumps({"points": int(geometry.part.sum()), "prepared": prepared, "pro
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: BLAS has no threads of its own")
 def test_no_preparation_wakes_the_threads_of_blas() -> None:
     given = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}

@@ -50,6 +50,7 @@ def settings(request: pytest.FixtureRequest) -> Preprocessing:
     return learned(*request.param)
 
 
+@pytest.mark.seconds
 def test_every_part_is_found_in_reading_order(settings: Preprocessing) -> None:
     drawn = tray(9)
     prepared = prepare_parts(sample_of(drawn), settings)

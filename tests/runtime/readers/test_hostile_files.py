@@ -214,6 +214,7 @@ def test_damaged_palette(tmp_path: Path, read: Callable[[Path], Any]) -> None:
             assert error.reason in ("unreadable", "unsupported")
 
 
+@pytest.mark.seconds
 def test_bombs(tmp_path: Path) -> None:
     """Files of some kilobytes that would unpack to gigabytes."""
     path = tmp_path / "a.png"
@@ -261,6 +262,7 @@ def test_jpeg_of_many_scans(tmp_path: Path) -> None:
 # Clouds
 
 
+@pytest.mark.seconds
 def test_npz_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     """A depth image of 200 KB would become 4.9 GB of points."""
     path = tmp_path / "a.npz"
@@ -269,6 +271,7 @@ def test_npz_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     assert refused(read_xyz, path).reason == "too-large"
 
 
+@pytest.mark.seconds
 def test_npz_with_a_header_of_gigabytes(tmp_path: Path) -> None:
     import zipfile
 

@@ -244,6 +244,7 @@ def test_damaged_length_in_a_png_allocates_nothing(tmp_path: Path, read: Any, dt
     assert peak < 100_000_000
 
 
+@pytest.mark.seconds
 def test_bomb_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     huge = Image.new("1", (20_000, 20_000)).convert("P")
@@ -396,6 +397,7 @@ def test_huge_cloud_is_refused_before_decoding(tmp_path: Path, monkeypatch: pyte
     assert "17×12 points" in refusal(read_xyz, save_tiff(tmp_path / "a.tiff", POINTS))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("compression", ["zlib", "lzma"])
 def test_bomb_in_a_strip_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str

@@ -200,6 +200,7 @@ def test_hostile_field(tmp_path: Path) -> None:
             assert "numbers per point" in refusal(read_xyz, path)
 
 
+@pytest.mark.seconds
 def test_compressed_bomb(tmp_path: Path) -> None:
     """A file whose bytes could become its points is read; one whose bytes could not is refused unread."""
     head = (

@@ -85,6 +85,7 @@ def test_many_threads(reader: TimedReader, pair: tuple[Path, Path]) -> None:
             np.testing.assert_array_equal(sample.xyz, expected.xyz)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -131,6 +132,7 @@ def test_process_that_ended_between_two_files(reader: TimedReader, pair: tuple[P
     assert reader.read_files("", *pair).rgb is not None
 
 
+@pytest.mark.seconds
 def test_memory_limit(pair: tuple[Path, Path]) -> None:
     image = pair[0].with_name("large.png")
     Image.new("RGB", (9000, 9000)).save(image)
@@ -139,6 +141,7 @@ def test_memory_limit(pair: tuple[Path, Path]) -> None:
         assert reader.read_files("", *pair).rgb is not None
 
 
+@pytest.mark.seconds
 def test_no_process_is_left(pair: tuple[Path, Path]) -> None:
     with TimedReader(60) as reader:
         reader.read_files("", *pair)

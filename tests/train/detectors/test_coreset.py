@@ -19,6 +19,7 @@ from cmdiad_train.detectors.bank.fitting.coreset import (
     project,
     projection_matrix,
 )
+from lanes import long
 from studies.coreset import plain_greedy
 
 
@@ -72,7 +73,7 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("candidates", [1, 16, 100, 4096])
+@pytest.mark.parametrize("candidates", [long(1), 16, long(100), 4096])
 @pytest.mark.parametrize("kind", HARD)
 def test_published_form_makes_the_picks_of_the_plain_one(
     kind: str, candidates: int, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from cmdiad_train.recipe import Distillation
 from cmdiad_train.training.loss_plot import plot_losses
 from cmdiad_train.training.validation import split
 from helpers import bank_recipe, changed
+from lanes import long
 from reporters import InterruptAt
 
 OPTIONS = Distillation(epochs=60, batch=2, learning_rate=3e-3, warmup=2, validation=0)
@@ -215,7 +216,7 @@ def image_pairs(to_image: bool) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
-@pytest.mark.parametrize(("hallucination", "network"), [("f2i", FeatureToInput), ("i2f", InputToFeature)])
+@pytest.mark.parametrize(("hallucination", "network"), [("f2i", FeatureToInput), long("i2f", InputToFeature)])
 def test_features_to_image_and_back_are_learned(tmp_path: Path, hallucination: str, network: type) -> None:
     pairs = image_pairs(to_image=hallucination == "f2i")
     options = replace(OPTIONS, epochs=30, learning_rate=1e-3, validation=0.25, patience=0)

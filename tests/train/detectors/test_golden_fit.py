@@ -33,11 +33,10 @@ from cmdiad_train.evaluation.metrics import au_pro, auroc, pixel_auroc
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RECIPE, PUBLISHED_RGB, PUBLISHED_XYZ
 from helpers import changed
-from lanes import long
 
 pytestmark = [
     pytest.mark.golden,
-    pytest.mark.slow,
+    pytest.mark.long,  # test_golden_small.py compares small pieces of every step.
     pytest.mark.skipif(not golden.GOLDEN.is_dir(), reason="shared/golden is not beside this checkout"),
 ]
 
@@ -144,7 +143,7 @@ def statistics(variant: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     "variant",
-    [long("dino"), long("pmae"), "dual", "f2f_xyz", long("f2f_rgb"), "f2i_xyz"],  # Those two are the banks of "dual".
+    ["dino", "pmae", "dual", "f2f_xyz", "f2f_rgb", "f2i_xyz"],
 )
 @torch.no_grad()
 def test_variant_matches(variant: str) -> None:

@@ -19,7 +19,7 @@ from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.runs.tensors import load_tensors
 from helpers import changed, make_data, tiny_recipe
-from lanes import some
+from lanes import long, some
 
 COMPONENTS = 8
 
@@ -50,7 +50,7 @@ def test_projection_keeps_zeros_and_distances_within_its_span() -> None:
     ("modality", "hallucination"),
     some(
         [(m, h) for m in ("rgb", "xyz") for h in ("f2f", "f2i", "i2f")],
-        [("rgb", "f2f"), ("xyz", "f2i"), ("xyz", "i2f")],
+        [("rgb", "f2f"), ("xyz", "i2f")],
     ),
 )
 def test_network_and_banks_see_components_alone(trained: Any, modality: str, hallucination: str) -> None:
@@ -98,7 +98,7 @@ class InterruptAt:
         """Discard a line."""
 
 
-@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), ("xyz", "f2i")])
+@pytest.mark.parametrize(("modality", "hallucination"), [("rgb", "f2f"), long("xyz", "f2i")])
 def test_interrupted_training_goes_on_to_the_same_bytes(
     data: Path, trained: Any, tmp_path: Path, modality: str, hallucination: str
 ) -> None:

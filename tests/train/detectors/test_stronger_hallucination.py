@@ -34,6 +34,7 @@ from cmdiad_train.recipe import Recipe, RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
 from helpers import changed, tiny_recipe
+from lanes import some
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 DISTILLATION = tiny_recipe().detector.distillation
@@ -51,6 +52,8 @@ CASES = [
     ("xyz", "top", "uncertainty"),
     ("xyz", "top", "all"),
 ]
+DEFAULT_CASES = [("rgb", "part", "context"), ("xyz", "top", "all")]
+"""Cases that are exported in the default lane. Together they have every option except for `uncertainty`."""
 
 
 def features_of_part(grid: int, width: int, part: set[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,8 +181,13 @@ def test_residuals_of_training_samples_are_raised_to_those_of_held_out_ones() ->
         assert [scores.tolist() for scores, _ in kept] == [[1.0, 1.0], [1.0, 3.0]]
 
 
-@pytest.mark.parametrize(("modality", "view", "variant"), CASES)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("modality", "view", "variant", "precision"),
+    some(
+        [(*case, precision) for precision in ("fp32", "fp16") for case in CASES],
+        [*((*case, "fp32") for case in DEFAULT_CASES), ("xyz", "top", "all", "fp16")],
+    ),
+)
 def test_exported_graph_equals_torch(
     exported: Any, trained: Any, modality: str, view: str, variant: str, precision: str
 ) -> None:
@@ -205,7 +213,9 @@ def test_exported_graph_equals_torch(
             np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=tolerance * float(expected.max()))
 
 
-@pytest.mark.parametrize(("modality", "view", "variant"), [case for case in CASES if case[1] != "sensor"])
+@pytest.mark.parametrize(
+    ("modality", "view", "variant"), some([case for case in CASES if case[1] != "sensor"], DEFAULT_CASES)
+)
 def test_a_list_without_a_cell_of_the_part_fails(exported: Any, modality: str, view: str, variant: str) -> None:
     bundle = exported(modality, "f2f", "fp32", xyz=NORMALS, view=view, verdict="map", **VARIANTS[variant])
     engine = open_engine(bundle / "graph.onnx")

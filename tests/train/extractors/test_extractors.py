@@ -20,6 +20,7 @@ from cmdiad_train.extractors.point_mae import TokenEncoder
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor
 from helpers import truncate
+from lanes import long
 
 WEIGHTS = golden.SHARED / "weights"
 RESNET = WEIGHTS / "resnetv2_50.mxnet_in1k_stage123.safetensors"
@@ -317,12 +318,12 @@ def test_any_timm_backbone_gives_a_square_grid(name: str, stages: tuple[int, ...
     ("name", "grid", "width"),
     [
         ("vit_small_patch8_224.dino", 28, 384),
-        ("vit_base_patch8_224.dino", 28, 768),
-        ("vit_base_patch8_224.augreg_in21k", 28, 768),
+        long("vit_base_patch8_224.dino", 28, 768),
+        long("vit_base_patch8_224.augreg_in21k", 28, 768),
         ("vit_small_patch14_dinov2.lvd142m", 16, 384),
-        ("vit_base_patch14_dinov2.lvd142m", 16, 768),
+        long("vit_base_patch14_dinov2.lvd142m", 16, 768),
         ("vit_small_patch16_dinov3.lvd1689m", 14, 384),
-        ("vit_base_patch16_dinov3.lvd1689m", 14, 768),
+        long("vit_base_patch16_dinov3.lvd1689m", 14, 768),
     ],
 )
 def test_grid_and_width_follow_from_the_backbone(name: str, grid: int, width: int) -> None:

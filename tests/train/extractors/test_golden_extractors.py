@@ -14,6 +14,7 @@ from cmdiad_train.detectors.bank.fitting.distillation import distillation_loss
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.recipe import PUBLISHED_RGB, PUBLISHED_XYZ, Normalisation
+from lanes import long
 
 pytestmark = [
     pytest.mark.golden,
@@ -35,13 +36,11 @@ def point_mae(normalisation: Normalisation) -> PointMae:
 
 
 @torch.no_grad()
-def test_vit_tokens_match() -> None:
+@pytest.mark.parametrize(("name", "key", "stride"), [long("vit_base", "vitb", 1), ("vit_small", "vits", 2)])
+def test_vit_tokens_match(name: str, key: str, stride: int) -> None:
     image = torch.from_numpy(golden.load("inputs")["test_rgb"][1:2])
-    stored = golden.load("vit")
-    base = backbone("vit_base_patch8_224.dino").tokens(image)[0].numpy()
-    small = backbone("vit_small_patch8_224.dino").tokens(image)[0].numpy()
-    np.testing.assert_allclose(base, stored["vitb_patch"], atol=2e-5)
-    np.testing.assert_allclose(small[::2], stored["vits_patch"], atol=2e-5)
+    tokens = backbone(f"{name}_patch8_224.dino").tokens(image)[0].numpy()
+    np.testing.assert_allclose(tokens[::stride], golden.load("vit")[f"{key}_patch"], atol=2e-5)
 
 
 @torch.no_grad()
@@ -60,13 +59,22 @@ def test_point_mae_matches(normalisation: Normalisation, key: str) -> None:
 
 
 @torch.no_grad()
-def test_distillation_networks_match() -> None:
-    stored, inputs = golden.load("hallu"), golden.load("inputs")
-    xyz = torch.from_numpy(stored["xyz_patch"])
-    rgb28 = backbone("vit_base_patch8_224.dino").tokens(torch.from_numpy(inputs["test_rgb"][1:2]))
-    rgb = torch.nn.functional.adaptive_avg_pool2d(rgb28.transpose(1, 2).reshape(1, 768, 28, 28), 56)
-    rgb = rgb.flatten(2).transpose(1, 2)
+def tokens_of_image() -> torch.Tensor:
+    """Tokens of the recorded test image, float32 [1, 784, 768]."""
+    return backbone("vit_base_patch8_224.dino").tokens(torch.from_numpy(golden.load("inputs")["test_rgb"][1:2]))
+
+
+def over_cloud_grid(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens over the grid of the cloud, float32 [1, 3136, 768]."""
+    grid = torch.nn.functional.adaptive_avg_pool2d(tokens.transpose(1, 2).reshape(1, 768, 28, 28), 56)
+    return grid.flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def test_feature_to_feature_matches() -> None:
+    stored, rgb28 = golden.load("hallu"), tokens_of_image()
     np.testing.assert_allclose(rgb28[0, ::4], stored["rgb_patch2_stride2"], atol=2e-5)
+    xyz, rgb = torch.from_numpy(stored["xyz_patch"]), over_cloud_grid(rgb28)
     names = {"l2": "l2", "cosine": "cos", "smooth_l1": "smoothl1"}
     for modality, rows, key in (("xyz", xyz, "f2f_rgb_from_xyz"), ("rgb", rgb[0], "f2f_xyz_from_rgb")):
         network = FeatureToFeature(768, 768, output="gelu").eval()
@@ -76,6 +84,13 @@ def test_distillation_networks_match() -> None:
         for kind, name in names.items():
             expected = stored[f"loss_f2f_{name}"][("xyz", "rgb").index(hallucinated)]
             np.testing.assert_allclose(distillation_loss(network(rows), target, 1, kind), expected, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.long  # test_golden_small.py compares small cuts of these networks.
+def test_networks_from_and_to_images_match() -> None:
+    stored, inputs = golden.load("hallu"), golden.load("inputs")
+    xyz, rgb = torch.from_numpy(stored["xyz_patch"]), over_cloud_grid(tokens_of_image())
     to_input = FeatureToInput().eval()
     golden.fill(to_input, "f2i.")
     np.testing.assert_allclose(to_input(xyz[None])[0].numpy(), stored["f2i_rgb_from_xyz"], atol=2e-5)

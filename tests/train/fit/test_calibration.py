@@ -28,6 +28,7 @@ from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import Run, load_run
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
+from lanes import long
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 RELATIVE = {"distances": "relative", "verdict": "map"}
@@ -63,7 +64,7 @@ def by_hand(run: Run, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(scores), torch.stack(maps)
 
 
-@pytest.mark.parametrize(("image_score", "verdict"), [("reweighted", "image"), ("max", "map")])
+@pytest.mark.parametrize(("image_score", "verdict"), [long("reweighted", "image"), ("max", "map")])
 def test_whole_bank_holds_each_training_sample_out_of_itself(
     data: Path, trained: Any, image_score: str, verdict: str
 ) -> None:
@@ -150,11 +151,17 @@ def test_factors_of_relative_distances_do_not_know_the_sample_that_they_calibrat
     torch.testing.assert_close(scorer.map(compared[0]), plain.map(compared[0] * factors))
 
 
-def test_bundle_has_the_relative_distances_of_the_run(data: Path, trained: Any, exported: Any) -> None:
-    changes = {"xyz": NORMALS, "view": "each", "image_score": "max", **RELATIVE}
-    run = load_run(trained("both", **changes))
-    assert [len(factors) for factors in run.detector.factors] == [14**2, 14**2]  # type: ignore[union-attr, arg-type]
-    with Inspector.open(exported("both", **changes)) as inspector:
+@pytest.mark.parametrize(
+    ("modality", "changes"), [("rgb", {"coreset": 1.0}), long("both", {"xyz": NORMALS, "view": "each"})]
+)
+def test_bundle_has_the_relative_distances_of_the_run(
+    data: Path, trained: Any, exported: Any, modality: str, changes: dict[str, Any]
+) -> None:
+    changes = {**changes, "image_score": "max", **RELATIVE}
+    run = load_run(trained(modality, **changes))
+    factors: Any = run.detector.factors
+    assert [len(each) for each in factors] == [14**2] * len(run.preprocessing.modalities)
+    with Inspector.open(exported(modality, **changes)) as inspector:
         files = open_category(data, None).split("validation", inspector.bundle.preprocessing.modalities)
         scores = [inspector.inspect(each.read("rgb")).score for each in files]
     np.testing.assert_allclose(run.calibration.held_out_scores[:3], scores, rtol=1e-3)
@@ -195,7 +202,7 @@ def test_interrupted_calibration_holds_out_the_remaining_samples_only(
     assert (tmp_path / "run" / "calibration.json").read_bytes() == (whole / "calibration.json").read_bytes()
 
 
-@pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "each")])
+@pytest.mark.parametrize(("modality", "view"), [long("rgb", "part"), long("xyz", "top"), ("both", "each")])
 def test_score_threshold_is_about_the_map_that_the_operator_sees(
     data: Path, trained: Any, exported: Any, modality: str, view: str
 ) -> None:

@@ -22,6 +22,7 @@ from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
 from helpers import RecordingReporter, sample_files, tiny_recipe, write_image
+from lanes import long
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
@@ -47,7 +48,7 @@ def test_one_seed_one_result(data: Path, trained: object, tmp_path: Path, modali
     assert {"banks.safetensors", "hallucination.safetensors", "calibration.json"} <= set(hashes(first))
 
 
-@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+@pytest.mark.parametrize("modality", ["rgb", long("xyz")])
 def test_another_seed_another_result(data: Path, trained: object, tmp_path: Path, modality: str) -> None:
     first = trained(modality, "f2f")  # type: ignore[operator]
     fit(data, "gear", tiny_recipe(modality, "f2f", seed=1), tmp_path / "other")
@@ -111,6 +112,7 @@ def test_interruption_within_an_epoch_repeats_only_that_epoch(
     assert hashes(run) == hashes(trained("rgb", "f2f"))  # type: ignore[operator]
 
 
+@pytest.mark.long
 def test_killed_process_can_go_on(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     store = tmp_path / "store"

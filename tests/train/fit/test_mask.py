@@ -36,6 +36,7 @@ from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
 from families.pixel_gaussian import FAMILY
 from helpers import RecordingReporter, assert_refused, command, make_data, read_image, tiny_recipe, write_image
+from lanes import long
 from trays import SIDE, Tray, make_trays, tray
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14, SMALL_NORMALS.backbone.weights))
@@ -86,7 +87,7 @@ def fixed_mask() -> np.ndarray:
     return mask
 
 
-CASES = {"rgb-sensor": None, "rgb-part": None, "xyz-top": None, "both-each": None}
+CASES = ["rgb-sensor", long("rgb-part"), long("xyz-top"), "both-each"]
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -25,6 +25,7 @@ from cmdiad_train.fit.tamper import tamper
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.tensors import load_tensors
 from helpers import make_data, tiny_recipe
+from lanes import some
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 TRAIN, HELD_OUT, TEST = 5, 3, 2
@@ -85,16 +86,20 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("once") / "parts", **tree)
 
 
+IMAGE = ("rgb", "none", {"view": "auto", "coreset": None})
+IMAGE_AND_FEATURES = ("rgb", "f2f", {"xyz": NORMALS, "view": "auto", "components": 8, "coreset": None})
+BOTH = ("both", "none", {"xyz": NORMALS, "view": "auto", "coreset": None})
+CLOUD_AND_IMAGES = ("xyz", "f2i", {})
+MEMORY, DISK = providing.MEMORY_BYTES, 0
+
+
 @pytest.mark.parametrize(
-    ("modality", "hallucination", "changes"),
-    [
-        ("rgb", "none", {"view": "auto", "coreset": None}),
-        ("rgb", "f2f", {"xyz": NORMALS, "view": "auto", "components": 8, "coreset": None}),
-        ("both", "none", {"xyz": NORMALS, "view": "auto", "coreset": None}),
-        ("xyz", "f2i", {}),
-    ],
+    ("modality", "hallucination", "changes", "memory"),
+    some(
+        [(*c, memory) for memory in (MEMORY, DISK) for c in (IMAGE, IMAGE_AND_FEATURES, BOTH, CLOUD_AND_IMAGES)],
+        [(*BOTH, MEMORY), (*IMAGE_AND_FEATURES, DISK)],
+    ),
 )
-@pytest.mark.parametrize("memory", [providing.MEMORY_BYTES, 0], ids=["memory", "disk"])
 def test_each_file_is_read_and_each_sample_prepared_once(
     parts: Path, tmp_path: Path, modality: str, hallucination: str, changes: Any, memory: int
 ) -> None:

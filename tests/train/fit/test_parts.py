@@ -28,6 +28,7 @@ from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import Run, load_held_out, load_run
 from cmdiad_train.runs.stored_samples import StoredSample
 from helpers import assert_refused, command, tiny_recipe
+from lanes import long
 from trays import FURTHER, PLACES, SIDE, Tray, make_trays, tray, write_tray
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14, SMALL_NORMALS.backbone.weights))
@@ -52,7 +53,7 @@ def trays(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {count: make_trays(tmp_path_factory.mktemp("trays") / "data", count=count) for count in (3, 4)}
 
 
-@pytest.fixture(scope="module", params=["rgb", "xyz", "both"])
+@pytest.fixture(scope="module", params=[long("rgb"), long("xyz"), "both"])
 def run(request: pytest.FixtureRequest, trays: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / request.param
     fit(trays[COUNT[request.param]], None, recipe_of(request.param), folder)

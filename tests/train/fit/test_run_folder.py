@@ -23,6 +23,7 @@ from cmdiad_train.fit import fit as fit_module
 from cmdiad_train.fit.fit import CACHE, fit
 from cmdiad_train.runs.record import read_record
 from helpers import RecordingReporter, assert_refused, command, tiny_recipe
+from lanes import some
 from runs import assert_whole, hashes
 
 SMALL = ("--size", 112, "--rgb-grid", 14)
@@ -84,8 +85,13 @@ def failing_disk(number: int, after: int) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("after", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("after", "number"),
+    some(
+        [(after, number) for after in range(4) for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT)],
+        [(0, errno.ENOSPC), (1, errno.EIO), (2, errno.EDQUOT), (3, errno.ENOSPC)],
+    ),
+)
 def test_a_disk_that_fails_ends_with_one_line_and_the_training_resumes(
     data: Path, trained: Callable[..., Path], tmp_path: Path, number: int, after: int
 ) -> None:

@@ -21,6 +21,7 @@ from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.record import ViewChoice, read_record
 from cmdiad_train.runs.run import load_run
 from helpers import RecordingReporter, read_image, sample_files, tiny_recipe, write_image
+from lanes import long
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 
@@ -47,7 +48,8 @@ def test_view_fits_sensors_and_extractors(modality: str, hallucination: str, cha
 
 
 @pytest.mark.parametrize(
-    ("modality", "hallucination", "view"), [("rgb", "f2f", "part"), ("xyz", "none", "top"), ("both", "none", "each")]
+    ("modality", "hallucination", "view"),
+    [("rgb", "f2f", "part"), long("xyz", "none", "top"), ("both", "none", "each")],
 )
 def test_view_that_was_chosen_is_recorded(
     data: Path, trained: Any, tmp_path: Path, modality: str, hallucination: str, view: str

@@ -16,6 +16,7 @@ from torch import Tensor
 from cmdiad_export.graph.passes import WriteOutFullSearch
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings, brute_force
 from cmdiad_train.detectors.bank.search.proven import ProvenSearch
+from lanes import some
 
 
 def features() -> tuple[Tensor, Tensor]:
@@ -43,8 +44,13 @@ def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> 
     return program.model
 
 
-@pytest.mark.parametrize("chunk", [None, 256])
-@pytest.mark.parametrize(("candidates", "width"), [(1, 2), (16, 8), (64, 20)])
+@pytest.mark.parametrize(
+    ("candidates", "width", "chunk"),
+    some(
+        [(*sizes, chunk) for sizes in ((1, 2), (16, 8), (64, 20)) for chunk in (None, 256)],
+        [(1, 2, 256), (64, 20, None)],
+    ),
+)
 def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int, chunk: int | None) -> None:
     rows, queries = features()
     search = ProvenSearch(rows, SearchSettings(candidates, width, chunk, proven=True))

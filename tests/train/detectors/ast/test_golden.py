@@ -80,6 +80,7 @@ def test_flow_and_its_loss(mode: Mode) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_student_and_its_loss(mode: Mode, module: AsymmetricStudentTeacher) -> None:
     arrays = golden.load(f"ast_{mode}")
     features, weights = module.cells(published.inputs(arrays["fg"]))

@@ -45,6 +45,7 @@ def test_a_run_keeps_what_inspection_needs(trained_dsr3d: Train) -> None:
     assert "generated images" in loaded.record.provenance["rgb"]["extractor"]
 
 
+@pytest.mark.long
 def test_a_training_that_is_interrupted_again_and_again_ends_with_the_same_files(
     data: Path, trained_dsr3d: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,7 @@ def test_no_student_scores_a_sample_that_it_was_trained_on(
 
     monkeypatch.setattr("cmdiad_train.detectors.trd.fitting.variants.trained_student", train)
     monkeypatch.setattr(FitContext, "score", record)
-    fit(data, None, recipe("mtfi-trd", "xyz", folds=3), tmp_path / "run")
+    fit(data, None, recipe("mtfi-trd", "xyz", folds=2), tmp_path / "run")
     for number, chosen in enumerate(scored, start=1):
         samples = [group for name, group in used if name.startswith(f"fold {number} ")]
         assert len(samples) == 3  # both tuned students and the fine-tuned one
