@@ -208,7 +208,9 @@ def test_the_next_step_is_a_command(tmp_path: Path) -> None:
 def test_the_next_step_after_wrong_folders(tmp_path: Path) -> None:
     trees.mvtec2d(tmp_path)
     trees.picture(tmp_path / "screw/train/scratch/0.png", 1)
-    assert check_one(tmp_path).next_step.startswith("training would be refused; correct the data set")
+    refused = check_one(tmp_path)
+    assert refused.next_step.startswith("training would be refused; correct the data set")
+    assert refused.outlook.possible == ()
 
 
 def test_the_next_step_for_clouds_alone(tmp_path: Path) -> None:

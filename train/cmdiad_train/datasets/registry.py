@@ -170,9 +170,11 @@ def _count_files(root: Path, place: Path, depth: int = 0) -> Iterator[tuple[str,
 
 
 def _advice(root: Path) -> str:
-    """Return what to do about a folder that is no data set."""
-    unlabelled = [place for place in subfolders(root) if label_of_folder(place.name) is None]
-    inside = [place for place in unlabelled if _layout_of(place) is not None]
+    """Return what to do about a folder that is no data set.
+
+    A folder of loose pictures is never named as one to pass: nothing shows that its parts are good.
+    """
+    inside = [place for place in subfolders(root) if _is_sorted(place) or _layout_of(place, own=False) is not None]
     if inside:
         return f"Pass one of its folders, for example {printable(inside[0])}"
     return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in them"
