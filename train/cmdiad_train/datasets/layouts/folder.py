@@ -167,7 +167,7 @@ def _check_own_name(folder: Path, arrangement: _Arrangement) -> None:
             folder,
             found="samples in a folder of defects, by its name or place",
             expected="good samples",
-            action="Pass the folder that contains good and bad parts, or rename or move this folder if its parts are good",
+            action="Pass the folder that contains good and bad parts; if these are good, rename or move their folder",
         )
         arrangement.problems.append(("train", error))
 
