@@ -133,19 +133,19 @@ def _files(inspector: Inspector, folder: Path, *, good: bool) -> Sequence[Path]:
     further = sorted({_other_kind(path.relative_to(folder), own, good=good) for path in files} - {""})
     kinds: tuple[Label, Label] = ("good", "bad") if good else ("bad", "good")
     kind, other = kinds
-    if label_of_place(folder) == other:
-        raise InputError(
-            folder,
-            found=f"a folder of {other} parts, by its name or place",
-            expected=f"a folder that holds {kind} parts alone",
-            action=f"pass the folder of the {kind} parts, or rename or move this folder if its parts are {kind}",
-        )
     if further:
         raise InputError(
             folder,
             found=f"parts that may be {other}: {', '.join(further[:_MOST_NAMED])}",
             expected=f"a folder that holds {kind} parts alone",
             action=f"pass the folder of the {kind} parts, and repeat the option for further folders",
+        )
+    if label_of_place(folder) == other:
+        raise InputError(
+            folder,
+            found=f"a folder of {other} parts, by its name or place",
+            expected=f"a folder that holds {kind} parts alone",
+            action=f"pass the folder of the {kind} parts, or rename or move this folder if its parts are {kind}",
         )
     return files
 

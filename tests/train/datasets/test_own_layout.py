@@ -16,6 +16,7 @@ from cmdiad_train.datasets import list_categories, open_category
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts.folder import is_kept_back
 from cmdiad_train.datasets.session_folder import list_session
+from cmdiad_train.datasets.skipped import skipped_text
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -165,6 +166,17 @@ def test_the_message_lists_what_was_found(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(RunError, match="no pictures or clouds"):
         open_category(empty, None)
+    (empty / "IMG_1.HEIC").write_bytes(b"a photo of a telephone")
+    with pytest.raises(RunError, match=r"1 files of another format \(1 .heic\).*to PNG or JPEG"):
+        open_category(empty, None)
+
+
+def test_a_link_to_a_folder_of_samples_is_no_unused_file(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", "OK/1.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "OK").symlink_to(tmp_path / "photos" / "OK")
+    assert listed(tmp_path / "data", "train") == ["train/good/1"]
+    assert skipped_text(tmp_path / "data") == ""
 
 
 def test_no_folder_of_loose_pictures_is_advised(tmp_path: Path) -> None:
