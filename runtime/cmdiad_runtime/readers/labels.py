@@ -18,10 +18,13 @@ SPLITS: dict[str, str] = {
 """Split by the name of its folder, in lower case."""
 
 _WORDS: dict[str, Label] = {
-    **dict.fromkeys(("good", "ok", "pass", "passed", "normal", "gut", "io"), "good"),
+    **dict.fromkeys(("good", "ok", "pass", "passed", "accepted", "normal"), "good"),
+    **dict.fromkeys(("gut", "gutteile", "io", "inordnung"), "good"),
     **dict.fromkeys(("bad", "nok", "ng", "notok", "notgood", "fail", "failed"), "bad"),
     **dict.fromkeys(("defect", "defects", "defective", "anomaly", "abnormal"), "bad"),
-    **dict.fromkeys(("schlecht", "nio", "nichtok", "nichtgut", "nichtio"), "bad"),
+    **dict.fromkeys(("reject", "rejects", "rejected", "scrap", "faulty"), "bad"),
+    **dict.fromkeys(("schlecht", "schlechtteile", "nio", "nichtok", "nichtgut", "nichtio", "nichtinordnung"), "bad"),
+    **dict.fromkeys(("defekt", "defekte", "fehler", "fehlerhaft", "ausschuss"), "bad"),
 }
 _NEGATIONS = frozenset(("not", "no", "non", "nicht", "kein", "keine", "un"))
 _MOST_PARTS = 3

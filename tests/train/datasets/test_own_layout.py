@@ -43,6 +43,8 @@ PAIRS = [
     ("gut", "schlecht"),
     ("i.O.", "n.i.O."),
     ("normal", "anomaly"),
+    ("in Ordnung", "nicht in Ordnung"),
+    ("accepted", "rejected"),
     ("train/OK", "test/NOK"),
     ("Train", "Test/NG"),
 ]
@@ -316,6 +318,8 @@ def test_an_rgb_tiff_is_an_image_and_a_float_tiff_a_cloud(tmp_path: Path) -> Non
         ("SN12_NG", "bad"),
         ("img_not_ok_3", "bad"),
         ("nicht gut 3", "bad"),
+        ("defekt_3", "bad"),
+        ("3 nicht in Ordnung", "bad"),
         ("no_good", None),
         ("ok_ng", None),
         ("okay_1", None),
