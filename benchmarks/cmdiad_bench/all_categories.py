@@ -10,6 +10,7 @@ from typing import Any
 
 from cmdiad_bench.accuracy import measure_accuracy
 from cmdiad_bench.report.report import ReportOptions, write_report
+from cmdiad_bench.weak import warn_if_weak
 from cmdiad_runtime.bundle.integrity import MANIFEST
 from cmdiad_runtime.bundle.manifest import manifest_hash, read_manifest
 from cmdiad_runtime.cli.each import FIGURE_NAMES, KEPT, as_figure, for_each
@@ -58,6 +59,7 @@ def measure_all(data: Path, bundles: Path, engine: EngineName, json_file: Path |
             measured[category] = {**figures, "bundle": printable(path), "bundle_sha256": digest}
             if json_file is not None:
                 write_json(json_file, {"format": FORMAT, "categories": measured})
+        warn_if_weak(measured[category])
         return {**_cells(measured[category]), "bundle": printable(path), "result": KEPT if kept else "measured"}
 
     return for_each(list_categories(data), measure)
@@ -88,6 +90,7 @@ def report_all(data: Path, bundles: Path, out: Path, options: ReportOptions, rep
         kept = result is not None
         if result is None:
             (result,) = write_report(data, [path], folder, replace(options, category=category), reporter)["classes"]
+        warn_if_weak(result)
         page = printable(folder / "report.html")
         return {**_cells(result), "bundle": printable(path), "report": page, "result": KEPT if kept else "written"}
 

@@ -13,15 +13,11 @@ from cmdiad_bench.settings import parse_settings
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
-from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.training.machine import DEVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cmdiad_runtime.engines import EngineName
 
 TAKT_MISSED = 9
@@ -170,6 +166,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
         reporter = TerminalReporter()
         return measure_all(data, bundle, engine, json_file, reporter)
     from cmdiad_bench.accuracy import measure_accuracy
+    from cmdiad_bench.weak import warn_if_weak
     from cmdiad_runtime.inspection.inspector import Inspector
     from cmdiad_runtime.inspection.open_options import OpenOptions
 
@@ -180,7 +177,7 @@ def accuracy(bundle: Path, data: Path, category: str | None, engine: EngineName,
     _print_accuracy(result)
     for defect, value in result["image_auroc_by_defect"].items():
         click.echo(f"  {defect:<16} image AUROC {value:.3f}")
-    _warn([result])
+    warn_if_weak(result)
     _write(json_file, result)
     return 0
 
@@ -220,6 +217,7 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
     import sys
 
     from cmdiad_bench.report.report import ReportOptions, write_report
+    from cmdiad_bench.weak import warn_if_weak
 
     if category is not None and len(bundles) > 1:
         raise click.UsageError("--category needs exactly one BUNDLE; several bundles name their own categories.")
@@ -234,7 +232,8 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
     for result in record["classes"]:
         _print_accuracy(result)
     click.echo(f"report: {out / 'report.html'}")
-    _warn(record["classes"])
+    for result in record["classes"]:
+        warn_if_weak(result)
     return 0
 
 
@@ -317,15 +316,6 @@ def _synthetic_inputs(folder: Path) -> Path:
     spec = DatasetSpec(categories=CATEGORIES[:1], train=1, validation=1, test={"good": 4, "dent": 4}, size=400)
     synthesize(data, spec)
     return data / CATEGORIES[0] / "test"
-
-
-def _warn(results: Sequence[dict[str, Any]]) -> None:
-    """Print a warning about each weak detector to stderr."""
-    from cmdiad_train.evaluation.weakness import weakness
-
-    for result in results:
-        if weak := weakness(result):
-            say(f"warning: {printable(result['category'])}: {weak}")
 
 
 def _print_accuracy(result: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from cmdiad_bench.cli import cli as bench
 from cmdiad_export.cli import cli as export
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_train.cli.train import cli as train
+from cmdiad_train.evaluation import weakness
 from cmdiad_train.runs.record import read_record
 from helpers import Ended, assert_refused, command
 
@@ -75,7 +76,8 @@ def test_export(folder: Path, trained: Cached) -> None:
     assert_refused(command(export, "--category", "bolt"), 7, "runs of axle, gear")
 
 
-def test_accuracy_and_report(folder: Path, exported: Cached) -> None:
+def test_accuracy_and_report(folder: Path, exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weakness, "MOST_MISSED", -1.0)  # Every detector is weak.
     shutil.copytree(exported("rgb"), "bundles/gear.cmdiad")
     ended = command(bench, "accuracy", "bundles", folder, "--category", "all", "--json", "accuracy.json")
     assert ended.code == 4
@@ -90,6 +92,8 @@ def test_accuracy_and_report(folder: Path, exported: Cached) -> None:
     written = command(bench, "report", folder, "bundles", "--category", "all", "--out", "reports")
     assert rows(written) == ["failed, exit code 4", "written"]
     assert Path("reports/gear/report.html").exists()
+    for measured in (ended, again, written):
+        assert measured.err.count("warning: gear: ") == 1
     kept = command(bench, "report", folder, "bundles", "--category", "all", "--out", "reports")
     assert rows(kept) == ["failed, exit code 4", "kept"]
     Path("accuracy.json").write_text("[]", encoding="utf-8")

@@ -74,6 +74,7 @@ class Page(HTMLParser):
             for name in ("src", "href"):
                 value = attributes.get(name)
                 assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), (tag, value)
+        assert all("loading" not in image for image in self.all("img"))  # Late pictures move the places of links.
 
 
 @pytest.fixture(scope="session")

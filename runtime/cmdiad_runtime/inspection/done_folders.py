@@ -41,7 +41,9 @@ class DoneFolders:
             targets = _free_names(places)
             for file, target in zip(arrived.files, targets, strict=True):
                 if not _move(file, target):
-                    return f"{printable(file.path)} has been replaced since the inspection"
+                    is_link = file.path.is_symlink()  # A relative link leads nowhere from another folder.
+                    why = "is a relative link" if is_link else "has been replaced since the inspection"
+                    return f"{printable(file.path)} {why}"
         except OSError as error:
             return cause_of(error)
         return ""

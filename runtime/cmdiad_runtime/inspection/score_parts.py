@@ -17,7 +17,7 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import inspect_stream
 from cmdiad_runtime.modalities import folders_of
 from cmdiad_runtime.readers.folders import MODALITY_FOLDERS
-from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
+from cmdiad_runtime.readers.labels import Label, label_of_file, label_of_folder, label_of_place
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.support.reporter import Reporter
 
@@ -131,13 +131,21 @@ def _files(inspector: Inspector, folder: Path, *, good: bool) -> Sequence[Path]:
     files = list_inputs([folder], settings.modality, settings.image_modality)
     own = frozenset(folders_of("rgb", settings.image_modality)) | _LAYOUT_NAMES
     further = sorted({_other_kind(path.relative_to(folder), own, good=good) for path in files} - {""})
-    kind, other = ("good", "bad") if good else ("bad", "good")
+    kinds: tuple[Label, Label] = ("good", "bad") if good else ("bad", "good")
+    kind, other = kinds
     if further:
         raise InputError(
             folder,
             found=f"parts that may be {other}: {', '.join(further[:_MOST_NAMED])}",
             expected=f"a folder that holds {kind} parts alone",
             action=f"pass the folder of the {kind} parts, and repeat the option for further folders",
+        )
+    if label_of_place(folder) == other:
+        raise InputError(
+            folder,
+            found=f"a folder of {other} parts, by its name or place",
+            expected=f"a folder that holds {kind} parts alone",
+            action=f"pass the folder of the {kind} parts, or rename or move this folder if its parts are {kind}",
         )
     return files
 

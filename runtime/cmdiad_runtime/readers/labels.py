@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
+
+from cmdiad_runtime.modalities import SAMPLE_FOLDERS
 
 Label = Literal["good", "bad"]
 
@@ -15,10 +18,13 @@ SPLITS: dict[str, str] = {
 """Split by the name of its folder, in lower case."""
 
 _WORDS: dict[str, Label] = {
-    **dict.fromkeys(("good", "ok", "pass", "passed", "normal", "gut", "io"), "good"),
+    **dict.fromkeys(("good", "ok", "pass", "passed", "accepted", "normal"), "good"),
+    **dict.fromkeys(("gut", "gutteile", "io", "inordnung"), "good"),
     **dict.fromkeys(("bad", "nok", "ng", "notok", "notgood", "fail", "failed"), "bad"),
     **dict.fromkeys(("defect", "defects", "defective", "anomaly", "abnormal"), "bad"),
-    **dict.fromkeys(("schlecht", "nio", "nichtok", "nichtgut", "nichtio"), "bad"),
+    **dict.fromkeys(("reject", "rejects", "rejected", "scrap", "faulty"), "bad"),
+    **dict.fromkeys(("schlecht", "schlechtteile", "nio", "nichtok", "nichtgut", "nichtio", "nichtinordnung"), "bad"),
+    **dict.fromkeys(("defekt", "defekte", "fehler", "fehlerhaft", "ausschuss"), "bad"),
 }
 _NEGATIONS = frozenset(("not", "no", "non", "nicht", "kein", "keine", "un"))
 _MOST_PARTS = 3
@@ -28,6 +34,26 @@ _MOST_PARTS = 3
 def label_of_folder(name: str) -> Label | None:
     """Return the label of a folder whose whole name is one of the known words, as in `OK`, `Not good` or `n.i.O.`."""
     return _WORDS.get(re.sub(r"[\s._-]", "", name.lower()))
+
+
+def label_of_place(folder: Path) -> Label | None:
+    """Return the label of the parts in a folder by its name and place, "bad" if links disagree.
+
+    The name of the folder that contains it counts too, as in `NOK/scratch`. A folder in `test`, next to `train`, holds
+    defects unless its name says that they are good. Folders of one modality, such as `rgb`, are passed over.
+    """
+    labels = {_label_of_path(path) for path in (folder.absolute(), folder.resolve())}
+    return "bad" if "bad" in labels else "good" if "good" in labels else None
+
+
+def _label_of_path(path: Path) -> Label | None:
+    if path.name.lower() in SAMPLE_FOLDERS:
+        return _label_of_path(path.parent)
+    label = label_of_folder(path.name) or label_of_folder(path.parent.name)
+    in_test = SPLITS.get(path.parent.name.lower()) == "test"
+    if label is None and in_test and any(SPLITS.get(p.name.lower()) == "train" for p in path.parent.parent.iterdir()):
+        return "bad"
+    return label
 
 
 def label_of_file(stem: str) -> Label | None:

@@ -129,6 +129,17 @@ def test_file_that_is_named_as_the_other_kind_is_refused(
     assert_refused(command(cli, own_bundle, option, folder), 3, folder, name)
 
 
+@pytest.mark.parametrize(("option", "place", "other"), [("--good", "NOK", "bad"), ("--bad", "i.O.", "good")])
+def test_folder_that_is_named_as_the_other_kind_is_refused(
+    own_bundle: Path, tuesday: Path, option: str, place: str, other: str
+) -> None:
+    before = manifest(own_bundle)
+    folder = tuesday.rename(tuesday.with_name(place))
+    ended = command(cli, own_bundle, option, folder)
+    assert_refused(ended, 3, folder, f"a folder of {other} parts, by its name or place")
+    assert manifest(own_bundle) == before
+
+
 @pytest.mark.parametrize("option", ["--good", "--bad"])
 def test_folder_without_parts_is_refused(own_bundle: Path, tmp_path: Path, option: str) -> None:
     assert_refused(command(cli, own_bundle, option, tmp_path / "no"), 3, tmp_path / "no", "no such folder")

@@ -327,6 +327,18 @@ def test_a_file_that_was_replaced_after_the_inspection_is_not_moved(tmp_path: Pa
     assert watched.names(after=2) == ["a.png"]
 
 
+def test_a_relative_link_is_not_moved(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", moves=True)
+    (tmp_path / "photo.png").write_bytes(b"1")
+    link = watched.folder / "a.png"
+    link.symlink_to("../photo.png")
+    watched.search()
+    (sample,) = watched.search(after=2)
+    with open_done_folders(watched.folder, tmp_path / "elsewhere" / "done") as done:
+        assert done.move(sample, "OK") == f"{sample.path} is a relative link"
+    assert link.read_bytes() == b"1"
+
+
 def test_a_file_that_is_replaced_at_the_moment_of_the_move_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

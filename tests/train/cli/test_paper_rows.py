@@ -109,5 +109,11 @@ def test_faithful_warns_where_the_protocol_has_more(tmp_path: Path, monkeypatch:
         "--distil-on all.",
         "--xyz-weights FILE.",
     ]
+    resnet = ("--rgb-backbone", "resnet18", "--rgb-stages", "1", "--rgb-weights", "seeded")
+    other = (*faithful, "--xyz", "normals", *resnet)
+    assert [line.partition(": ")[2].partition(":")[0] for line in remarks(options(*other), recipe(*other))][2:] == [
+        "clouds are seen by Point-MAE",
+        "images are seen by vit_base_patch8_224.dino",
+    ]
     masked = ("--mode", "faithful", "--rgb-mask", "cloud")
     assert remarks(options(*masked), recipe(*masked)) == []

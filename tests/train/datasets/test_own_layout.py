@@ -15,6 +15,8 @@ from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
 from cmdiad_train.datasets import list_categories, open_category
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts.folder import is_kept_back
+from cmdiad_train.datasets.session_folder import list_session
+from cmdiad_train.datasets.skipped import skipped_text
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -41,6 +43,8 @@ PAIRS = [
     ("gut", "schlecht"),
     ("i.O.", "n.i.O."),
     ("normal", "anomaly"),
+    ("in Ordnung", "nicht in Ordnung"),
+    ("accepted", "rejected"),
     ("train/OK", "test/NOK"),
     ("Train", "Test/NG"),
 ]
@@ -96,6 +100,7 @@ def test_a_test_folder_by_file_name(tmp_path: Path) -> None:
         (("NG_1.png", "NG_2.png"), "0 files named as good, 2 as bad, 0 as neither"),
         (("ok_1.png", "ok_NG_2.png"), "1 files named as good, 0 as bad, 1 as neither"),
         (("OK/1.png", "OK/NG_2.png"), "1 of 2 files with the name of a bad part, first NG_2"),
+        (("OK/NG_1.png", "OK/NG_2.png"), "2 of 2 files with the name of a bad part, first NG_1"),
         (("OK/1.png", "good/2.png"), "good samples in OK and good"),
         (("OK/1.png", "train/2.png"), "good samples in OK and train"),
         (("train/OK/1.png", "train/NOK/2.png"), "samples that are not good in train"),
@@ -105,6 +110,37 @@ def test_what_could_be_trained_on_defects_is_refused(tmp_path: Path, names: tupl
     fill(tmp_path, *names)
     with pytest.raises(RunError, match=problem):
         listed(tmp_path, "train")
+
+
+@pytest.mark.parametrize("place", ["NOK", "NOK/scratch", "test/hole", "bad/rgb"])
+def test_a_folder_of_defects_is_never_trained_on_by_itself(tmp_path: Path, place: str) -> None:
+    fill(tmp_path / "train" / "good", "1.png")
+    fill(tmp_path / place, "1.png", "2.png")
+    folder = tmp_path / place.removesuffix("/rgb")
+    link = tmp_path / "tuesday"
+    link.symlink_to(folder)
+    for named in (folder, link):
+        with pytest.raises(RunError, match="a folder of defects, by its name or place"):
+            listed(named, "train")
+        with pytest.raises(RunError, match="a folder of defects, by its name or place"):
+            list_session(named, "session", ("rgb",))
+
+
+@pytest.mark.parametrize("place", ["photos", "OK", "test/good", "NOK/OK"])
+def test_a_folder_of_loose_samples(tmp_path: Path, place: str) -> None:
+    fill(tmp_path / "train" / "good", "1.png")
+    fill(tmp_path / place, "1.png", "2.png")
+    assert listed(tmp_path / place, "train") == ["train/good/1", "train/good/2"]
+    assert len(list_session(tmp_path / place, "session", ("rgb",)).samples) == 2
+
+
+def test_loose_samples_of_several_names_are_noted(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png", "2.png", "scratch_1.png")
+    assert category(tmp_path).notes == [
+        "all samples are taken for good ones; their names begin with a number (2), scratch (1)"
+    ]
+    fill(tmp_path, *(f"{word}.png" for word in "abcd"))
+    assert category(tmp_path).notes == []
 
 
 @pytest.mark.parametrize(
@@ -132,6 +168,25 @@ def test_the_message_lists_what_was_found(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(RunError, match="no pictures or clouds"):
         open_category(empty, None)
+    (empty / "IMG_1.HEIC").write_bytes(b"a photo of a telephone")
+    with pytest.raises(RunError, match=r"1 files of another format \(1 .heic\).*to PNG or JPEG"):
+        open_category(empty, None)
+
+
+def test_a_link_to_a_folder_of_samples_is_no_unused_file(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", "OK/1.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "OK").symlink_to(tmp_path / "photos" / "OK")
+    assert listed(tmp_path / "data", "train") == ["train/good/1"]
+    assert skipped_text(tmp_path / "data") == ""
+
+
+def test_no_folder_of_loose_pictures_is_advised(tmp_path: Path) -> None:
+    fill(tmp_path, "good_parts/1.png", "bad_parts/2.png")
+    with pytest.raises(RunError) as refused:
+        open_category(tmp_path, None)
+    assert refused.value.found == "bad_parts (1 files), good_parts (1 files)"
+    assert refused.value.action.startswith("Rename the folder of good parts to OK and that of bad parts to NOK")
 
 
 def test_folders_with_their_own_good_parts_are_categories(tmp_path: Path) -> None:
@@ -263,6 +318,8 @@ def test_an_rgb_tiff_is_an_image_and_a_float_tiff_a_cloud(tmp_path: Path) -> Non
         ("SN12_NG", "bad"),
         ("img_not_ok_3", "bad"),
         ("nicht gut 3", "bad"),
+        ("defekt_3", "bad"),
+        ("3 nicht in Ordnung", "bad"),
         ("no_good", None),
         ("ok_ng", None),
         ("okay_1", None),

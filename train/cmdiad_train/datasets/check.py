@@ -33,7 +33,7 @@ from cmdiad_train.datasets.identical import content_of, identical_groups, refusa
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
-from cmdiad_train.datasets.outlook import Outlook, outlook_of
+from cmdiad_train.datasets.outlook import NOTHING, Outlook, outlook_of
 from cmdiad_train.datasets.registry import list_categories, open_category
 from cmdiad_train.datasets.sample_files import SampleFiles, data_colour
 from cmdiad_train.datasets.skipped import skipped_text
@@ -84,15 +84,21 @@ class Findings:
         if self.category.folder != self.category.root:
             data += f" --category {shlex.quote(self.category.name)}"
         again = f"cmdiad-data check {data}"
+        if self.refusal:
+            return f"training would be refused{self.refusal}, then run: {again}"
+        left_out = f"training would leave out {len(self.unusable)} good samples; run: " if self.unusable else ""
+        return f"{left_out}cmdiad-train {data}{self._options()}"
+
+    @property
+    def refusal(self) -> str:
+        """Return why a training would be refused and what to do, as the end of a sentence; "" if it would not."""
         if any(problem.sample is None for problem in self.problems):
-            return f"training would be refused; correct the data set, then run: {again}"
+            return "; correct the data set"
         good = sum(counts["samples"] for split in ("train", "validation") for counts in self._counts_of(split))
         total = good + len(self.unusable & self._incomplete)
         if len(self.unusable) > MOST_UNUSABLE * total:
-            number = f"{len(self.unusable)} of {total} good samples cannot be used"
-            return f"training would be refused, because {number}; repair them, then run: {again}"
-        left_out = f"training would leave out {len(self.unusable)} good samples; run: " if self.unusable else ""
-        return f"{left_out}cmdiad-train {data}{self._options()}"
+            return f", because {len(self.unusable)} of {total} good samples cannot be used; repair them"
+        return ""
 
     def _counts_of(self, split: str) -> list[dict[str, int]]:
         return list(self.counts.get(split, {}).values())
@@ -216,7 +222,8 @@ def check_category(category: Category, reporter: Reporter) -> Findings:
         )
         for split, listing in listings.items()
     }
-    findings.outlook = outlook_of(usable, tuple(category.named(_kinds(category, "train"))))
+    modalities = tuple(category.named(_kinds(category, "train")))
+    findings.outlook = NOTHING if findings.refusal else outlook_of(usable, modalities)
     return findings
 
 

@@ -28,6 +28,10 @@ class Outlook:
         yield from (f"not possible: {line}" for line in self.not_possible)
 
 
+NOTHING = Outlook((), ("training, thresholds and figures, before the problems below are solved",))
+"""The outlook of a data set that a training would refuse."""
+
+
 def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -> Outlook:
     """Return what the complete samples of a data set allow.
 

@@ -15,6 +15,7 @@ from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
 from cmdiad_train.datasets.layouts.eyecandies import not_prepared
 from cmdiad_train.datasets.layouts.listing import find_files, subfolders
 from cmdiad_train.datasets.prepared_note import COMPLETE, read_prepared
+from cmdiad_train.datasets.skipped import skipped_text
 
 _EXPECTED = (
     "a folder of good samples, a folder with the folders OK and NOK (or good and bad, pass and fail), or the layout of "
@@ -154,7 +155,8 @@ def _contents(root: Path) -> str:
     """Return the folders that hold pictures or clouds, with the number of these files."""
     counts = {name: count for name, count in _count_files(root, root) if count}
     if not counts:
-        return "no pictures or clouds, also not in its folders"
+        skipped = skipped_text(root)
+        return "no pictures or clouds, also not in its folders" + (f"; {skipped}" if skipped else "")
     listed = [f"{name} ({count} files)" for name, count in list(counts.items())[:_MOST_FOLDERS]]
     more = len(counts) - len(listed)
     return ", ".join(listed) + (f" and {more} more folders" if more else "")
@@ -170,9 +172,13 @@ def _count_files(root: Path, place: Path, depth: int = 0) -> Iterator[tuple[str,
 
 
 def _advice(root: Path) -> str:
-    """Return what to do about a folder that is no data set."""
-    unlabelled = [place for place in subfolders(root) if label_of_folder(place.name) is None]
-    inside = [place for place in unlabelled if _layout_of(place) is not None]
+    """Return what to do about a folder that is no data set.
+
+    A folder of loose pictures is never named as one to pass: nothing shows that its parts are good.
+    """
+    inside = [place for place in subfolders(root) if _is_sorted(place) or _layout_of(place, own=False) is not None]
     if inside:
         return f"Pass one of its folders, for example {printable(inside[0])}"
+    if not any(count for _, count in _count_files(root, root)):
+        return "Pass the folder of the pictures; convert pictures of other formats, such as HEIC, to PNG or JPEG"
     return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in them"

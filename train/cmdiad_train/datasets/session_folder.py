@@ -7,7 +7,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.modalities import SAMPLE_FOLDERS, name_of
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.labels import label_of_file
+from cmdiad_runtime.readers.labels import label_of_file, label_of_place
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
@@ -33,7 +33,8 @@ def list_session(folder: Path, name: str, required: tuple[Modality, ...], image:
         image: Name of the image modality.
 
     Raises:
-        RunError: The folder has no file of a required modality, or samples whose names say that they are bad.
+        RunError: The folder has no file of a required modality, or samples whose names, or that of the folder, say
+            that they are bad.
     """
     in_folders = any((folder / sub).is_dir() for sub in SAMPLE_FOLDERS)
     kinds: dict[Modality, FilesByStem] = {
@@ -55,5 +56,12 @@ def list_session(folder: Path, name: str, required: tuple[Modality, ...], image:
             found=f"samples whose names say that they are bad: {', '.join(bad[:_MOST_NAMED])}",
             expected="good samples alone",
             action="Move the bad samples to another folder",
+        )
+    if label_of_place(folder) == "bad":
+        raise RunError(
+            folder,
+            found="samples in a folder of defects, by its name or place",
+            expected="good samples alone",
+            action="Pass the folder of good parts, or rename or move this folder if its parts are good",
         )
     return list_defect(name, GOOD, kinds, None)

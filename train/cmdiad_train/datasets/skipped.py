@@ -40,6 +40,8 @@ def skipped_text(folder: Path) -> str:
                 own = skipped_folder(path)
                 pending.append((path, reason or (own if own in _NO_SAMPLES else None)))
                 continue
+            if entry.is_dir():  # A link to a folder: its samples are counted where they are used.
+                continue
             why = reason or skipped_file(path)
             if why == "other format":
                 skipped[why] += 1

@@ -27,7 +27,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspection.find_inputs import skipped_folder
 from cmdiad_runtime.modalities import IMAGE_MODALITIES, SAMPLE_FOLDERS
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder
+from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder, label_of_place
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
@@ -49,6 +49,8 @@ LEAST_TO_KEEP_BACK = 20
 """Smallest number of good parts of which some are kept back."""
 
 _MASK_FOLDERS = ("gt", "masks", "mask", "ground_truth")
+_MOST_KINDS = 4
+"""Largest number of words at the beginning of file names that may be kinds of parts; more of them are arbitrary."""
 _DIGITS = 18
 """Digits at the end of a number that count."""
 _OPPOSITE: dict[Label, Label] = {"good": "bad", "bad": "good"}
@@ -125,6 +127,9 @@ def _arrange(folder: Path) -> _Arrangement:
     if good is not None:
         sorted_by_name = good in (folder, splits.get("train"))
         _add_good(good, arrangement, sorted_by_name=sorted_by_name)
+    if good == folder:
+        _check_own_name(folder, arrangement)
+        _note_kinds_of_names(arrangement)
     if "validation" in splits:
         place = splits["validation"]
         _add_good(next(iter(_labelled(place, "good")), place), arrangement, split="validation")
@@ -155,6 +160,18 @@ def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) ->
     return None
 
 
+def _check_own_name(folder: Path, arrangement: _Arrangement) -> None:
+    """Add a problem if name or place of a folder say that the samples directly in it are defects."""
+    if label_of_place(folder) == "bad":
+        error = RunError(
+            folder,
+            found="samples in a folder of defects, by its name or place",
+            expected="good samples",
+            action="Pass the folder that contains good and bad parts; if these are good, rename or move their folder",
+        )
+        arrangement.problems.append(("train", error))
+
+
 def _add_good(place: Path, arrangement: _Arrangement, *, split: str = "train", sorted_by_name: bool = False) -> None:
     """Add the good samples of a folder, and the bad ones too if the files are sorted by their names."""
     stems = _stems(place)
@@ -164,6 +181,16 @@ def _add_good(place: Path, arrangement: _Arrangement, *, split: str = "train", s
     elif stems:
         _check_names(place, labels, "good", split, arrangement)
         arrangement.groups.append(_Group(split, GOOD, place))
+
+
+def _note_kinds_of_names(arrangement: _Arrangement) -> None:
+    """Note that all loose samples are taken for good ones, if their names begin with a few different words."""
+    for group in arrangement.groups:
+        if group.defect == GOOD and group.stems is None:
+            words = Counter(re.findall(r"^[^\W\d_]*", stem.lower())[0] for stem in _stems(group.folder))
+            if 1 < len(words) <= _MOST_KINDS:
+                kinds = ", ".join(f"{word or 'a number'} ({count})" for word, count in words.most_common())
+                arrangement.notes.append(f"all samples are taken for good ones; their names begin with {kinds}")
 
 
 def _add_by_name(place: Path, labels: dict[str, Label | None], split: str, arrangement: _Arrangement) -> None:
@@ -187,10 +214,10 @@ def _add_by_name(place: Path, labels: dict[str, Label | None], split: str, arran
 def _check_names(
     place: Path, labels: dict[str, Label | None], own: Label, split: str, arrangement: _Arrangement
 ) -> None:
-    """Add a problem if the names of some files contradict the name of their folder."""
+    """Add a problem if the names of some files contradict the name of their folder; or of all, in a good one."""
     other = _OPPOSITE[own]
     contrary = [stem for stem, label in labels.items() if label == other]
-    if contrary and len(contrary) < len(labels):
+    if contrary and (own == "good" or len(contrary) < len(labels)):
         error = RunError(
             place,
             found=f"{len(contrary)} of {len(labels)} files with the name of a {other} part, first {contrary[0]}",

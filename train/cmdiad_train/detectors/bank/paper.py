@@ -122,8 +122,12 @@ def missing_of_protocol(recipe: Recipe) -> list[str]:
         missing.append("images are blacked out outside the part: add --rgb-mask cloud")
     if part.hallucination != "none" and not part.distillation.categories:
         missing.append("the network is trained on all categories: add --distil-on all")
-    if row.sees_points and part.points is not None and part.points.weights == "seeded":
+    if row.sees_points and (part.points is None or part.points.network != "point_mae"):
+        missing.append("clouds are seen by Point-MAE: leave out --xyz, or add --xyz point_mae")
+    elif part.points is not None and row.sees_points and part.points.weights == "seeded":
         missing.append(f"the point extractor has trained weights: run {_IMPORT_POINTS}, or add --xyz-weights FILE")
-    if row.sees_images and part.rgb.weights == "seeded":
+    if row.sees_images and part.rgb.backbone != PUBLISHED_RGB.backbone:
+        missing.append(f"images are seen by {PUBLISHED_RGB.backbone}: leave out --extractor, --rgb-backbone and files")
+    elif row.sees_images and part.rgb.weights == "seeded":
         missing.append("the image extractor has trained weights: leave out --rgb-weights seeded")
     return [f"The paper's protocol differs from this training: {line}." for line in missing]

@@ -1,0 +1,16 @@
+"""The warning about a weak detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.output import say
+from cmdiad_train.evaluation.weakness import weakness
+
+
+def warn_if_weak(result: Mapping[str, Any]) -> None:
+    """Print a warning to stderr if the figures of a category show that the detector is weak."""
+    if weak := weakness(result):
+        say(f"warning: {printable(result['category'])}: {weak}")
