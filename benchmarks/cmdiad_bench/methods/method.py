@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import click
@@ -24,14 +24,21 @@ class Method:
     Attributes:
         name: `FAMILY-MODALITY`.
         family: Name of the family, as in `cmdiad-train --family`.
-        recipe: Recipe with the settings of the comparison.
+        recipe: Recipe with the settings of the comparison, and the first seed.
         needed: Modalities that training and inspection read.
+        seeds: Seeds of the trainings, one for each training on a category; empty for the seed of the recipe alone.
     """
 
     name: str
     family: str
     recipe: Recipe
     needed: frozenset[Modality]
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def recipes(self) -> dict[int, Recipe]:
+        """Return the recipe of each training on a category, by seed."""
+        return {seed: replace(self.recipe, seed=seed) for seed in self.seeds or (self.recipe.seed,)}
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,13 @@ class Choice:
         modalities: Modalities that inspection measures; empty for all that a family can inspect.
         settings: Options of `cmdiad-train` by name without dashes, for each family that has the option; a name
             `FAMILY.NAME` is for one family.
+        seeds: Seeds of the trainings; empty for one training with the seed of the settings.
     """
 
     families: tuple[str, ...] = ()
     modalities: tuple[Sensors, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
 
 def methods_of(data: Path, choice: Choice) -> list[Method]:
@@ -59,14 +68,19 @@ def methods_of(data: Path, choice: Choice) -> list[Method]:
 
     Raises:
         RunError: Weights are missing, settings contradict each other, or no method is left.
-        click.UsageError: A setting is no option that a comparison can set, or its value is impossible.
+        click.UsageError: A setting is no option that a comparison can set, its value is impossible, or seeds are chosen
+            and set.
     """
+    seeds = tuple(dict.fromkeys(choice.seeds))
+    if seeds and any(name.rpartition(".")[2] == "seed" for name in choice.settings):
+        raise click.UsageError("--seed and --set seed=N exclude each other. Leave out one of the two.")
     methods = []
     for family in choice.families or family_names():
         for modality in choice.modalities or SENSORS:
             recipe = _recipe(data, family, modality, choice)
             if recipe is not None:
-                methods.append(Method(f"{family}-{modality}", family, recipe, _needed(recipe)))
+                recipe = replace(recipe, seed=(seeds or (recipe.seed,))[0])
+                methods.append(Method(f"{family}-{modality}", family, recipe, _needed(recipe), seeds))
     if not methods:
         raise RunError(
             "methods",
