@@ -18,7 +18,7 @@ from cmdiad_runtime.cli import run as run_cli
 from cmdiad_train.cli import train
 from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.shape_guided.options import OPTIONS
-from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing
+from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing, preferred_view
 from cmdiad_train.detectors.shape_guided.recipe_options import recipe_from
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, PUBLISHED_SHAPE_GUIDED_RGB, Recipe, ShapeGuidedRecipe
@@ -103,7 +103,8 @@ def test_an_interrupted_training_ends_with_the_same_files(
     ("options", "words"),
     [
         (("--modality", "rgb"), ("modality", "both, because the cloud of the inspected part")),
-        (("--view", "top"), ("view", "sensor")),
+        (("--modality", "both", "--view", "each"), ("view", "sensor or top")),
+        (("--modality", "both", "--view", "part"), ("view", "sensor or top")),
     ],
 )
 def test_impossible_options_end_in_one_line(
@@ -118,8 +119,23 @@ def test_the_published_settings_are_one_option() -> None:
     values = {str(option.name): None for option in OPTIONS}
     default, faithful = (recipe_from({**values, "modality": "xyz", "mode": mode}, list) for mode in MODES)
     assert (default.detector, default.size, default.verdict) == (ShapeGuidedRecipe(), 112, "map")
+    assert (preferred_view(default), faithful.view) == (("top", ""), "sensor")
     assert (faithful.detector, faithful.size, faithful.verdict) == (PUBLISHED_SHAPE_GUIDED, 224, "image")
     settings = make_preprocessing(faithful, "rgb", "xyz")
     both = recipe_from({**values, "modality": "both", "mode": "faithful"}, list)
     assert both.detector == replace(PUBLISHED_SHAPE_GUIDED, rgb=PUBLISHED_SHAPE_GUIDED_RGB)
     assert (settings.xyz_feed, settings.groups, settings.group_size, settings.coverage) == ("patches", 512, 500, 10)
+
+
+def test_parts_are_turned_upright_by_default(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(data, None, replace(tiny_shape_guided_recipe("both"), view="auto"), run)
+    loaded = load_run(run)
+    assert (loaded.preprocessing.view, loaded.recipe.view) == ("top", "auto")
+    bundle = tmp_path / "top.cmdiad"
+    ended = command(export.cli, run, "--out", bundle)
+    assert ended.code == 0, ended.err
+    ended = command(run_cli.cli, bundle, data / "gear/test", "--output", tmp_path / "out")
+    assert ended.code in (0, 1, 2), ended.err
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert len(results) == 5 and all(result["score"] > 0 for result in results)

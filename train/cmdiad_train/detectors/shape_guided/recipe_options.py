@@ -57,9 +57,9 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     part = replace(PUBLISHED_SHAPE_GUIDED if faithful else ShapeGuidedRecipe(), **values)
     if options["modality"] == "both":
         part = replace(part, rgb=_image_network(options, faithful=faithful))
-    common: dict[str, Any] = {"size": DEFAULT_SIZE, "view": "sensor"}
+    common: dict[str, Any] = {"size": DEFAULT_SIZE}
     if faithful:
-        common |= {"size": PUBLISHED_SIZE, "verdict": "image"}
+        common = {"size": PUBLISHED_SIZE, "view": "sensor", "verdict": "image"}
     return Recipe(part, **{**common, **common_options(options)})
 
 
