@@ -128,8 +128,8 @@ def test_the_published_settings_are_one_option() -> None:
 
 
 def test_parts_are_turned_upright_by_default(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    fit(data, None, replace(tiny_shape_guided_recipe("both"), view="auto"), run)
+    run, recipe = tmp_path / "run", tiny_shape_guided_recipe("both", patches=160, patch_points=64)
+    fit(data, None, replace(recipe, view="auto"), run)
     loaded = load_run(run)
     assert (loaded.preprocessing.view, loaded.recipe.view) == ("top", "auto")
     bundle = tmp_path / "top.cmdiad"

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmdiad_runtime.preprocess.cloud.patches import patch_input
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane
 from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours, top_frame
 from cmdiad_runtime.preprocess.views.top_pose import (
@@ -123,11 +124,13 @@ def test_the_cloud_from_above_is_the_surface_in_the_pose(turn):
     across, down, height = frame.xyz[frame.valid].T
     assert across == pytest.approx((columns - (size - 1) / 2) * pitch, abs=1e-6)
     assert down == pytest.approx((rows - (size - 1) / 2) * pitch, abs=1e-6)
-    expected = wedge(across.astype(float), down.astype(float))
+    expected = 1 + wedge(across.astype(float), down.astype(float))  # metres above a plane below the support
     inside = np.isfinite(expected)
     whole = np.isfinite(wedge(*(np.mgrid[:size, :size][::-1] - (size - 1) / 2) * pitch))
     assert inside.mean() > 0.8 and inside.sum() > 0.98 * whole.sum()  # a rim of one pixel is drawn, too
     assert np.median(np.abs(height - expected)[inside]) < 1e-4  # a fifth of a pixel of the view
+    cover = patch_input(frame, most=400, points=32, coverage=4, name="a").cover
+    assert np.array_equal(cover.any(axis=2), frame.valid)
 
 
 def test_a_turned_part_has_the_same_cloud_from_above(template):

@@ -13,6 +13,7 @@ from cmdiad_train.detectors.extractor_options import (
     with_published_network,
     within_preset,
 )
+from cmdiad_train.detectors.shared_options import IMAGES, NO_IMAGE, idle_because
 from cmdiad_train.recipe import (
     IMAGE_STAGES,
     PUBLISHED_SHAPE_GUIDED,
@@ -76,6 +77,11 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if part.mode == "faithful" and recipe.rgb_mask == "none":
         lines.append("The published protocol blacks out images outside the part: add --rgb-mask cloud.")
     return lines
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of the image network for a detector of clouds alone; see `Family.idle`."""
+    return idle_because(NO_IMAGE, IMAGES) if recipe.modality == "xyz" else {}
 
 
 def _image_network(options: Mapping[str, Any], *, faithful: bool) -> RgbExtractor:
