@@ -15,12 +15,16 @@ import pytest
 
 from cmdiad_export import cli as export
 from cmdiad_runtime.cli import run as run_cli
+from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli import train
+from cmdiad_train.datasets import open_category
 from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.shape_guided.options import OPTIONS
 from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing, preferred_view
 from cmdiad_train.detectors.shape_guided.recipe_options import recipe_from
 from cmdiad_train.fit.fit import fit
+from cmdiad_train.fit.views import learn_view
 from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, PUBLISHED_SHAPE_GUIDED_RGB, Recipe, ShapeGuidedRecipe
 from cmdiad_train.runs.run import load_run
 from helpers import assert_refused, command, tiny_shape_guided_recipe, write_cloud
@@ -127,6 +131,22 @@ def test_the_published_settings_are_one_option() -> None:
     assert (settings.xyz_feed, settings.groups, settings.group_size, settings.coverage) == ("patches", 512, 500, 10)
 
 
+def test_image_and_patches_show_the_part_from_above(data: Path) -> None:
+    recipe = tiny_shape_guided_recipe("both", patches=160, patch_points=64)
+    samples = open_category(data, "gear").usable("train", ("rgb", "xyz")).samples[:2]
+    assert preferred_view(replace(recipe, view="auto")) == ("top", "")
+    settings = learn_view("top", samples, make_preprocessing(recipe, "rgb", "both"), SILENT)
+    prepared = prepare(samples[0].read("rgb"), settings)
+    assert set(prepared.inputs) == {"patches", "cover", "rgb"}
+    shown, drawn = prepared.inputs["cover"][0].any(axis=2), prepared.inputs["rgb"][0].any(axis=2)
+    assert np.array_equal(shown, drawn), "one view of both"
+    assert 0.2 < shown.mean() < 0.9
+    anomaly_map = np.zeros(shown.shape, dtype=np.float32)
+    anomaly_map[np.argwhere(shown)[len(np.argwhere(shown)) // 2][0]] = 1
+    assert prepared.to_sensor(anomaly_map).max() > 0.5, "the map is moved over the picture of the sensor"
+
+
+@pytest.mark.long
 def test_parts_are_turned_upright_by_default(data: Path, tmp_path: Path) -> None:
     run, recipe = tmp_path / "run", tiny_shape_guided_recipe("both", patches=160, patch_points=64)
     fit(data, None, replace(recipe, view="auto"), run)
